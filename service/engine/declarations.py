@@ -1,0 +1,176 @@
+"""How a building block is declared: once, in a few lines, for everyone who reads it.
+
+An activation, loss, layer, initializer or regularizer is a function in the module of its kind,
+declared by its registry's decorator with names, options, formulas and sources. Validation, the
+catalogue, OpenAPI and the generic tests read the declaration; nothing else needs to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+
+class Required:
+    """The default of an option that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = Required()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option of a declared block, with what it means and the values it takes."""
+
+    name: str
+    default: Any = REQUIRED
+    description: str = ""
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Option):
+    """A finite number, within bounds where given; `open_*` bounds are excluded themselves."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    open_minimum: bool = False
+    open_maximum: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integer(Option):
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Option):
+    """True or false."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Option):
+    """One of a few words."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integers(Option):
+    """A list of integers, such as a shape."""
+
+    minimum: int = 1
+    length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Option):
+    """A list of finite numbers."""
+
+    minimum: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Option):
+    """A choice of another registry, with options of its own."""
+
+    registry: Registry[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What every declared block says of itself."""
+
+    name: str
+    build: Callable[..., Any]
+    options: tuple[Option, ...] = ()
+    aliases: tuple[str, ...] = ()
+    description: Mapping[str, str] = field(default_factory=dict)
+    """One or two sentences per language (`en`, `zh`)."""
+    latex: str = ""
+    derivative: str = ""
+    sources: tuple[str, ...] = ()
+
+
+D = TypeVar("D", bound=Declaration)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(Generic[D]):
+    """A declared block with values for all its options. Compared by identity."""
+
+    declaration: D
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+
+class Registry(Generic[D]):
+    """The declared blocks of one kind, in the order of declaration."""
+
+    def __init__(self, kind: str, plural: str, declaration: type[D]) -> None:
+        self.kind = kind
+        self.plural = plural
+        self._type = declaration
+        self._by_name: dict[str, D] = {}
+        self._aliases: dict[str, str] = {}
+
+    def declare(
+        self, name: str, *, en: str, zh: str, options: Sequence[Option] = (), **details: Any
+    ) -> Callable[[F], F]:
+        """Decorator: the function below builds the block called `name`."""
+
+        def register(build: F) -> F:
+            declaration = self._type(
+                name=name,
+                build=build,
+                options=tuple(options),
+                description=MappingProxyType({"en": en, "zh": zh}),
+                **details,
+            )
+            for known in (name, *declaration.aliases):
+                if known in self._by_name or known in self._aliases:
+                    raise ValueError(f"{self.kind} {known!r} is declared twice")
+            self._by_name[name] = declaration
+            self._aliases.update(dict.fromkeys(declaration.aliases, name))
+            return build
+
+        return register
+
+    def __iter__(self) -> Iterator[D]:
+        return iter(self._by_name.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name or name in self._aliases
+
+    def __getitem__(self, name: str) -> D:
+        return self._by_name[self._aliases.get(name, name)]
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that may be written, aliases included."""
+        return [*self._by_name, *self._aliases]
+
+    def select(self, name: str, **options: Any) -> Selection[D]:
+        """The block called `name` with its defaults, except for the options given."""
+        declaration = self[name]
+        values = {option.name: _default(option) for option in declaration.options} | options
+        return Selection(declaration, MappingProxyType(values))
+
+
+def _default(option: Option) -> Any:
+    if isinstance(option, Reference) and isinstance(option.default, str):
+        return option.registry.select(option.default)
+    return option.default

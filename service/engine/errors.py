@@ -1,0 +1,50 @@
+"""What can go wrong in the engine, in the terms of whoever called it.
+
+    EngineError
+    ├── InvalidRequest      what was asked cannot be computed; one `Fault` for each thing wrong
+    ├── LimitExceeded       it could be computed, but would cost more than allowed
+    └── DeadlineExceeded    it was being computed, and the time ran out
+
+A path names the offending part as a tuple of keys and positions, such as
+`("network", "layers", 1, "units")`. How that is written for a client is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: where, what was expected and what came."""
+
+    path: Path
+    detail: str
+    allowed: tuple[object, ...] = ()
+
+
+class EngineError(Exception):
+    """Anything the engine refuses."""
+
+
+class InvalidRequest(EngineError):
+    """What was asked cannot be computed; `faults` says why, all at once."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(fault.detail for fault in self.faults))
+
+
+class LimitExceeded(EngineError):
+    """The work would exceed the limit called `name`."""
+
+    def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
+        self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
+        super().__init__(f"{name}: {asked:,.0f} asked, {allowed:,.0f} allowed")
+
+
+class DeadlineExceeded(EngineError):
+    """The computation was stopped between two steps because its time was over."""

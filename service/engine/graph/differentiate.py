@@ -1,0 +1,97 @@
+"""Reverse-mode differentiation of the graph, into the graph.
+
+`differentiate` appends the backward graph in the same primitives, so a gradient is a node like
+any other: it can be planned, printed, differentiated again or batched. Every node it makes
+remembers in `serves` which forward node it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.engine.graph.ir import Node, NoGradient, Rule
+from service.engine.graph.operations import broadcast, sum_over
+
+
+@dataclass
+class Gradients:
+    """What `differentiate` found, in the order of its `wrt`."""
+
+    nodes: list[Node | NoGradient]
+    blocked_by: list[Node] = field(default_factory=list)
+    """Nodes on a path to a target through which nothing flows because their derivative is zero."""
+
+
+def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = None) -> Gradients:
+    """The gradient of `output` with respect to each node of `wrt`.
+
+    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1.
+    A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
+    but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
+    `NotImplementedError` when a path passes an operation without a pullback.
+    """
+    graph = output.graph
+    if cotangent is None:
+        if output.shape != ():
+            raise ValueError(f"the gradient of shape {output.shape} needs a cotangent")
+        cotangent = graph.constant(1.0)
+    first = min((node.index for node in wrt), default=0)
+    leads = bytearray(output.index + 1)  # 1: depends on a target
+    for node in wrt:
+        if node.index <= output.index:
+            leads[node.index] = 1
+    for node in graph.nodes[first : output.index + 1]:
+        if not leads[node.index] and any(leads[x.index] for x in node.inputs):
+            leads[node.index] = 1
+
+    arrived: dict[int, Node] = {output.index: cotangent}
+    zero: set[int] = set()
+    blocked: list[Node] = []
+    scope, serves = graph.scope, graph.serves
+    for node in reversed(graph.nodes[first : output.index + 1]):
+        if not leads[node.index]:
+            continue
+        g = arrived.get(node.index)
+        if g is None:
+            if node.index in zero:
+                zero.update(x.index for x in node.inputs if leads[x.index])
+            continue
+        rules = node.operation.pullbacks
+        graph.scope, graph.serves = node.scope, node.index
+        for position, x in enumerate(node.inputs):
+            if not leads[x.index]:
+                continue
+            contribution = _rule(rules, position, node)(g, node, *node.inputs)
+            if isinstance(contribution, NoGradient):
+                if contribution is NoGradient.ZERO:
+                    zero.add(x.index)
+                    blocked.append(node)
+                continue
+            if contribution.shape != x.shape:
+                contribution = _fit(contribution, x)
+            before = arrived.get(x.index)
+            arrived[x.index] = contribution if before is None else before + contribution
+    graph.scope, graph.serves = scope, serves
+    return Gradients(
+        [
+            arrived.get(node.index) or (NoGradient.ZERO if node.index in zero else NoGradient.DISCONNECTED)
+            for node in wrt
+        ],
+        blocked,
+    )
+
+
+def _rule(rules: object, position: int, node: Node) -> Rule:
+    if rules is None:
+        raise NotImplementedError(f"{node.operation.name} has no pullback")
+    if isinstance(rules, tuple):
+        found: Rule = rules[position]
+        return found
+    made: Rule = rules(position)  # type: ignore[operator]
+    return made
+
+
+def _fit(cotangent: Node, x: Node) -> Node:
+    """Undo the implicit meeting of scalars and tensors in elementwise operations."""
+    return sum_over(cotangent) if x.shape == () else broadcast(cotangent, x.shape)

@@ -1,0 +1,38 @@
+"""The plainest way to run a graph: one fresh array per node, everything kept.
+
+It is the oracle the plan is compared with, and the way to look at every intermediate value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Node, reachable, value_inputs
+
+
+def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
+    """The value of every node that `outputs` need, given those of the input nodes."""
+    values: dict[Node, Array] = {}
+    with np.errstate(all="ignore"):
+        for node in reachable(outputs):
+            values[node] = inputs[node] if node in inputs else evaluate(node, [values[x] for x in value_inputs(node)])
+    return values
+
+
+def evaluate(node: Node, inputs: list[Array]) -> Array:
+    """One node's value. Complex inputs give a complex value, for the complex-step test."""
+    operation = node.operation
+    if node.is_constant:
+        return np.array(node.attributes[0], node.dtype)
+    if operation.name == "input":
+        raise KeyError(f"no value for {node!r}")
+    if operation.view is not None:
+        return np.ascontiguousarray(operation.view(inputs[0], node.attributes, node.shape)).reshape(node.shape)
+    dtype = np.result_type(node.dtype, *inputs) if any(np.iscomplexobj(x) for x in inputs) else np.dtype(node.dtype)
+    out = np.empty(node.shape, dtype)
+    scratch = [np.empty(node.shape, dtype) for _ in range(operation.scratch)]
+    for call in operation.bind(out, inputs, node.attributes, scratch):
+        call()
+    return out

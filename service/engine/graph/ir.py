@@ -1,0 +1,264 @@
+"""The graph: what a computation is, as data.
+
+A `Graph` holds `Node`s in the order they were made, which is a topological order because a node
+can only name nodes that exist. A node is one application of one `Operation` of the table in
+`operations.py`; two applications that are equal are the same node (hash-consing), so a shared
+subexpression is computed once however often a formula writes it.
+
+Shapes are static and known when a node is made. A shape that does not fit is a bug in the code
+that builds the graph, never a mistake of the caller of the service: those are found before, in
+terms of layers and tensors.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+Attributes = tuple[Any, ...]
+Call = Callable[[], object]
+
+
+class NoGradient(enum.Enum):
+    """Why a cotangent does not reach an input. The reasons differ, so they are never one silent zero."""
+
+    DISCONNECTED = "the output does not depend on it"
+    ZERO = "the derivative is zero everywhere"
+
+
+class Smoothness(enum.Enum):
+    """What may be assumed of an operation when its gradient is tested or explained."""
+
+    ANALYTIC = "analytic"
+    """Extends to complex numbers: its gradient can be tested by the complex step."""
+    SMOOTH = "smooth"
+    """Differentiable everywhere, but computed with comparisons or absolute values."""
+    KINKED = "kinked"
+    """Differentiable except at isolated points, where a convention is stated."""
+    STEPPED = "stepped"
+    """Constant between jumps: its derivative is zero."""
+
+
+Rule = Callable[..., "Node | NoGradient"]
+"""A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """One row of the table of primitive operations."""
+
+    name: str
+    infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]]
+    """Shape and dtype of the output; raises `GraphTypeError` when the inputs do not fit."""
+    bind: Callable[[Array, Sequence[Array], Attributes, Sequence[Array]], Iterable[Call]]
+    """`(out, inputs, attributes, scratch)` to the calls that fill `out`. A view returns none."""
+    pullbacks: tuple[Rule, ...] | Callable[[int], Rule] | None
+    """One rule per input, or a function from the input's position; None: not implemented."""
+    batch: Callable[..., Node] | None
+    """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
+    latex: str
+    smoothness: Smoothness = Smoothness.ANALYTIC
+    simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
+    view: Callable[[Array, Attributes, Shape], Array] | None = None
+    """For operations that only look at their first input differently."""
+    in_place: bool = False
+    """True when `bind` reads each input only while or before it first writes `out`."""
+    scratch: int = 0
+    """How many temporary arrays like `out` the kernel needs."""
+    work: float = 1.0
+    """Floating-point operations per output element, where `count_work` does not know better."""
+
+
+OPERATIONS: dict[str, Operation] = {}
+"""The one table, filled by `operations.py`."""
+
+
+class GraphTypeError(TypeError):
+    """A node was asked for whose inputs do not fit its operation."""
+
+
+class Node:
+    """One value of the computation. Made by `Graph.apply` only; compared by identity."""
+
+    __slots__ = ("attributes", "dtype", "graph", "index", "inputs", "operation", "scope", "serves", "shape", "size")
+
+    def __init__(
+        self,
+        graph: Graph,
+        operation: Operation,
+        inputs: tuple[Node, ...],
+        attributes: Attributes,
+        shape: Shape,
+        dtype: str,
+    ) -> None:
+        self.graph = graph
+        self.index = len(graph.nodes)
+        self.operation = operation
+        self.inputs = inputs
+        self.attributes = attributes
+        self.shape = shape
+        self.size = math.prod(shape)
+        self.dtype = dtype
+        self.scope = graph.scope
+        self.serves = graph.serves
+
+    @property
+    def is_leaf(self) -> bool:
+        return not self.inputs
+
+    @property
+    def is_constant(self) -> bool:
+        return not self.inputs and self.operation.name != "input"
+
+    @property
+    def value(self) -> float | None:
+        """The number a scalar constant holds; None for every other node."""
+        return self.attributes[0] if self.operation.name == "constant" else None
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"%{node.index}" for node in self.inputs)
+        details = "".join(f", {attribute!r}" for attribute in self.attributes)
+        return f"%{self.index}: {self.dtype}{list(self.shape)} = {self.operation.name}({inputs}{details})"
+
+    def __add__(self, other: Node | float) -> Node:
+        return self.graph.apply("add", self, other)
+
+    def __radd__(self, other: float) -> Node:
+        return self.graph.apply("add", other, self)
+
+    def __sub__(self, other: Node | float) -> Node:
+        return self.graph.apply("subtract", self, other)
+
+    def __rsub__(self, other: float) -> Node:
+        return self.graph.apply("subtract", other, self)
+
+    def __mul__(self, other: Node | float) -> Node:
+        return self.graph.apply("multiply", self, other)
+
+    def __rmul__(self, other: float) -> Node:
+        return self.graph.apply("multiply", other, self)
+
+    def __truediv__(self, other: Node | float) -> Node:
+        return self.graph.apply("divide", self, other)
+
+    def __rtruediv__(self, other: float) -> Node:
+        return self.graph.apply("divide", other, self)
+
+    def __matmul__(self, other: Node) -> Node:
+        return self.graph.apply("matmul", self, other)
+
+    def __neg__(self) -> Node:
+        return self.graph.apply("negate", self)
+
+
+class Graph:
+    """A growing list of nodes with one floating-point dtype (`float64` or `float32`)."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.nodes: list[Node] = []
+        self.scope: str | None = None
+        """The name put on new nodes: which layer or quantity they belong to."""
+        self.serves: int | None = None
+        """While the backward graph is built: the index of the forward node being differentiated."""
+        self._known: dict[tuple[Any, ...], Node] = {}
+
+    def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
+        """A value that is supplied at every run."""
+        return self.apply("input", attributes=(name, shape, dtype or self.dtype))
+
+    def constant(self, value: float) -> Node:
+        """A scalar that never changes."""
+        # repr tells 0.0 from -0.0, which compare equal as dictionary keys.
+        return self.apply("constant", attributes=(value, repr(value)))
+
+    def vector(self, values: tuple[float, ...]) -> Node:
+        """A vector that never changes."""
+        return self.apply("vector", attributes=(values,))
+
+    def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
+        """The node for `name(*inputs)`; numbers among the inputs become constants."""
+        operation = OPERATIONS[name]
+        nodes = tuple([x if isinstance(x, Node) else self.constant(float(x)) for x in inputs])
+        if operation.simplify is not None:
+            simpler = operation.simplify(self, nodes, attributes)
+            if simpler is not None:
+                return simpler
+        key = (name, attributes, *[node.index for node in nodes])
+        known = self._known.get(key)
+        if known is None:
+            shape, dtype = operation.infer(nodes, attributes)
+            known = Node(self, operation, nodes, attributes, shape, dtype or self.dtype)
+            self.nodes.append(known)
+            self._known[key] = known
+        return known
+
+    @contextmanager
+    def scoped(self, scope: str) -> Iterator[None]:
+        """New nodes belong to `scope` (a layer's name, `loss`, …)."""
+        before, self.scope = self.scope, scope
+        try:
+            yield
+        finally:
+            self.scope = before
+
+
+def value_inputs(node: Node) -> tuple[Node, ...]:
+    """The inputs whose values the value of `node` needs: a view needs only the first."""
+    return node.inputs if node.operation.view is None else node.inputs[:1]
+
+
+def reachable(outputs: Iterable[Node], inputs_of: Callable[[Node], tuple[Node, ...]] = value_inputs) -> list[Node]:
+    """All nodes that the values of the outputs need, in topological order."""
+    wanted = list(outputs)
+    if not wanted:
+        return []
+    graph = wanted[0].graph
+    marked = bytearray(len(graph.nodes))
+    while wanted:
+        node = wanted.pop()
+        if not marked[node.index]:
+            marked[node.index] = 1
+            wanted.extend(inputs_of(node))
+    return [node for node in graph.nodes if marked[node.index]]
+
+
+def check(graph: Graph) -> None:
+    """Infer every node again and compare: the executable type rules of the graph.
+
+    Raises `GraphTypeError` at the first node that is out of order or whose shape or dtype is not
+    what its operation says.
+    """
+    for position, node in enumerate(graph.nodes):
+        if node.index != position or any(x.index >= position or x.graph is not graph for x in node.inputs):
+            raise GraphTypeError(f"{node!r} is out of order")
+        shape, dtype = node.operation.infer(node.inputs, node.attributes)
+        if (shape, dtype or graph.dtype) != (node.shape, node.dtype):
+            raise GraphTypeError(f"{node!r} should be {dtype or graph.dtype}{list(shape)}")
+
+
+def listing(nodes: Iterable[Node]) -> str:
+    """The computation as straight-line code, one node a line."""
+    return "\n".join(map(repr, nodes))
+
+
+def count_work(node: Node) -> float:
+    """An estimate of the floating-point operations that one evaluation of `node` takes."""
+    if node.operation.name == "matmul":
+        return 2.0 * node.size * node.inputs[0].shape[-1]
+    if node.operation.view is not None or node.is_leaf:
+        return 0.0
+    return node.operation.work * max(node.size, *(x.size for x in node.inputs))
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(name)

@@ -1,0 +1,895 @@
+"""The one table of primitive operations, and the functions that build nodes of them.
+
+A row says what an operation is: the shape of its answer, the NumPy calls that compute it, the
+pullback of each input *in the same primitives* (so every derivative can be differentiated
+again), how it looks over a new batch axis, its LaTeX and how smooth it is. The interpreter, the
+plan, `differentiate` and `vectorize` all read this table and know no operation by name.
+
+A pullback receives `(cotangent, output, *inputs)` and reuses the output where that is cheaper.
+Conventions at kinks are those of PyTorch: |x|' = 0 at 0, ties of maximum and minimum split
+evenly, sqrt' is infinite at 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from service.engine.graph.ir import (
+    OPERATIONS,
+    Array,
+    Attributes,
+    Call,
+    Graph,
+    GraphTypeError,
+    Node,
+    NoGradient,
+    Operation,
+    Shape,
+    Smoothness,
+)
+from service.engine.graph.special import erfc as erfc_kernel
+
+# Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
+# beyond it NumPy's pairwise summation is worth its price.
+DOT_SUM_LIMIT = 4096
+
+
+def _declare(operation: Operation) -> None:
+    OPERATIONS[operation.name] = operation
+
+
+# --- builders -----------------------------------------------------------------------------------
+
+
+def _unary(name: str) -> Callable[[Node], Node]:
+    def build(x: Node) -> Node:
+        return x.graph.apply(name, x)
+
+    build.__name__ = name
+    return build
+
+
+def _binary(name: str) -> Callable[[Node, Node | float], Node]:
+    def build(a: Node, b: Node | float) -> Node:
+        return a.graph.apply(name, a, b)
+
+    build.__name__ = name
+    return build
+
+
+exp = _unary("exp")
+expm1 = _unary("expm1")
+log = _unary("log")
+log1p = _unary("log1p")
+sqrt = _unary("sqrt")
+square = _unary("square")
+tanh = _unary("tanh")
+sigmoid = _unary("sigmoid")
+softplus = _unary("softplus")
+erfc = _unary("erfc")
+absolute = _unary("absolute")
+sign = _unary("sign")
+softmax = _unary("softmax")
+logsumexp = _unary("logsumexp")
+stop_gradient = _unary("stop_gradient")
+maximum = _binary("maximum")
+minimum = _binary("minimum")
+greater = _binary("greater")
+greater_equal = _binary("greater_equal")
+
+
+def less(a: Node, b: float) -> Node:
+    """1 where a < b, else 0."""
+    return a.graph.apply("greater", b, a)
+
+
+def less_equal(a: Node, b: float) -> Node:
+    """1 where a ≤ b, else 0."""
+    return a.graph.apply("greater_equal", b, a)
+
+
+def clip(x: Node, low: float, high: float) -> Node:
+    """x limited to [low, high]."""
+    return minimum(maximum(x, low), high)
+
+
+def sum_over(x: Node, axes: Sequence[int] | None = None) -> Node:
+    """The sum over the given axes (all by default), which disappear."""
+    chosen = range(len(x.shape)) if axes is None else axes
+    return x.graph.apply("sum", x, attributes=(tuple(sorted(axis % len(x.shape) for axis in chosen)),))
+
+
+def reshape(x: Node, shape: Shape) -> Node:
+    return x.graph.apply("reshape", x, attributes=(shape,))
+
+
+def transpose(x: Node, order: Sequence[int] | None = None) -> Node:
+    """Axes permuted; by default the last two exchanged."""
+    rank = len(x.shape)
+    chosen = (*range(rank - 2), rank - 1, rank - 2) if order is None else tuple(order)
+    return x.graph.apply("transpose", x, attributes=(chosen,))
+
+
+def broadcast(x: Node, shape: Shape) -> Node:
+    """x repeated to `shape` by NumPy's rules, without copying."""
+    return x.graph.apply("broadcast", x, attributes=(shape,))
+
+
+def concatenate(parts: Sequence[Node], axis: int) -> Node:
+    return parts[0].graph.apply("concatenate", *parts, attributes=(axis % len(parts[0].shape),))
+
+
+def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
+    """`x[..., start:stop, ...]` along one axis."""
+    return x.graph.apply("slice", x, attributes=(axis, start, stop))
+
+
+def one_hot(indices: Node, depth: int) -> Node:
+    """Rows of the identity: integer indices `s` to floats `s + (depth,)`."""
+    return indices.graph.apply("one_hot", indices, attributes=(depth,))
+
+
+def with_slope(x: Node, value: Node, slope: Node) -> Node:
+    """`value`, whose derivative with respect to `x` is declared to be `slope`.
+
+    For functions of one variable whose derivative the chain rule would get wrong at a kink, or
+    right but with lost digits, and for the surrogate gradients of step functions. The slope is a
+    function of `x` in the graph, so second derivatives are those of the declared slope. It is
+    computed only where a gradient asks for it.
+    """
+    return x.graph.apply("with_slope", value, x, slope)
+
+
+# --- shape rules --------------------------------------------------------------------------------
+
+
+def _same_float(inputs: Sequence[Node]) -> str:
+    dtype = inputs[0].dtype
+    if any(x.dtype != dtype for x in inputs) or not dtype.startswith("float"):
+        raise GraphTypeError(f"needs floats of one dtype, got {[x.dtype for x in inputs]}")
+    return dtype
+
+
+def _infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    shape: Shape = ()
+    for x in inputs:
+        if x.shape != ():
+            if shape not in ((), x.shape):
+                raise GraphTypeError(f"needs equal shapes or scalars, got {[y.shape for y in inputs]}")
+            shape = x.shape
+    return shape, _same_float(inputs)
+
+
+def _infer_sum(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (axes,) = inputs, attributes
+    return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), _same_float(inputs)
+
+
+def _infer_rows(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    if not inputs[0].shape:
+        raise GraphTypeError("needs at least one axis")
+    return inputs[0].shape, _same_float(inputs)
+
+
+def _infer_logsumexp(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    shape, dtype = _infer_rows(inputs, attributes)
+    return shape[:-1], dtype
+
+
+def _infer_reshape(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (shape,) = inputs, attributes
+    if math.prod(shape) != x.size:
+        raise GraphTypeError(f"cannot reshape {x.shape} to {shape}")
+    return shape, x.dtype
+
+
+def _infer_transpose(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (order,) = inputs, attributes
+    if sorted(order) != list(range(len(x.shape))):
+        raise GraphTypeError(f"{order} is no permutation of the axes of {x.shape}")
+    return tuple(x.shape[axis] for axis in order), x.dtype
+
+
+def _infer_broadcast(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (shape,) = inputs, attributes
+    trailing = shape[len(shape) - len(x.shape) :]
+    if len(x.shape) > len(shape) or any(n not in (1, m) for n, m in zip(x.shape, trailing, strict=True)):
+        raise GraphTypeError(f"cannot broadcast {x.shape} to {shape}")
+    return shape, x.dtype
+
+
+def _infer_concatenate(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (axis,) = attributes
+    first = inputs[0].shape
+    for x in inputs:
+        if len(x.shape) != len(first) or x.shape[:axis] + x.shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+            raise GraphTypeError(f"cannot concatenate {[y.shape for y in inputs]} along axis {axis}")
+    return (*first[:axis], sum(x.shape[axis] for x in inputs), *first[axis + 1 :]), _same_float(inputs)
+
+
+def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (axis, start, stop) = inputs, attributes
+    if not 0 <= start <= stop <= x.shape[axis]:
+        raise GraphTypeError(f"cannot take {start}:{stop} of axis {axis} of {x.shape}")
+    return (*x.shape[:axis], stop - start, *x.shape[axis + 1 :]), x.dtype
+
+
+def _infer_pad(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (axis, start, total) = inputs, attributes
+    if start < 0 or start + x.shape[axis] > total:
+        raise GraphTypeError(f"cannot place {x.shape} at {start} of {total} along axis {axis}")
+    return (*x.shape[:axis], total, *x.shape[axis + 1 :]), x.dtype
+
+
+def _infer_matmul(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    a, b = inputs[0].shape, inputs[1].shape
+    if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2] or a[-1] != b[-2]:
+        raise GraphTypeError(f"cannot multiply matrices {a} and {b}")
+    return (*a[:-1], b[-1]), _same_float(inputs)
+
+
+def _infer_one_hot(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    if inputs[0].dtype != "int64":
+        raise GraphTypeError(f"one_hot needs int64 indices, got {inputs[0].dtype}")
+    return (*inputs[0].shape, attributes[0]), ""
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
+    """A kernel that is one call of a NumPy function; `out` by position is the faster way."""
+
+    def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+        return (partial(ufunc, *inputs, out),)
+
+    return bind
+
+
+def _call_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
+    """As `_call`, for np.maximum and np.minimum, which deprecate a positional `out`."""
+
+    def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+        return (partial(ufunc, *inputs, out=out),)
+
+    return bind
+
+
+@lru_cache(maxsize=256)
+def _ones(count: int, dtype: str) -> Array:
+    ones = np.ones(count, dtype)
+    ones.flags.writeable = False
+    return ones
+
+
+@lru_cache(maxsize=64)
+def _scalar(value: float, dtype: str) -> Array:
+    # A 0-d array of the right dtype costs a third less per call than a Python number.
+    return np.array(value, dtype)
+
+
+def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    # 1 / (1 + exp(-x)) keeps full relative accuracy for x << 0, which the tanh form loses;
+    # exp overflows to infinity there, and 1 / infinity is the right answer.
+    one = _scalar(1.0, out.dtype.str)
+    return (
+        partial(np.negative, inputs[0], out),
+        partial(np.exp, out, out),
+        partial(np.add, out, one, out),
+        partial(np.divide, one, out, out),
+    )
+
+
+def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    # max(x, 0) + log1p(exp(-|x|)): np.logaddexp is six times slower.
+    (x,), (positive,) = inputs, scratch
+    return (
+        partial(np.absolute, x, out),
+        partial(np.negative, out, out),
+        partial(np.exp, out, out),
+        partial(np.log1p, out, out),
+        partial(np.maximum, x, _scalar(0.0, out.dtype.str), out=positive),
+        partial(np.add, out, positive, out),
+    )
+
+
+def _bind_softmax(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    (x,) = inputs
+    rows = scratch[0][..., :1]
+    return (
+        partial(np.maximum.reduce, x, axis=-1, out=rows, keepdims=True),
+        partial(np.subtract, x, rows, out),
+        partial(np.exp, out, out),
+        partial(np.add.reduce, out, axis=-1, out=rows, keepdims=True),
+        partial(np.divide, out, rows, out),
+    )
+
+
+def _bind_logsumexp(out: Array, inputs: Sequence[Array], _: Attributes, __: Sequence[Array]) -> Iterable[Call]:
+    (x,) = inputs
+    shifted = np.empty_like(x)
+    largest = np.empty_like(x[..., :1])
+    return (
+        partial(np.maximum.reduce, x, axis=-1, out=largest, keepdims=True),
+        partial(np.subtract, x, largest, shifted),
+        partial(np.exp, shifted, shifted),
+        partial(np.add.reduce, shifted, axis=-1, out=out),
+        partial(np.log, out, out),
+        partial(np.add, out, largest[..., 0], out),
+    )
+
+
+def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
+    (x,), (axes,) = inputs, attributes
+    dtype = x.dtype.str
+    if len(axes) == x.ndim and x.flags.c_contiguous and x.size <= DOT_SUM_LIMIT:
+        return (partial(x.reshape(1, -1).dot, _ones(x.size, dtype).reshape(-1, 1), out.reshape(1, 1)),)
+    if x.ndim == 2 and len(axes) == 1 and x.shape[axes[0]] <= DOT_SUM_LIMIT:
+        if axes == (0,):
+            return (partial(_ones(x.shape[0], dtype).dot, x, out),)
+        return (partial(x.dot, _ones(x.shape[1], dtype), out),)
+    return (partial(np.add.reduce, x, axes, None, out),)
+
+
+def _bind_matmul(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    a, b = inputs
+    if a.ndim == 2:
+        # The bound method is half the price of np.matmul on small matrices.
+        return (partial(a.dot, b, out),)
+    if a.shape[-1] == 1:
+        return (partial(np.multiply, a, b, out),)  # an outer product: one rounding, no BLAS call per matrix
+    return (partial(np.matmul, a, b, out),)
+
+
+def _bind_concatenate(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (axis,) = attributes
+    return (partial(np.concatenate, tuple(inputs), axis, out),)
+
+
+def _bind_pad(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (x,), (axis, start, _total) = inputs, attributes
+    window = out[(slice(None),) * axis + (slice(start, start + x.shape[axis]),)]
+    return (partial(out.fill, 0), partial(np.copyto, window, x))
+
+
+def _bind_one_hot(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (indices,), (depth,) = inputs, attributes
+    return (partial(np.equal, indices[..., None], np.arange(depth), out),)
+
+
+def _bind_copy(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    raise AssertionError("a view is materialised by the plan, not by its operation")
+
+
+# --- simplification -----------------------------------------------------------------------------
+
+
+def _scalar_source(x: Node) -> Node | None:
+    """The scalar that `x` repeats, if it does."""
+    if x.operation.name == "broadcast" and x.inputs[0].shape == ():
+        return x.inputs[0]
+    return None
+
+
+def _through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    """Let a repeated scalar act as a scalar: a ufunc takes it at full speed, and constants fold."""
+    sources = [_scalar_source(x) for x in inputs]
+    if not any(sources):
+        return None
+    scalars = [source or x for source, x in zip(sources, inputs, strict=True)]
+    if any(x.shape != () for x in scalars):
+        return graph.apply(name, *scalars, attributes=attributes)
+    shape = next(x.shape for x, source in zip(inputs, sources, strict=True) if source)
+    return broadcast(graph.apply(name, *scalars, attributes=attributes), shape)
+
+
+Algebra = Callable[[Graph, Node, Node], Node | None]
+
+
+def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, ...], Attributes], Node | None]:
+    def simplify(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+        return algebra(graph, *inputs) or _through_broadcasts(name, graph, inputs, attributes)
+
+    return simplify
+
+
+def _add_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
+    x, y = a.value, b.value
+    if x is not None and y is not None:
+        return graph.constant(x + y)
+    if x == 0.0:
+        return b
+    if y == 0.0:
+        return a
+    if b.operation.name == "negate":
+        return a - b.inputs[0]
+    return None
+
+
+def _subtract_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
+    x, y = a.value, b.value
+    if x is not None and y is not None:
+        return graph.constant(x - y)
+    if x == 0.0:
+        return -b
+    if y == 0.0:
+        return a
+    if b.operation.name == "negate":
+        return a + b.inputs[0]
+    return None
+
+
+def _multiply_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
+    x, y = a.value, b.value
+    if x is not None and y is not None:
+        return graph.constant(x * y)
+    if x is None and y is not None:
+        return b * a  # the constant first, so that chains of constants meet
+    if x == 1.0:
+        return b
+    if x == -1.0:
+        return -b
+    if x is not None and b.operation.name == "multiply" and b.inputs[0].value is not None:
+        return (a * b.inputs[0]) * b.inputs[1]
+    if x is not None and b.operation.name == "negate":
+        return (-a) * b.inputs[0]
+    return None
+
+
+def _divide_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
+    x, y = a.value, b.value
+    if x is not None and y is not None and y != 0.0:
+        return graph.constant(x / y)
+    return a if y == 1.0 else None
+
+
+def _simplify_negate(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,) = inputs
+    if x.value is not None:
+        return graph.constant(-x.value)
+    if x.operation.name == "negate":
+        return x.inputs[0]
+    if x.operation.name == "subtract":
+        return x.inputs[1] - x.inputs[0]
+    if x.operation.name == "multiply" and x.inputs[0].value is not None:
+        return (-x.inputs[0]) * x.inputs[1]
+    return _through_broadcasts("negate", graph, inputs, attributes)
+
+
+def _simplify_sum(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (axes,) = inputs, attributes
+    if not axes:
+        return x
+    if all(x.shape[axis] == 1 for axis in axes):
+        return reshape(x, tuple(n for axis, n in enumerate(x.shape) if axis not in axes))
+    source = _scalar_source(x)
+    if source is not None and len(axes) == len(x.shape):
+        return source * float(x.size)
+    return None
+
+
+def _simplify_reshape(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (shape,) = inputs, attributes
+    if x.shape == shape:
+        return x
+    if x.operation.name == "reshape":
+        return reshape(x.inputs[0], shape)
+    source = x if x.shape == () else _scalar_source(x)
+    return None if source is None else broadcast(source, shape)
+
+
+def _simplify_transpose(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (order,) = inputs, attributes
+    if order == tuple(range(len(order))):
+        return x
+    if x.operation.name == "transpose":
+        (inner,) = x.attributes
+        return transpose(x.inputs[0], tuple(inner[axis] for axis in order))
+    source = _scalar_source(x)
+    return None if source is None else broadcast(source, tuple(x.shape[axis] for axis in order))
+
+
+def _simplify_broadcast(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (shape,) = inputs, attributes
+    if x.shape == shape:
+        return x
+    if x.operation.name == "broadcast":
+        return broadcast(x.inputs[0], shape)
+    return None
+
+
+def _simplify_slice(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (axis, start, stop) = inputs, attributes
+    return x if start == 0 and stop == x.shape[axis] else None
+
+
+def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    return inputs[0] if len(inputs) == 1 else None
+
+
+# --- the batch axis -----------------------------------------------------------------------------
+
+
+def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
+    """One operand of an elementwise operation, ready to meet others of shape `(size,) + shape`."""
+    if not is_batched:
+        return x if x.shape == () else broadcast(x, (size, *shape))
+    if x.shape == (size,) and shape:
+        return broadcast(reshape(x, (size, *[1] * len(shape))), (size, *shape))
+    return x
+
+
+def _batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    # A batched scalar has shape (size,), as has a batched vector of length 0 axes: told apart by the original rank.
+    spread = [
+        _spread(x, batched, node.shape, size) if before.shape != node.shape or not batched else x
+        for x, batched, before in zip(inputs, is_batched, node.inputs, strict=True)
+    ]
+    return node.graph.apply(node.operation.name, *spread, attributes=node.attributes)
+
+
+def _batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
+
+
+def _batch_sum(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    return sum_over(inputs[0], [axis + 1 for axis in node.attributes[0]])
+
+
+def _batch_reshape(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
+    return reshape(inputs[0], (size, *node.attributes[0]))
+
+
+def _batch_transpose(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    return transpose(inputs[0], (0, *(axis + 1 for axis in node.attributes[0])))
+
+
+def _batch_broadcast(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
+    (shape,) = node.attributes
+    before = node.inputs[0].shape
+    return broadcast(reshape(inputs[0], (size, *[1] * (len(shape) - len(before)), *before)), (size, *shape))
+
+
+def _batch_concatenate(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    whole = [x if batched else broadcast(x, (size, *x.shape)) for x, batched in zip(inputs, is_batched, strict=True)]
+    return concatenate(whole, node.attributes[0] + 1)
+
+
+def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    axis, *rest = node.attributes
+    return node.graph.apply(node.operation.name, inputs[0], attributes=(axis + 1, *rest))
+
+
+def _batch_matmul(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    a, b = inputs
+    if is_batched[0] and not is_batched[1] and len(b.shape) == 2:
+        # Rows of all samples in one product instead of one product per sample.
+        _, rows, inner = a.shape
+        return reshape(reshape(a, (size * rows, inner)) @ b, (size, rows, b.shape[1]))
+    if not is_batched[0]:
+        a = broadcast(a, (size, *a.shape))
+    if not is_batched[1]:
+        b = broadcast(b, (size, *b.shape))
+    return a @ b
+
+
+# --- pullbacks that need more than a line -------------------------------------------------------
+
+
+def _pull_broadcast(g: Node, y: Node, x: Node) -> Node:
+    lead = len(y.shape) - len(x.shape)
+    axes = [axis for axis in range(len(y.shape)) if axis < lead or x.shape[axis - lead] != y.shape[axis]]
+    return reshape(sum_over(g, axes), x.shape)
+
+
+def _pull_sum(g: Node, y: Node, x: Node) -> Node:
+    if g.shape == ():
+        return broadcast(g, x.shape)
+    (axes,) = y.attributes
+    return broadcast(reshape(g, tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))), x.shape)
+
+
+def _pull_concatenate(position: int) -> Callable[..., Node]:
+    def rule(g: Node, y: Node, *inputs: Node) -> Node:
+        (axis,) = y.attributes
+        start = sum(x.shape[axis] for x in inputs[:position])
+        return slice_axis(g, axis, start, start + inputs[position].shape[axis])
+
+    return rule
+
+
+def _pull_softmax(g: Node, y: Node, x: Node) -> Node:
+    inner = sum_over(g * y, [-1])
+    return y * (g - broadcast(reshape(inner, (*inner.shape, 1)), y.shape))
+
+
+def _pull_logsumexp(g: Node, y: Node, x: Node) -> Node:
+    return broadcast(reshape(g, (*g.shape, 1)), x.shape) * softmax(x)
+
+
+def _tie_share(a: Node, b: Node) -> Node:
+    """1 where a > b, ½ where they are equal, 0 elsewhere."""
+    return 0.5 * sign(a - b) + 0.5
+
+
+def _zero(*_: Any) -> NoGradient:
+    return NoGradient.ZERO
+
+
+def _disconnected(*_: Any) -> NoGradient:
+    return NoGradient.DISCONNECTED
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def _elementwise(
+    name: str,
+    ufunc: Callable[..., Any],
+    pullbacks: tuple[Callable[..., Node | NoGradient], ...],
+    latex: str,
+    smoothness: Smoothness = Smoothness.ANALYTIC,
+    *,
+    algebra: Algebra | None = None,
+    simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
+    bind: Callable[..., Iterable[Call]] | None = None,
+    in_place: bool = True,
+    scratch: int = 0,
+    work: float = 1.0,
+) -> None:
+    if simplify is None:
+        simplify = partial(_through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
+    _declare(
+        Operation(
+            name,
+            infer=_infer_elementwise,
+            bind=bind or _call(ufunc),
+            pullbacks=pullbacks,
+            batch=_batch_elementwise,
+            latex=latex,
+            smoothness=smoothness,
+            simplify=simplify,
+            in_place=in_place,
+            scratch=scratch,
+            work=work,
+        )
+    )
+
+
+def _view(
+    name: str,
+    infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]],
+    view: Callable[[Array, Attributes, Shape], Array],
+    pullbacks: tuple[Callable[..., Node | NoGradient], ...],
+    batch: Callable[..., Node],
+    latex: str,
+    simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
+) -> None:
+    _declare(
+        Operation(
+            name,
+            infer=infer,
+            bind=_bind_copy,
+            pullbacks=pullbacks,
+            batch=batch,
+            latex=latex,
+            simplify=simplify,
+            view=view,
+        )
+    )
+
+
+def _leaf(name: str, infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]], latex: str) -> None:
+    _declare(Operation(name, infer=infer, bind=_bind_copy, pullbacks=(), batch=None, latex=latex))
+
+
+def _infer_input(_: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    _name, shape, dtype = attributes
+    return shape, dtype
+
+
+ANALYTIC, SMOOTH, KINKED, STEPPED = Smoothness.ANALYTIC, Smoothness.SMOOTH, Smoothness.KINKED, Smoothness.STEPPED
+TWO_OVER_ROOT_PI = 2.0 / math.sqrt(math.pi)
+
+_leaf("input", _infer_input, r"x")
+_leaf("constant", lambda inputs, attributes: ((), ""), "c")
+_leaf("vector", lambda inputs, attributes: ((len(attributes[0]),), ""), "c")
+
+_elementwise("add", np.add, (lambda g, y, a, b: g, lambda g, y, a, b: g), "a + b", algebra=_add_algebra)
+_elementwise("subtract", np.subtract, (lambda g, y, a, b: g, lambda g, y, a, b: -g), "a - b", algebra=_subtract_algebra)
+_elementwise(
+    "multiply", np.multiply, (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), r"a\,b", algebra=_multiply_algebra
+)
+_elementwise(
+    "divide",
+    np.divide,
+    (lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b),
+    r"\frac{a}{b}",
+    algebra=_divide_algebra,
+)
+_elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
+_elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
+_elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", work=8)
+_elementwise("expm1", np.expm1, (lambda g, y, x: g * (y + 1.0),), "e^x - 1", work=8)
+_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
+_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
+_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
+_elementwise("tanh", np.tanh, (lambda g, y, x: g * (1.0 - square(y)),), r"\tanh x", work=8)
+_elementwise("sigmoid", np.exp, (lambda g, y, x: g * (y * (1.0 - y)),), r"\sigma(x)", bind=_bind_sigmoid, work=12)
+_elementwise(
+    "softplus",
+    np.exp,
+    (lambda g, y, x: g * sigmoid(x),),
+    r"\ln(1 + e^x)",
+    SMOOTH,
+    bind=_bind_softplus,
+    in_place=False,
+    scratch=1,
+    work=24,
+)
+_elementwise(
+    "erfc",
+    erfc_kernel,
+    (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * exp(-square(x))),),
+    r"\operatorname{erfc}(x)",
+    SMOOTH,
+    in_place=False,
+    work=80,
+)
+_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
+_elementwise("sign", np.sign, (_zero,), r"\operatorname{sgn} x", STEPPED)
+_elementwise("greater", np.greater, (_zero, _zero), "[a > b]", STEPPED, in_place=False)
+_elementwise("greater_equal", np.greater_equal, (_zero, _zero), r"[a \ge b]", STEPPED, in_place=False)
+_elementwise(
+    "maximum",
+    np.maximum,
+    (lambda g, y, a, b: g * _tie_share(a, b), lambda g, y, a, b: g * _tie_share(b, a)),
+    r"\max(a, b)",
+    KINKED,
+    bind=_call_out(np.maximum),
+)
+_elementwise(
+    "minimum",
+    np.minimum,
+    (lambda g, y, a, b: g * _tie_share(b, a), lambda g, y, a, b: g * _tie_share(a, b)),
+    r"\min(a, b)",
+    KINKED,
+    bind=_call_out(np.minimum),
+)
+
+_declare(
+    Operation(
+        "softmax",
+        infer=_infer_rows,
+        bind=_bind_softmax,
+        pullbacks=(_pull_softmax,),
+        batch=_batch_rows,
+        latex=r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
+        scratch=1,
+        work=16,
+    )
+)
+_declare(
+    Operation(
+        "logsumexp",
+        infer=_infer_logsumexp,
+        bind=_bind_logsumexp,
+        pullbacks=(_pull_logsumexp,),
+        batch=_batch_rows,
+        latex=r"\ln \sum_j e^{x_j}",
+        work=16,
+    )
+)
+_declare(
+    Operation(
+        "sum",
+        infer=_infer_sum,
+        bind=_bind_sum,
+        pullbacks=(_pull_sum,),
+        batch=_batch_sum,
+        latex=r"\sum x",
+        simplify=_simplify_sum,
+    )
+)
+_declare(
+    Operation(
+        "matmul",
+        infer=_infer_matmul,
+        bind=_bind_matmul,
+        pullbacks=(lambda g, y, a, b: g @ transpose(b), lambda g, y, a, b: transpose(a) @ g),
+        batch=_batch_matmul,
+        latex="A B",
+    )
+)
+_declare(
+    Operation(
+        "concatenate",
+        infer=_infer_concatenate,
+        bind=_bind_concatenate,
+        pullbacks=_pull_concatenate,
+        batch=_batch_concatenate,
+        latex="[a, b]",
+        simplify=_simplify_concatenate,
+    )
+)
+_declare(
+    Operation(
+        "pad",
+        infer=_infer_pad,
+        bind=_bind_pad,
+        pullbacks=(
+            lambda g, y, x: slice_axis(g, y.attributes[0], y.attributes[1], y.attributes[1] + x.shape[y.attributes[0]]),
+        ),
+        batch=_batch_axis,
+        latex=r"\operatorname{pad}(x)",
+    )
+)
+_declare(
+    Operation(
+        "one_hot",
+        infer=_infer_one_hot,
+        bind=_bind_one_hot,
+        pullbacks=(_disconnected,),
+        batch=_batch_rows,
+        latex="e_i",
+        smoothness=STEPPED,
+    )
+)
+
+_view(
+    "reshape",
+    _infer_reshape,
+    lambda x, attributes, shape: x.reshape(shape),
+    (lambda g, y, x: reshape(g, x.shape),),
+    _batch_reshape,
+    "x",
+    _simplify_reshape,
+)
+_view(
+    "transpose",
+    _infer_transpose,
+    lambda x, attributes, shape: x.transpose(attributes[0]),
+    (lambda g, y, x: transpose(g, np.argsort(y.attributes[0]).tolist()),),
+    _batch_transpose,
+    r"x^\top",
+    _simplify_transpose,
+)
+_view(
+    "broadcast",
+    _infer_broadcast,
+    lambda x, attributes, shape: np.broadcast_to(x, shape),
+    (_pull_broadcast,),
+    _batch_broadcast,
+    "x",
+    _simplify_broadcast,
+)
+_view(
+    "slice",
+    _infer_slice,
+    lambda x, attributes, shape: x[(slice(None),) * attributes[0] + (slice(attributes[1], attributes[2]),)],
+    (lambda g, y, x: g.graph.apply("pad", g, attributes=(y.attributes[0], y.attributes[1], x.shape[y.attributes[0]])),),
+    _batch_axis,
+    "x_{a:b}",
+    _simplify_slice,
+)
+_view(
+    "stop_gradient",
+    _infer_elementwise,
+    lambda x, attributes, shape: x,
+    (_disconnected,),
+    _batch_elementwise,
+    "x",
+)
+_view(
+    "with_slope",
+    _infer_elementwise,
+    lambda value, attributes, shape: value,
+    (_disconnected, lambda g, y, value, x, slope: g * slope, _disconnected),
+    _batch_elementwise,
+    "f(x)",
+)

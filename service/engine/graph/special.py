@@ -1,0 +1,64 @@
+"""Special functions that NumPy lacks, vectorised, to the last few units in the last place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.engine.graph.ir import Array
+
+# (1 + 2x) exp(x²) erfc(x) in Chebyshev polynomials of t = (x - 3.75) / (x + 3.75) for x ≥ 0, the
+# expansion of Shepherd and Laframboise, Math. Comp. 36 (1981), 249-253. The coefficients were
+# computed here by interpolation at 60 nodes with 60 digits.
+_COEFFICIENTS = (
+    1.1775789345674017541,
+    -0.0045900545806464773309,
+    -0.084249133366517915584,
+    0.059209939998191890498,
+    -0.026658668435305752277,
+    0.0090749976707052650939,
+    -0.0024131635404176081909,
+    0.00049077583652580863229,
+    -0.000069169733025012063671,
+    4.1390279860730101675e-6,
+    7.7403830661984906686e-7,
+    -2.1886401049234395661e-7,
+    1.0764999465670910377e-8,
+    4.5219598112182868979e-9,
+    -7.7544002088313511065e-10,
+    -6.3180883408866844944e-11,
+    2.8687950109306698981e-11,
+    1.945586854577734723e-13,
+    -9.6546967484334389059e-13,
+    3.2525481481487398415e-14,
+    3.3478119482868053878e-14,
+    -1.8645628804193131015e-15,
+    -1.2507950530688647085e-15,
+    7.418235256624043463e-17,
+    5.0681489047961113168e-17,
+)
+_CENTRE = 3.75
+# Elements worked on at a time, so that the five temporaries of the recurrence stay in the cache.
+_BLOCK = 8192
+
+
+def erfc(x: Array, out: Array) -> Array:
+    """The complementary error function of `x`, elementwise into `out` (same shape and dtype)."""
+    if x.ndim == 0 or x.size <= _BLOCK or not (x.flags.c_contiguous and out.flags.c_contiguous):
+        out[...] = _erfc_block(x)
+        return out
+    flat, flat_out = x.reshape(-1), out.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        flat_out[start : start + _BLOCK] = _erfc_block(flat[start : start + _BLOCK])
+    return out
+
+
+def _erfc_block(x: Array) -> Array:
+    magnitude = np.abs(x)
+    t = (magnitude - _CENTRE) / (magnitude + _CENTRE)
+    twice, ahead, behind = t + t, np.zeros_like(t), np.zeros_like(t)
+    for coefficient in _COEFFICIENTS[:0:-1]:  # Clenshaw's recurrence
+        ahead, behind = twice * ahead - behind + coefficient, ahead
+    scaled = (t * ahead - behind + _COEFFICIENTS[0]) / (1.0 + magnitude + magnitude)
+    positive = scaled * np.exp(-magnitude * magnitude)
+    result: Array = np.where(x < 0, 2.0 - positive, positive)
+    return result

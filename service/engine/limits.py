@@ -1,0 +1,41 @@
+"""How much one request may cost, checked before the work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.engine.errors import LimitExceeded
+from service.engine.graph.ir import Node
+from service.engine.graph.plan import Program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest that is computed: counts of numbers, of floating-point operations and of bytes."""
+
+    layers: int = 512
+    parameters: int = 25_000_000
+    tensor_elements: int = 50_000_000
+    operations: float = 1e12
+    workspace_bytes: int = 4 * 2**30
+
+    def check_layers(self, count: int) -> None:
+        if count > self.layers:
+            raise LimitExceeded("layers", count, self.layers, ("network", "layers"))
+
+    def check_parameters(self, count: int) -> None:
+        if count > self.parameters:
+            raise LimitExceeded("parameters", count, self.parameters, ("network",))
+
+    def check_tensors(self, tensors: Mapping[str, Node]) -> None:
+        """Refuse an answer, such as per-sample gradients, that would hold too many numbers."""
+        for node in tensors.values():
+            if node.size > self.tensor_elements:
+                raise LimitExceeded("tensor_elements", node.size, self.tensor_elements)
+
+    def check_program(self, program: Program) -> None:
+        if program.work > self.operations:
+            raise LimitExceeded("operations", program.work, self.operations)
+        if program.nbytes > self.workspace_bytes:
+            raise LimitExceeded("workspace_bytes", program.nbytes, self.workspace_bytes)

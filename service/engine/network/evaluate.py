@@ -1,0 +1,484 @@
+"""Evaluate a network: the forward pass and, with a loss, its gradients.
+
+`Task` says what is wanted and for which shapes; `compile_task` turns it into an `Evaluation`, a
+planned program with the names of its outputs; `Evaluation.run` fills in the numbers. Tasks that
+are equal share one evaluation (see `EvaluationCache`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape
+from service.engine.graph.operations import broadcast, reshape
+from service.engine.graph.plan import Program, Workspace
+from service.engine.graph.vectorize import vectorize
+from service.engine.limits import Limits
+from service.engine.network.definition import NetworkDefinition
+from service.engine.network.losses import Loss, Prediction
+from service.engine.network.model import Model, Parameter, assemble
+from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
+
+Tree = Mapping[str, Mapping[str, Array]]
+"""Arrays by layer and parameter name: the form of parameters and of gradients alike."""
+
+# The search for the first non-finite value keeps every intermediate array: not for giants.
+EXPLAIN_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be computed, for which shapes. Hashable: equal tasks share one evaluation.
+
+    Shapes include the samples' axis. `targets` is None for a forward pass. `include` holds any
+    of `layers`, `input_gradients`, `per_sample`.
+    """
+
+    definition: NetworkDefinition
+    dtype: str
+    inputs: Shape
+    training: bool = False
+    include: frozenset[str] = frozenset()
+    loss: Selection[Loss] | None = None
+    targets: tuple[tuple[str, Shape], ...] | None = None
+    reduction: str = "mean"
+    weighted: bool = False
+    normalize_weights: bool = False
+    parameters: tuple[tuple[tuple[str, str], Shape], ...] = ()
+    """Shapes of the parameters that were sent."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Something true of the answer that a caller should know."""
+
+    code: str
+    message: str
+    layer: str | None = None
+    quantity: str | None = None
+
+
+@dataclass
+class LayerValues:
+    """What one layer computed."""
+
+    name: str
+    type: str
+    shape: Shape
+    pre_activation: Array
+    output: Array
+    delta: Array | None = None
+
+
+@dataclass
+class Result:
+    """The numbers of one run; all arrays belong to the caller."""
+
+    outputs: dict[str, Array]
+    loss: Array | None = None
+    data_loss: Array | None = None
+    regularization_loss: Array | None = None
+    gradients: dict[str, dict[str, Array]] = field(default_factory=dict)
+    gradient_norm: float | None = None
+    layers: list[LayerValues] | None = None
+    input_gradients: Array | None = None
+    per_sample_loss: Array | None = None
+    per_sample_gradients: dict[str, dict[str, Array]] | None = None
+    parameters: dict[str, dict[str, Array]] | None = None
+    """Present when the parameters were initialised here."""
+    finite: bool = True
+    warnings: list[Caution] = field(default_factory=list)
+
+
+def _tree(names: Sequence[tuple[str, str]], arrays: Sequence[Array]) -> dict[str, dict[str, Array]]:
+    tree: dict[str, dict[str, Array]] = {}
+    for (layer, name), array in zip(names, arrays, strict=True):
+        tree.setdefault(layer, {})[name] = array
+    return tree
+
+
+def _split(flat: Array, shapes: Sequence[Shape]) -> list[Array]:
+    parts = []
+    start = 0
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        parts.append(flat[start:stop].reshape(shape))
+        start = stop
+    return parts
+
+
+class Evaluation:
+    """A task, planned. Immutable and safe to run from many threads."""
+
+    def __init__(self, task: Task, model: Model, program: Program, warnings: Sequence[Caution]) -> None:
+        self.task = task
+        self.model = model
+        self.program = program
+        self.warnings = tuple(warnings)
+        self.parameters: list[Parameter] = model.parameters
+        self.names = [(parameter.layer, parameter.name) for parameter in self.parameters]
+        self.shapes = [parameter.node.shape for parameter in self.parameters]
+        self.trained = [parameter for parameter in self.parameters if parameter.trainable]
+        self.trained_names = [(parameter.layer, parameter.name) for parameter in self.trained]
+        self.trained_shapes = [parameter.node.shape for parameter in self.trained]
+
+    def check_parameters(self, tree: Tree) -> None:
+        """Refuse a tree that is not exactly the network's parameters; all faults at once."""
+        faults = []
+        wanted: dict[str, dict[str, Parameter]] = {}
+        for parameter in self.parameters:
+            wanted.setdefault(parameter.layer, {})[parameter.name] = parameter
+        for layer, arrays in tree.items():
+            known = wanted.get(layer)
+            if known is None:
+                faults.append(Fault(("parameters", layer), _unknown_layer(layer, self.task, wanted), tuple(wanted)))
+                continue
+            for name in arrays:
+                if name not in known:
+                    detail = f"layer {layer!r} has no parameter {name!r}; it has {_listed(known)}"
+                    faults.append(Fault(("parameters", layer, name), detail, tuple(known)))
+        for layer, parameters in wanted.items():
+            for name, parameter in parameters.items():
+                array = tree.get(layer, {}).get(name)
+                shape = parameter.node.shape
+                if array is None:
+                    path = ("parameters", layer, name) if layer in tree else ("parameters", layer)
+                    faults.append(Fault(path, f"{name} of layer {layer!r} is missing; it has shape {list(shape)}"))
+                elif array.shape not in (shape, *parameter.also):
+                    detail = f"{name} of layer {layer!r} has shape {list(array.shape)}; it takes {list(shape)}"
+                    reason = f" because {parameter.reason}" if parameter.reason else ""
+                    faults.append(Fault(("parameters", layer, name), detail + reason))
+        if faults:
+            raise InvalidRequest(faults)
+
+    def initialize(self, flat: Array, seed: int) -> None:
+        """Fill the flat parameter vector from the layers' initializers."""
+        for position, (parameter, values) in enumerate(zip(self.parameters, _split(flat, self.shapes), strict=True)):
+            generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
+            selection = parameter.initializer
+            values[...] = selection.declaration.build(generator, values.shape, parameter.fans, **selection.options)
+
+    def run(
+        self,
+        inputs: Array,
+        parameters: Tree | None,
+        targets: Mapping[str, Array] | None = None,
+        sample_weights: Array | None = None,
+        seed: int = 0,
+        deadline: float | None = None,
+    ) -> Result:
+        """Compute. Parameters are initialised from `seed` when None; so are dropout masks always."""
+        with self.program.workspace() as workspace:
+            flat = workspace.parameters
+            if parameters is None:
+                self.initialize(flat, seed)
+            else:
+                start = 0
+                for layer, name in self.names:
+                    array = parameters[layer][name]
+                    stop = start + array.size
+                    flat[start:stop] = array.reshape(-1)
+                    start = stop
+            values = workspace.inputs
+            if "inputs" in values:
+                values["inputs"][...] = inputs
+            for name, array in (targets or {}).items():
+                values[f"targets/{name}"][...] = array
+            if sample_weights is not None:
+                values["sample_weights"][...] = sample_weights
+            for position, mask in enumerate(self.model.masks):
+                generator = np.random.Generator(np.random.PCG64([seed, 1, position]))
+                if mask.node.attributes[0] in values:
+                    keep = generator.random(mask.node.shape) >= mask.rate
+                    np.multiply(keep, 1.0 / (1.0 - mask.rate), out=values[mask.node.attributes[0]], casting="same_kind")
+            workspace.run(deadline)
+            result = self._collect(workspace)
+            if parameters is None:
+                result.parameters = _tree(self.names, _split(flat.copy(), self.shapes))
+            if not result.finite:
+                result.warnings.append(self._first_non_finite(workspace))
+        return result
+
+    def _collect(self, workspace: Workspace) -> Result:
+        read = workspace.outputs
+        task = self.task
+        result = Result({name: read[f"outputs/{name}"].copy() for name in task.definition.output_names})
+        result.warnings = list(self.warnings)
+        checked = list(result.outputs.values())
+        if task.loss is not None:
+            result.loss = read["loss"].copy()
+            result.data_loss = read["data_loss"].copy()
+            result.regularization_loss = read["regularization_loss"].copy()
+            flat = workspace.gradients.copy()
+            result.gradients = _tree(self.trained_names, _split(flat, self.trained_shapes))
+            result.gradient_norm = norm(flat)
+            checked += [result.loss, flat]
+        if "layers" in task.include:
+            result.layers = []
+            for layer in task.definition.layers:
+                output = read[f"output/{layer.name}"].copy()
+                pre_activation = read[f"pre_activation/{layer.name}"].copy()
+                delta = read[f"delta/{layer.name}"].copy() if task.loss is not None else None
+                result.layers.append(
+                    LayerValues(layer.name, layer.layer.name, output.shape[1:], pre_activation, output, delta)
+                )
+                checked += [array for array in (output, pre_activation, delta) if array is not None]
+        if "input_gradients" in task.include:
+            result.input_gradients = read["input_gradients"].copy()
+            checked.append(result.input_gradients)
+        if "per_sample" in task.include:
+            result.per_sample_loss = read["per_sample_loss"].copy()
+            arrays = [read[f"per_sample/{layer}.{name}"].copy() for layer, name in self.trained_names]
+            result.per_sample_gradients = _tree(self.trained_names, arrays)
+            checked += [result.per_sample_loss, *arrays]
+        result.finite = all(bool(np.isfinite(array).all()) for array in checked)
+        return result
+
+    def _first_non_finite(self, workspace: Workspace) -> Caution:
+        """Where a value stopped being finite, found by running again with everything kept."""
+        model = self.model
+        fallback = Caution("non_finite", "the answer holds values that are not finite; they are null")
+        if sum(node.size for node in self.program.nodes) * 8 > EXPLAIN_BYTES:
+            return fallback
+        values = {
+            node: workspace.inputs[node.attributes[0]] for node in self.program.nodes if _is_free_input(node, self)
+        }
+        for parameter, array in zip(self.parameters, _split(workspace.parameters, self.shapes), strict=True):
+            values[parameter.node] = array
+        quantities = {output.output: ("output", name) for name, output in model.layers.items()}
+        quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
+        wanted = [*self.program.outputs.values(), *self.program.gradients]
+        for node, value in interpret(wanted, values).items():
+            if np.isfinite(value).all():
+                continue
+            quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else "value", node.scope))
+            if layer == "loss" and quantity == "value":
+                quantity = "loss"
+            place = f"the {quantity} of layer {layer!r}" if layer in model.layers else f"the {quantity}"
+            kind = "not a number" if np.isnan(value).any() else "infinite"
+            message = (
+                f"{place} is the first value that is not finite ({kind}); non-finite values are null in JSON lists"
+            )
+            return Caution("non_finite", message, layer if layer in model.layers else None, quantity)
+        return fallback
+
+
+def _is_free_input(node: Node, evaluation: Evaluation) -> bool:
+    return node.operation.name == "input" and node.attributes[0] not in {".".join(name) for name in evaluation.names}
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _unknown_layer(layer: str, task: Task, wanted: Mapping[str, object]) -> str:
+    for known in task.definition.layers:
+        if known.name == layer:
+            if known.shares is not None:
+                return f"layer {layer!r} uses the parameters of layer {known.shares!r}; send none for it"
+            return f"layer {layer!r} has no parameters"
+    return f"no layer is called {layer!r}; layers with parameters: {_listed(wanted)}"
+
+
+def norm(values: Array) -> float:
+    """The Euclidean norm, without overflow or underflow on the way."""
+    flat = values.reshape(-1)
+    if not flat.size:
+        return 0.0
+    simple = math.sqrt(float(flat @ flat))
+    if 1e-15 < simple < 1e15:
+        return simple
+    largest = float(np.abs(flat).max())
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    scaled = flat.astype(np.float64) / largest
+    return largest * math.sqrt(float(scaled @ scaled))
+
+
+def compile_task(task: Task, limits: Limits) -> Evaluation:
+    """Build, differentiate and plan.
+
+    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
+    would cost too much.
+    """
+    definition = task.definition
+    limits.check_layers(len(definition.layers))
+    _check_inputs(task)
+    graph = Graph(task.dtype)
+    inputs = graph.input("inputs", task.inputs)
+    shapes = dict(task.parameters)
+    model = assemble(definition, graph, inputs, training=task.training, parameter_shapes=shapes)
+    limits.check_parameters(sum(parameter.node.size for parameter in model.parameters))
+
+    names = definition.output_names
+    outputs = {f"outputs/{name}": model.layers[name].output for name in names}
+    if "layers" in task.include:
+        for name, layer in model.layers.items():
+            outputs[f"output/{name}"] = layer.output
+            outputs[f"pre_activation/{name}"] = layer.pre_activation
+    gradients: list[Node] = []
+    warnings: list[Caution] = []
+    if task.loss is not None:
+        targets, weights = _declare_targets(task, model, len_samples=task.inputs[0])
+        objective = _objective(task, model, targets, weights)
+        outputs["loss"] = objective.total if task.reduction != "none" else objective.data_loss
+        outputs["data_loss"] = objective.data_loss
+        outputs["regularization_loss"] = objective.regularization_loss
+        gradients, more, warnings = _gradients(task, model, objective)
+        outputs |= more
+        if "per_sample" in task.include:
+            outputs |= _per_sample(task, model, objective, targets, weights, shapes)
+    limits.check_tensors(outputs)
+    program = Program(outputs, [parameter.node for parameter in model.parameters], gradients)
+    limits.check_program(program)
+    return Evaluation(task, model, program, warnings)
+
+
+def _check_inputs(task: Task) -> None:
+    shape = task.inputs
+    wanted = task.definition.input_shape
+    if len(shape) < 2:
+        raise InvalidRequest(
+            [Fault(("inputs",), f"inputs have shape {list(shape)}; they take one row per sample: [samples, features]")]
+        )
+    if 0 in shape:
+        raise InvalidRequest([Fault(("inputs",), f"inputs have shape {list(shape)}; at least one value is needed")])
+    if wanted is not None and shape[1:] != wanted:
+        takes = ", ".join(["samples", *map(str, wanted)])
+        detail = f"inputs have shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
+        raise InvalidRequest([Fault(("inputs",), detail)])
+
+
+def _declare_targets(task: Task, model: Model, len_samples: int) -> tuple[dict[str, Node], Node | None]:
+    assert task.loss is not None and task.targets is not None
+    given = dict(task.targets)
+    several = task.definition.outputs is not None and len(task.definition.outputs) > 1
+    faults = []
+    nodes: dict[str, Node] = {}
+    for name in task.definition.output_names:
+        output = model.layers[name].output
+        check_loss(task.loss, output, name)
+        wanted = target_shape(task.loss, output)
+        if given[name] != wanted:
+            path = ("targets", name) if several else ("targets",)
+            faults.append(Fault(path, _wrong_target(task.loss, given[name], wanted, name, output)))
+        dtype = "int64" if task.loss.declaration.indices else task.dtype
+        nodes[name] = model.graph.input(f"targets/{name}", wanted, dtype)
+    if faults:
+        raise InvalidRequest(faults)
+    weights = model.graph.input("sample_weights", (len_samples,)) if task.weighted else None
+    return nodes, weights
+
+
+def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str, output: Node) -> str:
+    text = f"targets have shape {list(given)}; they take {list(wanted)}"
+    if loss.declaration.indices:
+        return f"{text}: one class index for each distribution that layer {name!r} gives"
+    hint = ""
+    if given == output.shape[:-1] and loss.name == "categorical_crossentropy":
+        hint = "; for class indices use the loss sparse_categorical_crossentropy"
+    elif (*given, 1) == wanted:
+        hint = "; put each target in a list of its own"
+    return f"{text}, the shape of the output of layer {name!r}{hint}"
+
+
+def _objective(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> Objective:
+    assert task.loss is not None
+    predictions = {}
+    for name in task.definition.output_names:
+        layer = model.layers[name]
+        predictions[name] = Prediction(
+            layer.output, layer.pre_activation if layer.activation else None, layer.activation
+        )
+    return build_objective(
+        task.loss, predictions, targets, weights, task.reduction, task.normalize_weights, model.penalties
+    )
+
+
+def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:
+    """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
+    trained = [parameter for parameter in model.parameters if parameter.trainable]
+    targets = {("gradient", f"{parameter.layer}.{parameter.name}"): parameter.node for parameter in trained}
+    if "layers" in task.include:
+        targets |= {("delta", name): layer.pre_activation for name, layer in model.layers.items()}
+    if "input_gradients" in task.include:
+        targets["input_gradients", ""] = model.inputs
+    found = differentiate(objective.total, list(targets.values()))
+
+    warnings = [_blocked(node) for node in {node.index: node for node in found.blocked_by}.values()]
+    dense: dict[tuple[str, str], Node] = {}
+    for (key, node), gradient in zip(targets.items(), found.nodes, strict=True):
+        if isinstance(gradient, NoGradient):
+            if gradient is NoGradient.DISCONNECTED and key[0] == "gradient":
+                layer, _, name = key[1].partition(".")
+                message = f"{name} of layer {layer!r} does not influence the loss; its gradient is 0"
+                warnings.append(Caution("disconnected", message, layer, "gradient"))
+            gradient = broadcast(model.graph.constant(0.0), node.shape)
+        dense[key] = gradient
+    gradients = [dense["gradient", f"{parameter.layer}.{parameter.name}"] for parameter in trained]
+    others = {f"delta/{key[1]}": node for key, node in dense.items() if key[0] == "delta"}
+    if "input_gradients" in task.include:
+        others["input_gradients"] = dense["input_gradients", ""]
+    return gradients, others, warnings
+
+
+def _blocked(node: Node) -> Caution:
+    message = (
+        f"layer {node.scope!r} blocks the gradient: the derivative of its {node.operation.name.replace('_', ' ')} "
+        "function is 0 everywhere, so nothing that feeds it can learn; the step activation has surrogates"
+    )
+    return Caution("gradient_blocked", message.replace("greater equal", "step"), node.scope, "gradient")
+
+
+def _per_sample(
+    task: Task,
+    model: Model,
+    objective: Objective,
+    targets: Mapping[str, Node],
+    weights: Node | None,
+    shapes: Mapping[tuple[str, str], Shape],
+) -> dict[str, Node]:
+    """Each sample's weighted loss and its gradients: the graph of one sample, vectorized."""
+    graph, samples = model.graph, task.inputs[0]
+
+    def one_of(node: Node) -> Node:
+        return graph.input(f"one/{node.attributes[0]}", (1, *node.shape[1:]), node.dtype)
+
+    single_inputs = one_of(model.inputs)
+    single = assemble(task.definition, graph, single_inputs, training=task.training, parameter_shapes=shapes)
+    single_targets = {name: one_of(node) for name, node in targets.items()}
+    single_weights = None if weights is None else one_of(weights)
+    alone = _objective(
+        # Penalties belong to no sample, and a sum over one sample is that sample's loss.
+        _with_sum(task),
+        single,
+        single_targets,
+        single_weights,
+    )
+    pairs = [(single_inputs, model.inputs), *((single_targets[name], targets[name]) for name in targets)]
+    pairs += [(own.node, whole.node) for own, whole in zip(single.masks, model.masks, strict=True)]
+    if weights is not None and single_weights is not None:
+        pairs.append((single_weights, weights))
+    replacements = {own: reshape(whole, (samples, *own.shape)) for own, whole in pairs}
+    trained = [parameter for parameter in single.parameters if parameter.trainable]
+    data_loss = alone.data_loss
+    found = differentiate(data_loss, [parameter.node for parameter in trained])
+    zeros = [broadcast(graph.constant(0.0), parameter.node.shape) for parameter in trained]
+    wanted = [zero if isinstance(node, NoGradient) else node for node, zero in zip(found.nodes, zeros, strict=True)]
+    batched = vectorize(wanted, replacements, samples) if wanted else []
+    outputs = {"per_sample_loss": objective.per_sample}
+    for parameter, node in zip(trained, batched, strict=True):
+        outputs[f"per_sample/{parameter.layer}.{parameter.name}"] = node
+    return outputs
+
+
+def _with_sum(task: Task) -> Task:
+    return Task(task.definition, task.dtype, task.inputs, task.training, loss=task.loss, reduction="sum")

@@ -1,0 +1,390 @@
+"""Loss functions, each declared once.
+
+A function takes a `Prediction` and the targets and returns l_n, one number per sample, as a graph
+node of shape `(samples,)`. Reductions over samples, sample weights and regularisation are the
+same for every loss and live in `objective.py`. A loss averages over a sample's outputs where
+PyTorch and Keras do, and sums where its name says so.
+
+Losses that take logarithms ask the prediction for them. Where the last activation has a stable
+form (sigmoid, softmax), they are computed from its pre-activation, and p - t comes out of the
+graph by itself; elsewhere PyTorch's clamps apply: ln p ≥ -100 and p ≥ 1e-12 in the derivative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.engine.declarations import Declaration, Flag, Number, Numbers, Registry, Selection
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import (
+    absolute,
+    broadcast,
+    clip,
+    exp,
+    log,
+    maximum,
+    minimum,
+    one_hot,
+    softmax,
+    softplus,
+    sqrt,
+    square,
+    sum_over,
+    tanh,
+    with_slope,
+)
+from service.engine.graph.operations import sigmoid as logistic
+from service.engine.network.activations import Activation, activations, relu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Declaration):
+    indices: bool = False
+    """Targets are class indices, one axis fewer than the outputs."""
+    class_weight: Callable[..., Node | None] | None = None
+    """`(prediction, target, **options)` to the weight each sample's target carries, for normalised means."""
+    domain: tuple[float, float] = (-3.0, 3.0)
+    """Range of predictions that the catalogue draws."""
+    example_target: float = 1.0
+    """The target that the catalogue draws against."""
+
+
+losses: Registry[Loss] = Registry("loss", "losses", Loss)
+
+PYTORCH = "https://docs.pytorch.org/docs/stable/nn.html#loss-functions"
+KERAS = "https://keras.io/api/losses/"
+SMALLEST_LOG = -100.0
+SMALLEST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's output, and how it came about when that helps to take its logarithm."""
+
+    value: Node
+    logits: Node | None = None
+    activation: Selection[Activation] | None = None
+
+    def log(self) -> Node:
+        """ln p, from the logits where the last activation allows it."""
+        stable = self.activation.declaration.log if self.activation else None
+        return _clamped_log(self.value) if stable is None or self.logits is None else stable(self.logits)
+
+    def log_complement(self) -> Node:
+        """ln(1 - p)."""
+        stable = self.activation.declaration.log_complement if self.activation else None
+        return _clamped_log(1.0 - self.value) if stable is None or self.logits is None else stable(self.logits)
+
+    def as_logits_of(self, activation: str) -> Prediction:
+        """The same output read as the pre-activation of `activation`."""
+        build = {"sigmoid": logistic, "softmax": softmax}[activation]
+        return Prediction(build(self.value), self.value, activations.select(activation))
+
+
+def _clamped_log(p: Node) -> Node:
+    return with_slope(p, maximum(log(p), SMALLEST_LOG), 1.0 / maximum(p, SMALLEST_PROBABILITY))
+
+
+def _total(x: Node) -> Node:
+    """Sum over all axes but the samples'."""
+    return sum_over(x, range(1, len(x.shape)))
+
+
+def _average(x: Node) -> Node:
+    """Mean over all axes but the samples'."""
+    return _total(x) / float(math.prod(x.shape[1:]))
+
+
+def _positions(x: Node) -> float:
+    """How many distributions a sample holds: the axes between samples and classes."""
+    return float(math.prod(x.shape[1:-1]))
+
+
+LABEL_SMOOTHING = Number(
+    name="label_smoothing",
+    default=0.0,
+    minimum=0.0,
+    maximum=1.0,
+    open_maximum=True,
+    description="share of every target that is spread evenly over the classes",
+)
+FROM_LOGITS = Flag(name="from_logits", default=False, description="the outputs are pre-activations, not probabilities")
+CLASS_WEIGHTS = Numbers(
+    name="class_weights", default=None, minimum=0.0, description="one factor per class (none: all 1)"
+)
+
+
+@losses.declare(
+    "mean_squared_error",
+    aliases=("mse",),
+    en="Mean over the outputs of the squared error.",
+    zh="各输出误差平方的平均值。",
+    latex=r"\ell = \frac1K \sum_k (p_k - t_k)^2",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac2K (p_k - t_k)",
+    sources=(PYTORCH, KERAS),
+)
+def mean_squared_error(prediction: Prediction, target: Node) -> Node:
+    return _average(square(prediction.value - target))
+
+
+@losses.declare(
+    "squared_error",
+    en="Sum over the outputs of the squared error.",
+    zh="各输出误差平方之和。",
+    latex=r"\ell = \sum_k (p_k - t_k)^2",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = 2 (p_k - t_k)",
+)
+def squared_error(prediction: Prediction, target: Node) -> Node:
+    return _total(square(prediction.value - target))
+
+
+@losses.declare(
+    "half_squared_error",
+    aliases=("quadratic_cost",),
+    en="Half the sum over the outputs of the squared error: the quadratic cost of the textbooks.",
+    zh="误差平方和的一半:教科书中的二次代价。",
+    latex=r"\ell = \frac12 \sum_k (p_k - t_k)^2",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = p_k - t_k",
+    sources=("http://neuralnetworksanddeeplearning.com/chap3.html",),
+)
+def half_squared_error(prediction: Prediction, target: Node) -> Node:
+    return 0.5 * _total(square(prediction.value - target))
+
+
+@losses.declare(
+    "mean_absolute_error",
+    aliases=("mae", "l1_loss"),
+    en="Mean over the outputs of the absolute error; the derivative at 0 is 0.",
+    zh="各输出绝对误差的平均值;在 0 处导数取 0。",
+    latex=r"\ell = \frac1K \sum_k |p_k - t_k|",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \operatorname{sgn}(p_k - t_k)",
+    sources=(PYTORCH, KERAS),
+)
+def mean_absolute_error(prediction: Prediction, target: Node) -> Node:
+    return _average(absolute(prediction.value - target))
+
+
+def _huber(error: Node, delta: float) -> Node:
+    size = absolute(error)
+    near = minimum(size, delta)
+    return with_slope(error, near * (size - 0.5 * near), clip(error, -delta, delta))
+
+
+@losses.declare(
+    "huber",
+    en="Quadratic for small errors, linear beyond delta.",
+    zh="小误差取平方,超过 delta 后线性。",
+    options=(Number(name="delta", default=1.0, minimum=0.0, open_minimum=True, description="where it becomes linear"),),
+    latex=r"\ell = \frac1K \sum_k \begin{cases} \frac12 e^2 & |e| \le \delta \\ "
+    r"\delta\,(|e| - \frac12\delta) & |e| > \delta \end{cases},\quad e = p_k - t_k",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \operatorname{clip}(e, -\delta, \delta)",
+    sources=(PYTORCH, KERAS),
+)
+def huber(prediction: Prediction, target: Node, delta: float) -> Node:
+    return _average(_huber(prediction.value - target, delta))
+
+
+@losses.declare(
+    "smooth_l1",
+    en="Huber's loss divided by its threshold beta; with beta 0 the mean absolute error.",
+    zh="Huber 损失除以阈值 beta;beta 为 0 时即平均绝对误差。",
+    options=(Number(name="beta", default=1.0, minimum=0.0, description="where it becomes linear"),),
+    latex=r"\ell = \frac1K \sum_k \begin{cases} \frac{e^2}{2\beta} & |e| \le \beta \\ "
+    r"|e| - \frac12\beta & |e| > \beta \end{cases},\quad e = p_k - t_k",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \operatorname{clip}(e/\beta, -1, 1)",
+    sources=(PYTORCH,),
+)
+def smooth_l1(prediction: Prediction, target: Node, beta: float) -> Node:
+    error = prediction.value - target
+    return _average(absolute(error) if beta == 0.0 else _huber(error, beta) / beta)
+
+
+@losses.declare(
+    "log_cosh",
+    en="Mean of the logarithm of the hyperbolic cosine of the error, without overflow.",
+    zh="误差双曲余弦对数的平均值,无溢出。",
+    latex=r"\ell = \frac1K \sum_k \ln \cosh(p_k - t_k)",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \tanh(p_k - t_k)",
+    sources=(KERAS,),
+)
+def log_cosh(prediction: Prediction, target: Node) -> Node:
+    error = prediction.value - target
+    return _average(with_slope(error, error + softplus(-2.0 * error) - math.log(2.0), tanh(error)))
+
+
+@losses.declare(
+    "binary_crossentropy",
+    aliases=("bce",),
+    en="Mean over the outputs of the cross-entropy between two classes; targets in [0, 1].",
+    zh="各输出二元交叉熵的平均值;目标在 [0, 1] 内。",
+    options=(
+        FROM_LOGITS,
+        LABEL_SMOOTHING,
+        Number(
+            name="positive_weight", default=1.0, minimum=0.0, description="factor of the part that belongs to target 1"
+        ),
+    ),
+    latex=r"\ell = -\frac1K \sum_k \big(t_k \ln p_k + (1 - t_k) \ln(1 - p_k)\big)",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \frac{p_k - t_k}{p_k (1 - p_k)},\quad "
+    r"p = \sigma(z):\ \frac{\partial \ell}{\partial z_k} = \frac1K (p_k - t_k)",
+    sources=(PYTORCH, KERAS),
+    domain=(0.01, 0.99),
+)
+def binary_crossentropy(
+    prediction: Prediction, target: Node, from_logits: bool, label_smoothing: float, positive_weight: float
+) -> Node:
+    p = prediction.as_logits_of("sigmoid") if from_logits else prediction
+    if label_smoothing:
+        target = (1.0 - label_smoothing) * target + 0.5 * label_smoothing
+    return -_average(positive_weight * (target * p.log()) + (1.0 - target) * p.log_complement())
+
+
+def _weighted_classes(target: Node, class_weights: tuple[float, ...] | None) -> Node:
+    if class_weights is None:
+        return target
+    return target * broadcast(target.graph.vector(class_weights), target.shape)
+
+
+def _weight_of_target(
+    prediction: Prediction, target: Node, class_weights: tuple[float, ...] | None, **_: object
+) -> Node | None:
+    if class_weights is None:
+        return None
+    return _total(_weighted_classes(target, class_weights)) / _positions(target)
+
+
+def _weight_of_index(prediction: Prediction, target: Node, **options: object) -> Node | None:
+    return _weight_of_target(prediction, one_hot(target, prediction.value.shape[-1]), **options)  # type: ignore[arg-type]
+
+
+@losses.declare(
+    "categorical_crossentropy",
+    aliases=("cce",),
+    en="Cross-entropy between two distributions over classes; targets are one-hot rows or probabilities.",
+    zh="类别分布之间的交叉熵;目标为独热行或概率。",
+    options=(FROM_LOGITS, LABEL_SMOOTHING, CLASS_WEIGHTS),
+    latex=r"\ell = -\sum_k t_k \ln p_k",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{t_k}{p_k},\quad "
+    r"p = \operatorname{softmax}(z):\ \frac{\partial \ell}{\partial z_k} = p_k \sum_j t_j - t_k",
+    sources=(PYTORCH, KERAS),
+    class_weight=_weight_of_target,
+    domain=(0.01, 1.0),
+)
+def categorical_crossentropy(
+    prediction: Prediction,
+    target: Node,
+    from_logits: bool,
+    label_smoothing: float,
+    class_weights: tuple[float, ...] | None,
+) -> Node:
+    p = prediction.as_logits_of("softmax") if from_logits else prediction
+    if label_smoothing:
+        target = (1.0 - label_smoothing) * target + label_smoothing / target.shape[-1]
+    return -_total(_weighted_classes(target, class_weights) * p.log()) / _positions(p.value)
+
+
+@losses.declare(
+    "sparse_categorical_crossentropy",
+    aliases=("scce",),
+    en="Cross-entropy with targets given as class indices, counted from 0.",
+    zh="目标为类别下标(从 0 开始)的交叉熵。",
+    options=(FROM_LOGITS, LABEL_SMOOTHING, CLASS_WEIGHTS),
+    latex=r"\ell = -\ln p_t",
+    derivative=r"p = \operatorname{softmax}(z):\ \frac{\partial \ell}{\partial z_k} = p_k - [k = t]",
+    sources=(PYTORCH, KERAS),
+    indices=True,
+    class_weight=_weight_of_index,
+    domain=(0.01, 1.0),
+    example_target=0.0,
+)
+def sparse_categorical_crossentropy(
+    prediction: Prediction,
+    target: Node,
+    from_logits: bool,
+    label_smoothing: float,
+    class_weights: tuple[float, ...] | None,
+) -> Node:
+    hot = one_hot(target, prediction.value.shape[-1])
+    return categorical_crossentropy(prediction, hot, from_logits, label_smoothing, class_weights)
+
+
+@losses.declare(
+    "kl_divergence",
+    aliases=("kullback_leibler_divergence",),
+    en="Kullback-Leibler divergence from the predicted to the target distribution.",
+    zh="预测分布与目标分布之间的 KL 散度。",
+    latex=r"\ell = \sum_k t_k (\ln t_k - \ln p_k)",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{t_k}{p_k}",
+    sources=(PYTORCH, KERAS),
+    domain=(0.01, 1.0),
+)
+def kl_divergence(prediction: Prediction, target: Node) -> Node:
+    # 0 ln 0 = 0: the smallest normal number stands for 0 inside the logarithm.
+    surprise = log(maximum(target, 1.1754943508222875e-38))
+    return _total(target * (surprise - prediction.log())) / _positions(prediction.value)
+
+
+@losses.declare(
+    "poisson",
+    en="Negative log-likelihood of counts under a Poisson distribution, without the constant ln t!.",
+    zh="泊松分布的负对数似然(略去常数 ln t!)。",
+    options=(
+        Flag(name="log_input", default=False, description="the outputs are the logarithms of the rates"),
+        Number(name="epsilon", default=1e-8, minimum=0.0, description="added to the rate inside the logarithm"),
+    ),
+    latex=r"\ell = \frac1K \sum_k \big(p_k - t_k \ln(p_k + \varepsilon)\big)",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \Big(1 - \frac{t_k}{p_k + \varepsilon}\Big)",
+    sources=(PYTORCH, KERAS),
+    domain=(0.01, 4.0),
+)
+def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: float) -> Node:
+    p = prediction.value
+    return _average(exp(p) - target * p if log_input else p - target * log(p + epsilon))
+
+
+@losses.declare(
+    "hinge",
+    en="Mean over the outputs of max(0, 1 - t p); targets are -1 or 1. The derivative at the hinge is 0.",
+    zh="各输出 max(0, 1 - t p) 的平均值;目标为 -1 或 1。转折处导数取 0。",
+    latex=r"\ell = \frac1K \sum_k \max(0, 1 - t_k p_k)",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{t_k}{K} [t_k p_k < 1]",
+    sources=(KERAS,),
+)
+def hinge(prediction: Prediction, target: Node) -> Node:
+    return _average(relu(1.0 - target * prediction.value))
+
+
+@losses.declare(
+    "squared_hinge",
+    en="Mean over the outputs of the square of the hinge; targets are -1 or 1.",
+    zh="各输出合页损失平方的平均值;目标为 -1 或 1。",
+    latex=r"\ell = \frac1K \sum_k \max(0, 1 - t_k p_k)^2",
+    derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{2 t_k}{K} \max(0, 1 - t_k p_k)",
+    sources=(KERAS,),
+)
+def squared_hinge(prediction: Prediction, target: Node) -> Node:
+    return _average(square(relu(1.0 - target * prediction.value)))
+
+
+@losses.declare(
+    "cosine_similarity",
+    en="The negative cosine of the angle between prediction and target.",
+    zh="预测与目标夹角余弦的相反数。",
+    options=(
+        Number(
+            name="epsilon", default=1e-8, minimum=0.0, open_minimum=True, description="smallest norm that is divided by"
+        ),
+    ),
+    latex=r"\ell = -\frac{p \cdot t}{\max(\|p\|, \varepsilon)\,\max(\|t\|, \varepsilon)}",
+    derivative=r"\frac{\partial \ell}{\partial p} = -\frac{1}{\|p\|} \Big(\frac{t}{\|t\|} + \ell\,\frac{p}{\|p\|}\Big)",
+    sources=(PYTORCH, KERAS),
+)
+def cosine_similarity(prediction: Prediction, target: Node, epsilon: float) -> Node:
+    p = prediction.value
+    # The square is limited, not the root: the derivative of the norm of a zero vector is then 0.
+    norms = sqrt(maximum(_total(square(p)), epsilon * epsilon)) * sqrt(
+        maximum(_total(square(target)), epsilon * epsilon)
+    )
+    return -_total(p * target) / norms
