@@ -86,9 +86,9 @@ class Reference(Option):
     registry: Registry[Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """What every declared block says of itself."""
+    """What every declared block says of itself. Compared by identity."""
 
     name: str
     build: Callable[..., Any]
@@ -115,6 +115,9 @@ class Selection(Generic[D]):
     @property
     def name(self) -> str:
         return self.declaration.name
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
 
 
 class Registry(Generic[D]):

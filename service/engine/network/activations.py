@@ -41,7 +41,7 @@ from service.engine.graph.operations import sigmoid as logistic
 from service.engine.graph.operations import softplus as soft_positive_part
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Activation(Declaration):
     log: Callable[[Node], Node] | None = None
     log_complement: Callable[[Node], Node] | None = None

@@ -159,6 +159,24 @@ class Evaluation:
         if faults:
             raise InvalidRequest(faults)
 
+    def _check_targets(self, targets: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Class indices as integers; other targets as they are."""
+        loss = self.task.loss
+        if loss is None or not loss.declaration.indices:
+            return targets
+        checked = {}
+        for name, array in targets.items():
+            classes = self.model.layers[name].output.shape[-1]
+            indices = array.astype(np.int64)
+            wrong = np.argwhere((indices != array) | (indices < 0) | (indices >= classes))
+            if len(wrong):
+                place = tuple(int(n) for n in wrong[0])
+                path = ("targets", name) if len(targets) > 1 else ("targets",)
+                detail = f"takes a class index from 0 to {classes - 1}, got {array[place]:g}"
+                raise InvalidRequest([Fault((*path, *place), detail)])
+            checked[name] = indices
+        return checked
+
     def initialize(self, flat: Array, seed: int) -> None:
         """Fill the flat parameter vector from the layers' initializers."""
         for position, (parameter, values) in enumerate(zip(self.parameters, _split(flat, self.shapes), strict=True)):
@@ -175,7 +193,17 @@ class Evaluation:
         seed: int = 0,
         deadline: float | None = None,
     ) -> Result:
-        """Compute. Parameters are initialised from `seed` when None; so are dropout masks always."""
+        """Compute. Parameters are initialised from `seed` when None; so are dropout masks always.
+
+        Raises `InvalidRequest` when parameters, targets or weights do not fit, `DeadlineExceeded` when
+        `deadline`, a reading of `time.monotonic`, passes.
+        """
+        if parameters is not None:
+            self.check_parameters(parameters)
+        targets = self._check_targets(targets or {})
+        if sample_weights is not None and sample_weights.shape != self.task.inputs[:1]:
+            detail = f"has shape {list(sample_weights.shape)}; it takes {list(self.task.inputs[:1])}, one per sample"
+            raise InvalidRequest([Fault(("sample_weights",), detail)])
         with self.program.workspace() as workspace:
             flat = workspace.parameters
             if parameters is None:
@@ -190,7 +218,7 @@ class Evaluation:
             values = workspace.inputs
             if "inputs" in values:
                 values["inputs"][...] = inputs
-            for name, array in (targets or {}).items():
+            for name, array in targets.items():
                 values[f"targets/{name}"][...] = array
             if sample_weights is not None:
                 values["sample_weights"][...] = sample_weights

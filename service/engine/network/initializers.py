@@ -17,7 +17,7 @@ from service.engine.declarations import Declaration, Flag, Number, Registry
 from service.engine.graph.ir import Array, Shape
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Initializer(Declaration):
     pass
 

@@ -20,7 +20,7 @@ from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Layer(Declaration):
     merges: bool = False
     """Takes two or more inputs instead of one."""

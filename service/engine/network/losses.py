@@ -39,7 +39,7 @@ from service.engine.graph.operations import sigmoid as logistic
 from service.engine.network.activations import Activation, activations, relu
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Loss(Declaration):
     indices: bool = False
     """Targets are class indices, one axis fewer than the outputs."""

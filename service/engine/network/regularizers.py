@@ -12,7 +12,7 @@ from service.engine.graph.ir import Node
 from service.engine.graph.operations import absolute, square, sum_over
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Regularizer(Declaration):
     pass
 

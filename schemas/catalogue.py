@@ -1,0 +1,68 @@
+"""What the catalogue gives."""
+
+from __future__ import annotations
+
+from marshmallow import INCLUDE, Schema, fields
+
+from schemas.tensor import TensorAnswerField
+
+
+class CurveSchema(Schema):
+    """Sampled values and derivatives."""
+
+    target = fields.Float()
+    x = TensorAnswerField(required=True)
+    value = TensorAnswerField(required=True)
+    derivative = TensorAnswerField(required=True)
+
+
+class OptionSchema(Schema):
+    """An option: its type, range and default."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    name = fields.String(required=True)
+    type = fields.String(required=True)
+    required = fields.Boolean(required=True)
+    description = fields.String(required=True)
+    default = fields.Raw(allow_none=True)
+    minimum = fields.Float()
+    maximum = fields.Float()
+    exclusive_minimum = fields.Float()
+    exclusive_maximum = fields.Float()
+    values = fields.List(fields.String())
+    of = fields.String(metadata={"description": "the part of the catalogue it chooses from"})
+
+
+class TextSchema(Schema):
+    """A text in English and Chinese."""
+
+    en = fields.String(required=True)
+    zh = fields.String(required=True)
+
+
+class DeclarationSchema(Schema):
+    """A building block that requests may name."""
+
+    name = fields.String(required=True)
+    aliases = fields.List(fields.String(), required=True)
+    description = fields.Nested(TextSchema, required=True)
+    latex = fields.String(required=True, metadata={"description": "LaTeX of the definition"})
+    derivative = fields.String(required=True, metadata={"description": "LaTeX of the derivative"})
+    options = fields.List(fields.Nested(OptionSchema), required=True)
+    sources = fields.List(fields.String(), required=True)
+    href = fields.String(required=True)
+    parameters = fields.Dict(keys=fields.String(), values=fields.String())
+    merges = fields.Boolean()
+    curve = fields.Nested(CurveSchema)
+
+
+class DeclarationsSchema(Schema):
+    """All building blocks of one kind."""
+
+    activations = fields.List(fields.Nested(DeclarationSchema))
+    losses = fields.List(fields.Nested(DeclarationSchema))
+    layers = fields.List(fields.Nested(DeclarationSchema))
+    initializers = fields.List(fields.Nested(DeclarationSchema))
+    regularizers = fields.List(fields.Nested(DeclarationSchema))

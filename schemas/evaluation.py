@@ -1,0 +1,149 @@
+"""What `/v1/forward` and `/v1/gradients` take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import fields, post_load
+
+from schemas.declared import ChoiceField
+from schemas.fields import FlagField, IntegerField, Remembered, StrictSchema, WordField, WordsField
+from schemas.network import NetworkField
+from schemas.tensor import (
+    OutputsAnswerField,
+    ParametersAnswerField,
+    ParametersField,
+    TargetsField,
+    TensorAnswerField,
+    TensorField,
+    narrow,
+)
+from service.engine.declarations import Selection
+from service.engine.network.losses import Loss, losses
+from service.engine.network.objective import REDUCTIONS
+
+DTYPES = ("float64", "float32")
+CHOICE = ChoiceField(losses)
+
+
+class LossField(Remembered[Selection[Loss]]):
+    """A loss: its name, or an object with `type` and options."""
+
+    def make(self, value: Any) -> Selection[Loss]:
+        selection: Selection[Loss] = CHOICE.deserialize(value)
+        return selection
+
+
+def _about(text: str) -> Mapping[str, str]:
+    return {"description": text}
+
+
+class ForwardRequest(StrictSchema):
+    """A network, its parameters and inputs."""
+
+    network = NetworkField(required=True, metadata=_about("the architecture"))
+    parameters = ParametersField(
+        metadata=_about("tensors by layer and parameter name; left out, they are initialised from the seed")
+    )
+    seed = IntegerField(
+        load_default=0,
+        minimum=0,
+        maximum=2**63 - 1,
+        metadata=_about("the only source of randomness: the same request gives the same bytes"),
+    )
+    inputs = TensorField(required=True, metadata=_about("one row per sample"))
+    dtype = WordField(DTYPES, load_default="float64", metadata=_about("what is computed in"))
+    training = FlagField(load_default=False, metadata=_about("whether dropout and its like are active"))
+    include = WordsField(("layers",), load_default=frozenset(), metadata=_about("what more to answer"))
+
+    @post_load
+    def _narrow(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if loaded["dtype"] == "float32":
+            for key in ("inputs", "targets", "sample_weights", "parameters"):
+                if key in loaded:
+                    loaded[key] = narrow(loaded[key], key)
+        return loaded
+
+
+class GradientsRequest(ForwardRequest):
+    """A network, its parameters, inputs, targets and a loss."""
+
+    targets = TargetsField(
+        required=True,
+        metadata=_about("shaped like the outputs, or class indices; by output name where there are several"),
+    )
+    loss = LossField(required=True, metadata=_about("compares outputs with targets"))
+    reduction = WordField(REDUCTIONS, load_default="mean", metadata=_about("how the samples' losses are combined"))
+    sample_weights = TensorField(metadata=_about("one factor per sample"))
+    normalize_weights = FlagField(
+        load_default=False, metadata=_about("the mean divides by the sum of the weights, not by the number of samples")
+    )
+    include = WordsField(
+        ("layers", "input_gradients", "per_sample", "parameters"),
+        load_default=frozenset(),
+        metadata=_about("what more to answer"),
+    )
+
+
+class WarningSchema(StrictSchema):
+    """Something true of the answer that a caller should know."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    layer = fields.String()
+    quantity = fields.String()
+
+
+class NormsSchema(StrictSchema):
+    """Euclidean norms of a layer's tensors."""
+
+    pre_activation = fields.Float(required=True, allow_none=True)
+    output = fields.Float(required=True, allow_none=True)
+    delta = fields.Float(allow_none=True)
+
+
+class LayerValuesSchema(StrictSchema):
+    """What one layer computed."""
+
+    name = fields.String(required=True)
+    type = fields.String(required=True)
+    shape = fields.List(fields.Integer(), required=True, metadata=_about("of one sample"))
+    pre_activation = TensorAnswerField(required=True)
+    output = TensorAnswerField(required=True)
+    delta = TensorAnswerField(metadata=_about("dL/dz, the gradient with respect to the pre-activation"))
+    norms = fields.Nested(NormsSchema, required=True)
+
+
+class ForwardResponse(StrictSchema):
+    """The outputs of a network."""
+
+    dtype = fields.String(required=True)
+    outputs = OutputsAnswerField(required=True, metadata=_about("by output name where there are several"))
+    layers = fields.List(fields.Nested(LayerValuesSchema))
+    parameters = ParametersAnswerField(metadata=_about("present when the server initialised them"))
+    finite = fields.Boolean(required=True, metadata=_about("false: some values are not finite, and null in lists"))
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+
+
+class PerSampleSchema(StrictSchema):
+    """Every sample's own share."""
+
+    loss = TensorAnswerField(required=True, metadata=_about("weight times loss of each sample"))
+    gradients = ParametersAnswerField(required=True, metadata=_about("the tree, with a leading axis of samples"))
+
+
+class GradientsResponse(ForwardResponse):
+    """Loss, outputs and exact gradients."""
+
+    loss = TensorAnswerField(
+        required=True, metadata=_about("data loss plus regularisation; a list with reduction none")
+    )
+    data_loss = TensorAnswerField(required=True)
+    regularization_loss = fields.Float(required=True, allow_none=True)
+    gradients = ParametersAnswerField(required=True, metadata=_about("dL/d(parameter), in the tree of the parameters"))
+    gradient_norm = fields.Float(
+        required=True, allow_none=True, metadata=_about("Euclidean norm over all gradients together")
+    )
+    input_gradients = TensorAnswerField()
+    per_sample = fields.Nested(PerSampleSchema)

@@ -1,0 +1,314 @@
+"""Strict scalar fields and the base schema: what came is refused in words that teach.
+
+marshmallow's own Integer, Float and Boolean accept strings; JSON has types, so these do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import orjson
+from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow.exceptions import ValidationError as MarshmallowError
+
+from service.engine.cache import LeastRecentlyUsed
+
+PREVIEW = 60
+"""Characters of a refused value that are shown back."""
+
+
+class Message(str):
+    """An error message that also knows which values would have been accepted."""
+
+    allowed: tuple[Any, ...]
+
+    def __new__(cls, text: str, allowed: Iterable[Any] = ()) -> Message:
+        message = super().__new__(cls, text)
+        message.allowed = tuple(allowed)
+        return message
+
+
+def plain(value: Any) -> Any:
+    """A parsed JSON value as dicts and lists, whichever parser it came from."""
+    if hasattr(value, "as_list"):
+        return value.as_list()
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    return value
+
+
+def shown(value: Any) -> str:
+    """A refused value as JSON, shortened."""
+    if isinstance(value, list) and len(value) > PREVIEW:
+        return f"a list of {len(value)} values"
+    if isinstance(value, str) and len(value) > PREVIEW:
+        value = value[:PREVIEW] + "…"
+    try:
+        text = orjson.dumps(value).decode()
+    except (TypeError, ValueError):
+        text = type(value).__name__
+    return text if len(text) <= PREVIEW else text[:PREVIEW] + "…"
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a known name is close."""
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
+    """The message for a name that is not one of the known ones."""
+    return Message(f"no {kind} is called {shown(name)}{hint(name, known)}", known)
+
+
+class StrictSchema(Schema):
+    """Refuses unknown keys with the nearest known one."""
+
+    class Meta:
+        unknown = RAISE
+
+    def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        if isinstance(error.messages, dict):
+            for key in list(error.messages):
+                if key not in self.load_fields and key != "_schema":
+                    known = list(self.load_fields)
+                    error.messages[key] = [Message(f"unknown key{hint(key, known)}", known)]
+            if "_schema" in error.messages and not isinstance(data, Mapping):
+                error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
+
+
+class StrictField(fields.Field[Any]):
+    """Base of the fields here: says `is required`, and what it takes."""
+
+    default_error_messages: dict[str, Any] = {  # noqa: RUF012 (marshmallow merges it over the classes)
+        "required": "is required",
+        "null": "may not be null",
+    }
+
+    def refuse(self, takes: str, value: Any, allowed: Iterable[Any] = ()) -> ValidationError:
+        return ValidationError(Message(f"takes {takes}, got {shown(plain(value))}", allowed))
+
+
+class NumberField(StrictField):
+    """A finite JSON number within bounds."""
+
+    def __init__(
+        self,
+        *,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        open_minimum: bool = False,
+        open_maximum: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.minimum, self.maximum = minimum, maximum
+        self.open_minimum, self.open_maximum = open_minimum, open_maximum
+
+    @property
+    def takes(self) -> str:
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"{'above' if self.open_minimum else 'at least'} {self.minimum:g}")
+        if self.maximum is not None:
+            bounds.append(f"{'below' if self.open_maximum else 'at most'} {self.maximum:g}")
+        return "a number" + (" " + " and ".join(bounds) if bounds else "")
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if type(value) not in (int, float):
+            raise self.refuse(self.takes, value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.refuse("a number that float64 can hold", value)
+        low, high = self.minimum, self.maximum
+        if (low is not None and (number <= low if self.open_minimum else number < low)) or (
+            high is not None and (number >= high if self.open_maximum else number > high)
+        ):
+            raise self.refuse(self.takes, value)
+        return number
+
+
+class IntegerField(StrictField):
+    """A JSON integer within bounds."""
+
+    def __init__(self, *, minimum: int | None = None, maximum: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.minimum, self.maximum = minimum, maximum
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        low, high = self.minimum, self.maximum
+        if type(value) is not int or (low is not None and value < low) or (high is not None and value > high):
+            bounds = [f"at least {low}"] if low is not None else []
+            bounds += [f"at most {high}"] if high is not None else []
+            raise self.refuse("an integer" + (" " + " and ".join(bounds) if bounds else ""), value)
+        return value
+
+
+class FlagField(StrictField):
+    """true or false."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if type(value) is not bool:
+            raise self.refuse("true or false", value)
+        return value
+
+
+class WordField(StrictField):
+    """One of a few words."""
+
+    def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.values = tuple(values)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or value not in self.values:
+            raise self.refuse(f"one of {', '.join(map(repr, self.values))}", value, self.values)
+        return value
+
+
+class WordsField(StrictField):
+    """A list of words out of a few, as a set."""
+
+    def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.values = tuple(values)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> frozenset[str]:
+        words = plain(value)
+        if not isinstance(words, list):
+            raise self.refuse("a list of words", words, self.values)
+        errors = {
+            place: [unknown_name("choice", word, self.values)]
+            for place, word in enumerate(words)
+            if not isinstance(word, str) or word not in self.values
+        }
+        if errors:
+            raise ValidationError(errors)
+        return frozenset(words)
+
+
+class NameField(StrictField):
+    """A name for a layer."""
+
+    FORBIDDEN = frozenset('.[]/\\"') | {chr(code) for code in range(32)}
+    LONGEST = 64
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= self.LONGEST or not self.FORBIDDEN.isdisjoint(value):
+            takes = f'a name of 1 to {self.LONGEST} characters without . [ ] / \\ " and control characters'
+            raise self.refuse(takes, value)
+        return value
+
+
+class NamesField(StrictField):
+    """A list of names of layers."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        names = plain(value)
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise self.refuse("a list of names of layers", names)
+        return tuple(names)
+
+
+class IntegersField(StrictField):
+    """A list of integers, such as a shape."""
+
+    def __init__(self, *, minimum: int = 1, longest: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.minimum, self.longest = minimum, longest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
+        numbers = plain(value)
+        if not isinstance(numbers, list) or len(numbers) > self.longest:
+            raise self.refuse(f"a list of at most {self.longest} integers", numbers)
+        errors = {
+            place: [Message(f"takes an integer at least {self.minimum}, got {shown(number)}")]
+            for place, number in enumerate(numbers)
+            if type(number) is not int or not self.minimum <= number < 2**53
+        }
+        if errors:
+            raise ValidationError(errors)
+        return tuple(numbers)
+
+
+class NumbersField(StrictField):
+    """A list of numbers with a common lower bound."""
+
+    def __init__(self, *, minimum: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = NumberField(minimum=minimum)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, ...]:
+        numbers = plain(value)
+        if not isinstance(numbers, list) or not numbers:
+            raise self.refuse("a list of numbers", numbers)
+        result, errors = [], {}
+        for place, number in enumerate(numbers):
+            try:
+                result.append(self.number.deserialize(number))
+            except ValidationError as error:
+                errors[place] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return tuple(result)
+
+
+MOST_DEPTH = 64
+REMEMBERED = 512
+"""How many different values each remembering field knows, and up to how many bytes long."""
+REMEMBERED_BYTES = 64 * 1024
+
+T = TypeVar("T")
+
+
+class Remembered(StrictField, Generic[T]):
+    """A definition that is recognised by its bytes when it comes again, and then not validated again.
+
+    Equal values give the same object, so that whatever is compiled for it is found by identity.
+    """
+
+    takes = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.known: LeastRecentlyUsed[T] = LeastRecentlyUsed(REMEMBERED)
+
+    def make(self, value: Any) -> T:
+        """The object for a value not seen before; raises `ValidationError`."""
+        raise NotImplementedError
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> T:
+        value = plain(value)
+        try:
+            # Bytes that are equal whatever the order of keys and the white space were.
+            key = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        except (TypeError, ValueError):
+            raise ValidationError([Message(f"is nested deeper than {MOST_DEPTH} levels")]) from None
+        if len(key) > REMEMBERED_BYTES:
+            return self._make(value)
+        return self.known.get(key, lambda: self._make(value))
+
+    def _make(self, value: Any) -> T:
+        if nesting(value) > MOST_DEPTH:
+            raise ValidationError([Message(f"is nested deeper than {MOST_DEPTH} levels")])
+        return self.make(value)
+
+
+def nesting(value: Any) -> int:
+    """How deep lists and objects lie in one another, counted up to one more than allowed."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_DEPTH:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth

@@ -1,0 +1,133 @@
+"""A network definition on the wire, and the engine's definition it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError
+
+from schemas.declared import options_schema, select
+from schemas.fields import (
+    FlagField,
+    IntegersField,
+    Message,
+    NameField,
+    NamesField,
+    Remembered,
+    StrictField,
+    StrictSchema,
+    WordField,
+    hint,
+    shown,
+    unknown_name,
+)
+from service.engine.declarations import Registry
+from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.layers import layers
+
+
+class LayerSchema(StrictSchema):
+    """The keys that every layer has, whatever its type."""
+
+    type = WordField(layers.names, required=True, metadata={"description": "which layer this is"})
+    name = NameField(metadata={"description": "how others refer to it; by default <type>_<position>"})
+    inputs = NamesField(metadata={"description": "the layers it takes, or 'input'; by default the one before"})
+    shares = NameField(metadata={"description": "the layer whose parameters it uses too"})
+    trainable = FlagField(metadata={"description": "whether its gradients are computed (true)"})
+
+
+COMMON = LayerSchema()
+COMMON_KEYS = frozenset(COMMON.load_fields)
+
+
+class LayersField(StrictField):
+    """The layers of a network, each validated by the schema of its type."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[LayerDefinition, ...]:
+        if not isinstance(value, list) or not value:
+            raise self.refuse("a list of at least one layer", value)
+        made: list[LayerDefinition] = []
+        errors: dict[int, Any] = {}
+        for position, layer in enumerate(value):
+            try:
+                made.append(_layer(layer, position))
+            except ValidationError as error:
+                errors[position] = error.messages
+        seen: dict[str, int] = {INPUT: -1}
+        for position, definition in enumerate(made if not errors else ()):
+            if definition.name in seen:
+                other = seen[definition.name]
+                detail = "that name means the inputs of the network" if other < 0 else f"layer {other} has that name"
+                errors[position] = {"name": [Message(f"{definition.name!r} is taken: {detail}")]}
+            seen.setdefault(definition.name, position)
+        if errors:
+            raise ValidationError(errors)
+        return tuple(made)
+
+
+def _layer(value: Any, position: int) -> LayerDefinition:
+    if not isinstance(value, Mapping):
+        raise ValidationError([Message(f"takes an object with 'type', got {shown(value)}")])
+    kind = value.get("type")
+    if isinstance(kind, str) and kind in layers:
+        return _known_layer(value, kind, position)
+    if kind is None:
+        raise ValidationError({"type": [Message("is required", layers.names)]})
+    raise ValidationError({"type": [unknown_name("layer type", kind, layers.names)]})
+
+
+def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDefinition:
+    known: Registry[Any] = layers
+    own = set(options_schema(known[kind]).load_fields)
+    errors: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+    selection = None
+    try:
+        common = COMMON.load({key: item for key, item in value.items() if key in COMMON_KEYS})
+    except ValidationError as error:
+        errors.update(error.messages_dict)
+    try:
+        options = {key: item for key, item in value.items() if key not in COMMON_KEYS}
+        selection = select(known, {"type": kind, **options})
+    except ValidationError as error:
+        errors.update(error.messages_dict)
+    for key in errors:
+        if key not in own and key not in COMMON_KEYS:
+            names = [*own, *COMMON_KEYS]
+            errors[key] = [Message(f"a {kind} layer has no {shown(key)}{hint(key, names)}", sorted(names))]
+    if errors or selection is None:
+        raise ValidationError(errors)
+    return LayerDefinition(
+        name=common.get("name", f"{selection.name}_{position + 1}"),
+        layer=selection,
+        inputs=common.get("inputs"),
+        shares=common.get("shares"),
+        trainable=common.get("trainable", True),
+    )
+
+
+class NetworkSchema(StrictSchema):
+    """The architecture alone; parameters travel beside it."""
+
+    layers = LayersField(required=True, metadata={"description": "in the order they are written"})
+    input_shape = IntegersField(metadata={"description": "shape of one sample; may be left out where inputs tell it"})
+    outputs = NamesField(metadata={"description": "the layers whose output is wanted; by default the last one"})
+
+
+SCHEMA = NetworkSchema()
+
+
+class NetworkField(Remembered[NetworkDefinition]):
+    """A network definition."""
+
+    takes = "an object with 'layers'"
+
+    def make(self, value: Any) -> NetworkDefinition:
+        if not isinstance(value, dict):
+            raise self.refuse(self.takes, value)
+        loaded = SCHEMA.load(value)
+        outputs = loaded.get("outputs")
+        if outputs is not None and len(set(outputs)) != len(outputs):
+            raise ValidationError({"outputs": [Message("names a layer twice")]})
+        return NetworkDefinition(layers=loaded["layers"], input_shape=loaded.get("input_shape"), outputs=outputs)

@@ -1,0 +1,44 @@
+"""What the system's own resources give, and the form of every error."""
+
+from __future__ import annotations
+
+from marshmallow import INCLUDE, Schema, fields
+
+
+class HealthSchema(Schema):
+    """Whether all is well."""
+
+    status = fields.String(required=True)
+
+
+class ServiceSchema(Schema):
+    """The service about itself."""
+
+    name = fields.String(required=True)
+    version = fields.String(required=True)
+    links = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    limits = fields.Dict(
+        keys=fields.String(), values=fields.Float(), required=True, metadata={"description": "the limits in force"}
+    )
+
+
+class ProblemErrorSchema(Schema):
+    """One thing that is wrong."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    pointer = fields.String(required=True, metadata={"description": "JSON pointer to the offending part"})
+    detail = fields.String(required=True, metadata={"description": "what was expected and what came"})
+    allowed = fields.List(fields.Raw(), metadata={"description": "what would have been accepted"})
+
+
+class ProblemSchema(Schema):
+    """An error, in the form of RFC 9457."""
+
+    type = fields.String(required=True, metadata={"description": "a page that explains this kind of problem"})
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String(required=True, metadata={"description": "the request id"})
+    errors = fields.List(fields.Nested(ProblemErrorSchema))

@@ -1,0 +1,265 @@
+"""Tensors on the wire: nested lists or typed arrays, both ways.
+
+A tensor goes through NumPy in one step and is checked once, where it enters: rectangular, numbers
+only, finite. A refusal names the first offending element by its place.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pybase64
+from marshmallow import ValidationError
+
+from schemas.fields import Message, StrictField, hint, plain, shown
+
+Array = npt.NDArray[Any]
+
+TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
+MOST_AXES = 16
+NUMBERS = frozenset((int, float))
+
+
+class TensorField(StrictField):
+    """A tensor as nested lists of numbers (a bare number for a scalar) or as a typed array."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array:
+        return decode(value)
+
+
+class TensorAnswerField(TensorField):
+    """A tensor in an answer: as in requests, with null in lists for what is not finite."""
+
+
+class ParametersField(StrictField):
+    """Tensors by layer and parameter name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
+        if not isinstance(value, Mapping):
+            raise self.refuse("an object {layer: {parameter: tensor}}", value)
+        tree: dict[str, dict[str, Array]] = {}
+        errors: dict[str, Any] = {}
+        for layer, tensors in value.items():
+            if not isinstance(tensors, Mapping):
+                errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
+                continue
+            arrays = tree[layer] = {}
+            for name, tensor in tensors.items():
+                try:
+                    arrays[name] = decode(tensor)
+                except ValidationError as error:
+                    errors.setdefault(layer, {})[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return tree
+
+
+class ParametersAnswerField(ParametersField):
+    """Tensors by layer and parameter name, in an answer."""
+
+
+class TargetsField(StrictField):
+    """One tensor, or tensors by the name of the output where a network has several."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
+        if not isinstance(value, Mapping) or "base64" in value:
+            return decode(value)
+        tensors: dict[str, Array] = {}
+        errors: dict[str, Any] = {}
+        for name, tensor in value.items():
+            try:
+                tensors[name] = decode(tensor)
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return tensors
+
+
+class OutputsAnswerField(TargetsField):
+    """One tensor, or tensors by output name, in an answer."""
+
+
+def decode(value: Any) -> Array:
+    """The array that `value` describes; float64 for lists, as typed for typed arrays."""
+    if type(value) is list:
+        return _from_lists(value)
+    if type(value) in NUMBERS:
+        return _finite(np.array(_float(value, ())))
+    if hasattr(value, "as_buffer"):
+        return _from_document(value)
+    if isinstance(value, Mapping):
+        return _from_typed(value)
+    raise ValidationError(Message(f"takes a tensor: nested lists of numbers or a typed array, got {shown(value)}"))
+
+
+def encode(array: Array) -> dict[str, Any]:
+    """`array` as a typed array: little-endian, row-major."""
+    little = array.dtype.newbyteorder("<")
+    values = np.ascontiguousarray(array, dtype=little)
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "base64": pybase64.b64encode(values.data).decode("ascii"),
+    }
+
+
+def narrow(value: Any, key: str) -> Any:
+    """Tensors, or trees of them, as float32; refuses numbers too large for it."""
+    if isinstance(value, dict):
+        narrowed = {}
+        for name, item in value.items():
+            try:
+                narrowed[name] = narrow(item, name)
+            except ValidationError as error:
+                raise ValidationError({key: error.messages}) from None
+        return narrowed
+    if value.dtype.kind != "f":
+        return value
+    with np.errstate(over="ignore"):
+        array = value.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        place = tuple(int(n) for n in wrong[0])
+        raise ValidationError({key: _at(place, f"{value[place]:g} is too large for float32").messages})
+    return array
+
+
+def _from_lists(value: list[Any]) -> Array:
+    shape = [len(value)]
+    level: list[Any] = value
+    while level and type(level[0]) is list:
+        lengths = set(map(len, level)) if set(map(type, level)) == {list} else ()
+        if len(lengths) != 1 or len(shape) >= MOST_AXES:
+            raise _offence(value)
+        shape.extend(lengths)
+        level = list(chain.from_iterable(level))
+    if not level:
+        raise _at((), "needs at least one number; an empty list came")
+    if not NUMBERS.issuperset(map(type, level)):
+        raise _offence(value)
+    try:
+        array = np.array(level, np.float64)
+    except OverflowError:
+        raise _offence(value) from None
+    if len(shape) > 1:
+        array = array.reshape(shape)
+    return array
+
+
+def _from_document(value: Any) -> Array:
+    """From an array of the streaming parser, without making Python numbers."""
+    shape = [len(value)]
+    rows = [value]
+    try:
+        while shape[-1] and hasattr(rows[0][0], "as_buffer"):
+            rows = list(chain.from_iterable(rows))
+            lengths = set(map(len, rows))
+            if len(lengths) != 1 or len(shape) >= MOST_AXES:
+                raise ValueError
+            shape.append(lengths.pop())
+        array = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
+        if 0 in shape or array.size != math.prod(shape):
+            raise ValueError
+    except (ValueError, TypeError):
+        return _from_lists(value.as_list())  # finds and names the offence
+    return array.reshape(shape)
+
+
+def _from_typed(value: Mapping[str, Any]) -> Array:
+    errors: dict[str, Any] = {}
+    known = ("dtype", "shape", "base64")
+    for key in value:
+        if key not in known:
+            errors[key] = [Message(f"unknown key of a typed array{hint(key, known)}", known)]
+    for key in known:
+        if key not in value:
+            errors[key] = [Message("is required in a typed array")]
+    if errors:
+        raise ValidationError(errors)
+    dtype, shape, text = value["dtype"], plain(value["shape"]), value["base64"]
+    if dtype not in TYPED_DTYPES:
+        errors["dtype"] = [Message(f"takes one of {', '.join(TYPED_DTYPES)}, got {shown(plain(dtype))}", TYPED_DTYPES)]
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MOST_AXES
+        or not all(type(n) is int and 0 < n < 2**53 for n in shape)
+    ):
+        errors["shape"] = [Message(f"takes a list of at most {MOST_AXES} positive integers, got {shown(shape)}")]
+    if not isinstance(text, str):
+        errors["base64"] = [Message(f"takes a string of base64, got {shown(plain(text))}")]
+    if errors:
+        raise ValidationError(errors)
+    try:
+        content = pybase64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise _nested({"base64": ...}, "is not base64 (RFC 4648 with padding, no line breaks)") from None
+    wanted = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(content) != wanted:
+        raise _nested({"base64": ...}, f"holds {len(content)} bytes; shape {shape} of {dtype} takes {wanted}")
+    array = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+    return _finite(array, typed=True)
+
+
+def _finite(array: Array, *, typed: bool = False) -> Array:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(np.atleast_1d(array))))
+        text = f"holds {float(np.atleast_1d(array)[place])} at {list(place)}; numbers must be finite"
+        raise _nested({"base64": ...} if typed else {}, text)
+    return array
+
+
+def _float(value: float, place: tuple[int, ...]) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise _at(place, "is too large for float64") from None
+
+
+def _nested(path: Mapping[str, Any], text: str) -> ValidationError:
+    message: Any = [Message(text)]
+    for key in path:
+        message = {key: message}
+    return ValidationError(message)
+
+
+def _at(place: tuple[int, ...], text: str) -> ValidationError:
+    message: Any = [Message(text)]
+    for position in reversed(place):
+        message = {position: message}
+    return ValidationError(message)
+
+
+def _offence(value: list[Any]) -> ValidationError:
+    """The first element, in reading order, that keeps `value` from being a tensor of numbers."""
+    shape: list[int] = []
+    probe: Any = value
+    while isinstance(probe, list) and probe and len(shape) <= MOST_AXES:
+        shape.append(len(probe))
+        probe = probe[0]
+    if len(shape) > MOST_AXES:
+        return _at((), f"is nested deeper than {MOST_AXES} lists")
+    pending: list[tuple[tuple[int, ...], Any]] = [((), value)]
+    while pending:
+        place, item = pending.pop()
+        depth = len(place)
+        if depth < len(shape):
+            if not isinstance(item, list):
+                return _at(place, f"takes a list of {shape[depth]} like its neighbours, got {shown(item)}")
+            if len(item) != shape[depth]:
+                return _at(place, f"has {len(item)} entries; its neighbours have {shape[depth]}")
+            pending.extend(((*place, position), child) for position, child in reversed(list(enumerate(item))))
+        elif type(item) not in NUMBERS:
+            return _at(place, f"takes a number, got {shown(item)}")
+        else:
+            try:
+                float(item)
+            except OverflowError:
+                return _at(place, "is too large for float64")
+    return _at((), "is not a tensor of numbers")

@@ -1,0 +1,212 @@
+"""The catalogue: everything a request may name, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from schemas.catalogue import DeclarationSchema, DeclarationsSchema
+from schemas.fields import hint
+from service import wire
+from service.api.operation import describe
+from service.engine.declarations import (
+    REQUIRED,
+    Choice,
+    Declaration,
+    Flag,
+    Integer,
+    Integers,
+    Number,
+    Numbers,
+    Option,
+    Reference,
+    Registry,
+    Selection,
+)
+from service.engine.network.activations import activations
+from service.engine.network.curves import activation_curve, loss_curve
+from service.engine.network.initializers import initializers
+from service.engine.network.layers import Layer, layers
+from service.engine.network.losses import Loss, losses
+from service.engine.network.regularizers import regularizers
+from service.problems import Problem
+
+blueprint = Blueprint("catalogue", __name__)
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    registry.plural: registry for registry in (activations, losses, layers, initializers, regularizers)
+}
+MOST_POINTS = 2001
+
+_TYPES: dict[type[Option], str] = {
+    Number: "number",
+    Integer: "integer",
+    Flag: "boolean",
+    Choice: "string",
+    Integers: "integer list",
+    Numbers: "number list",
+    Reference: "choice",
+}
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, Selection):
+        return {"type": value.name, **value.options}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _option(option: Option) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": option.name,
+        "type": _TYPES[type(option)],
+        "required": option.required,
+        "description": option.description,
+    }
+    if option.default is not REQUIRED:
+        entry["default"] = _default(option.default)
+    match option:
+        case Number():
+            bounds = {"minimum": option.minimum, "maximum": option.maximum}
+            entry |= {
+                ("exclusive_" if getattr(option, f"open_{name}") else "") + name: bound
+                for name, bound in bounds.items()
+                if bound is not None
+            }
+        case Integer():
+            bounds = {"minimum": option.minimum, "maximum": option.maximum}
+            entry |= {name: bound for name, bound in bounds.items() if bound is not None}
+        case Choice():
+            entry["values"] = list(option.values)
+        case Reference():
+            entry["of"] = f"/v1/{option.registry.plural}"
+    return entry
+
+
+def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": declaration.name,
+        "aliases": list(declaration.aliases),
+        "description": dict(declaration.description),
+        "latex": declaration.latex,
+        "derivative": declaration.derivative,
+        "options": [_option(option) for option in declaration.options],
+        "sources": list(declaration.sources),
+        "href": f"/v1/{plural}/{declaration.name}",
+    }
+    if isinstance(declaration, Layer):
+        entry["parameters"] = dict(declaration.parameters or {})
+        entry["merges"] = declaration.merges
+    return entry
+
+
+@cache
+def _listing(plural: str) -> bytes:
+    return wire.dump({plural: [_entry(plural, declaration) for declaration in REGISTRIES[plural]]})
+
+
+def _cacheable(content: bytes) -> Response:
+    response = Response(content, content_type=wire.JSON)
+    response.set_etag(hashlib.sha256(content).hexdigest()[:32])
+    response.cache_control.no_cache = True  # keep it, but ask whether it changed
+    response.make_conditional(request)
+    return response
+
+
+def _number(query: Mapping[str, str], name: str, default: float) -> float:
+    text = query.get(name)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > 1e9:
+        error = {"pointer": f"#/query/{name}", "detail": f"takes a number between -1e9 and 1e9, got {text!r}"}
+        raise Problem("invalid", f"The query parameter {name} is not valid.", [error])
+    return number
+
+
+def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[str, str]) -> dict[str, Any]:
+    known = ["from", "to", "points"] + (["target"] if registry is losses else [])
+    for name in query:
+        if name not in known:
+            error = {
+                "pointer": f"#/query/{name}",
+                "detail": f"unknown query parameter{hint(name, known)}",
+                "allowed": known,
+            }
+            raise Problem("invalid", f"There is no query parameter {name!r}.", [error])
+    declaration = selection.declaration
+    low, high = declaration.domain if isinstance(declaration, Loss) else (-6.0, 6.0)
+    start, stop = _number(query, "from", low), _number(query, "to", high)
+    points = _number(query, "points", 241)
+    if not (points.is_integer() and 2 <= points <= MOST_POINTS):
+        error = {"pointer": "#/query/points", "detail": f"takes an integer from 2 to {MOST_POINTS}, got {points:g}"}
+        raise Problem("invalid", "The query parameter points is not valid.", [error])
+    curve: dict[str, Any] = {}
+    if isinstance(declaration, Loss):
+        # One output is one class, so the only index is 0.
+        target = 0.0 if declaration.indices else _number(query, "target", declaration.example_target)
+        curve["target"] = target
+        sampled = loss_curve(selection, target, start, stop, int(points))
+    else:
+        sampled = activation_curve(selection, start, stop, int(points))
+    return curve | {"x": sampled.x, "value": sampled.values, "derivative": sampled.derivatives}
+
+
+def _add(plural: str) -> None:
+    registry = REGISTRIES[plural]
+    kind = registry.kind
+    drawn = plural in ("activations", "losses")
+    path_parameter = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": registry.names},
+        "example": next(iter(registry)).name,
+    }
+    query = [
+        {"name": name, "in": "query", "schema": schema, "description": text}
+        for name, schema, text in (
+            ("from", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where the curve starts"),
+            ("to", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where it ends"),
+            ("points", {"type": "integer", "minimum": 2, "maximum": MOST_POINTS, "default": 241}, "how many points"),
+            ("target", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "the target a loss is drawn against"),
+        )
+        if drawn and (name != "target" or registry is losses)
+    ]
+
+    def everything() -> Response:
+        return _cacheable(_listing(plural))
+
+    def one(name: str) -> Response:
+        if name not in registry:
+            raise Problem("not-found", f"No {kind} is called {name!r}{hint(name, registry.names)}.")
+        declaration = registry[name]
+        if drawn:
+            curve = _curve(registry, registry.select(name), request.args)
+            return _cacheable(wire.dump(_entry(plural, declaration) | {"curve": curve}))
+        return _cacheable(wire.dump(_entry(plural, declaration)))
+
+    everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
+    everything.__doc__ = f"Every {kind} that a request may name, with options, formulas and sources."
+    one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
+    summary = f"All {plural}"
+    describe("GET", f"/v1/{plural}", summary=summary, tag="Catalogue", gives=DeclarationsSchema())(everything)
+    describe(
+        "GET",
+        f"/v1/{plural}/{{name}}",
+        summary=f"One {kind}",
+        tag="Catalogue",
+        gives=DeclarationSchema(),
+        parameters=(path_parameter, *query),
+    )(one)
+    blueprint.get(f"/v1/{plural}")(everything)
+    blueprint.get(f"/v1/{plural}/<name>")(one)
+
+
+for _plural in REGISTRIES:
+    _add(_plural)

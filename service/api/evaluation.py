@@ -1,0 +1,158 @@
+"""`/v1/forward` and `/v1/gradients`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
+from schemas.tensor import Array
+from service.api.examples import FORWARD, GRADIENTS
+from service.api.operation import SMALL, Context, post
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.network.evaluate import LayerValues, Result, Task, compile_task, norm
+
+blueprint = Blueprint("evaluation", __name__)
+
+# Below this many operations a run is over before a look at the clock could matter.
+WATCHED_OPERATIONS = 1e6
+
+
+@post(
+    blueprint,
+    "/v1/forward",
+    takes=ForwardRequest(),
+    gives=ForwardResponse(),
+    summary="Outputs of a network",
+    tag="Networks",
+    examples=FORWARD,
+)
+def forward(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Run a network forward. With `include: ["layers"]` every layer's pre-activation and output come too."""
+    return _answer(request, _evaluate(request, context, None))
+
+
+@post(
+    blueprint,
+    "/v1/gradients",
+    takes=GradientsRequest(),
+    gives=GradientsResponse(),
+    summary="Loss and exact gradients",
+    tag="Networks",
+    examples=GRADIENTS,
+)
+def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Loss, outputs and the exact gradient of the loss with respect to every parameter.
+
+    Gradients come in the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of
+    descent. `include` adds `layers` (pre-activation, output and delta = dL/dz of each), `input_gradients`,
+    `per_sample` (every sample's own loss and gradients) and `parameters`.
+    """
+    names = request["network"].output_names
+    targets = request["targets"]
+    if not isinstance(targets, dict):
+        if len(names) > 1:
+            detail = f"takes one tensor for each output: an object with {', '.join(map(repr, names))}"
+            raise InvalidRequest([Fault(("targets",), detail, names)])
+        targets = {names[0]: targets}
+    elif set(targets) != set(names):
+        faults = [
+            Fault(("targets", name), "is no output of the network", names) for name in targets if name not in names
+        ]
+        faults += [Fault(("targets", name), "is missing") for name in names if name not in targets]
+        raise InvalidRequest(faults)
+    result = _evaluate(request, context, targets)
+    answer = _answer(request, result)
+    assert result.loss is not None
+    assert result.data_loss is not None
+    answer |= {
+        "loss": result.loss,
+        "data_loss": result.data_loss,
+        "regularization_loss": result.regularization_loss,
+        "gradients": result.gradients,
+        "gradient_norm": result.gradient_norm,
+    }
+    if result.input_gradients is not None:
+        answer["input_gradients"] = result.input_gradients
+    if result.per_sample_loss is not None:
+        answer["per_sample"] = {"loss": result.per_sample_loss, "gradients": result.per_sample_gradients}
+    return answer
+
+
+def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Array] | None) -> Result:
+    parameters = request.get("parameters")
+    weights = request.get("sample_weights")
+    task = Task(
+        definition=request["network"],
+        dtype=request["dtype"],
+        inputs=request["inputs"].shape,
+        training=request["training"],
+        include=request["include"],
+        loss=request.get("loss"),
+        targets=None if targets is None else tuple((name, array.shape) for name, array in targets.items()),
+        reduction=request.get("reduction", "mean"),
+        weighted=weights is not None,
+        normalize_weights=request.get("normalize_weights", False),
+        parameters=_unusual_shapes(parameters),
+    )
+    runtime = context.runtime
+    evaluation = runtime.evaluations.get(task, lambda: compile_task(task, runtime.settings.limits))
+    context.timer.mark("compile")
+    deadline = context.deadline if evaluation.program.work > WATCHED_OPERATIONS else None
+    # The arena, and as much again at most for the arrays of the answer.
+    nbytes = 2 * evaluation.program.nbytes
+    arguments = (request["inputs"], parameters, targets, weights, request["seed"], deadline)
+    if nbytes <= SMALL:
+        result = evaluation.run(*arguments)
+    else:
+        with runtime.memory.hold(nbytes):
+            result = evaluation.run(*arguments)
+    context.timer.mark("compute")
+    return result
+
+
+def _unusual_shapes(
+    parameters: dict[str, dict[str, Array]] | None,
+) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
+    """Shapes that decide between the forms a parameter may have: one number for all instead of one each."""
+    if parameters is None:
+        return ()
+    return tuple(
+        [
+            ((layer, name), array.shape)
+            for layer, arrays in parameters.items()
+            for name, array in arrays.items()
+            if array.size == 1
+        ]
+    )
+
+
+def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
+    outputs = result.outputs
+    answer: dict[str, Any] = {
+        "dtype": request["dtype"],
+        "outputs": outputs if len(outputs) > 1 else next(iter(outputs.values())),
+        "finite": result.finite,
+        "warnings": [
+            {"code": caution.code, "message": caution.message}
+            | ({"layer": caution.layer} if caution.layer else {})
+            | ({"quantity": caution.quantity} if caution.quantity else {})
+            for caution in result.warnings
+        ],
+    }
+    if result.layers is not None:
+        answer["layers"] = [_layer(layer) for layer in result.layers]
+    if result.parameters is not None:
+        answer["parameters"] = result.parameters
+    elif "parameters" in request["include"]:
+        answer["parameters"] = request["parameters"]
+    return answer
+
+
+def _layer(layer: LayerValues) -> dict[str, Any]:
+    tensors = {"pre_activation": layer.pre_activation, "output": layer.output}
+    if layer.delta is not None:
+        tensors["delta"] = layer.delta
+    norms = {name: norm(array) for name, array in tensors.items()}
+    return {"name": layer.name, "type": layer.type, "shape": list(layer.shape), **tensors, "norms": norms}

@@ -1,0 +1,80 @@
+"""Requests that show what the service does. OpenAPI, Swagger UI and the tests use the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+XOR_NETWORK: dict[str, Any] = {
+    "layers": [
+        {"type": "dense", "name": "hidden", "units": 2, "activation": "sigmoid"},
+        {"type": "dense", "name": "output", "units": 1, "activation": "sigmoid"},
+    ]
+}
+# The weights of Jeff Heaton's worked example, heatonresearch.com.
+XOR_PARAMETERS: dict[str, Any] = {
+    "hidden": {
+        "kernel": [[-0.06782947598673161, 0.9487814395569221], [0.22341077197888182, 0.461587116462548]],
+        "bias": [-0.4635107399577998, 0.09750161997450091],
+    },
+    "output": {"kernel": [[-0.22791948943117624], [0.581714099641357]], "bias": [0.7792991203673414]},
+}
+XOR_DATA: dict[str, Any] = {"inputs": [[0, 0], [0, 1], [1, 0], [1, 1]], "targets": [[0], [1], [1], [0]]}
+
+FORWARD: dict[str, dict[str, Any]] = {
+    "xor": {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, "inputs": XOR_DATA["inputs"], "include": ["layers"]},
+    "initialised": {
+        "network": {
+            "layers": [
+                {"type": "dense", "units": 3, "activation": "relu", "kernel_initializer": "he_normal"},
+                {"type": "dropout", "rate": 0.5},
+                {"type": "dense", "units": 2, "activation": "softmax"},
+            ]
+        },
+        "seed": 7,
+        "inputs": [[0.5, -1.0, 2.0, 0.1]],
+    },
+}
+
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "xor": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "half_squared_error",
+        "include": ["layers"],
+    },
+    "classes": {
+        "network": {
+            "layers": [
+                {"type": "dense", "name": "hidden", "units": 3, "activation": {"type": "leaky_relu", "alpha": 0.1}},
+                {
+                    "type": "dense",
+                    "name": "classes",
+                    "units": 3,
+                    "activation": "softmax",
+                    "kernel_regularizer": {"l2": 0.001},
+                },
+            ]
+        },
+        "seed": 1,
+        "inputs": [[1.0, 0.5], [-0.5, 2.0]],
+        "targets": [2, 0],
+        "loss": {"type": "sparse_categorical_crossentropy", "label_smoothing": 0.1},
+        "include": ["per_sample", "input_gradients"],
+    },
+    "residual": {
+        "network": {
+            "layers": [
+                {"type": "dense", "name": "first", "units": 2, "activation": "tanh"},
+                {"type": "dense", "name": "second", "units": 2, "activation": "tanh"},
+                {"type": "add", "name": "sum", "inputs": ["first", "second"]},
+                {"type": "dense", "name": "output", "units": 1},
+            ]
+        },
+        "seed": 3,
+        "inputs": [[0.2, -0.4], [1.0, 0.3]],
+        "targets": [[1.0], [0.0]],
+        "loss": "mean_squared_error",
+        "sample_weights": [1.0, 2.0],
+    },
+}

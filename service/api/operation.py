@@ -1,0 +1,141 @@
+"""One decorator turns a function into an operation of the API.
+
+The function takes what its request schema loaded and gives what its response schema describes;
+reading, validation, negotiation and writing happen here, the same for all. `OPERATIONS` lists them
+for OpenAPI.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Blueprint, Response, current_app, g, request
+from marshmallow import Schema, ValidationError
+
+from service import wire
+from service.access import Budget
+from service.config import Settings
+from service.engine.cache import LeastRecentlyUsed
+from service.engine.network.evaluate import Evaluation
+from service.observability import Timer
+from service.problems import from_validation
+
+# What parsing a body takes at worst, in multiples of its length: a small integer of two bytes
+# becomes a list entry of eight, an entry of the parser's tape and an element of an array.
+PARSING_FACTOR = 16
+SMALL = 64 * 1024
+"""Bytes below which memory is not worth counting."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What operations need of the running service."""
+
+    settings: Settings
+    evaluations: LeastRecentlyUsed[Evaluation]
+    memory: Budget
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an operation knows of the request beside its content."""
+
+    runtime: Runtime
+    timer: Timer
+    deadline: float
+    """A reading of `time.monotonic`."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation, as OpenAPI describes it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    description: str
+    tag: str
+    takes: Schema | None = None
+    gives: Schema | None = None
+    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Request bodies by name; their answers are computed when OpenAPI is written."""
+    parameters: tuple[Mapping[str, Any], ...] = ()
+    """Path and query parameters, as OpenAPI has them."""
+    media_types: tuple[str, ...] = ("application/json",)
+
+
+OPERATIONS: list[Operation] = []
+
+
+def runtime() -> Runtime:
+    """The running service's own state."""
+    found: Runtime = current_app.extensions["nabla"]
+    return found
+
+
+def describe(
+    method: str, path: str, *, summary: str, tag: str, **details: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: put the view below into OpenAPI; the first paragraph of its docstring is the description."""
+
+    def register(view: Callable[..., Any]) -> Callable[..., Any]:
+        text = (view.__doc__ or "").strip()
+        OPERATIONS.append(Operation(method, path, view.__name__, summary, text, tag, **details))
+        return view
+
+    return register
+
+
+def post(
+    blueprint: Blueprint,
+    path: str,
+    *,
+    takes: Schema,
+    gives: Schema,
+    summary: str,
+    tag: str,
+    examples: Mapping[str, Mapping[str, Any]],
+) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any]]], Callable[..., Response]]:
+    """Decorator: the function below answers POST requests at `path`."""
+
+    def register(view: Callable[[dict[str, Any], Context], dict[str, Any]]) -> Callable[..., Response]:
+        def handle() -> Response:
+            environ = request.environ
+            running = runtime()
+            settings = running.settings
+            base64 = wire.wants_base64(environ)
+            wire.check_content_type(environ)
+            timer: Timer = g.timer
+            body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
+            if len(body) <= SMALL:
+                return answer(body, base64, running, timer)
+            with running.memory.hold(len(body) * PARSING_FACTOR):
+                return answer(body, base64, running, timer)
+
+        def answer(body: bytes, base64: bool, running: Runtime, timer: Timer) -> Response:
+            timer.mark("receive")
+            value = wire.parse(body)
+            timer.mark("parse")
+            try:
+                loaded = takes.load(value)
+            except ValidationError as error:
+                raise from_validation(error) from None
+            timer.mark("validate")
+            context = Context(running, timer, time.monotonic() + running.settings.max_seconds)
+            result = view(loaded, context)
+            content = wire.dump(result, base64)
+            timer.mark("serialize")
+            media_type = "application/json; tensors=base64" if base64 else wire.JSON
+            return Response(content, content_type=media_type)
+
+        handle.__name__ = view.__name__
+        handle.__doc__ = view.__doc__
+        describe("POST", path, summary=summary, tag=tag, takes=takes, gives=gives, examples=examples)(handle)
+        blueprint.post(path)(handle)
+        return handle
+
+    return register

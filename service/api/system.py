@@ -1,0 +1,152 @@
+"""Health, metrics, the service's description of itself, and the pages for people."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import flask_swagger_ui
+import orjson
+import yaml
+from flask import Blueprint, Response, render_template, send_from_directory
+from markupsafe import Markup
+
+from schemas.system import HealthSchema, ServiceSchema
+from service import __version__, wire
+from service.api.catalogue import REGISTRIES
+from service.api.examples import GRADIENTS
+from service.api.operation import OPERATIONS, describe, runtime
+from service.observability import exposition
+from service.problems import KINDS, Problem
+
+blueprint = Blueprint("system", __name__, template_folder="../templates")
+
+SPECIFICATION = Path(__file__).parents[2] / "openapi.yaml"
+SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+# Everything the pages load comes from the service itself; Swagger UI sets styles and draws
+# inline images, nothing else is allowed.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(wire.dump(value), status, content_type=wire.JSON)
+
+
+def _page(template: str, **values: Any) -> Response:
+    response = Response(
+        render_template(template, version=__version__, **values), content_type="text/html; charset=utf-8"
+    )
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return response
+
+
+@describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=HealthSchema())
+def live() -> Response:
+    """Answers while the worker computes; asks nothing of the engine."""
+    return _json({"status": "ok"})
+
+
+@describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=HealthSchema())
+def ready() -> Response:
+    """Answers 200 once the engine has passed its self-test."""
+    runtime()
+    return _json({"status": "ok"})
+
+
+@describe("GET", "/metrics", summary="Metrics for Prometheus", tag="System", media_types=("text/plain",))
+def metrics() -> Response:
+    """Counts and times of requests, summed over the workers."""
+    content, media_type = exposition()
+    return Response(content, content_type=media_type)
+
+
+@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceSchema())
+def about() -> Response:
+    """Name, version, links and the limits in force."""
+    links = {operation.name: operation.path for operation in OPERATIONS if "{" not in operation.path}
+    return _json(
+        {
+            "name": "Nabla, the gradient service",
+            "version": __version__,
+            "links": links,
+            "limits": runtime().settings.shown_limits,
+        }
+    )
+
+
+@cache
+def _specification() -> tuple[bytes, bytes]:
+    text = SPECIFICATION.read_bytes()
+    return text, orjson.dumps(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+@describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=("application/yaml",))
+def openapi_yaml() -> Response:
+    """The OpenAPI 3.1 description of the service, as YAML."""
+    return Response(_specification()[0], content_type="application/yaml")
+
+
+@describe("GET", "/openapi.json", summary="This description as JSON", tag="System")
+def openapi_json() -> Response:
+    """The OpenAPI 3.1 description of the service, as JSON."""
+    return Response(_specification()[1], content_type=wire.JSON)
+
+
+def home() -> Response:
+    curl = orjson.dumps(
+        {key: value for key, value in GRADIENTS["xor"].items() if key != "include"}, option=orjson.OPT_INDENT_2
+    ).decode()
+    return _page("home.html", operations=OPERATIONS, request=curl, catalogue=REGISTRIES, problems=KINDS)
+
+
+def swagger() -> Response:
+    return _page("docs.html")
+
+
+def swagger_file(name: str) -> Response:
+    if name not in SWAGGER_FILES:
+        raise Problem("not-found", f"There is no file {name!r}.")
+    return send_from_directory(SWAGGER_UI, name, max_age=86400)
+
+
+def problem(kind: str) -> Response:
+    if kind not in KINDS:
+        raise Problem("not-found", f"No problem is called {kind!r}.")
+    return _page("problem.html", name=kind, kind=KINDS[kind])
+
+
+def logo() -> Response:
+    return Response(Markup(LOGO), content_type="image/svg+xml")
+
+
+LOGO = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6" fill="#00568a"/>'
+    '<path d="M6 8h20L16 26z" fill="none" stroke="#fff" stroke-width="3" stroke-linejoin="round"/></svg>'
+)
+
+for _path, _view in (
+    ("/health/live", live),
+    ("/health/ready", ready),
+    ("/metrics", metrics),
+    ("/v1", about),
+    ("/openapi.yaml", openapi_yaml),
+    ("/openapi.json", openapi_json),
+):
+    blueprint.get(_path)(_view)
+
+pages = Blueprint(
+    "pages", __name__, template_folder="../templates", static_folder="../static", static_url_path="/static"
+)
+for _path, _page_view in (
+    ("/", home),
+    ("/docs", swagger),
+    ("/docs/<name>", swagger_file),
+    ("/problems/<kind>", problem),
+    ("/favicon.ico", logo),
+):
+    pages.get(_path)(_page_view)

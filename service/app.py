@@ -1,0 +1,155 @@
+"""The application: wires everything, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from service import wire
+from service.access import Budget, Keys, Rate
+from service.api import catalogue, evaluation, system
+from service.api.operation import Runtime
+from service.config import Settings
+from service.engine.cache import LeastRecentlyUsed
+from service.engine.errors import EngineError
+from service.observability import Timer, access_log, count, error_log
+from service.problems import MEDIA_TYPE, Problem, from_engine, from_status
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+EXPOSED_HEADERS = "X-Request-Id, Server-Timing, Retry-After"
+QUIET = ("/health/live", "/health/ready", "/metrics")
+"""Routes that are asked every few seconds by machines: neither logged nor limited."""
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application with the given settings, by default those of the environment."""
+    settings = settings or Settings.from_environment()
+    app = Flask("service", static_folder=None)
+    app.url_map.strict_slashes = False
+    app.extensions["nabla"] = Runtime(
+        settings, LeastRecentlyUsed(settings.cached_programs), Budget(settings.max_memory_bytes)
+    )
+    app.register_blueprint(evaluation.blueprint)
+    app.register_blueprint(catalogue.blueprint)
+    app.register_blueprint(system.blueprint)
+    if settings.docs:
+        app.register_blueprint(system.pages)
+    _guard(app, settings)
+    _report_problems(app, settings)
+    _finish(app, settings)
+    return app
+
+
+def _route() -> str:
+    rule = request.url_rule
+    return "unmatched" if rule is None else rule.rule
+
+
+def _guard(app: Flask, settings: Settings) -> None:
+    keys, rate = Keys(settings.key_digests), Rate(settings.max_requests_per_second)
+
+    @app.before_request
+    def before() -> None:
+        g.timer = Timer()
+        asked = request.environ.get("HTTP_X_REQUEST_ID", "")
+        # An id only has to be unlike others; the operating system's randomness would cost a call.
+        g.request_id = asked if REQUEST_ID.fullmatch(asked) else f"{random.getrandbits(128):032x}"
+        path = request.path
+        if path.startswith("/v1") and request.method != "OPTIONS":
+            keys.check(request.environ)
+            rate.check(request.remote_addr or "")
+
+
+def _report_problems(app: Flask, settings: Settings) -> None:
+    def respond(problem: Problem) -> Response:
+        response = Response(problem.document(g.get("request_id", "")), problem.status, content_type=MEDIA_TYPE)
+        response.headers.update(problem.headers)
+        return response
+
+    @app.errorhandler(Problem)
+    def on_problem(problem: Problem) -> Response:
+        return respond(problem)
+
+    @app.errorhandler(EngineError)
+    def on_engine_error(error: EngineError) -> Response:
+        return respond(from_engine(error, settings.max_seconds))
+
+    @app.errorhandler(HTTPException)
+    def on_http_exception(error: HTTPException) -> Response:
+        response = error.get_response()
+        if response.status_code < 400:  # a redirect is no problem
+            assert isinstance(response, Response)
+            return response
+        details = {
+            404: f"There is nothing at {request.path}. GET /v1 lists what there is.",
+            405: f"{request.path} has no method {request.method}.",
+        }
+        detail = details.get(response.status_code, error.description or "")
+        headers = {key: value for key, value in response.headers.items() if key in ("Allow", "Retry-After")}
+        return respond(from_status(response.status_code, detail, headers))
+
+    @app.errorhandler(Exception)
+    def on_any_exception(error: Exception) -> Response:
+        fields = {"request_id": g.get("request_id"), "method": request.method, "path": request.path}
+        error_log.error("unexpected error", exc_info=error, extra={"fields": fields})
+        return respond(Problem("internal-error", "The service failed; the fault is not in the request."))
+
+    @app.errorhandler(MemoryError)
+    def on_memory_error(error: MemoryError) -> Response:
+        error_log.error("out of memory", extra={"fields": {"request_id": g.get("request_id")}})
+        return respond(
+            Problem("busy", "There is not enough memory for this request now.", headers={"Retry-After": "1"})
+        )
+
+
+def _finish(app: Flask, settings: Settings) -> None:
+    origins = frozenset(settings.cors_origins)
+
+    @app.after_request
+    def after(response: Response) -> Response:
+        timer: Timer = g.timer
+        headers = response.headers
+        headers["X-Request-Id"] = g.request_id
+        headers["X-Content-Type-Options"] = "nosniff"
+        if timer.stages:
+            headers["Server-Timing"] = timer.header()
+        environ = request.environ
+        if origins:
+            _allow_origin(response, environ.get("HTTP_ORIGIN"), origins)
+        if environ.get("HTTP_ACCEPT_ENCODING") and not response.direct_passthrough:
+            compressed = wire.compress(response.get_data(), environ)
+            if compressed is not None:
+                response.set_data(compressed)
+                headers["Content-Encoding"] = "gzip"
+                headers.add("Vary", "Accept-Encoding")
+        route = _route()
+        seconds = timer.elapsed
+        count(request.method, route, response.status_code, seconds)
+        if settings.log_requests and route not in QUIET and access_log.isEnabledFor(logging.INFO):
+            fields: dict[str, Any] = {
+                "request_id": g.request_id,
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "milliseconds": round(seconds * 1e3, 3),
+            }
+            access_log.info("request", extra={"fields": fields})
+        return response
+
+
+def _allow_origin(response: Response, origin: str | None, origins: frozenset[str]) -> None:
+    headers = response.headers
+    headers.add("Vary", "Origin")
+    if origin is None or not ("*" in origins or origin in origins):
+        return
+    headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+    if request.method == "OPTIONS":
+        headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
+        headers["Access-Control-Allow-Headers"] = "Content-Type, Content-Encoding, Authorization, X-Request-Id"
+        headers["Access-Control-Max-Age"] = "86400"

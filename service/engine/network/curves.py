@@ -1,0 +1,57 @@
+"""Activations and losses as curves: sampled values and exact derivatives, for the catalogue."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph, Node, NoGradient
+from service.engine.graph.operations import broadcast, concatenate, slice_axis, sum_over
+from service.engine.network.activations import Activation
+from service.engine.network.losses import Loss, Prediction
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`values` and `derivatives` at the points `x`, one-dimensional and equally long."""
+
+    x: Array
+    values: Array
+    derivatives: Array
+
+
+def activation_curve(selection: Selection[Activation], start: float, stop: float, points: int) -> Curve:
+    """f(x) and f'(x). For activations of a whole row: the first of two outputs, the second input being 0."""
+    graph = Graph("float64")
+    x = graph.input("x", (points, 1))
+    declaration = selection.declaration
+    slopes = [graph.constant(selection.options[name]) for name in declaration.parameters]
+    whole = concatenate([x, broadcast(graph.constant(0.0), x.shape)], 1) if declaration.acts_on == "row" else x
+    value = slice_axis(declaration.build(whole, *slopes, **selection.options), 1, 0, 1)
+    return _sample(x, value, np.linspace(start, stop, points))
+
+
+def loss_curve(selection: Selection[Loss], target: float, start: float, stop: float, points: int) -> Curve:
+    """The loss of one sample with one output against a fixed target, as a function of the prediction."""
+    graph = Graph("float64")
+    x = graph.input("x", (points, 1))
+    fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))
+    value = selection.declaration.build(Prediction(x), fixed, **selection.options)
+    return _sample(x, value, np.linspace(start, stop, points), {fixed: np.full(fixed.shape, target, fixed.dtype)})
+
+
+def _target_dtype(selection: Selection[Loss]) -> str | None:
+    return "int64" if selection.declaration.indices else None
+
+
+def _sample(x: Node, value: Node, at: Array, others: dict[Node, Array] | None = None) -> Curve:
+    (slope,) = differentiate(sum_over(value), [x]).nodes
+    wanted = [value] if isinstance(slope, NoGradient) else [value, slope]
+    values = interpret(wanted, {x: at.reshape(x.shape), **(others or {})})
+    slopes = np.zeros(math.prod(x.shape)) if isinstance(slope, NoGradient) else values[slope].reshape(-1)
+    return Curve(at, values[value].reshape(-1), slopes)

@@ -1,0 +1,92 @@
+"""What the service tells its operators: timings, metrics and logs.
+
+Metrics are Prometheus's. With several workers, `PROMETHEUS_MULTIPROC_DIR` makes them add up:
+`gunicorn.conf.py` sets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+REQUESTS = Counter("nabla_requests", "Requests answered", ("method", "route", "status"))
+SECONDS = Histogram(
+    "nabla_request_seconds",
+    "Time from the first byte of a request to its answer",
+    ("route",),
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+
+access_log = logging.getLogger("nabla.access")
+error_log = logging.getLogger("nabla.error")
+
+
+class Timer:
+    """The stages of one request, for the Server-Timing header."""
+
+    __slots__ = ("_last", "stages", "started")
+
+    def __init__(self) -> None:
+        self.started = self._last = time.perf_counter()
+        self.stages: list[tuple[str, float]] = []
+
+    def mark(self, stage: str) -> None:
+        """The stage that ends now."""
+        now = time.perf_counter()
+        self.stages.append((stage, now - self._last))
+        self._last = now
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def header(self) -> str:
+        """Milliseconds of each stage, as the Server-Timing header has them."""
+        return ", ".join([f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.stages])
+
+
+def count(method: str, route: str, status: int, seconds: float) -> None:
+    """Record one answered request."""
+    REQUESTS.labels(method, route, status).inc()
+    SECONDS.labels(route).observe(seconds)
+
+
+def exposition() -> tuple[bytes, str]:
+    """All metrics in Prometheus's text format, summed over the workers, and its media type."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message and the fields given as `extra={"fields": …}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def configure_logging() -> None:
+    """Send the service's own logs to standard output, as JSON lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("nabla")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

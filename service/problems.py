@@ -1,0 +1,206 @@
+"""Problem documents (RFC 9457): the one way an error leaves the service.
+
+    Problem               an answer with a status, a kind and what is wrong with the request
+    ├── raised by views and the wire for what they find
+    ├── made of engine errors by `from_engine`
+    └── made of validation errors by `from_validation`
+
+`KINDS` is the list of all kinds; each has a page under `/problems/` that explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from marshmallow import ValidationError
+
+from schemas.fields import Message
+from service.engine.errors import DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
+
+MEDIA_TYPE = "application/problem+json"
+MOST_ERRORS = 100
+"""Errors listed in one answer; a hundred teach as much as a million."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: its status and what it means."""
+
+    status: int
+    title: str
+    explanation: str
+
+
+KINDS: dict[str, Kind] = {
+    "malformed-body": Kind(
+        400,
+        "The body cannot be read",
+        "The body is not the JSON that its headers announce: it is cut off, not UTF-8, not JSON, or not a "
+        "correct gzip stream. The detail says where reading stopped.",
+    ),
+    "unauthorized": Kind(
+        401,
+        "A key is needed",
+        "This server takes requests only with a key. Send it as 'Authorization: Bearer <key>'.",
+    ),
+    "forbidden": Kind(403, "The key is not accepted", "The key that was sent is not one of this server's keys."),
+    "not-found": Kind(404, "There is nothing here", "No resource has this path or name. GET /v1 lists what there is."),
+    "method-not-allowed": Kind(
+        405,
+        "The method does not fit",
+        "The resource exists, but not for this method. The Allow header lists those it has.",
+    ),
+    "not-acceptable": Kind(
+        406,
+        "No acceptable form",
+        "Answers are application/json, with tensors as nested lists or, for 'Accept: application/json; "
+        "tensors=base64', as typed arrays. The Accept header rules both out.",
+    ),
+    "timeout": Kind(
+        408, "The body came too slowly", "The connection was silent for too long while the body was awaited."
+    ),
+    "too-large": Kind(
+        413,
+        "The request is too large",
+        "The body is larger than this server accepts. GET /v1 shows the limits in force.",
+    ),
+    "unsupported-media-type": Kind(
+        415,
+        "The body has the wrong type",
+        "Requests carry 'Content-Type: application/json', plain or with 'Content-Encoding: gzip'.",
+    ),
+    "invalid": Kind(
+        422,
+        "The request is not valid",
+        "The body is JSON, but something in it does not fit. Each entry of errors has a JSON pointer to the "
+        "offending part, what was expected there and what came.",
+    ),
+    "limit-exceeded": Kind(
+        422,
+        "The request exceeds a limit",
+        "The request could be computed, but would cost more than this server allows. The detail names the limit, "
+        "what was asked and what is allowed. GET /v1 shows the limits in force.",
+    ),
+    "too-many-requests": Kind(
+        429,
+        "Too many requests",
+        "This client sent more requests per second than this server allows. Retry-After says when.",
+    ),
+    "internal-error": Kind(
+        500,
+        "A mistake in the service",
+        "The fault is here, not in the request. The request id in 'instance' leads the operator to the cause.",
+    ),
+    "busy": Kind(
+        503,
+        "The server is busy",
+        "Other requests hold the memory or the processor. Try again after Retry-After seconds.",
+    ),
+    "deadline-exceeded": Kind(
+        503,
+        "The computation took too long",
+        "The request was stopped at the server's time limit. A smaller request, or a quieter hour, may pass.",
+    ),
+}
+_KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items())}
+
+
+class Problem(Exception):
+    """An error on its way to the client."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        errors: Iterable[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+        self.status = status or KINDS[kind].status
+
+    def document(self, instance: str) -> bytes:
+        """The body of the answer; `instance` is the request id."""
+        kind = KINDS[self.kind]
+        document: dict[str, Any] = {
+            "type": f"/problems/{self.kind}",
+            "title": kind.title if self.status == kind.status else HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": instance,
+        }
+        if self.errors:
+            document["errors"] = self.errors[:MOST_ERRORS]
+            if len(self.errors) > MOST_ERRORS:
+                document["detail"] += f" Only the first {MOST_ERRORS} of {len(self.errors)} errors are listed."
+        return orjson.dumps(document)
+
+
+def pointer(path: Path) -> str:
+    """A path as a JSON pointer in a URI fragment (RFC 6901)."""
+    return "#" + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def _error(path: Path, detail: str, allowed: Iterable[Any] = ()) -> dict[str, Any]:
+    error: dict[str, Any] = {"pointer": pointer(path), "detail": detail}
+    allowed = list(allowed)
+    if allowed:
+        error["allowed"] = allowed
+    return error
+
+
+def _invalid(errors: list[dict[str, Any]]) -> Problem:
+    count = len(errors)
+    detail = (
+        f"{errors[0]['pointer']}: {errors[0]['detail']}"
+        if count == 1
+        else f"{count} things are wrong with the request."
+    )
+    return Problem("invalid", detail, errors)
+
+
+def from_validation(error: ValidationError) -> Problem:
+    """A problem of marshmallow's messages: nested by key, lists of strings at the leaves."""
+    errors: list[dict[str, Any]] = []
+
+    def walk(messages: Any, path: Path) -> None:
+        if isinstance(messages, Mapping):
+            for key, value in messages.items():
+                walk(value, path if key == "_schema" else (*path, key))
+        elif isinstance(messages, list):
+            for message in messages:
+                walk(message, path)
+        else:
+            errors.append(_error(path, str(messages), messages.allowed if isinstance(messages, Message) else ()))
+
+    walk(error.messages, ())
+    return _invalid(errors)
+
+
+def from_engine(error: EngineError, seconds: float) -> Problem:
+    """A problem of what the engine refused."""
+    if isinstance(error, InvalidRequest):
+        return _invalid([_error(fault.path, fault.detail, fault.allowed) for fault in error.faults])
+    if isinstance(error, LimitExceeded):
+        name = error.name.replace("_", " ")
+        text = f"The request asks for {error.asked:,.0f} {name}; the limit is {error.allowed:,.0f}."
+        listed = {"pointer": pointer(error.path), "detail": text, "limit": error.name}
+        return Problem("limit-exceeded", text, [listed | {"asked": error.asked, "allowed": [error.allowed]}])
+    if isinstance(error, DeadlineExceeded):
+        text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
+        return Problem("deadline-exceeded", text, headers={"Retry-After": "1"})
+    raise TypeError(f"no problem is known for {error!r}")
+
+
+def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
+    """A problem for what the web framework refused by itself."""
+    kind = _KIND_OF_STATUS.get(status, "malformed-body" if status < 500 else "internal-error")
+    return Problem(kind, detail, headers=headers, status=status)

@@ -1,0 +1,204 @@
+"""Bytes to Python and back: bounded reading, JSON, compression, negotiation.
+
+Everything here takes the WSGI environment as PEP 3333 has it, and nothing here knows what a
+request means.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+import simdjson
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header, parse_options_header
+
+from schemas.tensor import encode
+from service.problems import Problem
+
+JSON = "application/json"
+# Below this many bytes orjson is the faster parser; above, simdjson reads numbers without making
+# a Python object of each.
+LARGE_BODY = 32 * 1024
+# Answers smaller than a network packet gain nothing from compression.
+SMALLEST_COMPRESSED = 1400
+# Level 1: on text of numbers the higher levels save a few per cent for several times the price.
+GZIP_LEVEL = 1
+CHUNK = 1 << 20
+
+
+def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
+    """The request's body, decompressed, of at most `limit` bytes.
+
+    `pause` is how many seconds the connection may be silent. Raises `Problem` 400, 408, 413 or 415.
+    """
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip"):
+        detail = f"The body is encoded as {encoding!r}; send it plain or as gzip."
+        raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": "gzip, identity"})
+    socket = environ.get("gunicorn.socket")
+    if socket is not None:
+        socket.settimeout(pause)  # otherwise a client that stops sending holds its thread for ever
+    try:
+        body = _read(environ, limit)
+    except Problem:
+        raise
+    except TimeoutError:
+        raise Problem("timeout", f"The body paused for more than {pause:g} seconds.") from None
+    except Exception as error:
+        # What a server raises for a broken chunk or a lost connection differs from server to server.
+        raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
+    finally:
+        if socket is not None:
+            socket.settimeout(None)
+    return _gunzip(body, limit) if encoding.endswith("gzip") else body
+
+
+def _too_large(limit: int) -> Problem:
+    # The rest of the body stays unread, so the connection cannot be used again.
+    return Problem("too-large", f"The body has more than {limit:,} bytes.", headers={"Connection": "close"})
+
+
+def _read(environ: Mapping[str, Any], limit: int) -> bytes:
+    stream = environ["wsgi.input"]
+    announced = environ.get("CONTENT_LENGTH")
+    if announced:
+        if not announced.isdigit():
+            raise Problem("malformed-body", "Content-Length is not a number.")
+        length = int(announced)
+        if length > limit:
+            raise _too_large(limit)
+        body: bytes = stream.read(length)
+        if len(body) < length:
+            raise Problem("malformed-body", f"The body ended after {len(body):,} of {length:,} bytes.")
+        return body
+    if "chunked" not in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return b""
+    # What is read is bounded, not what is announced: a chunked body announces nothing.
+    parts = []
+    total = 0
+    while part := stream.read(min(CHUNK, limit + 1 - total)):
+        parts.append(part)
+        total += len(part)
+        if total > limit:
+            raise _too_large(limit)
+    return b"".join(parts)
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    decoder = zlib.decompressobj(wbits=31)
+    try:
+        content = decoder.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Problem("malformed-body", f"The body is not a gzip stream: {error}.") from None
+    if len(content) > limit:
+        raise _too_large(limit)
+    if not decoder.eof or decoder.unused_data:
+        raise Problem("malformed-body", "The gzip stream is cut off or followed by other bytes.")
+    return content
+
+
+def check_content_type(environ: Mapping[str, Any]) -> None:
+    """Refuse with 415 what does not say it is JSON in UTF-8."""
+    content_type = environ.get("CONTENT_TYPE", "")
+    if content_type == JSON:
+        return
+    media_type, options = parse_options_header(content_type)
+    charset = options.get("charset", "utf-8").lower()
+    if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
+        came = f"{content_type[:80]!r}" if content_type else "none"
+        raise Problem("unsupported-media-type", f"The Content-Type must be application/json (UTF-8); {came} came.")
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """A JSON object. In large bodies arrays of numbers stay documents of the parser, for `TensorField`."""
+    if not body:
+        raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
+    value: Any = None
+    if len(body) >= LARGE_BODY:
+        try:
+            value = _materialize(simdjson.Parser().parse(body))
+        except (ValueError, RuntimeError, UnicodeDecodeError):
+            value = None  # whatever is wrong, the other parser says it better or reads it after all
+    if value is None:
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Problem("malformed-body", f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise Problem(
+            "invalid",
+            f"The body must be a JSON object; it is {_kind(value)}.",
+            [{"pointer": "#", "detail": "takes an object"}],
+        )
+    return value
+
+
+def _materialize(value: Any) -> Any:
+    """Objects become dicts; arrays that may be tensors stay as they are."""
+    if isinstance(value, simdjson.Object):
+        return {key: _materialize(item) for key, item in value.items()}
+    if isinstance(value, simdjson.Array) and (not len(value) or isinstance(value[0], simdjson.Object | str)):
+        return value.as_list()
+    return value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list) or hasattr(value, "as_buffer"):
+        return "an array"
+    return {str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")
+
+
+def wants_base64(environ: Mapping[str, Any]) -> bool:
+    """How tensors are to be encoded; raises `Problem` 406 where JSON is not accepted at all."""
+    accept = environ.get("HTTP_ACCEPT")
+    if accept in (None, "", "*/*", JSON):
+        return False
+    accepted = parse_accept_header(accept, MIMEAccept)
+    best: tuple[float, bool] | None = None
+    for value, quality in accepted:
+        media_type, options = parse_options_header(value)
+        if quality <= 0 or media_type.lower() not in (JSON, "application/*", "*/*", "application/problem+json"):
+            continue
+        tensors = options.get("tensors", "lists")
+        if tensors not in ("lists", "base64"):
+            continue
+        if best is None or quality > best[0]:
+            best = (quality, tensors == "base64")
+    if best is None:
+        raise Problem(
+            "not-acceptable", "The answer is application/json, optionally with tensors=lists or tensors=base64."
+        )
+    return best[1]
+
+
+def dump(value: Any, base64: bool = False) -> bytes:
+    """JSON of an answer. In lists, numbers that are not finite become null."""
+    return orjson.dumps(_typed(value) if base64 else value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
+
+
+def _listed(value: Any) -> Any:
+    # orjson writes contiguous arrays itself; scalars and views come here.
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    return encode(value) if isinstance(value, np.ndarray) else value
+
+
+def compress(body: bytes, environ: Mapping[str, Any]) -> bytes | None:
+    """`body` as gzip where the client accepts that and it is worth it."""
+    accepted = environ.get("HTTP_ACCEPT_ENCODING")
+    if not accepted or len(body) < SMALLEST_COMPRESSED or parse_accept_header(accepted)["gzip"] <= 0:
+        return None
+    encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    return encoder.compress(body) + encoder.flush()
