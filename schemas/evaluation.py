@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import fields, post_load
+from marshmallow import fields
 
 from schemas.declared import ChoiceField
-from schemas.fields import FlagField, IntegerField, Remembered, StrictSchema, WordField, WordsField
+from schemas.fields import FlagField, IntegerField, RequestSchema, StrictSchema, WordField, WordsField
 from schemas.network import NetworkField
 from schemas.tensor import (
     OutputsAnswerField,
@@ -19,28 +19,20 @@ from schemas.tensor import (
     TensorField,
     narrow,
 )
-from service.engine.declarations import Selection
-from service.engine.network.losses import Loss, losses
+from service.engine.network.losses import losses
 from service.engine.network.objective import REDUCTIONS
 
 DTYPES = ("float64", "float32")
-CHOICE = ChoiceField(losses)
-
-
-class LossField(Remembered[Selection[Loss]]):
-    """A loss: its name, or an object with `type` and options."""
-
-    def make(self, value: Any) -> Selection[Loss]:
-        selection: Selection[Loss] = CHOICE.deserialize(value)
-        return selection
 
 
 def _about(text: str) -> Mapping[str, str]:
     return {"description": text}
 
 
-class ForwardRequest(StrictSchema):
+class ForwardRequest(RequestSchema):
     """A network, its parameters and inputs."""
+
+    fresh = frozenset(("inputs", "parameters", "seed"))
 
     network = NetworkField(required=True, metadata=_about("the architecture"))
     parameters = ParametersField(
@@ -57,8 +49,8 @@ class ForwardRequest(StrictSchema):
     training = FlagField(load_default=False, metadata=_about("whether dropout and its like are active"))
     include = WordsField(("layers",), load_default=frozenset(), metadata=_about("what more to answer"))
 
-    @post_load
-    def _narrow(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Tensors in the precision that is computed in."""
         if loaded["dtype"] == "float32":
             for key in ("inputs", "targets", "sample_weights", "parameters"):
                 if key in loaded:
@@ -69,11 +61,13 @@ class ForwardRequest(StrictSchema):
 class GradientsRequest(ForwardRequest):
     """A network, its parameters, inputs, targets and a loss."""
 
+    fresh = ForwardRequest.fresh | {"targets", "sample_weights"}
+
     targets = TargetsField(
         required=True,
         metadata=_about("shaped like the outputs, or class indices; by output name where there are several"),
     )
-    loss = LossField(required=True, metadata=_about("compares outputs with targets"))
+    loss = ChoiceField(losses, required=True, metadata=_about("compares outputs with targets"))
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=_about("how the samples' losses are combined"))
     sample_weights = TensorField(metadata=_about("one factor per sample"))
     normalize_weights = FlagField(

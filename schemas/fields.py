@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import orjson
-from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from service.engine.cache import LeastRecentlyUsed
@@ -260,44 +260,67 @@ class NumbersField(StrictField):
 
 
 MOST_DEPTH = 64
-REMEMBERED = 512
-"""How many different values each remembering field knows, and up to how many bytes long."""
-REMEMBERED_BYTES = 64 * 1024
-
-T = TypeVar("T")
+TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
+RECIPES = 512
+RECIPE_BYTES = 64 * 1024
 
 
-class Remembered(StrictField, Generic[T]):
-    """A definition that is recognised by its bytes when it comes again, and then not validated again.
+class RequestSchema(StrictSchema):
+    """A request made of a recipe, which says what to compute, and of fresh values to compute it with.
 
-    Equal values give the same object, so that whatever is compiled for it is found by identity.
+    A recipe seen before is recognised by its bytes and not validated again: only the `fresh` keys
+    are. The same recipe gives the same objects, so that whatever is compiled for it is found by
+    identity.
     """
 
-    takes = ""
+    fresh: frozenset[str] = frozenset()
+    """Keys whose values differ from request to request: tensors and seeds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.known: LeastRecentlyUsed[T] = LeastRecentlyUsed(REMEMBERED)
+        self._recipes: LeastRecentlyUsed[dict[str, Any]] = LeastRecentlyUsed(RECIPES)
+        self._fresh_fields = {key: self.load_fields[key] for key in self.fresh}
 
-    def make(self, value: Any) -> T:
-        """The object for a value not seen before; raises `ValidationError`."""
-        raise NotImplementedError
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> T:
-        value = plain(value)
+    def read(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
+        fresh = self.fresh
+        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
         try:
-            # Bytes that are equal whatever the order of keys and the white space were.
-            key = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+            # Equal whatever the order of keys and the white space were.
+            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS)
         except (TypeError, ValueError):
-            raise ValidationError([Message(f"is nested deeper than {MOST_DEPTH} levels")]) from None
-        if len(key) > REMEMBERED_BYTES:
-            return self._make(value)
-        return self.known.get(key, lambda: self._make(value))
+            raise ValidationError(Message(TOO_DEEP)) from None
+        known = self._recipes.find(name)
+        if known is None:
+            if nesting(recipe) > MOST_DEPTH + 1:
+                raise ValidationError(Message(TOO_DEEP))
+            loaded: dict[str, Any] = self.load(request)
+            if len(name) <= RECIPE_BYTES:
+                known = {key: value for key, value in loaded.items() if key not in self.fresh}
+                known = self._recipes.get(name, lambda kept=known: kept)  # type: ignore[misc]
+                loaded |= known
+            return loaded
+        loaded = dict(known)
+        try:
+            for key, field in self._fresh_fields.items():
+                if key in request:
+                    loaded[key] = field.deserialize(request[key])
+                elif field.required:
+                    return dict(self.load(request))
+                elif field.load_default is not missing:
+                    loaded[key] = field.load_default
+            return self.finish(loaded)
+        except ValidationError:
+            self.load(request)  # raises again, with everything that is wrong
+            raise
 
-    def _make(self, value: Any) -> T:
-        if nesting(value) > MOST_DEPTH:
-            raise ValidationError([Message(f"is nested deeper than {MOST_DEPTH} levels")])
-        return self.make(value)
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """What remains to be done with a request whose fields are valid."""
+        return loaded
+
+    @post_load
+    def _finish(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self.finish(loaded)
 
 
 def nesting(value: Any) -> int:

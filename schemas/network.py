@@ -14,11 +14,11 @@ from schemas.fields import (
     Message,
     NameField,
     NamesField,
-    Remembered,
     StrictField,
     StrictSchema,
     WordField,
     hint,
+    plain,
     shown,
     unknown_name,
 )
@@ -118,14 +118,13 @@ class NetworkSchema(StrictSchema):
 SCHEMA = NetworkSchema()
 
 
-class NetworkField(Remembered[NetworkDefinition]):
+class NetworkField(StrictField):
     """A network definition."""
 
-    takes = "an object with 'layers'"
-
-    def make(self, value: Any) -> NetworkDefinition:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> NetworkDefinition:
+        value = plain(value)
         if not isinstance(value, dict):
-            raise self.refuse(self.takes, value)
+            raise self.refuse("an object with 'layers'", value)
         loaded = SCHEMA.load(value)
         outputs = loaded.get("outputs")
         if outputs is not None and len(set(outputs)) != len(outputs):

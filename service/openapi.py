@@ -16,7 +16,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas import declared, evaluation, fields, network, tensor
+from schemas import declared, fields, network, tensor
 from schemas.system import ProblemSchema
 from service import __version__
 from service.api.operation import OPERATIONS, Operation
@@ -135,8 +135,6 @@ class _Describer:
                 return self.component("Network", lambda: self.object(network.SCHEMA))
             case network.LayersField():
                 return {"type": "array", "minItems": 1, "items": self.layer()}
-            case evaluation.LossField():
-                return self.choice(evaluation.CHOICE.registry)
             case declared.ChoiceField():
                 return self.choice(field.registry)
             case fields.NumberField():

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
+from schemas.fields import RequestSchema
 from service import wire
 from service.access import Budget
 from service.config import Settings
@@ -94,7 +95,7 @@ def post(
     blueprint: Blueprint,
     path: str,
     *,
-    takes: Schema,
+    takes: RequestSchema,
     gives: Schema,
     summary: str,
     tag: str,
@@ -109,7 +110,7 @@ def post(
             settings = running.settings
             base64 = wire.wants_base64(environ)
             wire.check_content_type(environ)
-            timer: Timer = g.timer
+            timer: Timer = environ["nabla.timer"]
             body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
             if len(body) <= SMALL:
                 return answer(body, base64, running, timer)
@@ -121,7 +122,7 @@ def post(
             value = wire.parse(body)
             timer.mark("parse")
             try:
-                loaded = takes.load(value)
+                loaded = takes.read(value)
             except ValidationError as error:
                 raise from_validation(error) from None
             timer.mark("validate")

@@ -15,10 +15,16 @@ class LeastRecentlyUsed(Generic[V]):
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.hits = 0
-        self.misses = 0
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def find(self, key: Hashable) -> V | None:
+        """The value for `key` if it is known."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """The value for `key`, made at the first request.
@@ -26,13 +32,9 @@ class LeastRecentlyUsed(Generic[V]):
         Two threads that miss at once may both make it; the first to finish is kept, so that all
         callers hold the same object afterwards.
         """
-        with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-                self.hits += 1
-                return value
-            self.misses += 1
+        known = self.find(key)
+        if known is not None:
+            return known
         made = make()
         with self._lock:
             value = self._values.setdefault(key, made)

@@ -240,7 +240,7 @@ class Evaluation:
         task = self.task
         result = Result({name: read[f"outputs/{name}"].copy() for name in task.definition.output_names})
         result.warnings = list(self.warnings)
-        checked = list(result.outputs.values())
+        checked = [*result.outputs.values()]
         if task.loss is not None:
             result.loss = read["loss"].copy()
             result.data_loss = read["data_loss"].copy()
@@ -267,7 +267,7 @@ class Evaluation:
             arrays = [read[f"per_sample/{layer}.{name}"].copy() for layer, name in self.trained_names]
             result.per_sample_gradients = _tree(self.trained_names, arrays)
             checked += [result.per_sample_loss, *arrays]
-        result.finite = all(bool(np.isfinite(array).all()) for array in checked)
+        result.finite = all(map(_is_finite, checked))
         return result
 
     def _first_non_finite(self, workspace: Workspace) -> Caution:
@@ -297,6 +297,12 @@ class Evaluation:
             )
             return Caution("non_finite", message, layer if layer in model.layers else None, quantity)
         return fallback
+
+
+def _is_finite(array: Array) -> bool:
+    # The sum of squares is one BLAS call; only where it overflows is every element looked at.
+    flat = array.reshape(-1)
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def _is_free_input(node: Node, evaluation: Evaluation) -> bool:
