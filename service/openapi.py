@@ -270,7 +270,7 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         "tags": [operation.tag],
     }
     answer: dict[str, Any] = {"description": "OK"}
-    schema = {"schema": operation.gives} if operation.gives else {}
+    schema = {"schema": type(operation.gives)} if operation.gives else {}
     answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
@@ -278,7 +278,7 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         requests = {name: {"value": value} for name, value in operation.examples.items()}
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": operation.takes, "examples": requests}},
+            "content": {"application/json": {"schema": type(operation.takes), "examples": requests}},
         }
         answers = {}
         for name, value in operation.examples.items():

@@ -1,0 +1,81 @@
+# Nabla, the gradient service. `make` lists the targets.
+# Needs Python 3.11 or newer and make; uses uv where it is installed.
+
+PYTHON ?= python3
+VENV ?= .venv
+export HOST ?= 127.0.0.1
+export PORT ?= 8000
+
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000)
+	@exec $(BIN)/gunicorn
+
+.PHONY: test
+test: check ## set everything up and run every check and test
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.dev ## format, lint, types, and openapi.yaml against the schemas
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m service.openapi --check
+
+.PHONY: format
+format: $(VENV)/.dev ## format the code and mend what the linter can mend
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+.PHONY: openapi
+openapi: $(VENV)/.dev ## write openapi.yaml from the schemas
+	@$(BIN)/python -m service.openapi
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure; see benchmarks/README.md for the peers it can compare with
+	@$(BIN)/python -m benchmarks
+
+.PHONY: image
+image: ## build the container image
+	docker build -t nabla .
+
+.PHONY: lock
+lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		-c requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## remove everything that was made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp per set of packages, renewed when its lock changes. Every file is checked against its hash.
+$(VENV)/.runtime: requirements/runtime.txt
+$(VENV)/.dev: requirements/dev.txt
+$(VENV)/.runtime $(VENV)/.dev: | $(VENV)/pyvenv.cfg
+	@echo "Installing $(notdir $<) into $(VENV) ..."
+ifdef UV
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $<
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+endif
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Nabla needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+ifdef UV
+	@$(UV) venv --quiet --python $(PYTHON) $(VENV)
+else
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+endif
