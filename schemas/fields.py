@@ -261,8 +261,10 @@ class NumbersField(StrictField):
 
 MOST_DEPTH = 64
 TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
-RECIPES = 512
-RECIPE_BYTES = 64 * 1024
+RECIPE_BYTES = 8 * 2**20
+"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
+RECIPE_OVERHEAD = 1024
+"""Bytes that even the smallest recipe counts for."""
 
 
 class RequestSchema(StrictSchema):
@@ -278,7 +280,10 @@ class RequestSchema(StrictSchema):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[dict[str, Any]] = LeastRecentlyUsed(RECIPES)
+        self._recipes: LeastRecentlyUsed[dict[str, Any]] = LeastRecentlyUsed(
+            RECIPE_BYTES,
+            lambda name, _: len(name) + RECIPE_OVERHEAD,  # type: ignore[arg-type]
+        )
         self._fresh_fields = {key: self.load_fields[key] for key in self.fresh}
 
     def read(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -295,11 +300,8 @@ class RequestSchema(StrictSchema):
             if nesting(recipe) > MOST_DEPTH + 1:
                 raise ValidationError(Message(TOO_DEEP))
             loaded: dict[str, Any] = self.load(request)
-            if len(name) <= RECIPE_BYTES:
-                known = {key: value for key, value in loaded.items() if key not in self.fresh}
-                known = self._recipes.get(name, lambda kept=known: kept)  # type: ignore[misc]
-                loaded |= known
-            return loaded
+            recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
+            return loaded | self._recipes.get(name, lambda: recipe)
         loaded = dict(known)
         try:
             for key, field in self._fresh_fields.items():

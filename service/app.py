@@ -15,6 +15,7 @@ from service.api.operation import Runtime
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
+from service.engine.graph.plan import WorkspacePool
 from service.observability import Timer, count, error_log, log_request
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status
 
@@ -30,7 +31,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions["nabla"] = Runtime(
-        settings, LeastRecentlyUsed(settings.cached_programs), Budget(settings.max_memory_bytes)
+        settings,
+        LeastRecentlyUsed(settings.cached_nodes, lambda _, evaluation: len(evaluation.program.nodes)),
+        WorkspacePool(settings.pooled_bytes),
+        Budget(settings.max_memory_bytes),
     )
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(catalogue.blueprint)

@@ -29,7 +29,9 @@ class Settings:
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_parameters: int = field(default=25_000_000, metadata={"about": "numbers in all parameters of a network"})
     max_tensor_elements: int = field(default=50_000_000, metadata={"about": "numbers in one tensor of an answer"})
-    max_operations: int = field(default=10**12, metadata={"about": "estimated floating-point operations of a request"})
+    max_operations: int = field(
+        default=2 * 10**11, metadata={"about": "estimated floating-point operations of a request"}
+    )
     max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
     max_memory_bytes: int = field(
@@ -39,7 +41,12 @@ class Settings:
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "per client and worker, 0: any number; beyond it 429 is answered"}
     )
-    cached_programs: int = field(default=256, metadata={"about": "compiled definitions kept by a worker"})
+    cached_nodes: int = field(
+        default=250_000, metadata={"about": "graph nodes of compiled definitions that a worker keeps, 1 KB each"}
+    )
+    pooled_bytes: int = field(
+        default=256 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+    )
     api_keys: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated keys, or sha256:<hex> of them; none: the service is open"}
     )

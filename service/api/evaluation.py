@@ -97,7 +97,7 @@ def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Arra
         parameters=_unusual_shapes(parameters),
     )
     runtime = context.runtime
-    evaluation = runtime.evaluations.get(task, lambda: compile_task(task, runtime.settings.limits))
+    evaluation = runtime.evaluations.get(task, lambda: compile_task(task, runtime.settings.limits, runtime.workspaces))
     context.timer.mark("compile")
     deadline = context.deadline if evaluation.program.work > WATCHED_OPERATIONS else None
     # The arena, and as much again at most for the arrays of the answer.

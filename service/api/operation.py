@@ -20,6 +20,7 @@ from service import wire
 from service.access import Budget
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
+from service.engine.graph.plan import WorkspacePool
 from service.engine.network.evaluate import Evaluation
 from service.observability import Timer
 from service.problems import from_validation
@@ -37,6 +38,7 @@ class Runtime:
 
     settings: Settings
     evaluations: LeastRecentlyUsed[Evaluation]
+    workspaces: WorkspacePool
     memory: Budget
 
 

@@ -1,4 +1,4 @@
-"""Recently used evaluations, bounded in number and in the memory they keep ready."""
+"""What was made for earlier requests and may be of use again."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ V = TypeVar("V")
 
 
 class LeastRecentlyUsed(Generic[V]):
-    """A bounded mapping for many threads that forgets what was not used for longest."""
+    """A mapping for many threads, bounded by weight, that forgets what was not used for longest."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, weigh: Callable[[Hashable, V], int] = lambda key, value: 1) -> None:
         self.capacity = capacity
+        self.weight = 0
+        self._weigh = weigh
         self._lock = threading.Lock()
-        self._values: OrderedDict[Hashable, V] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
 
     def find(self, key: Hashable) -> V | None:
         """The value for `key` if it is known."""
         with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            return value
+            entry = self._values.get(key)
+            if entry is None:
+                return None
+            self._values.move_to_end(key)
+            return entry[0]
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """The value for `key`, made at the first request.
@@ -36,12 +39,16 @@ class LeastRecentlyUsed(Generic[V]):
         if known is not None:
             return known
         made = make()
+        weight = self._weigh(key, made)
         with self._lock:
-            value = self._values.setdefault(key, made)
-            self._values.move_to_end(key)
-            if len(self._values) > self.capacity:
-                self._values.popitem(last=False)
-        return value
+            if key in self._values:
+                return self._values[key][0]
+            self._values[key] = (made, weight)
+            self.weight += weight
+            while self.weight > self.capacity and self._values:
+                _, (_, forgotten) = self._values.popitem(last=False)
+                self.weight -= forgotten
+        return made
 
     def __len__(self) -> int:
         return len(self._values)

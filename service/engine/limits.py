@@ -17,7 +17,7 @@ class Limits:
     layers: int = 512
     parameters: int = 25_000_000
     tensor_elements: int = 50_000_000
-    operations: float = 1e12
+    operations: float = 2e11
     workspace_bytes: int = 4 * 2**30
 
     def check_layers(self, count: int) -> None:

@@ -42,8 +42,10 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         if node.index <= output.index:
             leads[node.index] = 1
     for node in graph.nodes[first : output.index + 1]:
-        if not leads[node.index] and any(leads[x.index] for x in node.inputs):
-            leads[node.index] = 1
+        for x in node.inputs:
+            if leads[x.index]:
+                leads[node.index] = 1
+                break
 
     arrived: dict[int, Node] = {output.index: cotangent}
     zero: set[int] = set()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node, reachable, value_inputs
+from service.engine.graph.ir import Array, Node, reachable
 
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
@@ -17,7 +17,7 @@ def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Nod
     values: dict[Node, Array] = {}
     with np.errstate(all="ignore"):
         for node in reachable(outputs):
-            values[node] = inputs[node] if node in inputs else evaluate(node, [values[x] for x in value_inputs(node)])
+            values[node] = inputs[node] if node in inputs else evaluate(node, [values[x] for x in node.operands])
     return values
 
 

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -89,7 +88,19 @@ class GraphTypeError(TypeError):
 class Node:
     """One value of the computation. Made by `Graph.apply` only; compared by identity."""
 
-    __slots__ = ("attributes", "dtype", "graph", "index", "inputs", "operation", "scope", "serves", "shape", "size")
+    __slots__ = (
+        "attributes",
+        "dtype",
+        "graph",
+        "index",
+        "inputs",
+        "operands",
+        "operation",
+        "scope",
+        "serves",
+        "shape",
+        "size",
+    )
 
     def __init__(
         self,
@@ -104,6 +115,8 @@ class Node:
         self.index = len(graph.nodes)
         self.operation = operation
         self.inputs = inputs
+        self.operands = inputs if operation.view is None else inputs[:1]
+        """The inputs whose values its own value needs: a view needs only the first."""
         self.attributes = attributes
         self.shape = shape
         self.size = math.prod(shape)
@@ -188,7 +201,7 @@ class Graph:
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
         """The node for `name(*inputs)`; numbers among the inputs become constants."""
         operation = OPERATIONS[name]
-        nodes = tuple([x if isinstance(x, Node) else self.constant(float(x)) for x in inputs])
+        nodes = tuple([x if type(x) is Node else self.constant(float(x)) for x in inputs])  # type: ignore[arg-type]
         if operation.simplify is not None:
             simpler = operation.simplify(self, nodes, attributes)
             if simpler is not None:
@@ -202,6 +215,10 @@ class Graph:
             self._known[key] = known
         return known
 
+    def seal(self) -> None:
+        """Forget what is only needed to make more nodes."""
+        self._known.clear()
+
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:
         """New nodes belong to `scope` (a layer's name, `loss`, …)."""
@@ -212,13 +229,8 @@ class Graph:
             self.scope = before
 
 
-def value_inputs(node: Node) -> tuple[Node, ...]:
-    """The inputs whose values the value of `node` needs: a view needs only the first."""
-    return node.inputs if node.operation.view is None else node.inputs[:1]
-
-
-def reachable(outputs: Iterable[Node], inputs_of: Callable[[Node], tuple[Node, ...]] = value_inputs) -> list[Node]:
-    """All nodes that the values of the outputs need, in topological order."""
+def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
+    """All nodes that the values of the outputs need, in topological order; with `gradients` their slopes too."""
     wanted = list(outputs)
     if not wanted:
         return []
@@ -228,7 +240,7 @@ def reachable(outputs: Iterable[Node], inputs_of: Callable[[Node], tuple[Node, .
         node = wanted.pop()
         if not marked[node.index]:
             marked[node.index] = 1
-            wanted.extend(inputs_of(node))
+            wanted.extend(node.inputs if gradients else node.operands)
     return [node for node in graph.nodes if marked[node.index]]
 
 
@@ -253,12 +265,9 @@ def listing(nodes: Iterable[Node]) -> str:
 
 def count_work(node: Node) -> float:
     """An estimate of the floating-point operations that one evaluation of `node` takes."""
-    if node.operation.name == "matmul":
-        return 2.0 * node.size * node.inputs[0].shape[-1]
-    if node.operation.view is not None or node.is_leaf:
+    operation = node.operation
+    if operation.view is not None or not node.inputs:
         return 0.0
-    return node.operation.work * max(node.size, *(x.size for x in node.inputs))
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(name)
+    if operation.name == "matmul":
+        return 2.0 * node.size * node.inputs[0].shape[-1]
+    return operation.work * max(node.size, node.inputs[0].size)

@@ -378,9 +378,12 @@ def _scalar_source(x: Node) -> Node | None:
 
 def _through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     """Let a repeated scalar act as a scalar: a ufunc takes it at full speed, and constants fold."""
-    sources = [_scalar_source(x) for x in inputs]
-    if not any(sources):
+    for x in inputs:
+        if x.operation.name == "broadcast" and x.inputs[0].shape == ():
+            break
+    else:
         return None
+    sources = [_scalar_source(x) for x in inputs]
     scalars = [source or x for source, x in zip(sources, inputs, strict=True)]
     if any(x.shape != () for x in scalars):
         return graph.apply(name, *scalars, attributes=attributes)

@@ -18,8 +18,9 @@ Parameters and gradients are one flat vector each; every kernel, bias and gradie
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.errors import DeadlineExceeded
-from service.engine.graph.ir import Array, Call, Node, Shape, count_work, reachable, value_inputs
+from service.engine.graph.ir import Array, Call, Node, Shape, count_work, reachable
 
 ALIGNMENT = 64
+ITEMSIZE = {"float64": 8, "float32": 4, "int64": 8}
+POOLED_BYTES = 256 * 2**20
+"""Memory that idle workspaces of a pool may keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Program:
         gradients: Sequence[Node] = (),
         *,
         reuse: bool = True,
+        pool: WorkspacePool | None = None,
     ) -> None:
         self.outputs = dict(outputs)
         self.parameters = tuple(parameters)
@@ -105,11 +110,12 @@ class Program:
         self.views: dict[int, Node] = {}
         self.copies: list[tuple[Node, Place]] = []
         self.scratch: dict[int, list[Place]] = {}
-        self._pool: deque[Workspace] = deque()
+        self.idle: list[Workspace] = []
+        self._pool = pool or WorkspacePool()
         self._assign(reuse)
 
     def _assign(self, reuse: bool) -> None:
-        itemsize = np.dtype(self.dtype).itemsize
+        itemsize = ITEMSIZE[self.dtype]
         arena = _Arena()
         places = self.places
 
@@ -133,9 +139,7 @@ class Program:
         for node in self.nodes:
             # Before all else: an input is filled before the first call, so nothing may use its memory earlier.
             if node.operation.name == "input" and node.index not in places:
-                places[node.index] = Place(
-                    arena.take(node.size * np.dtype(node.dtype).itemsize), node.shape, node.dtype
-                )
+                places[node.index] = Place(arena.take(node.size * ITEMSIZE[node.dtype]), node.shape, node.dtype)
 
         # Which root each value lives in, and when that root is used for the last time.
         root: dict[int, int] = {}
@@ -155,7 +159,7 @@ class Program:
             else:
                 root[index] = index
                 contiguous[index] = True
-            for x in value_inputs(node):
+            for x in node.operands:
                 last_use[root[x.index]] = index
         forever = self.nodes[-1].index + 1 if self.nodes else 0
         for node in (*self.outputs.values(), *self.gradients):
@@ -168,7 +172,7 @@ class Program:
             index = node.index
             if node.is_leaf or index in self.views:
                 continue
-            nbytes = node.size * np.dtype(node.dtype).itemsize
+            nbytes = node.size * ITEMSIZE[node.dtype]
             if index in slots:
                 places[index] = slots[index]
             else:
@@ -185,10 +189,10 @@ class Program:
                 for offset in taken:
                     arena.give_back(offset, nbytes)
             if reuse:
-                for used in {root[x.index] for x in value_inputs(node)}:
+                for used in {root[x.index] for x in node.operands}:
                     if last_use[used] == index and used in places and used not in slots:
                         place = places[used]
-                        arena.give_back(place.offset, math.prod(place.shape) * np.dtype(place.dtype).itemsize)
+                        arena.give_back(place.offset, math.prod(place.shape) * ITEMSIZE[place.dtype])
         self.nbytes = arena.size
 
     @staticmethod
@@ -219,26 +223,43 @@ class Program:
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
         """A workspace for the calling thread alone, until the block ends."""
-        try:
-            workspace = self._pool.pop()
-        except IndexError:
-            workspace = Workspace(self)
+        workspace = self._pool.lend(self)
         try:
             yield workspace
         finally:
-            self._pool.append(workspace)
+            self._pool.take_back(workspace)
 
-    @property
-    def idle_workspaces(self) -> int:
-        return len(self._pool)
 
-    def trim(self, keep: int = 0) -> None:
-        """Forget idle workspaces until `keep` are left."""
-        while len(self._pool) > keep:
-            try:
-                self._pool.popleft()
-            except IndexError:
-                return
+class WorkspacePool:
+    """Idle workspaces of many programs, bounded in memory: what was idle for longest goes first."""
+
+    def __init__(self, nbytes: int = POOLED_BYTES) -> None:
+        self.capacity = nbytes
+        self.nbytes = 0
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[Workspace, None] = OrderedDict()
+
+    def lend(self, program: Program) -> Workspace:
+        """An idle workspace of `program`, or a new one."""
+        with self._lock:
+            if program.idle:
+                workspace = program.idle.pop()
+                del self._idle[workspace]
+                self.nbytes -= program.nbytes
+                return workspace
+        return Workspace(program)
+
+    def take_back(self, workspace: Workspace) -> None:
+        """Keep a workspace for the next run of its program, as far as there is room."""
+        program = workspace.program
+        with self._lock:
+            program.idle.append(workspace)
+            self._idle[workspace] = None
+            self.nbytes += program.nbytes
+            while self.nbytes > self.capacity:
+                oldest, _ = self._idle.popitem(last=False)
+                oldest.program.idle.remove(oldest)
+                self.nbytes -= oldest.program.nbytes
 
 
 class Workspace:
@@ -249,6 +270,7 @@ class Workspace:
     """
 
     def __init__(self, program: Program) -> None:
+        self.program = program
         memory = np.empty(program.nbytes + ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         self._memory = memory

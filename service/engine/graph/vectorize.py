@@ -26,7 +26,7 @@ def vectorize(outputs: Sequence[Node], replacements: Mapping[Node, Node], size: 
         batched[node.index] = replacement
     graph = outputs[0].graph
     scope, serves = graph.scope, graph.serves
-    for node in reachable(outputs, lambda node: node.inputs):
+    for node in reachable(outputs, gradients=True):
         if node.index in batched or not any(x.index in batched for x in node.inputs):
             continue
         if node.operation.batch is None:

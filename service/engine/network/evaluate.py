@@ -19,7 +19,7 @@ from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape
 from service.engine.graph.operations import broadcast, reshape
-from service.engine.graph.plan import Program, Workspace
+from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
@@ -337,8 +337,8 @@ def norm(values: Array) -> float:
     return largest * math.sqrt(float(scaled @ scaled))
 
 
-def compile_task(task: Task, limits: Limits) -> Evaluation:
-    """Build, differentiate and plan.
+def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
+    """Build, differentiate and plan; runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
     would cost too much.
@@ -371,8 +371,9 @@ def compile_task(task: Task, limits: Limits) -> Evaluation:
         if "per_sample" in task.include:
             outputs |= _per_sample(task, model, objective, targets, weights, shapes)
     limits.check_tensors(outputs)
-    program = Program(outputs, [parameter.node for parameter in model.parameters], gradients)
+    program = Program(outputs, [parameter.node for parameter in model.parameters], gradients, pool=pool)
     limits.check_program(program)
+    graph.seal()
     return Evaluation(task, model, program, warnings)
 
 
