@@ -193,7 +193,8 @@ def from_engine(error: EngineError, seconds: float) -> Problem:
         name = error.name.replace("_", " ")
         text = f"The request asks for {error.asked:,.0f} {name}; the limit is {error.allowed:,.0f}."
         listed = {"pointer": pointer(error.path), "detail": text, "limit": error.name}
-        return Problem("limit-exceeded", text, [listed | {"asked": error.asked, "allowed": [error.allowed]}])
+        asked = error.asked if error.asked < 2**53 else float(error.asked)  # JSON's integers end somewhere
+        return Problem("limit-exceeded", text, [listed | {"asked": asked, "allowed": [error.allowed]}])
     if isinstance(error, DeadlineExceeded):
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
         return Problem("deadline-exceeded", text, headers={"Retry-After": "1"})

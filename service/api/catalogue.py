@@ -120,7 +120,7 @@ def _cacheable(content: bytes) -> Response:
 def _number(query: Mapping[str, str], name: str, default: float) -> float:
     text = query.get(name)
     try:
-        number = default if text is None else float(text)
+        number = default if text is None else math.nan if "_" in text else float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or abs(number) > 1e9:
@@ -142,7 +142,7 @@ def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[st
     declaration = selection.declaration
     low, high = declaration.domain if isinstance(declaration, Loss) else (-6.0, 6.0)
     start, stop = _number(query, "from", low), _number(query, "to", high)
-    points = _number(query, "points", 241)
+    points = _number(query, "points", 241.0)
     if not (points.is_integer() and 2 <= points <= MOST_POINTS):
         error = {"pointer": "#/query/points", "detail": f"takes an integer from 2 to {MOST_POINTS}, got {points:g}"}
         raise Problem("invalid", "The query parameter points is not valid.", [error])
@@ -184,7 +184,7 @@ def _add(plural: str) -> None:
 
     def one(name: str) -> Response:
         if name not in registry:
-            raise Problem("not-found", f"No {kind} is called {name!r}{hint(name, registry.names)}.")
+            raise Problem("not-found", f"No {kind} is called {name!r}{hint(name, registry.names) or '.'}")
         declaration = registry[name]
         if drawn:
             curve = _curve(registry, registry.select(name), request.args)

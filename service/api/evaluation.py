@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint
@@ -11,7 +12,7 @@ from schemas.tensor import Array
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.operation import SMALL, Context, post
 from service.engine.errors import Fault, InvalidRequest
-from service.engine.network.evaluate import LayerValues, Result, Task, compile_task, norm
+from service.engine.network.evaluate import Evaluation, LayerValues, Result, Task, compile_task, norm
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -97,7 +98,10 @@ def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Arra
         parameters=_unusual_shapes(parameters),
     )
     runtime = context.runtime
-    evaluation = runtime.evaluations.get(task, lambda: compile_task(task, runtime.settings.limits, runtime.workspaces))
+    try:
+        evaluation = runtime.evaluations.get(task, lambda: _compile(task, context))
+    except InvalidRequest as error:
+        raise InvalidRequest([*error.faults, *_faults_of_parameters(task, parameters, context)]) from None
     context.timer.mark("compile")
     deadline = context.deadline if evaluation.program.work > WATCHED_OPERATIONS else None
     # The arena, and as much again at most for the arrays of the answer.
@@ -110,6 +114,21 @@ def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Arra
             result = evaluation.run(*arguments)
     context.timer.mark("compute")
     return result
+
+
+def _compile(task: Task, context: Context) -> Evaluation:
+    return compile_task(task, context.runtime.settings.limits, context.runtime.workspaces)
+
+
+def _faults_of_parameters(task: Task, parameters: dict[str, dict[str, Array]] | None, context: Context) -> list[Fault]:
+    """What else is wrong with a request whose targets do not fit, so that one answer tells all."""
+    if parameters is None or task.loss is None:
+        return []
+    try:
+        forward_only = replace(task, loss=None, targets=None, weighted=False, include=frozenset())
+        return _compile(forward_only, context).faults_of_parameters(parameters)
+    except InvalidRequest:
+        return []  # the network itself is wrong, which is already told
 
 
 def _unusual_shapes(

@@ -130,8 +130,8 @@ class Evaluation:
         self.trained_names = [(parameter.layer, parameter.name) for parameter in self.trained]
         self.trained_shapes = [parameter.node.shape for parameter in self.trained]
 
-    def check_parameters(self, tree: Tree) -> None:
-        """Refuse a tree that is not exactly the network's parameters; all faults at once."""
+    def faults_of_parameters(self, tree: Tree) -> list[Fault]:
+        """Everything that keeps a tree from being exactly the network's parameters."""
         faults = []
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
@@ -156,15 +156,14 @@ class Evaluation:
                     detail = f"{name} of layer {layer!r} has shape {list(array.shape)}; it takes {list(shape)}"
                     reason = f" because {parameter.reason}" if parameter.reason else ""
                     faults.append(Fault(("parameters", layer, name), detail + reason))
-        if faults:
-            raise InvalidRequest(faults)
+        return faults
 
-    def _check_targets(self, targets: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Class indices as integers; other targets as they are."""
+    def _faults_of_targets(self, targets: Mapping[str, Array]) -> list[Fault]:
+        """Class indices that are none; other targets may be any number."""
         loss = self.task.loss
         if loss is None or not loss.declaration.indices:
-            return targets
-        checked = {}
+            return []
+        faults = []
         for name, array in targets.items():
             classes = self.model.layers[name].output.shape[-1]
             indices = array.astype(np.int64)
@@ -173,9 +172,8 @@ class Evaluation:
                 place = tuple(int(n) for n in wrong[0])
                 path = ("targets", name) if len(targets) > 1 else ("targets",)
                 detail = f"takes a class index from 0 to {classes - 1}, got {array[place]:g}"
-                raise InvalidRequest([Fault((*path, *place), detail)])
-            checked[name] = indices
-        return checked
+                faults.append(Fault((*path, *place), detail))
+        return faults
 
     def initialize(self, flat: Array, seed: int) -> None:
         """Fill the flat parameter vector from the layers' initializers."""
@@ -198,12 +196,14 @@ class Evaluation:
         Raises `InvalidRequest` when parameters, targets or weights do not fit, `DeadlineExceeded` when
         `deadline`, a reading of `time.monotonic`, passes.
         """
-        if parameters is not None:
-            self.check_parameters(parameters)
-        targets = self._check_targets(targets or {})
+        targets = targets or {}
+        faults = [] if parameters is None else self.faults_of_parameters(parameters)
+        faults += self._faults_of_targets(targets)
         if sample_weights is not None and sample_weights.shape != self.task.inputs[:1]:
             detail = f"has shape {list(sample_weights.shape)}; it takes {list(self.task.inputs[:1])}, one per sample"
-            raise InvalidRequest([Fault(("sample_weights",), detail)])
+            faults.append(Fault(("sample_weights",), detail))
+        if faults:
+            raise InvalidRequest(faults)
         with self.program.workspace() as workspace:
             flat = workspace.parameters
             if parameters is None:
@@ -363,11 +363,13 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     if task.loss is not None:
         targets, weights = _declare_targets(task, model, len_samples=task.inputs[0])
         objective = _objective(task, model, targets, weights)
+        warnings += _doubtful(task, model)
         outputs["loss"] = objective.total if task.reduction != "none" else objective.data_loss
         outputs["data_loss"] = objective.data_loss
         outputs["regularization_loss"] = objective.regularization_loss
-        gradients, more, warnings = _gradients(task, model, objective)
+        gradients, more, found = _gradients(task, model, objective)
         outputs |= more
+        warnings += found
         if "per_sample" in task.include:
             outputs |= _per_sample(task, model, objective, targets, weights, shapes)
     limits.check_tensors(outputs)
@@ -463,6 +465,22 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
     if "input_gradients" in task.include:
         others["input_gradients"] = dense["input_gradients", ""]
     return gradients, others, warnings
+
+
+def _doubtful(task: Task, model: Model) -> list[Caution]:
+    """What can be computed, but is hardly meant."""
+    if task.loss is None or not task.loss.options.get("from_logits"):
+        return []
+    cautions = []
+    for name in task.definition.output_names:
+        activation = model.layers[name].activation
+        if activation is not None and activation.declaration.log is not None:
+            message = (
+                f"layer {name!r} ends with {activation.name}, so its outputs are probabilities, but the loss takes "
+                "them as logits; leave from_logits out: the loss finds the logits by itself"
+            )
+            cautions.append(Caution("probabilities_as_logits", message, name, "loss"))
+    return cautions
 
 
 def _blocked(node: Node) -> Caution:

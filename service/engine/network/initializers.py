@@ -45,7 +45,8 @@ def _normal(generator: np.random.Generator, shape: Shape, deviation: float, trun
 
 
 def _uniform(generator: np.random.Generator, shape: Shape, bound: float) -> Array:
-    return generator.uniform(-bound, bound, shape)
+    # As generator.uniform does, but an infinite range gives infinite values instead of an error.
+    return -bound + (bound + bound) * generator.random(shape)
 
 
 @initializers.declare("zeros", en="All 0.", zh="全部为 0。", latex="w = 0", sources=(KERAS,))

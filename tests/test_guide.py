@@ -1,0 +1,30 @@
+"""The requests of docs/guide.md, sent, and the answers it shows, compared."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from service.app import create_app
+from service.config import Settings
+
+TEXT = (Path(__file__).parents[1] / "docs" / "guide.md").read_text()
+BLOCK = re.compile(r"```json ([^\n]+)\n(.*?)```", re.DOTALL)
+BLOCKS = BLOCK.findall(TEXT)
+EXCHANGES = list(zip(BLOCKS[::2], BLOCKS[1::2], strict=True))
+
+
+def test_the_guide_has_exchanges():
+    assert len(EXCHANGES) >= 6
+
+
+@pytest.mark.parametrize(("request_block", "answer_block"), EXCHANGES)
+def test_guide_exchange(request_block, answer_block):
+    (operation, body), (status, shown) = request_block, answer_block
+    method, path = operation.split()
+    client = create_app(Settings(log_requests=False)).test_client()
+    answer = client.open(path, method=method, json=json.loads(body))
+    assert answer.status_code == int(status)
+    expected = json.loads(shown)
+    assert {key: answer.json[key] for key in expected} == expected
