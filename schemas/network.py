@@ -9,6 +9,7 @@ from marshmallow import ValidationError
 
 from schemas.declared import options_schema, select
 from schemas.fields import (
+    MOST_ERRORS,
     FlagField,
     IntegersField,
     Message,
@@ -54,6 +55,8 @@ class LayersField(StrictField):
                 made.append(_layer(layer, position))
             except ValidationError as error:
                 errors[position] = error.messages
+                if len(errors) >= MOST_ERRORS:
+                    break
         seen: dict[str, int] = {INPUT: -1}
         for position, definition in enumerate(made if not errors else ()):
             if definition.name in seen:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pybase64
 from marshmallow import ValidationError
 
-from schemas.fields import Message, StrictField, hint, plain, shown
+from schemas.fields import MOST_ERRORS, Message, StrictField, hint, plain, shown
 
 Array = npt.NDArray[Any]
 
@@ -46,11 +46,15 @@ class ParametersField(StrictField):
         tree: dict[str, dict[str, Array]] = {}
         errors: dict[str, Any] = {}
         for layer, tensors in value.items():
+            if len(errors) >= MOST_ERRORS:
+                break
             if not isinstance(tensors, Mapping):
                 errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
                 continue
             arrays = tree[layer] = {}
             for name, tensor in tensors.items():
+                if len(errors.get(layer, ())) >= MOST_ERRORS:
+                    break
                 try:
                     arrays[name] = decode(tensor)
                 except ValidationError as error:
@@ -73,6 +77,8 @@ class TargetsField(StrictField):
         tensors: dict[str, Array] = {}
         errors: dict[str, Any] = {}
         for name, tensor in value.items():
+            if len(errors) >= MOST_ERRORS:
+                break
             try:
                 tensors[name] = decode(tensor)
             except ValidationError as error:

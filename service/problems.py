@@ -18,12 +18,10 @@ from typing import Any
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import Message
+from schemas.fields import MOST_ERRORS, Message
 from service.engine.errors import DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
 
 MEDIA_TYPE = "application/problem+json"
-MOST_ERRORS = 100
-"""Errors listed in one answer; a hundred teach as much as a million."""
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,10 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
         raise InvalidRequest(faults)
     result = _evaluate(request, context, targets)
     answer = _answer(request, result)
-    assert result.loss is not None
-    assert result.data_loss is not None
     answer |= {
-        "loss": result.loss,
-        "data_loss": result.data_loss,
-        "regularization_loss": result.regularization_loss,
+        "loss": _number(result.loss),
+        "data_loss": _number(result.data_loss),
+        "regularization_loss": _number(result.regularization_loss),
         "gradients": result.gradients,
         "gradient_norm": result.gradient_norm,
     }
@@ -167,6 +165,11 @@ def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
     elif "parameters" in request["include"]:
         answer["parameters"] = request["parameters"]
     return answer
+
+
+def _number(loss: Array | None) -> Any:
+    """A scalar loss as a number, in either encoding of tensors; with reduction `none` it is a vector."""
+    return loss if loss is None or loss.ndim else loss.item()
 
 
 def _layer(layer: LayerValues) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class LimitExceeded(EngineError):
 
     def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
-        super().__init__(f"{name}: {asked:,.0f} asked, {allowed:,.0f} allowed")
+        super().__init__(f"{name}: {asked} asked, {allowed} allowed")
 
 
 class DeadlineExceeded(EngineError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.engine.graph.ir import Node, NoGradient, Rule
+from service.engine.graph.ir import Node, NoGradient
 from service.engine.graph.operations import broadcast, sum_over
 
 
@@ -59,12 +59,11 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
             if node.index in zero:
                 zero.update(x.index for x in node.inputs if leads[x.index])
             continue
-        rules = node.operation.pullbacks
         graph.scope, graph.serves = node.scope, node.index
         for position, x in enumerate(node.inputs):
             if not leads[x.index]:
                 continue
-            contribution = _rule(rules, position, node)(g, node, *node.inputs)
+            contribution = node.operation.pullback(position)(g, node, *node.inputs)
             if isinstance(contribution, NoGradient):
                 if contribution is NoGradient.ZERO:
                     zero.add(x.index)
@@ -82,16 +81,6 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         ],
         blocked,
     )
-
-
-def _rule(rules: object, position: int, node: Node) -> Rule:
-    if rules is None:
-        raise NotImplementedError(f"{node.operation.name} has no pullback")
-    if isinstance(rules, tuple):
-        found: Rule = rules[position]
-        return found
-    made: Rule = rules(position)  # type: ignore[operator]
-    return made
 
 
 def _fit(cotangent: Node, x: Node) -> Node:

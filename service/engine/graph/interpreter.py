@@ -32,7 +32,7 @@ def evaluate(node: Node, inputs: list[Array]) -> Array:
         return np.ascontiguousarray(operation.view(inputs[0], node.attributes, node.shape)).reshape(node.shape)
     dtype = np.result_type(node.dtype, *inputs) if any(np.iscomplexobj(x) for x in inputs) else np.dtype(node.dtype)
     out = np.empty(node.shape, dtype)
-    scratch = [np.empty(node.shape, dtype) for _ in range(operation.scratch)]
+    scratch = [np.empty(shape, dtype) for shape in operation.scratch(node)] if operation.scratch else []
     for call in operation.bind(out, inputs, node.attributes, scratch):
         call()
     return out

@@ -71,10 +71,18 @@ class Operation:
     """For operations that only look at their first input differently."""
     in_place: bool = False
     """True when `bind` reads each input only while or before it first writes `out`."""
-    scratch: int = 0
-    """How many temporary arrays like `out` the kernel needs."""
+    keeps_order: bool = False
+    """For views: elements that lie one after the other still do."""
+    scratch: Callable[[Node], tuple[Shape, ...]] | None = None
+    """Shapes of the temporary arrays that the kernel needs."""
     work: float = 1.0
     """Floating-point operations per output element, where `count_work` does not know better."""
+
+    def pullback(self, position: int) -> Rule:
+        """The rule for one input; raises `NotImplementedError` where there is none."""
+        if self.pullbacks is None:
+            raise NotImplementedError(f"{self.name} has no pullback")
+        return self.pullbacks[position] if isinstance(self.pullbacks, tuple) else self.pullbacks(position)
 
 
 OPERATIONS: dict[str, Operation] = {}

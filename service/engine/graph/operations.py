@@ -299,8 +299,7 @@ def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: 
 
 
 def _bind_softmax(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-    (x,) = inputs
-    rows = scratch[0][..., :1]
+    (x,), (rows,) = inputs, scratch
     return (
         partial(np.maximum.reduce, x, axis=-1, out=rows, keepdims=True),
         partial(np.subtract, x, rows, out),
@@ -310,10 +309,8 @@ def _bind_softmax(out: Array, inputs: Sequence[Array], _: Attributes, scratch: S
     )
 
 
-def _bind_logsumexp(out: Array, inputs: Sequence[Array], _: Attributes, __: Sequence[Array]) -> Iterable[Call]:
-    (x,) = inputs
-    shifted = np.empty_like(x)
-    largest = np.empty_like(x[..., :1])
+def _bind_logsumexp(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    (x,), (shifted, largest) = inputs, scratch
     return (
         partial(np.maximum.reduce, x, axis=-1, out=largest, keepdims=True),
         partial(np.subtract, x, largest, shifted),
@@ -642,7 +639,7 @@ def _elementwise(
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
     bind: Callable[..., Iterable[Call]] | None = None,
     in_place: bool = True,
-    scratch: int = 0,
+    scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
     work: float = 1.0,
 ) -> None:
     if simplify is None:
@@ -672,6 +669,8 @@ def _view(
     batch: Callable[..., Node],
     latex: str,
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
+    *,
+    keeps_order: bool = False,
 ) -> None:
     _declare(
         Operation(
@@ -683,6 +682,7 @@ def _view(
             latex=latex,
             simplify=simplify,
             view=view,
+            keeps_order=keeps_order,
         )
     )
 
@@ -732,7 +732,7 @@ _elementwise(
     SMOOTH,
     bind=_bind_softplus,
     in_place=False,
-    scratch=1,
+    scratch=lambda node: (node.shape,),
     work=24,
 )
 _elementwise(
@@ -773,7 +773,7 @@ _declare(
         pullbacks=(_pull_softmax,),
         batch=_batch_rows,
         latex=r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
-        scratch=1,
+        scratch=lambda node: ((*node.shape[:-1], 1),),
         work=16,
     )
 )
@@ -785,6 +785,7 @@ _declare(
         pullbacks=(_pull_logsumexp,),
         batch=_batch_rows,
         latex=r"\ln \sum_j e^{x_j}",
+        scratch=lambda node: (node.inputs[0].shape, (*node.shape, 1)),
         work=16,
     )
 )
@@ -852,6 +853,7 @@ _view(
     _batch_reshape,
     "x",
     _simplify_reshape,
+    keeps_order=True,
 )
 _view(
     "transpose",
@@ -887,6 +889,7 @@ _view(
     (_disconnected,),
     _batch_elementwise,
     "x",
+    keeps_order=True,
 )
 _view(
     "with_slope",
@@ -895,4 +898,5 @@ _view(
     (_disconnected, lambda g, y, value, x, slope: g * slope, _disconnected),
     _batch_elementwise,
     "f(x)",
+    keeps_order=True,
 )

@@ -44,6 +44,10 @@ class Place:
     shape: Shape
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
 
 class _Arena:
     """Assigns offsets first-fit, and takes back what is no longer needed."""
@@ -102,123 +106,20 @@ class Program:
         self.outputs = dict(outputs)
         self.parameters = tuple(parameters)
         self.gradients = tuple(gradients)
-        wanted = [*self.outputs.values(), *self.gradients]
-        self.dtype = (wanted or [*self.parameters])[0].graph.dtype
-        self.nodes = reachable([*wanted, *self.parameters])
+        wanted = [*self.outputs.values(), *self.gradients, *self.parameters]
+        self.dtype = wanted[0].graph.dtype
+        self.nodes = reachable(wanted)
         self.work = sum(map(count_work, self.nodes))
-        self.places: dict[int, Place] = {}
-        self.views: dict[int, Node] = {}
-        self.copies: list[tuple[Node, Place]] = []
-        self.scratch: dict[int, list[Place]] = {}
+        layout = _Layout(self, reuse)
+        self.places = layout.places
+        self.views = layout.views
+        self.scratch = layout.scratch
+        self.copies = layout.copies
+        self.flat_parameters = layout.flat_parameters
+        self.flat_gradients = layout.flat_gradients
+        self.nbytes = layout.arena.size
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
-        self._assign(reuse)
-
-    def _assign(self, reuse: bool) -> None:
-        itemsize = ITEMSIZE[self.dtype]
-        arena = _Arena()
-        places = self.places
-
-        # Inputs, parameters, outputs and gradients keep their memory for good.
-        self.parameter_count = sum(node.size for node in self.parameters)
-        offset = self.parameter_place = arena.take(self.parameter_count * itemsize)
-        for node in self.parameters:
-            places[node.index] = Place(offset, node.shape, node.dtype)
-            offset += node.size * itemsize
-        self.gradient_count = sum(node.size for node in self.gradients)
-        offset = self.gradient_place = arena.take(self.gradient_count * itemsize)
-        slots: dict[int, Place] = {}
-        for node in self.gradients:
-            place = Place(offset, node.shape, node.dtype)
-            offset += node.size * itemsize
-            if node.index in slots or node.is_leaf or node.operation.view is not None:
-                self.copies.append((node, place))
-            else:
-                slots[node.index] = place
-
-        for node in self.nodes:
-            # Before all else: an input is filled before the first call, so nothing may use its memory earlier.
-            if node.operation.name == "input" and node.index not in places:
-                places[node.index] = Place(arena.take(node.size * ITEMSIZE[node.dtype]), node.shape, node.dtype)
-
-        # Which root each value lives in, and when that root is used for the last time.
-        root: dict[int, int] = {}
-        contiguous: dict[int, bool] = {}
-        last_use: dict[int, int] = {}
-        for node in self.nodes:
-            index = node.index
-            if node.operation.view is not None and self._is_view(node, contiguous):
-                source = node.inputs[0].index
-                root[index] = root[source]
-                contiguous[index] = contiguous[source] and node.operation.name in (
-                    "reshape",
-                    "with_slope",
-                    "stop_gradient",
-                )
-                self.views[index] = node
-            else:
-                root[index] = index
-                contiguous[index] = True
-            for x in node.operands:
-                last_use[root[x.index]] = index
-        forever = self.nodes[-1].index + 1 if self.nodes else 0
-        for node in (*self.outputs.values(), *self.gradients):
-            last_use[root[node.index]] = forever
-        for node in self.nodes:
-            if node.is_leaf:
-                last_use[node.index] = forever
-
-        for node in self.nodes:
-            index = node.index
-            if node.is_leaf or index in self.views:
-                continue
-            nbytes = node.size * ITEMSIZE[node.dtype]
-            if index in slots:
-                places[index] = slots[index]
-            else:
-                victim = self._overwritable(node, root, last_use, slots) if reuse else None
-                offset = arena.take(nbytes) if victim is None else places.pop(victim.index).offset
-                if victim is not None:
-                    # Its values are gone, but its array is still needed to bind the call.
-                    places[victim.index] = Place(offset, victim.shape, victim.dtype)
-                    last_use[victim.index] = forever
-                places[index] = Place(offset, node.shape, node.dtype)
-            if node.operation.scratch:
-                taken = [arena.take(nbytes) for _ in range(node.operation.scratch)]
-                self.scratch[index] = [Place(offset, node.shape, node.dtype) for offset in taken]
-                for offset in taken:
-                    arena.give_back(offset, nbytes)
-            if reuse:
-                for used in {root[x.index] for x in node.operands}:
-                    if last_use[used] == index and used in places and used not in slots:
-                        place = places[used]
-                        arena.give_back(place.offset, math.prod(place.shape) * ITEMSIZE[place.dtype])
-        self.nbytes = arena.size
-
-    @staticmethod
-    def _is_view(node: Node, contiguous: Mapping[int, bool]) -> bool:
-        """Only a contiguous array can be reshaped without moving its elements."""
-        return node.operation.name != "reshape" or contiguous[node.inputs[0].index]
-
-    def _overwritable(
-        self, node: Node, root: Mapping[int, int], last_use: Mapping[int, int], slots: Mapping[int, Place]
-    ) -> Node | None:
-        """The input whose memory `node` may write over, if there is one."""
-        if not node.operation.in_place:
-            return None
-        for x in node.inputs:
-            index = x.index
-            if (
-                root[index] == index
-                and not x.is_leaf
-                and index not in slots
-                and last_use[index] == node.index
-                and x.shape == node.shape
-                and x.dtype == node.dtype
-                and sum(root[other.index] == index for other in node.inputs) == 1
-            ):
-                return x
-        return None
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
@@ -228,6 +129,137 @@ class Program:
             yield workspace
         finally:
             self._pool.take_back(workspace)
+
+
+class _Layout:
+    """Decides where every value of a program lives."""
+
+    def __init__(self, program: Program, reuse: bool) -> None:
+        self.program = program
+        self.reuse = reuse
+        self.arena = _Arena()
+        self.places: dict[int, Place] = {}
+        self.views: set[int] = set()
+        self.scratch: dict[int, list[Place]] = {}
+        self.copies: list[tuple[Node, Place]] = []
+        """Gradients whose value lives elsewhere, and their place in the flat vector."""
+        self.slots: set[int] = set()
+        """Nodes that are computed right in the flat vector of gradients."""
+        self.root: dict[int, int] = {}
+        """The node in whose memory each value lies: itself, or the source of a chain of views."""
+        self.last_use: dict[int, int] = {}
+        """For each root, the last node that reads it."""
+        # An input is filled before the first call, so all of them come before any value that
+        # could otherwise take the memory earlier.
+        self.flat_parameters = self._place_vector(program.parameters)
+        self.places |= self._parts(program.parameters, self.flat_parameters)
+        self._place_inputs()
+        self.flat_gradients = self._place_vector(program.gradients)
+        self._place_gradients()
+        self._trace_views()
+        self._place_values()
+
+    def _place_vector(self, nodes: Sequence[Node]) -> Place:
+        count = sum(node.size for node in nodes)
+        return Place(self.arena.take(count * ITEMSIZE[self.program.dtype]), (count,), self.program.dtype)
+
+    def _parts(self, nodes: Sequence[Node], vector: Place) -> dict[int, Place]:
+        parts = {}
+        offset = vector.offset
+        for node in nodes:
+            parts[node.index] = Place(offset, node.shape, node.dtype)
+            offset += node.size * ITEMSIZE[node.dtype]
+        return parts
+
+    def _place_inputs(self) -> None:
+        for node in self.program.nodes:
+            if node.operation.name == "input" and node.index not in self.places:
+                self.places[node.index] = self._take(node.shape, node.dtype)
+
+    def _place_gradients(self) -> None:
+        offset = self.flat_gradients.offset
+        for node in self.program.gradients:
+            place = Place(offset, node.shape, node.dtype)
+            offset += node.size * ITEMSIZE[node.dtype]
+            if node.index in self.slots or node.is_leaf or node.operation.view is not None:
+                self.copies.append((node, place))
+            else:
+                self.slots.add(node.index)
+                self.places[node.index] = place
+
+    def _trace_views(self) -> None:
+        """Which root each value lives in, and when that root is read for the last time."""
+        scattered: set[int] = set()  # views whose elements do not lie one after the other
+        root, last_use = self.root, self.last_use
+        for node in self.program.nodes:
+            index = node.index
+            if node.operation.view is None:
+                root[index] = index
+            else:
+                source = node.inputs[0].index
+                keeps_order = node.operation.keeps_order
+                if node.operation.name == "reshape" and source in scattered:
+                    root[index] = index  # these elements have to be moved
+                else:
+                    root[index] = root[source]
+                    self.views.add(index)
+                    if source in scattered or not keeps_order:
+                        scattered.add(index)
+            for x in node.operands:
+                last_use[root[x.index]] = index
+        forever = len(self.program.nodes) and self.program.nodes[-1].index + 1
+        for node in (*self.program.outputs.values(), *self.program.gradients):
+            last_use[root[node.index]] = forever
+        for node in self.program.nodes:
+            if node.is_leaf:
+                last_use[node.index] = forever
+
+    def _place_values(self) -> None:
+        for node in self.program.nodes:
+            index = node.index
+            if node.is_leaf or index in self.views:
+                continue
+            if index not in self.slots:
+                victim = self._overwritable(node) if self.reuse else None
+                if victim is None:
+                    self.places[index] = self._take(node.shape, node.dtype)
+                else:
+                    # The victim's array is still needed to bind calls, but its memory now belongs to `node`.
+                    self.places[index] = Place(self.places[victim].offset, node.shape, node.dtype)
+                    del self.last_use[victim]
+            if node.operation.scratch is not None:
+                scratch = [self._take(shape, node.dtype) for shape in node.operation.scratch(node)]
+                self.scratch[index] = scratch
+                for place in scratch:
+                    self.arena.give_back(place.offset, place.nbytes)
+            if self.reuse:
+                self._give_back_after(node)
+
+    def _take(self, shape: Shape, dtype: str) -> Place:
+        return Place(self.arena.take(math.prod(shape) * ITEMSIZE[dtype]), shape, dtype)
+
+    def _overwritable(self, node: Node) -> int | None:
+        """The input whose memory `node` may write over, if there is one."""
+        if not node.operation.in_place:
+            return None
+        roots = [self.root[x.index] for x in node.inputs]
+        for x, root in zip(node.inputs, roots, strict=True):
+            if (
+                root == x.index
+                and self.last_use[root] == node.index
+                and root not in self.slots
+                and x.shape == node.shape
+                and x.dtype == node.dtype
+                and roots.count(root) == 1
+            ):
+                return root
+        return None
+
+    def _give_back_after(self, node: Node) -> None:
+        for root in {self.root[x.index] for x in node.operands}:
+            if self.last_use.get(root) == node.index:
+                place = self.places[root]
+                self.arena.give_back(place.offset, place.nbytes)
 
 
 class WorkspacePool:
@@ -305,8 +337,8 @@ class Workspace:
             calls.append(_copy(array(place), arrays[node.index]))
         self.calls = calls
         self.outputs = {name: arrays[node.index] for name, node in program.outputs.items()}
-        self.parameters = array(Place(program.parameter_place, (program.parameter_count,), program.dtype))
-        self.gradients = array(Place(program.gradient_place, (program.gradient_count,), program.dtype))
+        self.parameters = array(program.flat_parameters)
+        self.gradients = array(program.flat_gradients)
 
     def run(self, deadline: float | None = None) -> None:
         """Compute the outputs and gradients from the inputs and parameters.

@@ -182,6 +182,7 @@ class Evaluation:
             selection = parameter.initializer
             values[...] = selection.declaration.build(generator, values.shape, parameter.fans, **selection.options)
 
+    @np.errstate(all="ignore")  # what is not finite is told in the answer, not in a warning of NumPy's
     def run(
         self,
         inputs: Array,
@@ -231,6 +232,7 @@ class Evaluation:
             result = self._collect(workspace)
             if parameters is None:
                 result.parameters = _tree(self.names, _split(flat.copy(), self.shapes))
+                result.finite = result.finite and _is_finite(flat)
             if not result.finite:
                 result.warnings.append(self._first_non_finite(workspace))
         return result

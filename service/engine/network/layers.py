@@ -243,6 +243,8 @@ def reshape_samples(layer: LayerContext, x: Node) -> LayerOutput:
     wanted = list(layer.options["target_shape"])
     size = x.size // x.shape[0]
     known = math.prod(n for n in wanted if n != -1)
+    if not wanted:
+        layer.refuse("takes at least one entry: samples without an axis would be taken for features", "target_shape")
     if wanted.count(-1) > 1 or 0 in wanted:
         layer.refuse("at most one entry may be -1, the others are positive", "target_shape")
     if -1 in wanted and size % known == 0:
