@@ -334,9 +334,9 @@ class RequestSchema(StrictSchema):
 
 
 def nesting(value: Any) -> int:
-    """How deep lists and objects lie in one another, counted up to one more than allowed."""
+    """How deep values lie in lists and objects, counted up to one more than allowed."""
     depth, level = 0, [value]
-    while level and depth <= MOST_DEPTH:
+    while level and depth <= MOST_DEPTH + 1:
         depth += 1
         level = [
             child

@@ -63,7 +63,9 @@ def _guard(app: Flask, settings: Settings) -> None:
         # An id only has to be unlike others; the operating system's randomness would cost a call.
         unknown = asked is None or not REQUEST_ID.fullmatch(asked)
         environ["nabla.request_id"] = f"{random.getrandbits(128):032x}" if unknown else asked
-        if environ["PATH_INFO"].startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
+        # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
+        rule = request.url_rule
+        if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
             keys.check(environ)
             rate.check(environ.get("REMOTE_ADDR", ""))
 

@@ -34,7 +34,7 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import Layer, layers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
-from service.problems import Problem
+from service.problems import Problem, pointer
 
 blueprint = Blueprint("catalogue", __name__)
 
@@ -134,7 +134,7 @@ def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[st
     for name in query:
         if name not in known:
             error = {
-                "pointer": f"#/query/{name}",
+                "pointer": pointer(("query", name)),
                 "detail": f"unknown query parameter{hint(name, known)}",
                 "allowed": known,
             }

@@ -108,6 +108,7 @@ class Node:
         "serves",
         "shape",
         "size",
+        "value",
     )
 
     def __init__(
@@ -129,6 +130,8 @@ class Node:
         self.shape = shape
         self.size = math.prod(shape)
         self.dtype = dtype
+        self.value: float | None = attributes[0] if operation.name == "constant" else None
+        """The number a scalar constant holds; None for every other node."""
         self.scope = graph.scope
         self.serves = graph.serves
 
@@ -139,11 +142,6 @@ class Node:
     @property
     def is_constant(self) -> bool:
         return not self.inputs and self.operation.name != "input"
-
-    @property
-    def value(self) -> float | None:
-        """The number a scalar constant holds; None for every other node."""
-        return self.attributes[0] if self.operation.name == "constant" else None
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"%{node.index}" for node in self.inputs)
@@ -192,6 +190,7 @@ class Graph:
         self.serves: int | None = None
         """While the backward graph is built: the index of the forward node being differentiated."""
         self._known: dict[tuple[Any, ...], Node] = {}
+        self._constants: dict[str, Node] = {}
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
         """A value that is supplied at every run."""
@@ -199,8 +198,10 @@ class Graph:
 
     def constant(self, value: float) -> Node:
         """A scalar that never changes."""
-        # repr tells 0.0 from -0.0, which compare equal as dictionary keys.
-        return self.apply("constant", attributes=(value, repr(value)))
+        name = repr(value)  # tells 0.0 from -0.0, which compare equal as dictionary keys
+        return self._constants.get(name) or self._constants.setdefault(
+            name, self.apply("constant", attributes=(value, name))
+        )
 
     def vector(self, values: tuple[float, ...]) -> Node:
         """A vector that never changes."""
@@ -226,6 +227,7 @@ class Graph:
     def seal(self) -> None:
         """Forget what is only needed to make more nodes."""
         self._known.clear()
+        self._constants.clear()
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:

@@ -304,7 +304,7 @@ class Workspace:
     def __init__(self, program: Program) -> None:
         self.program = program
         memory = np.empty(program.nbytes + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
+        start = -memory.__array_interface__["data"][0] % ALIGNMENT
         self._memory = memory
 
         def array(place: Place) -> Array:

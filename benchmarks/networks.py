@@ -1,0 +1,116 @@
+"""The networks that are compared, as data: sizes, activations, loss, and numbers to feed them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.network.activations import activations
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import Task
+from service.engine.network.layers import layers
+from service.engine.network.losses import losses
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dense network with its loss and batch size."""
+
+    name: str
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    batch: int
+    loss: str
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return (*(f"hidden_{number}" for number in range(1, len(self.sizes) - 1)), "output")
+
+    def definition(self) -> NetworkDefinition:
+        """A new definition, as a request that was never seen before makes it."""
+        return NetworkDefinition(
+            tuple(
+                LayerDefinition(name, layers.select("dense", units=units, activation=activations.select(activation)))
+                for name, units, activation in zip(self.layer_names, self.sizes[1:], self.activations, strict=True)
+            )
+        )
+
+    def task(self, dtype: str) -> Task:
+        parameters = []
+        for name, before, units in zip(self.layer_names, self.sizes, self.sizes[1:], strict=False):
+            parameters += [((name, "kernel"), (before, units)), ((name, "bias"), (units,))]
+        return Task(
+            self.definition(),
+            dtype,
+            (self.batch, self.sizes[0]),
+            loss=losses.select(self.loss),
+            targets=(("output", (self.batch, self.sizes[-1])),),
+            parameters=tuple(parameters),
+        )
+
+    def numbers(self, dtype: str) -> Numbers:
+        generator = np.random.default_rng(1986)
+        kernels = [
+            generator.normal(0.0, (2.0 / before) ** 0.5, (before, units)).astype(dtype)
+            for before, units in zip(self.sizes, self.sizes[1:], strict=False)
+        ]
+        biases = [generator.normal(0.0, 0.1, units).astype(dtype) for units in self.sizes[1:]]
+        if self.batch == 4:
+            inputs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype)
+            targets = np.array([[0], [1], [1], [0]], dtype)
+        else:
+            inputs = generator.random((self.batch, self.sizes[0])).astype(dtype)
+            targets = np.eye(self.sizes[-1], dtype=dtype)[generator.integers(0, self.sizes[-1], self.batch)]
+        return Numbers(kernels, biases, inputs, targets)
+
+    def request(self) -> dict[str, Any]:
+        """The body of `POST /v1/gradients`."""
+        numbers = self.numbers("float64")
+        return {
+            "network": {
+                "layers": [
+                    {"type": "dense", "name": name, "units": units, "activation": activation}
+                    for name, units, activation in zip(self.layer_names, self.sizes[1:], self.activations, strict=True)
+                ]
+            },
+            "parameters": {
+                name: {"kernel": kernel.tolist(), "bias": bias.tolist()}
+                for name, kernel, bias in zip(self.layer_names, numbers.kernels, numbers.biases, strict=True)
+            },
+            "inputs": numbers.inputs.tolist(),
+            "targets": numbers.targets.tolist(),
+            "loss": self.loss,
+            "reduction": "mean",
+            "dtype": "float64",
+        }
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Parameters layer by layer, inputs and targets."""
+
+    kernels: list[Array]
+    biases: list[Array]
+    inputs: Array
+    targets: Array
+
+    def flat_parameters(self) -> Array:
+        """Kernel and bias of each layer, one after the other: the order of the engine."""
+        pairs = zip(self.kernels, self.biases, strict=True)
+        return np.concatenate([array.reshape(-1) for pair in pairs for array in pair])
+
+
+XOR = Case("XOR 2-2-1, batch 4", (2, 2, 1), ("sigmoid", "sigmoid"), 4, "half_squared_error")
+DIGITS = Case("784-128-10, batch 64", (784, 128, 10), ("relu", "softmax"), 64, "categorical_crossentropy")
+WIDE = Case(
+    "1024-1024-1024-10, batch 256",
+    (1024, 1024, 1024, 10),
+    ("relu", "relu", "softmax"),
+    256,
+    "categorical_crossentropy",
+)
