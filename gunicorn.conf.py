@@ -5,13 +5,15 @@ import ctypes
 import logging
 import os
 import shutil
+import sys
 import tempfile
 
 wsgi_app = "service.app:create_app()"
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 
-# One process per core: each computes on one BLAS thread.
-workers = int(os.environ.get("WEB_CONCURRENCY", os.cpu_count() or 1))
+# One process per core that this process may use: each computes on one BLAS thread.
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+workers = int(os.environ.get("WEB_CONCURRENCY", _cores))
 # gthread keeps connections alive, and a slow client costs a thread instead of the worker.
 worker_class = "gthread"
 # Threads wait for clients, they do not compute in parallel; slow clients must find one left over.
@@ -63,8 +65,8 @@ def post_fork(server, worker):
 
 
 def when_ready(server):
-    """Say where to look, for whoever started it by hand."""
-    print(f"Nabla serves on http://{bind}, Swagger UI on http://{bind}/docs", flush=True)
+    """Say where to look, for whoever started it by hand; standard output is for JSON lines."""
+    print(f"Nabla serves on http://{bind}, Swagger UI on http://{bind}/docs", file=sys.stderr, flush=True)
 
 
 def child_exit(server, worker):

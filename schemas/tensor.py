@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -138,24 +138,24 @@ def narrow(value: Any, key: str) -> Any:
 
 
 def _from_lists(value: list[Any]) -> Array:
-    shape = [len(value)]
-    level: list[Any] = value
-    while level and type(level[0]) is list:
-        lengths = set(map(len, level)) if set(map(type, level)) == {list} else ()
-        if len(lengths) != 1 or len(shape) >= MOST_AXES:
+    """From Python lists. NumPy would take true, null and "1.5" for numbers, so types are checked first."""
+    numbers: Iterable[Any] = value
+    axes = 1
+    probe = value
+    while probe and type(probe[0]) is list:
+        if axes == MOST_AXES or set(map(type, numbers)) != {list}:
             raise _offence(value)
-        shape.extend(lengths)
-        level = list(chain.from_iterable(level))
-    if not level:
-        raise _at((), "needs at least one number; an empty list came")
-    if not NUMBERS.issuperset(map(type, level)):
+        numbers = list(chain.from_iterable(numbers))
+        probe = probe[0]
+        axes += 1
+    if not NUMBERS.issuperset(map(type, numbers)):
         raise _offence(value)
     try:
-        array = np.array(level, np.float64)
-    except OverflowError:
+        array = np.array(value, np.float64)  # refuses what is ragged
+    except (ValueError, OverflowError):
         raise _offence(value) from None
-    if len(shape) > 1:
-        array = array.reshape(shape)
+    if not array.size:
+        raise _at((), "needs at least one number; an empty list came")
     return array
 
 

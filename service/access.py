@@ -8,8 +8,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from service.problems import Problem
@@ -77,17 +76,38 @@ class Budget:
         self.total = self.free = nbytes
         self._changed = threading.Condition()
 
-    @contextmanager
-    def hold(self, nbytes: int) -> Iterator[None]:
-        """Reserve `nbytes` while the block runs. Raises `Problem` 503 when they do not come free."""
-        wanted = min(nbytes, self.total)  # a request that fits the other limits fits an idle worker
+    def change(self, held: int, wanted: int) -> int:
+        """Hold `wanted` bytes instead of `held`; returns what is held now.
+
+        Raises `Problem` 503 when they do not come free. Everything there is satisfies any wish, so
+        a request alone on its worker never waits.
+        """
+        wanted = min(wanted, self.total)
         with self._changed:
-            if not self._changed.wait_for(lambda: self.free >= wanted, self.PATIENCE):
+            if not self._changed.wait_for(lambda: self.free >= wanted - held, self.PATIENCE):
                 raise Problem("busy", "Other requests hold the memory of this server.", headers={"Retry-After": "1"})
-            self.free -= wanted
-        try:
-            yield
-        finally:
-            with self._changed:
-                self.free += wanted
-                self._changed.notify_all()
+            self.free -= wanted - held
+            self._changed.notify_all()
+        return wanted
+
+
+class Reservation:
+    """The share of one request in a `Budget`. What is small is not worth counting."""
+
+    SMALL = 64 * 1024
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.held = 0
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.held:
+            self.held = self.budget.change(self.held, 0)
+
+    def need(self, nbytes: int) -> None:
+        """Hold `nbytes` from now on, instead of what was held before. Raises `Problem` 503."""
+        if self.held or nbytes > self.SMALL:
+            self.held = self.budget.change(self.held, nbytes)

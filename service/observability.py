@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -118,7 +119,7 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging() -> None:
     """Send the service's own logs to standard output, as JSON lines."""
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("nabla")
     logger.handlers = [handler]

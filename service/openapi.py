@@ -92,7 +92,6 @@ class _Describer:
             version=__version__,
             openapi_version="3.1.0",
             info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
-            servers=[{"url": "/"}],
             tags=[
                 {"name": "Networks", "description": "Outputs, losses and gradients of a network that you define"},
                 {"name": "Catalogue", "description": "Everything a request may name"},
@@ -286,6 +285,8 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
             assert response.status_code == 200, response.text
             answers[name] = {"value": response.json}
         answer["content"]["application/json"]["examples"] = answers
+    if not operation.path.startswith("/v1"):
+        described["security"] = []  # open even where keys are set
     described["responses"] = {"200": answer} | _problem_responses()
     return described
 
@@ -295,16 +296,18 @@ def describe() -> dict[str, Any]:
     describer = _Describer()
     client = create_app(Settings(log_requests=False)).test_client()
     describer.spec.components.schema("Problem", schema=ProblemSchema)
-    for operation in OPERATIONS:
+    # By tag, because the order in which modules were imported must not show.
+    tags = [tag["name"] for tag in describer.spec.options["tags"]]
+    for operation in sorted(OPERATIONS, key=lambda operation: tags.index(operation.tag)):
         described = _describe_operation(describer, operation, client)
         describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
     # Through JSON, so that sets and tuples among the defaults become lists.
     document: dict[str, Any] = orjson.loads(orjson.dumps(describer.spec.to_dict(), default=list))
-    return document
+    return {"openapi": document.pop("openapi"), **document}
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keeps the order of keys, writes numbers in rows, and repeats instead of using anchors."""
+    """Keeps the order of keys, writes numbers in rows and texts in blocks, and repeats instead of using anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -315,7 +318,12 @@ def _list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=numbers)
 
 
+def _text(dumper: _Dumper, data: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
 _Dumper.add_representer(list, _list)
+_Dumper.add_representer(str, _text)
 
 
 def write() -> str:

@@ -30,6 +30,12 @@ GZIP_LEVEL = 1
 CHUNK = 1 << 20
 
 
+def announced_length(environ: Mapping[str, Any], limit: int) -> int:
+    """How long the body claims to be, as far as that is acceptable."""
+    text = environ.get("CONTENT_LENGTH") or "0"
+    return min(int(text), limit) if text.isdigit() else 0
+
+
 def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
     """The request's body, decompressed, of at most `limit` bytes.
 
@@ -41,7 +47,8 @@ def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
         raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": "gzip, identity"})
     socket = environ.get("gunicorn.socket")
     if socket is not None:
-        socket.settimeout(pause)  # otherwise a client that stops sending holds its thread for ever
+        # Otherwise a client that stops sending, or later stops reading, holds its thread for ever.
+        socket.settimeout(pause)
     try:
         body = _read(environ, limit)
     except Problem:
@@ -51,9 +58,6 @@ def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
     except Exception as error:
         # What a server raises for a broken chunk or a lost connection differs from server to server.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
-    finally:
-        if socket is not None:
-            socket.settimeout(None)
     return _gunzip(body, limit) if encoding.endswith("gzip") else body
 
 

@@ -10,7 +10,7 @@ from flask import Blueprint
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
 from schemas.tensor import Array
 from service.api.examples import FORWARD, GRADIENTS
-from service.api.operation import SMALL, Context, post
+from service.api.operation import Context, post
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.network.evaluate import Evaluation, LayerValues, Result, Task, compile_task, norm
 
@@ -63,20 +63,7 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
         ]
         faults += [Fault(("targets", name), "is missing") for name in names if name not in targets]
         raise InvalidRequest(faults)
-    result = _evaluate(request, context, targets)
-    answer = _answer(request, result)
-    answer |= {
-        "loss": _number(result.loss),
-        "data_loss": _number(result.data_loss),
-        "regularization_loss": _number(result.regularization_loss),
-        "gradients": result.gradients,
-        "gradient_norm": result.gradient_norm,
-    }
-    if result.input_gradients is not None:
-        answer["input_gradients"] = result.input_gradients
-    if result.per_sample_loss is not None:
-        answer["per_sample"] = {"loss": result.per_sample_loss, "gradients": result.per_sample_gradients}
-    return answer
+    return _answer(request, _evaluate(request, context, targets))
 
 
 def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Array] | None) -> Result:
@@ -102,14 +89,9 @@ def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Arra
         raise InvalidRequest([*error.faults, *_faults_of_parameters(task, parameters, context)]) from None
     context.timer.mark("compile")
     deadline = context.deadline if evaluation.program.work > WATCHED_OPERATIONS else None
-    # The arena, and as much again at most for the arrays of the answer.
-    nbytes = 2 * evaluation.program.nbytes
-    arguments = (request["inputs"], parameters, targets, weights, request["seed"], deadline)
-    if nbytes <= SMALL:
-        result = evaluation.run(*arguments)
-    else:
-        with runtime.memory.hold(nbytes):
-            result = evaluation.run(*arguments)
+    # The arena, as much again at most for the arrays of the answer, and their text.
+    context.memory.need(context.loaded_bytes + 4 * evaluation.program.nbytes)
+    result = evaluation.run(request["inputs"], parameters, targets, weights, request["seed"], deadline)
     context.timer.mark("compute")
     return result
 
@@ -146,24 +128,34 @@ def _unusual_shapes(
 
 
 def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
+    """The answer, what matters most first."""
     outputs = result.outputs
-    answer: dict[str, Any] = {
-        "dtype": request["dtype"],
-        "outputs": outputs if len(outputs) > 1 else next(iter(outputs.values())),
-        "finite": result.finite,
-        "warnings": [
-            {"code": caution.code, "message": caution.message}
-            | ({"layer": caution.layer} if caution.layer else {})
-            | ({"quantity": caution.quantity} if caution.quantity else {})
-            for caution in result.warnings
-        ],
-    }
-    if result.layers is not None:
-        answer["layers"] = [_layer(layer) for layer in result.layers]
+    answer: dict[str, Any] = {"dtype": request["dtype"]}
+    if result.loss is not None:
+        answer["loss"] = _number(result.loss)
+        answer["data_loss"] = _number(result.data_loss)
+        answer["regularization_loss"] = _number(result.regularization_loss)
+    answer["outputs"] = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+    if result.loss is not None:
+        answer["gradients"] = result.gradients
+        answer["gradient_norm"] = result.gradient_norm
+    answer["finite"] = result.finite
+    answer["warnings"] = [
+        {"code": caution.code, "message": caution.message}
+        | ({"layer": caution.layer} if caution.layer else {})
+        | ({"quantity": caution.quantity} if caution.quantity else {})
+        for caution in result.warnings
+    ]
     if result.parameters is not None:
         answer["parameters"] = result.parameters
     elif "parameters" in request["include"]:
         answer["parameters"] = request["parameters"]
+    if result.input_gradients is not None:
+        answer["input_gradients"] = result.input_gradients
+    if result.layers is not None:
+        answer["layers"] = [_layer(layer) for layer in result.layers]
+    if result.per_sample_loss is not None:
+        answer["per_sample"] = {"loss": result.per_sample_loss, "gradients": result.per_sample_gradients}
     return answer
 
 

@@ -17,7 +17,7 @@ from marshmallow import Schema, ValidationError
 
 from schemas.fields import RequestSchema
 from service import wire
-from service.access import Budget
+from service.access import Budget, Reservation
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.graph.plan import WorkspacePool
@@ -28,8 +28,8 @@ from service.problems import from_validation
 # What parsing a body takes at worst, in multiples of its length: a small integer of two bytes
 # becomes a list entry of eight, an entry of the parser's tape and an element of an array.
 PARSING_FACTOR = 16
-SMALL = 64 * 1024
-"""Bytes below which memory is not worth counting."""
+# What is left of it when only the body and the arrays remain.
+LOADED_FACTOR = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Context:
 
     runtime: Runtime
     timer: Timer
+    memory: Reservation
+    loaded_bytes: int
+    """An estimate of what the request itself takes, now that it is loaded."""
     deadline: float
     """A reading of `time.monotonic`."""
 
@@ -113,25 +116,23 @@ def post(
             base64 = wire.wants_base64(environ)
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
-            body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
-            if len(body) <= SMALL:
-                return answer(body, base64, running, timer)
-            with running.memory.hold(len(body) * PARSING_FACTOR):
-                return answer(body, base64, running, timer)
-
-        def answer(body: bytes, base64: bool, running: Runtime, timer: Timer) -> Response:
-            timer.mark("receive")
-            value = wire.parse(body)
-            timer.mark("parse")
-            try:
-                loaded = takes.read(value)
-            except ValidationError as error:
-                raise from_validation(error) from None
-            timer.mark("validate")
-            context = Context(running, timer, time.monotonic() + running.settings.max_seconds)
-            result = view(loaded, context)
-            content = wire.dump(result, base64)
-            timer.mark("serialize")
+            with Reservation(running.memory) as memory:
+                memory.need(wire.announced_length(environ, settings.max_body_bytes))
+                body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
+                timer.mark("receive")
+                memory.need(len(body) * PARSING_FACTOR)
+                value = wire.parse(body)
+                timer.mark("parse")
+                try:
+                    loaded = takes.read(value)
+                except ValidationError as error:
+                    raise from_validation(error) from None
+                del value
+                timer.mark("validate")
+                deadline = time.monotonic() + settings.max_seconds
+                result = view(loaded, Context(running, timer, memory, len(body) * LOADED_FACTOR, deadline))
+                content = wire.dump(result, base64)
+                timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             return Response(content, content_type=media_type)
 

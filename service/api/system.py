@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,20 @@ def openapi_json() -> Response:
     return Response(_specification()[1], content_type=wire.JSON)
 
 
+TAGS = ("Networks", "Catalogue", "System")
+
+
+def _in_rows(text: str) -> str:
+    """Indented JSON with every tensor on one line."""
+    return re.sub(r"\[[-+.\de,\s\[\]]+\]", lambda match: re.sub(r"\s+", "", match[0]).replace(",", ", "), text)
+
+
 def home() -> Response:
-    curl = orjson.dumps(
+    body = orjson.dumps(
         {key: value for key, value in GRADIENTS["xor"].items() if key != "include"}, option=orjson.OPT_INDENT_2
     ).decode()
-    return _page("home.html", operations=OPERATIONS, request=curl, catalogue=REGISTRIES, problems=KINDS)
+    operations = sorted(OPERATIONS, key=lambda operation: TAGS.index(operation.tag))
+    return _page("home.html", operations=operations, body=_in_rows(body), catalogue=REGISTRIES, problems=KINDS)
 
 
 def swagger() -> Response:

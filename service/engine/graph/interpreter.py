@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from service.engine.graph.ir import Array, Node, reachable
+from service.engine.graph.quiet import quietly
 
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
     """The value of every node that `outputs` need, given those of the input nodes."""
     values: dict[Node, Array] = {}
-    with np.errstate(all="ignore"):
-        for node in reachable(outputs):
-            values[node] = inputs[node] if node in inputs else evaluate(node, [values[x] for x in node.operands])
+    for node in reachable(outputs):
+        if node in inputs:
+            values[node] = inputs[node]
+        else:
+            values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
     return values
 
 

@@ -210,12 +210,16 @@ class Graph:
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
         """The node for `name(*inputs)`; numbers among the inputs become constants."""
         operation = OPERATIONS[name]
-        nodes = tuple([x if type(x) is Node else self.constant(float(x)) for x in inputs])  # type: ignore[arg-type]
+        nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
+        for x in inputs:
+            if type(x) is not Node:
+                nodes = tuple([y if isinstance(y, Node) else self.constant(float(y)) for y in inputs])
+                break
         if operation.simplify is not None:
             simpler = operation.simplify(self, nodes, attributes)
             if simpler is not None:
                 return simpler
-        key = (name, attributes, *[node.index for node in nodes])
+        key = (name, attributes, nodes)
         known = self._known.get(key)
         if known is None:
             shape, dtype = operation.infer(nodes, attributes)

@@ -74,8 +74,6 @@ softplus = _unary("softplus")
 erfc = _unary("erfc")
 absolute = _unary("absolute")
 sign = _unary("sign")
-softmax = _unary("softmax")
-logsumexp = _unary("logsumexp")
 stop_gradient = _unary("stop_gradient")
 maximum = _binary("maximum")
 minimum = _binary("minimum")
@@ -145,6 +143,30 @@ def with_slope(x: Node, value: Node, slope: Node) -> Node:
     return x.graph.apply("with_slope", value, x, slope)
 
 
+def _spread_rows(x: Node, shape: Shape) -> Node:
+    """One value per row, repeated along the last axis of `shape`."""
+    return broadcast(reshape(x, (*x.shape, 1)), shape)
+
+
+def _shifted_exponentials(x: Node) -> tuple[Node, Node, Node]:
+    """exp(x - m), its sum over the last axis, and m, the largest of each row: nothing overflows."""
+    largest = x.graph.apply("row_maximum", x)
+    exponentials = exp(x - _spread_rows(largest, x.shape))
+    return exponentials, sum_over(exponentials, [-1]), largest
+
+
+def softmax(x: Node) -> Node:
+    """exp(x) divided by its sum over the last axis. Its parts are shared with `logsumexp`."""
+    exponentials, total, _ = _shifted_exponentials(x)
+    return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
+
+
+def logsumexp(x: Node) -> Node:
+    """ln of the sum of exp(x) over the last axis, which disappears."""
+    _, total, largest = _shifted_exponentials(x)
+    return x.graph.apply("logsumexp", log(total) + largest, x)
+
+
 # --- shape rules --------------------------------------------------------------------------------
 
 
@@ -171,15 +193,24 @@ def _infer_sum(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, s
     return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), _same_float(inputs)
 
 
-def _infer_rows(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+def _infer_row_maximum(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     if not inputs[0].shape:
         raise GraphTypeError("needs at least one axis")
-    return inputs[0].shape, _same_float(inputs)
+    return inputs[0].shape[:-1], _same_float(inputs)
 
 
-def _infer_logsumexp(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
-    shape, dtype = _infer_rows(inputs, attributes)
-    return shape[:-1], dtype
+def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    value, x = inputs
+    if value.shape != x.shape:
+        raise GraphTypeError(f"needs the value of softmax for {x.shape}, got {value.shape}")
+    return value.shape, _same_float(inputs)
+
+
+def _infer_logsumexp(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    value, x = inputs
+    if value.shape != x.shape[:-1]:
+        raise GraphTypeError(f"needs the value of logsumexp for {x.shape}, got {value.shape}")
+    return value.shape, _same_float(inputs)
 
 
 def _infer_reshape(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -247,9 +278,16 @@ def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
     """A kernel that is one call of a NumPy function; `out` by position is the faster way."""
 
     def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-        return (partial(ufunc, *inputs, out),)
+        return (partial(ufunc, *map(_narrow, inputs), out),)
 
     return bind
+
+
+def _narrow(x: Array) -> Array:
+    # One number repeated everywhere, such as the bias of a single unit, costs half as much as a scalar.
+    if x.size and 0 in x.strides and all(not step or n == 1 for n, step in zip(x.shape, x.strides, strict=True)):
+        return x[(0,) * x.ndim + (...,)]
+    return x
 
 
 def _call_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
@@ -299,27 +337,8 @@ def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: 
     )
 
 
-def _bind_softmax(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-    (x,), (rows,) = inputs, scratch
-    return (
-        partial(np.maximum.reduce, x, axis=-1, out=rows, keepdims=True),
-        partial(np.subtract, x, rows, out),
-        partial(np.exp, out, out),
-        partial(np.add.reduce, out, axis=-1, out=rows, keepdims=True),
-        partial(np.divide, out, rows, out),
-    )
-
-
-def _bind_logsumexp(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-    (x,), (shifted, largest) = inputs, scratch
-    return (
-        partial(np.maximum.reduce, x, axis=-1, out=largest, keepdims=True),
-        partial(np.subtract, x, largest, shifted),
-        partial(np.exp, shifted, shifted),
-        partial(np.add.reduce, shifted, axis=-1, out=out),
-        partial(np.log, out, out),
-        partial(np.add, out, largest[..., 0], out),
-    )
+def _bind_row_maximum(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    return (partial(np.maximum.reduce, inputs[0], -1, None, out),)
 
 
 def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
@@ -613,13 +632,12 @@ def _pull_concatenate(position: int) -> Callable[..., Node]:
     return rule
 
 
-def _pull_softmax(g: Node, y: Node, x: Node) -> Node:
-    inner = sum_over(g * y, [-1])
-    return y * (g - broadcast(reshape(inner, (*inner.shape, 1)), y.shape))
+def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
+    return y * (g - _spread_rows(sum_over(g * y, [-1]), y.shape))
 
 
-def _pull_logsumexp(g: Node, y: Node, x: Node) -> Node:
-    return broadcast(reshape(g, (*g.shape, 1)), x.shape) * softmax(x)
+def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
+    return _spread_rows(g, x.shape) * softmax(x)
 
 
 def _tie_share(a: Node, b: Node) -> Node:
@@ -777,26 +795,13 @@ _elementwise(
 
 _declare(
     Operation(
-        "softmax",
-        infer=_infer_rows,
-        bind=_bind_softmax,
-        pullbacks=(_pull_softmax,),
+        "row_maximum",
+        infer=_infer_row_maximum,
+        bind=_bind_row_maximum,
+        pullbacks=(_disconnected,),  # it only shifts what softmax and logsumexp do not depend on
         batch=_batch_rows,
-        latex=r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
-        scratch=lambda node: ((*node.shape[:-1], 1),),
-        work=16,
-    )
-)
-_declare(
-    Operation(
-        "logsumexp",
-        infer=_infer_logsumexp,
-        bind=_bind_logsumexp,
-        pullbacks=(_pull_logsumexp,),
-        batch=_batch_rows,
-        latex=r"\ln \sum_j e^{x_j}",
-        scratch=lambda node: (node.inputs[0].shape, (*node.shape, 1)),
-        work=16,
+        latex=r"\max_i x_i",
+        smoothness=STEPPED,
     )
 )
 _declare(
@@ -908,5 +913,23 @@ _view(
     (_disconnected, lambda g, y, value, x, slope: g * slope, _disconnected),
     _batch_elementwise,
     "f(x)",
+    keeps_order=True,
+)
+_view(
+    "softmax",
+    _infer_softmax,
+    lambda value, attributes, shape: value,
+    (_disconnected, _pull_softmax),
+    _batch_rows,
+    r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
+    keeps_order=True,
+)
+_view(
+    "logsumexp",
+    _infer_logsumexp,
+    lambda value, attributes, shape: value,
+    (_disconnected, _pull_logsumexp),
+    _batch_rows,
+    r"\ln \sum_j e^{x_j}",
     keeps_order=True,
 )

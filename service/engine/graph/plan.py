@@ -29,6 +29,7 @@ import numpy as np
 
 from service.engine.errors import DeadlineExceeded
 from service.engine.graph.ir import Array, Call, Node, Shape, count_work, reachable
+from service.engine.graph.quiet import quietly
 
 ALIGNMENT = 64
 ITEMSIZE = {"float64": 8, "float32": 4, "int64": 8}
@@ -114,6 +115,7 @@ class Program:
         self.places = layout.places
         self.views = layout.views
         self.scratch = layout.scratch
+        self.overwrites = layout.overwrites
         self.copies = layout.copies
         self.flat_parameters = layout.flat_parameters
         self.flat_gradients = layout.flat_gradients
@@ -141,6 +143,8 @@ class _Layout:
         self.places: dict[int, Place] = {}
         self.views: set[int] = set()
         self.scratch: dict[int, list[Place]] = {}
+        self.overwrites: dict[int, int] = {}
+        """For a value written over one of its inputs: that input."""
         self.copies: list[tuple[Node, Place]] = []
         """Gradients whose value lives elsewhere, and their place in the flat vector."""
         self.slots: set[int] = set()
@@ -225,7 +229,8 @@ class _Layout:
                     self.places[index] = self._take(node.shape, node.dtype)
                 else:
                     # The victim's array is still needed to bind calls, but its memory now belongs to `node`.
-                    self.places[index] = Place(self.places[victim].offset, node.shape, node.dtype)
+                    self.places[index] = self.places[victim]
+                    self.overwrites[index] = victim
                     del self.last_use[victim]
             if node.operation.scratch is not None:
                 scratch = [self._take(shape, node.dtype) for shape in node.operation.scratch(node)]
@@ -323,7 +328,9 @@ class Workspace:
                 assert operation.view is not None
                 arrays[index] = operation.view(arrays[node.inputs[0].index], node.attributes, node.shape)
                 continue
-            out = arrays[index] = array(program.places[index])
+            victim = program.overwrites.get(index)
+            # NumPy asks whether input and output overlap, and is quickest when they are one object.
+            out = arrays[index] = array(program.places[index]) if victim is None else arrays[victim]
             if operation.name == "input":
                 self.inputs[node.attributes[0]] = out
             elif operation.view is not None:  # a reshape of scattered elements
@@ -346,15 +353,17 @@ class Workspace:
         `deadline` is a reading of `time.monotonic`; past it the run stops between two calls and
         raises `DeadlineExceeded`.
         """
-        with np.errstate(all="ignore"):
-            if deadline is None:
-                for call in self.calls:
-                    call()
-            else:
-                for call in self.calls:
-                    call()
-                    if time.monotonic() > deadline:
-                        raise DeadlineExceeded
+        quietly(self._run, deadline)
+
+    def _run(self, deadline: float | None) -> None:
+        if deadline is None:
+            for call in self.calls:
+                call()
+        else:
+            for call in self.calls:
+                call()
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded
 
 
 def _copy(target: Array, source: Array) -> Call:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape
 from service.engine.graph.operations import broadcast, reshape
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
+from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.losses import Loss, Prediction
-from service.engine.network.model import Model, Parameter, assemble
+from service.engine.network.model import Mask, Model, Parameter, assemble
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
 
 Tree = Mapping[str, Mapping[str, Array]]
@@ -98,21 +100,32 @@ class Result:
     warnings: list[Caution] = field(default_factory=list)
 
 
-def _tree(names: Sequence[tuple[str, str]], arrays: Sequence[Array]) -> dict[str, dict[str, Array]]:
-    tree: dict[str, dict[str, Array]] = {}
-    for (layer, name), array in zip(names, arrays, strict=True):
-        tree.setdefault(layer, {})[name] = array
-    return tree
+class Part(NamedTuple):
+    """Where a parameter, or its gradient, lies in a flat vector."""
+
+    layer: str
+    name: str
+    start: int
+    stop: int
+    shape: Shape
 
 
-def _split(flat: Array, shapes: Sequence[Shape]) -> list[Array]:
+def _parts(parameters: Sequence[Parameter]) -> list[Part]:
     parts = []
     start = 0
-    for shape in shapes:
-        stop = start + math.prod(shape)
-        parts.append(flat[start:stop].reshape(shape))
+    for parameter in parameters:
+        stop = start + parameter.node.size
+        parts.append(Part(parameter.layer, parameter.name, start, stop, parameter.node.shape))
         start = stop
     return parts
+
+
+def _tree(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
+    """A flat vector as arrays by layer and parameter name; the arrays are views of it."""
+    tree: dict[str, dict[str, Array]] = {}
+    for layer, name, start, stop, shape in parts:
+        tree.setdefault(layer, {})[name] = flat[start:stop].reshape(shape)
+    return tree
 
 
 class Evaluation:
@@ -124,11 +137,9 @@ class Evaluation:
         self.program = program
         self.warnings = tuple(warnings)
         self.parameters: list[Parameter] = model.parameters
-        self.names = [(parameter.layer, parameter.name) for parameter in self.parameters]
-        self.shapes = [parameter.node.shape for parameter in self.parameters]
-        self.trained = [parameter for parameter in self.parameters if parameter.trainable]
-        self.trained_names = [(parameter.layer, parameter.name) for parameter in self.trained]
-        self.trained_shapes = [parameter.node.shape for parameter in self.trained]
+        self.parts = _parts(self.parameters)
+        self.trained = _parts([parameter for parameter in self.parameters if parameter.trainable])
+        self.owners = len({parameter.layer for parameter in self.parameters})
 
     def faults_of_parameters(self, tree: Tree) -> list[Fault]:
         """Everything that keeps a tree from being exactly the network's parameters."""
@@ -177,12 +188,12 @@ class Evaluation:
 
     def initialize(self, flat: Array, seed: int) -> None:
         """Fill the flat parameter vector from the layers' initializers."""
-        for position, (parameter, values) in enumerate(zip(self.parameters, _split(flat, self.shapes), strict=True)):
+        for position, (parameter, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
             generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
             selection = parameter.initializer
-            values[...] = selection.declaration.build(generator, values.shape, parameter.fans, **selection.options)
+            values = selection.declaration.build(generator, part.shape, parameter.fans, **selection.options)
+            flat[part.start : part.stop] = values.reshape(-1)
 
-    @np.errstate(all="ignore")  # what is not finite is told in the answer, not in a warning of NumPy's
     def run(
         self,
         inputs: Array,
@@ -197,25 +208,25 @@ class Evaluation:
         Raises `InvalidRequest` when parameters, targets or weights do not fit, `DeadlineExceeded` when
         `deadline`, a reading of `time.monotonic`, passes.
         """
-        targets = targets or {}
-        faults = [] if parameters is None else self.faults_of_parameters(parameters)
-        faults += self._faults_of_targets(targets)
-        if sample_weights is not None and sample_weights.shape != self.task.inputs[:1]:
-            detail = f"has shape {list(sample_weights.shape)}; it takes {list(self.task.inputs[:1])}, one per sample"
-            faults.append(Fault(("sample_weights",), detail))
-        if faults:
-            raise InvalidRequest(faults)
+        return quietly(self._run, inputs, parameters, targets or {}, sample_weights, seed, deadline)
+
+    def _run(
+        self,
+        inputs: Array,
+        parameters: Tree | None,
+        targets: Mapping[str, Array],
+        sample_weights: Array | None,
+        seed: int,
+        deadline: float | None,
+    ) -> Result:
+        self._check(parameters, targets, sample_weights)
         with self.program.workspace() as workspace:
             flat = workspace.parameters
             if parameters is None:
                 self.initialize(flat, seed)
             else:
-                start = 0
-                for layer, name in self.names:
-                    array = parameters[layer][name]
-                    stop = start + array.size
-                    flat[start:stop] = array.reshape(-1)
-                    start = stop
+                for part in self.parts:
+                    flat[part.start : part.stop] = parameters[part.layer][part.name].reshape(-1)
             values = workspace.inputs
             if "inputs" in values:
                 values["inputs"][...] = inputs
@@ -224,18 +235,44 @@ class Evaluation:
             if sample_weights is not None:
                 values["sample_weights"][...] = sample_weights
             for position, mask in enumerate(self.model.masks):
-                generator = np.random.Generator(np.random.PCG64([seed, 1, position]))
-                if mask.node.attributes[0] in values:
-                    keep = generator.random(mask.node.shape) >= mask.rate
-                    np.multiply(keep, 1.0 / (1.0 - mask.rate), out=values[mask.node.attributes[0]], casting="same_kind")
+                self._draw(mask, values, seed, position)
             workspace.run(deadline)
             result = self._collect(workspace)
             if parameters is None:
-                result.parameters = _tree(self.names, _split(flat.copy(), self.shapes))
+                result.parameters = _tree(self.parts, flat.copy())
                 result.finite = result.finite and _is_finite(flat)
             if not result.finite:
                 result.warnings.append(self._first_non_finite(workspace))
         return result
+
+    def _check(self, parameters: Tree | None, targets: Mapping[str, Array], sample_weights: Array | None) -> None:
+        faults = []
+        if parameters is not None and not self._fits(parameters):
+            faults += self.faults_of_parameters(parameters)
+        faults += self._faults_of_targets(targets)
+        if sample_weights is not None and sample_weights.shape != self.task.inputs[:1]:
+            detail = f"has shape {list(sample_weights.shape)}; it takes {list(self.task.inputs[:1])}, one per sample"
+            faults.append(Fault(("sample_weights",), detail))
+        if faults:
+            raise InvalidRequest(faults)
+
+    def _fits(self, tree: Tree) -> bool:
+        """Whether a tree is just what is wanted: the common case, told quickly."""
+        if sum(map(len, tree.values())) != len(self.parts) or len(tree) != self.owners:
+            return False
+        for part in self.parts:
+            arrays = tree.get(part.layer)
+            if arrays is None or part.name not in arrays or arrays[part.name].shape != part.shape:
+                return False
+        return True
+
+    def _draw(self, mask: Mask, values: Mapping[str, Array], seed: int, position: int) -> None:
+        """Fill a dropout mask, which depends on nothing but the seed and its place in the network."""
+        out = values.get(mask.node.attributes[0])
+        if out is not None:
+            generator = np.random.Generator(np.random.PCG64([seed, 1, position]))
+            keep = generator.random(mask.node.shape) >= mask.rate
+            np.multiply(keep, 1.0 / (1.0 - mask.rate), out=out, casting="same_kind")
 
     def _collect(self, workspace: Workspace) -> Result:
         read = workspace.outputs
@@ -248,7 +285,7 @@ class Evaluation:
             result.data_loss = read["data_loss"].copy()
             result.regularization_loss = read["regularization_loss"].copy()
             flat = workspace.gradients.copy()
-            result.gradients = _tree(self.trained_names, _split(flat, self.trained_shapes))
+            result.gradients = _tree(self.trained, flat)
             result.gradient_norm = norm(flat)
             checked += [result.loss, flat]
         if "layers" in task.include:
@@ -266,9 +303,13 @@ class Evaluation:
             checked.append(result.input_gradients)
         if "per_sample" in task.include:
             result.per_sample_loss = read["per_sample_loss"].copy()
-            arrays = [read[f"per_sample/{layer}.{name}"].copy() for layer, name in self.trained_names]
-            result.per_sample_gradients = _tree(self.trained_names, arrays)
-            checked += [result.per_sample_loss, *arrays]
+            checked.append(result.per_sample_loss)
+            tree: dict[str, dict[str, Array]] = {}
+            for part in self.trained:
+                array = read[f"per_sample/{part.layer}.{part.name}"].copy()
+                tree.setdefault(part.layer, {})[part.name] = array
+                checked.append(array)
+            result.per_sample_gradients = tree
         result.finite = all(map(_is_finite, checked))
         return result
 
@@ -279,10 +320,12 @@ class Evaluation:
         if sum(node.size for node in self.program.nodes) * 8 > EXPLAIN_BYTES:
             return fallback
         values = {
-            node: workspace.inputs[node.attributes[0]] for node in self.program.nodes if _is_free_input(node, self)
+            node: workspace.inputs[node.attributes[0]]
+            for node in self.program.nodes
+            if node.operation.name == "input" and node.attributes[0] in workspace.inputs
         }
-        for parameter, array in zip(self.parameters, _split(workspace.parameters, self.shapes), strict=True):
-            values[parameter.node] = array
+        for parameter, part in zip(self.parameters, self.parts, strict=True):
+            values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
         quantities = {output.output: ("output", name) for name, output in model.layers.items()}
         quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
         wanted = [*self.program.outputs.values(), *self.program.gradients]
@@ -307,10 +350,6 @@ def _is_finite(array: Array) -> bool:
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
-def _is_free_input(node: Node, evaluation: Evaluation) -> bool:
-    return node.operation.name == "input" and node.attributes[0] not in {".".join(name) for name in evaluation.names}
-
-
 def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
@@ -324,9 +363,13 @@ def _unknown_layer(layer: str, task: Task, wanted: Mapping[str, object]) -> str:
     return f"no layer is called {layer!r}; layers with parameters: {_listed(wanted)}"
 
 
+@np.errstate(over="ignore")  # the service asks for norms of layers outside a run
 def norm(values: Array) -> float:
     """The Euclidean norm, without overflow or underflow on the way."""
-    flat = values.reshape(-1)
+    return quietly(_norm, values.reshape(-1))
+
+
+def _norm(flat: Array) -> float:
     if not flat.size:
         return 0.0
     simple = math.sqrt(float(flat @ flat))
