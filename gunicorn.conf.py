@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import shutil
@@ -53,6 +54,12 @@ def on_starting(server):
     configure_logging()
     for handler in logging.getLogger("gunicorn.error").handlers:
         handler.setFormatter(JsonFormatter())
+
+
+def pre_fork(server, worker):
+    """Keep the garbage collector off what was imported, and from running every few requests: 8 % of a tiny one."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def post_fork(server, worker):

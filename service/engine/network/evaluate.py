@@ -363,7 +363,6 @@ def _unknown_layer(layer: str, task: Task, wanted: Mapping[str, object]) -> str:
     return f"no layer is called {layer!r}; layers with parameters: {_listed(wanted)}"
 
 
-@np.errstate(over="ignore")  # the service asks for norms of layers outside a run
 def norm(values: Array) -> float:
     """The Euclidean norm, without overflow or underflow on the way."""
     return quietly(_norm, values.reshape(-1))
