@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint
@@ -105,7 +104,7 @@ def _faults_of_parameters(task: Task, parameters: dict[str, dict[str, Array]] | 
     if parameters is None or task.loss is None:
         return []
     try:
-        forward_only = replace(task, loss=None, targets=None, weighted=False, include=frozenset())
+        forward_only = task._replace(loss=None, targets=None, weighted=False, include=frozenset())
         return _compile(forward_only, context).faults_of_parameters(parameters)
     except InvalidRequest:
         return []  # the network itself is wrong, which is already told

@@ -36,8 +36,7 @@ Tree = Mapping[str, Mapping[str, Array]]
 EXPLAIN_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What is to be computed, for which shapes. Hashable: equal tasks share one evaluation.
 
     Shapes include the samples' axis. `targets` is None for a forward pass. `include` holds any
@@ -578,4 +577,4 @@ def _per_sample(
 
 
 def _with_sum(task: Task) -> Task:
-    return Task(task.definition, task.dtype, task.inputs, task.training, loss=task.loss, reduction="sum")
+    return task._replace(reduction="sum", normalize_weights=False)
