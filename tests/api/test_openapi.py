@@ -1,0 +1,170 @@
+"""The committed openapi.yaml: it is what the code says, and the service does what it says."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import jsonschema
+import openapi_spec_validator
+import pytest
+import yaml
+from flask import Flask
+from hypothesis import HealthCheck, settings
+
+from service import openapi
+from service.api.system import SPECIFICATION
+from service.app import create_app
+from service.config import Settings
+from service.problems import KINDS, MEDIA_TYPE
+from tests.conftest import Post
+from tests.support import strict_json
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
+    import schemathesis
+    from schemathesis.checks import load_all_checks
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    load_all_checks()
+
+TEXT = SPECIFICATION.read_text()
+DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+OPERATIONS = [
+    pytest.param(path, method, operation, id=operation["operationId"])
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+]
+EXAMPLES = [
+    pytest.param(path, operation, name, id=f"{operation['operationId']}-{name}")
+    for path, item in DOCUMENT["paths"].items()
+    for operation in item.values()
+    if "requestBody" in operation
+    for name in operation["requestBody"]["content"]["application/json"]["examples"]
+]
+
+
+def errors(schema: Any, value: Any) -> list[str]:
+    """What keeps a value from being as a schema of the document says."""
+    whole = {"components": DOCUMENT["components"]} | schema
+    validator = jsonschema.Draft202012Validator(whole)
+    return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(value)]
+
+
+def test_the_committed_file_is_what_the_code_writes() -> None:
+    assert openapi.write() == TEXT, "run 'make openapi'"
+
+
+def test_the_document_is_valid() -> None:
+    openapi_spec_validator.validate(DOCUMENT)
+
+
+def test_every_route_is_described(app: Flask) -> None:
+    described = {(method.upper(), path) for path, item in DOCUMENT["paths"].items() for method in item}
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        if not rule.endpoint.startswith("pages.")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == described
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_every_operation_says_what_it_does(path: str, method: str, operation: dict[str, Any]) -> None:
+    assert operation["summary"] and operation["description"] and operation["tags"]
+    assert operation["responses"]["default"]["content"].keys() == {MEDIA_TYPE}
+    if method == "post":
+        assert operation["requestBody"]["content"]["application/json"]["examples"]
+    for parameter in operation.get("parameters", ()):
+        assert parameter["schema"]
+
+
+def test_operation_ids_are_unique() -> None:
+    names = [operation["operationId"] for item in DOCUMENT["paths"].values() for operation in item.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("path", "operation", "name"), EXAMPLES)
+def test_examples_are_as_their_schemas_say(path: str, operation: dict[str, Any], name: str) -> None:
+    request = operation["requestBody"]["content"]["application/json"]
+    answer = operation["responses"]["200"]["content"]["application/json"]
+    assert errors(request["schema"], request["examples"][name]["value"]) == []
+    assert errors(answer["schema"], answer["examples"][name]["value"]) == []
+
+
+@pytest.mark.parametrize(("path", "operation", "name"), EXAMPLES)
+def test_examples_give_the_answers_that_stand_beside_them(
+    post: Post, path: str, operation: dict[str, Any], name: str
+) -> None:
+    request = operation["requestBody"]["content"]["application/json"]["examples"][name]["value"]
+    answer = operation["responses"]["200"]["content"]["application/json"]
+    response = post(request, path)
+    assert response.status_code == 200
+    assert strict_json(response.get_data()) == answer["examples"][name]["value"]
+    typed = post(request, path, Accept="application/json; tensors=base64")
+    assert errors(answer["schema"], strict_json(typed.get_data())) == []
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_answers_to_get_are_as_their_schemas_say(app: Flask, path: str, method: str, operation: dict[str, Any]) -> None:
+    if method != "get":
+        return
+    names = [
+        parameter["schema"]["enum"] for parameter in operation.get("parameters", ()) if parameter["name"] == "name"
+    ]
+    for name in names[0] if names else [""]:
+        response = app.test_client().get(path.format(name=name))
+        assert response.status_code == 200
+        media_type = response.headers["Content-Type"].split(";")[0]
+        described = operation["responses"]["200"]["content"][media_type]
+        if described:
+            assert errors(described["schema"], strict_json(response.get_data())) == []
+
+
+def test_problems_are_as_their_schema_says(post: Post) -> None:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    for body in (b"{", b"{}", b'{"seed": -1, "x": 1}', b"[]"):
+        assert errors(schema, post(body).json) == []
+    statuses = {str(kind.status) for kind in KINDS.values()}
+    for item in DOCUMENT["paths"].values():
+        for operation in item.values():
+            assert statuses <= set(re.findall(r"\d{3}", operation["responses"]["default"]["description"]))
+
+
+def test_the_schemas_refuse_what_the_service_refuses() -> None:
+    operation = DOCUMENT["paths"]["/v1/gradients"]["post"]
+    request = operation["requestBody"]["content"]["application/json"]
+    good = request["examples"]["xor"]["value"]
+    assert errors(request["schema"], good) == []
+    for change in (
+        {"loss": "nonsense"},
+        {"surplus": 1},
+        {"inputs": "x"},
+        {"inputs": []},
+        {"seed": -1},
+        {"dtype": "float16"},
+        {"network": {"layers": [{"type": "dense", "units": 0}]}},
+        {"network": {"layers": [{"type": "dense"}]}},
+        {"network": {"layers": [{"type": "flatten", "units": 1}]}},
+        {"parameters": {"hidden": {"kernel": "x"}}},
+    ):
+        assert errors(request["schema"], good | change), change
+
+
+SCHEMA: Any = schemathesis.openapi.from_dict(DOCUMENT)
+SCHEMA.app = create_app(Settings(log_requests=False))
+
+
+@SCHEMA.exclude(path="/metrics").parametrize()
+@settings(
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_service_keeps_what_the_file_promises(case: Any) -> None:
+    # Shapes have to agree between fields, which no schema can say: valid fields may make an invalid request.
+    case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])

@@ -1,0 +1,130 @@
+"""Fixtures of the HTTP-level tests: the application, its test client, and a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import hypothesis
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from service.app import create_app
+from service.config import Settings
+from tests.support import LOOPBACK, ROOT, Server
+
+hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.load_profile("nabla")
+
+Post = Callable[..., TestResponse]
+ServerFactory = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="session")
+def make_client() -> Callable[..., FlaskClient]:
+    """A client of a fresh application with some settings changed."""
+
+    def make(**settings: Any) -> FlaskClient:
+        return create_app(Settings(**({"log_requests": False} | settings))).test_client()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def app() -> Flask:
+    """The application with its defaults, quiet."""
+    return create_app(Settings(log_requests=False))
+
+
+@pytest.fixture(scope="session")
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture(scope="session")
+def post(client: FlaskClient) -> Post:
+    """Post a body to `/v1/gradients` or another path: an object as JSON, bytes as they are."""
+
+    def send(body: Any, path: str = "/v1/gradients", **headers: str) -> TestResponse:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return client.post(path, data=content, content_type="application/json", headers=named)
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def start_server() -> ServerFactory:
+    """Start gunicorn as gunicorn.conf.py has it, with some variables of the environment changed."""
+
+    @contextmanager
+    def start(**variables: str) -> Iterator[Server]:
+        with socket.socket() as free:
+            free.bind((LOOPBACK, 0))
+            port = free.getsockname()[1]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
+        settings = {"HOST": LOOPBACK, "PORT": str(port), "WEB_CONCURRENCY": "2", "NABLA_LOG_REQUESTS": "false"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn"],
+            cwd=ROOT,
+            env=inherited | settings | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        server = Server(process.pid, port)
+        try:
+            # Workers start after the line that says where to look; a request waits for the first of them.
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if "serves on" in line:
+                    break
+            else:
+                pytest.fail("gunicorn did not start:\n" + "".join(lines))
+            assert server.get("/health/ready").status_code == 200
+            wait_for(lambda: len(server.workers) == int((settings | variables)["WEB_CONCURRENCY"]))
+            yield server
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                output, _ = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                raise
+            with contextlib.suppress(ValueError):
+                process.stdout.close()
+        assert process.returncode == 0, output
+        assert "Traceback" not in output, output
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(start_server: ServerFactory) -> Iterator[Server]:
+    """A server of two workers for the whole session, with small limits."""
+    limits = {"NABLA_MAX_BODY_BYTES": str(4 * 2**20), "NABLA_MAX_BODY_SECONDS": "1", "NABLA_MAX_SECONDS": "20"}
+    with start_server(**limits) as running:
+        yield running
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something is true, which is soon."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)

@@ -1,0 +1,146 @@
+"""At least one example of every operation of the table, for the tests that walk the table.
+
+A new operation is tested by adding a line to `EXAMPLES`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations import logsumexp, softmax, square, with_slope
+
+LEAVES = frozenset({"input", "constant", "vector"})
+"""Not computed from anything, so there is nothing to differentiate or batch."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One application of an operation to inputs of these shapes.
+
+    The values are a shuffled even grid over all inputs together, so that no two are equal and
+    none is near 0 by default: elementwise kinks and ties are far away.
+    """
+
+    operation: str
+    shapes: tuple[Shape, ...]
+    attributes: Attributes = ()
+    low: float = -1.93
+    high: float = 2.11
+    indices: int | None = None
+    """The inputs are integers below this."""
+    build: Callable[..., Node] | None = None
+    """How it is made of the inputs, for operations that are not simply applied to them."""
+
+    def inputs(self, graph: Graph) -> list[Node]:
+        dtype = None if self.indices is None else "int64"
+        return [graph.input(f"x{position}", shape, dtype) for position, shape in enumerate(self.shapes)]
+
+    def apply(self, inputs: Sequence[Node]) -> Node:
+        if self.build is not None:
+            return self.build(*inputs)
+        return inputs[0].graph.apply(self.operation, *inputs, attributes=self.attributes)
+
+    def values(self, seed: int = 0, leading: Shape = ()) -> list[Array]:
+        rng = np.random.default_rng(seed)
+        shapes = [(*leading, *shape) for shape in self.shapes]
+        if self.indices is not None:
+            return [rng.integers(self.indices, size=shape) for shape in shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        grid = rng.permutation(np.linspace(self.low, self.high, sum(sizes) + 1)[:-1])
+        parts = np.split(grid, np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def __str__(self) -> str:
+        attributes = ", ".join(map(str, self.attributes))
+        return f"{self.operation}{list(self.shapes)}({attributes})".replace(" ", "")
+
+
+def _cube(x: Node) -> Node:
+    return with_slope(x, square(x) * x, 3.0 * square(x))
+
+
+EXAMPLES = (
+    Example("add", ((3, 2), (3, 2))),
+    Example("subtract", ((3, 2), (3, 2))),
+    Example("multiply", ((3, 2), (3, 2))),
+    Example("divide", ((3, 2), (3, 2)), low=0.4),
+    Example("negate", ((3, 2),)),
+    Example("square", ((3, 2),)),
+    Example("exp", ((3, 2),)),
+    Example("expm1", ((3, 2),)),
+    Example("log", ((3, 2),), low=0.2, high=4.0),
+    Example("log1p", ((3, 2),), low=-0.7, high=4.0),
+    Example("sqrt", ((3, 2),), low=0.2, high=4.0),
+    Example("tanh", ((3, 2),)),
+    Example("sigmoid", ((3, 2),)),
+    Example("softplus", ((3, 2),)),
+    Example("erfc", ((3, 2),)),
+    Example("absolute", ((3, 2),)),
+    Example("sign", ((3, 2),)),
+    Example("greater", ((3, 2), (3, 2))),
+    Example("greater_equal", ((3, 2), (3, 2))),
+    Example("maximum", ((3, 2), (3, 2))),
+    Example("minimum", ((3, 2), (3, 2))),
+    Example("softmax", ((4,),), build=softmax),
+    Example("softmax", ((2, 2, 3),), build=softmax),
+    Example("logsumexp", ((4,),), build=logsumexp),
+    Example("logsumexp", ((2, 2, 3),), build=logsumexp),
+    Example("row_maximum", ((4,),)),
+    Example("row_maximum", ((2, 2, 3),)),
+    Example("sum", ((4,),), ((0,),)),
+    Example("sum", ((3, 2),), ((0,),)),
+    Example("sum", ((3, 2),), ((1,),)),
+    Example("sum", ((3, 2),), ((0, 1),)),
+    Example("sum", ((2, 3, 2),), ((0, 2),)),
+    Example("sum", ((2, 3, 2),), ((1,),)),
+    Example("matmul", ((3, 2), (2, 4))),
+    Example("matmul", ((2, 3, 2), (2, 2, 4))),
+    Example("matmul", ((2, 3, 1), (2, 1, 4))),
+    Example("concatenate", ((3, 2), (3, 1), (3, 2)), (1,)),
+    Example("concatenate", ((1, 2), (2, 2)), (0,)),
+    Example("pad", ((3, 2),), (0, 1, 5)),
+    Example("pad", ((3, 2),), (1, 0, 4)),
+    Example("slice", ((4, 3),), (0, 1, 3)),
+    Example("slice", ((4, 3),), (1, 2, 3)),
+    Example("reshape", ((3, 2),), ((2, 3),)),
+    Example("reshape", ((1, 1),), ((),)),
+    Example("transpose", ((3, 2),), ((1, 0),)),
+    Example("transpose", ((2, 3, 2),), ((2, 0, 1),)),
+    Example("broadcast", ((),), ((2, 3),)),
+    Example("broadcast", ((3,),), ((2, 3),)),
+    Example("broadcast", ((2, 1),), ((4, 2, 3),)),
+    Example("one_hot", ((3,),), (4,), indices=4),
+    Example("one_hot", ((2, 3),), (3,), indices=3),
+    Example("stop_gradient", ((3, 2),)),
+    Example("with_slope", ((3, 2),), build=_cube),
+)
+
+
+def _scalar_mixes(example: Example) -> list[Example]:
+    """The same binary operation with scalars for one or both operands, where it takes them."""
+    if len(example.shapes) != 2:
+        return []
+    mixes = []
+    for scalars in itertools.product((False, True), repeat=2):
+        shapes = tuple(() if scalar else shape for scalar, shape in zip(scalars, example.shapes, strict=True))
+        mixed = Example(example.operation, shapes, example.attributes, example.low, example.high)
+        try:
+            mixed.apply(mixed.inputs(Graph("float64")))
+        except (GraphTypeError, IndexError):
+            continue
+        if any(scalars):
+            mixes.append(mixed)
+    return mixes
+
+
+ALL_EXAMPLES = [*EXAMPLES, *itertools.chain.from_iterable(map(_scalar_mixes, EXAMPLES))]
+
+
+def missing_examples() -> list[str]:
+    return sorted(set(OPERATIONS) - LEAVES - {example.operation for example in EXAMPLES})

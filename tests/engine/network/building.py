@@ -1,0 +1,131 @@
+"""Networks in few words: from plain values to definitions, tasks and results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from service.engine.declarations import Reference, Registry, Selection
+from service.engine.graph.ir import Shape
+from service.engine.limits import Limits
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import Evaluation, Result, Task, compile_task
+from service.engine.network.layers import layers
+from service.engine.network.losses import losses
+
+# Limits larger than any test.
+ROOMY = Limits()
+
+
+def select(registry: Registry, chosen: Any) -> Selection:
+    """A block by its name, or by a mapping of its name and options; nested blocks likewise."""
+    if isinstance(chosen, Selection):
+        return chosen
+    options = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+    name = options.pop("name")
+    known = {option.name: option for option in registry[name].options}
+    for key, value in options.items():
+        option = known[key]
+        if isinstance(option, Reference) and value is not None:
+            options[key] = select(option.registry, value)
+        elif isinstance(value, list):
+            options[key] = tuple(value)
+    return registry.select(name, **options)
+
+
+def layer(
+    name: str,
+    type: str,  # noqa: A002
+    inputs: list[str] | None = None,
+    shares: str | None = None,
+    trainable: bool = True,
+    **options: Any,
+) -> LayerDefinition:
+    chosen = select(layers, {"name": type, **options})
+    return LayerDefinition(name, chosen, None if inputs is None else tuple(inputs), shares, trainable)
+
+
+def dense(name: str, units: int, activation: Any = "linear", **details: Any) -> LayerDefinition:
+    return layer(name, "dense", units=units, activation=activation, **details)
+
+
+def network(*parts: LayerDefinition, outputs: list[str] | None = None, input_shape: Shape | None = None):
+    return NetworkDefinition(parts, input_shape, None if outputs is None else tuple(outputs))
+
+
+def task_for(
+    definition: NetworkDefinition,
+    inputs: Any,
+    loss: Any = None,
+    targets: Any = None,
+    weights: Any = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    include: tuple[str, ...] = (),
+    dtype: str = "float64",
+    **details: Any,
+) -> Task:
+    """The task that fits these arrays; targets may be one array where there is one output."""
+    shapes = None
+    if loss is not None:
+        shapes = tuple((name, np.shape(array)) for name, array in by_output(definition, targets).items())
+    return Task(
+        definition,
+        dtype,
+        np.shape(inputs),
+        include=frozenset(include),
+        loss=None if loss is None else select(losses, loss),
+        targets=shapes,
+        weighted=weights is not None,
+        parameters=tuple(
+            ((layer, name), np.shape(array)) for layer, own in (parameters or {}).items() for name, array in own.items()
+        ),
+        **details,
+    )
+
+
+def by_output(definition: NetworkDefinition, targets: Any) -> dict[str, np.ndarray]:
+    whole = targets if isinstance(targets, Mapping) else {definition.output_names[0]: targets}
+    return {name: np.asarray(array) for name, array in whole.items()}
+
+
+def as_arrays(tree: Mapping[str, Mapping[str, Any]], dtype: str = "float64") -> dict[str, dict[str, np.ndarray]]:
+    return {layer: {name: np.asarray(array, dtype) for name, array in own.items()} for layer, own in tree.items()}
+
+
+def compiled(definition: NetworkDefinition, inputs: Any, loss: Any = None, **details: Any) -> Evaluation:
+    return compile_task(task_for(definition, inputs, loss, **details), ROOMY)
+
+
+def run(
+    evaluation: Evaluation,
+    inputs: Any,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    targets: Any = None,
+    weights: Any = None,
+    seed: int = 0,
+) -> Result:
+    task = evaluation.task
+    return evaluation.run(
+        np.asarray(inputs, task.dtype),
+        None if parameters is None else as_arrays(parameters, task.dtype),
+        None if task.loss is None else by_output(task.definition, targets),
+        None if weights is None else np.asarray(weights, task.dtype),
+        seed,
+    )
+
+
+def evaluate(
+    definition: NetworkDefinition,
+    inputs: Any,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    loss: Any = None,
+    targets: Any = None,
+    weights: Any = None,
+    seed: int = 0,
+    **details: Any,
+) -> Result:
+    """Compile and run in one go. Parameters None: from their initializers and `seed`."""
+    evaluation = compiled(definition, inputs, loss, targets=targets, weights=weights, parameters=parameters, **details)
+    return run(evaluation, inputs, parameters, targets, weights, seed)

@@ -1,0 +1,393 @@
+"""From a definition to a model: what is refused and how it is said, orders, shapes."""
+
+import numpy as np
+import pytest
+
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Graph, check
+from service.engine.network.layers import layers
+from service.engine.network.model import assemble
+from tests.engine.network.building import compiled, dense, evaluate, layer, network
+
+
+def built(definition, shape=(4, 3), **details):
+    graph = Graph("float64")
+    model = assemble(definition, graph, graph.input("inputs", shape), **details)
+    check(graph)
+    return model
+
+
+def faults(definition, shape=(4, 3)):
+    with pytest.raises(InvalidRequest) as caught:
+        built(definition, shape)
+    return list(caught.value.faults)
+
+
+def only_fault(*parts, shape=(4, 3), **details):
+    (fault,) = faults(network(*parts, **details), shape)
+    return fault
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_input_is_named_with_what_there_is():
+    assert only_fault(dense("a", 2), dense("b", 2, inputs=["c"])) == Fault(
+        ("network", "layers", 1, "inputs", 0), "no layer is called 'c'", ("input", "a", "b")
+    )
+
+
+def test_an_unknown_output_is_named_with_what_there_is():
+    assert only_fault(dense("a", 2), dense("b", 2), outputs=["a", "z"]) == Fault(
+        ("network", "outputs", 1), "no layer is called 'z'", ("a", "b")
+    )
+
+
+def test_everything_wrong_with_names_is_told_at_once():
+    found = faults(network(dense("a", 2, inputs=["x"]), dense("b", 2, shares="y"), outputs=["z"]))
+    assert [fault.path for fault in found] == [
+        ("network", "layers", 0, "inputs", 0),
+        ("network", "layers", 1, "shares"),
+        ("network", "outputs", 0),
+    ]
+
+
+# --- cycles and order ---------------------------------------------------------------------------
+
+
+def test_a_layer_that_needs_itself_is_a_cycle():
+    assert only_fault(dense("a", 2, inputs=["a"])) == Fault(
+        ("network", "layers", 0, "inputs"), "layer 'a' lies on a cycle or behind one: it needs its own output"
+    )
+
+
+def test_a_cycle_names_the_layers_on_it_and_behind_it():
+    found = faults(
+        network(
+            dense("a", 2, inputs=["input"]),
+            dense("b", 2, inputs=["c"]),
+            dense("c", 2, inputs=["b"]),
+            dense("d", 2, inputs=["c"]),
+        )
+    )
+    assert [fault.path[2] for fault in found] == [1, 2, 3]
+    assert "layer 'd' lies on a cycle or behind one" in found[2].detail
+
+
+def test_sharing_can_close_a_cycle_too():
+    found = faults(network(dense("a", 3, shares="b"), dense("b", 3, inputs=["a"])))
+    assert [fault.path for fault in found] == [("network", "layers", 0, "inputs"), ("network", "layers", 1, "inputs")]
+
+
+def test_layers_may_be_written_in_any_order():
+    parts = [dense("c", 2, "tanh", inputs=["b"]), dense("b", 4, "relu", inputs=["a"]), dense("a", 3, inputs=["input"])]
+    jumbled, sorted_ = network(*parts, outputs=["c"]), network(*parts[::-1])
+    inputs = np.random.default_rng(0).standard_normal((4, 3))
+    parameters = evaluate(sorted_, inputs, seed=3).parameters
+    np.testing.assert_array_equal(
+        evaluate(jumbled, inputs, parameters).outputs["c"], evaluate(sorted_, inputs, parameters).outputs["c"]
+    )
+
+
+def test_parameters_come_in_the_order_in_which_layers_are_written():
+    model = built(
+        network(
+            dense("last", 2, inputs=["middle"]),
+            dense("middle", 4, {"name": "prelu"}, inputs=["first"]),
+            dense("first", 3, use_bias=False, inputs=["input"]),
+            outputs=["last"],
+        )
+    )
+    assert [(parameter.layer, parameter.name) for parameter in model.parameters] == [
+        ("last", "kernel"),
+        ("last", "bias"),
+        ("middle", "kernel"),
+        ("middle", "bias"),
+        ("middle", "alpha"),
+        ("first", "kernel"),
+    ]
+
+
+def test_a_layer_without_inputs_takes_the_one_before_it():
+    model = built(network(dense("a", 2), dense("b", 5), dense("c", 4, inputs=["input"]), dense("d", 1)))
+    shapes = {parameter.layer: parameter.node.shape for parameter in model.parameters if parameter.name == "kernel"}
+    assert shapes == {"a": (3, 2), "b": (2, 5), "c": (3, 4), "d": (4, 1)}
+
+
+def test_layers_that_no_output_needs_are_built_too():
+    model = built(network(dense("a", 2), dense("b", 5), outputs=["a"]))
+    assert set(model.layers) == {"a", "b"}
+
+
+# --- shared parameters --------------------------------------------------------------------------
+
+
+def test_shared_parameters_are_owned_once():
+    model = built(network(dense("a", 3), dense("b", 3, "tanh", shares="a"), dense("c", 3, shares="b")))
+    assert [(parameter.layer, parameter.name) for parameter in model.parameters] == [("a", "kernel"), ("a", "bias")]
+
+
+def test_a_layer_may_share_one_that_is_written_later():
+    model = built(network(dense("a", 3, shares="b", inputs=["input"]), dense("b", 3, inputs=["input"])))
+    assert [parameter.layer for parameter in model.parameters] == ["b", "b"]
+
+
+@pytest.mark.parametrize("shares", ["b", "z"])
+def test_sharing_with_itself_or_with_none(shares):
+    assert only_fault(dense("a", 3), dense("b", 3, shares=shares)) == Fault(
+        ("network", "layers", 1, "shares"), f"no other layer is called {shares!r}", ("a",)
+    )
+
+
+def test_sharing_a_kernel_of_another_shape():
+    assert only_fault(dense("a", 2), dense("b", 2, shares="a")) == Fault(
+        ("network", "layers", 1, "shares"),
+        "kernel of layer 'a' has shape [3, 2]; this layer takes [2, 2] because layer 'a' has 2 units",
+    )
+
+
+def test_sharing_what_the_other_layer_does_not_have():
+    parts = [dense("a", 3, use_bias=False), dense("b", 3, shares="a")]
+    assert only_fault(*parts) == Fault(("network", "layers", 1, "shares"), "layer 'a' has no bias to share")
+
+
+def test_sharing_with_a_layer_that_has_no_parameters():
+    assert only_fault(layer("a", "flatten"), dense("b", 3, shares="a")) == Fault(
+        ("network", "layers", 1, "shares"), "layer 'a' has no kernel to share"
+    )
+
+
+# --- inputs of layers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["add", "multiply", "concatenate"])
+@pytest.mark.parametrize("inputs", [None, ["a"]])
+def test_a_merge_needs_two_inputs(kind, inputs):
+    assert only_fault(dense("a", 2), layer("m", kind, inputs=inputs)) == Fault(
+        ("network", "layers", 1, "inputs"),
+        f"a layer of type {kind!r} merges two or more layers; name them in 'inputs'",
+        ("input", "a"),
+    )
+
+
+def test_other_layers_take_one_input():
+    fault = only_fault(dense("a", 2), dense("b", 2, inputs=["input", "a"]))
+    assert fault.path == ("network", "layers", 1, "inputs")
+    assert fault.detail == (
+        "a layer of type 'dense' takes one input, got 2; merge them first with add, multiply or concatenate"
+    )
+
+
+@pytest.mark.parametrize("kind", ["add", "multiply"])
+def test_merged_shapes_must_agree(kind):
+    assert only_fault(dense("a", 2), layer("m", kind, inputs=["a", "input"])) == Fault(
+        ("network", "layers", 1, "inputs"), "takes inputs of one shape, got [2], [3] per sample"
+    )
+
+
+def test_concatenated_shapes_must_agree_elsewhere():
+    parts = [layer("r", "reshape", target_shape=[2, 3]), layer("m", "concatenate", inputs=["r", "input"])]
+    fault = only_fault(*parts, shape=(4, 6))
+    assert fault.path == ("network", "layers", 1, "inputs")
+    assert fault.detail == "takes inputs that agree in all axes but 2, got [2, 3], [6] per sample"
+
+
+@pytest.mark.parametrize("axis", [0, 2, -2, 7])
+def test_concatenation_along_an_axis_that_is_none(axis):
+    fault = only_fault(dense("a", 2), layer("m", "concatenate", inputs=["a", "input"], axis=axis))
+    assert fault == Fault(("network", "layers", 1, "axis"), f"axis {axis} is none of 1 to 1 (or -1 to -1)")
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (4, 4, 3)), (2, (4, 2, 6)), (-1, (4, 2, 6)), (-2, (4, 4, 3))])
+def test_concatenation_along_each_axis(axis, shape):
+    parts = [layer("a", "activation", activation="tanh"), layer("m", "concatenate", inputs=["a", "input"], axis=axis)]
+    assert built(network(*parts), (4, 2, 3)).layers["m"].output.shape == shape
+
+
+def test_shared_axes_that_do_not_exist():
+    assert only_fault(layer("p", "prelu", shared_axes=[2])) == Fault(
+        ("network", "layers", 0, "shared_axes"), "axis 2 does not exist: the input has axes 0 to 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "detail"),
+    [
+        ([2, 2], "[2, 2] cannot hold the 6 values of a sample; the inputs have 6 features"),
+        ([4, -1], "[4, -1] cannot hold the 6 values of a sample; the inputs have 6 features"),
+        ([-1, -1], "at most one entry may be -1, the others are positive"),
+        ([0, 6], "at most one entry may be -1, the others are positive"),
+    ],
+)
+def test_a_reshape_that_does_not_fit(target, detail):
+    fault = only_fault(layer("r", "reshape", target_shape=target), shape=(4, 6))
+    assert fault == Fault(("network", "layers", 0, "target_shape"), detail)
+
+
+def test_a_reshape_works_out_one_axis():
+    model = built(network(layer("r", "reshape", target_shape=[2, -1]), layer("f", "flatten")), (4, 6))
+    assert model.layers["r"].output.shape == (4, 2, 3)
+    assert model.layers["f"].output.shape == (4, 6)
+
+
+def test_a_layer_whose_input_failed_is_not_blamed():
+    found = faults(network(layer("m", "add"), dense("a", 2), layer("n", "multiply")))
+    assert [fault.path[2] for fault in found] == [0, 2]
+
+
+# --- reasons for shapes -------------------------------------------------------------------------
+
+
+def refused_parameters(definition, parameters, inputs=(4, 3)):
+    evaluation = compiled(definition, np.zeros(inputs))
+    return evaluation.faults_of_parameters(parameters)
+
+
+@pytest.mark.parametrize(
+    ("first", "inputs", "reason"),
+    [
+        (dense("a", 1), 1, "because layer 'a' has 1 unit"),
+        (dense("a", 5), 5, "because layer 'a' has 5 units"),
+        (layer("a", "activation", activation="tanh"), 3, "because layer 'a' gives 3 values"),
+        (layer("a", "reshape", target_shape=[1, 3]), 3, "because layer 'a' gives shape [1, 3]"),
+    ],
+)
+def test_a_wrong_kernel_is_told_why_its_shape_is_what_it_is(first, inputs, reason):
+    wrong = {"b": {"kernel": np.zeros((7, 2)), "bias": np.zeros(2)}}
+    (detail,) = [
+        fault.detail for fault in refused_parameters(network(first, dense("b", 2)), wrong) if "b" in fault.path
+    ]
+    assert detail == f"kernel of layer 'b' has shape [7, 2]; it takes [{inputs}, 2] {reason}"
+
+
+def test_the_inputs_are_the_reason_of_the_first_kernel():
+    (fault,) = refused_parameters(network(dense("a", 2)), {"a": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}})
+    assert fault == Fault(
+        ("parameters", "a", "kernel"),
+        "kernel of layer 'a' has shape [2, 2]; it takes [3, 2] because the inputs have 3 features",
+    )
+    (fault,) = refused_parameters(
+        network(dense("a", 2)), {"a": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}, inputs=(4, 5, 1)
+    )
+    assert fault.detail.endswith("because the inputs have shape [5, 1]")
+
+
+def test_every_fault_of_the_parameters_is_told_at_once():
+    definition = network(dense("a", 2), layer("f", "flatten"), dense("c", 2, shares="a"), dense("d", 2))
+    found = refused_parameters(
+        definition,
+        {
+            "a": {"kernel": np.zeros((3, 2)), "weights": np.zeros(3)},
+            "c": {"kernel": np.zeros((2, 2))},
+            "f": {"kernel": np.zeros(1)},
+            "z": {},
+        },
+        inputs=(4, 2),
+    )
+    assert [(fault.path, fault.detail) for fault in found] == [
+        (("parameters", "a", "weights"), "layer 'a' has no parameter 'weights'; it has 'kernel', 'bias'"),
+        (("parameters", "c"), "layer 'c' uses the parameters of layer 'a'; send none for it"),
+        (("parameters", "f"), "layer 'f' has no parameters"),
+        (("parameters", "z"), "no layer is called 'z'; layers with parameters: 'a', 'd'"),
+        (
+            ("parameters", "a", "kernel"),
+            "kernel of layer 'a' has shape [3, 2]; it takes [2, 2] because the inputs have 2 features",
+        ),
+        (("parameters", "a", "bias"), "bias of layer 'a' is missing; it has shape [2]"),
+        (("parameters", "d"), "kernel of layer 'd' is missing; it has shape [2, 2]"),
+        (("parameters", "d"), "bias of layer 'd' is missing; it has shape [2]"),
+    ]
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+def test_every_layer_type_is_built_somewhere_here():
+    built_here = {"dense", "activation", "prelu", "flatten", "reshape", "dropout", "add", "multiply", "concatenate"}
+    missing = {declaration.name for declaration in layers} - built_here
+    assert not missing, f"write tests of the layer types {sorted(missing)}"
+
+
+def value_of(*parts, shape=(2, 3), outputs=None, **details):
+    definition = network(*parts, outputs=outputs)
+    inputs = np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape)
+    return inputs, evaluate(definition, inputs, {}, **details).outputs[definition.output_names[0]]
+
+
+def test_merging_layers_merge():
+    doubled = layer("d", "add", inputs=["input", "input"])
+    inputs, total = value_of(doubled, layer("t", "add", inputs=["d", "input", "d"]))
+    np.testing.assert_array_equal(total, 5.0 * inputs)
+    inputs, product = value_of(doubled, layer("t", "multiply", inputs=["d", "input", "d"]))
+    np.testing.assert_array_equal(product, 4.0 * inputs**3)
+    inputs, joined = value_of(doubled, layer("t", "concatenate", inputs=["d", "input"]))
+    np.testing.assert_array_equal(joined, np.concatenate([2.0 * inputs, inputs], 1))
+
+
+def test_flattening_and_reshaping_are_row_major():
+    inputs, flat = value_of(layer("f", "flatten"), shape=(2, 2, 3))
+    np.testing.assert_array_equal(flat, inputs.reshape(2, 6))
+    inputs, shaped = value_of(layer("r", "reshape", target_shape=[3, -1]), shape=(2, 6))
+    np.testing.assert_array_equal(shaped, inputs.reshape(2, 3, 2))
+
+
+def test_a_dense_layer_acts_on_the_last_axis():
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 4))
+    parameters = {"a": {"kernel": np.random.default_rng(1).standard_normal((4, 5)), "bias": np.arange(5.0)}}
+    outputs = evaluate(network(dense("a", 5)), inputs, parameters).outputs["a"]
+    np.testing.assert_allclose(outputs, inputs @ parameters["a"]["kernel"] + np.arange(5.0), rtol=1e-14)
+
+
+def test_dropout_without_training_does_nothing():
+    inputs, outputs = value_of(layer("d", "dropout", rate=0.5))
+    np.testing.assert_array_equal(outputs, inputs)
+    assert not built(network(layer("d", "dropout", rate=0.5))).masks
+    assert not built(network(layer("d", "dropout", rate=0.0)), training=True).masks
+    assert len(built(network(layer("d", "dropout", rate=0.5)), training=True).masks) == 1
+
+
+def test_prelu_shares_its_slope_along_axes():
+    model = built(network(layer("p", "prelu", shared_axes=[1])), (2, 3, 4))
+    assert model.parameters[0].node.shape == (1, 4)
+    model = built(network(layer("p", "prelu", shared_axes=[1, 2])), (2, 3, 4))
+    assert model.parameters[0].node.shape == (1, 1)
+
+
+def test_a_regularizer_adds_a_penalty_for_each_owner_once():
+    parts = [dense("a", 3, kernel_regularizer="l2"), dense("b", 3, kernel_regularizer="l2", shares="a")]
+    model = built(network(*parts))
+    assert len(model.penalties) == 1
+    kernel = model.parameters[0].node
+    weights = np.arange(9.0).reshape(3, 3)
+    penalty = interpret(model.penalties, {kernel: weights})[model.penalties[0]]
+    assert penalty == pytest.approx(0.01 * (weights**2).sum())
+
+
+def test_nodes_belong_to_their_layers():
+    model = built(network(dense("a", 2, "tanh"), dense("b", 1)))
+    assert model.layers["a"].output.scope == "a"
+    assert model.layers["b"].pre_activation.scope == "b"
+
+
+# --- shapes of inputs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "detail"),
+    [
+        ((3,), None, "inputs have shape [3]; they take one row per sample: [samples, features]"),
+        ((0, 3), None, "inputs have shape [0, 3]; at least one value is needed"),
+        ((4, 3), (2,), "inputs have shape [4, 3]; they take [samples, 2] because input_shape is [2]"),
+        ((4, 3), (3, 1), "inputs have shape [4, 3]; they take [samples, 3, 1] because input_shape is [3, 1]"),
+    ],
+)
+def test_inputs_that_do_not_fit(shape, wanted, detail):
+    with pytest.raises(InvalidRequest) as caught:
+        compiled(network(dense("a", 2), input_shape=wanted), np.zeros(shape))
+    assert caught.value.faults == (Fault(("inputs",), detail),)
+
+
+def test_the_message_of_a_refusal_is_all_its_details():
+    with pytest.raises(InvalidRequest, match="no layer is called 'x'; no layer is called 'y'"):
+        built(network(dense("a", 2, inputs=["x"]), dense("b", 2, inputs=["y"])))

@@ -1,0 +1,113 @@
+"""What several engine tests need: settings for random tests, random graphs, trees of parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
+from service.engine.graph.operations import (
+    broadcast,
+    concatenate,
+    logsumexp,
+    one_hot,
+    reshape,
+    slice_axis,
+    softmax,
+    sum_over,
+    transpose,
+    with_slope,
+)
+from tests.engine.graph.examples import EXAMPLES, LEAVES
+
+# The same examples on every run; no files beside the tests.
+random_examples = functools.partial(settings, deadline=None, database=None, derandomize=True)
+
+SHAPES = [(), (3,), (1, 3), (2, 3), (3, 3), (2, 1), (2, 2, 3), (2, 3, 3), (1, 1)]
+
+
+def _arity(name: str) -> int:
+    return next(len(example.shapes) for example in EXAMPLES if example.operation == name)
+
+
+def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]) -> Node | None:
+    """One more application of `name` to something of the pool, or None if nothing fits."""
+    number = functools.partial(draw, st.integers(0, 60))
+    x = pool[number() % len(pool)]
+    rank = len(x.shape)
+    if name in ("softmax", "logsumexp", "row_maximum", "pad", "slice") and not rank:
+        return None
+    match name:
+        case "softmax":
+            return softmax(x)
+        case "logsumexp":
+            return logsumexp(x)
+        case "sum":
+            mask = number()
+            return sum_over(x, [axis for axis in range(rank) if mask >> axis & 1]) if rank else None
+        case "reshape":
+            shapes = {(x.size,), (1, x.size), (*x.shape, 1), x.shape[::-1], (*x.shape[1:], *x.shape[:1])}
+            return reshape(x, sorted(shapes)[number() % len(shapes)])
+        case "transpose":
+            return transpose(x, draw(st.permutations(range(rank)))) if rank else None
+        case "broadcast":
+            widened = tuple(3 if n == 1 and number() % 2 else n for n in x.shape)
+            return broadcast(x, (2, *widened) if rank < 3 and number() % 2 else widened)
+        case "slice":
+            axis = number() % rank
+            start = number() % x.shape[axis]
+            return slice_axis(x, axis, start, start + 1 + number() % (x.shape[axis] - start))
+        case "pad":
+            axis = number() % rank
+            start = number() % 3
+            return graph.apply("pad", x, attributes=(axis, start, start + x.shape[axis] + number() % 2))
+        case "concatenate":
+            if not rank:
+                return None
+            axis = number() % rank
+            rest = x.shape[:axis] + x.shape[axis + 1 :]
+            fits = [y for y in pool if len(y.shape) == rank and y.shape[:axis] + y.shape[axis + 1 :] == rest]
+            return concatenate([x, *(fits[number() % len(fits)] for _ in range(number() % 3))], axis)
+        case "matmul":
+            if rank < 2:
+                return None
+            fits = [y for y in pool if len(y.shape) == rank and y.shape[:-1] == (*x.shape[:-2], x.shape[-1])]
+            return x @ fits[number() % len(fits)] if fits else transpose(x) @ x
+        case "with_slope":
+            return with_slope(x, graph.apply("square", x), graph.apply("tanh", x))
+        case "one_hot":
+            return one_hot(graph.input("indices", (4,), "int64"), 3)
+    if _arity(name) == 1:
+        return graph.apply(name, x)
+    fits = [y for y in pool if y.shape in ((), x.shape)]  # x itself at least
+    return graph.apply(name, x, fits[number() % len(fits)])
+
+
+@st.composite
+def random_graphs(
+    draw: Callable[[Any], Any],
+    names: tuple[str, ...] = tuple(sorted(set(OPERATIONS) - LEAVES)),
+    dtypes: tuple[str, ...] = ("float64", "float32"),
+) -> tuple[Graph, list[Node], list[Node]]:
+    """A graph, its float inputs, and everything that was made, the inputs first."""
+    graph = Graph(draw(st.sampled_from(dtypes)))
+    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=4))
+    inputs = [graph.input(f"x{position}", shape) for position, shape in enumerate(shapes)]
+    pool = [*inputs, graph.constant(0.5)]
+    for _ in range(draw(st.integers(1, 14))):
+        made = _apply(graph, pool, draw(st.sampled_from(names)), draw)
+        if made is not None and made.size <= 64:
+            pool.append(made)
+    return graph, inputs, pool
+
+
+def dense_gradients(found: list[Node | NoGradient], targets: list[Node]) -> list[Node]:
+    """Gradients as arrays, zero where nothing arrives, as the engine's callers have them."""
+    return [
+        broadcast(target.graph.constant(0.0), target.shape) if isinstance(gradient, NoGradient) else gradient
+        for gradient, target in zip(found, targets, strict=True)
+    ]

@@ -1,0 +1,282 @@
+"""Every declared option of every registry, and every scalar field: bounds, types and places of refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from service.api.catalogue import REGISTRIES
+from service.engine.declarations import (
+    Choice,
+    Declaration,
+    Flag,
+    Integer,
+    Integers,
+    Number,
+    Numbers,
+    Option,
+    Reference,
+    Registry,
+)
+from service.problems import MOST_ERRORS
+from tests.conftest import Post
+from tests.support import assert_problem, faults, network, xor
+
+CASES = [
+    pytest.param(registry, declaration, option, id=f"{registry.kind}-{declaration.name}-{option.name}")
+    for registry in REGISTRIES.values()
+    for declaration in registry
+    for option in declaration.options
+]
+
+
+def good(option: Option) -> Any:
+    """A value that the option takes."""
+    match option:
+        case Number():
+            low = -math.inf if option.minimum is None else option.minimum
+            high = math.inf if option.maximum is None else option.maximum
+            if math.isfinite(low) and math.isfinite(high):
+                return (low + high) / 2
+            return low + 1 if math.isfinite(low) else min(0.5, high - 1)
+        case Integer():
+            return 1 if option.minimum is None else option.minimum
+        case Flag():
+            return True
+        case Choice():
+            return option.values[0]
+        case Integers() | Numbers():
+            return [1]
+        case Reference():
+            return next(name for name in option.registry.names if not requires(option.registry[name]))
+    raise AssertionError(option)
+
+
+def requires(declaration: Declaration) -> list[Option]:
+    return [option for option in declaration.options if option.required]
+
+
+def bad(option: Option) -> Iterator[Any]:
+    """Values that the option does not take."""
+    if option.required or option.default is not None:
+        yield None
+    match option:
+        case Number():
+            yield from (True, "1", "", [], {}, [1.0], 10**400)
+            if option.minimum is not None:
+                yield option.minimum if option.open_minimum else math.nextafter(option.minimum, -math.inf)
+            if option.maximum is not None:
+                yield option.maximum if option.open_maximum else math.nextafter(option.maximum, math.inf)
+        case Integer():
+            yield from (True, "1", 1.5, 1.0, [], {}, 1e300)
+            if option.minimum is not None:
+                yield option.minimum - 1
+            if option.maximum is not None:
+                yield option.maximum + 1
+        case Flag():
+            yield from (0, 1, "true", [], {})
+        case Choice():
+            yield from ("nonsense", 1, True, [], {}, [option.values[0]], option.values[0].upper())
+        case Integers():
+            yield from ("1", 1, {}, True, [option.minimum - 1], [1.0], [True], ["1"], [None], [[1]], [1] * 17, [2**60])
+        case Numbers():
+            yield from ("1", 1, {}, True, [], [True], ["1"], [None], [[1]])
+            if option.minimum is not None:
+                yield [math.nextafter(option.minimum, -math.inf)]
+        case Reference():
+            yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
+            yield {"type": good(option), "nonsense": 1}
+
+
+def edges(option: Option) -> Iterator[Any]:
+    """The outermost values that the option takes."""
+    match option:
+        case Number():
+            for bound, is_open, inside in (
+                (option.minimum, option.open_minimum, math.inf),
+                (option.maximum, option.open_maximum, -math.inf),
+            ):
+                if bound is not None:
+                    yield math.nextafter(bound, inside) if is_open else bound
+        case Integer():
+            yield from (bound for bound in (option.minimum, option.maximum) if bound is not None)
+        case Flag():
+            yield from (True, False)
+        case Choice():
+            yield from option.values
+        case Numbers():
+            yield [0.0 if option.minimum is None else option.minimum]
+        case Reference():
+            yield from (name for name in option.registry.names if not requires(option.registry[name]))
+
+
+def request_with(registry: Registry[Any], declaration: Declaration, **options: Any) -> tuple[dict[str, Any], str]:
+    """A request that uses a declared block with some options set, and the pointer to the block."""
+    required = {option.name: good(option) for option in requires(declaration)}
+    block = {"type": declaration.name} | required | options
+    dense = {"type": "dense", "units": 1}
+    if registry.plural == "layers":
+        return xor(network=network(block), parameters=...), "#/network/layers/0"
+    if registry.plural == "losses":
+        return xor(loss=block), "#/loss"
+    key = {"activations": "activation", "initializers": "kernel_initializer", "regularizers": "kernel_regularizer"}
+    where = key[registry.plural]
+    return xor(network=network(dense | {where: block}), parameters=...), f"#/network/layers/0/{where}"
+
+
+@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+def test_options_refuse_wrong_values_at_their_place(
+    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
+) -> None:
+    for value in bad(option):
+        if isinstance(value, int) and value >= 2**64:
+            body = request_with(registry, declaration, **{option.name: "HUGE"})[0]
+            # Beyond 64 bits the parser itself refuses, or hands a float on.
+            response = post(json.dumps(body).replace('"HUGE"', str(value)).encode())
+            assert response.status_code in (400, 422)
+            continue
+        body, place = request_with(registry, declaration, **{option.name: value})
+        document = assert_problem(post(body), "invalid", body)
+        places = list(faults(document))
+        inside = f"{place}/{option.name}"
+        assert all(pointer == inside or pointer.startswith(inside + "/") for pointer in places), (value, document)
+
+
+@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+def test_options_take_values_up_to_their_bounds(
+    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
+) -> None:
+    for value in edges(option):
+        body, place = request_with(registry, declaration, **{option.name: value})
+        response = post(body)
+        assert response.status_code in (200, 422), response.text
+        if response.status_code == 422:  # the network may still not fit together, but not for this option's type
+            details = faults(assert_problem(response, "invalid", body))
+            assert not any(detail.startswith("takes") for pointer, detail in details.items() if place in pointer)
+
+
+@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+def test_required_options_are_asked_for(
+    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
+) -> None:
+    body, place = request_with(registry, declaration)
+    block: Any = body
+    for key in place[2:].split("/"):
+        block = block[int(key)] if key.isdigit() else block[key]
+    block.pop(option.name, None)
+    response = post(body)
+    if option.required:
+        assert faults(assert_problem(response, "invalid", body))[f"{place}/{option.name}"] == "is required"
+    elif response.status_code != 200:
+        assert f"{place}/{option.name}" not in faults(assert_problem(response, "invalid", body))
+
+
+@pytest.mark.parametrize("plural", REGISTRIES)
+def test_unknown_names_are_refused_with_the_nearest_known(post: Post, plural: str) -> None:
+    registry = REGISTRIES[plural]
+    for declaration in registry:
+        body, place = request_with(registry, declaration)
+        wrong = declaration.name + "x"
+        block: Any = body
+        for key in place[2:].split("/"):
+            block = block[int(key)] if key.isdigit() else block[key]
+        block["type"] = wrong
+        (error,) = assert_problem(post(body), "invalid", body)["errors"]
+        assert error["pointer"] == f"{place}/type"
+        assert wrong in error["detail"] and "did you mean" in error["detail"]
+        assert set(error["allowed"]) == set(registry.names)
+
+
+@pytest.mark.parametrize("plural", REGISTRIES)
+def test_unknown_options_are_refused_with_what_there_is(post: Post, plural: str) -> None:
+    registry = REGISTRIES[plural]
+    for declaration in registry:
+        body, place = request_with(registry, declaration, nonsense=1)
+        (error,) = assert_problem(post(body), "invalid", body)["errors"]
+        assert error["pointer"] == f"{place}/nonsense"
+        assert {option.name for option in declaration.options} <= set(error.get("allowed", ()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "detail"),
+    [
+        ("seed", -1, "takes an integer at least 0"),
+        ("seed", 2**63, "at most"),
+        ("seed", 1.0, "takes an integer"),
+        ("seed", "1", "takes an integer"),
+        ("seed", True, "takes an integer"),
+        ("seed", None, "may not be null"),
+        ("dtype", "float16", "takes one of 'float64', 'float32'"),
+        ("dtype", 64, "takes one of"),
+        ("training", 1, "takes true or false"),
+        ("training", "true", "takes true or false"),
+        ("normalize_weights", 0, "takes true or false"),
+        ("reduction", "average", "takes one of 'mean', 'sum', 'none'"),
+        ("include", "layers", "takes a list of words"),
+        ("include", None, "may not be null"),
+        ("loss", None, "may not be null"),
+        ("loss", {}, "is required"),
+        ("inputs", None, "may not be null"),
+        ("targets", None, "may not be null"),
+        ("parameters", [], "takes an object"),
+        ("parameters", None, "may not be null"),
+        ("network", [], "takes an object"),
+        ("network", None, "may not be null"),
+        ("sample_weights", None, "may not be null"),
+    ],
+)
+def test_request_keys_are_strict(post: Post, key: str, value: Any, detail: str) -> None:
+    body = xor(**{key: value})
+    (error,) = assert_problem(post(body), "invalid", body)["errors"]
+    assert error["pointer"] in (f"#/{key}", f"#/{key}/type")
+    assert detail in error["detail"]
+
+
+def test_the_largest_seed_is_taken(post: Post) -> None:
+    assert post(xor(parameters=..., seed=2**63 - 1)).status_code == 200
+
+
+def test_unknown_words_are_refused_each_at_its_place(post: Post) -> None:
+    body = xor(include=["layers", "layer", 3])
+    errors = faults(assert_problem(post(body), "invalid", body))
+    assert "did you mean 'layers'?" in errors["#/include/1"]
+    assert set(errors) == {"#/include/1", "#/include/2"}
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("input", "inputs"), ("netwrok", "network"), ("los", "loss"), ("sample_weight", "sample_weights")]
+)
+def test_unknown_keys_are_refused_with_the_nearest_known(post: Post, key: str, hint: str) -> None:
+    body = xor(**{key: 1})
+    (error,) = assert_problem(post(body), "invalid", body)["errors"]
+    assert error["pointer"] == f"#/{key}"
+    assert error["detail"] == f"unknown key; did you mean {hint!r}?"
+    assert "network" in error["allowed"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(post: Post) -> None:
+    body = xor(loss="mse_", dtype="int8", seed=-1, extra=1, inputs=[[0, 0], [0]], targets=[["x"]])
+    errors = faults(assert_problem(post(body), "invalid", body))
+    assert set(errors) == {"#/loss", "#/dtype", "#/seed", "#/extra", "#/inputs/1", "#/targets/0/0"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        xor(**{f"key{number}": 1 for number in range(300)}),
+        xor(include=["x"] * 300),
+        xor(network=network(*[{"type": "x"}] * 300)),
+        xor(network=network({"type": "dense", "units": 1} | {f"key{number}": 1 for number in range(300)})),
+        xor(parameters={f"layer{number}": 1 for number in range(300)}),
+        xor(parameters={"hidden": {f"array{number}": "x" for number in range(300)}}),
+        xor(targets={f"output{number}": "x" for number in range(300)}),
+        xor(loss={"type": "categorical_crossentropy", "class_weights": ["x"] * 300}),
+    ],
+)
+def test_errors_beyond_a_hundred_are_not_listed(post: Post, body: dict[str, Any]) -> None:
+    document = assert_problem(post(body), "invalid", body)
+    assert len(document["errors"]) == MOST_ERRORS

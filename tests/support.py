@@ -1,0 +1,200 @@
+"""What the tests of the HTTP level share: strict readers of answers, and a client of raw sockets."""
+
+from __future__ import annotations
+
+import copy
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.api.examples import GRADIENTS
+from service.problems import KINDS
+
+ROOT = Path(__file__).parents[1]
+PROBLEM = "application/problem+json"
+LOOPBACK = "127.0.0.1"
+
+
+def xor(**changes: Any) -> dict[str, Any]:
+    """The XOR request of the documentation, with some keys changed; `...` leaves one out."""
+    request = {key: value for key, value in copy.deepcopy(GRADIENTS["xor"]).items() if key != "include"} | changes
+    return {key: value for key, value in request.items() if value is not ...}
+
+
+def network(*layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A network of the given layers."""
+    return {"layers": list(layers), **more}
+
+
+def strict_json(content: bytes | str) -> Any:
+    """JSON without NaN, Infinity and keys that stand twice."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), "a key stands twice"
+        return dict(pairs)
+
+    return json.loads(content, parse_constant=refuse, object_pairs_hook=once)
+
+
+def tokens(pointer: str) -> list[str]:
+    """The keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
+    assert pointer == "#" or pointer.startswith("#/"), pointer
+    return [token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")[1:]]
+
+
+def resolves(pointer: str, document: Any) -> bool:
+    """Whether a pointer leads into the document; its last key alone may be one that is missing there."""
+    path = tokens(pointer)
+    for depth, token in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(document, dict):
+            if token not in document:
+                return last
+            document = document[token]
+        elif isinstance(document, list) and token.isdigit() and int(token) < len(document):
+            document = document[int(token)]
+        else:
+            return False
+    return True
+
+
+def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values in a JSON document, its own first."""
+    yield path
+    if isinstance(document, dict | list):
+        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from pointers(value, (*path, key))
+
+
+def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy of a JSON document with another value at `path`."""
+    if not path:
+        return value
+    document = copy.deepcopy(document)
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return document
+
+
+def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, Any]:
+    """That the answer is a problem document of that kind in the one shape of all; gives the document."""
+    body = response.get_data()
+    assert response.headers["Content-Type"] == PROBLEM, body
+    document: dict[str, Any] = strict_json(body)
+    assert document["type"] == f"/problems/{kind}", document
+    assert response.status_code == document["status"] == KINDS[kind].status
+    assert document["title"] == KINDS[kind].title
+    assert set(document) <= {"type", "title", "status", "detail", "instance", "errors"}
+    assert isinstance(document["detail"], str) and document["detail"]
+    assert document["instance"] == response.headers["X-Request-Id"]
+    for error in document.get("errors", ()):
+        assert {"pointer", "detail"} <= set(error) <= {"pointer", "detail", "allowed", "limit", "asked"}
+        assert isinstance(error["detail"], str) and error["detail"]
+        assert isinstance(error.get("allowed", []), list)
+        if request is not None:
+            assert resolves(error["pointer"], request), error
+    return document
+
+
+def faults(document: Mapping[str, Any]) -> dict[str, str]:
+    """The details of a problem's errors by their pointers."""
+    return {error["pointer"]: error["detail"] for error in document["errors"]}
+
+
+@dataclass
+class Answer:
+    """An answer read from a socket, with the names of the test client's."""
+
+    status_code: int
+    headers: dict[str, str]
+    body: bytes
+
+    def get_data(self) -> bytes:
+        return self.body
+
+    @property
+    def json(self) -> Any:
+        return strict_json(self.body)
+
+
+@dataclass
+class Server:
+    """A running gunicorn."""
+
+    pid: int
+    port: int
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection((LOOPBACK, self.port), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def send(self, *parts: bytes, end: bool = False) -> Answer:
+        """Send bytes as they are over a connection of their own; `end` closes the sending side after them."""
+        with self.connect() as connection:
+            try:
+                for part in parts:
+                    connection.sendall(part)
+                if end:
+                    connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the server may answer and close before it has read everything
+            return read_answer(connection)
+
+    def post(self, body: bytes, path: str = "/v1/gradients", **headers: str) -> Answer:
+        """A plain request over a connection of its own."""
+        return self.send(head(path, len(body), **headers) + body)
+
+    def get(self, path: str) -> Answer:
+        return self.send(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+
+    @property
+    def workers(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of all workers."""
+        total = 0
+        for pid in self.workers:
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+
+def head(path: str, length: int | str | None, **headers: str) -> bytes:
+    """The head of a POST request of JSON; `length` None leaves Content-Length out."""
+    lines = {"Host": "test", "Content-Type": "application/json", "Connection": "close"}
+    if length is not None:
+        lines["Content-Length"] = str(length)
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
+    return f"POST {path} HTTP/1.1\r\n{text}\r\n".encode("latin-1")
+
+
+def read_answer(connection: socket.socket) -> Answer:
+    """One answer; one without Content-Length is read to the end of the connection."""
+    content = b""
+    while b"\r\n\r\n" not in content:
+        part = connection.recv(65536)
+        assert part, f"the connection was closed after {content!r}"
+        content += part
+    first, _, body = content.partition(b"\r\n\r\n")
+    start, *lines = first.decode("latin-1").split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    length = headers.get("Content-Length")
+    while length is None or len(body) < int(length):
+        part = connection.recv(65536)
+        if not part:
+            break
+        body += part
+    return Answer(int(start.split()[1]), headers, body)
