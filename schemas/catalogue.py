@@ -14,6 +14,7 @@ class CurveSchema(Schema):
     x = TensorAnswerField(required=True)
     value = TensorAnswerField(required=True)
     derivative = TensorAnswerField(required=True)
+    finite = fields.Boolean(required=True, metadata={"description": "false: some values are not finite, and null here"})
 
 
 class OptionSchema(Schema):

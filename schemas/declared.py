@@ -103,7 +103,9 @@ class ChoiceField(StrictField):
         """A place to let the type be understood from the options: only regularizers do."""
         if self.registry is regularizers and "type" not in value:
             given = [key for key in ("l1", "l2") if key in value]
-            return {"type": "_".join(given) or "l1_l2", **value}
+            if not given:
+                raise self.refuse("an object with l1, l2 or both, or with 'type'", value, self.registry.names)
+            return {"type": "_".join(given), **value}
         return value
 
 

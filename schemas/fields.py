@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
@@ -37,12 +38,8 @@ class Message(str):
 
 
 def plain(value: Any) -> Any:
-    """A parsed JSON value as dicts and lists, whichever parser it came from."""
-    if hasattr(value, "as_list"):
-        return value.as_list()
-    if hasattr(value, "as_dict"):
-        return value.as_dict()
-    return value
+    """A parsed JSON value without NumPy arrays, which large bodies have where numbers stand in rows."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def shown(value: Any) -> str:
@@ -206,8 +203,16 @@ class NameField(StrictField):
     LONGEST = 64
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= self.LONGEST or not self.FORBIDDEN.isdisjoint(value):
-            takes = f'a name of 1 to {self.LONGEST} characters without . [ ] / \\ " and control characters'
+        if (
+            not isinstance(value, str)
+            or not 0 < len(value) <= self.LONGEST
+            or not self.FORBIDDEN.isdisjoint(value)
+            or value == "_schema"  # marshmallow's word for an error of a whole object
+        ):
+            takes = (
+                f'a name of 1 to {self.LONGEST} characters without . [ ] / \\ " and control characters, '
+                'and not "_schema"'
+            )
             raise self.refuse(takes, value)
         return value
 
@@ -300,7 +305,7 @@ class RequestSchema(StrictSchema):
         recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
         try:
             # Equal whatever the order of keys and the white space were.
-            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS)
+            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
         except (TypeError, ValueError):
             raise ValidationError(Message(TOO_DEEP)) from None
         known = self._recipes.find(name)

@@ -27,6 +27,9 @@ from service.engine.declarations import Registry
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
 
+MOST_LAYERS = 4096
+"""More are refused unread, whatever an operator allows: reading them takes time."""
+
 
 class LayerSchema(StrictSchema):
     """The keys that every layer has, whatever its type."""
@@ -46,8 +49,8 @@ class LayersField(StrictField):
     """The layers of a network, each validated by the schema of its type."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[LayerDefinition, ...]:
-        if not isinstance(value, list) or not value:
-            raise self.refuse("a list of at least one layer", value)
+        if not isinstance(value, list) or not 0 < len(value) <= MOST_LAYERS:
+            raise self.refuse(f"a list of 1 to {MOST_LAYERS} layers", value)
         made: list[LayerDefinition] = []
         errors: dict[int, Any] = {}
         for position, layer in enumerate(value):

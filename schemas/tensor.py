@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
+TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
 NUMBERS = frozenset((int, float))
 
 
@@ -98,8 +99,10 @@ def decode(value: Any) -> Array:
         return _from_lists(value)
     if type(value) in NUMBERS:
         return _finite(np.array(_float(value, ())))
-    if hasattr(value, "as_buffer"):
-        return _from_document(value)
+    if isinstance(value, np.ndarray):  # numbers in rows, read from a large body
+        if value.ndim > MOST_AXES:
+            raise _at((), TOO_MANY_AXES)
+        return value
     if isinstance(value, Mapping):
         return _from_typed(value)
     raise ValidationError(Message(f"takes a tensor: nested lists of numbers or a typed array, got {shown(value)}"))
@@ -157,25 +160,6 @@ def _from_lists(value: list[Any]) -> Array:
     if not array.size:
         raise _at((), "needs at least one number; an empty list came")
     return array
-
-
-def _from_document(value: Any) -> Array:
-    """From an array of the streaming parser, without making Python numbers."""
-    shape = [len(value)]
-    rows = [value]
-    try:
-        while shape[-1] and hasattr(rows[0][0], "as_buffer"):
-            rows = list(chain.from_iterable(rows))
-            lengths = set(map(len, rows))
-            if len(lengths) != 1 or len(shape) >= MOST_AXES:
-                raise ValueError
-            shape.append(lengths.pop())
-        array = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
-        if 0 in shape or array.size != math.prod(shape):
-            raise ValueError
-    except (ValueError, TypeError):
-        return _from_lists(value.as_list())  # finds and names the offence
-    return array.reshape(shape)
 
 
 def _from_typed(value: Mapping[str, Any]) -> Array:
@@ -250,7 +234,7 @@ def _offence(value: list[Any]) -> ValidationError:
         shape.append(len(probe))
         probe = probe[0]
     if len(shape) > MOST_AXES:
-        return _at((), f"is nested deeper than {MOST_AXES} lists")
+        return _at((), TOO_MANY_AXES)
     pending: list[tuple[tuple[int, ...], Any]] = [((), value)]
     while pending:
         place, item = pending.pop()

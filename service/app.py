@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_environment()
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     app.extensions["nabla"] = Runtime(
         settings,
         LeastRecentlyUsed(settings.cached_nodes, lambda _, evaluation: len(evaluation.program.nodes)),
@@ -126,12 +127,12 @@ def _finish(app: Flask, settings: Settings) -> None:
             headers["Server-Timing"] = timer.header()
         if origins:
             _allow_origin(response, environ.get("HTTP_ORIGIN"), origins)
-        if "HTTP_ACCEPT_ENCODING" in environ and not response.direct_passthrough:
+        if not response.direct_passthrough and (response.content_length or 0) >= wire.SMALLEST_COMPRESSED:
+            headers.add("Vary", "Accept-Encoding")
             compressed = wire.compress(response.get_data(), environ)
             if compressed is not None:
                 response.set_data(compressed)
                 headers["Content-Encoding"] = "gzip"
-                headers.add("Vary", "Accept-Encoding")
         rule = request.url_rule
         route = "unmatched" if rule is None else rule.rule
         method, status, seconds = environ["REQUEST_METHOD"], response.status_code, timer.elapsed

@@ -5,7 +5,9 @@ Each field `some_name` is set by the variable `NABLA_SOME_NAME`.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +16,8 @@ from typing import Any
 from service.engine.limits import Limits
 
 MEBI = 2**20
+OF_GUNICORN = ("NABLA_THREADS", "NABLA_LOG_LEVEL")
+"""Variables that gunicorn.conf.py reads."""
 
 
 class ConfigurationError(ValueError):
@@ -65,6 +69,11 @@ class Settings:
             if variable in names:
                 item = names[variable]
                 values[item.name] = _read(variable, text, item.default)
+            elif variable.startswith("NABLA_") and variable not in OF_GUNICORN:
+                close = difflib.get_close_matches(variable, names, 1)
+                raise ConfigurationError(
+                    f"no setting is called {variable}" + (f"; did you mean {close[0]}?" if close else "")
+                )
         return cls(**values)
 
     @property
@@ -114,6 +123,6 @@ def _read(variable: str, text: str, default: Any) -> Any:
         number = kind(text)
     except ValueError:
         raise ConfigurationError(f"{variable} takes a number, got {text!r}") from None
-    if number < 0:
-        raise ConfigurationError(f"{variable} takes a number that is not negative, got {text!r}")
+    if not 0 <= number < math.inf:
+        raise ConfigurationError(f"{variable} takes a finite number that is not negative, got {text!r}")
     return number

@@ -40,6 +40,11 @@ KINDS: dict[str, Kind] = {
         "The body is not the JSON that its headers announce: it is cut off, not UTF-8, not JSON, or not a "
         "correct gzip stream. The detail says where reading stopped.",
     ),
+    "bad-request": Kind(
+        400,
+        "The request cannot be processed",
+        "Something about the request other than its body keeps the server from answering it; the detail says what.",
+    ),
     "unauthorized": Kind(
         401,
         "A key is needed",
@@ -104,7 +109,7 @@ KINDS: dict[str, Kind] = {
         "The request was stopped at the server's time limit. A smaller request, or a quieter hour, may pass.",
     ),
 }
-_KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items())}
+_KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) if name != "malformed-body"}
 
 
 class Problem(Exception):
@@ -147,6 +152,25 @@ def pointer(path: Path) -> str:
     return "#" + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
 
 
+def sent_part(path: Path, request: Any) -> Path:
+    """The part of a path that exists in a request: places inside a typed array do not.
+
+    A last key that is missing stays, for it says what should be there.
+    """
+    for depth, key in enumerate(path):
+        if isinstance(request, Mapping):
+            if not isinstance(key, str):
+                return path[:depth]
+            if key not in request:
+                return path[: depth + 1]
+            request = request[key]
+        elif isinstance(key, str) or not hasattr(request, "__len__") or isinstance(request, str):
+            return path[:depth]
+        elif key < len(request):
+            request = request[key]
+    return path
+
+
 def _error(path: Path, detail: str, allowed: Iterable[Any] = ()) -> dict[str, Any]:
     error: dict[str, Any] = {"pointer": pointer(path), "detail": detail}
     allowed = list(allowed)
@@ -165,8 +189,8 @@ def _invalid(errors: list[dict[str, Any]]) -> Problem:
     return Problem("invalid", detail, errors)
 
 
-def from_validation(error: ValidationError) -> Problem:
-    """A problem of marshmallow's messages: nested by key, lists of strings at the leaves."""
+def from_validation(error: ValidationError, request: Any) -> Problem:
+    """A problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
     errors: list[dict[str, Any]] = []
 
     def walk(messages: Any, path: Path) -> None:
@@ -177,16 +201,20 @@ def from_validation(error: ValidationError) -> Problem:
             for message in messages:
                 walk(message, path)
         else:
-            errors.append(_error(path, str(messages), messages.allowed if isinstance(messages, Message) else ()))
+            allowed = messages.allowed if isinstance(messages, Message) else ()
+            errors.append(_error(sent_part(path, request), str(messages), allowed))
 
     walk(error.messages, ())
     return _invalid(errors)
 
 
+def from_faults(error: InvalidRequest, request: Any) -> Problem:
+    """A problem of what the engine found wrong with `request`."""
+    return _invalid([_error(sent_part(fault.path, request), fault.detail, fault.allowed) for fault in error.faults])
+
+
 def from_engine(error: EngineError, seconds: float) -> Problem:
-    """A problem of what the engine refused."""
-    if isinstance(error, InvalidRequest):
-        return _invalid([_error(fault.path, fault.detail, fault.allowed) for fault in error.faults])
+    """A problem of what the engine refused, whatever the request said."""
     if isinstance(error, LimitExceeded):
         name = error.name.replace("_", " ")
         text = f"The request asks for {error.asked:,.0f} {name}; the limit is {error.allowed:,.0f}."
@@ -201,5 +229,5 @@ def from_engine(error: EngineError, seconds: float) -> Problem:
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
     """A problem for what the web framework refused by itself."""
-    kind = _KIND_OF_STATUS.get(status, "malformed-body" if status < 500 else "internal-error")
+    kind = _KIND_OF_STATUS.get(status, "bad-request" if status < 500 else "internal-error")
     return Problem(kind, detail, headers=headers, status=status)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import orjson
-import simdjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 from schemas.tensor import encode
+from service.large_json import Unsure, parse_large
 from service.problems import Problem
 
 JSON = "application/json"
@@ -118,20 +118,13 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object. In large bodies arrays of numbers stay documents of the parser, for `TensorField`."""
+    """A JSON object. In large bodies, arrays of numbers are NumPy arrays already."""
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
-    value: Any = None
-    if len(body) >= LARGE_BODY:
-        try:
-            value = _materialize(simdjson.Parser().parse(body))
-        except (ValueError, RuntimeError, UnicodeDecodeError):
-            value = None  # whatever is wrong, the other parser says it better or reads it after all
-    if value is None:
-        try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise Problem("malformed-body", f"The body is not JSON: {error}.") from None
+    try:
+        value = parse_large(body) if len(body) >= LARGE_BODY else _parse(body)
+    except Unsure:
+        value = _parse(body)
     if not isinstance(value, dict):
         raise Problem(
             "invalid",
@@ -141,19 +134,16 @@ def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _materialize(value: Any) -> Any:
-    """Objects become dicts; arrays that may be tensors stay as they are."""
-    if isinstance(value, simdjson.Object):
-        return {key: _materialize(item) for key, item in value.items()}
-    if isinstance(value, simdjson.Array) and (not len(value) or isinstance(value[0], simdjson.Object | str)):
-        return value.as_list()
-    return value
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem("malformed-body", f"The body is not JSON: {error}.") from None
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, list) or hasattr(value, "as_buffer"):
-        return "an array"
-    return {str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")
+    names: dict[type, str] = {list: "an array", np.ndarray: "an array", str: "a string", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
 
 
 def wants_base64(environ: Mapping[str, Any]) -> bool:
@@ -200,9 +190,9 @@ def _typed(value: Any) -> Any:
 
 
 def compress(body: bytes, environ: Mapping[str, Any]) -> bytes | None:
-    """`body` as gzip where the client accepts that and it is worth it."""
+    """`body` as gzip where the client accepts that."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
-    if not accepted or len(body) < SMALLEST_COMPRESSED or parse_accept_header(accepted)["gzip"] <= 0:
+    if not accepted or parse_accept_header(accepted)["gzip"] <= 0:
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
     return encoder.compress(body) + encoder.flush()

@@ -90,8 +90,10 @@ def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, A
     assert response.headers["Content-Type"] == PROBLEM, body
     document: dict[str, Any] = strict_json(body)
     assert document["type"] == f"/problems/{kind}", document
-    assert response.status_code == document["status"] == KINDS[kind].status
-    assert document["title"] == KINDS[kind].title
+    assert response.status_code == document["status"]
+    if kind != "bad-request":  # which stands for every refusal that has no kind of its own
+        assert document["status"] == KINDS[kind].status
+        assert document["title"] == KINDS[kind].title
     assert set(document) <= {"type", "title", "status", "detail", "instance", "errors"}
     assert isinstance(document["detail"], str) and document["detail"]
     assert document["instance"] == response.headers["X-Request-Id"]

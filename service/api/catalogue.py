@@ -111,7 +111,8 @@ def _listing(plural: str) -> bytes:
 
 def _cacheable(content: bytes) -> Response:
     response = Response(content, content_type=wire.JSON)
-    response.set_etag(hashlib.sha256(content).hexdigest()[:32])
+    # Weak: the same listing may travel compressed or not.
+    response.set_etag(hashlib.sha256(content).hexdigest()[:32], weak=True)
     response.cache_control.no_cache = True  # keep it, but ask whether it changed
     response.make_conditional(request)
     return response
@@ -154,7 +155,12 @@ def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[st
         sampled = loss_curve(selection, target, start, stop, int(points))
     else:
         sampled = activation_curve(selection, start, stop, int(points))
-    return curve | {"x": sampled.x, "value": sampled.values, "derivative": sampled.derivatives}
+    return curve | {
+        "x": sampled.x,
+        "value": sampled.values,
+        "derivative": sampled.derivatives,
+        "finite": sampled.finite,
+    }
 
 
 def _add(plural: str) -> None:

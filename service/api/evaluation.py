@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint
@@ -11,7 +12,7 @@ from schemas.tensor import Array
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.operation import Context, post
 from service.engine.errors import Fault, InvalidRequest
-from service.engine.network.evaluate import Evaluation, LayerValues, Result, Task, compile_task, norm
+from service.engine.network.evaluate import Evaluation, LayerValues, Result, Task, compile_task
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -51,18 +52,39 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """
     names = request["network"].output_names
     targets = request["targets"]
-    if not isinstance(targets, dict):
-        if len(names) > 1:
-            detail = f"takes one tensor for each output: an object with {', '.join(map(repr, names))}"
-            raise InvalidRequest([Fault(("targets",), detail, names)])
-        targets = {names[0]: targets}
-    elif set(targets) != set(names):
-        faults = [
-            Fault(("targets", name), "is no output of the network", names) for name in targets if name not in names
-        ]
-        faults += [Fault(("targets", name), "is missing") for name in names if name not in targets]
+    if isinstance(targets, dict):
+        _match_targets(targets, names, request, context)
+        return _answer(request, _evaluate(request, context, targets))
+    if len(names) > 1:
+        _check_network(request, context)
+        detail = f"takes one tensor for each output: an object with {', '.join(map(repr, names))}"
+        raise InvalidRequest([Fault(("targets",), detail, names)])
+    try:
+        return _answer(request, _evaluate(request, context, {names[0]: targets}))
+    except InvalidRequest as error:
+        # The engine names targets by output; here there is but one, and the request does not name it.
+        raise InvalidRequest([_without_name(fault) for fault in error.faults]) from None
+
+
+def _match_targets(
+    targets: dict[str, Array], names: tuple[str, ...], request: dict[str, Any], context: Context
+) -> None:
+    """Refuse targets that are not one for each output of the network."""
+    faults = [Fault(("targets", name), "is no output of the network", names) for name in targets if name not in names]
+    faults += [Fault(("targets", name), "is missing") for name in names if name not in targets]
+    if faults:
+        _check_network(request, context)
         raise InvalidRequest(faults)
-    return _answer(request, _evaluate(request, context, targets))
+
+
+def _check_network(request: dict[str, Any], context: Context) -> None:
+    """Raise what is wrong with the network itself before anything that follows from it."""
+    _compile(Task(request["network"], request["dtype"], request["inputs"].shape), context)
+
+
+def _without_name(fault: Fault) -> Fault:
+    path = fault.path
+    return replace(fault, path=("targets", *path[2:])) if path[0] == "targets" else fault
 
 
 def _evaluate(request: dict[str, Any], context: Context, targets: dict[str, Array] | None) -> Result:
@@ -164,8 +186,13 @@ def _number(loss: Array | None) -> Any:
 
 
 def _layer(layer: LayerValues) -> dict[str, Any]:
-    tensors = {"pre_activation": layer.pre_activation, "output": layer.output}
+    entry: dict[str, Any] = {
+        "name": layer.name,
+        "type": layer.type,
+        "shape": list(layer.shape),
+        "pre_activation": layer.pre_activation,
+        "output": layer.output,
+    }
     if layer.delta is not None:
-        tensors["delta"] = layer.delta
-    norms = {name: norm(array) for name, array in tensors.items()}
-    return {"name": layer.name, "type": layer.type, "shape": list(layer.shape), **tensors, "norms": norms}
+        entry["delta"] = layer.delta
+    return entry | {"norms": layer.norms}

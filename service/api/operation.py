@@ -20,16 +20,17 @@ from service import wire
 from service.access import Budget, Reservation
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
+from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import WorkspacePool
 from service.engine.network.evaluate import Evaluation
 from service.observability import Timer
-from service.problems import from_validation
+from service.problems import from_faults, from_validation
 
 # What parsing a body takes at worst, in multiples of its length: a small integer of two bytes
 # becomes a list entry of eight, an entry of the parser's tape and an element of an array.
 PARSING_FACTOR = 16
-# What is left of it when only the body and the arrays remain.
-LOADED_FACTOR = 5
+# What is left of it when the parser is done: the body, what was read from it and the arrays.
+LOADED_FACTOR = 8
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,13 @@ def post(
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
-                    raise from_validation(error) from None
-                del value
+                    raise from_validation(error, value) from None
                 timer.mark("validate")
                 deadline = time.monotonic() + settings.max_seconds
-                result = view(loaded, Context(running, timer, memory, len(body) * LOADED_FACTOR, deadline))
+                try:
+                    result = view(loaded, Context(running, timer, memory, len(body) * LOADED_FACTOR, deadline))
+                except InvalidRequest as error:
+                    raise from_faults(error, value) from None
                 content = wire.dump(result, base64)
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON

@@ -34,8 +34,11 @@ class Limits:
             if node.size > self.tensor_elements:
                 raise LimitExceeded("tensor_elements", node.size, self.tensor_elements)
 
+    def check_operations(self, count: float) -> None:
+        if count > self.operations:
+            raise LimitExceeded("operations", count, self.operations)
+
     def check_program(self, program: Program) -> None:
-        if program.work > self.operations:
-            raise LimitExceeded("operations", program.work, self.operations)
+        self.check_operations(program.work)
         if program.nbytes > self.workspace_bytes:
             raise LimitExceeded("workspace_bytes", program.nbytes, self.workspace_bytes)

@@ -69,8 +69,13 @@ def deadline_exceeded(make: MakeClient, patch: pytest.MonkeyPatch) -> TestRespon
     return make(max_seconds=0.0).post("/v1/forward", json=large)
 
 
+def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    return make().get("/docs/swagger-ui.css", headers={"Range": "bytes=999999999-"})
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
+    "bad-request": bad_request,
     "unauthorized": unauthorized,
     "forbidden": forbidden,
     "not-found": lambda make, _: make().get("/v1/nothing"),

@@ -13,6 +13,7 @@ from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
+    log_softmax,
     logsumexp,
     one_hot,
     reshape,
@@ -39,11 +40,13 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
     number = functools.partial(draw, st.integers(0, 60))
     x = pool[number() % len(pool)]
     rank = len(x.shape)
-    if name in ("softmax", "logsumexp", "row_maximum", "pad", "slice") and not rank:
+    if name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "pad", "slice") and not rank:
         return None
     match name:
         case "softmax":
             return softmax(x)
+        case "log_softmax":
+            return log_softmax(x)
         case "logsumexp":
             return logsumexp(x)
         case "sum":

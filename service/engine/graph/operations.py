@@ -161,6 +161,13 @@ def softmax(x: Node) -> Node:
     return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
 
 
+def log_softmax(x: Node) -> Node:
+    """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
+    _, total, largest = _shifted_exponentials(x)
+    shifted = x - _spread_rows(largest, x.shape)
+    return x.graph.apply("log_softmax", shifted - _spread_rows(log(total), x.shape), x)
+
+
 def logsumexp(x: Node) -> Node:
     """ln of the sum of exp(x) over the last axis, which disappears."""
     _, total, largest = _shifted_exponentials(x)
@@ -636,6 +643,10 @@ def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
     return y * (g - _spread_rows(sum_over(g * y, [-1]), y.shape))
 
 
+def _pull_log_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
+    return g - softmax(x) * _spread_rows(sum_over(g, [-1]), x.shape)
+
+
 def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
     return _spread_rows(g, x.shape) * softmax(x)
 
@@ -922,6 +933,15 @@ _view(
     (_disconnected, _pull_softmax),
     _batch_rows,
     r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
+    keeps_order=True,
+)
+_view(
+    "log_softmax",
+    _infer_softmax,
+    lambda value, attributes, shape: value,
+    (_disconnected, _pull_log_softmax),
+    _batch_rows,
+    r"x_i - \ln \sum_j e^{x_j}",
     keeps_order=True,
 )
 _view(

@@ -27,16 +27,15 @@ from service.engine.graph.operations import (
     greater_equal,
     less,
     less_equal,
-    logsumexp,
     maximum,
     minimum,
-    reshape,
     sign,
     softmax,
     square,
     tanh,
     with_slope,
 )
+from service.engine.graph.operations import log_softmax as stable_log_softmax
 from service.engine.graph.operations import sigmoid as logistic
 from service.engine.graph.operations import softplus as soft_positive_part
 
@@ -428,10 +427,6 @@ def tanh_shrink(x: Node) -> Node:
     return with_slope(x, x - value, square(value))
 
 
-def _log_softmax(x: Node) -> Node:
-    return x - broadcast(reshape(logsumexp(x), (*x.shape[:-1], 1)), x.shape)
-
-
 @activations.declare(
     "softmax",
     en="Positive values that sum to 1 along the last axis: a probability for each class.",
@@ -440,7 +435,7 @@ def _log_softmax(x: Node) -> Node:
     derivative=r"\frac{\partial f_i}{\partial x_j} = f_i\,(\delta_{ij} - f_j)",
     sources=(PYTORCH, KERAS),
     acts_on="row",
-    log=_log_softmax,
+    log=stable_log_softmax,
 )
 def softmax_over_features(x: Node) -> Node:
     return softmax(x)
@@ -454,7 +449,7 @@ def softmax_over_features(x: Node) -> Node:
     derivative=r"\frac{\partial f_i}{\partial x_j} = -f_i\,(\delta_{ij} - f_j)",
     sources=(PYTORCH,),
     acts_on="row",
-    log=lambda x: _log_softmax(-x),
+    log=lambda x: stable_log_softmax(-x),
 )
 def softmin(x: Node) -> Node:
     return softmax(-x)
@@ -470,4 +465,4 @@ def softmin(x: Node) -> Node:
     acts_on="row",
 )
 def log_softmax(x: Node) -> Node:
-    return _log_softmax(x)
+    return stable_log_softmax(x)

@@ -24,6 +24,10 @@ class Curve:
     values: Array
     derivatives: Array
 
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.values).all() and np.isfinite(self.derivatives).all())
+
 
 def activation_curve(selection: Selection[Activation], start: float, stop: float, points: int) -> Curve:
     """f(x) and f'(x). For activations of a whole row: the first of two outputs, the second input being 0."""

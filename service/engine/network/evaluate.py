@@ -8,6 +8,7 @@ are equal share one evaluation (see `EvaluationCache`).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape
@@ -76,7 +77,9 @@ class LayerValues:
     shape: Shape
     pre_activation: Array
     output: Array
-    delta: Array | None = None
+    delta: Array | None
+    norms: dict[str, float]
+    """Euclidean norms of the arrays above, by their names."""
 
 
 @dataclass
@@ -130,8 +133,9 @@ def _tree(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
 class Evaluation:
     """A task, planned. Immutable and safe to run from many threads."""
 
-    def __init__(self, task: Task, model: Model, program: Program, warnings: Sequence[Caution]) -> None:
+    def __init__(self, task: Task, model: Model, program: Program, limits: Limits, warnings: Sequence[Caution]) -> None:
         self.task = task
+        self.limits = limits
         self.model = model
         self.program = program
         self.warnings = tuple(warnings)
@@ -180,18 +184,25 @@ class Evaluation:
             wrong = np.argwhere((indices != array) | (indices < 0) | (indices >= classes))
             if len(wrong):
                 place = tuple(int(n) for n in wrong[0])
-                path = ("targets", name) if len(targets) > 1 else ("targets",)
                 detail = f"takes a class index from 0 to {classes - 1}, got {array[place]:g}"
-                faults.append(Fault((*path, *place), detail))
+                faults.append(Fault(("targets", name, *place), detail))
         return faults
 
-    def initialize(self, flat: Array, seed: int) -> None:
-        """Fill the flat parameter vector from the layers' initializers."""
+    def initialize(self, flat: Array, seed: int, deadline: float | None = None) -> None:
+        """Fill the flat parameter vector from the layers' initializers.
+
+        Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
+        """
+        self.limits.check_operations(
+            sum(p.initializer.declaration.work(part.shape) for p, part in zip(self.parameters, self.parts, strict=True))
+        )
         for position, (parameter, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
             generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
             selection = parameter.initializer
             values = selection.declaration.build(generator, part.shape, parameter.fans, **selection.options)
             flat[part.start : part.stop] = values.reshape(-1)
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded
 
     def run(
         self,
@@ -222,7 +233,7 @@ class Evaluation:
         with self.program.workspace() as workspace:
             flat = workspace.parameters
             if parameters is None:
-                self.initialize(flat, seed)
+                self.initialize(flat, seed, deadline)
             else:
                 for part in self.parts:
                     flat[part.start : part.stop] = parameters[part.layer][part.name].reshape(-1)
@@ -286,17 +297,21 @@ class Evaluation:
             flat = workspace.gradients.copy()
             result.gradients = _tree(self.trained, flat)
             result.gradient_norm = norm(flat)
-            checked += [result.loss, flat]
+            checked += [result.loss, flat, np.array(result.gradient_norm)]
         if "layers" in task.include:
             result.layers = []
             for layer in task.definition.layers:
                 output = read[f"output/{layer.name}"].copy()
                 pre_activation = read[f"pre_activation/{layer.name}"].copy()
                 delta = read[f"delta/{layer.name}"].copy() if task.loss is not None else None
+                arrays = {"pre_activation": pre_activation, "output": output}
+                if delta is not None:
+                    arrays["delta"] = delta
+                norms = {name: norm(array) for name, array in arrays.items()}
                 result.layers.append(
-                    LayerValues(layer.name, layer.layer.name, output.shape[1:], pre_activation, output, delta)
+                    LayerValues(layer.name, layer.layer.name, output.shape[1:], pre_activation, output, delta, norms)
                 )
-                checked += [array for array in (output, pre_activation, delta) if array is not None]
+                checked += [*arrays.values(), np.array(list(norms.values()))]
         if "input_gradients" in task.include:
             result.input_gradients = read["input_gradients"].copy()
             checked.append(result.input_gradients)
@@ -419,7 +434,7 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     program = Program(outputs, [parameter.node for parameter in model.parameters], gradients, pool=pool)
     limits.check_program(program)
     graph.seal()
-    return Evaluation(task, model, program, warnings)
+    return Evaluation(task, model, program, limits, warnings)
 
 
 def _check_inputs(task: Task) -> None:
@@ -440,7 +455,6 @@ def _check_inputs(task: Task) -> None:
 def _declare_targets(task: Task, model: Model, len_samples: int) -> tuple[dict[str, Node], Node | None]:
     assert task.loss is not None and task.targets is not None
     given = dict(task.targets)
-    several = task.definition.outputs is not None and len(task.definition.outputs) > 1
     faults = []
     nodes: dict[str, Node] = {}
     for name in task.definition.output_names:
@@ -448,8 +462,7 @@ def _declare_targets(task: Task, model: Model, len_samples: int) -> tuple[dict[s
         check_loss(task.loss, output, name)
         wanted = target_shape(task.loss, output)
         if given[name] != wanted:
-            path = ("targets", name) if several else ("targets",)
-            faults.append(Fault(path, _wrong_target(task.loss, given[name], wanted, name, output)))
+            faults.append(Fault(("targets", name), _wrong_target(task.loss, given[name], wanted, name, output)))
         dtype = "int64" if task.loss.declaration.indices else task.dtype
         nodes[name] = model.graph.input(f"targets/{name}", wanted, dtype)
     if faults:

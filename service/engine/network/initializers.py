@@ -9,6 +9,7 @@ deviations and corrects the variance, as Keras does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ from service.engine.graph.ir import Array, Shape
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Initializer(Declaration):
-    pass
+    work: Callable[[Shape], float] = math.prod
+    """Floating-point operations that a parameter of this shape takes."""
 
 
 initializers: Registry[Initializer] = Registry("initializer", "initializers", Initializer)
@@ -198,6 +200,7 @@ def lecun_normal(generator: np.random.Generator, shape: Shape, fans: tuple[int, 
     options=(GAIN,),
     latex=r"W^\top W = g^2 I",
     sources=(PYTORCH, KERAS, "Saxe, McClelland, Ganguli 2013, arXiv:1312.6120"),
+    work=lambda shape: 4.0 * math.prod(shape) * min(math.prod(shape[:-1]), shape[-1] if shape else 1),
 )
 def orthogonal(generator: np.random.Generator, shape: Shape, fans: tuple[int, int], gain: float) -> Array:
     rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1

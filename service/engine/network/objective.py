@@ -57,37 +57,33 @@ def build_objective(
 ) -> Objective:
     """The loss of a network over all its outputs and samples.
 
-    `mean` divides by the number of samples or, with `normalize_weights`, by the sum of the sample
-    weights times the class weights of the targets.
+    `mean` divides by the number of samples or, with `normalize_weights`, each output's loss by the sum
+    of the sample weights times the class weights of its targets.
     """
     graph = next(iter(predictions.values())).value.graph
     with graph.scoped("loss"):
-        per_sample: Node | None = None
-        weight_sum: Node | float = 0.0
+        per_sample = total = graph.constant(0.0)
         for name, prediction in predictions.items():
             values = loss.declaration.build(prediction, targets[name], **loss.options)
-            per_sample = values if per_sample is None else per_sample + values
-            class_weight = loss.declaration.class_weight
-            if normalize_weights and class_weight is not None:
-                weight = class_weight(prediction, targets[name], **loss.options)
-                if weight is not None:
-                    whole = weight if sample_weights is None else weight * sample_weights
-                    weight_sum = sum_over(whole) + weight_sum
-        assert per_sample is not None
-        if sample_weights is not None:
-            per_sample = per_sample * sample_weights
-        total = sum_over(per_sample)
-        if reduction == "mean":
-            if not normalize_weights:
-                total = total / float(per_sample.size)
-            elif isinstance(weight_sum, Node):
-                total = total / weight_sum
-            elif sample_weights is not None:
-                total = total / sum_over(sample_weights)
-            else:
-                total = total / float(per_sample.size)
-        data_loss = per_sample if reduction == "none" else total
+            if sample_weights is not None:
+                values = values * sample_weights
+            per_sample = per_sample + values
+            reduced = sum_over(values)
+            if reduction == "mean":
+                weights = _weights(loss, prediction, targets[name], sample_weights) if normalize_weights else None
+                reduced = reduced / (float(values.size) if weights is None else sum_over(weights))
+            total = total + reduced
         regularization = graph.constant(0.0)
         for penalty in penalties:
             regularization = regularization + penalty
+        data_loss = per_sample if reduction == "none" else total
         return Objective(per_sample, data_loss, regularization, total + regularization)
+
+
+def _weights(loss: Selection[Loss], prediction: Prediction, target: Node, sample_weights: Node | None) -> Node | None:
+    """What each sample counts in a normalised mean: its own weight times that of its class."""
+    class_weight = loss.declaration.class_weight
+    weights = None if class_weight is None else class_weight(prediction, target, **loss.options)
+    if weights is None or sample_weights is None:
+        return sample_weights if weights is None else weights
+    return weights * sample_weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations import logsumexp, softmax, square, with_slope
+from service.engine.graph.operations import log_softmax, logsumexp, softmax, square, with_slope
 
 LEAVES = frozenset({"input", "constant", "vector"})
 """Not computed from anything, so there is nothing to differentiate or batch."""
@@ -89,6 +89,8 @@ EXAMPLES = (
     Example("minimum", ((3, 2), (3, 2))),
     Example("softmax", ((4,),), build=softmax),
     Example("softmax", ((2, 2, 3),), build=softmax),
+    Example("log_softmax", ((4,),), build=log_softmax),
+    Example("log_softmax", ((2, 2, 3),), build=log_softmax),
     Example("logsumexp", ((4,),), build=logsumexp),
     Example("logsumexp", ((2, 2, 3),), build=logsumexp),
     Example("row_maximum", ((4,),)),

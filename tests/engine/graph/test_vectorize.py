@@ -26,8 +26,8 @@ from tests.engine.graph.examples import ALL_EXAMPLES, Example
 from tests.engine.support import dense_gradients, random_examples, random_graphs
 
 SMOOTH = (
-    "add", "subtract", "multiply", "negate", "tanh", "sigmoid", "softplus", "softmax", "logsumexp", "sum", "matmul",
-    "concatenate", "pad", "slice", "reshape", "transpose", "broadcast", "stop_gradient",
+    "add", "subtract", "multiply", "negate", "tanh", "sigmoid", "softplus", "softmax", "log_softmax", "logsumexp",
+    "sum", "matmul", "concatenate", "pad", "slice", "reshape", "transpose", "broadcast", "stop_gradient",
 )  # fmt: skip
 
 # A batched scalar and a vector of as many elements as there are samples have the same shape.

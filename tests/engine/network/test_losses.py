@@ -217,7 +217,6 @@ def test_categorical_crossentropy_is_exact_at_any_logits(logits, target, expecte
             np.testing.assert_allclose(gradient, [shares / shares.sum()] - hot, rtol=1e-14, atol=1e-16)
 
 
-@pytest.mark.xfail(strict=True, reason="ln p = x - logsumexp(x) rounds at the size of x, not at that of ln p")
 def test_a_confident_right_answer_keeps_the_digits_of_its_loss():
     values, _ = loss_of("categorical_crossentropy", [[20.0, 0.0]], [[1.0, 0.0]], "softmax")
     assert values[0] == pytest.approx(math.log1p(math.exp(-20.0)), rel=1e-7, abs=0.0)
@@ -345,7 +344,7 @@ def test_class_weights_that_do_not_fit_are_refused():
 )
 def test_targets_that_do_not_fit_are_refused(loss, targets, words):
     path, detail = refusal(loss, targets)
-    assert path == ("targets",)
+    assert path == ("targets", "out")
     assert words in detail
 
 
