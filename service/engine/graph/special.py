@@ -53,12 +53,15 @@ def erfc(x: Array, out: Array) -> Array:
 
 
 def _erfc_block(x: Array) -> Array:
-    magnitude = np.abs(x)
+    # erfc is 0 in every precision from 28 on, and an infinite magnitude would make t undefined.
+    magnitude = np.minimum(np.abs(x), 30.0)
     t = (magnitude - _CENTRE) / (magnitude + _CENTRE)
     twice, ahead, behind = t + t, np.zeros_like(t), np.zeros_like(t)
     for coefficient in _COEFFICIENTS[:0:-1]:  # Clenshaw's recurrence
         ahead, behind = twice * ahead - behind + coefficient, ahead
     scaled = (t * ahead - behind + _COEFFICIENTS[0]) / (1.0 + magnitude + magnitude)
-    positive = scaled * np.exp(-magnitude * magnitude)
-    result: Array = np.where(x < 0, 2.0 - positive, positive)
+    # exp(-x²) in two factors: the square of a multiple of 1/16 is exact, that of x would lose digits.
+    near = np.rint(magnitude * 16.0) / 16.0
+    positive = scaled * np.exp(-near * near) * np.exp((near - magnitude) * (near + magnitude))
+    result: Array = np.where(x < 0, 2.0 - positive, np.where(x == 0, np.ones_like(x), positive))
     return result

@@ -166,7 +166,7 @@ class Evaluation:
                 if array is None:
                     path = ("parameters", layer, name) if layer in tree else ("parameters", layer)
                     faults.append(Fault(path, f"{name} of layer {layer!r} is missing; it has shape {list(shape)}"))
-                elif array.shape not in (shape, *parameter.also):
+                elif array.shape != shape:
                     detail = f"{name} of layer {layer!r} has shape {list(array.shape)}; it takes {list(shape)}"
                     reason = f" because {parameter.reason}" if parameter.reason else ""
                     faults.append(Fault(("parameters", layer, name), detail + reason))
@@ -184,7 +184,7 @@ class Evaluation:
             wrong = np.argwhere((indices != array) | (indices < 0) | (indices >= classes))
             if len(wrong):
                 place = tuple(int(n) for n in wrong[0])
-                detail = f"takes a class index from 0 to {classes - 1}, got {array[place]:g}"
+                detail = f"takes a class index from 0 to {classes - 1}, got {float(array[place]):.17g}"
                 faults.append(Fault(("targets", name, *place), detail))
         return faults
 
@@ -346,9 +346,8 @@ class Evaluation:
         for node, value in interpret(wanted, values).items():
             if np.isfinite(value).all():
                 continue
-            quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else "value", node.scope))
-            if layer == "loss" and quantity == "value":
-                quantity = "loss"
+            inside = "loss" if node.scope == "loss" else "intermediate value"
+            quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else inside, node.scope))
             place = f"the {quantity} of layer {layer!r}" if layer in model.layers else f"the {quantity}"
             kind = "not a number" if np.isnan(value).any() else "infinite"
             message = (

@@ -31,7 +31,6 @@ class Parameter:
     initializer: Selection[Initializer]
     fans: tuple[int, int]
     trainable: bool
-    also: tuple[Shape, ...]
     reason: str
 
 
@@ -206,9 +205,7 @@ class _Assembler:
         given = self.shapes.get((layer.name, name))
         node = self.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
         self.owned.setdefault(layer.name, {})[name] = node
-        self.model.parameters.append(
-            Parameter(layer.name, name, node, initializer, fans, layer.trainable, (shape, *also), reason)
-        )
+        self.model.parameters.append(Parameter(layer.name, name, node, initializer, fans, layer.trainable, reason))
         if regularizer is not None:
             self.model.penalties.append(regularizer.declaration.build(node, **regularizer.options))
         return node

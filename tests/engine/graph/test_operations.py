@@ -348,26 +348,24 @@ def run_erfc(points):
     return interpret([y], {x: points})[y]
 
 
+def errors_of_erfc(points):
+    expected = np.array([math.erfc(float(point)) for point in points])
+    return np.abs(run_erfc(points) - expected) / expected
+
+
 def test_erfc_is_accurate_to_the_last_digits():
     points = np.concatenate([np.linspace(-6.0, 26.0, 20_001), np.random.default_rng(0).uniform(-6.0, 26.0, 20_000)])
-    expected = np.array([math.erfc(point) for point in points])
-    error = np.abs(run_erfc(points) - expected) / expected
-    # Beyond 8 the rounding of x² inside exp(-x²), half a unit of x², is what is lost.
-    assert (error <= np.maximum(1e-14, 3e-15 + 2.0**-53 * points**2)).all()
-    assert error[points < 8.0].max() < 1e-14
+    assert errors_of_erfc(points).max() < 1e-14
 
 
 def test_erfc_in_float32_is_accurate_to_its_own_digits():
     points = np.linspace(-6.0, 9.0, 20_001, dtype="float32")
-    expected = np.array([math.erfc(float(point)) for point in points])
-    error = np.abs(run_erfc(points) - expected) / expected
-    assert (error <= np.maximum(1.5e-6, 1e-6 + 2.0**-24 * np.square(points, dtype="float64"))).all()
+    assert errors_of_erfc(points).max() < 1.5e-6
 
 
 def test_erfc_at_0_and_far_away():
     answers = run_erfc(np.array([-1e300, -30.0, 0.0, 30.0, 1e300, np.nan]))
-    assert answers[2] == pytest.approx(1.0, rel=2e-16)
-    assert answers[[0, 1, 3, 4]].tolist() == [2.0, 2.0, 0.0, 0.0]
+    assert answers[:5].tolist() == [2.0, 2.0, 1.0, 0.0, 0.0]
     assert np.isnan(answers[5])
 
 
