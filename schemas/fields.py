@@ -17,13 +17,12 @@ from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_lo
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from service.engine.cache import LeastRecentlyUsed
+from service.engine.errors import MOST_ERRORS
 
 LARGEST_INTEGER = 2**63 - 1
 """What JSON parsers of other languages can still read exactly or nearly so."""
 PREVIEW = 60
 """Characters of a refused value that are shown back."""
-MOST_ERRORS = 100
-"""Errors that are looked for in one place; a hundred teach as much as a million, and cost less."""
 
 
 class Message(str):
@@ -57,6 +56,8 @@ def shown(value: Any) -> str:
 
 def hint(name: object, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where a known name is close."""
+    if len(str(name)) > PREVIEW:
+        return ""
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -217,12 +218,18 @@ class NameField(StrictField):
         return value
 
 
+MOST_NAMES = 256
+"""Layers that one layer merges, or outputs that a network has."""
+
+
 class NamesField(StrictField):
     """A list of names of layers."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not 0 < len(names) <= MOST_NAMES:
+            raise self.refuse(f"a list of 1 to {MOST_NAMES} names of layers", names)
+        if not all(isinstance(name, str) and len(name) <= NameField.LONGEST for name in names):
             raise self.refuse("a list of names of layers", names)
         return tuple(names)
 

@@ -9,7 +9,6 @@ from marshmallow import ValidationError
 
 from schemas.declared import options_schema, select
 from schemas.fields import (
-    MOST_ERRORS,
     FlagField,
     IntegersField,
     Message,
@@ -24,6 +23,7 @@ from schemas.fields import (
     unknown_name,
 )
 from service.engine.declarations import Registry
+from service.engine.errors import MOST_ERRORS
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pybase64
 from marshmallow import ValidationError
 
-from schemas.fields import MOST_ERRORS, Message, StrictField, hint, plain, shown
+from schemas.fields import Message, StrictField, hint, plain, shown
+from service.engine.errors import MOST_ERRORS
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +74,7 @@ class TargetsField(StrictField):
     """One tensor, or tensors by the name of the output where a network has several."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
-        if not isinstance(value, Mapping) or "base64" in value:
+        if not isinstance(value, Mapping) or isinstance(value.get("base64"), str):
             return decode(value)
         tensors: dict[str, Array] = {}
         errors: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Hashable
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -16,11 +17,12 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.engine.network.evaluate import Evaluation, Task
 from service.observability import Timer, count, error_log, log_request
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-EXPOSED_HEADERS = "X-Request-Id, Server-Timing, Retry-After"
+EXPOSED_HEADERS = "ETag, Retry-After, Server-Timing, X-Request-Id"
 QUIET = ("/health/live", "/health/ready", "/metrics")
 """Routes that are asked every few seconds by machines: neither logged nor limited."""
 
@@ -33,19 +35,25 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     app.extensions["nabla"] = Runtime(
         settings,
-        LeastRecentlyUsed(settings.cached_nodes, lambda _, evaluation: len(evaluation.program.nodes)),
+        LeastRecentlyUsed(settings.cached_nodes, _weight_of_evaluation),
         WorkspacePool(settings.pooled_bytes),
         Budget(settings.max_memory_bytes),
     )
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
+    app.register_blueprint(system.problems)
     if settings.docs:
         app.register_blueprint(system.pages)
     _guard(app, settings)
     _report_problems(app, settings)
     _finish(app, settings)
     return app
+
+
+def _weight_of_evaluation(task: Hashable, evaluation: Evaluation) -> int:
+    assert isinstance(task, Task)
+    return len(evaluation.program.nodes) + len(task.parameters)
 
 
 def _request_id() -> str:
@@ -67,8 +75,8 @@ def _guard(app: Flask, settings: Settings) -> None:
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
         if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
-            keys.check(environ)
             rate.check(environ.get("REMOTE_ADDR", ""))
+            keys.check(environ)
 
 
 def _report_problems(app: Flask, settings: Settings) -> None:
@@ -88,9 +96,6 @@ def _report_problems(app: Flask, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
         response = error.get_response()
-        if response.status_code < 400:  # a redirect is no problem
-            assert isinstance(response, Response)
-            return response
         details = {
             404: f"There is nothing at {request.path}. GET /v1 lists what there is.",
             405: f"{request.path} has no method {request.method}.",

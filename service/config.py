@@ -31,6 +31,9 @@ class Settings:
     max_body_bytes: int = field(default=64 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
+    max_graph_nodes: int = field(
+        default=100_000, metadata={"about": "operations that a definition is compiled to, forward and backward"}
+    )
     max_parameters: int = field(default=25_000_000, metadata={"about": "numbers in all parameters of a network"})
     max_tensor_elements: int = field(default=50_000_000, metadata={"about": "numbers in one tensor of an answer"})
     max_operations: int = field(
@@ -52,7 +55,9 @@ class Settings:
         default=256 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
     )
     api_keys: tuple[str, ...] = field(
-        default=(), metadata={"about": "comma-separated keys, or sha256:<hex> of them; none: the service is open"}
+        default=(),
+        repr=False,
+        metadata={"about": "comma-separated keys, or sha256:<hex> of them; none: the service is open"},
     )
     cors_origins: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated origins whose pages may call the service, or *"}
@@ -81,6 +86,7 @@ class Settings:
         """The part that the engine enforces."""
         return Limits(
             layers=self.max_layers,
+            graph_nodes=self.max_graph_nodes,
             parameters=self.max_parameters,
             tensor_elements=self.max_tensor_elements,
             operations=self.max_operations,

@@ -14,14 +14,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import MOST_ERRORS, Message
-from service.engine.errors import DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
+from schemas.fields import Message
+from service.engine.errors import MOST_ERRORS, DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
 
 MEDIA_TYPE = "application/problem+json"
+FRAGMENT = "!$&'()*+,;=:@~"
+"""Characters that a URI fragment may hold beside letters, digits and - . _ (RFC 3986); quote knows those."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Problem(Exception):
 
 def pointer(path: Path) -> str:
     """A path as a JSON pointer in a URI fragment (RFC 6901)."""
-    return "#" + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+    return "#" + "".join("/" + quote(str(key).replace("~", "~0").replace("/", "~1"), safe=FRAGMENT) for key in path)
 
 
 def sent_part(path: Path, request: Any) -> Path:

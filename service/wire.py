@@ -33,7 +33,7 @@ CHUNK = 1 << 20
 def announced_length(environ: Mapping[str, Any], limit: int) -> int:
     """How long the body claims to be, as far as that is acceptable."""
     text = environ.get("CONTENT_LENGTH") or "0"
-    return min(int(text), limit) if text.isdigit() else 0
+    return min(int(text), limit) if text.isascii() and text.isdecimal() else 0
 
 
 def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
@@ -62,15 +62,14 @@ def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
 
 
 def _too_large(limit: int) -> Problem:
-    # The rest of the body stays unread, so the connection cannot be used again.
-    return Problem("too-large", f"The body has more than {limit:,} bytes.", headers={"Connection": "close"})
+    return Problem("too-large", f"The body has more than {limit:,} bytes.")
 
 
 def _read(environ: Mapping[str, Any], limit: int) -> bytes:
     stream = environ["wsgi.input"]
     announced = environ.get("CONTENT_LENGTH")
     if announced:
-        if not announced.isdigit():
+        if not (announced.isascii() and announced.isdecimal()):
             raise Problem("malformed-body", "Content-Length is not a number.")
         length = int(announced)
         if length > limit:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from service.api.examples import GRADIENTS
 from service.problems import KINDS
@@ -45,7 +46,7 @@ def strict_json(content: bytes | str) -> Any:
 def tokens(pointer: str) -> list[str]:
     """The keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
     assert pointer == "#" or pointer.startswith("#/"), pointer
-    return [token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")[1:]]
+    return [unquote(token).replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")[1:]]
 
 
 def resolves(pointer: str, document: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import flask_swagger_ui
+import numpy as np
 import orjson
 import yaml
 from flask import Blueprint, Response, render_template, send_from_directory
@@ -18,6 +19,10 @@ from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import GRADIENTS
 from service.api.operation import OPERATIONS, describe, runtime
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import Task, compile_task
+from service.engine.network.layers import layers
+from service.engine.network.losses import losses
 from service.observability import exposition
 from service.problems import KINDS, Problem
 
@@ -55,8 +60,21 @@ def live() -> Response:
 @describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=HealthSchema())
 def ready() -> Response:
     """Answers 200 once the engine has passed its self-test."""
-    runtime()
+    if not _engine_works():
+        raise Problem("busy", "The engine does not pass its self-test.", headers={"Retry-After": "10"})
     return _json({"status": "ok"})
+
+
+@cache
+def _engine_works() -> bool:
+    """One neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through everything a request passes."""
+    line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
+    loss = losses.select("squared_error")
+    task = Task(NetworkDefinition((line,)), "float64", (1, 1), loss=loss, targets=(("line", (1, 1)),))
+    result = compile_task(task, runtime().settings.limits).run(
+        np.array([[3.0]]), {"line": {"kernel": np.array([[2.0]])}}, {"line": np.array([[5.0]])}
+    )
+    return result.loss == 1.0 and result.gradients["line"]["kernel"][0, 0] == 6.0
 
 
 @describe("GET", "/metrics", summary="Metrics for Prometheus", tag="System", media_types=("text/plain",))
@@ -149,6 +167,10 @@ for _path, _view in (
 ):
     blueprint.get(_path)(_view)
 
+# Errors name their page whatever else is served.
+problems = Blueprint("problems", __name__, template_folder="../templates")
+problems.get("/problems/<kind>")(problem)
+
 pages = Blueprint(
     "pages", __name__, template_folder="../templates", static_folder="../static", static_url_path="/static"
 )
@@ -156,7 +178,6 @@ for _path, _page_view in (
     ("/", home),
     ("/docs", swagger),
     ("/docs/<name>", swagger_file),
-    ("/problems/<kind>", problem),
     ("/favicon.ico", logo),
 ):
     pages.get(_path)(_page_view)

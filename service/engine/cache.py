@@ -40,6 +40,8 @@ class LeastRecentlyUsed(Generic[V]):
             return known
         made = make()
         weight = self._weigh(key, made)
+        if weight > self.capacity:
+            return made  # keeping it would cost all the others
         with self._lock:
             if key in self._values:
                 return self._values[key][0]

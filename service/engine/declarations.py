@@ -69,7 +69,6 @@ class Integers(Option):
     """A list of integers, such as a shape."""
 
     minimum: int = 1
-    length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
+MOST_ERRORS = 100
+"""Errors told at once; a hundred teach as much as a million."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ class Limits:
     """The largest that is computed: counts of numbers, of floating-point operations and of bytes."""
 
     layers: int = 512
+    graph_nodes: int = 100_000
     parameters: int = 25_000_000
     tensor_elements: int = 50_000_000
     operations: float = 2e11

@@ -127,9 +127,9 @@ def test_pages_that_are_not_there(client: FlaskClient, path: str) -> None:
 
 def test_pages_can_be_left_out(make_client: Callable[..., FlaskClient]) -> None:
     bare = make_client(docs=False)
-    for path in ("/", "/docs", "/problems/invalid"):
+    for path in ("/", "/docs", "/static/page.css"):
         assert_problem(bare.get(path), "not-found")
-    for path in ("/v1", "/openapi.yaml", "/metrics", "/health/live"):
+    for path in ("/v1", "/openapi.yaml", "/metrics", "/health/live", "/problems/invalid"):
         assert bare.get(path).status_code == 200
 
 

@@ -5,7 +5,7 @@ It is the oracle the plan is compared with, and the way to look at every interme
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,13 +15,18 @@ from service.engine.graph.quiet import quietly
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
     """The value of every node that `outputs` need, given those of the input nodes."""
+    return dict(steps(outputs, inputs))
+
+
+def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tuple[Node, Array]]:
+    """The same one by one, as far as they are asked for."""
     values: dict[Node, Array] = {}
     for node in reachable(outputs):
         if node in inputs:
             values[node] = inputs[node]
         else:
             values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
-    return values
+        yield node, values[node]
 
 
 def evaluate(node: Node, inputs: list[Array]) -> Array:

@@ -21,10 +21,16 @@ from typing import Any
 
 import numpy.typing as npt
 
+from service.engine.errors import LimitExceeded
+
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Attributes = tuple[Any, ...]
 Call = Callable[[], object]
+
+
+MOST_ELEMENTS = 10**300
+"""Sizes are exact integers, but they are compared and told as floats, which end a little beyond this."""
 
 
 class NoGradient(enum.Enum):
@@ -182,8 +188,9 @@ class Node:
 class Graph:
     """A growing list of nodes with one floating-point dtype (`float64` or `float32`)."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, most_nodes: int = 10**9) -> None:
         self.dtype = dtype
+        self.most_nodes = most_nodes
         self.nodes: list[Node] = []
         self.scope: str | None = None
         """The name put on new nodes: which layer or quantity they belong to."""
@@ -208,7 +215,10 @@ class Graph:
         return self.apply("vector", attributes=(values,))
 
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
-        """The node for `name(*inputs)`; numbers among the inputs become constants."""
+        """The node for `name(*inputs)`; numbers among the inputs become constants.
+
+        Raises `LimitExceeded` when the graph or the value would be too large.
+        """
         operation = OPERATIONS[name]
         nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
         for x in inputs:
@@ -223,7 +233,11 @@ class Graph:
         known = self._known.get(key)
         if known is None:
             shape, dtype = operation.infer(nodes, attributes)
+            if len(self.nodes) >= self.most_nodes:
+                raise LimitExceeded("graph_nodes", len(self.nodes) + 1, self.most_nodes, ("network",))
             known = Node(self, operation, nodes, attributes, shape, dtype or self.dtype)
+            if known.size > MOST_ELEMENTS:
+                raise LimitExceeded("tensor_elements", MOST_ELEMENTS + 1, MOST_ELEMENTS, ("network",))
             self.nodes.append(known)
             self._known[key] = known
         return known

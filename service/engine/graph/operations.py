@@ -132,6 +132,11 @@ def one_hot(indices: Node, depth: int) -> Node:
     return indices.graph.apply("one_hot", indices, attributes=(depth,))
 
 
+def mark(x: Node, name: str) -> Node:
+    """x under a name: the same value, but a node of its own wherever the name is another."""
+    return x.graph.apply("mark", x, attributes=(name,))
+
+
 def with_slope(x: Node, value: Node, slope: Node) -> Node:
     """`value`, whose derivative with respect to `x` is declared to be `slope`.
 
@@ -757,7 +762,7 @@ _elementwise(
 _elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
 _elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
 _elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", work=8)
-_elementwise("expm1", np.expm1, (lambda g, y, x: g * (y + 1.0),), "e^x - 1", work=8)
+_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1", work=8)
 _elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
 _elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
 _elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
@@ -913,6 +918,15 @@ _view(
     _infer_elementwise,
     lambda x, attributes, shape: x,
     (_disconnected,),
+    _batch_elementwise,
+    "x",
+    keeps_order=True,
+)
+_view(
+    "mark",
+    _infer_elementwise,
+    lambda x, attributes, shape: x,
+    (lambda g, y, x: g,),
     _batch_elementwise,
     "x",
     keeps_order=True,

@@ -33,6 +33,8 @@ from service.engine.graph.quiet import quietly
 
 ALIGNMENT = 64
 ITEMSIZE = {"float64": 8, "float32": 4, "int64": 8}
+NODE_BYTES = 2048
+"""What the Python objects of a node and its bound calls take, roughly."""
 POOLED_BYTES = 256 * 2**20
 """Memory that idle workspaces of a pool may keep."""
 
@@ -120,6 +122,8 @@ class Program:
         self.flat_parameters = layout.flat_parameters
         self.flat_gradients = layout.flat_gradients
         self.nbytes = layout.arena.size
+        self.weight = self.nbytes + NODE_BYTES * len(self.nodes)
+        """Memory that an idle workspace keeps: its arena, and the objects bound to it."""
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
 
@@ -272,7 +276,7 @@ class WorkspacePool:
 
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
-        self.nbytes = 0
+        self.weight = 0
         self._lock = threading.Lock()
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
 
@@ -282,21 +286,23 @@ class WorkspacePool:
             if program.idle:
                 workspace = program.idle.pop()
                 del self._idle[workspace]
-                self.nbytes -= program.nbytes
+                self.weight -= program.weight
                 return workspace
         return Workspace(program)
 
     def take_back(self, workspace: Workspace) -> None:
         """Keep a workspace for the next run of its program, as far as there is room."""
         program = workspace.program
+        if program.weight > self.capacity:
+            return  # keeping it would cost all the others
         with self._lock:
             program.idle.append(workspace)
             self._idle[workspace] = None
-            self.nbytes += program.nbytes
-            while self.nbytes > self.capacity:
+            self.weight += program.weight
+            while self.weight > self.capacity:
                 oldest, _ = self._idle.popitem(last=False)
                 oldest.program.idle.remove(oldest)
-                self.nbytes -= oldest.program.nbytes
+                self.weight -= oldest.program.weight
 
 
 class Workspace:

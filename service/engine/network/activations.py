@@ -402,7 +402,7 @@ def hard_shrink(x: Node, threshold: float) -> Node:
 @activations.declare(
     "soft_shrink",
     aliases=("softshrink",),
-    en="The input moved by lambda towards 0, and 0 within the threshold of it.",
+    en="The input moved by the threshold towards 0, and 0 within the threshold of it.",
     zh="软收缩:向 0 移动阈值,|x| 不超过阈值 时为 0。",
     options=(Number(name="threshold", default=0.5, minimum=0.0, description="half-width of the dead zone"),),
     latex=r"f(x) = \operatorname{sgn}(x)\,\max(|x| - \lambda, 0)",

@@ -2,23 +2,24 @@
 
 `Task` says what is wanted and for which shapes; `compile_task` turns it into an `Evaluation`, a
 planned program with the names of its outputs; `Evaluation.run` fills in the numbers. Tasks that
-are equal share one evaluation (see `EvaluationCache`).
+are equal share one evaluation (see `LeastRecentlyUsed`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from service.engine.declarations import Selection
-from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest
+from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.interpreter import interpret
+from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape
 from service.engine.graph.operations import broadcast, reshape
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
@@ -33,6 +34,8 @@ from service.engine.network.objective import Objective, build_objective, check_l
 Tree = Mapping[str, Mapping[str, Array]]
 """Arrays by layer and parameter name: the form of parameters and of gradients alike."""
 
+MOST_LISTED = 20
+"""Names that one sentence lists."""
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
 
@@ -55,7 +58,7 @@ class Task(NamedTuple):
     weighted: bool = False
     normalize_weights: bool = False
     parameters: tuple[tuple[tuple[str, str], Shape], ...] = ()
-    """Shapes of the parameters that were sent."""
+    """Shapes of those parameters that were sent in one of several forms (see `LayerContext.parameter`)."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,17 @@ class Evaluation:
 
     def faults_of_parameters(self, tree: Tree) -> list[Fault]:
         """Everything that keeps a tree from being exactly the network's parameters."""
-        faults = []
+        faults: list[Fault] = []
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
             wanted.setdefault(parameter.layer, {})[parameter.name] = parameter
+        names = tuple(wanted)[:MOST_ERRORS]
         for layer, arrays in tree.items():
             known = wanted.get(layer)
+            if len(faults) >= MOST_ERRORS:
+                return faults
             if known is None:
-                faults.append(Fault(("parameters", layer), _unknown_layer(layer, self.task, wanted), tuple(wanted)))
+                faults.append(Fault(("parameters", layer), _unknown_layer(layer, self.task, names), names))
                 continue
             for name in arrays:
                 if name not in known:
@@ -251,8 +257,9 @@ class Evaluation:
             if parameters is None:
                 result.parameters = _tree(self.parts, flat.copy())
                 result.finite = result.finite and _is_finite(flat)
+            self._judge_targets(targets, result)
             if not result.finite:
-                result.warnings.append(self._first_non_finite(workspace))
+                result.warnings.append(self._first_non_finite(workspace, deadline))
         return result
 
     def _check(self, parameters: Tree | None, targets: Mapping[str, Array], sample_weights: Array | None) -> None:
@@ -262,6 +269,9 @@ class Evaluation:
         faults += self._faults_of_targets(targets)
         if sample_weights is not None and sample_weights.shape != self.task.inputs[:1]:
             detail = f"has shape {list(sample_weights.shape)}; it takes {list(self.task.inputs[:1])}, one per sample"
+            faults.append(Fault(("sample_weights",), detail))
+        elif sample_weights is not None and self.task.normalize_weights and not sample_weights.any():
+            detail = "must not all be 0 with normalize_weights, which divides by their sum"
             faults.append(Fault(("sample_weights",), detail))
         if faults:
             raise InvalidRequest(faults)
@@ -275,6 +285,25 @@ class Evaluation:
             if arrays is None or part.name not in arrays or arrays[part.name].shape != part.shape:
                 return False
         return True
+
+    def _judge_targets(self, targets: Mapping[str, Array], result: Result) -> None:
+        """Warn of numbers for which the loss is not meant: it is computed, but means nothing."""
+        loss = self.task.loss
+        if loss is None or loss.declaration.targets is None:
+            return
+        words, fit = loss.declaration.targets
+        for name, array in targets.items():
+            if not fit(array):
+                message = f"the targets of layer {name!r} are not all {words}, for which {loss.name} is made"
+                result.warnings.append(Caution("unusual_targets", message, name, "targets"))
+            if loss.declaration.probabilities and not result.finite and not loss.options.get("from_logits"):
+                output = result.outputs[name]
+                if not (output.min() >= 0.0 and output.max() <= 1.0):
+                    message = (
+                        f"the outputs of layer {name!r} are not all between 0 and 1, so {loss.name} has no value; "
+                        "end with sigmoid or softmax, or set from_logits"
+                    )
+                    result.warnings.append(Caution("no_probabilities", message, name, "output"))
 
     def _draw(self, mask: Mask, values: Mapping[str, Array], seed: int, position: int) -> None:
         """Fill a dropout mask, which depends on nothing but the seed and its place in the network."""
@@ -297,7 +326,7 @@ class Evaluation:
             flat = workspace.gradients.copy()
             result.gradients = _tree(self.trained, flat)
             result.gradient_norm = norm(flat)
-            checked += [result.loss, flat, np.array(result.gradient_norm)]
+            checked += [result.loss, result.data_loss, result.regularization_loss, flat, np.array(result.gradient_norm)]
         if "layers" in task.include:
             result.layers = []
             for layer in task.definition.layers:
@@ -327,7 +356,7 @@ class Evaluation:
         result.finite = all(map(_is_finite, checked))
         return result
 
-    def _first_non_finite(self, workspace: Workspace) -> Caution:
+    def _first_non_finite(self, workspace: Workspace, deadline: float | None) -> Caution:
         """Where a value stopped being finite, found by running again with everything kept."""
         model = self.model
         fallback = Caution("non_finite", "the answer holds values that are not finite; they are null")
@@ -343,7 +372,9 @@ class Evaluation:
         quantities = {output.output: ("output", name) for name, output in model.layers.items()}
         quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
         wanted = [*self.program.outputs.values(), *self.program.gradients]
-        for node, value in interpret(wanted, values).items():
+        for node, value in steps(wanted, values):
+            if deadline is not None and time.monotonic() > deadline:
+                return fallback
             if np.isfinite(value).all():
                 continue
             inside = "loss" if node.scope == "loss" else "intermediate value"
@@ -363,17 +394,18 @@ def _is_finite(array: Array) -> bool:
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(map(repr, names)) or "none"
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(map(repr, islice(names, MOST_LISTED)))
+    return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
 
 
-def _unknown_layer(layer: str, task: Task, wanted: Mapping[str, object]) -> str:
+def _unknown_layer(layer: str, task: Task, wanted: Collection[str]) -> str:
     for known in task.definition.layers:
         if known.name == layer:
             if known.shares is not None:
                 return f"layer {layer!r} uses the parameters of layer {known.shares!r}; send none for it"
             return f"layer {layer!r} has no parameters"
-    return f"no layer is called {layer!r}; layers with parameters: {_listed(wanted)}"
+    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}"
 
 
 def norm(values: Array) -> float:
@@ -403,10 +435,14 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     definition = task.definition
     limits.check_layers(len(definition.layers))
     _check_inputs(task)
-    graph = Graph(task.dtype)
+    graph = Graph(task.dtype, limits.graph_nodes)
     inputs = graph.input("inputs", task.inputs)
     shapes = dict(task.parameters)
-    model = assemble(definition, graph, inputs, training=task.training, parameter_shapes=shapes)
+    # Deltas are asked of each layer, so no two layers may become one node.
+    distinct = task.loss is not None and "layers" in task.include
+    model = assemble(
+        definition, graph, inputs, training=task.training, parameter_shapes=shapes, distinct_layers=distinct
+    )
     limits.check_parameters(sum(parameter.node.size for parameter in model.parameters))
 
     names = definition.output_names
@@ -505,7 +541,7 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
         targets["input_gradients", ""] = model.inputs
     found = differentiate(objective.total, list(targets.values()))
 
-    warnings = [_blocked(node) for node in {node.index: node for node in found.blocked_by}.values()]
+    warnings = [_blocked(node, model) for node in {node.index: node for node in found.blocked_by}.values()]
     dense: dict[tuple[str, str], Node] = {}
     for (key, node), gradient in zip(targets.items(), found.nodes, strict=True):
         if isinstance(gradient, NoGradient):
@@ -538,12 +574,14 @@ def _doubtful(task: Task, model: Model) -> list[Caution]:
     return cautions
 
 
-def _blocked(node: Node) -> Caution:
+def _blocked(node: Node, model: Model) -> Caution:
+    layer = model.layers.get(node.scope or "")
+    function = layer.activation.name if layer is not None and layer.activation is not None else node.operation.name
     message = (
-        f"layer {node.scope!r} blocks the gradient: the derivative of its {node.operation.name.replace('_', ' ')} "
-        "function is 0 everywhere, so nothing that feeds it can learn; the step activation has surrogates"
+        f"layer {node.scope!r} blocks the gradient: the derivative of its {function} function is 0 everywhere, so "
+        "nothing that feeds it can learn; the step activation has surrogates"
     )
-    return Caution("gradient_blocked", message.replace("greater equal", "step"), node.scope, "gradient")
+    return Caution("gradient_blocked", message, node.scope, "gradient")
 
 
 def _per_sample(

@@ -16,8 +16,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from service.engine.declarations import Declaration, Flag, Number, Numbers, Registry, Selection
-from service.engine.graph.ir import Node
+from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
     absolute,
     broadcast,
@@ -27,7 +29,6 @@ from service.engine.graph.operations import (
     maximum,
     minimum,
     one_hot,
-    softmax,
     softplus,
     sqrt,
     square,
@@ -35,7 +36,6 @@ from service.engine.graph.operations import (
     tanh,
     with_slope,
 )
-from service.engine.graph.operations import sigmoid as logistic
 from service.engine.network.activations import Activation, activations, relu
 
 
@@ -45,6 +45,10 @@ class Loss(Declaration):
     """Targets are class indices, one axis fewer than the outputs."""
     class_weight: Callable[..., Node | None] | None = None
     """`(prediction, target, **options)` to the weight each sample's target carries, for normalised means."""
+    targets: tuple[str, Callable[[Array], bool]] | None = None
+    """The targets it is made for: in words, and as a test of them."""
+    probabilities: bool = False
+    """It takes logarithms of outputs, which must lie between 0 and 1."""
     domain: tuple[float, float] = (-3.0, 3.0)
     """Range of predictions that the catalogue draws."""
     example_target: float = 1.0
@@ -79,8 +83,8 @@ class Prediction:
 
     def as_logits_of(self, activation: str) -> Prediction:
         """The same output read as the pre-activation of `activation`."""
-        build = {"sigmoid": logistic, "softmax": softmax}[activation]
-        return Prediction(build(self.value), self.value, activations.select(activation))
+        selected = activations.select(activation)
+        return Prediction(selected.declaration.build(self.value), self.value, selected)
 
 
 def _clamped_log(p: Node) -> Node:
@@ -101,6 +105,10 @@ def _positions(x: Node) -> float:
     """How many distributions a sample holds: the axes between samples and classes."""
     return float(math.prod(x.shape[1:-1]))
 
+
+SHARES = ("between 0 and 1", lambda targets: bool(targets.min() >= 0.0 and targets.max() <= 1.0))
+SIGNS = ("-1 or 1", lambda targets: bool((np.abs(targets) == 1.0).all()))
+COUNTS = ("0 or more", lambda targets: bool(targets.min() >= 0.0))
 
 LABEL_SMOOTHING = Number(
     name="label_smoothing",
@@ -231,6 +239,8 @@ def log_cosh(prediction: Prediction, target: Node) -> Node:
     r"p = \sigma(z):\ \frac{\partial \ell}{\partial z_k} = \frac1K (p_k - t_k)",
     sources=(PYTORCH, KERAS),
     domain=(0.01, 0.99),
+    targets=SHARES,
+    probabilities=True,
 )
 def binary_crossentropy(
     prediction: Prediction, target: Node, from_logits: bool, label_smoothing: float, positive_weight: float
@@ -271,6 +281,8 @@ def _weight_of_index(prediction: Prediction, target: Node, **options: object) ->
     sources=(PYTORCH, KERAS),
     class_weight=_weight_of_target,
     domain=(0.01, 1.0),
+    targets=SHARES,
+    probabilities=True,
 )
 def categorical_crossentropy(
     prediction: Prediction,
@@ -319,6 +331,8 @@ def sparse_categorical_crossentropy(
     derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{t_k}{p_k}",
     sources=(PYTORCH, KERAS),
     domain=(0.01, 1.0),
+    targets=SHARES,
+    probabilities=True,
 )
 def kl_divergence(prediction: Prediction, target: Node) -> Node:
     # 0 ln 0 = 0: the smallest normal number stands for 0 inside the logarithm.
@@ -338,6 +352,7 @@ def kl_divergence(prediction: Prediction, target: Node) -> Node:
     derivative=r"\frac{\partial \ell}{\partial p_k} = \frac1K \Big(1 - \frac{t_k}{p_k + \varepsilon}\Big)",
     sources=(PYTORCH, KERAS),
     domain=(0.01, 4.0),
+    targets=COUNTS,
 )
 def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: float) -> Node:
     p = prediction.value
@@ -351,6 +366,7 @@ def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: floa
     latex=r"\ell = \frac1K \sum_k \max(0, 1 - t_k p_k)",
     derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{t_k}{K} [t_k p_k < 1]",
     sources=(KERAS,),
+    targets=SIGNS,
 )
 def hinge(prediction: Prediction, target: Node) -> Node:
     return _average(relu(1.0 - target * prediction.value))
@@ -363,6 +379,7 @@ def hinge(prediction: Prediction, target: Node) -> Node:
     latex=r"\ell = \frac1K \sum_k \max(0, 1 - t_k p_k)^2",
     derivative=r"\frac{\partial \ell}{\partial p_k} = -\frac{2 t_k}{K} \max(0, 1 - t_k p_k)",
     sources=(KERAS,),
+    targets=SIGNS,
 )
 def squared_hinge(prediction: Prediction, target: Node) -> Node:
     return _average(square(relu(1.0 - target * prediction.value)))
@@ -372,11 +389,7 @@ def squared_hinge(prediction: Prediction, target: Node) -> Node:
     "cosine_similarity",
     en="The negative cosine of the angle between prediction and target.",
     zh="预测与目标夹角余弦的相反数。",
-    options=(
-        Number(
-            name="epsilon", default=1e-8, minimum=0.0, open_minimum=True, description="smallest norm that is divided by"
-        ),
-    ),
+    options=(Number(name="epsilon", default=1e-8, minimum=1e-18, description="smallest norm that is divided by"),),
     latex=r"\ell = -\frac{p \cdot t}{\max(\|p\|, \varepsilon)\,\max(\|t\|, \varepsilon)}",
     derivative=r"\frac{\partial \ell}{\partial p} = -\frac{1}{\|p\|} \Big(\frac{t}{\|t\|} + \ell\,\frac{p}{\|p\|}\Big)",
     sources=(PYTORCH, KERAS),

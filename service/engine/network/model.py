@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest, Path
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
 from service.engine.graph.ir import Graph, Node, Shape
+from service.engine.graph.operations import mark
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers import LayerContext, LayerError, LayerOutput
+from service.engine.network.regularizers import Regularizer
 
 ParameterShapes = Mapping[tuple[str, str], Shape]
 """Shapes of the parameters a caller sent, by layer and parameter name."""
@@ -39,7 +41,6 @@ class Mask:
     """A random factor drawn for every run: 0 with probability `rate`, else 1 / (1 - rate)."""
 
     node: Node
-    name: str
     rate: float
 
 
@@ -61,19 +62,27 @@ def _position_in_words(shape: Shape) -> str:
 
 class _Assembler:
     def __init__(
-        self, definition: NetworkDefinition, graph: Graph, inputs: Node, training: bool, shapes: ParameterShapes
+        self,
+        definition: NetworkDefinition,
+        graph: Graph,
+        inputs: Node,
+        training: bool,
+        shapes: ParameterShapes,
+        distinct_layers: bool,
     ) -> None:
         self.definition = definition
         self.graph = graph
         self.training = training
         self.shapes = shapes
+        self.distinct_layers = distinct_layers
         self.model = Model(graph, inputs)
         self.faults: list[Fault] = []
         self.position = {layer.name: position for position, layer in enumerate(definition.layers)}
         self.owned: dict[str, dict[str, Node]] = {}
 
     def fault(self, path: Path, detail: str, allowed: tuple[object, ...] = ()) -> None:
-        self.faults.append(Fault(("network", *path), detail, allowed))
+        if len(self.faults) < MOST_ERRORS:
+            self.faults.append(Fault(("network", *path), detail, allowed))
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
         layer = self.definition.layers[position]
@@ -83,11 +92,11 @@ class _Assembler:
 
     def order(self) -> list[int]:
         """Positions of the layers, each after those it takes input or parameters from."""
-        known = (INPUT, *self.position)
+        known = (INPUT, *self.position)[:MOST_ERRORS]
         needs: list[set[int]] = []
         for position, layer in enumerate(self.definition.layers):
             for place, name in enumerate(self.inputs_of(position)):
-                if name not in known:
+                if name != INPUT and name not in self.position:
                     self.fault(("layers", position, "inputs", place), f"no layer is called {name!r}", known)
             if layer.shares is not None and (layer.shares not in self.position or layer.shares == layer.name):
                 self.fault(
@@ -119,10 +128,10 @@ class _Assembler:
                     ready.append(follower)
         for position, count in enumerate(waiting):
             if count:
-                name = self.definition.layers[position].name
+                layer = self.definition.layers[position]
                 self.fault(
-                    ("layers", position, "inputs"),
-                    f"layer {name!r} lies on a cycle or behind one: it needs its own output",
+                    ("layers", position, "shares" if layer.inputs is None and layer.shares else "inputs"),
+                    f"layer {layer.name!r} lies on a cycle or behind one: it needs its own output",
                 )
         if self.faults:
             raise InvalidRequest(self.faults)
@@ -161,6 +170,8 @@ class _Assembler:
         if any(name != INPUT and name not in outputs for name in names):
             return None  # its input could not be built, which is already told
         inputs = [self.model.inputs if name == INPUT else outputs[name].output for name in names]
+        if self.distinct_layers:
+            inputs = [mark(x, layer.name) for x in inputs]
         context = LayerContext(
             name=layer.name,
             options=layer.layer.options,
@@ -175,6 +186,9 @@ class _Assembler:
         except LayerError as error:
             path: Path = ("layers", position) if error.option is None else ("layers", position, error.option)
             self.fault(path, error.detail)
+        else:
+            if layer.shares is not None and layer.name not in self.owned:
+                self.fault(("layers", position, "shares"), f"a layer of type {declaration.name!r} has no parameters")
         return None
 
     def parameter(
@@ -184,12 +198,18 @@ class _Assembler:
         name: str,
         shape: Shape,
         initializer: Selection[Initializer],
-        regularizer: Selection | None,  # type: ignore[type-arg]
+        regularizer: Selection[Regularizer] | None,
         fans: tuple[int, int],
         also: tuple[Shape, ...],
         reason: str,
     ) -> Node:
         if layer.shares is not None:
+            if regularizer is not None:
+                raise LayerError(
+                    f"{name}_regularizer", f"{name} belongs to layer {layer.shares!r}; regularize it there"
+                )
+            if not layer.trainable:
+                raise LayerError("trainable", f"{name} belongs to layer {layer.shares!r}; make it untrainable there")
             owned = self.owned.get(layer.shares, {})
             if name not in owned:
                 raise LayerError("shares", f"layer {layer.shares!r} has no {name} to share")
@@ -212,7 +232,7 @@ class _Assembler:
 
     def mask(self, name: str, shape: Shape, rate: float) -> Node:
         node = self.graph.input(f"{name}.mask", shape)
-        self.model.masks.append(Mask(node, name, rate))
+        self.model.masks.append(Mask(node, rate))
         return node
 
 
@@ -223,12 +243,15 @@ def assemble(
     *,
     training: bool = False,
     parameter_shapes: ParameterShapes | None = None,
+    distinct_layers: bool = False,
 ) -> Model:
     """Build every layer of `definition` on `inputs`, whose first axis is the samples.
 
+    With `distinct_layers` no two layers share a node, even where they compute the same.
+
     Raises `InvalidRequest` with everything that is wrong in the definition.
     """
-    assembler = _Assembler(definition, graph, inputs, training, parameter_shapes or {})
+    assembler = _Assembler(definition, graph, inputs, training, parameter_shapes or {}, distinct_layers)
     for position in assembler.order():
         assembler.build(position)
     if assembler.faults:

@@ -120,6 +120,7 @@ EXAMPLES = (
     Example("one_hot", ((3,),), (4,), indices=4),
     Example("one_hot", ((2, 3),), (3,), indices=3),
     Example("stop_gradient", ((3, 2),)),
+    Example("mark", ((3, 2),), ("here",)),
     Example("with_slope", ((3, 2),), build=_cube),
 )
 

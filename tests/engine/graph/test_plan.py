@@ -348,16 +348,26 @@ def test_a_pool_forgets_what_was_idle_for_longest_when_it_is_full():
         x = vector(100)
         return Program({"y": exp(x)}, pool=pool)
 
-    size = program(None).nbytes
+    size = program(None).weight
     pool = WorkspacePool(nbytes=2 * size)
     programs = [program(pool) for _ in range(3)]
     for each in programs:
         with each.workspace():
-            assert pool.nbytes <= 2 * size
+            assert pool.weight <= 2 * size
     assert [len(each.idle) for each in programs] == [0, 1, 1]
-    assert pool.nbytes == 2 * size
+    assert pool.weight == 2 * size
     with programs[1].workspace():
-        assert pool.nbytes == size
+        assert pool.weight == size
+
+
+def test_a_workspace_larger_than_the_pool_does_not_empty_it():
+    small, large = vector(4), vector(100_000)
+    pool = WorkspacePool(nbytes=100_000)
+    kept, passing = Program({"y": exp(small)}, pool=pool), Program({"y": exp(large)}, pool=pool)
+    for program in (kept, passing):
+        with program.workspace():
+            pass
+    assert len(kept.idle) == 1 and not passing.idle
 
 
 def test_a_pool_without_room_still_lends():
@@ -367,7 +377,7 @@ def test_a_pool_without_room_still_lends():
     values = {x: np.zeros(4)}
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
-    assert not program.idle and pool.nbytes == 0
+    assert not program.idle and pool.weight == 0
 
 
 def test_a_program_serves_several_threads_at_once():

@@ -564,9 +564,31 @@ def test_no_other_activation_warns(name):
 @pytest.mark.parametrize("name", [each.name for each in losses])
 def test_no_loss_warns(name):
     declaration = losses[name]
-    targets = np.zeros(4, int) if declaration.indices else np.full((4, 3), 0.5)
+    fitting = 1.0 if "hinge" in name else 0.5
+    targets = np.zeros(4, int) if declaration.indices else np.full((4, 3), fitting)
     result = evaluate(network(dense("a", 3, "sigmoid")), INPUTS, None, name, targets)
     assert not result.warnings and result.finite
+
+
+@pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
+def test_targets_a_loss_is_not_made_for_are_told(name, target):
+    result = evaluate(network(dense("a", 1, "sigmoid")), INPUTS, None, name, np.full((4, 1), target))
+    assert codes(result) == [("unusual_targets", "a", "targets")]
+
+
+def test_outputs_that_are_no_probabilities_are_told():
+    parameters = {"a": {"kernel": [[0.0], [0.0]], "bias": [1.5]}}
+    result = evaluate(network(dense("a", 1)), INPUTS, parameters, "bce", np.ones((4, 1)))
+    assert not result.finite
+    assert ("no_probabilities", "a", "output") in codes(result)
+
+
+def test_layers_that_compute_the_same_have_deltas_of_their_own():
+    both = network(dense("a", 2), dense("b", 2, inputs=["input"], shares="a"), layer("s", "add", inputs=["a", "b"]))
+    result = evaluate(both, INPUTS, None, "mse", np.ones((4, 2)), include=("layers",))
+    a, b, s = result.layers
+    np.testing.assert_array_equal(a.delta, s.delta)
+    np.testing.assert_array_equal(b.delta, s.delta)
 
 
 def test_parameters_that_do_not_matter_are_named():
@@ -638,10 +660,9 @@ def test_a_gradient_that_overflows_is_named():
 
 
 def test_what_is_not_a_number_is_told_from_what_is_infinite():
-    weights = np.zeros(1)
-    warning = first_place(
-        network(dense("a", 1)), [[1.0]], None, "mse", [[0.0]], weights=weights, normalize_weights=True
-    )
+    weights = np.array([1.0, -1.0])
+    data = {"weights": weights, "normalize_weights": True}
+    warning = first_place(network(dense("a", 1)), [[1.0], [1.0]], None, "mse", [[0.0], [0.0]], **data)
     assert warning.quantity == "loss" and "not a number" in warning.message
 
 

@@ -77,7 +77,7 @@ def test_a_cycle_names_the_layers_on_it_and_behind_it():
 
 def test_sharing_can_close_a_cycle_too():
     found = faults(network(dense("a", 3, shares="b"), dense("b", 3, inputs=["a"])))
-    assert [fault.path for fault in found] == [("network", "layers", 0, "inputs"), ("network", "layers", 1, "inputs")]
+    assert [fault.path for fault in found] == [("network", "layers", 0, "shares"), ("network", "layers", 1, "inputs")]
 
 
 def test_layers_may_be_written_in_any_order():
@@ -355,13 +355,24 @@ def test_prelu_shares_its_slope_along_axes():
 
 
 def test_a_regularizer_adds_a_penalty_for_each_owner_once():
-    parts = [dense("a", 3, kernel_regularizer="l2"), dense("b", 3, kernel_regularizer="l2", shares="a")]
+    parts = [dense("a", 3, kernel_regularizer="l2"), dense("b", 3, shares="a")]
     model = built(network(*parts))
     assert len(model.penalties) == 1
     kernel = model.parameters[0].node
     weights = np.arange(9.0).reshape(3, 3)
     penalty = interpret(model.penalties, {kernel: weights})[model.penalties[0]]
     assert penalty == pytest.approx(0.01 * (weights**2).sum())
+
+
+@pytest.mark.parametrize(
+    ("layer", "option"),
+    [
+        (dense("b", 3, kernel_regularizer="l2", shares="a"), "kernel_regularizer"),
+        (dense("b", 3, shares="a", trainable=False), "trainable"),
+    ],
+)
+def test_a_sharing_layer_cannot_change_what_it_shares(layer, option):
+    assert [fault.path for fault in faults(network(dense("a", 3), layer))] == [("network", "layers", 1, option)]
 
 
 def test_nodes_belong_to_their_layers():
