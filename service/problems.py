@@ -219,15 +219,24 @@ def from_faults(error: InvalidRequest, request: Any) -> Problem:
 def from_engine(error: EngineError, seconds: float) -> Problem:
     """A problem of what the engine refused, whatever the request said."""
     if isinstance(error, LimitExceeded):
+        asked, allowed = _number(error.asked), _number(error.allowed)
         name = error.name.replace("_", " ")
-        text = f"The request asks for {error.asked:,.0f} {name}; the limit is {error.allowed:,.0f}."
+        text = f"The request asks for {_shown(asked)} {name}; the limit is {_shown(allowed)}."
         listed = {"pointer": pointer(error.path), "detail": text, "limit": error.name}
-        asked = error.asked if error.asked < 2**53 else float(error.asked)  # JSON's integers end somewhere
-        return Problem("limit-exceeded", text, [listed | {"asked": asked, "allowed": [error.allowed]}])
+        return Problem("limit-exceeded", text, [listed | {"asked": asked, "allowed": [allowed]}])
     if isinstance(error, DeadlineExceeded):
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
         return Problem("deadline-exceeded", text, headers={"Retry-After": "1"})
     raise TypeError(f"no problem is known for {error!r}")
+
+
+def _number(count: float) -> float:
+    """A count as JSON can carry it: beyond 2^53 integers are not read exactly anyway."""
+    return count if count < 2**53 else float(count)
+
+
+def _shown(count: float) -> str:
+    return f"{count:,.0f}" if count < 2**53 else f"{count:.3g}"
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
