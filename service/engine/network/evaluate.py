@@ -319,14 +319,16 @@ class Evaluation:
         result = Result({name: read[f"outputs/{name}"].copy() for name in task.definition.output_names})
         result.warnings = list(self.warnings)
         checked = [*result.outputs.values()]
+        finite = True
         if task.loss is not None:
             result.loss = read["loss"].copy()
             result.data_loss = read["data_loss"].copy()
             result.regularization_loss = read["regularization_loss"].copy()
             flat = workspace.gradients.copy()
             result.gradients = _tree(self.trained, flat)
-            result.gradient_norm = norm(flat)
-            checked += [result.loss, result.data_loss, result.regularization_loss, flat, np.array(result.gradient_norm)]
+            result.gradient_norm = _norm(flat)  # finite only if every gradient is
+            checked += [result.loss, result.data_loss, result.regularization_loss]
+            finite = math.isfinite(result.gradient_norm)
         if "layers" in task.include:
             result.layers = []
             for layer in task.definition.layers:
@@ -353,7 +355,7 @@ class Evaluation:
                 tree.setdefault(part.layer, {})[part.name] = array
                 checked.append(array)
             result.per_sample_gradients = tree
-        result.finite = all(map(_is_finite, checked))
+        result.finite = finite and all(map(_is_finite, checked))
         return result
 
     def _first_non_finite(self, workspace: Workspace, deadline: float | None) -> Caution:
@@ -389,6 +391,8 @@ class Evaluation:
 
 
 def _is_finite(array: Array) -> bool:
+    if not array.ndim:
+        return math.isfinite(array)
     # The sum of squares is one BLAS call; only where it overflows is every element looked at.
     flat = array.reshape(-1)
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
