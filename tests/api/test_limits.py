@@ -179,3 +179,32 @@ def test_a_request_that_fails_gives_its_memory_back(make_client: MakeClient) -> 
     for body in (b"[" * 70_000, XOR[:-1] + b" " * 70_000, b'{"seed": -1}' + b" " * 70_000):
         assert client.post(GRADIENTS, data=body, content_type="application/json").status_code in (400, 422)
         assert memory.free == memory.total
+
+
+def test_a_definition_that_compiles_to_too_much_is_refused(make_client: MakeClient) -> None:
+    body = xor(
+        network=network(*[{"type": "dense", "units": 2, "activation": "gelu"}] * 20, {"type": "dense", "units": 1})
+    )
+    del body["parameters"]
+    assert make_client().post(GRADIENTS, json=body).status_code == 200
+    document = assert_problem(make_client(max_graph_nodes=100).post(GRADIENTS, json=body), "limit-exceeded")
+    assert document["errors"][0] | {"detail": ""} == {
+        "pointer": "#/network",
+        "detail": "",
+        "limit": "graph_nodes",
+        "asked": 101,
+        "allowed": [100],
+    }
+
+
+def test_sizes_that_no_number_holds_are_refused(make_client: MakeClient) -> None:
+    layers = [{"type": "concatenate", "name": "c0", "inputs": ["input"] * 8}]
+    layers += [{"type": "concatenate", "name": f"c{n}", "inputs": [f"c{n - 1}"] * 8} for n in range(1, 400)]
+    body = {"network": {"layers": layers}, "inputs": [[1.0]], "targets": [[1.0]], "loss": "mse"}
+    assert_problem(make_client().post(GRADIENTS, json=body), "limit-exceeded")
+
+
+def test_a_layer_merges_a_bounded_number_of_others(make_client: MakeClient) -> None:
+    body = xor(network=network({"type": "concatenate", "inputs": ["input"] * 300}, {"type": "dense", "units": 1}))
+    document = assert_problem(make_client().post(GRADIENTS, json=body), "invalid")
+    assert "1 to 256 names" in document["detail"]
