@@ -48,13 +48,14 @@ def assert_close(actual, expected, tolerance, message=""):
     np.testing.assert_allclose(actual, np.asarray(expected, np.float64), **tolerance, err_msg=message)
 
 
-def test_every_declared_block_is_recorded():
+def test_every_block_that_names_pytorch_as_its_source_is_recorded():
     for registry, records in (
         (activations, ACTIVATIONS["activations"]),
         (losses, LOSSES["losses"]),
         (regularizers, REGULARIZERS["regularizers"]),
     ):
-        missing = {declaration.name for declaration in registry} - {record["name"] for record in records}
+        named = {each.name for each in registry if any("pytorch.org" in source for source in each.sources)}
+        missing = named - {record["name"] for record in records}
         assert not missing, f"add {sorted(missing)} to scripts/record_pytorch.py and run it"
 
 
