@@ -75,10 +75,9 @@ class Settings:
                 item = names[variable]
                 values[item.name] = _read(variable, text, item.default)
             elif variable.startswith("NABLA_") and variable not in OF_GUNICORN:
-                close = difflib.get_close_matches(variable, names, 1)
-                raise ConfigurationError(
-                    f"no setting is called {variable}" + (f"; did you mean {close[0]}?" if close else "")
-                )
+                # Only what looks like a slip: Kubernetes sets NABLA_PORT and the like for a service of that name.
+                for name in difflib.get_close_matches(variable, names, 1, cutoff=0.85):
+                    raise ConfigurationError(f"no setting is called {variable}; did you mean {name}?")
         return cls(**values)
 
     @property
