@@ -32,7 +32,8 @@ def _about(text: str) -> Mapping[str, str]:
 class ForwardRequest(RequestSchema):
     """A network, its parameters and inputs."""
 
-    fresh = frozenset(("inputs", "parameters", "seed"))
+    tensors: tuple[str, ...] = ("inputs", "parameters")
+    fresh = frozenset((*tensors, "seed"))
 
     network = NetworkField(required=True, metadata=_about("the architecture"))
     parameters = ParametersField(
@@ -52,7 +53,7 @@ class ForwardRequest(RequestSchema):
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
         if loaded["dtype"] == "float32":
-            for key in ("inputs", "targets", "sample_weights", "parameters"):
+            for key in self.tensors:
                 if key in loaded:
                     loaded[key] = narrow(loaded[key], key)
         return loaded
@@ -61,7 +62,8 @@ class ForwardRequest(RequestSchema):
 class GradientsRequest(ForwardRequest):
     """A network, its parameters, inputs, targets and a loss."""
 
-    fresh = ForwardRequest.fresh | {"targets", "sample_weights"}
+    tensors = ("inputs", "targets", "sample_weights", "parameters")
+    fresh = frozenset((*tensors, "seed"))
 
     targets = TargetsField(
         required=True,

@@ -304,9 +304,8 @@ class RequestSchema(StrictSchema):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[dict[str, Any]] = LeastRecentlyUsed(
-            RECIPE_BYTES,
-            lambda name, _: len(name) + RECIPE_OVERHEAD,  # type: ignore[arg-type]
+        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
+            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
         )
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 

@@ -53,14 +53,9 @@ class ParametersField(StrictField):
             if not isinstance(tensors, Mapping):
                 errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
                 continue
-            arrays = tree[layer] = {}
-            for name, tensor in tensors.items():
-                if len(errors.get(layer, ())) >= MOST_ERRORS:
-                    break
-                try:
-                    arrays[name] = decode(tensor)
-                except ValidationError as error:
-                    errors.setdefault(layer, {})[name] = error.messages
+            tree[layer], wrong = _decode_each(tensors)
+            if wrong:
+                errors[layer] = wrong
         if errors:
             raise ValidationError(errors)
         return tree
@@ -76,15 +71,7 @@ class TargetsField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
         if not isinstance(value, Mapping) or isinstance(value.get("base64"), str):
             return decode(value)
-        tensors: dict[str, Array] = {}
-        errors: dict[str, Any] = {}
-        for name, tensor in value.items():
-            if len(errors) >= MOST_ERRORS:
-                break
-            try:
-                tensors[name] = decode(tensor)
-            except ValidationError as error:
-                errors[name] = error.messages
+        tensors, errors = _decode_each(value)
         if errors:
             raise ValidationError(errors)
         return tensors
@@ -94,12 +81,26 @@ class OutputsAnswerField(TargetsField):
     """One tensor, or tensors by output name, in an answer."""
 
 
+def _decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays by name, and the messages of those that are none."""
+    arrays: dict[str, Array] = {}
+    errors: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = decode(tensor)
+        except ValidationError as error:
+            errors[name] = error.messages
+            if len(errors) >= MOST_ERRORS:
+                break
+    return arrays, errors
+
+
 def decode(value: Any) -> Array:
     """The array that `value` describes; float64 for lists, as typed for typed arrays."""
     if type(value) is list:
         return _from_lists(value)
     if type(value) in NUMBERS:
-        return _finite(np.array(_float(value, ())))
+        return _scalar(value)
     if isinstance(value, np.ndarray):  # numbers in rows, read from a large body
         if value.ndim > MOST_AXES:
             raise _at((), TOO_MANY_AXES)
@@ -130,7 +131,7 @@ def narrow(value: Any, key: str) -> Any:
             except ValidationError as error:
                 raise ValidationError({key: error.messages}) from None
         return narrowed
-    if value.dtype.kind != "f":
+    if value.dtype != np.float64:
         return value
     with np.errstate(over="ignore"):
         array = value.astype(np.float32)
@@ -190,37 +191,31 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
     try:
         content = pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _nested({"base64": ...}, "is not base64 (RFC 4648 with padding, no line breaks)") from None
+        raise _at(("base64",), "is not base64 (RFC 4648 with padding, no line breaks)") from None
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if len(content) != wanted:
-        raise _nested({"base64": ...}, f"holds {len(content)} bytes; shape {shape} of {dtype} takes {wanted}")
+        raise _at(("base64",), f"holds {len(content)} bytes; shape {shape} of {dtype} takes {wanted}")
     array = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
-    return _finite(array, typed=True)
-
-
-def _finite(array: Array, *, typed: bool = False) -> Array:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(np.atleast_1d(array))))
-        text = f"holds {float(np.atleast_1d(array)[place])} at {list(place)}; numbers must be finite"
-        raise _nested({"base64": ...} if typed else {}, text)
+    _check_finite(array)
     return array
 
 
-def _float(value: float, place: tuple[int, ...]) -> float:
+def _check_finite(array: Array) -> None:
+    """Refuse a typed array that carries what lists cannot."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(np.atleast_1d(array))))
+        value = float(np.atleast_1d(array)[place])
+        raise _at(("base64",), f"holds {value} at {list(place)}; numbers must be finite")
+
+
+def _scalar(value: float) -> Array:
     try:
-        return float(value)
+        return np.array(float(value))
     except OverflowError:
-        raise _at(place, "is too large for float64") from None
+        raise _at((), "is too large for float64") from None
 
 
-def _nested(path: Mapping[str, Any], text: str) -> ValidationError:
-    message: Any = [Message(text)]
-    for key in path:
-        message = {key: message}
-    return ValidationError(message)
-
-
-def _at(place: tuple[int, ...], text: str) -> ValidationError:
+def _at(place: tuple[int | str, ...], text: str) -> ValidationError:
     message: Any = [Message(text)]
     for position in reversed(place):
         message = {position: message}

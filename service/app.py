@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Hashable
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -51,8 +50,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _weight_of_evaluation(task: Hashable, evaluation: Evaluation) -> int:
-    assert isinstance(task, Task)
+def _weight_of_evaluation(task: Task, evaluation: Evaluation) -> int:
     return len(evaluation.program.nodes) + len(task.parameters)
 
 

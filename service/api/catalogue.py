@@ -118,6 +118,11 @@ def _cacheable(content: bytes) -> Response:
     return response
 
 
+def _bad_query(name: str, detail: str) -> Problem:
+    error = {"pointer": pointer(("query", name)), "detail": detail}
+    return Problem("invalid", f"The query parameter {name} is not valid.", [error])
+
+
 def _number(query: Mapping[str, str], name: str, default: float) -> float:
     text = query.get(name)
     try:
@@ -125,8 +130,7 @@ def _number(query: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or abs(number) > 1e9:
-        error = {"pointer": f"#/query/{name}", "detail": f"takes a number between -1e9 and 1e9, got {text!r}"}
-        raise Problem("invalid", f"The query parameter {name} is not valid.", [error])
+        raise _bad_query(name, f"takes a number between -1e9 and 1e9, got {text!r}")
     return number
 
 
@@ -145,8 +149,7 @@ def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[st
     start, stop = _number(query, "from", low), _number(query, "to", high)
     points = _number(query, "points", 241.0)
     if not (points.is_integer() and 2 <= points <= MOST_POINTS):
-        error = {"pointer": "#/query/points", "detail": f"takes an integer from 2 to {MOST_POINTS}, got {points:g}"}
-        raise Problem("invalid", "The query parameter points is not valid.", [error])
+        raise _bad_query("points", f"takes an integer from 2 to {MOST_POINTS}, got {points:g}")
     curve: dict[str, Any] = {}
     if isinstance(declaration, Loss):
         # One output is one class, so the only index is 0.

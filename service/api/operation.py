@@ -22,7 +22,7 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.evaluate import Evaluation
+from service.engine.network.evaluate import Evaluation, Task
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 
@@ -38,7 +38,7 @@ class Runtime:
     """What operations need of the running service."""
 
     settings: Settings
-    evaluations: LeastRecentlyUsed[Evaluation]
+    evaluations: LeastRecentlyUsed[Task, Evaluation]
     workspaces: WorkspacePool
     memory: Budget
 

@@ -7,20 +7,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class LeastRecentlyUsed(Generic[V]):
+class LeastRecentlyUsed(Generic[K, V]):
     """A mapping for many threads, bounded by weight, that forgets what was not used for longest."""
 
-    def __init__(self, capacity: int, weigh: Callable[[Hashable, V], int] = lambda key, value: 1) -> None:
+    def __init__(self, capacity: int, weigh: Callable[[K, V], int] = lambda key, value: 1) -> None:
         self.capacity = capacity
         self.weight = 0
         self._weigh = weigh
         self._lock = threading.Lock()
-        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
-    def find(self, key: Hashable) -> V | None:
+    def find(self, key: K) -> V | None:
         """The value for `key` if it is known."""
         with self._lock:
             entry = self._values.get(key)
@@ -29,7 +30,7 @@ class LeastRecentlyUsed(Generic[V]):
             self._values.move_to_end(key)
             return entry[0]
 
-    def get(self, key: Hashable, make: Callable[[], V]) -> V:
+    def get(self, key: K, make: Callable[[], V]) -> V:
         """The value for `key`, made at the first request.
 
         Two threads that miss at once may both make it; the first to finish is kept, so that all

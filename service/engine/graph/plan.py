@@ -160,7 +160,8 @@ class _Layout:
         # An input is filled before the first call, so all of them come before any value that
         # could otherwise take the memory earlier.
         self.flat_parameters = self._place_vector(program.parameters)
-        self.places |= self._parts(program.parameters, self.flat_parameters)
+        for node, place in self._cut(self.flat_parameters, program.parameters):
+            self.places[node.index] = place
         self._place_inputs()
         self.flat_gradients = self._place_vector(program.gradients)
         self._place_gradients()
@@ -171,13 +172,12 @@ class _Layout:
         count = sum(node.size for node in nodes)
         return Place(self.arena.take(count * ITEMSIZE[self.program.dtype]), (count,), self.program.dtype)
 
-    def _parts(self, nodes: Sequence[Node], vector: Place) -> dict[int, Place]:
-        parts = {}
+    def _cut(self, vector: Place, nodes: Sequence[Node]) -> Iterator[tuple[Node, Place]]:
+        """The nodes with their places in a vector, one after the other."""
         offset = vector.offset
         for node in nodes:
-            parts[node.index] = Place(offset, node.shape, node.dtype)
+            yield node, Place(offset, node.shape, node.dtype)
             offset += node.size * ITEMSIZE[node.dtype]
-        return parts
 
     def _place_inputs(self) -> None:
         for node in self.program.nodes:
@@ -185,10 +185,7 @@ class _Layout:
                 self.places[node.index] = self._take(node.shape, node.dtype)
 
     def _place_gradients(self) -> None:
-        offset = self.flat_gradients.offset
-        for node in self.program.gradients:
-            place = Place(offset, node.shape, node.dtype)
-            offset += node.size * ITEMSIZE[node.dtype]
+        for node, place in self._cut(self.flat_gradients, self.program.gradients):
             if node.index in self.slots or node.is_leaf or node.operation.view is not None:
                 self.copies.append((node, place))
             else:
