@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from service.engine.graph.indexing import gather_rows, scatter_rows
 from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
 from service.engine.graph.operations import (
     broadcast,
@@ -23,6 +24,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
+from service.engine.graph.windows import Sliding, overlap_add, windows
 from tests.engine.graph.examples import EXAMPLES, LEAVES
 
 # The same examples on every run; no files beside the tests.
@@ -35,12 +37,22 @@ def _arity(name: str) -> int:
     return next(len(example.shapes) for example in EXAMPLES if example.operation == name)
 
 
+def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> Sliding:
+    """A window over the last axis of `shape`, and over the one before as well if there is one."""
+    rank = len(shape)
+    axes = tuple(range(rank))[-2:] if number() % 2 else (rank - 1,)
+    low, high, stride = number() % 2, number() % 3, 1 + number() % 2
+    sizes = tuple(1 + number() % (shape[axis] + low + high) for axis in axes)
+    several = len(axes)
+    return Sliding(number() % (rank + 1), axes, sizes, (stride,) * several, (1,) * several, ((low, high),) * several)
+
+
 def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]) -> Node | None:
     """One more application of `name` to something of the pool, or None if nothing fits."""
     number = functools.partial(draw, st.integers(0, 60))
     x = pool[number() % len(pool)]
     rank = len(x.shape)
-    if name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "pad", "slice") and not rank:
+    if name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "pad", "slice", "windows") and not rank:
         return None
     match name:
         case "softmax":
@@ -84,6 +96,23 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             return with_slope(x, graph.apply("square", x), graph.apply("tanh", x))
         case "one_hot":
             return one_hot(graph.input("indices", (4,), "int64"), 3)
+        case "largest" | "first_largest":
+            axes = [axis for axis in range(rank) if number() % 2]
+            return graph.apply(name, x, attributes=(tuple(axes),)) if axes else None
+        case "windows":
+            return windows(x, _sliding(x.shape, number))
+        case "overlap_add":
+            whole = SHAPES[1 + number() % (len(SHAPES) - 1)]
+            sliding = _sliding(whole, number)
+            gathered = broadcast(x, sliding.gathered(whole)) if not rank else windows(x, _sliding(x.shape, number))
+            fits = gathered.shape == sliding.gathered(whole)
+            return overlap_add(gathered, sliding, whole) if fits else None
+        case "gather_rows":
+            fits = rank == 2 and x.shape[0] >= 3  # whose rows the indices, all below 3, can name
+            return gather_rows(x, graph.input("indices", (4,), "int64")) if fits else None
+        case "scatter_rows":
+            fits = rank > 1 and x.shape[:-1] == (4,)
+            return scatter_rows(x, graph.input("indices", (4,), "int64"), 5) if fits else None
     if _arity(name) == 1:
         return graph.apply(name, x)
     fits = [y for y in pool if y.shape in ((), x.shape)]  # x itself at least

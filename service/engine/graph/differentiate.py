@@ -7,7 +7,7 @@ remembers in `serves` which forward node it serves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from service.engine.graph.ir import Node, NoGradient
@@ -41,19 +41,36 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
     for node in wrt:
         if node.index <= output.index:
             leads[node.index] = 1
+    shared: set[tuple[int, str, int]] = set()  # values that several nodes of one operation with a joint rule read
+    read: set[tuple[int, str, int]] = set()
     for node in graph.nodes[first : output.index + 1]:
-        for x in node.inputs:
+        for position, x in enumerate(node.inputs):
             if leads[x.index]:
                 leads[node.index] = 1
-                break
+                if node.operation.joint is None:
+                    break
+                use = (x.index, node.operation.name, position)
+                (shared if use in read else read).add(use)
 
     arrived: dict[int, Node] = {output.index: cotangent}
+    # Such uses wait until all of them are known. Others must not: their memory would be held for longer.
+    waiting: dict[int, dict[tuple[str, int], list[tuple[Node, Node]]]] = {}
+
+    def arrive(x: Node, contribution: Node) -> None:
+        if contribution.shape != x.shape:
+            contribution = _fit(contribution, x)
+        before = arrived.get(x.index)
+        arrived[x.index] = contribution if before is None else before + contribution
+
     zero: set[int] = set()
     blocked: list[Node] = []
     scope, serves = graph.scope, graph.serves
     for node in reversed(graph.nodes[first : output.index + 1]):
         if not leads[node.index]:
             continue
+        for (_, position), uses in waiting.pop(node.index, {}).items():
+            for contribution in _pull_together(node, position, uses):
+                arrive(node, contribution)
         g = arrived.get(node.index)
         if g is None:
             if node.index in zero:
@@ -63,16 +80,16 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         for position, x in enumerate(node.inputs):
             if not leads[x.index]:
                 continue
-            contribution = node.operation.pullback(position)(g, node, *node.inputs)
-            if isinstance(contribution, NoGradient):
-                if contribution is NoGradient.ZERO:
-                    zero.add(x.index)
-                    blocked.append(node)
+            if (x.index, node.operation.name, position) in shared:
+                uses = waiting.setdefault(x.index, {})
+                uses.setdefault((node.operation.name, position), []).append((g, node))
                 continue
-            if contribution.shape != x.shape:
-                contribution = _fit(contribution, x)
-            before = arrived.get(x.index)
-            arrived[x.index] = contribution if before is None else before + contribution
+            contribution = node.operation.pullback(position)(g, node, *node.inputs)
+            if not isinstance(contribution, NoGradient):
+                arrive(x, contribution)
+            elif contribution is NoGradient.ZERO:
+                zero.add(x.index)
+                blocked.append(node)
     graph.scope, graph.serves = scope, serves
     return Gradients(
         [
@@ -81,6 +98,23 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         ],
         blocked,
     )
+
+
+def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
+    """The cotangents of `x` from nodes of one operation that share it: one for all if that is possible."""
+    graph, operation = x.graph, uses[0][1].operation
+    assert operation.joint is not None
+    if len(uses) > 1:
+        graph.scope, graph.serves = x.scope, x.index
+        together = operation.joint(position, [g for g, _ in uses], [node for _, node in uses])
+        if together is not None:
+            yield together
+            return
+    for g, node in uses:
+        graph.scope, graph.serves = node.scope, node.index
+        contribution = operation.pullback(position)(g, node, *node.inputs)
+        assert not isinstance(contribution, NoGradient), "an operation with a joint rule always has a gradient"
+        yield contribution
 
 
 def _fit(cotangent: Node, x: Node) -> Node:

@@ -55,6 +55,9 @@ class Smoothness(enum.Enum):
 
 Rule = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
+JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
+"""`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
+position, or None where they have to be pulled back one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,8 @@ class Operation:
     """For views: elements that lie one after the other still do."""
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None
     """Shapes of the temporary arrays that the kernel needs."""
+    joint: JointRule | None = None
+    """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0
     """Floating-point operations per output element, where `count_work` does not know better."""
 

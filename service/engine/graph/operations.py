@@ -26,6 +26,7 @@ from service.engine.graph.ir import (
     Call,
     Graph,
     GraphTypeError,
+    JointRule,
     Node,
     NoGradient,
     Operation,
@@ -37,10 +38,13 @@ from service.engine.graph.special import erfc as erfc_kernel
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
+# Fewer products with one matrix are differentiated one by one: joining them copies their factors.
+FEWEST_JOINED = 3
 
 
-def _declare(operation: Operation) -> None:
-    OPERATIONS[operation.name] = operation
+def declare(name: str, **details: Any) -> None:
+    """Add a row to the table: the fields of `Operation`."""
+    OPERATIONS[name] = Operation(name, **details)
 
 
 # --- builders -----------------------------------------------------------------------------------
@@ -182,7 +186,8 @@ def logsumexp(x: Node) -> Node:
 # --- shape rules --------------------------------------------------------------------------------
 
 
-def _same_float(inputs: Sequence[Node]) -> str:
+def infer_same_dtype(inputs: Sequence[Node]) -> str:
+    """The one floating-point dtype of all inputs."""
     dtype = inputs[0].dtype
     for x in inputs:
         if x.dtype != dtype or dtype == "int64":
@@ -197,32 +202,32 @@ def _infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, st
             if shape not in ((), x.shape):
                 raise GraphTypeError(f"needs equal shapes or scalars, got {[y.shape for y in inputs]}")
             shape = x.shape
-    return shape, _same_float(inputs)
+    return shape, infer_same_dtype(inputs)
 
 
 def _infer_sum(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (x,), (axes,) = inputs, attributes
-    return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), _same_float(inputs)
+    return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), infer_same_dtype(inputs)
 
 
 def _infer_row_maximum(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     if not inputs[0].shape:
         raise GraphTypeError("needs at least one axis")
-    return inputs[0].shape[:-1], _same_float(inputs)
+    return inputs[0].shape[:-1], infer_same_dtype(inputs)
 
 
 def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     value, x = inputs
     if value.shape != x.shape:
         raise GraphTypeError(f"needs the value of softmax for {x.shape}, got {value.shape}")
-    return value.shape, _same_float(inputs)
+    return value.shape, infer_same_dtype(inputs)
 
 
 def _infer_logsumexp(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     value, x = inputs
     if value.shape != x.shape[:-1]:
         raise GraphTypeError(f"needs the value of logsumexp for {x.shape}, got {value.shape}")
-    return value.shape, _same_float(inputs)
+    return value.shape, infer_same_dtype(inputs)
 
 
 def _infer_reshape(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -253,7 +258,7 @@ def _infer_concatenate(inputs: Sequence[Node], attributes: Attributes) -> tuple[
     for x in inputs:
         if len(x.shape) != len(first) or x.shape[:axis] + x.shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             raise GraphTypeError(f"cannot concatenate {[y.shape for y in inputs]} along axis {axis}")
-    return (*first[:axis], sum(x.shape[axis] for x in inputs), *first[axis + 1 :]), _same_float(inputs)
+    return (*first[:axis], sum(x.shape[axis] for x in inputs), *first[axis + 1 :]), infer_same_dtype(inputs)
 
 
 def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -274,7 +279,7 @@ def _infer_matmul(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     a, b = inputs[0].shape, inputs[1].shape
     if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2] or a[-1] != b[-2]:
         raise GraphTypeError(f"cannot multiply matrices {a} and {b}")
-    return (*a[:-1], b[-1]), _same_float(inputs)
+    return (*a[:-1], b[-1]), infer_same_dtype(inputs)
 
 
 def _infer_one_hot(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -550,7 +555,15 @@ def _simplify_slice(graph: Graph, inputs: tuple[Node, ...], attributes: Attribut
 
 
 def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    return inputs[0] if len(inputs) == 1 else None
+    if len(inputs) == 1:
+        return inputs[0]
+    (axis,) = attributes
+    if axis == 0 and all(x.operation.name == "reshape" and x.shape[1:] == x.inputs[0].shape for x in inputs):
+        # Single entries stacked: the same numbers as their rows one after the other, under fewer names.
+        sources = [x.inputs[0] for x in inputs]
+        if sources[0].shape and all(x.shape[0] == 1 for x in inputs):
+            return reshape(concatenate(sources, 0), (len(inputs), *sources[0].shape))
+    return None
 
 
 # --- the batch axis -----------------------------------------------------------------------------
@@ -608,7 +621,7 @@ def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 def _batch_matmul(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
     a, b = inputs
-    if is_batched[0] and not is_batched[1] and len(b.shape) == 2:
+    if is_batched[0] and not is_batched[1] and len(b.shape) == 2 and not _is_transposed(a):
         # Rows of all samples in one product instead of one product per sample.
         _, rows, inner = a.shape
         return reshape(reshape(a, (size * rows, inner)) @ b, (size, rows, b.shape[1]))
@@ -642,6 +655,56 @@ def _pull_concatenate(position: int) -> Callable[..., Node]:
         return slice_axis(g, axis, start, start + inputs[position].shape[axis])
 
     return rule
+
+
+def _is_transposed(x: Node) -> bool:
+    """Whether x is the transposed view of matrices that lie the other way."""
+    rank = len(x.shape)
+    return x.operation.name == "transpose" and x.attributes[0] == (*range(rank - 2), rank - 1, rank - 2)
+
+
+def _pull_left_factor(g: Node, y: Node, a: Node, b: Node) -> Node:
+    # A cotangent is made to lie in memory as its value does: the transpose of the view then cancels.
+    return transpose(b @ transpose(g)) if _is_transposed(a) else g @ transpose(b)
+
+
+def _pull_right_factor(g: Node, y: Node, a: Node, b: Node) -> Node:
+    return transpose(transpose(g) @ a) if _is_transposed(b) else transpose(a) @ g
+
+
+def _pull_shared_right_factor(position: int, cotangents: Sequence[Node], products: Sequence[Node]) -> Node | None:
+    """A matrix that many rows were multiplied with, one after the other: one long product instead of a sum of short.
+
+    Recurrent layers multiply every step with the same kernel.
+    """
+    if position != 1 or len(products) < FEWEST_JOINED or any(len(y.shape) != 2 for y in products):
+        return None
+    return transpose(concatenate([y.inputs[0] for y in products], 0)) @ concatenate(cotangents, 0)
+
+
+def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Node]) -> Node | None:
+    """A value that was read in slices gets its cotangent in one piece, where padding each slice would be quadratic."""
+    (source,) = slices[0].inputs
+    axis = slices[0].attributes[0]
+    if any(y.attributes[0] != axis for y in slices):
+        return None
+    pieces = sorted(zip((y.attributes[1:] for y in slices), cotangents, strict=True), key=lambda piece: piece[0])
+    parts: list[Node] = []
+    end = 0
+
+    def skip_to(start: int) -> None:
+        if start > end:
+            gap = (*source.shape[:axis], start - end, *source.shape[axis + 1 :])
+            parts.append(broadcast(source.graph.constant(0.0), gap))
+
+    for (start, stop), g in pieces:
+        if start < end:
+            return None
+        skip_to(start)
+        parts.append(g)
+        end = stop
+    skip_to(source.shape[axis])
+    return concatenate(parts, axis)
 
 
 def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
@@ -688,20 +751,18 @@ def _elementwise(
 ) -> None:
     if simplify is None:
         simplify = partial(_through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
-    _declare(
-        Operation(
-            name,
-            infer=_infer_elementwise,
-            bind=bind or _call(ufunc),
-            pullbacks=pullbacks,
-            batch=_batch_elementwise,
-            latex=latex,
-            smoothness=smoothness,
-            simplify=simplify,
-            in_place=in_place,
-            scratch=scratch,
-            work=work,
-        )
+    declare(
+        name,
+        infer=_infer_elementwise,
+        bind=bind or _call(ufunc),
+        pullbacks=pullbacks,
+        batch=_batch_elementwise,
+        latex=latex,
+        smoothness=smoothness,
+        simplify=simplify,
+        in_place=in_place,
+        scratch=scratch,
+        work=work,
     )
 
 
@@ -715,24 +776,24 @@ def _view(
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
     *,
     keeps_order: bool = False,
+    joint: JointRule | None = None,
 ) -> None:
-    _declare(
-        Operation(
-            name,
-            infer=infer,
-            bind=_bind_copy,
-            pullbacks=pullbacks,
-            batch=batch,
-            latex=latex,
-            simplify=simplify,
-            view=view,
-            keeps_order=keeps_order,
-        )
+    declare(
+        name,
+        infer=infer,
+        bind=_bind_copy,
+        pullbacks=pullbacks,
+        batch=batch,
+        latex=latex,
+        simplify=simplify,
+        view=view,
+        keeps_order=keeps_order,
+        joint=joint,
     )
 
 
 def _leaf(name: str, infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]], latex: str) -> None:
-    _declare(Operation(name, infer=infer, bind=_bind_copy, pullbacks=(), batch=None, latex=latex))
+    declare(name, infer=infer, bind=_bind_copy, pullbacks=(), batch=None, latex=latex)
 
 
 def _infer_input(_: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -809,71 +870,60 @@ _elementwise(
     bind=_call_out(np.minimum),
 )
 
-_declare(
-    Operation(
-        "row_maximum",
-        infer=_infer_row_maximum,
-        bind=_bind_row_maximum,
-        pullbacks=(_disconnected,),  # it only shifts what softmax and logsumexp do not depend on
-        batch=_batch_rows,
-        latex=r"\max_i x_i",
-        smoothness=STEPPED,
-    )
+declare(
+    "row_maximum",
+    infer=_infer_row_maximum,
+    bind=_bind_row_maximum,
+    pullbacks=(_disconnected,),  # it only shifts what softmax and logsumexp do not depend on
+    batch=_batch_rows,
+    latex=r"\max_i x_i",
+    smoothness=STEPPED,
 )
-_declare(
-    Operation(
-        "sum",
-        infer=_infer_sum,
-        bind=_bind_sum,
-        pullbacks=(_pull_sum,),
-        batch=_batch_sum,
-        latex=r"\sum x",
-        simplify=_simplify_sum,
-    )
+declare(
+    "sum",
+    infer=_infer_sum,
+    bind=_bind_sum,
+    pullbacks=(_pull_sum,),
+    batch=_batch_sum,
+    latex=r"\sum x",
+    simplify=_simplify_sum,
 )
-_declare(
-    Operation(
-        "matmul",
-        infer=_infer_matmul,
-        bind=_bind_matmul,
-        pullbacks=(lambda g, y, a, b: g @ transpose(b), lambda g, y, a, b: transpose(a) @ g),
-        batch=_batch_matmul,
-        latex="A B",
-    )
+declare(
+    "matmul",
+    infer=_infer_matmul,
+    bind=_bind_matmul,
+    pullbacks=(_pull_left_factor, _pull_right_factor),
+    joint=_pull_shared_right_factor,
+    batch=_batch_matmul,
+    latex="A B",
 )
-_declare(
-    Operation(
-        "concatenate",
-        infer=_infer_concatenate,
-        bind=_bind_concatenate,
-        pullbacks=_pull_concatenate,
-        batch=_batch_concatenate,
-        latex="[a, b]",
-        simplify=_simplify_concatenate,
-    )
+declare(
+    "concatenate",
+    infer=_infer_concatenate,
+    bind=_bind_concatenate,
+    pullbacks=_pull_concatenate,
+    batch=_batch_concatenate,
+    latex="[a, b]",
+    simplify=_simplify_concatenate,
 )
-_declare(
-    Operation(
-        "pad",
-        infer=_infer_pad,
-        bind=_bind_pad,
-        pullbacks=(
-            lambda g, y, x: slice_axis(g, y.attributes[0], y.attributes[1], y.attributes[1] + x.shape[y.attributes[0]]),
-        ),
-        batch=_batch_axis,
-        latex=r"\operatorname{pad}(x)",
-    )
+declare(
+    "pad",
+    infer=_infer_pad,
+    bind=_bind_pad,
+    pullbacks=(
+        lambda g, y, x: slice_axis(g, y.attributes[0], y.attributes[1], y.attributes[1] + x.shape[y.attributes[0]]),
+    ),
+    batch=_batch_axis,
+    latex=r"\operatorname{pad}(x)",
 )
-_declare(
-    Operation(
-        "one_hot",
-        infer=_infer_one_hot,
-        bind=_bind_one_hot,
-        pullbacks=(_disconnected,),
-        batch=_batch_rows,
-        latex="e_i",
-        smoothness=STEPPED,
-    )
+declare(
+    "one_hot",
+    infer=_infer_one_hot,
+    bind=_bind_one_hot,
+    pullbacks=(_disconnected,),
+    batch=_batch_rows,
+    latex="e_i",
+    smoothness=STEPPED,
 )
 
 _view(
@@ -912,6 +962,7 @@ _view(
     _batch_axis,
     "x_{a:b}",
     _simplify_slice,
+    joint=_pull_slices,
 )
 _view(
     "stop_gradient",

@@ -14,6 +14,7 @@ import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
 from service.engine.graph.operations import log_softmax, logsumexp, softmax, square, with_slope
+from service.engine.graph.windows import Sliding
 
 LEAVES = frozenset({"input", "constant", "vector"})
 """Not computed from anything, so there is nothing to differentiate or batch."""
@@ -33,13 +34,16 @@ class Example:
     low: float = -1.93
     high: float = 2.11
     indices: int | None = None
-    """The inputs are integers below this."""
+    """The last input holds integers below this."""
     build: Callable[..., Node] | None = None
     """How it is made of the inputs, for operations that are not simply applied to them."""
 
     def inputs(self, graph: Graph) -> list[Node]:
-        dtype = None if self.indices is None else "int64"
-        return [graph.input(f"x{position}", shape, dtype) for position, shape in enumerate(self.shapes)]
+        last = len(self.shapes) - 1 if self.indices is not None else None
+        return [
+            graph.input(f"x{position}", shape, "int64" if position == last else None)
+            for position, shape in enumerate(self.shapes)
+        ]
 
     def apply(self, inputs: Sequence[Node]) -> Node:
         if self.build is not None:
@@ -50,7 +54,8 @@ class Example:
         rng = np.random.default_rng(seed)
         shapes = [(*leading, *shape) for shape in self.shapes]
         if self.indices is not None:
-            return [rng.integers(self.indices, size=shape) for shape in shapes]
+            *floats, last = shapes
+            return [*map(rng.standard_normal, floats), rng.integers(self.indices, size=last)]
         sizes = [math.prod(shape) for shape in shapes]
         grid = rng.permutation(np.linspace(self.low, self.high, sum(sizes) + 1)[:-1])
         parts = np.split(grid, np.cumsum(sizes)[:-1])
@@ -119,6 +124,30 @@ EXAMPLES = (
     Example("broadcast", ((2, 1),), ((4, 2, 3),)),
     Example("one_hot", ((3,),), (4,), indices=4),
     Example("one_hot", ((2, 3),), (3,), indices=3),
+    Example("gather_rows", ((4, 3), (2, 5)), (0,), indices=4),
+    Example("gather_rows", ((2, 4, 3), (2, 5)), (1,), indices=4),
+    Example("scatter_rows", ((2, 5, 3), (2, 5)), (4, 0), indices=4),
+    Example("scatter_rows", ((2, 5, 3), (2, 5)), (4, 1), indices=4),
+    Example("largest", ((4,),), ((0,),)),
+    Example("largest", ((2, 3, 2),), ((0, 2),)),
+    Example("largest", ((40, 2),), ((0,),)),
+    Example("first_largest", ((4,),), ((0,),)),
+    Example("first_largest", ((2, 3, 2),), ((0, 2),)),
+    Example("first_largest", ((40, 2),), ((0,),)),
+    Example("windows", ((2, 6),), (Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), 0.0)),
+    Example("windows", ((2, 6),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), 0.0)),
+    Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), 0.0)),
+    Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), 0.0)),
+    Example("overlap_add", ((3, 2, 2),), (Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), (2, 6))),
+    Example("overlap_add", ((2, 2, 7),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), (2, 6))),
+    Example(
+        "overlap_add",
+        ((2, 3, 2, 3, 2),),
+        (Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), (2, 4, 3)),
+    ),
+    Example(
+        "overlap_add", ((2, 1, 2, 2, 2),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
+    ),
     Example("stop_gradient", ((3, 2),)),
     Example("mark", ((3, 2),), ("here",)),
     Example("with_slope", ((3, 2),), build=_cube),
@@ -127,7 +156,7 @@ EXAMPLES = (
 
 def _scalar_mixes(example: Example) -> list[Example]:
     """The same binary operation with scalars for one or both operands, where it takes them."""
-    if len(example.shapes) != 2:
+    if len(example.shapes) != 2 or example.indices is not None:
         return []
     mixes = []
     for scalars in itertools.product((False, True), repeat=2):

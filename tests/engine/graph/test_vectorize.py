@@ -74,12 +74,13 @@ def test_every_operation_for_many_samples_is_that_of_each(example, size):
         assert_vectorized([example.apply(inputs)], inputs, values, chosen, size, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("example", [e for e in ALL_EXAMPLES if e.indices is None], ids=str)
+@pytest.mark.parametrize("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"], ids=str)
 def test_every_gradient_for_many_samples_is_that_of_each(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
     loss = sum_over(square(example.apply(inputs)))
-    gradients = dense_gradients(differentiate(loss, inputs).nodes, inputs)
+    floats = [x for x in inputs if x.dtype != "int64"]
+    gradients = dense_gradients(differentiate(loss, floats).nodes, floats)
     values = sampled_values(example, inputs, inputs, 3)
     assert_vectorized([loss, *gradients], inputs, values, inputs, 3, rtol=1e-13, atol=1e-14)
 

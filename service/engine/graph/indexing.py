@@ -1,0 +1,229 @@
+"""Rows of the table for values that are chosen by position: lookups and largest elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, NoGradient, Shape, Smoothness
+from service.engine.graph.operations import broadcast, declare, infer_same_dtype, reshape
+
+# Up to this many candidates the largest is found by comparing one after the other, which NumPy does
+# for all positions at once; its argmax is faster beyond.
+COMPARED = 32
+
+
+def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
+    """Rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
+    return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
+
+
+def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
+    """The transpose of `gather_rows`: `(*b, *s, width)` added up to `(*b, rows, width)`."""
+    return values.graph.apply("scatter_rows", values, indices, attributes=(rows, lead))
+
+
+def largest(x: Node, axes: Sequence[int]) -> Node:
+    """The maximum over some axes, which disappear. Its gradient goes to the first of equals."""
+    return x.graph.apply("largest", x, attributes=(_sorted(x, axes),))
+
+
+def first_largest(x: Node, axes: Sequence[int]) -> Node:
+    """1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
+    return x.graph.apply("first_largest", x, attributes=(_sorted(x, axes),))
+
+
+def _sorted(x: Node, axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(axis % len(x.shape) for axis in axes))
+
+
+def _check_indices(indices: Node) -> None:
+    if indices.dtype != "int64":
+        raise GraphTypeError(f"needs int64 indices, got {indices.dtype}")
+
+
+def _infer_gather(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (table, indices), (lead,) = inputs, attributes
+    _check_indices(indices)
+    if len(table.shape) != lead + 2 or table.shape[:lead] != indices.shape[:lead]:
+        raise GraphTypeError(f"cannot look up {indices.shape} in {table.shape}")
+    return (*indices.shape, table.shape[-1]), infer_same_dtype([table])
+
+
+def _infer_scatter(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (values, indices), (rows, lead) = inputs, attributes
+    _check_indices(indices)
+    if values.shape[:-1] != indices.shape:
+        raise GraphTypeError(f"cannot scatter {values.shape} to {indices.shape}")
+    return (*indices.shape[:lead], rows, values.shape[-1]), infer_same_dtype([values])
+
+
+def _infer_largest(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (axes,) = inputs, attributes
+    if not axes or axes[-1] >= len(x.shape):
+        raise GraphTypeError(f"{x.shape} has no axes {axes}")
+    return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), infer_same_dtype(inputs)
+
+
+def _infer_first_largest(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    _infer_largest(inputs, attributes)
+    return inputs[0].shape, infer_same_dtype(inputs)
+
+
+def _bind_gather(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (table, indices), (lead,) = inputs, attributes
+    # mode="clip" writes right into `out`; the indices have been checked where they came in.
+    if not lead:
+        return (partial(np.take, table, indices, 0, out, "clip"),)
+    tables, lists, outs = (
+        table.reshape(-1, *table.shape[lead:]),
+        indices.reshape(-1, *indices.shape[lead:]),
+        out.reshape(-1, *out.shape[lead:]),
+    )
+    return [
+        partial(np.take, one, chosen, 0, rows, "clip") for one, chosen, rows in zip(tables, lists, outs, strict=True)
+    ]
+
+
+def _bind_scatter(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (values, indices), (_rows, lead) = inputs, attributes
+    tables = math.prod(out.shape[:lead])
+    rows, width = out.shape[lead:]
+    flat, columns = out.reshape(-1), np.arange(width)
+    starts = np.arange(0, tables * rows * width, rows * width).reshape(tables, 1, 1) + columns
+
+    def scatter() -> None:
+        # By single numbers: np.add.at is five times faster on one axis than on rows.
+        places = indices.reshape(tables, -1, 1) * width + starts
+        np.add.at(flat, places.reshape(-1), values.reshape(-1))
+
+    return (partial(out.fill, 0.0), scatter)
+
+
+def _bind_largest(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    (axes,) = attributes
+    return (partial(np.maximum.reduce, inputs[0], axes, None, out),)
+
+
+def _bind_first_largest(
+    out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]
+) -> Iterable[Call]:
+    (x,), (axes,) = inputs, attributes
+    maximum, free = scratch
+    rest = maximum.shape
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    candidates, marks = x.transpose(*axes, *kept), out.transpose(*axes, *kept)
+    places = list(np.ndindex(*candidates.shape[: len(axes)]))
+    if len(places) > COMPARED:
+
+        def mark() -> None:
+            first = candidates.reshape(-1, *rest).argmax(0)
+            out.fill(0.0)
+            chosen = np.unravel_index(first, candidates.shape[: len(axes)])
+            marks[(*chosen, *np.indices(rest, sparse=True))] = 1.0
+
+        return (mark,)
+    calls: list[Call] = [partial(np.maximum.reduce, x, axes, None, maximum), partial(free.fill, 1.0)]
+    for place in places:
+        here = marks[(*place, ...)]
+        # Equal to the maximum, and no one before was: 1 or 0 times 1 or 0.
+        calls += [
+            partial(np.equal, candidates[(*place, ...)], maximum, here),
+            partial(np.multiply, here, free, here),
+            partial(np.subtract, free, here, free),
+        ]
+    return calls
+
+
+def _largest_scratch(node: Node) -> tuple[Shape, ...]:
+    shape = tuple(n for axis, n in enumerate(node.shape) if axis not in node.attributes[0])
+    return (shape, shape)
+
+
+def _simplify_largest(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (axes,) = inputs, attributes
+    if any(x.shape[axis] != 1 for axis in axes):
+        return None
+    return reshape(x, tuple(n for axis, n in enumerate(x.shape) if axis not in axes))
+
+
+def _pull_largest(g: Node, y: Node, x: Node) -> Node:
+    (axes,) = y.attributes
+    spread = broadcast(reshape(g, tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))), x.shape)
+    return spread * first_largest(x, axes)
+
+
+def _batch_axes(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    axes = tuple(axis + 1 for axis in node.attributes[0])
+    return node.graph.apply(node.operation.name, inputs[0], attributes=(axes,))
+
+
+def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
+    return x if is_batched else broadcast(x, (size, *x.shape))
+
+
+def _batch_gather(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    (table, indices), (lead,) = inputs, node.attributes
+    if not is_batched[0] and not lead:
+        return gather_rows(table, indices)
+    return gather_rows(_with_batch(table, is_batched[0], size), _with_batch(indices, is_batched[1], size), lead + 1)
+
+
+def _batch_scatter(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    (values, indices), (rows, lead) = inputs, node.attributes
+    return scatter_rows(
+        _with_batch(values, is_batched[0], size), _with_batch(indices, is_batched[1], size), rows, lead + 1
+    )
+
+
+def _disconnected(*_: Any) -> NoGradient:
+    return NoGradient.DISCONNECTED
+
+
+def _zero(*_: Any) -> NoGradient:
+    return NoGradient.ZERO
+
+
+declare(
+    "gather_rows",
+    infer=_infer_gather,
+    bind=_bind_gather,
+    pullbacks=(
+        lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]),
+        _disconnected,
+    ),
+    batch=_batch_gather,
+    latex="W_{i}",
+)
+declare(
+    "scatter_rows",
+    infer=_infer_scatter,
+    bind=_bind_scatter,
+    pullbacks=(lambda g, y, values, indices: gather_rows(g, indices, y.attributes[1]), _disconnected),
+    batch=_batch_scatter,
+    latex=r"\sum_{j : i_j = i} x_j",
+)
+declare(
+    "largest",
+    infer=_infer_largest,
+    bind=_bind_largest,
+    pullbacks=(_pull_largest,),
+    batch=_batch_axes,
+    latex=r"\max_i x_i",
+    smoothness=Smoothness.KINKED,
+    simplify=_simplify_largest,
+)
+declare(
+    "first_largest",
+    infer=_infer_first_largest,
+    bind=_bind_first_largest,
+    pullbacks=(_zero,),
+    batch=_batch_axes,
+    latex=r"[i = \min \operatorname{argmax} x]",
+    smoothness=Smoothness.STEPPED,
+    scratch=_largest_scratch,
+)

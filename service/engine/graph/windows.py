@@ -1,0 +1,199 @@
+"""Rows of the table for values that are read window by window: convolution and pooling.
+
+`windows` gathers every window that slides over some axes, and `overlap_add` adds such windows back
+where they came from. Both are linear and each is the other's transpose, so between them they
+differentiate to any order; a convolution is `windows` and one matrix product (im2col), its input
+gradient a product and `overlap_add` (col2im).
+
+The window axes come first in memory and the positions last, `(k, c, n, p)`: a window is then filled
+by one long copy for each of its elements, and the product with a kernel `(k c, o)` takes the columns
+as they lie. Measured against rows of windows `(n, p, k, c)`, tensordot and one product per offset:
+1.5 to 10 times faster at the sizes of LeNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations import declare, infer_same_dtype, reshape
+
+
+class Sliding(NamedTuple):
+    """How a window slides: one entry of each for every axis it covers."""
+
+    at: int
+    """Where the axes of the window stand in the result."""
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    """Elements added before and after each axis."""
+
+    def positions(self, shape: Shape) -> tuple[int, ...]:
+        """How many windows fit along each axis of a value of `shape`; 0 or less: none."""
+        return tuple(
+            (shape[axis] + low + high - (size - 1) * dilation - 1) // stride + 1
+            for axis, size, stride, dilation, (low, high) in zip(
+                self.axes, self.sizes, self.strides, self.dilations, self.padding, strict=True
+            )
+        )
+
+    def gathered(self, shape: Shape) -> Shape:
+        """The shape of all windows of a value of `shape`."""
+        replaced = list(shape)
+        for axis, count in zip(self.axes, self.positions(shape), strict=True):
+            replaced[axis] = count
+        return (*replaced[: self.at], *self.sizes, *replaced[self.at :])
+
+    def padded(self, shape: Shape) -> Shape:
+        longer = list(shape)
+        for axis, (low, high) in zip(self.axes, self.padding, strict=True):
+            longer[axis] += low + high
+        return tuple(longer)
+
+    def interior(self, padded: Array) -> Array:
+        """The part of a padded array that is not padding."""
+        inner = [slice(None)] * padded.ndim
+        for axis, (low, high) in zip(self.axes, self.padding, strict=True):
+            inner[axis] = slice(low, padded.shape[axis] - high)
+        return padded[tuple(inner)]
+
+    def offsets(self, gathered: Array, padded: Array) -> Iterable[tuple[Array, Array]]:
+        """For every element of the window: its values in all windows, and where these lie in the padded array."""
+        counts = self._replace(padding=((0, 0),) * len(self.axes)).positions(padded.shape)
+        for offset in product(*map(range, self.sizes)):
+            place = [slice(None)] * padded.ndim
+            for axis, step, stride, dilation, count in zip(
+                self.axes, offset, self.strides, self.dilations, counts, strict=True
+            ):
+                start = step * dilation
+                place[axis] = slice(start, start + (count - 1) * stride + 1, stride)
+            yield gathered[(slice(None),) * self.at + offset], padded[tuple(place)]
+
+    @property
+    def is_padded(self) -> bool:
+        return any(low or high for low, high in self.padding)
+
+    @property
+    def is_plain(self) -> bool:
+        """Every element is a window of its own."""
+        return not self.is_padded and all(n == 1 for n in (*self.sizes, *self.strides))
+
+    @property
+    def is_disjoint(self) -> bool:
+        """No two windows share an element."""
+        return all(
+            (size - 1) * dilation < stride
+            for size, stride, dilation in zip(self.sizes, self.strides, self.dilations, strict=True)
+        )
+
+    def batched(self) -> Sliding:
+        """The same with one more axis in front of everything."""
+        return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
+
+
+def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
+    """All windows of `x`: its shape with positions in place of the covered axes, and the window's axes inserted."""
+    return x.graph.apply("windows", x, attributes=(sliding, fill))
+
+
+def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
+    """Windows as `windows` gives them, added up where they lie in a value of `shape`."""
+    return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
+
+
+def _infer_windows(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (sliding, _fill) = inputs, attributes
+    if any(count < 1 for count in sliding.positions(x.shape)):
+        raise GraphTypeError(f"windows of {sliding.sizes} do not fit into {x.shape}")
+    return sliding.gathered(x.shape), infer_same_dtype(inputs)
+
+
+def _infer_overlap_add(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (sliding, shape) = inputs, attributes
+    if x.shape != sliding.gathered(shape):
+        raise GraphTypeError(f"windows of {shape} have shape {sliding.gathered(shape)}, got {x.shape}")
+    return shape, infer_same_dtype(inputs)
+
+
+def _windows_scratch(node: Node) -> tuple[Shape, ...]:
+    # Padding needs a padded copy. A transposed view gets one too: it is read once for every
+    # element of the window, and a strided read costs several times a copy.
+    (x,), (sliding, _fill) = node.inputs, node.attributes
+    scattered = x.operation.view is not None and not x.operation.keeps_order
+    return (sliding.padded(x.shape),) if sliding.is_padded or scattered else ()
+
+
+def _bind_windows(
+    out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]
+) -> Iterable[Call]:
+    (x,), (sliding, fill) = inputs, attributes
+    if scratch:
+        (padded,) = scratch
+        if sliding.is_padded:
+            yield partial(padded.fill, fill)
+        yield partial(np.copyto, sliding.interior(padded), x)
+        x = padded
+    for window, source in sliding.offsets(out, x):
+        yield partial(np.copyto, window, source)
+
+
+def _bind_overlap_add(
+    out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]
+) -> Iterable[Call]:
+    (x,), (sliding, _shape) = inputs, attributes
+    total = scratch[0] if scratch else out
+    yield partial(total.fill, 0.0)
+    for window, target in sliding.offsets(x, total):
+        yield partial(np.copyto, target, window) if sliding.is_disjoint else partial(np.add, target, window, target)
+    if scratch:
+        yield partial(np.copyto, out, sliding.interior(total))
+
+
+def _simplify_windows(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (sliding, _fill) = inputs, attributes
+    return reshape(x, sliding.gathered(x.shape)) if sliding.is_plain else None
+
+
+def _simplify_overlap_add(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (sliding, shape) = inputs, attributes
+    return reshape(x, shape) if sliding.is_plain else None
+
+
+def _batch_windows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    sliding, fill = node.attributes
+    return windows(inputs[0], sliding.batched(), fill)
+
+
+def _batch_overlap_add(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
+    sliding, shape = node.attributes
+    return overlap_add(inputs[0], sliding.batched(), (size, *shape))
+
+
+declare(
+    "windows",
+    infer=_infer_windows,
+    bind=_bind_windows,
+    pullbacks=(lambda g, y, x: overlap_add(g, y.attributes[0], x.shape),),
+    batch=_batch_windows,
+    latex=r"\operatorname{im2col}(x)",
+    simplify=_simplify_windows,
+    scratch=_windows_scratch,
+)
+declare(
+    "overlap_add",
+    infer=_infer_overlap_add,
+    bind=_bind_overlap_add,
+    pullbacks=(lambda g, y, x: windows(g, y.attributes[0]),),
+    batch=_batch_overlap_add,
+    latex=r"\operatorname{col2im}(x)",
+    simplify=_simplify_overlap_add,
+    scratch=lambda node: (node.attributes[0].padded(node.shape),) if node.attributes[0].is_padded else (),
+)
