@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.network.activations import activations
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
-from service.engine.network.evaluate import Task
+from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
+from service.engine.network.task import Task
 
 Array = npt.NDArray[Any]
 
@@ -47,8 +47,8 @@ class Case:
         return Task(
             self.definition(),
             dtype,
-            (self.batch, self.sizes[0]),
-            loss=losses.select(self.loss),
+            ((INPUT, (self.batch, self.sizes[0])),),
+            losses=(losses.select(self.loss),),
             targets=(("output", (self.batch, self.sizes[-1])),),
             parameters=tuple(parameters),
         )

@@ -61,7 +61,9 @@ def field_for(option: Option) -> StrictField:
         case Choice():
             return WordField(option.values, **common)
         case Integers():
-            return IntegersField(minimum=option.minimum, **common)
+            return IntegersField(
+                minimum=option.minimum, length=option.length, pairs=option.pairs, single=option.single, **common
+            )
         case Numbers():
             return NumbersField(minimum=option.minimum, **common)
         case Reference():

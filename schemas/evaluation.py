@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import ValidationError, fields
 
 from schemas.declared import ChoiceField
-from schemas.fields import FlagField, IntegerField, RequestSchema, StrictSchema, WordField, WordsField
+from schemas.fields import (
+    MOST_NAMES,
+    FlagField,
+    IntegerField,
+    NumbersByNameField,
+    RequestSchema,
+    StrictSchema,
+    WordField,
+    WordsField,
+    plain,
+)
 from schemas.network import NetworkField
 from schemas.tensor import (
-    OutputsAnswerField,
     ParametersAnswerField,
     ParametersField,
-    TargetsField,
     TensorAnswerField,
     TensorField,
+    TensorsAnswerField,
+    TensorsField,
     narrow,
 )
 from service.engine.network.losses import losses
@@ -45,7 +56,9 @@ class ForwardRequest(RequestSchema):
         maximum=2**63 - 1,
         metadata=_about("the only source of randomness: the same request gives the same bytes"),
     )
-    inputs = TensorField(required=True, metadata=_about("one row per sample"))
+    inputs = TensorsField(
+        required=True, metadata=_about("one row per sample; by name where the network names its inputs")
+    )
     dtype = WordField(DTYPES, load_default="float64", metadata=_about("what is computed in"))
     training = FlagField(load_default=False, metadata=_about("whether dropout and its like are active"))
     include = WordsField(("layers",), load_default=frozenset(), metadata=_about("what more to answer"))
@@ -59,17 +72,42 @@ class ForwardRequest(RequestSchema):
         return loaded
 
 
+class LossField(ChoiceField):
+    """A loss, or losses by the names of the outputs."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        given = plain(value)
+        if not isinstance(given, Mapping) or isinstance(given.get("type"), str) or not given:
+            return super()._deserialize(given, attr, data, **kwargs)
+        losses_by_name, errors = {}, {}
+        for name, loss in islice(given.items(), MOST_NAMES):
+            try:
+                losses_by_name[name] = super()._deserialize(loss, attr, data, **kwargs)
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return losses_by_name
+
+
 class GradientsRequest(ForwardRequest):
     """A network, its parameters, inputs, targets and a loss."""
 
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed"))
 
-    targets = TargetsField(
+    targets = TensorsField(
         required=True,
         metadata=_about("shaped like the outputs, or class indices; by output name where there are several"),
     )
-    loss = ChoiceField(losses, required=True, metadata=_about("compares outputs with targets"))
+    loss = LossField(
+        losses,
+        required=True,
+        metadata=_about("compares outputs with targets; one for all outputs, or one by each name"),
+    )
+    loss_weights = NumbersByNameField(
+        metadata=_about("factors of the losses of a network with several outputs, by output name (all 1)")
+    )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=_about("how the samples' losses are combined"))
     sample_weights = TensorField(metadata=_about("one factor per sample"))
     normalize_weights = FlagField(
@@ -115,9 +153,15 @@ class ForwardResponse(StrictSchema):
     """The outputs of a network."""
 
     dtype = fields.String(required=True)
-    outputs = OutputsAnswerField(required=True, metadata=_about("by output name where there are several"))
+    outputs = TensorsAnswerField(required=True, metadata=_about("by output name where there are several"))
     layers = fields.List(fields.Nested(LayerValuesSchema))
     parameters = ParametersAnswerField(metadata=_about("present when the server initialised them"))
+    state = ParametersAnswerField(
+        metadata=_about(
+            "in training: new values of what layers carry along, such as running means; send them back "
+            "among the parameters"
+        )
+    )
     finite = fields.Boolean(required=True, metadata=_about("false: some values are not finite, and null in lists"))
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
 
@@ -135,11 +179,16 @@ class GradientsResponse(ForwardResponse):
     loss = TensorAnswerField(
         required=True, metadata=_about("data loss plus regularisation; a list with reduction none")
     )
+    losses = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(allow_none=True),
+        metadata=_about("data loss of each output before its weight, where there are several"),
+    )
     data_loss = TensorAnswerField(required=True)
     regularization_loss = fields.Float(required=True, allow_none=True)
     gradients = ParametersAnswerField(required=True, metadata=_about("dL/d(parameter), in the tree of the parameters"))
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=_about("Euclidean norm over all gradients together")
     )
-    input_gradients = TensorAnswerField()
+    input_gradients = TensorsAnswerField(metadata=_about("by name where the network names its inputs"))
     per_sample = fields.Nested(PerSampleSchema)

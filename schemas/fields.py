@@ -239,24 +239,53 @@ class NamesField(StrictField):
 
 
 class IntegersField(StrictField):
-    """A list of integers, such as a shape."""
+    """A list of integers, such as a shape; of a fixed length, a single one may stand for all."""
 
-    def __init__(self, *, minimum: int = 1, longest: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        minimum: int = 1,
+        longest: int = 16,
+        length: int | None = None,
+        pairs: bool = False,
+        single: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.minimum, self.longest = minimum, longest
+        self.length, self.pairs, self.single = length, pairs, single
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Any, ...]:
         numbers = plain(value)
-        if not isinstance(numbers, list) or len(numbers) > self.longest:
-            raise self.refuse(f"a list of at most {self.longest} integers", numbers)
-        errors = {
-            place: [Message(f"takes an integer at least {self.minimum}, got {shown(number)}")]
-            for place, number in enumerate(numbers)
-            if type(number) is not int or not self.minimum <= number <= LARGEST_INTEGER
-        }
+        if type(numbers) is int and (self.length is not None or self.single):
+            numbers = [numbers] * (self.length or 1)
+        if not isinstance(numbers, list) or len(numbers) > self.longest or self.length not in (None, len(numbers)):
+            raise self.refuse(self.expected, numbers)
+        if self.pairs:
+            numbers = [[number, number] if type(number) is int else number for number in numbers]
+        errors: dict[int, Any] = {}
+        entries: list[Any] = []
+        for place, number in enumerate(numbers):
+            pair = self.pairs and isinstance(number, list) and len(number) == 2
+            if not all(map(self._fits, number if pair else [number])):
+                takes = f"an integer at least {self.minimum}" + (" or a pair of them" if self.pairs else "")
+                errors[place] = [Message(f"takes {takes}, got {shown(number)}")]
+            entries.append(tuple(number) if pair else number)
         if errors:
             raise ValidationError(errors)
-        return tuple(numbers)
+        return tuple(entries)
+
+    def _fits(self, number: Any) -> bool:
+        return type(number) is int and self.minimum <= number <= LARGEST_INTEGER
+
+    @property
+    def expected(self) -> str:
+        """What it takes, in words."""
+        if self.length is None:
+            return ("an integer or " if self.single else "") + f"a list of at most {self.longest} integers"
+        if self.pairs:
+            return f"an integer, or a list of {self.length} integers or pairs"
+        return f"an integer, or a list of {self.length}"
 
 
 class NumbersField(StrictField):
@@ -281,6 +310,27 @@ class NumbersField(StrictField):
         if errors:
             raise ValidationError(errors)
         return tuple(result)
+
+
+class NumbersByNameField(StrictField):
+    """An object of finite numbers."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = NumberField()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, float]:
+        if not isinstance(value, Mapping) or not value:
+            raise self.refuse("an object of numbers by name", plain(value))
+        numbers, errors = {}, {}
+        for name, number in islice(value.items(), MOST_NAMES):
+            try:
+                numbers[name] = self.number.deserialize(plain(number))
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return numbers
 
 
 MOST_DEPTH = 64

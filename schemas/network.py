@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from marshmallow import ValidationError
 
 from schemas.declared import options_schema, select
 from schemas.fields import (
+    MOST_NAMES,
     FlagField,
     IntegersField,
     Message,
@@ -60,12 +62,11 @@ class LayersField(StrictField):
                 errors[position] = error.messages
                 if len(errors) >= MOST_ERRORS:
                     break
-        seen: dict[str, int] = {INPUT: -1}
+        seen: dict[str, int] = {}
         for position, definition in enumerate(made if not errors else ()):
             if definition.name in seen:
-                other = seen[definition.name]
-                detail = "that name means the inputs of the network" if other < 0 else f"layer {other} has that name"
-                errors[position] = {"name": [Message(f"{definition.name!r} is taken: {detail}")]}
+                detail = f"{definition.name!r} is taken: layer {seen[definition.name]} has that name"
+                errors[position] = {"name": [Message(detail)]}
             seen.setdefault(definition.name, position)
         if errors:
             raise ValidationError(errors)
@@ -113,11 +114,40 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
     )
 
 
+class InputShapeField(StrictField):
+    """The shape of one sample, or shapes by the names of the inputs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = IntegersField()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return self.shape.deserialize(value)
+        shapes, errors = {}, {}
+        for name, shape in islice(value.items(), MOST_NAMES):
+            try:
+                shapes[name] = self.shape.deserialize(shape)
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return shapes
+
+
 class NetworkSchema(StrictSchema):
     """The architecture alone; parameters travel beside it."""
 
     layers = LayersField(required=True, metadata={"description": "in the order they are written"})
-    input_shape = IntegersField(metadata={"description": "shape of one sample; may be left out where inputs tell it"})
+    inputs = NamesField(
+        metadata={"description": "names of the inputs, for layers to take; by default there is one, called 'input'"}
+    )
+    input_shape = InputShapeField(
+        metadata={
+            "description": "shape of one sample, by name where there are several inputs; "
+            "may be left out where the inputs tell it"
+        }
+    )
     outputs = NamesField(metadata={"description": "the layers whose output is wanted; by default the last one"})
 
 
@@ -132,7 +162,30 @@ class NetworkField(StrictField):
         if not isinstance(value, dict):
             raise self.refuse("an object with 'layers'", value)
         loaded = SCHEMA.load(value)
-        outputs = loaded.get("outputs")
-        if outputs is not None and len(set(outputs)) != len(outputs):
-            raise ValidationError({"outputs": [Message("names a layer twice")]})
-        return NetworkDefinition(layers=loaded["layers"], input_shape=loaded.get("input_shape"), outputs=outputs)
+        inputs = loaded.get("inputs", (INPUT,))
+        errors: dict[str, Any] = {}
+        for key, names in (("inputs", inputs), ("outputs", loaded.get("outputs") or ())):
+            if len(set(names)) != len(names):
+                errors[key] = [Message("names a layer twice" if key == "outputs" else "names an input twice")]
+        for position, layer in enumerate(loaded["layers"]):
+            if layer.name in inputs:
+                place = {"name": [Message(f"{layer.name!r} is taken: that name means {_meaning(layer.name)}")]}
+                errors.setdefault("layers", {})[position] = place
+        shapes = loaded.get("input_shape", {})
+        if not isinstance(shapes, dict):
+            if len(inputs) > 1:
+                takes = f"takes an object with a shape for each of {', '.join(map(repr, inputs))}"
+                errors["input_shape"] = [Message(takes, inputs)]
+            shapes = {inputs[0]: shapes}
+        unknown = {name: [Message("is no input of the network", inputs)] for name in shapes if name not in inputs}
+        if unknown:
+            errors["input_shape"] = unknown
+        if errors:
+            raise ValidationError(errors)
+        return NetworkDefinition(
+            layers=loaded["layers"], inputs=inputs, input_shapes=shapes, outputs=loaded.get("outputs")
+        )
+
+
+def _meaning(name: str) -> str:
+    return "the inputs of the network" if name == INPUT else "an input of the network"

@@ -65,8 +65,8 @@ class ParametersAnswerField(ParametersField):
     """Tensors by layer and parameter name, in an answer."""
 
 
-class TargetsField(StrictField):
-    """One tensor, or tensors by the name of the output where a network has several."""
+class TensorsField(StrictField):
+    """One tensor, or tensors by the name of the input or output where a network has several."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
         if not isinstance(value, Mapping) or isinstance(value.get("base64"), str):
@@ -77,8 +77,8 @@ class TargetsField(StrictField):
         return tensors
 
 
-class OutputsAnswerField(TargetsField):
-    """One tensor, or tensors by output name, in an answer."""
+class TensorsAnswerField(TensorsField):
+    """One tensor, or tensors by name, in an answer."""
 
 
 def _decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -16,7 +16,8 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.evaluate import Evaluation, Task
+from service.engine.network.evaluate import Evaluation
+from service.engine.network.task import Task
 from service.observability import Timer, count, error_log, log_request
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status
 

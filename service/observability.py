@@ -37,11 +37,13 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class Timer:
     """The stages of one request, for the Server-Timing header."""
 
-    __slots__ = ("_last", "stages", "started")
+    __slots__ = ("_last", "memory", "stages", "started")
 
     def __init__(self) -> None:
         self.started = self._last = time.perf_counter()
         self.stages: list[tuple[str, float]] = []
+        self.memory: int | None = None
+        """Bytes that the computation takes at its peak."""
 
     def mark(self, stage: str) -> None:
         """The stage that ends now."""
@@ -54,8 +56,11 @@ class Timer:
         return time.perf_counter() - self.started
 
     def header(self) -> str:
-        """Milliseconds of each stage, as the Server-Timing header has them."""
-        return ", ".join([f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.stages])
+        """Milliseconds of each stage, as the Server-Timing header has them, and the memory of the computation."""
+        entries = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.stages]
+        if self.memory is not None:
+            entries.append(f'memory;desc="{self.memory} bytes"')
+        return ", ".join(entries)
 
 
 @lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas import declared, fields, network, tensor
+from schemas import declared, evaluation, fields, network, tensor
 from schemas.system import ProblemSchema
 from service import __version__
 from service.api.operation import OPERATIONS, Operation
@@ -124,18 +124,26 @@ class _Describer:
                 return _reference("ParametersAnswer")
             case tensor.ParametersField():
                 return _reference("Parameters")
-            case tensor.OutputsAnswerField():
+            case tensor.TensorsAnswerField():
                 by_name = {"type": "object", "additionalProperties": _reference("TensorAnswer")}
                 return {"anyOf": [_reference("TensorAnswer"), by_name]}
-            case tensor.TargetsField():
+            case tensor.TensorsField():
                 by_name = {"type": "object", "additionalProperties": _reference("Tensor")}
                 return {"anyOf": [_reference("Tensor"), by_name]}
             case network.NetworkField():
                 return self.component("Network", lambda: self.object(network.SCHEMA))
+            case network.InputShapeField():
+                shape = {"type": "array", "maxItems": 16, "items": {"type": "integer", "minimum": 1}}
+                return {"anyOf": [shape, {"type": "object", "additionalProperties": shape}]}
             case network.LayersField():
                 return {"type": "array", "minItems": 1, "items": self.layer()}
+            case evaluation.LossField():
+                one = self.choice(field.registry)
+                return {"anyOf": [one, {"type": "object", "additionalProperties": one}]}
             case declared.ChoiceField():
                 return self.choice(field.registry)
+            case fields.NumbersByNameField():
+                return {"type": "object", "additionalProperties": {"type": "number"}}
             case fields.NumberField():
                 return {"type": "number"} | _bounds(field)
             case fields.IntegerField():
@@ -152,8 +160,7 @@ class _Describer:
             case fields.NamesField():
                 return {"type": "array", "minItems": 1, "items": {"type": "string"}}
             case fields.IntegersField():
-                items = {"type": "integer", "minimum": field.minimum}
-                return {"type": "array", "maxItems": field.longest, "items": items}
+                return _integers(field)
             case fields.NumbersField():
                 return {"type": "array", "minItems": 1, "items": {"type": "number"} | _bounds(field.number)}
         return {}
@@ -161,7 +168,7 @@ class _Describer:
     def property(self, field: Any) -> dict[str, Any]:
         """One property: its schema, description and default."""
         schema = self.describe_field(field)
-        if field.allow_none and "type" in schema:
+        if field.allow_none and isinstance(schema.get("type"), str):
             schema["type"] = [schema["type"], "null"]
         elif field.allow_none:
             schema = {"anyOf": [schema, {"type": "null"}]}
@@ -244,6 +251,15 @@ def _bounds(field: fields.NumberField) -> dict[str, float]:
     if field.maximum is not None:
         bounds["exclusiveMaximum" if field.open_maximum else "maximum"] = field.maximum
     return bounds
+
+
+def _integers(field: fields.IntegersField) -> dict[str, Any]:
+    one = {"type": "integer", "minimum": field.minimum}
+    entry = {"anyOf": [one, {"type": "array", "minItems": 2, "maxItems": 2, "items": one}]} if field.pairs else one
+    several: dict[str, Any] = {"type": "array", "maxItems": field.length or field.longest, "items": entry}
+    if field.length is not None:
+        several["minItems"] = field.length
+    return {"anyOf": [one, several]} if field.length is not None or field.single else several
 
 
 def _schema_name(schema: Any) -> str:

@@ -22,7 +22,8 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.evaluate import Evaluation, Task
+from service.engine.network.evaluate import Evaluation
+from service.engine.network.task import Task
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 

@@ -19,10 +19,12 @@ from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import GRADIENTS
 from service.api.operation import OPERATIONS, describe, runtime
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
-from service.engine.network.evaluate import Task, compile_task
+from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import compile_task
+from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
+from service.engine.network.task import Task
 from service.observability import exposition
 from service.problems import KINDS, Problem
 
@@ -70,10 +72,11 @@ def _engine_works() -> bool:
     """One neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through everything a request passes."""
     line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
     loss = losses.select("squared_error")
-    task = Task(NetworkDefinition((line,)), "float64", (1, 1), loss=loss, targets=(("line", (1, 1)),))
-    result = compile_task(task, runtime().settings.limits).run(
-        np.array([[3.0]]), {"line": {"kernel": np.array([[2.0]])}}, {"line": np.array([[5.0]])}
-    )
+    shape = (1, 1)
+    task = Task(NetworkDefinition((line,)), "float64", ((INPUT, shape),), losses=(loss,), targets=(("line", shape),))
+    kernel, targets = {"line": {"kernel": np.full(shape, 2.0)}}, {"line": np.full(shape, 5.0)}
+    feed = Feed({INPUT: np.full(shape, 3.0)}, kernel, targets)
+    result = compile_task(task, runtime().settings.limits).run(feed)
     return result.loss == 1.0 and result.gradients["line"]["kernel"][0, 0] == 6.0
 
 

@@ -69,6 +69,12 @@ class Integers(Option):
     """A list of integers, such as a shape."""
 
     minimum: int = 1
+    length: int | None = None
+    """So many integers; a single one then stands for all."""
+    pairs: bool = False
+    """With `length`: each entry is a pair (before, after), for which a single integer may stand."""
+    single: bool = False
+    """A bare integer may stand for a list of one."""
 
 
 @dataclass(frozen=True, kw_only=True)

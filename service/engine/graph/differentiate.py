@@ -69,8 +69,8 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         if not leads[node.index]:
             continue
         for (_, position), uses in waiting.pop(node.index, {}).items():
-            for contribution in _pull_together(node, position, uses):
-                arrive(node, contribution)
+            for together in _pull_together(node, position, uses):
+                arrive(node, together)
         g = arrived.get(node.index)
         if g is None:
             if node.index in zero:
@@ -81,8 +81,8 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
             if not leads[x.index]:
                 continue
             if (x.index, node.operation.name, position) in shared:
-                uses = waiting.setdefault(x.index, {})
-                uses.setdefault((node.operation.name, position), []).append((g, node))
+                of_x = waiting.setdefault(x.index, {})
+                of_x.setdefault((node.operation.name, position), []).append((g, node))
                 continue
             contribution = node.operation.pullback(position)(g, node, *node.inputs)
             if not isinstance(contribution, NoGradient):

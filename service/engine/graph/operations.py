@@ -131,6 +131,13 @@ def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
     return x.graph.apply("slice", x, attributes=(axis, start, stop))
 
 
+def pad(x: Node, axis: int, before: int, after: int) -> Node:
+    """x with zeros before and after it along one axis."""
+    if not before and not after:
+        return x
+    return x.graph.apply("pad", x, attributes=(axis, before, before + x.shape[axis] + after))
+
+
 def one_hot(indices: Node, depth: int) -> Node:
     """Rows of the identity: integer indices `s` to floats `s + (depth,)`."""
     return indices.graph.apply("one_hot", indices, attributes=(depth,))

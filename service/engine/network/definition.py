@@ -6,14 +6,15 @@ definition. Definitions are compared by identity: whoever parses them keeps equa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Shape
 from service.engine.network.layers import Layer
 
 INPUT = "input"
-"""The name by which layers refer to the inputs of the network."""
+"""What the input of a network is called that names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class LayerDefinition:
     name: str
     layer: Selection[Layer]
     inputs: tuple[str, ...] | None = None
-    """Names of layers, or `input`; None: the layer before it in the list."""
+    """Names of layers or inputs; None: the layer before it in the list."""
     shares: str | None = None
     """The layer whose parameters it uses."""
     trainable: bool = True
@@ -34,7 +35,9 @@ class NetworkDefinition:
     """Layers in the order they were written. `outputs` names layers; None: the last one."""
 
     layers: tuple[LayerDefinition, ...]
-    input_shape: Shape | None = None
+    inputs: tuple[str, ...] = (INPUT,)
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    """Shapes of one sample of those inputs for which the definition gives one."""
     outputs: tuple[str, ...] | None = None
 
     @property

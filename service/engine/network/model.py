@@ -7,12 +7,12 @@ can name all of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from service.engine.declarations import Selection
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
-from service.engine.graph.ir import Graph, Node, Shape
+from service.engine.graph.ir import Array, Graph, Node, Shape
 from service.engine.graph.operations import mark
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.initializers import Initializer
@@ -37,11 +37,12 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Mask:
-    """A random factor drawn for every run: 0 with probability `rate`, else 1 / (1 - rate)."""
+class Noise:
+    """Random numbers drawn for every run."""
 
     node: Node
-    rate: float
+    draw: Callable[..., Array]
+    """From a NumPy generator to numbers of the node's shape."""
 
 
 @dataclass
@@ -49,11 +50,17 @@ class Model:
     """A network in the graph."""
 
     graph: Graph
-    inputs: Node
+    inputs: dict[str, Node]
     layers: dict[str, LayerOutput] = field(default_factory=dict)
     parameters: list[Parameter] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
+    noises: list[Noise] = field(default_factory=list)
     penalties: list[Node] = field(default_factory=list)
+    state: dict[tuple[str, str], Node] = field(default_factory=dict)
+    """New values of what is carried along, by layer and name."""
+    vocabularies: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """For each input that holds indices: the layer with the fewest of them, and how many it has."""
+    couples_samples: bool = False
+    """What is computed for a sample depends on the others."""
 
 
 def _position_in_words(shape: Shape) -> str:
@@ -65,17 +72,31 @@ class _Assembler:
         self,
         definition: NetworkDefinition,
         graph: Graph,
-        inputs: Node,
+        input_shapes: Mapping[str, Shape],
         training: bool,
         shapes: ParameterShapes,
         distinct_layers: bool,
+        prefix: str,
     ) -> None:
         self.definition = definition
         self.graph = graph
         self.training = training
         self.shapes = shapes
         self.distinct_layers = distinct_layers
-        self.model = Model(graph, inputs)
+        self.prefix = prefix
+        indices = {
+            name
+            for position, layer in enumerate(definition.layers)
+            if layer.layer.declaration.takes_indices
+            for name in self.inputs_of(position)
+        }
+        self.model = Model(
+            graph,
+            {
+                name: graph.input(f"{prefix}inputs/{name}", shape, "int64" if name in indices else None)
+                for name, shape in input_shapes.items()
+            },
+        )
         self.faults: list[Fault] = []
         self.position = {layer.name: position for position, layer in enumerate(definition.layers)}
         self.owned: dict[str, dict[str, Node]] = {}
@@ -88,15 +109,16 @@ class _Assembler:
         layer = self.definition.layers[position]
         if layer.inputs is not None:
             return layer.inputs
-        return (self.definition.layers[position - 1].name if position else INPUT,)
+        return (self.definition.layers[position - 1].name,) if position else self.definition.inputs
 
     def order(self) -> list[int]:
         """Positions of the layers, each after those it takes input or parameters from."""
-        known = (INPUT, *self.position)[:MOST_ERRORS]
+        sources = self.definition.inputs
+        known = (*sources, *self.position)[:MOST_ERRORS]
         needs: list[set[int]] = []
         for position, layer in enumerate(self.definition.layers):
             for place, name in enumerate(self.inputs_of(position)):
-                if name != INPUT and name not in self.position:
+                if name not in sources and name not in self.position:
                     self.fault(("layers", position, "inputs", place), f"no layer is called {name!r}", known)
             if layer.shares is not None and (layer.shares not in self.position or layer.shares == layer.name):
                 self.fault(
@@ -139,62 +161,99 @@ class _Assembler:
 
     def source(self, name: str) -> str:
         """Why what `name` puts out has its shape."""
-        if name == INPUT:
-            count = self.model.inputs.shape[1:]
+        if name in self.model.inputs:
+            count = self.model.inputs[name].shape[1:]
             features = (
                 f"{count[0]} feature{'' if count[0] == 1 else 's'}" if len(count) == 1 else f"shape {list(count)}"
             )
-            return f"the inputs have {features}"
+            return f"the inputs have {features}" if name == INPUT else f"input {name!r} has {features}"
         units = self.definition.layers[self.position[name]].layer.options.get("units")
-        if units is not None:
+        shape = self.model.layers[name].output.shape[1:]
+        if units is not None and shape == (units,):
             return f"layer {name!r} has {units} unit{'' if units == 1 else 's'}"
-        return f"layer {name!r} gives {_position_in_words(self.model.layers[name].output.shape[1:])}"
+        return f"layer {name!r} gives {_position_in_words(shape)}"
 
     def build(self, position: int) -> None:
         layer = self.definition.layers[position]
         declaration = layer.layer.declaration
         names = self.inputs_of(position)
-        if declaration.merges and len(names) < 2:
+        fewest, most = declaration.takes
+        if len(names) < fewest:
             return self.fault(
                 ("layers", position, "inputs"),
-                f"a layer of type {declaration.name!r} merges two or more layers; name them in 'inputs'",
-                (INPUT, *(name for name in self.position if name != layer.name)),
+                f"a layer of type {declaration.name!r} merges two {'' if most == 2 else 'or more '}layers; "
+                "name them in 'inputs'",
+                (*self.definition.inputs, *(name for name in self.position if name != layer.name)),
             )
-        if not declaration.merges and len(names) != 1:
+        if len(names) > most:
+            takes = ("one input", "two inputs")[most - 1] if most < 3 else f"at most {most} inputs"
+            hint = (
+                "name the one it takes in 'inputs'"
+                if layer.inputs is None
+                else "merge them first with add, multiply or concatenate"
+            )
             return self.fault(
                 ("layers", position, "inputs"),
-                f"a layer of type {declaration.name!r} takes one input, got {len(names)}; "
-                "merge them first with add, multiply or concatenate",
+                f"a layer of type {declaration.name!r} takes {takes}, got {len(names)}; {hint}",
             )
         outputs = self.model.layers
-        if any(name != INPUT and name not in outputs for name in names):
+        if any(name not in self.model.inputs and name not in outputs for name in names):
             return None  # its input could not be built, which is already told
-        inputs = [self.model.inputs if name == INPUT else outputs[name].output for name in names]
+        inputs = [self.model.inputs[name] if name in self.model.inputs else outputs[name].output for name in names]
+        if not self.check_indices(position, names, inputs):
+            return None
         if self.distinct_layers:
-            inputs = [mark(x, layer.name) for x in inputs]
+            inputs = [mark(x, layer.name) if x.dtype != "int64" else x for x in inputs]
         context = LayerContext(
             name=layer.name,
             options=layer.layer.options,
             training=self.training,
+            frozen=not layer.trainable,
             source=self.source(names[0]),
-            declare_parameter=lambda *details: self.parameter(position, layer, *details),
-            declare_mask=self.mask,
+            builder=_LayerBuilder(self, layer),
         )
         try:
             with self.graph.scoped(layer.name):
                 outputs[layer.name] = declaration.build(context, *inputs)
         except LayerError as error:
-            path: Path = ("layers", position) if error.option is None else ("layers", position, error.option)
-            self.fault(path, error.detail)
+            self.fault(("layers", position, *error.path), error.detail)
         else:
             if layer.shares is not None and layer.name not in self.owned:
                 self.fault(("layers", position, "shares"), f"a layer of type {declaration.name!r} has no parameters")
         return None
 
+    def check_indices(self, position: int, names: tuple[str, ...], inputs: list[Node]) -> bool:
+        """Whether integers go where integers are taken, and nothing else does."""
+        layer = self.definition.layers[position]
+        path: Path = ("layers", position, "inputs")
+        for name, x in zip(names, inputs, strict=True):
+            if not layer.layer.declaration.takes_indices:
+                if x.dtype == "int64":
+                    detail = f"{name!r} holds indices, because a layer embeds it; this layer takes numbers"
+                    self.fault(path, detail)
+                    return False
+                continue
+            if name not in self.model.inputs:
+                detail = f"takes indices, which only an input of the network holds; {name!r} is a layer"
+                self.fault(path, detail, self.definition.inputs)
+                return False
+            count = layer.layer.options["input_dim"]
+            before = self.model.vocabularies.get(name)
+            if before is None or count < before[1]:
+                self.model.vocabularies[name] = (layer.name, count)
+        return True
+
+
+class _LayerBuilder:
+    """What a layer asks of the network that it is built into."""
+
+    def __init__(self, assembler: _Assembler, layer: LayerDefinition) -> None:
+        self.assembler = assembler
+        self.model = assembler.model
+        self.layer = layer
+
     def parameter(
         self,
-        position: int,
-        layer: LayerDefinition,
         name: str,
         shape: Shape,
         initializer: Selection[Initializer],
@@ -202,56 +261,74 @@ class _Assembler:
         fans: tuple[int, int],
         also: tuple[Shape, ...],
         reason: str,
+        learned: bool,
     ) -> Node:
+        layer, owned = self.layer, self.assembler.owned
         if layer.shares is not None:
             if regularizer is not None:
-                raise LayerError(
-                    f"{name}_regularizer", f"{name} belongs to layer {layer.shares!r}; regularize it there"
-                )
+                detail = f"{name} belongs to layer {layer.shares!r}; regularize it there"
+                raise LayerError((f"{name}_regularizer",), detail)
             if not layer.trainable:
-                raise LayerError("trainable", f"{name} belongs to layer {layer.shares!r}; make it untrainable there")
-            owned = self.owned.get(layer.shares, {})
-            if name not in owned:
-                raise LayerError("shares", f"layer {layer.shares!r} has no {name} to share")
-            if owned[name].shape not in (shape, *also):
+                raise LayerError(("trainable",), f"{name} belongs to layer {layer.shares!r}; make it untrainable there")
+            shared = owned.get(layer.shares, {})
+            if name not in shared:
+                raise LayerError(("shares",), f"layer {layer.shares!r} has no {name} to share")
+            if shared[name].shape not in (shape, *also):
                 raise LayerError(
-                    "shares",
-                    f"{name} of layer {layer.shares!r} has shape {list(owned[name].shape)}; "
+                    ("shares",),
+                    f"{name} of layer {layer.shares!r} has shape {list(shared[name].shape)}; "
                     f"this layer takes {list(shape)} because {reason}",
                 )
             # A layer that shares from a layer that shares owns what they both use.
-            self.owned.setdefault(layer.name, {})[name] = owned[name]
-            return owned[name]
-        given = self.shapes.get((layer.name, name))
-        node = self.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
-        self.owned.setdefault(layer.name, {})[name] = node
-        self.model.parameters.append(Parameter(layer.name, name, node, initializer, fans, layer.trainable, reason))
+            owned.setdefault(layer.name, {})[name] = shared[name]
+            return shared[name]
+        given = self.assembler.shapes.get((layer.name, name))
+        node = self.model.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
+        owned.setdefault(layer.name, {})[name] = node
+        trainable = layer.trainable and learned
+        self.model.parameters.append(Parameter(layer.name, name, node, initializer, fans, trainable, reason))
         if regularizer is not None:
             self.model.penalties.append(regularizer.declaration.build(node, **regularizer.options))
         return node
 
-    def mask(self, name: str, shape: Shape, rate: float) -> Node:
-        node = self.graph.input(f"{name}.mask", shape)
-        self.model.masks.append(Mask(node, rate))
+    def noise(self, shape: Shape, draw: Callable[..., Array]) -> Node:
+        node = self.model.graph.input(f"{self.assembler.prefix}noise/{len(self.model.noises)}", shape)
+        self.model.noises.append(Noise(node, draw))
         return node
+
+    def state(self, name: str) -> Node | None:
+        return self.model.state.get((self.owner(name), name))
+
+    def update(self, name: str, value: Node) -> None:
+        self.model.state[self.owner(name), name] = value
+
+    def couple_samples(self) -> None:
+        self.model.couples_samples = True
+
+    def owner(self, name: str) -> str:
+        """The layer under which the parameter is known: this one, or the one it shares from in the end."""
+        node = self.assembler.owned[self.layer.name][name]
+        return next(p.layer for p in self.model.parameters if p.node is node)
 
 
 def assemble(
     definition: NetworkDefinition,
     graph: Graph,
-    inputs: Node,
+    input_shapes: Mapping[str, Shape],
     *,
     training: bool = False,
     parameter_shapes: ParameterShapes | None = None,
     distinct_layers: bool = False,
+    prefix: str = "",
 ) -> Model:
-    """Build every layer of `definition` on `inputs`, whose first axis is the samples.
+    """Build every layer of `definition` on inputs of these shapes, whose first axis is the samples.
 
-    With `distinct_layers` no two layers share a node, even where they compute the same.
+    With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` tells the inputs
+    and random numbers of one model from those of another in the same graph; parameters are common to both.
 
     Raises `InvalidRequest` with everything that is wrong in the definition.
     """
-    assembler = _Assembler(definition, graph, inputs, training, parameter_shapes or {}, distinct_layers)
+    assembler = _Assembler(definition, graph, input_shapes, training, parameter_shapes or {}, distinct_layers, prefix)
     for position in assembler.order():
         assembler.build(position)
     if assembler.faults:

@@ -20,6 +20,8 @@ class Objective:
 
     per_sample: Node
     """w_n l_n, summed over the outputs of the network: shape `(samples,)`."""
+    by_output: Mapping[str, Node]
+    """The reduced loss of each output, before its loss weight."""
     data_loss: Node
     """The reduced loss; with reduction `none` the same as `per_sample`."""
     regularization_loss: Node
@@ -47,15 +49,16 @@ def check_loss(loss: Selection[Loss], output: Node, name: str) -> None:
 
 
 def build_objective(
-    loss: Selection[Loss],
+    losses: Mapping[str, Selection[Loss]],
     predictions: Mapping[str, Prediction],
     targets: Mapping[str, Node],
+    loss_weights: Mapping[str, float] | None,
     sample_weights: Node | None,
     reduction: str,
     normalize_weights: bool,
     penalties: Sequence[Node],
 ) -> Objective:
-    """The loss of a network over all its outputs and samples.
+    """The loss of a network over all its outputs and samples, everything by the names of the outputs.
 
     `mean` divides by the number of samples or, with `normalize_weights`, each output's loss by the sum
     of the sample weights times the class weights of its targets.
@@ -63,21 +66,25 @@ def build_objective(
     graph = next(iter(predictions.values())).value.graph
     with graph.scoped("loss"):
         per_sample = total = graph.constant(0.0)
+        by_output = {}
         for name, prediction in predictions.items():
+            loss = losses[name]
+            factor = 1.0 if loss_weights is None else loss_weights[name]
             values = loss.declaration.build(prediction, targets[name], **loss.options)
             if sample_weights is not None:
                 values = values * sample_weights
-            per_sample = per_sample + values
+            per_sample = per_sample + factor * values
             reduced = sum_over(values)
             if reduction == "mean":
                 weights = _weights(loss, prediction, targets[name], sample_weights) if normalize_weights else None
                 reduced = reduced / (float(values.size) if weights is None else sum_over(weights))
-            total = total + reduced
+            by_output[name] = reduced
+            total = total + factor * reduced
         regularization = graph.constant(0.0)
         for penalty in penalties:
             regularization = regularization + penalty
         data_loss = per_sample if reduction == "none" else total
-        return Objective(per_sample, data_loss, regularization, total + regularization)
+        return Objective(per_sample, by_output, data_loss, regularization, total + regularization)
 
 
 def _weights(loss: Selection[Loss], prediction: Prediction, target: Node, sample_weights: Node | None) -> Node | None:

@@ -10,10 +10,12 @@ import numpy as np
 from service.engine.declarations import Reference, Registry, Selection
 from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
-from service.engine.network.evaluate import Evaluation, Result, Task, compile_task
+from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import Evaluation, Result, compile_task
+from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
+from service.engine.network.task import Task
 
 # Limits larger than any test.
 ROOMY = Limits()
@@ -51,8 +53,15 @@ def dense(name: str, units: int, activation: Any = "linear", **details: Any) -> 
     return layer(name, "dense", units=units, activation=activation, **details)
 
 
-def network(*parts: LayerDefinition, outputs: list[str] | None = None, input_shape: Shape | None = None):
-    return NetworkDefinition(parts, input_shape, None if outputs is None else tuple(outputs))
+def network(
+    *parts: LayerDefinition,
+    outputs: list[str] | None = None,
+    input_shape: Shape | None = None,
+    inputs: list[str] | None = None,
+):
+    shapes = {} if input_shape is None else {INPUT: input_shape}
+    names = (INPUT,) if inputs is None else tuple(inputs)
+    return NetworkDefinition(parts, names, shapes, None if outputs is None else tuple(outputs))
 
 
 def task_for(
@@ -73,9 +82,9 @@ def task_for(
     return Task(
         definition,
         dtype,
-        np.shape(inputs),
+        tuple((name, np.shape(array)) for name, array in by_input(definition, inputs).items()),
         include=frozenset(include),
-        loss=None if loss is None else select(losses, loss),
+        losses=None if loss is None else selected_losses(definition, loss),
         targets=shapes,
         weighted=weights is not None,
         parameters=tuple(
@@ -83,6 +92,19 @@ def task_for(
         ),
         **details,
     )
+
+
+def selected_losses(definition: NetworkDefinition, loss: Any) -> tuple[Selection, ...]:
+    """A loss for each output: the one given, or those given by name."""
+    names = definition.output_names
+    if isinstance(loss, Mapping) and "name" not in loss:
+        return tuple(select(losses, loss[name]) for name in names)
+    return (select(losses, loss),) * len(names)
+
+
+def by_input(definition: NetworkDefinition, inputs: Any) -> dict[str, np.ndarray]:
+    whole = inputs if isinstance(inputs, Mapping) else {definition.inputs[0]: inputs}
+    return {name: np.asarray(array) for name, array in whole.items()}
 
 
 def by_output(definition: NetworkDefinition, targets: Any) -> dict[str, np.ndarray]:
@@ -108,11 +130,13 @@ def run(
 ) -> Result:
     task = evaluation.task
     return evaluation.run(
-        np.asarray(inputs, task.dtype),
-        None if parameters is None else as_arrays(parameters, task.dtype),
-        None if task.loss is None else by_output(task.definition, targets),
-        None if weights is None else np.asarray(weights, task.dtype),
-        seed,
+        Feed(
+            by_input(task.definition, inputs),
+            None if parameters is None else as_arrays(parameters, task.dtype),
+            {} if task.losses is None else by_output(task.definition, targets),
+            None if weights is None else np.asarray(weights, task.dtype),
+            seed,
+        )
     )
 
 

@@ -134,7 +134,7 @@ def test_gradients_are_the_slope_of_the_loss_in_any_direction(case):
         for name, arrays in directions.items()
         for own, direction in arrays.items()
     ]
-    products.append((result.input_gradients * sideways).sum())
+    products.append((result.input_gradients["input"] * sideways).sum())
     scale = max(1.0, abs(float(result.loss)), *map(abs, products))
     assume(scale < 100.0)  # next to a vector of length 0 the cosine bends too sharply for differences
     # Where the loss bends sharply, the differences show how inexact they are.
@@ -241,7 +241,7 @@ def test_layers_deltas_and_gradients_are_those_of_the_textbook():
         (result.gradients["hidden"]["bias"], d1.sum(0)),
         (result.gradients["out"]["kernel"], a1.T @ d2),
         (result.gradients["out"]["bias"], d2.sum(0)),
-        (result.input_gradients, d1 @ w.T),
+        (result.input_gradients["input"], d1 @ w.T),
         (result.per_sample_loss, 0.5 * ((a2 - TARGETS) ** 2).ravel()),
         (result.per_sample_gradients["out"]["kernel"], a1[:, :, None] * d2[:, None, :]),
         (result.per_sample_gradients["hidden"]["bias"], d1),
@@ -255,7 +255,7 @@ def test_layers_deltas_and_gradients_are_those_of_the_textbook():
 
 def test_only_what_was_asked_for_is_answered():
     result = xor()
-    assert (result.layers, result.input_gradients, result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
+    assert (result.layers, result.input_gradients["input"], result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
     assert result.parameters is None and result.finite and not result.warnings
 
 
@@ -350,7 +350,7 @@ def test_a_sample_of_weight_0_leaves_no_trace():
     result = xor(weights=weights, reduction="sum", include=("input_gradients",))
     without = evaluate(XOR, INPUTS[:3], PARAMETERS, "half_squared_error", TARGETS[:3], reduction="sum")
     np.testing.assert_allclose(result.gradients["hidden"]["kernel"], without.gradients["hidden"]["kernel"], rtol=1e-13)
-    assert not result.input_gradients[3].any()
+    assert not result.input_gradients["input"][3].any()
 
 
 def test_an_integer_weight_is_a_repeated_sample():
@@ -453,7 +453,7 @@ def test_layers_that_are_not_trained_have_no_gradients():
     assert list(result.per_sample_gradients) == ["out"]
     np.testing.assert_array_equal(result.gradients["out"]["kernel"], plain.gradients["out"]["kernel"])
     np.testing.assert_allclose(result.layers[0].delta, plain.layers[0].delta, rtol=1e-14)
-    np.testing.assert_allclose(result.input_gradients, plain.input_gradients, rtol=1e-14)
+    np.testing.assert_allclose(result.input_gradients["input"], plain.input_gradients, rtol=1e-14)
 
 
 def test_a_network_without_trained_parameters_has_a_gradient_of_length_0():
@@ -821,7 +821,7 @@ def test_tasks_that_differ_in_anything_differ(change):
 def test_float32_is_computed_in_float32():
     result = xor("bce", dtype="float32", include=("layers", "per_sample", "input_gradients"))
     double = xor("bce")
-    arrays = [result.loss, result.outputs["out"], result.input_gradients, result.per_sample_loss]
+    arrays = [result.loss, result.outputs["out"], result.input_gradients["input"], result.per_sample_loss]
     arrays += [result.gradients["hidden"]["kernel"], result.per_sample_gradients["out"]["bias"], result.layers[0].delta]
     assert {array.dtype.name for array in arrays} == {"float32"}
     np.testing.assert_allclose(result.gradients["hidden"]["kernel"], double.gradients["hidden"]["kernel"], rtol=1e-5)

@@ -128,7 +128,7 @@ def loss_of(name, predictions, targets, activation="linear", **options):
         include=("input_gradients",),
         reduction="none",
     )
-    return result.loss, result.input_gradients
+    return result.loss, result.input_gradients["input"]
 
 
 @pytest.mark.parametrize(

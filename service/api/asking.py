@@ -1,0 +1,133 @@
+"""From a loaded request to the engine's task and numbers, and back to the places of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from schemas.tensor import Array
+from service.api.operation import Context
+from service.engine.declarations import Selection
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.network.feed import Feed
+from service.engine.network.losses import Loss
+from service.engine.network.parameters import ParameterVector
+from service.engine.network.task import Task, prepare
+
+T = TypeVar("T")
+
+
+def ask(request: dict[str, Any], context: Context, answer: Callable[[Task, Feed], T]) -> T:
+    """`answer` for the task and the numbers of a request; what is wrong with them is told in the request's terms."""
+    definition = request["network"]
+    faults: list[Fault] = []
+    inputs = _by_name(request, "inputs", definition.inputs, "input", faults)
+    targets = _by_name(request, "targets", definition.output_names, "output", faults)
+    losses = _losses(request, definition.output_names, faults)
+    weights = _loss_weights(request, definition.output_names, faults)
+    if faults:
+        if not any(fault.path[0] == "inputs" for fault in faults):
+            # What is wrong with the network itself comes before anything that follows from it.
+            _prepare(_forward_task(request, inputs), context)
+        raise InvalidRequest(faults)
+    task = _forward_task(request, inputs)._replace(
+        losses=losses,
+        loss_weights=weights,
+        targets=None if losses is None else tuple((name, array.shape) for name, array in targets.items()),
+        reduction=request.get("reduction", "mean"),
+        weighted=request.get("sample_weights") is not None,
+        normalize_weights=request.get("normalize_weights", False),
+    )
+    feed = Feed(inputs, request.get("parameters"), targets, request.get("sample_weights"), request["seed"])
+    try:
+        return answer(task, feed)
+    except InvalidRequest as error:
+        raise InvalidRequest([_in_terms_of(request, fault) for fault in error.faults]) from None
+
+
+def faults_of_parameters(task: Task, feed: Feed, context: Context) -> list[Fault]:
+    """What else is wrong with a request whose targets do not fit, so that one answer tells all."""
+    if feed.parameters is None or task.losses is None:
+        return []
+    try:
+        forward = task._replace(losses=None, loss_weights=None, targets=None, weighted=False, include=frozenset())
+        prepared = prepare(forward, context.runtime.settings.limits)
+    except InvalidRequest:
+        return []  # the network itself is wrong, which is already told
+    return ParameterVector(task.definition, prepared.model.parameters).faults(feed.parameters)
+
+
+def _forward_task(request: dict[str, Any], inputs: dict[str, Array]) -> Task:
+    return Task(
+        request["network"],
+        request["dtype"],
+        tuple([(name, array.shape) for name, array in inputs.items()]),
+        training=request["training"],
+        include=request.get("include", frozenset()),
+        parameters=_unusual_shapes(request.get("parameters")),
+    )
+
+
+def _prepare(task: Task, context: Context) -> None:
+    prepare(task, context.runtime.settings.limits)
+
+
+def _by_name(
+    request: dict[str, Any], key: str, names: tuple[str, ...], what: str, faults: list[Fault]
+) -> dict[str, Array]:
+    """Tensors in the order of the names they belong to; a single one need not be named."""
+    given = request.get(key)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        if len(names) > 1:
+            detail = f"takes one tensor for each {what}: an object with {', '.join(map(repr, names))}"
+            faults.append(Fault((key,), detail, names))
+        return {names[0]: given}
+    wrong = [Fault((key, name), f"is no {what} of the network", names) for name in given if name not in names]
+    wrong += [Fault((key, name), "is missing") for name in names if name not in given]
+    faults += wrong
+    return {} if wrong else {name: given[name] for name in names}
+
+
+def _losses(request: dict[str, Any], names: tuple[str, ...], faults: list[Fault]) -> tuple[Selection[Loss], ...] | None:
+    given = request.get("loss")
+    if not isinstance(given, dict):
+        return None if given is None else (given,) * len(names)
+    faults += [Fault(("loss", name), "is no output of the network", names) for name in given if name not in names]
+    faults += [Fault(("loss", name), "is missing: each output needs a loss") for name in names if name not in given]
+    return tuple([given[name] for name in names if name in given])
+
+
+def _loss_weights(request: dict[str, Any], names: tuple[str, ...], faults: list[Fault]) -> tuple[float, ...] | None:
+    given = request.get("loss_weights")
+    if given is None:
+        return None
+    wrong = [name for name in given if name not in names]
+    faults += [Fault(("loss_weights", name), "is no output of the network", names) for name in wrong]
+    return tuple([given.get(name, 1.0) for name in names])
+
+
+def _in_terms_of(request: dict[str, Any], fault: Fault) -> Fault:
+    """The engine names tensors by input and output; a request with but one need not."""
+    key = fault.path[0] if fault.path else None
+    if key in ("inputs", "targets") and len(fault.path) > 1 and not isinstance(request.get(str(key)), dict):
+        return replace(fault, path=(key, *fault.path[2:]))
+    return fault
+
+
+def _unusual_shapes(
+    parameters: dict[str, dict[str, Array]] | None,
+) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
+    """Shapes that decide between the forms a parameter may have: one number for all instead of one each."""
+    if parameters is None:
+        return ()
+    return tuple(
+        [
+            ((layer, name), array.shape)
+            for layer, arrays in parameters.items()
+            for name, array in arrays.items()
+            if array.size == 1
+        ]
+    )

@@ -1,0 +1,99 @@
+"""The numbers of one request, and how they come into a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.errors import Fault, InvalidRequest, Path
+from service.engine.graph.ir import Array
+from service.engine.graph.plan import Workspace
+from service.engine.limits import Limits
+from service.engine.network.parameters import ParameterVector, Tree
+from service.engine.network.task import Prepared
+
+
+@dataclass
+class Feed:
+    """What a caller sends. Without parameters they are initialised from the seed, as all random numbers are."""
+
+    inputs: Mapping[str, Array]
+    parameters: Tree | None = None
+    targets: Mapping[str, Array] = field(default_factory=dict)
+    sample_weights: Array | None = None
+    seed: int = 0
+
+
+class Feeder:
+    """Checks feeds against a prepared network and writes them into workspaces."""
+
+    def __init__(self, prepared: Prepared, limits: Limits) -> None:
+        self.task = prepared.task
+        self.model = prepared.model
+        self.limits = limits
+        self.parameters = ParameterVector(self.task.definition, self.model.parameters)
+
+    def fill(self, workspace: Workspace, feed: Feed, deadline: float | None) -> None:
+        """Write everything a run needs.
+
+        Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
+        """
+        self._check(feed)
+        flat = workspace.parameters
+        if feed.parameters is None:
+            self.parameters.initialize(flat, feed.seed, self.limits, deadline)
+        else:
+            self.parameters.fill(flat, feed.parameters)
+        values = workspace.inputs
+        for name, array in feed.inputs.items():
+            out = values.get(f"inputs/{name}")
+            if out is not None:
+                out[...] = array
+        for name, array in feed.targets.items():
+            values[f"targets/{name}"][...] = array
+        if feed.sample_weights is not None:
+            values["sample_weights"][...] = feed.sample_weights
+        for position, noise in enumerate(self.model.noises):
+            out = values.get(noise.node.attributes[0])
+            if out is not None:
+                # It depends on nothing but the seed and its place in the network.
+                out[...] = noise.draw(np.random.Generator(np.random.PCG64([feed.seed, 1, position])))
+
+    def _check(self, feed: Feed) -> None:
+        faults = []
+        if feed.parameters is not None and not self.parameters.fits(feed.parameters):
+            faults += self.parameters.faults(feed.parameters)
+        faults += self._faults_of_indices(feed)
+        weights = feed.sample_weights
+        if weights is not None and weights.shape != (self.task.samples,):
+            detail = f"has shape {list(weights.shape)}; it takes {[self.task.samples]}, one per sample"
+            faults.append(Fault(("sample_weights",), detail))
+        elif weights is not None and self.task.normalize_weights and not weights.any():
+            detail = "must not all be 0 with normalize_weights, which divides by their sum"
+            faults.append(Fault(("sample_weights",), detail))
+        if faults:
+            raise InvalidRequest(faults)
+
+    def _faults_of_indices(self, feed: Feed) -> list[Fault]:
+        """Indices that are none, among targets and inputs; other numbers may be any."""
+        faults: list[Fault] = []
+        for loss, name in zip(self.task.losses or (), self.task.definition.output_names, strict=False):
+            if loss.declaration.indices and name in feed.targets:
+                classes = self.model.layers[name].output.shape[-1]
+                faults += _faults_of(feed.targets[name], classes, ("targets", name), "a class index")
+        for name, (layer, count) in self.model.vocabularies.items():
+            what = f"an index for layer {layer!r}"
+            faults += _faults_of(feed.inputs[name], count, ("inputs", name), what)
+        return faults
+
+
+def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
+    """The first number that is no index below `count`."""
+    indices = array.astype(np.int64)
+    wrong = np.argwhere((indices != array) | (indices < 0) | (indices >= count))
+    if not len(wrong):
+        return []
+    place = tuple(int(n) for n in wrong[0])
+    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {float(array[place]):.17g}")]

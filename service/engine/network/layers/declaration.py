@@ -1,0 +1,239 @@
+"""What a layer type says of itself, and what it may ask for while it is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, Protocol
+
+from service.engine.declarations import Choice, Declaration, Flag, Integers, Reference, Registry, Selection
+from service.engine.errors import Path
+from service.engine.graph.ir import Array, Node, Shape
+from service.engine.network.activations import Activation, activations
+from service.engine.network.initializers import Initializer, initializers
+from service.engine.network.regularizers import Regularizer, regularizers
+
+ANY_NUMBER = 10**9
+"""As many inputs as a caller likes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer(Declaration):
+    takes: tuple[int, int] = (1, 1)
+    """The fewest and the most inputs."""
+    takes_indices: bool = False
+    """Its input holds integers, so it comes straight from the inputs of the network."""
+    recurrent: bool = False
+    """Reads a sequence step by step; `bidirectional` takes such layers."""
+    parameters: Mapping[str, str] | None = None
+    """What the parameters are called and their shapes in words, for the catalogue."""
+
+    @property
+    def merges(self) -> bool:
+        """Takes two or more inputs instead of one."""
+        return self.takes[0] > 1
+
+
+layers: Registry[Layer] = Registry("layer", "layers", Layer)
+
+KERAS = "https://keras.io/api/layers/"
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """What a layer computes: z, a, and by which activation a came from z."""
+
+    output: Node
+    pre_activation: Node
+    activation: Selection[Activation] | None = None
+
+
+class LayerError(Exception):
+    """A layer cannot be built as asked; `path` leads to the option at fault, or is empty."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(detail)
+        self.path, self.detail = path, detail
+
+
+class Builder(Protocol):
+    """What surrounds a layer: it owns parameters, random numbers and state."""
+
+    def parameter(
+        self,
+        name: str,
+        shape: Shape,
+        initializer: Selection[Initializer],
+        regularizer: Selection[Regularizer] | None,
+        fans: tuple[int, int],
+        also: tuple[Shape, ...],
+        reason: str,
+        learned: bool,
+    ) -> Node: ...
+
+    def noise(self, shape: Shape, draw: Callable[..., Array]) -> Node: ...
+
+    def state(self, name: str) -> Node | None: ...
+
+    def update(self, name: str, value: Node) -> None: ...
+
+    def couple_samples(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What a layer may ask for while it is built."""
+
+    name: str
+    options: Mapping[str, Any]
+    training: bool
+    frozen: bool
+    """Its parameters are not trained."""
+    source: str
+    """Why the inputs have their shape, as the end of a sentence."""
+    builder: Builder
+    prefix: str = ""
+    """Before the names of parameters, for a layer inside another."""
+
+    def parameter(
+        self,
+        name: str,
+        shape: Shape,
+        initializer: Selection[Initializer] | None = None,
+        regularizer: Selection[Regularizer] | None = None,
+        *,
+        fans: tuple[int, int] | None = None,
+        also: tuple[Shape, ...] = (),
+        reason: str = "",
+    ) -> Node:
+        """A trainable array of this layer, with the options `<name>_initializer` and `<name>_regularizer` by default.
+
+        `also` lists other shapes a caller may send instead; `reason` ends the sentence that
+        refuses a wrong shape.
+        """
+        size = math.prod(shape)
+        return self.builder.parameter(
+            self.prefix + name,
+            shape,
+            initializer or self.options[f"{name}_initializer"],
+            regularizer or self.options.get(f"{name}_regularizer"),
+            fans or (size, size),
+            also,
+            reason,
+            True,
+        )
+
+    def statistic(self, name: str, shape: Shape, reason: str = "") -> Node:
+        """An array that is no parameter of the loss but is carried along, such as a running mean."""
+        start = self.options[f"{name}_initializer"]
+        array = self.builder.parameter(self.prefix + name, shape, start, None, (1, 1), (), reason, False)
+        return self.builder.state(self.prefix + name) or array
+
+    def update(self, name: str, value: Node) -> None:
+        """The statistic's new value, which the answer carries."""
+        self.builder.update(self.prefix + name, value)
+
+    def couple_samples(self) -> None:
+        """Say that what this layer gives for a sample depends on the other samples too."""
+        self.builder.couple_samples()
+
+    def dropout_mask(self, shape: Shape, rate: float) -> Node:
+        """Random zeros with probability `rate`, elsewhere 1 / (1 - rate), drawn anew for every run from its seed."""
+        return self.builder.noise(shape, lambda generator: (generator.random(shape) >= rate) * (1.0 / (1.0 - rate)))
+
+    def normal_noise(self, shape: Shape, deviation: float) -> Node:
+        """Normal random numbers around 0."""
+        return self.builder.noise(shape, lambda generator: generator.standard_normal(shape) * deviation)
+
+    def activate(self, z: Node, activation: Selection[Activation] | None = None) -> LayerOutput:
+        """The layer's output from its pre-activation, by the option `activation` unless another is given."""
+        chosen: Selection[Activation] = activation or self.options["activation"]
+        slopes = [
+            self.parameter(
+                name,
+                z.shape[1:],
+                initializers.select("constant", value=chosen.options[name]),
+                also=((), (1,)),
+                reason="one number per feature, or one for all",
+            )
+            for name in chosen.declaration.parameters
+        ]
+        return LayerOutput(chosen.declaration.build(z, *slopes, **chosen.options), z, chosen)
+
+    def build(self, option: str, *inputs: Node, prefix: str = "", **changes: Any) -> LayerOutput:
+        """The output of the layer that an option holds, with some of its own options changed."""
+        selection: Selection[Layer] = self.options[option]
+        inner = replace(self, options={**selection.options, **changes}, prefix=self.prefix + prefix)
+        try:
+            output: LayerOutput = selection.declaration.build(inner, *inputs)
+        except LayerError as error:
+            raise LayerError((option, *error.path), error.detail) from None
+        return output
+
+    def refuse(self, detail: str, option: str | None = None) -> NoReturn:
+        raise LayerError(() if option is None else (option,), detail)
+
+    def need_axes(self, x: Node, axes: str) -> None:
+        """Refuse an input whose samples have other axes than those described, such as `height, width, channels`."""
+        wanted = axes.count(",") + 1
+        if len(x.shape) - 1 != wanted:
+            self.refuse(f"takes samples of {wanted} axes ({axes}), got shape {list(x.shape[1:])}; {self.source}")
+
+
+def same(node: Node) -> LayerOutput:
+    """The output of a layer without a pre-activation of its own."""
+    return LayerOutput(node, node)
+
+
+# --- options that many layers have --------------------------------------------------------------
+
+ACTIVATION = Reference(name="activation", default="linear", registry=activations, description="applied to z")
+USE_BIAS = Flag(name="use_bias", default=True, description="whether a bias is added")
+DATA_FORMAT = Choice(
+    name="data_format",
+    default="channels_last",
+    values=("channels_last", "channels_first"),
+    description="whether the channels are the last axis of a sample or the first",
+)
+
+
+def initializer(of: str, default: str | Selection[Initializer]) -> Reference:
+    return Reference(
+        name=f"{of}_initializer",
+        default=default,
+        registry=initializers,
+        description=f"how {of} starts if it is not sent",
+    )
+
+
+def regularizer(of: str) -> Reference:
+    return Reference(
+        name=f"{of}_regularizer", default=None, registry=regularizers, description=f"penalty on {of} (none by default)"
+    )
+
+
+def kernel_and_bias() -> tuple[Reference, ...]:
+    """The initializers and regularizers of a layer with a kernel and a bias."""
+    return (
+        initializer("kernel", "glorot_uniform"),
+        initializer("bias", "zeros"),
+        regularizer("kernel"),
+        regularizer("bias"),
+    )
+
+
+def sizes(name: str, length: int, description: str, **details: Any) -> Integers:
+    """A positive integer for each of `length` axes, or one for all."""
+    return Integers(name=name, length=length, description=description, **details)
+
+
+def in_words(count: int, thing: str) -> str:
+    """`1 unit`, `2 units`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def need_equal_shapes(layer: LayerContext, inputs: Sequence[Node]) -> None:
+    shapes = [list(x.shape[1:]) for x in inputs]
+    if any(shape != shapes[0] for shape in shapes):
+        layer.refuse(f"takes inputs of one shape, got {', '.join(map(str, shapes))} per sample", "inputs")

@@ -1,0 +1,196 @@
+"""Layers that bring values to a common scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from service.engine.declarations import Flag, Integer, Integers, Number
+from service.engine.graph.ir import Node, Shape
+from service.engine.graph.operations import broadcast, reshape, sqrt, square, sum_over
+from service.engine.network.layers.declaration import (
+    KERAS,
+    LayerContext,
+    LayerOutput,
+    initializer,
+    layers,
+    regularizer,
+    same,
+)
+
+CENTER = Flag(name="center", default=True, description="whether beta is added")
+SCALE = Flag(name="scale", default=True, description="whether gamma is a factor")
+GAMMA_AND_BETA = (
+    CENTER,
+    SCALE,
+    initializer("gamma", "ones"),
+    initializer("beta", "zeros"),
+    regularizer("gamma"),
+    regularizer("beta"),
+)
+AXES = Integers(
+    name="axis",
+    default=(-1,),
+    minimum=-16,
+    single=True,
+    description="the axis, or axes, that are normalised together, counted with the samples' axis 0; not 0",
+)
+CHANNELS = Integer(name="axis", default=-1, description="the axis of the channels, counted with the samples' axis 0")
+
+
+def _epsilon(default: float) -> Number:
+    return Number(name="epsilon", default=default, minimum=0.0, description="added to the variance")
+
+
+def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
+    """Axes counted from the front; refuses what is no axis of a sample."""
+    rank = len(x.shape)
+    for axis in given:
+        if not (1 <= axis < rank or 1 - rank <= axis <= -1):
+            layer.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", "axis")
+    axes = [axis % rank for axis in given]
+    if not axes or len(set(axes)) < len(axes):
+        layer.refuse(f"takes at least one axis, each once, got {list(given)}", "axis")
+    return sorted(axes)
+
+
+def _mean(x: Node, axes: Sequence[int]) -> Node:
+    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
+
+
+def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
+    """Values of the axes in `kept`, repeated along all others of `shape`."""
+    return broadcast(reshape(values, tuple(n if axis in kept else 1 for axis, n in enumerate(shape))), shape)
+
+
+def _moments(x: Node, axes: Sequence[int]) -> tuple[Node, Node, Node]:
+    """Mean and population variance over some axes, and x without its mean."""
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    mean = _mean(x, axes)
+    centred = x - _spread(mean, kept, x.shape)
+    return mean, _mean(square(centred), axes), centred
+
+
+def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
+    """Gamma and beta, one of each for every place along `axes`."""
+    shape = tuple(x.shape[axis] for axis in axes)
+    if layer.options["scale"]:
+        x = x * _spread(layer.parameter("gamma", shape, reason=layer.source), axes, x.shape)
+    if layer.options["center"]:
+        x = x + _spread(layer.parameter("beta", shape, reason=layer.source), axes, x.shape)
+    return x
+
+
+@layers.declare(
+    "batch_normalization",
+    en="Each channel with the mean and variance of the batch in training, whose running averages come back as "
+    "`state`; with the running averages otherwise.",
+    zh="批归一化:训练时用本批次各通道的均值与方差,其滑动平均作为 state 返回;推理时用滑动平均。",
+    options=(
+        CHANNELS,
+        Number(
+            name="momentum",
+            default=0.99,
+            minimum=0.0,
+            maximum=1.0,
+            description="share of the old running average in the new one",
+        ),
+        _epsilon(1e-3),
+        *GAMMA_AND_BETA,
+        initializer("moving_mean", "zeros"),
+        initializer("moving_variance", "ones"),
+    ),
+    latex=r"a = \gamma \frac{z - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta",
+    derivative=r"\frac{\partial L}{\partial z} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} "
+    r"\left( \delta - \overline{\delta} - \hat z\, \overline{\delta \hat z} \right) \text{ in training}",
+    sources=(KERAS + "normalization_layers/batch_normalization/", "Ioffe, Szegedy 2015, arXiv:1502.03167"),
+    parameters={
+        "gamma": "[channels]",
+        "beta": "[channels]",
+        "moving_mean": "[channels], not learned",
+        "moving_variance": "[channels], not learned",
+    },
+)
+def batch_normalization(layer: LayerContext, x: Node) -> LayerOutput:
+    options = layer.options
+    kept = _axes(layer, x, [options["axis"]])
+    channels = (x.shape[kept[0]],)
+    moving_mean = layer.statistic("moving_mean", channels, layer.source)
+    moving_variance = layer.statistic("moving_variance", channels, layer.source)
+    if layer.training and not layer.frozen:  # a frozen layer keeps its averages, as in Keras
+        layer.couple_samples()
+        mean, variance, centred = _moments(x, [axis for axis in range(len(x.shape)) if axis not in kept])
+        momentum = options["momentum"]
+        layer.update("moving_mean", moving_mean * momentum + mean * (1.0 - momentum))
+        layer.update("moving_variance", moving_variance * momentum + variance * (1.0 - momentum))
+    else:
+        centred, variance = x - _spread(moving_mean, kept, x.shape), moving_variance
+    normal = centred / _spread(sqrt(variance + options["epsilon"]), kept, x.shape)
+    return same(_scale_and_shift(layer, normal, kept))
+
+
+@layers.declare(
+    "layer_normalization",
+    en="Each sample, or each position of it, with its own mean and variance over some axes.",
+    zh="层归一化:每个样本(或其每个位置)用自身在若干轴上的均值与方差。",
+    options=(AXES, _epsilon(1e-3), *GAMMA_AND_BETA),
+    latex=r"a = \gamma \frac{z - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta",
+    derivative=r"\frac{\partial L}{\partial z} = \frac{1}{\sqrt{\sigma^2 + \epsilon}} "
+    r"\left( \gamma\delta - \overline{\gamma\delta} - \hat z\, \overline{\gamma\delta \hat z} \right)",
+    sources=(KERAS + "normalization_layers/layer_normalization/", "Ba, Kiros, Hinton 2016, arXiv:1607.06450"),
+    parameters={"gamma": "[the normalised axes]", "beta": "[the normalised axes]"},
+)
+def layer_normalization(layer: LayerContext, x: Node) -> LayerOutput:
+    axes = _axes(layer, x, layer.options["axis"])
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    _, variance, centred = _moments(x, axes)
+    normal = centred / _spread(sqrt(variance + layer.options["epsilon"]), kept, x.shape)
+    return same(_scale_and_shift(layer, normal, axes))
+
+
+@layers.declare(
+    "group_normalization",
+    en="Each sample with the mean and variance of a group of its channels, over all positions.",
+    zh="组归一化:每个样本按通道分组,用组内(含所有位置)的均值与方差。",
+    options=(
+        Integer(name="groups", default=32, minimum=-1, description="groups of channels; -1: each channel is a group"),
+        CHANNELS,
+        _epsilon(1e-3),
+        *GAMMA_AND_BETA,
+    ),
+    latex=r"a = \gamma \frac{z - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} + \beta",
+    derivative=r"\frac{\partial L}{\partial z} = \frac{1}{\sqrt{\sigma_g^2 + \epsilon}} "
+    r"\left( \gamma\delta - \overline{\gamma\delta} - \hat z\, \overline{\gamma\delta \hat z} \right)",
+    sources=(KERAS + "normalization_layers/group_normalization/", "Wu, He 2018, arXiv:1803.08494"),
+    parameters={"gamma": "[channels]", "beta": "[channels]"},
+)
+def group_normalization(layer: LayerContext, x: Node) -> LayerOutput:
+    (axis,) = kept = _axes(layer, x, [layer.options["axis"]])
+    channels = x.shape[axis]
+    groups = channels if layer.options["groups"] == -1 else layer.options["groups"]
+    if groups < 1 or channels % groups:
+        layer.refuse(f"{groups} groups cannot share {channels} channels evenly; {layer.source}", "groups")
+    split = reshape(x, (*x.shape[:axis], groups, channels // groups, *x.shape[axis + 1 :]))
+    apart = [0, axis]  # samples and groups
+    _, variance, centred = _moments(split, [k for k in range(len(split.shape)) if k not in apart])
+    normal = centred / _spread(sqrt(variance + layer.options["epsilon"]), apart, split.shape)
+    return same(_scale_and_shift(layer, reshape(normal, x.shape), kept))
+
+
+@layers.declare(
+    "rms_normalization",
+    en="Each sample, or each position of it, divided by the root of its mean square over some axes.",
+    zh="均方根归一化:每个样本(或其每个位置)除以若干轴上的均方根。",
+    options=(AXES, _epsilon(1e-6), initializer("scale", "ones"), regularizer("scale")),
+    latex=r"a = s \frac{z}{\sqrt{\overline{z^2} + \epsilon}}",
+    derivative=r"\frac{\partial L}{\partial z} = \frac{1}{r} \left( s\delta - \hat z\, \overline{s \delta \hat z} "
+    r"\right),\quad r = \sqrt{\overline{z^2} + \epsilon}",
+    sources=(KERAS + "normalization_layers/rms_normalization/", "Zhang, Sennrich 2019, arXiv:1910.07467"),
+    parameters={"scale": "[the normalised axes]"},
+)
+def rms_normalization(layer: LayerContext, x: Node) -> LayerOutput:
+    axes = _axes(layer, x, layer.options["axis"])
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    root = sqrt(_mean(square(x), axes) + layer.options["epsilon"])
+    scale = layer.parameter("scale", tuple(x.shape[axis] for axis in axes), reason=layer.source)
+    return same(x / _spread(root, kept, x.shape) * _spread(scale, axes, x.shape))

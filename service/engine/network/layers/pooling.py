@@ -1,0 +1,203 @@
+"""Layers that summarise what a window covers, channel by channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from service.engine.declarations import Choice, Flag, Option
+from service.engine.graph.indexing import largest
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import broadcast, reshape, sum_over
+from service.engine.graph.windows import Sliding, windows
+from service.engine.network.layers.convolution import sliding_over, to_channels_last, to_data_format
+from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, sizes
+
+PADDING = Choice(
+    name="padding",
+    default="valid",
+    values=("valid", "same"),
+    description="valid: only whole windows; same: also those that reach over the edge, which does not count",
+)
+KEEP = Flag(name="keepdims", default=False, description="keep the positions as axes of length 1")
+MAXIMUM = {
+    "latex": r"a_{npc} = \max_{k} z_{n,\,sp + k,\,c}",
+    "derivative": r"\frac{\partial L}{\partial z_{nqc}} = \sum_{p} \frac{\partial L}{\partial a_{npc}} "
+    r"[q = \text{first argmax of window } p]",
+}
+MEAN = {
+    "latex": r"a_{npc} = \frac{1}{|K_p|} \sum_{k \in K_p} z_{nkc}",
+    "derivative": r"\frac{\partial L}{\partial z_{nqc}} = \sum_{p : q \in K_p} \frac{1}{|K_p|} "
+    r"\frac{\partial L}{\partial a_{npc}}",
+}
+
+
+def _options(axes: int) -> tuple[Option, ...]:
+    return (
+        sizes("pool_size", axes, "length of the window along each axis", default=(2,) * axes),
+        sizes("strides", axes, "step of the window along each axis (none: the window's length)", default=None),
+        PADDING,
+        DATA_FORMAT,
+    )
+
+
+def _pool(
+    layer: LayerContext, x: Node, axes: int, fill: float, summarise: Callable[[Node, Sliding], Node]
+) -> LayerOutput:
+    last = to_channels_last(layer, x, axes)
+    window = layer.options["pool_size"]
+    strides = layer.options["strides"] or window
+    over = sliding_over(layer, last.shape[1:-1], window, strides, "pool_size")
+    sliding = over._replace(axes=tuple(range(1, 1 + axes)))
+    return LayerOutput(to_data_format(layer, summarise(windows(last, sliding, fill), sliding)), x)
+
+
+def _largest_of(gathered: Node, sliding: Sliding) -> Node:
+    return largest(gathered, range(len(sliding.axes)))
+
+
+def _mean_of(x: Node) -> Callable[[Node, Sliding], Node]:
+    def mean(gathered: Node, sliding: Sliding) -> Node:
+        total = sum_over(gathered, range(len(sliding.axes)))
+        for axis, counts in zip(sliding.axes, _counts(sliding, x), strict=True):
+            if len(set(counts)) == 1:
+                total = total / counts[0]
+            else:
+                shape = tuple(len(counts) if k == axis else 1 for k in range(len(total.shape)))
+                total = total / broadcast(reshape(x.graph.vector(counts), shape), total.shape)
+        return total
+
+    return mean
+
+
+def _counts(sliding: Sliding, x: Node) -> list[tuple[float, ...]]:
+    """For each axis, how many elements of the value itself each window covers."""
+    counts = []
+    for length, size, stride, (low, _high), positions in zip(
+        x.shape[1:-1], sliding.sizes, sliding.strides, sliding.padding, sliding.positions(x.shape), strict=True
+    ):
+        starts = [position * stride - low for position in range(positions)]
+        counts.append(tuple(float(min(start + size, length) - max(start, 0)) for start in starts))
+    return counts
+
+
+def _average_pool(layer: LayerContext, x: Node, axes: int) -> LayerOutput:
+    return _pool(layer, x, axes, 0.0, _mean_of(to_channels_last(layer, x, axes)))
+
+
+@layers.declare(
+    "max_pooling1d",
+    en="The largest value in each window of a sequence; the first of equals gets the gradient.",
+    zh="一维最大池化:取每个窗口中的最大值;相等时梯度给第一个。",
+    options=_options(1),
+    **MAXIMUM,
+    sources=(KERAS + "pooling_layers/max_pooling1d/",),
+)
+def max_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _pool(layer, x, 1, -math.inf, _largest_of)
+
+
+@layers.declare(
+    "max_pooling2d",
+    en="The largest value in each window of an image; the first of equals, row by row, gets the gradient.",
+    zh="二维最大池化:取每个窗口中的最大值;相等时按行优先次序梯度给第一个。",
+    options=_options(2),
+    **MAXIMUM,
+    sources=(KERAS + "pooling_layers/max_pooling2d/",),
+)
+def max_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _pool(layer, x, 2, -math.inf, _largest_of)
+
+
+@layers.declare(
+    "average_pooling1d",
+    en="The mean of each window of a sequence.",
+    zh="一维平均池化:取每个窗口的平均值。",
+    options=_options(1),
+    **MEAN,
+    sources=(KERAS + "pooling_layers/average_pooling1d/",),
+)
+def average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _average_pool(layer, x, 1)
+
+
+@layers.declare(
+    "average_pooling2d",
+    en="The mean of each window of an image.",
+    zh="二维平均池化:取每个窗口的平均值。",
+    options=_options(2),
+    **MEAN,
+    sources=(KERAS + "pooling_layers/average_pooling2d/",),
+)
+def average_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _average_pool(layer, x, 2)
+
+
+def _global(layer: LayerContext, x: Node, axes: int, summarise: Callable[[Node, range], Node]) -> LayerOutput:
+    last = to_channels_last(layer, x, axes)
+    pooled = summarise(last, range(1, 1 + axes))
+    if layer.options["keepdims"]:
+        pooled = to_data_format(layer, reshape(pooled, (last.shape[0], *(1,) * axes, last.shape[-1])))
+    return LayerOutput(pooled, x)
+
+
+def _mean(x: Node, axes: range) -> Node:
+    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
+
+
+GLOBAL_MAXIMUM = {
+    "latex": r"a_{nc} = \max_p z_{npc}",
+    "derivative": r"\frac{\partial L}{\partial z_{npc}} = \frac{\partial L}{\partial a_{nc}} [p = \text{first argmax}]",
+}
+GLOBAL_MEAN = {
+    "latex": r"a_{nc} = \frac1P \sum_p z_{npc}",
+    "derivative": r"\frac{\partial L}{\partial z_{npc}} = \frac1P \frac{\partial L}{\partial a_{nc}}",
+}
+
+
+@layers.declare(
+    "global_max_pooling1d",
+    en="The largest value of each channel of a sequence; the first of equals gets the gradient.",
+    zh="一维全局最大池化:每个通道的最大值;相等时梯度给第一个。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MAXIMUM,
+    sources=(KERAS + "pooling_layers/global_max_pooling1d/",),
+)
+def global_max_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 1, largest)
+
+
+@layers.declare(
+    "global_max_pooling2d",
+    en="The largest value of each channel of an image; the first of equals, row by row, gets the gradient.",
+    zh="二维全局最大池化:每个通道的最大值;相等时按行优先次序梯度给第一个。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MAXIMUM,
+    sources=(KERAS + "pooling_layers/global_max_pooling2d/",),
+)
+def global_max_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 2, largest)
+
+
+@layers.declare(
+    "global_average_pooling1d",
+    en="The mean of each channel of a sequence.",
+    zh="一维全局平均池化:每个通道的平均值。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MEAN,
+    sources=(KERAS + "pooling_layers/global_average_pooling1d/",),
+)
+def global_average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 1, _mean)
+
+
+@layers.declare(
+    "global_average_pooling2d",
+    en="The mean of each channel of an image.",
+    zh="二维全局平均池化:每个通道的平均值。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MEAN,
+    sources=(KERAS + "pooling_layers/global_average_pooling2d/",),
+)
+def global_average_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 2, _mean)

@@ -1,0 +1,83 @@
+"""Layers that hold another layer."""
+
+from __future__ import annotations
+
+from service.engine.declarations import Choice, Reference
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import concatenate, reshape, slice_axis
+from service.engine.network.layers.declaration import KERAS, LayerContext, LayerOutput, layers, same
+
+
+@layers.declare(
+    "time_distributed",
+    en="The same layer applied to every step of a sequence.",
+    zh="把同一层应用于序列的每一步。",
+    options=(Reference(name="layer", registry=layers, description="the layer, with its options"),),
+    latex=r"a_{nt} = f(x_{nt})",
+    derivative=r"\frac{\partial L}{\partial \theta} = \sum_t \frac{\partial L_t}{\partial \theta}",
+    sources=(KERAS + "recurrent_layers/time_distributed/",),
+    parameters={"…": "those of the layer"},
+)
+def time_distributed(layer: LayerContext, x: Node) -> LayerOutput:
+    inner = layer.options["layer"].declaration
+    if inner.takes[0] > 1 or inner.takes_indices:
+        layer.refuse(f"a layer of type {inner.name!r} cannot be applied step by step", "layer")
+    if len(x.shape) < 3:
+        layer.refuse(f"takes samples of steps and features, got shape {list(x.shape[1:])}; {layer.source}")
+    samples, steps, *rest = x.shape
+    made = layer.build("layer", reshape(x, (samples * steps, *rest)))
+
+    def by_step(node: Node) -> Node:
+        return reshape(node, (samples, steps, *node.shape[1:]))
+
+    activation = made.activation
+    if activation is None or activation.declaration.parameters:
+        return same(by_step(made.output))
+    # The activation anew, from the pre-activation that is shown: their deltas then agree.
+    z = by_step(made.pre_activation)
+    return LayerOutput(activation.declaration.build(z, **activation.options), z, activation)
+
+
+MERGES = ("concat", "sum", "mul", "ave")
+
+
+@layers.declare(
+    "bidirectional",
+    en="A recurrent layer that reads the sequence forwards and, with parameters of its own, backwards.",
+    zh="双向循环层:用两套参数分别正向与反向读取序列,再合并。",
+    options=(
+        Reference(name="layer", registry=layers, description="the recurrent layer, with its options"),
+        Choice(
+            name="merge_mode",
+            default="concat",
+            values=MERGES,
+            description="how both outputs meet: side by side, sum, product or mean",
+        ),
+    ),
+    latex=r"a_t = [\overrightarrow{h_t}, \overleftarrow{h_t}]",
+    sources=(KERAS + "recurrent_layers/bidirectional/",),
+    parameters={"forward_…": "those of the layer", "backward_…": "those of the layer, once more"},
+)
+def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
+    inner = layer.options["layer"]
+    if not inner.declaration.recurrent:
+        known = ", ".join(each.name for each in layers if each.recurrent)
+        layer.refuse(f"takes a recurrent layer ({known}), got {inner.name!r}", "layer")
+    backwards = inner.options["go_backwards"]
+    forward = layer.build("layer", x, prefix="forward_").output
+    backward = layer.build("layer", x, prefix="backward_", go_backwards=not backwards).output
+    if inner.options["return_sequences"]:
+        backward = _reversed(backward)
+    match layer.options["merge_mode"]:
+        case "sum":
+            return same(forward + backward)
+        case "mul":
+            return same(forward * backward)
+        case "ave":
+            return same((forward + backward) / 2.0)
+    return same(concatenate([forward, backward], len(forward.shape) - 1))
+
+
+def _reversed(x: Node) -> Node:
+    """A sequence with its steps in the opposite order."""
+    return concatenate([slice_axis(x, 1, step, step + 1) for step in reversed(range(x.shape[1]))], 1)

@@ -1,0 +1,139 @@
+"""The parameters of a network as one flat vector, and as the tree of arrays that callers send."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault
+from service.engine.graph.ir import Array, Node, Shape
+from service.engine.limits import Limits
+from service.engine.network.definition import NetworkDefinition
+from service.engine.network.model import Parameter
+
+Tree = Mapping[str, Mapping[str, Array]]
+"""Arrays by layer and parameter name: the form of parameters and of gradients alike."""
+
+MOST_LISTED = 20
+"""Names that one sentence lists."""
+
+
+class Part(NamedTuple):
+    """Where a parameter, or its gradient, lies in a flat vector."""
+
+    layer: str
+    name: str
+    start: int
+    stop: int
+    shape: Shape
+
+
+def parts_of(named: Sequence[tuple[str, str, Node]]) -> list[Part]:
+    """Nodes of layers, one after the other in a flat vector."""
+    parts = []
+    start = 0
+    for layer, name, node in named:
+        stop = start + node.size
+        parts.append(Part(layer, name, start, stop, node.shape))
+        start = stop
+    return parts
+
+
+def tree_of(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
+    """A flat vector as arrays by layer and name; further axes may come before it. The arrays are views."""
+    tree: dict[str, dict[str, Array]] = {}
+    for layer, name, start, stop, shape in parts:
+        tree.setdefault(layer, {})[name] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
+    return tree
+
+
+class ParameterVector:
+    """Where each parameter lies in a flat vector, and whether a caller's tree is just that."""
+
+    def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
+        self.definition = definition
+        self.parameters = tuple(parameters)
+        self.parts = parts_of([(p.layer, p.name, p.node) for p in parameters])
+        self.trained = parts_of([(p.layer, p.name, p.node) for p in parameters if p.trainable])
+        self.size = sum(parameter.node.size for parameter in parameters)
+        self.owners = len({parameter.layer for parameter in parameters})
+
+    def fill(self, flat: Array, tree: Tree) -> None:
+        """Copy a tree that `fits` into a flat vector."""
+        for part in self.parts:
+            flat[part.start : part.stop] = tree[part.layer][part.name].reshape(-1)
+
+    def fits(self, tree: Tree) -> bool:
+        """Whether a tree is just what is wanted: the common case, told quickly."""
+        if sum(map(len, tree.values())) != len(self.parts) or len(tree) != self.owners:
+            return False
+        for part in self.parts:
+            arrays = tree.get(part.layer)
+            if arrays is None or part.name not in arrays or arrays[part.name].shape != part.shape:
+                return False
+        return True
+
+    def faults(self, tree: Tree) -> list[Fault]:
+        """Everything that keeps a tree from being exactly the network's parameters."""
+        faults: list[Fault] = []
+        wanted: dict[str, dict[str, Parameter]] = {}
+        for parameter in self.parameters:
+            wanted.setdefault(parameter.layer, {})[parameter.name] = parameter
+        names = tuple(wanted)[:MOST_ERRORS]
+        for layer, arrays in tree.items():
+            known = wanted.get(layer)
+            if len(faults) >= MOST_ERRORS:
+                return faults
+            if known is None:
+                faults.append(Fault(("parameters", layer), _unknown_layer(layer, self.definition, names), names))
+                continue
+            for name in arrays:
+                if name not in known:
+                    detail = f"layer {layer!r} has no parameter {name!r}; it has {_listed(known)}"
+                    faults.append(Fault(("parameters", layer, name), detail, tuple(known)))
+        for layer, parameters in wanted.items():
+            for name, parameter in parameters.items():
+                array = tree.get(layer, {}).get(name)
+                shape = parameter.node.shape
+                if array is None:
+                    path = ("parameters", layer, name) if layer in tree else ("parameters", layer)
+                    faults.append(Fault(path, f"{name} of layer {layer!r} is missing; it has shape {list(shape)}"))
+                elif array.shape != shape:
+                    detail = f"{name} of layer {layer!r} has shape {list(array.shape)}; it takes {list(shape)}"
+                    reason = f" because {parameter.reason}" if parameter.reason else ""
+                    faults.append(Fault(("parameters", layer, name), detail + reason))
+        return faults
+
+    def initialize(self, flat: Array, seed: int, limits: Limits, deadline: float | None = None) -> None:
+        """Fill the flat parameter vector from the layers' initializers.
+
+        Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
+        """
+        limits.check_operations(
+            sum(p.initializer.declaration.work(part.shape) for p, part in zip(self.parameters, self.parts, strict=True))
+        )
+        for position, (parameter, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
+            generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
+            selection = parameter.initializer
+            values = selection.declaration.build(generator, part.shape, parameter.fans, **selection.options)
+            flat[part.start : part.stop] = values.reshape(-1)
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(map(repr, islice(names, MOST_LISTED)))
+    return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
+
+
+def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str]) -> str:
+    for known in definition.layers:
+        if known.name == layer:
+            if known.shares is not None:
+                return f"layer {layer!r} uses the parameters of layer {known.shares!r}; send none for it"
+            return f"layer {layer!r} has no parameters"
+    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}"
