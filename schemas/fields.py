@@ -45,13 +45,22 @@ def shown(value: Any) -> str:
     """A refused value as JSON, shortened."""
     if isinstance(value, list) and len(value) > PREVIEW:
         return f"a list of {len(value)} values"
+    if isinstance(value, memoryview):
+        value = _beginning(value)
     if isinstance(value, str) and len(value) > PREVIEW:
         value = value[:PREVIEW] + "…"
     try:
-        text = orjson.dumps(value).decode()
+        text = orjson.dumps(value, default=_beginning).decode()
     except (TypeError, ValueError):
         text = type(value).__name__
     return text if len(text) <= PREVIEW else text[:PREVIEW] + "…"
+
+
+def _beginning(text: Any) -> str:
+    """More than is shown of a long text of ASCII that is still in the body it came in."""
+    if isinstance(text, memoryview):
+        return str(text[: 2 * PREVIEW], "ascii")
+    raise TypeError
 
 
 def hint(name: object, known: Iterable[str]) -> str:

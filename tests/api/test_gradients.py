@@ -468,4 +468,5 @@ def test_the_stages_of_the_work_are_timed(client: FlaskClient) -> None:
         "compile",
         "compute",
         "serialize",
+        "memory",
     ]

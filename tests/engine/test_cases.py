@@ -101,7 +101,7 @@ def computed(member):
         "loss": float(result.loss),
         "deltas": deltas,
         "gradients": gradients,
-        "input_gradients": result.input_gradients,
+        "input_gradients": result.input_gradients["input"],
         "gradient_norm": result.gradient_norm,
         "delta_norm_per_layer": delta_norms,
         "delta_norm_ratio": ratios,
@@ -166,7 +166,7 @@ def test_loss_tables(member, tolerance):
         )
         close(result.loss, expected["loss"], tolerance)
         close(result.outputs["out"], [expected["prediction"]], tolerance)
-        close(result.input_gradients, [expected["gradient_wrt_prediction"]], tolerance)
+        close(result.input_gradients["input"], [expected["gradient_wrt_prediction"]], tolerance)
 
 
 # --- jacobians ----------------------------------------------------------------------------------

@@ -49,7 +49,9 @@ def good(option: Option) -> Any:
             return True
         case Choice():
             return option.values[0]
-        case Integers() | Numbers():
+        case Integers():
+            return max(1, option.minimum) if option.length is not None or option.single else [1]
+        case Numbers():
             return [1]
         case Reference():
             return next(name for name in option.registry.names if not requires(option.registry[name]))
@@ -82,7 +84,15 @@ def bad(option: Option) -> Iterator[Any]:
         case Choice():
             yield from ("nonsense", 1, True, [], {}, [option.values[0]], option.values[0].upper())
         case Integers():
-            yield from ("1", 1, {}, True, [option.minimum - 1], [1.0], [True], ["1"], [None], [[1]], [1] * 17, [2**60])
+            count = option.length or 1
+            wrong = (option.minimum - 1, 1.0, True, "1", None, [1], [1, 2, 3])
+            yield from ("1", {}, True, [1] * 17, *([value] * count for value in wrong))
+            if option.length is None and not option.single:
+                yield from (1, [2**60])
+            if option.length is not None:
+                yield from ([1] * (count + 1), option.minimum - 1, [])
+            if not option.pairs:
+                yield [[1, 2]] * count
         case Numbers():
             yield from ("1", 1, {}, True, [], [True], ["1"], [None], [[1]])
             if option.minimum is not None:
@@ -156,7 +166,8 @@ def test_options_take_values_up_to_their_bounds(
         assert response.status_code in (200, 422), response.text
         if response.status_code == 422:  # the network may still not fit together, but not for this option's type
             details = faults(assert_problem(response, "invalid", body))
-            assert not any(detail.startswith("takes") for pointer, detail in details.items() if place in pointer)
+            inside = f"{place}/{option.name}"
+            assert not any(text.startswith("takes") for pointer, text in details.items() if pointer.startswith(inside))
 
 
 @pytest.mark.parametrize(("registry", "declaration", "option"), CASES)

@@ -264,6 +264,8 @@ class _LayerBuilder:
         learned: bool,
     ) -> Node:
         layer, owned = self.layer, self.assembler.owned
+        if name in owned.get(layer.name, {}):
+            return owned[layer.name][name]  # a layer inside this one is built for every step
         if layer.shares is not None:
             if regularizer is not None:
                 detail = f"{name} belongs to layer {layer.shares!r}; regularize it there"

@@ -47,7 +47,7 @@ def tree_of(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
     """A flat vector as arrays by layer and name; further axes may come before it. The arrays are views."""
     tree: dict[str, dict[str, Array]] = {}
     for layer, name, start, stop, shape in parts:
-        tree.setdefault(layer, {})[name] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
+        tree.setdefault(layer, {})[name] = flat[..., start:stop].reshape((*flat.shape[:-1], *shape))
     return tree
 
 

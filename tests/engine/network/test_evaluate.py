@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.activations import activations
-from service.engine.network.evaluate import Task, compile_task, norm
+from service.engine.network.definition import INPUT
+from service.engine.network.evaluate import compile_task
+from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
+from service.engine.network.quantities import norm
+from service.engine.network.task import Task
 from tests.engine.network.building import (
     as_arrays,
     compiled,
@@ -255,7 +259,7 @@ def test_layers_deltas_and_gradients_are_those_of_the_textbook():
 
 def test_only_what_was_asked_for_is_answered():
     result = xor()
-    assert (result.layers, result.input_gradients["input"], result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
+    assert (result.layers, result.input_gradients, result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
     assert result.parameters is None and result.finite and not result.warnings
 
 
@@ -453,7 +457,7 @@ def test_layers_that_are_not_trained_have_no_gradients():
     assert list(result.per_sample_gradients) == ["out"]
     np.testing.assert_array_equal(result.gradients["out"]["kernel"], plain.gradients["out"]["kernel"])
     np.testing.assert_allclose(result.layers[0].delta, plain.layers[0].delta, rtol=1e-14)
-    np.testing.assert_allclose(result.input_gradients["input"], plain.input_gradients, rtol=1e-14)
+    np.testing.assert_allclose(result.input_gradients["input"], plain.input_gradients["input"], rtol=1e-14)
 
 
 def test_a_network_without_trained_parameters_has_a_gradient_of_length_0():
@@ -760,11 +764,11 @@ def test_huge_networks_are_refused_before_any_memory_is_taken():
 
 def test_a_run_past_its_deadline_stops():
     evaluation = compiled(XOR, INPUTS, "mse", targets=TARGETS)
-    arrays = INPUTS, as_arrays(PARAMETERS), {"out": TARGETS}
+    feed = Feed({INPUT: INPUTS}, as_arrays(PARAMETERS), {"out": TARGETS})
     with pytest.raises(DeadlineExceeded):
-        evaluation.run(*arrays, deadline=time.monotonic() - 1.0)
-    late = evaluation.run(*arrays, deadline=time.monotonic() + 3600.0)
-    assert late.loss == evaluation.run(*arrays).loss
+        evaluation.run(feed, deadline=time.monotonic() - 1.0)
+    late = evaluation.run(feed, deadline=time.monotonic() + 3600.0)
+    assert late.loss == evaluation.run(feed).loss
 
 
 def test_one_evaluation_serves_several_threads():
@@ -792,7 +796,7 @@ def test_runs_of_one_evaluation_are_independent():
 def test_equal_tasks_are_equal_keys():
     one, other = task_for(XOR, INPUTS, "mse", TARGETS), task_for(XOR, INPUTS + 1.0, "mse", TARGETS)
     chosen = losses.select("mse")
-    one, other = one._replace(loss=chosen), other._replace(loss=chosen)
+    one, other = one._replace(losses=(chosen,)), other._replace(losses=(chosen,))
     assert one == other and hash(one) == hash(other)
     assert {one: "known"}[other] == "known"
 
@@ -801,10 +805,11 @@ def test_equal_tasks_are_equal_keys():
     "change",
     [
         {"dtype": "float32"},
-        {"inputs": (5, 2)},
+        {"inputs": ((INPUT, (5, 2)),)},
         {"training": True},
         {"include": frozenset({"layers"})},
-        {"loss": losses.select("mse")},
+        {"losses": (losses.select("mse"),)},
+        {"loss_weights": (2.0,)},
         {"targets": (("out", (4, 1)),)},
         {"reduction": "sum"},
         {"weighted": True},
@@ -814,7 +819,7 @@ def test_equal_tasks_are_equal_keys():
     ],
 )
 def test_tasks_that_differ_in_anything_differ(change):
-    plain = Task(XOR, "float64", (4, 2))
+    plain = Task(XOR, "float64", ((INPUT, (4, 2)),))
     assert plain._replace(**change) != plain
 
 

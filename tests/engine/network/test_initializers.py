@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.engine.network.initializers import initializers
-from tests.engine.network.building import compiled, dense, layer, network
+from tests.engine.network.building import ROOMY, compiled, dense, layer, network, run
 
 SHAPE, FANS = (300, 200), (300, 200)
 WHOLE = math.sqrt(2.0 / 500.0)  # the standard deviation of glorot
@@ -87,7 +87,7 @@ def test_orthogonal_matrices_are_orthogonal(shape):
 def test_a_bias_starts_at_zero_and_a_kernel_by_glorot():
     evaluation = compiled(network(dense("out", 200)), np.zeros((1, 300)))
     with evaluation.program.workspace() as workspace:
-        evaluation.initialize(workspace.parameters, 0)
+        evaluation.parameters.initialize(workspace.parameters, 0, ROOMY)
         kernel, bias = workspace.parameters[:60_000], workspace.parameters[60_000:]
         assert not bias.any()
         assert np.abs(kernel).max() <= math.sqrt(6.0 / 500.0)
@@ -96,7 +96,7 @@ def test_a_bias_starts_at_zero_and_a_kernel_by_glorot():
 
 def initialized(definition, seed=0, dtype="float64"):
     evaluation = compiled(definition, np.zeros((2, 3)), dtype=dtype)
-    return evaluation.run(np.zeros((2, 3), dtype), None, seed=seed).parameters
+    return run(evaluation, np.zeros((2, 3)), seed=seed).parameters
 
 
 def test_parameters_follow_from_the_seed():

@@ -24,6 +24,8 @@ class Layer(Declaration):
     """The fewest and the most inputs."""
     takes_indices: bool = False
     """Its input holds integers, so it comes straight from the inputs of the network."""
+    couples_samples: bool = False
+    """In training, what it gives for a sample depends on the others."""
     recurrent: bool = False
     """Reads a sequence step by step; `bidirectional` takes such layers."""
     parameters: Mapping[str, str] | None = None

@@ -170,7 +170,7 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
 
 
 def _unit(x: Node, axis: int) -> Node:
-    """x divided by its length along one axis; lengths below 1e-6 count as that, as in Keras."""
-    squares = operations.maximum(sum_over(square(x), [axis]), 1e-12)
+    """x divided by its length along one axis; lengths below 1e-7 count as that, as in Keras."""
+    squares = operations.maximum(sum_over(square(x), [axis]), 1e-14)
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
     return x / broadcast(reshape(sqrt(squares), kept), x.shape)

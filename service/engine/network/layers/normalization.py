@@ -50,7 +50,7 @@ def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
             layer.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", "axis")
     axes = [axis % rank for axis in given]
     if not axes or len(set(axes)) < len(axes):
-        layer.refuse(f"takes at least one axis, each once, got {list(given)}", "axis")
+        layer.refuse(f"at least one axis must be named, and each once, got {list(given)}", "axis")
     return sorted(axes)
 
 
@@ -103,6 +103,7 @@ def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
     latex=r"a = \gamma \frac{z - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta",
     derivative=r"\frac{\partial L}{\partial z} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} "
     r"\left( \delta - \overline{\delta} - \hat z\, \overline{\delta \hat z} \right) \text{ in training}",
+    couples_samples=True,
     sources=(KERAS + "normalization_layers/batch_normalization/", "Ioffe, Szegedy 2015, arXiv:1502.03167"),
     parameters={
         "gamma": "[channels]",

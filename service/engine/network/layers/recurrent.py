@@ -55,11 +55,11 @@ def _options(*more: Flag, gated: bool = True) -> tuple[Option, ...]:
         *((gate,) if gated else ()),
         USE_BIAS,
         initializer("kernel", "glorot_uniform"),
-        initializer("recurrent_kernel", "orthogonal"),
+        initializer("recurrent", "orthogonal"),
         initializer("bias", "zeros"),
         *more,
         regularizer("kernel"),
-        regularizer("recurrent_kernel"),
+        regularizer("recurrent"),
         regularizer("bias"),
         _rate("dropout", "inputs"),
         _rate("recurrent_dropout", "state"),
@@ -139,7 +139,14 @@ def _prepare(layer: LayerContext, x: Node, gates: int) -> tuple[Node, Node, Node
     units = layer.options["units"]
     kernel = layer.parameter("kernel", (features, gates * units), fans=(features, gates * units), reason=layer.source)
     reason = f"the layer has {in_words(units, 'unit')}"
-    recurrent = layer.parameter("recurrent_kernel", (units, gates * units), fans=(units, gates * units), reason=reason)
+    recurrent = layer.parameter(
+        "recurrent_kernel",
+        (units, gates * units),
+        layer.options["recurrent_initializer"],
+        layer.options["recurrent_regularizer"],
+        fans=(units, gates * units),
+        reason=reason,
+    )
     if layer.training and layer.options["dropout"]:
         mask = layer.dropout_mask((samples, 1, features), layer.options["dropout"])
         x = x * broadcast(mask, x.shape)

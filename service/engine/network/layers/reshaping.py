@@ -64,7 +64,7 @@ def permute(layer: LayerContext, x: Node) -> LayerOutput:
     order = layer.options["dims"]
     axes = len(x.shape) - 1
     if sorted(order) != list(range(1, axes + 1)):
-        layer.refuse(f"takes each of 1 to {axes} once, got {list(order)}; {layer.source}", "dims")
+        layer.refuse(f"each of 1 to {axes} must stand here once, got {list(order)}; {layer.source}", "dims")
     return same(transpose(x, (0, *order)))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.engine.declarations import Choice, Reference
+from service.engine.declarations import Choice, Reference, Selection
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import concatenate, reshape, slice_axis
-from service.engine.network.layers.declaration import KERAS, LayerContext, LayerOutput, layers, same
+from service.engine.network.layers.declaration import KERAS, Layer, LayerContext, LayerOutput, layers, same
 
 
 @layers.declare(
@@ -25,6 +25,11 @@ def time_distributed(layer: LayerContext, x: Node) -> LayerOutput:
     if len(x.shape) < 3:
         layer.refuse(f"takes samples of steps and features, got shape {list(x.shape[1:])}; {layer.source}")
     samples, steps, *rest = x.shape
+    if layer.training and _couples_samples(layer.options["layer"]):
+        # The statistics of a batch are those of one step, as in Keras.
+        single = [reshape(slice_axis(x, 1, step, step + 1), (samples, *rest)) for step in range(steps)]
+        outputs = [layer.build("layer", part).output for part in single]
+        return same(concatenate([reshape(y, (samples, 1, *y.shape[1:])) for y in outputs], 1))
     made = layer.build("layer", reshape(x, (samples * steps, *rest)))
 
     def by_step(node: Node) -> Node:
@@ -36,6 +41,11 @@ def time_distributed(layer: LayerContext, x: Node) -> LayerOutput:
     # The activation anew, from the pre-activation that is shown: their deltas then agree.
     z = by_step(made.pre_activation)
     return LayerOutput(activation.declaration.build(z, **activation.options), z, activation)
+
+
+def _couples_samples(selection: Selection[Layer]) -> bool:
+    inner = selection.options.get("layer")
+    return selection.declaration.couples_samples or (inner is not None and _couples_samples(inner))
 
 
 MERGES = ("concat", "sum", "mul", "ave")
@@ -62,7 +72,7 @@ def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
     inner = layer.options["layer"]
     if not inner.declaration.recurrent:
         known = ", ".join(each.name for each in layers if each.recurrent)
-        layer.refuse(f"takes a recurrent layer ({known}), got {inner.name!r}", "layer")
+        layer.refuse(f"a layer of type {inner.name!r} is not recurrent; {known} are", "layer")
     backwards = inner.options["go_backwards"]
     forward = layer.build("layer", x, prefix="forward_").output
     backward = layer.build("layer", x, prefix="backward_", go_backwards=not backwards).output
