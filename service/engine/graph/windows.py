@@ -13,6 +13,7 @@ as they lie. Measured against rows of windows `(n, p, k, c)`, tensordot and one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
@@ -65,17 +66,31 @@ class Sliding(NamedTuple):
             inner[axis] = slice(low, padded.shape[axis] - high)
         return padded[tuple(inner)]
 
-    def offsets(self, gathered: Array, padded: Array) -> Iterable[tuple[Array, Array]]:
-        """For every element of the window: its values in all windows, and where these lie in the padded array."""
+    def pieces(self, gathered: Array, padded: Array) -> Iterable[tuple[Array, Array]]:
+        """Views of gathered windows, each with the view of the padded array that holds the same numbers.
+
+        One for each element of the window, or for each position where there are fewer of these: so there are never
+        more than the square root of the numbers that move.
+        """
         counts = self._replace(padding=((0, 0),) * len(self.axes)).positions(padded.shape)
-        for offset in product(*map(range, self.sizes)):
+        by_position = math.prod(counts) < math.prod(self.sizes)
+        for index in product(*map(range, counts if by_position else self.sizes)):
             place = [slice(None)] * padded.ndim
-            for axis, step, stride, dilation, count in zip(
-                self.axes, offset, self.strides, self.dilations, counts, strict=True
+            for axis, size, stride, dilation, count, step in zip(
+                self.axes, self.sizes, self.strides, self.dilations, counts, index, strict=True
             ):
-                start = step * dilation
-                place[axis] = slice(start, start + (count - 1) * stride + 1, stride)
-            yield gathered[(slice(None),) * self.at + offset], padded[tuple(place)]
+                start = step * (stride if by_position else dilation)
+                step, repeats = (dilation, size) if by_position else (stride, count)
+                place[axis] = slice(start, start + (repeats - 1) * step + 1, step)
+            source = padded[tuple(place)]
+            if not by_position:
+                yield gathered[(slice(None),) * self.at + index], source
+                continue
+            chosen: list[int | slice] = [slice(None)] * gathered.ndim
+            for axis, position in zip(self.axes, index, strict=True):
+                chosen[axis if axis < self.at else axis + len(self.axes)] = position
+            at = self.at - sum(axis < self.at for axis in self.axes)
+            yield gathered[tuple(chosen)], np.moveaxis(source, self.axes, range(at, at + len(self.axes)))
 
     @property
     def is_padded(self) -> bool:
@@ -141,7 +156,7 @@ def _bind_windows(
             yield partial(padded.fill, fill)
         yield partial(np.copyto, sliding.interior(padded), x)
         x = padded
-    for window, source in sliding.offsets(out, x):
+    for window, source in sliding.pieces(out, x):
         yield partial(np.copyto, window, source)
 
 
@@ -151,7 +166,7 @@ def _bind_overlap_add(
     (x,), (sliding, _shape) = inputs, attributes
     total = scratch[0] if scratch else out
     yield partial(total.fill, 0.0)
-    for window, target in sliding.offsets(x, total):
+    for window, target in sliding.pieces(x, total):
         yield partial(np.copyto, target, window) if sliding.is_disjoint else partial(np.add, target, window, target)
     if scratch:
         yield partial(np.copyto, out, sliding.interior(total))

@@ -43,3 +43,20 @@ class NetworkDefinition:
     @property
     def output_names(self) -> tuple[str, ...]:
         return self.outputs or (self.layers[-1].name,)
+
+    def inputs_of(self, position: int) -> tuple[str, ...]:
+        """Names of what the layer at a position takes."""
+        layer = self.layers[position]
+        if layer.inputs is not None:
+            return layer.inputs
+        return (self.layers[position - 1].name,) if position else self.inputs
+
+    @property
+    def index_inputs(self) -> frozenset[str]:
+        """The inputs that hold integers, because a layer looks them up."""
+        return frozenset(
+            name
+            for position, layer in enumerate(self.layers)
+            if layer.layer.declaration.takes_indices
+            for name in self.inputs_of(position)
+        )

@@ -96,4 +96,9 @@ def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
     if not len(wrong):
         return []
     place = tuple(int(n) for n in wrong[0])
-    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {float(array[place]):.17g}")]
+    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {_shown(float(array[place]))}")]
+
+
+def _shown(number: float) -> str:
+    """A number as its sender wrote it."""
+    return repr(number).removesuffix(".0")

@@ -84,12 +84,7 @@ class _Assembler:
         self.shapes = shapes
         self.distinct_layers = distinct_layers
         self.prefix = prefix
-        indices = {
-            name
-            for position, layer in enumerate(definition.layers)
-            if layer.layer.declaration.takes_indices
-            for name in self.inputs_of(position)
-        }
+        indices = definition.index_inputs
         self.model = Model(
             graph,
             {
@@ -105,19 +100,13 @@ class _Assembler:
         if len(self.faults) < MOST_ERRORS:
             self.faults.append(Fault(("network", *path), detail, allowed))
 
-    def inputs_of(self, position: int) -> tuple[str, ...]:
-        layer = self.definition.layers[position]
-        if layer.inputs is not None:
-            return layer.inputs
-        return (self.definition.layers[position - 1].name,) if position else self.definition.inputs
-
     def order(self) -> list[int]:
         """Positions of the layers, each after those it takes input or parameters from."""
         sources = self.definition.inputs
         known = (*sources, *self.position)[:MOST_ERRORS]
         needs: list[set[int]] = []
         for position, layer in enumerate(self.definition.layers):
-            for place, name in enumerate(self.inputs_of(position)):
+            for place, name in enumerate(self.definition.inputs_of(position)):
                 if name not in sources and name not in self.position:
                     self.fault(("layers", position, "inputs", place), f"no layer is called {name!r}", known)
             if layer.shares is not None and (layer.shares not in self.position or layer.shares == layer.name):
@@ -126,7 +115,7 @@ class _Assembler:
                     f"no other layer is called {layer.shares!r}",
                     tuple(name for name in self.position if name != layer.name),
                 )
-            names = {*self.inputs_of(position), layer.shares}
+            names = {*self.definition.inputs_of(position), layer.shares}
             needs.append({self.position[name] for name in names if name in self.position})
         for place, name in enumerate(self.definition.outputs or ()):
             if name not in self.position:
@@ -176,7 +165,7 @@ class _Assembler:
     def build(self, position: int) -> None:
         layer = self.definition.layers[position]
         declaration = layer.layer.declaration
-        names = self.inputs_of(position)
+        names = self.definition.inputs_of(position)
         fewest, most = declaration.takes
         if len(names) < fewest:
             return self.fault(

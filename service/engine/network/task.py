@@ -136,10 +136,11 @@ def input_label(name: str) -> str:
 
 def _check_inputs(task: Task) -> None:
     faults = []
+    indices = task.definition.index_inputs  # of which a sample may hold a single one
     for name, shape in task.inputs:
         path, label = ("inputs", name), input_label(name)
         wanted = task.definition.input_shapes.get(name)
-        if len(shape) < 2 and wanted != ():
+        if not shape or (len(shape) < 2 and name not in indices):
             detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]"
             faults.append(Fault(path, detail))
         elif 0 in shape:

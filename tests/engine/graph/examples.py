@@ -138,6 +138,13 @@ EXAMPLES = (
     Example("windows", ((2, 6),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), 0.0)),
     Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), 0.0)),
     Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), 0.0)),
+    # Fewer positions than elements of the window, dilated and not, between and before the axes.
+    Example("windows", ((2, 6, 5),), (Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), 0.0)),
+    Example("windows", ((5, 6, 2),), (Sliding(2, (0, 1), (4, 3), (2, 3), (1, 2), ((1, 0), (0, 0))), 0.0)),
+    Example(
+        "overlap_add", ((2, 3, 3, 2, 2),), (Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), (2, 6, 5))
+    ),
+    Example("overlap_add", ((4, 2),), (Sliding(0, (0,), (4,), (4,), (1,), ((0, 0),)), (8,))),
     Example("overlap_add", ((3, 2, 2),), (Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), (2, 6))),
     Example("overlap_add", ((2, 2, 7),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), (2, 6))),
     Example(

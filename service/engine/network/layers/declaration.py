@@ -180,7 +180,9 @@ class LayerContext:
         """Refuse an input whose samples have other axes than those described, such as `height, width, channels`."""
         wanted = axes.count(",") + 1
         if len(x.shape) - 1 != wanted:
-            self.refuse(f"takes samples of {wanted} axes ({axes}), got shape {list(x.shape[1:])}; {self.source}")
+            self.refuse(
+                f"takes samples of {wanted} ax{'i' if wanted == 1 else 'e'}s ({axes}), got shape {list(x.shape[1:])}; {self.source}"
+            )
 
 
 def same(node: Node) -> LayerOutput:
