@@ -43,6 +43,13 @@ class TextSchema(Schema):
     zh = fields.String(required=True)
 
 
+class CountSchema(Schema):
+    """How many of something there may be."""
+
+    minimum = fields.Integer(required=True)
+    maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
+
+
 class DeclarationSchema(Schema):
     """A building block that requests may name."""
 
@@ -55,7 +62,7 @@ class DeclarationSchema(Schema):
     sources = fields.List(fields.String(), required=True)
     href = fields.String(required=True)
     parameters = fields.Dict(keys=fields.String(), values=fields.String())
-    merges = fields.Boolean()
+    inputs = fields.Nested(CountSchema, metadata={"description": "how many inputs a layer takes"})
     curve = fields.Nested(CurveSchema)
 
 

@@ -1,4 +1,4 @@
-"""The example of CONTRIBUTING.md does what it says: one declaration, and everything knows it."""
+"""The examples of CONTRIBUTING.md do what they say: one declaration, and everything knows it."""
 
 import json
 import re
@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
-# In a process of its own, because a declaration cannot be taken back.
-PROGRAM = """
+ACTIVATION = """
 import json, sys
 from service.engine.network import activations as module
 from service.engine.graph.operations import sqrt
@@ -29,15 +28,55 @@ print(json.dumps({"entry": entry, "answer": answer, "listed": "bent_identity" in
 """
 
 
-def test_an_activation_is_one_declaration():
-    assert SNIPPET is not None
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=SNIPPET[1], capture_output=True, text=True, cwd=ROOT, check=True
+LAYER = """
+import json, sys
+from service.engine.network.layers import core as module
+from service.engine.network.layers.declaration import initializer, regularizer, same
+exec(sys.stdin.read(), vars(module) | {"initializer": initializer, "regularizer": regularizer, "same": same})
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+body = {
+    "network": {"layers": [{"type": "scale", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
+    "parameters": {"s": {"factor": [2.0, 3.0]}}, "inputs": [[1.0, 5.0], [2.0, 7.0]], "targets": [[0.0, 0.0], [0.0, 0.0]],
+    "loss": "half_squared_error", "reduction": "sum", "include": ["per_sample"],
+}
+print(json.dumps({
+    "entry": client.get("/v1/layers/scale").json,
+    "answer": client.post("/v1/gradients", json=body).json,
+    "wrong": client.post("/v1/gradients", json=body | {"parameters": {"s": {"factor": [2.0]}}}).json,
+    "options": list(describe()["components"]["schemas"]["ScaleLayer"]["properties"]),
+}))
+"""
+
+
+def run(program, snippet):
+    # In a process of its own, because a declaration cannot be taken back.
+    finished = subprocess.run(
+        [sys.executable, "-c", program], input=snippet, capture_output=True, text=True, cwd=ROOT, check=True
     )
-    found = json.loads(run.stdout)
+    return json.loads(finished.stdout)
+
+
+def test_an_activation_is_one_declaration():
+    found = run(ACTIVATION, SNIPPETS[0])
     value, slope = 0.5 * 0.25 + 0.75, 0.75 / 2.5 + 1.0
     assert found["entry"]["curve"]["value"][0] == value
     assert found["entry"]["curve"]["derivative"][0] == slope
     assert found["answer"]["outputs"] == [[value]]
     assert found["answer"]["input_gradients"] == [[value * slope]]
     assert found["listed"]
+
+
+def test_a_layer_is_one_declaration():
+    found = run(LAYER, SNIPPETS[1])
+    answer = found["answer"]
+    # dL/ds = sum of s x^2 over the samples, and 2 * 0.5 s of the penalty.
+    assert answer["gradients"]["s"]["factor"] == [2.0 * (1.0 + 4.0) + 2.0, 3.0 * (25.0 + 49.0) + 3.0]
+    assert answer["per_sample"]["gradients"]["s"]["factor"] == [[2.0, 75.0], [8.0, 147.0]]
+    assert found["entry"]["parameters"] == {"factor": "[features]"}
+    (error,) = found["wrong"]["errors"]
+    assert error["pointer"] == "#/parameters/s/factor"
+    assert error["detail"].endswith("it takes [2] because the inputs have 2 features")
+    assert {"type", "factor_initializer", "factor_regularizer"} <= set(found["options"])

@@ -32,6 +32,7 @@ from service.engine.network.activations import activations
 from service.engine.network.curves import activation_curve, loss_curve
 from service.engine.network.initializers import initializers
 from service.engine.network.layers import Layer, layers
+from service.engine.network.layers.declaration import ANY_NUMBER
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
 from service.problems import Problem, pointer
@@ -100,7 +101,8 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
     }
     if isinstance(declaration, Layer):
         entry["parameters"] = dict(declaration.parameters or {})
-        entry["merges"] = declaration.merges
+        fewest, most = declaration.takes
+        entry["inputs"] = {"minimum": fewest, "maximum": None if most == ANY_NUMBER else most}
     return entry
 
 

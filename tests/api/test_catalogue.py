@@ -107,6 +107,13 @@ def test_what_is_not_listed_is_refused(client: FlaskClient, post: Post, plural: 
     assert set(error["allowed"]) == set(registry.names)
 
 
+@pytest.mark.parametrize(
+    ("name", "fewest", "most"), [("dense", 1, 1), ("subtract", 2, 2), ("add", 2, None), ("lstm", 1, 3)]
+)
+def test_layers_say_how_many_inputs_they_take(client: FlaskClient, name: str, fewest: int, most: int | None) -> None:
+    assert client.get(f"/v1/layers/{name}").json["inputs"] == {"minimum": fewest, "maximum": most}
+
+
 def test_names_that_are_nearly_right_get_a_hint(client: FlaskClient) -> None:
     document = assert_problem(client.get("/v1/activations/rellu"), "not-found")
     assert document["detail"] == "No activation is called 'rellu'; did you mean 'relu'?"

@@ -135,7 +135,7 @@ def test_cycles_are_refused_at_every_layer_on_them(post: Post) -> None:
     assert refusals(post, network(DENSE | {"name": "a", "shares": "b"}, DENSE | {"name": "b", "shares": "a"}))
 
 
-@pytest.mark.parametrize("kind", [declaration.name for declaration in layers if declaration.merges])
+@pytest.mark.parametrize("kind", [declaration.name for declaration in layers if declaration.takes[0] > 1])
 def test_merging_layers_need_two_inputs(post: Post, kind: str) -> None:
     required = {"axes": 1} if kind == "dot" else {}
     assert "merges two" in refusals(post, network(DENSE, {"type": kind} | required))["#/network/layers/1/inputs"]

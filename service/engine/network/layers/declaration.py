@@ -31,11 +31,6 @@ class Layer(Declaration):
     parameters: Mapping[str, str] | None = None
     """What the parameters are called and their shapes in words, for the catalogue."""
 
-    @property
-    def merges(self) -> bool:
-        """Takes two or more inputs instead of one."""
-        return self.takes[0] > 1
-
 
 layers: Registry[Layer] = Registry("layer", "layers", Layer)
 
@@ -180,9 +175,8 @@ class LayerContext:
         """Refuse an input whose samples have other axes than those described, such as `height, width, channels`."""
         wanted = axes.count(",") + 1
         if len(x.shape) - 1 != wanted:
-            self.refuse(
-                f"takes samples of {wanted} ax{'i' if wanted == 1 else 'e'}s ({axes}), got shape {list(x.shape[1:])}; {self.source}"
-            )
+            count = "1 axis" if wanted == 1 else f"{wanted} axes"
+            self.refuse(f"takes samples of {count} ({axes}), got shape {list(x.shape[1:])}; {self.source}")
 
 
 def same(node: Node) -> LayerOutput:
