@@ -78,6 +78,8 @@ class Operation:
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
     view: Callable[[Array, Attributes, Shape], Array] | None = None
     """For operations that only look at their first input differently."""
+    elementwise: bool = False
+    """Every element of the output depends on the elements at its place alone: it can be computed in parts."""
     in_place: bool = False
     """True when `bind` reads each input only while or before it first writes `out`."""
     keeps_order: bool = False

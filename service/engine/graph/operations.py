@@ -767,6 +767,7 @@ def _elementwise(
         latex=latex,
         smoothness=smoothness,
         simplify=simplify,
+        elementwise=True,
         in_place=in_place,
         scratch=scratch,
         work=work,

@@ -14,6 +14,7 @@ from service.engine.errors import DeadlineExceeded
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import evaluate, interpret
 from service.engine.graph.ir import Graph, check, count_work, reachable
+from service.engine.graph.layout import ALIGNMENT
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
@@ -29,7 +30,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
-from service.engine.graph.plan import ALIGNMENT, Program, WorkspacePool
+from service.engine.graph.plan import Program, WorkspacePool
 from tests.engine.graph.examples import ALL_EXAMPLES
 from tests.engine.support import dense_gradients, random_examples, random_graphs
 

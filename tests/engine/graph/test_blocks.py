@@ -1,0 +1,437 @@
+"""Chains run block by block: no bit of any result may change, and no memory rule may be broken by it."""
+
+import itertools
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.errors import DeadlineExceeded
+from service.engine.graph import blocks
+from service.engine.graph.blocks import Blocks
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.ir import OPERATIONS, Graph, check
+from service.engine.graph.operations import (
+    broadcast,
+    concatenate,
+    exp,
+    greater,
+    mark,
+    reshape,
+    sigmoid,
+    slice_axis,
+    softmax,
+    softplus,
+    sqrt,
+    square,
+    stop_gradient,
+    sum_over,
+    tanh,
+    transpose,
+    with_slope,
+)
+from service.engine.graph.plan import CALL_BYTES, NODE_BYTES, Program
+from tests.engine.graph.examples import EXAMPLES
+from tests.engine.graph.test_plan import (
+    assert_identical,
+    input_values,
+    planned,
+    run,
+    run_once,
+)
+from tests.engine.support import dense_gradients, random_examples
+
+ARITY = {
+    example.operation: len(example.shapes)
+    for example in EXAMPLES
+    if OPERATIONS[example.operation].infer is OPERATIONS["add"].infer and OPERATIONS[example.operation].view is None
+}
+"""How many operands each elementwise operation takes."""
+SHAPES = [(12,), (1, 20), (4, 4), (5, 4), (2, 3, 4), (3, 1, 5)]
+
+
+@contextmanager
+def small_blocks(large=8, block=4, calls=blocks.MOST_CALLS):
+    """Blocks of `block` float64 for arrays of `large` and more; half as many bytes are a float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "LARGE_BYTES", large * 8)
+        patch.setattr(blocks, "BLOCK_BYTES", block * 8)
+        patch.setattr(blocks, "MOST_CALLS", calls)
+        yield
+
+
+def chains_of(program):
+    return [chain for _, chain in program.steps if chain is not None]
+
+
+def planned_in_blocks(outputs, parameters=(), gradients=(), **sizes):
+    with small_blocks(**sizes):
+        return Program(outputs, parameters, gradients)
+
+
+def assert_blocks_do_not_show(values, outputs, parameters=(), gradients=(), **sizes):
+    """The same bits with blocks, without, and without any reuse of memory."""
+    program = planned_in_blocks(outputs, parameters, gradients, **sizes)
+    assert_in_order(program)
+    actual = run_once(program, values)
+    assert_identical(actual, run_once(Program(outputs, parameters, gradients), values))
+    assert_identical(actual, run_once(Program(outputs, parameters, gradients, reuse=False), values))
+    return program
+
+
+def assert_in_order(program):
+    """Every node once, after what it reads; nothing in a chain that could read another block."""
+    seen = set()
+    for plain, chain in program.steps:
+        for node in (*plain, *(chain.nodes if chain else ())):
+            assert all(x in seen for x in node.operands)
+            seen.add(node)
+        if chain is not None:
+            assert all(node.shape == chain.blocks.shape for node in chain.nodes)
+            assert [node for node in chain.nodes if node.index not in program.views] == list(chain.members)
+    assert seen == set(program.nodes)
+    assert sum(len(plain) + len(chain.nodes if chain else ()) for plain, chain in program.steps) == len(program.nodes)
+
+
+def _grow(draw, pool, shape, bias):
+    """One more value of `shape`, mostly by an elementwise operation on values of the pool."""
+
+    def number(below):
+        return draw(st.integers(0, below - 1))
+
+    x = pool[-1 - number(min(len(pool), 4))]
+    other = pool[number(len(pool))]
+    match number(20):
+        case 0:
+            return mark(x, "here")
+        case 1:
+            return with_slope(x, square(x), tanh(x))
+        case 2:
+            return stop_gradient(x)
+        case 3:
+            return x + broadcast(bias, shape)
+        case 4:
+            rows = reshape(sum_over(x, [len(shape) - 1]), (*shape[:-1], 1))
+            return x * broadcast(rows, shape)
+        case 5:
+            return x * sum_over(other)
+        case 6 if len(shape) == 2 and shape[0] == shape[1]:
+            return transpose(x)
+        case 7 if len(shape) == 2 and shape[0] == shape[1]:
+            return x @ other
+        case 8 if len(shape) > 1:
+            return reshape(exp(-reshape(x, shape[::-1])), shape)
+        case 9:
+            half = shape[0] - 1
+            return concatenate([slice_axis(x, 0, half, shape[0]), slice_axis(other, 0, 0, half)], 0)
+        case 10:
+            return reshape(transpose(reshape(x, (2, x.size // 2))), shape) if x.size % 2 == 0 else tanh(x)
+        case 11:
+            return softplus(x)
+    name = draw(st.sampled_from(sorted(ARITY)))
+    operands = (x, other if number(4) else x.graph.constant(0.5))[: ARITY[name]]
+    return x.graph.apply(name, *operands)
+
+
+@st.composite
+def chained(draw):
+    """A graph of long chains over one shape with other things between, and what to ask of it."""
+    graph = Graph(draw(st.sampled_from(["float64", "float32"])))
+    shape = draw(st.sampled_from(SHAPES))
+    inputs = [graph.input("x0", shape), graph.input("x1", shape)]
+    bias = graph.input("bias", shape[-1:])
+    pool = list(inputs)
+    for _ in range(draw(st.integers(3, 18))):
+        value = _grow(draw, pool, shape, bias)
+        pool.append(value if value.shape == shape else broadcast(value, shape))
+    inputs.append(bias)
+    loss = sum_over(pool[-1]) + sum_over(draw(st.sampled_from(pool)))
+    targets = [*inputs, *draw(st.lists(st.sampled_from(pool), max_size=2))]
+    gradients = dense_gradients(differentiate(loss, targets).nodes, targets)
+    chosen = [pool[-1], *draw(st.lists(st.sampled_from([*pool, *gradients, loss]), max_size=3))]
+    outputs = {f"output {position}": node for position, node in enumerate(chosen)}
+    parameters = draw(st.lists(st.sampled_from(inputs), unique=True))
+    slots = [*gradients, *draw(st.lists(st.sampled_from([*gradients, *pool]), max_size=2))]
+    return graph, outputs, parameters, slots if draw(st.integers(0, 3)) else []
+
+
+def what_happens_in(program):
+    """The situations in which memory could go wrong that a program has."""
+    found = set()
+    kept = {node.index for node in (*program.outputs.values(), *program.gradients)}
+    slots = set(map(id, program.gradients)) - {id(node) for node, _ in program.copies}
+    for chain in chains_of(program):
+        own = {node.index for node in chain.nodes}
+        found.add("a chain")
+        if len(chain.blocks) > 2 and (chain.blocks.shape[chain.blocks.axis] % chain.blocks.rows):
+            found.add("a last block with fewer rows")
+        for position, node in enumerate(chain.members):
+            victim = program.overwrites.get(node.index)
+            stays = node.index in program.inside
+            found.add("a value that stays inside" if stays else "a value that leaves")
+            if victim is not None:
+                source = "an inner value" if victim in program.inside else "a value from outside"
+                found.add(f"{source} written over")
+                if victim not in own and all(x.index != victim for x in node.inputs):
+                    found.add("a value from outside written over by a later node")
+            last = position == len(chain.members) - 1
+            if not last and node.index in kept:
+                found.add("an output within")
+            if not last and id(node) in slots:
+                found.add("a slot of a gradient within")
+            if node.index in program.scratch:
+                found.add("scratch memory")
+            for x in node.inputs:
+                if x.index in program.views:
+                    found.add("an inner view" if x.index in own else f"a {x.operation.name} from outside")
+    return found
+
+
+SITUATIONS = {
+    "a chain",
+    "a last block with fewer rows",
+    "a value that stays inside",
+    "a value that leaves",
+    "an inner value written over",
+    "a value from outside written over",
+    "a value from outside written over by a later node",
+    "an output within",
+    "a slot of a gradient within",
+    "scratch memory",
+    "an inner view",
+    "a broadcast from outside",
+    "a transpose from outside",
+    "a reshape from outside",
+}
+
+
+def test_blocks_change_no_bit():
+    found = {}
+
+    @given(chained(), st.integers(0, 1000), st.integers(1, 7))
+    @random_examples(max_examples=400)
+    def compare(plan, seed, block):
+        graph, outputs, parameters, gradients = plan
+        check(graph)
+        values = input_values(graph, seed)
+        program = assert_blocks_do_not_show(values, outputs, parameters, gradients, block=block)
+        for situation in what_happens_in(program):
+            found[situation] = found.get(situation, 0) + 1
+
+    compare()
+    assert set(found) >= SITUATIONS  # the examples are worth something
+    assert min(found[situation] for situation in SITUATIONS) >= 5, found
+
+
+@given(planned(), st.integers(0, 1000), st.integers(1, 5))
+@random_examples(max_examples=150)
+def test_blocks_change_no_bit_of_graphs_of_all_operations(plan, seed, block):
+    graph, outputs, parameters, gradients = plan
+    assert_blocks_do_not_show(input_values(graph, seed), outputs, parameters, gradients, large=2, block=block)
+
+
+@given(chained(), st.integers(0, 1000))
+@random_examples(max_examples=50)
+def test_a_workspace_in_blocks_forgets_the_run_before(plan, seed):
+    graph, outputs, parameters, gradients = plan
+    program = planned_in_blocks(outputs, parameters, gradients)
+    first, second = input_values(graph, seed), input_values(graph, seed + 1)
+    with program.workspace() as workspace:
+        fresh = run(program, workspace, first)
+        run(program, workspace, second)
+        assert_identical(run(program, workspace, first), fresh)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), st.integers(1, 40))
+@random_examples(max_examples=300)
+def test_blocks_take_every_element_once_and_in_order(shape, most):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    cut = Blocks.of(shape, most)
+    taken = [array[block] for block, _ in cut]
+    assert np.concatenate([part.reshape(-1) for part in taken]).tolist() == list(range(array.size))
+    assert len(cut) == len(taken)
+    assert all(part.size <= most and part.flags.c_contiguous for part in taken)
+    for part, (_, rows) in zip(taken, cut, strict=True):
+        assert part.shape == (rows, *cut.largest[1:]) and rows <= cut.rows
+    assert array.size <= most or 2 * max(part.size for part in taken) > most
+
+
+def matrices(names="xyz", shape=(8, 4), dtype="float64"):
+    graph = Graph(dtype)
+    return [graph.input(name, shape) for name in names]
+
+
+def some_values(*nodes):
+    rng = np.random.default_rng(7)
+    return {node: np.asarray(rng.standard_normal(node.shape), node.dtype) for node in nodes}
+
+
+def test_small_values_are_not_worked_through_in_blocks():
+    (x,) = matrices("x", (100, 100))
+    program = Program({"y": tanh(exp(x)) + x})
+    assert program.steps == [(program.nodes, None)]
+    assert program.weight == program.nbytes + NODE_BYTES * len(program.nodes)
+
+
+def test_large_values_are():
+    (x,) = matrices("x", (1024, 2048))
+    program = Program({"y": square(square(x) + 1.0)})
+    (chain,) = chains_of(program)
+    assert 8 * np.prod(chain.blocks.largest) == blocks.BLOCK_BYTES
+    assert program.nbytes < 2.1 * 8 * x.size
+    assert program.weight == program.nbytes + NODE_BYTES * len(program.nodes) + CALL_BYTES * 3 * len(chain.blocks)
+    values = some_values(x)
+    assert_identical(run_once(program, values), run_once(Program({"y": square(square(x) + 1.0)}, reuse=False), values))
+
+
+def test_what_only_a_chain_reads_takes_one_block():
+    (x,) = matrices("x", (64, 64))
+    y, z = x, x
+    for _ in range(10):
+        y, z = softplus(y) * tanh(z), sigmoid(y) - z
+    program = assert_blocks_do_not_show(some_values(x), {"y": y + z}, block=64)
+    assert Program({"y": y + z}).nbytes > 5 * 8 * x.size
+    assert program.nbytes < 2.2 * 8 * x.size
+    assert all(place.shape == (1, 64) for places in program.scratch.values() for place in places)
+
+
+def test_calls_that_meet_only_blocks_of_their_own_are_bound_once():
+    (x,) = matrices("x", (64, 64))
+    y = square(square(square(square(x))))
+    with small_blocks(block=64):
+        program = Program({"y": y})
+        with program.workspace() as workspace:
+            assert len(workspace.calls) == 4 * 64
+            assert len(set(map(id, workspace.calls))) == 2 + 2 * 64
+
+
+@pytest.mark.parametrize("calls", [0, 11, 12, 50, 10**6])
+def test_the_number_of_bound_calls_is_bounded(calls):
+    x, y, *_ = matrices(shape=(64, 64))
+    outputs = {"y": square(tanh(exp(x))), "z": sum_over(square(exp(y) + 1.0)) + sum_over(square(tanh(exp(x))))}
+    program = assert_blocks_do_not_show(some_values(x, y), outputs, block=64, calls=calls)
+    assert sum(chain.calls for chain in chains_of(program)) <= calls
+    assert bool(chains_of(program)) == (calls >= 12)
+
+
+def test_a_chain_in_which_nothing_stays_is_none():
+    (x,) = matrices("x")
+    y = exp(x)
+    assert not chains_of(planned_in_blocks({"y": y, "z": tanh(y)}))
+    assert chains_of(planned_in_blocks({"z": tanh(y)}))
+
+
+def test_what_does_not_depend_on_a_chain_comes_before_it():
+    x, y, z = matrices(shape=(4, 4))
+    hidden = exp(x)
+    product = y @ z
+    program = assert_blocks_do_not_show(some_values(x, y, z), {"out": hidden * product + transpose(y)})
+    ((plain, chain), *_) = program.steps
+    assert product in plain and hidden in chain.members and len(chain.members) == 3
+
+
+def test_what_depends_on_a_chain_ends_it():
+    x, y, z = matrices(shape=(4, 4))
+    hidden = square(exp(x))
+    total = sum_over(hidden)
+    out = tanh((y - z) * total)
+    program = assert_blocks_do_not_show(some_values(x, y, z), {"out": out, "hidden": hidden})
+    assert [[node.operation.name for node in chain.members] for chain in chains_of(program)] == [
+        ["exp", "square"],
+        ["subtract", "multiply", "tanh"],
+    ]
+
+
+def test_a_chain_does_not_read_other_blocks_of_its_own_values():
+    (x,) = matrices("x", (4, 4))
+    hidden = square(exp(x))
+    program = assert_blocks_do_not_show(some_values(x), {"y": tanh(exp(hidden) + transpose(hidden))})
+    assert len(chains_of(program)) == 2
+
+
+def test_views_that_change_nothing_do_not_end_a_chain():
+    (x,) = matrices("x")
+    hidden = mark(exp(x), "hidden")
+    y = with_slope(x, tanh(hidden), square(hidden)) * stop_gradient(hidden)
+    program = assert_blocks_do_not_show(some_values(x), {"y": y})
+    (chain,) = chains_of(program)
+    assert len(chain.members) == 3 and len(chain.nodes) == 6
+
+
+@pytest.mark.parametrize("leaves", list(itertools.product((False, True), repeat=3)))
+def test_values_may_leave_a_chain_in_its_middle(leaves):
+    x, y, z = matrices()
+    first = exp(x * y)
+    second = tanh(first) - z
+    third = square(second) * first
+    outputs = {str(number): node for number, node in enumerate((first, second, third)) if leaves[number]}
+    outputs["last"] = softplus(third) + second
+    assert_blocks_do_not_show(some_values(x, y, z), outputs)
+    assert_blocks_do_not_show(some_values(x, y, z), {"last": outputs.pop("last")}, [x], list(outputs.values()))
+
+
+def test_a_value_that_a_chain_reads_transposed_is_not_written_over_in_it():
+    x, y, _ = matrices(shape=(4, 4))
+    hidden = x @ y  # not needed after the chain, whose output would fit
+    turned = square(exp(transpose(hidden)))
+    program = assert_blocks_do_not_show(some_values(x, y), {"y": tanh(hidden) + turned})
+    assert hidden.index not in program.overwrites.values()
+    (chain,) = chains_of(program)
+    assert len(chain.members) == 4
+
+
+def test_a_value_from_outside_gives_its_memory_to_what_leaves():
+    x, y, _ = matrices(shape=(32, 32))
+    program = assert_blocks_do_not_show(some_values(x, y), {"y": square(softplus(exp(x @ y)))}, block=32)
+    (chain,) = chains_of(program)
+    assert program.overwrites[chain.members[-1].index] not in {x.index for x in chain.members[-1].inputs}
+    assert program.nbytes < 3.2 * 8 * x.size
+
+
+def test_a_kernel_that_needs_its_input_does_not_write_over_a_value_from_outside():
+    x, y, z = matrices(shape=(8, 8))
+    hidden = x @ y
+    program = assert_blocks_do_not_show(some_values(x, y, z), {"y": square(exp(z)), "z": softplus(hidden)})
+    (chain,) = chains_of(program)
+    assert len(chain.members) == 3 and hidden.index not in program.overwrites.values()
+
+
+def test_memory_that_a_chain_frees_is_not_used_again_before_its_end():
+    x, y, z = matrices(shape=(16, 4))
+    rows = broadcast(reshape(sum_over(x, [1]), (16, 1)), (16, 4))  # read by the first node only, and small
+    before = [concatenate([each, each], 0) for each in (x, y, z)]
+    halves = [slice_axis(each, 0, 8, 24) for each in before]
+    first = greater(halves[0], rows) + halves[1]
+    second = greater(first, halves[2])
+    third = softplus(second + first)
+    assert_blocks_do_not_show(some_values(x, y, z), {"a": first * third, "b": second - third, "c": sqrt(third)})
+
+
+def test_broadcast_rows_and_columns_are_cut_with_the_block():
+    graph = Graph("float32")
+    x, bias, column = graph.input("x", (6, 5)), graph.input("bias", (5,)), graph.input("column", (6, 1))
+    y = softmax(tanh(x + broadcast(bias, x.shape)) * broadcast(column, x.shape))
+    loss = sum_over(square(y - x))
+    gradients = differentiate(loss, [bias, column, x]).nodes
+    values = some_values(x, bias, column)
+    for block in (2, 3, 5, 10):
+        program = assert_blocks_do_not_show(values, {"y": y, "loss": loss}, [bias, column], gradients, block=block)
+        assert len(chains_of(program)) > 1
+
+
+def test_a_run_stops_between_two_blocks():
+    (x,) = matrices("x")
+    with small_blocks():
+        program = Program({"y": square(exp(x))})
+        with program.workspace() as workspace:
+            workspace.inputs["x"][...] = 0.0
+            workspace.outputs["y"][...] = 7.0
+            clock = time.monotonic()
+            calls = list(workspace.calls)
+            workspace.calls[:] = [*calls[:2], lambda: time.sleep(0.02), *calls[2:]]
+            with pytest.raises(DeadlineExceeded):
+                workspace.run(deadline=clock + 0.02)
+            assert workspace.outputs["y"].tolist() == [[1.0] * 4] + [[7.0] * 4] * 7
