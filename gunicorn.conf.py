@@ -69,6 +69,8 @@ def post_fork(server, worker):
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 256 << 20)
         libc.mallopt(-3, 32 << 20)
+        # M_ARENA_MAX: or each thread would keep megabytes of its own, which no other can use.
+        libc.mallopt(-8, 1)
 
 
 def when_ready(server):

@@ -1,4 +1,4 @@
-"""Run the benchmarks, each in a process of its own: `python -m benchmarks [engine] [compile] [service] [--quick]`."""
+"""Run the benchmarks, each in a process of its own: `python -m benchmarks [name] … [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "compile", "service")
+NAMES = ("engine", "layers", "compile", "service", "memory")
 
 
 def main() -> int:

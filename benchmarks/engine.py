@@ -16,7 +16,9 @@ from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, t
 from benchmarks.networks import DIGITS, WIDE, XOR, Array, Case, Numbers
 from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
+from service.engine.network.definition import INPUT
 from service.engine.network.evaluate import compile_task
+from service.engine.network.feed import Feed
 
 PLAN, WHOLE, TORCH, BY_HAND, PRODUCTS = (
     "planned program",
@@ -41,14 +43,13 @@ def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callabl
     """The program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
-    workspace.inputs["inputs"][...] = numbers.inputs
-    workspace.inputs["targets/output"][...] = numbers.targets
-    workspace.parameters[...] = numbers.flat_parameters()
     tree = {
         name: {"kernel": kernel, "bias": bias}
         for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
     }
-    run = partial(evaluation.run, numbers.inputs, tree, {"output": numbers.targets})
+    feed = Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets})
+    evaluation.feeder.fill(workspace, feed, None)
+    run = partial(evaluation.run, feed)
 
     def answer() -> tuple[float, Array]:
         workspace.run()

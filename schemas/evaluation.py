@@ -36,7 +36,8 @@ from service.engine.network.objective import REDUCTIONS
 DTYPES = ("float64", "float32")
 
 
-def _about(text: str) -> Mapping[str, str]:
+def about(text: str) -> Mapping[str, str]:
+    """The metadata of a field: what it means."""
     return {"description": text}
 
 
@@ -46,22 +47,22 @@ class ForwardRequest(RequestSchema):
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
 
-    network = NetworkField(required=True, metadata=_about("the architecture"))
+    network = NetworkField(required=True, metadata=about("the architecture"))
     parameters = ParametersField(
-        metadata=_about("tensors by layer and parameter name; left out, they are initialised from the seed")
+        metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
     )
     seed = IntegerField(
         load_default=0,
         minimum=0,
         maximum=2**63 - 1,
-        metadata=_about("the only source of randomness: the same request gives the same bytes"),
+        metadata=about("the only source of randomness: the same request gives the same bytes"),
     )
     inputs = TensorsField(
-        required=True, metadata=_about("one row per sample; by name where the network names its inputs")
+        required=True, metadata=about("one row per sample; by name where the network names its inputs")
     )
-    dtype = WordField(DTYPES, load_default="float64", metadata=_about("what is computed in"))
-    training = FlagField(load_default=False, metadata=_about("whether dropout and its like are active"))
-    include = WordsField(("layers",), load_default=frozenset(), metadata=_about("what more to answer"))
+    dtype = WordField(DTYPES, load_default="float64", metadata=about("what is computed in"))
+    training = FlagField(load_default=False, metadata=about("whether dropout and its like are active"))
+    include = WordsField(("layers",), load_default=frozenset(), metadata=about("what more to answer"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
@@ -98,25 +99,25 @@ class GradientsRequest(ForwardRequest):
 
     targets = TensorsField(
         required=True,
-        metadata=_about("shaped like the outputs, or class indices; by output name where there are several"),
+        metadata=about("shaped like the outputs, or class indices; by output name where there are several"),
     )
     loss = LossField(
         losses,
         required=True,
-        metadata=_about("compares outputs with targets; one for all outputs, or one by each name"),
+        metadata=about("compares outputs with targets; one for all outputs, or one by each name"),
     )
     loss_weights = NumbersByNameField(
-        metadata=_about("factors of the losses of a network with several outputs, by output name (all 1)")
+        metadata=about("factors of the losses of a network with several outputs, by output name (all 1)")
     )
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=_about("how the samples' losses are combined"))
-    sample_weights = TensorField(metadata=_about("one factor per sample"))
+    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    sample_weights = TensorField(metadata=about("one factor per sample"))
     normalize_weights = FlagField(
-        load_default=False, metadata=_about("the mean divides by the sum of the weights, not by the number of samples")
+        load_default=False, metadata=about("the mean divides by the sum of the weights, not by the number of samples")
     )
     include = WordsField(
         ("layers", "input_gradients", "per_sample", "parameters"),
         load_default=frozenset(),
-        metadata=_about("what more to answer"),
+        metadata=about("what more to answer"),
     )
 
 
@@ -142,10 +143,10 @@ class LayerValuesSchema(StrictSchema):
 
     name = fields.String(required=True)
     type = fields.String(required=True)
-    shape = fields.List(fields.Integer(), required=True, metadata=_about("of one sample"))
+    shape = fields.List(fields.Integer(), required=True, metadata=about("of one sample"))
     pre_activation = TensorAnswerField(required=True)
     output = TensorAnswerField(required=True)
-    delta = TensorAnswerField(metadata=_about("dL/dz, the gradient with respect to the pre-activation"))
+    delta = TensorAnswerField(metadata=about("dL/dz, the gradient with respect to the pre-activation"))
     norms = fields.Nested(NormsSchema, required=True)
 
 
@@ -153,42 +154,40 @@ class ForwardResponse(StrictSchema):
     """The outputs of a network."""
 
     dtype = fields.String(required=True)
-    outputs = TensorsAnswerField(required=True, metadata=_about("by output name where there are several"))
+    outputs = TensorsAnswerField(required=True, metadata=about("by output name where there are several"))
     layers = fields.List(fields.Nested(LayerValuesSchema))
-    parameters = ParametersAnswerField(metadata=_about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
     state = ParametersAnswerField(
-        metadata=_about(
+        metadata=about(
             "in training: new values of what layers carry along, such as running means; send them back "
             "among the parameters"
         )
     )
-    finite = fields.Boolean(required=True, metadata=_about("false: some values are not finite, and null in lists"))
+    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
 
 
 class PerSampleSchema(StrictSchema):
     """Every sample's own share."""
 
-    loss = TensorAnswerField(required=True, metadata=_about("weight times loss of each sample"))
-    gradients = ParametersAnswerField(required=True, metadata=_about("the tree, with a leading axis of samples"))
+    loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
+    gradients = ParametersAnswerField(required=True, metadata=about("the tree, with a leading axis of samples"))
 
 
 class GradientsResponse(ForwardResponse):
     """Loss, outputs and exact gradients."""
 
-    loss = TensorAnswerField(
-        required=True, metadata=_about("data loss plus regularisation; a list with reduction none")
-    )
+    loss = TensorAnswerField(required=True, metadata=about("data loss plus regularisation; a list with reduction none"))
     losses = fields.Dict(
         keys=fields.String(),
         values=fields.Float(allow_none=True),
-        metadata=_about("data loss of each output before its weight, where there are several"),
+        metadata=about("data loss of each output before its weight, where there are several"),
     )
     data_loss = TensorAnswerField(required=True)
     regularization_loss = fields.Float(required=True, allow_none=True)
-    gradients = ParametersAnswerField(required=True, metadata=_about("dL/d(parameter), in the tree of the parameters"))
+    gradients = ParametersAnswerField(required=True, metadata=about("dL/d(parameter), in the tree of the parameters"))
     gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=_about("Euclidean norm over all gradients together")
+        required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together")
     )
-    input_gradients = TensorsAnswerField(metadata=_about("by name where the network names its inputs"))
+    input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
     per_sample = fields.Nested(PerSampleSchema)

@@ -26,6 +26,8 @@ TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
 TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
 NUMBERS = frozenset((int, float))
+TEXT = str | memoryview
+"""What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
 
 
 class TensorField(StrictField):
@@ -53,7 +55,7 @@ class ParametersField(StrictField):
             if not isinstance(tensors, Mapping):
                 errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
                 continue
-            tree[layer], wrong = _decode_each(tensors)
+            tree[layer], wrong = decode_each(tensors)
             if wrong:
                 errors[layer] = wrong
         if errors:
@@ -69,9 +71,9 @@ class TensorsField(StrictField):
     """One tensor, or tensors by the name of the input or output where a network has several."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
-        if not isinstance(value, Mapping) or isinstance(value.get("base64"), str):
+        if not isinstance(value, Mapping) or is_typed(value):
             return decode(value)
-        tensors, errors = _decode_each(value)
+        tensors, errors = decode_each(value)
         if errors:
             raise ValidationError(errors)
         return tensors
@@ -81,7 +83,12 @@ class TensorsAnswerField(TensorsField):
     """One tensor, or tensors by name, in an answer."""
 
 
-def _decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
+def is_typed(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a typed array, and not tensors by name."""
+    return isinstance(value.get("base64"), TEXT)
+
+
+def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays by name, and the messages of those that are none."""
     arrays: dict[str, Array] = {}
     errors: dict[str, Any] = {}
@@ -111,14 +118,18 @@ def decode(value: Any) -> Array:
 
 
 def encode(array: Array) -> dict[str, Any]:
-    """`array` as a typed array: little-endian, row-major."""
-    little = array.dtype.newbyteorder("<")
-    values = np.ascontiguousarray(array, dtype=little)
-    return {
-        "dtype": array.dtype.name,
-        "shape": list(array.shape),
-        "base64": pybase64.b64encode(values.data).decode("ascii"),
-    }
+    """`array` as a typed array."""
+    return typed(array, base64_of(array).decode("ascii"))
+
+
+def typed(array: Array, text: str) -> dict[str, Any]:
+    """A typed array: its dtype, its shape and a text."""
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
+
+
+def base64_of(array: Array) -> bytes:
+    """The numbers of `array`, little-endian and row-major, as base64."""
+    return pybase64.b64encode(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
 
 
 def narrow(value: Any, key: str) -> Any:
@@ -184,7 +195,7 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
         or not all(type(n) is int and 0 < n < 2**53 for n in shape)
     ):
         errors["shape"] = [Message(f"takes a list of at most {MOST_AXES} positive integers, got {shown(shape)}")]
-    if not isinstance(text, str):
+    if not isinstance(text, TEXT):
         errors["base64"] = [Message(f"takes a string of base64, got {shown(plain(text))}")]
     if errors:
         raise ValidationError(errors)

@@ -10,12 +10,13 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
-from service.api import catalogue, evaluation, system
+from service.api import catalogue, derivatives, evaluation, system
 from service.api.operation import Runtime
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.task import Task
 from service.observability import Timer, count, error_log, log_request
@@ -35,11 +36,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     app.extensions["nabla"] = Runtime(
         settings,
-        LeastRecentlyUsed(settings.cached_nodes, _weight_of_evaluation),
+        LeastRecentlyUsed(settings.cached_nodes, _weight_of_compiled),
         WorkspacePool(settings.pooled_bytes),
         Budget(settings.max_memory_bytes),
     )
     app.register_blueprint(evaluation.blueprint)
+    app.register_blueprint(derivatives.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(system.problems)
@@ -51,8 +53,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _weight_of_evaluation(task: Task, evaluation: Evaluation) -> int:
-    return len(evaluation.program.nodes) + len(task.parameters)
+def _weight_of_compiled(_: Task | DerivativeTask, compiled: Evaluation | Derivation) -> int:
+    return len(compiled.model.graph.nodes) + len(compiled.task.parameters)
 
 
 def _request_id() -> str:
@@ -133,9 +135,10 @@ def _finish(app: Flask, settings: Settings) -> None:
             _allow_origin(response, environ.get("HTTP_ORIGIN"), origins)
         if not response.direct_passthrough and (response.content_length or 0) >= wire.SMALLEST_COMPRESSED:
             headers.add("Vary", "Accept-Encoding")
-            compressed = wire.compress(response.get_data(), environ)
+            compressed = wire.compress(response.iter_encoded(), environ)
             if compressed is not None:
-                response.set_data(compressed)
+                response.response = compressed
+                response.content_length = sum(map(len, compressed))
                 headers["Content-Encoding"] = "gzip"
         rule = request.url_rule
         route = "unmatched" if rule is None else rule.rule

@@ -28,7 +28,7 @@ class ConfigurationError(ValueError):
 class Settings:
     """What an operator may change. Sizes are in bytes, times in seconds."""
 
-    max_body_bytes: int = field(default=64 * MEBI, metadata={"about": "largest request body, after decompression"})
+    max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_graph_nodes: int = field(

@@ -151,6 +151,7 @@ class _Describer:
                 return {
                     "type": "array",
                     "minItems": 1,
+                    "maxItems": derivatives.MOST_VECTORS,
                     "items": {"anyOf": [_reference("Tensor"), by_name, _reference("Parameters")]},
                 }
             case derivatives.DerivedField():

@@ -7,7 +7,7 @@ request means.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import orjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
-from schemas.tensor import encode
+from schemas.tensor import base64_of, encode, typed
 from service.large_json import Unsure, parse_large
+from service.long_text import LONG, LongTexts
 from service.problems import Problem
 
 JSON = "application/json"
@@ -27,7 +28,12 @@ LARGE_BODY = 32 * 1024
 SMALLEST_COMPRESSED = 1400
 # Level 1: on text of numbers the higher levels save a few per cent for several times the price.
 GZIP_LEVEL = 1
+# How a typed array of an answer is written whose text is the character NUL: that stands in for a long one.
+OPENED, STAND_IN, CLOSED = b'"base64":"', b"\\u0000", b'"'
 CHUNK = 1 << 20
+# What parsing takes at worst, in multiples of the body's length: a small integer of two bytes becomes
+# a list entry of eight, an entry of the parser's tape and an element of an array.
+PARSING_FACTOR = 16
 
 
 def announced_length(environ: Mapping[str, Any], limit: int) -> int:
@@ -116,8 +122,26 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
         raise Problem("unsupported-media-type", f"The Content-Type must be application/json (UTF-8); {came} came.")
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object. In large bodies, arrays of numbers are NumPy arrays already."""
+def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> tuple[dict[str, Any], LongTexts | None]:
+    """A JSON object, and the long texts below these keys of it, if any: they stay in the body until they are released.
+
+    In large bodies, arrays of numbers are NumPy arrays already. `need` is told beforehand how many bytes reading may
+    take, the body included.
+    """
+    texts = LongTexts(body) if len(body) > LONG else None
+    if texts is not None and texts.nbytes:
+        need(len(body) + texts.nbytes + len(texts.rest) * PARSING_FACTOR)
+        try:
+            value = _object(texts.rest)
+            if texts.put_back(value, keys):
+                return value, texts
+        except Problem:
+            pass  # it is told of the body as it came
+    need(len(body) * PARSING_FACTOR)
+    return _object(body), None
+
+
+def _object(body: bytes) -> dict[str, Any]:
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
     try:
@@ -168,9 +192,20 @@ def wants_base64(environ: Mapping[str, Any]) -> bool:
     return best[1]
 
 
-def dump(value: Any, base64: bool = False) -> bytes:
+def dump(value: Any) -> bytes:
     """JSON of an answer. In lists, numbers that are not finite become null."""
-    return orjson.dumps(_typed(value) if base64 else value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
+
+
+def dump_typed(value: Any) -> list[bytes]:
+    """JSON of an answer with base64 for tensors, in pieces: to put them together would copy each long text twice."""
+    texts: list[bytes] = []
+    first, *others = dump(_typed(value, texts)).split(OPENED + STAND_IN + CLOSED)
+    pieces = [first]
+    for text, after in zip(texts, others, strict=True):
+        pieces[-1] += OPENED
+        pieces += [text, CLOSED + after]
+    return pieces
 
 
 def _listed(value: Any) -> Any:
@@ -180,18 +215,24 @@ def _listed(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def _typed(value: Any) -> Any:
+def _typed(value: Any, texts: list[bytes]) -> Any:
+    """`value` with typed arrays. Long texts go to `texts`, and NUL stands in for them."""
     if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
+        return {key: _typed(item, texts) for key, item in value.items()}
     if isinstance(value, list):
-        return [_typed(item) for item in value]
-    return encode(value) if isinstance(value, np.ndarray) else value
+        return [_typed(item, texts) for item in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.nbytes < LONG:
+        return encode(value)
+    texts.append(base64_of(value))
+    return typed(value, "\0")
 
 
-def compress(body: bytes, environ: Mapping[str, Any]) -> bytes | None:
-    """`body` as gzip where the client accepts that."""
+def compress(body: Iterable[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
+    """The pieces of a body as gzip where the client accepts that."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     if not accepted or parse_accept_header(accepted)["gzip"] <= 0:
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return encoder.compress(body) + encoder.flush()
+    return [*map(encoder.compress, body), encoder.flush()]

@@ -7,19 +7,16 @@ from typing import Any
 from flask import Blueprint
 
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
-from schemas.tensor import Array
+from service.api.answering import listed, number, unnamed
 from service.api.asking import ask, faults_of_parameters
 from service.api.examples import FORWARD, GRADIENTS
-from service.api.operation import Context, post
+from service.api.operation import WATCHED_OPERATIONS, Context, post
 from service.engine.errors import InvalidRequest
 from service.engine.network.evaluate import Evaluation, LayerValues, Result, compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
 blueprint = Blueprint("evaluation", __name__)
-
-# Below this many operations a run is over before a look at the clock could matter.
-WATCHED_OPERATIONS = 1e6
 
 
 @post(
@@ -59,16 +56,19 @@ def _evaluate(request: dict[str, Any], context: Context) -> Result:
     def run(task: Task, feed: Feed) -> Result:
         runtime = context.runtime
         try:
-            evaluation = runtime.evaluations.get(task, lambda: _compile(task, context))
+            evaluation = runtime.compiled.get(task, lambda: _compile(task, context))
         except InvalidRequest as error:
             raise InvalidRequest([*error.faults, *faults_of_parameters(task, feed, context)]) from None
+        assert isinstance(evaluation, Evaluation)
         context.timer.mark("compile")
         program = evaluation.program
         context.timer.memory = program.nbytes
         deadline = context.deadline if program.work > WATCHED_OPERATIONS else None
         # The arena, as much again at most for the arrays of the answer, and their text.
         context.memory.need(context.loaded_bytes + 4 * program.nbytes)
-        result = evaluation.run(feed, deadline)
+        if "parameters" not in request["include"]:
+            request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
+        result = evaluation.run(feed, deadline, consume=True)
         context.timer.mark("compute")
         return result
 
@@ -84,22 +84,17 @@ def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}
     if result.loss is not None:
-        answer["loss"] = _number(result.loss)
+        answer["loss"] = number(result.loss)
         if len(result.losses) > 1:
-            answer["losses"] = {name: _number(loss) for name, loss in result.losses.items()}
-        answer["data_loss"] = _number(result.data_loss)
-        answer["regularization_loss"] = _number(result.regularization_loss)
-    answer["outputs"] = _unnamed(outputs, request["network"].output_names)
+            answer["losses"] = {name: number(loss) for name, loss in result.losses.items()}
+        answer["data_loss"] = number(result.data_loss)
+        answer["regularization_loss"] = number(result.regularization_loss)
+    answer["outputs"] = unnamed(outputs, request["network"].output_names)
     if result.loss is not None:
         answer["gradients"] = result.gradients
         answer["gradient_norm"] = result.gradient_norm
     answer["finite"] = result.finite
-    answer["warnings"] = [
-        {"code": caution.code, "message": caution.message}
-        | ({"layer": caution.layer} if caution.layer else {})
-        | ({"quantity": caution.quantity} if caution.quantity else {})
-        for caution in result.warnings
-    ]
+    answer["warnings"] = listed(result.warnings)
     if result.parameters is not None:
         answer["parameters"] = result.parameters
     elif "parameters" in request["include"]:
@@ -107,22 +102,12 @@ def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
     if result.state is not None:
         answer["state"] = result.state
     if result.input_gradients is not None:
-        answer["input_gradients"] = _unnamed(result.input_gradients, request["network"].inputs)
+        answer["input_gradients"] = unnamed(result.input_gradients, request["network"].inputs)
     if result.layers is not None:
         answer["layers"] = [_layer(layer) for layer in result.layers]
     if result.per_sample_loss is not None:
         answer["per_sample"] = {"loss": result.per_sample_loss, "gradients": result.per_sample_gradients}
     return answer
-
-
-def _unnamed(arrays: dict[str, Array], names: tuple[str, ...]) -> Any:
-    """Tensors by name, or the tensor where there is only one to name."""
-    return arrays if len(names) > 1 or not arrays else next(iter(arrays.values()))
-
-
-def _number(loss: Array | None) -> Any:
-    """A scalar loss as a number, in either encoding of tensors; with reduction `none` it is a vector."""
-    return loss if loss is None or loss.ndim else loss.item()
 
 
 def _layer(layer: LayerValues) -> dict[str, Any]:

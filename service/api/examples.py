@@ -78,3 +78,53 @@ GRADIENTS: dict[str, dict[str, Any]] = {
         "sample_weights": [1.0, 2.0],
     },
 }
+
+DERIVATIVES: dict[str, dict[str, Any]] = {
+    "jacobian": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        "inputs": XOR_DATA["inputs"],
+        "kind": "jacobian",
+        "wrt": "inputs",
+    },
+    "hessian": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "half_squared_error",
+        "kind": "hessian",
+    },
+    "jvp": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        "inputs": [[0, 1]],
+        "kind": "jvp",
+        "of": "outputs",
+        "wrt": "inputs",
+        "vectors": [[[1, 0]], [[0, 1]], [[1, 1]]],
+    },
+    "vjp": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        "inputs": [[0, 1], [1, 1]],
+        "kind": "vjp",
+        "of": "outputs",
+        "wrt": "parameters",
+        "vectors": [[[1], [0]], [[0], [1]]],
+    },
+    "hvp": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "half_squared_error",
+        "kind": "hvp",
+        "of": "loss",
+        "wrt": "parameters",
+        "vectors": [
+            {
+                "hidden": {"kernel": [[1, 0], [0, 0]], "bias": [0, 0]},
+                "output": {"kernel": [[0], [0]], "bias": [1]},
+            }
+        ],
+    },
+}

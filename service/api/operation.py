@@ -22,16 +22,17 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import WorkspacePool
+from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.task import Task
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 
-# What parsing a body takes at worst, in multiples of its length: a small integer of two bytes
-# becomes a list entry of eight, an entry of the parser's tape and an element of an array.
-PARSING_FACTOR = 16
-# What is left of it when the parser is done: the body, what was read from it and the arrays.
+# What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
+# arrays. Of a long text of base64 no more than its length is left.
 LOADED_FACTOR = 8
+# Below this many operations a run is over before a look at the clock could matter.
+WATCHED_OPERATIONS = 1e6
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Runtime:
     """What operations need of the running service."""
 
     settings: Settings
-    evaluations: LeastRecentlyUsed[Task, Evaluation]
+    compiled: LeastRecentlyUsed[Task | DerivativeTask, Evaluation | Derivation]
     workspaces: WorkspacePool
     memory: Budget
 
@@ -122,23 +123,29 @@ def post(
                 memory.need(wire.announced_length(environ, settings.max_body_bytes))
                 body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
                 timer.mark("receive")
-                memory.need(len(body) * PARSING_FACTOR)
-                value = wire.parse(body)
+                value, texts = wire.parse(body, takes.fresh, memory.need)
+                loaded_bytes = len(body) * LOADED_FACTOR
+                del body
                 timer.mark("parse")
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
                     raise from_validation(error, value) from None
+                if texts is not None:
+                    texts.release()
+                    loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
                 deadline = time.monotonic() + settings.max_seconds
                 try:
-                    result = view(loaded, Context(running, timer, memory, len(body) * LOADED_FACTOR, deadline))
+                    result = view(loaded, Context(running, timer, memory, loaded_bytes, deadline))
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
-                content = wire.dump(result, base64)
+                pieces = wire.dump_typed(result) if base64 else [wire.dump(result)]
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
-            return Response(content, content_type=media_type)
+            if len(pieces) == 1:
+                return Response(pieces[0], content_type=media_type)
+            return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__

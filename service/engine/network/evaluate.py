@@ -7,29 +7,25 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
+from service.engine.network.cautions import blocked, doubtful, first_non_finite, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
 from service.engine.network.parameters import parts_of, tree_of
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
-
-# The search for the first non-finite value keeps every intermediate array: not for giants.
-EXPLAIN_BYTES = 256 * 2**20
 
 
 @dataclass
@@ -82,45 +78,32 @@ class Evaluation:
         self.parameters = self.feeder.parameters
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
 
-    def run(self, feed: Feed, deadline: float | None = None) -> Result:
-        """Compute.
+    def run(self, feed: Feed, deadline: float | None = None, *, consume: bool = False) -> Result:
+        """Compute. With `consume`, the feed lets go of its parameters as soon as they are copied.
 
         Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` when `deadline`, a reading of
         `time.monotonic`, passes.
         """
-        return quietly(self._run, feed, deadline)
+        return quietly(self._run, feed, deadline, consume)
 
-    def _run(self, feed: Feed, deadline: float | None) -> Result:
+    def _run(self, feed: Feed, deadline: float | None, consume: bool) -> Result:
+        initialised = feed.parameters is None
         with self.program.workspace() as workspace:
             self.feeder.fill(workspace, feed, deadline)
+            if consume and not initialised:
+                feed.parameters = {}
             workspace.run(deadline)
             result = self._collect(workspace)
-            if feed.parameters is None:
+            if initialised:
                 flat = workspace.parameters
                 result.parameters = tree_of(self.parameters.parts, flat.copy())
                 result.finite = result.finite and is_finite(flat)
-            self._judge_targets(feed, result)
+            result.warnings += unfit(self.task, feed, result.outputs, result.finite)
             if not result.finite:
-                result.warnings.append(self._first_non_finite(workspace, deadline))
+                result.warnings.append(
+                    first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)
+                )
         return result
-
-    def _judge_targets(self, feed: Feed, result: Result) -> None:
-        """Warn of numbers for which the loss is not meant: it is computed, but means nothing."""
-        for name, loss in zip(self.task.definition.output_names, self.task.losses or (), strict=False):
-            if loss.declaration.targets is None:
-                continue
-            words, fit = loss.declaration.targets
-            if not fit(feed.targets[name]):
-                message = f"the targets of layer {name!r} are not all {words}, for which {loss.name} is made"
-                result.warnings.append(Caution("unusual_targets", message, name, "targets"))
-            if loss.declaration.probabilities and not result.finite and not loss.options.get("from_logits"):
-                output = result.outputs[name]
-                if not (output.min() >= 0.0 and output.max() <= 1.0):
-                    message = (
-                        f"the outputs of layer {name!r} are not all between 0 and 1, so {loss.name} has no value; "
-                        "end with sigmoid or softmax, or set from_logits"
-                    )
-                    result.warnings.append(Caution("no_probabilities", message, name, "output"))
 
     def _collect(self, workspace: Workspace) -> Result:
         read = workspace.outputs
@@ -178,37 +161,6 @@ class Evaluation:
         result.finite = finite and all(map(is_finite, checked))
         return result
 
-    def _first_non_finite(self, workspace: Workspace, deadline: float | None) -> Caution:
-        """Where a value stopped being finite, found by running again with everything kept."""
-        model = self.model
-        fallback = Caution("non_finite", "the answer holds values that are not finite; they are null")
-        if sum(node.size for node in self.program.nodes) * 8 > EXPLAIN_BYTES:
-            return fallback
-        values = {
-            node: workspace.inputs[node.attributes[0]]
-            for node in self.program.nodes
-            if node.operation.name == "input" and node.attributes[0] in workspace.inputs
-        }
-        for parameter, part in zip(self.model.parameters, self.parameters.parts, strict=True):
-            values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
-        quantities = {output.output: ("output", name) for name, output in model.layers.items()}
-        quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
-        wanted = [*self.program.outputs.values(), *self.program.gradients]
-        for node, value in steps(wanted, values):
-            if deadline is not None and time.monotonic() > deadline:
-                return fallback
-            if np.isfinite(value).all():
-                continue
-            inside = "loss" if node.scope == "loss" else "intermediate value"
-            quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else inside, node.scope))
-            place = f"the {quantity} of layer {layer!r}" if layer in model.layers else f"the {quantity}"
-            kind = "not a number" if np.isnan(value).any() else "infinite"
-            message = (
-                f"{place} is the first value that is not finite ({kind}); non-finite values are null in JSON lists"
-            )
-            return Caution("non_finite", message, layer if layer in model.layers else None, quantity)
-        return fallback
-
 
 def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
     """Build, differentiate and plan; runs borrow their memory from `pool`.
@@ -228,7 +180,7 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     gradients: list[Node] = []
     warnings: list[Caution] = []
     if objective is not None:
-        warnings += _doubtful(task, model)
+        warnings += doubtful(task, model)
         outputs["loss"] = objective.total if task.reduction != "none" else objective.data_loss
         outputs["data_loss"] = objective.data_loss
         outputs["regularization_loss"] = objective.regularization_loss
@@ -255,7 +207,7 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
         targets |= {("input", name): node for name, node in model.inputs.items() if node.dtype != "int64"}
     found = differentiate(objective.total, list(targets.values()))
 
-    warnings = [_blocked(node, model) for node in {node.index: node for node in found.blocked_by}.values()]
+    warnings = blocked(found.blocked_by, model)
     dense: dict[tuple[str, str], Node] = {}
     for (key, node), gradient in zip(targets.items(), found.nodes, strict=True):
         if isinstance(gradient, NoGradient):
@@ -269,32 +221,6 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
     others = {f"delta/{key[1]}": node for key, node in dense.items() if key[0] == "delta"}
     others |= {f"input_gradients/{key[1]}": node for key, node in dense.items() if key[0] == "input"}
     return gradients, others, warnings
-
-
-def _doubtful(task: Task, model: Model) -> list[Caution]:
-    """What can be computed, but is hardly meant."""
-    cautions = []
-    for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
-        if not loss.options.get("from_logits"):
-            continue
-        activation = model.layers[name].activation
-        if activation is not None and activation.declaration.log is not None:
-            message = (
-                f"layer {name!r} ends with {activation.name}, so its outputs are probabilities, but the loss takes "
-                "them as logits; leave from_logits out: the loss finds the logits by itself"
-            )
-            cautions.append(Caution("probabilities_as_logits", message, name, "loss"))
-    return cautions
-
-
-def _blocked(node: Node, model: Model) -> Caution:
-    layer = model.layers.get(node.scope or "")
-    function = layer.activation.name if layer is not None and layer.activation is not None else node.operation.name
-    message = (
-        f"layer {node.scope!r} blocks the gradient: the derivative of its {function} function is 0 everywhere, so "
-        "nothing that feeds it can learn; the step activation has surrogates"
-    )
-    return Caution("gradient_blocked", message, node.scope, "gradient")
 
 
 def _per_sample(prepared: Prepared, objective: Objective) -> dict[str, Node]:

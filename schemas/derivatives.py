@@ -1,0 +1,173 @@
+"""What `/v1/derivatives` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from marshmallow import ValidationError, fields, validates_schema
+
+from schemas.evaluation import ForwardRequest, LossField, WarningSchema, about
+from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField
+from schemas.tensor import (
+    ParametersAnswerField,
+    TensorField,
+    TensorsAnswerField,
+    TensorsField,
+    decode,
+    decode_each,
+    is_typed,
+    narrow,
+)
+from service.engine.errors import MOST_ERRORS
+from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
+from service.engine.network.losses import losses
+
+OF_THE_LOSS = ("targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights")
+"""Keys that have a meaning only where the loss is differentiated."""
+REDUCTIONS = ("mean", "sum")
+MOST_VECTORS = 10_000
+"""Each takes many times the memory of its text if it is but a number."""
+
+
+class VectorsField(StrictField):
+    """A list of vectors: each a tensor, tensors by name, or tensors by layer and parameter name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_VECTORS:
+            raise self.refuse(f"a list of 1 to {MOST_VECTORS} vectors", value)
+        if isinstance(value, np.ndarray):  # numbers in rows, read from a large body
+            return [np.asarray(row) for row in decode(value)]
+        vectors, errors = [], {}
+        for place, entry in enumerate(value):
+            try:
+                vectors.append(self._decode(entry))
+            except ValidationError as error:
+                errors[place] = error.messages
+                if len(errors) >= MOST_ERRORS:
+                    break
+        if errors:
+            raise ValidationError(errors)
+        return vectors
+
+    def _decode(self, entry: Any) -> Any:
+        if not isinstance(entry, Mapping) or is_typed(entry):
+            return decode(entry)
+        inner = {name: item for name, item in entry.items() if isinstance(item, Mapping) and not is_typed(item)}
+        tensors, errors = decode_each({name: item for name, item in entry.items() if name not in inner})
+        trees: dict[str, Any] = {}
+        for name, item in inner.items():
+            trees[name], wrong = decode_each(item)
+            if wrong:
+                errors[name] = wrong
+                if len(errors) >= MOST_ERRORS:
+                    break
+        if errors:
+            raise ValidationError(errors)
+        return tensors | trees
+
+
+class DerivativesRequest(ForwardRequest):
+    """A network, its parameters and inputs, and which derivative of what with respect to what."""
+
+    tensors = ("inputs", "targets", "sample_weights", "parameters")
+    fresh = frozenset((*tensors, "seed", "vectors"))
+
+    class Meta(ForwardRequest.Meta):
+        exclude = ("include",)
+
+    kind = WordField(KINDS, required=True, metadata=about("what to compute"))
+    of = WordField(
+        OF, metadata=about("what is differentiated: by default the loss for hessian and hvp, else the outputs")
+    )
+    wrt = WordField(
+        WRT,
+        metadata=about("with respect to what: by default the trainable parameters for the loss, else the inputs"),
+    )
+    vectors = VectorsField(
+        metadata=about(
+            "for jvp, vjp and hvp, as many as you like: of jvp and hvp each is shaped like what `wrt` names, of vjp "
+            "like what `of` names; by name where a network has several inputs or outputs"
+        )
+    )
+    targets = TensorsField(
+        metadata=about("with of: loss: shaped like the outputs, or class indices; by name where there are several")
+    )
+    loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
+    loss_weights = NumbersByNameField(metadata=about("with of: loss: factors of the outputs' losses, by name (all 1)"))
+    reduction = WordField(REDUCTIONS, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
+    sample_weights = TensorField(metadata=about("with of: loss: one factor per sample"))
+    normalize_weights = FlagField(
+        metadata=about("with of: loss: the mean divides by the sum of the weights, not by the number of samples")
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """What was left out of the recipe, and tensors in the precision that is computed in."""
+        kind = loaded["kind"]
+        loaded.setdefault("of", _default_of(kind))
+        loaded.setdefault("wrt", "parameters" if loaded["of"] == "loss" else "inputs")
+        errors = misfits(kind, loaded["of"], loaded)
+        if errors:
+            raise ValidationError(errors)
+        loaded = super().finish(loaded)
+        if loaded["dtype"] == "float32" and "vectors" in loaded:
+            loaded["vectors"] = list(narrow(dict(enumerate(loaded["vectors"])), "vectors").values())
+        return loaded
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
+        """Tell what does not fit together beside what is wrong by itself."""
+        if "kind" in loaded and ("of" in loaded or "of" not in original):
+            kind = loaded["kind"]
+            errors = misfits(kind, loaded.get("of", _default_of(kind)), original)
+            if errors:
+                raise ValidationError(errors)
+
+
+def _default_of(kind: str) -> str:
+    return "loss" if kind in ("hessian", "hvp") else "outputs"
+
+
+def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
+    """What is missing or too much among the keys given, by key."""
+    errors: dict[str, list[str]] = {}
+    if kind in TAKES_VECTORS and "vectors" not in given:
+        errors["vectors"] = [f"is required for kind: {kind}"]
+    elif kind not in TAKES_VECTORS and "vectors" in given:
+        takers = ", ".join(kind for kind in KINDS if kind in TAKES_VECTORS)
+        errors["vectors"] = [f"has no use for kind: {kind}, which is the whole matrix; {takers} take vectors"]
+    if of == "loss":
+        errors |= {key: [f"is required for of: {of}"] for key in ("targets", "loss") if key not in given}
+    else:
+        for key in OF_THE_LOSS:
+            if key in given:
+                errors[key] = ["has no use for of: outputs; leave it out, or ask for of: loss"]
+    return {key: [Message(message) for message in messages] for key, messages in errors.items()}
+
+
+class DerivedField(StrictField):
+    """An answer's derivative: a tensor, tensors by name, tensors by layer and parameter name, or a list of these."""
+
+
+class DerivativesResponse(StrictSchema):
+    """Values and their derivatives."""
+
+    dtype = fields.String(required=True)
+    values = TensorsAnswerField(
+        required=True, metadata=about("the outputs, by name where there are several, or the loss")
+    )
+    result = DerivedField(
+        required=True,
+        metadata=about(
+            "jvp, vjp, hvp: a list with one entry for each vector; jacobian of outputs: `[sample][output][input]`, or "
+            "the tree of the parameters with `[sample][output]` before the axes of each; jacobian of the loss: its "
+            "gradient; hessian: a matrix, of outputs one for each `[sample][output]`"
+        ),
+    )
+    labels = fields.List(
+        fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
+    )
+    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))

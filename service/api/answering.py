@@ -1,0 +1,29 @@
+"""What answers have in common: tensors by name, numbers, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from schemas.tensor import Array
+from service.engine.network.task import Caution
+
+
+def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """Tensors by name, or the tensor where there is only one to name."""
+    return arrays if len(names) > 1 or not arrays else next(iter(arrays.values()))
+
+
+def number(loss: Array | None) -> Any:
+    """A scalar loss as a number, in either encoding of tensors; with reduction `none` it is a vector."""
+    return loss if loss is None or loss.ndim else loss.item()
+
+
+def listed(warnings: Iterable[Caution]) -> list[dict[str, str]]:
+    """Warnings, without the keys that do not apply."""
+    return [
+        {"code": caution.code, "message": caution.message}
+        | ({"layer": caution.layer} if caution.layer else {})
+        | ({"quantity": caution.quantity} if caution.quantity else {})
+        for caution in warnings
+    ]

@@ -1,0 +1,111 @@
+"""`/v1/derivatives`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from schemas.derivatives import DerivativesRequest, DerivativesResponse
+from service.api.answering import listed, number, unnamed
+from service.api.asking import ask, faults_of_parameters
+from service.api.examples import DERIVATIVES
+from service.api.operation import WATCHED_OPERATIONS, Context, post
+from service.engine.errors import InvalidRequest
+from service.engine.network.derivatives import Derivation, Derivative, DerivativeTask, compile_derivative
+from service.engine.network.feed import Feed
+from service.engine.network.task import Task
+
+blueprint = Blueprint("derivatives", __name__)
+
+# An answer's numbers as arrays, once more while they are put together, and as text.
+RESULT_FACTOR = 5
+
+
+@post(
+    blueprint,
+    "/v1/derivatives",
+    takes=DerivativesRequest(),
+    gives=DerivativesResponse(),
+    summary="Jacobians, Hessians and products with vectors",
+    tag="Networks",
+    examples=DERIVATIVES,
+)
+def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or the trainable parameters.
+
+    `jvp` is how much the outputs change along a tangent (J v), `vjp` what a cotangent of the outputs is for the
+    inputs or parameters (vᵀ J), `hvp` how the gradient of the loss changes along a direction (H v): each for as many
+    `vectors` as are sent. `jacobian` and `hessian` are the whole matrices J and H.
+    """
+    return _answer(request, _derive(request, context))
+
+
+def _derive(request: dict[str, Any], context: Context) -> Derivative:
+    vectors = request.get("vectors", ())
+
+    def run(task: Task, feed: Feed) -> Derivative:
+        runtime = context.runtime
+        asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
+        try:
+            derivation = runtime.compiled.get(asked, lambda: _compile(asked, context))
+        except InvalidRequest as error:
+            raise InvalidRequest([*error.faults, *faults_of_parameters(task, feed, context)]) from None
+        assert isinstance(derivation, Derivation)
+        context.timer.mark("compile")
+        nbytes = derivation.program.nbytes
+        context.timer.memory = nbytes
+        deadline = context.deadline if derivation.work > WATCHED_OPERATIONS else None
+        context.memory.need(context.loaded_bytes + 2 * nbytes + RESULT_FACTOR * derivation.result_bytes)
+        result = derivation.run(feed, vectors, deadline)
+        context.timer.mark("compute")
+        return result
+
+    return ask(request, context, run)
+
+
+def _compile(asked: DerivativeTask, context: Context) -> Derivation:
+    return compile_derivative(asked, context.runtime.settings.limits, context.runtime.workspaces)
+
+
+def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
+    """The answer, what matters most first."""
+    answer: dict[str, Any] = {
+        "dtype": request["dtype"],
+        "values": _entry(request, request["of"], derived.values),
+        "result": _result(request, derived.result),
+    }
+    if derived.labels is not None:
+        answer["labels"] = derived.labels
+    answer["finite"] = derived.finite
+    answer["warnings"] = listed(derived.warnings)
+    if derived.parameters is not None:
+        answer["parameters"] = derived.parameters
+    return answer
+
+
+def _result(request: dict[str, Any], result: Any) -> Any:
+    kind, of, wrt = request["kind"], request["of"], request["wrt"]
+    match kind:
+        case "jvp":
+            return [_entry(request, of, entry) for entry in result]
+        case "vjp" | "hvp":
+            return [_entry(request, wrt, entry) for entry in result]
+        case "jacobian" if of == "loss":
+            return _entry(request, wrt, result)
+        case "jacobian":
+            rows = {name: _entry(request, wrt, entry) for name, entry in result.items()}
+            return _entry(request, of, rows)
+    return result if of == "loss" else _entry(request, of, result)
+
+
+def _entry(request: dict[str, Any], side: str, entry: Any) -> Any:
+    """What pairs with inputs, outputs, parameters or the loss, as answers have it."""
+    match side:
+        case "inputs":
+            return unnamed(entry, request["network"].inputs)
+        case "outputs":
+            return unnamed(entry, request["network"].output_names)
+        case "loss":
+            return number(entry)
+    return entry

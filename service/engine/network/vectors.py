@@ -1,0 +1,192 @@
+"""The two sides of a derivative: named arrays as one flat vector, and the vectors that callers send for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.errors import MOST_ERRORS, Fault, Path
+from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.operations import reshape, slice_axis
+from service.engine.network.definition import INPUT
+from service.engine.network.model import Model
+from service.engine.network.parameters import ParameterVector
+from service.engine.network.task import Task
+
+Entry = Any
+"""One vector as it is sent or answered: an array, arrays by name, or arrays by layer and parameter name."""
+
+
+class Piece(NamedTuple):
+    """Where a named array lies in a flat vector."""
+
+    path: tuple[str, ...]
+    start: int
+    stop: int
+    shape: Shape
+
+
+class Space:
+    """Named arrays, one after the other in a flat vector of `size` numbers."""
+
+    def __init__(self, named: Iterable[tuple[tuple[str, ...], Shape]]) -> None:
+        pieces, start = [], 0
+        for path, shape in named:
+            stop = start + math.prod(shape)
+            pieces.append(Piece(path, start, stop, shape))
+            start = stop
+        self.pieces = tuple(pieces)
+        self.size = start
+
+    def cut(self, vector: Node, start: int = 0) -> list[Node]:
+        """The arrays in a flat node, which begin at `start` in it."""
+        return [
+            reshape(slice_axis(vector, 0, start + piece.start, start + piece.stop), piece.shape)
+            for piece in self.pieces
+        ]
+
+    def of_a_sample(self) -> Space:
+        """The same for one sample, each array flat; the first axis of every array here is the samples'."""
+        return Space((piece.path, (math.prod(piece.shape[1:]),)) for piece in self.pieces)
+
+    def nested(self, arrays: Iterable[Any]) -> Entry:
+        """Values in the order of the pieces as an object by their paths; the value itself if its path is empty."""
+        tree: dict[str, Any] = {}
+        for piece, array in zip(self.pieces, arrays, strict=True):
+            if not piece.path:
+                return array
+            inner = tree
+            for key in piece.path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[piece.path[-1]] = array
+        return tree
+
+    def labels(self, shapes: Sequence[Shape] | None = None) -> list[str]:
+        """A name for every number, such as `hidden.kernel[0][1]`; its places are counted in the shapes given."""
+        labels = []
+        for position, piece in enumerate(self.pieces):
+            name = ".".join(piece.path)
+            for place in np.ndindex(*(piece.shape if shapes is None else shapes[position])):
+                labels.append(name + "".join(f"[{n}]" for n in place))
+        return labels
+
+
+class Side(Space):
+    """What a derivative is taken of, or with respect to: the nodes, and the rules for vectors that pair with them."""
+
+    def __init__(self, named: Sequence[tuple[tuple[str, ...], Node]]) -> None:
+        super().__init__((path, node.shape) for path, node in named)
+        self.nodes = [node for _, node in named]
+
+    def faults(self, entry: Entry, path: Path) -> list[Fault]:
+        """Everything that keeps an entry from being a vector of this space."""
+        raise NotImplementedError
+
+    def write(self, entry: Entry, row: Array) -> None:
+        """Copy an entry without faults into a flat vector."""
+        for piece in self.pieces:
+            array = entry
+            for key in piece.path if isinstance(entry, Mapping) else ():
+                array = array[key]
+            row[piece.start : piece.stop] = array.reshape(-1)
+
+
+class LossSide(Side):
+    """The loss: a number."""
+
+    def __init__(self, loss: Node) -> None:
+        super().__init__([((), loss)])
+
+    def faults(self, entry: Entry, path: Path) -> list[Fault]:
+        if isinstance(entry, Mapping):
+            return [Fault(path, "takes a number, because the loss is one; an object came")]
+        if entry.shape:
+            return [Fault(path, f"has shape {list(entry.shape)}; it takes a number, because the loss is one")]
+        return []
+
+
+class TensorsSide(Side):
+    """The inputs or the outputs of a network, by name; of a single one the tensor alone will do."""
+
+    def __init__(
+        self, what: str, nodes: Mapping[str, Node], names: tuple[str, ...], left_out: Collection[str] = ()
+    ) -> None:
+        super().__init__([((name,), node) for name, node in nodes.items()])
+        self.what, self.names, self.left_out = what, names, left_out
+
+    def faults(self, entry: Entry, path: Path) -> list[Fault]:
+        shapes = {piece.path[0]: piece.shape for piece in self.pieces}
+        if not isinstance(entry, Mapping):
+            if len(self.names) > 1:
+                names = tuple(shapes)
+                detail = f"takes one tensor for each {self.what}: an object with {', '.join(map(repr, names))}"
+                return [Fault(path, detail, names)]
+            return self._faults_of_shape(self.names[0], entry, path)
+        faults: list[Fault] = []
+        for name, array in entry.items():
+            if len(faults) >= MOST_ERRORS:
+                break
+            if name in self.left_out:
+                detail = f"{self.what} {name!r} holds indices, which have no derivative; leave it out"
+                faults.append(Fault((*path, name), detail))
+            elif name not in shapes:
+                faults.append(Fault((*path, name), f"is no {self.what} of the network", tuple(shapes)))
+            elif isinstance(array, Mapping):
+                faults.append(Fault((*path, name), "takes a tensor; an object came"))
+            else:
+                faults += self._faults_of_shape(name, array, (*path, name))
+        faults += [
+            Fault((*path, name), f"is missing; it has shape {list(shape)}")
+            for name, shape in shapes.items()
+            if name not in entry
+        ]
+        return faults
+
+    def _faults_of_shape(self, name: str, array: Array, path: Path) -> list[Fault]:
+        (shape,) = (piece.shape for piece in self.pieces if piece.path == (name,))
+        if array.shape == shape:
+            return []
+        if self.what == "output":
+            why = f"the shape of the output of layer {name!r}"
+        else:
+            why = "the shape of the inputs" if name == INPUT else f"the shape of input {name!r}"
+        return [Fault(path, f"has shape {list(array.shape)}; it takes {list(shape)}, {why}")]
+
+
+class ParametersSide(Side):
+    """The trainable parameters of a network, as their tree."""
+
+    def __init__(self, task: Task, model: Model) -> None:
+        trained = [parameter for parameter in model.parameters if parameter.trainable]
+        super().__init__([((each.layer, each.name), each.node) for each in trained])
+        self.vector = ParameterVector(task.definition, trained)
+        self.fixed = {(each.layer, each.name) for each in model.parameters if not each.trainable}
+
+    def faults(self, entry: Entry, path: Path) -> list[Fault]:
+        if not isinstance(entry, Mapping):
+            return [Fault(path, "takes an object {layer: {parameter: tensor}}, like the parameters; a tensor came")]
+        faults: list[Fault] = []
+        tree: dict[str, dict[str, Array]] = {}
+        for layer, arrays in entry.items():
+            if len(faults) >= MOST_ERRORS:
+                return faults
+            if not isinstance(arrays, Mapping):
+                faults.append(Fault((*path, layer), "takes an object {parameter: tensor}; a tensor came"))
+                continue
+            fixed = [name for name in arrays if (layer, name) in self.fixed]
+            faults += [
+                Fault((*path, layer, name), f"{name} of layer {layer!r} is not trained, so vectors have no part for it")
+                for name in fixed
+            ]
+            rest = {name: array for name, array in arrays.items() if name not in fixed}
+            if rest or not fixed:
+                tree[layer] = rest
+        told = {fault.path for fault in faults}
+        for fault in self.vector.faults(tree):
+            place = (*path, *fault.path[1:])
+            if place not in told:
+                faults.append(Fault(place, fault.detail, fault.allowed))
+        return faults

@@ -1,0 +1,96 @@
+"""docs/examples: every file is sent, its answer is compared with what the README says, and its gradients are proved."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from tests.support import ROOT, strict_json
+
+FOLDER = ROOT / "docs" / "examples"
+README = (FOLDER / "README.md").read_text()
+FILES = sorted(path.name for path in FOLDER.glob("*.json"))
+SECTION = re.compile(
+    r"\[(?P<name>\w+\.json)\]\((?P=name)\).*?```sh\n(?P<command>[^`]*)```\n\n```json\n(?P<excerpt>[^`]*)```", re.DOTALL
+)
+EXCERPTS = {found["name"]: (found["command"], found["excerpt"]) for found in SECTION.finditer(README)}
+LARGEST_BYTES = 30_000
+
+
+def ask(client: FlaskClient, body: Any) -> dict[str, Any]:
+    response = client.post("/v1/gradients", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = strict_json(response.get_data())
+    return answer
+
+
+def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
+    assert len(FILES) >= 5
+    assert sorted(EXCERPTS) == FILES
+    assert set(re.findall(r"\w+\.json", README)) == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -> None:
+    command, excerpt = EXCERPTS[name]
+    sends = f"-d @docs/examples/{name}\n"
+    assert command == f"curl -s localhost:8000/v1/gradients -H 'Content-Type: application/json' {sends}"
+    text = (FOLDER / name).read_text()
+    assert len(text) < LARGEST_BYTES
+    assert max(map(len, text.splitlines())) <= 120
+    answer = ask(client, strict_json(text))
+    assert answer["finite"] is True
+    assert answer["warnings"] == []
+    expected = strict_json(excerpt)
+    assert "loss" in expected
+    assert_holds(answer, expected)
+
+
+def assert_holds(found: Any, expected: Any) -> None:
+    """All that `expected` shows stands in `found`, numbers to the digits that are shown."""
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_holds(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_holds(one, other)
+    else:
+        assert found == (expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-7, abs=1e-12))
+
+
+def arrays(tree: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray[Any, Any]]]:
+    """The tensors of a tree of parameters."""
+    for layer, tensors in tree.items():
+        for name, tensor in tensors.items():
+            yield layer, name, np.array(tensor)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_gradients_of_an_example_are_right(name: str, client: FlaskClient) -> None:
+    """Along a random direction the slope of the loss is the gradient's product with it."""
+    body = json.loads((FOLDER / name).read_text())
+    answer = ask(client, body)
+    generator = np.random.default_rng(1986)
+    direction = {
+        (layer, key): generator.standard_normal(array.shape) for layer, key, array in arrays(answer["gradients"])
+    }
+
+    def loss_at(distance: float) -> float:
+        shifted = copy.deepcopy(answer["parameters"])
+        for layer, key, array in arrays(answer["parameters"]):
+            shifted[layer][key] = (array + distance * direction[layer, key]).tolist()
+        return float(ask(client, body | {"parameters": shifted})["loss"])
+
+    step = 1e-6  # small: a window whose largest element changes on the way has a kink
+    near, far = (loss_at(distance) - loss_at(-distance) for distance in (step, 2 * step))
+    slope = (8 * near - far) / (12 * step)  # the error is of the fourth order of the step
+    expected = sum(float((array * direction[layer, key]).sum()) for layer, key, array in arrays(answer["gradients"]))
+    assert slope == pytest.approx(expected, rel=1e-6)
