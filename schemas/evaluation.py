@@ -30,6 +30,7 @@ from schemas.tensor import (
     TensorsField,
     narrow,
 )
+from service.engine.network.definition import NetworkDefinition
 from service.engine.network.losses import losses
 from service.engine.network.objective import REDUCTIONS
 
@@ -69,8 +70,26 @@ class ForwardRequest(RequestSchema):
         if loaded["dtype"] == "float32":
             for key in self.tensors:
                 if key in loaded:
-                    loaded[key] = narrow(loaded[key], key)
+                    loaded[key] = self.narrowed(loaded, key)
         return loaded
+
+    def narrowed(self, loaded: dict[str, Any], key: str) -> Any:
+        """Tensors in float32, but for indices: float32 does not hold every integer."""
+        value = loaded[key]
+        network: NetworkDefinition = loaded["network"]
+        if key == "inputs":
+            names, indices = network.inputs, network.index_inputs
+        elif key == "targets":
+            names, losses = network.output_names, loaded["loss"]
+            by_name = losses if isinstance(losses, dict) else dict.fromkeys(names, losses)
+            indices = frozenset(name for name, loss in by_name.items() if loss.declaration.indices)
+        else:
+            return narrow(value, key)
+        if not isinstance(value, dict):
+            return value if names[0] in indices else narrow(value, key)
+        return {name: value[name] for name in value if name in indices} | narrow(
+            {name: array for name, array in value.items() if name not in indices}, key
+        )
 
 
 class LossField(ChoiceField):

@@ -19,6 +19,7 @@ from marshmallow import ValidationError
 
 from schemas.fields import Message, StrictField, hint, plain, shown
 from service.engine.errors import MOST_ERRORS
+from service.engine.network.quantities import first_true
 
 Array = npt.NDArray[Any]
 
@@ -146,9 +147,8 @@ def narrow(value: Any, key: str) -> Any:
         return value
     with np.errstate(over="ignore"):
         array = value.astype(np.float32)
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        place = tuple(int(n) for n in wrong[0])
+    place = first_true(~np.isfinite(array))
+    if place is not None:
         raise ValidationError({key: _at(place, f"{value[place]:g} is too large for float32").messages})
     return array
 
@@ -213,9 +213,9 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
 
 def _check_finite(array: Array) -> None:
     """Refuse a typed array that carries what lists cannot."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(np.atleast_1d(array))))
-        value = float(np.atleast_1d(array)[place])
+    place = first_true(~np.isfinite(array)) if array.dtype.kind == "f" else None
+    if place is not None:
+        value = float(array[place])
         raise _at(("base64",), f"holds {value} at {list(place)}; numbers must be finite")
 
 

@@ -39,7 +39,8 @@ from service.openapi import describe
 client = create_app(Settings(log_requests=False)).test_client()
 body = {
     "network": {"layers": [{"type": "scale", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
-    "parameters": {"s": {"factor": [2.0, 3.0]}}, "inputs": [[1.0, 5.0], [2.0, 7.0]], "targets": [[0.0, 0.0], [0.0, 0.0]],
+    "parameters": {"s": {"factor": [2.0, 3.0]}},
+    "inputs": [[1.0, 5.0], [2.0, 7.0]], "targets": [[0.0, 0.0], [0.0, 0.0]],
     "loss": "half_squared_error", "reduction": "sum", "include": ["per_sample"],
 }
 print(json.dumps({

@@ -112,7 +112,7 @@ def _loss_weights(request: dict[str, Any], names: tuple[str, ...], faults: list[
 def _in_terms_of(request: dict[str, Any], fault: Fault) -> Fault:
     """The engine names tensors by input and output; a request with but one need not."""
     key = fault.path[0] if fault.path else None
-    if key in ("inputs", "targets") and len(fault.path) > 1 and not isinstance(request.get(str(key)), dict):
+    if key in ("inputs", "targets", "loss") and len(fault.path) > 1 and not isinstance(request.get(str(key)), dict):
         return replace(fault, path=(key, *fault.path[2:]))
     return fault
 

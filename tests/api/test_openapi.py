@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from typing import Any
@@ -160,7 +161,20 @@ def test_the_schemas_refuse_what_the_service_refuses() -> None:
         assert errors(request["schema"], good | change), change
 
 
-SCHEMA: Any = schemathesis.openapi.from_dict(DOCUMENT)
+FEWER_LAYERS = ("DenseLayer", "Conv2dLayer", "LstmLayer", "EmbeddingLayer", "DropoutLayer", "AddLayer")
+"""Of all types of layers, and of layers inside layers, the generator would make too much to come to an end."""
+
+
+def with_fewer_layers(document: dict[str, Any]) -> dict[str, Any]:
+    fewer = copy.deepcopy(document)
+    layer = fewer["components"]["schemas"]["Layer"]
+    layer["oneOf"] = [each for each in layer["oneOf"] if each["$ref"].rsplit("/", 1)[1] in FEWER_LAYERS]
+    assert len(layer["oneOf"]) == len(FEWER_LAYERS)
+    del layer["discriminator"]
+    return fewer
+
+
+SCHEMA: Any = schemathesis.openapi.from_dict(with_fewer_layers(DOCUMENT))
 SCHEMA.app = create_app(Settings(log_requests=False))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,10 @@ from service.engine.graph.operations import broadcast, declare, infer_same_dtype
 # Up to this many candidates the largest is found by comparing one after the other, which NumPy does
 # for all positions at once; its argmax is faster beyond.
 COMPARED = 32
+
+
+SCATTERED = 2**17
+"""Numbers that are scattered at once: the places of each take memory that no plan knows of."""
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
@@ -77,31 +81,30 @@ def _infer_first_largest(inputs: Sequence[Node], attributes: Attributes) -> tupl
 def _bind_gather(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
     (table, indices), (lead,) = inputs, attributes
     # mode="clip" writes right into `out`; the indices have been checked where they came in.
-    if not lead:
-        return (partial(np.take, table, indices, 0, out, "clip"),)
-    tables, lists, outs = (
-        table.reshape(-1, *table.shape[lead:]),
-        indices.reshape(-1, *indices.shape[lead:]),
-        out.reshape(-1, *out.shape[lead:]),
-    )
     return [
-        partial(np.take, one, chosen, 0, rows, "clip") for one, chosen, rows in zip(tables, lists, outs, strict=True)
+        partial(np.take, table[place], indices[place], 0, out[place], "clip")
+        for place in np.ndindex(*table.shape[:lead])
     ]
 
 
 def _bind_scatter(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
     (values, indices), (_rows, lead) = inputs, attributes
-    tables = math.prod(out.shape[:lead])
-    rows, width = out.shape[lead:]
-    flat, columns = out.reshape(-1), np.arange(width)
-    starts = np.arange(0, tables * rows * width, rows * width).reshape(tables, 1, 1) + columns
+    width = out.shape[-1]
+    columns = np.arange(width)
 
-    def scatter() -> None:
+    def scatter(target: Array, chosen: Array, rows: Array) -> None:
         # By single numbers: np.add.at is five times faster on one axis than on rows.
-        places = indices.reshape(tables, -1, 1) * width + starts
-        np.add.at(flat, places.reshape(-1), values.reshape(-1))
+        places = chosen.reshape(-1, 1) * width + columns
+        np.add.at(target, places.reshape(-1), rows.reshape(-1))
 
-    return (partial(out.fill, 0.0), scatter)
+    yield partial(out.fill, 0.0)
+    for place in np.ndindex(*out.shape[:lead]):
+        chosen, rows = np.atleast_1d(indices[place]), values[place]
+        rows = rows.reshape(1, width) if rows.ndim == 1 else rows
+        step = max(1, SCATTERED * len(chosen) // max(1, rows.size))
+        for start in range(0, len(chosen), step):
+            part = slice(start, start + step)
+            yield partial(scatter, out[place].reshape(-1), chosen[part], rows[part])
 
 
 def _bind_largest(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
@@ -114,19 +117,18 @@ def _bind_first_largest(
 ) -> Iterable[Call]:
     (x,), (axes,) = inputs, attributes
     maximum, free = scratch
-    rest = maximum.shape
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     candidates, marks = x.transpose(*axes, *kept), out.transpose(*axes, *kept)
-    places = list(np.ndindex(*candidates.shape[: len(axes)]))
-    if len(places) > COMPARED:
+    window = candidates.shape[: len(axes)]
+    if math.prod(window) > COMPARED:
 
-        def mark() -> None:
-            first = candidates.reshape(-1, *rest).argmax(0)
-            out.fill(0.0)
-            chosen = np.unravel_index(first, candidates.shape[: len(axes)])
-            marks[(*chosen, *np.indices(rest, sparse=True))] = 1.0
+        def mark(values: Array, ones: Array) -> None:
+            rest = values.shape[len(axes) :]
+            chosen = np.unravel_index(values.reshape(-1, *rest).argmax(0), window)
+            ones[(*chosen, *np.indices(rest, sparse=True))] = 1.0
 
-        return (mark,)
+        return [partial(out.fill, 0.0), *_in_parts(mark, candidates, marks, len(axes))]
+    places = list(np.ndindex(*window))
     calls: list[Call] = [partial(np.maximum.reduce, x, axes, None, maximum), partial(free.fill, 1.0)]
     for place in places:
         here = marks[(*place, ...)]
@@ -137,6 +139,17 @@ def _bind_first_largest(
             partial(np.subtract, free, here, free),
         ]
     return calls
+
+
+def _in_parts(call: Callable[[Array, Array], None], x: Array, y: Array, first: int) -> Iterable[Call]:
+    """`call` on parts of both arrays along the longest axis from `first` on: NumPy's argmax copies what it is given."""
+    axes = range(first, x.ndim)
+    if not axes:
+        return [partial(call, x, y)]
+    axis = max(axes, key=lambda k: x.shape[k])
+    step = max(1, SCATTERED * x.shape[axis] // x.size)
+    parts = [(slice(None),) * axis + (slice(start, start + step),) for start in range(0, x.shape[axis], step)]
+    return [partial(call, x[part], y[part]) for part in parts]
 
 
 def _largest_scratch(node: Node) -> tuple[Shape, ...]:

@@ -29,7 +29,7 @@ Attributes = tuple[Any, ...]
 Call = Callable[[], object]
 
 
-MOST_ELEMENTS = 10**300
+MOST_BYTES = 10**300
 """Sizes are exact integers, but they are compared and told as floats, which end a little beyond this."""
 
 
@@ -195,9 +195,11 @@ class Node:
 class Graph:
     """A growing list of nodes with one floating-point dtype (`float64` or `float32`)."""
 
-    def __init__(self, dtype: str, most_nodes: int = 10**9) -> None:
+    def __init__(self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES) -> None:
         self.dtype = dtype
         self.most_nodes = most_nodes
+        self.most_bytes = most_bytes
+        """No value but an input may be larger, not even one that is a view and takes no memory of its own."""
         self.nodes: list[Node] = []
         self.scope: str | None = None
         """The name put on new nodes: which layer or quantity they belong to."""
@@ -243,8 +245,8 @@ class Graph:
             if len(self.nodes) >= self.most_nodes:
                 raise LimitExceeded("graph_nodes", len(self.nodes) + 1, self.most_nodes, ("network",))
             known = Node(self, operation, nodes, attributes, shape, dtype or self.dtype)
-            if known.size > MOST_ELEMENTS:
-                raise LimitExceeded("tensor_elements", MOST_ELEMENTS + 1, MOST_ELEMENTS, ("network",))
+            if known.size * 4 > self.most_bytes and inputs:
+                raise LimitExceeded("workspace_bytes", min(known.size * 4, MOST_BYTES), self.most_bytes, ("network",))
             self.nodes.append(known)
             self._known[key] = known
         return known

@@ -17,6 +17,7 @@ Parameters and gradients are one flat vector each; every kernel, bias and gradie
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,17 +66,13 @@ class Arena:
 
     def give_back(self, offset: int, nbytes: int) -> None:
         end = offset + -(-max(nbytes, 1) // ALIGNMENT) * ALIGNMENT
-        merged: list[tuple[int, int]] = []
-        for start, available in self._free:
-            if start + available == offset:
-                offset = start
-            elif end == start:
-                end = start + available
-            else:
-                merged.append((start, available))
-        merged.append((offset, end - offset))
-        merged.sort()
-        self._free = merged
+        position = bisect(self._free, (offset,))
+        if position < len(self._free) and self._free[position][0] == end:
+            end += self._free.pop(position)[1]
+        if position and sum(self._free[position - 1]) == offset:
+            position -= 1
+            offset = self._free.pop(position)[0]
+        self._free.insert(position, (offset, end - offset))
 
 
 class Layout:

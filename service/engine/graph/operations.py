@@ -40,6 +40,7 @@ from service.engine.graph.special import erfc as erfc_kernel
 DOT_SUM_LIMIT = 4096
 # Fewer products with one matrix are differentiated one by one: joining them copies their factors.
 FEWEST_JOINED = 3
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 
 
 def declare(name: str, **details: Any) -> None:
@@ -477,17 +478,24 @@ def _subtract_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
     return None
 
 
+def _holds(x: float, y: float) -> bool:
+    """Whether the product of two numbers is one: what overflows or vanishes may still meet its opposite."""
+    product = x * y
+    return math.isfinite(product) and (abs(product) >= SMALLEST_NORMAL or 0.0 in (x, y))
+
+
 def _multiply_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
     x, y = a.value, b.value
     if x is not None and y is not None:
-        return graph.constant(x * y)
+        return graph.constant(x * y) if _holds(x, y) else None
     if x is None and y is not None:
         return b * a  # the constant first, so that chains of constants meet
     if x == 1.0:
         return b
     if x == -1.0:
         return -b
-    if x is not None and b.operation.name == "multiply" and b.inputs[0].value is not None:
+    inner = b.inputs[0].value if b.operation.name == "multiply" else None
+    if x is not None and inner is not None and _holds(x, inner):
         return (a * b.inputs[0]) * b.inputs[1]
     if x is not None and b.operation.name == "negate":
         return (-a) * b.inputs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -94,8 +95,8 @@ def first_non_finite(
     for node, value in steps(wanted, values):
         if deadline is not None and time.monotonic() > deadline:
             return fallback
-        if np.isfinite(value).all():
-            continue
+        if np.isfinite(value).all() or (node.operation.name == "windows" and node.attributes[1] == -math.inf):
+            continue  # the padding of a maximum is -infinity on purpose
         inside = "loss" if node.scope == "loss" else "intermediate value"
         quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else inside, node.scope))
         place = f"the {quantity} of layer {layer!r}" if layer in model.layers else f"the {quantity}"

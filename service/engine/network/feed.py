@@ -12,6 +12,7 @@ from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
+from service.engine.network.quantities import first_true
 from service.engine.network.task import Prepared
 
 
@@ -91,14 +92,13 @@ class Feeder:
 
 def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
     """The first number that is no index below `count`."""
-    indices = array.astype(np.int64)
-    wrong = np.argwhere((indices != array) | (indices < 0) | (indices >= count))
-    if not len(wrong):
+    wrong = array >= count
+    if array.dtype.kind != "u":
+        wrong |= array < 0
+    if array.dtype.kind == "f":
+        wrong |= array != np.floor(array)
+    place = first_true(wrong)
+    if place is None:
         return []
-    place = tuple(int(n) for n in wrong[0])
-    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {_shown(float(array[place]))}")]
-
-
-def _shown(number: float) -> str:
-    """A number as its sender wrote it."""
-    return repr(number).removesuffix(".0")
+    came = repr(array[place].item()).removesuffix(".0")
+    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}")]

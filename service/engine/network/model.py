@@ -7,6 +7,7 @@ can name all of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -77,6 +78,7 @@ class _Assembler:
         shapes: ParameterShapes,
         distinct_layers: bool,
         prefix: str,
+        check_parameters: Callable[[int], None],
     ) -> None:
         self.definition = definition
         self.graph = graph
@@ -84,6 +86,7 @@ class _Assembler:
         self.shapes = shapes
         self.distinct_layers = distinct_layers
         self.prefix = prefix
+        self.check_parameters = check_parameters
         indices = definition.index_inputs
         self.model = Model(
             graph,
@@ -273,6 +276,7 @@ class _LayerBuilder:
             # A layer that shares from a layer that shares owns what they both use.
             owned.setdefault(layer.name, {})[name] = shared[name]
             return shared[name]
+        self.assembler.check_parameters(math.prod(shape))  # before anything of that size is made of it
         given = self.assembler.shapes.get((layer.name, name))
         node = self.model.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
         owned.setdefault(layer.name, {})[name] = node
@@ -311,15 +315,19 @@ def assemble(
     parameter_shapes: ParameterShapes | None = None,
     distinct_layers: bool = False,
     prefix: str = "",
+    check_parameters: Callable[[int], None] = lambda count: None,
 ) -> Model:
     """Build every layer of `definition` on inputs of these shapes, whose first axis is the samples.
 
     With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` tells the inputs
     and random numbers of one model from those of another in the same graph; parameters are common to both.
+    `check_parameters` is told the size of each and may refuse it.
 
     Raises `InvalidRequest` with everything that is wrong in the definition.
     """
-    assembler = _Assembler(definition, graph, input_shapes, training, parameter_shapes or {}, distinct_layers, prefix)
+    assembler = _Assembler(
+        definition, graph, input_shapes, training, parameter_shapes or {}, distinct_layers, prefix, check_parameters
+    )
     for position in assembler.order():
         assembler.build(position)
     if assembler.faults:

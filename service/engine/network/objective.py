@@ -41,7 +41,7 @@ def check_loss(loss: Selection[Loss], output: Node, name: str) -> None:
         raise InvalidRequest(
             [
                 Fault(
-                    ("loss", "class_weights"),
+                    ("loss", name, "class_weights"),
                     f"{len(weights)} class weights came; layer {name!r} has {output.shape[-1]} outputs",
                 )
             ]

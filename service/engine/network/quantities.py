@@ -19,6 +19,15 @@ def is_finite(array: Array) -> bool:
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
+def first_true(mask: Array) -> tuple[int, ...] | None:
+    """The place of the first true entry in row-major order, without a list of all of them."""
+    flat = mask.reshape(-1)
+    position = int(flat.argmax()) if flat.size else 0
+    if not flat.size or not flat[position]:
+        return None
+    return tuple(int(n) for n in np.unravel_index(position, mask.shape))
+
+
 def norm(values: Array) -> float:
     """The Euclidean norm, without overflow or underflow on the way."""
     return quietly(norm_of_flat, values.reshape(-1))

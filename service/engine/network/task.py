@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
     @property
     def samples(self) -> int:
-        return self.inputs[0][1][0]
+        return next((shape[0] for _, shape in self.inputs if shape), 0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
     """
     limits.check_layers(len(task.definition.layers))
     _check_inputs(task)
-    graph = Graph(task.dtype, limits.graph_nodes)
+    graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes)
     model = assemble(
         task.definition,
         graph,
@@ -86,6 +86,7 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
         training=task.training,
         parameter_shapes=dict(task.parameters),
         distinct_layers=distinct_layers,
+        check_parameters=limits.check_parameters,
     )
     limits.check_parameters(sum(parameter.node.size for parameter in model.parameters))
     if task.losses is None:
@@ -150,7 +151,7 @@ def _check_inputs(task: Task) -> None:
             detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
             faults.append(Fault(path, detail))
         elif shape[0] != task.samples:
-            first, _ = task.inputs[0]
+            first = next(other for other, others in task.inputs if others)
             detail = f"{label} {shape[0]} samples, but input {first!r} has {task.samples}"
             faults.append(Fault(path, detail))
     if faults:

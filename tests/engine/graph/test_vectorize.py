@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.graph.differentiate import differentiate
+from service.engine.graph.indexing import gather_rows
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, Operation, check
 from service.engine.graph.operations import (
@@ -21,6 +22,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
+from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
 from tests.engine.graph.examples import ALL_EXAMPLES, Example
 from tests.engine.support import dense_gradients, random_examples, random_graphs
@@ -225,3 +227,29 @@ def test_ranks_above_two_keep_their_axes():
     ]
     values = {x: np.random.default_rng(0).standard_normal((5, 2, 3))}
     assert_vectorized(outputs, [x], values, [x], 5, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("batched", [(True, False), (False, True)])
+def test_a_lookup_vectorized_twice_reads_memory_that_is_filled(batched):
+    """Leading axes that are views of what is computed later must not be copied when the calls are bound."""
+    graph = Graph("float64")
+    table, indices = graph.input("table", (4, 3)), graph.input("indices", (5,), "int64")
+    once = gather_rows(table * 2.0, indices)
+    many_tables, many_indices = graph.input("tables", (2, 4, 3)), graph.input("lists", (2, 5), "int64")
+    (first,) = vectorize([once], {table: many_tables, indices: many_indices}, 2)
+    thrice_tables, thrice_indices = graph.input("more", (3, 2, 4, 3)), graph.input("longer", (3, 2, 5), "int64")
+    chosen = {many_tables: thrice_tables} if batched[0] else {many_indices: thrice_indices}
+    (second,) = vectorize([first], chosen, 3)
+    rng = np.random.default_rng(0)
+    values = {
+        node: rng.integers(4, size=node.shape) if node.dtype == "int64" else rng.standard_normal(node.shape)
+        for node in (many_tables, many_indices, thrice_tables, thrice_indices)
+    }
+    program = Program({"y": second})
+    with program.workspace() as workspace:
+        for node, array in values.items():
+            if node.attributes[0] in workspace.inputs:
+                workspace.inputs[node.attributes[0]][...] = array
+        workspace.run()
+        actual = workspace.outputs["y"].copy()
+    np.testing.assert_array_equal(actual, interpret([second], values)[second])

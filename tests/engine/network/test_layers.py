@@ -504,3 +504,8 @@ def test_shared_layers_may_be_of_any_type():
     narrow = read({**convolution, "name": "c"}, {**convolution, "shares": "c", "filters": 3})
     ((path, detail),) = refusals(narrow, np.zeros((2, 4, 4, 2)))
     assert path == ("network", "layers", 1, "shares") and "kernel of layer 'c' has shape [3, 3, 2, 2]" in detail
+
+
+def test_bilinear_interpolation_has_a_largest_factor():
+    ((path, detail),) = refusals(read({"type": "up_sampling2d", "size": [1, 257], "interpolation": "bilinear"}), IMAGES)
+    assert path == ("network", "layers", 0, "size") and detail == "bilinear interpolation takes factors up to 256"

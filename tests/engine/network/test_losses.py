@@ -329,7 +329,7 @@ def refusal(loss, targets, units=3, **details):
 
 def test_class_weights_that_do_not_fit_are_refused():
     path, detail = refusal({"name": "scce", "class_weights": (1.0, 2.0)}, (4,))
-    assert path == ("loss", "class_weights")
+    assert path == ("loss", "out", "class_weights")
     assert detail == "2 class weights came; layer 'out' has 3 outputs"
 
 

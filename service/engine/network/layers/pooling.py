@@ -56,33 +56,27 @@ def _largest_of(gathered: Node, sliding: Sliding) -> Node:
     return largest(gathered, range(len(sliding.axes)))
 
 
-def _mean_of(x: Node) -> Callable[[Node, Sliding], Node]:
-    def mean(gathered: Node, sliding: Sliding) -> Node:
-        total = sum_over(gathered, range(len(sliding.axes)))
-        for axis, counts in zip(sliding.axes, _counts(sliding, x), strict=True):
-            if len(set(counts)) == 1:
-                total = total / counts[0]
-            else:
-                shape = tuple(len(counts) if k == axis else 1 for k in range(len(total.shape)))
-                total = total / broadcast(reshape(x.graph.vector(counts), shape), total.shape)
+def _mean_of(gathered: Node, sliding: Sliding) -> Node:
+    total = sum_over(gathered, range(len(sliding.axes))) / float(math.prod(sliding.sizes))
+    if not sliding.is_padded:
         return total
+    for position, axis in enumerate(sliding.axes):
+        total = total / _share(total, sliding, position, axis)
+    return total
 
-    return mean
 
-
-def _counts(sliding: Sliding, x: Node) -> list[tuple[float, ...]]:
-    """For each axis, how many elements of the value itself each window covers."""
-    counts = []
-    for length, size, stride, (low, _high), positions in zip(
-        x.shape[1:-1], sliding.sizes, sliding.strides, sliding.padding, sliding.positions(x.shape), strict=True
-    ):
-        starts = [position * stride - low for position in range(positions)]
-        counts.append(tuple(float(min(start + size, length) - max(start, 0)) for start in starts))
-    return counts
+def _share(pooled: Node, sliding: Sliding, position: int, axis: int) -> Node:
+    """For each place along an axis, the share of its window that lies on the value and not on the padding."""
+    size, stride, (low, high) = sliding.sizes[position], sliding.strides[position], sliding.padding[position]
+    length = (pooled.shape[axis] - 1) * stride + size - low - high
+    alone = Sliding(0, (0,), (size,), (stride,), (1,), ((low, high),))
+    ones = broadcast(pooled.graph.constant(1.0), (length,))
+    share = sum_over(windows(ones, alone), [0]) / float(size)
+    return broadcast(reshape(share, tuple(n if k == axis else 1 for k, n in enumerate(pooled.shape))), pooled.shape)
 
 
 def _average_pool(layer: LayerContext, x: Node, axes: int) -> LayerOutput:
-    return _pool(layer, x, axes, 0.0, _mean_of(to_channels_last(layer, x, axes)))
+    return _pool(layer, x, axes, 0.0, _mean_of)
 
 
 @layers.declare(

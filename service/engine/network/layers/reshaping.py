@@ -17,6 +17,9 @@ from service.engine.network.layers.declaration import (
     sizes,
 )
 
+LARGEST_FACTOR = 256
+"""Of bilinear interpolation, which computes the places between two pixels one by one."""
+
 
 @layers.declare(
     "flatten",
@@ -127,7 +130,10 @@ def zero_padding2d(layer: LayerContext, x: Node) -> LayerOutput:
 )
 def up_sampling2d(layer: LayerContext, x: Node) -> LayerOutput:
     layer.need_axes(x, image_axes(layer))
-    resize = _repeat if layer.options["interpolation"] == "nearest" else _interpolate
+    bilinear = layer.options["interpolation"] == "bilinear"
+    if bilinear and max(layer.options["size"]) > LARGEST_FACTOR:
+        layer.refuse(f"bilinear interpolation takes factors up to {LARGEST_FACTOR}", "size")
+    resize = _interpolate if bilinear else _repeat
     for axis, factor in enumerate(layer.options["size"], first_spatial_axis(layer)):
         x = resize(x, axis, factor)
     return same(x)
