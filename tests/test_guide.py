@@ -8,6 +8,7 @@ import pytest
 
 from service.app import create_app
 from service.config import Settings
+from service.openapi import agree
 
 TEXT = (Path(__file__).parents[1] / "docs" / "guide.md").read_text()
 BLOCK = re.compile(r"```json ([^\n]+)\n(.*?)```", re.DOTALL)
@@ -27,4 +28,4 @@ def test_guide_exchange(request_block, answer_block):
     answer = client.open(path, method=method, json=json.loads(body))
     assert answer.status_code == int(status)
     expected = json.loads(shown)
-    assert {key: answer.json[key] for key in expected} == expected
+    assert agree({key: answer.json[key] for key in expected}, expected)
