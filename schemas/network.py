@@ -165,11 +165,11 @@ class NetworkField(StrictField):
         loaded = SCHEMA.load(value)
         inputs = loaded.get("inputs", (INPUT,))
         errors: dict[str, Any] = {}
-        for place, name in enumerate(inputs):
+        for position, name in enumerate(inputs):
             try:
                 INPUT_NAME.deserialize(name)
             except ValidationError as error:
-                errors.setdefault("inputs", {})[place] = error.messages
+                errors.setdefault("inputs", {})[position] = error.messages
         for key, names in (("inputs", inputs), ("outputs", loaded.get("outputs") or ())):
             if len(set(names)) != len(names):
                 errors[key] = [Message("names a layer twice" if key == "outputs" else "names an input twice")]
