@@ -80,13 +80,13 @@ def test_long_answers_are_compressed_whole(post: Post) -> None:
     assert gzip.decompress(packed.get_data()) == plain.get_data()
 
 
-def test_names_may_be_any(post: Post) -> None:
+def test_an_input_may_be_called_as_a_key_of_a_typed_array(post: Post) -> None:
     body = request()
     layers = [
-        layer | {"inputs": [name]} for layer, name in zip(body["network"]["layers"], ("\0", "dense_0"), strict=True)
+        layer | {"inputs": [name]} for layer, name in zip(body["network"]["layers"], ("shape", "dense_0"), strict=True)
     ]
-    body["network"] = {"layers": layers, "inputs": ["\0", "base64"]}
-    body |= {"inputs": {"\0": body["inputs"], "base64": body["inputs"]}, "include": ["input_gradients"]}
+    body["network"] = {"layers": layers, "inputs": ["shape", "base64"]}
+    body |= {"inputs": {"shape": body["inputs"], "base64": body["inputs"]}, "include": ["input_gradients"]}
     lists, long = post(body), post(body, Accept=TYPED)
     assert lists.status_code == long.status_code == 200
     for name, tensor in lists.json["input_gradients"].items():
