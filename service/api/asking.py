@@ -10,12 +10,18 @@ from schemas.tensor import Array
 from service.api.operation import Context
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.plan import WorkspacePool
+from service.engine.limits import Limits
+from service.engine.network.derivatives import Derivation, DerivativeTask
+from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.losses import Loss
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task, prepare
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Task | DerivativeTask)
+C = TypeVar("C", bound=Evaluation | Derivation)
 
 
 def ask(request: dict[str, Any], context: Context, answer: Callable[[Task, Feed], T]) -> T:
@@ -29,7 +35,7 @@ def ask(request: dict[str, Any], context: Context, answer: Callable[[Task, Feed]
     if faults:
         if not any(fault.path[0] == "inputs" for fault in faults):
             # What is wrong with the network itself comes before anything that follows from it.
-            _prepare(_forward_task(request, inputs), context)
+            prepare(_forward_task(request, inputs), context.runtime.settings.limits)
         raise InvalidRequest(faults)
     task = _forward_task(request, inputs)._replace(
         losses=losses,
@@ -46,7 +52,21 @@ def ask(request: dict[str, Any], context: Context, answer: Callable[[Task, Feed]
         raise InvalidRequest([_in_terms_of(request, fault) for fault in error.faults]) from None
 
 
-def faults_of_parameters(task: Task, feed: Feed, context: Context) -> list[Fault]:
+def compiled(
+    key: K, make: Callable[[K, Limits, WorkspacePool], C], task: Task, feed: Feed, context: Context
+) -> Evaluation | Derivation:
+    """What `make` makes of the key, or made of it for an earlier request; timed, and its memory told."""
+    runtime = context.runtime
+    try:
+        found = runtime.compiled.get(key, lambda: make(key, runtime.settings.limits, runtime.workspaces))
+    except InvalidRequest as error:
+        raise InvalidRequest([*error.faults, *_faults_of_parameters(task, feed, context)]) from None
+    context.timer.mark("compile")
+    context.timer.memory = found.program.nbytes
+    return found
+
+
+def _faults_of_parameters(task: Task, feed: Feed, context: Context) -> list[Fault]:
     """What else is wrong with a request whose targets do not fit, so that one answer tells all."""
     if feed.parameters is None or task.losses is None:
         return []
@@ -67,10 +87,6 @@ def _forward_task(request: dict[str, Any], inputs: dict[str, Array]) -> Task:
         include=request.get("include", frozenset()),
         parameters=_unusual_shapes(request.get("parameters")),
     )
-
-
-def _prepare(task: Task, context: Context) -> None:
-    prepare(task, context.runtime.settings.limits)
 
 
 def _by_name(

@@ -8,10 +8,9 @@ from flask import Blueprint
 
 from schemas.derivatives import DerivativesRequest, DerivativesResponse
 from service.api.answering import listed, number, unnamed
-from service.api.asking import ask, faults_of_parameters
+from service.api.asking import ask, compiled
 from service.api.examples import DERIVATIVES
 from service.api.operation import WATCHED_OPERATIONS, Context, post
-from service.engine.errors import InvalidRequest
 from service.engine.network.derivatives import Derivation, Derivative, DerivativeTask, compile_derivative
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
@@ -45,16 +44,10 @@ def _derive(request: dict[str, Any], context: Context) -> Derivative:
     vectors = request.get("vectors", ())
 
     def run(task: Task, feed: Feed) -> Derivative:
-        runtime = context.runtime
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
-        try:
-            derivation = runtime.compiled.get(asked, lambda: _compile(asked, context))
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults_of_parameters(task, feed, context)]) from None
+        derivation = compiled(asked, compile_derivative, task, feed, context)
         assert isinstance(derivation, Derivation)
-        context.timer.mark("compile")
         nbytes = derivation.program.nbytes
-        context.timer.memory = nbytes
         deadline = context.deadline if derivation.work > WATCHED_OPERATIONS else None
         context.memory.need(context.loaded_bytes + 2 * nbytes + RESULT_FACTOR * derivation.result_bytes)
         result = derivation.run(feed, vectors, deadline)
@@ -62,10 +55,6 @@ def _derive(request: dict[str, Any], context: Context) -> Derivative:
         return result
 
     return ask(request, context, run)
-
-
-def _compile(asked: DerivativeTask, context: Context) -> Derivation:
-    return compile_derivative(asked, context.runtime.settings.limits, context.runtime.workspaces)
 
 
 def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:

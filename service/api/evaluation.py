@@ -8,10 +8,9 @@ from flask import Blueprint
 
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
 from service.api.answering import listed, number, unnamed
-from service.api.asking import ask, faults_of_parameters
+from service.api.asking import ask, compiled
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.operation import WATCHED_OPERATIONS, Context, post
-from service.engine.errors import InvalidRequest
 from service.engine.network.evaluate import Evaluation, LayerValues, Result, compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
@@ -54,15 +53,9 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def _evaluate(request: dict[str, Any], context: Context) -> Result:
     def run(task: Task, feed: Feed) -> Result:
-        runtime = context.runtime
-        try:
-            evaluation = runtime.compiled.get(task, lambda: _compile(task, context))
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults_of_parameters(task, feed, context)]) from None
+        evaluation = compiled(task, compile_task, task, feed, context)
         assert isinstance(evaluation, Evaluation)
-        context.timer.mark("compile")
         program = evaluation.program
-        context.timer.memory = program.nbytes
         deadline = context.deadline if program.work > WATCHED_OPERATIONS else None
         # The arena, as much again at most for the arrays of the answer, and their text.
         context.memory.need(context.loaded_bytes + 4 * program.nbytes)
@@ -73,10 +66,6 @@ def _evaluate(request: dict[str, Any], context: Context) -> Result:
         return result
 
     return ask(request, context, run)
-
-
-def _compile(task: Task, context: Context) -> Evaluation:
-    return compile_task(task, context.runtime.settings.limits, context.runtime.workspaces)
 
 
 def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:

@@ -100,6 +100,14 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
     )
 
 
+def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:
+    """Gradients as nodes: 0 of its target's shape for whatever has none."""
+    return [
+        broadcast(target.graph.constant(0.0), target.shape) if isinstance(node, NoGradient) else node
+        for node, target in zip(found, targets, strict=True)
+    ]
+
+
 def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
     """The cotangents of `x` from nodes of one operation that share it: one for all if that is possible."""
     graph, operation = x.graph, uses[0][1].operation

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, NoGradient, Shape, Smoothness
-from service.engine.graph.operations import broadcast, declare, infer_same_dtype, reshape
+from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
+from service.engine.graph.operations import broadcast, declare, disconnected, infer_same_dtype, reshape, zero
 
 # Up to this many candidates the largest is found by comparing one after the other, which NumPy does
 # for all positions at once; its argmax is faster beyond.
@@ -193,21 +193,13 @@ def _batch_scatter(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool
     )
 
 
-def _disconnected(*_: Any) -> NoGradient:
-    return NoGradient.DISCONNECTED
-
-
-def _zero(*_: Any) -> NoGradient:
-    return NoGradient.ZERO
-
-
 declare(
     "gather_rows",
     infer=_infer_gather,
     bind=_bind_gather,
     pullbacks=(
         lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]),
-        _disconnected,
+        disconnected,
     ),
     batch=_batch_gather,
     latex="W_{i}",
@@ -216,7 +208,7 @@ declare(
     "scatter_rows",
     infer=_infer_scatter,
     bind=_bind_scatter,
-    pullbacks=(lambda g, y, values, indices: gather_rows(g, indices, y.attributes[1]), _disconnected),
+    pullbacks=(lambda g, y, values, indices: gather_rows(g, indices, y.attributes[1]), disconnected),
     batch=_batch_scatter,
     latex=r"\sum_{j : i_j = i} x_j",
 )
@@ -234,7 +226,7 @@ declare(
     "first_largest",
     infer=_infer_first_largest,
     bind=_bind_first_largest,
-    pullbacks=(_zero,),
+    pullbacks=(zero,),
     batch=_batch_axes,
     latex=r"[i = \min \operatorname{argmax} x]",
     smoothness=Smoothness.STEPPED,

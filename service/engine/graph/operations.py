@@ -107,6 +107,11 @@ def sum_over(x: Node, axes: Sequence[int] | None = None) -> Node:
     return x.graph.apply("sum", x, attributes=(tuple(sorted(axis % len(x.shape) for axis in chosen)),))
 
 
+def mean_over(x: Node, axes: Sequence[int]) -> Node:
+    """The mean over the given axes, which disappear."""
+    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
+
+
 def reshape(x: Node, shape: Shape) -> Node:
     return x.graph.apply("reshape", x, attributes=(shape,))
 
@@ -739,11 +744,13 @@ def _tie_share(a: Node, b: Node) -> Node:
     return 0.5 * sign(a - b) + 0.5
 
 
-def _zero(*_: Any) -> NoGradient:
+def zero(*_: Any) -> NoGradient:
+    """The pullback of what is constant between jumps."""
     return NoGradient.ZERO
 
 
-def _disconnected(*_: Any) -> NoGradient:
+def disconnected(*_: Any) -> NoGradient:
+    """The pullback of an input on which the answer does not depend."""
     return NoGradient.DISCONNECTED
 
 
@@ -866,9 +873,9 @@ _elementwise(
     work=80,
 )
 _elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
-_elementwise("sign", np.sign, (_zero,), r"\operatorname{sgn} x", STEPPED)
-_elementwise("greater", np.greater, (_zero, _zero), "[a > b]", STEPPED, in_place=False)
-_elementwise("greater_equal", np.greater_equal, (_zero, _zero), r"[a \ge b]", STEPPED, in_place=False)
+_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)
+_elementwise("greater", np.greater, (zero, zero), "[a > b]", STEPPED, in_place=False)
+_elementwise("greater_equal", np.greater_equal, (zero, zero), r"[a \ge b]", STEPPED, in_place=False)
 _elementwise(
     "maximum",
     np.maximum,
@@ -890,7 +897,7 @@ declare(
     "row_maximum",
     infer=_infer_row_maximum,
     bind=_bind_row_maximum,
-    pullbacks=(_disconnected,),  # it only shifts what softmax and logsumexp do not depend on
+    pullbacks=(disconnected,),  # it only shifts what softmax and logsumexp do not depend on
     batch=_batch_rows,
     latex=r"\max_i x_i",
     smoothness=STEPPED,
@@ -936,7 +943,7 @@ declare(
     "one_hot",
     infer=_infer_one_hot,
     bind=_bind_one_hot,
-    pullbacks=(_disconnected,),
+    pullbacks=(disconnected,),
     batch=_batch_rows,
     latex="e_i",
     smoothness=STEPPED,
@@ -984,7 +991,7 @@ _view(
     "stop_gradient",
     _infer_elementwise,
     lambda x, attributes, shape: x,
-    (_disconnected,),
+    (disconnected,),
     _batch_elementwise,
     "x",
     keeps_order=True,
@@ -1002,7 +1009,7 @@ _view(
     "with_slope",
     _infer_elementwise,
     lambda value, attributes, shape: value,
-    (_disconnected, lambda g, y, value, x, slope: g * slope, _disconnected),
+    (disconnected, lambda g, y, value, x, slope: g * slope, disconnected),
     _batch_elementwise,
     "f(x)",
     keeps_order=True,
@@ -1011,7 +1018,7 @@ _view(
     "softmax",
     _infer_softmax,
     lambda value, attributes, shape: value,
-    (_disconnected, _pull_softmax),
+    (disconnected, _pull_softmax),
     _batch_rows,
     r"\frac{e^{x_i}}{\sum_j e^{x_j}}",
     keeps_order=True,
@@ -1020,7 +1027,7 @@ _view(
     "log_softmax",
     _infer_softmax,
     lambda value, attributes, shape: value,
-    (_disconnected, _pull_log_softmax),
+    (disconnected, _pull_log_softmax),
     _batch_rows,
     r"x_i - \ln \sum_j e^{x_j}",
     keeps_order=True,
@@ -1029,7 +1036,7 @@ _view(
     "logsumexp",
     _infer_logsumexp,
     lambda value, attributes, shape: value,
-    (_disconnected, _pull_logsumexp),
+    (disconnected, _pull_logsumexp),
     _batch_rows,
     r"\ln \sum_j e^{x_j}",
     keeps_order=True,

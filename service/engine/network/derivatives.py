@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
-from service.engine.graph.differentiate import differentiate
+from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape, reachable
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
@@ -386,7 +386,7 @@ class _Sweeps:
 
     def pulled(self, outputs: Sequence[Node], cotangents: Sequence[Node]) -> list[Node]:
         """vjp: what cotangents of the outputs are for the nodes that are differentiated for."""
-        return _dense(self.gradients(_product(self.graph, outputs, cotangents)), self.wrt.nodes)
+        return dense(self.gradients(_product(self.graph, outputs, cotangents)), self.wrt.nodes)
 
     def pushed(self, tangents: Sequence[Node]) -> list[Node]:
         """jvp: what tangents are for the outputs."""
@@ -394,12 +394,12 @@ class _Sweeps:
             return [_product(self.graph, self.gradients(self.of.nodes[0]), tangents)]
         cotangents = [self.graph.input(f"cotangent/{n}", node.shape) for n, node in enumerate(self.of.nodes)]
         product = _product(self.graph, self.gradients(_product(self.graph, self.of.nodes, cotangents)), tangents)
-        return _dense(differentiate(product, cotangents).nodes, cotangents)
+        return dense(differentiate(product, cotangents).nodes, cotangents)
 
     def curved(self, number: Node, tangents: Sequence[Node]) -> list[Node]:
         """hvp: how the gradient of a number changes along tangents."""
         product = _product(self.graph, self.gradients(number), tangents)
-        return _dense(differentiate(product, self.wrt.nodes).nodes, self.wrt.nodes)
+        return dense(differentiate(product, self.wrt.nodes).nodes, self.wrt.nodes)
 
     def one_number(self) -> Node:
         if self.of.size != 1:
@@ -550,11 +550,3 @@ def _product(graph: Graph, nodes: Sequence[Node | NoGradient], others: Sequence[
         if not isinstance(node, NoGradient):
             total = total + sum_over(node * other)
     return total
-
-
-def _dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:
-    """Gradients as nodes, 0 where there are none."""
-    return [
-        broadcast(target.graph.constant(0.0), target.shape) if isinstance(node, NoGradient) else node
-        for node, target in zip(found, targets, strict=True)
-    ]

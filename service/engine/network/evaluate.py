@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.graph.differentiate import differentiate
+from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
@@ -23,7 +23,7 @@ from service.engine.network.cautions import blocked, doubtful, first_non_finite,
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
-from service.engine.network.parameters import parts_of, tree_of
+from service.engine.network.parameters import Part, parts_of, tree_of
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
 
@@ -146,20 +146,23 @@ class Evaluation:
         if "per_sample" in task.include:
             result.per_sample_loss = read["per_sample_loss"].copy()
             checked.append(result.per_sample_loss)
-            tree: dict[str, dict[str, Array]] = {}
-            for part in self.parameters.trained:
-                array = read[f"per_sample/{part.layer}.{part.name}"].copy()
-                tree.setdefault(part.layer, {})[part.name] = array
-                checked.append(array)
-            result.per_sample_gradients = tree
+            result.per_sample_gradients = _read_tree(read, "per_sample", self.parameters.trained, checked)
         if self.state:
-            result.state = {}
-            for part in self.state:
-                array = read[f"state/{part.layer}.{part.name}"].copy()
-                result.state.setdefault(part.layer, {})[part.name] = array
-                checked.append(array)
+            result.state = _read_tree(read, "state", self.state, checked)
         result.finite = finite and all(map(is_finite, checked))
         return result
+
+
+def _read_tree(
+    read: Mapping[str, Array], kind: str, parts: Sequence[Part], checked: list[Array]
+) -> dict[str, dict[str, Array]]:
+    """Outputs called `<kind>/<layer>.<name>` by layer and name; they are to be checked too."""
+    tree: dict[str, dict[str, Array]] = {}
+    for part in parts:
+        array = read[f"{kind}/{part.layer}.{part.name}"].copy()
+        tree.setdefault(part.layer, {})[part.name] = array
+        checked.append(array)
+    return tree
 
 
 def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
@@ -200,26 +203,22 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
 def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:
     """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
     trained = [parameter for parameter in model.parameters if parameter.trainable]
-    targets = {("gradient", f"{parameter.layer}.{parameter.name}"): parameter.node for parameter in trained}
+    more: dict[str, Node] = {}
     if "layers" in task.include:
-        targets |= {("delta", name): layer.pre_activation for name, layer in model.layers.items()}
+        more |= {f"delta/{name}": layer.pre_activation for name, layer in model.layers.items()}
     if "input_gradients" in task.include:
-        targets |= {("input", name): node for name, node in model.inputs.items() if node.dtype != "int64"}
-    found = differentiate(objective.total, list(targets.values()))
+        more |= {f"input_gradients/{name}": node for name, node in model.inputs.items() if node.dtype != "int64"}
+    wanted = [*(parameter.node for parameter in trained), *more.values()]
+    found = differentiate(objective.total, wanted)
 
     warnings = blocked(found.blocked_by, model)
-    dense: dict[tuple[str, str], Node] = {}
-    for (key, node), gradient in zip(targets.items(), found.nodes, strict=True):
-        if isinstance(gradient, NoGradient):
-            if gradient is NoGradient.DISCONNECTED and key[0] == "gradient":
-                layer, _, name = key[1].partition(".")
-                message = f"{name} of layer {layer!r} does not influence the loss; its gradient is 0"
-                warnings.append(Caution("disconnected", message, layer, "gradient"))
-            gradient = broadcast(model.graph.constant(0.0), node.shape)
-        dense[key] = gradient
-    gradients = [dense["gradient", f"{parameter.layer}.{parameter.name}"] for parameter in trained]
-    others = {f"delta/{key[1]}": node for key, node in dense.items() if key[0] == "delta"}
-    others |= {f"input_gradients/{key[1]}": node for key, node in dense.items() if key[0] == "input"}
+    for parameter, gradient in zip(trained, found.nodes, strict=False):
+        if gradient is NoGradient.DISCONNECTED:
+            message = f"{parameter.name} of layer {parameter.layer!r} does not influence the loss; its gradient is 0"
+            warnings.append(Caution("disconnected", message, parameter.layer, "gradient"))
+    nodes = dense(found.nodes, wanted)
+    gradients = nodes[: len(trained)]
+    others = dict(zip(more, nodes[len(trained) :], strict=True))
     return gradients, others, warnings
 
 
@@ -238,8 +237,7 @@ def _per_sample(prepared: Prepared, objective: Objective) -> dict[str, Node]:
         assert single.objective is not None
         trained = [parameter for parameter in single.model.parameters if parameter.trainable]
         found = differentiate(single.objective.data_loss, [parameter.node for parameter in trained])
-    zeros = [broadcast(graph.constant(0.0), parameter.node.shape) for parameter in trained]
-    wanted = [zero if isinstance(node, NoGradient) else node for node, zero in zip(found.nodes, zeros, strict=True)]
+    wanted = dense(found.nodes, [parameter.node for parameter in trained])
     batched = vectorize(wanted, places, samples) if wanted else []
     outputs = {"per_sample_loss": objective.per_sample}
     for parameter, node in zip(trained, batched, strict=True):

@@ -59,7 +59,6 @@ class ParameterVector:
         self.parameters = tuple(parameters)
         self.parts = parts_of([(p.layer, p.name, p.node) for p in parameters])
         self.trained = parts_of([(p.layer, p.name, p.node) for p in parameters if p.trainable])
-        self.size = sum(parameter.node.size for parameter in parameters)
         self.owners = len({parameter.layer for parameter in parameters})
 
     def fill(self, flat: Array, tree: Tree) -> None:

@@ -171,6 +171,13 @@ class LayerContext:
     def refuse(self, detail: str, option: str | None = None) -> NoReturn:
         raise LayerError(() if option is None else (option,), detail)
 
+    def axis_of(self, x: Node, axis: int, option: str) -> int:
+        """An axis of the samples of x, counted from the front; refuses the samples' own axis and what is none."""
+        rank = len(x.shape)
+        if not (1 <= axis < rank or 1 - rank <= axis <= -1):
+            self.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", option)
+        return axis % rank
+
     def need_axes(self, x: Node, axes: str) -> None:
         """Refuse an input whose samples have other axes than those described, such as `height, width, channels`."""
         wanted = axes.count(",") + 1

@@ -117,10 +117,7 @@ def minimum(layer: LayerContext, *inputs: Node) -> LayerOutput:
 )
 def concatenate(layer: LayerContext, *inputs: Node) -> LayerOutput:
     rank = len(inputs[0].shape)
-    axis = layer.options["axis"]
-    if not (1 <= axis < rank or 1 - rank <= axis <= -1):
-        layer.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", "axis")
-    axis %= rank
+    axis = layer.axis_of(inputs[0], layer.options["axis"], "axis")
     rests = [(x.shape[1:axis], x.shape[axis + 1 :]) for x in inputs]
     if any(len(x.shape) != rank or rest != rests[0] for x, rest in zip(inputs, rests, strict=True)):
         shapes = ", ".join(str(list(x.shape[1:])) for x in inputs)
@@ -147,17 +144,13 @@ def concatenate(layer: LayerContext, *inputs: Node) -> LayerOutput:
     sources=(KERAS + "merging_layers/dot/",),
 )
 def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
-    inputs, axes = [], []
-    for x, axis in zip((first, second), layer.options["axes"], strict=True):
-        rank = len(x.shape)
-        if not (1 <= axis < rank or 1 - rank <= axis <= -1):
-            layer.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", "axes")
-        axes.append(axis % rank)
+    axes = [layer.axis_of(x, axis, "axes") for x, axis in zip((first, second), layer.options["axes"], strict=True)]
     lengths = [x.shape[axis] for x, axis in zip((first, second), axes, strict=True)]
     if lengths[0] != lengths[1]:
         layer.refuse(f"the axes have {lengths[0]} and {lengths[1]} entries; they must be equally long", "axes")
-    for x, axis in zip((first, second), axes, strict=True):
-        inputs.append(_unit(x, axis) if layer.options["normalize"] else x)
+    inputs = (first, second)
+    if layer.options["normalize"]:
+        inputs = (_unit(first, axes[0]), _unit(second, axes[1]))
     rows, rests = [], []
     for x, axis in zip(inputs, axes, strict=True):
         kept = [k for k in range(1, len(x.shape)) if k != axis]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from service.engine.declarations import Flag, Integer, Integers, Number
 from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, reshape, sqrt, square, sum_over
+from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,
@@ -44,18 +43,10 @@ def _epsilon(default: float) -> Number:
 
 def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
     """Axes counted from the front; refuses what is no axis of a sample."""
-    rank = len(x.shape)
-    for axis in given:
-        if not (1 <= axis < rank or 1 - rank <= axis <= -1):
-            layer.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", "axis")
-    axes = [axis % rank for axis in given]
+    axes = [layer.axis_of(x, axis, "axis") for axis in given]
     if not axes or len(set(axes)) < len(axes):
         layer.refuse(f"at least one axis must be named, and each once, got {list(given)}", "axis")
     return sorted(axes)
-
-
-def _mean(x: Node, axes: Sequence[int]) -> Node:
-    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
 
 
 def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
@@ -66,9 +57,9 @@ def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
 def _moments(x: Node, axes: Sequence[int]) -> tuple[Node, Node, Node]:
     """Mean and population variance over some axes, and x without its mean."""
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    mean = _mean(x, axes)
+    mean = mean_over(x, axes)
     centred = x - _spread(mean, kept, x.shape)
-    return mean, _mean(square(centred), axes), centred
+    return mean, mean_over(square(centred), axes), centred
 
 
 def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
@@ -192,6 +183,6 @@ def group_normalization(layer: LayerContext, x: Node) -> LayerOutput:
 def rms_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     axes = _axes(layer, x, layer.options["axis"])
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    root = sqrt(_mean(square(x), axes) + layer.options["epsilon"])
+    root = sqrt(mean_over(square(x), axes) + layer.options["epsilon"])
     scale = layer.parameter("scale", tuple(x.shape[axis] for axis in axes), reason=layer.source)
     return same(x / _spread(root, kept, x.shape) * _spread(scale, axes, x.shape))

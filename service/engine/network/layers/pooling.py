@@ -8,7 +8,7 @@ from collections.abc import Callable
 from service.engine.declarations import Choice, Flag, Option
 from service.engine.graph.indexing import largest
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, sum_over
+from service.engine.graph.operations import broadcast, mean_over, reshape, sum_over
 from service.engine.graph.windows import Sliding, windows
 from service.engine.network.layers.convolution import sliding_over, to_channels_last, to_data_format
 from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, sizes
@@ -135,10 +135,6 @@ def _global(layer: LayerContext, x: Node, axes: int, summarise: Callable[[Node, 
     return LayerOutput(pooled, x)
 
 
-def _mean(x: Node, axes: range) -> Node:
-    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
-
-
 GLOBAL_MAXIMUM = {
     "latex": r"a_{nc} = \max_p z_{npc}",
     "derivative": r"\frac{\partial L}{\partial z_{npc}} = \frac{\partial L}{\partial a_{nc}} [p = \text{first argmax}]",
@@ -182,7 +178,7 @@ def global_max_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
     sources=(KERAS + "pooling_layers/global_average_pooling1d/",),
 )
 def global_average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
-    return _global(layer, x, 1, _mean)
+    return _global(layer, x, 1, mean_over)
 
 
 @layers.declare(
@@ -194,4 +190,4 @@ def global_average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
     sources=(KERAS + "pooling_layers/global_average_pooling2d/",),
 )
 def global_average_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
-    return _global(layer, x, 2, _mean)
+    return _global(layer, x, 2, mean_over)

@@ -114,7 +114,6 @@ def _unroll(
 ) -> LayerOutput:
     """Run `step` over a sequence `(n, t, features)`; one product with the kernel serves all steps."""
     samples, length, features = x.shape
-    gates = kernel.shape[1]
     rows = reshape(transpose(x, (1, 0, 2)), (length * samples, features))
     projected = rows @ kernel
     if bias is not None:
@@ -123,8 +122,7 @@ def _unroll(
     outputs = []
     for position in range(length):
         place = length - 1 - position if layer.options["go_backwards"] else position
-        share = reshape(slice_axis(projected, 0, place * samples, (place + 1) * samples), (samples, gates))
-        state = step(share, state)
+        state = step(slice_axis(projected, 0, place * samples, (place + 1) * samples), state)
         outputs.append(state[0])
     if not layer.options["return_sequences"]:
         return same(outputs[-1])
