@@ -20,6 +20,9 @@ class Limits:
     tensor_elements: int = 50_000_000
     operations: float = 2e11
     workspace_bytes: int = 4 * 2**30
+    steps: int = 1_000_000
+    trace_elements: int = 10_000_000
+    """Numbers in the steps of an answer."""
 
     def check_layers(self, count: int) -> None:
         if count > self.layers:
@@ -38,6 +41,15 @@ class Limits:
     def check_operations(self, count: float) -> None:
         if count > self.operations:
             raise LimitExceeded("operations", count, self.operations)
+
+    def check_steps(self, count: int) -> None:
+        if count > self.steps:
+            raise LimitExceeded("steps", count, self.steps, ("steps",))
+
+    def check_trace(self, count: int) -> None:
+        """Refuse the steps of an answer that together would hold too many numbers."""
+        if count > self.trace_elements:
+            raise LimitExceeded("trace_elements", count, self.trace_elements, ("trace",))
 
     def check_program(self, program: Program) -> None:
         self.check_operations(program.work)

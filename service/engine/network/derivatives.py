@@ -248,12 +248,13 @@ def compile_derivative(asked: DerivativeTask, limits: Limits, pool: WorkspacePoo
     outputs |= {f"values/{position}": node for position, node in enumerate(of.nodes)}
     if task.losses is not None:
         outputs |= {f"outputs/{name}": model.layers[name].output for name in task.definition.output_names}
-    program = Program(outputs, [parameter.node for parameter in model.parameters], pool=pool)
+    feeder = Feeder(prepared, limits)
+    program = Program(outputs, feeder.parameters.nodes, pool=pool)
     limits.check_program(program)
     limits.check_operations(program.work * math.ceil(sweep.count / block))
     graph.seal()
     sent = {"jvp": wrt, "hvp": wrt, "vjp": of}.get(asked.kind)
-    return Derivation(asked, prepared, of, sent, sweeps.size, sweep, _Plan(program, block, Feeder(prepared, limits)))
+    return Derivation(asked, prepared, of, sent, sweeps.size, sweep, _Plan(program, block, feeder))
 
 
 class _Plan(NamedTuple):

@@ -69,12 +69,12 @@ class Result:
 class Evaluation:
     """A task, planned. Immutable and safe to run from many threads."""
 
-    def __init__(self, prepared: Prepared, program: Program, limits: Limits, warnings: Sequence[Caution]) -> None:
+    def __init__(self, prepared: Prepared, program: Program, feeder: Feeder, warnings: Sequence[Caution]) -> None:
         self.task = prepared.task
         self.model = prepared.model
         self.program = program
         self.warnings = tuple(warnings)
-        self.feeder = Feeder(prepared, limits)
+        self.feeder = feeder
         self.parameters = self.feeder.parameters
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
 
@@ -188,16 +188,18 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
         outputs["data_loss"] = objective.data_loss
         outputs["regularization_loss"] = objective.regularization_loss
         outputs |= {f"losses/{name}": node for name, node in objective.by_output.items()}
+    if objective is not None and task.differentiated:
         gradients, more, found = _gradients(task, model, objective)
         outputs |= more
         warnings += found
         if "per_sample" in task.include:
             outputs |= _per_sample(prepared, objective)
     limits.check_tensors(outputs)
-    program = Program(outputs, [parameter.node for parameter in model.parameters], gradients, pool=pool)
+    feeder = Feeder(prepared, limits)
+    program = Program(outputs, feeder.parameters.nodes, gradients, pool=pool)
     limits.check_program(program)
     model.graph.seal()
-    return Evaluation(prepared, program, limits, warnings)
+    return Evaluation(prepared, program, feeder, warnings)
 
 
 def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:

@@ -25,6 +25,8 @@ class Feed:
     targets: Mapping[str, Array] = field(default_factory=dict)
     sample_weights: Array | None = None
     seed: int = 0
+    step: int = 0
+    """Of a training: each step draws random numbers of its own."""
 
 
 class Feeder:
@@ -41,28 +43,40 @@ class Feeder:
 
         Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
         """
-        self._check(feed)
-        flat = workspace.parameters
+        self.check(feed)
+        self.fill_parameters(workspace.parameters, feed, deadline)
+        self.fill_samples(workspace, feed)
+        self.fill_noises(workspace, feed.seed, feed.step)
+
+    def fill_parameters(self, flat: Array, feed: Feed, deadline: float | None = None) -> None:
+        """Write the parameters, sent or initialised, into a flat vector."""
         if feed.parameters is None:
             self.parameters.initialize(flat, feed.seed, self.limits, deadline)
         else:
             self.parameters.fill(flat, feed.parameters)
-        values = workspace.inputs
-        for name, array in feed.inputs.items():
-            out = values.get(f"inputs/{name}")
-            if out is not None:
-                out[...] = array
-        for name, array in feed.targets.items():
-            values[f"targets/{name}"][...] = array
-        if feed.sample_weights is not None:
-            values["sample_weights"][...] = feed.sample_weights
-        for position, noise in enumerate(self.model.noises):
-            out = values.get(noise.node.attributes[0])
-            if out is not None:
-                # It depends on nothing but the seed and its place in the network.
-                out[...] = noise.draw(np.random.Generator(np.random.PCG64([feed.seed, 1, position])))
 
-    def _check(self, feed: Feed) -> None:
+    def fill_samples(self, workspace: Workspace, feed: Feed, rows: Array | None = None) -> None:
+        """Write inputs, targets and weights: of all samples, or of those whose indices are `rows`."""
+        values = workspace.inputs
+        tensors = {f"inputs/{name}": array for name, array in feed.inputs.items()}
+        tensors |= {f"targets/{name}": array for name, array in feed.targets.items()}
+        if feed.sample_weights is not None:
+            tensors["sample_weights"] = feed.sample_weights
+        for name, array in tensors.items():
+            out = values.get(name)  # None where nothing depends on it
+            if out is not None:
+                out[...] = array if rows is None else array[rows]
+
+    def fill_noises(self, workspace: Workspace, seed: int, step: int) -> None:
+        """Draw random numbers: they depend on nothing but the seed, their place in the network and the step."""
+        for position, noise in enumerate(self.model.noises):
+            out = workspace.inputs.get(noise.node.attributes[0])
+            if out is not None:
+                stream = [seed, 1, position, step] if step else [seed, 1, position]
+                out[...] = noise.draw(np.random.Generator(np.random.PCG64(stream)))
+
+    def check(self, feed: Feed) -> None:
+        """Raise `InvalidRequest` with everything about the numbers that does not fit."""
         faults = []
         if feed.parameters is not None and not self.parameters.fits(feed.parameters):
             faults += self.parameters.faults(feed.parameters)

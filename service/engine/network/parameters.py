@@ -52,13 +52,22 @@ def tree_of(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
 
 
 class ParameterVector:
-    """Where each parameter lies in a flat vector, and whether a caller's tree is just that."""
+    """Where each parameter lies in a flat vector, and whether a caller's tree is just that.
+
+    What is trained lies at the start, in the order of the gradients; what is not comes after it.
+    """
 
     def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
         self.parameters = tuple(parameters)
-        self.parts = parts_of([(p.layer, p.name, p.node) for p in parameters])
-        self.trained = parts_of([(p.layer, p.name, p.node) for p in parameters if p.trainable])
+        flat = sorted(self.parameters, key=lambda parameter: not parameter.trainable)
+        self.nodes = [parameter.node for parameter in flat]
+        """In the order of the flat vector."""
+        parts = {(part.layer, part.name): part for part in parts_of([(p.layer, p.name, p.node) for p in flat])}
+        self.parts = [parts[parameter.layer, parameter.name] for parameter in self.parameters]
+        """In the order of the network."""
+        self.trained = [parts[p.layer, p.name] for p in flat if p.trainable]
+        self.trained_size = self.trained[-1].stop if self.trained else 0
         self.owners = len({parameter.layer for parameter in parameters})
 
     def fill(self, flat: Array, tree: Tree) -> None:

@@ -7,11 +7,11 @@ Evaluations and derivatives go on from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
@@ -43,6 +43,10 @@ class Task(NamedTuple):
     normalize_weights: bool = False
     parameters: tuple[tuple[tuple[str, str], Shape], ...] = ()
     """Shapes of those parameters that were sent in one of several forms (see `LayerContext.parameter`)."""
+    frozen: tuple[str, ...] = ()
+    """Layers, or parameters as `layer.parameter`, that are not trained whatever their layer says."""
+    differentiated: bool = True
+    """Whether gradients of the losses are wanted."""
 
     @property
     def samples(self) -> int:
@@ -89,11 +93,28 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
         check_parameters=limits.check_parameters,
     )
     limits.check_parameters(sum(parameter.node.size for parameter in model.parameters))
+    if task.frozen:
+        _freeze(task.frozen, model)
     if task.losses is None:
         return Prepared(task, model, {}, None, None)
     targets = _declare_targets(task, model)
     weights = graph.input("sample_weights", (task.samples,)) if task.weighted else None
     return Prepared(task, model, targets, weights, objective_of(task, model, targets, weights))
+
+
+def _freeze(names: tuple[str, ...], model: Model) -> None:
+    known = {name for each in model.parameters for name in (each.layer, f"{each.layer}.{each.name}")}
+    faults = [
+        Fault(("frozen", place), f"no layer with parameters, and no parameter, is called {name[:128]!r}", (*known,))
+        for place, name in enumerate(names)
+        if name not in known
+    ]
+    if faults:
+        raise InvalidRequest(faults[:MOST_ERRORS])
+    model.parameters = [
+        replace(each, trainable=False) if {each.layer, f"{each.layer}.{each.name}"} & {*names} else each
+        for each in model.parameters
+    ]
 
 
 def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
