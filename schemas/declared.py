@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 from marshmallow import ValidationError
@@ -120,5 +119,9 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
         raise ValidationError({"type": [unknown_name(registry.kind, name, registry.names)]})
     declaration = registry[name]
     options = options_schema(declaration).load({key: option for key, option in value.items() if key != "type"})
-    selection = registry.select(name)
-    return Selection(declaration, MappingProxyType({**selection.options, **options}))
+    selection = registry.select(name, **options)
+    misfit = declaration.refuse(**selection.options) if declaration.refuse is not None else None
+    if misfit is not None:
+        option, message = misfit
+        raise ValidationError({option: [Message(message)]})
+    return selection

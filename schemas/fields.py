@@ -321,15 +321,30 @@ class NumbersField(StrictField):
         return tuple(result)
 
 
+class ObjectField(StrictField):
+    """An object with the fields of a schema."""
+
+    def __init__(self, schema: StrictSchema, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.refuse(f"an object with any of {', '.join(map(repr, self.schema.load_fields))}", value)
+        loaded: dict[str, Any] = self.schema.load(value)
+        return loaded
+
+
 class NumbersByNameField(StrictField):
     """An object of finite numbers."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, empty: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.empty = empty
         self.number = NumberField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, float]:
-        if not isinstance(value, Mapping) or not value:
+        if not isinstance(value, Mapping) or not (value or self.empty):
             raise self.refuse("an object of numbers by name", plain(value))
         numbers, errors = {}, {}
         for name, number in islice(value.items(), MOST_NAMES):

@@ -104,6 +104,10 @@ class Declaration:
     latex: str = ""
     derivative: str = ""
     sources: tuple[str, ...] = ()
+    conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Defaults that differ where the option `convention` has that value."""
+    refuse: Callable[..., tuple[str, str] | None] | None = None
+    """`refuse(**options)`: which option does not fit the others, and what is wrong with it; None: they fit."""
 
 
 D = TypeVar("D", bound=Declaration)
@@ -174,8 +178,9 @@ class Registry(Generic[D]):
     def select(self, name: str, **options: Any) -> Selection[D]:
         """The block called `name` with its defaults, except for the options given."""
         declaration = self[name]
-        values = {option.name: _default(option) for option in declaration.options} | options
-        return Selection(declaration, MappingProxyType(values))
+        values = {option.name: _default(option) for option in declaration.options}
+        values |= declaration.conventions.get(options.get("convention", ""), {})
+        return Selection(declaration, MappingProxyType(values | options))
 
 
 def _default(option: Option) -> Any:

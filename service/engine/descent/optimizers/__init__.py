@@ -1,0 +1,17 @@
+"""Every optimizer, declared once: the modules below register them when they are imported."""
+
+from service.engine.descent.optimizers import adaptive, as_printed, momentum, searches, signed
+from service.engine.descent.optimizers.declaration import Move, Optimizer, Problem, State, optimizers
+
+__all__ = [
+    "Move",
+    "Optimizer",
+    "Problem",
+    "State",
+    "adaptive",
+    "as_printed",
+    "momentum",
+    "optimizers",
+    "searches",
+    "signed",
+]

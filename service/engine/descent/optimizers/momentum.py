@@ -1,0 +1,116 @@
+"""Gradient descent and its momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.engine.declarations import Flag, Number
+from service.engine.descent.optimizers.declaration import (
+    KERAS,
+    PYTORCH,
+    Move,
+    State,
+    convention,
+    decay,
+    learning_rate,
+    optimizers,
+    proper_fraction,
+)
+from service.engine.graph.ir import Array
+
+MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")
+
+
+def _stable(momentum: float, nesterov: bool) -> float:
+    """Where an eigenvalue of the step on a parabola reaches size 1."""
+    return 2.0 * (1.0 + momentum) / (1.0 + 2.0 * momentum if nesterov else 1.0)
+
+
+NESTEROV = Flag(name="nesterov", default=False, description="the gradient is counted once more, after the buffer")
+
+
+@optimizers.declare(
+    "sgd",
+    en="Gradient descent, with the momentum, dampening and nesterov of PyTorch: the current learning rate scales the "
+    "whole history.",
+    zh="梯度下降,可带 PyTorch 的动量、阻尼与 nesterov:当前学习率乘以全部历史。",
+    options=(
+        learning_rate(0.001),
+        MOMENTUM,
+        Number(
+            name="dampening",
+            default=0.0,
+            description="1 - dampening is the weight of a new gradient in the buffer, but of the first; not with keras",
+        ),
+        NESTEROV,
+        convention("the buffer holds the steps themselves: velocity = momentum * velocity - learning_rate * gradient"),
+        *decay(),
+    ),
+    latex=r"b \leftarrow \mu b + (1 - d) g,\quad \theta \leftarrow \theta - \eta b",
+    sources=(PYTORCH, KERAS),
+    conventions={"keras": {"learning_rate": 0.01, "decoupled_weight_decay": True}},
+    state=lambda momentum, **others: ("momentum_buffer",) if momentum else (),
+    stable=lambda momentum, nesterov, **others: _stable(momentum, nesterov),
+)
+def sgd(
+    gradient: Array,
+    state: State,
+    step: int,
+    learning_rate: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    convention: str,
+) -> Move:
+    if not momentum:
+        return Move(gradient, learning_rate)
+    buffer = state.momentum_buffer
+    if convention == "keras":
+        # The buffer is the step itself: a schedule leaves what is in it alone.
+        buffer *= momentum
+        buffer -= learning_rate * gradient
+        return Move(momentum * buffer - learning_rate * gradient if nesterov else buffer, -1.0, learning_rate)
+    if step == 1:
+        buffer[...] = gradient  # the first one is not dampened
+    else:
+        buffer *= momentum
+        buffer += (1.0 - dampening) * gradient
+    return Move(gradient + momentum * buffer if nesterov else buffer, learning_rate)
+
+
+@optimizers.declare(
+    "momentum",
+    en="Classical momentum, as textbooks have it: the velocity is what is added to the parameters.",
+    zh="教科书中的经典动量:速度即参数的增量。",
+    options=(learning_rate(0.01), proper_fraction("momentum", 0.9, "how much of the last velocity is kept"), *decay()),
+    latex=r"v \leftarrow \alpha v - \epsilon g,\quad \theta \leftarrow \theta + v",
+    sources=("Polyak 1964", "Goodfellow, Bengio, Courville: Deep Learning, algorithm 8.2"),
+    state=lambda **options: ("velocity",),
+    stable=lambda momentum: _stable(momentum, nesterov=False),
+)
+def classical_momentum(gradient: Array, state: State, step: int, learning_rate: float, momentum: float) -> Move:
+    velocity = state.velocity
+    velocity *= momentum
+    velocity -= learning_rate * gradient
+    return Move(velocity, -1.0, learning_rate)
+
+
+def _ahead(state: State, momentum: float, **others: Any) -> Array:
+    ahead: Array = momentum * state.velocity
+    return ahead
+
+
+@optimizers.declare(
+    "nesterov",
+    en="Nesterov's momentum, as textbooks have it: the gradient is taken where the velocity leads. Loss is told of the "
+    "parameters, gradients of the place looked ahead to.",
+    zh="教科书中的 Nesterov 动量:在速度将到达之处求梯度。损失取自当前参数,梯度取自前瞻点。",
+    options=(learning_rate(0.01), proper_fraction("momentum", 0.9, "how much of the last velocity is kept"), *decay()),
+    latex=r"v \leftarrow \alpha v - \epsilon \nabla L(\theta + \alpha v),\quad \theta \leftarrow \theta + v",
+    sources=("Nesterov 1983", "Goodfellow, Bengio, Courville: Deep Learning, algorithm 8.3"),
+    state=lambda **options: ("velocity",),
+    stable=lambda momentum: _stable(momentum, nesterov=True),
+    look_ahead=_ahead,
+)
+def nesterov(gradient: Array, state: State, step: int, learning_rate: float, momentum: float) -> Move:
+    return classical_momentum(gradient, state, step, learning_rate, momentum)

@@ -1,0 +1,300 @@
+"""Optimizers that are rules, against PyTorch and Keras, and what the protocol promises of all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers import Move, Optimizer, State, optimizers
+from service.engine.descent.optimizers.declaration import COMMON, KERAS, PYTORCH
+from service.engine.graph.ir import Array
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+ANSWERS = {
+    convention: json.loads((DATA / convention / "optimizers.json").read_text(encoding="utf-8"))
+    for convention in ("pytorch", "keras")
+}
+RULES = [declaration for declaration in optimizers if not declaration.search]
+AS_PRINTED = [declaration.name for declaration in RULES if declaration.counter_example]
+
+
+def selected(name: str, convention: str, options: dict[str, Any]) -> Selection[Optimizer]:
+    """With the defaults of the convention, where the optimizer has conventions."""
+    has_conventions = any(option.name == "convention" for option in optimizers[name].options)
+    return optimizers.select(name, **({"convention": convention} if has_conventions else {}), **options)
+
+
+def rule_options(selection: Selection[Optimizer]) -> dict[str, Any]:
+    return {name: value for name, value in selection.options.items() if name not in (*COMMON, "learning_rate")}
+
+
+RECORDED = [
+    (convention, selected(record["optimizer"], convention, record["options"]), record)
+    for convention, answers in ANSWERS.items()
+    for record in answers["records"]
+]
+RECORDS = [
+    pytest.param(selection, record["parameters"], id=f"{convention}-{selection.name}-{record['options']}")
+    for convention, selection, record in RECORDED
+]
+CHOICES = {
+    str((selection.name, rule_options(selection))): selection
+    for selection in (
+        *(selection for _, selection, _ in RECORDED),
+        *(optimizers.select(name, learning_rate=1e-4) for name in AS_PRINTED),
+    )
+}
+"""One for each choice of the options that rules see."""
+START = np.array(ANSWERS["pytorch"]["start"])
+
+
+def gradient_at(x: Array) -> Array:
+    """Of the function that the oracles descend on: ¼ Σ (x_{i+1} - sin 2x_i)² of the first six numbers."""
+    residual = x[..., 1:6] - np.sin(2.0 * x[..., :5])
+    gradient = np.zeros_like(x)
+    gradient[..., 1:6] += 0.5 * residual
+    gradient[..., :5] -= residual * np.cos(2.0 * x[..., :5])
+    return gradient
+
+
+def fresh_state(selection: Selection[Optimizer], parameters: Array) -> State:
+    names = selection.declaration.state(**rule_options(selection))
+    return State(**selection.declaration.numbers, **{name: np.zeros_like(parameters) for name in names})
+
+
+def advance(selection: Selection[Optimizer], state: State, step: int) -> None:
+    if selection.declaration.advance is not None:
+        selection.declaration.advance(state, step, **rule_options(selection))
+
+
+def move(selection: Selection[Optimizer], gradient: Array, state: State, step: int) -> Move:
+    answer: Move = selection.declaration.build(
+        gradient, state, step, selection.options["learning_rate"], **rule_options(selection)
+    )
+    return answer
+
+
+def descend(
+    selection: Selection[Optimizer], parameters: Array, state: State, steps: int, first: int = 1
+) -> Iterator[tuple[int, Move]]:
+    """What a loop does around a rule, written as plainly as possible. The parameters are changed in place."""
+    options = selection.options
+    for step in range(first, first + steps):
+        ahead = parameters
+        if selection.declaration.look_ahead is not None:
+            ahead = parameters + selection.declaration.look_ahead(state, **rule_options(selection))
+        gradient = gradient_at(ahead)
+        if options["maximize"]:
+            gradient = -gradient
+        if options["decoupled_weight_decay"]:
+            parameters *= 1.0 - options["learning_rate"] * options["weight_decay"]
+        else:
+            gradient += options["weight_decay"] * parameters
+        advance(selection, state, step)
+        answer = move(selection, gradient, state, step)
+        parameters -= answer.rate * answer.direction
+        yield step, answer
+
+
+@pytest.mark.parametrize(("selection", "recorded"), RECORDS)
+def test_parameters_are_those_of_the_oracle(selection: Selection[Optimizer], recorded: dict[str, list[float]]) -> None:
+    parameters = START.copy()
+    compared = 0
+    for step, _ in descend(selection, parameters, fresh_state(selection, parameters), max(map(int, recorded))):
+        if str(step) in recorded:
+            np.testing.assert_allclose(parameters, recorded[str(step)], rtol=1e-12, atol=1e-15, err_msg=f"step {step}")
+            compared += 1
+    assert compared == len(recorded)
+
+
+@pytest.mark.parametrize("name", [declaration.name for declaration in RULES if not declaration.counter_example])
+def test_every_option_is_recorded_off_its_default(name: str) -> None:
+    tried = set()
+    for convention, answers in ANSWERS.items():
+        for record in answers["records"]:
+            if record["optimizer"] == name:
+                usual = selected(name, convention, {}).options
+                tried |= {key for key, value in record["options"].items() if value != usual[key]}
+                tried |= {"convention"} if convention == "keras" else set()
+    assert tried >= {option.name for option in optimizers[name].options}
+
+
+@pytest.mark.parametrize(("convention", "source"), [("pytorch", PYTORCH), ("keras", KERAS)])
+def test_defaults_are_those_of_the_oracle(convention: str, source: str) -> None:
+    recorded = ANSWERS[convention]["defaults"]
+    assert set(recorded) == {declaration.name for declaration in RULES if source in declaration.sources}
+    for name, defaults in recorded.items():
+        usual = selected(name, convention, {}).options
+        assert {key: usual[key] for key in defaults} == defaults, name
+
+
+@pytest.mark.parametrize("declaration", RULES, ids=lambda declaration: declaration.name)
+def test_a_convention_names_options(declaration: Optimizer) -> None:
+    names = {option.name for option in declaration.options}
+    assert bool(declaration.conventions) == ("convention" in names)
+    for values in declaration.conventions.values():
+        assert set(values) <= names
+
+
+@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+def test_float32_stays_float32(selection: Selection[Optimizer]) -> None:
+    parameters = START.astype(np.float32)
+    exact = START.copy()
+    state = fresh_state(selection, parameters)
+    steps = zip(
+        descend(selection, parameters, state, 5),
+        descend(selection, exact, fresh_state(selection, exact), 5),
+        strict=True,
+    )
+    for (step, answer), _ in steps:
+        assert answer.direction.dtype == np.float32
+        assert isinstance(answer.rate, float) or answer.rate.dtype == np.float32
+        assert all(
+            type(value) is float or value.dtype == np.float32
+            for value in (*vars(state).values(), *shown(selection, state, step).values())
+        )
+    assert parameters.dtype == np.float32
+    np.testing.assert_allclose(parameters, exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+def test_rows_are_independent(selection: Selection[Optimizer]) -> None:
+    rows = np.stack([START, START + 0.3, 0.5 * START])
+    state = fresh_state(selection, rows)
+    alone = [row.copy() for row in rows]
+    states = [fresh_state(selection, row) for row in alone]
+    for step, _ in descend(selection, rows, state, 6):
+        for row, own in zip(alone, states, strict=True):
+            list(descend(selection, row, own, 1, first=step))
+        assert np.array_equal(rows, np.stack(alone))
+    for name, value in vars(state).items():
+        assert np.array_equal(value, np.stack([getattr(own, name) for own in states])) or type(value) is float
+
+
+@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
+    """Also: the gradient is left alone, and a state has the names that were told, changed in place."""
+    whole = fresh_state(selection, START)
+    told = dict(vars(whole))
+    assert set(told) == {*selection.declaration.numbers, *selection.declaration.state(**rule_options(selection))}
+    parts = [fresh_state(selection, START[:3]), fresh_state(selection, START[3:])]
+    for step in range(1, 7):
+        gradient = gradient_at(START + 0.3 * step)
+        before = gradient.copy()
+        for state in (whole, *parts):
+            advance(selection, state, step)
+        answer = move(selection, gradient, whole, step)
+        assert np.array_equal(gradient, before)
+        update = answer.rate * answer.direction
+        pieces = [move(selection, gradient[:3], parts[0], step), move(selection, gradient[3:], parts[1], step)]
+        assert np.array_equal(update, np.concatenate([piece.rate * piece.direction for piece in pieces]))
+    assert set(vars(whole)) == set(told)
+    for name, value in vars(whole).items():
+        if isinstance(value, np.ndarray):
+            assert value is told[name]
+            assert np.array_equal(value, np.concatenate([getattr(part, name) for part in parts]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+def test_a_rule_goes_on_from_its_state(selection: Selection[Optimizer], dtype: type) -> None:
+    parameters: Array = START.astype(dtype)
+    state = fresh_state(selection, parameters)
+    list(descend(selection, parameters, state, 3))
+    resumed: Array = np.array(parameters.tolist(), dtype)
+    copied = State(
+        **{
+            name: np.array(value.tolist(), dtype) if isinstance(value, np.ndarray) else value
+            for name, value in vars(state).items()
+        }
+    )
+    list(descend(selection, parameters, state, 3, first=4))
+    list(descend(selection, resumed, copied, 3, first=4))
+    assert np.array_equal(resumed, parameters)
+
+
+def shown(selection: Selection[Optimizer], state: State, step: int) -> dict[str, Array]:
+    show = selection.declaration.shown
+    return {} if show is None else dict(show(state, step, **rule_options(selection)))
+
+
+@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+def test_what_is_shown_is_finite(selection: Selection[Optimizer]) -> None:
+    parameters = START.copy()
+    state = fresh_state(selection, parameters)
+    for step, _ in descend(selection, parameters, state, 5):
+        for name, value in shown(selection, state, step).items():
+            assert value.shape == parameters.shape and np.isfinite(value).all(), name
+            assert name not in vars(state)
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "adamw", "adamax", "radam", "adam_as_printed"])
+def test_corrected_moments_after_one_step_are_those_of_its_gradient(name: str) -> None:
+    selection = optimizers.select(name)
+    state = fresh_state(selection, START)
+    gradient = gradient_at(START)
+    move(selection, gradient, state, 1)
+    corrected = shown(selection, state, 1)
+    np.testing.assert_allclose(corrected["corrected_first_moment"], gradient, rtol=1e-12)
+    if name != "adamax":
+        np.testing.assert_allclose(corrected["corrected_second_moment"], gradient**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("convention", ["pytorch", "keras"])
+def test_rounding_makes_no_negative_variance(convention: str, dtype: type) -> None:
+    """Gradients that were large once and no longer change."""
+    selection = optimizers.select("rmsprop", convention=convention, centered=True, rho=0.9, epsilon=0.0)
+    gradient: Array = np.linspace(0.1, 1.0, 500).astype(dtype)
+    state = fresh_state(selection, gradient)
+    with np.errstate(divide="ignore", invalid="raise"):
+        for step in range(1, 600):
+            answer = move(selection, 3.0 * gradient if step < 100 else gradient, state, step)
+            assert not np.isnan(answer.rate).any()
+
+
+def test_rprop_leaves_out_the_step_after_a_turn() -> None:
+    selection = optimizers.select("rprop", learning_rate=1.0)
+    state = fresh_state(selection, np.zeros(1))
+    updates = []
+    for step, gradient in enumerate([2.0, 3.0, -1e-200, -1e-200, -1e-200], start=1):
+        answer = move(selection, np.array([gradient]), state, step)
+        updates.append((answer.rate * answer.direction).item())
+    assert updates == pytest.approx([1.0, 1.2, 0.0, -0.6, -0.72], rel=1e-15)
+
+
+@pytest.mark.parametrize("name", AS_PRINTED)
+def test_as_printed(name: str) -> None:
+    """The misprinted formulas once more, with plain numbers."""
+    selection = optimizers.select(name, learning_rate=0.01)
+    options = rule_options(selection)
+    delta = options["epsilon"]
+    parameters = START[:6].copy()
+    state = fresh_state(selection, parameters)
+    theta, s, r = parameters.tolist(), [0.0] * 6, [0.0] * 6
+    for step in range(1, 11):
+        gradient = gradient_at(np.array([*theta, 0.0]))[:6]
+        answer = move(selection, gradient, state, step)
+        parameters -= answer.rate * answer.direction
+        for i, g in enumerate(gradient.tolist()):
+            if name == "adam_as_printed":
+                s[i] = options["beta_1"] * s[i] + (1 - options["beta_1"]) * g
+                r[i] = options["beta_2"] * r[i] + (1 - options["beta_2"]) * g * g
+                theta[i] -= 0.01 * s[i] / (math.sqrt(r[i]) + delta) * g
+            else:
+                r[i] = (
+                    r[i] + g * g
+                    if name == "adagrad_as_printed"
+                    else options["rho"] * r[i] + (1 - options["rho"]) * g * g
+                )
+                lowered = theta[i] - 0.01 / (math.sqrt(r[i]) + delta)
+                assert lowered < theta[i]
+                theta[i] = lowered
+        np.testing.assert_allclose(parameters, theta, rtol=1e-12)
