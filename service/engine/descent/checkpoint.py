@@ -1,0 +1,151 @@
+"""Where a training stands, as trees of arrays: what is needed to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from service.engine.descent.loop import Descent, Progress
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.graph.ir import Array
+from service.engine.network.parameters import Part, Tree, tree_of
+
+
+@dataclass
+class Checkpoint:
+    """Where a training stands. Sent back, it goes on with the same numbers to the last bit."""
+
+    step: int
+    """Steps done."""
+    seed: int
+    """With the step it determines every random number that is still to come."""
+    parameters: Tree
+    optimizer: str
+    state: Mapping[str, Any]
+    """Of the optimizer: numbers, and trees of arrays. Those of a history have an axis before the parameter's own."""
+    progress: Mapping[str, float] = field(default_factory=dict)
+    """Of the loop: see `Progress`; what is left out is as at the start."""
+    schedule: Mapping[str, float] = field(default_factory=dict)
+
+
+def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Part]) -> Checkpoint:
+    """Where a descent stands."""
+    standing = descent.progress
+    return Checkpoint(
+        step=standing.step,
+        seed=seed,
+        parameters=parameters,
+        optimizer=descent.declaration.name,
+        state={
+            name: tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
+            for name, value in vars(descent.state).items()
+        },
+        progress={
+            item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
+        },
+        schedule=dict(descent.scheduler.state) if descent.scheduler is not None else {},
+    )
+
+
+def _is_told(name: str, standing: Progress) -> bool:
+    """Infinity and None are how it starts, and no numbers of JSON."""
+    value = getattr(standing, name)
+    return name != "step" and value is not None and np.isfinite(value)
+
+
+def progress_of(checkpoint: Checkpoint) -> Progress:
+    """What the loop remembers. Raises `InvalidRequest` where it cannot."""
+    names = [item.name for item in fields(Progress) if item.name != "step"]
+    faults = [
+        Fault(("checkpoint", "progress", name), "is nothing that a training remembers", tuple(names))
+        for name in checkpoint.progress
+        if name not in names
+    ]
+    if faults:
+        raise InvalidRequest(faults[:MOST_ERRORS])
+    numbers: dict[str, Any] = dict(checkpoint.progress)
+    numbers |= {name: int(numbers[name]) for name in ("best_step", "waited") if name in numbers}
+    return Progress(step=checkpoint.step, **numbers)
+
+
+class StateReader:
+    """Reads an optimizer's state out of a checkpoint; what is wrong is told with its place."""
+
+    def __init__(self, descent: Descent, trained: Sequence[Part]) -> None:
+        self.descent = descent
+        self.optimizer = descent.declaration
+        self.trained = trained
+        self.size, self.dtype = descent.parameters.size, descent.parameters.dtype
+        self.faults: list[Fault] = []
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Make the descent remember what it did. Raises `InvalidRequest` with everything that does not fit."""
+        for name, value in self._read(checkpoint).items():
+            setattr(self.descent.state, name, value)
+        scheduler = self.descent.scheduler
+        if scheduler is not None:
+            # Another schedule than that of the checkpoint starts anew.
+            scheduler.state |= {name: x for name, x in checkpoint.schedule.items() if name in scheduler.state}
+
+    def _read(self, checkpoint: Checkpoint) -> dict[str, Array | float]:
+        declaration = self.optimizer
+        if checkpoint.optimizer != declaration.name:
+            detail = f"is of the optimizer {checkpoint.optimizer[:64]!r}; this request trains with {declaration.name!r}"
+            raise InvalidRequest([Fault(("checkpoint", "optimizer"), detail)])
+        arrays = [name for name, value in vars(self.descent.state).items() if isinstance(value, np.ndarray)]
+        known = (*arrays, *declaration.histories, *declaration.numbers)
+        given = checkpoint.state
+        for name in given:
+            if name not in known:
+                detail = f"{declaration.name} keeps no {name[:64]!r}"
+                self.faults.append(Fault(("checkpoint", "state", name), detail, known))
+        state: dict[str, Array | float] = {}
+        for name in known:
+            if name in given:
+                value = given[name]
+                is_number = name in declaration.numbers
+                if is_number != isinstance(value, float | int):
+                    takes = "a number" if is_number else "tensors by layer and parameter name"
+                    self.faults.append(Fault(("checkpoint", "state", name), f"takes {takes}"))
+                else:
+                    state[name] = value if is_number else self.array(name, value)
+            elif name not in declaration.histories:
+                self.faults.append(Fault(("checkpoint", "state", name), f"is missing: {declaration.name} needs it"))
+        if self.faults:
+            raise InvalidRequest(self.faults[:MOST_ERRORS])
+        return state
+
+    def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
+        """The flat array that a tree was."""
+        history = name in self.optimizer.histories
+        wanted = {(part.layer, part.name): part for part in self.trained}
+        faults = [
+            Fault(("checkpoint", "state", name, layer, own), "is no parameter that is trained")
+            for layer, arrays in tree.items()
+            for own in arrays
+            if (layer, own) not in wanted
+        ]
+        lengths = set()
+        for (layer, own), part in wanted.items():
+            array = tree.get(layer, {}).get(own)
+            path = ("checkpoint", "state", name, layer, own)
+            if array is None:
+                faults.append(Fault(path, f"is missing; it has shape {list(part.shape)}"))
+            elif (array.shape[1:] if history else array.shape) != part.shape:
+                takes = f"[steps, {', '.join(map(str, part.shape))}]" if history else list(part.shape)
+                faults.append(Fault(path, f"has shape {list(array.shape)}; it takes {takes}"))
+            elif history:
+                lengths.add(len(array))
+        if len(lengths) > 1:
+            faults.append(Fault(("checkpoint", "state", name), "has histories of different lengths"))
+        self.faults += faults
+        if faults:
+            return np.empty(0)
+        lead = tuple(lengths)
+        flat = np.empty((*lead, self.size), self.dtype)
+        for (layer, own), part in wanted.items():
+            flat[..., part.start : part.stop] = tree[layer][own].reshape((*lead, part.stop - part.start))
+        return flat

@@ -1,0 +1,135 @@
+"""Several trainings on one problem, side by side: curves over the same steps, and a table of where each ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.descent.loop import Step
+from service.engine.descent.optimizers.declaration import Optimizer
+from service.engine.descent.training import Training
+from service.engine.errors import LimitExceeded
+from service.engine.graph.ir import Array
+from service.engine.limits import Limits
+
+MOST_RUNS = 100
+CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
+
+
+class Contender(NamedTuple):
+    """What tells one run from the others."""
+
+    optimizer: Selection[Optimizer]
+    seed: int
+
+
+@dataclass
+class Row:
+    """Where one run ended."""
+
+    contender: Contender
+    status: str = "cancelled"
+    reason: str = ""
+    steps_done: int = 0
+    loss: float = math.nan
+    """After the last step."""
+    best_loss: float = math.nan
+    """The lowest at any step, and at which."""
+    best_step: int = 0
+    validation_loss: float | None = None
+
+
+class Comparison:
+    """Runs contenders one after the other, each step by step. `start` makes the training of one of them."""
+
+    def __init__(self, contenders: Sequence[Contender], start: Callable[[Contender], Training], limits: Limits) -> None:
+        """Raises what `start` raises for the first contender, `LimitExceeded` when all together are too much."""
+        if len(contenders) > MOST_RUNS:
+            raise LimitExceeded("runs", len(contenders), MOST_RUNS)
+        self._start = start
+        self._waiting = list(reversed(contenders))
+        self._training: Training | None = None
+        self.rows: list[Row] = []
+        self.curves: list[dict[str, Array]] = []
+        self._next()
+        assert self._training is not None
+        steps, every = self._training.steps, self._training.plan.every
+        self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
+        """Numbers of the steps that curves are told at."""
+        try:
+            limits.check_trace(len(CURVES) * len(contenders) * len(self.steps))
+            limits.check_steps(len(contenders) * steps)
+            limits.check_operations(len(contenders) * self._training.work)
+        except BaseException:
+            self.close()
+            raise
+
+    def _next(self) -> None:
+        contender = self._waiting.pop()
+        self.rows.append(Row(contender))
+        self._training = self._start(contender)
+
+    @property
+    def finished(self) -> bool:
+        return self._training is None
+
+    @property
+    def best(self) -> int | None:
+        """The run with the lowest loss in the end; None where no loss is finite."""
+        losses = [row.loss if math.isfinite(row.loss) else math.inf for row in self.rows]
+        return losses.index(min(losses)) if min(losses) < math.inf else None
+
+    def advance(self) -> None:
+        """Make one step of the run whose turn it is."""
+        training = self._training
+        assert training is not None
+        if len(self.curves) < len(self.rows):
+            self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
+        recorded = training.advance()
+        if recorded is not None:
+            self._record(recorded.step)
+        if training.finished:
+            self._end(training)
+            if self._waiting:
+                self._next()
+
+    def _record(self, step: Step) -> None:
+        place = int(np.searchsorted(self.steps, step.number))
+        if place == len(self.steps) or self.steps[place] != step.number:
+            return  # where a run ended early, between two steps that are told
+        curves = self.curves[-1]
+        curves["loss"][place] = step.loss
+        curves["gradient_norm"][place] = step.gradient_norm
+        curves["learning_rate"][place] = step.learning_rate
+        if step.validation_loss is not None:
+            curves["validation_loss"][place] = step.validation_loss
+
+    def _end(self, training: Training) -> None:
+        row = self.rows[-1]
+        outcome = training.outcome()
+        row.status, row.reason, row.steps_done = outcome.status, outcome.reason, outcome.step
+        row.loss, row.validation_loss = outcome.loss, outcome.validation_loss
+        row.best_loss, row.best_step = training.lowest
+        self.close()
+
+    def cancel(self, reason: str) -> None:
+        """Make no more steps, of no run."""
+        if self._training is not None:
+            self._training.cancel(reason)
+            self._end(self._training)
+        for contender in reversed(self._waiting):
+            self.rows.append(Row(contender, reason=reason))
+        self._waiting.clear()
+        while len(self.curves) < len(self.rows):
+            self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
+
+    def close(self) -> None:
+        """Give back the memory."""
+        if self._training is not None:
+            self._training.close()
+            self._training = None

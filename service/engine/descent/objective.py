@@ -1,0 +1,229 @@
+"""The loss of a network on batches of samples, as the objective of a descent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.descent.batches import Batches, FullBatch
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
+from service.engine.graph.ir import Array, Shape
+from service.engine.graph.plan import Workspace
+from service.engine.network.cautions import unfit
+from service.engine.network.derivatives import Derivation, DerivativeTask
+from service.engine.network.evaluate import Evaluation
+from service.engine.network.feed import Feed
+from service.engine.network.parameters import tree_of
+from service.engine.network.task import Caution, Task
+
+
+class Compile:
+    """Where compiled programs come from: a cache, or the compiler itself."""
+
+    def __init__(self, find: Callable[[Task | DerivativeTask], Evaluation | Derivation]) -> None:
+        self._find = find
+
+    def evaluation(self, task: Task) -> Evaluation:
+        found = self._find(task)
+        assert isinstance(found, Evaluation)
+        return found
+
+    def derivation(self, task: DerivativeTask) -> Derivation:
+        found = self._find(task)
+        assert isinstance(found, Derivation)
+        return found
+
+
+class _Run(NamedTuple):
+    """A program for one size of batches, in memory of its own."""
+
+    evaluation: Evaluation
+    workspace: Workspace
+    calls: Sequence[Callable[[], object]]
+    parameters: Array
+    gradients: Array
+    loss: Array
+    carried: Sequence[tuple[Array, slice]]
+    """New values of what layers carry along, and their places among the parameters."""
+
+
+class NetworkObjective:
+    """The loss of a network as a function of its trained parameters."""
+
+    def __init__(
+        self,
+        compile: Compile,  # noqa: A002 (the verb fits)
+        task: Task,
+        feed: Feed,
+        batches: Batches,
+        validation: tuple[Task, Feed] | None,
+        reserve: Callable[[int], None],
+        deadline: float | None = None,
+    ) -> None:
+        self._stack = ExitStack()
+        self._deadline = deadline
+        self.batches = batches
+        self.steps_per_epoch = batches.steps_per_epoch
+        self._compile = compile
+        self._task, self._feed = task, feed
+        self._rows: Array | None = None
+        self._step = 0
+        evaluations = {size: compile.evaluation(_of_size(task, size)) for size in sorted(batches.sizes, reverse=True)}
+        main = next(iter(evaluations.values()))
+        whole = isinstance(batches, FullBatch)
+        everything = main if whole else compile.evaluation(task._replace(differentiated=False))
+        everything.feeder.check(feed)
+        validating = None if validation is None else self._validating(main, *validation)
+        used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
+        self.nbytes = sum(each.program.nbytes for each in used.values())
+        """Memory of all programs together."""
+        self.work: float = max(each.program.work for each in evaluations.values())
+        """Floating-point operations of one evaluation, of the largest batch."""
+        reserve(self.nbytes)
+        self._runs = {size: self._open(evaluation) for size, evaluation in evaluations.items()}
+        self._run = self._main = next(iter(self._runs.values()))
+        self.feeder = self._main.evaluation.feeder
+        self.vector = self.feeder.parameters
+        self.flat = self._main.parameters
+        """All parameters: the trained ones first."""
+        self.parameters = self.flat[: self.vector.trained_size]
+        self._everything = self._main if whole else self._open(everything)
+        self._everything.evaluation.feeder.fill_samples(self._everything.workspace, feed)
+        self._validation = None if validating is None else self._open(validating)
+        """On other samples, with training off."""
+        if self._validation is not None and validation is not None:
+            self._validation.evaluation.feeder.fill_samples(self._validation.workspace, validation[1])
+
+    def _open(self, evaluation: Evaluation) -> _Run:
+        workspace = self._stack.enter_context(evaluation.program.workspace())
+        read = workspace.outputs
+        places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
+        carried = [
+            (read[f"state/{part.layer}.{part.name}"].reshape(-1), places[part.layer, part.name])
+            for part in evaluation.state
+        ]
+        flat, gradients = workspace.parameters, workspace.gradients
+        return _Run(evaluation, workspace, workspace.calls, flat, gradients, read["loss"], carried)
+
+    def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
+        try:
+            evaluation = self._compile.evaluation(task)
+            if _shapes(evaluation) != _shapes(main):
+                detail = "have another shape than those that are trained on, so that the parameters do not fit both"
+                raise InvalidRequest([Fault(("inputs",), detail)])
+            evaluation.feeder.check(feed)
+        except InvalidRequest as error:
+            raise InvalidRequest(_within(("validation",), error.faults)) from None
+        return evaluation
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._stack.close()
+
+    def begin(self, step: int) -> None:
+        self._step = step
+        rows = self._rows = self.batches.rows(step)
+        run = self._run = self._main if rows is None else self._runs[len(rows)]
+        if rows is not None:
+            run.evaluation.feeder.fill_samples(run.workspace, self._feed, rows)
+        if run.evaluation.model.noises:
+            run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
+
+    def evaluate(self) -> tuple[float, Array]:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise DeadlineExceeded  # a search may evaluate many times in one step
+        run = self._run
+        if run is not self._main:
+            np.copyto(run.parameters, self.flat)
+        for call in run.calls:
+            call()
+        return run.loss.item(), run.gradients
+
+    def hessian(self) -> Array:
+        derivation = self._compile.derivation(hessian_of(self._run.evaluation.task))
+        feed = _rows_of(self._feed, self._rows)
+        feed.parameters, feed.step = tree_of(self.vector.parts, self.flat), self._step
+        return np.asarray(derivation.run(feed).result)
+
+    def finish(self) -> None:
+        for value, place in self._run.carried:
+            self.flat[place] = value
+
+    def validate(self) -> float | None:
+        return None if self._validation is None else self._loss_of(self._validation)
+
+    def total(self, step: int) -> float:
+        """The loss over all samples, as a step finds it."""
+        run = self._everything
+        if run.evaluation.model.noises:
+            run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
+        return self._loss_of(run)
+
+    def _loss_of(self, run: _Run) -> float:
+        if run is not self._main:
+            np.copyto(run.parameters, self.flat)
+        for call in run.calls:
+            call()
+        loss: float = run.loss.item()
+        return loss
+
+    @property
+    def rows(self) -> Array | None:
+        """Indices of the samples of the step that was begun last; None: all."""
+        return self._rows
+
+    @property
+    def samples(self) -> int:
+        return self._task.samples
+
+    @property
+    def largest(self) -> Task:
+        """The task on the largest batch."""
+        return self._main.evaluation.task
+
+    @property
+    def warnings(self) -> list[Caution]:
+        """What a caller should know of the network, the loss and the targets."""
+        run = self._everything
+        outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
+        return [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, outputs, finite=True)]
+
+
+def hessian_of(task: Task) -> DerivativeTask:
+    """The second derivatives of a task's loss with respect to what is trained."""
+    return DerivativeTask(task, "hessian", "loss", "parameters")
+
+
+def _shapes(evaluation: Evaluation) -> list[Shape]:
+    return [part.shape for part in evaluation.parameters.parts]
+
+
+def _of_size(task: Task, size: int) -> Task:
+    """The task on so many samples."""
+    assert task.targets is not None
+    return task._replace(
+        inputs=tuple([(name, (size, *shape[1:])) for name, shape in task.inputs]),
+        targets=tuple([(name, (size, *shape[1:])) for name, shape in task.targets]),
+    )
+
+
+def _rows_of(feed: Feed, rows: Array | None) -> Feed:
+    """The numbers of some samples."""
+    if rows is None:
+        return replace(feed)
+    weights = feed.sample_weights
+    return replace(
+        feed,
+        inputs={name: array[rows] for name, array in feed.inputs.items()},
+        targets={name: array[rows] for name, array in feed.targets.items()},
+        sample_weights=None if weights is None else weights[rows],
+    )
+
+
+def _within(path: Path, faults: Iterable[Fault]) -> list[Fault]:
+    return [replace(fault, path=(*path, *fault.path)) for fault in faults]

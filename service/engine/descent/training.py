@@ -1,0 +1,298 @@
+"""Training a network: batches, checkpoints and a trace around the one loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
+from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of
+from service.engine.descent.loop import Descent, Recipe, Step
+from service.engine.descent.objective import Compile, NetworkObjective, hessian_of
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+from service.engine.limits import Limits
+from service.engine.network.feed import Feed
+from service.engine.network.parameters import tree_of
+from service.engine.network.quantities import first_true, is_finite
+from service.engine.network.task import Caution, Task
+
+MOST_SECOND_ORDER = 500
+"""Trained parameters up to which whole Hessians are computed at each step."""
+MOST_BATCH_SIZES = 16
+"""Different lengths of listed batches: each has a program and memory of its own."""
+RULE_OPERATIONS = 20
+"""What a rule takes for each parameter, roughly."""
+STATE_ROWS = 6
+"""Vectors like the parameters that an optimizer keeps and works with, at most."""
+SCALARS = 6
+"""Numbers of a recorded step beside its trees."""
+TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rate", "batch")
+"""What a trace may include of each step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained: the recipe of the descent, how long, on which batches, and what is recorded."""
+
+    recipe: Recipe
+    steps: int | None = None
+    epochs: int | None = None
+    """Either steps or epochs are given."""
+    batch_size: int | None = None
+    """None: all samples at each step."""
+    shuffle: bool = True
+    batches: Sequence[Array] | None = None
+    """Indices of samples, a list for each step; from the first again after the last."""
+    every: int = 1
+    """Steps 1, 1 + every, … are recorded, and the last."""
+    include: frozenset[str] = frozenset()
+    """Out of `TRACED`."""
+
+
+class Recorded(NamedTuple):
+    """A step of the trace, and what the trace includes of it by name: trees, numbers, indices of samples."""
+
+    step: Step
+    more: dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """Where a training ended."""
+
+    status: str
+    """completed, stopped, diverged or cancelled."""
+    reason: str
+    step: int
+    """Steps done, those before a checkpoint included."""
+    epoch: int
+    loss: float
+    """Over all samples, as the next step would find it."""
+    validation_loss: float | None
+    parameters: dict[str, dict[str, Array]]
+    checkpoint: Checkpoint | None
+    """None where numbers are not finite: there is nothing to go on from."""
+    finite: bool
+    warnings: list[Caution]
+
+
+class Training:
+    """One training at work. It holds memory until `close`."""
+
+    def __init__(
+        self,
+        compile: Compile,  # noqa: A002 (the verb fits)
+        limits: Limits,
+        task: Task,
+        feed: Feed,
+        plan: Plan,
+        validation: tuple[Task, Feed] | None = None,
+        checkpoint: Checkpoint | None = None,
+        reserve: Callable[[int], None] = lambda nbytes: None,
+        deadline: float | None = None,
+    ) -> None:
+        """Check everything and get ready for the first step.
+
+        `reserve` is told the bytes needed before they are taken. Past `deadline`, a reading of `time.monotonic`, an
+        evaluation raises `DeadlineExceeded`; callers cancel before that, unless one step takes so long.
+
+        Raises `InvalidRequest` when something does not fit, `LimitExceeded` when it would cost too much.
+        """
+        if checkpoint is not None:
+            feed.parameters, feed.seed = checkpoint.parameters, checkpoint.seed
+        self.plan = plan
+        self.seed = feed.seed
+        batches = _batches(plan, task.samples, feed.seed)
+        self.steps = _count_steps(plan, batches)
+        limits.check_steps(self.steps)
+        self.status: str | None = None
+        self.reason = ""
+        self.lowest = (math.inf, 0)
+        """The lowest loss that a step found, and which step."""
+        self.objective = NetworkObjective(compile, task, feed, batches, validation, reserve, deadline)
+        try:
+            self._prepare(compile, limits, feed, checkpoint, reserve)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(
+        self,
+        compile: Compile,  # noqa: A002
+        limits: Limits,
+        feed: Feed,
+        checkpoint: Checkpoint | None,
+        reserve: Callable[[int], None],
+    ) -> None:
+        objective, recipe = self.objective, self.plan.recipe
+        vector, declaration = objective.vector, recipe.optimizer.declaration
+        size = vector.trained_size
+        if not size:
+            raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
+        options = recipe.own_options
+        self.history = len(declaration.histories) * min(declaration.most_rows(**options), self.steps)
+        """Rows that the state's histories may have together in the end."""
+        reserve(objective.nbytes + (self.history + STATE_ROWS) * objective.parameters.nbytes)
+        work: float = objective.work * declaration.most_evaluations(**options) + RULE_OPERATIONS * size
+        if declaration.second_order:
+            if size > MOST_SECOND_ORDER:
+                raise LimitExceeded(f"parameters for {declaration.name}", size, MOST_SECOND_ORDER, ("optimizer",))
+            work += compile.derivation(hessian_of(objective.largest)).work + 10 * size**3
+        self.work = work * self.steps
+        """Floating-point operations of all steps, roughly."""
+        limits.check_operations(self.work)
+        objective.feeder.fill_parameters(objective.flat, feed)
+        self.parameters_came = feed.parameters is not None
+        self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
+        if checkpoint is not None:
+            StateReader(self.descent, vector.trained).restore(checkpoint)
+        self.last = self.descent.progress.step + self.steps
+        limits.check_trace(self.trace_elements)
+        self.before = np.empty_like(objective.parameters) if "updates" in self.plan.include else None
+
+    @property
+    def trace_elements(self) -> int:
+        """How many numbers the whole trace will hold."""
+        include, trained = self.plan.include, self.objective.parameters.size
+        arrays = [value.size for value in vars(self.descent.state).values() if isinstance(value, np.ndarray)]
+        each = SCALARS
+        each += trained * len(include & {"gradients", "updates", "effective_learning_rate"})
+        each += self.objective.flat.size if "parameters" in include else 0
+        each += sum(arrays) + self.history * trained if "state" in include else 0
+        each += max(self.objective.batches.sizes) if "batch" in include else 0
+        return each * (math.ceil(self.steps / self.plan.every) + 1)
+
+    @property
+    def finished(self) -> bool:
+        return self.status is not None
+
+    def advance(self) -> Recorded | None:
+        """Make one step; gives it if it belongs to the trace."""
+        if self.before is not None:
+            self.before[...] = self.objective.parameters
+        descent = self.descent
+        step = descent.advance()
+        if step.loss < self.lowest[0]:
+            self.lowest = step.loss, step.number
+        if descent.status is not None:
+            self.status, self.reason = descent.status, descent.reason
+        elif step.number == self.last:
+            self.status = "completed"
+            self.reason = f"all {self.steps:,} steps are done"
+        if self.status is None and (step.number - 1) % self.plan.every:
+            return None
+        return Recorded(step, self._more(step))
+
+    def _more(self, step: Step) -> dict[str, Any]:
+        include, descent, objective = self.plan.include, self.descent, self.objective
+        more: dict[str, Any] = {}
+        if not include:
+            return more
+        trained = objective.vector.trained
+        if "batch" in include:
+            rows = objective.rows
+            more["batch"] = np.arange(objective.samples) if rows is None else rows
+        if "gradients" in include:
+            more["gradients"] = tree_of(trained, descent.gradient.copy())
+        if step.effective_learning_rate is None:
+            return more  # it changed nothing
+        if "effective_learning_rate" in include:
+            effective = step.effective_learning_rate
+            more["effective_learning_rate"] = (
+                tree_of(trained, effective) if isinstance(effective, np.ndarray) else effective
+            )
+        if self.before is not None:
+            more["updates"] = tree_of(trained, quietly(np.subtract, objective.parameters, self.before))
+        if "parameters" in include:
+            more["parameters"] = tree_of(objective.vector.parts, objective.flat.copy())
+        if "state" in include:
+            more["state"] = self._state(step)
+        return more
+
+    def _state(self, step: Step) -> dict[str, Any]:
+        values = dict(vars(self.descent.state))
+        values |= quietly(self.descent.shown)
+        trained = self.objective.vector.trained
+        return {
+            name: tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+
+    def cancel(self, reason: str) -> None:
+        """Make no more steps."""
+        if self.status is None:
+            self.status, self.reason = "cancelled", reason
+
+    def outcome(self) -> Outcome:
+        """Where the training stands now that it is over."""
+        return quietly(self._outcome)
+
+    def _outcome(self) -> Outcome:
+        objective, descent = self.objective, self.descent
+        done = descent.progress.step
+        loss = objective.total(done)
+        validation_loss = objective.validate()
+        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        status, reason = self.status or "cancelled", self.reason
+        finite = bool(np.isfinite(loss)) and is_finite(objective.flat)
+        if not finite and status != "diverged":
+            status = "diverged"
+            reason = descent.why_diverged_at_the_end(loss)
+        checkpoint = None
+        if finite and all(is_finite(np.asarray(value)) for value in vars(descent.state).values()):
+            checkpoint = checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
+        per_epoch = objective.steps_per_epoch
+        return Outcome(
+            status=status,
+            reason=reason,
+            step=done,
+            epoch=math.ceil(done / per_epoch),
+            loss=loss,
+            validation_loss=validation_loss,
+            parameters=parameters,
+            checkpoint=checkpoint,
+            finite=finite,
+            warnings=objective.warnings,
+        )
+
+    def close(self) -> None:
+        """Give back the memory; once is enough, twice does no harm."""
+        self.objective.close()
+
+
+def _batches(plan: Plan, samples: int, seed: int) -> Batches:
+    if plan.batches is not None:
+        _check_listed(plan.batches, samples)
+        return ListedBatches(plan.batches)
+    if plan.batch_size is None or plan.batch_size >= samples:
+        return FullBatch(samples)
+    return MiniBatches(samples, plan.batch_size, seed, plan.shuffle)
+
+
+def _check_listed(batches: Sequence[Array], samples: int) -> None:
+    faults = []
+    for position, rows in enumerate(batches):
+        place = first_true((rows < 0) | (rows >= samples))
+        if place is not None:
+            detail = f"takes the index of a sample, from 0 to {samples - 1}, got {int(rows[place])}"
+            faults.append(Fault(("batches", position, *place), detail))
+            if len(faults) >= MOST_ERRORS:
+                break
+    if faults:
+        raise InvalidRequest(faults)
+    sizes = {len(rows) for rows in batches}
+    if len(sizes) > MOST_BATCH_SIZES:
+        raise LimitExceeded("different batch sizes", len(sizes), MOST_BATCH_SIZES, ("batches",))
+
+
+def _count_steps(plan: Plan, batches: Batches) -> int:
+    if plan.steps is not None:
+        return plan.steps
+    assert plan.epochs is not None
+    return plan.epochs * batches.steps_per_epoch
