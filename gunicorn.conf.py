@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -63,7 +64,11 @@ def pre_fork(server, worker):
 
 
 def post_fork(server, worker):
-    """Let freed megabytes stay with the process; glibc would return and fault them in again each time."""
+    """Let threads change places often, and freed megabytes stay with the process."""
+    # A request waits for the interpreter lock many times, each time so long while a stream computes: with 30 of
+    # them /health/live takes 6 ms, 18 at worst, instead of 25 and 80 with Python's 5 ms. At 0.5 ms requests cost more.
+    sys.setswitchinterval(0.001)
+    # glibc would return memory and fault it in again each time.
     # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; musl and macOS have no mallopt.
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
@@ -71,6 +76,19 @@ def post_fork(server, worker):
         libc.mallopt(-3, 32 << 20)
         # M_ARENA_MAX: or each thread would keep megabytes of its own, which no other can use.
         libc.mallopt(-8, 1)
+
+
+def post_worker_init(worker):
+    """On a stop, let open streams send their end: gunicorn would wait for them, then cut them off."""
+    from service.api.streaming import stopping
+
+    def stop(number, frame):
+        stopping.set()
+        worker.handle_exit(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+    # As gunicorn has it for its own handler: system calls of requests in flight go on.
+    signal.siginterrupt(signal.SIGTERM, False)
 
 
 def when_ready(server):

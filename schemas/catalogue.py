@@ -63,6 +63,17 @@ class DeclarationSchema(Schema):
     href = fields.String(required=True)
     parameters = fields.Dict(keys=fields.String(), values=fields.String())
     inputs = fields.Nested(CountSchema, metadata={"description": "how many inputs a layer takes"})
+    conventions = fields.Dict(
+        keys=fields.String(),
+        values=fields.Dict(),
+        metadata={"description": "defaults that differ where an optimizer's option `convention` has that value"},
+    )
+    state = fields.List(
+        fields.String(), metadata={"description": "what an optimizer remembers, with all options that ask for more"}
+    )
+    counter_example = fields.Boolean(
+        metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
+    )
     curve = fields.Nested(CurveSchema)
 
 
@@ -74,3 +85,5 @@ class DeclarationsSchema(Schema):
     layers = fields.List(fields.Nested(DeclarationSchema))
     initializers = fields.List(fields.Nested(DeclarationSchema))
     regularizers = fields.List(fields.Nested(DeclarationSchema))
+    optimizers = fields.List(fields.Nested(DeclarationSchema))
+    schedules = fields.List(fields.Nested(DeclarationSchema))

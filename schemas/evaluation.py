@@ -70,12 +70,11 @@ class ForwardRequest(RequestSchema):
         if loaded["dtype"] == "float32":
             for key in self.tensors:
                 if key in loaded:
-                    loaded[key] = self.narrowed(loaded, key)
+                    loaded[key] = self.narrowed(loaded, key, loaded[key])
         return loaded
 
-    def narrowed(self, loaded: dict[str, Any], key: str) -> Any:
+    def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Tensors in float32, but for indices: float32 does not hold every integer."""
-        value = loaded[key]
         network: NetworkDefinition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
-from service.api import catalogue, derivatives, evaluation, system
+from service.api import catalogue, derivatives, evaluation, system, training
 from service.api.operation import Runtime
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
@@ -19,8 +20,8 @@ from service.engine.graph.plan import WorkspacePool
 from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.task import Task
-from service.observability import Timer, count, error_log, log_request
-from service.problems import MEDIA_TYPE, Problem, from_engine, from_status
+from service.observability import Timer, count, log_request
+from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 EXPOSED_HEADERS = "ETag, Retry-After, Server-Timing, X-Request-Id"
@@ -39,9 +40,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         LeastRecentlyUsed(settings.cached_nodes, _weight_of_compiled),
         WorkspacePool(settings.pooled_bytes),
         Budget(settings.max_memory_bytes),
+        threading.BoundedSemaphore(settings.streams),
     )
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
+    app.register_blueprint(training.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(system.problems)
@@ -107,16 +110,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def on_any_exception(error: Exception) -> Response:
-        fields = {"request_id": _request_id(), "method": request.method, "path": request.path}
-        error_log.error("unexpected error", exc_info=error, extra={"fields": fields})
-        return respond(Problem("internal-error", "The service failed; the fault is not in the request."))
-
-    @app.errorhandler(MemoryError)
-    def on_memory_error(error: MemoryError) -> Response:
-        error_log.error("out of memory", extra={"fields": {"request_id": _request_id()}})
-        return respond(
-            Problem("busy", "There is not enough memory for this request now.", headers={"Retry-After": "1"})
-        )
+        return respond(from_unexpected(error, request.environ))
 
 
 def _finish(app: Flask, settings: Settings) -> None:
@@ -133,6 +127,7 @@ def _finish(app: Flask, settings: Settings) -> None:
             headers["Server-Timing"] = timer.header()
         if origins:
             _allow_origin(response, environ.get("HTTP_ORIGIN"), origins)
+        # A stream has no length, and is sent as it comes. Of a stream, what is counted and logged is its beginning.
         if not response.direct_passthrough and (response.content_length or 0) >= wire.SMALLEST_COMPRESSED:
             headers.add("Vary", "Accept-Encoding")
             compressed = wire.compress(response.iter_encoded(), environ)

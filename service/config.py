@@ -16,8 +16,8 @@ from typing import Any
 from service.engine.limits import Limits
 
 MEBI = 2**20
-OF_GUNICORN = ("NABLA_THREADS", "NABLA_LOG_LEVEL")
-"""Variables that gunicorn.conf.py reads."""
+OF_GUNICORN = ("NABLA_LOG_LEVEL",)
+"""Variables that gunicorn.conf.py alone reads."""
 
 
 class ConfigurationError(ValueError):
@@ -28,6 +28,9 @@ class ConfigurationError(ValueError):
 class Settings:
     """What an operator may change. Sizes are in bytes, times in seconds."""
 
+    threads: int = field(
+        default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
+    )
     max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
@@ -38,6 +41,10 @@ class Settings:
     max_tensor_elements: int = field(default=50_000_000, metadata={"about": "numbers in one tensor of an answer"})
     max_operations: int = field(
         default=2 * 10**11, metadata={"about": "estimated floating-point operations of a request"}
+    )
+    max_steps: int = field(default=1_000_000, metadata={"about": "steps of a training, or of a comparison together"})
+    max_trace_elements: int = field(
+        default=10_000_000, metadata={"about": "numbers in the steps of a training that are told"}
     )
     max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
@@ -90,12 +97,20 @@ class Settings:
             tensor_elements=self.max_tensor_elements,
             operations=self.max_operations,
             workspace_bytes=self.max_workspace_bytes,
+            steps=self.max_steps,
+            trace_elements=self.max_trace_elements,
         )
 
     @property
     def shown_limits(self) -> dict[str, float]:
         """What `/v1` tells callers."""
-        return {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
+        limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
+        return limits | {"streams": self.streams}
+
+    @property
+    def streams(self) -> int:
+        """Streams that a worker serves at once. Each holds a thread, and others need some too."""
+        return max(1, self.threads // 2)
 
     @property
     def key_digests(self) -> tuple[bytes, ...]:

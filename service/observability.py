@@ -15,7 +15,15 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 REQUESTS = Counter("nabla_requests", "Requests answered", ("method", "route", "status"))
@@ -25,6 +33,8 @@ SECONDS = Histogram(
     ("route",),
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+STREAMS = Counter("nabla_streams", "Streams that ended", ("outcome",))
+OPEN_STREAMS = Gauge("nabla_open_streams", "Streams that are open", multiprocess_mode="livesum")
 
 error_log = logging.getLogger("nabla.error")
 
@@ -74,6 +84,11 @@ def count(method: str, route: str, status: int, seconds: float) -> None:
     requests, durations = _children(method if method in METHODS else "other", route, status)
     requests.inc()
     durations.observe(seconds)
+
+
+def count_stream(outcome: str) -> None:
+    """Record one stream that ended, with the status of its summary or how it was cut off."""
+    STREAMS.labels(outcome).inc()
 
 
 def log_request(request_id: str, method: str, path: str, status: int, seconds: float) -> None:

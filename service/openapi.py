@@ -17,14 +17,15 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas import declared, derivatives, evaluation, fields, network, tensor
+from schemas import declared, derivatives, evaluation, fields, network, tensor, training
 from schemas.system import ProblemSchema
-from service import __version__
+from service import __version__, wire
 from service.api.operation import OPERATIONS, Operation
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
 from service.engine.declarations import Declaration, Registry
+from service.engine.descent.comparison import MOST_RUNS
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 
@@ -103,6 +104,7 @@ class _Describer:
             info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
             tags=[
                 {"name": "Networks", "description": "Outputs, losses and gradients of a network that you define"},
+                {"name": "Training", "description": "What optimizers do with them, step by step"},
                 {"name": "Catalogue", "description": "Everything a request may name"},
                 {"name": "System", "description": "Health, metrics and this description"},
             ],
@@ -154,6 +156,25 @@ class _Describer:
                     "maxItems": derivatives.MOST_VECTORS,
                     "items": {"anyOf": [_reference("Tensor"), by_name, _reference("Parameters")]},
                 }
+            case fields.ObjectField():
+                nested = field.schema
+                return self.component(_schema_name(nested), lambda: self.object(nested))
+            case training.TreeOrNumberField():
+                return {"anyOf": [{"type": "number"}, _reference("ParametersAnswer")]}
+            case training.StateField():
+                one = {"anyOf": [{"type": "number"}, _reference("Parameters")]}
+                return {"type": "object", "additionalProperties": one}
+            case training.BatchesField():
+                indices = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+                return {"type": "array", "minItems": 1, "maxItems": training.MOST_BATCHES, "items": indices}
+            case training.FrozenField():
+                return {"type": "array", "maxItems": field.MOST, "items": {"type": "string"}}
+            case training.SeedsField():
+                seeds = {"type": "integer", "minimum": 0, "maximum": field.seed.maximum}
+                return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": seeds}
+            case training.OptimizersField():
+                one = self.choice(field.registry)
+                return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": one}
             case derivatives.DerivedField():
                 return _reference("Derived")
             case evaluation.LossField():
@@ -306,6 +327,11 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
     answer: dict[str, Any] = {"description": "OK"}
     schema = {"schema": type(operation.gives)} if operation.gives else {}
     answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
+    if operation.streams:
+        for part in operation.streams:
+            describer.spec.components.schema(_schema_name(part), schema=part)
+        parts = {"anyOf": [_reference(_schema_name(part)) for part in operation.streams]}
+        answer["content"] |= {media_type: {"schema": parts} for media_type in (wire.NDJSON, wire.EVENTS)}
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
     if operation.takes is not None:

@@ -21,6 +21,7 @@ from marshmallow import ValidationError
 
 from schemas.fields import Message
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
+from service.observability import error_log
 
 MEDIA_TYPE = "application/problem+json"
 FRAGMENT = "!$&'()*+,;=:@~"
@@ -64,7 +65,8 @@ KINDS: dict[str, Kind] = {
         406,
         "No acceptable form",
         "Answers are application/json, with tensors as nested lists or, for 'Accept: application/json; "
-        "tensors=base64', as typed arrays. The Accept header rules both out.",
+        "tensors=base64', as typed arrays. Where steps are computed one by one, application/x-ndjson and "
+        "text/event-stream stream them. The Accept header rules all of these out.",
     ),
     "timeout": Kind(
         408, "The body came too slowly", "The connection was silent for too long while the body was awaited."
@@ -228,6 +230,17 @@ def from_engine(error: EngineError, seconds: float) -> Problem:
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
         return Problem("deadline-exceeded", text, headers={"Retry-After": "1"})
     raise TypeError(f"no problem is known for {error!r}")
+
+
+def from_unexpected(error: Exception, environ: Mapping[str, Any]) -> Problem:
+    """A problem of what nobody foresaw: the log gets all of it, the client what helps it."""
+    fields = {"request_id": environ["nabla.request_id"]}
+    if isinstance(error, MemoryError):
+        error_log.error("out of memory", extra={"fields": fields})
+        return Problem("busy", "There is not enough memory for this request now.", headers={"Retry-After": "1"})
+    fields |= {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"]}
+    error_log.error("unexpected error", exc_info=error, extra={"fields": fields})
+    return Problem("internal-error", "The service failed; the fault is not in the request.")
 
 
 def _number(count: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -20,7 +20,16 @@ from service.large_json import Unsure, parse_large
 from service.long_text import LONG, LongTexts
 from service.problems import Problem
 
-JSON = "application/json"
+JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
+
+Form = Literal["json", "ndjson", "sse"]
+"""The forms of an answer: one document, a line for each record, server-sent events."""
+# What an Accept header may name, and the form it means.
+DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
+DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
+# Accept headers that need no reading: they mean a document with lists.
+COMMON = (None, "", "*/*", JSON)
+
 # Below this many bytes orjson is the faster parser; above, simdjson reads numbers without making
 # a Python object of each.
 LARGE_BODY = 32 * 1024
@@ -172,24 +181,32 @@ def _kind(value: Any) -> str:
 def wants_base64(environ: Mapping[str, Any]) -> bool:
     """How tensors are to be encoded; raises `Problem` 406 where JSON is not accepted at all."""
     accept = environ.get("HTTP_ACCEPT")
-    if accept in (None, "", "*/*", JSON):
-        return False
-    accepted = parse_accept_header(accept, MIMEAccept)
-    best: tuple[float, bool] | None = None
-    for value, quality in accepted:
+    return accept not in COMMON and _negotiate(accept, DOCUMENT)[1]
+
+
+def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
+    """Which form an answer that may be a stream is to have, and whether with base64; raises `Problem` 406."""
+    accept = environ.get("HTTP_ACCEPT")
+    return ("json", False) if accept in COMMON else _negotiate(accept, DOCUMENT_OR_STREAM)
+
+
+def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, bool]:
+    best: tuple[float, Form, bool] | None = None
+    # The most specific come first, so that among equals the first is right.
+    for value, quality in parse_accept_header(accept, MIMEAccept):
         media_type, options = parse_options_header(value)
-        if quality <= 0 or media_type.lower() not in (JSON, "application/*", "*/*", "application/problem+json"):
-            continue
+        form = forms.get(media_type.lower())
         tensors = options.get("tensors", "lists")
-        if tensors not in ("lists", "base64"):
+        if quality <= 0 or form is None or tensors not in ("lists", "base64"):
             continue
         if best is None or quality > best[0]:
-            best = (quality, tensors == "base64")
+            best = (quality, form, tensors == "base64")
     if best is None:
+        streams = f", or a stream, {NDJSON} or {EVENTS}; each" if forms is DOCUMENT_OR_STREAM else ","
         raise Problem(
-            "not-acceptable", "The answer is application/json, optionally with tensors=lists or tensors=base64."
+            "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64."
         )
-    return best[1]
+    return best[1:]
 
 
 def dump(value: Any) -> bytes:

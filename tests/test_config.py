@@ -39,7 +39,7 @@ def test_what_cannot_be_meant_is_refused_by_name(variable: str, text: str, told:
 
 
 def test_variables_that_others_set_are_left_alone() -> None:
-    assert read(NABLA_PORT="tcp://10.0.0.1:8000", NABLA_SERVICE_HOST="10.0.0.1", NABLA_THREADS="8") == Settings()
+    assert read(NABLA_PORT="tcp://10.0.0.1:8000", NABLA_SERVICE_HOST="10.0.0.1", NABLA_LOG_LEVEL="info") == Settings()
 
 
 def test_a_digest_that_is_none_is_refused() -> None:

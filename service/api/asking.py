@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from schemas.tensor import Array
 from service.api.operation import Context
 from service.engine.declarations import Selection
+from service.engine.descent.objective import Compile
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
-from service.engine.network.derivatives import Derivation, DerivativeTask
-from service.engine.network.evaluate import Evaluation
+from service.engine.network.derivatives import Derivation, DerivativeTask, compile_derivative
+from service.engine.network.evaluate import Evaluation, compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.losses import Loss
 from service.engine.network.parameters import ParameterVector
@@ -64,6 +65,44 @@ def compiled(
     context.timer.mark("compile")
     context.timer.memory = found.program.nbytes
     return found
+
+
+def compiler(context: Context) -> Compile:
+    """What compiles for a training: as `compiled`, out of the memory of earlier requests."""
+    runtime = context.runtime
+    limits, workspaces = runtime.settings.limits, runtime.workspaces
+
+    def find(key: Task | DerivativeTask) -> Evaluation | Derivation:
+        def make() -> Evaluation | Derivation:
+            if isinstance(key, Task):
+                return compile_task(key, limits, workspaces)
+            return compile_derivative(key, limits, workspaces)
+
+        return runtime.compiled.get(key, make)
+
+    return Compile(find)
+
+
+def validation_of(request: dict[str, Any], task: Task) -> tuple[Task, Feed] | None:
+    """The data that a training is validated on, as a task and its numbers."""
+    validation = request.get("validation")
+    if validation is None:
+        return None
+    faults: list[Fault] = []
+    definition = task.definition
+    inputs = _by_name(validation, "inputs", definition.inputs, "input", faults)
+    targets = _by_name(validation, "targets", definition.output_names, "output", faults)
+    if faults:
+        raise InvalidRequest(replace(fault, path=("validation", *fault.path)) for fault in faults)
+    without = task._replace(
+        inputs=tuple([(name, array.shape) for name, array in inputs.items()]),
+        targets=tuple([(name, array.shape) for name, array in targets.items()]),
+        training=False,
+        weighted=False,
+        normalize_weights=False,
+        differentiated=False,
+    )
+    return without, Feed(inputs, None, targets)
 
 
 def _faults_of_parameters(task: Task, feed: Feed, context: Context) -> list[Fault]:
@@ -127,9 +166,13 @@ def _loss_weights(request: dict[str, Any], names: tuple[str, ...], faults: list[
 
 def _in_terms_of(request: dict[str, Any], fault: Fault) -> Fault:
     """The engine names tensors by input and output; a request with but one need not."""
-    key = fault.path[0] if fault.path else None
-    if key in ("inputs", "targets", "loss") and len(fault.path) > 1 and not isinstance(request.get(str(key)), dict):
-        return replace(fault, path=(key, *fault.path[2:]))
+    path = fault.path
+    if path[:1] == ("validation",):
+        inner = _in_terms_of(request["validation"], replace(fault, path=path[1:]))
+        return replace(fault, path=("validation", *inner.path))
+    named = len(path) > 1 and path[0] in ("inputs", "targets", "loss")
+    if named and not isinstance(request.get(str(path[0])), dict):
+        return replace(fault, path=(path[0], *path[2:]))
     return fault
 
 

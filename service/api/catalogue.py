@@ -28,6 +28,8 @@ from service.engine.declarations import (
     Registry,
     Selection,
 )
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.schedules import schedules
 from service.engine.network.activations import activations
 from service.engine.network.curves import activation_curve, loss_curve
 from service.engine.network.initializers import initializers
@@ -40,7 +42,8 @@ from service.problems import Problem, pointer
 blueprint = Blueprint("catalogue", __name__)
 
 REGISTRIES: dict[str, Registry[Any]] = {
-    registry.plural: registry for registry in (activations, losses, layers, initializers, regularizers)
+    registry.plural: registry
+    for registry in (activations, losses, layers, initializers, regularizers, optimizers, schedules)
 }
 MOST_POINTS = 2001
 
@@ -103,7 +106,17 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         entry["parameters"] = dict(declaration.parameters or {})
         fewest, most = declaration.takes
         entry["inputs"] = {"minimum": fewest, "maximum": None if most == ANY_NUMBER else most}
+    if isinstance(declaration, Optimizer):
+        entry["conventions"] = {name: dict(defaults) for name, defaults in declaration.conventions.items()}
+        entry["counter_example"] = declaration.counter_example
+        entry["state"] = _state_of(declaration)
     return entry
+
+
+def _state_of(optimizer: Optimizer) -> list[str]:
+    """What an optimizer remembers under any of its options: those flags and numbers that ask for more are set."""
+    options = {option.name: True if isinstance(option, Flag) else 0.5 for option in optimizer.options}
+    return [*optimizer.state(**options), *optimizer.histories, *optimizer.numbers]
 
 
 @cache

@@ -79,6 +79,104 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     },
 }
 
+TRAIN: dict[str, dict[str, Any]] = {
+    "xor": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "half_squared_error",
+        "optimizer": {"type": "momentum", "learning_rate": 0.7, "momentum": 0.3},
+        "steps": 3,
+        "trace": {"include": ["gradients", "parameters", "state"]},
+    },
+    "mini_batches": {
+        "network": {
+            "layers": [
+                {"type": "dense", "name": "hidden", "units": 3, "activation": "tanh"},
+                {"type": "dense", "name": "classes", "units": 2, "activation": "softmax"},
+            ]
+        },
+        "seed": 4,
+        "inputs": [[0.2, 1.1], [1.3, 0.4], [-0.5, 0.9], [1.8, -0.6], [-1.2, 0.3]],
+        "targets": [0, 1, 0, 1, 0],
+        "loss": "sparse_categorical_crossentropy",
+        "optimizer": {"type": "adam", "learning_rate": 0.1},
+        "schedule": {"type": "cosine", "decay_steps": 6, "warmup_steps": 3, "warmup_start": 0.1},
+        "clip": {"norm": 1.0},
+        "batch_size": 2,
+        "epochs": 3,
+        "validation": {"inputs": [[0.9, 0.1], [-0.8, 0.5]], "targets": [1, 0]},
+        "trace": {"include": ["batch"]},
+    },
+    # The line is known, and so is the curvature: 6.702, so that gradient descent bears 0.298 at the most.
+    "divergence": {
+        "network": {"layers": [{"type": "dense", "name": "line", "units": 1}]},
+        "parameters": {"line": {"kernel": [[0]], "bias": [0]}},
+        "inputs": [[0], [1], [2], [3], [4]],
+        "targets": [[1], [3], [5], [7], [9]],
+        "loss": "half_squared_error",
+        "optimizer": {"type": "sgd", "learning_rate": 0.5},
+        "steps": 100,
+        "trace": {"every": 5},
+    },
+    "l_bfgs": {
+        "network": {
+            "layers": [
+                {
+                    "type": "dense",
+                    "name": "odds",
+                    "units": 1,
+                    "activation": "sigmoid",
+                    "kernel_regularizer": {"l2": 0.01},
+                }
+            ]
+        },
+        "parameters": {"odds": {"kernel": [[0]], "bias": [0]}},
+        "inputs": [[0.5], [1], [1.5], [2], [2.5], [3]],
+        "targets": [[0], [0], [1], [0], [1], [1]],
+        "loss": "binary_crossentropy",
+        "optimizer": "l_bfgs",
+        "steps": 20,
+        "stop": {"gradient_norm_below": 0.05},
+        "trace": {"include": ["parameters", "effective_learning_rate"]},
+    },
+    "keras": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "mean_squared_error",
+        "optimizer": {"type": "rmsprop", "convention": "keras", "momentum": 0.9, "weight_decay": 0.01},
+        "frozen": ["hidden.bias"],
+        "steps": 2,
+        "trace": {"include": ["updates", "effective_learning_rate"]},
+    },
+}
+
+COMPARE: dict[str, dict[str, Any]] = {
+    "xor": {
+        "network": XOR_NETWORK,
+        "parameters": XOR_PARAMETERS,
+        **XOR_DATA,
+        "loss": "half_squared_error",
+        "optimizers": ["sgd", {"type": "sgd", "momentum": 0.9, "nesterov": True}, "adam"],
+        "learning_rates": [0.1, 1.0],
+        "steps": 100,
+        "trace": {"every": 25},
+    },
+    "misprint": {
+        "network": {"layers": [{"type": "dense", "name": "w", "units": 1, "use_bias": False}]},
+        "parameters": {"w": {"kernel": [[0]]}},
+        "inputs": [[1]],
+        "targets": [[1]],
+        "loss": "half_squared_error",
+        "optimizers": [
+            {"type": "rmsprop", "learning_rate": 0.02},
+            {"type": "rmsprop_as_printed", "learning_rate": 0.02},
+        ],
+        "steps": 4,
+    },
+}
+
 DERIVATIVES: dict[str, dict[str, Any]] = {
     "jacobian": {
         "network": XOR_NETWORK,

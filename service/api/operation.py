@@ -7,8 +7,10 @@ for OpenAPI.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +28,7 @@ from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.task import Task
 from service.observability import Timer
-from service.problems import from_faults, from_validation
+from service.problems import Problem, from_faults, from_validation
 
 # What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
 # arrays. Of a long text of base64 no more than its length is left.
@@ -43,6 +45,8 @@ class Runtime:
     compiled: LeastRecentlyUsed[Task | DerivativeTask, Evaluation | Derivation]
     workspaces: WorkspacePool
     memory: Budget
+    streams: threading.Semaphore
+    """How many streams may still be opened."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Context:
     """An estimate of what the request itself takes, now that it is loaded."""
     deadline: float
     """A reading of `time.monotonic`."""
+    environ: Mapping[str, Any]
+    form: wire.Form
+    """`json`, unless the operation may stream and a stream was asked for."""
+    base64: bool
+    """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class Operation:
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, as OpenAPI has them."""
     media_types: tuple[str, ...] = ("application/json",)
+    streams: tuple[type[Schema], ...] = ()
+    """What the lines or events of a streamed answer are; none: it is no stream."""
 
 
 OPERATIONS: list[Operation] = []
@@ -108,18 +119,24 @@ def post(
     summary: str,
     tag: str,
     examples: Mapping[str, Mapping[str, Any]],
-) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any]]], Callable[..., Response]]:
-    """Decorator: the function below answers POST requests at `path`."""
+    streams: tuple[type[Schema], ...] = (),
+) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any] | Response]], Callable[..., Response]]:
+    """Decorator: the function below answers POST requests at `path`.
 
-    def register(view: Callable[[dict[str, Any], Context], dict[str, Any]]) -> Callable[..., Response]:
+    With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
+    are the schemas of its lines.
+    """
+
+    def register(view: Callable[[dict[str, Any], Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
             environ = request.environ
             running = runtime()
             settings = running.settings
-            base64 = wire.wants_base64(environ)
+            form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
-            with Reservation(running.memory) as memory:
+            with ExitStack() as held:
+                memory = held.enter_context(Reservation(running.memory))
                 memory.need(wire.announced_length(environ, settings.max_body_bytes))
                 body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
                 timer.mark("receive")
@@ -135,11 +152,17 @@ def post(
                     texts.release()
                     loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
+                if form != "json":
+                    _open_stream(running, held)
                 deadline = time.monotonic() + settings.max_seconds
+                context = Context(running, timer, memory, loaded_bytes, deadline, environ, form, base64)
                 try:
-                    result = view(loaded, Context(running, timer, memory, loaded_bytes, deadline))
+                    result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
+                if isinstance(result, Response):
+                    result.call_on_close(held.pop_all().close)
+                    return result
                 pieces = wire.dump_typed(result) if base64 else [wire.dump(result)]
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
@@ -149,8 +172,17 @@ def post(
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
-        describe("POST", path, summary=summary, tag=tag, takes=takes, gives=gives, examples=examples)(handle)
+        details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
+        describe("POST", path, summary=summary, tag=tag, **details)(handle)
         blueprint.post(path)(handle)
         return handle
 
     return register
+
+
+def _open_stream(running: Runtime, held: ExitStack) -> None:
+    """Count one stream more as long as `held` is. Raises `Problem` 503 when there are too many."""
+    if not running.streams.acquire(blocking=False):
+        detail = f"As many streams are open as a worker of this server serves at once: {running.settings.streams}."
+        raise Problem("busy", detail, headers={"Retry-After": "1"})
+    held.callback(running.streams.release)

@@ -119,7 +119,7 @@ def openapi_json() -> Response:
     return Response(_specification()[1], content_type=wire.JSON)
 
 
-TAGS = ("Networks", "Catalogue", "System")
+TAGS = ("Networks", "Training", "Catalogue", "System")
 
 
 def _in_rows(text: str) -> str:

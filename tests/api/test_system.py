@@ -37,7 +37,8 @@ def test_the_limits_shown_are_those_in_force(make_client: Callable[..., FlaskCli
     limits = make_client(max_layers=7, max_seconds=1.5).get("/v1").json["limits"]
     assert limits["layers"] == 7
     assert limits["seconds"] == 1.5
-    assert set(limits) == {name[4:] for name in Settings.__dataclass_fields__ if name.startswith("max_")}
+    named = {name[4:] for name in Settings.__dataclass_fields__ if name.startswith("max_")}
+    assert set(limits) == named | {"streams"}
 
 
 def test_the_description_is_the_committed_file(client: FlaskClient) -> None:

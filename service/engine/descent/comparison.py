@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +68,15 @@ class Comparison:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the largest of the runs takes."""
+        training = self._training
+        assert training is not None
+        recipe = training.plan.recipe
+        contenders = (self.rows[-1].contender, *self._waiting)
+        return max(training.memory_of(replace(recipe, optimizer=each.optimizer)) for each in contenders)
 
     def _next(self) -> None:
         contender = self._waiting.pop()

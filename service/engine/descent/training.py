@@ -135,11 +135,9 @@ class Training:
         size = vector.trained_size
         if not size:
             raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
-        options = recipe.own_options
-        self.history = len(declaration.histories) * min(declaration.most_rows(**options), self.steps)
-        """Rows that the state's histories may have together in the end."""
-        reserve(objective.nbytes + (self.history + STATE_ROWS) * objective.parameters.nbytes)
-        work: float = objective.work * declaration.most_evaluations(**options) + RULE_OPERATIONS * size
+        reserve(self.memory_of(recipe))
+        evaluations = declaration.most_evaluations(**recipe.own_options)
+        work: float = objective.work * evaluations + RULE_OPERATIONS * size
         if declaration.second_order:
             if size > MOST_SECOND_ORDER:
                 raise LimitExceeded(f"parameters for {declaration.name}", size, MOST_SECOND_ORDER, ("optimizer",))
@@ -156,15 +154,26 @@ class Training:
         limits.check_trace(self.trace_elements)
         self.before = np.empty_like(objective.parameters) if "updates" in self.plan.include else None
 
+    def memory_of(self, recipe: Recipe) -> int:
+        """Bytes that a training like this takes with a recipe: the programs, and what its optimizer keeps."""
+        rows = STATE_ROWS + self._history(recipe)
+        return self.objective.nbytes + rows * self.objective.parameters.nbytes
+
+    def _history(self, recipe: Recipe) -> int:
+        """Rows that the histories of the optimizer's state may have together in the end."""
+        declaration = recipe.optimizer.declaration
+        return len(declaration.histories) * min(declaration.most_rows(**recipe.own_options), self.steps)
+
     @property
     def trace_elements(self) -> int:
         """How many numbers the whole trace will hold."""
         include, trained = self.plan.include, self.objective.parameters.size
-        arrays = [value.size for value in vars(self.descent.state).values() if isinstance(value, np.ndarray)]
+        remembered = (*vars(self.descent.state).values(), *quietly(self.descent.shown).values())
+        arrays = [value.size for value in remembered if isinstance(value, np.ndarray)]
         each = SCALARS
         each += trained * len(include & {"gradients", "updates", "effective_learning_rate"})
         each += self.objective.flat.size if "parameters" in include else 0
-        each += sum(arrays) + self.history * trained if "state" in include else 0
+        each += sum(arrays) + self._history(self.plan.recipe) * trained if "state" in include else 0
         each += max(self.objective.batches.sizes) if "batch" in include else 0
         return each * (math.ceil(self.steps / self.plan.every) + 1)
 

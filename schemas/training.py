@@ -1,0 +1,432 @@
+"""What `/v1/train` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from marshmallow import ValidationError, fields, validates_schema
+
+from schemas.declared import ChoiceField
+from schemas.evaluation import GradientsRequest, WarningSchema, about
+from schemas.fields import (
+    FlagField,
+    IntegerField,
+    Message,
+    NumberField,
+    NumbersByNameField,
+    NumbersField,
+    ObjectField,
+    StrictField,
+    StrictSchema,
+    WordField,
+    WordsField,
+    plain,
+    shown,
+)
+from schemas.tensor import (
+    Array,
+    ParametersAnswerField,
+    ParametersField,
+    TensorAnswerField,
+    TensorsField,
+    narrow,
+)
+from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.optimizers import optimizers
+from service.engine.descent.schedules import schedules
+from service.engine.descent.training import TRACED
+from service.engine.errors import MOST_ERRORS
+
+REDUCTIONS = ("mean", "sum")
+"""A descent needs one number to go down on."""
+MOST_BATCHES = 100_000
+
+
+class BatchesField(StrictField):
+    """Lists of indices of samples, one for each step."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
+        batches = plain(value)
+        if not isinstance(batches, list) or not 0 < len(batches) <= MOST_BATCHES:
+            raise self.refuse(f"a list of 1 to {MOST_BATCHES} lists of sample indices", batches)
+        arrays, errors = [], {}
+        for place, batch in enumerate(batches):
+            if not isinstance(batch, list) or not batch:
+                errors[place] = [Message(f"takes a list of sample indices, got {shown(batch)}")]
+            elif not all(type(index) is int and abs(index) < 2**53 for index in batch):
+                errors[place] = [Message(f"takes integers, got {shown(batch)}")]
+            else:
+                arrays.append(np.array(batch, np.int64))
+            if len(errors) >= MOST_ERRORS:
+                break
+        if errors:
+            raise ValidationError(errors)
+        return tuple(arrays)
+
+
+class FrozenField(StrictField):
+    """Names of layers, or of parameters as `layer.parameter`."""
+
+    MOST = 10_000
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > self.MOST:
+            raise self.refuse("a list of names, such as 'hidden' or 'hidden.kernel'", value)
+        if not all(isinstance(name, str) for name in value):
+            raise self.refuse("a list of names", value)
+        return tuple(value)
+
+
+class StateField(StrictField):
+    """What an optimizer remembers, by name: numbers, and tensors by layer and parameter name."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number, self.tree = NumberField(), ParametersField()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.refuse("an object", value)
+        state, errors = {}, {}
+        for name, item in value.items():
+            try:
+                # Integers stay what they are: a count is no float.
+                field = self.tree if isinstance(item, Mapping) else self.number
+                state[name] = item if type(item) is int else field.deserialize(item)
+            except ValidationError as error:
+                errors[name] = error.messages
+                if len(errors) >= MOST_ERRORS:
+                    break
+        if errors:
+            raise ValidationError(errors)
+        return state
+
+
+class ClipSchema(StrictSchema):
+    """How gradients are cut, before anything else is done to them."""
+
+    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
+    norm = NumberField(
+        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
+    )
+
+    @validates_schema
+    def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
+        if len(loaded) != 1:
+            raise ValidationError([Message("takes either 'value' or 'norm'")])
+
+
+class StopSchema(StrictSchema):
+    """When to stop early; a step that meets a condition is still done."""
+
+    loss_below = NumberField(metadata=about("the loss of a step is below this"))
+    gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
+    patience = IntegerField(
+        minimum=1,
+        metadata=about("so many epochs without a better loss: of validation where there is such data, else their mean"),
+    )
+    min_delta = NumberField(
+        minimum=0.0, load_default=0.0, metadata=about("by how much a loss must be lower to be better (0)")
+    )
+
+
+class TraceSchema(StrictSchema):
+    """What is told of the steps."""
+
+    every = IntegerField(
+        minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
+    )
+    include = WordsField(
+        TRACED,
+        load_default=frozenset(),
+        metadata=about(
+            "gradients before the update; parameters, optimizer state and updates after it; the factor each number "
+            "of the gradient met; the samples of the batch"
+        ),
+    )
+
+
+class ValidationSchema(StrictSchema):
+    """Data that is not trained on; its loss is told after each epoch, with training off."""
+
+    inputs = TensorsField(required=True, metadata=about("as the request's"))
+    targets = TensorsField(required=True, metadata=about("as the request's"))
+
+
+class CheckpointSchema(StrictSchema):
+    """Where a training stands: as an answer gave it."""
+
+    step = IntegerField(required=True, minimum=0, maximum=2**53, metadata=about("steps done"))
+    seed = IntegerField(required=True, minimum=0, maximum=2**63 - 1, metadata=about("of all random numbers"))
+    parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
+    optimizer = WordField(
+        [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
+    )
+    state = StateField(required=True, metadata=about("of the optimizer: numbers, and tensors like the parameters"))
+    progress = NumbersByNameField(
+        empty=True, load_default=dict, metadata=about("what the stop rules remember of earlier steps")
+    )
+    schedule = NumbersByNameField(empty=True, load_default=dict, metadata=about("what the schedule remembers"))
+
+
+class DescentRequest(GradientsRequest):
+    """A network, data, a loss, and how to descend on it but for the optimizer."""
+
+    fresh = frozenset((*GradientsRequest.tensors, "seed", "batches", "validation"))
+
+    class Meta(GradientsRequest.Meta):
+        exclude = ("include",)
+
+    training = FlagField(
+        load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
+    )
+    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
+    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    steps = IntegerField(minimum=1, maximum=2**53, metadata=about("how many steps to make; or say epochs"))
+    epochs = IntegerField(minimum=1, maximum=2**53, metadata=about("how often to go through all samples; or say steps"))
+    batch_size = IntegerField(minimum=1, metadata=about("samples of a step; by default all of them"))
+    shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
+    batches = BatchesField(
+        metadata=about("indices of samples, a list for each step, from the first again after the last")
+    )
+    frozen = FrozenField(
+        load_default=(), metadata=about("layers or parameters that stay as they are, as `hidden` or `hidden.kernel`")
+    )
+    validation = ObjectField(ValidationSchema(), metadata=about("data that is not trained on"))
+    stop = ObjectField(StopSchema(), metadata=about("when to stop early"))
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """What does not fit together, and tensors in the precision that is computed in."""
+        errors = misfits(loaded)
+        if errors:
+            raise ValidationError(errors)
+        loaded = super().finish(loaded)
+        if loaded["dtype"] == "float32" and "validation" in loaded:
+            loaded["validation"] = self._narrowed_validation(loaded, loaded["validation"])
+        return loaded
+
+    def _narrowed_validation(self, loaded: dict[str, Any], validation: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {key: self.narrowed(loaded, key, value) for key, value in validation.items()}
+        except ValidationError as error:
+            raise ValidationError({"validation": error.messages}) from None
+
+
+class TrainRequest(DescentRequest):
+    """A network, data, a loss, and how to descend on it."""
+
+    fresh = DescentRequest.fresh | {"checkpoint"}
+
+    optimizer = ChoiceField(optimizers, required=True, metadata=about("the rule of the updates"))
+    trace = ObjectField(
+        TraceSchema(), load_default=lambda: TraceSchema().load({}), metadata=about("what is told of the steps")
+    )
+    checkpoint = ObjectField(
+        CheckpointSchema(),
+        metadata=about(
+            "of an earlier answer: the training goes on as if it had never stopped; parameters and seed are in it"
+        ),
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Tensors in the precision that is computed in."""
+        loaded = super().finish(loaded)
+        if loaded["dtype"] == "float32" and "checkpoint" in loaded:
+            loaded["checkpoint"] = _narrowed_checkpoint(loaded["checkpoint"])
+        return loaded
+
+
+def _narrowed_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = narrow(checkpoint["parameters"], "parameters")
+        trees = {name: item for name, item in checkpoint["state"].items() if isinstance(item, dict)}
+        return checkpoint | {"parameters": parameters, "state": checkpoint["state"] | narrow(trees, "state")}
+    except ValidationError as error:
+        raise ValidationError({"checkpoint": error.messages}) from None
+
+
+def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
+    """What is missing or too much among the keys given, by key."""
+    errors = {}
+    if ("steps" in given) == ("epochs" in given):
+        errors["steps"] = [Message("is required, or epochs" if "steps" not in given else "came with epochs; send one")]
+    if "batches" in given and "batch_size" in given:
+        errors["batch_size"] = [Message("came with batches, which say how many samples each step takes; send one")]
+    if "checkpoint" in given and "parameters" in given:
+        errors["parameters"] = [Message("came with a checkpoint, which holds them; leave them out")]
+    return errors
+
+
+class OptimizersField(ChoiceField):
+    """A list of optimizers."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
+            raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
+        chosen, errors = [], {}
+        for place, entry in enumerate(value):
+            try:
+                chosen.append(super()._deserialize(entry, attr, data, **kwargs))
+            except ValidationError as error:
+                errors[place] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return tuple(chosen)
+
+
+class SeedsField(StrictField):
+    """A list of seeds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = IntegerField(minimum=0, maximum=2**63 - 1)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
+        seeds = plain(value)
+        if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
+            raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
+        errors = {}
+        for place, seed in enumerate(seeds):
+            try:
+                self.seed.deserialize(seed)
+            except ValidationError as error:
+                errors[place] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return tuple(seeds)
+
+
+class ThinningSchema(StrictSchema):
+    """At which steps curves are told."""
+
+    every = IntegerField(
+        minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
+    )
+
+
+class CompareRequest(DescentRequest):
+    """A network, data, a loss, and several ways to descend on it."""
+
+    optimizers = OptimizersField(optimizers, required=True, metadata=about("each is run on its own"))
+    learning_rates = NumbersField(
+        minimum=0.0, metadata=about("each optimizer is run with each of these instead of its own")
+    )
+    seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
+    trace = ObjectField(
+        ThinningSchema(),
+        load_default=lambda: ThinningSchema().load({}),
+        metadata=about("at which steps curves are told"),
+    )
+
+
+class TreeOrNumberField(StrictField):
+    """A number, or tensors by layer and parameter name, in an answer."""
+
+
+class StepSchema(StrictSchema):
+    """One step: loss and gradients before its update, parameters and state after it."""
+
+    step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
+    epoch = fields.Integer(required=True, metadata=about("counted from 1"))
+    loss = fields.Float(required=True, allow_none=True, metadata=about("of the batch, with regularisation"))
+    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("after the schedule"))
+    gradient_norm = fields.Float(
+        required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
+    )
+    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step of an epoch"))
+    batch = fields.List(fields.Integer(), metadata=about("indices of its samples"))
+    gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
+    effective_learning_rate = TreeOrNumberField(
+        metadata=about("what each number of the gradient, or of its running average, was multiplied by")
+    )
+    updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
+    parameters = ParametersAnswerField(metadata=about("after the step"))
+    state = fields.Dict(
+        keys=fields.String(), values=TreeOrNumberField(), metadata=about("of the optimizer, after the step")
+    )
+
+
+class CheckpointAnswerSchema(StrictSchema):
+    """Where the training stands: send it as `checkpoint` to go on."""
+
+    step = fields.Integer(required=True)
+    seed = fields.Integer(required=True)
+    parameters = ParametersAnswerField(required=True)
+    optimizer = fields.String(required=True)
+    state = fields.Dict(keys=fields.String(), values=TreeOrNumberField(), required=True)
+    progress = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
+    schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
+
+
+STATUSES = {
+    "completed": "all steps are done",
+    "stopped": "a stop rule was met",
+    "diverged": "loss or gradient are not finite, or have run away",
+    "cancelled": "time ran out, the server stops, or the connection was closed",
+}
+
+
+class TrainSummary(StrictSchema):
+    """How a training ended."""
+
+    dtype = fields.String(required=True)
+    status = fields.String(
+        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
+    )
+    reason = fields.String(required=True, metadata=about("why it ended, in words and numbers"))
+    steps_done = fields.Integer(required=True, metadata=about("those before a checkpoint included"))
+    epochs_done = fields.Integer(required=True, metadata=about("the last one may be unfinished"))
+    loss = fields.Float(
+        required=True,
+        allow_none=True,
+        metadata=about("after the last step, over all samples, as the next would see it"),
+    )
+    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
+    parameters = ParametersAnswerField(required=True, metadata=about("after the last step"))
+    checkpoint = fields.Nested(
+        CheckpointAnswerSchema, metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite")
+    )
+    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+
+
+class TrainResponse(TrainSummary):
+    """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
+
+    steps = fields.List(fields.Nested(StepSchema), required=True)
+
+
+class CurvesSchema(StrictSchema):
+    """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
+
+    loss = TensorAnswerField(required=True)
+    gradient_norm = TensorAnswerField(required=True)
+    learning_rate = TensorAnswerField(required=True)
+    validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
+
+
+class RowSchema(StrictSchema):
+    """One run: what tells it from the others, and where it ended."""
+
+    optimizer = fields.Dict(required=True, metadata=about("with all its options"))
+    seed = fields.Integer(required=True)
+    status = fields.String(required=True, metadata=about("as of `/v1/train`"))
+    reason = fields.String(required=True)
+    steps_done = fields.Integer(required=True)
+    loss = fields.Float(required=True, allow_none=True, metadata=about("after the last step, over all samples"))
+    best_loss = fields.Float(required=True, allow_none=True, metadata=about("the lowest that any step found"))
+    best_step = fields.Integer(required=True, metadata=about("which one; 0: none"))
+    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
+
+
+class CompareResponse(StrictSchema):
+    """Curves of several runs over the same steps, and a table of where each ended."""
+
+    dtype = fields.String(required=True)
+    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
+    table = fields.List(fields.Nested(RowSchema), required=True, metadata=about("a row for each run"))
+    steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
+    curves = fields.List(fields.Nested(CurvesSchema), required=True, metadata=about("of each run"))

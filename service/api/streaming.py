@@ -1,0 +1,303 @@
+"""Work that is computed step by step, and its answers: whole at the end, or sent while they grow.
+
+Work       what is computed, one step at a time
+Turns      who may compute now
+collect    runs a work to its end, for one JSON document
+respond    sends the records of a work as they come, as NDJSON or as server-sent events
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from flask import Response
+
+from service import wire
+from service.api.operation import Context
+from service.engine.errors import EngineError, InvalidRequest
+from service.observability import OPEN_STREAMS, count_stream
+from service.problems import Problem, from_engine, from_unexpected
+
+SLICE = 0.005
+"""Seconds that a work computes before the next one's turn.
+
+With 30 streams the last one's first record comes after 0.3 seconds; 10 ms make that 0.45, and 2 ms cost more changes.
+"""
+FLUSH = 0.02
+"""Seconds between two writes: no screen shows more, and each write costs as much as several small steps."""
+HEARTBEAT = 1.0
+"""Seconds of silence after which a sign of life is sent."""
+
+GONE = "the connection was closed"
+STOPPING = "the server is stopping"
+
+stopping = threading.Event()
+"""Set when the process is told to stop; gunicorn.conf.py sees to that."""
+
+
+class Work(Protocol):
+    """What is computed step by step. A record is a dictionary with `step`, a number; it may hold arrays."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no further step."""
+
+    def advance(self) -> Mapping[str, Any] | None:
+        """Compute one step, and give its record if that is to be sent."""
+
+    def cancel(self, reason: str) -> None:
+        """Finish here, for a reason in words."""
+
+    def summary(self) -> Mapping[str, Any]:
+        """What stands at the end, `status` among it. It has to outlast `close`."""
+
+    def close(self) -> None:
+        """Give memory back. May be called twice."""
+
+
+class _Place:
+    """A place in the line, and the gate that opens when its turn has come."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+
+class Turns:
+    """Who computes now: one at a time, first come, first served.
+
+    Threads that compute in Python gain nothing from running at once, and each of them would make every other thread
+    of the process wait for the interpreter lock. Those that wait here do not want that lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._taken = False
+        self._line: list[_Place] = []
+
+    def place(self) -> _Place:
+        """A place behind all that were given before; good for one turn."""
+        return _Place(next(self._numbers))
+
+    def wait(self, place: _Place, seconds: float) -> bool:
+        """Whether the turn of this place came within so many seconds. If not, the place stays good."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            bisect.insort(self._line, place, key=lambda other: other.number)
+        if place.gate.acquire(timeout=seconds):
+            return True
+        with self._lock:
+            if place in self._line:
+                self._line.remove(place)
+                return False
+        return place.gate.acquire()  # it has come in this moment
+
+    def end(self) -> None:
+        """End the present turn."""
+        with self._lock:
+            if self._line:
+                self._line.pop(0).gate.release()
+            else:
+                self._taken = False
+
+
+turns = Turns()
+"""One for the process, as there is one interpreter lock."""
+
+
+class _Run:
+    """A work on its way to the end, turn by turn."""
+
+    def __init__(self, work: Work, context: Context, write: Callable[[Mapping[str, Any]], bytes]) -> None:
+        self.work = work
+        self.write = write
+        self.deadline = context.deadline
+        self.seconds = context.runtime.settings.max_seconds
+        self.hung_up = _watch(context.environ)
+        self.place = turns.place()
+        self.records: list[bytes] = []
+        """Records as they were written, until somebody takes them."""
+        self.summary: Mapping[str, Any] | None = None
+        """What stands at the end, once the work is finished."""
+        self.gone = False
+        """Whether the client closed the connection."""
+
+    def proceed(self) -> None:
+        """Wait for a turn and compute, or find after a while that it did not come."""
+        if turns.wait(self.place, HEARTBEAT):
+            try:
+                self._compute()
+            finally:
+                turns.end()
+                self.place = turns.place()
+        if not self.gone and self.hung_up():
+            self.gone = True
+            self.work.cancel(GONE)
+
+    def _compute(self) -> None:
+        work, now = self.work, time.monotonic()
+        if stopping.is_set():
+            work.cancel(STOPPING)
+        elif now >= self.deadline:
+            work.cancel(f"the limit of this server, {self.seconds:g} seconds, was reached")
+        end = min(now + SLICE, self.deadline)
+        while now < end and not work.finished:
+            record = work.advance()
+            if record is not None:
+                # At once: the next step may use its arrays again.
+                self.records.append(self.write(record))
+            now = time.monotonic()
+        if work.finished:
+            self.summary = work.summary()
+
+    def take(self) -> bytes:
+        """The records so far, which are forgotten here."""
+        content = b"".join(self.records)
+        self.records.clear()
+        return content
+
+
+def _watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """A function that tells whether the client has closed its connection, without reading from it."""
+    socket = environ.get("gunicorn.socket")
+    if socket is None:
+        return lambda: False  # the next write will tell
+    poll = select.poll()
+    # Linux alone has the first; the others are reported in any case.
+    poll.register(socket, getattr(select, "POLLRDHUP", 0))
+    return lambda: bool(poll.poll(0))
+
+
+def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
+    return (lambda value: b"".join(wire.dump_typed(value))) if base64 else wire.dump
+
+
+def collect(work: Work, context: Context) -> tuple[list[bytes], Mapping[str, Any]]:
+    """Run a work to its end: the JSON of each record, for `orjson.Fragment`, and the summary.
+
+    Past the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
+    """
+    try:
+        run = _Run(work, context, _writer(context.base64))
+        while run.summary is None:
+            run.proceed()
+    finally:
+        work.close()
+    if run.gone:
+        count_stream("disconnected")
+    return run.records, run.summary
+
+
+class _Lines:
+    """NDJSON: a line for each record, the summary in the last one."""
+
+    media_type = wire.NDJSON
+    heartbeat = b"{}\n"
+
+    @staticmethod
+    def step(_: Mapping[str, Any], content: bytes) -> bytes:
+        return content + b"\n"
+
+    @staticmethod
+    def end(content: bytes) -> bytes:
+        return content + b"\n"
+
+    @staticmethod
+    def error(content: bytes) -> bytes:
+        return b'{"problem":' + content + b"}\n"
+
+
+class _Events:
+    """Server-sent events: `step` for each record, then `end` with the summary, or `error`."""
+
+    media_type = f"{wire.EVENTS}; charset=utf-8"
+    heartbeat = b": \n\n"
+
+    @staticmethod
+    def step(record: Mapping[str, Any], content: bytes) -> bytes:
+        return b"event: step\nid: %d\ndata: %b\n\n" % (record["step"], content)
+
+    @staticmethod
+    def end(content: bytes) -> bytes:
+        return b"event: end\ndata: %b\n\n" % content
+
+    @staticmethod
+    def error(content: bytes) -> bytes:
+        return b"event: error\ndata: %b\n\n" % content
+
+
+class _Stream:
+    """The body of a streamed answer. The server closes it in any case, also if it never asked for a piece."""
+
+    def __init__(self, work: Work, context: Context) -> None:
+        self.context = context
+        self.format = _Events if context.form == "sse" else _Lines
+        self.dump = _writer(context.base64)
+        self.run = _Run(work, context, lambda record: self.format.step(record, self.dump(record)))
+        self.outcome = "disconnected"
+        self.closed = False
+        OPEN_STREAMS.inc()
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._pieces()
+        except Exception as error:
+            # The status is sent long ago: what went wrong has to be said in the stream.
+            self.outcome = "failed"
+            document = self._problem(error).document(self.context.environ["nabla.request_id"])
+            yield self.run.take() + self.format.error(document)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the work, wherever it is."""
+        if not self.closed:
+            self.closed = True
+            OPEN_STREAMS.dec()
+            count_stream(self.outcome)
+            self.run.work.close()
+
+    def _pieces(self) -> Iterator[bytes]:
+        run, written = self.run, time.monotonic() - FLUSH
+        while True:
+            run.proceed()
+            if run.gone:
+                return
+            if run.summary is not None:
+                last = self.format.end(self.dump(run.summary))
+                self.outcome = str(run.summary["status"])
+                yield run.take() + last
+                return
+            now = time.monotonic()
+            if run.records and now >= written + FLUSH:
+                written = now
+                yield run.take()
+            elif now >= written + HEARTBEAT:
+                written = now
+                yield self.format.heartbeat
+
+    def _problem(self, error: Exception) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, EngineError) and not isinstance(error, InvalidRequest):
+            return from_engine(error, self.run.seconds)
+        return from_unexpected(error, self.context.environ)
+
+
+def respond(work: Work, context: Context) -> Response:
+    """A streamed answer in the form that was asked for. The work is computed while it is sent, and closed after it."""
+    stream = _Stream(work, context)
+    media_type = stream.format.media_type + ("; tensors=base64" if context.base64 else "")
+    # The second header tells nginx not to wait for more.
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(stream, content_type=media_type, headers=headers)

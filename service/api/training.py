@@ -1,0 +1,279 @@
+"""`/v1/train` and `/v1/train/compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response
+
+from schemas.training import (
+    CompareRequest,
+    CompareResponse,
+    StepSchema,
+    TrainRequest,
+    TrainResponse,
+    TrainSummary,
+)
+from service.api.answering import listed
+from service.api.asking import ask, compiler, validation_of
+from service.api.examples import COMPARE, TRAIN
+from service.api.operation import Context, post
+from service.api.streaming import collect, respond
+from service.engine.declarations import Selection
+from service.engine.descent.checkpoint import Checkpoint
+from service.engine.descent.comparison import Comparison, Contender, Row
+from service.engine.descent.loop import Clip, Recipe, Stop
+from service.engine.descent.optimizers import Optimizer
+from service.engine.descent.training import Plan, Recorded, Training
+from service.engine.network.feed import Feed
+from service.engine.network.task import Task
+
+GRACE = 2.0
+"""Seconds past the deadline that one step of a search may take; between steps the training is cancelled in time."""
+NUMBER_BYTES = 24
+"""What a number of a trace takes as text."""
+
+blueprint = Blueprint("training", __name__)
+
+
+@post(
+    blueprint,
+    "/v1/train",
+    takes=TrainRequest(),
+    gives=TrainResponse(),
+    summary="Optimizer steps, exact and live",
+    tag="Training",
+    examples=TRAIN,
+    streams=(StepSchema, TrainSummary),
+)
+def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+    """Train a network step by step, and tell of each step what happened.
+
+    Each entry of `steps` has loss and gradient norm before its update; `trace` asks for gradients, updates, parameters,
+    optimizer state and effective learning rates too, or for fewer steps. The `checkpoint` of the answer, sent back,
+    goes on as if the training had never stopped. With `Accept: application/x-ndjson` or `text/event-stream` each step
+    is sent as it is computed and everything else comes last; closing the connection stops the training.
+    """
+    work = ask(request, context, lambda task, feed: TrainingWork(request, context, task, feed))
+    if context.form != "json":
+        return respond(work, context)
+    steps, summary = collect(work, context)
+    context.timer.mark("compute")
+    return {**summary, "steps": orjson.Fragment(b"[" + b",".join(steps) + b"]")}
+
+
+@post(
+    blueprint,
+    "/v1/train/compare",
+    takes=CompareRequest(),
+    gives=CompareResponse(),
+    summary="Several optimizers on one problem",
+    tag="Training",
+    examples=COMPARE,
+)
+def compare(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Train the same network on the same data with several optimizers, learning rates and seeds.
+
+    Every optimizer is run with every learning rate and every seed. The answer has curves over the same steps for all
+    runs, and a table of where each ended.
+    """
+    work = ask(request, context, lambda task, feed: ComparisonWork(request, context, task, feed))
+    _, summary = collect(work, context)
+    context.timer.mark("compute")
+    return dict(summary)
+
+
+class TrainingWork:
+    """A training, in the words of the API."""
+
+    def __init__(self, request: dict[str, Any], context: Context, task: Task, feed: Feed) -> None:
+        self.dtype = request["dtype"]
+        self.training = start(request, context, task, feed, request["optimizer"], reserving(context))
+        context.timer.mark("compile")
+        nbytes = self.training.memory_of(self.training.plan.recipe)
+        context.timer.memory = nbytes
+        if context.form == "json":
+            try:
+                context.memory.need(context.loaded_bytes + 4 * nbytes + NUMBER_BYTES * self.training.trace_elements)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def finished(self) -> bool:
+        return self.training.finished
+
+    def advance(self) -> Mapping[str, Any] | None:
+        recorded = self.training.advance()
+        return None if recorded is None else record_of(recorded)
+
+    def cancel(self, reason: str) -> None:
+        self.training.cancel(reason)
+
+    def summary(self) -> Mapping[str, Any]:
+        outcome = self.training.outcome()
+        summary: dict[str, Any] = {
+            "dtype": self.dtype,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "steps_done": outcome.step,
+            "epochs_done": outcome.epoch,
+            "loss": outcome.loss,
+        }
+        if outcome.validation_loss is not None:
+            summary["validation_loss"] = outcome.validation_loss
+        summary |= {
+            "finite": outcome.finite,
+            "warnings": listed(outcome.warnings),
+            "parameters": outcome.parameters,
+        }
+        if outcome.checkpoint is not None:
+            summary["checkpoint"] = vars(outcome.checkpoint)
+        return summary
+
+    def close(self) -> None:
+        self.training.close()
+
+
+class ComparisonWork:
+    """Several trainings, in the words of the API."""
+
+    def __init__(self, request: dict[str, Any], context: Context, task: Task, feed: Feed) -> None:
+        self.dtype = request["dtype"]
+        self.validated = "validation" in request
+
+        def begin(contender: Contender) -> Training:
+            return start(
+                request, context, task, replace(feed, seed=contender.seed), contender.optimizer, lambda _: None
+            )
+
+        rates = request.get("learning_rates", (None,))
+        seeds = request.get("seeds", (feed.seed,))
+        contenders = [
+            Contender(_with_rate(optimizer, rate), seed)
+            for optimizer in request["optimizers"]
+            for rate in rates
+            for seed in seeds
+        ]
+        self.comparison = Comparison(contenders, begin, context.runtime.settings.limits)
+        try:
+            reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
+        except BaseException:
+            self.close()
+            raise
+        context.timer.mark("compile")
+
+    @property
+    def finished(self) -> bool:
+        return self.comparison.finished
+
+    def advance(self) -> None:
+        self.comparison.advance()
+
+    def cancel(self, reason: str) -> None:
+        self.comparison.cancel(reason)
+
+    def summary(self) -> Mapping[str, Any]:
+        comparison = self.comparison
+        return {
+            "dtype": self.dtype,
+            "best": comparison.best,
+            "table": [_row(row) for row in comparison.rows],
+            "steps": comparison.steps.tolist(),
+            "curves": [
+                {name: curve for name, curve in curves.items() if self.validated or name != "validation_loss"}
+                for curves in comparison.curves
+            ],
+        }
+
+    def close(self) -> None:
+        self.comparison.close()
+
+
+def _with_rate(optimizer: Selection[Optimizer], rate: float | None) -> Selection[Optimizer]:
+    if rate is None:
+        return optimizer
+    return Selection(optimizer.declaration, MappingProxyType({**optimizer.options, "learning_rate": rate}))
+
+
+def _row(row: Row) -> dict[str, Any]:
+    optimizer = row.contender.optimizer
+    told: dict[str, Any] = {
+        "optimizer": {"type": optimizer.name, **optimizer.options},
+        "seed": row.contender.seed,
+        "status": row.status,
+        "reason": row.reason,
+        "steps_done": row.steps_done,
+        "loss": row.loss,
+        "best_loss": row.best_loss,
+        "best_step": row.best_step,
+    }
+    return told if row.validation_loss is None else told | {"validation_loss": row.validation_loss}
+
+
+def reserving(context: Context) -> Callable[[int], None]:
+    """Holds memory for so many bytes of a training; its answer may take as much again, and its text."""
+    return lambda nbytes: context.memory.need(context.loaded_bytes + 4 * nbytes)
+
+
+def start(
+    request: dict[str, Any],
+    context: Context,
+    task: Task,
+    feed: Feed,
+    optimizer: Selection[Optimizer],
+    reserve: Callable[[int], None],
+) -> Training:
+    """A training as the request wants it, ready for its first step."""
+    checkpoint = request.get("checkpoint")
+    return Training(
+        compiler(context),
+        context.runtime.settings.limits,
+        task._replace(frozen=request["frozen"]),
+        feed,
+        plan_of(request, optimizer),
+        validation_of(request, task),
+        None if checkpoint is None else Checkpoint(**checkpoint),
+        reserve=reserve,
+        deadline=context.deadline + GRACE if optimizer.declaration.search else None,
+    )
+
+
+def plan_of(request: dict[str, Any], optimizer: Selection[Optimizer]) -> Plan:
+    """How the request wants the network to be trained."""
+    clip, stop, trace = request.get("clip"), request.get("stop"), request["trace"]
+    recipe = Recipe(
+        optimizer,
+        request.get("schedule"),
+        None if clip is None else Clip(**clip),
+        Stop() if stop is None else Stop(**stop),
+    )
+    return Plan(
+        recipe,
+        steps=request.get("steps"),
+        epochs=request.get("epochs"),
+        batch_size=request.get("batch_size"),
+        shuffle=request["shuffle"],
+        batches=request.get("batches"),
+        every=trace["every"],
+        include=trace.get("include", frozenset()),
+    )
+
+
+def record_of(recorded: Recorded) -> dict[str, Any]:
+    step = recorded.step
+    record: dict[str, Any] = {
+        "step": step.number,
+        "epoch": step.epoch,
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+    }
+    if step.validation_loss is not None:
+        record["validation_loss"] = step.validation_loss
+    record.update(recorded.more)
+    return record
