@@ -9,6 +9,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,9 @@ def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
 class StrictSchema(Schema):
     """Refuses unknown keys with the nearest known one."""
 
+    elsewhere: Mapping[str, str] = MappingProxyType({})
+    """Keys that callers may look for here, and the key of the object they belong into."""
+
     class Meta:
         unknown = RAISE
 
@@ -89,7 +93,9 @@ class StrictSchema(Schema):
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
             for key in unknown[:MOST_ERRORS]:
-                error.messages[key] = [Message(f"unknown key{hint(key, known)}", known)]
+                place = self.elsewhere.get(key)
+                where = hint(key, known) if place is None else f"; it belongs into {place!r}"
+                error.messages[key] = [Message(f"unknown key{where}", known)]
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
 

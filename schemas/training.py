@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ class ClipSchema(StrictSchema):
     @validates_schema
     def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
         if len(loaded) != 1:
-            raise ValidationError([Message("takes either 'value' or 'norm'")])
+            raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
 
 
 class StopSchema(StrictSchema):
@@ -136,7 +137,9 @@ class TraceSchema(StrictSchema):
     """What is told of the steps."""
 
     every = IntegerField(
-        minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
+        minimum=1,
+        load_default=1,
+        metadata=about("steps 1, 1 + every, 1 + 2 every, … are told, and the last unless it is cancelled (1)"),
     )
     include = WordsField(
         TRACED,
@@ -219,6 +222,11 @@ class TrainRequest(DescentRequest):
     """A network, data, a loss, and how to descend on it."""
 
     fresh = DescentRequest.fresh | {"checkpoint"}
+    elsewhere = MappingProxyType(
+        {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
+        | dict.fromkeys(TraceSchema().load_fields, "trace")
+        | dict.fromkeys(StopSchema().load_fields, "stop")
+    )
 
     optimizer = ChoiceField(optimizers, required=True, metadata=about("the rule of the updates"))
     trace = ObjectField(
@@ -336,11 +344,15 @@ class StepSchema(StrictSchema):
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
     )
-    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step of an epoch"))
-    batch = fields.List(fields.Integer(), metadata=about("indices of its samples"))
+    validation_loss = fields.Float(
+        allow_none=True, metadata=about("after the last epoch that ended since the step told before")
+    )
+    batch = TensorAnswerField(metadata=about("indices of its samples"))
     gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
     effective_learning_rate = TreeOrNumberField(
-        metadata=about("what each number of the gradient, or of its running average, was multiplied by")
+        metadata=about(
+            "what each number of the gradient, clipped and decayed, or of its running average counted in the update"
+        )
     )
     updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
     parameters = ParametersAnswerField(metadata=about("after the step"))

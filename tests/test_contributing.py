@@ -51,6 +51,34 @@ print(json.dumps({
 }))
 """
 
+OPTIMIZER = """
+import json, sys
+from service.engine.descent.optimizers import signed as module
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+body = {
+    "network": {"layers": [{"type": "dense", "name": "w", "units": 2, "use_bias": False}]},
+    "parameters": {"w": {"kernel": [[1.0, -2.0]]}}, "inputs": [[1.0]], "targets": [[0.0, 0.0]],
+    "loss": "half_squared_error", "optimizer": {"type": "signum", "learning_rate": 0.25, "beta": 0.5},
+    "trace": {"include": ["updates", "effective_learning_rate"]},
+}
+whole = client.post("/v1/train", json=body | {"steps": 4}).json
+first = client.post("/v1/train", json=body | {"steps": 3}).json
+del body["parameters"]
+last = client.post("/v1/train", json=body | {"steps": 1, "checkpoint": first["checkpoint"]}).json
+document = describe()["components"]["schemas"]
+print(json.dumps({
+    "entry": client.get("/v1/optimizers/signum").json,
+    "whole": whole, "last": last,
+    "wrong": client.post("/v1/train", json=body | {"optimizer": {"type": "signum", "beta": 1.0}, "steps": 1}).json,
+    "listed": "signum" in document["Optimizer"]["anyOf"][0]["enum"],
+    "options": list(document["SignumOptimizer"]["properties"]),
+}))
+"""
+
 
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
@@ -81,3 +109,19 @@ def test_a_layer_is_one_declaration():
     assert error["pointer"] == "#/parameters/s/factor"
     assert error["detail"].endswith("it takes [2] because the inputs have 2 features")
     assert {"type", "factor_initializer", "factor_regularizer"} <= set(found["options"])
+
+
+def test_an_optimizer_is_one_declaration():
+    found = run(OPTIMIZER, SNIPPETS[2])
+    whole, last = found["whole"], found["last"]
+    # Each number is its own gradient and goes 0.25 towards 0 at each step: from 1 to 0, and from -2 to -1.
+    assert [step["updates"]["w"]["kernel"] for step in whole["steps"]] == [[[-0.25, 0.25]]] * 4
+    assert whole["parameters"] == {"w": {"kernel": [[0.0, -1.0]]}}
+    assert whole["steps"][-1]["effective_learning_rate"] == 0.25
+    assert whole["checkpoint"]["state"] == {"mean_gradient": {"w": {"kernel": [[0.40625, -1.34375]]}}}
+    assert last["steps"] == whole["steps"][3:]
+    assert last["checkpoint"] == whole["checkpoint"]
+    assert found["entry"]["counter_example"] is False
+    assert found["wrong"]["errors"][0]["pointer"] == "#/optimizer/beta"
+    assert found["listed"]
+    assert {"type", "learning_rate", "beta", "weight_decay", "maximize"} <= set(found["options"])

@@ -1,4 +1,4 @@
-"""docs/examples: every file is sent, its answer is compared with what the README says, and its gradients are proved."""
+"""docs/examples: every file is sent, its answer is compared with what the README says, and proved in another way."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ SECTION = re.compile(
     r"\[(?P<name>\w+\.json)\]\((?P=name)\).*?```sh\n(?P<command>[^`]*)```\n\n```json\n(?P<excerpt>[^`]*)```", re.DOTALL
 )
 EXCERPTS = {found["name"]: (found["command"], found["excerpt"]) for found in SECTION.finditer(README)}
+PATHS = {name: re.findall(r"localhost:8000(\S+)", command)[0] for name, (command, _) in EXCERPTS.items()}
+"""The address that each file is sent to, as its command says."""
 LARGEST_BYTES = 30_000
 
 
-def ask(client: FlaskClient, body: Any) -> dict[str, Any]:
-    response = client.post("/v1/gradients", json=body)
+def sent_to(path: str) -> list[str]:
+    """The files that are sent to an address."""
+    return [name for name in FILES if PATHS.get(name) == path]
+
+
+def ask(client: FlaskClient, body: Any, path: str = "/v1/gradients") -> dict[str, Any]:
+    response = client.post(path, json=body)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
     return answer
@@ -41,15 +48,15 @@ def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
 def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -> None:
     command, excerpt = EXCERPTS[name]
     sends = f"-d @docs/examples/{name}\n"
-    assert command == f"curl -s localhost:8000/v1/gradients -H 'Content-Type: application/json' {sends}"
+    assert command == f"curl -s localhost:8000{PATHS[name]} -H 'Content-Type: application/json' {sends}"
     text = (FOLDER / name).read_text()
     assert len(text) < LARGEST_BYTES
     assert max(map(len, text.splitlines())) <= 120
-    answer = ask(client, strict_json(text))
-    assert answer["finite"] is True
-    assert answer["warnings"] == []
+    answer = ask(client, strict_json(text), PATHS[name])
+    assert answer.get("finite", True) is True
+    assert answer.get("warnings", []) == []
     expected = strict_json(excerpt)
-    assert "loss" in expected
+    assert {"loss", "table"} & expected.keys()
     assert_holds(answer, expected)
 
 
@@ -73,7 +80,7 @@ def arrays(tree: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarr
             yield layer, name, np.array(tensor)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sent_to("/v1/gradients"))
 def test_the_gradients_of_an_example_are_right(name: str, client: FlaskClient) -> None:
     """Along a random direction the slope of the loss is the gradient's product with it."""
     body = json.loads((FOLDER / name).read_text())
@@ -94,3 +101,37 @@ def test_the_gradients_of_an_example_are_right(name: str, client: FlaskClient) -
     slope = (8 * near - far) / (12 * step)  # the error is of the fourth order of the step
     expected = sum(float((array * direction[layer, key]).sum()) for layer, key, array in arrays(answer["gradients"]))
     assert slope == pytest.approx(expected, rel=1e-6)
+
+
+def test_there_are_trainings_and_comparisons() -> None:
+    assert sent_to("/v1/train")
+    assert sent_to("/v1/train/compare")
+    assert set(PATHS.values()) == {"/v1/gradients", "/v1/train", "/v1/train/compare"}
+
+
+@pytest.mark.parametrize("name", sent_to("/v1/train"))
+def test_a_training_of_an_example_goes_on_where_it_was_left(name: str, client: FlaskClient) -> None:
+    """In two parts it is the same training, and it ends where `/v1/gradients` finds the loss that it tells."""
+    body = json.loads((FOLDER / name).read_text()) | {"trace": {"every": 1}}
+    whole = ask(client, body, "/v1/train")
+    done = whole["steps_done"]
+    by_steps = {key: value for key, value in body.items() if key != "epochs"}
+    first = ask(client, by_steps | {"steps": done // 2 + 1}, "/v1/train")
+    second = ask(client, by_steps | {"steps": done - done // 2 - 1, "checkpoint": first["checkpoint"]}, "/v1/train")
+    assert first["steps"] + second["steps"] == whole["steps"]
+    assert second["checkpoint"] == whole["checkpoint"]
+    task = {key: body[key] for key in ("network", "inputs", "targets", "loss")}
+    assert ask(client, task | {"parameters": whole["parameters"]})["loss"] == pytest.approx(whole["loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", sent_to("/v1/train/compare"))
+def test_a_row_of_a_comparison_is_a_training(name: str, client: FlaskClient) -> None:
+    body = json.loads((FOLDER / name).read_text())
+    answer = ask(client, body, "/v1/train/compare")
+    losses = [row["loss"] for row in answer["table"]]
+    assert answer["best"] == losses.index(min(losses))
+    alone = {key: value for key, value in body.items() if key not in ("optimizers", "seeds")}
+    for row, curves in zip(answer["table"], answer["curves"], strict=True):
+        training = ask(client, alone | {"optimizer": row["optimizer"], "seed": row["seed"]}, "/v1/train")
+        assert training["loss"] == row["loss"]
+        assert [step["loss"] for step in training["steps"]] == curves["loss"]

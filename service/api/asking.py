@@ -118,13 +118,14 @@ def _faults_of_parameters(task: Task, feed: Feed, context: Context) -> list[Faul
 
 
 def _forward_task(request: dict[str, Any], inputs: dict[str, Array]) -> Task:
+    parameters = request["checkpoint"]["parameters"] if "checkpoint" in request else request.get("parameters")
     return Task(
         request["network"],
         request["dtype"],
         tuple([(name, array.shape) for name, array in inputs.items()]),
         training=request["training"],
         include=request.get("include", frozenset()),
-        parameters=_unusual_shapes(request.get("parameters")),
+        parameters=_unusual_shapes(parameters),
     )
 
 

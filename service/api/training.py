@@ -154,12 +154,13 @@ class ComparisonWork:
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
         contenders = [
-            Contender(_with_rate(optimizer, rate), seed)
-            for optimizer in request["optimizers"]
+            Contender(_with_rate(optimizer, rate), seed, place)
+            for place, optimizer in enumerate(request["optimizers"])
             for rate in rates
             for seed in seeds
         ]
-        self.comparison = Comparison(contenders, begin, context.runtime.settings.limits)
+        recipe = plan_of(request, contenders[0].optimizer).recipe
+        self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits, compiler(context))
         try:
             reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
         except BaseException:
@@ -230,10 +231,11 @@ def start(
 ) -> Training:
     """A training as the request wants it, ready for its first step."""
     checkpoint = request.get("checkpoint")
+    task = task._replace(frozen=request["frozen"])
     return Training(
         compiler(context),
         context.runtime.settings.limits,
-        task._replace(frozen=request["frozen"]),
+        task,
         feed,
         plan_of(request, optimizer),
         validation_of(request, task),

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from service.api.catalogue import MOST_POINTS, REGISTRIES
 from service.engine.declarations import Declaration, Registry
 from tests.conftest import Post
-from tests.schemas.test_fields import request_with
+from tests.schemas.test_fields import path_of, request_with
 from tests.support import assert_problem, faults, strict_json
 
 ENTRIES = [
@@ -67,7 +67,7 @@ def test_everything_listed_is_accepted_by_each_of_its_names(
         for key in place[2:].split("/"):
             block = block[int(key)] if key.isdigit() else block[key]
         block["type"] = name
-        response = post(body)
+        response = post(body, path_of(registry))
         if response.status_code != 200:  # the name is understood, though XOR's shapes may not suit it
             errors = faults(assert_problem(response, "invalid", body))
             assert not any("is called" in detail or "unknown" in detail for detail in errors.values())
@@ -84,7 +84,7 @@ def test_defaults_written_out_change_nothing(
     defaults = {option["name"]: option["default"] for option in entry["options"] if "default" in option}
     short, _ = request_with(registry, declaration)
     long, _ = request_with(registry, declaration, **defaults)
-    first, second = post(short), post(long)
+    first, second = post(short, path_of(registry)), post(long, path_of(registry))
     assert first.status_code == second.status_code
     if first.status_code == 200:
         assert first.get_data() == second.get_data()
@@ -102,7 +102,7 @@ def test_what_is_not_listed_is_refused(client: FlaskClient, post: Post, plural: 
     for key in place[2:].split("/"):
         block = block[int(key)] if key.isdigit() else block[key]
     block["type"] = name
-    (error,) = assert_problem(post(body), "invalid", body)["errors"]
+    (error,) = assert_problem(post(body, path_of(registry)), "invalid", body)["errors"]
     assert error["pointer"] == f"{place}/type"
     assert set(error["allowed"]) == set(registry.names)
 

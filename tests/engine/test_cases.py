@@ -311,5 +311,6 @@ def test_relations(name):
 
 def test_every_case_is_held_by_a_test():
     kinds = {member["kind"] for case in CASES.values() for member in members_of(case)}
-    assert kinds == {"net_gradient", "activation_table", "loss_table", "jacobian"}
-    assert len(CASES) >= 30
+    held_by_descent = {"net_training"}  # see tests/engine/descent/test_cases.py
+    assert kinds == {"net_gradient", "activation_table", "loss_table", "jacobian"} | held_by_descent
+    assert len(CASES) >= 50

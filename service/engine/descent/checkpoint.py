@@ -111,12 +111,24 @@ class StateReader:
                     takes = "a number" if is_number else "tensors by layer and parameter name"
                     self.faults.append(Fault(("checkpoint", "state", name), f"takes {takes}"))
                 else:
-                    state[name] = value if is_number else self.array(name, value)
-            elif name not in declaration.histories:
+                    state[name] = self.number(name, value) if is_number else self.array(name, value)
+            elif name not in declaration.histories or any(other in given for other in declaration.histories):
                 self.faults.append(Fault(("checkpoint", "state", name), f"is missing: {declaration.name} needs it"))
+        if len({np.shape(state[name])[:1] for name in declaration.histories if name in state}) > 1:
+            detail = f"{' and '.join(declaration.histories)} have different lengths"
+            self.faults.append(Fault(("checkpoint", "state", declaration.histories[0]), detail))
         if self.faults:
             raise InvalidRequest(self.faults[:MOST_ERRORS])
         return state
+
+    def number(self, name: str, value: float) -> float:
+        """A number within its bounds."""
+        low, high = self.optimizer.bounds.get(name, (-np.inf, np.inf))
+        if not low <= value <= high:
+            self.faults.append(
+                Fault(("checkpoint", "state", name), f"lies between {low:g} and {high:g}, got {value:g}")
+            )
+        return value
 
     def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
         """The flat array that a tree was."""

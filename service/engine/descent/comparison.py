@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.declarations import Selection
-from service.engine.descent.loop import Step
+from service.engine.descent.loop import Recipe, Step
+from service.engine.descent.objective import Compile
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded
@@ -26,6 +27,8 @@ class Contender(NamedTuple):
 
     optimizer: Selection[Optimizer]
     seed: int
+    place: int = 0
+    """Of the optimizer, among those that were asked for."""
 
 
 @dataclass
@@ -47,10 +50,22 @@ class Row:
 class Comparison:
     """Runs contenders one after the other, each step by step. `start` makes the training of one of them."""
 
-    def __init__(self, contenders: Sequence[Contender], start: Callable[[Contender], Training], limits: Limits) -> None:
-        """Raises what `start` raises for the first contender, `LimitExceeded` when all together are too much."""
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        recipe: Recipe,
+        start: Callable[[Contender], Training],
+        limits: Limits,
+        compile: Compile,  # noqa: A002 (the verb fits)
+    ) -> None:
+        """`recipe` is what they share.
+
+        Raises what `start` raises for the first contender, `LimitExceeded` when all together are too much.
+        """
         if len(contenders) > MOST_RUNS:
             raise LimitExceeded("runs", len(contenders), MOST_RUNS)
+        for contender in contenders:
+            replace(recipe, optimizer=contender.optimizer).check()
         self._start = start
         self._waiting = list(reversed(contenders))
         self._training: Training | None = None
@@ -64,7 +79,11 @@ class Comparison:
         try:
             limits.check_trace(len(CURVES) * len(contenders) * len(self.steps))
             limits.check_steps(len(contenders) * steps)
-            limits.check_operations(len(contenders) * self._training.work)
+            work = 0.0
+            for contender in contenders:
+                own = replace(recipe, optimizer=contender.optimizer)
+                work += self._training.work_of(own, compile, ("optimizers", contender.place))
+            limits.check_operations(work)
         except BaseException:
             self.close()
             raise

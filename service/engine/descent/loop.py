@@ -26,7 +26,7 @@ from service.engine.descent.optimizers.declaration import (
     State,
 )
 from service.engine.descent.schedules import Rate, Schedule, Scheduler
-from service.engine.errors import EngineError
+from service.engine.errors import EngineError, Fault, InvalidRequest
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.network.quantities import norm_of_flat
@@ -35,6 +35,8 @@ BLOCK = 1 << 17
 """Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
 RUNAWAY = 1e12
 """A loss that many times the first one (or 1) has run away."""
+GROWN = 2.0
+"""A loss that many times the first one is worth a warning."""
 SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
 CLIP_EPSILON = 1e-6
@@ -96,6 +98,13 @@ class Recipe:
     clip: Clip | None = None
     stop: Stop = field(default_factory=Stop)
 
+    def check(self) -> None:
+        """Raise `InvalidRequest` when the parts do not fit together."""
+        declaration = self.optimizer.declaration
+        if declaration.search and self.clip is not None:
+            detail = f"has no use for {declaration.name}, whose steps are as long as its search finds; leave it out"
+            raise InvalidRequest([Fault(("clip",), detail)])
+
     @property
     def own_options(self) -> dict[str, Any]:
         """The options that the rule itself takes: without those of the loop and the learning rate."""
@@ -128,7 +137,7 @@ class Progress:
     epoch_loss: float = 0.0
     """Sum of the losses of this epoch so far."""
     best: float = math.inf
-    """The best loss of an epoch so far, and since when there was no better one."""
+    """The lowest loss of an epoch so far (uphill the highest, negated), and since when there was no better one."""
     best_step: int = 0
     waited: int = 0
     first_loss: float | None = None
@@ -173,7 +182,9 @@ class Descent:
         return self.objective.parameters
 
     def _first_state(self) -> State:
-        options = self._options(self._rate())
+        rate = self._rate()
+        # Where a schedule moves the momentum, it may be 0 now and not later.
+        options = self._options(rate if rate.momentum is None else rate._replace(momentum=0.5))
         parameters = self.objective.parameters
         state = State(**self.declaration.numbers)
         for name in self.declaration.state(**options):
@@ -298,8 +309,8 @@ class Descent:
         progress.epoch_loss = 0.0
         if self.scheduler is not None:
             self.scheduler.watch(watched)
-        if watched < progress.best - self.recipe.stop.min_delta:
-            progress.best, progress.best_step, progress.waited = watched, progress.step, 0
+        if self.sign * watched < progress.best - self.recipe.stop.min_delta:
+            progress.best, progress.best_step, progress.waited = self.sign * watched, progress.step, 0
         else:
             progress.waited += 1
         return validation_loss
@@ -313,10 +324,8 @@ class Descent:
                 f"the gradient norm {step.gradient_norm:g} at step {step.number} is below {stop.gradient_norm_below:g}"
             )
         elif stop.patience is not None and progress.waited >= stop.patience:
-            reason = (
-                f"the loss has not improved for {progress.waited} epochs; its best was {progress.best:g} after step "
-                f"{progress.best_step}"
-            )
+            best = f"its best was {self.sign * progress.best:g} after step {progress.best_step}"
+            reason = f"the loss has not improved for {progress.waited} epochs; {best}"
         else:
             return
         self.status, self.reason = "stopped", reason
@@ -329,17 +338,34 @@ class Descent:
         else:
             what = f"the loss has run away to {step.loss:.6g}; it was {self.progress.first_loss:.6g} at the first step"
         reason = f"at step {step.number} {what}; the learning rate is {step.learning_rate:g}"
+        bound = self._bound(step.learning_rate)
+        return f"{reason}; {bound}" if bound else reason
+
+    def _bound(self, learning_rate: float) -> str:
+        """How the learning rate compares to the curvature, where that can be said; else nothing."""
+        if self.sign < 0.0:
+            return ""  # uphill there is no end
         curvature = self._curvature()
         if curvature is None:
-            return reason
+            return ""
         found = f"the largest curvature of the loss where the descent started, λmax, is {curvature:.4g}"
         stable = self.declaration.stable
-        if stable is None:
-            return f"{reason}; {found}"
+        if stable is None or self.weight_decay or self.recipe.clip is not None:
+            return found
         factor = stable(**self.options)
         limit = factor / curvature
-        word = ">" if step.learning_rate > limit else "<"
-        return f"{reason}; {found}, and {step.learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
+        word = ">" if learning_rate > limit else "<"
+        return f"{found}, and {learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
+
+    def growth(self, loss: float) -> str:
+        """Words for a loss that ends far above where it started; nothing where it does not."""
+        first = self.progress.first_loss
+        if first is None or self.sign < 0.0 or not loss > GROWN * abs(first):
+            return ""
+        learning_rate = self._rate().learning_rate
+        bound = quietly(self._bound, learning_rate)
+        grown = f"the loss was {first:.6g} at the first step and is {loss:.6g} in the end; the learning rate is"
+        return f"{grown} {learning_rate:g}" + (f"; {bound}" if bound else "")
 
     def why_diverged_at_the_end(self, loss: float) -> str:
         """Why the last update led nowhere: `loss` is what comes after it."""

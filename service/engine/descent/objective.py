@@ -12,7 +12,7 @@ import numpy as np
 
 from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
-from service.engine.graph.ir import Array, Shape
+from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
 from service.engine.network.cautions import unfit
 from service.engine.network.derivatives import Derivation, DerivativeTask
@@ -75,7 +75,8 @@ class NetworkObjective:
         self._step = 0
         evaluations = {size: compile.evaluation(_of_size(task, size)) for size in sorted(batches.sizes, reverse=True)}
         main = next(iter(evaluations.values()))
-        whole = isinstance(batches, FullBatch)
+        whole = self.whole = isinstance(batches, FullBatch)
+        """Every step looks at all samples."""
         everything = main if whole else compile.evaluation(task._replace(differentiated=False))
         everything.feeder.check(feed)
         validating = None if validation is None else self._validating(main, *validation)
@@ -84,6 +85,8 @@ class NetworkObjective:
         """Memory of all programs together."""
         self.work: float = max(each.program.work for each in evaluations.values())
         """Floating-point operations of one evaluation, of the largest batch."""
+        self.validation_work: float = 0.0 if validating is None else validating.program.work
+        self.total_work: float = everything.program.work
         reserve(self.nbytes)
         self._runs = {size: self._open(evaluation) for size, evaluation in evaluations.items()}
         self._run = self._main = next(iter(self._runs.values()))
@@ -101,11 +104,12 @@ class NetworkObjective:
 
     def _open(self, evaluation: Evaluation) -> _Run:
         workspace = self._stack.enter_context(evaluation.program.workspace())
-        read = workspace.outputs
+        read, frozen = workspace.outputs, evaluation.task.frozen
         places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
         carried = [
             (read[f"state/{part.layer}.{part.name}"].reshape(-1), places[part.layer, part.name])
             for part in evaluation.state
+            if f"{part.layer}.{part.name}" not in frozen
         ]
         flat, gradients = workspace.parameters, workspace.gradients
         return _Run(evaluation, workspace, workspace.calls, flat, gradients, read["loss"], carried)
@@ -113,7 +117,7 @@ class NetworkObjective:
     def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
         try:
             evaluation = self._compile.evaluation(task)
-            if _shapes(evaluation) != _shapes(main):
+            if evaluation.parameters.parts != main.parameters.parts:
                 detail = "have another shape than those that are trained on, so that the parameters do not fit both"
                 raise InvalidRequest([Fault(("inputs",), detail)])
             evaluation.feeder.check(feed)
@@ -197,10 +201,6 @@ class NetworkObjective:
 def hessian_of(task: Task) -> DerivativeTask:
     """The second derivatives of a task's loss with respect to what is trained."""
     return DerivativeTask(task, "hessian", "loss", "parameters")
-
-
-def _shapes(evaluation: Evaluation) -> list[Shape]:
-    return [part.shape for part in evaluation.parameters.parts]
 
 
 def _of_size(task: Task, size: int) -> Task:

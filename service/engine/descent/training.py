@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from service.engine.descent.batches import Batches, FullBatch, ListedBatches, Mi
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of
 from service.engine.descent.loop import Descent, Recipe, Step
 from service.engine.descent.objective import Compile, NetworkObjective, hessian_of
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -106,6 +106,7 @@ class Training:
         """
         if checkpoint is not None:
             feed.parameters, feed.seed = checkpoint.parameters, checkpoint.seed
+        plan.recipe.check()
         self.plan = plan
         self.seed = feed.seed
         batches = _batches(plan, task.samples, feed.seed)
@@ -113,9 +114,14 @@ class Training:
         limits.check_steps(self.steps)
         self.status: str | None = None
         self.reason = ""
+        self._validation_loss: float | None = None
+        """Of the last epoch that ended, until a step tells it."""
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
-        self.objective = NetworkObjective(compile, task, feed, batches, validation, reserve, deadline)
+        try:
+            self.objective = NetworkObjective(compile, task, feed, batches, validation, reserve, deadline)
+        except InvalidRequest as error:
+            raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
             self._prepare(compile, limits, feed, checkpoint, reserve)
         except BaseException:
@@ -131,28 +137,33 @@ class Training:
         reserve: Callable[[int], None],
     ) -> None:
         objective, recipe = self.objective, self.plan.recipe
-        vector, declaration = objective.vector, recipe.optimizer.declaration
-        size = vector.trained_size
-        if not size:
+        vector = objective.vector
+        if not vector.trained_size:
             raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
         reserve(self.memory_of(recipe))
-        evaluations = declaration.most_evaluations(**recipe.own_options)
-        work: float = objective.work * evaluations + RULE_OPERATIONS * size
-        if declaration.second_order:
-            if size > MOST_SECOND_ORDER:
-                raise LimitExceeded(f"parameters for {declaration.name}", size, MOST_SECOND_ORDER, ("optimizer",))
-            work += compile.derivation(hessian_of(objective.largest)).work + 10 * size**3
-        self.work = work * self.steps
-        """Floating-point operations of all steps, roughly."""
-        limits.check_operations(self.work)
+        limits.check_operations(self.work_of(recipe, compile))
         objective.feeder.fill_parameters(objective.flat, feed)
-        self.parameters_came = feed.parameters is not None
         self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
         if checkpoint is not None:
             StateReader(self.descent, vector.trained).restore(checkpoint)
         self.last = self.descent.progress.step + self.steps
         limits.check_trace(self.trace_elements)
         self.before = np.empty_like(objective.parameters) if "updates" in self.plan.include else None
+
+    def work_of(self, recipe: Recipe, compile: Compile, path: Path = ("optimizer",)) -> float:  # noqa: A002
+        """Floating-point operations that a training like this takes with a recipe, at most and roughly.
+
+        Raises `LimitExceeded` where an optimizer, which `path` names, is not made for so many parameters.
+        """
+        objective, declaration = self.objective, recipe.optimizer.declaration
+        size = objective.vector.trained_size
+        step: float = objective.work * declaration.most_evaluations(**recipe.own_options) + RULE_OPERATIONS * size
+        if declaration.second_order:
+            if size > MOST_SECOND_ORDER:
+                raise LimitExceeded(f"parameters for {declaration.name}", size, MOST_SECOND_ORDER, path)
+            step += compile.derivation(hessian_of(objective.largest)).work + 10 * size**3
+        epochs = math.ceil(self.steps / objective.steps_per_epoch)
+        return step * self.steps + objective.validation_work * epochs + objective.total_work
 
     def memory_of(self, recipe: Recipe) -> int:
         """Bytes that a training like this takes with a recipe: the programs, and what its optimizer keeps."""
@@ -194,8 +205,13 @@ class Training:
         elif step.number == self.last:
             self.status = "completed"
             self.reason = f"all {self.steps:,} steps are done"
+        if step.validation_loss is not None:
+            self._validation_loss = step.validation_loss
         if self.status is None and (step.number - 1) % self.plan.every:
             return None
+        # Told once, with the first step that is told since: thinning must not hide it.
+        step = step._replace(validation_loss=self._validation_loss)
+        self._validation_loss = None
         return Recorded(step, self._more(step))
 
     def _more(self, step: Step) -> dict[str, Any]:
@@ -267,12 +283,32 @@ class Training:
             parameters=parameters,
             checkpoint=checkpoint,
             finite=finite,
-            warnings=objective.warnings,
+            warnings=[*objective.warnings, *self._warnings(status, loss)],
         )
+
+    def _warnings(self, status: str, loss: float) -> list[Caution]:
+        warnings = []
+        declaration = self.plan.recipe.optimizer.declaration
+        if declaration.full_batch and not self.objective.whole:
+            message = (
+                f"{declaration.name} compares gradients of one step with those of another; on batches of different "
+                "samples that tells little: leave batch_size and batches out"
+            )
+            warnings.append(Caution("full_batch", message, quantity="gradient"))
+        # Of batches the losses differ anyway.
+        growth = self.descent.growth(loss) if self.objective.whole and status != "diverged" else ""
+        if growth:
+            warnings.append(Caution("loss_grew", growth, quantity="loss"))
+        return warnings
 
     def close(self) -> None:
         """Give back the memory; once is enough, twice does no harm."""
         self.objective.close()
+
+
+def _of_checkpoint(fault: Fault) -> Fault:
+    """A checkpoint holds the parameters of its request."""
+    return replace(fault, path=("checkpoint", *fault.path)) if fault.path[:1] == ("parameters",) else fault
 
 
 def _batches(plan: Plan, samples: int, seed: int) -> Batches:

@@ -8,7 +8,7 @@ can name all of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from service.engine.declarations import Selection
@@ -76,6 +76,7 @@ class _Assembler:
         input_shapes: Mapping[str, Shape],
         training: bool,
         shapes: ParameterShapes,
+        frozen: Collection[str],
         distinct_layers: bool,
         prefix: str,
         check_parameters: Callable[[int], None],
@@ -84,6 +85,7 @@ class _Assembler:
         self.graph = graph
         self.training = training
         self.shapes = shapes
+        self.frozen = frozen
         self.distinct_layers = distinct_layers
         self.prefix = prefix
         self.check_parameters = check_parameters
@@ -200,7 +202,7 @@ class _Assembler:
             name=layer.name,
             options=layer.layer.options,
             training=self.training,
-            frozen=not layer.trainable,
+            frozen=not layer.trainable or layer.name in self.frozen,
             source=self.source(names[0]),
             builder=_LayerBuilder(self, layer),
         )
@@ -313,6 +315,7 @@ def assemble(
     *,
     training: bool = False,
     parameter_shapes: ParameterShapes | None = None,
+    frozen: Collection[str] = (),
     distinct_layers: bool = False,
     prefix: str = "",
     check_parameters: Callable[[int], None] = lambda count: None,
@@ -321,12 +324,20 @@ def assemble(
 
     With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` tells the inputs
     and random numbers of one model from those of another in the same graph; parameters are common to both.
-    `check_parameters` is told the size of each and may refuse it.
+    `check_parameters` is told the size of each and may refuse it. Layers named in `frozen` are built as not trainable.
 
     Raises `InvalidRequest` with everything that is wrong in the definition.
     """
     assembler = _Assembler(
-        definition, graph, input_shapes, training, parameter_shapes or {}, distinct_layers, prefix, check_parameters
+        definition,
+        graph,
+        input_shapes,
+        training,
+        parameter_shapes or {},
+        frozen,
+        distinct_layers,
+        prefix,
+        check_parameters,
     )
     for position in assembler.order():
         assembler.build(position)

@@ -89,6 +89,7 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
         dict(task.inputs),
         training=task.training,
         parameter_shapes=dict(task.parameters),
+        frozen=task.frozen,
         distinct_layers=distinct_layers,
         check_parameters=limits.check_parameters,
     )
@@ -103,7 +104,7 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
 
 
 def _freeze(names: tuple[str, ...], model: Model) -> None:
-    known = {name for each in model.parameters for name in (each.layer, f"{each.layer}.{each.name}")}
+    known = dict.fromkeys(name for each in model.parameters for name in (each.layer, f"{each.layer}.{each.name}"))
     faults = [
         Fault(("frozen", place), f"no layer with parameters, and no parameter, is called {name[:128]!r}", (*known,))
         for place, name in enumerate(names)
@@ -132,6 +133,7 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
         {name: (1, *shape[1:]) for name, shape in task.inputs},
         training=task.training,
         parameter_shapes=dict(task.parameters),
+        frozen=task.frozen,
         prefix=prefix,
     )
 

@@ -363,6 +363,7 @@ def _moments_of_nadam(
     },
     state=lambda **options: ("first_moment", "second_moment"),
     numbers={"momentum_product": 1.0},
+    bounds={"momentum_product": (0.0, 1.0)},
     advance=_advance_nadam,
     shown=_moments_of_nadam,
 )

@@ -79,6 +79,8 @@ class Optimizer(Declaration):
     """From the options to the names of the state's arrays, which are 0 before the first step."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """The state's numbers before the first step. Only `advance` and searches change them."""
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Between what such a number always lies."""
     advance: Callable[..., None] | None = None
     """`advance(state, step, **options)`: called once at each step, before the rule (which may be called for parts)."""
     shown: Callable[..., Mapping[str, Array]] | None = None
@@ -87,11 +89,13 @@ class Optimizer(Declaration):
     """`look_ahead(state, **options)`: what is added to the parameters before the gradient is taken."""
     stable: Callable[..., float] | None = None
     """`stable(**options)`: on a quadratic the learning rate must stay below this over the largest curvature."""
+    full_batch: bool = False
+    """It compares gradients of one step with those of another, which makes little sense on different samples."""
     search: bool = False
     second_order: bool = False
     """A search that asks for Hessians."""
     histories: tuple[str, ...] = ()
-    """Arrays of a search's state that have an axis before that of the parameters; they may be left out."""
+    """Arrays of a search's state with an axis before that of the parameters, of one length; or there are none."""
     most_rows: Callable[..., int] = nothing
     """From the options to how long each history may grow."""
     most_evaluations: Callable[..., int] = once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from service.engine.declarations import Flag, Number
@@ -21,9 +22,11 @@ from service.engine.graph.ir import Array
 MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")
 
 
-def _stable(momentum: float, nesterov: bool) -> float:
-    """Where an eigenvalue of the step on a parabola reaches size 1."""
-    return 2.0 * (1.0 + momentum) / (1.0 + 2.0 * momentum if nesterov else 1.0)
+def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
+    """Where an eigenvalue of the step on a parabola reaches -1."""
+    fresh = 1.0 - dampening
+    weight = 1.0 + momentum + momentum * fresh if nesterov else fresh
+    return 2.0 * (1.0 + momentum) / weight if weight > 0.0 else math.inf
 
 
 NESTEROV = Flag(name="nesterov", default=False, description="the gradient is counted once more, after the buffer")
@@ -50,7 +53,9 @@ NESTEROV = Flag(name="nesterov", default=False, description="the gradient is cou
     sources=(PYTORCH, KERAS),
     conventions={"keras": {"learning_rate": 0.01, "decoupled_weight_decay": True}},
     state=lambda momentum, **others: ("momentum_buffer",) if momentum else (),
-    stable=lambda momentum, nesterov, **others: _stable(momentum, nesterov),
+    stable=lambda momentum, nesterov, dampening, convention, **others: _stable(
+        momentum, nesterov, dampening if momentum and convention == "pytorch" else 0.0
+    ),
 )
 def sgd(
     gradient: Array,

@@ -163,7 +163,12 @@ def _quasi_newton_direction(state: State, gradient: Array) -> Array:
     direction: Array = -gradient
     if not hasattr(state, "steps"):
         return direction
-    pairs = [(step, change, float(step @ change)) for step, change in zip(state.steps, state.changes, strict=True)]
+    rows = zip(state.steps, state.changes, strict=True)
+    products = [(step, change, float(step @ change)) for step, change in rows]
+    # All that were remembered pass, but a checkpoint may hold what never was.
+    pairs = [pair for pair in products if SMALLEST_PRODUCT < pair[2] < math.inf]
+    if not pairs:
+        return direction
     weights = []
     for step, change, product in reversed(pairs):
         weights.append(float(step @ direction) / product)
@@ -221,7 +226,9 @@ def _quasi_newton_direction(state: State, gradient: Array) -> Array:
     r"y_i = \Delta g",
     sources=(PYTORCH, "Nocedal, Wright: Numerical Optimization, algorithms 7.4, 3.5 and 3.6"),
     search=True,
+    full_batch=True,
     numbers={"iterations": 0, "length": 0.0},
+    bounds={"iterations": (0, 2**53)},
     state=lambda **options: ("direction", "previous_gradient"),
     histories=("steps", "changes"),
     most_rows=lambda history_size, **others: history_size,

@@ -71,6 +71,7 @@ def lion(gradient: Array, state: State, step: int, learning_rate: float, beta_1:
     r"\eta^+ & g\, g_{t-1} > 0 \\ \eta^- & g\, g_{t-1} < 0 \\ 1 & \text{else} \end{cases}\right),\quad "
     r"g \leftarrow 0 \text{ where } g\, g_{t-1} < 0,\quad \theta \leftarrow \theta - \Delta \operatorname{sgn}(g)",
     sources=(PYTORCH, "Riedmiller, Braun 1993", "Igel, Hüsken 2000"),
+    full_batch=True,
     state=lambda **options: ("step_size", "last_gradient"),
 )
 def rprop(

@@ -1,0 +1,131 @@
+"""Trainings in few words."""
+
+import functools
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.descent.loop import Clip, Recipe, Stop
+from service.engine.descent.objective import Compile
+from service.engine.descent.optimizers import optimizers
+from service.engine.descent.schedules import schedules
+from service.engine.descent.training import Plan, Training
+from service.engine.graph.plan import WorkspacePool
+from service.engine.network.derivatives import compile_derivative
+from service.engine.network.evaluate import compile_task
+from service.engine.network.feed import Feed
+from service.engine.network.losses import losses
+from service.engine.network.task import Task
+from tests.engine.network.building import ROOMY, as_arrays, by_input, by_output, select, task_for
+
+
+def compiler(pool=None):
+    """Compiles every task once."""
+    known = {}
+
+    def find(key):
+        if key not in known:
+            known[key] = (compile_task if isinstance(key, Task) else compile_derivative)(key, ROOMY, pool)
+        return known[key]
+
+    return Compile(find)
+
+
+COMPILE = compiler(WorkspacePool())
+
+
+@functools.cache
+def loss_called(name):
+    """One and the same each time, so that tasks with it are equal."""
+    return losses.select(name)
+
+
+def optimizer(chosen):
+    return chosen if isinstance(chosen, Selection) else select(optimizers, chosen)
+
+
+def recipe(chosen, schedule=None, clip=None, stop=None):
+    """By names or mappings of a name and options; `clip` and `stop` are mappings of what is set."""
+    return Recipe(
+        optimizer(chosen),
+        None if schedule is None else select(schedules, schedule),
+        None if clip is None else Clip(**clip),
+        Stop(**(stop or {})),
+    )
+
+
+def training(
+    definition,
+    inputs,
+    targets,
+    chosen="sgd",
+    loss="mean_squared_error",
+    *,
+    weights=None,
+    parameters=None,
+    seed=0,
+    schedule=None,
+    clip=None,
+    stop=None,
+    validation=None,
+    checkpoint=None,
+    include=(),
+    compile=COMPILE,  # noqa: A002 (as the engine calls it)
+    limits=ROOMY,
+    reserve=lambda nbytes: None,
+    batches=None,
+    task=None,
+    **plan,
+):
+    """A training ready for its first step. `task` has further fields of the task, such as `frozen` or `dtype`."""
+    details = {"training": True, **(task or {})}
+    loss = {name: loss_called(each) for name, each in loss.items()} if isinstance(loss, dict) else loss_called(loss)
+    asked = task_for(definition, inputs, loss, targets, weights, parameters, **details)
+    feed = Feed(
+        by_input(definition, inputs),
+        None if parameters is None else as_arrays(parameters, asked.dtype),
+        by_output(definition, targets),
+        None if weights is None else np.asarray(weights, asked.dtype),
+        seed,
+    )
+    validating = None
+    if validation is not None:
+        others, answers = validation
+        details |= {"training": False, "differentiated": False}
+        validating = (
+            task_for(definition, others, loss, answers, None, parameters, **details),
+            Feed(by_input(definition, others), None, by_output(definition, answers)),
+        )
+    described = Plan(
+        recipe(chosen, schedule, clip, stop),
+        batches=None if batches is None else [np.asarray(rows) for rows in batches],
+        include=frozenset(include),
+        **plan,
+    )
+    return Training(compile, limits, asked, feed, described, validating, checkpoint, reserve)
+
+
+def finish(running):
+    """All records of a training, and its outcome."""
+    try:
+        records = []
+        while not running.finished:
+            record = running.advance()
+            if record is not None:
+                records.append(record)
+        return records, running.outcome()
+    finally:
+        running.close()
+
+
+def train(*arguments, **details):
+    return finish(training(*arguments, **details))
+
+
+def assert_same_trees(ours, theirs):
+    """To the last bit."""
+    assert set(ours) == set(theirs)
+    for layer, arrays in theirs.items():
+        assert set(ours[layer]) == set(arrays), layer
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(ours[layer][name], array, f"{layer}.{name}", strict=True)
