@@ -94,6 +94,10 @@ class ChoiceField(StrictField):
         if isinstance(value, str):
             if value not in self.registry:
                 raise ValidationError(unknown_name(self.registry.kind, value, self.registry.names))
+            needed = [option.name for option in self.registry[value].options if option.required]
+            if needed:
+                takes = f"needs {' and '.join(needed)}: send an object with 'type' and these"
+                raise ValidationError(Message(f"{value!r} {takes}"))
             value = {"type": value}
         if not isinstance(value, Mapping):
             takes = f"the name of a{'n' if self.registry.kind[0] in 'aeiou' else ''} {self.registry.kind}"

@@ -43,6 +43,8 @@ from service.engine.errors import MOST_ERRORS
 REDUCTIONS = ("mean", "sum")
 """A descent needs one number to go down on."""
 MOST_BATCHES = 100_000
+MOST_STEPS = 10**12
+"""More than any server allows, and still a number that every JSON parser reads exactly."""
 
 
 class BatchesField(StrictField):
@@ -85,7 +87,7 @@ class StateField(StrictField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.number, self.tree = NumberField(), ParametersField()
+        self.integer, self.number, self.tree = IntegerField(), NumberField(), ParametersField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -93,9 +95,12 @@ class StateField(StrictField):
         state, errors = {}, {}
         for name, item in value.items():
             try:
-                # Integers stay what they are: a count is no float.
-                field = self.tree if isinstance(item, Mapping) else self.number
-                state[name] = item if type(item) is int else field.deserialize(item)
+                if isinstance(item, list | np.ndarray):
+                    raise self.refuse("a number or an object {layer: {parameter: tensor}}", item)
+                # A count stays an integer.
+                number = self.integer if type(item) is int else self.number
+                field = self.tree if isinstance(item, Mapping) else number
+                state[name] = field.deserialize(item)
             except ValidationError as error:
                 errors[name] = error.messages
                 if len(errors) >= MOST_ERRORS:
@@ -161,7 +166,7 @@ class ValidationSchema(StrictSchema):
 class CheckpointSchema(StrictSchema):
     """Where a training stands: as an answer gave it."""
 
-    step = IntegerField(required=True, minimum=0, maximum=2**53, metadata=about("steps done"))
+    step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
     seed = IntegerField(required=True, minimum=0, maximum=2**63 - 1, metadata=about("of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
@@ -188,8 +193,8 @@ class DescentRequest(GradientsRequest):
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
-    steps = IntegerField(minimum=1, maximum=2**53, metadata=about("how many steps to make; or say epochs"))
-    epochs = IntegerField(minimum=1, maximum=2**53, metadata=about("how often to go through all samples; or say steps"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
+    epochs = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps"))
     batch_size = IntegerField(minimum=1, metadata=about("samples of a step; by default all of them"))
     shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
     batches = BatchesField(

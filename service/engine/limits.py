@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.engine.errors import LimitExceeded
+from service.engine.errors import LimitExceeded, Path
 from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program
 
@@ -42,9 +42,9 @@ class Limits:
         if count > self.operations:
             raise LimitExceeded("operations", count, self.operations)
 
-    def check_steps(self, count: int) -> None:
+    def check_steps(self, count: int, path: Path = ("steps",)) -> None:
         if count > self.steps:
-            raise LimitExceeded("steps", count, self.steps, ("steps",))
+            raise LimitExceeded("steps", count, self.steps, path)
 
     def check_trace(self, count: int) -> None:
         """Refuse the steps of an answer that together would hold too many numbers."""

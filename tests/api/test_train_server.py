@@ -86,10 +86,8 @@ SILENT = {"trace": {"every": ENDLESS}}
 
 @pytest.fixture(scope="module")
 def trainer(start_server: ServerFactory) -> Iterator[Server]:
-    """One worker with few threads, half of which may stream; it does not wait long for who does not read."""
-    with start_server(
-        WEB_CONCURRENCY="1", NABLA_THREADS=str(THREADS), NABLA_MAX_SECONDS="60", NABLA_MAX_BODY_SECONDS="1"
-    ) as server:
+    """One worker with few threads, half of which may stream."""
+    with start_server(WEB_CONCURRENCY="1", NABLA_THREADS=str(THREADS), NABLA_MAX_SECONDS="60") as server:
         yield server
 
 
@@ -171,15 +169,17 @@ def test_a_closed_connection_ends_the_work_of_a_document_too(trainer: Server) ->
     assert_idle(trainer)
 
 
-def test_who_does_not_read_does_not_hold_a_stream(trainer: Server) -> None:
+def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -> None:
     """Buffers fill, then the server waits as long as NABLA_MAX_BODY_SECONDS says; others get on meanwhile."""
-    before = ended(trainer, "disconnected")
     steps = {"steps": 200_000, "trace": {"include": ["gradients", "updates", "parameters"]}}
-    with Stream(trainer, endless(**steps)), Stream(trainer, endless(**SILENT)) as other:
-        next(other.records())
-        wait_for(lambda: ended(trainer, "disconnected") == before + 1, 2 * SOON)
-        assert opened(trainer) == 1
-    wait_for(lambda: opened(trainer) == 0, SOON)
+    # gunicorn reports a client that does not read as an error of its own.
+    settings = {"WEB_CONCURRENCY": "1", "NABLA_MAX_BODY_SECONDS": "1", "NABLA_LOG_LEVEL": "critical"}
+    with start_server(**settings) as server:
+        with Stream(server, endless(**steps)), Stream(server, endless(**SILENT)) as other:
+            next(other.records())
+            wait_for(lambda: ended(server, "disconnected") == 1, 2 * SOON)
+            assert opened(server) == 1
+        wait_for(lambda: opened(server) == 0, SOON)
 
 
 def test_half_of_the_threads_may_stream_and_the_others_answer(trainer: Server, post: Post) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.descent.loop import Descent, Progress
+from service.engine.descent.schedules import schedules
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.graph.ir import Array
 from service.engine.network.parameters import Part, Tree, tree_of
@@ -85,6 +86,12 @@ class StateReader:
         """Make the descent remember what it did. Raises `InvalidRequest` with everything that does not fit."""
         for name, value in self._read(checkpoint).items():
             setattr(self.descent.state, name, value)
+        known = tuple(dict.fromkeys(name for schedule in schedules for name in schedule.numbers))
+        unknown = [name for name in checkpoint.schedule if name not in known]
+        if unknown:
+            detail = "is nothing that a schedule remembers"
+            faults = [Fault(("checkpoint", "schedule", name), detail, known) for name in unknown[:MOST_ERRORS]]
+            raise InvalidRequest(faults)
         scheduler = self.descent.scheduler
         if scheduler is not None:
             # Another schedule than that of the checkpoint starts anew.
@@ -145,7 +152,7 @@ class StateReader:
             array = tree.get(layer, {}).get(own)
             path = ("checkpoint", "state", name, layer, own)
             if array is None:
-                faults.append(Fault(path, f"is missing; it has shape {list(part.shape)}"))
+                faults.append(Fault(path, f"{own} of layer {layer!r} is missing; it has shape {list(part.shape)}"))
             elif (array.shape[1:] if history else array.shape) != part.shape:
                 takes = f"[steps, {', '.join(map(str, part.shape))}]" if history else list(part.shape)
                 faults.append(Fault(path, f"has shape {list(array.shape)}; it takes {takes}"))

@@ -220,7 +220,8 @@ class Descent:
         if progress.first_loss is None:
             progress.first_loss = loss
         number, epoch = progress.step + 1, progress.step // objective.steps_per_epoch + 1
-        if not (abs(loss) <= RUNAWAY * max(1.0, abs(progress.first_loss)) and norm < math.inf):
+        near = abs(loss) <= RUNAWAY * max(1.0, abs(progress.first_loss))
+        if not (near and math.isfinite(loss) and math.isfinite(norm)):
             step = Step(number, epoch, loss, learning_rate, norm)
             self.status, self.reason = "diverged", self._why_diverged(step)
             return step

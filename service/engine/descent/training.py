@@ -96,8 +96,9 @@ class Training:
         checkpoint: Checkpoint | None = None,
         reserve: Callable[[int], None] = lambda nbytes: None,
         deadline: float | None = None,
+        place: Path = ("optimizer",),
     ) -> None:
-        """Check everything and get ready for the first step.
+        """Check everything and get ready for the first step. `place` names the optimizer where it is refused.
 
         `reserve` is told the bytes needed before they are taken. Past `deadline`, a reading of `time.monotonic`, an
         evaluation raises `DeadlineExceeded`; callers cancel before that, unless one step takes so long.
@@ -111,7 +112,7 @@ class Training:
         self.seed = feed.seed
         batches = _batches(plan, task.samples, feed.seed)
         self.steps = _count_steps(plan, batches)
-        limits.check_steps(self.steps)
+        limits.check_steps(self.steps, ("epochs",) if plan.steps is None else ("steps",))
         self.status: str | None = None
         self.reason = ""
         self._validation_loss: float | None = None
@@ -123,7 +124,7 @@ class Training:
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
-            self._prepare(compile, limits, feed, checkpoint, reserve)
+            self._prepare(compile, limits, feed, checkpoint, reserve, place)
         except BaseException:
             self.close()
             raise
@@ -135,13 +136,14 @@ class Training:
         feed: Feed,
         checkpoint: Checkpoint | None,
         reserve: Callable[[int], None],
+        place: Path,
     ) -> None:
         objective, recipe = self.objective, self.plan.recipe
         vector = objective.vector
         if not vector.trained_size:
             raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
         reserve(self.memory_of(recipe))
-        limits.check_operations(self.work_of(recipe, compile))
+        limits.check_operations(self.work_of(recipe, compile, place))
         objective.feeder.fill_parameters(objective.flat, feed)
         self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
         if checkpoint is not None:

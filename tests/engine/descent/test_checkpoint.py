@@ -349,7 +349,7 @@ def test_tensors_of_state_that_do_not_fit():
     checkpoint.state["second_moment"]["out"]["bias"] = np.zeros(())
     start = ("checkpoint", "state")
     assert sorted(faults(checkpoint)) == [
-        ((*start, "first_moment", "hidden", "bias"), "is missing; it has shape [3]"),
+        ((*start, "first_moment", "hidden", "bias"), "bias of layer 'hidden' is missing; it has shape [3]"),
         ((*start, "first_moment", "hidden", "kernel"), "has shape [3, 4]; it takes [3, 3]"),
         ((*start, "first_moment", "other", "kernel"), "is no parameter that is trained"),
         ((*start, "first_moment", "out", "gamma"), "is no parameter that is trained"),
