@@ -237,10 +237,10 @@ def assert_finite_or_told(document: Any) -> None:
     for layer in document.get("layers", ()):
         del layer["norms"]  # the norm of finite numbers may be too large for float64
     document.pop("gradient_norm", None)
-    if "steps" in document:  # of a training: told is where it ended; on the way, a null ends it
+    if "steps" in document:  # of a training: told is where it ended; an update that is not finite ends the next step
         steps = document.pop("steps")
         assert document["finite"] or document["status"] == "diverged"
-        for step in steps[:-1]:
+        for step in steps[:-2]:
             assert "null" not in json.dumps({key: value for key, value in step.items() if key != "validation_loss"})
         document.pop("validation_loss", None)
     assert document["finite"] is ("null" not in json.dumps(document))
