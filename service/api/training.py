@@ -64,7 +64,10 @@ def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Respons
         return respond(work, context)
     steps, summary = collect(work, context)
     context.timer.mark("compute")
-    return {**summary, "steps": orjson.Fragment(steps)}
+    # What is long and seldom read by eye comes last.
+    last = {name: summary[name] for name in ("parameters", "checkpoint") if name in summary}
+    first = {name: value for name, value in summary.items() if name not in last}
+    return {**first, "steps": orjson.Fragment(steps), **last}
 
 
 @post(
