@@ -344,13 +344,12 @@ class ObjectField(StrictField):
 class NumbersByNameField(StrictField):
     """An object of finite numbers."""
 
-    def __init__(self, *, empty: bool = False, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.empty = empty
         self.number = NumberField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, float]:
-        if not isinstance(value, Mapping) or not (value or self.empty):
+        if not isinstance(value, Mapping) or not value:
             raise self.refuse("an object of numbers by name", plain(value))
         numbers, errors = {}, {}
         for name, number in islice(value.items(), MOST_NAMES):

@@ -16,7 +16,6 @@ from schemas.fields import (
     IntegerField,
     Message,
     NumberField,
-    NumbersByNameField,
     NumbersField,
     ObjectField,
     StrictField,
@@ -51,11 +50,11 @@ class BatchesField(StrictField):
     """Lists of indices of samples, one for each step."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
-        batches = plain(value)
-        if not isinstance(batches, list) or not 0 < len(batches) <= MOST_BATCHES:
-            raise self.refuse(f"a list of 1 to {MOST_BATCHES} lists of sample indices", batches)
+        if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_BATCHES:
+            raise self.refuse(f"a list of 1 to {MOST_BATCHES} lists of sample indices", value)
         arrays, errors = [], {}
-        for place, batch in enumerate(batches):
+        for place, entry in enumerate(value):
+            batch = whole(entry)
             if not isinstance(batch, list) or not batch:
                 errors[place] = [Message(f"takes a list of sample indices, got {shown(batch)}")]
             elif not all(type(index) is int and abs(index) < 2**53 for index in batch):
@@ -67,6 +66,13 @@ class BatchesField(StrictField):
         if errors:
             raise ValidationError(errors)
         return tuple(arrays)
+
+
+def whole(value: Any) -> Any:
+    """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
+    if isinstance(value, np.ndarray) and bool((value == np.floor(value)).all()) and np.abs(value).max() < 2**53:
+        return value.astype(np.int64).tolist()
+    return plain(value)
 
 
 class FrozenField(StrictField):
@@ -83,10 +89,11 @@ class FrozenField(StrictField):
 
 
 class StateField(StrictField):
-    """What an optimizer remembers, by name: numbers, and tensors by layer and parameter name."""
+    """What an optimizer remembers, by name: numbers, and tensors by layer and parameter name if there may be trees."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, trees: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.trees = trees
         self.integer, self.number, self.tree = IntegerField(), NumberField(), ParametersField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
@@ -95,11 +102,11 @@ class StateField(StrictField):
         state, errors = {}, {}
         for name, item in value.items():
             try:
-                if isinstance(item, list | np.ndarray):
+                if self.trees and isinstance(item, list | np.ndarray):
                     raise self.refuse("a number or an object {layer: {parameter: tensor}}", item)
                 # A count stays an integer.
                 number = self.integer if type(item) is int else self.number
-                field = self.tree if isinstance(item, Mapping) else number
+                field = self.tree if self.trees and isinstance(item, Mapping) else number
                 state[name] = field.deserialize(item)
             except ValidationError as error:
                 errors[name] = error.messages
@@ -173,10 +180,10 @@ class CheckpointSchema(StrictSchema):
         [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
     )
     state = StateField(required=True, metadata=about("of the optimizer: numbers, and tensors like the parameters"))
-    progress = NumbersByNameField(
-        empty=True, load_default=dict, metadata=about("what the stop rules remember of earlier steps")
+    progress = StateField(
+        trees=False, load_default=dict, metadata=about("what the stop rules remember of earlier steps")
     )
-    schedule = NumbersByNameField(empty=True, load_default=dict, metadata=about("what the schedule remembers"))
+    schedule = StateField(trees=False, load_default=dict, metadata=about("what the schedule remembers"))
 
 
 class DescentRequest(GradientsRequest):
@@ -194,7 +201,9 @@ class DescentRequest(GradientsRequest):
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
-    epochs = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps"))
+    epochs = IntegerField(
+        minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps")
+    )
     batch_size = IntegerField(minimum=1, metadata=about("samples of a step; by default all of them"))
     shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
     batches = BatchesField(
@@ -240,7 +249,8 @@ class TrainRequest(DescentRequest):
     checkpoint = ObjectField(
         CheckpointSchema(),
         metadata=about(
-            "of an earlier answer: the training goes on as if it had never stopped; parameters and seed are in it"
+            "of an earlier answer: the training goes on as if it had never stopped; parameters and seed of the "
+            "checkpoint stand for those of the request"
         ),
     )
 
@@ -268,8 +278,6 @@ def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
         errors["steps"] = [Message("is required, or epochs" if "steps" not in given else "came with epochs; send one")]
     if "batches" in given and "batch_size" in given:
         errors["batch_size"] = [Message("came with batches, which say how many samples each step takes; send one")]
-    if "checkpoint" in given and "parameters" in given:
-        errors["parameters"] = [Message("came with a checkpoint, which holds them; leave them out")]
     return errors
 
 
@@ -298,7 +306,7 @@ class SeedsField(StrictField):
         self.seed = IntegerField(minimum=0, maximum=2**63 - 1)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
-        seeds = plain(value)
+        seeds = whole(value)
         if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
             raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
         errors = {}
@@ -399,7 +407,7 @@ class TrainSummary(StrictSchema):
     loss = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about("after the last step, over all samples, as the next would see it"),
+        metadata=about("after the last step, over all samples, as the next sees it; null: not finite, or no time left"),
     )
     validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
     parameters = ParametersAnswerField(required=True, metadata=about("after the last step"))

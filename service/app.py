@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         WorkspacePool(settings.pooled_bytes),
         Budget(settings.max_memory_bytes),
         threading.BoundedSemaphore(settings.streams),
+        threading.BoundedSemaphore(settings.documents),
     )
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)

@@ -113,6 +113,11 @@ class Settings:
         return max(1, self.threads // 2)
 
     @property
+    def documents(self) -> int:
+        """How many trainings of a worker may be answered as one document at the same time: some threads stay free."""
+        return max(1, self.threads * 3 // 8)
+
+    @property
     def key_digests(self) -> tuple[bytes, ...]:
         """SHA-256 digests of the accepted keys."""
         return tuple(_digest(key) for key in self.api_keys)

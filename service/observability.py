@@ -33,7 +33,7 @@ SECONDS = Histogram(
     ("route",),
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-STREAMS = Counter("nabla_streams", "Streams that ended", ("outcome",))
+STREAMS = Counter("nabla_streams", "Streams that ended, and documents whose client left", ("outcome",))
 OPEN_STREAMS = Gauge("nabla_open_streams", "Streams that are open", multiprocess_mode="livesum")
 
 error_log = logging.getLogger("nabla.error")

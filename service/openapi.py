@@ -162,7 +162,8 @@ class _Describer:
             case training.TreeOrNumberField():
                 return {"anyOf": [{"type": "number"}, _reference("ParametersAnswer")]}
             case training.StateField():
-                one = {"anyOf": [{"type": "number"}, _reference("Parameters")]}
+                number = {"type": "number"}
+                one = {"anyOf": [number, _reference("Parameters")]} if field.trees else number
                 return {"type": "object", "additionalProperties": one}
             case training.BatchesField():
                 indices = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}

@@ -47,6 +47,8 @@ class Runtime:
     memory: Budget
     streams: threading.Semaphore
     """How many streams may still be opened."""
+    documents: threading.Semaphore
+    """How many trainings may still be computed for one document each: they hold a thread as long as they run."""
 
 
 @dataclass(frozen=True)

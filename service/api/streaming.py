@@ -31,6 +31,8 @@ With 30 streams the last one's first record comes after 0.3 seconds; 10 ms make 
 """
 FLUSH = 0.02
 """Seconds between two writes: no screen shows more, and each write costs as much as several small steps."""
+PATIENCE = 0.5
+"""Seconds that a document waits for its place: short trainings are over by then."""
 HEARTBEAT = 1.0
 """Seconds of silence after which a sign of life is sent."""
 
@@ -196,11 +198,18 @@ def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
 
     Past the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
     """
+    documents = context.runtime.documents
+    if not documents.acquire(timeout=PATIENCE):
+        work.close()
+        count = context.runtime.settings.documents
+        detail = f"{count} trainings are running, as many as a worker of this server answers in one document at once."
+        raise Problem("busy", detail, headers={"Retry-After": "1"})
     try:
         run = _Run(work, context, _writer(context.base64), b",")
         while run.summary is None:
             run.proceed()
     finally:
+        documents.release()
         work.close()
     if run.gone:
         count_stream("disconnected")

@@ -25,16 +25,14 @@ from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
-from service.engine.descent.comparison import Comparison, Contender, Row
+from service.engine.descent.comparison import MOST_RUNS, Comparison, Contender, Row
 from service.engine.descent.loop import Clip, Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
-from service.engine.errors import Path
+from service.engine.errors import LimitExceeded, Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
-GRACE = 2.0
-"""Seconds past the deadline that one step of a search may take; between steps the training is cancelled in time."""
 NUMBER_BYTES = 72
 """What a number of a trace takes as text while it is put together: 24, three times."""
 
@@ -98,7 +96,7 @@ class TrainingWork:
         self.dtype = request["dtype"]
         self.training = start(request, context, task, feed, request["optimizer"], reserving(context))
         context.timer.mark("compile")
-        nbytes = self.training.memory_of(self.training.plan.recipe)
+        nbytes = self.training.memory
         context.timer.memory = nbytes
         if context.form == "json":
             try:
@@ -156,6 +154,9 @@ class ComparisonWork:
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
+        runs = len(request["optimizers"]) * len(rates) * len(seeds)
+        if runs > MOST_RUNS:
+            raise LimitExceeded("runs", runs, MOST_RUNS, ("optimizers",))
         contenders = [
             Contender(_with_rate(optimizer, rate), seed, place)
             for place, optimizer in enumerate(request["optimizers"])
@@ -163,7 +164,7 @@ class ComparisonWork:
             for seed in seeds
         ]
         recipe = plan_of(request, contenders[0].optimizer).recipe
-        self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits, compiler(context))
+        self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits)
         try:
             reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
         except BaseException:
@@ -246,7 +247,7 @@ def start(
         None if checkpoint is None else Checkpoint(**checkpoint),
         reserve=reserve,
         place=place,
-        deadline=context.deadline + GRACE if optimizer.declaration.search else None,
+        deadline=context.deadline,
     )
 
 

@@ -761,7 +761,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"frozen": ["output", "hidden.kernl", ""]}, {"#/frozen/1": "'hidden.kernl'", "#/frozen/2": "is called ''"}),
     ({"frozen": "hidden"}, {"#/frozen": "takes a list of names"}),
     ({"frozen": [1]}, {"#/frozen": "takes a list of names"}),
-    ({"frozen": ["hidden", "output"]}, {"#/network": "has no parameters that are trained"}),
+    ({"frozen": ["hidden", "output"]}, {"#/frozen": "leaves no parameters to train"}),
     (
         {"network": network({"type": "flatten"}), "parameters": ..., "targets": [[0, 1]] * 4},
         {"#/network": "has no parameters that are trained"},
@@ -870,7 +870,11 @@ def test_names_that_may_be_frozen_are_listed_in_the_order_of_the_network(train: 
         ),
         (lambda c: c["progress"].update(bst=1), "#/checkpoint/progress/bst", "is nothing that a training remembers"),
         (lambda c: c["progress"].update(best="x"), "#/checkpoint/progress/best", "takes a number"),
-        (lambda c: c["schedule"].update(scael=1), "#/checkpoint/schedule/scael", "is nothing that a schedule remembers"),
+        (
+            lambda c: c["schedule"].update(scael=1),
+            "#/checkpoint/schedule/scael",
+            "is nothing that a schedule remembers",
+        ),
     ],
 )
 def test_checkpoints_have_to_fit(
@@ -884,12 +888,14 @@ def test_checkpoints_have_to_fit(
     assert len(errors) == 1
 
 
-def test_a_checkpoint_comes_without_parameters_and_for_the_same_parameters(train: Train, told: Told) -> None:
+def test_a_checkpoint_stands_for_the_parameters_and_fits_what_is_trained(train: Train, told: Told) -> None:
     checkpoint = told(optimizer="adam")["checkpoint"]
     body = training(optimizer="adam", checkpoint=checkpoint)
-    assert "leave them out" in faults(assert_problem(train(body), "invalid", body))["#/parameters"]
+    # The request that was sent before, with the checkpoint added, goes on too.
+    assert (
+        train(body | {"seed": 9}).json == train(training(parameters=..., optimizer="adam", checkpoint=checkpoint)).json
+    )
     del body["parameters"]
-    assert train(body).status_code == 200
     body["frozen"] = ["hidden"]
     errors = faults(assert_problem(train(body), "invalid", body))
     assert errors["#/checkpoint/state/first_moment/hidden/kernel"] == "is no parameter that is trained"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -54,7 +55,7 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
 def _is_told(name: str, standing: Progress) -> bool:
     """Infinity and None are how it starts, and no numbers of JSON."""
     value = getattr(standing, name)
-    return name != "step" and value is not None and np.isfinite(value)
+    return name != "step" and value is not None and math.isfinite(value)
 
 
 def progress_of(checkpoint: Checkpoint) -> Progress:
@@ -65,10 +66,13 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
         for name in checkpoint.progress
         if name not in names
     ]
+    for name in ("best_step", "waited"):
+        value = checkpoint.progress.get(name, 0)
+        if not (isinstance(value, int) and 0 <= value < 2**53):
+            faults.append(Fault(("checkpoint", "progress", name), "takes an integer at least 0, a number of steps"))
     if faults:
         raise InvalidRequest(faults[:MOST_ERRORS])
     numbers: dict[str, Any] = dict(checkpoint.progress)
-    numbers |= {name: int(numbers[name]) for name in ("best_step", "waited") if name in numbers}
     return Progress(step=checkpoint.step, **numbers)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from service.engine.declarations import Selection
 from service.engine.descent.loop import Recipe, Step
-from service.engine.descent.objective import Compile
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded
@@ -56,7 +55,6 @@ class Comparison:
         recipe: Recipe,
         start: Callable[[Contender], Training],
         limits: Limits,
-        compile: Compile,  # noqa: A002 (the verb fits)
     ) -> None:
         """`recipe` is what they share.
 
@@ -82,7 +80,7 @@ class Comparison:
             work = 0.0
             for contender in contenders:
                 own = replace(recipe, optimizer=contender.optimizer)
-                work += self._training.work_of(own, compile, ("optimizers", contender.place))
+                work += self._training.work_of(own, ("optimizers", contender.place))
             limits.check_operations(work)
         except BaseException:
             self.close()
@@ -141,7 +139,8 @@ class Comparison:
         row = self.rows[-1]
         outcome = training.outcome()
         row.status, row.reason, row.steps_done = outcome.status, outcome.reason, outcome.step
-        row.loss, row.validation_loss = outcome.loss, outcome.validation_loss
+        row.loss = math.nan if outcome.loss is None else outcome.loss
+        row.validation_loss = outcome.validation_loss
         row.best_loss, row.best_step = training.lowest
         self.close()
 

@@ -39,6 +39,8 @@ GROWN = 2.0
 """A loss that many times the first one is worth a warning."""
 SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
+CURVATURE_OPERATIONS = 1e8
+"""What looking at the curvature may cost."""
 CLIP_EPSILON = 1e-6
 """Added to the norm in PyTorch's clipping."""
 
@@ -58,8 +60,8 @@ class Objective(Protocol):
         """Loss and gradient at the parameters as they are; the array is overwritten by the next call."""
         ...
 
-    def hessian(self) -> Array:
-        """The second derivatives at the parameters as they are."""
+    def hessian(self, most_work: float = math.inf) -> Array:
+        """The second derivatives at the parameters as they are; raises an `EngineError` beyond so many operations."""
         ...
 
     def finish(self) -> None:
@@ -175,7 +177,8 @@ class Descent:
         """Of the last step, as the objective gave it. Overwritten by the next step."""
         self._parts: list[tuple[Array, list[tuple[Array, Array, State]]]] = []
         self._options_used: Mapping[str, Any] = self.options
-        self._start = objective.parameters.copy() if objective.parameters.size <= SMALL else None
+        starts_here = self.progress.step == 0
+        self._start = objective.parameters.copy() if starts_here and objective.parameters.size <= SMALL else None
 
     @property
     def parameters(self) -> Array:
@@ -214,6 +217,8 @@ class Descent:
         if self.scheduler is not None:
             rate = self.scheduler.rate(progress.step)
             learning_rate, self._options_used = rate.learning_rate, self._options(rate)
+            if not math.isfinite(learning_rate):
+                return self._without_rate(learning_rate)
         loss, gradient = self._look()
         norm = norm_of_flat(gradient)
         self.gradient = gradient
@@ -233,11 +238,20 @@ class Descent:
         objective.finish()
         progress.epoch_loss += loss
         validation_loss = None
-        if number % objective.steps_per_epoch == 0:
+        ends_epoch = number % objective.steps_per_epoch == 0
+        if ends_epoch:
             validation_loss = self._end_epoch()
         step = Step(number, epoch, loss, learning_rate, norm, validation_loss, effective)
-        self._check_stop(step)
+        self._check_stop(step, ends_epoch)
         return step
+
+    def _without_rate(self, learning_rate: float) -> Step:
+        progress = self.progress
+        loss, self.gradient = self._look()
+        number, epoch = progress.step + 1, progress.step // self.objective.steps_per_epoch + 1
+        self.status = "diverged"
+        self.reason = f"at step {number} the schedule gives a learning rate that is not finite"
+        return Step(number, epoch, loss, learning_rate, norm_of_flat(self.gradient))
 
     def _look(self) -> tuple[float, Array]:
         """The loss where the parameters are, and the gradient there or where the optimizer looks ahead to."""
@@ -316,7 +330,7 @@ class Descent:
             progress.waited += 1
         return validation_loss
 
-    def _check_stop(self, step: Step) -> None:
+    def _check_stop(self, step: Step, ends_epoch: bool) -> None:
         stop, progress = self.recipe.stop, self.progress
         if stop.loss_below is not None and step.loss < stop.loss_below:
             reason = f"the loss {step.loss:g} at step {step.number} is below {stop.loss_below:g}"
@@ -324,7 +338,7 @@ class Descent:
             reason = (
                 f"the gradient norm {step.gradient_norm:g} at step {step.number} is below {stop.gradient_norm_below:g}"
             )
-        elif stop.patience is not None and progress.waited >= stop.patience:
+        elif stop.patience is not None and ends_epoch and progress.waited >= stop.patience:
             best = f"its best was {self.sign * progress.best:g} after step {progress.best_step}"
             reason = f"the loss has not improved for {progress.waited} epochs; {best}"
         else:
@@ -386,7 +400,7 @@ class Descent:
         parameters[...] = self._start
         try:
             self.objective.begin(0)
-            largest = float(np.linalg.eigvalsh(self.objective.hessian())[-1])
+            largest = float(np.linalg.eigvalsh(self.objective.hessian(CURVATURE_OPERATIONS))[-1])
         except (EngineError, np.linalg.LinAlgError):
             return None
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
-from service.engine.network.cautions import unfit
+from service.engine.network.cautions import first_non_finite, unfit
 from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
@@ -52,6 +52,10 @@ class _Run(NamedTuple):
     """New values of what layers carry along, and their places among the parameters."""
 
 
+WATCHED_OPERATIONS = 1e7
+"""From so many on, the clock is looked at within an evaluation."""
+
+
 class NetworkObjective:
     """The loss of a network as a function of its trained parameters."""
 
@@ -66,19 +70,21 @@ class NetworkObjective:
         deadline: float | None = None,
     ) -> None:
         self._stack = ExitStack()
-        self._deadline = deadline
+        self.deadline = deadline
         self.batches = batches
         self.steps_per_epoch = batches.steps_per_epoch
         self._compile = compile
         self._task, self._feed = task, feed
         self._rows: Array | None = None
         self._step = 0
-        evaluations = {size: compile.evaluation(_of_size(task, size)) for size in sorted(batches.sizes, reverse=True)}
-        main = next(iter(evaluations.values()))
         whole = self.whole = isinstance(batches, FullBatch)
         """Every step looks at all samples."""
-        everything = main if whole else compile.evaluation(task._replace(differentiated=False))
+        # As it was sent and before anything else, for batches have the shapes that they should have.
+        everything = compile.evaluation(task if whole else task._replace(differentiated=False))
         everything.feeder.check(feed)
+        sizes = sorted(batches.sizes, reverse=True)
+        evaluations = {size: everything if whole else compile.evaluation(_of_size(task, size)) for size in sizes}
+        main = evaluations[sizes[0]]
         validating = None if validation is None else self._validating(main, *validation)
         used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
         self.nbytes = sum(each.program.nbytes for each in used.values())
@@ -104,7 +110,7 @@ class NetworkObjective:
 
     def _open(self, evaluation: Evaluation) -> _Run:
         workspace = self._stack.enter_context(evaluation.program.workspace())
-        read, frozen = workspace.outputs, evaluation.task.frozen
+        read, frozen = workspace.outputs, frozenset(evaluation.task.frozen)
         places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
         carried = [
             (read[f"state/{part.layer}.{part.name}"].reshape(-1), places[part.layer, part.name])
@@ -139,42 +145,49 @@ class NetworkObjective:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
 
     def evaluate(self) -> tuple[float, Array]:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise DeadlineExceeded  # a search may evaluate many times in one step
         run = self._run
+        return self._compute(run), run.gradients
+
+    def _compute(self, run: _Run) -> float:
         if run is not self._main:
             np.copyto(run.parameters, self.flat)
-        for call in run.calls:
-            call()
-        return run.loss.item(), run.gradients
+        if self.deadline is not None and run.evaluation.program.work > WATCHED_OPERATIONS:
+            run.workspace.run(self.deadline)
+        else:
+            for call in run.calls:
+                call()
+        loss: float = run.loss.item()
+        return loss
 
-    def hessian(self) -> Array:
+    def hessian(self, most_work: float = math.inf) -> Array:
         derivation = self._compile.derivation(hessian_of(self._run.evaluation.task))
+        if derivation.work > most_work:
+            raise LimitExceeded("operations", derivation.work, most_work)
         feed = _rows_of(self._feed, self._rows)
         feed.parameters, feed.step = tree_of(self.vector.parts, self.flat), self._step
-        return np.asarray(derivation.run(feed).result)
+        return np.asarray(derivation.run(feed, deadline=self.deadline).result)
+
+    def non_finite(self) -> Caution:
+        """Where the first value arises that is not finite, at the step that was begun last."""
+        run = self._run
+        evaluation = run.evaluation
+        return first_non_finite(
+            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.parts, self.deadline
+        )
 
     def finish(self) -> None:
         for value, place in self._run.carried:
             self.flat[place] = value
 
     def validate(self) -> float | None:
-        return None if self._validation is None else self._loss_of(self._validation)
+        return None if self._validation is None else self._compute(self._validation)
 
     def total(self, step: int) -> float:
         """The loss over all samples, as a step finds it."""
         run = self._everything
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
-        return self._loss_of(run)
-
-    def _loss_of(self, run: _Run) -> float:
-        if run is not self._main:
-            np.copyto(run.parameters, self.flat)
-        for call in run.calls:
-            call()
-        loss: float = run.loss.item()
-        return loss
+        return self._compute(run)
 
     @property
     def rows(self) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ from service.engine.descent.batches import Batches, FullBatch, ListedBatches, Mi
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of
 from service.engine.descent.loop import Descent, Recipe, Step
 from service.engine.descent.objective import Compile, NetworkObjective, hessian_of
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
+from service.engine.network.derivatives import Derivation
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import first_true, is_finite
@@ -30,6 +32,9 @@ RULE_OPERATIONS = 20
 """What a rule takes for each parameter, roughly."""
 STATE_ROWS = 6
 """Vectors like the parameters that an optimizer keeps and works with, at most."""
+NOTHING = "has no parameters that are trained"
+QUICK_OPERATIONS = 1e9
+"""What is computed even when the time is over."""
 SCALARS = 6
 """Numbers of a recorded step beside its trees."""
 TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rate", "batch")
@@ -72,8 +77,8 @@ class Outcome:
     step: int
     """Steps done, those before a checkpoint included."""
     epoch: int
-    loss: float
-    """Over all samples, as the next step would find it."""
+    loss: float | None
+    """Over all samples, as the next step would find it; None: there was no time to compute it."""
     validation_loss: float | None
     parameters: dict[str, dict[str, Array]]
     checkpoint: Checkpoint | None
@@ -107,7 +112,11 @@ class Training:
         """
         if checkpoint is not None:
             feed.parameters, feed.seed = checkpoint.parameters, checkpoint.seed
+        self._compile = compile
         plan.recipe.check()
+        if not task.samples:
+            compile.evaluation(task)  # which says what inputs should be
+        _check_weights(plan, task, feed)
         self.plan = plan
         self.seed = feed.seed
         batches = _batches(plan, task.samples, feed.seed)
@@ -117,6 +126,11 @@ class Training:
         self.reason = ""
         self._validation_loss: float | None = None
         """Of the last epoch that ended, until a step tells it."""
+        self._seen: list[Caution] = []
+        """What was the first thing told that is not finite."""
+        self._unseen = True
+        self._lost = False
+        """The loss or the gradient of the last step is not finite."""
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
         try:
@@ -124,14 +138,13 @@ class Training:
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
-            self._prepare(compile, limits, feed, checkpoint, reserve, place)
+            self._prepare(limits, feed, checkpoint, reserve, place)
         except BaseException:
             self.close()
             raise
 
     def _prepare(
         self,
-        compile: Compile,  # noqa: A002
         limits: Limits,
         feed: Feed,
         checkpoint: Checkpoint | None,
@@ -141,9 +154,12 @@ class Training:
         objective, recipe = self.objective, self.plan.recipe
         vector = objective.vector
         if not vector.trained_size:
-            raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
-        reserve(self.memory_of(recipe))
-        limits.check_operations(self.work_of(recipe, compile, place))
+            path = ("network",) if not objective.largest.frozen else ("frozen",)
+            raise InvalidRequest([Fault(path, "leaves no parameters to train" if path == ("frozen",) else NOTHING)])
+        self.memory = self.memory_of(recipe)
+        """Bytes that it takes, roughly."""
+        reserve(self.memory)
+        limits.check_operations(self.work_of(recipe, place))
         objective.feeder.fill_parameters(objective.flat, feed)
         self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
         if checkpoint is not None:
@@ -152,7 +168,7 @@ class Training:
         limits.check_trace(self.trace_elements)
         self.before = np.empty_like(objective.parameters) if "updates" in self.plan.include else None
 
-    def work_of(self, recipe: Recipe, compile: Compile, path: Path = ("optimizer",)) -> float:  # noqa: A002
+    def work_of(self, recipe: Recipe, path: Path = ("optimizer",)) -> float:
         """Floating-point operations that a training like this takes with a recipe, at most and roughly.
 
         Raises `LimitExceeded` where an optimizer, which `path` names, is not made for so many parameters.
@@ -163,14 +179,21 @@ class Training:
         if declaration.second_order:
             if size > MOST_SECOND_ORDER:
                 raise LimitExceeded(f"parameters for {declaration.name}", size, MOST_SECOND_ORDER, path)
-            step += compile.derivation(hessian_of(objective.largest)).work + 10 * size**3
+            step += self._derivation.work + 10 * size**3
         epochs = math.ceil(self.steps / objective.steps_per_epoch)
         return step * self.steps + objective.validation_work * epochs + objective.total_work
 
+    @property
+    def _derivation(self) -> Derivation:
+        return self._compile.derivation(hessian_of(self.objective.largest))
+
     def memory_of(self, recipe: Recipe) -> int:
         """Bytes that a training like this takes with a recipe: the programs, and what its optimizer keeps."""
-        rows = STATE_ROWS + self._history(recipe)
-        return self.objective.nbytes + rows * self.objective.parameters.nbytes
+        parameters = self.objective.parameters
+        nbytes = self.objective.nbytes + (STATE_ROWS + self._history(recipe)) * parameters.nbytes
+        if recipe.optimizer.declaration.second_order and parameters.size <= MOST_SECOND_ORDER:
+            nbytes += self._derivation.program.nbytes + 4 * parameters.size * parameters.nbytes
+        return nbytes
 
     def _history(self, recipe: Recipe) -> int:
         """Rows that the histories of the optimizer's state may have together in the end."""
@@ -199,7 +222,17 @@ class Training:
         if self.before is not None:
             self.before[...] = self.objective.parameters
         descent = self.descent
-        step = descent.advance()
+        search = descent.declaration.search
+        # A search moves while it looks; what it keeps it replaces.
+        before = (self.objective.flat.copy(), copy(descent.state)) if search else None
+        try:
+            step = descent.advance()
+        except DeadlineExceeded:
+            # The step is not whole: the training stands where it stood before it.
+            if before is not None:
+                self.objective.flat[...], descent.state = before
+            self.cancel("the time ran out in the middle of a step")
+            return None
         if step.loss < self.lowest[0]:
             self.lowest = step.loss, step.number
         if descent.status is not None:
@@ -207,49 +240,48 @@ class Training:
         elif step.number == self.last:
             self.status = "completed"
             self.reason = f"all {self.steps:,} steps are done"
+        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
+            self._lost = True
+            self._see(step.number, "gradient" if math.isfinite(step.loss) else "loss", np.array(math.nan))
         if step.validation_loss is not None:
             self._validation_loss = step.validation_loss
         if self.status is None and (step.number - 1) % self.plan.every:
             return None
+        if not math.isfinite(step.learning_rate):
+            self._see(step.number, "learning_rate", np.asarray(step.learning_rate))
         # Told once, with the first step that is told since: thinning must not hide it.
         step = step._replace(validation_loss=self._validation_loss)
         self._validation_loss = None
-        return Recorded(step, self._more(step))
+        return Recorded(step, quietly(self._more, step) if self.plan.include else {})
 
     def _more(self, step: Step) -> dict[str, Any]:
+        """What the trace includes of a step, in copies."""
         include, descent, objective = self.plan.include, self.descent, self.objective
         more: dict[str, Any] = {}
-        if not include:
-            return more
-        trained = objective.vector.trained
         if "batch" in include:
             rows = objective.rows
             more["batch"] = np.arange(objective.samples) if rows is None else rows
         if "gradients" in include:
-            more["gradients"] = tree_of(trained, descent.gradient.copy())
+            more["gradients"] = tree_of(objective.vector.trained, descent.gradient.copy())
         if step.effective_learning_rate is None:
             return more  # it changed nothing
         if "effective_learning_rate" in include:
-            effective = step.effective_learning_rate
-            more["effective_learning_rate"] = (
-                tree_of(trained, effective) if isinstance(effective, np.ndarray) else effective
-            )
+            more["effective_learning_rate"] = self._told(step, "effective_learning_rate", step.effective_learning_rate)
         if self.before is not None:
-            more["updates"] = tree_of(trained, quietly(np.subtract, objective.parameters, self.before))
+            more["updates"] = self._told(step, "updates", objective.parameters - self.before)
         if "parameters" in include:
-            more["parameters"] = tree_of(objective.vector.parts, objective.flat.copy())
+            flat = objective.flat.copy()
+            self._see(step.number, "parameters", flat)
+            more["parameters"] = tree_of(objective.vector.parts, flat)
         if "state" in include:
-            more["state"] = self._state(step)
+            values = {**vars(descent.state), **descent.shown()}
+            more["state"] = {name: self._told(step, name, value) for name, value in values.items()}
         return more
 
-    def _state(self, step: Step) -> dict[str, Any]:
-        values = dict(vars(self.descent.state))
-        values |= quietly(self.descent.shown)
-        trained = self.objective.vector.trained
-        return {
-            name: tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
-            for name, value in values.items()
-        }
+    def _told(self, step: Step, name: str, value: Any) -> Any:
+        """A number as it is, a flat array as a tree of copies."""
+        self._see(step.number, name, np.asarray(value))
+        return tree_of(self.objective.vector.trained, value.copy()) if isinstance(value, np.ndarray) else value
 
     def cancel(self, reason: str) -> None:
         """Make no more steps."""
@@ -260,19 +292,38 @@ class Training:
         """Where the training stands now that it is over."""
         return quietly(self._outcome)
 
+    def _losses(self) -> tuple[float | None, float | None]:
+        """Over all samples and of validation; None where there is no such data, or no time."""
+        objective = self.objective
+        if objective.total_work + objective.validation_work <= QUICK_OPERATIONS:
+            objective.deadline = None
+        try:
+            return objective.total(self.descent.progress.step), objective.validate()
+        except DeadlineExceeded:
+            return None, None
+
     def _outcome(self) -> Outcome:
         objective, descent = self.objective, self.descent
         done = descent.progress.step
-        loss = objective.total(done)
-        validation_loss = objective.validate()
+        # Before the loss over all samples is computed, which overwrites the step.
+        first = objective.non_finite() if self._lost else None
+        loss, validation_loss = self._losses()
         parameters = tree_of(objective.vector.parts, objective.flat.copy())
         status, reason = self.status or "cancelled", self.reason
-        finite = bool(np.isfinite(loss)) and is_finite(objective.flat)
-        if not finite and status != "diverged":
+        told = loss is None or math.isfinite(loss)
+        whole = is_finite(objective.flat)
+        if not (told and whole) and status != "diverged":
             status = "diverged"
-            reason = descent.why_diverged_at_the_end(loss)
+            reason = descent.why_diverged_at_the_end(math.nan if loss is None else loss)
+        for name, value in vars(descent.state).items():
+            self._see(done, name, np.asarray(value))
+        if not whole:
+            self._see(done, "parameters", objective.flat)
+        self._see(done, "loss", np.asarray(loss or 0.0))
+        self._see(done, "validation_loss", np.asarray(validation_loss or 0.0))
+        finite = self._unseen
         checkpoint = None
-        if finite and all(is_finite(np.asarray(value)) for value in vars(descent.state).values()):
+        if whole and told and all(is_finite(np.asarray(value)) for value in vars(descent.state).values()):
             checkpoint = checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
         per_epoch = objective.steps_per_epoch
         return Outcome(
@@ -285,10 +336,20 @@ class Training:
             parameters=parameters,
             checkpoint=checkpoint,
             finite=finite,
-            warnings=[*objective.warnings, *self._warnings(status, loss)],
+            warnings=[*objective.warnings, *self._warnings(status, loss), *([first] if first else self._seen)],
         )
 
-    def _warnings(self, status: str, loss: float) -> list[Caution]:
+    def _see(self, step: int, name: str, array: Array) -> None:
+        """Remember the first thing told that is not finite."""
+        if self._unseen and not is_finite(array):
+            self._unseen = False
+            message = (
+                f"{name} of step {step} is the first that is not finite; non-finite values are null in JSON lists, "
+                "and there is no checkpoint with such parameters or state"
+            )
+            self._seen.append(Caution("non_finite", message, quantity=name))
+
+    def _warnings(self, status: str, loss: float | None) -> list[Caution]:
         warnings = []
         declaration = self.plan.recipe.optimizer.declaration
         if declaration.full_batch and not self.objective.whole:
@@ -298,7 +359,8 @@ class Training:
             )
             warnings.append(Caution("full_batch", message, quantity="gradient"))
         # Of batches the losses differ anyway.
-        growth = self.descent.growth(loss) if self.objective.whole and status != "diverged" else ""
+        comparable = self.objective.whole and status != "diverged"
+        growth = self.descent.growth(loss) if comparable and loss is not None else ""
         if growth:
             warnings.append(Caution("loss_grew", growth, quantity="loss"))
         return warnings
@@ -320,6 +382,28 @@ def _batches(plan: Plan, samples: int, seed: int) -> Batches:
     if plan.batch_size is None or plan.batch_size >= samples:
         return FullBatch(samples)
     return MiniBatches(samples, plan.batch_size, seed, plan.shuffle)
+
+
+def _check_weights(plan: Plan, task: Task, feed: Feed) -> None:
+    """Refuse batches that may hold only weights of 0, by whose sum the mean would be divided."""
+    weights = feed.sample_weights
+    if weights is None or not (task.normalize_weights and task.reduction == "mean") or not weights.ndim:
+        return
+    needs = "with normalize_weights, which divides by the sum of a batch's weights, each batch needs one that is not 0"
+    if plan.batches is not None:
+        faults = [
+            Fault(("batches", place), f"has only weights of 0; {needs}")
+            for place, rows in enumerate(plan.batches)
+            if (rows < weights.size).all() and (rows >= 0).all() and not weights[rows].any()
+        ]
+        if faults:
+            raise InvalidRequest(faults[:MOST_ERRORS])
+    elif plan.batch_size is not None and plan.batch_size < weights.size:
+        zeros = int((weights == 0.0).sum())
+        fewest = (weights.size - 1) % plan.batch_size + 1
+        if zeros >= fewest:
+            detail = f"{zeros} weights are 0, and a batch may have but {fewest} samples; {needs}"
+            raise InvalidRequest([Fault(("sample_weights",), detail)])
 
 
 def _check_listed(batches: Sequence[Array], samples: int) -> None:

@@ -85,7 +85,9 @@ class Feeder:
         if weights is not None and weights.shape != (self.task.samples,):
             detail = f"has shape {list(weights.shape)}; it takes {[self.task.samples]}, one per sample"
             faults.append(Fault(("sample_weights",), detail))
-        elif weights is not None and self.task.normalize_weights and not weights.any():
+        elif (
+            weights is not None and self.task.normalize_weights and self.task.reduction == "mean" and not weights.any()
+        ):
             detail = "must not all be 0 with normalize_weights, which divides by their sum"
             faults.append(Fault(("sample_weights",), detail))
         if faults:

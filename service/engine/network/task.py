@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from service.engine.declarations import Selection
@@ -89,7 +90,7 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
         dict(task.inputs),
         training=task.training,
         parameter_shapes=dict(task.parameters),
-        frozen=task.frozen,
+        frozen=frozenset(task.frozen),
         distinct_layers=distinct_layers,
         check_parameters=limits.check_parameters,
     )
@@ -105,15 +106,21 @@ def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Pre
 
 def _freeze(names: tuple[str, ...], model: Model) -> None:
     known = dict.fromkeys(name for each in model.parameters for name in (each.layer, f"{each.layer}.{each.name}"))
+    unknown = ((place, name) for place, name in enumerate(names) if name not in known)
+    allowed = tuple(islice(known, MOST_ERRORS))
     faults = [
-        Fault(("frozen", place), f"no layer with parameters, and no parameter, is called {name[:128]!r}", (*known,))
-        for place, name in enumerate(names)
-        if name not in known
+        Fault(
+            ("frozen", place),
+            f"no layer with parameters of its own, nor a parameter, is called {name[:128]!r}",
+            allowed,
+        )
+        for place, name in islice(unknown, MOST_ERRORS)
     ]
     if faults:
-        raise InvalidRequest(faults[:MOST_ERRORS])
+        raise InvalidRequest(faults)
+    frozen = frozenset(names)
     model.parameters = [
-        replace(each, trainable=False) if {each.layer, f"{each.layer}.{each.name}"} & {*names} else each
+        each if frozen.isdisjoint((each.layer, f"{each.layer}.{each.name}")) else replace(each, trainable=False)
         for each in model.parameters
     ]
 
@@ -133,7 +140,7 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
         {name: (1, *shape[1:]) for name, shape in task.inputs},
         training=task.training,
         parameter_shapes=dict(task.parameters),
-        frozen=task.frozen,
+        frozen=frozenset(task.frozen),
         prefix=prefix,
     )
 

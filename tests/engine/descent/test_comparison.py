@@ -31,7 +31,7 @@ def compare(*chosen, seeds=(0,), limits=ROOMY, compile=COMPILE, **details):  # n
         )
 
     shared = {key: details[key] for key in ("schedule", "clip", "stop") if key in details}
-    return Comparison(contenders, recipe("sgd", **shared), start, limits, compile)
+    return Comparison(contenders, recipe("sgd", **shared), start, limits)
 
 
 def run(*chosen, **details):
@@ -191,7 +191,7 @@ def test_all_runs_together_are_limited(limit, enough, asked):
 
 def test_the_work_of_all_runs_is_limited():
     running = training(NETWORK, X, Y, sgd(0.1), steps=10)
-    work = running.work_of(running.plan.recipe, COMPILE)
+    work = running.work_of(running.plan.recipe)
     running.close()
     assert len(run(sgd(0.1), sgd(0.2), steps=10, limits=Limits(operations=2 * work)).rows) == 2
     with pytest.raises(LimitExceeded) as caught:
@@ -256,7 +256,7 @@ def test_memory_is_given_back_when_a_later_run_cannot_start():
         return training(NETWORK, X, Y, contender.optimizer, steps=2, batches=batches, compile=compile_)
 
     contenders = [Contender(optimizer("adam"), seed) for seed in (0, 1)]
-    comparison = Comparison(contenders, recipe("adam"), start, ROOMY, COMPILE)
+    comparison = Comparison(contenders, recipe("adam"), start, ROOMY)
     comparison.advance()
     with pytest.raises(InvalidRequest):
         comparison.advance()

@@ -39,7 +39,7 @@ class Function:
         loss, self.gradient[...] = self.function(self.parameters)
         return float(loss), self.gradient
 
-    def hessian(self):
+    def hessian(self, most_work=math.inf):
         if self.hessian_at is None:
             raise EngineError("no Hessian here")
         return np.asarray(self.hessian_at(self.parameters))

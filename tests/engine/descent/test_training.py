@@ -12,7 +12,7 @@ from service.engine.descent.training import MOST_BATCH_SIZES, MOST_SECOND_ORDER,
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
-from tests.engine.descent.building import COMPILE, assert_same_trees, finish, train, training
+from tests.engine.descent.building import assert_same_trees, finish, train, training
 from tests.engine.network.building import as_arrays, by_input, by_output, compiled, dense, evaluate, layer, network
 
 RNG = np.random.default_rng(7)
@@ -400,6 +400,11 @@ def test_nothing_to_train():
     with pytest.raises(InvalidRequest) as caught:
         train(SMALL, X, Y, SGD, steps=1, task={"frozen": ("hidden", "out")})
     (fault,) = caught.value.faults
+    assert (fault.path, fault.detail) == (("frozen",), "leaves no parameters to train")
+    still = network(dense("out", 1, trainable=False))
+    with pytest.raises(InvalidRequest) as caught:
+        train(still, X, Y[:, :1], SGD, steps=1)
+    (fault,) = caught.value.faults
     assert (fault.path, fault.detail) == (("network",), "has no parameters that are trained")
 
 
@@ -583,7 +588,7 @@ def test_the_number_of_steps_is_limited():
 
 def test_the_work_of_all_steps_is_limited():
     running = training(SMALL, X, Y, SGD, steps=50)
-    work = running.work_of(running.plan.recipe, COMPILE)
+    work = running.work_of(running.plan.recipe)
     running.close()
     assert train(SMALL, X, Y, SGD, steps=50, limits=Limits(operations=work))[1].step == 50
     with pytest.raises(LimitExceeded) as caught:
