@@ -262,8 +262,10 @@ class Descent:
         parameters = self.objective.parameters
         before = parameters.copy()
         parameters += look_ahead(self.state, **self._options_used)
-        _, gradient = self.objective.evaluate()
-        parameters[...] = before
+        try:
+            _, gradient = self.objective.evaluate()
+        finally:
+            parameters[...] = before
         return loss, gradient
 
     def _move(self, gradient: Array, norm: float, learning_rate: float) -> Array | float:
