@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Post
-from tests.support import assert_problem, faults
+from tests.support import assert_problem, faults, xor
 
 TWO: dict[str, Any] = {
     "network": {
@@ -163,3 +163,9 @@ def test_state_comes_in_training_only_and_goes_back_among_the_parameters(post: P
     parameters = answer["parameters"] | {"n": answer["parameters"]["n"] | answer["state"]["n"]}
     later = post(body | {"training": False, "parameters": parameters})
     assert later.status_code == 200 and "state" not in later.json
+
+
+def test_a_factor_too_large_for_float32_is_infinite_and_told(post: Post) -> None:
+    answer = post(xor(loss_weights={"output": 1e308}, dtype="float32"))
+    assert answer.status_code == 200
+    assert answer.json["loss"] is None and answer.json["finite"] is False

@@ -141,7 +141,8 @@ class Workspace:
                 index = node.index
                 operation = node.operation
                 if node.is_constant:
-                    arrays[index] = np.array(node.attributes[0], node.dtype)
+                    # A number may be too large for float32: it is infinite there.
+                    arrays[index] = quietly(np.array, node.attributes[0], node.dtype)
                     continue
                 if index in program.views:
                     assert operation.view is not None
