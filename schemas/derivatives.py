@@ -9,7 +9,7 @@ import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
 from schemas.evaluation import ForwardRequest, LossField, WarningSchema, about
-from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField
+from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
     TensorField,
@@ -39,17 +39,7 @@ class VectorsField(StrictField):
             raise self.refuse(f"a list of 1 to {MOST_VECTORS} vectors", value)
         if isinstance(value, np.ndarray):  # numbers in rows, read from a large body
             return [np.asarray(row) for row in decode(value)]
-        vectors, errors = [], {}
-        for place, entry in enumerate(value):
-            try:
-                vectors.append(self._decode(entry))
-            except ValidationError as error:
-                errors[place] = error.messages
-                if len(errors) >= MOST_ERRORS:
-                    break
-        if errors:
-            raise ValidationError(errors)
-        return vectors
+        return list(read_each(enumerate(value), self._decode).values())
 
     def _decode(self, entry: Any) -> Any:
         if not isinstance(entry, Mapping) or is_typed(entry):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from marshmallow import ValidationError, fields
+from marshmallow import fields
 
 from schemas.declared import ChoiceField
 from schemas.fields import (
@@ -19,6 +19,7 @@ from schemas.fields import (
     WordField,
     WordsField,
     plain,
+    read_each,
 )
 from schemas.network import NetworkField
 from schemas.tensor import (
@@ -98,15 +99,8 @@ class LossField(ChoiceField):
         given = plain(value)
         if not isinstance(given, Mapping) or isinstance(given.get("type"), str) or not given:
             return super()._deserialize(given, attr, data, **kwargs)
-        losses_by_name, errors = {}, {}
-        for name, loss in islice(given.items(), MOST_NAMES):
-            try:
-                losses_by_name[name] = super()._deserialize(loss, attr, data, **kwargs)
-            except ValidationError as error:
-                errors[name] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return losses_by_name
+        read = super()._deserialize
+        return read_each(islice(given.items(), MOST_NAMES), lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
 
 
 class GradientsRequest(ForwardRequest):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -19,6 +19,8 @@ from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import MOST_ERRORS
+
+K = TypeVar("K")
 
 LARGEST_INTEGER = 2**63 - 1
 """What JSON parsers of other languages can still read exactly or nearly so."""
@@ -75,6 +77,24 @@ def hint(name: object, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
     """The message for a name that is not one of the known ones."""
     return Message(f"no {kind} is called {shown(name)}{hint(name, known)}", known)
+
+
+def read_each(
+    items: Iterable[tuple[K, Any]], read: Callable[[Any], Any], most_errors: int = MOST_ERRORS
+) -> dict[K, Any]:
+    """What `read` makes of each value, by its key. Raises with the messages of those that it refuses."""
+    values: dict[K, Any] = {}
+    errors: dict[K, Any] = {}
+    for key, value in items:
+        try:
+            values[key] = read(value)
+        except ValidationError as error:
+            errors[key] = error.messages
+            if len(errors) >= most_errors:
+                break
+    if errors:
+        raise ValidationError(errors)
+    return values
 
 
 class StrictSchema(Schema):
@@ -314,17 +334,7 @@ class NumbersField(StrictField):
         numbers = plain(value)
         if not isinstance(numbers, list) or not numbers:
             raise self.refuse("a list of numbers", numbers)
-        result, errors = [], {}
-        for place, number in enumerate(numbers):
-            try:
-                result.append(self.number.deserialize(number))
-            except ValidationError as error:
-                errors[place] = error.messages
-                if len(errors) >= MOST_ERRORS:
-                    break
-        if errors:
-            raise ValidationError(errors)
-        return tuple(result)
+        return tuple(read_each(enumerate(numbers), self.number.deserialize).values())
 
 
 class ObjectField(StrictField):
@@ -351,15 +361,9 @@ class NumbersByNameField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, float]:
         if not isinstance(value, Mapping) or not value:
             raise self.refuse("an object of numbers by name", plain(value))
-        numbers, errors = {}, {}
-        for name, number in islice(value.items(), MOST_NAMES):
-            try:
-                numbers[name] = self.number.deserialize(plain(number))
-            except ValidationError as error:
-                errors[name] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return numbers
+        return read_each(
+            islice(value.items(), MOST_NAMES), lambda number: self.number.deserialize(plain(number)), MOST_NAMES
+        )
 
 
 MOST_DEPTH = 64

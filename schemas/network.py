@@ -21,6 +21,7 @@ from schemas.fields import (
     WordField,
     hint,
     plain,
+    read_each,
     shown,
     unknown_name,
 )
@@ -124,15 +125,7 @@ class InputShapeField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             return self.shape.deserialize(value)
-        shapes, errors = {}, {}
-        for name, shape in islice(value.items(), MOST_NAMES):
-            try:
-                shapes[name] = self.shape.deserialize(shape)
-            except ValidationError as error:
-                errors[name] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return shapes
+        return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
 
 class NetworkSchema(StrictSchema):

@@ -23,7 +23,7 @@ from schemas.fields import (
     WordField,
     WordsField,
     plain,
-    shown,
+    read_each,
 )
 from schemas.tensor import (
     Array,
@@ -37,7 +37,6 @@ from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.descent.training import TRACED
-from service.engine.errors import MOST_ERRORS
 
 REDUCTIONS = ("mean", "sum")
 """A descent needs one number to go down on."""
@@ -52,20 +51,15 @@ class BatchesField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
         if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_BATCHES:
             raise self.refuse(f"a list of 1 to {MOST_BATCHES} lists of sample indices", value)
-        arrays, errors = [], {}
-        for place, entry in enumerate(value):
-            batch = whole(entry)
-            if not isinstance(batch, list) or not batch:
-                errors[place] = [Message(f"takes a list of sample indices, got {shown(batch)}")]
-            elif not all(type(index) is int and abs(index) < 2**53 for index in batch):
-                errors[place] = [Message(f"takes integers, got {shown(batch)}")]
-            else:
-                arrays.append(np.array(batch, np.int64))
-            if len(errors) >= MOST_ERRORS:
-                break
-        if errors:
-            raise ValidationError(errors)
-        return tuple(arrays)
+        return tuple(read_each(enumerate(value), self._batch).values())
+
+    def _batch(self, entry: Any) -> Array:
+        batch = whole(entry)
+        if not isinstance(batch, list) or not batch:
+            raise self.refuse("a list of sample indices", batch)
+        if not all(type(index) is int and abs(index) < 2**53 for index in batch):
+            raise self.refuse("integers", batch)
+        return np.array(batch, np.int64)
 
 
 def whole(value: Any) -> Any:
@@ -99,22 +93,14 @@ class StateField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise self.refuse("an object", value)
-        state, errors = {}, {}
-        for name, item in value.items():
-            try:
-                if self.trees and isinstance(item, list | np.ndarray):
-                    raise self.refuse("a number or an object {layer: {parameter: tensor}}", item)
-                # A count stays an integer.
-                number = self.integer if type(item) is int else self.number
-                field = self.tree if self.trees and isinstance(item, Mapping) else number
-                state[name] = field.deserialize(item)
-            except ValidationError as error:
-                errors[name] = error.messages
-                if len(errors) >= MOST_ERRORS:
-                    break
-        if errors:
-            raise ValidationError(errors)
-        return state
+        return read_each(value.items(), self._entry)
+
+    def _entry(self, item: Any) -> Any:
+        if self.trees and isinstance(item, list | np.ndarray):
+            raise self.refuse("a number or an object {layer: {parameter: tensor}}", item)
+        if self.trees and isinstance(item, Mapping):
+            return self.tree.deserialize(item)
+        return (self.integer if type(item) is int else self.number).deserialize(item)  # a count stays an integer
 
 
 class ClipSchema(StrictSchema):
@@ -287,15 +273,8 @@ class OptimizersField(ChoiceField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
             raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
-        chosen, errors = [], {}
-        for place, entry in enumerate(value):
-            try:
-                chosen.append(super()._deserialize(entry, attr, data, **kwargs))
-            except ValidationError as error:
-                errors[place] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return tuple(chosen)
+        read = super()._deserialize
+        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
 
 class SeedsField(StrictField):
@@ -309,15 +288,7 @@ class SeedsField(StrictField):
         seeds = whole(value)
         if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
             raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
-        errors = {}
-        for place, seed in enumerate(seeds):
-            try:
-                self.seed.deserialize(seed)
-            except ValidationError as error:
-                errors[place] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return tuple(seeds)
+        return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
 
 class ThinningSchema(StrictSchema):

@@ -25,11 +25,11 @@ from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
-from service.engine.descent.comparison import MOST_RUNS, Comparison, Contender, Row
+from service.engine.descent.comparison import Comparison, Contender, Row, check_runs
 from service.engine.descent.loop import Clip, Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
-from service.engine.errors import LimitExceeded, Path
+from service.engine.errors import Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
@@ -154,9 +154,8 @@ class ComparisonWork:
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
-        runs = len(request["optimizers"]) * len(rates) * len(seeds)
-        if runs > MOST_RUNS:
-            raise LimitExceeded("runs", runs, MOST_RUNS, ("optimizers",))
+        # Before they are made: a short list of each is a long one of all.
+        check_runs(len(request["optimizers"]) * len(rates) * len(seeds), ("optimizers",))
         contenders = [
             Contender(_with_rate(optimizer, rate), seed, place)
             for place, optimizer in enumerate(request["optimizers"])

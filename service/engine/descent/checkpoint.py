@@ -41,15 +41,17 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
         seed=seed,
         parameters=parameters,
         optimizer=descent.declaration.name,
-        state={
-            name: tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
-            for name, value in vars(descent.state).items()
-        },
+        state={name: told(trained, value) for name, value in vars(descent.state).items()},
         progress={
             item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
         },
         schedule=dict(descent.scheduler.state) if descent.scheduler is not None else {},
     )
+
+
+def told(trained: Sequence[Part], value: Any) -> Any:
+    """A number as it is, a flat array as a tree of copies."""
+    return tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
 
 
 def _is_told(name: str, standing: Progress) -> bool:

@@ -13,7 +13,7 @@ from service.engine.declarations import Selection
 from service.engine.descent.loop import Recipe, Step
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
-from service.engine.errors import LimitExceeded
+from service.engine.errors import LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.limits import Limits
 
@@ -28,6 +28,12 @@ class Contender(NamedTuple):
     seed: int
     place: int = 0
     """Of the optimizer, among those that were asked for."""
+
+
+def check_runs(count: int, path: Path = ()) -> None:
+    """Raise `LimitExceeded` when there are too many."""
+    if count > MOST_RUNS:
+        raise LimitExceeded("runs", count, MOST_RUNS, path)
 
 
 @dataclass
@@ -60,20 +66,19 @@ class Comparison:
 
         Raises what `start` raises for the first contender, `LimitExceeded` when all together are too much.
         """
-        if len(contenders) > MOST_RUNS:
-            raise LimitExceeded("runs", len(contenders), MOST_RUNS)
+        check_runs(len(contenders))
         for contender in contenders:
             replace(recipe, optimizer=contender.optimizer).check()
         self._start = start
         self._waiting = list(reversed(contenders))
-        self._training: Training | None = None
         self.rows: list[Row] = []
         self.curves: list[dict[str, Array]] = []
-        self._next()
-        assert self._training is not None
+        first = self._waiting.pop()
+        self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
         self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
         """Numbers of the steps that curves are told at."""
+        self._add(first)
         try:
             limits.check_trace(len(CURVES) * len(contenders) * len(self.steps))
             limits.check_steps(len(contenders) * steps)
@@ -95,10 +100,10 @@ class Comparison:
         contenders = (self.rows[-1].contender, *self._waiting)
         return max(training.memory_of(replace(recipe, optimizer=each.optimizer)) for each in contenders)
 
-    def _next(self) -> None:
-        contender = self._waiting.pop()
-        self.rows.append(Row(contender))
-        self._training = self._start(contender)
+    def _add(self, contender: Contender, reason: str = "") -> None:
+        """A row, and curves that are empty so far."""
+        self.rows.append(Row(contender, reason=reason))
+        self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
 
     @property
     def finished(self) -> bool:
@@ -114,15 +119,15 @@ class Comparison:
         """Make one step of the run whose turn it is."""
         training = self._training
         assert training is not None
-        if len(self.curves) < len(self.rows):
-            self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
         recorded = training.advance()
         if recorded is not None:
             self._record(recorded.step)
         if training.finished:
             self._end(training)
             if self._waiting:
-                self._next()
+                contender = self._waiting.pop()
+                self._add(contender)
+                self._training = self._start(contender)
 
     def _record(self, step: Step) -> None:
         place = int(np.searchsorted(self.steps, step.number))
@@ -149,11 +154,8 @@ class Comparison:
         if self._training is not None:
             self._training.cancel(reason)
             self._end(self._training)
-        for contender in reversed(self._waiting):
-            self.rows.append(Row(contender, reason=reason))
-        self._waiting.clear()
-        while len(self.curves) < len(self.rows):
-            self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
+        while self._waiting:
+            self._add(self._waiting.pop(), reason)
 
     def close(self) -> None:
         """Give back the memory."""

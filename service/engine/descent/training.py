@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
-from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of
+from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of, told
 from service.engine.descent.loop import Descent, Recipe, Step
 from service.engine.descent.objective import Compile, NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
@@ -32,7 +32,6 @@ RULE_OPERATIONS = 20
 """What a rule takes for each parameter, roughly."""
 STATE_ROWS = 6
 """Vectors like the parameters that an optimizer keeps and works with, at most."""
-NOTHING = "has no parameters that are trained"
 QUICK_OPERATIONS = 1e9
 """What is computed even when the time is over."""
 SCALARS = 6
@@ -116,7 +115,6 @@ class Training:
         plan.recipe.check()
         if not task.samples:
             compile.evaluation(task)  # which says what inputs should be
-        _check_weights(plan, task, feed)
         self.plan = plan
         self.seed = feed.seed
         batches = _batches(plan, task.samples, feed.seed)
@@ -126,9 +124,8 @@ class Training:
         self.reason = ""
         self._validation_loss: float | None = None
         """Of the last epoch that ended, until a step tells it."""
-        self._seen: list[Caution] = []
+        self._non_finite: Caution | None = None
         """What was the first thing told that is not finite."""
-        self._unseen = True
         self._lost = False
         """The loss or the gradient of the last step is not finite."""
         self.lowest = (math.inf, 0)
@@ -152,10 +149,12 @@ class Training:
         place: Path,
     ) -> None:
         objective, recipe = self.objective, self.plan.recipe
+        _check_weights(self.plan, objective.largest, feed)
         vector = objective.vector
         if not vector.trained_size:
-            path = ("network",) if not objective.largest.frozen else ("frozen",)
-            raise InvalidRequest([Fault(path, "leaves no parameters to train" if path == ("frozen",) else NOTHING)])
+            if objective.largest.frozen:
+                raise InvalidRequest([Fault(("frozen",), "leaves no parameters to train")])
+            raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
         self.memory = self.memory_of(recipe)
         """Bytes that it takes, roughly."""
         reserve(self.memory)
@@ -279,9 +278,9 @@ class Training:
         return more
 
     def _told(self, step: Step, name: str, value: Any) -> Any:
-        """A number as it is, a flat array as a tree of copies."""
+        """What the trace tells of a number or a flat array."""
         self._see(step.number, name, np.asarray(value))
-        return tree_of(self.objective.vector.trained, value.copy()) if isinstance(value, np.ndarray) else value
+        return told(self.objective.vector.trained, value)
 
     def cancel(self, reason: str) -> None:
         """Make no more steps."""
@@ -310,44 +309,46 @@ class Training:
         loss, validation_loss = self._losses()
         parameters = tree_of(objective.vector.parts, objective.flat.copy())
         status, reason = self.status or "cancelled", self.reason
-        told = loss is None or math.isfinite(loss)
         whole = is_finite(objective.flat)
-        if not (told and whole) and status != "diverged":
+        sound = whole and (loss is None or math.isfinite(loss))
+        if not sound and status != "diverged":
             status = "diverged"
             reason = descent.why_diverged_at_the_end(math.nan if loss is None else loss)
-        for name, value in vars(descent.state).items():
-            self._see(done, name, np.asarray(value))
+        lost = [name for name, value in vars(descent.state).items() if not is_finite(np.asarray(value))]
+        for name in lost:
+            self._see(done, name, np.asarray(math.nan))
         if not whole:
             self._see(done, "parameters", objective.flat)
         self._see(done, "loss", np.asarray(loss or 0.0))
         self._see(done, "validation_loss", np.asarray(validation_loss or 0.0))
-        finite = self._unseen
         checkpoint = None
-        if whole and told and all(is_finite(np.asarray(value)) for value in vars(descent.state).values()):
+        if sound and not lost:
             checkpoint = checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
-        per_epoch = objective.steps_per_epoch
+        warnings = [*objective.warnings, *self._warnings(status, loss)]
+        non_finite = first or self._non_finite
+        if non_finite is not None:
+            warnings.append(non_finite)
         return Outcome(
             status=status,
             reason=reason,
             step=done,
-            epoch=math.ceil(done / per_epoch),
+            epoch=math.ceil(done / objective.steps_per_epoch),
             loss=loss,
             validation_loss=validation_loss,
             parameters=parameters,
             checkpoint=checkpoint,
-            finite=finite,
-            warnings=[*objective.warnings, *self._warnings(status, loss), *([first] if first else self._seen)],
+            finite=self._non_finite is None,
+            warnings=warnings,
         )
 
     def _see(self, step: int, name: str, array: Array) -> None:
         """Remember the first thing told that is not finite."""
-        if self._unseen and not is_finite(array):
-            self._unseen = False
+        if self._non_finite is None and not is_finite(array):
             message = (
                 f"{name} of step {step} is the first that is not finite; non-finite values are null in JSON lists, "
                 "and there is no checkpoint with such parameters or state"
             )
-            self._seen.append(Caution("non_finite", message, quantity=name))
+            self._non_finite = Caution("non_finite", message, quantity=name)
 
     def _warnings(self, status: str, loss: float | None) -> list[Caution]:
         warnings = []
@@ -359,10 +360,10 @@ class Training:
             )
             warnings.append(Caution("full_batch", message, quantity="gradient"))
         # Of batches the losses differ anyway.
-        comparable = self.objective.whole and status != "diverged"
-        growth = self.descent.growth(loss) if comparable and loss is not None else ""
-        if growth:
-            warnings.append(Caution("loss_grew", growth, quantity="loss"))
+        if self.objective.whole and status != "diverged" and loss is not None:
+            growth = self.descent.growth(loss)
+            if growth:
+                warnings.append(Caution("loss_grew", growth, quantity="loss"))
         return warnings
 
     def close(self) -> None:
@@ -387,14 +388,14 @@ def _batches(plan: Plan, samples: int, seed: int) -> Batches:
 def _check_weights(plan: Plan, task: Task, feed: Feed) -> None:
     """Refuse batches that may hold only weights of 0, by whose sum the mean would be divided."""
     weights = feed.sample_weights
-    if weights is None or not (task.normalize_weights and task.reduction == "mean") or not weights.ndim:
+    if weights is None or not (task.normalize_weights and task.reduction == "mean"):
         return
     needs = "with normalize_weights, which divides by the sum of a batch's weights, each batch needs one that is not 0"
     if plan.batches is not None:
         faults = [
             Fault(("batches", place), f"has only weights of 0; {needs}")
             for place, rows in enumerate(plan.batches)
-            if (rows < weights.size).all() and (rows >= 0).all() and not weights[rows].any()
+            if not weights[rows].any()
         ]
         if faults:
             raise InvalidRequest(faults[:MOST_ERRORS])
