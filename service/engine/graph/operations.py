@@ -51,7 +51,9 @@ def declare(name: str, **details: Any) -> None:
 # --- builders -----------------------------------------------------------------------------------
 
 
-def _unary(name: str) -> Callable[[Node], Node]:
+def unary(name: str) -> Callable[[Node], Node]:
+    """The builder of a row of the table with one input."""
+
     def build(x: Node) -> Node:
         return x.graph.apply(name, x)
 
@@ -67,19 +69,19 @@ def _binary(name: str) -> Callable[[Node, Node | float], Node]:
     return build
 
 
-exp = _unary("exp")
-expm1 = _unary("expm1")
-log = _unary("log")
-log1p = _unary("log1p")
-sqrt = _unary("sqrt")
-square = _unary("square")
-tanh = _unary("tanh")
-sigmoid = _unary("sigmoid")
-softplus = _unary("softplus")
-erfc = _unary("erfc")
-absolute = _unary("absolute")
-sign = _unary("sign")
-stop_gradient = _unary("stop_gradient")
+exp = unary("exp")
+expm1 = unary("expm1")
+log = unary("log")
+log1p = unary("log1p")
+sqrt = unary("sqrt")
+square = unary("square")
+tanh = unary("tanh")
+sigmoid = unary("sigmoid")
+softplus = unary("softplus")
+erfc = unary("erfc")
+absolute = unary("absolute")
+sign = unary("sign")
+stop_gradient = unary("stop_gradient")
 maximum = _binary("maximum")
 minimum = _binary("minimum")
 greater = _binary("greater")
@@ -757,7 +759,7 @@ def disconnected(*_: Any) -> NoGradient:
 # --- the table ----------------------------------------------------------------------------------
 
 
-def _elementwise(
+def declare_elementwise(
     name: str,
     ufunc: Callable[..., Any],
     pullbacks: tuple[Callable[..., Node | NoGradient], ...],
@@ -771,6 +773,7 @@ def _elementwise(
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
     work: float = 1.0,
 ) -> None:
+    """A row that computes each element from the elements at its place."""
     if simplify is None:
         simplify = partial(_through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
     declare(
@@ -831,28 +834,32 @@ _leaf("input", _infer_input, r"x")
 _leaf("constant", lambda inputs, attributes: ((), ""), "c")
 _leaf("vector", lambda inputs, attributes: ((len(attributes[0]),), ""), "c")
 
-_elementwise("add", np.add, (lambda g, y, a, b: g, lambda g, y, a, b: g), "a + b", algebra=_add_algebra)
-_elementwise("subtract", np.subtract, (lambda g, y, a, b: g, lambda g, y, a, b: -g), "a - b", algebra=_subtract_algebra)
-_elementwise(
+declare_elementwise("add", np.add, (lambda g, y, a, b: g, lambda g, y, a, b: g), "a + b", algebra=_add_algebra)
+declare_elementwise(
+    "subtract", np.subtract, (lambda g, y, a, b: g, lambda g, y, a, b: -g), "a - b", algebra=_subtract_algebra
+)
+declare_elementwise(
     "multiply", np.multiply, (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), r"a\,b", algebra=_multiply_algebra
 )
-_elementwise(
+declare_elementwise(
     "divide",
     np.divide,
     (lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b),
     r"\frac{a}{b}",
     algebra=_divide_algebra,
 )
-_elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
-_elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
-_elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", work=8)
-_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1", work=8)
-_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
-_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
-_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
-_elementwise("tanh", np.tanh, (lambda g, y, x: g * (1.0 - square(y)),), r"\tanh x", work=8)
-_elementwise("sigmoid", np.exp, (lambda g, y, x: g * (y * (1.0 - y)),), r"\sigma(x)", bind=_bind_sigmoid, work=12)
-_elementwise(
+declare_elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
+declare_elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
+declare_elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", work=8)
+declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1", work=8)
+declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
+declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
+declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
+declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * (1.0 - square(y)),), r"\tanh x", work=8)
+declare_elementwise(
+    "sigmoid", np.exp, (lambda g, y, x: g * (y * (1.0 - y)),), r"\sigma(x)", bind=_bind_sigmoid, work=12
+)
+declare_elementwise(
     "softplus",
     np.exp,
     (lambda g, y, x: g * sigmoid(x),),
@@ -863,7 +870,7 @@ _elementwise(
     scratch=lambda node: (node.shape,),
     work=24,
 )
-_elementwise(
+declare_elementwise(
     "erfc",
     erfc_kernel,
     (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * exp(-square(x))),),
@@ -872,11 +879,11 @@ _elementwise(
     in_place=False,
     work=80,
 )
-_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
-_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)
-_elementwise("greater", np.greater, (zero, zero), "[a > b]", STEPPED, in_place=False)
-_elementwise("greater_equal", np.greater_equal, (zero, zero), r"[a \ge b]", STEPPED, in_place=False)
-_elementwise(
+declare_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
+declare_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)
+declare_elementwise("greater", np.greater, (zero, zero), "[a > b]", STEPPED, in_place=False)
+declare_elementwise("greater_equal", np.greater_equal, (zero, zero), r"[a \ge b]", STEPPED, in_place=False)
+declare_elementwise(
     "maximum",
     np.maximum,
     (lambda g, y, a, b: g * _tie_share(a, b), lambda g, y, a, b: g * _tie_share(b, a)),
@@ -884,7 +891,7 @@ _elementwise(
     KINKED,
     bind=_call_out(np.maximum),
 )
-_elementwise(
+declare_elementwise(
     "minimum",
     np.minimum,
     (lambda g, y, a, b: g * _tie_share(b, a), lambda g, y, a, b: g * _tie_share(a, b)),

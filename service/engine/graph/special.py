@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from service.engine.graph.ir import Array
@@ -37,6 +39,8 @@ _COEFFICIENTS = (
     5.0681489047961113168e-17,
 )
 _CENTRE = 3.75
+# erf(x) / x in powers of x², for |x| < 1: 2/√π (-1)^n / (n! (2n + 1)).
+_SERIES = tuple(2.0 / math.sqrt(math.pi) * (-1.0) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(19))
 # Elements worked on at a time, so that the five temporaries of the recurrence stay in the cache.
 _BLOCK = 8192
 
@@ -65,3 +69,26 @@ def _erfc_block(x: Array) -> Array:
     positive = scaled * np.exp(-near * near) * np.exp((near - magnitude) * (near + magnitude))
     result: Array = np.where(x < 0, 2.0 - positive, np.where(x == 0, np.ones_like(x), positive))
     return result
+
+
+def erf(x: Array, out: Array) -> Array:
+    """The error function of `x`, elementwise into `out`: 1 - erfc(x) would lose the digits of small x."""
+    erfc(np.abs(x), out)
+    np.subtract(1.0, out, out)
+    np.copysign(out, x, out)
+    small = np.abs(x) < 1.0
+    inside = x[small]
+    squares = inside * inside
+    series = np.full_like(squares, _SERIES[-1])
+    for coefficient in _SERIES[-2::-1]:
+        series = series * squares + coefficient
+    out[small] = inside * series
+    return out
+
+
+def xlogy(x: Array, y: Array, out: Array) -> Array:
+    """x · ln y, elementwise into `out`, and 0 wherever x is 0."""
+    np.log(y, out)
+    np.multiply(x, out, out)
+    np.copyto(out, 0.0, where=x == 0.0)
+    return out

@@ -1,0 +1,123 @@
+"""Rows of the table for the elementary functions of calculus that networks do not need.
+
+Kernels are NumPy's own where it has them. The derivatives of inverse functions are written with
+products such as (1 - x)(1 + x), which keep their digits where 1 - x² loses them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from service.engine.graph.ir import Node, Smoothness
+from service.engine.graph.operations import TWO_OVER_ROOT_PI, declare_elementwise, exp, log, sqrt, square, unary, zero
+from service.engine.graph.special import erf as erf_kernel
+from service.engine.graph.special import xlogy as xlogy_kernel
+
+LN_2 = math.log(2.0)
+LN_10 = math.log(10.0)
+
+sin = unary("sin")
+cos = unary("cos")
+tan = unary("tan")
+asin = unary("asin")
+acos = unary("acos")
+atan = unary("atan")
+sinh = unary("sinh")
+cosh = unary("cosh")
+asinh = unary("asinh")
+acosh = unary("acosh")
+atanh = unary("atanh")
+log2 = unary("log2")
+log10 = unary("log10")
+cbrt = unary("cbrt")
+erf = unary("erf")
+floor = unary("floor")
+ceil = unary("ceil")
+rint = unary("round")
+
+
+def atan2(a: Node, b: Node) -> Node:
+    """The angle of the point (b, a)."""
+    return a.graph.apply("atan2", a, b)
+
+
+def power(a: Node, b: Node) -> Node:
+    """a to the b; of a negative a only integer powers are real."""
+    return a.graph.apply("power", a, b)
+
+
+def xlogy(a: Node, b: Node) -> Node:
+    """a · ln b, and 0 wherever a is 0."""
+    return a.graph.apply("xlogy", a, b)
+
+
+def _one_minus_square(x: Node) -> Node:
+    return (1.0 - x) * (1.0 + x)
+
+
+def _arc_cosine_slope(g: Node, y: Node, x: Node) -> Node:
+    return -(g / sqrt(_one_minus_square(x)))
+
+
+SMOOTH, STEPPED = Smoothness.SMOOTH, Smoothness.STEPPED
+
+declare_elementwise("sin", np.sin, (lambda g, y, x: g * cos(x),), r"\sin x", work=12)
+declare_elementwise("cos", np.cos, (lambda g, y, x: -(g * sin(x)),), r"\cos x", work=12)
+declare_elementwise("tan", np.tan, (lambda g, y, x: g * (1.0 + square(y)),), r"\tan x", work=16)
+declare_elementwise("asin", np.arcsin, (lambda g, y, x: g / sqrt(_one_minus_square(x)),), r"\arcsin x", work=16)
+declare_elementwise("acos", np.arccos, (_arc_cosine_slope,), r"\arccos x", work=16)
+declare_elementwise("atan", np.arctan, (lambda g, y, x: g / (1.0 + square(x)),), r"\arctan x", work=16)
+declare_elementwise(
+    "atan2",
+    np.arctan2,
+    (
+        lambda g, y, a, b: g * (b / (square(a) + square(b))),
+        lambda g, y, a, b: -(g * (a / (square(a) + square(b)))),
+    ),
+    r"\operatorname{atan2}(a, b)",
+    SMOOTH,
+    work=24,
+)
+declare_elementwise("sinh", np.sinh, (lambda g, y, x: g * cosh(x),), r"\sinh x", work=12)
+declare_elementwise("cosh", np.cosh, (lambda g, y, x: g * sinh(x),), r"\cosh x", work=12)
+declare_elementwise(
+    "asinh", np.arcsinh, (lambda g, y, x: g / sqrt(1.0 + square(x)),), r"\operatorname{arsinh} x", work=16
+)
+declare_elementwise(
+    "acosh", np.arccosh, (lambda g, y, x: g / sqrt((x - 1.0) * (x + 1.0)),), r"\operatorname{arcosh} x", work=16
+)
+declare_elementwise(
+    "atanh", np.arctanh, (lambda g, y, x: g / _one_minus_square(x),), r"\operatorname{artanh} x", work=16
+)
+declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", work=8)
+declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", work=8)
+declare_elementwise("cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, work=16)
+declare_elementwise(
+    "power",
+    np.power,
+    (lambda g, y, a, b: g * (b * power(a, b - 1.0)), lambda g, y, a, b: g * xlogy(y, a)),
+    "a^b",
+    work=40,
+)
+declare_elementwise(
+    "xlogy",
+    xlogy_kernel,
+    (lambda g, y, a, b: g * log(b), lambda g, y, a, b: g * (a / b)),
+    r"a \ln b",
+    in_place=False,
+    work=10,
+)
+declare_elementwise(
+    "erf",
+    erf_kernel,
+    (lambda g, y, x: g * (TWO_OVER_ROOT_PI * exp(-square(x))),),
+    r"\operatorname{erf} x",
+    SMOOTH,
+    in_place=False,
+    work=80,
+)
+declare_elementwise("floor", np.floor, (zero,), r"\lfloor x \rfloor", STEPPED)
+declare_elementwise("ceil", np.ceil, (zero,), r"\lceil x \rceil", STEPPED)
+declare_elementwise("round", np.rint, (zero,), r"\operatorname{round} x", STEPPED)
