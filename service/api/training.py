@@ -26,9 +26,10 @@ from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import Comparison, Contender, Row, check_runs
-from service.engine.descent.loop import Clip, Recipe, Stop
+from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
+from service.engine.descent.update import Clip
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task

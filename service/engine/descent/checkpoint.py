@@ -40,12 +40,12 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
         step=standing.step,
         seed=seed,
         parameters=parameters,
-        optimizer=descent.declaration.name,
+        optimizer=descent.update.declaration.name,
         state={name: told(trained, value) for name, value in vars(descent.state).items()},
         progress={
             item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
         },
-        schedule=dict(descent.scheduler.state) if descent.scheduler is not None else {},
+        schedule=dict(descent.update.scheduler.state) if descent.update.scheduler is not None else {},
     )
 
 
@@ -83,7 +83,7 @@ class StateReader:
 
     def __init__(self, descent: Descent, trained: Sequence[Part]) -> None:
         self.descent = descent
-        self.optimizer = descent.declaration
+        self.optimizer = descent.update.declaration
         self.trained = trained
         self.size, self.dtype = descent.parameters.size, descent.parameters.dtype
         self.faults: list[Fault] = []
@@ -98,7 +98,7 @@ class StateReader:
             detail = "is nothing that a schedule remembers"
             faults = [Fault(("checkpoint", "schedule", name), detail, known) for name in unknown[:MOST_ERRORS]]
             raise InvalidRequest(faults)
-        scheduler = self.descent.scheduler
+        scheduler = self.descent.update.scheduler
         if scheduler is not None:
             # Another schedule than that of the checkpoint starts anew.
             scheduler.state |= {name: x for name, x in checkpoint.schedule.items() if name in scheduler.state}

@@ -7,32 +7,19 @@ read until the next one: `parameters` and `state` after it, `gradient` of before
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from service.engine.declarations import Selection
-from service.engine.descent.optimizers.declaration import (
-    COMMON,
-    CONVENTION,
-    DECOUPLED,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Move,
-    Optimizer,
-    State,
-)
-from service.engine.descent.schedules import Rate, Schedule, Scheduler
-from service.engine.errors import EngineError, Fault, InvalidRequest
+from service.engine.descent.optimizers.declaration import State
+from service.engine.descent.update import Rules, Update
+from service.engine.errors import EngineError
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.network.quantities import norm_of_flat
 
-BLOCK = 1 << 17
-"""Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
 RUNAWAY = 1e12
 """A loss that many times the first one (or 1) has run away."""
 GROWN = 2.0
@@ -41,8 +28,6 @@ SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
 """What looking at the curvature may cost."""
-CLIP_EPSILON = 1e-6
-"""Added to the norm in PyTorch's clipping."""
 
 
 class Objective(Protocol):
@@ -73,13 +58,6 @@ class Objective(Protocol):
         ...
 
 
-class Clip(NamedTuple):
-    """How gradients are cut: each number, or all together by their norm."""
-
-    value: float | None = None
-    norm: float | None = None
-
-
 class Stop(NamedTuple):
     """When to stop before all steps are done."""
 
@@ -92,26 +70,10 @@ class Stop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to descend."""
+class Recipe(Rules):
+    """How to descend, and when to stop."""
 
-    optimizer: Selection[Optimizer]
-    schedule: Selection[Schedule] | None = None
-    clip: Clip | None = None
     stop: Stop = field(default_factory=Stop)
-
-    def check(self) -> None:
-        """Raise `InvalidRequest` when the parts do not fit together."""
-        declaration = self.optimizer.declaration
-        if declaration.search and self.clip is not None:
-            detail = f"has no use for {declaration.name}, whose steps are as long as its search finds; leave it out"
-            raise InvalidRequest([Fault(("clip",), detail)])
-
-    @property
-    def own_options(self) -> dict[str, Any]:
-        """The options that the rule itself takes: without those of the loop and the learning rate."""
-        loops = (*COMMON, "learning_rate")
-        return {name: value for name, value in self.optimizer.options.items() if name not in loops}
 
 
 class Step(NamedTuple):
@@ -157,26 +119,11 @@ class Descent:
         self.objective = objective
         self.recipe = recipe
         self.progress = progress or Progress()
-        self.declaration = recipe.optimizer.declaration
-        options = recipe.optimizer.options
-        self.learning_rate: float = options["learning_rate"]
-        self.weight_decay: float = options.get(WEIGHT_DECAY, 0.0)
-        self.decoupled: bool = options.get(DECOUPLED, False)
-        self.sign = -1.0 if options.get(MAXIMIZE) else 1.0
-        self.clip_epsilon = 0.0 if options.get(CONVENTION) == "keras" else CLIP_EPSILON
-        self.options = recipe.own_options
-        self.scheduler = (
-            None
-            if recipe.schedule is None
-            else Scheduler(recipe.schedule, self.learning_rate, objective.steps_per_epoch)
-        )
-        self.state = self._first_state()
+        self.update = Update(recipe, objective.parameters, objective.steps_per_epoch)
         self.status: str | None = None
         self.reason = ""
         self.gradient = np.zeros_like(objective.parameters)
         """Of the last step, as the objective gave it. Overwritten by the next step."""
-        self._parts: list[tuple[Array, list[tuple[Array, Array, State]]]] = []
-        self._options_used: Mapping[str, Any] = self.options
         starts_here = self.progress.step == 0
         self._start = objective.parameters.copy() if starts_here and objective.parameters.size <= SMALL else None
 
@@ -184,27 +131,14 @@ class Descent:
     def parameters(self) -> Array:
         return self.objective.parameters
 
-    def _first_state(self) -> State:
-        rate = self._rate()
-        # Where a schedule moves the momentum, it may be 0 now and not later.
-        options = self._options(rate if rate.momentum is None else rate._replace(momentum=0.5))
-        parameters = self.objective.parameters
-        state = State(**self.declaration.numbers)
-        for name in self.declaration.state(**options):
-            setattr(state, name, np.zeros_like(parameters))
-        return state
+    @property
+    def state(self) -> State:
+        """What the optimizer remembers."""
+        return self.update.state
 
-    def _rate(self) -> Rate:
-        return Rate(self.learning_rate) if self.scheduler is None else self.scheduler.rate(self.progress.step)
-
-    def _options(self, rate: Rate) -> Mapping[str, Any]:
-        """The rule's options for this step: a schedule may move the momentum too."""
-        if rate.momentum is None:
-            return self.options
-        for name in ("momentum", "beta_1"):
-            if name in self.options:
-                return self.options | {name: rate.momentum}
-        return self.options
+    @state.setter
+    def state(self, state: State) -> None:
+        self.update.state = state
 
     def advance(self) -> Step:
         """Make one step. One that finds the loss or the gradient run away changes nothing and ends the descent."""
@@ -213,12 +147,9 @@ class Descent:
     def _advance(self) -> Step:
         objective, progress = self.objective, self.progress
         objective.begin(progress.step)
-        learning_rate = self.learning_rate
-        if self.scheduler is not None:
-            rate = self.scheduler.rate(progress.step)
-            learning_rate, self._options_used = rate.learning_rate, self._options(rate)
-            if not math.isfinite(learning_rate):
-                return self._without_rate(learning_rate)
+        learning_rate = self.update.begin(progress.step)
+        if not math.isfinite(learning_rate):
+            return self._without_rate(learning_rate)
         loss, gradient = self._look()
         norm = norm_of_flat(gradient)
         self.gradient = gradient
@@ -231,10 +162,10 @@ class Descent:
             self.status, self.reason = "diverged", self._why_diverged(step)
             return step
         progress.step = number
-        if self.declaration.search:
+        if self.update.declaration.search:
             effective: Array | float = self._search(loss, gradient, learning_rate)
         else:
-            effective = self._move(gradient, norm, learning_rate)
+            effective = self.update.move(gradient, norm, number, learning_rate)
         objective.finish()
         progress.epoch_loss += loss
         validation_loss = None
@@ -255,65 +186,26 @@ class Descent:
 
     def _look(self) -> tuple[float, Array]:
         """The loss where the parameters are, and the gradient there or where the optimizer looks ahead to."""
-        look_ahead = self.declaration.look_ahead
-        if look_ahead is None:
+        ahead = self.update.ahead()
+        if ahead is None:
             return self.objective.evaluate()
         loss, _ = self.objective.evaluate()
         parameters = self.objective.parameters
         before = parameters.copy()
-        parameters += look_ahead(self.state, **self._options_used)
+        parameters += ahead
         try:
             _, gradient = self.objective.evaluate()
         finally:
             parameters[...] = before
         return loss, gradient
 
-    def _move(self, gradient: Array, norm: float, learning_rate: float) -> Array | float:
-        """Clip, decay, ask the rule, move. Gives what the gradient was multiplied by."""
-        number, options = self.progress.step, self._options_used
-        declaration, clip = self.declaration, self.recipe.clip
-        if declaration.advance is not None:
-            declaration.advance(self.state, number, **options)
-        scale, bound = self.sign, None
-        if clip is not None:
-            bound = clip.value
-            if clip.norm is not None:
-                scale *= min(1.0, clip.norm / (norm + self.clip_epsilon)) if norm else 1.0
-        decay = self.weight_decay
-        effective: list[Array | float] = []
-        for parameters, part, state in self._parts_of(gradient):
-            g = part if scale == 1.0 else scale * part
-            if bound is not None:
-                g = np.clip(g, -bound, bound)
-            if decay and self.decoupled:
-                parameters *= 1.0 - learning_rate * decay
-            elif decay:
-                g = g + decay * parameters
-            move: Move = declaration.build(g, state, number, learning_rate, **options)
-            direction, factor, told = move
-            parameters -= factor * direction
-            effective.append(factor if told is None else told)
-        first = effective[0]
-        return np.concatenate(effective) if len(effective) > 1 and isinstance(first, np.ndarray) else first
-
-    def _parts_of(self, gradient: Array) -> Sequence[tuple[Array, Array, State]]:
-        """Parameters, gradient and state in blocks: views, made once for each array that gradients come in."""
-        for known, parts in self._parts:
-            if known is gradient:
-                return parts
-        parameters = self.objective.parameters
-        blocks = [slice(start, start + BLOCK) for start in range(0, parameters.shape[-1], BLOCK)]
-        if len(blocks) == 1:
-            parts = [(parameters, gradient, self.state)]
-        else:
-            parts = [(parameters[..., b], gradient[..., b], _StatePart(self.state, b)) for b in blocks]
-        self._parts.append((gradient, parts))
-        return parts
-
     def _search(self, loss: float, gradient: Array, learning_rate: float) -> float:
         self.gradient = gradient.copy()  # the search evaluates again
         problem = _Problem(self.objective, loss, self.gradient)
-        length: float = self.declaration.build(problem, self.state, self.progress.step, learning_rate, **self.options)
+        update = self.update
+        length: float = update.declaration.build(
+            problem, update.state, self.progress.step, learning_rate, **update.options
+        )
         return length
 
     def _end_epoch(self) -> float | None:
@@ -324,10 +216,10 @@ class Descent:
         if watched is None:
             watched = progress.epoch_loss / self.objective.steps_per_epoch
         progress.epoch_loss = 0.0
-        if self.scheduler is not None:
-            self.scheduler.watch(watched)
-        if self.sign * watched < progress.best - self.recipe.stop.min_delta:
-            progress.best, progress.best_step, progress.waited = self.sign * watched, progress.step, 0
+        if self.update.scheduler is not None:
+            self.update.scheduler.watch(watched)
+        if self.update.sign * watched < progress.best - self.recipe.stop.min_delta:
+            progress.best, progress.best_step, progress.waited = self.update.sign * watched, progress.step, 0
         else:
             progress.waited += 1
         return validation_loss
@@ -341,7 +233,7 @@ class Descent:
                 f"the gradient norm {step.gradient_norm:g} at step {step.number} is below {stop.gradient_norm_below:g}"
             )
         elif stop.patience is not None and ends_epoch and progress.waited >= stop.patience:
-            best = f"its best was {self.sign * progress.best:g} after step {progress.best_step}"
+            best = f"its best was {self.update.sign * progress.best:g} after step {progress.best_step}"
             reason = f"the loss has not improved for {progress.waited} epochs; {best}"
         else:
             return
@@ -360,38 +252,33 @@ class Descent:
 
     def _bound(self, learning_rate: float) -> str:
         """How the learning rate compares to the curvature, where that can be said; else nothing."""
-        if self.sign < 0.0:
+        if self.update.sign < 0.0:
             return ""  # uphill there is no end
         curvature = self._curvature()
         if curvature is None:
             return ""
-        found = f"the largest curvature of the loss where the descent started, λmax, is {curvature:.4g}"
-        stable = self.declaration.stable
-        if stable is None or self.weight_decay or self.recipe.clip is not None:
-            return found
-        factor = stable(**self.options)
-        limit = factor / curvature
-        word = ">" if learning_rate > limit else "<"
-        return f"{found}, and {learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
+        return self.update.compared(learning_rate, curvature)
+
+    def _rate_now(self) -> float:
+        return self.update.rate(self.progress.step).learning_rate
 
     def growth(self, loss: float) -> str:
         """Words for a loss that ends far above where it started; nothing where it does not."""
         first = self.progress.first_loss
-        if first is None or self.sign < 0.0 or not loss > GROWN * abs(first):
+        if first is None or self.update.sign < 0.0 or not loss > GROWN * abs(first):
             return ""
-        learning_rate = self._rate().learning_rate
+        learning_rate = self._rate_now()
         bound = quietly(self._bound, learning_rate)
         grown = f"the loss was {first:.6g} at the first step and is {loss:.6g} in the end; the learning rate is"
         return f"{grown} {learning_rate:g}" + (f"; {bound}" if bound else "")
 
     def why_diverged_at_the_end(self, loss: float) -> str:
         """Why the last update led nowhere: `loss` is what comes after it."""
-        return quietly(self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate().learning_rate, math.nan))
+        return quietly(self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate_now(), math.nan))
 
     def shown(self) -> Mapping[str, Array]:
         """What follows from the state after the last step and helps to understand it."""
-        shown = self.declaration.shown
-        return {} if shown is None else shown(self.state, self.progress.step, **self._options_used)
+        return self.update.shown(self.progress.step)
 
     def _curvature(self) -> float | None:
         """The largest eigenvalue of the Hessian at the start, where that is affordable, finite and positive."""
@@ -420,15 +307,3 @@ class _Problem:
         self.gradient = gradient
         self.evaluate = objective.evaluate
         self.hessian = objective.hessian
-
-
-class _StatePart(SimpleNamespace):
-    """A block of a state's arrays. Numbers are those of the whole state, looked up when they are asked for."""
-
-    def __init__(self, whole: State, part: slice) -> None:
-        arrays = {name: value[..., part] for name, value in vars(whole).items() if isinstance(value, np.ndarray)}
-        super().__init__(**arrays)
-        self._whole = whole
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)

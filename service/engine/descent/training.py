@@ -221,7 +221,7 @@ class Training:
         if self.before is not None:
             self.before[...] = self.objective.parameters
         descent = self.descent
-        search = descent.declaration.search
+        search = descent.update.declaration.search
         # A search moves while it looks; what it keeps it replaces.
         before = (self.objective.flat.copy(), copy(descent.state)) if search else None
         try:

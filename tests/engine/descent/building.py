@@ -5,11 +5,12 @@ import functools
 import numpy as np
 
 from service.engine.declarations import Selection
-from service.engine.descent.loop import Clip, Recipe, Stop
+from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.objective import Compile
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.descent.training import Plan, Training
+from service.engine.descent.update import Clip
 from service.engine.graph.plan import WorkspacePool
 from service.engine.network.derivatives import compile_derivative
 from service.engine.network.evaluate import compile_task

@@ -1,0 +1,201 @@
+"""An optimizer at work: clipping, weight decay, its rule, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers.declaration import (
+    COMMON,
+    CONVENTION,
+    DECOUPLED,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Move,
+    Optimizer,
+    State,
+)
+from service.engine.descent.schedules import Rate, Schedule, Scheduler
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.ir import Array
+
+BLOCK = 1 << 17
+"""Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
+CLIP_EPSILON = 1e-6
+"""Added to the norm in PyTorch's clipping."""
+
+
+class Clip(NamedTuple):
+    """How gradients are cut: each number, or all together by their norm."""
+
+    value: float | None = None
+    norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How parameters are changed at each step."""
+
+    optimizer: Selection[Optimizer]
+    schedule: Selection[Schedule] | None = None
+    clip: Clip | None = None
+
+    def check(self) -> None:
+        """Raise `InvalidRequest` when the parts do not fit together."""
+        declaration = self.optimizer.declaration
+        if declaration.search and self.clip is not None:
+            detail = f"has no use for {declaration.name}, whose steps are as long as its search finds; leave it out"
+            raise InvalidRequest([Fault(("clip",), detail)])
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """The options that the rule itself takes: without those of the loop and the learning rate."""
+        loops = (*COMMON, "learning_rate")
+        return {name: value for name, value in self.optimizer.options.items() if name not in loops}
+
+
+class Update:
+    """Changes parameters in place: a flat vector, or a matrix with a column for each of many runs."""
+
+    def __init__(self, rules: Rules, parameters: Array, steps_per_epoch: int = 1) -> None:
+        options = rules.optimizer.options
+        self.parameters = parameters
+        self.declaration = rules.optimizer.declaration
+        self.clip = rules.clip
+        self.learning_rate: float = options["learning_rate"]
+        self.weight_decay: float = options.get(WEIGHT_DECAY, 0.0)
+        self.decoupled: bool = options.get(DECOUPLED, False)
+        self.sign = -1.0 if options.get(MAXIMIZE) else 1.0
+        self.clip_epsilon = 0.0 if options.get(CONVENTION) == "keras" else CLIP_EPSILON
+        self.options = rules.own_options
+        self.scheduler = (
+            None if rules.schedule is None else Scheduler(rules.schedule, self.learning_rate, steps_per_epoch)
+        )
+        self.state = self._first_state()
+        self._parts: list[tuple[Array, list[tuple[slice, Array, Array, State]]]] = []
+        self._options_used: Mapping[str, Any] = self.options
+
+    def _first_state(self) -> State:
+        rate = self.rate(0)
+        # Where a schedule moves the momentum, it may be 0 now and not later.
+        options = self._options(rate if rate.momentum is None else rate._replace(momentum=0.5))
+        state = State(**self.declaration.numbers)
+        for name in self.declaration.state(**options):
+            setattr(state, name, np.zeros_like(self.parameters))
+        return state
+
+    def rate(self, step: int) -> Rate:
+        """What the schedule says of a step, counted from 0."""
+        return Rate(self.learning_rate) if self.scheduler is None else self.scheduler.rate(step)
+
+    def _options(self, rate: Rate) -> Mapping[str, Any]:
+        """The rule's options for a step: a schedule may move the momentum too."""
+        if rate.momentum is None:
+            return self.options
+        for name in ("momentum", "beta_1"):
+            if name in self.options:
+                return self.options | {name: rate.momentum}
+        return self.options
+
+    def begin(self, step: int) -> float:
+        """Turn to a step, counted from 0. Gives its learning rate."""
+        if self.scheduler is None:
+            return self.learning_rate
+        rate = self.scheduler.rate(step)
+        self._options_used = self._options(rate)
+        return rate.learning_rate
+
+    def ahead(self) -> Array | None:
+        """What is to be added to the parameters before the gradient is taken, if anything is."""
+        look_ahead = self.declaration.look_ahead
+        return None if look_ahead is None else look_ahead(self.state, **self._options_used)
+
+    def move(self, gradient: Array, norm: Array | float, number: int, learning_rate: float) -> Array | float:
+        """Clip, decay, ask the rule, move. Gives what the gradient was multiplied by.
+
+        `norm` is that of the gradient, of each column where there are many runs; `number` counts steps from 1.
+        """
+        options, declaration, clip = self._options_used, self.declaration, self.clip
+        if declaration.advance is not None:
+            declaration.advance(self.state, number, **options)
+        scale: Array | float = self.sign
+        bound = None
+        if clip is not None:
+            bound = clip.value
+            if clip.norm is not None:
+                scale = scale * _shrinking(clip.norm, norm, self.clip_epsilon)
+        unchanged = isinstance(scale, float) and scale == 1.0
+        decay = self.weight_decay
+        effective: list[Array | float] = []
+        for block, parameters, part, state in self._parts_of(gradient):
+            shrinking = scale if isinstance(scale, float) else scale[block]
+            g = part if unchanged else shrinking * part
+            if bound is not None:
+                g = np.clip(g, -bound, bound)
+            if decay and self.decoupled:
+                parameters *= 1.0 - learning_rate * decay
+            elif decay:
+                g = g + decay * parameters
+            move: Move = declaration.build(g, state, number, learning_rate, **options)
+            direction, factor, told = move
+            parameters -= factor * direction
+            effective.append(factor if told is None else told)
+        first = effective[0]
+        if len(effective) > 1 and isinstance(first, np.ndarray):
+            return np.concatenate(effective, axis=-1)
+        return first
+
+    def _parts_of(self, gradient: Array) -> Sequence[tuple[slice, Array, Array, State]]:
+        """Parameters, gradient and state in blocks: views, made once for each array that gradients come in."""
+        for known, parts in self._parts:
+            if known is gradient:
+                return parts
+        parameters = self.parameters
+        blocks = [slice(start, start + BLOCK) for start in range(0, parameters.shape[-1], BLOCK)]
+        if len(blocks) == 1:
+            parts = [(blocks[0], parameters, gradient, self.state)]
+        else:
+            parts = [(b, parameters[..., b], gradient[..., b], _StatePart(self.state, b)) for b in blocks]
+        self._parts.append((gradient, parts))
+        return parts
+
+    def compared(self, learning_rate: float, curvature: float) -> str:
+        """Words that compare a learning rate to the largest curvature of what is minimised."""
+        found = f"the largest curvature of the loss where the descent started, λmax, is {curvature:.4g}"
+        stable = self.declaration.stable
+        if stable is None or self.weight_decay or self.clip is not None:
+            return found
+        factor = stable(**self.options)
+        limit = factor / curvature
+        word = ">" if learning_rate > limit else "<"
+        return f"{found}, and {learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
+
+    def shown(self, number: int) -> Mapping[str, Array]:
+        """What follows from the state after step `number` and helps to understand it."""
+        shown = self.declaration.shown
+        return {} if shown is None else shown(self.state, number, **self._options_used)
+
+
+def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | float:
+    """What brings a gradient of this norm down to the longest that is allowed."""
+    if isinstance(norm, float):
+        return min(1.0, longest / (norm + epsilon)) if norm else 1.0
+    shrinking: Array = np.minimum(1.0, longest / (norm + epsilon))
+    return shrinking
+
+
+class _StatePart(SimpleNamespace):
+    """A block of a state's arrays. Numbers are those of the whole state, looked up when they are asked for."""
+
+    def __init__(self, whole: State, part: slice) -> None:
+        arrays = {name: value[..., part] for name, value in vars(whole).items() if isinstance(value, np.ndarray)}
+        super().__init__(**arrays)
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
