@@ -1,0 +1,587 @@
+"""Many balls on one surface: every start with every optimizer, all moved at once.
+
+The balls are columns of one matrix, so a step evaluates the expression once for all of them, and a rule moves all of
+its balls with the same few array operations as one. Searches, which look at several places before they move, go ball by
+ball through the one loop of `loop.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.descent.loop import RUNAWAY, Descent, Recipe
+from service.engine.descent.optimizers.declaration import Optimizer
+from service.engine.descent.schedules import Schedule
+from service.engine.descent.update import Clip, Rules, Update
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.functions.calculus import MINIMUM, Calculus, analyse, norms_of
+from service.engine.functions.function import Function
+from service.engine.functions.stationary import distinct, polish, refine
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+from service.engine.limits import Limits
+
+MOST_RUNS = 100_000
+MOST_SEARCHES = 1_000
+"""Balls that optimizers with a search move: each is a descent of its own."""
+SEARCHES_AT_ONCE = 8
+"""Searches between two looks at the clock."""
+RULE_OPERATIONS = 20
+"""What a rule takes for each number, roughly."""
+STATE_ROWS = 8
+"""Matrices like the balls' places that are kept and worked with, at most."""
+BLOCK = 256
+"""Points at once where second derivatives are asked for."""
+ARRIVAL_ITERATIONS = 10
+MOST_VALLEYS = 500
+SAME = 1e-6
+"""Valleys closer than this, beside their distance from 0, are one."""
+NOISE = 3
+"""The stream of random numbers of the noise, apart from those of networks."""
+ARRIVED = 1e-3
+"""How far a ball may be from a stationary point, beside the point's distance from 0, to have arrived there."""
+TRACED = ("gradients", "state")
+"""What a trace may include of each step beside places and values."""
+
+ROLLING, COMPLETED, STOPPED, DIVERGED, CANCELLED = range(5)
+STATUS = ("", "completed", "stopped", "diverged", "cancelled")
+
+
+class Noise(NamedTuple):
+    """Normal numbers times `scale`, added to each gradient."""
+
+    scale: float
+    seed: int
+
+
+class Bounds(NamedTuple):
+    """What ends a run early."""
+
+    value_below: float | None = None
+    gradient_norm_below: float | None = None
+    value_above: float | None = None
+    """From there on it has diverged."""
+
+
+@dataclass(frozen=True)
+class RollingPlan:
+    """What rolls where, for how long, and what is kept of it."""
+
+    optimizers: Sequence[Selection[Optimizer]]
+    starts: Array
+    """(balls, variables): each is let go once with each optimizer."""
+    steps: int
+    schedule: Selection[Schedule] | None = None
+    clip: Clip | None = None
+    stop: Bounds = field(default_factory=Bounds)
+    noise: Noise | None = None
+    every: int = 1
+    """Places after steps 0, every, 2 every, … are told, and the last."""
+    include: frozenset[str] = frozenset()
+    """Out of `TRACED`."""
+    keep: bool = True
+    """Whether paths are kept until the end."""
+    arrived: float = ARRIVED
+
+    @property
+    def runs(self) -> int:
+        return len(self.optimizers) * len(self.starts)
+
+    @property
+    def told(self) -> Array:
+        """After how many steps places are told."""
+        told: Array = np.unique(np.append(np.arange(0, self.steps + 1, min(self.every, self.steps)), self.steps))
+        return told
+
+    def check(self, limits: Limits) -> None:
+        """Raise `InvalidRequest` or `LimitExceeded` where this cannot be done."""
+        if self.runs > MOST_RUNS:
+            raise LimitExceeded("runs", self.runs, MOST_RUNS, ("starts",))
+        limits.check_steps(self.steps)
+        dimension = self.starts.shape[1]
+        each = 1 + dimension
+        each += dimension if "gradients" in self.include else 0
+        each += STATE_ROWS * dimension if "state" in self.include else 0
+        # Counted without making the list of them.
+        limits.check_trace(self.runs * each * (math.ceil(self.steps / self.every) + 2 if self.keep else 2))
+        for place, optimizer in enumerate(self.optimizers):
+            self._check_optimizer(optimizer, ("optimizers", place))
+        if self.schedule is not None and self.schedule.declaration.watch is not None:
+            detail = f"{self.schedule.name} watches one loss, but here are many runs; use one that counts steps"
+            raise InvalidRequest([Fault(("schedule",), detail)])
+
+    def _check_optimizer(self, optimizer: Selection[Optimizer], path: Path) -> None:
+        Rules(optimizer, self.schedule, self.clip).check()
+        if not optimizer.declaration.search:
+            return
+        if self.noise is not None:
+            detail = f"{optimizer.name} compares values along a line, which noise makes meaningless; leave noise out"
+            raise InvalidRequest([Fault(path, detail)])
+        if len(self.starts) > MOST_SEARCHES:
+            raise LimitExceeded(f"starts for {optimizer.name}", len(self.starts), MOST_SEARCHES, path)
+
+
+Find = Callable[[int, int], Function]
+"""The compiled function for so many points, with derivatives up to an order."""
+
+
+class _Group(NamedTuple):
+    """The balls of one optimizer that is a rule."""
+
+    balls: slice
+    update: Update
+    gradient: Array
+
+
+class _Search:
+    """One ball of an optimizer with a search, as an objective of the loop."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, one: Callable[[Array], tuple[float, Array]], find: Find, start: Array) -> None:
+        self.parameters = start.copy()
+        self._one, self._find = one, find
+
+    def begin(self, step: int) -> None:
+        """Every step looks at the same."""
+
+    def evaluate(self) -> tuple[float, Array]:
+        return self._one(self.parameters)
+
+    def hessian(self, most_work: float = math.inf) -> Array:
+        hessians = self._find(1, 2).run(self.parameters[None]).hessians
+        assert hessians is not None
+        hessian: Array = hessians[0]
+        return hessian
+
+    def finish(self) -> None:
+        """Nothing else changes."""
+
+    def validate(self) -> float | None:
+        return None
+
+
+class Snapshot(NamedTuple):
+    """All balls after some steps. The arrays are overwritten by the next step."""
+
+    step: int
+    points: Array
+    """(runs, variables)"""
+    values: Array
+    gradients: Array
+
+
+class Rolling:
+    """Balls on their way. It holds memory until `close`.
+
+    Run number `optimizer * count + start` is that one of the `count` starts with that optimizer.
+    """
+
+    def __init__(
+        self,
+        find: Find,
+        plan: RollingPlan,
+        limits: Limits,
+        reserve: Callable[[int], None] = lambda nbytes: None,
+        deadline: float | None = None,
+    ) -> None:
+        """`reserve` is told the bytes needed before they are taken.
+
+        Raises `InvalidRequest` where the parts of the plan do not fit, `LimitExceeded` where it would cost too much.
+        """
+        plan.check(limits)
+        self.plan = plan
+        self._find = find
+        self.deadline = deadline
+        function = self.function = find(plan.runs, 1)
+        dimension = function.dimension
+        told = self.told = plan.told
+        limits.check_operations((function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps)
+        kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * STATE_ROWS)) if plan.keep else 0
+        self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs
+        reserve(self.memory)
+        self.step = 0
+        """Steps done."""
+        self.finished = False
+        self._stack = ExitStack()
+        workspace = self._stack.enter_context(function.program.workspace())
+        self._calls = workspace.calls
+        self.positions, rows = function.columns(workspace)
+        self.positions[...] = np.tile(plan.starts.T, len(plan.optimizers))
+        self.values, self.gradients = rows[0], rows[1:]
+        self.status = np.full(plan.runs, ROLLING)
+        self.ended_at = np.full(plan.runs, plan.steps)
+        self.norms = np.full(plan.runs, np.nan)
+        self._ended: Array | None = None
+        """Which balls have ended, as soon as one has."""
+        self._resting = self.positions.copy()
+        self._first: Array | None = None
+        self._noisy = np.empty_like(self.gradients)
+        self._noise: Array | None = None
+        self.groups: list[_Group] = []
+        self.searches: list[tuple[int, Descent]] = []
+        self._moving: Iterator[tuple[int, Descent]] | None = None
+        count = len(plan.starts)
+        seen = self.gradients if plan.noise is None else self._noisy
+        for place, optimizer in enumerate(plan.optimizers):
+            balls = slice(place * count, (place + 1) * count)
+            if optimizer.declaration.search:
+                self.searches += self._searches(optimizer, balls)
+            else:
+                rules = Rules(optimizer, plan.schedule, plan.clip)
+                self.groups.append(_Group(balls, Update(rules, self.positions[:, balls]), seen[:, balls]))
+        shape = (plan.runs, len(told) if plan.keep else 0)
+        self.paths = np.empty((*shape, dimension))
+        self.told_values = np.empty(shape)
+        self.told_gradients = np.empty((*shape, dimension)) if "gradients" in plan.include else None
+        self._states: list[list[dict[str, Array]]] = [[] for _ in self.groups]
+
+    def _searches(self, optimizer: Selection[Optimizer], balls: slice) -> Iterator[tuple[int, Descent]]:
+        function = self._find(1, 1)
+        workspace = self._stack.enter_context(function.program.workspace())
+        variables, rows = function.columns(workspace)
+
+        def one(point: Array) -> tuple[float, Array]:
+            variables[:, 0] = point
+            for call in workspace.calls:
+                call()
+            return float(rows[0, 0]), rows[1:, 0]
+
+        for ball, start in zip(range(balls.start, balls.stop), self.plan.starts, strict=True):
+            yield ball, Descent(_Search(one, self._find, start), Recipe(optimizer, self.plan.schedule))
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._stack.close()
+
+    def advance(self) -> Snapshot | None:
+        """Look where all balls are, then move them one step; after the last step only look.
+
+        Gives what was seen if it is to be told. Where searches are at work, a step takes several calls.
+        """
+        return quietly(self._advance)
+
+    def _advance(self) -> Snapshot | None:
+        if self._moving is not None:
+            self._move_searches(self._moving)
+            return None
+        self._evaluate()
+        self._check()
+        snapshot = self._tell()
+        if self.step == self.plan.steps or (self._ended is not None and bool(self._ended.all())):
+            self.finished = True
+            self.status[self.status == ROLLING] = COMPLETED
+            return snapshot
+        # What is told is read by the caller before the next call, so it is the places of before the move.
+        before = None if snapshot is None else snapshot._replace(points=self.positions.T.copy())
+        self._move()
+        return before
+
+    def _evaluate(self) -> None:
+        for call in self._calls:
+            call()
+
+    def _check(self) -> None:
+        """Find the balls that have run away or met what they should stop at."""
+        stop, values = self.plan.stop, self.values
+        if self._first is None:
+            self._first = values.copy()
+            self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
+            self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
+        near = (values <= self._highest) & (values >= -self._farthest) & np.isfinite(self.gradients.sum(0))
+        if not near.all():
+            self._end(~near, DIVERGED)
+        if stop.value_below is not None:
+            self._end(values < stop.value_below, STOPPED)
+        if stop.gradient_norm_below is not None:
+            self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
+
+    def _end(self, met: Array, status: int) -> None:
+        if self._ended is not None:
+            met = met & ~self._ended
+        if met.any():
+            self._resting[:, met] = self.positions[:, met]
+            self.status[met] = status
+            self.ended_at[met] = self.step
+            self._ended = met.copy() if self._ended is None else self._ended | met
+
+    def _tell(self) -> Snapshot | None:
+        place = int(np.searchsorted(self.told, self.step))
+        last = self._ended is not None and bool(self._ended.all())
+        if self.told[place] != self.step and not last:
+            return None
+        if self.plan.keep and self.told[place] == self.step:
+            self.paths[:, place] = self.positions.T
+            self.told_values[:, place] = self.values
+            if self.told_gradients is not None:
+                self.told_gradients[:, place] = self.gradients.T
+            if "state" in self.plan.include:
+                for group, states in zip(self.groups, self._states, strict=True):
+                    states.append(self._state_of(group))
+        return Snapshot(self.step, self.positions.T, self.values, self.gradients.T)
+
+    def _state_of(self, group: _Group) -> dict[str, Array]:
+        everything = (
+            {**vars(group.update.state), **group.update.shown(self.step)} if self.step else vars(group.update.state)
+        )
+        return {name: value.T.copy() for name, value in everything.items() if isinstance(value, np.ndarray)}
+
+    def _move(self) -> None:
+        gradients = self._gradients_ahead()
+        number = self.step + 1
+        norms: Array | float = math.nan
+        if self.plan.clip is not None and self.plan.clip.norm is not None:
+            norms = norms_of(gradients.T)
+        for group in self.groups:
+            rate = group.update.begin(self.step)
+            own = norms[group.balls] if isinstance(norms, np.ndarray) else norms
+            group.update.move(group.gradient, own, number, rate)
+        if self.searches:
+            self._moving = iter(self.searches)
+        else:
+            self._finish_step()
+
+    def _gradients_ahead(self) -> Array:
+        """Gradients for the rules: with noise, and where a rule looks ahead of there."""
+        ahead = []
+        for group in self.groups:
+            group.update.begin(self.step)
+            offset = group.update.ahead()
+            if offset is not None:
+                ahead.append((group.balls, offset))
+        if ahead:
+            values, gradients, before = self.values.copy(), self.gradients.copy(), self.positions.copy()
+            for balls, offset in ahead:
+                self.positions[:, balls] += offset
+            self._evaluate()
+            for balls, _ in ahead:
+                gradients[:, balls] = self.gradients[:, balls]
+            self.positions[...] = before
+            self.values[...], self.gradients[...] = values, gradients
+        if self.plan.noise is None:
+            return self.gradients
+        np.add(self.gradients, np.tile(self._drawn(self.plan.noise), len(self.plan.optimizers)), out=self._noisy)
+        return self._noisy
+
+    def _drawn(self, noise: Noise) -> Array:
+        """The noise of this step, the same for all optimizers."""
+        generator = np.random.Generator(np.random.PCG64([noise.seed, NOISE, self.step]))
+        drawn: Array = noise.scale * generator.standard_normal((self.function.dimension, len(self.plan.starts)))
+        return drawn
+
+    def _move_searches(self, moving: Iterator[tuple[int, Descent]]) -> None:
+        some = list(islice(moving, SEARCHES_AT_ONCE))
+        for ball, descent in some:
+            if self.status[ball] == ROLLING:
+                descent.advance()
+                self.positions[:, ball] = descent.parameters
+        if not some:
+            self._moving = None
+            self._finish_step()
+
+    def _finish_step(self) -> None:
+        self.step += 1
+        if self._ended is not None:
+            np.copyto(self.positions, self._resting, where=self._ended)
+
+    def cancel(self) -> None:
+        """Make no more steps."""
+        if not self.finished:
+            self.finished = True
+            quietly(self._evaluate)
+            self._tell()
+            rolling = self.status == ROLLING
+            self.status[rolling] = CANCELLED
+            self.ended_at[rolling] = self.step
+
+    @cached_property
+    def told_states(self) -> list[dict[str, Array]]:
+        """What the balls of each group remember at the steps told, (told, balls, variables), by name."""
+        return [{name: np.stack([state[name] for state in states]) for name in states[0]} for states in self._states]
+
+    def outcome(self) -> Outcome:
+        """Where every ball ended."""
+        return quietly(Outcome, self, self._find)
+
+
+class Outcome:
+    """Where the balls are in the end: a column of numbers over the runs for each thing that is told."""
+
+    def __init__(self, rolling: Rolling, find: Find) -> None:
+        plan = rolling.plan
+        self.points: Array = rolling.positions.T.copy()
+        """(runs, variables)"""
+        self.values: Array = rolling.values.copy()
+        self.norms: Array = norms_of(rolling.gradients.T)
+        self.status = [STATUS[code] for code in rolling.status.tolist()]
+        self.steps_done: list[int] = rolling.ended_at.tolist()
+        settled = (rolling.status != DIVERGED) & np.isfinite(self.points).all(-1) & np.isfinite(self.values)
+        self.valleys = valleys_of(find, self.points, settled, plan.arrived)
+        self.best = self._best(plan, settled)
+        self.reasons = self._reasons(rolling, find)
+        self.finite = bool(np.isfinite(self.values).all() and np.isfinite(self.points).all())
+
+    def _best(self, plan: RollingPlan, settled: Array) -> int | None:
+        ascending = [optimizer.options.get("maximize", False) for optimizer in plan.optimizers]
+        signs = np.repeat(np.where(ascending, -1.0, 1.0), len(plan.starts))
+        signed = np.where(settled, signs * self.values, np.inf)
+        return int(signed.argmin()) if settled.any() else None
+
+    def _reasons(self, rolling: Rolling, find: Find) -> list[str]:
+        plan = rolling.plan
+        why_diverged = self._why_diverged(rolling, find)
+        reasons = []
+        for run, status in enumerate(self.status):
+            steps = self.steps_done[run]
+            done = f"all {steps:,} steps are done" if status == "completed" else f"after {steps:,} steps"
+            if status == "diverged":
+                reasons.append(why_diverged[run])
+                continue
+            if status == "stopped":
+                below = plan.stop.value_below
+                if below is not None and self.values[run] < below:
+                    done += f" the value {self.values[run]:.6g} is below {below:g}"
+                else:
+                    done += f" the gradient norm {self.norms[run]:.3g} is below {plan.stop.gradient_norm_below:g}"
+            reasons.append(f"{done}; {self._where(run)}")
+        return reasons
+
+    def _where(self, run: int) -> str:
+        valley = self.valleys.of_run[run]
+        if valley < 0:
+            return f"no stationary point is near: the gradient norm is {self.norms[run]:.3g}"
+        found = self.valleys.classes[valley]
+        if found == MINIMUM:
+            return f"it has arrived at minimum {valley}"
+        if found == "saddle":
+            return f"it sits on saddle point {valley}, where the gradient vanishes but a way leads down"
+        return f"it has arrived at stationary point {valley} ({found})"
+
+    def _why_diverged(self, rolling: Rolling, find: Find) -> dict[int, str]:
+        runs = np.flatnonzero(rolling.status == DIVERGED)
+        if not len(runs):
+            return {}
+        plan, count = rolling.plan, len(rolling.plan.starts)
+        function = find(BLOCK, 2)
+        starts = plan.starts[runs % count]
+        points = np.nan_to_num(self.points[runs])
+        problems = function.problems(points, function.run(points))
+        curvatures = _largest_curvatures(function, starts)
+        assert rolling._first is not None
+        found = {}
+        for place, run in enumerate(runs.tolist()):
+            steps, value = self.steps_done[run], self.values[run]
+            if math.isfinite(value):
+                what = f"the value is {value:.6g}; it was {rolling._first[run]:.6g} at the start"
+                if not math.isfinite(self.norms[run]):
+                    what = "the gradient is not finite"
+            else:
+                what = "there is no value" if math.isnan(value) else "the value is infinite"
+            told = [problem.text for problem in problems.get(place, ()) if problem.kind != "not_finite"]
+            if told and np.isfinite(self.points[run]).all():
+                found[run] = f"after {steps:,} steps {what}: {told[0]}"
+                continue
+            optimizer = plan.optimizers[run // count]
+            update = next(
+                (group.update for group in rolling.groups if group.balls.start <= run < group.balls.stop), None
+            )
+            rate = optimizer.options["learning_rate"] if update is None else update.rate(steps).learning_rate
+            reason = f"after {steps:,} steps {what}; the learning rate is {rate:g}"
+            curvature = curvatures[place]
+            if update is not None and update.sign > 0.0 and 0.0 < curvature < math.inf:
+                reason += "; " + update.compared(rate, curvature)
+            found[run] = reason
+        return found
+
+
+def _largest_curvatures(function: Function, points: Array) -> list[float]:
+    hessians = function.run(points).hessians
+    assert hessians is not None
+    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
+    curvatures = np.linalg.eigvalsh(np.where(finite[:, None, None], hessians, 0.0))[:, -1]
+    found: list[float] = curvatures.tolist()
+    return found
+
+
+@dataclass
+class Valleys:
+    """The distinct places where balls ended, lowest first."""
+
+    points: Array
+    """(valleys, variables)"""
+    calculus: Calculus | None
+    """At those points; None: there are none."""
+    of_run: list[int]
+    """For each run its valley, or -1."""
+    counts: list[int]
+    """How many runs ended in each."""
+
+    @property
+    def classes(self) -> list[str]:
+        return [] if self.calculus is None or self.calculus.classes is None else self.calculus.classes
+
+
+def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Valleys:
+    """The stationary points next to where balls are, and which balls have arrived at which.
+
+    A ball has arrived if Newton's method from where it is finds a stationary point no farther than `arrived` times
+    one plus the ball's distance from 0.
+    """
+    none = Valleys(points[:0], None, [-1] * len(points), [])
+    runs = np.flatnonzero(settled)
+    if not len(runs):
+        return none
+    function = find(BLOCK, 2)
+    ends = points[runs]
+    # Most balls end in a few places, to many digits: each is looked at once.
+    apart = SAME * (1.0 + np.abs(ends).max(0))
+    _, first, inverse = np.unique(np.round(ends / apart), axis=0, return_index=True, return_inverse=True)
+    places = ends[first]
+    reach = arrived * (1.0 + norms_of(places))
+    refined = refine(function, places, reach, ARRIVAL_ITERATIONS)
+    there = refined.arrived & (norms_of(refined.points - places) <= reach)
+    chosen, groups = distinct(refined.points[there], apart, MOST_VALLEYS)
+    if not len(chosen):
+        return none
+    valleys = polish(function, refined.points[there][chosen])
+    order = np.argsort(function.run(valleys).values, kind="stable")
+    rank = np.empty(len(order) + 1, np.intp)
+    rank[order], rank[-1] = np.arange(len(order)), -1
+    of_place = np.full(len(places), -1)
+    of_place[there] = rank[groups]
+    of_run = np.full(len(points), -1)
+    of_run[runs] = of_place[inverse.reshape(-1)]
+    counts = np.bincount(of_run[of_run >= 0], minlength=len(order))
+    return Valleys(valleys[order], analyse(function, valleys[order]), of_run.tolist(), counts.tolist())
+
+
+def run_of(rolling: Rolling, run: int) -> dict[str, Any]:
+    """What is kept of one run's way: places, values and what else the plan includes."""
+    told, ended = rolling.told, int(rolling.ended_at[run])
+    count = int(np.searchsorted(told, ended, side="right"))
+    complete = told[count - 1] == ended
+    end = rolling.positions[:, run], rolling.values[run], rolling.gradients[:, run]
+
+    def way(kept: Array, last: Any) -> Array:
+        part = kept[run, :count]
+        return part if complete else np.concatenate([part, np.asarray(last)[None]])
+
+    kept: dict[str, Any] = {"path": way(rolling.paths, end[0]), "values": way(rolling.told_values, end[1])}
+    if rolling.told_gradients is not None:
+        kept["gradients"] = way(rolling.told_gradients, end[2])
+    if "state" in rolling.plan.include:
+        kept["state"] = {}
+        for group, states in zip(rolling.groups, rolling.told_states, strict=True):
+            if group.balls.start <= run < group.balls.stop:
+                ball = run - group.balls.start
+                kept["state"] = {name: state[:count, ball] for name, state in states.items()}
+    return kept

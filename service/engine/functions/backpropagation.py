@@ -1,0 +1,144 @@
+"""An expression as a graph at one point: every value on the way forward, every adjoint on the way back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import LimitExceeded
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import MOST_NODES, build
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.ir import Array, Graph, Node, NoGradient
+from service.engine.graph.plan import Program
+
+
+class Vertex(NamedTuple):
+    """A value of the graph."""
+
+    name: str
+    """A variable's own, else v1, v2, … in the order of computation; numbers are c1, c2, …"""
+    operation: str
+    inputs: tuple[str, ...]
+    text: str
+    """The part of the expression that it is the value of; empty where it is only on the way there."""
+
+
+class Edge(NamedTuple):
+    """How one value depends on another."""
+
+    source: str
+    target: str
+
+
+class Backpropagation(NamedTuple):
+    """The numbers of one point."""
+
+    values: Array
+    """Of each vertex."""
+    adjoints: Array
+    """The derivative of the expression by each vertex."""
+    derivatives: Array
+    """Of each edge: of its target by its source."""
+    contributions: Array
+    """Of each edge: what its target adds to the adjoint of its source."""
+
+
+class ExpressionGraph:
+    """The vertices and edges of an expression, compiled."""
+
+    def __init__(self, expression: Expression) -> None:
+        """Raises `LimitExceeded` when there are too many."""
+        graph = Graph("float64", MOST_NODES)
+        try:
+            variables = [graph.input(name, ()) for name in expression.variables]
+            steps = build(expression, graph, variables)
+            shown = _shown([*variables, steps[-1]])
+            adjoints = dense(differentiate(steps[-1], shown).nodes, shown)
+            arrows = _arrows(shown)
+        except LimitExceeded as error:
+            raise LimitExceeded("vertices of the graph", error.asked, error.allowed, ("expression",)) from None
+        texts = {node: expression.quoted(step) for node, step in zip(steps, expression.steps, strict=True)}
+        words = {node: step.word for node, step in zip(steps, expression.steps, strict=True)}
+        names = _names(shown)
+        self.vertices = [
+            Vertex(
+                names[node],
+                words.get(node, node.operation.name) if node.inputs else node.operation.name,
+                tuple(names[x] for x in _inputs(node)),
+                texts.get(node, ""),
+            )
+            for node in shown
+        ]
+        """In an order of computation."""
+        self.edges = [Edge(names[source], names[target]) for source, target, _ in arrows]
+        """In the order of the way back: from the value of the expression on."""
+        self.value = names[steps[-1]]
+        """The vertex that is the value of the expression."""
+        place = {node: position for position, node in enumerate(shown)}
+        self._targets = np.array([place[target] for _, target, _ in arrows], np.intp)
+        # In one vector: values, adjoints and the derivatives along edges.
+        self.program = Program({}, variables, [*shown, *adjoints, *[derivative for _, _, derivative in arrows]])
+        self.weight = len(graph.nodes)
+        """How much of a cache it takes."""
+        graph.seal()
+
+    def run(self, point: Array) -> Backpropagation:
+        """All numbers at one point, (variables,)."""
+        count = len(self.vertices)
+        with self.program.workspace() as workspace:
+            workspace.parameters[...] = point
+            workspace.run()
+            found = workspace.gradients + 0.0
+        values, adjoints, derivatives = found[:count], found[count : 2 * count], found[2 * count :]
+        with np.errstate(all="ignore"):
+            return Backpropagation(values, adjoints, derivatives, adjoints[self._targets] * derivatives)
+
+
+def _inputs(node: Node) -> tuple[Node, ...]:
+    """What a value is shown to depend on: of one with a declared slope, what the slope is of."""
+    return node.inputs[1:2] if node.operation.name == "with_slope" else node.inputs
+
+
+def _shown(outputs: list[Node]) -> list[Node]:
+    found: set[Node] = set()
+    wanted = list(outputs)
+    while wanted:
+        node = wanted.pop()
+        if node not in found:
+            found.add(node)
+            wanted.extend(_inputs(node))
+    return sorted(found, key=lambda node: node.index)
+
+
+def _names(nodes: list[Node]) -> dict[Node, str]:
+    names, computed, numbers = {}, 0, 0
+    for node in nodes:
+        if node.operation.name == "input":
+            names[node] = node.attributes[0]
+        elif node.inputs:
+            computed += 1
+            names[node] = f"v{computed}"
+        else:
+            numbers += 1
+            names[node] = f"c{numbers}"
+    return names
+
+
+def _arrows(nodes: list[Node]) -> list[tuple[Node, Node, Node]]:
+    """Source, target and local derivative of each dependence, the last target first."""
+    arrows: list[tuple[Node, Node, Node]] = []
+    for node in reversed(nodes):
+        one = node.graph.constant(1.0)
+        for x in _inputs(node):
+            derivative: Node | None = None
+            for position, operand in enumerate(node.inputs):
+                if operand is x:
+                    part = node.operation.pullback(position)(one, node, *node.inputs)
+                    if not isinstance(part, NoGradient):
+                        derivative = part if derivative is None else derivative + part
+            found = node.graph.constant(0.0) if derivative is None else derivative
+            if (x, node, found) not in arrows[-len(node.inputs) :]:
+                arrows.append((x, node, found))
+    return arrows

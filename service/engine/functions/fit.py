@@ -1,0 +1,119 @@
+"""The least squares line through points: its loss as an expression of slope and intercept, and its optimum.
+
+The optimum is Gauss's closed form, with sums rounded once. The expression can be descended on like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.functions.expression import LONGEST_EXPRESSION
+
+LOSSES = ("mean_squared_error", "squared_error", "half_squared_error")
+"""What is minimised: the mean of the squared residuals, their sum, or half of it."""
+LATEX = r"w = \frac{\sum_i (x_i - \bar x)(y_i - \bar y)}{\sum_i (x_i - \bar x)^2},\quad b = \bar y - w \bar x"
+MOST_WRITTEN = 40
+"""Points up to which the loss is written as the sum of their squares."""
+
+
+class Line(NamedTuple):
+    """A line fitted to points."""
+
+    slope: float
+    intercept: float
+    residuals: list[float]
+    """y - (slope x + intercept) at each point."""
+    loss: float
+    r_squared: float | None
+    """The share of the variance of y that the line explains; None where y does not vary."""
+    mean_x: float
+    mean_y: float
+    spread_x: float
+    """The sum of the squares of x - mean_x."""
+    spread_y: float
+    product: float
+    """The sum of (x - mean_x)(y - mean_y)."""
+    expression: str
+    """The loss in terms of slope and intercept."""
+
+
+def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str]) -> Line:
+    """The line with the least `loss` (out of `LOSSES`); `names` are those of slope and intercept in the expression.
+
+    Raises `InvalidRequest` where the points do not determine it.
+    """
+    count = len(points)
+    try:
+        mean_x, mean_y = math.fsum(x for x, _ in points) / count, math.fsum(y for _, y in points) / count
+        spread_x = math.fsum((x - mean_x) ** 2 for x, _ in points)
+        spread_y = math.fsum((y - mean_y) ** 2 for _, y in points)
+        product = math.fsum((x - mean_x) * (y - mean_y) for x, y in points)
+    except OverflowError:
+        spread_x = math.inf
+    if not 0.0 < spread_x < math.inf or not math.isfinite(spread_y + product):
+        detail = "their squares are beyond what 64-bit numbers hold; scale them down"
+        if spread_x == 0.0:
+            detail = "all have the same x, so that any slope is as good as any other; at least two must differ"
+        raise InvalidRequest([Fault(("points",), detail)])
+    slope = product / spread_x
+    intercept = mean_y - slope * mean_x
+    residuals = [y - (slope * x + intercept) for x, y in points]
+    squares = math.fsum(residual * residual for residual in residuals)
+    return Line(
+        slope,
+        intercept,
+        residuals,
+        squares * _factor(loss, count),
+        1.0 - squares / spread_y if spread_y else None,
+        mean_x,
+        mean_y,
+        spread_x,
+        spread_y,
+        product,
+        _expression(points, loss, names, (slope, mean_x, mean_y, spread_x, max(0.0, spread_y - slope * product))),
+    )
+
+
+def _factor(loss: str, count: int) -> float:
+    return {"mean_squared_error": 1.0 / count, "squared_error": 1.0, "half_squared_error": 0.5}[loss]
+
+
+def _expression(
+    points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str], sums: tuple[float, ...]
+) -> str:
+    slope, intercept = names
+    if len(points) <= MOST_WRITTEN:
+        squares = " + ".join(f"({_times(x, slope)} + {intercept}{_minus(y)})^2" for x, y in points)
+        text = _scaled(squares, loss, len(points), alone=len(points) == 1)
+        if len(text) <= LONGEST_EXPRESSION:
+            return text
+    # The same function with the square completed: three terms for any number of points, and no cancellation.
+    best, mean_x, mean_y, spread_x, rest = sums
+    count = len(points)
+    through = f"({intercept} + {_times(mean_x, slope)}{_minus(mean_y)})^2"
+    squares = f"{count}*{through} + {spread_x!r}*({slope}{_minus(best)})^2 + {rest!r}"
+    return _scaled(squares, loss, count, alone=False)
+
+
+def _scaled(squares: str, loss: str, count: int, *, alone: bool) -> str:
+    divisor = {"mean_squared_error": count, "squared_error": 1, "half_squared_error": 2}[loss]
+    if divisor == 1:
+        return squares
+    return f"{squares}/{divisor}" if alone else f"({squares})/{divisor}"
+
+
+def _number(value: float) -> str:
+    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def _times(value: float, name: str) -> str:
+    if value == 1.0:
+        return name
+    return f"{_number(value)}*{name}"
+
+
+def _minus(value: float) -> str:
+    return "" if not value else f" + {_number(-value)}" if value < 0.0 else f" - {_number(value)}"

@@ -1,0 +1,76 @@
+"""An expression and its derivatives as formulas, in LaTeX and in the words of an expression."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from service.engine.errors import LimitExceeded
+from service.engine.functions.expression import Expression, Step
+from service.engine.functions.function import build
+from service.engine.functions.printing import as_written
+from service.engine.functions.symbolic import Leaf, Printed, printed
+from service.engine.functions.vocabulary import Word
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.ir import Graph, Node
+
+MOST_NODES = 1_500
+"""Beyond so many operations a formula would not be read."""
+
+
+class Formulas(NamedTuple):
+    """Formulas of an expression; None stands for those too long to be of use."""
+
+    function: str
+    """LaTeX, as it was typed: how it was understood."""
+    gradient: list[Printed | None]
+    hessian: list[list[Printed | None]]
+
+    @property
+    def weight(self) -> int:
+        """How much of a cache they take, roughly."""
+        return 10 * (1 + len(self.gradient)) ** 2
+
+
+def formulas_of(expression: Expression) -> Formulas:
+    """The formulas of an expression, its derivatives and its second derivatives."""
+    graph = Graph("float64", MOST_NODES)
+    leaves: dict[Node, Leaf] = {}
+
+    def leaf(step: Step, literal: float) -> Node:
+        # As an input, so that nothing is computed with it in floating point.
+        node = graph.input(step.text or step.word, ())
+        leaves[node] = Fraction(step.text) if step.word == "number" else step.word
+        return node
+
+    variables = [graph.input(name, ()) for name in expression.variables]
+    leaves.update(zip(variables, expression.variables, strict=True))
+    count = len(variables)
+    missing: list[Printed | None] = [None] * count
+    found = Formulas(as_written(expression), missing, [list(missing) for _ in variables])
+    decimals = any(step.word == "number" and "." in step.text for step in expression.steps)
+    try:
+        value = build(expression, graph, variables, leaf)[-1]
+        first = dense(differentiate(value, variables).nodes, variables)
+        found.gradient[:] = printed(first, leaves, decimals=decimals)
+        pairs = [(row, column) for row in range(count) for column in range(row, count)]
+        second = [
+            node
+            for row, derivative in enumerate(first)
+            for node in dense(differentiate(derivative, variables[row:]).nodes, variables[row:])
+        ]
+        for (row, column), formula in zip(pairs, printed(second, leaves, decimals=decimals), strict=True):
+            found.hessian[row][column] = found.hessian[column][row] = formula
+    except LimitExceeded:
+        pass  # what there is by then is told
+    return found
+
+
+def slopes_of(word: Word) -> list[str]:
+    """LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
+    names = ("a", "b")[: word.arguments]
+    if not names:
+        return []
+    steps = [Step("variable", (), 0, 1, name) for name in names]
+    expression = Expression(word.name, names, (*steps, Step(word.name, tuple(range(len(names))), 0, 1)))
+    return [partial.latex for partial in formulas_of(expression).gradient if partial is not None]

@@ -1,0 +1,263 @@
+"""A typed expression as a program: value, gradient and Hessian at many points at once.
+
+Each variable is one input of shape (points,), so that everything an expression does is elementwise over the points.
+The results of a run lie in one matrix, a row for each number and a column for each point: the value, the derivative by
+each variable, then the second derivatives by each pair of them.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import LimitExceeded
+from service.engine.functions.expression import Expression, Step
+from service.engine.functions.vocabulary import Trouble, vocabulary
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.operations import broadcast
+from service.engine.graph.plan import Program, Workspace, WorkspacePool
+from service.engine.graph.quiet import quietly
+from service.engine.limits import Limits
+
+MOST_NODES = 4_000
+"""Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
+BLOCK = 4_096
+"""Points that are computed at once: their rows stay in the cache, and memory stays bounded."""
+
+_ARITHMETIC: dict[str, Callable[..., float]] = {
+    "negate": operator.neg,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+}
+
+
+class FunctionTask(NamedTuple):
+    """What is compiled: an expression for so many points, with derivatives up to an order."""
+
+    expression: Expression
+    points: int
+    order: int
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...], int, int]:
+        """Equal for equal tasks."""
+        return self.expression.text, self.expression.variables, self.points, self.order
+
+
+def literals_of(expression: Expression) -> list[float | None]:
+    """The number of each step that is made of literal numbers and constants alone; else None."""
+    literals: list[float | None] = []
+    for step in expression.steps:
+        literal: float | None = None
+        numbers = [literals[place] for place in step.operands]
+        if step.word == "number":
+            literal = float(step.text)
+        elif step.word != "variable" and not numbers:
+            literal = float(vocabulary[step.word].build())
+        elif step.word in _ARITHMETIC and None not in numbers:
+            try:
+                literal = _ARITHMETIC[step.word](*numbers)
+            except ZeroDivisionError:
+                literal = None
+        literals.append(literal)
+    return literals
+
+
+def build(
+    expression: Expression, graph: Graph, variables: Sequence[Node], leaf: Callable[[Step, float], Node] | None = None
+) -> list[Node]:
+    """The node of each step of an expression; the last one is its value.
+
+    `leaf` makes the nodes of numbers and constants; by default they are constants of the graph.
+    """
+    by_name = dict(zip(expression.variables, variables, strict=True))
+    literals = literals_of(expression)
+    nodes: list[Node] = []
+    for step, literal in zip(expression.steps, literals, strict=True):
+        if step.word == "variable":
+            node = by_name[step.text]
+        elif not step.operands:
+            assert literal is not None
+            node = graph.constant(literal) if leaf is None else leaf(step, literal)
+        else:
+            word = vocabulary[step.word]
+            operands = [nodes[place] for place in step.operands]
+            if word.takes_literals:
+                node = word.build(*operands, *[literals[place] for place in step.operands])
+            else:
+                node = word.build(*operands)
+        nodes.append(node)
+    return nodes
+
+
+class Check(NamedTuple):
+    """A trouble that one step of an expression may meet."""
+
+    step: int
+    trouble: Trouble
+    operands: tuple[int, ...]
+
+
+def checks_of(expression: Expression) -> list[Check]:
+    """What has to be asked of the arguments at every point; nothing for most expressions."""
+    literals = literals_of(expression)
+    checks = []
+    for place, step in enumerate(expression.steps):
+        if step.word in ("number", "variable"):
+            continue
+        word = vocabulary[step.word]
+        if word.troubles and not word.harmless(*[literals[operand] for operand in step.operands]):
+            checks += [Check(place, trouble, step.operands) for trouble in word.troubles]
+    return checks
+
+
+class Problem(NamedTuple):
+    """Why an expression has no value, or no certain derivative, at a point."""
+
+    kind: str
+    """That of the trouble, or `not_finite`: a number beyond what float64 holds."""
+    step: Step | None
+    """Where it arises; None: in a derivative."""
+    text: str
+
+
+class Results(NamedTuple):
+    """What was computed at some points, in arrays of their own."""
+
+    values: Array
+    """(points,)"""
+    gradients: Array
+    """(points, variables)"""
+    hessians: Array | None
+    """(points, variables, variables)"""
+
+
+class Function:
+    """A compiled expression. Its program may be run by many threads, each in a workspace of its own."""
+
+    def __init__(self, task: FunctionTask, limits: Limits | None = None, pool: WorkspacePool | None = None) -> None:
+        """Raises `LimitExceeded` when the expression and its derivatives are too long together."""
+        expression, points, order = task.expression, task.points, task.order
+        self.task = task
+        self.expression = expression
+        self.dimension = len(expression.variables)
+        shape = (points,)
+        graph = Graph("float64", MOST_NODES)
+        try:
+            self.variables = [graph.input(name, shape) for name in expression.variables]
+            self.nodes = build(expression, graph, self.variables)
+            """One for each step."""
+            rows = _rows(graph, self.nodes[-1], self.variables, order, shape)
+        except LimitExceeded as error:
+            what = ("", "and its gradient ", "and its second derivatives ")[order]
+            raise LimitExceeded(f"operations of the expression {what}".strip(), *_counts(error)) from None
+        self.checks = checks_of(expression)
+        operands = {place for check in self.checks for place in check.operands}
+        outputs = {str(place): self.nodes[place] for place in operands}
+        self.program = Program(outputs, self.variables, rows, pool=pool)
+        self.weight = len(graph.nodes)
+        """How much of a cache it takes."""
+        graph.seal()
+        if limits is not None:
+            limits.check_program(self.program)
+        self.rows = len(rows)
+        index = np.zeros((self.dimension, self.dimension), np.intp)
+        for row, (i, j) in enumerate(_pairs(self.dimension), 1 + self.dimension):
+            index[i, j] = index[j, i] = row
+        self._index = index
+        """The row of each entry of the Hessian."""
+
+    def columns(self, workspace: Workspace) -> tuple[Array, Array]:
+        """The variables of a workspace, (variables, points), and its results, (rows, points): views."""
+        points = self.task.points
+        return workspace.parameters.reshape(-1, points), workspace.gradients.reshape(-1, points)
+
+    def run(self, points: Array, deadline: float | None = None) -> Results:
+        """What is asked at each row of `points`, any number of them.
+
+        Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+        """
+        count, size = len(points), self.task.points
+        found = np.empty((self.rows, count))
+        with self.program.workspace() as workspace:
+            variables, rows = self.columns(workspace)
+            for start in range(0, count, size):
+                block = points[start : start + size]
+                variables[:, : len(block)] = block.T
+                variables[:, len(block) :] = block[-1:].T
+                workspace.run(deadline)
+                found[:, start : start + size] = rows[:, : len(block)]
+        return self.split(found)
+
+    def split(self, found: Array) -> Results:
+        """The matrix of all results in its parts."""
+        hessians = found[self._index].transpose(2, 0, 1) if self.task.order > 1 else None
+        return Results(found[0], found[1 : 1 + self.dimension].T, hessians)
+
+    def problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
+        """What is wrong at which of the points."""
+        return quietly(self._problems, points, results)
+
+    def _problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
+        lost = ~(np.isfinite(results.values) & np.isfinite(results.gradients).all(-1))
+        if results.hessians is not None:
+            lost |= ~np.isfinite(results.hessians).all((-1, -2))
+        if not self.checks and not lost.any():
+            return {}
+        values = self._values(points)
+        found: dict[int, list[Problem]] = {}
+        for check in self.checks:
+            met = check.trouble.where(*[values[place] for place in check.operands])
+            step = self.expression.steps[check.step]
+            for point in np.flatnonzero(np.broadcast_to(met, lost.shape)).tolist():
+                found.setdefault(point, []).append(Problem(check.trouble.kind, step, check.trouble.text))
+        for point in np.flatnonzero(lost).tolist():
+            if point not in found:
+                found[point] = [self._not_finite(point, values)]
+        return found
+
+    def _values(self, points: Array) -> list[Array]:
+        """The value of each step at each point."""
+        graph = Graph("float64")
+        variables = [graph.input(name, (len(points),)) for name in self.expression.variables]
+        nodes = build(self.expression, graph, variables)
+        values = interpret(nodes, dict(zip(variables, points.T, strict=True)))
+        return [np.broadcast_to(values[node], len(points)) for node in nodes]
+
+    def _not_finite(self, point: int, values: Sequence[Array]) -> Problem:
+        for step, value in zip(self.expression.steps, values, strict=True):
+            if not math.isfinite(value[point]):
+                return Problem("not_finite", step, "the value is beyond what 64-bit numbers hold")
+        return Problem("not_finite", None, "a derivative is not finite here")
+
+
+def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shape: tuple[int, ...]) -> list[Node]:
+    """Value, derivatives and second derivatives as nodes of one shape."""
+    one = broadcast(graph.constant(1.0), shape)
+    value = broadcast(value, shape)
+    rows = [value]
+    if order:
+        first = dense(differentiate(value, variables, one).nodes, variables)
+        rows += first
+        if order > 1:
+            for place, derivative in enumerate(first):
+                wrt = variables[place:]
+                rows += dense(differentiate(broadcast(derivative, shape), wrt, one).nodes, wrt)
+    return [broadcast(row, shape) for row in rows]
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    return list(combinations_with_replacement(range(count), 2))
+
+
+def _counts(error: LimitExceeded) -> tuple[float, float, tuple[str]]:
+    return error.asked, error.allowed, ("expression",)

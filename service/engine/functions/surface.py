@@ -1,0 +1,100 @@
+"""A function over a grid: values, slopes, and contour levels that show its shape."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.functions.function import Function
+from service.engine.graph.ir import Array
+
+SKEWED = 20.0
+"""Where the upper values rise so many times farther above the lowest than the middle ones, levels are logarithmic."""
+
+
+class Axis(NamedTuple):
+    """One edge of a grid."""
+
+    variable: int
+    """Its place among the variables."""
+    low: float
+    high: float
+    points: int
+
+    @property
+    def numbers(self) -> Array:
+        numbers: Array = np.linspace(self.low, self.high, self.points)
+        return numbers
+
+
+class Levels(NamedTuple):
+    """Values to draw contours at."""
+
+    values: list[float]
+    spacing: str
+    """linear or logarithmic."""
+
+
+def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
+    """Every point of the grid, (points, variables), the first axis fastest; other variables are as in `at`."""
+    meshes = np.meshgrid(*[axis.numbers for axis in axes])
+    points = np.tile(at, (meshes[0].size, 1))
+    for axis, mesh in zip(axes, meshes, strict=True):
+        points[:, axis.variable] = mesh.reshape(-1)
+    return points
+
+
+def sample(function: Function, points: Array, shape: tuple[int, ...], deadline: float | None) -> tuple[Array, Array]:
+    """Values, of `shape`, and gradients, of `shape` and the variables, at the points of a grid."""
+    results = function.run(points, deadline)
+    return results.values.reshape(shape), results.gradients.reshape(*shape, -1)
+
+
+def levels_for(values: Array, count: int) -> Levels:
+    """About so many round numbers between the least and the largest value.
+
+    Where a few values tower over the rest, as on the walls of a narrow valley, their distances from the least value
+    grow by equal factors; else the numbers are evenly spaced.
+    """
+    finite = np.sort(values[np.isfinite(values)])
+    if not len(finite) or finite[0] == finite[-1]:
+        return Levels([], "linear")
+    low, middle, high = (float(finite[int(share * (len(finite) - 1))]) for share in (0.0, 0.5, 1.0))
+    if not math.isfinite(high - low):
+        low, middle, high = (float(finite[int(share * (len(finite) - 1))]) for share in (0.05, 0.5, 0.95))
+    if not 0.0 < high - low < math.inf:
+        return Levels([], "linear")
+    if high - low > SKEWED * (middle - low):
+        return Levels(_logarithmic(low, finite, count), "logarithmic")
+    step = _round_up((high - low) / (count + 1))
+    first = math.floor(low / step) + 1
+    values_ = [round(multiple) * step for multiple in np.arange(first, first + 2 * count + 2)]
+    return Levels([_tidy(value, step) for value in values_ if low < value < high], "linear")
+
+
+def _logarithmic(low: float, finite: Array, count: int) -> list[float]:
+    above = finite[finite > low] - low
+    near, far = float(above[len(above) // 50]), float(above[-1])
+    ratio = max(far / near, 10.0)
+    distances = near * ratio ** (np.arange(1, count + 1) / (count + 1))
+    rounded = [_round(distance) for distance in distances.tolist()]
+    base = _tidy(low, rounded[0])
+    return sorted({base + distance for distance in rounded if low < base + distance < low + far})
+
+
+def _round_up(step: float) -> float:
+    """The next number of the form 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= step * (1.0 - 1e-12))
+
+
+def _round(number: float) -> float:
+    """A number to two digits."""
+    return float(f"{number:.1e}")
+
+
+def _tidy(value: float, step: float) -> float:
+    """A value without digits far below a step."""
+    return round(value, max(0, 2 - math.floor(math.log10(step)))) + 0.0

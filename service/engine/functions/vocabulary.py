@@ -1,0 +1,468 @@
+"""What an expression may name: operators, functions and constants, each declared once.
+
+A declaration says how many arguments a word takes, how it is built from the primitive operations (which know its
+derivative), and where it has no value, no slope or no certain slope. Parser, catalogue, the problems told of a point
+and the generic tests read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Declaration, Registry
+from service.engine.graph import elementary, operations
+from service.engine.graph.ir import Array, Node
+
+
+class Trouble(NamedTuple):
+    """Where a word of an expression has no value, or no derivative."""
+
+    kind: str
+    """domain: there is no real value; pole: the value is infinite; vertical: the slope is; kink, jump: there is none,
+    and the answer follows a convention."""
+    where: Callable[..., Array]
+    """From the arguments (arrays of one shape) to the elements that it concerns."""
+    text: str
+    """What to tell: `log takes numbers above 0`."""
+
+
+def never(*literals: float | None) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Word(Declaration):
+    """An operator, a function or a constant: see the module."""
+
+    arguments: int
+    """How many it takes; 0: it is a constant."""
+    operator: bool = False
+    """Written between or before its arguments, by its aliases, and not called by its name."""
+    troubles: tuple[Trouble, ...] = ()
+    harmless: Callable[..., bool] = never
+    """From the arguments that are literal numbers (others are None) to whether no trouble can come."""
+    takes_literals: bool = False
+    """Its builder is told the literal numbers among its arguments too."""
+
+
+vocabulary: Registry[Word] = Registry("word", "vocabulary", Word, within="functions")
+
+
+def _where_zero(x: Array) -> Array:
+    mask: Array = x == 0.0
+    return mask
+
+
+def _where_negative(x: Array) -> Array:
+    mask: Array = x < 0.0
+    return mask
+
+
+def _where_whole(x: Array) -> Array:
+    mask: Array = x == np.floor(x)
+    return mask
+
+
+def _kink(where: Callable[..., Array], text: str) -> Trouble:
+    return Trouble("kink", where, text)
+
+
+def _jump(where: Callable[..., Array], text: str) -> Trouble:
+    return Trouble("jump", where, text)
+
+
+def _logarithm(name: str) -> tuple[Trouble, ...]:
+    return (
+        Trouble("domain", _where_negative, f"{name} takes numbers above 0"),
+        Trouble("pole", _where_zero, f"{name} of 0 is minus infinity"),
+    )
+
+
+def _inverse(name: str) -> tuple[Trouble, ...]:
+    return (
+        Trouble("domain", lambda x: np.abs(x) > 1.0, f"{name} takes numbers from -1 to 1"),
+        Trouble("vertical", lambda x: np.abs(x) == 1.0, f"the slope of {name} is infinite at -1 and 1"),
+    )
+
+
+# --- operators ----------------------------------------------------------------------------------
+
+
+@vocabulary.declare("add", en="The sum.", zh="和。", arguments=2, operator=True, aliases=("+",), latex="a + b")
+def add(a: Node, b: Node) -> Node:
+    return a + b
+
+
+@vocabulary.declare(
+    "subtract", en="The difference.", zh="差。", arguments=2, operator=True, aliases=("-", "−"), latex="a - b"
+)
+def subtract(a: Node, b: Node) -> Node:
+    return a - b
+
+
+@vocabulary.declare(
+    "multiply",
+    en="The product; the sign may be left out, as in 2x, 2(x + 1) or x sin(x). It then binds as * does: 1/2x is x/2.",
+    zh="积;乘号可省略,如 2x、2(x + 1)、x sin(x)。省略时优先级与 * 相同:1/2x 即 x/2。",
+    arguments=2,
+    operator=True,
+    aliases=("*", "·", "×"),
+    latex="a b",
+)
+def multiply(a: Node, b: Node) -> Node:
+    return a * b
+
+
+@vocabulary.declare(
+    "divide",
+    en="The quotient.",
+    zh="商。",
+    arguments=2,
+    operator=True,
+    aliases=("/", "÷"),
+    latex=r"\frac{a}{b}",
+    troubles=(Trouble("pole", lambda a, b: b == 0.0, "division by 0"),),
+    harmless=lambda a, b: b is not None and b != 0.0,
+)
+def divide(a: Node, b: Node) -> Node:
+    return a / b
+
+
+@vocabulary.declare(
+    "negate", en="The negative: -x^2 is -(x^2).", zh="相反数:-x^2 即 -(x^2)。", arguments=1, operator=True, latex="-a"
+)
+def negate(a: Node) -> Node:
+    return -a
+
+
+MOST_FACTORS = 64
+"""Whole exponents up to this one are products: twenty times faster than the general power, and as exact."""
+
+
+@vocabulary.declare(
+    "power",
+    en="a to the b, also written **; a^b^c is a^(b^c). Powers of negative numbers are real for whole exponents only; "
+    "0^0 is 1.",
+    zh="a 的 b 次幂,也可写作 **;a^b^c 即 a^(b^c)。负数仅整数次幂为实数;0^0 取 1。",
+    arguments=2,
+    operator=True,
+    aliases=("^", "**"),
+    latex="a^b",
+    takes_literals=True,
+    troubles=(
+        Trouble("domain", lambda a, b: (a < 0.0) & ~_where_whole(b), "a negative number has whole powers only"),
+        Trouble("pole", lambda a, b: (a == 0.0) & (b < 0.0), "0 has no negative powers"),
+        Trouble("vertical", lambda a, b: (a == 0.0) & (b > 0.0) & (b < 1.0), "the slope of a root is infinite at 0"),
+    ),
+    harmless=lambda a, b: (b is not None and b >= 0.0 and b.is_integer()) or (a is not None and a > 0.0),
+)
+def raise_to(a: Node, b: Node, base: float | None, exponent: float | None) -> Node:
+    if base == math.e:
+        return operations.exp(b)
+    if exponent is None or abs(exponent) > MOST_FACTORS:
+        return elementary.power(a, b)
+    if exponent == 0.5:
+        return operations.sqrt(a)
+    if not exponent.is_integer():
+        return elementary.power(a, b)
+    if exponent < 0.0:
+        return 1.0 / _whole_power(a, int(-exponent))
+    return _whole_power(a, int(exponent))
+
+
+def _whole_power(a: Node, exponent: int) -> Node:
+    if exponent == 0:
+        return a.graph.constant(1.0)
+    result: Node | None = None
+    while exponent:
+        if exponent & 1:
+            result = a if result is None else result * a
+        exponent >>= 1
+        if exponent:
+            a = operations.square(a)
+    assert result is not None
+    return result
+
+
+# --- constants ----------------------------------------------------------------------------------
+
+
+@vocabulary.declare(
+    "pi", en="The circumference of a circle of diameter 1.", zh="圆周率。", arguments=0, aliases=("π",), latex=r"\pi"
+)
+def pi() -> float:
+    return math.pi
+
+
+@vocabulary.declare("e", en="The base of the natural logarithm.", zh="自然对数的底。", arguments=0, latex="e")
+def e() -> float:
+    return math.e
+
+
+# --- functions ----------------------------------------------------------------------------------
+
+
+def _function(name: str, build: Callable[..., Node], latex: str, en: str, zh: str, **details: Any) -> None:
+    vocabulary.declare(name, en=en, zh=zh, latex=latex, **{"arguments": 1, **details})(build)
+
+
+_function("exp", operations.exp, "e^a", "The exponential function.", "指数函数。")
+_function("expm1", operations.expm1, "e^a - 1", "exp(a) - 1, exact near 0.", "exp(a) - 1,在 0 附近保持精度。")
+_function(
+    "log",
+    operations.log,
+    r"\ln a",
+    "The natural logarithm.",
+    "自然对数。",
+    aliases=("ln",),
+    troubles=_logarithm("log"),
+)
+_function(
+    "log1p",
+    operations.log1p,
+    r"\ln(1 + a)",
+    "log(1 + a), exact near 0.",
+    "log(1 + a),在 0 附近保持精度。",
+    troubles=(
+        Trouble("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
+        Trouble("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
+    ),
+)
+_function(
+    "log2", elementary.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", troubles=_logarithm("log2")
+)
+_function(
+    "log10",
+    elementary.log10,
+    r"\log_{10} a",
+    "The logarithm to base 10.",
+    "以 10 为底的对数。",
+    aliases=("lg",),
+    troubles=_logarithm("log10"),
+)
+_function(
+    "sqrt",
+    operations.sqrt,
+    r"\sqrt{a}",
+    "The square root.",
+    "平方根。",
+    aliases=("√",),
+    troubles=(
+        Trouble("domain", _where_negative, "sqrt takes numbers from 0 on"),
+        Trouble("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
+    ),
+)
+_function(
+    "cbrt",
+    elementary.cbrt,
+    r"\sqrt[3]{a}",
+    "The cube root, also of negative numbers.",
+    "立方根,负数亦可。",
+    troubles=(Trouble("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
+)
+_function("sin", elementary.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
+_function("cos", elementary.cos, r"\cos a", "The cosine.", "余弦。")
+_function("tan", elementary.tan, r"\tan a", "The tangent.", "正切。")
+_function(
+    "asin", elementary.asin, r"\arcsin a", "The arc sine.", "反正弦。", aliases=("arcsin",), troubles=_inverse("asin")
+)
+_function(
+    "acos", elementary.acos, r"\arccos a", "The arc cosine.", "反余弦。", aliases=("arccos",), troubles=_inverse("acos")
+)
+_function("atan", elementary.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
+_function(
+    "atan2",
+    elementary.atan2,
+    r"\operatorname{atan2}(a, b)",
+    "The angle of the point (b, a).",
+    "点 (b, a) 的辐角。",
+    arguments=2,
+    aliases=("arctan2",),
+    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),),
+)
+_function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
+_function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
+_function("tanh", operations.tanh, r"\tanh a", "The hyperbolic tangent.", "双曲正切。")
+_function(
+    "asinh", elementary.asinh, r"\operatorname{arsinh} a", "The inverse of sinh.", "反双曲正弦。", aliases=("arsinh",)
+)
+_function(
+    "acosh",
+    elementary.acosh,
+    r"\operatorname{arcosh} a",
+    "The inverse of cosh.",
+    "反双曲余弦。",
+    aliases=("arcosh",),
+    troubles=(
+        Trouble("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
+        Trouble("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
+    ),
+)
+_function(
+    "atanh",
+    elementary.atanh,
+    r"\operatorname{artanh} a",
+    "The inverse of tanh.",
+    "反双曲正切。",
+    aliases=("artanh",),
+    troubles=(
+        Trouble("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
+        Trouble("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
+    ),
+)
+_function(
+    "sigmoid",
+    operations.sigmoid,
+    r"\sigma(a)",
+    "The logistic function 1/(1 + exp(-a)).",
+    "逻辑斯谛函数 1/(1 + exp(-a))。",
+    aliases=("logistic",),
+)
+
+
+@vocabulary.declare(
+    "relu",
+    en="a where it is positive, else 0; its slope at 0 is taken as 0.",
+    zh="正数取自身,否则取 0;在 0 处斜率取 0。",
+    arguments=1,
+    latex=r"\max(0, a)",
+    troubles=(_kink(_where_zero, "relu has a kink at 0; its slope is taken as 0 there"),),
+)
+def relu(a: Node) -> Node:
+    return operations.with_slope(a, operations.maximum(a, 0.0), operations.greater(a, 0.0))
+
+
+_function(
+    "softplus", operations.softplus, r"\ln(1 + e^a)", "A smooth relu: log(1 + exp(a)).", "平滑的 relu:log(1 + exp(a))。"
+)
+_function("erf", elementary.erf, r"\operatorname{erf} a", "The error function.", "误差函数。")
+_function(
+    "erfc",
+    operations.erfc,
+    r"\operatorname{erfc} a",
+    "1 - erf(a), exact for large a.",
+    "1 - erf(a),对大的 a 保持精度。",
+)
+
+
+@vocabulary.declare(
+    "gaussian", en="The bell curve exp(-a^2).", zh="钟形曲线 exp(-a^2)。", arguments=1, latex="e^{-a^2}"
+)
+def gaussian(a: Node) -> Node:
+    return operations.exp(-operations.square(a))
+
+
+@vocabulary.declare(
+    "step",
+    en="1 from 0 on, else 0; its slope is taken as 0 everywhere.",
+    zh="大于等于 0 取 1,否则取 0;斜率处处取 0。",
+    arguments=1,
+    aliases=("heaviside",),
+    latex=r"[a \ge 0]",
+    troubles=(_jump(_where_zero, "step jumps at 0"),),
+)
+def step(a: Node) -> Node:
+    return operations.greater_equal(a, 0.0)
+
+
+_function(
+    "sign",
+    operations.sign,
+    r"\operatorname{sgn} a",
+    "-1, 0 or 1; its slope is taken as 0 everywhere.",
+    "取 -1、0 或 1;斜率处处取 0。",
+    aliases=("sgn",),
+    troubles=(_jump(_where_zero, "sign jumps at 0"),),
+)
+_function(
+    "abs",
+    operations.absolute,
+    "|a|",
+    "The absolute value, also written |a|; its slope at 0 is taken as 0.",
+    "绝对值,也可写作 |a|;在 0 处斜率取 0。",
+    troubles=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
+)
+_function(
+    "floor",
+    elementary.floor,
+    r"\lfloor a \rfloor",
+    "The largest integer that is not above a.",
+    "不大于 a 的最大整数。",
+    troubles=(_jump(_where_whole, "floor jumps at whole numbers"),),
+)
+_function(
+    "ceil",
+    elementary.ceil,
+    r"\lceil a \rceil",
+    "The least integer that is not below a.",
+    "不小于 a 的最小整数。",
+    troubles=(_jump(_where_whole, "ceil jumps at whole numbers"),),
+)
+_function(
+    "round",
+    elementary.rint,
+    r"\operatorname{round} a",
+    "The nearest integer; of two, the even one.",
+    "最近的整数;恰在中间时取偶数。",
+    troubles=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
+)
+_function(
+    "min",
+    operations.minimum,
+    r"\min(a, b)",
+    "The smaller of two; where they are equal, each has half of the slope.",
+    "两数中较小者;相等时斜率各取一半。",
+    arguments=2,
+    troubles=(_kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),),
+)
+_function(
+    "max",
+    operations.maximum,
+    r"\max(a, b)",
+    "The larger of two; where they are equal, each has half of the slope.",
+    "两数中较大者;相等时斜率各取一半。",
+    arguments=2,
+    troubles=(_kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),),
+)
+vocabulary.declare(
+    "pow",
+    en="pow(a, b) is a^b.",
+    zh="pow(a, b) 即 a^b。",
+    arguments=2,
+    latex="a^b",
+    takes_literals=True,
+    troubles=vocabulary["power"].troubles,
+    harmless=vocabulary["power"].harmless,
+)(raise_to)
+
+
+@vocabulary.declare(
+    "mod",
+    en="The remainder a - b floor(a/b).",
+    zh="余数 a - b floor(a/b)。",
+    arguments=2,
+    latex=r"a \bmod b",
+    troubles=(
+        Trouble("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
+        _jump(lambda a, b: (b != 0.0) & _where_whole(a / b), "mod jumps where its arguments divide"),
+    ),
+)
+def mod(a: Node, b: Node) -> Node:
+    return a - b * elementary.floor(a / b)
+
+
+@vocabulary.declare(
+    "hypot",
+    en="The length of the vector (a, b).",
+    zh="向量 (a, b) 的长度。",
+    arguments=2,
+    latex=r"\sqrt{a^2 + b^2}",
+    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
+)
+def hypot(a: Node, b: Node) -> Node:
+    return operations.sqrt(operations.square(a) + operations.square(b))
