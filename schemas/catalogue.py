@@ -50,6 +50,34 @@ class CountSchema(Schema):
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
+class TroubleSchema(Schema):
+    """Where a word of an expression has no value, or no certain derivative."""
+
+    kind = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class MinimumSchema(Schema):
+    """A local minimum."""
+
+    point = fields.List(fields.Float(), required=True)
+    value = fields.Float(required=True)
+
+
+class PlaceSchema(Schema):
+    """A maximum, a saddle, or a degenerate stationary point."""
+
+    point = fields.List(fields.Float(), required=True)
+    classification = fields.String(required=True)
+
+
+class TrialSchema(Schema):
+    """An optimizer that shows something, from each of the starts."""
+
+    optimizer = fields.Dict(required=True)
+    steps = fields.Integer(required=True)
+
+
 class DeclarationSchema(Schema):
     """A building block that requests may name."""
 
@@ -75,6 +103,19 @@ class DeclarationSchema(Schema):
         metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
     )
     curve = fields.Nested(CurveSchema)
+    arguments = fields.Integer(metadata={"description": "how many a word of an expression takes; 0: a constant"})
+    operator = fields.Boolean(metadata={"description": "a word that is written by its aliases, not called by its name"})
+    troubles = fields.List(
+        fields.Nested(TroubleSchema), metadata={"description": "where a word has no value, or no certain derivative"}
+    )
+    expression = fields.String(metadata={"description": "of a preset: send it to /v1/functions"})
+    variables = fields.List(fields.String())
+    domain = fields.List(fields.List(fields.Float()), metadata={"description": "low and high of each variable"})
+    minima = fields.List(fields.Nested(MinimumSchema), metadata={"description": "all in the domain, lowest first"})
+    stationary = fields.List(fields.Nested(PlaceSchema), metadata={"description": "other places without a gradient"})
+    teaches = fields.Nested(TextSchema, metadata={"description": "what to look at"})
+    starts = fields.List(fields.List(fields.Float()), metadata={"description": "where to let runs go"})
+    trials = fields.List(fields.Nested(TrialSchema), metadata={"description": "descents that show it"})
 
 
 class DeclarationsSchema(Schema):
@@ -87,3 +128,5 @@ class DeclarationsSchema(Schema):
     regularizers = fields.List(fields.Nested(DeclarationSchema))
     optimizers = fields.List(fields.Nested(DeclarationSchema))
     schedules = fields.List(fields.Nested(DeclarationSchema))
+    presets = fields.List(fields.Nested(DeclarationSchema))
+    vocabulary = fields.List(fields.Nested(DeclarationSchema))

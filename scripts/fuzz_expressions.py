@@ -1,9 +1,10 @@
-"""Give the parser of expressions what nobody should type, and see that it stays calm.
+"""Give the engine expressions that nobody should type, and see that it stays calm.
 
     OPENBLAS_NUM_THREADS=1 python scripts/fuzz_expressions.py [count] [seed]
 
-Each text is taken with its variables to be found and with a list of them. It must be understood or refused as an
-invalid request, within 50 ms of the processor's time. Tells the slowest, and ends with an error if one is worse.
+Each text is parsed with its variables to be found and with a list of them; what is understood is also compiled,
+differentiated twice, computed at one point and written as formulas. Each of these must succeed or be refused within
+50 ms of the processor's time. Tells the slowest, and ends with an error if one is worse.
 """
 
 from __future__ import annotations
@@ -14,20 +15,37 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from service.engine.errors import InvalidRequest  # noqa: E402
+from service.engine.errors import InvalidRequest, LimitExceeded  # noqa: E402
+from service.engine.functions.backpropagation import ExpressionGraph  # noqa: E402
+from service.engine.functions.calculus import analyse  # noqa: E402
 from service.engine.functions.expression import parse  # noqa: E402
+from service.engine.functions.formulas import formulas_of  # noqa: E402
+from service.engine.functions.function import Function, FunctionTask  # noqa: E402
 from tests.engine.functions.hostile import hostile_expressions  # noqa: E402
 
 COUNT = 100_000
 ALLOWED_SECONDS = 0.05
 SLOWEST = 5
 
+
+def compiled(text: str) -> object:
+    """Value, gradient, Hessian and all that follows from them, at one point."""
+    expression = parse(text)
+    function = Function(FunctionTask(expression, 1, 2))
+    return analyse(function, np.full((1, len(expression.variables)), 0.7)) if expression.variables else None
+
+
 CHECKS: dict[str, Callable[[str], object]] = {
     "variables to be found": parse,
     "variables x and y": lambda text: parse(text, ("x", "y")),
+    "compiled": compiled,
+    "as a graph": lambda text: ExpressionGraph(parse(text)),
+    "as formulas": lambda text: formulas_of(parse(text)),
 }
 
 
@@ -41,6 +59,8 @@ def outcome(check: Callable[[str], object], text: str) -> tuple[str, float]:
         result = "refused"
         for fault in refusal.faults:
             fault.detail.encode()
+    except LimitExceeded:
+        result = "refused"
     except Exception as error:
         result = f"{type(error).__name__}: {error}"
     return result, time.thread_time() - before

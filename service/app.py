@@ -11,15 +11,12 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
-from service.api import catalogue, derivatives, evaluation, system, training
+from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.derivatives import Derivation, DerivativeTask
-from service.engine.network.evaluate import Evaluation
-from service.engine.network.task import Task
 from service.observability import Timer, count, log_request
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
@@ -37,7 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     app.extensions["nabla"] = Runtime(
         settings,
-        LeastRecentlyUsed(settings.cached_nodes, _weight_of_compiled),
+        LeastRecentlyUsed(settings.cached_nodes, lambda _, compiled: compiled.weight),
         WorkspacePool(settings.pooled_bytes),
         Budget(settings.max_memory_bytes),
         threading.BoundedSemaphore(settings.streams),
@@ -46,6 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
     app.register_blueprint(training.blueprint)
+    app.register_blueprint(functions.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(system.problems)
@@ -55,10 +53,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     _report_problems(app, settings)
     _finish(app, settings)
     return app
-
-
-def _weight_of_compiled(_: Task | DerivativeTask, compiled: Evaluation | Derivation) -> int:
-    return len(compiled.model.graph.nodes) + len(compiled.task.parameters)
 
 
 def _request_id() -> str:

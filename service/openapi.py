@@ -17,7 +17,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas import declared, derivatives, evaluation, fields, network, tensor, training
+from schemas import declared, derivatives, evaluation, fields, functions, network, tensor, training
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.operation import OPERATIONS, Operation
@@ -26,6 +26,7 @@ from service.app import create_app
 from service.config import Settings
 from service.engine.declarations import Declaration, Registry
 from service.engine.descent.comparison import MOST_RUNS
+from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 
@@ -104,7 +105,11 @@ class _Describer:
             info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
             tags=[
                 {"name": "Networks", "description": "Outputs, losses and gradients of a network that you define"},
-                {"name": "Training", "description": "What optimizers do with them, step by step"},
+                {
+                    "name": "Functions",
+                    "description": "Calculus of functions that you type, and balls that roll down them",
+                },
+                {"name": "Training", "description": "What optimizers do with networks, step by step"},
                 {"name": "Catalogue", "description": "Everything a request may name"},
                 {"name": "System", "description": "Health, metrics and this description"},
             ],
@@ -176,6 +181,20 @@ class _Describer:
             case training.OptimizersField():
                 one = self.choice(field.registry)
                 return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": one}
+            case functions.ExpressionField():
+                return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
+            case functions.VariablesField():
+                names = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$", "maxLength": LONGEST_NAME}
+                return {"type": "array", "minItems": 1, "maxItems": MOST_VARIABLES, "items": names}
+            case functions.RangeField():
+                return _range(field)
+            case functions.BoxField():
+                one = _range(field.range)
+                several = {"type": "array", "minItems": 1, "maxItems": MOST_VARIABLES, "items": one}
+                return {"anyOf": [one, several]}
+            case functions.StartsField():
+                layout = self.component("Starts", lambda: self.object(field.layout))
+                return {"anyOf": [_reference("Tensor"), layout]}
             case derivatives.DerivedField():
                 return _reference("Derived")
             case evaluation.LossField():
@@ -292,6 +311,10 @@ def _bounds(field: fields.NumberField) -> dict[str, float]:
     if field.maximum is not None:
         bounds["exclusiveMaximum" if field.open_maximum else "maximum"] = field.maximum
     return bounds
+
+
+def _range(field: functions.RangeField) -> dict[str, Any]:
+    return {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"} | _bounds(field.number)}
 
 
 def _integers(field: fields.IntegersField) -> dict[str, Any]:

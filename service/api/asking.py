@@ -59,7 +59,9 @@ def compiled(
     """What `make` makes of the key, or made of it for an earlier request; timed, and its memory told."""
     runtime = context.runtime
     try:
-        found = runtime.compiled.get(key, lambda: make(key, runtime.settings.limits, runtime.workspaces))
+        found: Evaluation | Derivation = runtime.compiled.get(
+            key, lambda: make(key, runtime.settings.limits, runtime.workspaces)
+        )
     except InvalidRequest as error:
         raise InvalidRequest([*error.faults, *_faults_of_parameters(task, feed, context)]) from None
     context.timer.mark("compile")
@@ -78,7 +80,8 @@ def compiler(context: Context) -> Compile:
                 return compile_task(key, limits, workspaces)
             return compile_derivative(key, limits, workspaces)
 
-        return runtime.compiled.get(key, make)
+        found: Evaluation | Derivation = runtime.compiled.get(key, make)
+        return found
 
     return Compile(find)
 

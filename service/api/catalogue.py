@@ -30,6 +30,9 @@ from service.engine.declarations import (
 )
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
+from service.engine.functions.formulas import formulas_of, slopes_of
+from service.engine.functions.presets import Preset, presets
+from service.engine.functions.vocabulary import Word, vocabulary
 from service.engine.network.activations import activations
 from service.engine.network.curves import activation_curve, loss_curve
 from service.engine.network.initializers import initializers
@@ -43,7 +46,17 @@ blueprint = Blueprint("catalogue", __name__)
 
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.plural: registry
-    for registry in (activations, losses, layers, initializers, regularizers, optimizers, schedules)
+    for registry in (
+        activations,
+        losses,
+        layers,
+        initializers,
+        regularizers,
+        optimizers,
+        schedules,
+        presets,
+        vocabulary,
+    )
 }
 MOST_POINTS = 2001
 
@@ -100,7 +113,7 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         "derivative": declaration.derivative,
         "options": [_option(option) for option in declaration.options],
         "sources": list(declaration.sources),
-        "href": f"/v1/{plural}/{declaration.name}",
+        "href": f"/v1/{REGISTRIES[plural].path}/{declaration.name}",
     }
     if isinstance(declaration, Layer):
         entry["parameters"] = dict(declaration.parameters or {})
@@ -110,7 +123,38 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         entry["conventions"] = {name: dict(defaults) for name, defaults in declaration.conventions.items()}
         entry["counter_example"] = declaration.counter_example
         entry["state"] = _state_of(declaration)
+    if isinstance(declaration, Word):
+        entry |= _word(declaration)
+    if isinstance(declaration, Preset):
+        entry |= _preset(declaration)
     return entry
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {
+        "derivative": ",\\quad ".join(slopes_of(word)),
+        "arguments": word.arguments,
+        "operator": word.operator,
+        "troubles": [{"kind": trouble.kind, "message": trouble.text} for trouble in word.troubles],
+    }
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
+    formulas = formulas_of(preset.build())
+    return {
+        "latex": formulas.function,
+        "derivative": ",\\quad ".join(partial.latex for partial in formulas.gradient if partial is not None),
+        "expression": preset.expression,
+        "variables": preset.variables,
+        "domain": preset.domain,
+        "minima": [minimum._asdict() for minimum in preset.minima],
+        "stationary": [{"point": place.point, "classification": place.kind} for place in preset.stationary],
+        "teaches": dict(preset.teaches),
+        "starts": preset.starts,
+        "trials": [
+            {"optimizer": {"type": trial.optimizer, **trial.options}, "steps": trial.steps} for trial in preset.trials
+        ],
+    }
 
 
 def _state_of(optimizer: Optimizer) -> list[str]:
@@ -189,7 +233,7 @@ def _add(plural: str) -> None:
         "name": "name",
         "in": "path",
         "required": True,
-        "schema": {"type": "string", "enum": registry.names},
+        "schema": {"type": "string", "enum": [name for name in registry.names if name != "/"]},
         "example": next(iter(registry)).name,
     }
     query = [
@@ -219,17 +263,18 @@ def _add(plural: str) -> None:
     everything.__doc__ = f"Every {kind} that a request may name, with options, formulas and sources."
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
     summary = f"All {plural}"
-    describe("GET", f"/v1/{plural}", summary=summary, tag="Catalogue", gives=DeclarationsSchema())(everything)
+    path = f"/v1/{registry.path}"
+    describe("GET", path, summary=summary, tag="Catalogue", gives=DeclarationsSchema())(everything)
     describe(
         "GET",
-        f"/v1/{plural}/{{name}}",
+        f"{path}/{{name}}",
         summary=f"One {kind}",
         tag="Catalogue",
         gives=DeclarationSchema(),
         parameters=(path_parameter, *query),
     )(one)
-    blueprint.get(f"/v1/{plural}")(everything)
-    blueprint.get(f"/v1/{plural}/<name>")(one)
+    blueprint.get(path)(everything)
+    blueprint.get(f"{path}/<name>")(one)
 
 
 for _plural in REGISTRIES:

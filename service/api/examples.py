@@ -226,3 +226,70 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
         ],
     },
 }
+
+ROSENBROCK = "(1 - x)^2 + 100*(y - x^2)^2"
+HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
+
+FUNCTION_GRADIENT: dict[str, dict[str, Any]] = {
+    "rosenbrock": {"expression": ROSENBROCK, "points": [[-1.2, 1], [1, 1]]},
+    "saddle": {
+        "expression": "x^2 - y^2",
+        "points": [[0, 0], [3, 1]],
+        "directions": [[1, 0], [1, 1]],
+        "include": ["hessian"],
+    },
+    "domain": {"expression": "log(x) + |y|", "points": [[1, 0], [-1, 2]], "include": []},
+}
+
+STATIONARY: dict[str, dict[str, Any]] = {
+    "double_well": {"expression": "x^4 - 3x^2 + x", "box": [-3, 3], "starts": 100},
+    "himmelblau": {"expression": HIMMELBLAU, "box": [[-5, 5], [-5, 5]]},
+}
+
+DESCEND: dict[str, dict[str, Any]] = {
+    "double_well": {
+        "expression": "x^4 - 3x^2 + x",
+        "starts": [[2], [-2]],
+        "optimizers": [
+            {"type": "sgd", "learning_rate": 0.01},
+            {"type": "momentum", "learning_rate": 0.01, "momentum": 0.9},
+        ],
+        "steps": 200,
+        "trace": {"every": 50},
+    },
+    "saddle": {
+        "expression": "x^2/2 + y^4/4 - y^2/2",
+        "starts": [[1, 0], [1, 0.001]],
+        "optimizers": [{"type": "sgd", "learning_rate": 0.1}],
+        "steps": 200,
+        "trace": {"every": 100},
+    },
+    "too_fast": {
+        "expression": "x^2 + 10y^2",
+        "starts": [[1, 1]],
+        "optimizers": [{"type": "sgd", "learning_rate": 0.09}, {"type": "sgd", "learning_rate": 0.2}],
+        "steps": 50,
+        "trace": {"every": 10},
+    },
+}
+
+SURFACE: dict[str, dict[str, Any]] = {
+    "rosenbrock": {"expression": ROSENBROCK, "x": [-2, 2], "y": [-1, 3], "resolution": 5, "levels": 8},
+    "basins": {
+        "expression": HIMMELBLAU,
+        "x": [-5, 5],
+        "y": [-5, 5],
+        "resolution": 6,
+        "basins": True,
+        "optimizer": {"type": "sgd", "learning_rate": 0.01},
+    },
+}
+
+FIT: dict[str, dict[str, Any]] = {
+    "three_points": {
+        "points": [[1, 2], [2, 3], [3, 5]],
+        "optimizers": [{"type": "sgd", "learning_rate": 0.1}],
+        "steps": 100,
+        "trace": {"every": 50},
+    },
+}

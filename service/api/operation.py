@@ -24,9 +24,6 @@ from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.derivatives import Derivation, DerivativeTask
-from service.engine.network.evaluate import Evaluation
-from service.engine.network.task import Task
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
@@ -42,7 +39,8 @@ class Runtime:
     """What operations need of the running service."""
 
     settings: Settings
-    compiled: LeastRecentlyUsed[Task | DerivativeTask, Evaluation | Derivation]
+    compiled: LeastRecentlyUsed[Any, Any]
+    """What was made of definitions and expressions: things with a `weight`, by what they were made of."""
     workspaces: WorkspacePool
     memory: Budget
     streams: threading.Semaphore

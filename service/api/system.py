@@ -119,7 +119,7 @@ def openapi_json() -> Response:
     return Response(_specification()[1], content_type=wire.JSON)
 
 
-TAGS = ("Networks", "Training", "Catalogue", "System")
+TAGS = ("Networks", "Functions", "Training", "Catalogue", "System")
 
 
 def _in_rows(text: str) -> str:

@@ -25,7 +25,7 @@ from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import MINIMUM, Calculus, analyse, norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.stationary import distinct, polish, refine
+from service.engine.functions.stationary import distinct, near, polish, refine
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -426,6 +426,8 @@ class Outcome:
         self.steps_done: list[int] = rolling.ended_at.tolist()
         settled = (rolling.status != DIVERGED) & np.isfinite(self.points).all(-1) & np.isfinite(self.values)
         self.valleys = valleys_of(find, self.points, settled, plan.arrived)
+        kinked = any(check.trouble.kind in ("kink", "vertical") for check in rolling.function.checks)
+        self._kinks = "; at the kinks of this function it need not vanish" if kinked else ""
         self.best = self._best(plan, settled)
         self.reasons = self._reasons(rolling, find)
         self.finite = bool(np.isfinite(self.values).all() and np.isfinite(self.points).all())
@@ -458,7 +460,7 @@ class Outcome:
     def _where(self, run: int) -> str:
         valley = self.valleys.of_run[run]
         if valley < 0:
-            return f"no stationary point is near: the gradient norm is {self.norms[run]:.3g}"
+            return f"no stationary point is near: the gradient norm is {self.norms[run]:.3g}{self._kinks}"
         found = self.valleys.classes[valley]
         if found == MINIMUM:
             return f"it has arrived at minimum {valley}"
@@ -547,8 +549,9 @@ def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Val
     _, first, inverse = np.unique(np.round(ends / apart), axis=0, return_index=True, return_inverse=True)
     places = ends[first]
     reach = arrived * (1.0 + norms_of(places))
-    refined = refine(function, places, reach, ARRIVAL_ITERATIONS)
-    there = refined.arrived & (norms_of(refined.points - places) <= reach)
+    close = np.flatnonzero(near(function, places, reach))
+    refined = refine(function, places[close], reach[close], ARRIVAL_ITERATIONS)
+    there = refined.arrived & (norms_of(refined.points - places[close]) <= reach[close])
     chosen, groups = distinct(refined.points[there], apart, MOST_VALLEYS)
     if not len(chosen):
         return none
@@ -557,7 +560,7 @@ def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Val
     rank = np.empty(len(order) + 1, np.intp)
     rank[order], rank[-1] = np.arange(len(order)), -1
     of_place = np.full(len(places), -1)
-    of_place[there] = rank[groups]
+    of_place[close[there]] = rank[groups]
     of_run = np.full(len(points), -1)
     of_run[runs] = of_place[inverse.reshape(-1)]
     counts = np.bincount(of_run[of_run >= 0], minlength=len(order))

@@ -63,6 +63,7 @@ def analyse(
 
 
 def _analyse(function: Function, points: Array, results: Results, tolerance: float) -> Calculus:
+    results = _where_defined(results)
     norms = norms_of(results.gradients)
     stationary = norms <= tolerance
     lengths = np.where(stationary, np.nan, norms)[:, None]
@@ -77,6 +78,16 @@ def _analyse(function: Function, points: Array, results: Results, tolerance: flo
     found.condition_numbers = np.where(curved, sizes.max(-1) / sizes.min(-1), np.nan)
     found.stable_steps = np.where(classes == MINIMUM, 2.0 / found.eigenvalues[:, -1], np.nan)
     return found
+
+
+def _where_defined(results: Results) -> Results:
+    """Without derivatives at points without a value: formulas such as 1/x go on where log x has ended."""
+    undefined = np.isnan(results.values)
+    if undefined.any():
+        results.gradients[undefined] = np.nan
+        if results.hessians is not None:
+            results = results._replace(hessians=np.where(undefined[:, None, None], np.nan, results.hessians))
+    return results
 
 
 def norms_of(rows: Array) -> Array:

@@ -26,7 +26,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
-MOST_NODES = 4_000
+MOST_NODES = 2_000
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
 BLOCK = 4_096
 """Points that are computed at once: their rows stay in the cache, and memory stays bounded."""
@@ -196,6 +196,7 @@ class Function:
                 variables[:, len(block) :] = block[-1:].T
                 workspace.run(deadline)
                 found[:, start : start + size] = rows[:, : len(block)]
+        found += 0.0  # -0 is told as 0
         return self.split(found)
 
     def split(self, found: Array) -> Results:

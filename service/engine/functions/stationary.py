@@ -87,6 +87,17 @@ def _refine(function: Function, starts: Array, reach: Array, iterations: int, de
     return Refined(points, _arrived(points, gradients, hessians))
 
 
+def near(function: Function, points: Array, reach: Array, deadline: float | None = None) -> Array:
+    """Which points have a stationary point within reach, as far as one step of Newton's method can tell."""
+    return quietly(_near, function, points, reach, deadline)
+
+
+def _near(function: Function, points: Array, reach: Array, deadline: float | None) -> Array:
+    gradients, hessians = _derivatives(function, points, deadline)
+    close: Array = norms_of(_newton_steps(gradients, hessians, np.full(len(points), np.inf))) <= reach
+    return close
+
+
 def _arrived(points: Array, gradients: Array, hessians: Array) -> Array:
     """Whether a stationary point is here: Newton's next step is short, and no gradient is left that it cannot explain.
 
@@ -95,7 +106,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array) -> Array:
     size = np.maximum(1.0, norms_of(points))
     steps = _newton_steps(gradients, hessians, size)
     left = norms_of(gradients + (hessians @ steps[..., None])[..., 0])
-    curvature = norms_of(hessians.reshape(len(points), -1))
+    curvature = norms_of(hessians.reshape(len(points), points.shape[1] ** 2))
     arrived: Array = (norms_of(steps) <= NEAR * size) & (left <= ARRIVED * curvature * size + np.finfo(np.float64).tiny)
     return arrived
 

@@ -143,6 +143,8 @@ class Derivation:
         self.blocks = math.ceil(sweep.count / plan.block)
         self.work = self.program.work * self.blocks
         """Floating-point operations of a run, roughly."""
+        self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
+        """How much of a cache it takes."""
         arrays = sweep.count * len(sweep.results) if sent is not None else 0
         self.result_bytes = size * FLOAT_BYTES[self.task.dtype] + arrays * OBJECT_BYTES
         """Memory that an answer takes, roughly."""

@@ -77,6 +77,8 @@ class Evaluation:
         self.feeder = feeder
         self.parameters = self.feeder.parameters
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
+        self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
+        """How much of a cache it takes."""
 
     def run(self, feed: Feed, deadline: float | None = None, *, consume: bool = False) -> Result:
         """Compute. With `consume`, the feed lets go of its parameters as soon as they are copied.

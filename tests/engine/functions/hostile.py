@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from service.engine.functions.vocabulary import vocabulary
+
 FIXED = (
     "",
     " " * 1999,
@@ -122,7 +124,16 @@ NESTING = (("(", ")"), ("|", "|"), ("sin(", ")"), ("-", ""), ("2^", ""), ("x*(",
 def hostile_expressions(seed: int, count: int) -> Iterator[str]:
     """So many texts, the same for the same seed; the fixed ones come first."""
     chance = random.Random(seed)
-    kinds: tuple[Callable[[random.Random], str], ...] = (_soup, _soup, _mutated, _mutated, _nested, _unicode, _names)
+    kinds: tuple[Callable[[random.Random], str], ...] = (
+        _soup,
+        _soup,
+        _mutated,
+        _mutated,
+        _nested,
+        _unicode,
+        _names,
+        _heavy,
+    )
     for position in range(count):
         yield FIXED[position] if position < len(FIXED) else chance.choice(kinds)(chance)
 
@@ -164,3 +175,22 @@ def _names(chance: random.Random) -> str:
     letters = chance.choice(("xy", "sinx", "abcdefghijklmnopqrstuvwxyz_0123456789XYZ"))
     names = ("x" + "".join(chance.choices(letters, k=_length(chance, 34))) for _ in range(_length(chance, 300)))
     return "".join(name + chance.choice((" ", "(x)", "+", "*")) for name in names) + "x"
+
+
+def _heavy(chance: random.Random) -> str:
+    """An expression without mistakes, as long as one may be, whose derivatives are longer still."""
+    names = chance.sample("abcdfghijklmnopqrstuvwxyz", chance.choice((1, 2, 3, 20)))
+    pool = [*names, "2", "0.3"]
+    most = chance.choice((20, 200, 1900))
+    shapes = ("{}*{}", "({})*({})", "{} + {}", "({})^({})", "({})/({})", "max({}, {})", "atan2({}, {})", "mod({}, {})")
+    functions = [word.name for word in vocabulary if word.arguments == 1 and not word.operator]
+    while True:
+        if chance.random() < 0.4:
+            made = f"{chance.choice(functions)}({chance.choice(pool[-3:])})"
+        elif chance.random() < 0.2:
+            made = f"({chance.choice(pool[-3:])})^{chance.choice((2, 3, 7, 0.5, -2))}"
+        else:
+            made = chance.choice(shapes).format(chance.choice(pool), chance.choice(pool[-3:]))
+        if len(made) > most:
+            return " + ".join(pool)[:2000].rpartition(" + ")[0] or pool[-1]
+        pool.append(made)

@@ -1,0 +1,332 @@
+"""What `/v1/functions/…` give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import fields
+
+from schemas.evaluation import WarningSchema, about
+from schemas.fields import StrictSchema
+from schemas.tensor import TensorAnswerField
+from schemas.training import STATUSES
+from service.engine.functions.calculus import CLASSES
+from service.engine.functions.fit import LATEX
+
+CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems"
+
+
+def names() -> fields.List[Any]:
+    return fields.List(fields.String(), required=True, metadata=about("in the order in which points list them"))
+
+
+def finite() -> fields.Boolean:
+    return fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
+
+
+def warnings() -> fields.List[Any]:
+    return fields.List(fields.Nested(WarningSchema), required=True)
+
+
+class PointProblemSchema(StrictSchema):
+    """Why there is no value, or no certain derivative, at a point."""
+
+    kind = fields.String(
+        required=True,
+        metadata=about(
+            "domain: no real value; pole: an infinite one; vertical: an infinite slope; kink, jump: no slope, the "
+            "answer follows a convention; not_finite: beyond 64-bit numbers"
+        ),
+    )
+    message = fields.String(required=True)
+    column = fields.Integer(metadata=about("where it arises in the expression, counted from 1"))
+    text = fields.String(metadata=about("the part of the expression there"))
+
+
+class PointSchema(StrictSchema):
+    """What there is to know of one point."""
+
+    point = TensorAnswerField(required=True)
+    value = fields.Float(required=True, allow_none=True)
+    partials = fields.Dict(
+        keys=fields.String(), values=fields.Float(allow_none=True), metadata=about("the gradient by variable name")
+    )
+    gradient = TensorAnswerField(required=True)
+    norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient"))
+    direction = TensorAnswerField(
+        allow_none=True, metadata=about("of steepest ascent, of length 1; null where the gradient is 0")
+    )
+    directional_derivative = TensorAnswerField(metadata=about("along each of the directions, per unit of length"))
+    hessian = TensorAnswerField(metadata=about("second derivatives"))
+    eigenvalues = TensorAnswerField(metadata=about("of the Hessian, ascending: the curvatures"))
+    eigenvectors = TensorAnswerField(
+        metadata=about("a row of length 1 for each eigenvalue; the largest component is positive")
+    )
+    classification = fields.String(allow_none=True, metadata=about(CLASSIFICATION))
+    condition_number = fields.Float(metadata=about("at minima and maxima: largest curvature over smallest"))
+    largest_stable_step = fields.Float(
+        metadata=about("at minima: 2/λmax, which a learning rate of gradient descent must stay below")
+    )
+    problems = fields.List(fields.Nested(PointProblemSchema), metadata=about("where something is wrong or by convention"))
+
+
+class FormulaSchema(StrictSchema):
+    """A derivative as a formula."""
+
+    latex = fields.String(required=True)
+    expression = fields.String(required=True, metadata=about("the same, as it can be sent as an expression"))
+
+
+class PartialSchema(FormulaSchema):
+    """A derivative by one variable; formulas are null where they are too long to be of use."""
+
+    variable = fields.String(required=True)
+    latex = fields.String(required=True, allow_none=True)
+    expression = fields.String(required=True, allow_none=True)
+
+
+class SymbolicSchema(StrictSchema):
+    """Formulas, simplified."""
+
+    latex = fields.String(required=True, metadata=about("the expression as it was understood"))
+    gradient = fields.List(fields.Nested(PartialSchema), required=True)
+    hessian = fields.List(
+        fields.List(fields.Nested(FormulaSchema, allow_none=True)),
+        required=True,
+        metadata=about("null for formulas that are too long to be of use"),
+    )
+
+
+class VertexSchema(StrictSchema):
+    """A value on the way forward, and its adjoint from the way back."""
+
+    name = fields.String(required=True)
+    operation = fields.String(required=True)
+    inputs = fields.List(fields.String(), required=True, metadata=about("names of what it is computed from"))
+    text = fields.String(metadata=about("the part of the expression that it is the value of"))
+    value = fields.Float(required=True, allow_none=True)
+    adjoint = fields.Float(
+        required=True, allow_none=True, metadata=about("derivative of the whole expression with respect to this value")
+    )
+
+
+class EdgeSchema(StrictSchema):
+    """A step of the way back: adjoint of the source += adjoint of the target · derivative."""
+
+    source = fields.String(required=True)
+    target = fields.String(required=True)
+    derivative = fields.Float(
+        required=True, allow_none=True, metadata=about("of the target with respect to the source alone")
+    )
+    contribution = fields.Float(required=True, allow_none=True, metadata=about("what is added to the source's adjoint"))
+
+
+class GraphSchema(StrictSchema):
+    """The computation at the first point."""
+
+    point = TensorAnswerField(required=True)
+    output = fields.String(required=True, metadata=about("the node that is the value of the expression"))
+    nodes = fields.List(fields.Nested(VertexSchema), required=True, metadata=about("in the order of the way forward"))
+    backward = fields.List(fields.Nested(EdgeSchema), required=True, metadata=about("in the order of the way back"))
+
+
+class FunctionGradientResponse(StrictSchema):
+    """Value, gradient, curvature and class of each point; formulas and graph of the expression."""
+
+    variables = names()
+    tolerance = fields.Float(required=True, metadata=about("gradient norms up to this were taken as 0"))
+    points = fields.List(fields.Nested(PointSchema), required=True)
+    symbolic = fields.Nested(SymbolicSchema)
+    graph = fields.Nested(GraphSchema)
+    finite = finite()
+    warnings = warnings()
+
+
+class StationaryPointSchema(StrictSchema):
+    """A place where the gradient is 0."""
+
+    point = TensorAnswerField(required=True)
+    value = fields.Float(required=True)
+    norm = fields.Float(required=True, metadata=about("Euclidean length of the gradient: what rounding leaves of 0"))
+    classification = fields.String(required=True, metadata=about(CLASSIFICATION))
+    hessian = TensorAnswerField(required=True)
+    eigenvalues = TensorAnswerField(required=True)
+    eigenvectors = TensorAnswerField(required=True)
+    condition_number = fields.Float()
+    largest_stable_step = fields.Float()
+
+
+class StationaryResponse(StrictSchema):
+    """The stationary points found in a box, lowest first."""
+
+    variables = names()
+    points = fields.List(fields.Nested(StationaryPointSchema), required=True)
+    counts = fields.Dict(
+        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("how many of each class")
+    )
+    starts = fields.Integer(required=True, metadata=about("from how many places was searched"))
+    warnings = warnings()
+
+
+class ValleySchema(StrictSchema):
+    """A place where runs ended."""
+
+    point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
+    value = fields.Float(required=True)
+    classification = fields.String(required=True, metadata=about("a run may rest on a saddle as well as in a valley"))
+    eigenvalues = TensorAnswerField(required=True)
+    runs = fields.Integer(required=True, metadata=about("how many ended there"))
+
+
+class RunSummarySchema(StrictSchema):
+    """One start with one optimizer."""
+
+    optimizer = fields.Integer(required=True, metadata=about("its place in the request"))
+    start = fields.Integer(required=True, metadata=about("its place among the starts"))
+    status = fields.String(
+        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
+    )
+    reason = fields.String(required=True, metadata=about("where it ended and why, in words and numbers"))
+    steps_done = fields.Integer(required=True)
+    point = TensorAnswerField(required=True, metadata=about("where it ended"))
+    value = fields.Float(required=True, allow_none=True)
+    norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient there"))
+    valley = fields.Integer(
+        required=True, allow_none=True, metadata=about("which of the valleys it has arrived at; null: none")
+    )
+
+
+class RunSchema(RunSummarySchema):
+    """One start with one optimizer, and its way: an entry for each of `steps` up to its end, and its end."""
+
+    path = TensorAnswerField(required=True)
+    values = TensorAnswerField(required=True)
+    gradients = TensorAnswerField()
+    state = fields.Dict(
+        keys=fields.String(),
+        values=TensorAnswerField(),
+        metadata=about("what the optimizer remembers at the steps told; searches tell nothing"),
+    )
+
+
+class DescendSummary(StrictSchema):
+    """Where all runs ended."""
+
+    variables = names()
+    status = fields.String(required=True, metadata=about("completed, or cancelled: then runs are where time ran out"))
+    steps = fields.List(
+        fields.Integer(), required=True, metadata=about("after how many steps places are told, 0 is the start")
+    )
+    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run that ended lowest"))
+    valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
+    runs = fields.List(
+        fields.Nested(RunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
+    )
+    finite = finite()
+    warnings = warnings()
+
+
+class DescendResponse(DescendSummary):
+    """All runs with their ways, and the valleys they ended in. Streams send the places step by step instead."""
+
+    runs = fields.List(
+        fields.Nested(RunSchema), required=True, metadata=about("all starts of the first optimizer first")
+    )
+
+
+class RollSchema(StrictSchema):
+    """All runs after some steps."""
+
+    step = fields.Integer(required=True, metadata=about("how many steps were made"))
+    points = TensorAnswerField(required=True, metadata=about("where each run is"))
+    values = TensorAnswerField(required=True)
+    gradients = TensorAnswerField(metadata=about("where the trace includes them"))
+
+
+class BasinsSchema(StrictSchema):
+    """Which valley a run from each point of the grid arrives at."""
+
+    grid = TensorAnswerField(
+        required=True, metadata=about("indices of valleys; -1: it has arrived at none, -2: it diverged")
+    )
+    valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
+    status = fields.String(required=True, metadata=about("completed, or cancelled: time ran out"))
+    arrived = fields.Integer(required=True)
+    moving = fields.Integer(required=True, metadata=about("runs that have arrived nowhere"))
+    diverged = fields.Integer(required=True)
+
+
+class ExtremeSchema(StrictSchema):
+    """The least or largest value on the grid."""
+
+    point = TensorAnswerField(required=True)
+    value = fields.Float(required=True)
+
+
+class SurfaceResponse(StrictSchema):
+    """A function on a grid."""
+
+    variables = names()
+    axes = fields.List(fields.String(), required=True, metadata=about("the variables along the axes"))
+    x = TensorAnswerField(required=True)
+    y = TensorAnswerField()
+    values = TensorAnswerField(required=True, metadata=about("a row for each y, in it a number for each x"))
+    gradients = TensorAnswerField(metadata=about("of the same shape, with the derivatives by all variables"))
+    minimum = fields.Nested(ExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite"))
+    maximum = fields.Nested(ExtremeSchema, allow_none=True)
+    levels = fields.List(fields.Float(), required=True, metadata=about("values to draw contours at"))
+    spacing = fields.String(required=True, metadata=about("of the levels: linear or logarithmic"))
+    basins = fields.Nested(BasinsSchema)
+    finite = finite()
+    warnings = warnings()
+
+
+class OptimumSchema(StrictSchema):
+    """The line that fits best."""
+
+    slope = fields.Float(required=True)
+    intercept = fields.Float(required=True)
+    value = fields.Float(required=True, metadata=about("of the loss"))
+    residuals = TensorAnswerField(required=True, metadata=about("y minus the line, at each point"))
+    r_squared = fields.Float(
+        required=True, allow_none=True, metadata=about("share of the variance of y explained; null: y does not vary")
+    )
+    hessian = TensorAnswerField(required=True)
+    eigenvalues = TensorAnswerField(required=True)
+    condition_number = fields.Float(required=True, allow_none=True, metadata=about("why gradient descent is slow here"))
+    largest_stable_step = fields.Float(required=True)
+
+
+class ClosedFormSchema(StrictSchema):
+    """How the optimum follows from sums over the points."""
+
+    latex = fields.String(required=True, metadata=about(LATEX))
+    points = fields.Integer(required=True)
+    mean_x = fields.Float(required=True)
+    mean_y = fields.Float(required=True)
+    spread_x = fields.Float(required=True, metadata=about("sum of (x - mean_x)^2"))
+    spread_y = fields.Float(required=True, metadata=about("sum of (y - mean_y)^2"))
+    product = fields.Float(required=True, metadata=about("sum of (x - mean_x)(y - mean_y)"))
+
+
+class FitRunSchema(RunSchema):
+    """One descent, and how far from the optimum it ended."""
+
+    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum"))
+
+
+class FitResponse(StrictSchema):
+    """A line through points: its loss as an expression, its optimum in closed form, and descents to it."""
+
+    variables = names()
+    expression = fields.String(
+        required=True, metadata=about("the loss in terms of slope and intercept: send it to the other endpoints")
+    )
+    latex = fields.String(required=True)
+    optimum = fields.Nested(OptimumSchema, required=True)
+    closed_form = fields.Nested(ClosedFormSchema, required=True)
+    steps = fields.List(fields.Integer(), required=True)
+    runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
+    best = fields.Integer(required=True, allow_none=True)
+    finite = finite()
+    warnings = warnings()

@@ -1,0 +1,461 @@
+"""What `/v1/functions/…` take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from marshmallow import ValidationError
+
+from schemas.declared import ChoiceField
+from schemas.evaluation import about
+from schemas.fields import (
+    FlagField,
+    IntegerField,
+    IntegersField,
+    Message,
+    NumberField,
+    NumbersByNameField,
+    ObjectField,
+    RequestSchema,
+    StrictField,
+    StrictSchema,
+    WordField,
+    WordsField,
+    hint,
+    plain,
+    read_each,
+)
+from schemas.tensor import Array, TensorField, decode, is_typed
+from schemas.training import ClipSchema, OptimizersField
+from service.engine.descent.optimizers import optimizers
+from service.engine.descent.rolling import ARRIVED, TRACED
+from service.engine.descent.schedules import schedules
+from service.engine.errors import InvalidRequest
+from service.engine.functions.calculus import STATIONARY
+from service.engine.functions.expression import LONGEST_EXPRESSION, MOST_VARIABLES, Expression, parse
+from service.engine.functions.fit import LOSSES
+
+MOST_POINTS = 10_000
+"""Points that are told of one by one."""
+MOST_DIRECTIONS = 360
+MOST_STARTS = 100_000
+MOST_SIDE = 1_000
+"""Points along one edge of a grid."""
+MOST_LEVELS = 100
+MOST_SEARCH_STARTS = 10_000
+MOST_STEPS = 10**12
+LARGEST_SEED = 2**63 - 1
+LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimizer": "optimizers"}
+
+
+class ExpressionField(StrictField):
+    """A typed expression. Gives it parsed, with the variables that the request lists."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Expression:
+        if not isinstance(value, str):
+            raise self.refuse('an expression as a string, such as "x^2 + sin(y)"', value)
+        names = plain(data.get("variables")) if isinstance(data, Mapping) else None
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            names = None
+        try:
+            return parse(value, names)
+        except InvalidRequest as error:
+            details = [fault for fault in error.faults if fault.path[:1] == ("expression",)]
+            if details:
+                raise ValidationError([Message(fault.detail, fault.allowed) for fault in details]) from None
+            return parse("0")  # what is wrong with the variables is told by their own field
+
+
+class VariablesField(StrictField):
+    """Names of variables, in the order in which points list them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        names = plain(value)
+        if not isinstance(names, list) or not names:
+            raise self.refuse(f"a list of 1 to {MOST_VARIABLES} names", names)
+        if not all(isinstance(name, str) for name in names):
+            raise self.refuse("a list of names", names)
+        try:
+            return parse("0", names).variables
+        except InvalidRequest as error:
+            wrong = {fault.path[1]: [Message(fault.detail, fault.allowed)] for fault in error.faults}
+            raise ValidationError(wrong) from None
+
+
+class RangeField(StrictField):
+    """Two numbers, from low to high."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = NumberField(minimum=-1e100, maximum=1e100)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, float]:
+        ends = plain(value)
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise self.refuse("two numbers, [low, high]", ends)
+        low, high = read_each(enumerate(ends), self.number.deserialize).values()
+        if not low < high:
+            raise self.refuse("two numbers of which the second is larger, [low, high]", ends)
+        return low, high
+
+
+class BoxField(StrictField):
+    """A range for each variable, or one for all."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.range = RangeField()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[tuple[float, float], ...]:
+        given = plain(value)
+        if not isinstance(given, list) or not 0 < len(given) <= MOST_VARIABLES:
+            raise self.refuse("[low, high], or a list of such ranges, one for each variable", given)
+        if not isinstance(given[0], list):
+            return (self.range.deserialize(given),)
+        return tuple(read_each(enumerate(given), self.range.deserialize).values())
+
+
+class GridSchema(StrictSchema):
+    """Starts on an even grid."""
+
+    box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
+    resolution = IntegersField(
+        minimum=1,
+        longest=MOST_VARIABLES,
+        single=True,
+        load_default=(5,),
+        metadata=about("starts along each edge: one number for all, or one for each variable (5)"),
+    )
+
+
+class RandomSchema(StrictSchema):
+    """Starts drawn evenly from a box."""
+
+    box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
+    count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("how many (100)"))
+    seed = IntegerField(minimum=0, maximum=LARGEST_SEED, load_default=0, metadata=about("of their random numbers (0)"))
+
+
+class StartsSchema(StrictSchema):
+    """Starts that the server lays out: on a grid or at random."""
+
+    grid = ObjectField(GridSchema(), metadata=about("on an even grid"))
+    random = ObjectField(RandomSchema(), metadata=about("at random"))
+
+
+class StartsField(StrictField):
+    """Points as a tensor, or how to lay them out."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layout = StartsSchema()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, Mapping) or is_typed(value):
+            return decode(value)
+        layout: dict[str, Any] = self.layout.load(value)
+        if len(layout) != 1:
+            raise self.refuse("a list of points, {'grid': …} or {'random': …}", plain(dict(value)))
+        return layout
+
+
+class NoiseSchema(StrictSchema):
+    """Random numbers that are added to each gradient."""
+
+    scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
+    seed = IntegerField(minimum=0, maximum=LARGEST_SEED, load_default=0, metadata=about("what they are drawn from (0)"))
+
+
+class BoundsSchema(StrictSchema):
+    """What ends a run early."""
+
+    value_below = NumberField(metadata=about("stopped: the value is below this"))
+    gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
+    value_above = NumberField(
+        metadata=about("diverged: the value is above this; by default 1e12 times that of the start, or 1e12")
+    )
+
+
+class PathSchema(StrictSchema):
+    """What is told of the way."""
+
+    every = IntegerField(
+        minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
+    )
+    include = WordsField(
+        TRACED,
+        load_default=frozenset(),
+        metadata=about("gradients at the places told; what the optimizer remembers there"),
+    )
+
+
+class FunctionRequest(RequestSchema):
+    """An expression."""
+
+    expression = ExpressionField(
+        required=True,
+        metadata=about(
+            "such as `(1 - x)^2 + 100*(y - x^2)^2`: + - * / ^ or **, products like 2x and 2(x + 1), |x|, pi, e and the "
+            f"words of `/v1/functions/vocabulary`; at most {LONGEST_EXPRESSION} characters"
+        ),
+    )
+    variables = VariablesField(
+        metadata=about("in the order in which points list them; by default the names found, sorted")
+    )
+
+    def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
+        """The points under a key: (points, variables). Raises `ValidationError`."""
+        names = loaded["expression"].variables
+        array: Array = loaded[key]
+        if array.ndim == 1 and len(names) == 1:
+            array = array[:, None]
+        if array.ndim != 2 or array.shape[1] != len(names):
+            one = "one number" if len(names) == 1 else f"{len(names)} numbers"
+            each = f"[{', '.join(names)}]" if names else "[]: the expression has no variables; list some in 'variables'"
+            came = f"a tensor of shape {list(array.shape)}"
+            raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}")]})
+        if len(array) > most:
+            raise ValidationError({key: [Message(f"takes at most {most:,} of them; got {len(array):,}")]})
+        return np.ascontiguousarray(array, np.float64)
+
+    def ranges(self, loaded: dict[str, Any], box: tuple[tuple[float, float], ...], *path: str) -> Array:
+        """Low and high for each variable, (variables, 2). Raises `ValidationError`."""
+        names = loaded["expression"].variables
+        if len(box) not in (1, len(names)):
+            raise nested(path, f"takes one range or {len(names)}, for {', '.join(names)}; got {len(box)}")
+        return np.array(box if len(box) == len(names) else box * len(names), np.float64).reshape(-1, 2)
+
+    def need_variables(self, loaded: dict[str, Any]) -> None:
+        """Raise `ValidationError` where there is nothing to differentiate by."""
+        if not loaded["expression"].variables:
+            detail = "has no variables; use some, such as x, or list them in 'variables'"
+            raise ValidationError({"expression": [Message(detail)]})
+
+
+def nested(path: tuple[str, ...], detail: str) -> ValidationError:
+    """An error at a place within the request."""
+    message: Any = [Message(detail)]
+    for key in reversed(path):
+        message = {key: message}
+    return ValidationError(message)
+
+
+class FunctionGradientRequest(FunctionRequest):
+    """An expression and points to look at."""
+
+    fresh = frozenset(("points", "directions"))
+
+    points = TensorField(
+        required=True, metadata=about(f"lists of numbers in the order of the variables, at most {MOST_POINTS:,}")
+    )
+    directions = TensorField(
+        metadata=about(
+            "vectors of any length but 0; the derivative along each is told per unit of length, at most "
+            f"{MOST_DIRECTIONS}"
+        )
+    )
+    tolerance = NumberField(
+        minimum=0.0, load_default=STATIONARY, metadata=about("gradient norms up to this are taken as 0 (1e-8)")
+    )
+    include = WordsField(
+        ("hessian", "symbolic", "graph"),
+        load_default=frozenset(("hessian", "symbolic", "graph")),
+        metadata=about(
+            "what to answer beside value and gradient, by default all: second derivatives with what follows from them; "
+            "formulas; the graph of the first point"
+        ),
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Points as a matrix."""
+        self.need_variables(loaded)
+        loaded["points"] = self.rows(loaded, "points", MOST_POINTS)
+        if "directions" in loaded:
+            directions = loaded["directions"] = self.rows(loaded, "directions", MOST_DIRECTIONS)
+            for place in np.flatnonzero(~directions.any(-1)).tolist():
+                raise ValidationError({"directions": {place: [Message("has length 0, so it points nowhere")]}})
+        return loaded
+
+
+class StationaryRequest(FunctionRequest):
+    """An expression and a box to search."""
+
+    box = BoxField(required=True, metadata=about("[low, high] for each variable, or one for all"))
+    starts = IntegerField(
+        minimum=1,
+        maximum=MOST_SEARCH_STARTS,
+        load_default=1024,
+        metadata=about("about how many places of the box to search from (1024)"),
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """The box as a matrix."""
+        self.need_variables(loaded)
+        return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
+
+
+class RollRequest(FunctionRequest):
+    """What descents have in common."""
+
+    schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
+    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    valley_radius = NumberField(
+        minimum=0.0,
+        load_default=ARRIVED,
+        metadata=about(
+            "how far a run may end from a stationary point, times 1 plus its distance from 0, to have arrived (1e-3)"
+        ),
+    )
+
+
+class DescendRequest(RollRequest):
+    """An expression, starts, and how to descend from them."""
+
+    fresh = frozenset(("starts",))
+    elsewhere = MappingProxyType(
+        {**LEARNING_RATE_PLACE, "every": "trace", "seed": "noise", **dict.fromkeys(BoundsSchema().load_fields, "stop")}
+    )
+
+    starts = StartsField(required=True, metadata=about("points, or how to lay them out"))
+    optimizers = OptimizersField(
+        optimizers, required=True, metadata=about("every start is let go once with each of them")
+    )
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
+    noise = ObjectField(NoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
+    stop = ObjectField(
+        BoundsSchema(), load_default=lambda: BoundsSchema().load({}), metadata=about("what ends a run early")
+    )
+    trace = ObjectField(
+        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Starts as a matrix."""
+        self.need_variables(loaded)
+        starts = loaded["starts"]
+        if isinstance(starts, dict):
+            loaded["starts"] = self._laid_out(loaded, starts)
+        else:
+            loaded["starts"] = self.rows(loaded, "starts", MOST_STARTS)
+        return loaded
+
+    def _laid_out(self, loaded: dict[str, Any], layout: dict[str, Any]) -> Array:
+        ((kind, how),) = layout.items()
+        low, high = self.ranges(loaded, how["box"], "starts", kind, "box").T
+        if kind == "random":
+            generator = np.random.Generator(np.random.PCG64(how["seed"]))
+            drawn: Array = low + (high - low) * generator.random((how["count"], len(low)))
+            return drawn
+        counts = how["resolution"]
+        if len(counts) not in (1, len(low)):
+            raise nested(("starts", kind, "resolution"), f"takes one integer or {len(low)}; got {len(counts)}")
+        counts = counts * len(low) if len(counts) == 1 else counts
+        total = 1
+        for count in counts:
+            total *= count
+        if total > MOST_STARTS:
+            raise nested(("starts", kind, "resolution"), f"makes {total:,} starts; at most {MOST_STARTS:,} are taken")
+        axes = [np.linspace(a, b, n) for a, b, n in zip(low, high, counts, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
+
+
+class SurfaceRequest(RollRequest):
+    """An expression and a grid to look at it on."""
+
+    elsewhere: Mapping[str, str] = {"learning_rate": "optimizer", "optimizers": "optimizer"}
+
+    x = RangeField(required=True, metadata=about("[low, high] of the first axis"))
+    y = RangeField(metadata=about("[low, high] of the second axis; left out, the answer is a curve"))
+    resolution = IntegersField(
+        minimum=2,
+        longest=2,
+        single=True,
+        load_default=(100,),
+        metadata=about(f"points along the axes: one number for both, or one for each, at most {MOST_SIDE} (100)"),
+    )
+    axes = VariablesField(metadata=about("which variables the axes are; by default the first ones"))
+    at = NumbersByNameField(metadata=about("the numbers of all other variables, by name"))
+    include = WordsField(("gradients",), load_default=frozenset(), metadata=about("what more to answer"))
+    levels = IntegerField(
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+    )
+    basins = FlagField(
+        load_default=False, metadata=about("whether to let a run go at each point and tell where it ends")
+    )
+    optimizer = ChoiceField(optimizers, metadata=about("of those runs; required with basins"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("of those runs (300)"))
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Axes and the values of all other variables, checked against the expression."""
+        self.need_variables(loaded)
+        names = loaded["expression"].variables
+        wanted = 2 if "y" in loaded else 1
+        axes = loaded.get("axes", names[:wanted])
+        if len(axes) != wanted:
+            given = "x and y have ranges" if wanted == 2 else "only x has a range"
+            detail = f"takes as many names as there are ranges: {given}; got {len(axes)}"
+            if "axes" not in loaded:
+                detail = f"is a second axis, but the expression has one variable, {names[0]}; leave it out"
+            raise ValidationError({"axes" if "axes" in loaded else "y": [Message(detail)]})
+        known = dict(zip(axes, axes, strict=True))
+        for name in axes:
+            if name not in names:
+                raise nested(("axes",), f"{name!r} is no variable of the expression{hint(name, names)}")
+        at = loaded.get("at", {})
+        wrong: dict[str, Any] = {
+            name: [Message(f"is no other variable of the expression{hint(name, names)}", names)]
+            for name in at
+            if name not in names or name in known
+        }
+        missing = [name for name in names if name not in known and name not in at]
+        if missing:
+            raise nested(("at",), f"must give a number for {', '.join(missing)}, which the axes leave open")
+        if wrong:
+            raise ValidationError({"at": wrong})
+        if len(loaded["resolution"]) not in (1, wanted):
+            raise nested(("resolution",), f"takes one integer or one for each of {wanted} axes")
+        if max(loaded["resolution"]) > MOST_SIDE:
+            raise nested(("resolution",), f"takes at most {MOST_SIDE} points along an axis")
+        if loaded["basins"] and "optimizer" not in loaded:
+            raise ValidationError({"optimizer": [Message("is required with basins")]})
+        return loaded | {"axes": axes}
+
+
+class FitRequest(RequestSchema):
+    """Points to lay a line through."""
+
+    fresh = frozenset(("points", "start"))
+    elsewhere = LEARNING_RATE_PLACE
+
+    points = TensorField(required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}"))
+    loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("what is minimised"))
+    variables = VariablesField(
+        load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
+    )
+    start = TensorField(metadata=about("[slope, intercept] that the descent starts from ([0, 0])"))
+    optimizers = OptimizersField(
+        optimizers,
+        metadata=about("each descends from the start; by default gradient descent at half its largest stable step"),
+    )
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
+    trace = ObjectField(
+        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Points and start as matrices."""
+        points = loaded["points"]
+        if points.ndim != 2 or points.shape[1] != 2:
+            detail = f"takes a list of points [x, y]; got a tensor of shape {list(points.shape)}"
+            raise ValidationError({"points": [Message(detail)]})
+        if not 2 <= len(points) <= MOST_POINTS:
+            raise ValidationError({"points": [Message(f"takes 2 to {MOST_POINTS:,} points; got {len(points):,}")]})
+        if len(loaded["variables"]) != 2:
+            raise ValidationError({"variables": [Message("takes two names: of the slope and of the intercept")]})
+        start = loaded.get("start", np.zeros(2))
+        if start.shape != (2,):
+            raise ValidationError({"start": [Message("takes two numbers, [slope, intercept]")]})
+        return loaded | {"start": start.astype(np.float64), "points": points.astype(np.float64)}

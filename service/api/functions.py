@@ -1,0 +1,617 @@
+"""`/v1/functions/…`: typed expressions, their calculus, and what descends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Response
+
+from schemas.function_answers import (
+    DescendResponse,
+    DescendSummary,
+    FitResponse,
+    FunctionGradientResponse,
+    RollSchema,
+    StationaryResponse,
+    SurfaceResponse,
+)
+from schemas.functions import (
+    DescendRequest,
+    FitRequest,
+    FunctionGradientRequest,
+    StationaryRequest,
+    SurfaceRequest,
+)
+from schemas.tensor import Array
+from service.api.answering import listed
+from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE
+from service.api.operation import Context, post
+from service.api.streaming import collect, respond
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.rolling import Bounds, Find, Noise, Outcome, Rolling, RollingPlan, Valleys, run_of
+from service.engine.descent.update import Clip
+from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.functions.backpropagation import ExpressionGraph
+from service.engine.functions.calculus import MINIMUM, Calculus, along, analyse
+from service.engine.functions.expression import Expression, parse
+from service.engine.functions.fit import LATEX, fit_line
+from service.engine.functions.formulas import Formulas, formulas_of
+from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem
+from service.engine.functions.stationary import search
+from service.engine.functions.surface import Axis, grid_points, levels_for, sample
+from service.engine.functions.symbolic import Printed
+from service.engine.network.task import Caution
+
+SEARCH_BLOCK = 1_024
+"""Points that a search for stationary points looks at together."""
+NUMBER_BYTES = 72
+"""What a number of an answer takes as text while it is put together: 24, three times."""
+MOVING, DIVERGED = -1, -2
+"""In a map of basins: runs that arrived nowhere, and runs that diverged."""
+
+blueprint = Blueprint("functions", __name__)
+
+
+@post(
+    blueprint,
+    "/v1/functions/gradient",
+    takes=FunctionGradientRequest(),
+    gives=FunctionGradientResponse(),
+    summary="The calculus of a typed function",
+    tag="Functions",
+    examples=FUNCTION_GRADIENT,
+)
+def gradient(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Type a function, get its value, gradient, Hessian and class at each point.
+
+    The answer also has the derivatives as formulas, and the graph of the first point with every value on the way
+    forward and every adjoint on the way back. `include` chooses among them.
+    """
+    expression, points, include = request["expression"], request["points"], request["include"]
+    count, dimension = points.shape
+    context.memory.need(context.loaded_bytes + NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension))
+    function = compiler(expression, context)(min(count, BLOCK), 2 if "hessian" in include else 1)
+    graph = _graph(expression, context) if "graph" in include else None
+    formulas = _formulas(expression, context) if "symbolic" in include else None
+    context.timer.mark("compile")
+    context.timer.memory = function.program.nbytes
+    calculus = analyse(function, points, request["tolerance"], context.deadline)
+    finite = bool(calculus.finite.all())
+    answer: dict[str, Any] = {
+        "variables": expression.variables,
+        "tolerance": request["tolerance"],
+        "points": _points(expression, points, calculus, request.get("directions")),
+    }
+    if formulas is not None:
+        answer["symbolic"] = _symbolic(expression, formulas)
+    if graph is not None:
+        answer["graph"] = _backpropagation(graph, points[0])
+        finite = finite and all(node["value"] is not None for node in answer["graph"]["nodes"])
+    warnings = [*_cautions(expression), *_lost(calculus.problems, ~calculus.finite)]
+    context.timer.mark("compute")
+    return answer | {"finite": finite, "warnings": listed(warnings)}
+
+
+@post(
+    blueprint,
+    "/v1/functions/stationary",
+    takes=StationaryRequest(),
+    gives=StationaryResponse(),
+    summary="Minima, maxima and saddles in a box",
+    tag="Functions",
+    examples=STATIONARY,
+)
+def stationary(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Find the places where the gradient vanishes, with Newton's method from many places of a box.
+
+    Points are exact to the last digits, each told once, lowest first. A search from many places finds what it comes
+    near; more `starts` find more.
+    """
+    expression, box = request["expression"], request["box"]
+    function = compiler(expression, context)(SEARCH_BLOCK, 2)
+    context.timer.mark("compile")
+    context.timer.memory = function.program.nbytes
+    context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
+    low, high = box.T
+    found = search(function, low, high, request["starts"], context.deadline)
+    calculus = analyse(function, found.points, deadline=context.deadline)
+    classes = calculus.classes or []
+    warnings = [*_cautions(expression)]
+    kinks = [check.trouble.text for check in function.checks if check.trouble.kind in ("kink", "jump")]
+    if kinks:
+        message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
+        warnings.append(Caution("kinks", message))
+    if not found.complete:
+        message = (
+            f"there are more stationary points than the {len(found.points)} told: they lie dense, as on a line or in a "
+            "plain; a smaller box shows more of them"
+        )
+        warnings.append(Caution("not_isolated", message))
+    entries = _points(expression, found.points, calculus, None)
+    for entry in entries:
+        for key in ("partials", "gradient", "direction", "problems"):
+            entry.pop(key, None)
+    context.timer.mark("compute")
+    return {
+        "variables": expression.variables,
+        "points": entries,
+        "counts": {kind: classes.count(kind) for kind in dict.fromkeys(classes)},
+        "starts": found.starts,
+        "warnings": listed(warnings),
+    }
+
+
+@post(
+    blueprint,
+    "/v1/functions/descend",
+    takes=DescendRequest(),
+    gives=DescendResponse(),
+    summary="Balls rolling into valleys",
+    tag="Functions",
+    examples=DESCEND,
+    streams=(RollSchema, DescendSummary),
+)
+def descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+    """Let every start go with every optimizer, and see in which valley each ends.
+
+    All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
+    valley, on a saddle, still moving, or diverged because the learning rate is above what the curvature allows. With
+    `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
+    """
+    work = DescentWork(request, context)
+    if context.form != "json":
+        return respond(work, context)
+    _, summary = collect(work, context)
+    context.timer.mark("compute")
+    return dict(summary)
+
+
+@post(
+    blueprint,
+    "/v1/functions/surface",
+    takes=SurfaceRequest(),
+    gives=SurfaceResponse(),
+    summary="A function on a grid, with contour levels and basins",
+    tag="Functions",
+    examples=SURFACE,
+)
+def surface(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Values on a grid for drawing, slopes, contour levels that suit the function.
+
+    With `basins` an optimizer is let go at every point of the grid; the answer tells which valley each run arrives at.
+    """
+    expression = request["expression"]
+    axes, shape, points = _grid(request)
+    context.memory.need(context.loaded_bytes + NUMBER_BYTES * len(points) * (4 + points.shape[1]))
+    function = compiler(expression, context)(min(len(points), BLOCK), 1)
+    context.timer.mark("compile")
+    context.timer.memory = function.program.nbytes
+    values, gradients = sample(function, points, shape, context.deadline)
+    levels = levels_for(values, request["levels"])
+    finite = np.isfinite(values)
+    answer: dict[str, Any] = {
+        "variables": expression.variables,
+        "axes": request["axes"],
+        **{name: axis.numbers for name, axis in zip("xy", axes, strict=False)},
+        "values": values,
+        "minimum": _extreme(points, values, np.where(finite, values, np.inf).argmin()),
+        "maximum": _extreme(points, values, np.where(finite, values, -np.inf).argmax()),
+        "levels": levels.values,
+        "spacing": levels.spacing,
+    }
+    told = finite.all()
+    if "gradients" in request["include"]:
+        answer["gradients"] = gradients
+        told = told and np.isfinite(gradients).all()
+    if request["basins"]:
+        answer["basins"] = _basins(request, context, points, shape)
+    warnings = _cautions(expression)
+    if not told:
+        lost = int((~finite).sum())
+        where = (
+            f"at {lost:,} of {values.size:,} points there is no finite value" if lost else "some slopes are infinite"
+        )
+        warnings.append(Caution("non_finite", f"{where}; they are null in lists", quantity="values"))
+    context.timer.mark("compute")
+    return answer | {"finite": bool(told), "warnings": listed(warnings)}
+
+
+@post(
+    blueprint,
+    "/v1/functions/fit",
+    takes=FitRequest(),
+    gives=FitResponse(),
+    summary="A line through points: closed form and descent",
+    tag="Functions",
+    examples=FIT,
+)
+def fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
+
+    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down.
+    """
+    line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
+    expression = parse(line.expression, request["variables"])
+    optimum = np.array([[line.slope, line.intercept]])
+    find = compiler(expression, context)
+    calculus = analyse(find(1, 2), optimum, deadline=context.deadline)
+    hessians = calculus.results.hessians
+    assert calculus.eigenvalues is not None and hessians is not None
+    eigenvalues = calculus.eigenvalues[0]
+    largest_stable_step = float(2.0 / eigenvalues[-1])
+    chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * largest_stable_step),))
+    plan = RollingPlan(
+        chosen,
+        request["start"][None],
+        request["steps"],
+        every=request["trace"]["every"],
+        include=request["trace"]["include"],
+    )
+    work = RollingWork(find, plan, context)
+    _, summary = collect(work, context)
+    runs = summary["runs"]
+    for run in runs:
+        run["distance"] = float(np.linalg.norm(run["point"] - optimum[0]))
+    context.timer.mark("compute")
+    condition = float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0.0 else None
+    return {
+        "variables": expression.variables,
+        "expression": line.expression,
+        "latex": _formulas(expression, context).function,
+        "optimum": {
+            "slope": line.slope,
+            "intercept": line.intercept,
+            "value": line.loss,
+            "residuals": line.residuals,
+            "r_squared": line.r_squared,
+            "hessian": hessians[0],
+            "eigenvalues": eigenvalues,
+            "condition_number": condition,
+            "largest_stable_step": largest_stable_step,
+        },
+        "closed_form": {
+            "latex": LATEX,
+            "points": len(request["points"]),
+            "mean_x": line.mean_x,
+            "mean_y": line.mean_y,
+            "spread_x": line.spread_x,
+            "spread_y": line.spread_y,
+            "product": line.product,
+        },
+        "steps": summary["steps"],
+        "runs": runs,
+        "best": summary["best"],
+        "finite": summary["finite"],
+        "warnings": summary["warnings"],
+    }
+
+
+def compiler(expression: Expression, context: Context) -> Find:
+    """What compiles an expression, out of the memory of earlier requests."""
+    runtime = context.runtime
+
+    def find(points: int, order: int) -> Function:
+        task = FunctionTask(expression, points, order)
+        make = partial(Function, task, runtime.settings.limits, runtime.workspaces)
+        found: Function = runtime.compiled.get(task.key, make)
+        return found
+
+    return find
+
+
+def _graph(expression: Expression, context: Context) -> ExpressionGraph:
+    key = ("graph", expression.text, expression.variables)
+    found: ExpressionGraph = context.runtime.compiled.get(key, partial(ExpressionGraph, expression))
+    return found
+
+
+def _formulas(expression: Expression, context: Context) -> Formulas:
+    key = ("formulas", expression.text, expression.variables)
+    found: Formulas = context.runtime.compiled.get(key, partial(formulas_of, expression))
+    return found
+
+
+def _points(
+    expression: Expression, points: Array, calculus: Calculus, directions: Array | None
+) -> list[dict[str, Any]]:
+    """An entry for each point: what is undefined at a point is left out, or null."""
+    results = calculus.results
+    derivatives = None if directions is None else along(results.gradients, directions)
+    entries = []
+    for place, point in enumerate(points):
+        gradient = results.gradients[place]
+        entry: dict[str, Any] = {
+            "point": point,
+            "value": results.values[place],
+            "partials": dict(zip(expression.variables, gradient.tolist(), strict=True)),
+            "gradient": gradient,
+            "norm": calculus.norms[place],
+            "direction": None if np.isnan(calculus.directions[place, 0]) else calculus.directions[place],
+        }
+        if derivatives is not None:
+            entry["directional_derivative"] = derivatives[place]
+        if results.hessians is not None:
+            entry |= _second_order(place, calculus)
+        problems = calculus.problems.get(place)
+        if problems:
+            entry["problems"] = [_problem(expression, problem) for problem in problems]
+        entries.append(entry)
+    return entries
+
+
+def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
+    assert calculus.results.hessians is not None and calculus.classes is not None
+    assert calculus.eigenvalues is not None and calculus.eigenvectors is not None
+    assert calculus.condition_numbers is not None and calculus.stable_steps is not None
+    found = calculus.classes[place]
+    entry: dict[str, Any] = {
+        "hessian": calculus.results.hessians[place],
+        "eigenvalues": calculus.eigenvalues[place],
+        "eigenvectors": calculus.eigenvectors[place],
+        "classification": None if found == "undefined" else found,
+    }
+    if np.isfinite(calculus.condition_numbers[place]):
+        entry["condition_number"] = calculus.condition_numbers[place]
+    if found == MINIMUM:
+        entry["largest_stable_step"] = calculus.stable_steps[place]
+    return entry
+
+
+def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
+    if problem.step is not None:
+        told |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
+    return told
+
+
+def _cautions(expression: Expression) -> list[Caution]:
+    """Words whose derivative is 0 everywhere, so that a descent does not see them."""
+    words = [step.word for step in expression.steps if step.word in ("step", "sign", "floor", "ceil", "round")]
+    return [
+        Caution("gradient_blocked", f"the derivative of {word} is taken as 0 everywhere, so nothing flows through it")
+        for word in dict.fromkeys(words)
+    ]
+
+
+def _lost(problems: Mapping[int, Sequence[Problem]], lost: Array) -> list[Caution]:
+    places = np.flatnonzero(lost)
+    if not len(places):
+        return []
+    first = int(places[0])
+    found = problems.get(first)
+    why = f": {found[0].text}" if found else ""
+    message = (
+        f"at {len(places):,} of the points something is not finite, and null in lists; first at point {first}{why}"
+    )
+    return [Caution("non_finite", message, quantity=f"points[{first}]")]
+
+
+def _symbolic(expression: Expression, formulas: Formulas) -> dict[str, Any]:
+    return {
+        "latex": formulas.function,
+        "gradient": [
+            {"variable": name, **(_formula(formula) or {"latex": None, "expression": None})}
+            for name, formula in zip(expression.variables, formulas.gradient, strict=True)
+        ],
+        "hessian": [[_formula(formula) for formula in row] for row in formulas.hessian],
+    }
+
+
+def _formula(formula: Printed | None) -> dict[str, str] | None:
+    return None if formula is None else {"latex": formula.latex, "expression": formula.text}
+
+
+def _backpropagation(graph: ExpressionGraph, point: Array) -> dict[str, Any]:
+    found = graph.run(point)
+    nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
+    edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
+    return {
+        "point": point,
+        "output": graph.value,
+        "nodes": [
+            {
+                "name": vertex.name,
+                "operation": vertex.operation,
+                "inputs": vertex.inputs,
+                **({"text": vertex.text} if vertex.text else {}),
+                "value": value,
+                "adjoint": adjoint,
+            }
+            for vertex, value, adjoint in nodes
+        ],
+        "backward": [
+            {"source": edge.source, "target": edge.target, "derivative": derivative, "contribution": contribution}
+            for edge, derivative, contribution in edges
+        ],
+    }
+
+
+def _numbers(array: Array) -> list[float | None]:
+    return [
+        number if finite else None for number, finite in zip(array.tolist(), np.isfinite(array).tolist(), strict=True)
+    ]
+
+
+class RollingWork:
+    """Balls on their way, in the words of the API."""
+
+    def __init__(self, find: Find, plan: RollingPlan, context: Context) -> None:
+        self.find, self.plan, self.context = find, plan, context
+        self.streamed = context.form != "json"
+        self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve, context.deadline)
+        context.timer.mark("compile")
+        context.timer.memory = self.rolling.memory
+        self.reason = ""
+
+    def _reserve(self, nbytes: int) -> None:
+        self.context.memory.need(self.context.loaded_bytes + 4 * nbytes)
+
+    @property
+    def finished(self) -> bool:
+        return self.rolling.finished
+
+    def advance(self) -> Mapping[str, Any] | None:
+        snapshot = self.rolling.advance()
+        if snapshot is None or not self.streamed:
+            return None
+        record = {"step": snapshot.step, "points": snapshot.points, "values": snapshot.values}
+        return record | ({"gradients": snapshot.gradients} if "gradients" in self.plan.include else {})
+
+    def cancel(self, reason: str) -> None:
+        self.reason = reason
+        self.rolling.cancel()
+
+    def outcome(self) -> Outcome:
+        return self.rolling.outcome()
+
+    def summary(self) -> Mapping[str, Any]:
+        outcome = self.outcome()
+        status = "cancelled" if self.reason else "completed"
+        warnings = []
+        finite = outcome.finite
+        if not finite:
+            lost = outcome.status.count("diverged")
+            message = f"{lost:,} runs diverged beyond what numbers hold; their ends are null in lists"
+            warnings.append(Caution("non_finite", message, quantity="runs"))
+        if self.reason:
+            warnings.append(Caution("cancelled", self.reason))
+        count = len(self.plan.starts)
+        return {
+            "variables": self.rolling.function.expression.variables,
+            "status": status,
+            "steps": self.rolling.told.tolist(),
+            "best": outcome.best,
+            "valleys": _valleys(outcome.valleys),
+            "runs": [self._run(outcome, run, count) for run in range(self.plan.runs)],
+            "finite": finite,
+            "warnings": listed([*warnings, *_cautions(self.rolling.function.expression)]),
+        }
+
+    def _run(self, outcome: Outcome, run: int, count: int) -> dict[str, Any]:
+        valley = outcome.valleys.of_run[run]
+        told: dict[str, Any] = {
+            "optimizer": run // count,
+            "start": run % count,
+            "status": outcome.status[run],
+            "reason": outcome.reasons[run],
+            "steps_done": outcome.steps_done[run],
+            "point": outcome.points[run],
+            "value": outcome.values[run],
+            "norm": outcome.norms[run],
+            "valley": None if valley < 0 else valley,
+        }
+        return told | run_of(self.rolling, run) if self.plan.keep else told
+
+    def close(self) -> None:
+        self.rolling.close()
+
+
+class DescentWork(RollingWork):
+    """What `/v1/functions/descend` asks for."""
+
+    def __init__(self, request: dict[str, Any], context: Context) -> None:
+        noise = request.get("noise")
+        plan = RollingPlan(
+            request["optimizers"],
+            request["starts"],
+            request["steps"],
+            request.get("schedule"),
+            _clip(request),
+            Bounds(**request["stop"]),
+            None if noise is None else Noise(**noise),
+            request["trace"]["every"],
+            request["trace"]["include"],
+            keep=context.form == "json",
+            arrived=request["valley_radius"],
+        )
+        super().__init__(compiler(request["expression"], context), plan, context)
+
+
+def _clip(request: dict[str, Any]) -> Clip | None:
+    clip = request.get("clip")
+    return None if clip is None else Clip(**clip)
+
+
+def _valleys(valleys: Valleys) -> list[dict[str, Any]]:
+    calculus = valleys.calculus
+    if calculus is None or calculus.eigenvalues is None:
+        return []
+    return [
+        {
+            "point": valleys.points[place],
+            "value": calculus.results.values[place],
+            "classification": valleys.classes[place],
+            "eigenvalues": calculus.eigenvalues[place],
+            "runs": valleys.counts[place],
+        }
+        for place in range(len(valleys.points))
+    ]
+
+
+def _grid(request: dict[str, Any]) -> tuple[tuple[Axis, ...], tuple[int, ...], Array]:
+    """The axes of a surface, the shape of its values, and its points."""
+    names = request["expression"].variables
+    ranges = [request[key] for key in ("x", "y") if key in request]
+    resolution = request["resolution"]
+    counts = resolution * len(ranges) if len(resolution) == 1 else resolution
+    axes = tuple(
+        Axis(names.index(name), low, high, count)
+        for name, (low, high), count in zip(request["axes"], ranges, counts, strict=True)
+    )
+    at = np.array([request.get("at", {}).get(name, 0.0) for name in names])
+    return axes, tuple(axis.points for axis in reversed(axes)), grid_points(axes, at)
+
+
+def _extreme(points: Array, values: Array, place: np.intp) -> dict[str, Any] | None:
+    value = values.reshape(-1)[place]
+    return {"point": points[place], "value": value} if np.isfinite(value) else None
+
+
+_IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
+"""What a surface calls what a descent has under another name."""
+
+
+def _basins(request: dict[str, Any], context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    optimizer: Selection[Optimizer] = request["optimizer"]
+    plan = RollingPlan(
+        (optimizer,),
+        points,
+        request["steps"],
+        request.get("schedule"),
+        _clip(request),
+        every=request["steps"],
+        keep=False,
+        arrived=request["valley_radius"],
+    )
+    try:
+        work = BasinsWork(compiler(request["expression"], context), plan, context)
+    except LimitExceeded as error:
+        place = "resolution" if error.path[:1] == ("starts",) or not error.path else str(error.path[0])
+        raise LimitExceeded(error.name, error.asked, error.allowed, (_IN_SURFACE.get(place, place),)) from None
+    except InvalidRequest as error:
+        faults = [replace(fault, path=(_IN_SURFACE.get(str(fault.path[0]), fault.path[0]),)) for fault in error.faults]
+        raise InvalidRequest(faults) from None
+    _, summary = collect(work, context)
+    return {"grid": summary["grid"].reshape(shape), **{key: summary[key] for key in summary if key != "grid"}}
+
+
+class BasinsWork(RollingWork):
+    """Runs of which only the valleys are told."""
+
+    def summary(self) -> Mapping[str, Any]:
+        outcome = self.outcome()
+        grid = np.array(outcome.valleys.of_run)
+        grid[np.array(outcome.status) == "diverged"] = DIVERGED
+        return {
+            "status": "cancelled" if self.reason else "completed",
+            "valleys": _valleys(outcome.valleys),
+            "arrived": int((grid >= 0).sum()),
+            "moving": int((grid == MOVING).sum()),
+            "diverged": int((grid == DIVERGED).sum()),
+            "grid": grid,
+        }

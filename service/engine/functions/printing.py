@@ -1,0 +1,339 @@
+"""Formulas as characters: LaTeX for the eye, and text that can be typed again.
+
+A formula is put together from pieces that know how tightly they bind, so parentheses stand only where they are needed.
+Both notations answer the same calls; whoever prints a formula does not know which one it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from service.engine.functions.expression import Expression
+
+Rational = int | Fraction
+
+SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(5)
+"""How tightly a piece binds."""
+
+LARGEST_DIGITS = 10**6
+"""Fractions with more than this above or below are printed as decimals."""
+LONGEST_DECIMALS = 12
+LARGEST_WHOLE = 10**15
+SMALLEST_PLAIN = Fraction(1, 10_000)
+"""Numbers from here to `LARGEST_WHOLE` are printed without a power of ten."""
+
+_LOWER = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi"
+_UPPER = "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+_GREEK = frozenset(f"{_LOWER} {_UPPER}".split())
+"""Letters that LaTeX knows by their names."""
+_NAME = re.compile(r"(?P<head>[A-Za-z]+?)(?:_?(?P<digits>[0-9]+)|_(?P<suffix>[A-Za-z0-9]+))?")
+_PLAIN = {"sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_PLAIN |= {"sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "log": "ln", "log2": "log_2", "log10": "log_{10}"}
+_HEADS = {name: "\\" + head for name, head in _PLAIN.items()}
+_HEADS |= {f"a{name}h": rf"\operatorname{{ar{name}h}}" for name in ("sin", "cos", "tan")}
+"""Functions whose argument may stand without parentheses and whose power is put on the name."""
+_NAMES = {"sigmoid": r"\sigma", "max": r"\max", "min": r"\min", "sign": r"\operatorname{sgn}"}
+_FENCES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceil": (r"\lceil ", r" \rceil")}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a formula."""
+
+    text: str
+    level: int = ATOM
+    head: str = ""
+    """Of a function: its name as the text begins, where an exponent may be put."""
+    closed: str = ""
+    """Where the text ends in an argument without parentheses: the same with them."""
+    bare: bool = False
+    """It may be such an argument."""
+    negates: Piece | None = None
+    """What it is the negative of, where it is no more than that."""
+
+
+class Text:
+    """The grammar of typed expressions, and what both notations have in common."""
+
+    def __init__(self, decimals: bool = False) -> None:
+        self.decimals = decimals
+        """Write 0.52 rather than 13/25."""
+        self.small: Text = self
+        """The notation of exponents."""
+
+    def number(self, literal: str) -> Piece:
+        """A positive number, from its digits."""
+        return Piece(literal, bare=literal.isdecimal())
+
+    def symbol(self, name: str) -> Piece:
+        return Piece(name, bare=True)
+
+    def group(self, text: str) -> str:
+        return f"({text})"
+
+    def wrap(self, piece: Piece, level: int) -> str:
+        """The piece as an operand of what binds as tightly as `level`."""
+        return piece.text if piece.level >= level else self.group(piece.text)
+
+    def total(self, parts: Sequence[tuple[bool, Piece]]) -> Piece:
+        """A sum of pieces, each with whether it is subtracted."""
+        (negative, first), *rest = parts
+        if not rest and not negative:
+            return first
+        text = ("-" if negative else "") + self.wrap(first, QUOTIENT)
+        for minus, piece in rest:
+            text += f" {'-' if minus else '+'} {self.wrap(piece, QUOTIENT)}"
+        return Piece(text, SUM, negates=None if rest else first)
+
+    def product(self, pieces: Sequence[Piece]) -> Piece:
+        if len(pieces) == 1:
+            return pieces[0]
+        return Piece("*".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
+
+    def fraction(self, top: Piece, bottom: Piece) -> Piece:
+        if top.negates:
+            return self.total([(True, self.fraction(top.negates, bottom))])
+        return Piece(f"{top.closed or self.wrap(top, PRODUCT)}/{self.wrap(bottom, POWER)}", QUOTIENT)
+
+    def power(self, base: Piece, exponent: Piece) -> Piece:
+        return Piece(f"{self.wrap(base, ATOM)}^{self.wrap(exponent, ATOM)}", POWER)
+
+    def exponential(self, exponent: Piece) -> Piece:
+        return self.call("exp", [exponent])
+
+    def root(self, piece: Piece) -> Piece:
+        return self.call("sqrt", [piece])
+
+    def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
+        return Piece(f"{name}({', '.join(argument.text for argument in arguments)})")
+
+    def above(self, a: Piece, b: Piece, below: Piece) -> Piece:
+        """1 where a > b, else 0; `below` is b - a, for want of such a word."""
+        return Piece(f"1 - step({below.text})", SUM)
+
+    def from_on(self, a: Piece, b: Piece, above: Piece) -> Piece:
+        """1 where a ≥ b, else 0; `above` is a - b."""
+        return self.call("step", [above])
+
+    def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
+        """A positive number as a numerator, which may be a decimal, and a denominator.
+
+        `divides`: there is a denominator in any case.
+        """
+        top, bottom = value.numerator, value.denominator
+        if (value < SMALLEST_PLAIN and bottom > LARGEST_DIGITS) or value >= LARGEST_WHOLE:
+            return _shortest(value), 1
+        if bottom > (10 if divides else 1) and (self.decimals or bottom > 1000):
+            digits = _decimal(top, bottom)
+            if digits:
+                return digits, 1
+        if bottom > 1 and max(top, bottom) > LARGEST_DIGITS:
+            return _shortest(value), 1
+        return str(top), bottom
+
+
+class Latex(Text):
+    """LaTeX for mathematics mode."""
+
+    def __init__(self, decimals: bool = False, *, inline: bool = False) -> None:
+        super().__init__(decimals)
+        self.inline = inline
+        """Within an exponent: fractions are written with a slash."""
+        self.small = self if inline else Latex(decimals, inline=True)
+
+    def number(self, literal: str) -> Piece:
+        mantissa, _, exponent = literal.lower().partition("e")
+        if not exponent:
+            return Piece(literal, bare=literal.isdecimal())
+        power = f"10^{_braced(str(int(exponent)))}"
+        return Piece(power, POWER) if mantissa == "1" else Piece(rf"{mantissa} \cdot {power}", PRODUCT)
+
+    def symbol(self, name: str) -> Piece:
+        return Piece(latex_name(name), bare=True)
+
+    def group(self, text: str) -> str:
+        return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
+
+    def product(self, pieces: Sequence[Piece]) -> Piece:
+        if len(pieces) == 1:
+            return pieces[0]
+        text = ""
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            factor = self._before(piece, following)
+            text = _beside(text, factor) if text else factor
+        last = pieces[-1]
+        closed = text.removesuffix(last.text) + last.closed if last.closed else ""
+        bare = len(pieces) == 2 and all(piece.bare for piece in pieces) and pieces[0].text.isdecimal()
+        return Piece(text, PRODUCT, closed=closed, bare=bare)
+
+    def _before(self, piece: Piece, following: Piece | None) -> str:
+        """A factor as it stands before another one."""
+        if piece.closed and following is not None and not following.head:
+            return piece.closed
+        return self.wrap(piece, PRODUCT)
+
+    def fraction(self, top: Piece, bottom: Piece) -> Piece:
+        if self.inline:
+            return super().fraction(top, bottom)
+        return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", PRODUCT)
+
+    def power(self, base: Piece, exponent: Piece) -> Piece:
+        raised = f"^{_braced(exponent.text)}"
+        if base.head and exponent.text.isdecimal():
+            return Piece(
+                base.head + raised + base.text.removeprefix(base.head),
+                head=base.head + raised,
+                closed=base.closed and base.head + raised + base.closed.removeprefix(base.head),
+            )
+        return Piece((base.closed or self.wrap(base, ATOM)) + raised, POWER)
+
+    def exponential(self, exponent: Piece) -> Piece:
+        return Piece(f"e^{_braced(exponent.text)}", POWER)
+
+    def root(self, piece: Piece) -> Piece:
+        return Piece(rf"\sqrt{{{piece.text}}}")
+
+    def above(self, a: Piece, b: Piece, below: Piece) -> Piece:
+        return Piece(f"[{a.text} > {b.text}]")
+
+    def from_on(self, a: Piece, b: Piece, above: Piece) -> Piece:
+        return Piece(rf"[{a.text} \ge {b.text}]")
+
+    def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
+        text = ", ".join(argument.text for argument in arguments)
+        closed = self.group(text)
+        if name in _HEADS:
+            head = _HEADS[name]
+            if arguments[0].bare:
+                return Piece(f"{head} {text}", head=head, closed=head + closed)
+            return Piece(head + closed, head=head)
+        if name in _FENCES:
+            left, right = _FENCES[name]
+            if r"\frac" in text or "|" in text:
+                left, right = rf"\left{left}", rf"\right{right.strip()}"
+            return Piece(f"{left}{text}{right}")
+        if name == "cbrt":
+            single = arguments[0].bare and arguments[0].level == ATOM
+            return Piece(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")
+        if name == "softplus":
+            return self.call("log", [Piece(f"1 + {self.exponential(arguments[0]).text}", SUM)])
+        return Piece(_NAMES.get(name, rf"\operatorname{{{_escaped(name)}}}") + closed)
+
+
+@lru_cache(maxsize=256)
+def latex_name(name: str) -> str:
+    """The LaTeX of a variable: Greek letters by their names, and trailing digits or `_suffix` as an index."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return rf"\mathrm{{{_escaped(name)}}}"
+    head, digits, suffix = match.group("head", "digits", "suffix")
+    symbolic = len(head) == 1 or head in _GREEK
+    if suffix and not symbolic:
+        return rf"\mathrm{{{head}\_{suffix}}}"
+    letter = head if len(head) == 1 else rf"\{head}" if symbolic else rf"\mathrm{{{head}}}"
+    index = digits or (rf"\{suffix}" if suffix in _GREEK else suffix)
+    return f"{letter}_{_braced(index)}" if index else letter
+
+
+def _escaped(name: str) -> str:
+    return name.replace("_", r"\_")
+
+
+def _braced(text: str) -> str:
+    return text if len(text) == 1 else f"{{{text}}}"
+
+
+def _beside(left: str, right: str) -> str:
+    """Two factors side by side, with a dot between numbers and a little space beside names of several letters."""
+    if right[0].isdecimal() or (left[-1].isdecimal() and re.match(r"\\frac\{[0-9]", right)):
+        return rf"{left} \cdot {right}"
+    if r"\mathrm" in left[-40:] or right.startswith(r"\mathrm"):
+        return rf"{left} \, {right}"
+    return f"{left} {right}"
+
+
+def _shortest(value: Rational) -> str:
+    """The fewest digits that mean the same float."""
+    mantissa, _, exponent = repr(float(value)).partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa.removesuffix(".0")
+
+
+def _decimal(top: int, bottom: int) -> str:
+    """A fraction as a decimal, if it is one of few places."""
+    for places in range(1, LONGEST_DECIMALS + 1):
+        if 10**places % bottom == 0:
+            digits = str(top * (10**places // bottom)).rjust(places + 1, "0")
+            return f"{digits[:-places]}.{digits[-places:]}"
+    return ""
+
+
+# --- an expression as it was typed --------------------------------------------------------------
+
+
+def as_written(expression: Expression) -> str:
+    """The LaTeX of an expression in the order it was typed, nothing simplified."""
+    notation = Latex()
+    pieces: list[tuple[Piece, Piece]] = []  # each step as it stands, and as it would in an exponent
+    for step in expression.steps:
+        operands = [pieces[place] for place in step.operands]
+        small = [piece for _, piece in operands]
+        pieces.append(
+            (
+                _written(notation, step.word, step.text, [piece for piece, _ in operands], small),
+                _written(notation.small, step.word, step.text, small, small),
+            )
+        )
+    return pieces[-1][0].text
+
+
+def _written(notation: Text, word: str, text: str, operands: list[Piece], small: list[Piece]) -> Piece:
+    """One step, from its operands, which are also given as they stand in an exponent."""
+    match word, operands:
+        case "number", _:
+            return notation.number(text)
+        case _, []:
+            return notation.symbol(text or word)
+        case (("add" | "subtract"), [a, b]):
+            return _chained(notation, a, word == "subtract", b)
+        case "multiply", _:
+            return notation.product(operands)
+        case "divide", [a, b]:
+            return notation.fraction(a, b)
+        case "negate", [a]:
+            return notation.total([(True, a)])
+        case (("power" | "pow"), [a, _]):
+            return notation.power(a, small[1])
+        case "exp", _:
+            return notation.exponential(small[0])
+        case "expm1", _:
+            return _chained(notation, notation.exponential(small[0]), True, _ONE)
+        case "log1p", [a]:
+            return notation.call("log", [_chained(notation, _ONE, False, a)])
+        case "sqrt", [a]:
+            return notation.root(a)
+        case "hypot", [a, b]:
+            return notation.root(_chained(notation, notation.power(a, _TWO), False, notation.power(b, _TWO)))
+        case "gaussian", _:
+            return notation.exponential(notation.small.total([(True, notation.small.power(small[0], _TWO))]))
+        case "softplus", _:
+            return notation.call(word, small)
+        case "relu", [a]:
+            return notation.call("max", [_ZERO, a])
+        case "step", [a]:
+            return notation.from_on(a, _ZERO, a)
+        case "mod", [a, b]:
+            return Piece(rf"{notation.wrap(a, PRODUCT)} \bmod {notation.wrap(b, POWER)}", QUOTIENT)
+    return notation.call(word, operands)
+
+
+def _chained(notation: Text, left: Piece, minus: bool, right: Piece) -> Piece:
+    """A sum or difference; what is added keeps no parentheses of its own, unless it begins with a sign."""
+    text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
+    return Piece(f"{left.text} {'-' if minus else '+'} {text}", SUM)
+
+
+_ZERO, _ONE, _TWO = Piece("0"), Piece("1"), Piece("2")
