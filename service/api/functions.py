@@ -66,7 +66,7 @@ blueprint = Blueprint("functions", __name__)
     tag="Functions",
     examples=FUNCTION_GRADIENT,
 )
-def gradient(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_gradient(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Type a function, get its value, gradient, Hessian and class at each point.
 
     The answer also has the derivatives as formulas, and the graph of the first point with every value on the way
@@ -106,7 +106,7 @@ def gradient(request: dict[str, Any], context: Context) -> dict[str, Any]:
     tag="Functions",
     examples=STATIONARY,
 )
-def stationary(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def stationary_points(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Find the places where the gradient vanishes, with Newton's method from many places of a box.
 
     Points are exact to the last digits, each told once, lowest first. A search from many places finds what it comes

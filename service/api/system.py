@@ -17,7 +17,7 @@ from markupsafe import Markup
 from schemas.system import HealthSchema, ServiceSchema
 from service import __version__, wire
 from service.api.catalogue import REGISTRIES
-from service.api.examples import GRADIENTS
+from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
 from service.api.operation import OPERATIONS, describe, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.evaluate import compile_task
@@ -131,8 +131,15 @@ def home() -> Response:
     body = orjson.dumps(
         {key: value for key, value in GRADIENTS["xor"].items() if key != "include"}, option=orjson.OPT_INDENT_2
     ).decode()
-    operations = sorted(OPERATIONS, key=lambda operation: TAGS.index(operation.tag))
-    return _page("home.html", operations=operations, body=_in_rows(body), catalogue=REGISTRIES, problems=KINDS)
+    function = orjson.dumps(FUNCTION_GRADIENT["rosenbrock"], option=orjson.OPT_INDENT_2).decode()
+    return _page(
+        "home.html",
+        operations=sorted(OPERATIONS, key=lambda operation: TAGS.index(operation.tag)),
+        function=_in_rows(function),
+        body=_in_rows(body),
+        catalogue=REGISTRIES,
+        problems=KINDS,
+    )
 
 
 def swagger() -> Response:

@@ -121,7 +121,7 @@ class Workspace:
     """Memory for one run at a time of a program, and its calls bound to that memory.
 
     Fill `inputs` and `parameters`, call `run`, read `outputs` and `gradients`: all are arrays in
-    the arena, overwritten by the next run.
+    the arena, overwritten by the next run. Whoever reads gradients leaves them as they are.
     """
 
     def __init__(self, program: Program) -> None:
@@ -163,7 +163,11 @@ class Workspace:
             if chain is not None:
                 calls.extend(_in_blocks(chain, program, arrays, array))
         for node, place in program.copies:
-            calls.append(_copy(array(place), arrays[node.index]))
+            copy = _copy(array(place), arrays[node.index])
+            if _is_constant(node):
+                copy()  # once: nothing else is ever written there
+            else:
+                calls.append(copy)
         self.calls = calls
         self.outputs = {name: arrays[node.index] for name, node in program.outputs.items()}
         self.parameters = array(program.flat_parameters)
@@ -221,6 +225,13 @@ def _in_blocks(
                 if outside.isdisjoint((index, *[x.index for x in node.inputs])):
                     repeated[index, rows] = calls  # the same memory in every block
             yield from calls
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a value is a number, or a view of one."""
+    while node.operation.view is not None:
+        node = node.inputs[0]
+    return node.is_constant
 
 
 def _copy(target: Array, source: Array) -> Call:
