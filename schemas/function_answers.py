@@ -67,7 +67,9 @@ class PointSchema(StrictSchema):
     largest_stable_step = fields.Float(
         metadata=about("at minima: 2/λmax, which a learning rate of gradient descent must stay below")
     )
-    problems = fields.List(fields.Nested(PointProblemSchema), metadata=about("where something is wrong or by convention"))
+    problems = fields.List(
+        fields.Nested(PointProblemSchema), metadata=about("where something is wrong or by convention")
+    )
 
 
 class FormulaSchema(StrictSchema):

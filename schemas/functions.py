@@ -156,9 +156,9 @@ class StartsField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping) or is_typed(value):
             return decode(value)
+        if len(value) != 1 and not set(value) - set(self.layout.load_fields):
+            raise self.refuse("a list of points, or one of {'grid': …} and {'random': …}", plain(dict(value)))
         layout: dict[str, Any] = self.layout.load(value)
-        if len(layout) != 1:
-            raise self.refuse("a list of points, {'grid': …} or {'random': …}", plain(dict(value)))
         return layout
 
 

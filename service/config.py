@@ -42,9 +42,11 @@ class Settings:
     max_operations: int = field(
         default=2 * 10**11, metadata={"about": "estimated floating-point operations of a request"}
     )
-    max_steps: int = field(default=1_000_000, metadata={"about": "steps of a training, or of a comparison together"})
+    max_steps: int = field(
+        default=1_000_000, metadata={"about": "steps of a training or descent, or of a comparison together"}
+    )
     max_trace_elements: int = field(
-        default=10_000_000, metadata={"about": "numbers in the steps of a training that are told"}
+        default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
     )
     max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})

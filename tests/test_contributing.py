@@ -1,10 +1,13 @@
 """The examples of CONTRIBUTING.md do what they say: one declaration, and everything knows it."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -79,6 +82,40 @@ print(json.dumps({
 }))
 """
 
+WORD = """
+import json, sys
+from service.engine.functions import vocabulary as module
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+client = create_app(Settings(log_requests=False)).test_client()
+body = {"expression": "logit(x)", "points": [0.25, 0.0, 2.0], "include": ["symbolic"]}
+print(json.dumps({
+    "entry": client.get("/v1/functions/vocabulary/logit").json,
+    "answer": client.post("/v1/functions/gradient", json=body).json,
+    "wrong": client.post("/v1/functions/gradient", json=body | {"expression": "logit(x, 2)"}).json,
+}))
+"""
+
+PRESET = """
+import json, sys
+from service.engine.functions import presets as module
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+client = create_app(Settings(log_requests=False)).test_client()
+entry = client.get("/v1/functions/presets/leaning_bowl").json
+body = {"expression": entry["expression"], "variables": entry["variables"]}
+(trial,) = entry["trials"]
+print(json.dumps({
+    "entry": entry,
+    "stationary": client.post("/v1/functions/stationary", json=body | {"box": entry["domain"]}).json,
+    "descend": client.post("/v1/functions/descend", json=body | {
+        "starts": entry["starts"], "optimizers": [trial["optimizer"]], "steps": trial["steps"],
+    }).json,
+}))
+"""
+
 
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
@@ -125,3 +162,32 @@ def test_an_optimizer_is_one_declaration():
     assert found["wrong"]["errors"][0]["pointer"] == "#/optimizer/beta"
     assert found["listed"]
     assert {"type", "learning_rate", "beta", "weight_decay", "maximize"} <= set(found["options"])
+
+
+def test_a_word_is_one_declaration():
+    found = run(WORD, SNIPPETS[3])
+    inside, end, outside = found["answer"]["points"]
+    assert inside["value"] == pytest.approx(-math.log(3.0), rel=1e-15)
+    assert inside["gradient"] == [1.0 / 0.25 + 1.0 / 0.75]
+    assert "problems" not in inside
+    assert [problem["kind"] for problem in end["problems"]] == ["pole"]
+    assert [problem["message"] for problem in outside["problems"]] == ["logit takes numbers between 0 and 1"]
+    assert end["value"] is None
+    assert outside["value"] is None
+    (partial,) = found["answer"]["symbolic"]["gradient"]
+    assert partial["expression"]
+    assert found["entry"]["derivative"]
+    assert "logit takes 1 argument" in found["wrong"]["errors"][0]["detail"]
+
+
+def test_a_preset_is_one_declaration():
+    found = run(PRESET, SNIPPETS[4])
+    (minimum,) = found["stationary"]["points"]
+    (stated,) = found["entry"]["minima"]
+    assert minimum["point"] == stated["point"]
+    assert minimum["value"] == stated["value"]
+    assert minimum["classification"] == "minimum"
+    assert minimum["eigenvalues"] == pytest.approx([1.0, 3.0])
+    (only,) = found["descend"]["runs"]
+    assert only["valley"] == 0
+    assert found["descend"]["valleys"][0]["point"] == stated["point"]

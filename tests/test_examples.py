@@ -56,7 +56,7 @@ def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -
     assert answer.get("finite", True) is True
     assert answer.get("warnings", []) == []
     expected = strict_json(excerpt)
-    assert {"loss", "table"} & expected.keys()
+    assert {"loss", "table", "runs"} & expected.keys()
     assert_holds(answer, expected)
 
 
@@ -70,7 +70,7 @@ def assert_holds(found: Any, expected: Any) -> None:
         for one, other in zip(found, expected, strict=True):
             assert_holds(one, other)
     else:
-        assert found == (expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-7, abs=1e-12))
+        assert found == (expected if isinstance(expected, str | None) else pytest.approx(expected, rel=1e-7, abs=1e-12))
 
 
 def arrays(tree: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray[Any, Any]]]:
@@ -103,10 +103,11 @@ def test_the_gradients_of_an_example_are_right(name: str, client: FlaskClient) -
     assert slope == pytest.approx(expected, rel=1e-6)
 
 
-def test_there_are_trainings_and_comparisons() -> None:
+def test_there_are_trainings_comparisons_and_descents() -> None:
     assert sent_to("/v1/train")
     assert sent_to("/v1/train/compare")
-    assert set(PATHS.values()) == {"/v1/gradients", "/v1/train", "/v1/train/compare"}
+    assert sent_to("/v1/functions/descend")
+    assert set(PATHS.values()) == {"/v1/gradients", "/v1/train", "/v1/train/compare", "/v1/functions/descend"}
 
 
 @pytest.mark.parametrize("name", sent_to("/v1/train"))
@@ -135,3 +136,29 @@ def test_a_row_of_a_comparison_is_a_training(name: str, client: FlaskClient) -> 
         training = ask(client, alone | {"optimizer": row["optimizer"], "seed": row["seed"]}, "/v1/train")
         assert training["loss"] == row["loss"]
         assert [step["loss"] for step in training["steps"]] == curves["loss"]
+
+
+@pytest.mark.parametrize("name", sent_to("/v1/functions/descend"))
+def test_the_runs_of_a_descent_end_where_it_says(name: str, client: FlaskClient) -> None:
+    """Valleys have no gradient, values are those of the places, and runs that arrived are next to their valleys."""
+    body = json.loads((FOLDER / name).read_text())
+    answer = ask(client, body, "/v1/functions/descend")
+
+    def looked_at(points: list[list[float]]) -> list[dict[str, Any]]:
+        asked = {"expression": body["expression"], "points": points, "include": ["hessian"]}
+        found: list[dict[str, Any]] = ask(client, asked, "/v1/functions/gradient")["points"]
+        return found
+
+    valleys = answer["valleys"]
+    for valley, found in zip(valleys, looked_at([valley["point"] for valley in valleys]), strict=True):
+        assert found["norm"] <= 1e-8
+        assert found["classification"] == valley["classification"]
+    assert [valley["runs"] for valley in valleys] == [
+        sum(run["valley"] == place for run in answer["runs"]) for place in range(len(valleys))
+    ]
+    for run in answer["runs"]:
+        assert run["path"][0] == body["starts"][run["start"]]
+        assert run["path"][-1] == run["point"]
+        assert [found["value"] for found in looked_at(run["path"])] == pytest.approx(run["values"], rel=1e-12)
+        if run["valley"] is not None:
+            assert run["point"] == pytest.approx(valleys[run["valley"]]["point"], abs=3e-3)

@@ -106,7 +106,7 @@ def function_gradient(request: dict[str, Any], context: Context) -> dict[str, An
     tag="Functions",
     examples=STATIONARY,
 )
-def stationary_points(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_stationary(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Find the places where the gradient vanishes, with Newton's method from many places of a box.
 
     Points are exact to the last digits, each told once, lowest first. A search from many places finds what it comes
@@ -156,7 +156,7 @@ def stationary_points(request: dict[str, Any], context: Context) -> dict[str, An
     examples=DESCEND,
     streams=(RollSchema, DescendSummary),
 )
-def descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
     """Let every start go with every optimizer, and see in which valley each ends.
 
     All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
@@ -180,7 +180,7 @@ def descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Respo
     tag="Functions",
     examples=SURFACE,
 )
-def surface(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_surface(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Values on a grid for drawing, slopes, contour levels that suit the function.
 
     With `basins` an optimizer is let go at every point of the grid; the answer tells which valley each run arrives at.
@@ -230,7 +230,7 @@ def surface(request: dict[str, Any], context: Context) -> dict[str, Any]:
     tag="Functions",
     examples=FIT,
 )
-def fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
 
     The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down.
@@ -383,7 +383,8 @@ def _lost(problems: Mapping[int, Sequence[Problem]], lost: Array) -> list[Cautio
     if not len(places):
         return []
     first = int(places[0])
-    found = problems.get(first)
+    # What has a value and a slope by convention is not the cause.
+    found = [problem for problem in problems.get(first, ()) if problem.kind not in ("kink", "jump")]
     why = f": {found[0].text}" if found else ""
     message = (
         f"at {len(places):,} of the points something is not finite, and null in lists; first at point {first}{why}"
@@ -476,7 +477,7 @@ class RollingWork:
         finite = outcome.finite
         if not finite:
             lost = outcome.status.count("diverged")
-            message = f"{lost:,} runs diverged beyond what numbers hold; their ends are null in lists"
+            message = f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold; null in lists"
             warnings.append(Caution("non_finite", message, quantity="runs"))
         if self.reason:
             warnings.append(Caution("cancelled", self.reason))
@@ -484,7 +485,7 @@ class RollingWork:
         return {
             "variables": self.rolling.function.expression.variables,
             "status": status,
-            "steps": self.rolling.told.tolist(),
+            "steps": [step for step in self.rolling.told.tolist() if step <= max(outcome.steps_done)],
             "best": outcome.best,
             "valleys": _valleys(outcome.valleys),
             "runs": [self._run(outcome, run, count) for run in range(self.plan.runs)],

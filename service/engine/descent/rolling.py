@@ -25,7 +25,7 @@ from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import MINIMUM, Calculus, analyse, norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.stationary import distinct, near, polish, refine
+from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -41,7 +41,8 @@ STATE_ROWS = 8
 """Matrices like the balls' places that are kept and worked with, at most."""
 BLOCK = 256
 """Points at once where second derivatives are asked for."""
-ARRIVAL_ITERATIONS = 10
+ARRIVAL_ITERATIONS = 25
+"""Enough also at degenerate points, which Newton's method only comes closer to by a factor."""
 MOST_VALLEYS = 500
 SAME = 1e-6
 """Valleys closer than this, beside their distance from 0, are one."""
@@ -124,7 +125,7 @@ class RollingPlan:
         if not optimizer.declaration.search:
             return
         if self.noise is not None:
-            detail = f"{optimizer.name} compares values along a line, which noise makes meaningless; leave noise out"
+            detail = f"{optimizer.name} asks for more than gradients, which noise is added to; leave noise out"
             raise InvalidRequest([Fault(path, detail)])
         if len(self.starts) > MOST_SEARCHES:
             raise LimitExceeded(f"starts for {optimizer.name}", len(self.starts), MOST_SEARCHES, path)
@@ -224,7 +225,10 @@ class Rolling:
         self._ended: Array | None = None
         """Which balls have ended, as soon as one has."""
         self._resting = self.positions.copy()
-        self._first: Array | None = None
+        self.first: Array = np.empty(0)
+        """The values at the starts."""
+        self.moved: dict[int, int] = {}
+        """Of runs with a search: after how many steps it moved last."""
         self._noisy = np.empty_like(self.gradients)
         self._noise: Array | None = None
         self.groups: list[_Group] = []
@@ -293,8 +297,8 @@ class Rolling:
     def _check(self) -> None:
         """Find the balls that have run away or met what they should stop at."""
         stop, values = self.plan.stop, self.values
-        if self._first is None:
-            self._first = values.copy()
+        if not self.first.size:
+            self.first = values.copy()
             self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
             self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
         near = (values <= self._highest) & (values >= -self._farthest) & np.isfinite(self.gradients.sum(0))
@@ -383,6 +387,8 @@ class Rolling:
         for ball, descent in some:
             if self.status[ball] == ROLLING:
                 descent.advance()
+                if (self.positions[:, ball] != descent.parameters).any():
+                    self.moved[ball] = self.step + 1
                 self.positions[:, ball] = descent.parameters
         if not some:
             self._moving = None
@@ -421,7 +427,7 @@ class Outcome:
         self.points: Array = rolling.positions.T.copy()
         """(runs, variables)"""
         self.values: Array = rolling.values.copy()
-        self.norms: Array = norms_of(rolling.gradients.T)
+        self.norms: Array = np.where(np.isnan(self.values), np.nan, norms_of(rolling.gradients.T))
         self.status = [STATUS[code] for code in rolling.status.tolist()]
         self.steps_done: list[int] = rolling.ended_at.tolist()
         settled = (rolling.status != DIVERGED) & np.isfinite(self.points).all(-1) & np.isfinite(self.values)
@@ -436,31 +442,37 @@ class Outcome:
         ascending = [optimizer.options.get("maximize", False) for optimizer in plan.optimizers]
         signs = np.repeat(np.where(ascending, -1.0, 1.0), len(plan.starts))
         signed = np.where(settled, signs * self.values, np.inf)
-        return int(signed.argmin()) if settled.any() else None
+        # Where several are as low but for rounding, the first one.
+        return int((signed <= _rounded(signed.min(keepdims=True))).argmax()) if settled.any() else None
 
     def _reasons(self, rolling: Rolling, find: Find) -> list[str]:
         plan = rolling.plan
         why_diverged = self._why_diverged(rolling, find)
         reasons = []
         for run, status in enumerate(self.status):
-            steps = self.steps_done[run]
-            done = f"all {steps:,} steps are done" if status == "completed" else f"after {steps:,} steps"
+            steps = _steps(self.steps_done[run])
             if status == "diverged":
                 reasons.append(why_diverged[run])
                 continue
+            done = f"after {steps}"
+            if status == "completed":
+                done = "the one step is done" if self.steps_done[run] == 1 else f"all {steps} are done"
+            moved = rolling.moved.get(run)
+            if moved is not None and moved < self.steps_done[run]:
+                done += f", the last {self.steps_done[run] - moved:,} of which moved nothing"
             if status == "stopped":
                 below = plan.stop.value_below
                 if below is not None and self.values[run] < below:
                     done += f" the value {self.values[run]:.6g} is below {below:g}"
                 else:
-                    done += f" the gradient norm {self.norms[run]:.3g} is below {plan.stop.gradient_norm_below:g}"
+                    done += f" the gradient norm {self.norms[run]:.6g} is below {plan.stop.gradient_norm_below:g}"
             reasons.append(f"{done}; {self._where(run)}")
         return reasons
 
     def _where(self, run: int) -> str:
         valley = self.valleys.of_run[run]
         if valley < 0:
-            return f"no stationary point is near: the gradient norm is {self.norms[run]:.3g}{self._kinks}"
+            return f"it has not arrived: the gradient norm is {self.norms[run]:.3g}{self._kinks}"
         found = self.valleys.classes[valley]
         if found == MINIMUM:
             return f"it has arrived at minimum {valley}"
@@ -478,31 +490,46 @@ class Outcome:
         points = np.nan_to_num(self.points[runs])
         problems = function.problems(points, function.run(points))
         curvatures = _largest_curvatures(function, starts)
-        assert rolling._first is not None
         found = {}
         for place, run in enumerate(runs.tolist()):
-            steps, value = self.steps_done[run], self.values[run]
+            steps, value = _steps(self.steps_done[run]), self.values[run]
             if math.isfinite(value):
-                what = f"the value is {value:.6g}; it was {rolling._first[run]:.6g} at the start"
+                what = f"the value is {value:.6g}; it was {rolling.first[run]:.6g} at the start"
                 if not math.isfinite(self.norms[run]):
                     what = "the gradient is not finite"
             else:
                 what = "there is no value" if math.isnan(value) else "the value is infinite"
             told = [problem.text for problem in problems.get(place, ()) if problem.kind != "not_finite"]
             if told and np.isfinite(self.points[run]).all():
-                found[run] = f"after {steps:,} steps {what}: {told[0]}"
+                found[run] = f"after {steps} {what}: {told[0]}"
                 continue
             optimizer = plan.optimizers[run // count]
             update = next(
                 (group.update for group in rolling.groups if group.balls.start <= run < group.balls.stop), None
             )
-            rate = optimizer.options["learning_rate"] if update is None else update.rate(steps).learning_rate
-            reason = f"after {steps:,} steps {what}; the learning rate is {rate:g}"
+            rate = (
+                optimizer.options["learning_rate"]
+                if update is None
+                else update.rate(self.steps_done[run]).learning_rate
+            )
+            reason = f"after {steps} {what}; the learning rate is {rate:g}"
             curvature = curvatures[place]
-            if update is not None and update.sign > 0.0 and 0.0 < curvature < math.inf:
-                reason += "; " + update.compared(rate, curvature)
+            if math.isfinite(value) and math.isfinite(self.norms[run]) and value < rolling.first[run]:
+                reason = f"after {steps} {what}; there is no lowest value on this way, however small the steps"
+            elif update is not None and update.sign > 0.0 and 0.0 < curvature < math.inf:
+                reason += "; " + update.compared(rate, curvature, "the function")
             found[run] = reason
         return found
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step" if count == 1 else f"{count:,} steps"
+
+
+def _rounded(values: Array) -> Array:
+    """Values a little larger than what rounding may make of equal ones."""
+    rounded: Array = values + SAME_VALUE * np.maximum(1.0, np.abs(values))
+    return rounded
 
 
 def _largest_curvatures(function: Function, points: Array) -> list[float]:
@@ -556,7 +583,7 @@ def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Val
     if not len(chosen):
         return none
     valleys = polish(function, refined.points[there][chosen])
-    order = np.argsort(function.run(valleys).values, kind="stable")
+    order = lowest_first(valleys, function.run(valleys).values)
     rank = np.empty(len(order) + 1, np.intp)
     rank[order], rank[-1] = np.arange(len(order)), -1
     of_place = np.full(len(places), -1)

@@ -164,9 +164,9 @@ class Update:
         self._parts.append((gradient, parts))
         return parts
 
-    def compared(self, learning_rate: float, curvature: float) -> str:
+    def compared(self, learning_rate: float, curvature: float, of: str = "the loss") -> str:
         """Words that compare a learning rate to the largest curvature of what is minimised."""
-        found = f"the largest curvature of the loss where the descent started, λmax, is {curvature:.4g}"
+        found = f"the largest curvature of {of} where the descent started, λmax, is {curvature:.4g}"
         stable = self.declaration.stable
         if stable is None or self.weight_decay or self.clip is not None:
             return found

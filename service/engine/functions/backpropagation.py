@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,7 @@ class ExpressionGraph:
         self.value = names[steps[-1]]
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}
+        self._output = place[steps[-1]]
         self._targets = np.array([place[target] for _, target, _ in arrows], np.intp)
         # In one vector: values, adjoints and the derivatives along edges.
         self.program = Program({}, variables, [*shown, *adjoints, *[derivative for _, _, derivative in arrows]])
@@ -92,6 +94,8 @@ class ExpressionGraph:
             workspace.run()
             found = workspace.gradients + 0.0
         values, adjoints, derivatives = found[:count], found[count : 2 * count], found[2 * count :]
+        if math.isnan(values[self._output]):
+            adjoints[...] = math.nan  # formulas such as 1/x go on where log x has ended
         with np.errstate(all="ignore"):
             return Backpropagation(values, adjoints, derivatives, adjoints[self._targets] * derivatives)
 

@@ -15,6 +15,8 @@ STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
 FLAT = 1e-8
 """An eigenvalue up to this share of the largest is taken as 0."""
+UNSURE = 10.0
+"""So is one up to this many times the root of the gradient norm: as much is left near where it changes its sign."""
 
 MINIMUM, MAXIMUM, SADDLE = "minimum", "maximum", "saddle"
 DEGENERATE, NOT_STATIONARY, UNDEFINED = "degenerate", "not_stationary", "undefined"
@@ -66,7 +68,7 @@ def _analyse(function: Function, points: Array, results: Results, tolerance: flo
     results = _where_defined(results)
     norms = norms_of(results.gradients)
     stationary = norms <= tolerance
-    lengths = np.where(stationary, np.nan, norms)[:, None]
+    lengths = np.where(stationary | ~np.isfinite(norms), np.nan, norms)[:, None]
     found = Calculus(results, norms, results.gradients / lengths, stationary, function.problems(points, results))
     if results.hessians is None:
         return found
@@ -123,7 +125,7 @@ def classify(norms: Array, eigenvalues: Array, tolerance: float) -> Array:
     A point with curvatures of both signs is a saddle whatever the others are; one with a curvature of 0 is
     degenerate: second derivatives do not decide what it is.
     """
-    flat = FLAT * np.abs(eigenvalues).max(-1)
+    flat = np.maximum(FLAT * np.abs(eigenvalues).max(-1), UNSURE * np.sqrt(norms))
     down, up = eigenvalues[:, 0] < -flat, eigenvalues[:, -1] > flat
     conditions = [
         ~np.isfinite(norms),

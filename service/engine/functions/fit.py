@@ -84,17 +84,16 @@ def _factor(loss: str, count: int) -> float:
 def _expression(
     points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str], sums: tuple[float, ...]
 ) -> str:
-    slope, intercept = names
     if len(points) <= MOST_WRITTEN:
-        squares = " + ".join(f"({_times(x, slope)} + {intercept}{_minus(y)})^2" for x, y in points)
+        squares = " + ".join(_squared(_line(x, names) + _minus(y)) for x, y in points)
         text = _scaled(squares, loss, len(points), alone=len(points) == 1)
         if len(text) <= LONGEST_EXPRESSION:
             return text
     # The same function with the square completed: three terms for any number of points, and no cancellation.
     best, mean_x, mean_y, spread_x, rest = sums
     count = len(points)
-    through = f"({intercept} + {_times(mean_x, slope)}{_minus(mean_y)})^2"
-    squares = f"{count}*{through} + {spread_x!r}*({slope}{_minus(best)})^2 + {rest!r}"
+    through = _squared(_line(mean_x, names) + _minus(mean_y))
+    squares = f"{count}*{through} + {spread_x!r}*{_squared(names[0] + _minus(best))} + {rest!r}"
     return _scaled(squares, loss, count, alone=False)
 
 
@@ -109,10 +108,16 @@ def _number(value: float) -> str:
     return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
-def _times(value: float, name: str) -> str:
-    if value == 1.0:
-        return name
-    return f"{_number(value)}*{name}"
+def _line(x: float, names: tuple[str, str]) -> str:
+    """slope x + intercept."""
+    slope, intercept = names
+    if not x:
+        return intercept
+    return f"{slope if x == 1.0 else f'{_number(x)}*{slope}'} + {intercept}"
+
+
+def _squared(text: str) -> str:
+    return f"({text})^2" if " " in text else f"{text}^2"
 
 
 def _minus(value: float) -> str:

@@ -125,7 +125,7 @@ _preset(
     zh="抛物线",
     minima=(Minimum((0.0,), 0.0),),
     starts=((1.0,),),
-    trials=tuple(_trial("sgd", 20, learning_rate=rate) for rate in (0.1, 0.5, 0.9, 1.0, 1.1)),
+    trials=tuple(_trial("sgd", 100, learning_rate=rate) for rate in (0.1, 0.5, 0.9, 1.0, 1.1)),
 )
 _preset(
     "shifted_parabola",
@@ -141,7 +141,7 @@ _preset(
     zh="平移的抛物线",
     minima=(Minimum((2.0,), -2.0),),
     starts=((-7.0,),),
-    trials=(_trial("sgd", 40, learning_rate=0.98), _trial("sgd", 40, learning_rate=0.1)),
+    trials=(_trial("sgd", 300, learning_rate=0.98), _trial("sgd", 40, learning_rate=0.1)),
 )
 _preset(
     "double_well",
@@ -400,7 +400,7 @@ _preset(
     zh="Matyas 函数",
     minima=(Minimum((0.0, 0.0), 0.0),),
     starts=((9.0, 5.0),),
-    trials=(_trial("sgd", 200, learning_rate=1.0), _trial("momentum", 200, learning_rate=0.5)),
+    trials=(_trial("sgd", 300, learning_rate=1.0), _trial("momentum", 300, learning_rate=0.5)),
     sources=(LIBRARY,),
 )
 _preset(

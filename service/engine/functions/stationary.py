@@ -32,6 +32,8 @@ ARRIVED = 1e-10
 """A gradient this much smaller than the curvature times the place is as good as 0."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
+SAME_VALUE = 1e-12
+"""Values closer than this, beside their size, are equal but for rounding."""
 MOST_FOUND = 500
 """Stationary points that are told; where there are more, they are hardly single points."""
 DIGITS = 9
@@ -178,8 +180,17 @@ def search(function: Function, low: Array, high: Array, starts: int, deadline: f
     inside = refined.arrived & ((refined.points >= low - margin) & (refined.points <= high + margin)).all(-1)
     chosen, groups = distinct(refined.points[inside], SAME * size, MOST_FOUND)
     found = polish(function, refined.points[inside][chosen], deadline)
-    order = np.argsort(function.run(found).values, kind="stable") if len(found) else np.zeros(0, np.intp)
+    order = lowest_first(found, function.run(found).values) if len(found) else np.zeros(0, np.intp)
     return Search(found[order], len(places), not (groups < 0).any())
+
+
+def lowest_first(points: Array, values: Array) -> Array:
+    """The order by value; of points that are equally low but for rounding, by their coordinates."""
+    order = np.argsort(values, kind="stable")
+    steps = np.diff(values[order], prepend=values[order[:1]])
+    level = np.cumsum(steps > SAME_VALUE * np.maximum(1.0, np.abs(values[order])))
+    found: Array = order[np.lexsort((*points[order].T[::-1], level))]
+    return found
 
 
 def polish(function: Function, points: Array, deadline: float | None = None) -> Array:

@@ -66,8 +66,10 @@ def levels_for(values: Array, count: int) -> Levels:
         low, middle, high = (float(finite[int(share * (len(finite) - 1))]) for share in (0.05, 0.5, 0.95))
     if not 0.0 < high - low < math.inf:
         return Levels([], "linear")
-    if high - low > SKEWED * (middle - low):
-        return Levels(_logarithmic(low, finite, count), "logarithmic")
+    if high - low > SKEWED * (middle - low) > 0.0:
+        levels = _logarithmic(low, finite, count)
+        if levels or not count:
+            return Levels(levels, "logarithmic")
     step = _round_up((high - low) / (count + 1))
     first = math.floor(low / step) + 1
     values_ = [round(multiple) * step for multiple in np.arange(first, first + 2 * count + 2)]

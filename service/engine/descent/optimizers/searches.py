@@ -291,7 +291,7 @@ def l_bfgs(
         Flag(
             name="absolute_eigenvalues",
             default=False,
-            description="the sizes of the eigenvalues are used: every step goes downhill (saddle-free Newton)",
+            description="the sizes of the eigenvalues are used: every step sets out downhill (saddle-free Newton)",
         ),
     ),
     latex=r"\theta \leftarrow \theta - \eta (\nabla^2 L + \lambda I)^{-1} \nabla L",
