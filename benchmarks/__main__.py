@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "layers", "training", "streams", "compile", "service", "memory")
+NAMES = ("engine", "layers", "training", "streams", "compile", "functions", "service", "memory")
 
 
 def main() -> int:

@@ -258,7 +258,9 @@ class FunctionGradientRequest(FunctionRequest):
         )
     )
     tolerance = NumberField(
-        minimum=0.0, load_default=STATIONARY, metadata=about("gradient norms up to this are taken as 0 (1e-8)")
+        minimum=0.0,
+        load_default=STATIONARY,
+        metadata=about("gradient norms up to this, or to what rounding of the point makes, are taken as 0 (1e-8)"),
     )
     include = WordsField(
         ("hessian", "symbolic", "graph"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,20 +38,23 @@ from service.engine.descent.rolling import Bounds, Find, Noise, Outcome, Rolling
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
-from service.engine.functions.calculus import MINIMUM, Calculus, along, analyse
+from service.engine.functions.calculus import DEGENERATE, Calculus, along, analyse, norms_of
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.fit import LATEX, fit_line
 from service.engine.functions.formulas import Formulas, formulas_of
-from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem
+from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem, all_finite
 from service.engine.functions.stationary import search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 from service.engine.functions.symbolic import Printed
+from service.engine.graph.quiet import quietly
 from service.engine.network.task import Caution
 
 SEARCH_BLOCK = 1_024
 """Points that a search for stationary points looks at together."""
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
+MANY = 20
+"""Degenerate stationary points that are hardly single points."""
 MOVING, DIVERGED = -1, -2
 """In a map of basins: runs that arrived nowhere, and runs that diverged."""
 
@@ -90,9 +94,12 @@ def function_gradient(request: dict[str, Any], context: Context) -> dict[str, An
     if formulas is not None:
         answer["symbolic"] = _symbolic(expression, formulas)
     if graph is not None:
-        answer["graph"] = _backpropagation(graph, points[0])
-        finite = finite and all(node["value"] is not None for node in answer["graph"]["nodes"])
+        answer["graph"], whole = _backpropagation(graph, points[0])
     warnings = [*_cautions(expression), *_lost(calculus.problems, ~calculus.finite)]
+    if graph is not None and not whole:
+        finite = False
+        message = "some values, slopes or adjoints of the graph are not finite, and null"
+        warnings.append(Caution("non_finite", message, quantity="graph"))
     context.timer.mark("compute")
     return answer | {"finite": finite, "warnings": listed(warnings)}
 
@@ -119,18 +126,15 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
     low, high = box.T
     found = search(function, low, high, request["starts"], context.deadline)
-    calculus = analyse(function, found.points, deadline=context.deadline)
+    calculus = analyse(function, found.points, math.inf, context.deadline)
     classes = calculus.classes or []
     warnings = [*_cautions(expression)]
     kinks = [check.trouble.text for check in function.checks if check.trouble.kind in ("kink", "jump")]
     if kinks:
         message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
         warnings.append(Caution("kinks", message))
-    if not found.complete:
-        message = (
-            f"there are more stationary points than the {len(found.points)} told: they lie dense, as on a line or in a "
-            "plain; a smaller box shows more of them"
-        )
+    if not found.complete or classes.count(DEGENERATE) > MANY:
+        message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
         warnings.append(Caution("not_isolated", message))
     entries = _points(expression, found.points, calculus, None)
     for entry in entries:
@@ -238,12 +242,8 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
     expression = parse(line.expression, request["variables"])
     optimum = np.array([[line.slope, line.intercept]])
-    find = compiler(expression, context)
-    calculus = analyse(find(1, 2), optimum, deadline=context.deadline)
-    hessians = calculus.results.hessians
-    assert calculus.eigenvalues is not None and hessians is not None
-    eigenvalues = calculus.eigenvalues[0]
-    largest_stable_step = float(2.0 / eigenvalues[-1])
+    least, largest = line.eigenvalues
+    largest_stable_step = 2.0 / largest
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * largest_stable_step),))
     plan = RollingPlan(
         chosen,
@@ -252,13 +252,13 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
         every=request["trace"]["every"],
         include=request["trace"]["include"],
     )
-    work = RollingWork(find, plan, context)
+    work = RollingWork(compiler(expression, context), plan, context)
     _, summary = collect(work, context)
     runs = summary["runs"]
-    for run in runs:
-        run["distance"] = float(np.linalg.norm(run["point"] - optimum[0]))
+    distances = quietly(norms_of, np.array([run["point"] for run in runs]) - optimum)
+    for run, distance in zip(runs, distances.tolist(), strict=True):
+        run["distance"] = distance
     context.timer.mark("compute")
-    condition = float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0.0 else None
     return {
         "variables": expression.variables,
         "expression": line.expression,
@@ -269,9 +269,9 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
             "value": line.loss,
             "residuals": line.residuals,
             "r_squared": line.r_squared,
-            "hessian": hessians[0],
-            "eigenvalues": eigenvalues,
-            "condition_number": condition,
+            "hessian": line.hessian,
+            "eigenvalues": line.eigenvalues,
+            "condition_number": largest / least,
             "largest_stable_step": largest_stable_step,
         },
         "closed_form": {
@@ -357,7 +357,7 @@ def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
     }
     if np.isfinite(calculus.condition_numbers[place]):
         entry["condition_number"] = calculus.condition_numbers[place]
-    if found == MINIMUM:
+    if np.isfinite(calculus.stable_steps[place]):
         entry["largest_stable_step"] = calculus.stable_steps[place]
     return entry
 
@@ -407,11 +407,12 @@ def _formula(formula: Printed | None) -> dict[str, str] | None:
     return None if formula is None else {"latex": formula.latex, "expression": formula.text}
 
 
-def _backpropagation(graph: ExpressionGraph, point: Array) -> dict[str, Any]:
+def _backpropagation(graph: ExpressionGraph, point: Array) -> tuple[dict[str, Any], bool]:
+    """The graph at a point, and whether all its numbers are finite."""
     found = graph.run(point)
     nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
     edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
-    return {
+    told = {
         "point": point,
         "output": graph.value,
         "nodes": [
@@ -430,6 +431,7 @@ def _backpropagation(graph: ExpressionGraph, point: Array) -> dict[str, Any]:
             for edge, derivative, contribution in edges
         ],
     }
+    return told, all(map(all_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:
@@ -444,7 +446,7 @@ class RollingWork:
     def __init__(self, find: Find, plan: RollingPlan, context: Context) -> None:
         self.find, self.plan, self.context = find, plan, context
         self.streamed = context.form != "json"
-        self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve, context.deadline)
+        self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve)
         context.timer.mark("compile")
         context.timer.memory = self.rolling.memory
         self.reason = ""

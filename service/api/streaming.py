@@ -202,7 +202,9 @@ def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
     if not documents.acquire(timeout=PATIENCE):
         work.close()
         count = context.runtime.settings.documents
-        detail = f"{count} trainings are running, as many as a worker of this server answers in one document at once."
+        detail = (
+            f"{count} computations of many steps are running, as many as a worker of this server answers in documents."
+        )
         raise Problem("busy", detail, headers={"Retry-After": "1"})
     try:
         run = _Run(work, context, _writer(context.base64), b",")

@@ -8,6 +8,7 @@ ball through the one loop of `loop.py`.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import MINIMUM, Calculus, analyse, norms_of
-from service.engine.functions.function import Function
-from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine
+from service.engine.functions.function import Function, all_finite
+from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -39,6 +40,8 @@ RULE_OPERATIONS = 20
 """What a rule takes for each number, roughly."""
 STATE_ROWS = 8
 """Matrices like the balls' places that are kept and worked with, at most."""
+TOLD_BYTES = 48
+"""What a number of a step takes, in a list."""
 BLOCK = 256
 """Points at once where second derivatives are asked for."""
 ARRIVAL_ITERATIONS = 25
@@ -193,7 +196,6 @@ class Rolling:
         plan: RollingPlan,
         limits: Limits,
         reserve: Callable[[int], None] = lambda nbytes: None,
-        deadline: float | None = None,
     ) -> None:
         """`reserve` is told the bytes needed before they are taken.
 
@@ -202,13 +204,13 @@ class Rolling:
         plan.check(limits)
         self.plan = plan
         self._find = find
-        self.deadline = deadline
         function = self.function = find(plan.runs, 1)
         dimension = function.dimension
         told = self.told = plan.told
+        self._places: list[int] = told.tolist()
         limits.check_operations((function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps)
         kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * STATE_ROWS)) if plan.keep else 0
-        self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs
+        self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs + TOLD_BYTES * len(told)
         reserve(self.memory)
         self.step = 0
         """Steps done."""
@@ -234,6 +236,9 @@ class Rolling:
         self.groups: list[_Group] = []
         self.searches: list[tuple[int, Descent]] = []
         self._moving: Iterator[tuple[int, Descent]] | None = None
+        """The searches that have not made the present step yet, while some have."""
+        self._before = self.positions
+        """Where the balls were before that step."""
         count = len(plan.starts)
         seen = self.gradients if plan.noise is None else self._noisy
         for place, optimizer in enumerate(plan.optimizers):
@@ -244,9 +249,10 @@ class Rolling:
                 rules = Rules(optimizer, plan.schedule, plan.clip)
                 self.groups.append(_Group(balls, Update(rules, self.positions[:, balls]), seen[:, balls]))
         shape = (plan.runs, len(told) if plan.keep else 0)
-        self.paths = np.empty((*shape, dimension))
-        self.told_values = np.empty(shape)
-        self.told_gradients = np.empty((*shape, dimension)) if "gradients" in plan.include else None
+        # Where all runs end early, the last entries are never written.
+        self.paths = np.zeros((*shape, dimension))
+        self.told_values = np.zeros(shape)
+        self.told_gradients = np.zeros((*shape, dimension)) if "gradients" in plan.include else None
         self._states: list[list[dict[str, Array]]] = [[] for _ in self.groups]
 
     def _searches(self, optimizer: Selection[Optimizer], balls: slice) -> Iterator[tuple[int, Descent]]:
@@ -286,7 +292,9 @@ class Rolling:
             self.status[self.status == ROLLING] = COMPLETED
             return snapshot
         # What is told is read by the caller before the next call, so it is the places of before the move.
-        before = None if snapshot is None else snapshot._replace(points=self.positions.T.copy())
+        before = snapshot
+        if snapshot is not None:
+            before = snapshot._replace(points=self.positions.T.copy(), gradients=self.gradients.T.copy())
         self._move()
         return before
 
@@ -301,9 +309,10 @@ class Rolling:
             self.first = values.copy()
             self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
             self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
-        near = (values <= self._highest) & (values >= -self._farthest) & np.isfinite(self.gradients.sum(0))
-        if not near.all():
-            self._end(~near, DIVERGED)
+        there = np.isfinite(values) & np.isfinite(self.gradients.sum(0))
+        there &= (values <= self._highest) & (values >= -self._farthest)
+        if not there.all():
+            self._end(~there, DIVERGED)
         if stop.value_below is not None:
             self._end(values < stop.value_below, STOPPED)
         if stop.gradient_norm_below is not None:
@@ -319,11 +328,11 @@ class Rolling:
             self._ended = met.copy() if self._ended is None else self._ended | met
 
     def _tell(self) -> Snapshot | None:
-        place = int(np.searchsorted(self.told, self.step))
+        place = bisect_left(self._places, self.step)
         last = self._ended is not None and bool(self._ended.all())
-        if self.told[place] != self.step and not last:
+        if self._places[place] != self.step and not last:
             return None
-        if self.plan.keep and self.told[place] == self.step:
+        if self.plan.keep and self._places[place] == self.step:
             self.paths[:, place] = self.positions.T
             self.told_values[:, place] = self.values
             if self.told_gradients is not None:
@@ -334,12 +343,11 @@ class Rolling:
         return Snapshot(self.step, self.positions.T, self.values, self.gradients.T)
 
     def _state_of(self, group: _Group) -> dict[str, Array]:
-        everything = (
-            {**vars(group.update.state), **group.update.shown(self.step)} if self.step else vars(group.update.state)
-        )
+        everything = {**vars(group.update.state), **group.update.shown(max(self.step, 1))}
         return {name: value.T.copy() for name, value in everything.items() if isinstance(value, np.ndarray)}
 
     def _move(self) -> None:
+        before = self.positions.copy() if self.searches else self.positions
         gradients = self._gradients_ahead()
         number = self.step + 1
         norms: Array | float = math.nan
@@ -350,6 +358,7 @@ class Rolling:
             own = norms[group.balls] if isinstance(norms, np.ndarray) else norms
             group.update.move(group.gradient, own, number, rate)
         if self.searches:
+            self._before = before
             self._moving = iter(self.searches)
         else:
             self._finish_step()
@@ -379,8 +388,8 @@ class Rolling:
     def _drawn(self, noise: Noise) -> Array:
         """The noise of this step, the same for all optimizers."""
         generator = np.random.Generator(np.random.PCG64([noise.seed, NOISE, self.step]))
-        drawn: Array = noise.scale * generator.standard_normal((self.function.dimension, len(self.plan.starts)))
-        return drawn
+        drawn: Array = noise.scale * generator.standard_normal((len(self.plan.starts), self.function.dimension))
+        return drawn.T
 
     def _move_searches(self, moving: Iterator[tuple[int, Descent]]) -> None:
         some = list(islice(moving, SEARCHES_AT_ONCE))
@@ -403,8 +412,11 @@ class Rolling:
         """Make no more steps."""
         if not self.finished:
             self.finished = True
+            if self._moving is not None:  # half of a step is none
+                self.positions[...] = self._before
             quietly(self._evaluate)
-            self._tell()
+            if self._moving is None:
+                self._tell()
             rolling = self.status == ROLLING
             self.status[rolling] = CANCELLED
             self.ended_at[rolling] = self.step
@@ -412,7 +424,10 @@ class Rolling:
     @cached_property
     def told_states(self) -> list[dict[str, Array]]:
         """What the balls of each group remember at the steps told, (told, balls, variables), by name."""
-        return [{name: np.stack([state[name] for state in states]) for name in states[0]} for states in self._states]
+        return [
+            {name: np.stack([state[name] for state in states]) for name in (states[0] if states else ())}
+            for states in self._states
+        ]
 
     def outcome(self) -> Outcome:
         """Where every ball ended."""
@@ -431,29 +446,42 @@ class Outcome:
         self.status = [STATUS[code] for code in rolling.status.tolist()]
         self.steps_done: list[int] = rolling.ended_at.tolist()
         settled = (rolling.status != DIVERGED) & np.isfinite(self.points).all(-1) & np.isfinite(self.values)
-        self.valleys = valleys_of(find, self.points, settled, plan.arrived)
+        self.valleys = valleys_of(find, self.points, settled, plan.arrived, usual_size(rolling.first))
         kinked = any(check.trouble.kind in ("kink", "vertical") for check in rolling.function.checks)
         self._kinks = "; at the kinks of this function it need not vanish" if kinked else ""
-        self.best = self._best(plan, settled)
+        self.best = self._best(rolling, settled)
         self.reasons = self._reasons(rolling, find)
-        self.finite = bool(np.isfinite(self.values).all() and np.isfinite(self.points).all())
+        told = [self.values, self.points, self.norms, rolling.paths, rolling.told_values]
+        told += [] if rolling.told_gradients is None else [rolling.told_gradients]
+        told += [state for states in rolling.told_states for state in states.values()]
+        self.finite = all(map(all_finite, told))
 
-    def _best(self, plan: RollingPlan, settled: Array) -> int | None:
+    def _best(self, rolling: Rolling, settled: Array) -> int | None:
+        plan = rolling.plan
         ascending = [optimizer.options.get("maximize", False) for optimizer in plan.optimizers]
         signs = np.repeat(np.where(ascending, -1.0, 1.0), len(plan.starts))
         signed = np.where(settled, signs * self.values, np.inf)
         # Where several are as low but for rounding, the first one.
-        return int((signed <= _rounded(signed.min(keepdims=True))).argmax()) if settled.any() else None
+        least = signed.min()
+        near = SAME_VALUE * max(usual_size(rolling.first), abs(least))
+        return int((signed <= least + near).argmax()) if settled.any() else None
 
     def _reasons(self, rolling: Rolling, find: Find) -> list[str]:
         plan = rolling.plan
         why_diverged = self._why_diverged(rolling, find)
         reasons = []
+        known: dict[tuple[int, int], str] = {}
+        """Most balls end in few places, and alike."""
         for run, status in enumerate(self.status):
-            steps = _steps(self.steps_done[run])
             if status == "diverged":
                 reasons.append(why_diverged[run])
                 continue
+            alike = self.steps_done[run], self.valleys.of_run[run]
+            plain = status == "completed" and alike[1] >= 0 and run not in rolling.moved
+            if plain and alike in known:
+                reasons.append(known[alike])
+                continue
+            steps = _steps(self.steps_done[run])
             done = f"after {steps}"
             if status == "completed":
                 done = "the one step is done" if self.steps_done[run] == 1 else f"all {steps} are done"
@@ -467,6 +495,8 @@ class Outcome:
                 else:
                     done += f" the gradient norm {self.norms[run]:.6g} is below {plan.stop.gradient_norm_below:g}"
             reasons.append(f"{done}; {self._where(run)}")
+            if plain:
+                known[alike] = reasons[-1]
         return reasons
 
     def _where(self, run: int) -> str:
@@ -526,12 +556,6 @@ def _steps(count: int) -> str:
     return f"{count:,} step" if count == 1 else f"{count:,} steps"
 
 
-def _rounded(values: Array) -> Array:
-    """Values a little larger than what rounding may make of equal ones."""
-    rounded: Array = values + SAME_VALUE * np.maximum(1.0, np.abs(values))
-    return rounded
-
-
 def _largest_curvatures(function: Function, points: Array) -> list[float]:
     hessians = function.run(points).hessians
     assert hessians is not None
@@ -559,11 +583,11 @@ class Valleys:
         return [] if self.calculus is None or self.calculus.classes is None else self.calculus.classes
 
 
-def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Valleys:
+def valleys_of(find: Find, points: Array, settled: Array, arrived: float, usual: float) -> Valleys:
     """The stationary points next to where balls are, and which balls have arrived at which.
 
     A ball has arrived if Newton's method from where it is finds a stationary point no farther than `arrived` times
-    one plus the ball's distance from 0.
+    one plus the ball's distance from 0. `usual` is how large values are where the balls start.
     """
     none = Valleys(points[:0], None, [-1] * len(points), [])
     runs = np.flatnonzero(settled)
@@ -572,18 +596,21 @@ def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Val
     function = find(BLOCK, 2)
     ends = points[runs]
     # Most balls end in a few places, to many digits: each is looked at once.
-    apart = SAME * (1.0 + np.abs(ends).max(0))
-    _, first, inverse = np.unique(np.round(ends / apart), axis=0, return_index=True, return_inverse=True)
+    far = 1.0 + norms_of(ends)
+    size = np.exp2(np.ceil(np.log2(far)))[:, None]
+    keys = np.concatenate([np.round(ends / (SAME * size)), size], -1)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     places = ends[first]
-    reach = arrived * (1.0 + norms_of(places))
+    reach = arrived * far[first]
     close = np.flatnonzero(near(function, places, reach))
     refined = refine(function, places[close], reach[close], ARRIVAL_ITERATIONS)
     there = refined.arrived & (norms_of(refined.points - places[close]) <= reach[close])
-    chosen, groups = distinct(refined.points[there], apart, MOST_VALLEYS)
+    arrivals = refined.points[there]
+    chosen, groups = distinct(arrivals, SAME * (1.0 + norms_of(arrivals))[:, None], MOST_VALLEYS)
     if not len(chosen):
         return none
-    valleys = polish(function, refined.points[there][chosen])
-    order = lowest_first(valleys, function.run(valleys).values)
+    valleys = polish(function, arrivals[chosen])
+    order = lowest_first(valleys, function.run(valleys).values, usual)
     rank = np.empty(len(order) + 1, np.intp)
     rank[order], rank[-1] = np.arange(len(order)), -1
     of_place = np.full(len(places), -1)
@@ -591,7 +618,7 @@ def valleys_of(find: Find, points: Array, settled: Array, arrived: float) -> Val
     of_run = np.full(len(points), -1)
     of_run[runs] = of_place[inverse.reshape(-1)]
     counts = np.bincount(of_run[of_run >= 0], minlength=len(order))
-    return Valleys(valleys[order], analyse(function, valleys[order]), of_run.tolist(), counts.tolist())
+    return Valleys(valleys[order], analyse(function, valleys[order], math.inf), of_run.tolist(), counts.tolist())
 
 
 def run_of(rolling: Rolling, run: int) -> dict[str, Any]:

@@ -60,13 +60,16 @@ class ExpressionGraph:
             arrows = _arrows(shown)
         except LimitExceeded as error:
             raise LimitExceeded("vertices of the graph", error.asked, error.allowed, ("expression",)) from None
-        texts = {node: expression.quoted(step) for node, step in zip(steps, expression.steps, strict=True)}
-        words = {node: step.word for node, step in zip(steps, expression.steps, strict=True)}
+        texts = dict(zip(variables, expression.variables, strict=True))
+        words: dict[Node, str] = {}
+        for node, step in zip(steps, expression.steps, strict=True):
+            texts.setdefault(node, expression.quoted(step))
+            words.setdefault(node, step.word)
         names = _names(shown)
         self.vertices = [
             Vertex(
                 names[node],
-                words.get(node, node.operation.name) if node.inputs else node.operation.name,
+                words[node] if node.operation.name == "with_slope" else node.operation.name,
                 tuple(names[x] for x in _inputs(node)),
                 texts.get(node, ""),
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.functions.function import Function, Problem, Results
+from service.engine.functions.function import Function, Problem, Results, all_finite
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -15,8 +15,10 @@ STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
 FLAT = 1e-8
 """An eigenvalue up to this share of the largest is taken as 0."""
-UNSURE = 10.0
-"""So is one up to this many times the root of the gradient norm: as much is left near where it changes its sign."""
+ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
+"""How far, beside its distance from 0, a stationary point may be from the number next to it."""
+UNSTEADY = 0.25
+"""A curvature that changes by this share up to where Newton's method sees the stationary point says nothing of it."""
 
 MINIMUM, MAXIMUM, SADDLE = "minimum", "maximum", "saddle"
 DEGENERATE, NOT_STATIONARY, UNDEFINED = "degenerate", "not_stationary", "undefined"
@@ -44,7 +46,7 @@ class Calculus:
     condition_numbers: Array | None = None
     """At minima and maxima the largest curvature over the smallest; else not a number."""
     stable_steps: Array | None = None
-    """At minima 2/λmax, which a learning rate of gradient descent must stay below; else not a number."""
+    """At minima 2/λmax, which a learning rate of gradient descent must stay below; else not finite."""
 
     @property
     def finite(self) -> Array:
@@ -67,19 +69,49 @@ def analyse(
 def _analyse(function: Function, points: Array, results: Results, tolerance: float) -> Calculus:
     results = _where_defined(results)
     norms = norms_of(results.gradients)
-    stationary = norms <= tolerance
-    lengths = np.where(stationary | ~np.isfinite(norms), np.nan, norms)[:, None]
-    found = Calculus(results, norms, results.gradients / lengths, stationary, function.problems(points, results))
-    if results.hessians is None:
-        return found
-    found.eigenvalues, found.eigenvectors = eigen(results.hessians)
-    found.classes = classify(norms, found.eigenvalues, tolerance).tolist()
-    sizes = np.abs(found.eigenvalues)
-    classes = np.array(found.classes)
-    curved = (classes == MINIMUM) | (classes == MAXIMUM)
-    found.condition_numbers = np.where(curved, sizes.max(-1) / sizes.min(-1), np.nan)
-    found.stable_steps = np.where(classes == MINIMUM, 2.0 / found.eigenvalues[:, -1], np.nan)
+    found = Calculus(results, norms, results.gradients, norms <= tolerance, function.problems(points, results))
+    if results.hessians is not None:
+        found.eigenvalues, found.eigenvectors = eigen(results.hessians)
+        # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
+        least = ROUNDING * (np.abs(results.hessians) @ np.abs(points)[..., None])[..., 0]
+        found.stationary |= ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
+        classes = found.classes = classify(norms, found.stationary, found.eigenvalues)
+        for place in _unsteady(function, points, found):
+            classes[place] = DEGENERATE
+        found.condition_numbers, found.stable_steps = _steepness(classes, found.eigenvalues)
+    lengths = np.where(found.stationary | ~np.isfinite(norms), np.nan, norms)
+    found.directions = results.gradients / lengths[:, None]
     return found
+
+
+def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
+    """The condition number and the largest stable step of each point that has them."""
+    lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
+    conditions, steps = [math.nan] * len(classes), [math.nan] * len(classes)
+    for place, kind in enumerate(classes):
+        if kind == MINIMUM:
+            conditions[place], steps[place] = highest[place] / lowest[place], 2.0 / highest[place]
+        elif kind == MAXIMUM:
+            conditions[place] = lowest[place] / highest[place]
+    return np.array(conditions), np.array(steps)
+
+
+def _unsteady(function: Function, points: Array, found: Calculus) -> list[int]:
+    """Points taken for minima or maxima whose curvature is another where the gradient vanishes, as beside 0 of x³."""
+    assert found.classes is not None and found.eigenvalues is not None
+    lengths = found.norms.tolist()
+    places = [place for place, kind in enumerate(found.classes) if kind in (MINIMUM, MAXIMUM) and lengths[place] > 0.0]
+    if not places:
+        return places
+    hessians = found.results.hessians
+    assert hessians is not None
+    here = hessians[places]
+    steps = np.linalg.solve(here, found.results.gradients[places][..., None])[..., 0]
+    there = function.run(points[places] - steps).hessians
+    assert there is not None
+    changes = norms_of((there - here).reshape(len(places), -1))
+    steady = changes < UNSTEADY * np.abs(found.eigenvalues[places]).min(-1)
+    return [place for place, holds in zip(places, steady.tolist(), strict=True) if not holds]
 
 
 def _where_defined(results: Results) -> Results:
@@ -95,8 +127,8 @@ def _where_defined(results: Results) -> Results:
 def norms_of(rows: Array) -> Array:
     """The Euclidean norm of each row, also where squares overflow or vanish."""
     norms: Array = np.sqrt((rows * rows).sum(-1))
-    rough: Array = np.logical_not((norms > 1e-150) & (norms < 1e150))
-    if rough.any():
+    if not (norms.min(initial=1.0) > 1e-150 and norms.max(initial=1.0) < 1e150):
+        rough: Array = np.logical_not((norms > 1e-150) & (norms < 1e150))
         largest = np.abs(rows[rough]).max(-1, keepdims=True)
         scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
         norms[rough] = scale[:, 0] * np.sqrt(np.square(rows[rough] / scale).sum(-1))
@@ -108,45 +140,50 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
 
     The largest component of each eigenvector is positive.
     """
-    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    whole = bool(finite.all())
-    values, vectors = np.linalg.eigh(hessians if whole else np.where(finite[:, None, None], hessians, 0.0))
-    vectors = vectors.transpose(0, 2, 1)
-    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(-1)[..., None], -1)
-    vectors = vectors * np.where(largest < 0.0, -1.0, 1.0)
+    whole = all_finite(hessians)
+    if not whole:
+        finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
+        hessians = np.where(finite[:, None, None], hessians, 0.0)
+    values, vectors = np.linalg.eigh(hessians)
+    rows = vectors.transpose(0, 2, 1).reshape(-1, vectors.shape[-1])
+    largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
+    vectors = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
     if not whole:
         values[~finite], vectors[~finite] = np.nan, np.nan
     return values, vectors
 
 
-def classify(norms: Array, eigenvalues: Array, tolerance: float) -> Array:
+def classify(norms: Array, stationary: Array, eigenvalues: Array) -> list[str]:
     """The class of each point, out of `CLASSES`.
 
     A point with curvatures of both signs is a saddle whatever the others are; one with a curvature of 0 is
     degenerate: second derivatives do not decide what it is.
     """
-    flat = np.maximum(FLAT * np.abs(eigenvalues).max(-1), UNSURE * np.sqrt(norms))
-    down, up = eigenvalues[:, 0] < -flat, eigenvalues[:, -1] > flat
-    conditions = [
-        ~np.isfinite(norms),
-        norms > tolerance,
-        np.isnan(eigenvalues[:, 0]),
-        down & up,
-        eigenvalues[:, 0] > flat,
-        eigenvalues[:, -1] < -flat,
-    ]
-    classes: Array = np.select(conditions, [UNDEFINED, NOT_STATIONARY, UNDEFINED, SADDLE, MINIMUM, MAXIMUM], DEGENERATE)
-    return classes
+    lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
+    return list(map(_class, norms.tolist(), stationary.tolist(), lowest, highest))
+
+
+def _class(norm: float, stationary: bool, lowest: float, highest: float) -> str:
+    # In plain numbers: of few points, which most requests ask for, that is far quicker than in arrays.
+    if not norm < math.inf:
+        return UNDEFINED
+    if not stationary:
+        return NOT_STATIONARY
+    if math.isnan(lowest):
+        return UNDEFINED
+    flat = FLAT * max(abs(lowest), abs(highest))
+    if lowest < -flat and highest > flat:
+        return SADDLE
+    if lowest > flat:
+        return MINIMUM
+    return MAXIMUM if highest < -flat else DEGENERATE
 
 
 def along(gradients: Array, directions: Array) -> Array:
     """Directional derivatives: (points, directions), for directions of any length but 0."""
-    lengths = norms_of(directions)[:, None]
-    derivatives: Array = gradients @ (directions / lengths).T
+    return quietly(_along, gradients, directions)
+
+
+def _along(gradients: Array, directions: Array) -> Array:
+    derivatives: Array = gradients @ (directions / norms_of(directions)[:, None]).T
     return derivatives
-
-
-def largest_stable_step(eigenvalues: Array) -> float:
-    """2/λmax: on a quadratic with these curvatures gradient descent diverges from there on."""
-    largest = float(eigenvalues.max())
-    return 2.0 / largest if largest > 0.0 else math.inf

@@ -36,6 +36,10 @@ class Line(NamedTuple):
     spread_y: float
     product: float
     """The sum of (x - mean_x)(y - mean_y)."""
+    hessian: list[list[float]]
+    """Second derivatives of the loss by slope and intercept."""
+    eigenvalues: list[float]
+    """Of the Hessian, ascending."""
     expression: str
     """The loss in terms of slope and intercept."""
 
@@ -46,35 +50,54 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
     Raises `InvalidRequest` where the points do not determine it.
     """
     count = len(points)
+    xs = [x for x, _ in points]
     try:
-        mean_x, mean_y = math.fsum(x for x, _ in points) / count, math.fsum(y for _, y in points) / count
-        spread_x = math.fsum((x - mean_x) ** 2 for x, _ in points)
+        mean_x, mean_y = math.fsum(xs) / count, math.fsum(y for _, y in points) / count
+        spread_x = math.fsum((x - mean_x) ** 2 for x in xs)
         spread_y = math.fsum((y - mean_y) ** 2 for _, y in points)
         product = math.fsum((x - mean_x) * (y - mean_y) for x, y in points)
-    except OverflowError:
-        spread_x = math.inf
-    if not 0.0 < spread_x < math.inf or not math.isfinite(spread_y + product):
-        detail = "their squares are beyond what 64-bit numbers hold; scale them down"
-        if spread_x == 0.0:
+        slope = product / spread_x
+        intercept = mean_y - slope * mean_x
+        residuals = [y - (slope * x + intercept) for x, y in points]
+        squares = math.fsum(residual * residual for residual in residuals)
+        factor = _factor(loss, count)
+        hessian = [
+            [2.0 * factor * math.fsum(x * x for x in xs), 2.0 * factor * math.fsum(xs)],
+            [0.0, 2.0 * factor * count],
+        ]
+        hessian[1][0] = hessian[0][1]
+        eigenvalues = _eigenvalues(hessian, 4.0 * factor * factor * count * spread_x)
+        told = [slope, intercept, *residuals, squares, spread_x, spread_y, product, *hessian[0], *eigenvalues]
+        fits = eigenvalues[0] > 0.0 and all(map(math.isfinite, told))
+    except (OverflowError, ZeroDivisionError):
+        fits = False
+    if not fits:
+        detail = "have squares beyond what 64-bit numbers hold; scale them"
+        if len(set(xs)) == 1:
             detail = "all have the same x, so that any slope is as good as any other; at least two must differ"
         raise InvalidRequest([Fault(("points",), detail)])
-    slope = product / spread_x
-    intercept = mean_y - slope * mean_x
-    residuals = [y - (slope * x + intercept) for x, y in points]
-    squares = math.fsum(residual * residual for residual in residuals)
     return Line(
         slope,
         intercept,
         residuals,
-        squares * _factor(loss, count),
+        squares * factor,
         1.0 - squares / spread_y if spread_y else None,
         mean_x,
         mean_y,
         spread_x,
         spread_y,
         product,
+        hessian,
+        eigenvalues,
         _expression(points, loss, names, (slope, mean_x, mean_y, spread_x, max(0.0, spread_y - slope * product))),
     )
+
+
+def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:
+    """Of a symmetric 2 × 2 matrix with this determinant: the smaller one by division, for a difference would cancel."""
+    trace = hessian[0][0] + hessian[1][1]
+    largest = 0.5 * (trace + math.hypot(hessian[0][0] - hessian[1][1], 2.0 * hessian[0][1]))
+    return [determinant / largest, largest]
 
 
 def _factor(loss: str, count: int) -> float:

@@ -29,6 +29,8 @@ from service.engine.limits import Limits
 
 MOST_NODES = 2_000
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
+MOST_PROBLEMS = 8
+"""Of one point; more would teach no more."""
 BLOCK = 4_096
 """Points that are computed at once: their rows stay in the cache, and memory stays bounded."""
 
@@ -204,26 +206,28 @@ class Function:
 
     def split(self, found: Array) -> Results:
         """The matrix of all results in its parts."""
-        hessians = found[self._index].transpose(2, 0, 1) if self.task.order > 1 else None
+        hessians = found.take(self._index, 0).transpose(2, 0, 1) if self.task.order > 1 else None
         return Results(found[0], found[1 : 1 + self.dimension].T, hessians)
 
     def problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
-        """What is wrong at which of the points."""
+        """What is wrong at which of the points: the first few problems of each."""
+        if not self.checks and all(part is None or all_finite(part) for part in results):
+            return {}
         return quietly(self._problems, points, results)
 
     def _problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
         lost = ~(np.isfinite(results.values) & np.isfinite(results.gradients).all(-1))
         if results.hessians is not None:
             lost |= ~np.isfinite(results.hessians).all((-1, -2))
-        if not self.checks and not lost.any():
-            return {}
         values = self._values(points)
         found: dict[int, list[Problem]] = {}
         for check in self.checks:
             met = check.trouble.where(*[values[place] for place in check.operands])
             step = self.expression.steps[check.step]
             for point in np.flatnonzero(np.broadcast_to(met, lost.shape)).tolist():
-                found.setdefault(point, []).append(Problem(check.trouble.kind, step, check.trouble.text))
+                problems = found.setdefault(point, [])
+                if len(problems) < MOST_PROBLEMS:
+                    problems.append(Problem(check.trouble.kind, step, check.trouble.text))
         for point in np.flatnonzero(lost).tolist():
             if point not in found:
                 found[point] = [self._not_finite(point, values)]
@@ -242,6 +246,12 @@ class Function:
             if not math.isfinite(value[point]):
                 return Problem("not_finite", step, "the value is beyond what 64-bit numbers hold")
         return Problem("not_finite", None, "a derivative is not finite here")
+
+
+def all_finite(numbers: Array) -> bool:
+    """Whether no number is infinite or none at all."""
+    # A sum may overflow all the same; what is not finite never leaves it finite.
+    return math.isfinite(quietly(np.add.reduce, numbers, None)) or bool(np.isfinite(numbers).all())
 
 
 def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shape: tuple[int, ...]) -> list[Node]:

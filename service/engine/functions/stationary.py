@@ -32,8 +32,8 @@ ARRIVED = 1e-10
 """A gradient this much smaller than the curvature times the place is as good as 0."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
-SAME_VALUE = 1e-12
-"""Values closer than this, beside their size, are equal but for rounding."""
+SAME_VALUE = 1e-14
+"""Values closer than this, beside their size or that of usual values, are equal but for rounding."""
 MOST_FOUND = 500
 """Stationary points that are told; where there are more, they are hardly single points."""
 DIGITS = 9
@@ -86,7 +86,7 @@ def _refine(function: Function, starts: Array, reach: Array, iterations: int, de
             better[chosen] = True
             trying = trying[~good]
         active = active[better & (norms[active] > 0.0)]
-    return Refined(points, _arrived(points, gradients, hessians))
+    return Refined(points, _arrived(points, gradients, hessians) & np.isfinite(function.run(points).values))
 
 
 def near(function: Function, points: Array, reach: Array, deadline: float | None = None) -> Array:
@@ -137,24 +137,25 @@ def _newton_steps(gradients: Array, hessians: Array, reach: Array) -> Array:
 
 
 def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
-    """One of each group of places that are closer than `apart`, a length for each variable.
+    """One of each group of places that are closer than `apart`: a length for each variable, or for each of each place.
 
     Gives the rows of those chosen, at most so many, and for each row the place of its group among them, or -1.
     """
     groups = np.full(len(points), -1)
     if not len(points):
         return np.zeros(0, np.intp), groups
-    cells, first, inverse = np.unique(
-        np.floor(points / np.maximum(apart, np.finfo(np.float64).tiny)), axis=0, return_index=True, return_inverse=True
-    )
+    apart = np.broadcast_to(np.maximum(apart, np.finfo(np.float64).tiny), points.shape)
+    # With the size of the cell, so that numbers of cells mean the same.
+    keys = np.concatenate([np.floor(points / apart), np.floor(np.log2(apart))], -1)
+    cells, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     # Neighbours that a border of the cells parted are put together again.
     representatives = points[first]
     label = np.full(len(first), -1)
     chosen: list[int] = []
     for cell in range(len(cells)):
         if label[cell] < 0 and len(chosen) < most:
-            near = (np.abs(representatives - representatives[cell]) <= apart).all(-1) & (label < 0)
-            label[near] = len(chosen)
+            close = (np.abs(representatives - representatives[cell]) <= apart[first[cell]]).all(-1) & (label < 0)
+            label[close] = len(chosen)
             chosen.append(int(first[cell]))
     groups = label[inverse.reshape(-1)]
     return np.array(chosen, np.intp), groups
@@ -180,27 +181,39 @@ def search(function: Function, low: Array, high: Array, starts: int, deadline: f
     inside = refined.arrived & ((refined.points >= low - margin) & (refined.points <= high + margin)).all(-1)
     chosen, groups = distinct(refined.points[inside], SAME * size, MOST_FOUND)
     found = polish(function, refined.points[inside][chosen], deadline)
-    order = lowest_first(found, function.run(found).values) if len(found) else np.zeros(0, np.intp)
+    usual = usual_size(function.run(places).values)
+    order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
     return Search(found[order], len(places), not (groups < 0).any())
 
 
-def lowest_first(points: Array, values: Array) -> Array:
+def usual_size(values: Array) -> float:
+    """How large values are where a search or descents start: what is far smaller is what rounding leaves."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(np.median(finite)) if len(finite) else 0.0
+
+
+def lowest_first(points: Array, values: Array, usual: float) -> Array:
     """The order by value; of points that are equally low but for rounding, by their coordinates."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order], prepend=values[order[:1]])
-    level = np.cumsum(steps > SAME_VALUE * np.maximum(1.0, np.abs(values[order])))
+    level = np.cumsum(steps > SAME_VALUE * np.maximum(usual, np.abs(values[order])))
     found: Array = order[np.lexsort((*points[order].T[::-1], level))]
     return found
 
 
 def polish(function: Function, points: Array, deadline: float | None = None) -> Array:
     """Points near stationary points, moved there as exactly as numbers allow."""
+    return quietly(_polish, function, points, deadline)
+
+
+def _polish(function: Function, points: Array, deadline: float | None) -> Array:
     if not len(points):
         return points
     reach = SAME * np.maximum(1.0, norms_of(points))
     exact = refine(function, points, reach, POLISHING, deadline).points
     least = norms_of(function.run(exact).gradients)
-    for simpler in (np.where(np.abs(exact) < 10.0**-DIGITS, 0.0, exact), np.round(exact, DIGITS) + 0.0):
+    rounded = np.where(np.abs(exact) < 10.0**DIGITS, np.round(exact, DIGITS) + 0.0, exact)
+    for simpler in (np.where(np.abs(exact) < 10.0**-DIGITS, 0.0, exact), rounded):
         norms = norms_of(function.run(simpler).gradients)
         exact = np.where((norms <= least)[:, None], simpler, exact)
         least = np.fmin(norms, least)

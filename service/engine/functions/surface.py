@@ -10,8 +10,12 @@ import numpy as np
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
 
-SKEWED = 20.0
+SKEWED = 8.0
 """Where the upper values rise so many times farther above the lowest than the middle ones, levels are logarithmic."""
+FARTHEST = 1e12
+"""Levels do not differ by more: what is closer to the least value is a point in any drawing."""
+SMALLEST = 1e-290
+"""Differences up to this leave no room for steps between them."""
 
 
 class Axis(NamedTuple):
@@ -59,26 +63,27 @@ def levels_for(values: Array, count: int) -> Levels:
     grow by equal factors; else the numbers are evenly spaced.
     """
     finite = np.sort(values[np.isfinite(values)])
-    if not len(finite) or finite[0] == finite[-1]:
+    if not count or not len(finite) or finite[0] == finite[-1]:
         return Levels([], "linear")
     low, middle, high = (float(finite[int(share * (len(finite) - 1))]) for share in (0.0, 0.5, 1.0))
     if not math.isfinite(high - low):
         low, middle, high = (float(finite[int(share * (len(finite) - 1))]) for share in (0.05, 0.5, 0.95))
-    if not 0.0 < high - low < math.inf:
+    if not SMALLEST < high - low < math.inf:
         return Levels([], "linear")
     if high - low > SKEWED * (middle - low) > 0.0:
         levels = _logarithmic(low, finite, count)
-        if levels or not count:
+        if levels:
             return Levels(levels, "logarithmic")
     step = _round_up((high - low) / (count + 1))
     first = math.floor(low / step) + 1
     values_ = [round(multiple) * step for multiple in np.arange(first, first + 2 * count + 2)]
-    return Levels([_tidy(value, step) for value in values_ if low < value < high], "linear")
+    return Levels(sorted({_tidy(value, step) for value in values_ if low < value < high}), "linear")
 
 
 def _logarithmic(low: float, finite: Array, count: int) -> list[float]:
     above = finite[finite > low] - low
-    near, far = float(above[len(above) // 50]), float(above[-1])
+    far = float(above[-1])
+    near = max(float(above[len(above) // 50]), far / FARTHEST)
     ratio = max(far / near, 10.0)
     distances = near * ratio ** (np.arange(1, count + 1) / (count + 1))
     rounded = [_round(distance) for distance in distances.tolist()]

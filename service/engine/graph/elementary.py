@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from service.engine.graph.ir import Node, Smoothness
-from service.engine.graph.operations import TWO_OVER_ROOT_PI, declare_elementwise, exp, log, sqrt, square, unary, zero
+from service.engine.graph.operations import TWO_OVER_ROOT_PI, declare_elementwise, exp, sqrt, square, unary, zero
 from service.engine.graph.special import erf as erf_kernel
 from service.engine.graph.special import xlogy as xlogy_kernel
 
@@ -41,6 +41,11 @@ rint = unary("round")
 def atan2(a: Node, b: Node) -> Node:
     """The angle of the point (b, a)."""
     return a.graph.apply("atan2", a, b)
+
+
+def hypot(a: Node, b: Node) -> Node:
+    """The length of (a, b), without overflow on the way."""
+    return a.graph.apply("hypot", a, b)
 
 
 def power(a: Node, b: Node) -> Node:
@@ -91,6 +96,14 @@ declare_elementwise(
 declare_elementwise(
     "atanh", np.arctanh, (lambda g, y, x: g / _one_minus_square(x),), r"\operatorname{artanh} x", work=16
 )
+declare_elementwise(
+    "hypot",
+    np.hypot,
+    (lambda g, y, a, b: g * (a / y), lambda g, y, a, b: g * (b / y)),
+    r"\sqrt{a^2 + b^2}",
+    SMOOTH,
+    work=8,
+)
 declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", work=8)
 declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", work=8)
 declare_elementwise("cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, work=16)
@@ -104,7 +117,7 @@ declare_elementwise(
 declare_elementwise(
     "xlogy",
     xlogy_kernel,
-    (lambda g, y, a, b: g * log(b), lambda g, y, a, b: g * (a / b)),
+    (lambda g, y, a, b: xlogy(g, b), lambda g, y, a, b: g * (a / b)),
     r"a \ln b",
     in_place=False,
     work=10,

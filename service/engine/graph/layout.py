@@ -199,8 +199,8 @@ class Layout:
 
     def _overwritable(self, node: Node) -> int | None:
         """The input whose memory `node` may write over, if there is one."""
-        if not node.operation.in_place:
-            return None
+        if not node.operation.in_place or node.size == 1:
+            return None  # a single number is written in place at three times the price
         roots = [self.root[x.index] for x in node.inputs]
         for x, root in zip(node.inputs, roots, strict=True):
             if (

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -73,14 +73,26 @@ class Program:
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
 
-    @contextmanager
-    def workspace(self) -> Iterator[Workspace]:
+    def workspace(self) -> Loan:
         """A workspace for the calling thread alone, until the block ends."""
-        workspace = self._pool.lend(self)
-        try:
-            yield workspace
-        finally:
-            self._pool.take_back(workspace)
+        return Loan(self._pool, self)
+
+
+class Loan:
+    """A workspace lent from a pool for the time of a block: what `contextmanager` would make, at half the price."""
+
+    __slots__ = ("_pool", "_program", "_workspace")
+
+    def __init__(self, pool: WorkspacePool, program: Program) -> None:
+        self._pool = pool
+        self._program = program
+
+    def __enter__(self) -> Workspace:
+        self._workspace = self._pool.lend(self._program)
+        return self._workspace
+
+    def __exit__(self, *raised: object) -> None:
+        self._pool.take_back(self._workspace)
 
 
 class WorkspacePool:
@@ -235,7 +247,4 @@ def _is_constant(node: Node) -> bool:
 
 
 def _copy(target: Array, source: Array) -> Call:
-    def copy() -> None:
-        np.copyto(target, source)
-
-    return copy
+    return partial(np.copyto, target, source)

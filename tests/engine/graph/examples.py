@@ -94,6 +94,7 @@ EXAMPLES = (
     Example("acos", ((3, 2),), low=-0.9, high=0.8),
     Example("atan", ((3, 2),)),
     Example("atan2", ((3, 2), (3, 2))),
+    Example("hypot", ((3, 2), (3, 2))),
     Example("sinh", ((3, 2),)),
     Example("cosh", ((3, 2),)),
     Example("asinh", ((3, 2),)),

@@ -1,0 +1,178 @@
+"""`/v1/functions/stationary`: minima, maxima and saddles of a typed function in a box."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import openapi
+from service.engine.functions.presets import Preset, presets
+from tests.api.test_functions_gradient import BASE64, answered, nulls
+from tests.api.test_gradients import plain
+from tests.api.test_train import assert_described
+from tests.conftest import Post
+from tests.support import strict_json
+
+PATH = "/v1/functions/stationary"
+HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
+POINT = {"point", "value", "norm", "classification", "hessian", "eigenvalues", "eigenvectors"}
+CURVED = {"minimum": {"condition_number", "largest_stable_step"}, "maximum": {"condition_number"}}
+
+
+def found(post: Post, expression: str, box: Any, **more: Any) -> dict[str, Any]:
+    answer = answered(post, {"expression": expression, "box": box} | more, PATH)
+    assert list(nulls(answer)) == []
+    return answer
+
+
+def codes(answer: dict[str, Any]) -> list[str]:
+    return [warning["code"] for warning in answer["warnings"]]
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Any]:
+    """JSON schemas of answers, as OpenAPI has them."""
+    schemas: dict[str, Any] = openapi.describe()["components"]["schemas"]
+    return schemas
+
+
+def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
+    answer = found(post, HIMMELBLAU, [[-5, 5], [-5, 5]])
+    assert_described(schemas, "StationaryResponse", answer)
+    assert set(answer) == {"variables", "points", "counts", "starts", "warnings"}
+    assert answer["variables"] == ["x", "y"] and answer["starts"] == 1024 and answer["warnings"] == []
+    assert answer["counts"] == {"minimum": 4, "saddle": 4, "maximum": 1}
+    values = [entry["value"] for entry in answer["points"]]
+    np.testing.assert_allclose(values, sorted(values), rtol=1e-9, atol=1e-9)
+    for entry in answer["points"]:
+        assert set(entry) == POINT | CURVED.get(entry["classification"], set())
+        assert entry["norm"] <= 1e-8
+
+
+def test_points_are_what_the_gradient_says_of_them(post: Post) -> None:
+    answer = found(post, HIMMELBLAU, [-5, 5])
+    points = [entry["point"] for entry in answer["points"]]
+    body = {"expression": HIMMELBLAU, "points": points, "include": ["hessian"]}
+    for ours, theirs in zip(answer["points"], answered(post, body, "/v1/functions/gradient")["points"], strict=True):
+        assert {key: theirs[key] for key in ours} == ours
+        assert theirs["direction"] is None
+
+
+@pytest.mark.parametrize("expression", ["x^4 - 3x^2 + x", "sin(3x) + x^2/4", "x^5 - 5x^3 + 4x"])
+def test_all_roots_of_the_derivative(post: Post, expression: str) -> None:
+    """Against sign changes of the derivative on a fine grid."""
+    x = np.linspace(-3.0, 3.0, 10_000)
+    body = {"expression": expression, "points": x.tolist(), "include": []}
+    slopes = np.array([entry["gradient"][0] for entry in answered(post, body, "/v1/functions/gradient")["points"]])
+    changes = np.flatnonzero(slopes[:-1] * slopes[1:] < 0.0)
+    answer = found(post, expression, [-3, 3], starts=100)
+    points = sorted(entry["point"][0] for entry in answer["points"])
+    np.testing.assert_allclose(points, (x[changes] + x[changes + 1]) / 2, atol=1e-3)
+    for entry in answer["points"]:
+        rising = slopes[np.searchsorted(x, entry["point"][0]) + 3] > 0.0
+        assert entry["classification"] == ("minimum" if rising else "maximum")
+
+
+SMOOTH = [preset for preset in presets if "|" not in preset.expression and "sqrt" not in preset.expression]
+
+
+@pytest.mark.parametrize("preset", SMOOTH, ids=lambda preset: preset.name)
+def test_minima_of_presets(post: Post, preset: Preset) -> None:
+    more = {"starts": 4000} if len(preset.minima) > 9 else {}
+    answer = found(post, preset.expression, preset.domain, variables=preset.variables, **more)
+    low, high = np.array(preset.domain).T
+    points = np.array([entry["point"] for entry in answer["points"]]).reshape(-1, len(low))
+    assert ((points >= low - 1e-9 * (high - low)) & (points <= high + 1e-9 * (high - low))).all()
+    kinds = [entry["classification"] for entry in answer["points"]]
+    assert answer["counts"] == {kind: kinds.count(kind) for kind in set(kinds)}
+    for minimum in preset.minima:
+        distances = np.abs(points - minimum.point).max(-1)
+        nearest = int(distances.argmin())
+        # Where the curvature is 0 the gradient is as good as 0 already some way off.
+        assert distances[nearest] < (1e-6 if kinds[nearest] == "minimum" else 1e-2)
+        assert kinds[nearest] in ("minimum", "degenerate")
+        assert answer["points"][nearest]["value"] == pytest.approx(minimum.value, rel=1e-9, abs=1e-9)
+    for place in preset.stationary:
+        distances = np.abs(points - place.point).max(-1)
+        assert distances.min() < 1e-2 and kinds[int(distances.argmin())] == place.kind
+    inside = [kind for kind in kinds if kind == "minimum"]
+    assert len(inside) <= len(preset.minima)
+
+
+def test_one_range_stands_for_all(post: Post) -> None:
+    body = {"expression": HIMMELBLAU, "starts": 200}
+    one = post(body | {"box": [-5, 5]}, PATH).get_data()
+    assert post(body | {"box": [[-5, 5]]}, PATH).get_data() == one
+    assert post(body | {"box": [[-5, 5], [-5, 5]]}, PATH).get_data() == one
+
+
+def test_the_box_bounds_what_is_told(post: Post) -> None:
+    assert found(post, "x^4 - 3x^2 + x", [0, 3])["counts"] == {"minimum": 1, "maximum": 1}
+    assert found(post, "x^4 - 3x^2 + x", [0.5, 3])["counts"] == {"minimum": 1}
+    assert found(post, "x^4 - 3x^2 + x", [2, 3]) == {
+        "variables": ["x"], "points": [], "counts": {}, "starts": 1024, "warnings": []
+    }  # fmt: skip
+    assert found(post, "x^2", [0, 1])["points"][0]["point"] == [0]  # on the border
+
+
+def test_functions_without_stationary_points(post: Post) -> None:
+    for expression in ("x + y", "exp(x) + y", "log(x) + y", "1/x"):
+        answer = found(post, expression, [-2, 2])
+        assert answer["points"] == [] and answer["counts"] == {}
+
+
+@pytest.mark.parametrize(
+    ("expression", "kink"), [("|x| + y^2", "abs"), ("max(x, y)", "max"), ("floor(x) + y", "floor")]
+)
+def test_kinks_are_told(post: Post, expression: str, kink: str) -> None:
+    answer = found(post, expression, [-2, 2])
+    (warning,) = [each for each in answer["warnings"] if each["code"] == "kinks"]
+    assert warning["message"].startswith(kink)
+
+
+@pytest.mark.parametrize("expression", ["(x + y)^2", "3 + 0x + 0y", "(x^2 + y^2 - 1)^2", "step(x) + sign(y)"])
+def test_points_that_lie_dense_are_told(post: Post, expression: str) -> None:
+    answer = found(post, expression, [-2, 2], starts=2000)
+    assert "not_isolated" in codes(answer)
+    assert len(answer["points"]) == 500
+    assert set(answer["counts"]) <= {"degenerate", "minimum", "maximum", "saddle"}
+    isolated = found(post, "x^2 + y^2", [-2, 2], starts=2000)
+    assert codes(isolated) == [] and isolated["counts"] == {"minimum": 1}
+
+
+@pytest.mark.parametrize(
+    ("starts", "dimension"), [(1, 1), (1, 2), (2, 3), (100, 2), (10_000, 2), (10_000, 3), (50, 20)]
+)
+def test_starts_are_about_as_many_as_asked(post: Post, starts: int, dimension: int) -> None:
+    names = [f"x{number}" for number in range(dimension)]
+    answer = found(post, " + ".join(f"{name}^2" for name in names), [-1, 2], variables=names, starts=starts)
+    assert 0.4 * starts <= answer["starts"] <= 2.1 * starts
+    assert len(answer["points"]) == 1
+    np.testing.assert_allclose(answer["points"][0]["point"], [0] * dimension, atol=1e-12)
+    assert answer["points"][0]["condition_number"] == 1 and answer["points"][0]["largest_stable_step"] == 1
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-5, 1e6, 1e50, 1e100])
+def test_boxes_of_any_size(post: Post, size: float) -> None:
+    answer = found(post, "x^2 + 3y^2", [-size, size], starts=50)
+    assert answer["counts"] == {"minimum": 1}
+    assert np.abs(answer["points"][0]["point"]).max() <= size
+
+
+@pytest.mark.parametrize(
+    "expression", ["1e-310*x^2", "1e308*x^2", "exp(x)*x", "x^2/1e-300", "(1e-200*x)^2", "5e-324*x"]
+)
+def test_no_number_is_missing(post: Post, expression: str) -> None:
+    for entry in found(post, expression, [-5, 5], starts=30)["points"]:
+        for key in ("value", "norm", "condition_number", "largest_stable_step"):
+            assert math.isfinite(entry.get(key, 0.0))
+
+
+def test_the_same_request_has_the_same_bytes(post: Post) -> None:
+    body = {"expression": "x*exp(-x^2 - y^2)", "box": [-2, 2]}
+    first = post(body, PATH).get_data()
+    assert first == post(dict(reversed(body.items())), PATH).get_data()
+    assert plain(answered(post, body, PATH, Accept=BASE64)) == strict_json(first)

@@ -1,0 +1,97 @@
+"""Expressions at points and balls on them, in few words."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from service.engine.descent.rolling import Bounds, Noise, Rolling, RollingPlan
+from service.engine.descent.schedules import schedules
+from service.engine.descent.update import Clip
+from service.engine.functions.calculus import STATIONARY, analyse
+from service.engine.functions.expression import parse
+from service.engine.functions.function import Function, FunctionTask
+from service.engine.graph.plan import WorkspacePool
+from service.engine.limits import Limits
+from tests.engine.descent.building import optimizer
+from tests.engine.network.building import select
+
+POOL = WorkspacePool()
+ROOMY = Limits()
+
+
+def function(text, points=1, order=2, variables=None):
+    """The compiled expression; made once."""
+    return _function(text, points, order, None if variables is None else tuple(variables))
+
+
+@functools.lru_cache(maxsize=2000)
+def _function(text, points, order, variables):
+    return Function(FunctionTask(parse(text, variables), points, order), ROOMY, POOL)
+
+
+def table(points):
+    """Points as rows; bare numbers are points of one variable."""
+    rows = np.asarray(points, float)
+    return rows[:, None] if rows.ndim == 1 else rows
+
+
+def results(text, points, variables=None, order=2):
+    rows = table(points)
+    return function(text, len(rows), order, variables).run(rows)
+
+
+def problems(text, points, variables=None, order=2):
+    """The kinds of the problems at each point."""
+    rows = table(points)
+    compiled = function(text, len(rows), order, variables)
+    found = compiled.problems(rows, compiled.run(rows))
+    return [[problem.kind for problem in found.get(place, ())] for place in range(len(rows))]
+
+
+def calculus(text, points, variables=None, order=2, tolerance=STATIONARY):
+    rows = table(points)
+    return analyse(function(text, len(rows), order, variables), rows, tolerance)
+
+
+def find(text, variables=None):
+    """What a rolling asks for the function in different sizes and orders."""
+    return lambda points, order: function(text, points, order, variables)
+
+
+def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=None, include=(), **details):
+    """By names or mappings; `clip`, `stop` and `noise` are mappings of what is set."""
+    several = chosen if isinstance(chosen, list) else [chosen]
+    return RollingPlan(
+        [optimizer(each) for each in several],
+        table(starts),
+        steps,
+        schedule=None if schedule is None else select(schedules, schedule),
+        clip=None if clip is None else Clip(**clip),
+        stop=Bounds(**(stop or {})),
+        noise=None if noise is None else Noise(**noise),
+        include=frozenset(include),
+        **details,
+    )
+
+
+def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
+    """Balls ready for their first step."""
+    return Rolling(find(text, variables), plan(*arguments, **details), limits)
+
+
+def finish(running):
+    """Roll to the end: the snapshots that were told, as copies, and the outcome."""
+    told = []
+    while not running.finished:
+        snapshot = running.advance()
+        if snapshot is not None:
+            told.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
+    return told, running.outcome()
+
+
+def roll(*arguments, **details):
+    """The rolling when it is over, what it told, and its outcome."""
+    running = rolling(*arguments, **details)
+    return running, *finish(running)

@@ -1,0 +1,79 @@
+"""Arguments to try the words of expressions at, for the tests and for scripts/record_pytorch_functions.py."""
+
+from __future__ import annotations
+
+from service.engine.functions.vocabulary import Word, vocabulary
+
+ANYWHERE = ((-2.3,), (-0.4,), (0.3,), (1.7,))
+POSITIVE = ((0.05,), (0.7,), (1.9,), (40.0,))
+INSIDE_ONE = ((-0.8,), (-0.1,), (0.35,), (0.9,))
+BETWEEN_WHOLE = ((-1.7,), (-0.3,), (0.4,), (2.2,))
+PAIRS = ((1.3, 0.7), (-2.1, 0.4), (0.6, -1.9), (-0.5, -3.2))
+
+SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
+    "add": PAIRS,
+    "subtract": PAIRS,
+    "multiply": PAIRS,
+    "divide": PAIRS,
+    "negate": ANYWHERE,
+    "power": ((1.3, 0.7), (2.5, -1.4), (0.2, 3.1), (7.0, 2.0)),
+    "pi": ((),),
+    "e": ((),),
+    "exp": ANYWHERE,
+    "expm1": ANYWHERE,
+    "log": POSITIVE,
+    "log1p": ((-0.9,), (-0.2,), (1e-3,), (30.0,)),
+    "log2": POSITIVE,
+    "log10": POSITIVE,
+    "sqrt": POSITIVE,
+    "cbrt": ((-8.5,), (-0.3,), (0.4,), (30.0,)),
+    "sin": ANYWHERE,
+    "cos": ANYWHERE,
+    "tan": ((-1.1,), (-0.4,), (0.3,), (2.0,)),
+    "asin": INSIDE_ONE,
+    "acos": INSIDE_ONE,
+    "atan": ANYWHERE,
+    "atan2": PAIRS,
+    "sinh": ANYWHERE,
+    "cosh": ANYWHERE,
+    "tanh": ANYWHERE,
+    "asinh": ANYWHERE,
+    "acosh": ((1.2,), (1.9,), (6.5,), (300.0,)),
+    "atanh": INSIDE_ONE,
+    "sigmoid": ANYWHERE,
+    "relu": ANYWHERE,
+    "softplus": ANYWHERE,
+    "erf": ((-1.4,), (-1e-3,), (0.3,), (2.2,)),
+    "erfc": ((-1.4,), (-1e-3,), (0.3,), (2.2,)),
+    "gaussian": ANYWHERE,
+    "step": ANYWHERE,
+    "sign": ANYWHERE,
+    "abs": ANYWHERE,
+    "floor": BETWEEN_WHOLE,
+    "ceil": BETWEEN_WHOLE,
+    "round": BETWEEN_WHOLE,
+    "min": PAIRS,
+    "max": PAIRS,
+    "pow": ((1.3, 0.7), (2.5, -1.4), (0.2, 3.1), (7.0, 2.0)),
+    "mod": PAIRS,
+    "hypot": PAIRS,
+}
+"""Inside the domain of each word, and away from its kinks and jumps."""
+
+VARIABLES = ("x", "y")
+
+
+def written(word: Word, *arguments: str) -> str:
+    """A word applied to some texts, by default to its variables."""
+    texts = arguments or VARIABLES[: word.arguments]
+    if not word.arguments:
+        return word.name
+    if word.name == "negate":
+        return f"-({texts[0]})"
+    if word.operator:
+        return f"({texts[0]}) {word.aliases[0]} ({texts[1]})"
+    return f"{word.name}({', '.join(texts)})"
+
+
+def without_samples() -> list[str]:
+    return sorted({word.name for word in vocabulary} ^ set(SAMPLES))

@@ -1,0 +1,393 @@
+"""Every word of expressions: its value, its derivatives, its conventions at kinks, and the troubles that it declares.
+
+Values are compared with Python's mathematics, derivatives with differences of what they are derived from, and all of
+it with answers of PyTorch (scripts/record_pytorch_functions.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engine.functions.expression import parse
+from service.engine.functions.function import checks_of
+from service.engine.functions.vocabulary import MOST_FACTORS, vocabulary
+from service.engine.graph.elementary import xlogy
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Graph
+from tests.engine.functions.building import function, problems, results, table
+from tests.engine.functions.samples import SAMPLES, VARIABLES, without_samples, written
+
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "functions.json").read_text())
+WORDS = [word for word in vocabulary if word.arguments]
+words = pytest.mark.parametrize("word", WORDS, ids=lambda word: word.name)
+
+
+def logistic(x):
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+MEANINGS = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a / b,
+    "negate": lambda a: -a,
+    "power": math.pow,
+    "pow": math.pow,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log": math.log,
+    "log1p": math.log1p,
+    "log2": math.log2,
+    "log10": math.log10,
+    "sqrt": math.sqrt,
+    "cbrt": math.cbrt,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "asin": math.asin,
+    "acos": math.acos,
+    "atan": math.atan,
+    "atan2": math.atan2,
+    "sinh": math.sinh,
+    "cosh": math.cosh,
+    "tanh": math.tanh,
+    "asinh": math.asinh,
+    "acosh": math.acosh,
+    "atanh": math.atanh,
+    "sigmoid": logistic,
+    "relu": lambda a: max(a, 0.0),
+    "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
+    "erf": math.erf,
+    "erfc": math.erfc,
+    "gaussian": lambda a: math.exp(-a * a),
+    "step": lambda a: float(a >= 0.0),
+    "sign": lambda a: math.copysign(1.0, a),
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "min": min,
+    "max": max,
+    "mod": lambda a, b: a - b * math.floor(a / b),
+    "hypot": math.hypot,
+}
+
+
+def test_every_word_has_samples():
+    assert not without_samples(), f"add to samples.py: {without_samples()}"
+    assert set(MEANINGS) == {word.name for word in WORDS}
+    assert all(SAMPLES.values())
+
+
+@words
+def test_values(word):
+    found = results(written(word), SAMPLES[word.name], VARIABLES[: word.arguments]).values
+    expected = [MEANINGS[word.name](*arguments) for arguments in SAMPLES[word.name]]
+    np.testing.assert_allclose(found, expected, rtol=1e-15, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["pi", "e"])
+def test_constants(name):
+    found = results(f"{name} + 0x", [1.0, 2.0])
+    assert found.values.tolist() == [getattr(math, name)] * 2
+    assert not found.gradients.any()
+
+
+@words
+def test_other_names_mean_the_same(word):
+    arguments = VARIABLES[: word.arguments]
+    names = [f"({arguments[0]}) {alias} ({arguments[-1]})" for alias in word.aliases]
+    if not word.operator:
+        names = [f"{alias}({', '.join(arguments)})" for alias in word.aliases]
+    expected = results(written(word), SAMPLES[word.name], arguments)
+    for name in names:
+        found = results(name, SAMPLES[word.name], arguments)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+CENTRAL = (4.0 / 5.0, -1.0 / 5.0, 4.0 / 105.0, -1.0 / 280.0)
+"""Weights of the eighth order: what is left out is hundreds of times smaller than rounding."""
+
+
+def differences(values, point, steps):
+    """The derivative by each variable of what `values` answers for rows of points."""
+    columns = []
+    for variable, step in enumerate(steps):
+        moves = np.zeros((len(CENTRAL), len(point)))
+        moves[:, variable] = step * np.arange(1, len(CENTRAL) + 1)
+        ahead, behind = values(point + moves), values(point - moves)
+        columns.append(np.tensordot(CENTRAL, ahead - behind, 1) / step)
+    return np.stack(columns, -1)
+
+
+@words
+def test_derivatives_are_limits_of_differences(word):
+    compiled = function(written(word), 8, 2, VARIABLES[: word.arguments])
+    for point in table(SAMPLES[word.name]):
+        found = compiled.run(point[None])
+        steps = 1e-3 * np.maximum(np.abs(point), 0.05)
+        gradient = differences(lambda points: compiled.run(points).values, point, steps)
+        np.testing.assert_allclose(found.gradients[0], gradient, rtol=1e-10, atol=1e-11, err_msg=str(point))
+        hessian = differences(lambda points: compiled.run(points).gradients, point, steps)
+        np.testing.assert_allclose(found.hessians[0], hessian, rtol=1e-9, atol=1e-10, err_msg=str(point))
+
+
+# --- PyTorch ------------------------------------------------------------------------------------
+
+
+def assert_as_recorded(record):
+    points = [answer["point"] for answer in record["answers"]]
+    found = results(record["expression"], np.reshape(points, (len(points), -1)), record["variables"])
+    for place, answer in enumerate(record["answers"]):
+        for name, ours in zip(("value", "gradient", "hessian"), found, strict=True):
+            expected = np.reshape(answer[name], ours[place].shape)
+            # Entries of one gradient or Hessian round at the size of the largest of them.
+            allowed = 1e-15 * np.abs(expected).max(initial=0.0)
+            np.testing.assert_allclose(ours[place], expected, 1e-12, allowed, err_msg=f"{name} at {answer['point']}")
+
+
+@words
+def test_words_are_as_pytorch_has_them(word):
+    assert word.name in RECORDED["words"], "run scripts/record_pytorch_functions.py"
+    record = RECORDED["words"][word.name]
+    assert len(record["answers"]) >= len(SAMPLES[word.name])
+    assert_as_recorded(record)
+
+
+@pytest.mark.parametrize("record", RECORDED["expressions"], ids=lambda record: record["expression"][:40])
+def test_expressions_are_as_pytorch_has_them(record):
+    assert_as_recorded(record)
+
+
+# --- conventions and troubles -------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+CONVENTIONS = [
+    ("abs(x)", (0.0,), 0.0, (0.0,)),
+    ("relu(x)", (0.0,), 0.0, (0.0,)),
+    ("step(x)", (0.0,), 1.0, (0.0,)),
+    ("step(x)", (-0.0,), 1.0, (0.0,)),
+    ("sign(x)", (0.0,), 0.0, (0.0,)),
+    ("floor(x)", (2.0,), 2.0, (0.0,)),
+    ("ceil(x)", (-3.0,), -3.0, (0.0,)),
+    ("round(x)", (0.5,), 0.0, (0.0,)),
+    ("round(x)", (1.5,), 2.0, (0.0,)),
+    ("round(x)", (-2.5,), -2.0, (0.0,)),
+    ("min(x, y)", (1.5, 1.5), 1.5, (0.5, 0.5)),
+    ("max(x, y)", (1.5, 1.5), 1.5, (0.5, 0.5)),
+    ("max(x, x)", (1.5,), 1.5, (1.0,)),
+    ("mod(x, y)", (4.0, 2.0), 0.0, (1.0, -2.0)),
+    ("mod(x, y)", (-1.0, 3.0), 2.0, (1.0, 1.0)),
+    ("mod(x, y)", (1.0, -3.0), -2.0, (1.0, 1.0)),
+    ("hypot(x, y)", (0.0, 0.0), 0.0, (NAN, NAN)),
+    ("atan2(x, y)", (0.0, 0.0), 0.0, (NAN, NAN)),
+    ("atan2(x, y)", (0.0, -2.0), math.pi, (-0.5, 0.0)),
+    ("sqrt(x)", (0.0,), 0.0, (INF,)),
+    ("cbrt(x)", (0.0,), 0.0, (INF,)),
+    ("x^0.5", (0.0,), 0.0, (INF,)),
+    ("x^0", (0.0,), 1.0, (0.0,)),
+    ("x^1", (0.0,), 0.0, (1.0,)),
+    ("x^2.5", (0.0,), 0.0, (0.0,)),
+    ("0^x", (0.0,), 1.0, (-INF,)),
+    ("0^x", (2.0,), 0.0, (0.0,)),
+    ("(-2)^x", (3.0,), -8.0, (NAN,)),
+    ("log(x)", (0.0,), -INF, (INF,)),
+    ("acosh(x)", (1.0,), 0.0, (INF,)),
+    ("1/x", (0.0,), INF, (-INF,)),
+]
+"""Expression, point, value and gradient: where they are a matter of convention, or not finite."""
+
+
+@pytest.mark.parametrize(("text", "point", "value", "gradient"), CONVENTIONS)
+def test_conventions(text, point, value, gradient):
+    found = results(text, [point])
+    np.testing.assert_array_equal(found.values, [value])
+    np.testing.assert_array_equal(found.gradients, [gradient])
+
+
+TROUBLES = {
+    "divide": {"pole": [(1.0, 0.0), (0.0, -0.0)]},
+    "power": {
+        "domain": [(-8.0, 1.0 / 3.0), (-0.1, -2.5)],
+        "pole": [(0.0, -1.0), (-0.0, -0.5)],
+        "vertical": [(0.0, 0.5), (0.0, 0.1)],
+    },
+    "pow": {"domain": [(-8.0, 0.5)], "pole": [(0.0, -3.0)], "vertical": [(0.0, 0.9)]},
+    "log": {"domain": [(-1.0,), (-1e-300,)], "pole": [(0.0,)]},
+    "log1p": {"domain": [(-1.0 - 1e-15,)], "pole": [(-1.0,)]},
+    "log2": {"domain": [(-2.0,)], "pole": [(0.0,)]},
+    "log10": {"domain": [(-2.0,)], "pole": [(-0.0,)]},
+    "sqrt": {"domain": [(-1e-300,)], "vertical": [(0.0,)]},
+    "cbrt": {"vertical": [(0.0,)]},
+    "asin": {"domain": [(1.0 + 1e-15,), (-2.0,)], "vertical": [(1.0,), (-1.0,)]},
+    "acos": {"domain": [(1.5,)], "vertical": [(1.0,), (-1.0,)]},
+    "atan2": {"kink": [(0.0, 0.0)]},
+    "acosh": {"domain": [(0.999,)], "vertical": [(1.0,)]},
+    "atanh": {"domain": [(-1.5,)], "pole": [(1.0,), (-1.0,)]},
+    "relu": {"kink": [(0.0,)]},
+    "step": {"jump": [(0.0,)]},
+    "sign": {"jump": [(-0.0,)]},
+    "abs": {"kink": [(0.0,)]},
+    "floor": {"jump": [(0.0,), (-3.0,), (2e9,)]},
+    "ceil": {"jump": [(0.0,), (7.0,)]},
+    "round": {"jump": [(0.5,), (-1.5,)]},
+    "min": {"kink": [(2.0, 2.0), (0.0, -0.0)]},
+    "max": {"kink": [(2.0, 2.0)]},
+    "mod": {"pole": [(1.0, 0.0)], "jump": [(4.0, 2.0), (0.0, 3.0), (-6.0, 1.5)]},
+    "hypot": {"kink": [(0.0, 0.0)]},
+}
+"""Where each trouble is met, by word and kind."""
+ELSEWHERE = {
+    "divide": [(0.0, 1.0)],
+    "power": [(0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (-2.0, 3.0), (-2.0, -3.0), (-2.0, 0.0)],
+    "atan2": [(0.0, 1.0), (1.0, 0.0)],
+    "round": [(0.0,), (1.0,), (-2.0,)],
+    "floor": [(0.5,)],
+    "hypot": [(0.0, 1.0)],
+    "mod": [(5.0, 2.0)],
+    "log1p": [(-0.999,), (0.0,)],
+    "acosh": [(2.0,)],
+}
+"""Close to troubles, or at those of other words."""
+
+
+def test_every_trouble_is_tried():
+    assert set(TROUBLES) == {word.name for word in WORDS if word.troubles}
+    for name, points in TROUBLES.items():
+        assert list(points) == [trouble.kind for trouble in vocabulary[name].troubles]
+
+
+def told(word, points):
+    """Kinds and texts of the troubles told at each point."""
+    compiled = function(written(word), len(points), 1, VARIABLES[: word.arguments])
+    rows = table(points)
+    found = compiled.problems(rows, compiled.run(rows))
+    return [{(each.kind, each.text) for each in found.get(place, ()) if each.step} for place in range(len(rows))]
+
+
+@words
+def test_troubles_are_told_where_they_are(word):
+    for trouble in word.troubles:
+        points = TROUBLES[word.name][trouble.kind]
+        assert told(word, points) == [{(trouble.kind, trouble.text)}] * len(points)
+    assert not any(told(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x/2",
+        "x/-0.5",
+        "x/(pi/2)",
+        "x^2",
+        "x^0",
+        "x^64",
+        "x^200",
+        "x^(3*2)",
+        "2^x",
+        "e^x",
+        "(1/3)^x",
+        "pow(x, 4)",
+        "x^-0",
+    ],
+)
+def test_harmless_literals_need_no_check(text):
+    assert checks_of(parse(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "kind"),
+    [
+        ("x^-1", 0.0, "pole"),
+        ("x^0.5", -1.0, "domain"),
+        ("x^(1/3)", 0.0, "vertical"),
+        ("(-2)^x", 0.5, "domain"),
+        ("0^x", -1.0, "pole"),
+        ("1/(x - x)", 3.0, "pole"),
+        ("x/0", 1.0, "pole"),
+        ("x/(1 - 1)", 1.0, "pole"),
+        ("pow(x, -2)", 0.0, "pole"),
+        ("log(-1) + x", 1.0, "domain"),
+    ],
+)
+def test_other_literals_do(text, at, kind):
+    assert problems(text, [at], order=1) == [[kind]]
+
+
+# --- the last digits ----------------------------------------------------------------------------
+
+
+def value(text, *point):
+    return results(text, [point], order=1).values[0]
+
+
+def test_the_error_function_keeps_its_digits():
+    points = np.array([1e-300, 1e-10, -1e-10, 0.1, -0.5, 0.999999, 1.0, 1.5, 3.0, 6.0, 30.0])
+    expected = np.vectorize(math.erf)(points)
+    np.testing.assert_allclose(results("erf(x)", points).values, expected, rtol=4e-16, atol=0.0)
+    tails = np.array([0.5, 1.0, 5.0, 20.0, 26.0])
+    found = results("erfc(x)", tails).values
+    np.testing.assert_allclose(found, np.vectorize(math.erfc)(tails), rtol=4e-15, atol=0.0)
+    assert value("erf(x)", 1e-10) == 2.0 / math.sqrt(math.pi) * 1e-10
+
+
+def test_logarithms_of_powers_are_whole():
+    exponents = np.arange(-300.0, 301.0)
+    tens = np.array([float(f"1e{int(exponent)}") for exponent in exponents])
+    np.testing.assert_array_equal(results("log10(x)", tens).values, exponents)
+    np.testing.assert_array_equal(results("log2(x)", 2.0**exponents).values, exponents)
+    assert value("log10(1000) + 0x", 1.0) == 3.0
+
+
+def test_a_logarithm_that_is_multiplied_by_zero_is_zero():
+    graph = Graph("float64")
+    a, b = graph.input("a", (4,)), graph.input("b", (4,))
+    node = xlogy(a, b)
+    numbers = {a: np.array([0.0, 0.0, 2.0, -1.0]), b: np.array([0.0, -1.0, math.e, 1.0])}
+    np.testing.assert_array_equal(interpret([node], numbers)[node], [0.0, 0.0, 2.0, -0.0])
+
+
+@pytest.mark.parametrize("base", [1.1, -0.7, 3.3, 12.5])
+def test_whole_powers_are_products(base):
+    assert value("x^1", base) == base
+    assert value("x^2", base) == base * base
+    assert value("x^3", base) == base * base * base
+    assert value("x²", base) == base * base
+    assert value("pow(x, 4)", base) == (base * base) * (base * base)
+    assert value("x^-1", base) == 1.0 / base
+    assert value("x^-3", base) == 1.0 / (base * base * base)
+    for exponent in (5, 17, MOST_FACTORS - 1, MOST_FACTORS, MOST_FACTORS + 1, 100, -7, -MOST_FACTORS, -70):
+        exact = Fraction(base) ** exponent
+        # Half a unit in the last place for each factor.
+        error = abs(Fraction(value(f"x^{exponent}", base)) / exact - 1)
+        assert error <= abs(exponent) * Fraction(1, 2**53) + Fraction(1, 2**52), exponent
+
+
+def test_powers_of_whole_numbers_are_exact():
+    for base, exponent in ((2, 60), (3, 33), (10, 22), (7, 18), (-3, 33)):
+        assert value(f"x^{exponent}", float(base)) == float(base**exponent)
+
+
+def test_what_is_raised_to_zero_is_one():
+    np.testing.assert_array_equal(results("x^0", [0.0, 5.0, -3.0]).values, 1.0)
+    np.testing.assert_array_equal(results("x^y", [(0.0, 0.0), (-2.0, 0.0), (1e300, 0.0)]).values, 1.0)
+
+
+def test_small_arguments_keep_their_digits():
+    for text in ("expm1(x)", "log1p(x)", "sinh(x)", "asinh(x)", "tanh(x)", "atanh(x)", "erf(x)*sqrt(pi)/2", "tan(x)"):
+        np.testing.assert_allclose(results(text, [1e-12, -1e-9]).values, [1e-12, -1e-9], rtol=1e-9, err_msg=text)
+
+
+@pytest.mark.parametrize(("a", "b", "length"), [(3e200, 4e200, 5e200), (3e-170, 4e-170, 5e-170)])
+def test_lengths_far_from_one(a, b, length):
+    found = results("hypot(x, y)", [(a, b)], order=1)
+    np.testing.assert_allclose(found.values, [length], rtol=1e-15)
+    np.testing.assert_allclose(found.gradients, [(0.6, 0.8)], rtol=1e-15)
