@@ -9,12 +9,12 @@ from service.engine.errors import LimitExceeded
 from service.engine.functions.expression import Expression, Step
 from service.engine.functions.function import build
 from service.engine.functions.printing import as_written
-from service.engine.functions.symbolic import Leaf, Printed, printed
+from service.engine.functions.symbolic import Leaf, Printed, Writer
 from service.engine.functions.vocabulary import Word
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node
 
-MOST_NODES = 1_500
+MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
 
 
@@ -51,16 +51,18 @@ def formulas_of(expression: Expression) -> Formulas:
     decimals = any(step.word == "number" and "." in step.text for step in expression.steps)
     try:
         value = build(expression, graph, variables, leaf)[-1]
+        writer = Writer(value, leaves, decimals=decimals)
         first = dense(differentiate(value, variables).nodes, variables)
-        found.gradient[:] = printed(first, leaves, decimals=decimals)
-        pairs = [(row, column) for row in range(count) for column in range(row, count)]
-        second = [
-            node
-            for row, derivative in enumerate(first)
-            for node in dense(differentiate(derivative, variables[row:]).nodes, variables[row:])
-        ]
-        for (row, column), formula in zip(pairs, printed(second, leaves, decimals=decimals), strict=True):
-            found.hessian[row][column] = found.hessian[column][row] = formula
+        found.gradient[:] = writer.printed(first)
+        if None not in found.gradient:
+            pairs = [(row, column) for row in range(count) for column in range(row, count)]
+            second = [
+                node
+                for row, derivative in enumerate(first)
+                for node in dense(differentiate(derivative, variables[row:]).nodes, variables[row:])
+            ]
+            for (row, column), formula in zip(pairs, writer.printed(second), strict=True):
+                found.hessian[row][column] = found.hessian[column][row] = formula
     except LimitExceeded:
         pass  # what there is by then is told
     return found

