@@ -20,6 +20,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from service import openapi
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server
@@ -45,6 +46,13 @@ def make_client() -> Callable[..., FlaskClient]:
 def app() -> Flask:
     """The application with its defaults, quiet."""
     return create_app(Settings(log_requests=False))
+
+
+@pytest.fixture(scope="session")
+def schemas() -> dict[str, Any]:
+    """JSON schemas of requests and answers, as OpenAPI has them."""
+    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import pytest
 from flask.testing import FlaskClient
 
 from schemas.tensor import encode
-from service import openapi
 from service.engine.descent.optimizers import optimizers
 from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
@@ -52,13 +51,6 @@ def rolled(post: Post, **changes: Any) -> dict[str, Any]:
     answer = answered(post, descent(**changes), PATH)
     assert_no_silent_null(answer)
     return answer
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return found
 
 
 # What is told.

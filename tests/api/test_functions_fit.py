@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from schemas.tensor import encode
-from service import openapi
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.api.test_train import assert_described
@@ -37,13 +36,6 @@ def scattered(count: int, seed: int = 0, scale: float = 1.0) -> list[list[float]
 def loss_of(points: Any, slope: float, intercept: float, loss: str) -> float:
     squares = sum((slope * x + intercept - y) ** 2 for x, y in points)
     return float(squares * {"mean_squared_error": 1 / len(points), "squared_error": 1, "half_squared_error": 0.5}[loss])
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return found
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from schemas.tensor import encode
-from service import openapi
 from service.engine.functions.presets import presets
 from tests.api.test_gradients import BASE64
 from tests.api.test_train import assert_described
@@ -85,13 +84,6 @@ def assert_no_silent_null(answer: dict[str, Any]) -> None:
     if lost:
         assert answer["finite"] is False, lost
         assert "non_finite" in [warning["code"] for warning in answer["warnings"]], lost
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return found
 
 
 # What is told of a point.

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import openapi
 from service.engine.functions.presets import Preset, presets
 from tests.api.test_functions_gradient import BASE64, answered, nulls
 from tests.api.test_gradients import plain
@@ -30,13 +29,6 @@ def found(post: Post, expression: str, box: Any, **more: Any) -> dict[str, Any]:
 
 def codes(answer: dict[str, Any]) -> list[str]:
     return [warning["code"] for warning in answer["warnings"]]
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    schemas: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return schemas
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:

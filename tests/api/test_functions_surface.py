@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import openapi
 from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
@@ -26,13 +25,6 @@ def drawn(post: Post, **body: Any) -> dict[str, Any]:
     answer = answered(post, body, PATH)
     assert_no_silent_null(answer)
     return answer
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return found
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service import openapi
 from service.access import Budget
 from service.engine.descent.optimizers import optimizers
 from tests.api.test_gradients import BASE64, plain
@@ -66,13 +65,6 @@ def told(train: Train) -> Callable[..., dict[str, Any]]:
 
 
 Told = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
-    """JSON schemas of answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
-    return found
 
 
 def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:

@@ -11,7 +11,6 @@ import jsonschema
 import pytest
 from flask.testing import FlaskClient
 
-from service import openapi
 from service.api.examples import COMPARE
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.training import Training
@@ -57,8 +56,9 @@ Told = Callable[..., dict[str, Any]]
         {"dtype": "float32", "stop": {"loss_below": 1.0}},
     ],
 )
-def test_answers_are_as_their_schema_says(post: Post, changes: dict[str, Any], accept: str) -> None:
-    schemas = openapi.describe()["components"]["schemas"]
+def test_answers_are_as_their_schema_says(
+    post: Post, schemas: dict[str, Any], changes: dict[str, Any], accept: str
+) -> None:
     whole = {"components": {"schemas": schemas}, "$ref": "#/components/schemas/CompareResponse"}
     answer = strict_json(post(comparing(**changes), PATH, Accept=accept).get_data())
     validator = jsonschema.Draft202012Validator(whole)

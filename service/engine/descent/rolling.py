@@ -223,7 +223,6 @@ class Rolling:
         self.values, self.gradients = rows[0], rows[1:]
         self.status = np.full(plan.runs, ROLLING)
         self.ended_at = np.full(plan.runs, plan.steps)
-        self.norms = np.full(plan.runs, np.nan)
         self._ended: Array | None = None
         """Which balls have ended, as soon as one has."""
         self._resting = self.positions.copy()
@@ -232,7 +231,6 @@ class Rolling:
         self.moved: dict[int, int] = {}
         """Of runs with a search: after how many steps it moved last."""
         self._noisy = np.empty_like(self.gradients)
-        self._noise: Array | None = None
         self.groups: list[_Group] = []
         self.searches: list[tuple[int, Descent]] = []
         self._moving: Iterator[tuple[int, Descent]] | None = None
@@ -348,13 +346,13 @@ class Rolling:
 
     def _move(self) -> None:
         before = self.positions.copy() if self.searches else self.positions
+        rates = [group.update.begin(self.step) for group in self.groups]
         gradients = self._gradients_ahead()
         number = self.step + 1
         norms: Array | float = math.nan
         if self.plan.clip is not None and self.plan.clip.norm is not None:
             norms = norms_of(gradients.T)
-        for group in self.groups:
-            rate = group.update.begin(self.step)
+        for group, rate in zip(self.groups, rates, strict=True):
             own = norms[group.balls] if isinstance(norms, np.ndarray) else norms
             group.update.move(group.gradient, own, number, rate)
         if self.searches:
@@ -367,7 +365,6 @@ class Rolling:
         """Gradients for the rules: with noise, and where a rule looks ahead of there."""
         ahead = []
         for group in self.groups:
-            group.update.begin(self.step)
             offset = group.update.ahead()
             if offset is not None:
                 ahead.append((group.balls, offset))

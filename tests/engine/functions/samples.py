@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from service.engine.functions.vocabulary import Word, vocabulary
 
 ANYWHERE = ((-2.3,), (-0.4,), (0.3,), (1.7,))
@@ -9,6 +12,59 @@ POSITIVE = ((0.05,), (0.7,), (1.9,), (40.0,))
 INSIDE_ONE = ((-0.8,), (-0.1,), (0.35,), (0.9,))
 BETWEEN_WHOLE = ((-1.7,), (-0.3,), (0.4,), (2.2,))
 PAIRS = ((1.3, 0.7), (-2.1, 0.4), (0.6, -1.9), (-0.5, -3.2))
+
+
+def _logistic(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+MEANINGS: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a / b,
+    "negate": lambda a: -a,
+    "power": math.pow,
+    "pow": math.pow,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log": math.log,
+    "log1p": math.log1p,
+    "log2": math.log2,
+    "log10": math.log10,
+    "sqrt": math.sqrt,
+    "cbrt": math.cbrt,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "asin": math.asin,
+    "acos": math.acos,
+    "atan": math.atan,
+    "atan2": math.atan2,
+    "sinh": math.sinh,
+    "cosh": math.cosh,
+    "tanh": math.tanh,
+    "asinh": math.asinh,
+    "acosh": math.acosh,
+    "atanh": math.atanh,
+    "sigmoid": _logistic,
+    "relu": lambda a: max(a, 0.0),
+    "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
+    "erf": math.erf,
+    "erfc": math.erfc,
+    "gaussian": lambda a: math.exp(-a * a),
+    "step": lambda a: float(a >= 0.0),
+    "sign": lambda a: math.copysign(1.0, a),
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "min": min,
+    "max": max,
+    "mod": lambda a, b: a - b * math.floor(a / b),
+    "hypot": math.hypot,
+}
+"""What each word with arguments means, in Python's own numbers."""
 
 SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
     "add": PAIRS,

@@ -22,28 +22,9 @@ from service.engine.functions.expression import (
 )
 from service.engine.functions.vocabulary import vocabulary
 from tests.engine.functions.hostile import hostile_expressions
+from tests.engine.functions.samples import MEANINGS
 
-MEANINGS: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "multiply": lambda a, b: a * b,
-    "divide": lambda a, b: a / b,
-    "negate": lambda a: -a,
-    "power": lambda a, b: a**b,
-    "pow": lambda a, b: a**b,
-    "abs": abs,
-    "min": min,
-    "max": max,
-    "exp": math.exp,
-    "log": math.log,
-    "log10": math.log10,
-    "sqrt": math.sqrt,
-    "sin": math.sin,
-    "asin": math.asin,
-    "atan2": math.atan2,
-    "pi": lambda: math.pi,
-    "e": lambda: math.e,
-}
+CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
 def value(expression: Expression, values: Mapping[str, float]) -> float:
@@ -54,6 +35,8 @@ def value(expression: Expression, values: Mapping[str, float]) -> float:
             results.append(float(step.text))
         elif step.word == "variable":
             results.append(values[step.text])
+        elif step.word in CONSTANTS:
+            results.append(CONSTANTS[step.word])
         else:
             results.append(MEANINGS[step.word](*(results[operand] for operand in step.operands)))
     return results[-1]

@@ -21,63 +21,11 @@ from service.engine.graph.elementary import xlogy
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from tests.engine.functions.building import function, problems, results, table
-from tests.engine.functions.samples import SAMPLES, VARIABLES, without_samples, written
+from tests.engine.functions.samples import MEANINGS, SAMPLES, VARIABLES, without_samples, written
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "functions.json").read_text())
 WORDS = [word for word in vocabulary if word.arguments]
 words = pytest.mark.parametrize("word", WORDS, ids=lambda word: word.name)
-
-
-def logistic(x):
-    return 1.0 / (1.0 + math.exp(-x))
-
-
-MEANINGS = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "multiply": lambda a, b: a * b,
-    "divide": lambda a, b: a / b,
-    "negate": lambda a: -a,
-    "power": math.pow,
-    "pow": math.pow,
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "log1p": math.log1p,
-    "log2": math.log2,
-    "log10": math.log10,
-    "sqrt": math.sqrt,
-    "cbrt": math.cbrt,
-    "sin": math.sin,
-    "cos": math.cos,
-    "tan": math.tan,
-    "asin": math.asin,
-    "acos": math.acos,
-    "atan": math.atan,
-    "atan2": math.atan2,
-    "sinh": math.sinh,
-    "cosh": math.cosh,
-    "tanh": math.tanh,
-    "asinh": math.asinh,
-    "acosh": math.acosh,
-    "atanh": math.atanh,
-    "sigmoid": logistic,
-    "relu": lambda a: max(a, 0.0),
-    "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
-    "erf": math.erf,
-    "erfc": math.erfc,
-    "gaussian": lambda a: math.exp(-a * a),
-    "step": lambda a: float(a >= 0.0),
-    "sign": lambda a: math.copysign(1.0, a),
-    "abs": abs,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": round,
-    "min": min,
-    "max": max,
-    "mod": lambda a, b: a - b * math.floor(a / b),
-    "hypot": math.hypot,
-}
 
 
 def test_every_word_has_samples():
