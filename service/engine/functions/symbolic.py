@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby
 
 from service.engine.functions.algebra import (
     Algebra,
@@ -33,7 +32,7 @@ from service.engine.graph.ir import Node
 __all__ = ["Leaf", "Printed", "Writer"]
 
 MOST_WORK = 10_000
-"""Elementary steps, each a microsecond or two, for all formulas of an expression together."""
+"""Elementary steps, each a microsecond or two, for all formulas of an expression together; `peaks` takes most of it."""
 LONGEST_FORMULA = 4_000
 MOST_POWER = 8
 """Powers of sums are multiplied out up to this one."""
@@ -99,7 +98,7 @@ class Tidier(Algebra):
         collected = self._collected(whole)
         if collected is not whole and collected.weight <= 0.9 * whole.weight:
             return collected  # what is left inside has been looked at
-        powers = [len(list(same)) for term in whole.terms for _, same in groupby(_sums(term))]
+        powers = [sums.count(base) for sums in map(_sums, whole.terms) for base in sums]
         if not powers:
             return whole
         grouped = self._grouped(whole)
@@ -201,10 +200,13 @@ READERS: dict[str, Callable[..., Sum]] = {
     "subtract": lambda algebra, a, b: algebra.total([(a, 1), (b, -1)]),
     "multiply": Tidier.multiply,
     # What stands under a line or a root is not multiplied out afterwards: (1 - x)(1 + x) has to become 1 - x² before.
-    "divide": lambda algebra, a, b: algebra.multiply(a, algebra.power(algebra.neat(b), algebra.number(-1))),
+    "divide": lambda algebra, a, b: algebra.multiply(a, algebra.product(1, [(algebra.neat(b), -1)])),
     "negate": lambda algebra, x: algebra.total([(x, -1)]),
-    "square": lambda algebra, x: algebra.power(x, algebra.number(2)),
-    "sqrt": lambda algebra, x: algebra.power(algebra.neat(x), algebra.number(HALF)),
+    "square": lambda algebra, x: algebra.product(1, [(x, 2)]),
+    "sqrt": lambda algebra, x: algebra.product(1, [(algebra.neat(x), HALF)]),
+    "hypot": lambda algebra, a, b: algebra.product(
+        1, [(algebra.total([(algebra.product(1, [(x, 2)]), 1) for x in (a, b)]), HALF)]
+    ),
     "power": lambda algebra, a, b: algebra.power(algebra.neat(a), b),
     "exp": lambda algebra, x: algebra.power(algebra.symbol("e"), x),
     "expm1": lambda algebra, x: algebra.total([(algebra.power(algebra.symbol("e"), x), 1), (algebra.number(1), -1)]),
@@ -325,6 +327,7 @@ class Printer:
                 top.append(self._power(base, exponent))
                 continue
             if isinstance(base, Atom) and base.constant:
+                # The algebra keeps 2√2 as 4/√2.
                 if -1 < exponent < 0 and base.name.isdecimal() and coefficient.numerator % int(base.name) == 0:
                     coefficient, exponent = self.algebra.exact(coefficient / Fraction(int(base.name))), exponent + 1
                 if abs(exponent) == HALF:

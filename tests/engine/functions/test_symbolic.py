@@ -489,9 +489,9 @@ def test_shared_parts_do_not_blow_up(name: str) -> None:
     for _ in range(40):
         value = DOUBLINGS[name](value)
     nodes = [value, *dense(differentiate(value, [x]).nodes, [x])]
-    start = time.process_time()
+    start = time.thread_time()
     assert printed(nodes, {x: "x"}) == [None, None]
-    assert time.process_time() - start < 0.5  # a hundredth of a second, on a machine with nothing else to do
+    assert time.thread_time() - start < 0.5  # a hundredth of a second, on a machine with nothing else to do
 
 
 HOSTILE = (
@@ -513,9 +513,9 @@ HOSTILE = (
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
     nodes, leaves = nodes_of(text)
-    start = time.process_time()
+    start = time.thread_time()
     found = printed(nodes, leaves)
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
     assert all(formula is None or len(formula.text) <= 4000 for formula in found)
     assert found == printed(nodes, leaves)
 
