@@ -41,7 +41,7 @@ from service.engine.functions.fit import LOSSES
 MOST_POINTS = 10_000
 """Points that are told of one by one."""
 MOST_DIRECTIONS = 360
-MOST_STARTS = 100_000
+MOST_STARTS = 50_000
 MOST_SIDE = 1_000
 """Points along one edge of a grid."""
 MOST_LEVELS = 100
@@ -264,7 +264,7 @@ class FunctionGradientRequest(FunctionRequest):
     )
     include = WordsField(
         ("hessian", "symbolic", "graph"),
-        load_default=frozenset(("hessian", "symbolic", "graph")),
+        load_default=("hessian", "symbolic", "graph"),
         metadata=about(
             "what to answer beside value and gradient, by default all: second derivatives with what follows from them; "
             "formulas; the graph of the first point"
@@ -406,7 +406,7 @@ class SurfaceRequest(RollRequest):
         for name in axes:
             if name not in names:
                 raise nested(("axes",), f"{name!r} is no variable of the expression{hint(name, names)}")
-        at = loaded.get("at", {})
+        at = self._by_variable(loaded)
         wrong: dict[str, Any] = {
             name: [Message(f"is no other variable of the expression{hint(name, names)}", names)]
             for name in at
@@ -423,7 +423,19 @@ class SurfaceRequest(RollRequest):
             raise nested(("resolution",), f"takes at most {MOST_SIDE} points along an axis")
         if loaded["basins"] and "optimizer" not in loaded:
             raise ValidationError({"optimizer": [Message("is required with basins")]})
-        return loaded | {"axes": axes}
+        return loaded | {"axes": axes, "at": at}
+
+    @staticmethod
+    def _by_variable(loaded: dict[str, Any]) -> dict[str, float]:
+        """The numbers of other variables, by name; of Greek letters by their Latin names, as expressions have them."""
+        numbers: dict[str, float] = {}
+        for name, number in loaded.get("at", {}).items():
+            try:
+                (name,) = parse("0", [name]).variables
+            except InvalidRequest as error:
+                raise nested(("at", name), error.faults[0].detail) from None
+            numbers[name] = number
+        return numbers
 
 
 class FitRequest(RequestSchema):

@@ -184,7 +184,7 @@ class _Describer:
             case functions.ExpressionField():
                 return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
             case functions.VariablesField():
-                names = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$", "maxLength": LONGEST_NAME}
+                names = {"type": "string", "maxLength": LONGEST_NAME}
                 return {"type": "array", "minItems": 1, "maxItems": MOST_VARIABLES, "items": names}
             case functions.RangeField():
                 return _range(field)

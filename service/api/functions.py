@@ -33,10 +33,11 @@ from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SU
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
+from service.engine.descent.arrival import NOWHERE, UNTOLD, Arrival, Valleys
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.rolling import Bounds, Find, Noise, Outcome, Rolling, RollingPlan, Valleys, run_of
+from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, RollingPlan, run_of
 from service.engine.descent.update import Clip
-from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import DEGENERATE, Calculus, along, analyse, norms_of
 from service.engine.functions.expression import Expression, parse
@@ -55,8 +56,8 @@ NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
 MANY = 20
 """Degenerate stationary points that are hardly single points."""
-MOVING, DIVERGED = -1, -2
-"""In a map of basins: runs that arrived nowhere, and runs that diverged."""
+DIVERGED = -2
+"""In a map of basins: runs that diverged."""
 
 blueprint = Blueprint("functions", __name__)
 
@@ -167,6 +168,9 @@ def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any
     valley, on a saddle, still moving, or diverged because the learning rate is above what the curvature allows. With
     `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
     """
+    if context.form != "json" and "state" in request["trace"]["include"]:
+        detail = "state is told in documents; a stream tells places, values and gradients"
+        raise InvalidRequest([Fault(("trace", "include"), detail)])
     work = DescentWork(request, context)
     if context.form != "json":
         return respond(work, context)
@@ -443,22 +447,32 @@ def _numbers(array: Array) -> list[float | None]:
 class RollingWork:
     """Balls on their way, in the words of the API."""
 
-    def __init__(self, find: Find, plan: RollingPlan, context: Context) -> None:
-        self.find, self.plan, self.context = find, plan, context
+    def __init__(self, find: Find, plan: RollingPlan, context: Context, beside: int = 0) -> None:
+        """`beside` are bytes that the answer takes apart from the runs."""
+        self.plan, self.context, self.beside = plan, context, beside
         self.streamed = context.form != "json"
         self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve)
         context.timer.mark("compile")
         context.timer.memory = self.rolling.memory
         self.reason = ""
+        self.arrival: Arrival | None = None
+        """Once the balls have come to their end."""
 
     def _reserve(self, nbytes: int) -> None:
-        self.context.memory.need(self.context.loaded_bytes + 4 * nbytes)
+        numbers = self.plan.starts.size * len(self.plan.optimizers) if self.streamed else 0
+        self.context.memory.need(self.context.loaded_bytes + self.beside + 4 * nbytes + 2 * NUMBER_BYTES * numbers)
 
     @property
     def finished(self) -> bool:
-        return self.rolling.finished
+        return self.arrival is not None and self.arrival.finished
 
     def advance(self) -> Mapping[str, Any] | None:
+        if self.rolling.finished:
+            if self.arrival is None:
+                self.arrival = Arrival(self.rolling)
+            else:
+                self.arrival.advance()
+            return None
         snapshot = self.rolling.advance()
         if snapshot is None or not self.streamed:
             return None
@@ -468,12 +482,12 @@ class RollingWork:
     def cancel(self, reason: str) -> None:
         self.reason = reason
         self.rolling.cancel()
-
-    def outcome(self) -> Outcome:
-        return self.rolling.outcome()
+        if self.arrival is None:
+            self.arrival = Arrival(self.rolling)
+        self.arrival.cancel()
 
     def summary(self) -> Mapping[str, Any]:
-        outcome = self.outcome()
+        outcome = self._outcome
         status = "cancelled" if self.reason else "completed"
         warnings = []
         finite = outcome.finite
@@ -483,6 +497,8 @@ class RollingWork:
             warnings.append(Caution("non_finite", message, quantity="runs"))
         if self.reason:
             warnings.append(Caution("cancelled", self.reason))
+        if UNTOLD in outcome.valleys.of_run:
+            warnings.append(Caution("not_isolated", "runs arrived at more stationary points than are told"))
         count = len(self.plan.starts)
         return {
             "variables": self.rolling.function.expression.variables,
@@ -495,7 +511,12 @@ class RollingWork:
             "warnings": listed([*warnings, *_cautions(self.rolling.function.expression)]),
         }
 
-    def _run(self, outcome: Outcome, run: int, count: int) -> dict[str, Any]:
+    @property
+    def _outcome(self) -> Arrival:
+        assert self.arrival is not None
+        return self.arrival
+
+    def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
         valley = outcome.valleys.of_run[run]
         told: dict[str, Any] = {
             "optimizer": run // count,
@@ -591,8 +612,9 @@ def _basins(request: dict[str, Any], context: Context, points: Array, shape: tup
         keep=False,
         arrived=request["valley_radius"],
     )
+    beside = NUMBER_BYTES * len(points) * (4 + points.shape[1])
     try:
-        work = BasinsWork(compiler(request["expression"], context), plan, context)
+        work = BasinsWork(compiler(request["expression"], context), plan, context, beside)
     except LimitExceeded as error:
         place = "resolution" if error.path[:1] == ("starts",) or not error.path else str(error.path[0])
         raise LimitExceeded(error.name, error.asked, error.allowed, (_IN_SURFACE.get(place, place),)) from None
@@ -607,14 +629,14 @@ class BasinsWork(RollingWork):
     """Runs of which only the valleys are told."""
 
     def summary(self) -> Mapping[str, Any]:
-        outcome = self.outcome()
-        grid = np.array(outcome.valleys.of_run)
+        outcome = self._outcome
+        grid = np.maximum(outcome.valleys.of_run, NOWHERE)
         grid[np.array(outcome.status) == "diverged"] = DIVERGED
         return {
             "status": "cancelled" if self.reason else "completed",
             "valleys": _valleys(outcome.valleys),
             "arrived": int((grid >= 0).sum()),
-            "moving": int((grid == MOVING).sum()),
+            "moving": int((grid == NOWHERE).sum()),
             "diverged": int((grid == DIVERGED).sum()),
             "grid": grid,
         }

@@ -241,7 +241,7 @@ def test_runs_stop_early(post: Post) -> None:
     ("changes", "words"),
     [
         ({"expression": "x^2", "optimizers": [sgd(1.5)]}, "learning rate"),
-        ({"expression": "x^2", "optimizers": [sgd(1.5)], "stop": {"value_above": 50}}, "learning rate"),
+        ({"expression": "x^2", "optimizers": [sgd(1.5)], "stop": {"value_above": 50}}, "is above 50"),
         ({"expression": "-exp(x)"}, "there is no lowest value"),
         ({"expression": "log(x)", "optimizers": [sgd(10)]}, "log takes numbers above 0"),
     ],
@@ -351,7 +351,7 @@ def streamed(client: FlaskClient, body: dict[str, Any], accept: str) -> tuple[li
     [
         {"trace": {"include": ["gradients"]}},
         {"trace": {"every": 7}, "optimizers": [sgd(), "adam", "l_bfgs"]},
-        {"stop": {"value_below": 1.0}, "trace": {"every": 4, "include": ["gradients", "state"]}},
+        {"stop": {"value_below": 1.0}, "trace": {"every": 4, "include": ["gradients"]}},
         {"optimizers": [sgd(0.1), sgd()], "trace": {"every": 1}},
         {"noise": {"scale": 1.0, "seed": 4}, "steps": 9},
     ],
@@ -432,10 +432,10 @@ def test_time_runs_out(make_client: MakeClient, chosen: list[str]) -> None:
         ({"steps": 1_000_001}, "#/steps", 1_000_001, 1_000_000),
         ({"steps": 1_000_000}, "#/trace", None, 10_000_000),
         (
-            {"starts": {"random": {"box": [0, 1], "count": 60_000}}, "optimizers": ["sgd", "adam"], "steps": 1},
+            {"starts": {"random": {"box": [0, 1], "count": 30_000}}, "optimizers": ["sgd", "adam"], "steps": 1},
             "#/starts",
-            120_000,
-            100_000,
+            60_000,
+            50_000,
         ),
         (
             {"starts": {"random": {"box": [0, 1], "count": 1001}}, "optimizers": ["sgd", "newton"]},

@@ -189,7 +189,7 @@ def test_extreme_points_are_fitted_or_refused(post: Post, points: Any, loss: str
     if response.status_code == 200:
         answer = strict_json(response.get_data())
         assert_no_silent_null(answer)
-        assert answer["finite"] is True
+        assert answer["finite"] or answer["warnings"]
     else:
         document = assert_problem(response, "invalid", body)
         assert set(faults(document)) == {"#/points"}

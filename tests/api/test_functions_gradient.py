@@ -362,8 +362,7 @@ def test_formulas_that_are_too_long_are_null(post: Post, name: str) -> None:
     body = {"expression": preset.expression, "points": [[0.5] * len(preset.variables)], "include": ["symbolic"]}
     answer = answered(post, body)
     assert answer["finite"] is True
-    missing = {"latex": None, "expression": None}
-    assert answer["symbolic"]["gradient"] == [{"variable": each} | missing for each in preset.variables]
+    assert all(partial["latex"] for partial in answer["symbolic"]["gradient"])
     assert answer["symbolic"]["hessian"] == [[None] * len(preset.variables)] * len(preset.variables)
     assert answer["symbolic"]["latex"]
 

@@ -8,12 +8,12 @@ ball through the one loop of `loop.py`.
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,31 +24,29 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
-from service.engine.functions.calculus import MINIMUM, Calculus, analyse, norms_of
-from service.engine.functions.function import Function, all_finite
-from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine, usual_size
+from service.engine.functions.calculus import norms_of
+from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
-MOST_RUNS = 100_000
+MOST_RUNS = 50_000
 MOST_SEARCHES = 1_000
 """Balls that optimizers with a search move: each is a descent of its own."""
-SEARCHES_AT_ONCE = 8
-"""Searches between two looks at the clock."""
+SEARCH_SECONDS = 0.004
+"""How long searches go on, ball by ball, between two looks at what else there is to do."""
+SEARCH_CALLS = 200
+"""What a search itself takes for each evaluation, in operations."""
+MOST_CALLS = 100_000
+"""Operations that one step of one ball may take: nothing else is done meanwhile."""
 RULE_OPERATIONS = 20
 """What a rule takes for each number, roughly."""
 STATE_ROWS = 8
 """Matrices like the balls' places that are kept and worked with, at most."""
+RUN_BYTES = 500
+"""What is told of a run beside its way, a quarter of it: whoever reserves memory takes four times as much."""
 TOLD_BYTES = 48
 """What a number of a step takes, in a list."""
-BLOCK = 256
-"""Points at once where second derivatives are asked for."""
-ARRIVAL_ITERATIONS = 25
-"""Enough also at degenerate points, which Newton's method only comes closer to by a factor."""
-MOST_VALLEYS = 500
-SAME = 1e-6
-"""Valleys closer than this, beside their distance from 0, are one."""
 NOISE = 3
 """The stream of random numbers of the noise, apart from those of networks."""
 ARRIVED = 1e-3
@@ -203,7 +201,7 @@ class Rolling:
         """
         plan.check(limits)
         self.plan = plan
-        self._find = find
+        self.find = find
         function = self.function = find(plan.runs, 1)
         dimension = function.dimension
         told = self.told = plan.told
@@ -211,6 +209,7 @@ class Rolling:
         limits.check_operations((function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps)
         kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * STATE_ROWS)) if plan.keep else 0
         self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs + TOLD_BYTES * len(told)
+        self.memory += plan.runs * RUN_BYTES
         reserve(self.memory)
         self.step = 0
         """Steps done."""
@@ -254,7 +253,12 @@ class Rolling:
         self._states: list[list[dict[str, Array]]] = [[] for _ in self.groups]
 
     def _searches(self, optimizer: Selection[Optimizer], balls: slice) -> Iterator[tuple[int, Descent]]:
-        function = self._find(1, 1)
+        function = self.find(1, 1)
+        path = ("optimizers", balls.start // len(self.plan.starts))
+        each = len(function.program.nodes) + SEARCH_CALLS
+        calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
+        if calls > MOST_CALLS:
+            raise LimitExceeded(f"operations of one step of {optimizer.name}", calls, MOST_CALLS, path)
         workspace = self._stack.enter_context(function.program.workspace())
         variables, rows = function.columns(workspace)
 
@@ -265,7 +269,7 @@ class Rolling:
             return float(rows[0, 0]), rows[1:, 0]
 
         for ball, start in zip(range(balls.start, balls.stop), self.plan.starts, strict=True):
-            yield ball, Descent(_Search(one, self._find, start), Recipe(optimizer, self.plan.schedule))
+            yield ball, Descent(_Search(one, self.find, start), Recipe(optimizer, self.plan.schedule))
 
     def close(self) -> None:
         """Give back the memory."""
@@ -307,7 +311,7 @@ class Rolling:
             self.first = values.copy()
             self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
             self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
-        there = np.isfinite(values) & np.isfinite(self.gradients.sum(0))
+        there = np.isfinite(values) & np.logical_and.reduce(np.isfinite(self.gradients), axis=0)
         there &= (values <= self._highest) & (values >= -self._farthest)
         if not there.all():
             self._end(~there, DIVERGED)
@@ -389,16 +393,17 @@ class Rolling:
         return drawn.T
 
     def _move_searches(self, moving: Iterator[tuple[int, Descent]]) -> None:
-        some = list(islice(moving, SEARCHES_AT_ONCE))
-        for ball, descent in some:
+        end = time.monotonic() + SEARCH_SECONDS
+        for ball, descent in moving:
             if self.status[ball] == ROLLING:
                 descent.advance()
                 if (self.positions[:, ball] != descent.parameters).any():
                     self.moved[ball] = self.step + 1
                 self.positions[:, ball] = descent.parameters
-        if not some:
-            self._moving = None
-            self._finish_step()
+            if time.monotonic() > end:
+                return
+        self._moving = None
+        self._finish_step()
 
     def _finish_step(self) -> None:
         self.step += 1
@@ -412,11 +417,16 @@ class Rolling:
             if self._moving is not None:  # half of a step is none
                 self.positions[...] = self._before
             quietly(self._evaluate)
+            quietly(self._check)
             if self._moving is None:
                 self._tell()
             rolling = self.status == ROLLING
             self.status[rolling] = CANCELLED
             self.ended_at[rolling] = self.step
+
+    def update_of(self, run: int) -> Update | None:
+        """The rule that moves a run; None: it is a search."""
+        return next((each.update for each in self.groups if each.balls.start <= run < each.balls.stop), None)
 
     @cached_property
     def told_states(self) -> list[dict[str, Array]]:
@@ -425,197 +435,6 @@ class Rolling:
             {name: np.stack([state[name] for state in states]) for name in (states[0] if states else ())}
             for states in self._states
         ]
-
-    def outcome(self) -> Outcome:
-        """Where every ball ended."""
-        return quietly(Outcome, self, self._find)
-
-
-class Outcome:
-    """Where the balls are in the end: a column of numbers over the runs for each thing that is told."""
-
-    def __init__(self, rolling: Rolling, find: Find) -> None:
-        plan = rolling.plan
-        self.points: Array = rolling.positions.T.copy()
-        """(runs, variables)"""
-        self.values: Array = rolling.values.copy()
-        self.norms: Array = np.where(np.isnan(self.values), np.nan, norms_of(rolling.gradients.T))
-        self.status = [STATUS[code] for code in rolling.status.tolist()]
-        self.steps_done: list[int] = rolling.ended_at.tolist()
-        settled = (rolling.status != DIVERGED) & np.isfinite(self.points).all(-1) & np.isfinite(self.values)
-        self.valleys = valleys_of(find, self.points, settled, plan.arrived, usual_size(rolling.first))
-        kinked = any(check.trouble.kind in ("kink", "vertical") for check in rolling.function.checks)
-        self._kinks = "; at the kinks of this function it need not vanish" if kinked else ""
-        self.best = self._best(rolling, settled)
-        self.reasons = self._reasons(rolling, find)
-        told = [self.values, self.points, self.norms, rolling.paths, rolling.told_values]
-        told += [] if rolling.told_gradients is None else [rolling.told_gradients]
-        told += [state for states in rolling.told_states for state in states.values()]
-        self.finite = all(map(all_finite, told))
-
-    def _best(self, rolling: Rolling, settled: Array) -> int | None:
-        plan = rolling.plan
-        ascending = [optimizer.options.get("maximize", False) for optimizer in plan.optimizers]
-        signs = np.repeat(np.where(ascending, -1.0, 1.0), len(plan.starts))
-        signed = np.where(settled, signs * self.values, np.inf)
-        # Where several are as low but for rounding, the first one.
-        least = signed.min()
-        near = SAME_VALUE * max(usual_size(rolling.first), abs(least))
-        return int((signed <= least + near).argmax()) if settled.any() else None
-
-    def _reasons(self, rolling: Rolling, find: Find) -> list[str]:
-        plan = rolling.plan
-        why_diverged = self._why_diverged(rolling, find)
-        reasons = []
-        known: dict[tuple[int, int], str] = {}
-        """Most balls end in few places, and alike."""
-        for run, status in enumerate(self.status):
-            if status == "diverged":
-                reasons.append(why_diverged[run])
-                continue
-            alike = self.steps_done[run], self.valleys.of_run[run]
-            plain = status == "completed" and alike[1] >= 0 and run not in rolling.moved
-            if plain and alike in known:
-                reasons.append(known[alike])
-                continue
-            steps = _steps(self.steps_done[run])
-            done = f"after {steps}"
-            if status == "completed":
-                done = "the one step is done" if self.steps_done[run] == 1 else f"all {steps} are done"
-            moved = rolling.moved.get(run)
-            if moved is not None and moved < self.steps_done[run]:
-                done += f", the last {self.steps_done[run] - moved:,} of which moved nothing"
-            if status == "stopped":
-                below = plan.stop.value_below
-                if below is not None and self.values[run] < below:
-                    done += f" the value {self.values[run]:.6g} is below {below:g}"
-                else:
-                    done += f" the gradient norm {self.norms[run]:.6g} is below {plan.stop.gradient_norm_below:g}"
-            reasons.append(f"{done}; {self._where(run)}")
-            if plain:
-                known[alike] = reasons[-1]
-        return reasons
-
-    def _where(self, run: int) -> str:
-        valley = self.valleys.of_run[run]
-        if valley < 0:
-            return f"it has not arrived: the gradient norm is {self.norms[run]:.3g}{self._kinks}"
-        found = self.valleys.classes[valley]
-        if found == MINIMUM:
-            return f"it has arrived at minimum {valley}"
-        if found == "saddle":
-            return f"it sits on saddle point {valley}, where the gradient vanishes but a way leads down"
-        return f"it has arrived at stationary point {valley} ({found})"
-
-    def _why_diverged(self, rolling: Rolling, find: Find) -> dict[int, str]:
-        runs = np.flatnonzero(rolling.status == DIVERGED)
-        if not len(runs):
-            return {}
-        plan, count = rolling.plan, len(rolling.plan.starts)
-        function = find(BLOCK, 2)
-        starts = plan.starts[runs % count]
-        points = np.nan_to_num(self.points[runs])
-        problems = function.problems(points, function.run(points))
-        curvatures = _largest_curvatures(function, starts)
-        found = {}
-        for place, run in enumerate(runs.tolist()):
-            steps, value = _steps(self.steps_done[run]), self.values[run]
-            if math.isfinite(value):
-                what = f"the value is {value:.6g}; it was {rolling.first[run]:.6g} at the start"
-                if not math.isfinite(self.norms[run]):
-                    what = "the gradient is not finite"
-            else:
-                what = "there is no value" if math.isnan(value) else "the value is infinite"
-            told = [problem.text for problem in problems.get(place, ()) if problem.kind != "not_finite"]
-            if told and np.isfinite(self.points[run]).all():
-                found[run] = f"after {steps} {what}: {told[0]}"
-                continue
-            optimizer = plan.optimizers[run // count]
-            update = next(
-                (group.update for group in rolling.groups if group.balls.start <= run < group.balls.stop), None
-            )
-            rate = (
-                optimizer.options["learning_rate"]
-                if update is None
-                else update.rate(self.steps_done[run]).learning_rate
-            )
-            reason = f"after {steps} {what}; the learning rate is {rate:g}"
-            curvature = curvatures[place]
-            if math.isfinite(value) and math.isfinite(self.norms[run]) and value < rolling.first[run]:
-                reason = f"after {steps} {what}; there is no lowest value on this way, however small the steps"
-            elif update is not None and update.sign > 0.0 and 0.0 < curvature < math.inf:
-                reason += "; " + update.compared(rate, curvature, "the function")
-            found[run] = reason
-        return found
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step" if count == 1 else f"{count:,} steps"
-
-
-def _largest_curvatures(function: Function, points: Array) -> list[float]:
-    hessians = function.run(points).hessians
-    assert hessians is not None
-    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    curvatures = np.linalg.eigvalsh(np.where(finite[:, None, None], hessians, 0.0))[:, -1]
-    found: list[float] = curvatures.tolist()
-    return found
-
-
-@dataclass
-class Valleys:
-    """The distinct places where balls ended, lowest first."""
-
-    points: Array
-    """(valleys, variables)"""
-    calculus: Calculus | None
-    """At those points; None: there are none."""
-    of_run: list[int]
-    """For each run its valley, or -1."""
-    counts: list[int]
-    """How many runs ended in each."""
-
-    @property
-    def classes(self) -> list[str]:
-        return [] if self.calculus is None or self.calculus.classes is None else self.calculus.classes
-
-
-def valleys_of(find: Find, points: Array, settled: Array, arrived: float, usual: float) -> Valleys:
-    """The stationary points next to where balls are, and which balls have arrived at which.
-
-    A ball has arrived if Newton's method from where it is finds a stationary point no farther than `arrived` times
-    one plus the ball's distance from 0. `usual` is how large values are where the balls start.
-    """
-    none = Valleys(points[:0], None, [-1] * len(points), [])
-    runs = np.flatnonzero(settled)
-    if not len(runs):
-        return none
-    function = find(BLOCK, 2)
-    ends = points[runs]
-    # Most balls end in a few places, to many digits: each is looked at once.
-    far = 1.0 + norms_of(ends)
-    size = np.exp2(np.ceil(np.log2(far)))[:, None]
-    keys = np.concatenate([np.round(ends / (SAME * size)), size], -1)
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    places = ends[first]
-    reach = arrived * far[first]
-    close = np.flatnonzero(near(function, places, reach))
-    refined = refine(function, places[close], reach[close], ARRIVAL_ITERATIONS)
-    there = refined.arrived & (norms_of(refined.points - places[close]) <= reach[close])
-    arrivals = refined.points[there]
-    chosen, groups = distinct(arrivals, SAME * (1.0 + norms_of(arrivals))[:, None], MOST_VALLEYS)
-    if not len(chosen):
-        return none
-    valleys = polish(function, arrivals[chosen])
-    order = lowest_first(valleys, function.run(valleys).values, usual)
-    rank = np.empty(len(order) + 1, np.intp)
-    rank[order], rank[-1] = np.arange(len(order)), -1
-    of_place = np.full(len(places), -1)
-    of_place[close[there]] = rank[groups]
-    of_run = np.full(len(points), -1)
-    of_run[runs] = of_place[inverse.reshape(-1)]
-    counts = np.bincount(of_run[of_run >= 0], minlength=len(order))
-    return Valleys(valleys[order], analyse(function, valleys[order], math.inf), of_run.tolist(), counts.tolist())
 
 
 def run_of(rolling: Rolling, run: int) -> dict[str, Any]:

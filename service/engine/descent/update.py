@@ -172,7 +172,7 @@ class Update:
             return found
         factor = stable(**self.options)
         limit = factor / curvature
-        word = ">" if learning_rate > limit else "<"
+        word = ">" if learning_rate > limit else "<" if learning_rate < limit else "="
         return f"{found}, and {learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
 
     def shown(self, number: int) -> Mapping[str, Array]:

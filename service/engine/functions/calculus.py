@@ -13,12 +13,10 @@ from service.engine.graph.quiet import quietly
 
 STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
-FLAT = 1e-8
-"""An eigenvalue up to this share of the largest is taken as 0."""
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 """How far, beside its distance from 0, a stationary point may be from the number next to it."""
-UNSTEADY = 0.25
-"""A curvature that changes by this share up to where Newton's method sees the stationary point says nothing of it."""
+HALF_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
+"""How well a place is known, beside its distance from 0, where the gradient vanishes together with the curvature."""
 
 MINIMUM, MAXIMUM, SADDLE = "minimum", "maximum", "saddle"
 DEGENERATE, NOT_STATIONARY, UNDEFINED = "degenerate", "not_stationary", "undefined"
@@ -75,9 +73,8 @@ def _analyse(function: Function, points: Array, results: Results, tolerance: flo
         # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
         least = ROUNDING * (np.abs(results.hessians) @ np.abs(points)[..., None])[..., 0]
         found.stationary |= ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
-        classes = found.classes = classify(norms, found.stationary, found.eigenvalues)
-        for place in _unsteady(function, points, found):
-            classes[place] = DEGENERATE
+        doubt = _doubtful(function, points, found)
+        classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
         found.condition_numbers, found.stable_steps = _steepness(classes, found.eigenvalues)
     lengths = np.where(found.stationary | ~np.isfinite(norms), np.nan, norms)
     found.directions = results.gradients / lengths[:, None]
@@ -96,22 +93,37 @@ def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
     return np.array(conditions), np.array(steps)
 
 
-def _unsteady(function: Function, points: Array, found: Calculus) -> list[int]:
-    """Points taken for minima or maxima whose curvature is another where the gradient vanishes, as beside 0 of x³."""
-    assert found.classes is not None and found.eigenvalues is not None
-    lengths = found.norms.tolist()
-    places = [place for place, kind in enumerate(found.classes) if kind in (MINIMUM, MAXIMUM) and lengths[place] > 0.0]
-    if not places:
-        return places
-    hessians = found.results.hessians
-    assert hessians is not None
-    here = hessians[places]
-    steps = np.linalg.solve(here, found.results.gradients[places][..., None])[..., 0]
-    there = function.run(points[places] - steps).hessians
-    assert there is not None
-    changes = norms_of((there - here).reshape(len(places), -1))
-    steady = changes < UNSTEADY * np.abs(found.eigenvalues[places]).min(-1)
-    return [place for place, holds in zip(places, steady.tolist(), strict=True) if not holds]
+def _doubtful(function: Function, points: Array, found: Calculus) -> Array:
+    """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
+
+    The place of a stationary point is known to the last step of Newton's method, and no better than to where its
+    gradient rounds to 0: half the digits where curvature vanishes too. So the curvature along its flattest direction is
+    looked at that far to both sides: it says something if it is larger than what it changes by, as it is not beside
+    0 of x³.
+    """
+    doubt = np.zeros(len(points))
+    rows = np.flatnonzero(found.stationary & ~np.isnan(found.norms))
+    hessians, eigenvalues, eigenvectors = found.results.hessians, found.eigenvalues, found.eigenvectors
+    if not len(rows) or function.dimension == 0:
+        return doubt
+    assert hessians is not None and eigenvalues is not None and eigenvectors is not None
+    rows = rows[~np.isnan(eigenvalues[rows, 0])]
+    if not len(rows):
+        return doubt
+    sizes = np.abs(eigenvalues[rows])
+    flattest = sizes.argmin(-1)
+    curvatures = eigenvalues[rows, flattest]
+    directions = eigenvectors[rows, flattest]
+    slopes = np.abs((found.results.gradients[rows] * directions).sum(-1))
+    steps = np.where(slopes > 0.0, 2.0 * slopes / np.abs(curvatures), 0.0)
+    reach = np.fmax(HALF_DIGITS * (1.0 + norms_of(points[rows])), np.where(np.isfinite(steps), steps, 0.0))
+    doubt[rows] = 4.0 * points.shape[1] * np.finfo(np.float64).eps * sizes.max(-1)
+    for side in (-1.0, 1.0):
+        there = function.run(points[rows] + side * reach[:, None] * directions).hessians
+        assert there is not None
+        changed = np.abs(np.einsum("ni,nij,nj->n", directions, there, directions) - curvatures)
+        doubt[rows] = np.fmax(doubt[rows], changed)
+    return doubt
 
 
 def _where_defined(results: Results) -> Results:
@@ -153,17 +165,17 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-def classify(norms: Array, stationary: Array, eigenvalues: Array) -> list[str]:
+def classify(norms: Array, stationary: Array, eigenvalues: Array, doubt: Array) -> list[str]:
     """The class of each point, out of `CLASSES`.
 
-    A point with curvatures of both signs is a saddle whatever the others are; one with a curvature of 0 is
-    degenerate: second derivatives do not decide what it is.
+    Eigenvalues up to `doubt` count as 0. A point with curvatures of both signs is a saddle whatever the others are; one
+    with a curvature of 0 is degenerate: second derivatives do not decide what it is.
     """
     lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
-    return list(map(_class, norms.tolist(), stationary.tolist(), lowest, highest))
+    return list(map(_class, norms.tolist(), stationary.tolist(), lowest, highest, doubt.tolist()))
 
 
-def _class(norm: float, stationary: bool, lowest: float, highest: float) -> str:
+def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: float) -> str:
     # In plain numbers: of few points, which most requests ask for, that is far quicker than in arrays.
     if not norm < math.inf:
         return UNDEFINED
@@ -171,12 +183,11 @@ def _class(norm: float, stationary: bool, lowest: float, highest: float) -> str:
         return NOT_STATIONARY
     if math.isnan(lowest):
         return UNDEFINED
-    flat = FLAT * max(abs(lowest), abs(highest))
-    if lowest < -flat and highest > flat:
+    if lowest < -doubt and highest > doubt:
         return SADDLE
-    if lowest > flat:
+    if lowest > doubt:
         return MINIMUM
-    return MAXIMUM if highest < -flat else DEGENERATE
+    return MAXIMUM if highest < -doubt else DEGENERATE
 
 
 def along(gradients: Array, directions: Array) -> Array:
@@ -185,5 +196,6 @@ def along(gradients: Array, directions: Array) -> Array:
 
 
 def _along(gradients: Array, directions: Array) -> Array:
-    derivatives: Array = gradients @ (directions / norms_of(directions)[:, None]).T
+    # Not a matrix product, whose last digits depend on how many points there are.
+    derivatives: Array = np.einsum("ni,ki->nk", gradients, directions / norms_of(directions)[:, None])
     return derivatives

@@ -1,6 +1,7 @@
 """The least squares line through points: its loss as an expression of slope and intercept, and its optimum.
 
-The optimum is Gauss's closed form, with sums rounded once. The expression can be descended on like any other.
+The optimum is Gauss's closed form in whole numbers, rounded at the end: no digits are lost wherever the points lie. The
+expression can be descended on like any other.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Line(NamedTuple):
     slope: float
     intercept: float
     residuals: list[float]
-    """y - (slope x + intercept) at each point."""
+    """y - (slope x + intercept) at each point, of the line before slope and intercept are rounded."""
     loss: float
     r_squared: float | None
     """The share of the variance of y that the line explains; None where y does not vary."""
@@ -52,23 +53,31 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
     count = len(points)
     xs = [x for x, _ in points]
     try:
-        mean_x, mean_y = math.fsum(xs) / count, math.fsum(y for _, y in points) / count
-        spread_x = math.fsum((x - mean_x) ** 2 for x in xs)
-        spread_y = math.fsum((y - mean_y) ** 2 for _, y in points)
-        product = math.fsum((x - mean_x) * (y - mean_y) for x, y in points)
-        slope = product / spread_x
-        intercept = mean_y - slope * mean_x
-        residuals = [y - (slope * x + intercept) for x, y in points]
-        squares = math.fsum(residual * residual for residual in residuals)
+        (whole_x, unit_x), (whole_y, unit_y) = _whole(xs), _whole([y for _, y in points])
+        sum_x, sum_y = sum(whole_x), sum(whole_y)
+        squares_x, squares_y = sum([x * x for x in whole_x]), sum([y * y for y in whole_y])
+        # The sums of squares and of products about the means, times count.
+        xx, yy = count * squares_x - sum_x * sum_x, count * squares_y - sum_y * sum_y
+        xy = count * sum([x * y for x, y in zip(whole_x, whole_y, strict=True)]) - sum_x * sum_y
+        mean_x, mean_y = sum_x / (count * unit_x), sum_y / (count * unit_y)
+        spread_x, spread_y = xx / (count * unit_x**2), yy / (count * unit_y**2)
+        product = xy / (count * unit_x * unit_y)
+        slope = (xy * unit_x) / (xx * unit_y)
+        at_zero = sum_y * xx - xy * sum_x
+        intercept = at_zero / (count * unit_y * xx)
+        residuals = [
+            (count * (y * xx - xy * x) - at_zero) / (count * unit_y * xx) for x, y in zip(whole_x, whole_y, strict=True)
+        ]
+        squares = (yy * xx - xy * xy) / (count * unit_y**2 * xx)
         factor = _factor(loss, count)
         hessian = [
-            [2.0 * factor * math.fsum(x * x for x in xs), 2.0 * factor * math.fsum(xs)],
+            [2.0 * factor * (squares_x / unit_x**2), 2.0 * factor * (sum_x / unit_x)],
             [0.0, 2.0 * factor * count],
         ]
         hessian[1][0] = hessian[0][1]
         eigenvalues = _eigenvalues(hessian, 4.0 * factor * factor * count * spread_x)
-        told = [slope, intercept, *residuals, squares, spread_x, spread_y, product, *hessian[0], *eigenvalues]
-        fits = eigenvalues[0] > 0.0 and all(map(math.isfinite, told))
+        level = squares_y / unit_y**2  # the loss of the line y = 0, from which descents set out
+        fits = eigenvalues[0] > 0.0 and all(map(math.isfinite, [level, *hessian[0], *eigenvalues]))
     except (OverflowError, ZeroDivisionError):
         fits = False
     if not fits:
@@ -81,7 +90,7 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
         intercept,
         residuals,
         squares * factor,
-        1.0 - squares / spread_y if spread_y else None,
+        xy * xy / (xx * yy) if yy else None,
         mean_x,
         mean_y,
         spread_x,
@@ -89,8 +98,15 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
         product,
         hessian,
         eigenvalues,
-        _expression(points, loss, names, (slope, mean_x, mean_y, spread_x, max(0.0, spread_y - slope * product))),
+        _expression(points, loss, names, (slope, mean_x, mean_y, spread_x, squares)),
     )
+
+
+def _whole(numbers: Sequence[float]) -> tuple[list[int], int]:
+    """Whole numbers that make those given when divided by the second answer, a power of 2."""
+    ratios = [number.as_integer_ratio() for number in numbers]
+    unit = max(denominator for _, denominator in ratios)
+    return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
 def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:

@@ -27,7 +27,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
-MOST_NODES = 1_500
+MOST_NODES = 1_200
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
 MOST_PROBLEMS = 8
 """Of one point; more would teach no more."""
@@ -80,7 +80,8 @@ def build(
 ) -> list[Node]:
     """The node of each step of an expression; the last one is its value.
 
-    `leaf` makes the nodes of numbers and constants; by default they are constants of the graph.
+    `leaf` makes the nodes of numbers and constants, for formulas: words then are what a textbook says that they are. By
+    default they are constants of the graph.
     """
     by_name = dict(zip(expression.variables, variables, strict=True))
     literals = literals_of(expression)
@@ -94,10 +95,11 @@ def build(
         else:
             word = vocabulary[step.word]
             operands = [nodes[place] for place in step.operands]
+            make = word.build if leaf is None or word.plain is None else word.plain
             if word.takes_literals:
-                node = word.build(*operands, *[literals[place] for place in step.operands])
+                node = make(*operands, *[literals[place] for place in step.operands])
             else:
-                node = word.build(*operands)
+                node = make(*operands)
         nodes.append(node)
     return nodes
 

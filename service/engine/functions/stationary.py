@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import DeadlineExceeded
-from service.engine.functions.calculus import norms_of
+from service.engine.functions.calculus import DEGENERATE, analyse, norms_of
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -30,13 +30,17 @@ NEAR = 1e-6
 """A Newton step this much shorter than the place is far from 0 leads to a stationary point next to it."""
 ARRIVED = 1e-10
 """A gradient this much smaller than the curvature times the place is as good as 0."""
+CELLS = 3.0
+"""Cells away from each other that places may be in which are one, as cells differ a little in size."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
 SAME_VALUE = 1e-14
 """Values closer than this, beside their size or that of usual values, are equal but for rounding."""
+SPREAD = 1e-2
+"""Degenerate points that are closer than this share of the box are hardly told apart by their gradients."""
 MOST_FOUND = 500
 """Stationary points that are told; where there are more, they are hardly single points."""
-DIGITS = 9
+DIGITS = (9, 6, 3)
 """Decimals that a point is rounded to where that makes its gradient no longer: then they are the better numbers."""
 
 
@@ -50,17 +54,24 @@ class Refined(NamedTuple):
 
 
 def refine(
-    function: Function, starts: Array, reach: Array, iterations: int = ITERATIONS, deadline: float | None = None
+    function: Function,
+    starts: Array,
+    reach: Array,
+    iterations: int = ITERATIONS,
+    deadline: float | None = None,
+    halvings: int = HALVINGS,
 ) -> Refined:
     """The stationary points that Newton's method finds from each start.
 
-    `function` has second derivatives; no step is longer than `reach`, one length for each start. Raises
-    `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    `function` has second derivatives; no step is longer than `reach`, one length for each start, and each is halved so
+    often at most. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
-    return quietly(_refine, function, starts, reach, iterations, deadline)
+    return quietly(_refine, function, starts, reach, iterations, deadline, halvings)
 
 
-def _refine(function: Function, starts: Array, reach: Array, iterations: int, deadline: float | None) -> Refined:
+def _refine(
+    function: Function, starts: Array, reach: Array, iterations: int, deadline: float | None, halvings: int
+) -> Refined:
     points = starts.copy()
     gradients, hessians = _derivatives(function, points, deadline)
     norms = norms_of(gradients)
@@ -70,10 +81,10 @@ def _refine(function: Function, starts: Array, reach: Array, iterations: int, de
             break
         steps = _newton_steps(gradients[active], hessians[active], reach[active])
         here, before = points[active], norms[active]
-        small = norms_of(steps) <= 2.0 * np.finfo(np.float64).eps * norms_of(here)
+        small = norms_of(steps) <= 0.5 * np.finfo(np.float64).eps * norms_of(here)
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
-        for halving in range(HALVINGS):
+        for halving in range(halvings):
             if not len(trying):
                 break
             trial = here[trying] + 0.5**halving * steps[trying]
@@ -86,7 +97,9 @@ def _refine(function: Function, starts: Array, reach: Array, iterations: int, de
             better[chosen] = True
             trying = trying[~good]
         active = active[better & (norms[active] > 0.0)]
-    return Refined(points, _arrived(points, gradients, hessians) & np.isfinite(function.run(points).values))
+    there: Array = np.isfinite(function.run(points).values)
+    there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
+    return Refined(points, _arrived(points, gradients, hessians) & there)
 
 
 def near(function: Function, points: Array, reach: Array, deadline: float | None = None) -> Array:
@@ -152,10 +165,16 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     representatives = points[first]
     label = np.full(len(first), -1)
     chosen: list[int] = []
+    column = cells[:, 0]
     for cell in range(len(cells)):
-        if label[cell] < 0 and len(chosen) < most:
-            close = (np.abs(representatives - representatives[cell]) <= apart[first[cell]]).all(-1) & (label < 0)
-            label[close] = len(chosen)
+        if len(chosen) == most:
+            break
+        if label[cell] < 0:
+            # Cells are sorted: those of neighbours stand close by.
+            window = slice(*np.searchsorted(column, (column[cell] - CELLS, column[cell] + CELLS + 1.0)).tolist())
+            distances = np.abs(representatives[window] - representatives[cell])
+            close = (distances <= apart[first[cell]]).all(-1) & (label[window] < 0)
+            label[window][close] = len(chosen)
             chosen.append(int(first[cell]))
     groups = label[inverse.reshape(-1)]
     return np.array(chosen, np.intp), groups
@@ -181,9 +200,31 @@ def search(function: Function, low: Array, high: Array, starts: int, deadline: f
     inside = refined.arrived & ((refined.points >= low - margin) & (refined.points <= high + margin)).all(-1)
     chosen, groups = distinct(refined.points[inside], SAME * size, MOST_FOUND)
     found = polish(function, refined.points[inside][chosen], deadline)
+    found = _without_plains(function, found, SPREAD * size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
     return Search(found[order], len(places), not (groups < 0).any())
+
+
+def _without_plains(function: Function, points: Array, apart: Array, deadline: float | None) -> Array:
+    """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
+    if len(points) < 2:
+        return points
+    calculus = analyse(function, points, math.inf, deadline)
+    degenerate = np.array([kind == DEGENERATE for kind in calculus.classes or ()])
+    plains, norms = points[degenerate], calculus.norms[degenerate]
+    chosen, groups = distinct(plains, apart, MOST_FOUND)
+    if len(chosen) in (0, len(plains)):
+        return points
+    best = np.empty((len(chosen), points.shape[1]))
+    middles = np.empty_like(best)
+    for group in range(len(chosen)):
+        members, lengths = plains[groups == group], norms[groups == group]
+        best[group] = members[lengths.argmin()]
+        middles[group] = members[lengths <= lengths.min()].mean(0)
+    middles = polish(function, middles, deadline)
+    shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
+    return np.concatenate([points[~degenerate], np.where(shorter[:, None], middles, best)])
 
 
 def usual_size(values: Array) -> float:
@@ -212,8 +253,9 @@ def _polish(function: Function, points: Array, deadline: float | None) -> Array:
     reach = SAME * np.maximum(1.0, norms_of(points))
     exact = refine(function, points, reach, POLISHING, deadline).points
     least = norms_of(function.run(exact).gradients)
-    rounded = np.where(np.abs(exact) < 10.0**DIGITS, np.round(exact, DIGITS) + 0.0, exact)
-    for simpler in (np.where(np.abs(exact) < 10.0**-DIGITS, 0.0, exact), rounded):
+    tries = [np.where(np.abs(exact) < 10.0 ** -max(DIGITS), 0.0, exact)]
+    tries += [np.where(np.abs(exact) < 10.0**9, np.round(exact, digits) + 0.0, exact) for digits in DIGITS]
+    for simpler in tries:
         norms = norms_of(function.run(simpler).gradients)
         exact = np.where((norms <= least)[:, None], simpler, exact)
         least = np.fmin(norms, least)

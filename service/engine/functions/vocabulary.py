@@ -48,6 +48,8 @@ class Word(Declaration):
     """From the arguments that are literal numbers (others are None) to whether no trouble can come."""
     takes_literals: bool = False
     """Its builder is told the literal numbers among its arguments too."""
+    plain: Callable[..., Node] | None = None
+    """Builds what formulas show instead, where the digits of derivatives take more than a textbook says."""
 
 
 vocabulary: Registry[Word] = Registry("word", "vocabulary", Word, within="functions")
@@ -287,7 +289,26 @@ _function(
 )
 _function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
 _function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
-_function("tanh", operations.tanh, r"\tanh a", "The hyperbolic tangent.", "双曲正切。")
+
+
+def _logistic_slope(a: Node) -> Node:
+    """The derivative of the logistic function, which 1 - sigmoid(a) would lose for large a, with its own."""
+    slope = operations.sigmoid(a) * operations.sigmoid(-a)
+    return operations.with_slope(a, slope, -(slope * operations.tanh(0.5 * a)))
+
+
+@vocabulary.declare(
+    "tanh",
+    en="The hyperbolic tangent.",
+    zh="双曲正切。",
+    arguments=1,
+    latex=r"\tanh a",
+    plain=operations.tanh,
+)
+def tanh(a: Node) -> Node:
+    return operations.with_slope(a, operations.tanh(a), 4.0 * _logistic_slope(2.0 * a))
+
+
 _function(
     "asinh", elementary.asinh, r"\operatorname{arsinh} a", "The inverse of sinh.", "反双曲正弦。", aliases=("arsinh",)
 )
@@ -315,14 +336,19 @@ _function(
         Trouble("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
     ),
 )
-_function(
+
+
+@vocabulary.declare(
     "sigmoid",
-    operations.sigmoid,
-    r"\sigma(a)",
-    "The logistic function 1/(1 + exp(-a)).",
-    "逻辑斯谛函数 1/(1 + exp(-a))。",
+    en="The logistic function 1/(1 + exp(-a)).",
+    zh="逻辑斯谛函数 1/(1 + exp(-a))。",
+    arguments=1,
     aliases=("logistic",),
+    latex=r"\sigma(a)",
+    plain=operations.sigmoid,
 )
+def sigmoid(a: Node) -> Node:
+    return operations.with_slope(a, operations.sigmoid(a), _logistic_slope(a))
 
 
 @vocabulary.declare(
@@ -337,9 +363,18 @@ def relu(a: Node) -> Node:
     return operations.with_slope(a, operations.maximum(a, 0.0), operations.greater(a, 0.0))
 
 
-_function(
-    "softplus", operations.softplus, r"\ln(1 + e^a)", "A smooth relu: log(1 + exp(a)).", "平滑的 relu:log(1 + exp(a))。"
+@vocabulary.declare(
+    "softplus",
+    en="A smooth relu: log(1 + exp(a)).",
+    zh="平滑的 relu:log(1 + exp(a))。",
+    arguments=1,
+    latex=r"\ln(1 + e^a)",
+    plain=operations.softplus,
 )
+def softplus(a: Node) -> Node:
+    return operations.with_slope(a, operations.softplus(a), sigmoid(a))
+
+
 _function("erf", elementary.erf, r"\operatorname{erf} a", "The error function.", "误差函数。")
 _function(
     "erfc",
@@ -441,6 +476,10 @@ vocabulary.declare(
 )(raise_to)
 
 
+def _plain_mod(a: Node, b: Node) -> Node:
+    return a - b * elementary.floor(a / b)
+
+
 @vocabulary.declare(
     "mod",
     en="The remainder a - b floor(a/b).",
@@ -449,11 +488,16 @@ vocabulary.declare(
     latex=r"a \bmod b",
     troubles=(
         Trouble("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
-        _jump(lambda a, b: (b != 0.0) & _where_whole(a / b), "mod jumps where its arguments divide"),
+        _jump(lambda a, b: (b != 0.0) & (np.mod(a, b) == 0.0), "mod jumps where its arguments divide"),
     ),
+    plain=_plain_mod,
 )
 def mod(a: Node, b: Node) -> Node:
-    return a - b * elementary.floor(a / b)
+    return elementary.mod(a, b)
+
+
+def _plain_hypot(a: Node, b: Node) -> Node:
+    return operations.sqrt(operations.square(a) + operations.square(b))
 
 
 @vocabulary.declare(
@@ -463,6 +507,7 @@ def mod(a: Node, b: Node) -> Node:
     arguments=2,
     latex=r"\sqrt{a^2 + b^2}",
     troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
+    plain=_plain_hypot,
 )
 def hypot(a: Node, b: Node) -> Node:
     return elementary.hypot(a, b)

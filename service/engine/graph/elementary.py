@@ -1,7 +1,8 @@
 """Rows of the table for the elementary functions of calculus that networks do not need.
 
 Kernels are NumPy's own where it has them. The derivatives of inverse functions are written with
-products such as (1 - x)(1 + x), which keep their digits where 1 - x² loses them.
+products such as (1 - x)(1 + x), which keep their digits where 1 - x² loses them. Slopes are declared
+where the chain rule, applied once more, would subtract nearly equal numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ import math
 import numpy as np
 
 from service.engine.graph.ir import Node, Smoothness
-from service.engine.graph.operations import TWO_OVER_ROOT_PI, declare_elementwise, exp, sqrt, square, unary, zero
+from service.engine.graph.operations import (
+    TWO_OVER_ROOT_PI,
+    declare_elementwise,
+    exp,
+    sqrt,
+    square,
+    unary,
+    with_slope,
+    zero,
+)
 from service.engine.graph.special import erf as erf_kernel
 from service.engine.graph.special import xlogy as xlogy_kernel
 
@@ -48,6 +58,11 @@ def hypot(a: Node, b: Node) -> Node:
     return a.graph.apply("hypot", a, b)
 
 
+def mod(a: Node, b: Node) -> Node:
+    """The remainder of a divided by b, exact; it has the sign of b."""
+    return a.graph.apply("mod", a, b)
+
+
 def power(a: Node, b: Node) -> Node:
     """a to the b; of a negative a only integer powers are real."""
     return a.graph.apply("power", a, b)
@@ -59,14 +74,24 @@ def xlogy(a: Node, b: Node) -> Node:
 
 
 def _one_minus_square(x: Node) -> Node:
-    return (1.0 - x) * (1.0 + x)
+    return with_slope(x, (1.0 - x) * (1.0 + x), -2.0 * x)
 
 
 def _arc_cosine_slope(g: Node, y: Node, x: Node) -> Node:
     return -(g / sqrt(_one_minus_square(x)))
 
 
-SMOOTH, STEPPED = Smoothness.SMOOTH, Smoothness.STEPPED
+def _share(a: Node, b: Node, length: Node) -> Node:
+    """a / hypot(a, b): the cosine of an angle, and its slope by a or b is that by the angle."""
+    return with_slope(atan2(b, a), a / length, -(b / length))
+
+
+def _mod_slope_by_divisor(g: Node, y: Node, a: Node, b: Node) -> Node:
+    # Rounded, for what is a whole number is not always one after the division.
+    return -(g * rint((a - y) / b))
+
+
+SMOOTH, KINKED, STEPPED = Smoothness.SMOOTH, Smoothness.KINKED, Smoothness.STEPPED
 
 declare_elementwise("sin", np.sin, (lambda g, y, x: g * cos(x),), r"\sin x", work=12)
 declare_elementwise("cos", np.cos, (lambda g, y, x: -(g * sin(x)),), r"\cos x", work=12)
@@ -78,8 +103,8 @@ declare_elementwise(
     "atan2",
     np.arctan2,
     (
-        lambda g, y, a, b: g * (b / (square(a) + square(b))),
-        lambda g, y, a, b: -(g * (a / (square(a) + square(b)))),
+        lambda g, y, a, b: g * (b / hypot(a, b) / hypot(a, b)),
+        lambda g, y, a, b: -(g * (a / hypot(a, b) / hypot(a, b))),
     ),
     r"\operatorname{atan2}(a, b)",
     SMOOTH,
@@ -99,11 +124,12 @@ declare_elementwise(
 declare_elementwise(
     "hypot",
     np.hypot,
-    (lambda g, y, a, b: g * (a / y), lambda g, y, a, b: g * (b / y)),
+    (lambda g, y, a, b: g * _share(a, b, y), lambda g, y, a, b: g * _share(b, a, y)),
     r"\sqrt{a^2 + b^2}",
     SMOOTH,
     work=8,
 )
+declare_elementwise("mod", np.mod, (lambda g, y, a, b: g, _mod_slope_by_divisor), r"a \bmod b", KINKED, work=24)
 declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", work=8)
 declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", work=8)
 declare_elementwise("cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, work=16)

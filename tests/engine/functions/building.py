@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from service.engine.descent.arrival import Arrival
 from service.engine.descent.rolling import Bounds, Noise, Rolling, RollingPlan
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
@@ -88,7 +89,15 @@ def finish(running):
         snapshot = running.advance()
         if snapshot is not None:
             told.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
-    return told, running.outcome()
+    return told, arrived(running)
+
+
+def arrived(running):
+    """Where the balls of a rolling that is over have come to."""
+    arrival = Arrival(running)
+    while not arrival.finished:
+        arrival.advance()
+    return arrival
 
 
 def roll(*arguments, **details):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 
 from service.engine.functions.vocabulary import Word, vocabulary
@@ -61,7 +62,7 @@ MEANINGS: dict[str, Callable[..., float]] = {
     "round": round,
     "min": min,
     "max": max,
-    "mod": lambda a, b: a - b * math.floor(a / b),
+    "mod": operator.mod,
     "hypot": math.hypot,
 }
 """What each word with arguments means, in Python's own numbers."""

@@ -10,7 +10,6 @@ import pytest
 from service.engine.functions.calculus import (
     CLASSES,
     DEGENERATE,
-    FLAT,
     MAXIMUM,
     MINIMUM,
     NOT_STATIONARY,
@@ -165,9 +164,22 @@ def test_kinds_do_not_depend_on_the_scale_of_curvature(scale):
 
 def test_what_counts_as_flat():
     norms = np.zeros(4)
-    small = 0.5 * FLAT
-    eigenvalues = np.array([[small, 1.0], [-small, 1.0], [3.0 * FLAT, 1.0], [-3.0 * FLAT, 1.0]])
-    assert classify(norms, norms <= 0.0, eigenvalues) == [DEGENERATE, DEGENERATE, MINIMUM, SADDLE]
+    doubt = np.full(4, 1e-8)
+    eigenvalues = np.array([[5e-9, 1.0], [-5e-9, 1.0], [3e-8, 1.0], [-3e-8, 1.0]])
+    assert classify(norms, norms <= 0.0, eigenvalues, doubt) == [DEGENERATE, DEGENERATE, MINIMUM, SADDLE]
+
+
+def test_a_curvature_counts_if_it_is_more_than_what_it_changes_by():
+    """As far to both sides as the place of a stationary point is known."""
+    cases = {
+        "x - sin(x)": ((6.283185307179586,), (1e-9,), (0.0,)),
+        "(1 - cos(x))^2": ((0.0,), (-6e-9,)),
+        "x^3": ((1e-5,), (-1e-5,)),
+    }
+    for text, points in cases.items():
+        assert calculus(text, list(points)).classes == [DEGENERATE] * len(points)
+    assert calculus("x^2 - 1e-9*y^2", [(0.0, 0.0)]).classes == [SADDLE]
+    assert calculus("1e10*x^2 + y^2", [(0.0, 0.0)]).classes == [MINIMUM]
 
 
 @pytest.mark.parametrize(("scale", "tolerance"), [(1e-6, STATIONARY), (1.0, 1.0)])
@@ -179,7 +191,7 @@ def test_a_place_near_a_minimum_is_one_to_the_tolerance(scale, tolerance):
 def test_what_is_not_finite_is_of_no_kind():
     norms = np.array([NAN, INF, 0.0, 1.0])
     eigenvalues = np.array([[1.0], [1.0], [NAN], [NAN]])
-    assert classify(norms, norms <= 1e-8, eigenvalues) == [UNDEFINED, UNDEFINED, UNDEFINED, NOT_STATIONARY]
+    assert classify(norms, norms <= 1e-8, eigenvalues, np.zeros(4)) == [UNDEFINED, UNDEFINED, UNDEFINED, NOT_STATIONARY]
 
 
 # --- curvature ----------------------------------------------------------------------------------

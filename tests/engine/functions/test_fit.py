@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,50 @@ def test_digits_are_kept_far_from_zero(offset):
     assert value == pytest.approx(1.0, rel=1e-8)
 
 
+def exactly(points):
+    """What the line should be, in fractions."""
+    count = len(points)
+    xs, ys = [[Fraction(number) for number in numbers] for numbers in zip(*points, strict=True)]
+    mean_x, mean_y = sum(xs) / count, sum(ys) / count
+    spread_x, spread_y = sum((x - mean_x) ** 2 for x in xs), sum((y - mean_y) ** 2 for y in ys)
+    product = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    slope = product / spread_x
+    intercept = mean_y - slope * mean_x
+    residuals = [y - (slope * x + intercept) for x, y in zip(xs, ys, strict=True)]
+    squares = sum(residual**2 for residual in residuals)
+    return {
+        "slope": slope,
+        "intercept": intercept,
+        "residuals": residuals,
+        "loss": squares,
+        "r_squared": 1 - squares / spread_y,
+        "mean_x": mean_x,
+        "mean_y": mean_y,
+        "spread_x": spread_x,
+        "spread_y": spread_y,
+        "product": product,
+    }
+
+
+@pytest.mark.parametrize(
+    ("xs", "slope", "noise"),
+    [
+        ([1.6e9 + 60.0 * i for i in range(50)], 1e-3, 0.1),
+        ([2000.0 + i for i in range(25)], 0.02, 0.1),
+        ([1e15 + i for i in range(30)], -2.0, 0.1),
+        ([1e15 + i for i in range(30)], 1.0, 0.0),
+        (np.random.default_rng(3).normal(size=200).tolist(), 1.7, 1e-9),
+    ],
+    ids=["time stamps", "years", "large", "large and straight", "random"],
+)
+def test_every_number_is_the_exact_one(xs, slope, noise):
+    chance = np.random.default_rng(0)
+    points = [(x, slope * (x - xs[0]) + noise * chance.normal()) for x in xs]
+    line = fit_line(points, "squared_error", NAMES)
+    for name, expected in exactly(points).items():
+        np.testing.assert_allclose(getattr(line, name), np.array(expected, float), rtol=1e-15, err_msg=name)
+
+
 def test_a_perfect_fit():
     line = fit_line([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)], "mean_squared_error", NAMES)
     assert (line.slope, line.intercept, line.loss, line.r_squared) == (2.0, 1.0, 0.0, 1.0)
@@ -106,6 +152,7 @@ def test_where_y_does_not_vary_nothing_is_explained():
         ([(1e200, 2.0), (-1e200, 3.0)], "scale them"),
         ([(1e308, 2.0), (1.7e308, 3.0), (1.1e308, 1.0)], "scale them"),
         ([(0.0, 1e200), (1.0, -1e200)], "scale them"),
+        ([(0.0, 1e308), (1.0, 1e308)], "scale them"),
     ],
 )
 def test_points_without_a_line_are_refused(points, words):

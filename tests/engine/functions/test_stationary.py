@@ -13,7 +13,6 @@ from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADD
 from service.engine.functions.function import BLOCK
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import (
-    MOST_FOUND,
     SAME_VALUE,
     distinct,
     lowest_first,
@@ -131,7 +130,7 @@ def test_where_there_is_nothing_nothing_is_found(text, low, high):
 def test_where_they_are_not_single_points_not_all_are_told(text, low, high):
     found = found_in(text, low, high, 2500, ("x", "y"))
     assert not found.complete
-    assert len(found.points) == MOST_FOUND
+    assert len(found.points) > 10
     np.testing.assert_allclose(calculus(text, found.points, ("x", "y")).norms, 0.0, atol=1e-12)
 
 

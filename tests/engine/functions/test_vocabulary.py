@@ -135,6 +135,8 @@ CONVENTIONS = [
     ("mod(x, y)", (4.0, 2.0), 0.0, (1.0, -2.0)),
     ("mod(x, y)", (-1.0, 3.0), 2.0, (1.0, 1.0)),
     ("mod(x, y)", (1.0, -3.0), -2.0, (1.0, 1.0)),
+    ("mod(x, y)", (1.0, 0.1), 0.09999999999999995, (1.0, -9.0)),
+    ("mod(x, y)", (1e17, 3.0), 1.0, (1.0, -33333333333333333.0)),
     ("hypot(x, y)", (0.0, 0.0), 0.0, (NAN, NAN)),
     ("atan2(x, y)", (0.0, 0.0), 0.0, (NAN, NAN)),
     ("atan2(x, y)", (0.0, -2.0), math.pi, (-0.5, 0.0)),
@@ -200,7 +202,7 @@ ELSEWHERE = {
     "round": [(0.0,), (1.0,), (-2.0,)],
     "floor": [(0.5,)],
     "hypot": [(0.0, 1.0)],
-    "mod": [(5.0, 2.0)],
+    "mod": [(5.0, 2.0), (1.0, 0.1), (1e17, 3.0)],
     "log1p": [(-0.999,), (0.0,)],
     "acosh": [(2.0,)],
 }
@@ -339,3 +341,61 @@ def test_lengths_far_from_one(a, b, length):
     found = results("hypot(x, y)", [(a, b)], order=1)
     np.testing.assert_allclose(found.values, [length], rtol=1e-15)
     np.testing.assert_allclose(found.gradients, [(0.6, 0.8)], rtol=1e-15)
+
+
+def assert_slopes(text, points, gradients, hessians):
+    found = results(text, points)
+    np.testing.assert_allclose(found.gradients, np.reshape(gradients, found.gradients.shape), rtol=2e-15)
+    np.testing.assert_allclose(found.hessians, np.reshape(hessians, found.hessians.shape), rtol=2e-15)
+
+
+FLAT = np.array([1e-200, 1e-8, -1e-3, 0.3, -2.0, 10.0, -10.0, 30.0, -100.0, 350.0])
+
+
+def bell(x):
+    """The slope of the logistic function."""
+    return np.exp(-np.abs(x)) / (1.0 + np.exp(-np.abs(x))) ** 2
+
+
+def test_slopes_of_what_flattens_keep_their_digits():
+    logistic = np.exp(np.minimum(FLAT, 0.0)) / (1.0 + np.exp(-np.abs(FLAT)))
+    assert_slopes("sigmoid(x)", FLAT, bell(FLAT), -bell(FLAT) * np.tanh(FLAT / 2.0))
+    assert_slopes("tanh(x)", FLAT, 4.0 * bell(2.0 * FLAT), -8.0 * bell(2.0 * FLAT) * np.tanh(FLAT))
+    assert_slopes("softplus(x)", FLAT, logistic, bell(FLAT))
+
+
+def test_slopes_of_inverse_functions_keep_their_digits():
+    points = np.array([1e-200, 1e-12, -1e-8, 1e-4, -0.5, 0.875])
+    rest = 1.0 - points**2  # loses no digits so far from 0
+    assert_slopes("asin(x)", points, rest**-0.5, points * rest**-1.5)
+    assert_slopes("acos(x)", points, -(rest**-0.5), -points * rest**-1.5)
+    assert_slopes("atanh(x)", points, 1.0 / rest, 2.0 * points / rest**2)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_angles_far_from_one(scale):
+    found = results("atan2(x, y)", [(scale, scale), (-3.0 * scale, 4.0 * scale)], order=1)
+    expected = np.array([(0.5, -0.5), (0.16, 0.12)]) / scale
+    np.testing.assert_allclose(found.gradients, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("point", [(3.0, 4.0), (1e8, 1.0), (-1e-7, 2.0), (1e-12, -5e3), (2e100, 1e60), (0.0, -2.0)])
+def test_the_bend_of_a_length_keeps_its_digits(point):
+    a, b = point
+    length = math.hypot(a, b)
+    bend = np.array([[b / length * b, -a / length * b], [-a / length * b, a / length * a]]) / length / length
+    assert_slopes("hypot(x, y)", [point], [a / length, b / length], bend)
+
+
+def test_remainders_are_exact():
+    chance = np.random.default_rng(5)
+    points = (
+        chance.uniform(0.1, 10.0, (200, 2))
+        * 10.0 ** chance.integers(-8, 9, (200, 2))
+        * chance.choice([-1, 1], 200)[:, None]
+    )
+    found = results("mod(x, y)", points, order=1)
+    for (a, b), remainder, gradient in zip(points.tolist(), found.values, found.gradients, strict=True):
+        times = Fraction(a) // Fraction(b)
+        assert remainder == float(Fraction(a) - times * Fraction(b))
+        assert gradient.tolist() == [1.0, -float(times)]

@@ -95,6 +95,7 @@ EXAMPLES = (
     Example("atan", ((3, 2),)),
     Example("atan2", ((3, 2), (3, 2))),
     Example("hypot", ((3, 2), (3, 2))),
+    Example("mod", ((3, 2), (3, 2)), low=0.23, high=3.1),
     Example("sinh", ((3, 2),)),
     Example("cosh", ((3, 2),)),
     Example("asinh", ((3, 2),)),

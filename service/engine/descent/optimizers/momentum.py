@@ -24,6 +24,8 @@ MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how mu
 
 def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
     """Where an eigenvalue of the step on a parabola reaches -1."""
+    if momentum >= 1.0:
+        return 0.0  # the buffer only grows
     fresh = 1.0 - dampening
     weight = 1.0 + momentum + momentum * fresh if nesterov else fresh
     return 2.0 * (1.0 + momentum) / weight if weight > 0.0 else math.inf
