@@ -327,6 +327,7 @@ class FitResponse(StrictSchema):
     latex = fields.String(required=True)
     optimum = fields.Nested(OptimumSchema, required=True)
     closed_form = fields.Nested(ClosedFormSchema, required=True)
+    status = fields.String(required=True, metadata=about("of the descents: completed, or cancelled: time ran out"))
     steps = fields.List(fields.Integer(), required=True)
     runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
     best = fields.Integer(required=True, allow_none=True)

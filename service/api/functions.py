@@ -39,7 +39,7 @@ from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, Rolling
 from service.engine.descent.update import Clip
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
-from service.engine.functions.calculus import DEGENERATE, Calculus, along, analyse, norms_of
+from service.engine.functions.calculus import DEGENERATE, UNDEFINED, Calculus, along, analyse, norms_of
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.fit import LATEX, fit_line
 from service.engine.functions.formulas import Formulas, formulas_of
@@ -137,10 +137,11 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     if not found.complete or classes.count(DEGENERATE) > MANY:
         message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
         warnings.append(Caution("not_isolated", message))
-    entries = _points(expression, found.points, calculus, None)
-    for entry in entries:
-        for key in ("partials", "gradient", "direction", "problems"):
-            entry.pop(key, None)
+    entries = [
+        {"point": point, "value": calculus.results.values[place], "norm": calculus.norms[place]}
+        | _second_order(place, calculus)
+        for place, point in enumerate(found.points)
+    ]
     context.timer.mark("compute")
     return {
         "variables": expression.variables,
@@ -287,6 +288,7 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
             "spread_y": line.spread_y,
             "product": line.product,
         },
+        "status": summary["status"],
         "steps": summary["steps"],
         "runs": runs,
         "best": summary["best"],
@@ -357,7 +359,7 @@ def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
         "hessian": calculus.results.hessians[place],
         "eigenvalues": calculus.eigenvalues[place],
         "eigenvectors": calculus.eigenvectors[place],
-        "classification": None if found == "undefined" else found,
+        "classification": None if found == UNDEFINED else found,
     }
     if np.isfinite(calculus.condition_numbers[place]):
         entry["condition_number"] = calculus.condition_numbers[place]
