@@ -17,7 +17,8 @@ from tests.support import assert_problem, faults, strict_json
 PATH = "/v1/functions/fit"
 THREE = [[1, 2], [2, 3], [3, 5]]
 KEYS = {
-    "variables", "expression", "latex", "optimum", "closed_form", "status", "steps", "runs", "best", "finite", "warnings",
+    "variables", "expression", "latex", "optimum", "closed_form",
+    "status", "steps", "runs", "best", "finite", "warnings",
 }  # fmt: skip
 LOSSES = ("mean_squared_error", "squared_error", "half_squared_error")
 
