@@ -673,3 +673,21 @@ def test_examples_with_any_part_replaced(post: Post, name: str, examples: dict[s
                 assert response.status_code == 422, (body, document)
                 for error in document.get("errors", ()):
                     assert resolves(error["pointer"], body), (body, error)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("stationary", {"expression": "1e308", "variables": ["x"], "box": [-1, 1], "starts": 60}),
+        ("stationary", {"expression": "sign(mod(1e308, x))", "variables": ["x"], "box": [-5e-324, 1e-8], "starts": 30}),
+        (
+            "descend",
+            {"expression": "1e308", "variables": ["x"], "starts": [[0], [1]], "optimizers": ["sgd"], "steps": 2},
+        ),
+        ("descend", {"expression": "ceil(-1/(65cbrt(x)))", "starts": [[1e-9], [1]], "optimizers": ["sgd"], "steps": 1}),
+    ],
+)
+def test_places_keep_a_value_when_they_are_made_simpler(post: Post, path: str, body: dict[str, Any]) -> None:
+    answer = answered(post, body, f"/v1/functions/{path}")
+    assert_no_silent_null(answer)
+    assert answer["finite"] if path == "descend" else all(entry["value"] is not None for entry in answer["points"])

@@ -223,14 +223,14 @@ def _without_plains(function: Function, points: Array, apart: Array, deadline: f
         best[group] = members[lengths.argmin()]
         middles[group] = members[lengths <= lengths.min()].mean(0)
     middles = polish(function, middles, deadline)
-    shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
+    shorter = _slopes(function, middles) <= _slopes(function, best)
     return np.concatenate([points[~degenerate], np.where(shorter[:, None], middles, best)])
 
 
 def usual_size(values: Array) -> float:
     """How large values are where a search or descents start: what is far smaller is what rounding leaves."""
     finite = np.abs(values[np.isfinite(values)])
-    return float(np.median(finite)) if len(finite) else 0.0
+    return float(np.sort(finite)[len(finite) // 2]) if len(finite) else 0.0
 
 
 def lowest_first(points: Array, values: Array, usual: float) -> Array:
@@ -251,15 +251,25 @@ def _polish(function: Function, points: Array, deadline: float | None) -> Array:
     if not len(points):
         return points
     reach = SAME * np.maximum(1.0, norms_of(points))
-    exact = refine(function, points, reach, POLISHING, deadline).points
-    least = norms_of(function.run(exact).gradients)
-    tries = [np.where(np.abs(exact) < 10.0 ** -max(DIGITS), 0.0, exact)]
-    tries += [np.where(np.abs(exact) < 10.0**9, np.round(exact, digits) + 0.0, exact) for digits in DIGITS]
+    exact, least = points, _slopes(function, points)
+    nearer = refine(function, points, reach, POLISHING, deadline).points
+    tries = [nearer, np.where(np.abs(nearer) < 10.0 ** -max(DIGITS), 0.0, nearer)]
+    tries += [np.where(np.abs(nearer) < 10.0**9, np.round(nearer, digits) + 0.0, nearer) for digits in DIGITS]
     for simpler in tries:
-        norms = norms_of(function.run(simpler).gradients)
-        exact = np.where((norms <= least)[:, None], simpler, exact)
-        least = np.fmin(norms, least)
+        slopes = _slopes(function, simpler)
+        exact = np.where((slopes <= least)[:, None], simpler, exact)
+        least = np.minimum(slopes, least)
     return exact
+
+
+def _slopes(function: Function, points: Array) -> Array:
+    """The gradient norm at each point; infinite where the value or a derivative is not finite."""
+    results = function.run(points)
+    assert results.hessians is not None
+    defined: Array = np.isfinite(results.values)
+    defined &= np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))
+    slopes: Array = np.where(defined, norms_of(results.gradients), np.inf)
+    return slopes
 
 
 def spread(low: Array, high: Array, count: int) -> Array:
