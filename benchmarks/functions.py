@@ -29,8 +29,9 @@ from benchmarks.measure import (
     time_in_turns,
 )
 from benchmarks.networks import Array
+from service.engine.descent.arrival import BLOCK, Arrival
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import BLOCK, Rolling, RollingPlan
+from service.engine.descent.rolling import Rolling, RollingPlan
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
 from service.engine.functions.expression import parse
@@ -173,6 +174,14 @@ def to_the_end(make: Callable[[], Rolling]) -> Rolling:
     return running
 
 
+def arrived(running: Rolling) -> Arrival:
+    """Where the balls have come to."""
+    arrival = Arrival(running)
+    while not arrival.finished:
+        arrival.advance()
+    return arrival
+
+
 def spread() -> Array:
     return np.random.default_rng(1986).uniform(-5.0, 5.0, (BALLS, 2))
 
@@ -235,7 +244,7 @@ def basins(rounds: int) -> None:
         start = time.perf_counter()
         running = to_the_end(make)
         rolled = time.perf_counter()
-        outcome = running.outcome()
+        outcome = arrived(running)
         ended = time.perf_counter()
         for name, took in zip(seconds, (rolled - start, ended - rolled), strict=True):
             seconds[name].append(took)
@@ -244,7 +253,7 @@ def basins(rounds: int) -> None:
     running = to_the_end(make)
     rolled_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    running.outcome()
+    arrived(running)
     peaks = rolled_peak, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     header = ("", "median", "least", "peak memory")
@@ -283,7 +292,7 @@ def profiled() -> dict[str, tuple[Callable[[], object], int]]:
         "new": (new[NEW], 300),
         "formulas": (new[FORMULAS], 100),
         "balls": (lambda: to_the_end(rolling(spread(), "adam", RATE, STEPS, 1, keep=True)), 3),
-        "basins": (lambda: to_the_end(basin_map()).outcome(), 1),
+        "basins": (lambda: arrived(to_the_end(basin_map())), 1),
         "search": (searching("himmelblau"), 10),
     }
 
