@@ -27,7 +27,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
-MOST_NODES = 1_200
+MOST_NODES = 1_000
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
 MOST_PROBLEMS = 8
 """Of one point; more would teach no more."""
