@@ -21,13 +21,13 @@ from service.engine.functions.expression import Expression, Step
 from service.engine.functions.vocabulary import Trouble, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.ir import Array, Graph, Node, is_fixed
 from service.engine.graph.operations import broadcast
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
-MOST_NODES = 1_000
+MOST_NODES = 1_100
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
 MOST_PROBLEMS = 8
 """Of one point; more would teach no more."""
@@ -267,6 +267,9 @@ def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shap
         if order > 1:
             for place, derivative in enumerate(first):
                 wrt = variables[place:]
+                if is_fixed(derivative):
+                    rows += [graph.constant(0.0)] * len(wrt)
+                    continue
                 rows += dense(differentiate(broadcast(derivative, shape), wrt, one).nodes, wrt)
     return [broadcast(row, shape) for row in rows]
 

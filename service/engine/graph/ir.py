@@ -281,6 +281,13 @@ def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]
     return [node for node in graph.nodes if marked[node.index]]
 
 
+def is_fixed(node: Node) -> bool:
+    """Whether a value is a number, or a view of one."""
+    while node.operation.view is not None:
+        node = node.inputs[0]
+    return node.is_constant
+
+
 def check(graph: Graph) -> None:
     """Infer every node again and compare: the executable type rules of the graph.
 

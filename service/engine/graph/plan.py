@@ -21,7 +21,7 @@ import numpy as np
 
 from service.engine.errors import DeadlineExceeded
 from service.engine.graph.blocks import Chain
-from service.engine.graph.ir import Array, Call, Node, count_work, reachable
+from service.engine.graph.ir import Array, Call, Node, count_work, is_fixed, reachable
 from service.engine.graph.layout import ALIGNMENT, Layout, Place
 from service.engine.graph.quiet import quietly
 
@@ -176,7 +176,7 @@ class Workspace:
                 calls.extend(_in_blocks(chain, program, arrays, array))
         for node, place in program.copies:
             copy = _copy(array(place), arrays[node.index])
-            if _is_constant(node):
+            if is_fixed(node):
                 copy()  # once: nothing else is ever written there
             else:
                 calls.append(copy)
@@ -237,13 +237,6 @@ def _in_blocks(
                 if outside.isdisjoint((index, *[x.index for x in node.inputs])):
                     repeated[index, rows] = calls  # the same memory in every block
             yield from calls
-
-
-def _is_constant(node: Node) -> bool:
-    """Whether a value is a number, or a view of one."""
-    while node.operation.view is not None:
-        node = node.inputs[0]
-    return node.is_constant
 
 
 def _copy(target: Array, source: Array) -> Call:
