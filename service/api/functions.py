@@ -117,8 +117,8 @@ def function_gradient(request: dict[str, Any], context: Context) -> dict[str, An
 def function_stationary(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Find the places where the gradient vanishes, with Newton's method from many places of a box.
 
-    Points are exact to the last digits, each told once, lowest first. A search from many places finds what it comes
-    near; more `starts` find more.
+    Points are told lowest first, to the last digits where the curvature does not vanish, and to half of them where it
+    does. A search from many places finds what it comes near; more `starts` find more.
     """
     expression, box = request["expression"], request["box"]
     function = compiler(expression, context)(SEARCH_BLOCK, 2)
