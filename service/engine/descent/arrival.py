@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling
-from service.engine.functions.calculus import MINIMUM, SADDLE, STATIONARY, Calculus, analyse, norms_of
+from service.engine.functions.calculus import MINIMUM, SADDLE, STATIONARY, Calculus, analyse, finite_matrices, norms_of
 from service.engine.functions.function import Function, all_finite
 from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine, usual_size
 from service.engine.graph.ir import Array
@@ -70,8 +70,6 @@ class Arrival:
         self.steps_done: list[int] = rolling.ended_at.tolist()
         self.valleys = Valleys(self.points[:0], None, [NOWHERE] * len(self.points), [])
         self.reasons: list[str] = []
-        self.whole = True
-        """Whether every ball was looked at."""
         self.finished = False
         self._usual = usual_size(rolling.first)
         self._settled: Array = (rolling.status != DIVERGED) & np.isfinite(self.values)
@@ -88,7 +86,6 @@ class Arrival:
     def cancel(self) -> None:
         """Look at no more; tell what is known."""
         if not self.finished:
-            self.whole = False
             self.reasons = [self._plainly(run) for run in range(len(self.status))]
             self.finished = True
 
@@ -130,10 +127,11 @@ class Arrival:
             # Most balls end in few places, and alike.
             alike = self.steps_done[run], self.valleys.of_run[run]
             plain = status == STATUS[COMPLETED] and alike[1] >= 0 and run not in self.rolling.moved
-            reason = known.get(alike) if plain and self.norms[run] <= STATIONARY else None
+            plain = plain and bool(self.norms[run] <= STATIONARY)
+            reason = known.get(alike) if plain else None
             if reason is None:
                 reason = f"{self._plainly(run)}; {self._where(run)}"
-                if plain and self.norms[run] <= STATIONARY:
+                if plain:
                     known[alike] = reason
             self.reasons.append(reason)
             if run % REASONS_AT_ONCE == REASONS_AT_ONCE - 1:
@@ -271,7 +269,6 @@ def _steps(count: int) -> str:
 def _largest_curvatures(function: Function, points: Array) -> list[float]:
     hessians = function.run(points).hessians
     assert hessians is not None
-    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    curvatures = np.linalg.eigvalsh(np.where(finite[:, None, None], hessians, 0.0))[:, -1]
+    curvatures = np.linalg.eigvalsh(finite_matrices(hessians)[0])[:, -1]
     found: list[float] = curvatures.tolist()
     return found

@@ -147,6 +147,12 @@ def norms_of(rows: Array) -> Array:
     return norms
 
 
+def finite_matrices(hessians: Array) -> tuple[Array, Array]:
+    """The matrices, 0 in place of each with a number that is not finite, and which ones are finite."""
+    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
+    return np.where(finite[:, None, None], hessians, 0.0), finite
+
+
 def eigen(hessians: Array) -> tuple[Array, Array]:
     """Eigenvalues, ascending, and eigenvectors as rows, of each matrix; not numbers where one is not finite.
 
@@ -154,8 +160,7 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
     """
     whole = all_finite(hessians)
     if not whole:
-        finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-        hessians = np.where(finite[:, None, None], hessians, 0.0)
+        hessians, finite = finite_matrices(hessians)
     values, vectors = np.linalg.eigh(hessians)
     rows = vectors.transpose(0, 2, 1).reshape(-1, vectors.shape[-1])
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]

@@ -69,7 +69,7 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
             (count * (y * xx - xy * x) - at_zero) / (count * unit_y * xx) for x, y in zip(whole_x, whole_y, strict=True)
         ]
         squares = (yy * xx - xy * xy) / (count * unit_y**2 * xx)
-        factor = _factor(loss, count)
+        factor = 1.0 / _divisor(loss, count)
         hessian = [
             [2.0 * factor * (squares_x / unit_x**2), 2.0 * factor * (sum_x / unit_x)],
             [0.0, 2.0 * factor * count],
@@ -116,8 +116,9 @@ def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:
     return [determinant / largest, largest]
 
 
-def _factor(loss: str, count: int) -> float:
-    return {"mean_squared_error": 1.0 / count, "squared_error": 1.0, "half_squared_error": 0.5}[loss]
+def _divisor(loss: str, count: int) -> int:
+    """Of the sum of the squared residuals."""
+    return {"mean_squared_error": count, "squared_error": 1, "half_squared_error": 2}[loss]
 
 
 def _expression(
@@ -125,7 +126,7 @@ def _expression(
 ) -> str:
     if len(points) <= MOST_WRITTEN:
         squares = " + ".join(_squared(_line(x, names) + _minus(y)) for x, y in points)
-        text = _scaled(squares, loss, len(points), alone=len(points) == 1)
+        text = _scaled(squares, _divisor(loss, len(points)))
         if len(text) <= LONGEST_EXPRESSION:
             return text
     # The same function with the square completed: three terms for any number of points, and no cancellation.
@@ -133,14 +134,11 @@ def _expression(
     count = len(points)
     through = _squared(_line(mean_x, names) + _minus(mean_y))
     squares = f"{count}*{through} + {spread_x!r}*{_squared(names[0] + _minus(best))} + {rest!r}"
-    return _scaled(squares, loss, count, alone=False)
+    return _scaled(squares, _divisor(loss, count))
 
 
-def _scaled(squares: str, loss: str, count: int, *, alone: bool) -> str:
-    divisor = {"mean_squared_error": count, "squared_error": 1, "half_squared_error": 2}[loss]
-    if divisor == 1:
-        return squares
-    return f"{squares}/{divisor}" if alone else f"({squares})/{divisor}"
+def _scaled(squares: str, divisor: int) -> str:
+    return squares if divisor == 1 else f"({squares})/{divisor}"
 
 
 def _number(value: float) -> str:

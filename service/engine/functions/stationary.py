@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import DeadlineExceeded
-from service.engine.functions.calculus import DEGENERATE, analyse, norms_of
+from service.engine.functions.calculus import DEGENERATE, analyse, finite_matrices, norms_of
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -136,8 +136,7 @@ def _derivatives(function: Function, points: Array, deadline: float | None) -> t
 
 def _newton_steps(gradients: Array, hessians: Array, reach: Array) -> Array:
     """Minus the inverse of each Hessian times its gradient, no longer than the reach."""
-    finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    values, vectors = np.linalg.eigh(np.where(finite[:, None, None], hessians, 0.0))
+    values, vectors = np.linalg.eigh(finite_matrices(hessians)[0])
     sizes = np.abs(values)
     inverse = np.where(sizes > FLAT * sizes.max(-1, keepdims=True), 1.0 / values, 0.0)
     components = (vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
