@@ -48,4 +48,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
 # As a list: gunicorn is the first process itself and hears the stop signal. Its settings are in gunicorn.conf.py.
-CMD ["gunicorn"]
+CMD ["python", "-m", "service", "serve"]

@@ -17,7 +17,7 @@ help: ## list the targets
 
 .PHONY: serve
 serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000)
-	@exec $(BIN)/gunicorn
+	@exec $(BIN)/python -m service serve
 
 .PHONY: test
 test: check ## set everything up and run every check and test

@@ -1,25 +1,27 @@
 """How gunicorn serves Nabla. Every line has its reason beside it."""
 
+import atexit
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
 
-wsgi_app = "service.app:create_app()"
-bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
+from service.config import read_or_exit
 
-# One process per core that this process may use: each computes on one BLAS thread.
-_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-workers = int(os.environ.get("WEB_CONCURRENCY", _cores))
+_listening, _settings = read_or_exit()
+
+wsgi_app = "service.app:create_app()"
+bind = _listening.bind
+# One process per core unless WEB_CONCURRENCY says otherwise: each computes on one BLAS thread.
+workers = _listening.workers
 # gthread keeps connections alive, and a slow client costs a thread instead of the worker.
 worker_class = "gthread"
 # Threads wait for clients, they do not compute in parallel; slow clients must find one left over.
-threads = int(os.environ.get("NABLA_THREADS", "64"))
+threads = _settings.threads
 # Workers share the memory of what is imported once; OpenBLAS copes with the fork.
 preload_app = True
 # Long enough for a person's next click or a client's next request on the same connection.
@@ -33,28 +35,33 @@ graceful_timeout = 35
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The control socket wants a writable home, which a container does not have; nobody uses it here.
 control_socket_disable = True
-# The service logs requests itself, as JSON.
+# The service logs requests itself.
 accesslog = None
 errorlog = "-"
-loglevel = os.environ.get("NABLA_LOG_LEVEL", "warning")
+loglevel = _listening.log_level
 
 # Metrics of all workers add up through files in one directory, fresh at every start. It has to be
 # known before prometheus_client is used, which is when the application is imported.
-_metrics = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-if _metrics is None:
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     _metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="nabla-metrics-", dir=worker_tmp_dir)
-    _own_metrics = os.getpid()
-else:
-    _own_metrics = 0
+    _owner = os.getpid()
+
+    @atexit.register
+    def _remove_metrics():
+        """However the server ends, also if it never started; workers end before it and leave them alone."""
+        if os.getpid() == _owner:
+            shutil.rmtree(_metrics, ignore_errors=True)
 
 
 def on_starting(server):
-    """Log as JSON from here on, gunicorn's own messages too."""
-    from service.observability import JsonFormatter, configure_logging
+    """Log in one form from here on, gunicorn's own messages too, and say at once if the address is not free."""
+    from service.listening import refuse_taken
+    from service.observability import configure_logging, logs_text
 
-    configure_logging()
-    for handler in logging.getLogger("gunicorn.error").handlers:
-        handler.setFormatter(JsonFormatter())
+    configure_logging(as_text=logs_text(_settings.log_format))
+    # With sockets that were handed over, from systemd or a server before this one, nothing is to be bound.
+    if not (server.master_pid or "LISTEN_FDS" in os.environ or server.cfg.reuse_port):
+        refuse_taken(server.cfg.address)
 
 
 def pre_fork(server, worker):
@@ -79,8 +86,16 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
-    """On a stop, let open streams send their end: gunicorn would wait for them, then cut them off."""
+    """Tell the application where it listens, and let open streams send their end on a stop.
+
+    gunicorn would wait for the streams, then cut them off.
+    """
     from service.api.streaming import stopping
+    from service.listening import on_loopback
+
+    cors = getattr(worker.wsgi, "extensions", {}).get("nabla.cors")
+    if cors is not None:  # the benchmarks serve another application with these settings
+        cors.on_loopback = on_loopback(listener.getsockname() for listener in worker.sockets)
 
     def stop(number, frame):
         stopping.set()
@@ -92,8 +107,9 @@ def post_worker_init(worker):
 
 
 def when_ready(server):
-    """Say where to look, for whoever started it by hand; standard output is for JSON lines."""
-    print(f"Nabla serves on http://{bind}, Swagger UI on http://{bind}/docs", file=sys.stderr, flush=True)
+    """Say where to look, for whoever started it by hand; standard output is for request logs."""
+    for listener in server.LISTENERS:
+        print(f"Nabla serves on {listener}, Swagger UI on {listener}/docs", file=sys.stderr, flush=True)
 
 
 def child_exit(server, worker):
@@ -101,9 +117,3 @@ def child_exit(server, worker):
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)
-
-
-def on_exit(server):
-    """Remove the metrics directory made above."""
-    if _own_metrics == os.getpid():
-        shutil.rmtree(_metrics, ignore_errors=True)

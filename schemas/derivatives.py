@@ -160,4 +160,4 @@ class DerivativesResponse(StrictSchema):
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import ValidationError, fields
 
 from schemas.declared import ChoiceField
 from schemas.fields import (
     MOST_NAMES,
     FlagField,
     IntegerField,
+    Message,
     NumbersByNameField,
     RequestSchema,
     StrictSchema,
@@ -65,9 +66,16 @@ class ForwardRequest(RequestSchema):
     dtype = WordField(DTYPES, load_default="float64", metadata=about("what is computed in"))
     training = FlagField(load_default=False, metadata=about("whether dropout and its like are active"))
     include = WordsField(("layers",), load_default=frozenset(), metadata=about("what more to answer"))
+    # marshmallow takes fields out of the class, which has an attribute of that name.
+    exclude = WordsField(  # type: ignore[assignment]
+        ("parameters",), load_default=frozenset(), metadata=about("what to leave out: parameters initialised here")
+    )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
+        both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
+        if both:
+            raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
         if loaded["dtype"] == "float32":
             for key in self.tensors:
                 if key in loaded:
@@ -127,9 +135,31 @@ class GradientsRequest(ForwardRequest):
         load_default=False, metadata=about("the mean divides by the sum of the weights, not by the number of samples")
     )
     include = WordsField(
-        ("layers", "input_gradients", "per_sample", "parameters"),
+        ("layers", "norms", "input_gradients", "per_sample", "parameters"),
         load_default=frozenset(),
         metadata=about("what more to answer"),
+    )
+    exclude = WordsField(
+        ("parameters", "gradients"),
+        load_default=frozenset(),
+        metadata=about("what to leave out: parameters initialised here, gradients, which are {} then"),
+    )
+
+
+class GradientNormsSchema(StrictSchema):
+    """Euclidean norms of gradients."""
+
+    gradients = fields.Dict(
+        keys=fields.String(),
+        values=fields.Dict(keys=fields.String(), values=fields.Float(allow_none=True)),
+        required=True,
+        metadata=about("dL/d(parameter), by layer and parameter name"),
+    )
+    deltas = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(allow_none=True),
+        required=True,
+        metadata=about("dL/dz of each layer, by its name"),
     )
 
 
@@ -168,7 +198,7 @@ class ForwardResponse(StrictSchema):
     dtype = fields.String(required=True)
     outputs = TensorsAnswerField(required=True, metadata=about("by output name where there are several"))
     layers = fields.List(fields.Nested(LayerValuesSchema))
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
     state = ParametersAnswerField(
         metadata=about(
             "in training: new values of what layers carry along, such as running means; send them back "
@@ -197,9 +227,12 @@ class GradientsResponse(ForwardResponse):
     )
     data_loss = TensorAnswerField(required=True)
     regularization_loss = fields.Float(required=True, allow_none=True)
-    gradients = ParametersAnswerField(required=True, metadata=about("dL/d(parameter), in the tree of the parameters"))
+    gradients = ParametersAnswerField(
+        required=True, metadata=about("dL/d(parameter), in the tree of the parameters; {} if excluded")
+    )
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together")
     )
+    norms = fields.Nested(GradientNormsSchema)
     input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
     per_sample = fields.Nested(PerSampleSchema)

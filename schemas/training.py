@@ -178,7 +178,7 @@ class DescentRequest(GradientsRequest):
     fresh = frozenset((*GradientsRequest.tensors, "seed", "batches", "validation"))
 
     class Meta(GradientsRequest.Meta):
-        exclude = ("include",)
+        exclude: tuple[str, ...] = ("include", "exclude")
 
     training = FlagField(
         load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
@@ -228,7 +228,15 @@ class TrainRequest(DescentRequest):
         | dict.fromkeys(StopSchema().load_fields, "stop")
     )
 
+    class Meta(DescentRequest.Meta):
+        exclude = ("include",)
+
     optimizer = ChoiceField(optimizers, required=True, metadata=about("the rule of the updates"))
+    exclude = WordsField(  # type: ignore[assignment]
+        ("parameters", "checkpoint"),
+        load_default=frozenset(),
+        metadata=about("what to leave out of the end: parameters, which are {} then, the checkpoint"),
+    )
     trace = ObjectField(
         TraceSchema(), load_default=lambda: TraceSchema().load({}), metadata=about("what is told of the steps")
     )
@@ -381,9 +389,10 @@ class TrainSummary(StrictSchema):
         metadata=about("after the last step, over all samples, as the next sees it; null: not finite, or no time left"),
     )
     validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-    parameters = ParametersAnswerField(required=True, metadata=about("after the last step"))
+    parameters = ParametersAnswerField(required=True, metadata=about("after the last step; {} if excluded"))
     checkpoint = fields.Nested(
-        CheckpointAnswerSchema, metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite")
+        CheckpointAnswerSchema,
+        metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
     warnings = fields.List(fields.Nested(WarningSchema), required=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -14,14 +16,14 @@ from service.access import Budget, Keys, Rate
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
+from service.cors import Cors
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.observability import Timer, count, log_request
+from service.observability import RequestLog, Timer, count, logs_text
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-EXPOSED_HEADERS = "ETag, Retry-After, Server-Timing, X-Request-Id"
 QUIET = ("/health/live", "/health/ready", "/metrics")
 """Routes that are asked every few seconds by machines: neither logged nor limited."""
 
@@ -40,6 +42,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         threading.BoundedSemaphore(settings.streams),
         threading.BoundedSemaphore(settings.documents),
     )
+    # gunicorn.conf.py tells it where the server listens.
+    cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
     app.register_blueprint(training.blueprint)
@@ -51,12 +55,16 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(system.pages)
     _guard(app, settings)
     _report_problems(app, settings)
-    _finish(app, settings)
+    _finish(app, settings, cors)
     return app
 
 
-def _request_id() -> str:
-    return str(request.environ.get("nabla.request_id", ""))
+def _request_id(asked: str | None) -> str:
+    """The id that the client asked for, or a new one."""
+    if asked is not None and REQUEST_ID.fullmatch(asked):
+        return asked
+    # It only has to be unlike others; the operating system's randomness would cost a call.
+    return f"{random.getrandbits(128):032x}"
 
 
 def _guard(app: Flask, settings: Settings) -> None:
@@ -67,10 +75,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         # The WSGI environment carries what belongs to a request: it costs less than Flask's proxies.
         environ = request.environ
         environ["nabla.timer"] = Timer()
-        asked = environ.get("HTTP_X_REQUEST_ID")
-        # An id only has to be unlike others; the operating system's randomness would cost a call.
-        unknown = asked is None or not REQUEST_ID.fullmatch(asked)
-        environ["nabla.request_id"] = f"{random.getrandbits(128):032x}" if unknown else asked
+        environ["nabla.request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
         if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
@@ -80,7 +85,8 @@ def _guard(app: Flask, settings: Settings) -> None:
 
 def _report_problems(app: Flask, settings: Settings) -> None:
     def respond(problem: Problem) -> Response:
-        response = Response(problem.document(_request_id()), problem.status, content_type=MEDIA_TYPE)
+        document = problem.document(request.environ.get("nabla.request_id", ""))
+        response = Response(document + b"\n", problem.status, content_type=MEDIA_TYPE)
         response.headers.update(problem.headers)
         return response
 
@@ -108,45 +114,42 @@ def _report_problems(app: Flask, settings: Settings) -> None:
         return respond(from_unexpected(error, request.environ))
 
 
-def _finish(app: Flask, settings: Settings) -> None:
-    origins = frozenset(settings.cors_origins)
+def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
+    log = RequestLog(as_text=logs_text(settings.log_format)) if settings.log_requests else None
 
     @app.after_request
     def after(response: Response) -> Response:
-        environ = request.environ
+        environ, headers = request.environ, response.headers
         timer: Timer = environ["nabla.timer"]
-        headers = response.headers
         headers["X-Request-Id"] = environ["nabla.request_id"]
         headers["X-Content-Type-Options"] = "nosniff"
         if timer.stages:
             headers["Server-Timing"] = timer.header()
-        if origins:
-            _allow_origin(response, environ.get("HTTP_ORIGIN"), origins)
-        # A stream has no length, and is sent as it comes. Of a stream, what is counted and logged is its beginning.
-        if not response.direct_passthrough and (response.content_length or 0) >= wire.SMALLEST_COMPRESSED:
-            headers.add("Vary", "Accept-Encoding")
-            compressed = wire.compress(response.iter_encoded(), environ)
-            if compressed is not None:
-                response.response = compressed
-                response.content_length = sum(map(len, compressed))
-                headers["Content-Encoding"] = "gzip"
-        rule = request.url_rule
-        route = "unmatched" if rule is None else rule.rule
-        method, status, seconds = environ["REQUEST_METHOD"], response.status_code, timer.elapsed
-        count(method, route, status, seconds)
-        if settings.log_requests and route not in QUIET:
-            log_request(environ["nabla.request_id"], method, environ["PATH_INFO"], status, seconds)
+        cors.allow(headers, environ)
+        _compress(response, environ)
+        # Of a stream, what is counted and logged is its beginning.
+        _record(response.status_code, timer.elapsed, environ, log)
         return response
 
 
-def _allow_origin(response: Response, origin: str | None, origins: frozenset[str]) -> None:
-    headers = response.headers
-    headers.add("Vary", "Origin")
-    if origin is None or not ("*" in origins or origin in origins):
+def _compress(response: Response, environ: Mapping[str, Any]) -> None:
+    """Send a document as gzip where that pays and the client accepts it; a stream is sent as it comes."""
+    # A stream has no length. A file that is passed through is not read here.
+    if response.direct_passthrough or (response.content_length or 0) < wire.SMALLEST_COMPRESSED:
         return
-    headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
-    headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-    if request.method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
-        headers["Access-Control-Allow-Headers"] = "Content-Type, Content-Encoding, Authorization, X-Request-Id"
-        headers["Access-Control-Max-Age"] = "86400"
+    response.headers.add("Vary", "Accept-Encoding")
+    compressed = wire.compress(response.iter_encoded(), environ)
+    if compressed is not None:
+        response.response = compressed
+        response.content_length = sum(map(len, compressed))
+        response.headers["Content-Encoding"] = "gzip"
+
+
+def _record(status: int, seconds: float, environ: Mapping[str, Any], log: RequestLog | None) -> None:
+    """Count an answered request, and log it unless a machine asks it every few seconds."""
+    rule = request.url_rule
+    route = "unmatched" if rule is None else rule.rule
+    method = environ["REQUEST_METHOD"]
+    count(method, route, status, seconds)
+    if log is not None and route not in QUIET:
+        log.write(environ["nabla.request_id"], method, environ["PATH_INFO"], status, seconds)

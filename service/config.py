@@ -1,27 +1,33 @@
 """Settings: every one of them, read once from the environment, with the reason for its default.
 
-Each field `some_name` is set by the variable `NABLA_SOME_NAME`.
+Each field `some_name` of `Settings` is set by the variable `NABLA_SOME_NAME`; those of `Listening` name theirs.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import math
 import os
+import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from service.engine.limits import Limits
 
 MEBI = 2**20
-OF_GUNICORN = ("NABLA_LOG_LEVEL",)
-"""Variables that gunicorn.conf.py alone reads."""
+LOG_FORMATS = ("auto", "json", "text")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
+"""How browsers write the origin of a page: in lower case, with nothing after the host and port."""
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ConfigurationError(ValueError):
-    """A NABLA_ variable that cannot be understood."""
+    """A variable of the environment that cannot be understood."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +77,31 @@ class Settings:
     cors_origins: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated origins whose pages may call the service, or *"}
     )
-    log_requests: bool = field(default=True, metadata={"about": "one JSON line per request"})
+    log_requests: bool = field(default=True, metadata={"about": "one line per request"})
+    log_format: str = field(
+        default="auto",
+        metadata={"about": "json, text, or auto: text where standard output is a terminal", "words": LOG_FORMATS},
+    )
     docs: bool = field(default=True, metadata={"about": "serve the home page and Swagger UI"})
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ConfigurationError(f"NABLA_THREADS takes 1 or more, got {self.threads}")
+        _ = self.key_digests  # a digest that is none shows here
+        for origin in self.cors_origins:
+            _check_origin(origin)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Settings from NABLA_ variables; raises `ConfigurationError` that names the wrong one."""
         names = {f"NABLA_{item.name.upper()}": item for item in fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, text in environment.items():
-            if variable in names:
-                item = names[variable]
-                values[item.name] = _read(variable, text, item.default)
-            elif variable.startswith("NABLA_") and variable not in OF_GUNICORN:
+        known = {*names, *(item.metadata["variable"] for item in fields(Listening))}
+        for variable in environment:
+            if variable.startswith("NABLA_") and variable not in known:
                 # Only what looks like a slip: Kubernetes sets NABLA_PORT and the like for a service of that name.
-                for name in difflib.get_close_matches(variable, names, 1, cutoff=0.85):
+                for name in difflib.get_close_matches(variable, known, 1, cutoff=0.85):
                     raise ConfigurationError(f"no setting is called {variable}; did you mean {name}?")
-        return cls(**values)
+        return cls(**_read_all(names, environment))
 
     @property
     def limits(self) -> Limits:
@@ -125,6 +139,70 @@ class Settings:
         return tuple(_digest(key) for key in self.api_keys)
 
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Those that this process may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where and with how many processes the server listens; gunicorn.conf.py hands this on."""
+
+    # The first three variables are those that hosting platforms set.
+    host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
+    port: int = field(default=8000, metadata={"variable": "PORT"})
+    workers: int = field(default=CORES, metadata={"variable": "WEB_CONCURRENCY"})
+    log_level: str = field(default="warning", metadata={"variable": "NABLA_LOG_LEVEL", "words": LOG_LEVELS})
+
+    def __post_init__(self) -> None:
+        if not _is_host(self.host):
+            raise ConfigurationError(f"HOST takes an address or a name, such as 127.0.0.1, got {self.host!r}")
+        if not 0 <= self.port < 2**16:
+            raise ConfigurationError(f"PORT takes a number up to 65535, got {self.port}")
+        if self.workers < 1:
+            raise ConfigurationError(f"WEB_CONCURRENCY takes 1 or more, got {self.workers}")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Listening:
+        """As the environment says; raises `ConfigurationError` that names the wrong variable."""
+        return cls(**_read_all({item.metadata["variable"]: item for item in fields(cls)}, environment))
+
+    @property
+    def bind(self) -> str:
+        """The address as gunicorn takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def read_or_exit() -> tuple[Listening, Settings]:
+    """What the environment says; one line on standard error and status 1 where it cannot be understood."""
+    try:
+        return Listening.from_environment(), Settings.from_environment()
+    except ConfigurationError as error:
+        sys.exit(f"nabla: {error}")
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return bool(re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", text))
+    return True
+
+
+def _check_origin(origin: str) -> None:
+    if origin in ("*", "null"):
+        return
+    scheme, _, rest = (origin if "://" in origin else f"http://{origin}").lower().partition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(DEFAULT_PORTS.get(scheme, ""))
+    meant = f"{scheme}://{host}"
+    if origin == meant and ORIGIN.fullmatch(origin):
+        return
+    hint = f"; did you mean {meant}?" if ORIGIN.fullmatch(meant) else ""
+    raise ConfigurationError(
+        "NABLA_CORS_ORIGINS takes origins as browsers send them, scheme://host or scheme://host:port with nothing "
+        f"after it; got {origin!r}{hint}"
+    )
+
+
 def _digest(key: str) -> bytes:
     if key.startswith("sha256:"):
         try:
@@ -137,13 +215,26 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _read(variable: str, text: str, default: Any) -> Any:
+def _read_all(names: Mapping[str, Field[Any]], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The values of those variables that are set, by the names of their fields."""
+    return {
+        item.name: _read(variable, environment[variable], item.default, item.metadata.get("words", ()))
+        for variable, item in names.items()
+        if variable in environment
+    }
+
+
+def _read(variable: str, text: str, default: Any, words: tuple[str, ...] = ()) -> Any:
     kind = type(default)
+    if kind is str:
+        if words and text.lower() not in words:
+            raise ConfigurationError(f"{variable} takes one of {', '.join(words)}, got {text!r}")
+        return text.lower()
     if kind is bool:
-        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        if text.lower() not in words:
+        flags = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in flags:
             raise ConfigurationError(f"{variable} takes true or false, got {text!r}")
-        return words[text.lower()]
+        return flags[text.lower()]
     if kind is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from prometheus_client import (
@@ -37,7 +38,6 @@ STREAMS = Counter("nabla_streams", "Streams that ended, and documents whose clie
 OPEN_STREAMS = Gauge("nabla_open_streams", "Streams that are open", multiprocess_mode="livesum")
 
 error_log = logging.getLogger("nabla.error")
-
 
 STANDARD_OUTPUT = 1
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -91,8 +91,19 @@ def count_stream(outcome: str) -> None:
     STREAMS.labels(outcome).inc()
 
 
-def log_request(request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-    """Write the line of one answered request: by one system call, so that lines of threads do not mix."""
+class RequestLog:
+    """A line for each answered request: by one system call, so that lines of threads do not mix."""
+
+    def __init__(self, *, as_text: bool) -> None:
+        self._line = _text_line if as_text else _json_line
+
+    def write(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
+        content = self._line(request_id, method, path, status, seconds)
+        with suppress(OSError):  # nobody listens any more: no reason to fail the request
+            os.write(STANDARD_OUTPUT, content)
+
+
+def _json_line(request_id: str, method: str, path: str, status: int, seconds: float) -> bytes:
     line = {
         "time": time.time(),
         "level": "info",
@@ -105,11 +116,27 @@ def log_request(request_id: str, method: str, path: str, status: int, seconds: f
         "milliseconds": round(seconds * 1e3, 3),
     }
     try:
-        content = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a path that is not UTF-8
-        content = orjson.dumps(line | {"path": repr(path), "method": repr(method)}, option=orjson.OPT_APPEND_NEWLINE)
-    with suppress(OSError):  # nobody listens any more: no reason to fail the request
-        os.write(STANDARD_OUTPUT, content)
+        return orjson.dumps(line | {"path": repr(path), "method": repr(method)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _text_line(request_id: str, method: str, path: str, status: int, seconds: float) -> bytes:
+    asked = f"{method} {path}"
+    if not (asked.isascii() and asked.isprintable()):
+        # A path may hold whatever a client wrote, also what a terminal takes for a command.
+        asked = quote(asked, safe=" /", encoding="latin-1", errors="replace")
+    return f"{_clock(int(time.time()))} {status} {asked} {seconds * 1e3:.1f} ms {request_id}\n".encode()
+
+
+@lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
+def logs_text(log_format: str) -> bool:
+    """Whether logs are lines for people: as the setting says, or where standard output is a terminal."""
+    return log_format == "text" or (log_format == "auto" and os.isatty(STANDARD_OUTPUT))
 
 
 def exposition() -> tuple[bytes, str]:
@@ -137,11 +164,24 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def configure_logging() -> None:
-    """Send the service's own logs to standard output, as JSON lines."""
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, message and fields, and below it the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{_clock(int(record.created))} {record.levelname} {record.getMessage()}{fields}"
+        if not line.isprintable():  # it may hold a path, which may hold what a terminal takes for a command
+            line = line.encode("unicode_escape").decode()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(*, as_text: bool) -> None:
+    """Send the service's own logs to standard output, and have gunicorn's in the same form."""
+    formatter = TextFormatter() if as_text else JsonFormatter()
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("nabla")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    for each in (handler, *logging.getLogger("gunicorn.error").handlers):
+        each.setFormatter(formatter)

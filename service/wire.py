@@ -210,8 +210,13 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
 
 
 def dump(value: Any) -> bytes:
-    """JSON of an answer. In lists, numbers that are not finite become null."""
+    """JSON of a value. In lists, numbers that are not finite become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
+
+
+def document(value: Any) -> bytes:
+    """JSON of a whole answer: as `dump`, and a newline, so that a terminal's prompt stands in a line of its own."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=_listed)
 
 
 def dump_typed(value: Any) -> list[bytes]:
@@ -222,6 +227,13 @@ def dump_typed(value: Any) -> list[bytes]:
     for text, after in zip(texts, others, strict=True):
         pieces[-1] += OPENED
         pieces += [text, CLOSED + after]
+    return pieces
+
+
+def document_typed(value: Any) -> list[bytes]:
+    """JSON of a whole answer with base64 for tensors, in pieces: as `dump_typed`, and a newline."""
+    pieces = dump_typed(value)
+    pieces[-1] += b"\n"
     return pieces
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.config import ConfigurationError, Settings
+from service.config import ConfigurationError, Listening, Settings
 
 
 def read(**variables: str) -> Settings:
@@ -14,9 +14,10 @@ def test_nothing_set_is_the_defaults() -> None:
 
 
 def test_each_kind_of_setting_is_read() -> None:
-    settings = read(NABLA_MAX_LAYERS="7", NABLA_MAX_SECONDS="0.5", NABLA_DOCS="no", NABLA_CORS_ORIGINS="a, b,")
+    settings = read(NABLA_MAX_LAYERS="7", NABLA_MAX_SECONDS="0.5", NABLA_DOCS="no", NABLA_CORS_ORIGINS="http://a, http://b,")
     assert (settings.max_layers, settings.max_seconds, settings.docs) == (7, 0.5, False)
-    assert settings.cors_origins == ("a", "b")
+    assert settings.cors_origins == ("http://a", "http://b")
+    assert read(NABLA_LOG_FORMAT="TEXT").log_format == "text"
     assert settings.limits.layers == 7
     assert settings.shown_limits["layers"] == 7
 
@@ -30,12 +31,89 @@ def test_each_kind_of_setting_is_read() -> None:
         ("NABLA_MAX_SECONDS", "inf", "finite"),
         ("NABLA_DOCS", "maybe", "true or false"),
         ("NABLA_MAX_SECOND", "5", "did you mean NABLA_MAX_SECONDS"),
+        ("NABLA_LOG_LEVL", "info", "did you mean NABLA_LOG_LEVEL"),
+        ("NABLA_LOG_FORMAT", "xml", "takes one of auto, json, text"),
+        ("NABLA_THREADS", "0", "1 or more"),
+        ("NABLA_API_KEYS", "sha256:abc", "64 hexadecimal digits"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(variable: str, text: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as refusal:
         read(**{variable: text})
     assert variable in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("origins", "meant"),
+    [
+        ("localhost:3000", "http://localhost:3000"),
+        ("example.org", "http://example.org"),
+        ("https://example.org/", "https://example.org"),
+        ("http://localhost:3000/app/index.html", "http://localhost:3000"),
+        ("https://example.org?x=1", "https://example.org"),
+        ("https://Example.org", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://good.example,http://bad.example/", "http://bad.example"),
+        ("https://", None),
+        ("http://*.example.org", None),
+        ("https://üben.example", None),
+        ("https://user@example.org", None),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_with_the_one_that_was_meant(
+    origins: str, meant: str | None
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        read(NABLA_CORS_ORIGINS=origins)
+    text = str(refusal.value)
+    assert "NABLA_CORS_ORIGINS" in text and "scheme://host" in text and "\n" not in text
+    assert text.endswith(f"did you mean {meant}?") if meant else "did you mean" not in text
+    if meant:
+        assert read(NABLA_CORS_ORIGINS=meant).cors_origins == (meant,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "https://a.example", "http://localhost:5173", "http://[::1]:8080", "app+x://id"],
+)
+def test_origins_as_browsers_send_them_are_taken(origin: str) -> None:
+    assert read(NABLA_CORS_ORIGINS=origin).cors_origins == (origin,)
+
+
+def listening(**variables: str) -> Listening:
+    return Listening.from_environment(variables)
+
+
+def test_the_server_listens_on_loopback_unless_told_otherwise() -> None:
+    assert (listening().bind, listening().log_level) == ("127.0.0.1:8000", "warning")
+    assert listening().workers >= 1
+    assert listening(HOST="0.0.0.0", PORT="80").bind == "0.0.0.0:80"
+    assert listening(HOST="::1", PORT="9000").bind == "[::1]:9000"
+    assert listening(HOST="my-host.example", WEB_CONCURRENCY="3", NABLA_LOG_LEVEL="INFO").bind == "my-host.example:8000"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HOST", ""),
+        ("HOST", "http://localhost"),
+        ("HOST", "localhost:8000"),
+        ("HOST", "two words"),
+        ("PORT", "http"),
+        ("PORT", ""),
+        ("PORT", "-1"),
+        ("PORT", "65536"),
+        ("PORT", "80.5"),
+        ("WEB_CONCURRENCY", "many"),
+        ("WEB_CONCURRENCY", "0"),
+        ("NABLA_LOG_LEVEL", "loud"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_by_the_name_of_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{variable} takes ") as refusal:
+        listening(**{variable: text})
+    assert repr(text) in str(refusal.value) or text in str(refusal.value)
 
 
 def test_variables_that_others_set_are_left_alone() -> None:

@@ -165,7 +165,7 @@ def _state_of(optimizer: Optimizer) -> list[str]:
 
 @cache
 def _listing(plural: str) -> bytes:
-    return wire.dump({plural: [_entry(plural, declaration) for declaration in REGISTRIES[plural]]})
+    return wire.document({plural: [_entry(plural, declaration) for declaration in REGISTRIES[plural]]})
 
 
 def _cacheable(content: bytes) -> Response:
@@ -256,8 +256,8 @@ def _add(plural: str) -> None:
         declaration = registry[name]
         if drawn:
             curve = _curve(registry, registry.select(name), request.args)
-            return _cacheable(wire.dump(_entry(plural, declaration) | {"curve": curve}))
-        return _cacheable(wire.dump(_entry(plural, declaration)))
+            return _cacheable(wire.document(_entry(plural, declaration) | {"curve": curve}))
+        return _cacheable(wire.document(_entry(plural, declaration)))
 
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = f"Every {kind} that a request may name, with options, formulas and sources."

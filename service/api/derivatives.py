@@ -68,7 +68,7 @@ def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
         answer["labels"] = derived.labels
     answer["finite"] = derived.finite
     answer["warnings"] = listed(derived.warnings)
-    if derived.parameters is not None:
+    if derived.parameters is not None and "parameters" not in request["exclude"]:
         answer["parameters"] = derived.parameters
     return answer
 

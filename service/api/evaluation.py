@@ -46,7 +46,8 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
 
     Gradients come in the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of
     descent. `include` adds `layers` (pre-activation, output and delta = dL/dz of each), `input_gradients`,
-    `per_sample` (every sample's own loss and gradients) and `parameters`.
+    `norms` (of the gradients by parameter and of the deltas by layer), `per_sample` (every sample's own loss and
+    gradients) and `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here.
     """
     return _answer(request, _evaluate(request, context))
 
@@ -80,12 +81,15 @@ def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
         answer["regularization_loss"] = number(result.regularization_loss)
     answer["outputs"] = unnamed(outputs, request["network"].output_names)
     if result.loss is not None:
-        answer["gradients"] = result.gradients
+        answer["gradients"] = {} if "gradients" in request["exclude"] else result.gradients
         answer["gradient_norm"] = result.gradient_norm
     answer["finite"] = result.finite
     answer["warnings"] = listed(result.warnings)
+    if result.norms is not None:
+        answer["norms"] = vars(result.norms)
     if result.parameters is not None:
-        answer["parameters"] = result.parameters
+        if "parameters" not in request["exclude"]:
+            answer["parameters"] = result.parameters
     elif "parameters" in request["include"]:
         answer["parameters"] = request["parameters"]
     if result.state is not None:

@@ -163,7 +163,7 @@ def post(
                 if isinstance(result, Response):
                     result.call_on_close(held.pop_all().close)
                     return result
-                pieces = wire.dump_typed(result) if base64 else [wire.dump(result)]
+                pieces = wire.document_typed(result) if base64 else [wire.document(result)]
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:

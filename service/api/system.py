@@ -26,11 +26,12 @@ from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
 from service.observability import exposition
+from service.packaged import packaged
 from service.problems import KINDS, Problem
 
 blueprint = Blueprint("system", __name__, template_folder="../templates")
 
-SPECIFICATION = Path(__file__).parents[2] / "openapi.yaml"
+SPECIFICATION = packaged("openapi.yaml")
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 # Everything the pages load comes from the service itself; Swagger UI sets styles and draws
@@ -42,7 +43,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(wire.dump(value), status, content_type=wire.JSON)
+    return Response(wire.document(value), status, content_type=wire.JSON)
 
 
 def _page(template: str, **values: Any) -> Response:
@@ -104,7 +105,7 @@ def about() -> Response:
 @cache
 def _specification() -> tuple[bytes, bytes]:
     text = SPECIFICATION.read_bytes()
-    return text, orjson.dumps(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 @describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=("application/yaml",))

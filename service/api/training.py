@@ -95,6 +95,7 @@ class TrainingWork:
 
     def __init__(self, request: dict[str, Any], context: Context, task: Task, feed: Feed) -> None:
         self.dtype = request["dtype"]
+        self.exclude: frozenset[str] = request["exclude"]
         self.training = start(request, context, task, feed, request["optimizer"], reserving(context))
         context.timer.mark("compile")
         nbytes = self.training.memory
@@ -132,9 +133,9 @@ class TrainingWork:
         summary |= {
             "finite": outcome.finite,
             "warnings": listed(outcome.warnings),
-            "parameters": outcome.parameters,
+            "parameters": {} if "parameters" in self.exclude else outcome.parameters,
         }
-        if outcome.checkpoint is not None:
+        if outcome.checkpoint is not None and "checkpoint" not in self.exclude:
             summary["checkpoint"] = vars(outcome.checkpoint)
         return summary
 

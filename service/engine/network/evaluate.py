@@ -43,6 +43,16 @@ class LayerValues:
 
 
 @dataclass
+class Norms:
+    """Euclidean norms of what an answer need not hold."""
+
+    gradients: dict[str, dict[str, float]]
+    """By layer and parameter."""
+    deltas: dict[str, float]
+    """By layer."""
+
+
+@dataclass
 class Result:
     """The numbers of one run; all arrays belong to the caller."""
 
@@ -55,6 +65,7 @@ class Result:
     losses: dict[str, Array] = field(default_factory=dict)
     """The data loss of each output, before its weight."""
     layers: list[LayerValues] | None = None
+    norms: Norms | None = None
     input_gradients: dict[str, Array] | None = None
     per_sample_loss: Array | None = None
     per_sample_gradients: dict[str, dict[str, Array]] | None = None
@@ -138,6 +149,14 @@ class Evaluation:
                     LayerValues(layer.name, layer.layer.name, output.shape[1:], pre_activation, output, delta, norms)
                 )
                 checked += [*arrays.values(), np.array(list(norms.values()))]
+        if "norms" in task.include:
+            deltas = {layer.name: norm(read[f"delta/{layer.name}"]) for layer in task.definition.layers}
+            gradients = {
+                layer: {name: norm(gradient) for name, gradient in arrays.items()}
+                for layer, arrays in result.gradients.items()
+            }
+            result.norms = Norms(gradients, deltas)
+            checked.append(np.array(list(deltas.values())))
         if "input_gradients" in task.include:
             result.input_gradients = {
                 name: read[f"input_gradients/{name}"].copy()
@@ -174,7 +193,7 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     would cost too much.
     """
     # Deltas are asked of each layer, so no two layers may become one node.
-    prepared = prepare(task, limits, distinct_layers=task.losses is not None and "layers" in task.include)
+    prepared = prepare(task, limits, distinct_layers=task.losses is not None and _asks_deltas(task))
     model, objective = prepared.model, prepared.objective
     outputs = {f"outputs/{name}": model.layers[name].output for name in task.definition.output_names}
     outputs |= {f"state/{layer}.{name}": node for (layer, name), node in model.state.items()}
@@ -204,11 +223,16 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     return Evaluation(prepared, program, feeder, warnings)
 
 
+def _asks_deltas(task: Task) -> bool:
+    """Whether the gradients with respect to the layers' pre-activations are wanted."""
+    return not task.include.isdisjoint(("layers", "norms"))
+
+
 def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:
     """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
     trained = [parameter for parameter in model.parameters if parameter.trainable]
     more: dict[str, Node] = {}
-    if "layers" in task.include:
+    if _asks_deltas(task):
         more |= {f"delta/{name}": layer.pre_activation for name, layer in model.layers.items()}
     if "input_gradients" in task.include:
         more |= {f"input_gradients/{name}": node for name, node in model.inputs.items() if node.dtype != "int64"}

@@ -26,7 +26,7 @@ class Task(NamedTuple):
     """What is to be computed, for which shapes. Hashable: equal tasks share one evaluation.
 
     Shapes include the samples' axis. `targets` and `losses` are None for a forward pass. `include` holds any
-    of `layers`, `input_gradients`, `per_sample`.
+    of `layers`, `norms`, `input_gradients`, `per_sample`.
     """
 
     definition: NetworkDefinition

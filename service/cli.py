@@ -1,0 +1,84 @@
+"""The command `nabla`. Each command is one function below; `command` is its whole declaration.
+
+    nabla --version
+    nabla serve --port 8001
+
+What a command needs is imported by the command, so that the others start at once.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service import __version__
+
+Run = Callable[[Namespace], int | None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, as the parser of arguments takes it."""
+
+    name: str
+    run: Run
+    """Does what the command is for; gives the exit status, None for 0."""
+    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    """What to call `ArgumentParser.add_argument` with."""
+
+    @property
+    def description(self) -> str:
+        return (self.run.__doc__ or "").strip()
+
+
+COMMANDS: list[Command] = []
+
+
+def argument(*names: str, **details: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """An argument of a command, in the words of `ArgumentParser.add_argument`."""
+    return names, details
+
+
+def command(*arguments: tuple[tuple[str, ...], dict[str, Any]]) -> Callable[[Run], Run]:
+    """Decorator: the function below is a command of its name; its docstring is the help."""
+
+    def register(run: Run) -> Run:
+        COMMANDS.append(Command(run.__name__.replace("_", "-"), run, arguments))
+        return run
+
+    return register
+
+
+@command(
+    argument("--host", metavar="ADDRESS", help="where to listen; by default HOST, else 127.0.0.1"),
+    argument("--port", metavar="NUMBER", help="by default PORT, else 8000"),
+)
+def serve(arguments: Namespace) -> None:
+    """Serve the API and its pages until stopped. Variables of the environment set everything else."""
+    for variable, value in (("HOST", arguments.host), ("PORT", arguments.port)):
+        if value is not None:
+            os.environ[variable] = value
+    from service.config import read_or_exit
+
+    read_or_exit()  # before gunicorn, which stumbles over a malformed WEB_CONCURRENCY when it is imported
+    from service.server import Server
+
+    Server().run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name, by default those of the process; gives the exit status."""
+    parser = ArgumentParser(prog="nabla", description="Nabla, the gradient service.")
+    parser.add_argument("--version", action="version", version=f"nabla {__version__}")
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for one in COMMANDS:
+        own = parsers.add_parser(one.name, help=one.description, description=one.description)
+        for names, details in one.arguments:
+            own.add_argument(*names, **details)
+        own.set_defaults(run=one.run)
+    parsed = parser.parse_args(arguments)
+    run: Run = parsed.run
+    return run(parsed) or 0

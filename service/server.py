@@ -1,0 +1,31 @@
+"""gunicorn with the settings of gunicorn.conf.py, wherever it is started."""
+
+from __future__ import annotations
+
+from flask import Flask
+from gunicorn.app.base import Application
+
+from service.packaged import packaged
+
+
+class Server(Application):  # type: ignore[misc]  # gunicorn has no types
+    """As the command `gunicorn` in this repository, but it looks for nothing in the current folder.
+
+    That may hold another gunicorn.conf.py, or packages of somebody's own that are called `service` or `schemas`.
+    """
+
+    def chdir(self) -> None:
+        """Leave the path of imports alone, where gunicorn puts the current folder first."""
+
+    def load_config(self) -> None:
+        self.load_config_from_file(str(packaged("gunicorn.conf.py")))
+        # As gunicorn does, what GUNICORN_CMD_ARGS says goes before the file.
+        arguments = self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env())
+        for name, value in vars(arguments).items():
+            if value is not None and name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        from service.app import create_app
+
+        return create_app()
