@@ -43,8 +43,9 @@ loglevel = _listening.log_level
 # Metrics of all workers add up through files in one directory, fresh at every start. It has to be
 # known before prometheus_client is used, which is when the application is imported.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    _metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="nabla-metrics-", dir=worker_tmp_dir)
     _owner = os.getpid()
+    _metrics = tempfile.mkdtemp(prefix=f"nabla-metrics-{_owner}-", dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
 
     @atexit.register
     def _remove_metrics():

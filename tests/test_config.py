@@ -14,7 +14,9 @@ def test_nothing_set_is_the_defaults() -> None:
 
 
 def test_each_kind_of_setting_is_read() -> None:
-    settings = read(NABLA_MAX_LAYERS="7", NABLA_MAX_SECONDS="0.5", NABLA_DOCS="no", NABLA_CORS_ORIGINS="http://a, http://b,")
+    settings = read(
+        NABLA_MAX_LAYERS="7", NABLA_MAX_SECONDS="0.5", NABLA_DOCS="no", NABLA_CORS_ORIGINS="http://a, http://b,"
+    )
     assert (settings.max_layers, settings.max_seconds, settings.docs) == (7, 0.5, False)
     assert settings.cors_origins == ("http://a", "http://b")
     assert read(NABLA_LOG_FORMAT="TEXT").log_format == "text"

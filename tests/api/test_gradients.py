@@ -87,7 +87,7 @@ BASIC = {
 }
 
 
-@pytest.mark.parametrize("include", ["layers", "input_gradients", "per_sample", "parameters"])
+@pytest.mark.parametrize("include", ["layers", "norms", "input_gradients", "per_sample", "parameters"])
 def test_each_include_adds_its_key_and_changes_nothing_else(post: Post, include: str) -> None:
     without, answer = post(xor()).json, post(xor(include=[include])).json
     assert set(without) == BASIC
@@ -100,8 +100,8 @@ def test_each_include_adds_its_key_and_changes_nothing_else(post: Post, include:
 
 
 def test_all_includes_at_once(post: Post) -> None:
-    answer = post(xor(include=["layers", "input_gradients", "per_sample", "parameters", "layers"])).json
-    assert set(answer) == BASIC | {"layers", "input_gradients", "per_sample", "parameters"}
+    answer = post(xor(include=["layers", "norms", "input_gradients", "per_sample", "parameters", "layers"])).json
+    assert set(answer) == BASIC | {"layers", "norms", "input_gradients", "per_sample", "parameters"}
     assert answer["parameters"] == xor()["parameters"]
 
 
