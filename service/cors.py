@@ -7,13 +7,9 @@ A browser lets a page read the answers of another origin only if they name its o
   loopback addresses alone. Then only programs of this machine reach it, which need no browser's leave, and nobody has
   to configure anything to try a page of their own.
 
-This gives away nothing that is not open anyway. The service has no cookies and takes no credentials that a browser adds
-by itself, so a page can do no more than any program that knows as much. Whether the server listens on loopback is read
-from its sockets, never from the Host header, which anyone can write.
-
-CORS does not stop DNS rebinding: a page whose own host name is made to mean 127.0.0.1 has the same origin as the
-service. Such a page may compute here like every program of this machine, unless keys are set. Refusing unknown Host
-headers would stop it, but also every proxy that passes its own name on.
+This gives away nothing that is not open anyway: the service has no cookies and takes no credentials that a browser adds
+by itself. Whether the server listens on loopback is read from its sockets, never from the Host header, which anyone can
+write. docs/decisions/0013-pages-of-this-machine.md says more, also about DNS rebinding.
 """
 
 from __future__ import annotations
