@@ -41,6 +41,8 @@ from service.engine.graph.special import gaussian as gaussian_kernel
 DOT_SUM_LIMIT = 4096
 # Fewer products with one matrix are differentiated one by one: joining them copies their factors.
 FEWEST_JOINED = 3
+# Elements of an array so small that its calls cost more than its arithmetic.
+TINY = 64
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 
 
@@ -349,14 +351,26 @@ def _scalar(value: float, dtype: str) -> Array:
     return np.array(value, dtype)
 
 
+@lru_cache(maxsize=256)
+def _full(value: float, shape: Shape, dtype: str) -> Array:
+    full = np.full(shape, value, dtype)
+    full.flags.writeable = False
+    return full
+
+
+def _operand(value: float, out: Array) -> Array:
+    """A number as the operand of a call that fills `out`."""
+    # Beside a tiny array, one of its shape makes the call 20 ns cheaper than a single number.
+    return _full(value, out.shape, out.dtype.str) if out.size <= TINY else _scalar(value, out.dtype.str)
+
+
 def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
     # 1 / (1 + exp(-x)) keeps full relative accuracy for x << 0, which the tanh form loses;
     # exp overflows to infinity there, and 1 / infinity is the right answer.
-    one = _scalar(1.0, out.dtype.str)
     return (
         partial(np.negative, inputs[0], out),
         partial(np.exp, out, out),
-        partial(np.add, out, one, out),
+        partial(np.add, out, _operand(1.0, out), out),
         partial(np.reciprocal, out, out),
     )
 
@@ -365,8 +379,8 @@ def _bind_logistic_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterab
     # σ(x) σ(-x) = ½ / (1 + cosh x). From σ(x) alone nothing is left of 1 - σ(x) where it is close to 1.
     return (
         partial(np.cosh, inputs[0], out),
-        partial(np.add, out, _scalar(1.0, out.dtype.str), out),
-        partial(np.divide, _scalar(0.5, out.dtype.str), out, out),
+        partial(np.add, out, _operand(1.0, out), out),
+        partial(np.divide, _operand(0.5, out), out, out),
     )
 
 
