@@ -367,7 +367,18 @@ _function(
 )
 
 
-_function("gaussian", operations.gaussian, "e^{-a^2}", "The bell curve exp(-a^2).", "钟形曲线 exp(-a^2)。")
+def _plain_gaussian(a: Node) -> Node:
+    return operations.exp(-operations.square(a))
+
+
+_function(
+    "gaussian",
+    operations.gaussian,
+    "e^{-a^2}",
+    "The bell curve exp(-a^2).",
+    "钟形曲线 exp(-a^2)。",
+    plain=_plain_gaussian,
+)
 
 
 @vocabulary.declare(

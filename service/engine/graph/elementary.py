@@ -176,7 +176,7 @@ declare_elementwise(
 declare_elementwise(
     "normal_density",
     normal_density_kernel,
-    (lambda g, y, x: -(g * (y * x)),),
+    (lambda g, y, x: g * with_slope(x, -(y * x), y * (x - 1.0) * (x + 1.0)),),
     r"\varphi(x)",
     SMOOTH,
     in_place=False,
