@@ -34,12 +34,15 @@ from service.engine.graph.ir import (
     Smoothness,
 )
 from service.engine.graph.special import erfc as erfc_kernel
+from service.engine.graph.special import gaussian as gaussian_kernel
 
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
 # Fewer products with one matrix are differentiated one by one: joining them copies their factors.
 FEWEST_JOINED = 3
+# Elements of an array so small that its calls cost more than its arithmetic.
+TINY = 64
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 
 
@@ -78,7 +81,10 @@ square = unary("square")
 tanh = unary("tanh")
 sigmoid = unary("sigmoid")
 softplus = unary("softplus")
+logistic_slope = unary("logistic_slope")
+tanh_slope = unary("tanh_slope")
 erfc = unary("erfc")
+gaussian = unary("gaussian")
 absolute = unary("absolute")
 sign = unary("sign")
 stop_gradient = unary("stop_gradient")
@@ -172,30 +178,31 @@ def _spread_rows(x: Node, shape: Shape) -> Node:
     return broadcast(reshape(x, (*x.shape, 1)), shape)
 
 
-def _shifted_exponentials(x: Node) -> tuple[Node, Node, Node]:
-    """exp(x - m), its sum over the last axis, and m, the largest of each row: nothing overflows."""
+def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
+    """exp(x - m) and m, the largest of each row: nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
-    exponentials = exp(x - _spread_rows(largest, x.shape))
-    return exponentials, sum_over(exponentials, [-1]), largest
+    return exp(x - _spread_rows(largest, x.shape)), largest
 
 
 def softmax(x: Node) -> Node:
-    """exp(x) divided by its sum over the last axis. Its parts are shared with `logsumexp`."""
-    exponentials, total, _ = _shifted_exponentials(x)
+    """exp(x) divided by its sum over the last axis. Its exponentials are shared with `logsumexp`."""
+    exponentials, _ = _shifted_exponentials(x)
+    total = sum_over(exponentials, [-1])
     return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
 
 
 def log_softmax(x: Node) -> Node:
     """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
-    _, total, largest = _shifted_exponentials(x)
+    exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
-    return x.graph.apply("log_softmax", shifted - _spread_rows(log(total), x.shape), x)
+    rest = log1p(x.graph.apply("row_excess", exponentials))
+    return x.graph.apply("log_softmax", shifted - _spread_rows(rest, x.shape), x)
 
 
 def logsumexp(x: Node) -> Node:
     """ln of the sum of exp(x) over the last axis, which disappears."""
-    _, total, largest = _shifted_exponentials(x)
-    return x.graph.apply("logsumexp", log(total) + largest, x)
+    exponentials, largest = _shifted_exponentials(x)
+    return x.graph.apply("logsumexp", log1p(x.graph.apply("row_excess", exponentials)) + largest, x)
 
 
 # --- shape rules --------------------------------------------------------------------------------
@@ -344,16 +351,42 @@ def _scalar(value: float, dtype: str) -> Array:
     return np.array(value, dtype)
 
 
+@lru_cache(maxsize=256)
+def _full(value: float, shape: Shape, dtype: str) -> Array:
+    full = np.full(shape, value, dtype)
+    full.flags.writeable = False
+    return full
+
+
+def _operand(value: float, out: Array) -> Array:
+    """A number as the operand of a call that fills `out`."""
+    # Beside a tiny array, one of its shape makes the call 20 ns cheaper than a single number.
+    return _full(value, out.shape, out.dtype.str) if out.size <= TINY else _scalar(value, out.dtype.str)
+
+
 def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
     # 1 / (1 + exp(-x)) keeps full relative accuracy for x << 0, which the tanh form loses;
     # exp overflows to infinity there, and 1 / infinity is the right answer.
-    one = _scalar(1.0, out.dtype.str)
     return (
         partial(np.negative, inputs[0], out),
         partial(np.exp, out, out),
-        partial(np.add, out, one, out),
-        partial(np.divide, one, out, out),
+        partial(np.add, out, _operand(1.0, out), out),
+        partial(np.reciprocal, out, out),
     )
+
+
+def _bind_logistic_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    # σ(x) σ(-x) = ½ / (1 + cosh x). From σ(x) alone nothing is left of 1 - σ(x) where it is close to 1.
+    return (
+        partial(np.cosh, inputs[0], out),
+        partial(np.add, out, _operand(1.0, out), out),
+        partial(np.divide, _operand(0.5, out), out, out),
+    )
+
+
+def _bind_tanh_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    # 1 / cosh² x, for the same reason.
+    return (partial(np.cosh, inputs[0], out), partial(np.square, out, out), partial(np.reciprocal, out, out))
 
 
 def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
@@ -378,11 +411,31 @@ def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Se
     dtype = x.dtype.str
     if len(axes) == x.ndim and x.flags.c_contiguous and x.size <= DOT_SUM_LIMIT:
         return (partial(x.reshape(1, -1).dot, _ones(x.size, dtype).reshape(-1, 1), out.reshape(1, 1)),)
-    if x.ndim == 2 and len(axes) == 1 and x.shape[axes[0]] <= DOT_SUM_LIMIT:
-        if axes == (0,):
-            return (partial(_ones(x.shape[0], dtype).dot, x, out),)
-        return (partial(x.dot, _ones(x.shape[1], dtype), out),)
+    if x.ndim == 2 and axes == (0,) and x.shape[0] <= DOT_SUM_LIMIT:
+        return (partial(_ones(x.shape[0], dtype).dot, x, out),)
+    if x.ndim == 2 and axes == (1,):
+        return (_sum_rows(x, out),)
     return (partial(np.add.reduce, x, axes, None, out),)
+
+
+def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
+    (x,), (parts, count) = inputs, scratch
+    one = _scalar(1.0, x.dtype.str)
+    return (
+        partial(np.rint, x, parts),
+        _sum_rows(parts, count),
+        partial(np.subtract, x, parts, parts),
+        _sum_rows(parts, out),
+        partial(np.subtract, count, one, count),
+        partial(np.add, out, count, out),
+    )
+
+
+def _sum_rows(x: Array, out: Array) -> Call:
+    if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
+        return partial(x.dot, _ones(x.shape[1], x.dtype.str), out)
+    return partial(np.add.reduce, x, -1, None, out)
 
 
 def _bind_matmul(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
@@ -729,16 +782,33 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
+def _row_mean(g: Node, shares: Node) -> Node:
+    """The mean of each row, weighted with shares that sum to 1."""
+    return _spread_rows(sum_over(g * shares, [-1]), g.shape)
+
+
 def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return y * (g - _spread_rows(sum_over(g * y, [-1]), y.shape))
+    # Where one share is nearly 1, the mean is rounded to its cotangent. What that lost is the mean of the differences.
+    # It is 0 but for rounding, and so are its derivatives.
+    difference = g - _row_mean(g, y)
+    return y * (difference - stop_gradient(_row_mean(difference, y)))
 
 
 def _pull_log_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return g - softmax(x) * _spread_rows(sum_over(g, [-1]), x.shape)
+    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p - 1.
+    p = softmax(x)
+    rest = g - p * _spread_rows(sum_over(g, [-1]), x.shape)
+    return rest - stop_gradient(p * _spread_rows(sum_over(rest, [-1]), x.shape))
 
 
 def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
     return _spread_rows(g, x.shape) * softmax(x)
+
+
+def _pull_gaussian(g: Node, y: Node, x: Node) -> Node:
+    # (4x² - 2) y as a product keeps its digits beside its zeros. It begins with y, so that nothing overflows.
+    root = math.sqrt(0.5)
+    return g * with_slope(x, -2.0 * (y * x), 4.0 * (y * (x - root) * (x + root)))
 
 
 def _tie_share(a: Node, b: Node) -> Node:
@@ -855,9 +925,25 @@ declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1",
 declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
 declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
 declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
-declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * (1.0 - square(y)),), r"\tanh x", work=8)
+declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * tanh_slope(x),), r"\tanh x", work=8)
 declare_elementwise(
-    "sigmoid", np.exp, (lambda g, y, x: g * (y * (1.0 - y)),), r"\sigma(x)", bind=_bind_sigmoid, work=12
+    "tanh_slope",
+    np.cosh,
+    (lambda g, y, x: g * (-2.0 * (tanh(x) * y)),),
+    r"1 - \tanh^2 x",
+    bind=_bind_tanh_slope,
+    work=12,
+)
+declare_elementwise(
+    "sigmoid", np.exp, (lambda g, y, x: g * logistic_slope(x),), r"\sigma(x)", bind=_bind_sigmoid, work=12
+)
+declare_elementwise(
+    "logistic_slope",
+    np.cosh,
+    (lambda g, y, x: g * -(tanh(0.5 * x) * y),),
+    r"\sigma(x)\,(1 - \sigma(x))",
+    bind=_bind_logistic_slope,
+    work=12,
 )
 declare_elementwise(
     "softplus",
@@ -873,12 +959,13 @@ declare_elementwise(
 declare_elementwise(
     "erfc",
     erfc_kernel,
-    (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * exp(-square(x))),),
+    (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * gaussian(x)),),
     r"\operatorname{erfc}(x)",
     SMOOTH,
     in_place=False,
     work=80,
 )
+declare_elementwise("gaussian", gaussian_kernel, (_pull_gaussian,), "e^{-x^2}", SMOOTH, in_place=False, work=30)
 declare_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
 declare_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)
 declare_elementwise("greater", np.greater, (zero, zero), "[a > b]", STEPPED, in_place=False)
@@ -908,6 +995,17 @@ declare(
     batch=_batch_rows,
     latex=r"\max_i x_i",
     smoothness=STEPPED,
+)
+declare(
+    "row_excess",
+    infer=_infer_row_maximum,
+    bind=_bind_row_excess,
+    pullbacks=(lambda g, y, x: _spread_rows(g, x.shape),),
+    batch=_batch_rows,
+    latex=r"\sum_i x_i - 1",
+    smoothness=SMOOTH,
+    scratch=lambda node: (node.inputs[0].shape, node.shape),
+    work=4,
 )
 declare(
     "sum",
