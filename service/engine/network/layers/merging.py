@@ -7,7 +7,8 @@ from functools import reduce
 from service.engine.declarations import Flag, Integer, Integers
 from service.engine.graph import operations
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, sqrt, square, sum_over, transpose
+from service.engine.graph.lengths import length
+from service.engine.graph.operations import broadcast, reshape, transpose
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
     KERAS,
@@ -79,30 +80,32 @@ def average(layer: LayerContext, *inputs: Node) -> LayerOutput:
 
 @layers.declare(
     "maximum",
-    en="The elementwise maximum of its inputs. Equal inputs share the gradient, pair by pair in their order.",
-    zh="各输入逐元素取最大值;相等时按命名次序两两平分梯度。",
+    en="The elementwise maximum of its inputs. Inputs that are equal to it share the gradient evenly.",
+    zh="各输入逐元素取最大值;相等的各输入平分梯度。",
     takes=SEVERAL,
     latex=r"a = \max_i x_i",
-    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot [x_i = a]",
+    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot "
+    r"\frac{[x_i = a]}{\sum_j [x_j = a]}",
     sources=(KERAS + "merging_layers/maximum/",),
 )
 def maximum(layer: LayerContext, *inputs: Node) -> LayerOutput:
     need_equal_shapes(layer, inputs)
-    return same(reduce(operations.maximum, inputs))
+    return same(operations.extreme("maximum", inputs))
 
 
 @layers.declare(
     "minimum",
-    en="The elementwise minimum of its inputs. Equal inputs share the gradient, pair by pair in their order.",
-    zh="各输入逐元素取最小值;相等时按命名次序两两平分梯度。",
+    en="The elementwise minimum of its inputs. Inputs that are equal to it share the gradient evenly.",
+    zh="各输入逐元素取最小值;相等的各输入平分梯度。",
     takes=SEVERAL,
     latex=r"a = \min_i x_i",
-    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot [x_i = a]",
+    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot "
+    r"\frac{[x_i = a]}{\sum_j [x_j = a]}",
     sources=(KERAS + "merging_layers/minimum/",),
 )
 def minimum(layer: LayerContext, *inputs: Node) -> LayerOutput:
     need_equal_shapes(layer, inputs)
-    return same(reduce(operations.minimum, inputs))
+    return same(operations.extreme("minimum", inputs))
 
 
 @layers.declare(
@@ -164,6 +167,5 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
 
 def _unit(x: Node, axis: int) -> Node:
     """x divided by its length along one axis; lengths below 1e-7 count as that, as in Keras."""
-    squares = operations.maximum(sum_over(square(x), [axis]), 1e-14)
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
-    return x / broadcast(reshape(sqrt(squares), kept), x.shape)
+    return x / broadcast(reshape(operations.maximum(length(x, [axis]), 1e-7), kept), x.shape)

@@ -1,0 +1,107 @@
+"""The row of the table for lengths of vectors: the root of a mean of squares that neither overflows nor vanishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Attributes, Call, GraphTypeError, Node, Shape, Smoothness
+from service.engine.graph.operations import (
+    broadcast,
+    declare,
+    disconnected,
+    infer_same_dtype,
+    maximum,
+    mean_over,
+    reshape,
+    square,
+    sum_over,
+)
+
+
+def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
+    """√(mean(x²) + epsilon) over some axes, which disappear; right for every x whose root is representable."""
+    chosen = _sorted(x, axes)
+    mean = mean_over(square(x), chosen)
+    count = x.size // mean.size
+    return x.graph.apply("root_of_squares", mean, x, attributes=(chosen, float(count), epsilon))
+
+
+def length(x: Node, axes: Sequence[int]) -> Node:
+    """The Euclidean length over some axes, which disappear. Its derivative at 0 is 0."""
+    chosen = _sorted(x, axes)
+    return x.graph.apply("root_of_squares", sum_over(square(x), chosen), x, attributes=(chosen, 1.0, 0.0))
+
+
+def _sorted(x: Node, axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(axis % len(x.shape) for axis in axes))
+
+
+def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (squares, x), (axes, _count, _epsilon) = inputs, attributes
+    shape = tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
+    if squares.shape != shape:
+        raise GraphTypeError(f"needs the squares of {x.shape} summed over {axes}, got {squares.shape}")
+    return shape, infer_same_dtype(inputs)
+
+
+def _bind(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
+    (squares, x), (axes, count, epsilon) = inputs, attributes
+    # Below this a sum of squares has lost digits to underflow.
+    least, most = float(np.finfo(out.dtype).tiny / np.finfo(out.dtype).eps), float(np.finfo(out.dtype).max)
+    added = np.array(epsilon, out.dtype)
+
+    def root() -> None:
+        np.add(squares, added, out)
+        # Two reductions of what is left of the vectors; NaN compares as false.
+        if np.minimum.reduce(out, None) >= least and np.maximum.reduce(out, None) <= most:
+            np.sqrt(out, out)
+            return
+        unsafe = ~((out >= least) & (out <= most))
+        np.sqrt(out, out)
+        np.copyto(out, _careful_root(x, axes, count, added), where=unsafe)
+
+    return (root,)
+
+
+def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array) -> Array:
+    """The same with each vector divided by a power of two near its largest entry, which is exact."""
+    largest = np.abs(x).max(axes, keepdims=True)
+    ordinary = np.isfinite(largest) & (largest > 0.0)
+    _, exponent = np.frexp(np.where(ordinary, largest, 1.0))
+    scaled = np.ldexp(np.where(ordinary, x, largest), 1 - exponent)
+    squares: Array = (scaled * scaled).sum(axes) / x.dtype.type(count)
+    root: Array = np.hypot(np.ldexp(np.sqrt(squares), exponent.reshape(squares.shape) - 1), np.sqrt(epsilon))
+    return root
+
+
+def _pull(g: Node, y: Node, squares: Node, x: Node) -> Node:
+    axes, count, epsilon = y.attributes
+    # Where the root is 0, so is x: 0 over the smallest number is the derivative 0.
+    root = y if epsilon > 0.0 else maximum(y, float(np.finfo(x.dtype).smallest_subnormal))
+    kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    # The quotient is what normalisation layers compute anyway: it is shared with them.
+    return broadcast(reshape(g / count, kept), x.shape) * (x / broadcast(reshape(root, kept), x.shape))
+
+
+def _batch(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
+    axes, count, epsilon = node.attributes
+    squares, x = (
+        each if batched else broadcast(each, (size, *each.shape))
+        for each, batched in zip(inputs, is_batched, strict=True)
+    )
+    moved = tuple(axis + 1 for axis in axes)
+    return node.graph.apply("root_of_squares", squares, x, attributes=(moved, count, epsilon))
+
+
+declare(
+    "root_of_squares",
+    infer=_infer,
+    bind=_bind,
+    pullbacks=(disconnected, _pull),
+    batch=_batch,
+    latex=r"\sqrt{\tfrac1n \sum x^2 + \epsilon}",
+    smoothness=Smoothness.SMOOTH,
+    work=4.0,
+)
