@@ -131,6 +131,11 @@ def _first_largest(node: Node, x: Array) -> Array:
     return ordered.transpose(np.argsort([*kept, *axes]))
 
 
+def _root(squares: Array, epsilon: float) -> Array:
+    rooted = np.frompyfunc(lambda x: series.function_of("sqrt", x + constant(number(epsilon))), 1, 1)
+    return np.asarray(rooted(squares), object)
+
+
 def _one_hot(node: Node, indices: Array) -> Array:
     out = np.full(node.shape, constant(ZERO), object)
     for place in np.ndindex(*indices.shape):
@@ -164,6 +169,8 @@ RULES: dict[str, Callable[..., Array]] = {
     "mod": _elementwise(series.remainder),
     "power": _elementwise(series.power),
     "xlogy": _elementwise(series.times_logarithm),
+    "weighted": _elementwise(lambda a, b: constant(ZERO) if a.vanishes else a * b),
+    "root_mean_square": lambda node, squares, x: _root(squares, node.attributes[2]),
     "sum": lambda node, x: _sum(x, node.attributes[0]),
     "matmul": _product,
     "row_maximum": lambda node, x: _largest(x, [x.ndim - 1]),
@@ -180,7 +187,7 @@ RULES: dict[str, Callable[..., Array]] = {
     "transpose": lambda node, x: x.transpose(node.attributes[0]),
     "broadcast": lambda node, x: np.broadcast_to(x, node.shape),
     "slice": _slice,
-    **dict.fromkeys(("stop_gradient", "mark", "with_slope", "softmax", "log_softmax", "logsumexp"), _same),
+    **dict.fromkeys(("stop_gradient", "mark", "with_slope", "extreme", "softmax", "log_softmax", "logsumexp"), _same),
 }
 """For each operation with operands: from the node and the values of its operands to its value."""
 

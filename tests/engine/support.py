@@ -99,7 +99,7 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
         case "extreme":
             fits = [y for y in pool if y.shape == x.shape]
             return extreme(("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))])
-        case "root_of_squares":
+        case "root_mean_square":
             return root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
         case "one_hot":
             return one_hot(graph.input("indices", (4,), "int64"), 3)

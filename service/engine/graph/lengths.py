@@ -1,4 +1,4 @@
-"""The row of the table for lengths of vectors: the root of a mean of squares that neither overflows nor vanishes."""
+"""The row of the table for the size of vectors: the root of the mean of squares, which may overflow or vanish."""
 
 from __future__ import annotations
 
@@ -16,33 +16,24 @@ from service.engine.graph.operations import (
     mean_over,
     reshape,
     square,
-    sum_over,
 )
 
 
 def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
-    """√(mean(x²) + epsilon) over some axes, which disappear; right for every x whose root is representable."""
-    chosen = _sorted(x, axes)
-    mean = mean_over(square(x), chosen)
-    count = x.size // mean.size
-    return x.graph.apply("root_of_squares", mean, x, attributes=(chosen, float(count), epsilon))
+    """√(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
 
-
-def length(x: Node, axes: Sequence[int]) -> Node:
-    """The Euclidean length over some axes, which disappear. Its derivative at 0 is 0."""
-    chosen = _sorted(x, axes)
-    return x.graph.apply("root_of_squares", sum_over(square(x), chosen), x, attributes=(chosen, 1.0, 0.0))
-
-
-def _sorted(x: Node, axes: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(axis % len(x.shape) for axis in axes))
+    Lengths are made of it: a length may be too large for a float, this is not.
+    """
+    chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
+    squares = mean_over(square(x), chosen)
+    return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
 
 
 def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (squares, x), (axes, _count, _epsilon) = inputs, attributes
     shape = tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
     if squares.shape != shape:
-        raise GraphTypeError(f"needs the squares of {x.shape} summed over {axes}, got {squares.shape}")
+        raise GraphTypeError(f"needs the squares of {x.shape} averaged over {axes}, got {squares.shape}")
     return shape, infer_same_dtype(inputs)
 
 
@@ -92,11 +83,11 @@ def _batch(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size:
         for each, batched in zip(inputs, is_batched, strict=True)
     )
     moved = tuple(axis + 1 for axis in axes)
-    return node.graph.apply("root_of_squares", squares, x, attributes=(moved, count, epsilon))
+    return node.graph.apply("root_mean_square", squares, x, attributes=(moved, count, epsilon))
 
 
 declare(
-    "root_of_squares",
+    "root_mean_square",
     infer=_infer,
     bind=_bind,
     pullbacks=(disconnected, _pull),

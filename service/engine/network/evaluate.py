@@ -19,7 +19,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, unfit
+from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
@@ -100,7 +100,7 @@ class Evaluation:
                 flat = workspace.parameters
                 result.parameters = tree_of(self.parameters.parts, flat.copy())
                 result.finite = result.finite and is_finite(flat)
-            result.warnings += unfit(self.task, feed, result.outputs, result.finite)
+            result.warnings += unfit(self.task, feed) + misread(self.task, self.model, result.outputs)
             if not result.finite:
                 result.warnings.append(
                     first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.lengths import length, root_mean_square
+from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import extreme, log_softmax, logsumexp, softmax, square, with_slope
 from service.engine.graph.windows import Sliding
 
@@ -185,8 +185,8 @@ EXAMPLES = (
     Example("with_slope", ((3, 2),), build=_cube),
     Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("maximum", x)),
     Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("minimum", x)),
-    Example("root_of_squares", ((4, 2),), build=lambda x: length(x, [1])),
-    Example("root_of_squares", ((2, 3, 2),), build=lambda x: root_mean_square(x, [0, 2], 0.25)),
+    Example("root_mean_square", ((4, 2),), build=lambda x: root_mean_square(x, [1])),
+    Example("root_mean_square", ((2, 3, 2),), build=lambda x: root_mean_square(x, [0, 2], 0.25)),
 )
 
 

@@ -570,13 +570,16 @@ def test_no_loss_warns(name):
     declaration = losses[name]
     fitting = 1.0 if "hinge" in name else 0.5
     targets = np.zeros(4, int) if declaration.indices else np.full((4, 3), fitting)
-    result = evaluate(network(dense("a", 3, "sigmoid")), INPUTS, None, name, targets)
-    assert not result.warnings and result.finite
+    activation = "softmax" if declaration.outputs == "distributions" else "sigmoid"
+    for dtype in ("float64", "float32"):
+        result = evaluate(network(dense("a", 3, activation)), INPUTS, None, name, targets, dtype=dtype)
+        assert not result.warnings and result.finite
 
 
 @pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
 def test_targets_a_loss_is_not_made_for_are_told(name, target):
-    result = evaluate(network(dense("a", 1, "sigmoid")), INPUTS, None, name, np.full((4, 1), target))
+    activation = "softmax" if losses[name].outputs == "distributions" else "sigmoid"
+    result = evaluate(network(dense("a", 2, activation)), INPUTS, None, name, np.full((4, 2), target))
     assert codes(result) == [("unusual_targets", "a", "targets")]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 from service.engine.declarations import Flag, Integer, Integers
 from service.engine.graph import operations
 from service.engine.graph.ir import Node
-from service.engine.graph.lengths import length
+from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import broadcast, reshape, transpose
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
@@ -153,7 +154,7 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
         layer.refuse(f"the axes have {lengths[0]} and {lengths[1]} entries; they must be equally long", "axes")
     inputs = (first, second)
     if layer.options["normalize"]:
-        inputs = (_unit(first, axes[0]), _unit(second, axes[1]))
+        inputs = (_to_unit_scale(first, axes[0]) / float(lengths[0]), _to_unit_scale(second, axes[1]))
     rows, rests = [], []
     for x, axis in zip(inputs, axes, strict=True):
         kept = [k for k in range(1, len(x.shape)) if k != axis]
@@ -165,7 +166,11 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
     return same(reshape(product, (first.shape[0], *(rests[0] + rests[1] or (1,)))))
 
 
-def _unit(x: Node, axis: int) -> Node:
-    """x divided by its length along one axis; lengths below 1e-7 count as that, as in Keras."""
+def _to_unit_scale(x: Node, axis: int) -> Node:
+    """x divided by its length along one axis, times the root of their number: the length may be too large for a float.
+
+    Lengths below 1e-7 count as that, as in Keras.
+    """
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
-    return x / broadcast(reshape(operations.maximum(length(x, [axis]), 1e-7), kept), x.shape)
+    divisors = operations.maximum(root_mean_square(x, [axis]), 1e-7 / math.sqrt(x.shape[axis]))
+    return x / broadcast(reshape(divisors, kept), x.shape)
