@@ -131,11 +131,6 @@ def _first_largest(node: Node, x: Array) -> Array:
     return ordered.transpose(np.argsort([*kept, *axes]))
 
 
-def _root(squares: Array, epsilon: float) -> Array:
-    rooted = np.frompyfunc(lambda x: series.function_of("sqrt", x + constant(number(epsilon))), 1, 1)
-    return np.asarray(rooted(squares), object)
-
-
 def _one_hot(node: Node, indices: Array) -> Array:
     out = np.full(node.shape, constant(ZERO), object)
     for place in np.ndindex(*indices.shape):
@@ -151,6 +146,11 @@ def _slice(node: Node, x: Array) -> Array:
 def _same(node: Node, x: Array) -> Array:
     """A view of its first input; what it declares about slopes is not used here."""
     return x
+
+
+def _root(squares: Array, epsilon: float) -> Array:
+    rooted = np.frompyfunc(lambda x: series.function_of("sqrt", x + constant(number(epsilon))), 1, 1)
+    return np.asarray(rooted(squares), object)
 
 
 RULES: dict[str, Callable[..., Array]] = {
@@ -169,8 +169,6 @@ RULES: dict[str, Callable[..., Array]] = {
     "mod": _elementwise(series.remainder),
     "power": _elementwise(series.power),
     "xlogy": _elementwise(series.times_logarithm),
-    "weighted": _elementwise(lambda a, b: constant(ZERO) if a.vanishes else a * b),
-    "root_mean_square": lambda node, squares, x: _root(squares, node.attributes[2]),
     "sum": lambda node, x: _sum(x, node.attributes[0]),
     "matmul": _product,
     "row_maximum": lambda node, x: _largest(x, [x.ndim - 1]),
@@ -183,11 +181,14 @@ RULES: dict[str, Callable[..., Array]] = {
     "overlap_add": _overlap_add,
     "gather_rows": _gather,
     "scatter_rows": _scatter,
+    "extreme": lambda node, value, *inputs: value,
+    "weighted": _elementwise(lambda a, b: constant(ZERO) if a.vanishes else a * b),
+    "root_mean_square": lambda node, squares, x: _root(squares, node.attributes[2]),
     "reshape": lambda node, x: x.reshape(node.shape),
     "transpose": lambda node, x: x.transpose(node.attributes[0]),
     "broadcast": lambda node, x: np.broadcast_to(x, node.shape),
     "slice": _slice,
-    **dict.fromkeys(("stop_gradient", "mark", "with_slope", "extreme", "softmax", "log_softmax", "logsumexp"), _same),
+    **dict.fromkeys(("stop_gradient", "mark", "with_slope", "softmax", "log_softmax", "logsumexp"), _same),
 }
 """For each operation with operands: from the node and the values of its operands to its value."""
 

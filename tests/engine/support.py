@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from service.engine.graph.indexing import gather_rows, scatter_rows
 from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
-from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
@@ -26,6 +25,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
+from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding, overlap_add, windows
 from tests.engine.graph.examples import EXAMPLES, LEAVES
 

@@ -23,7 +23,6 @@ from service.engine.graph.operations import (
     zero,
 )
 from service.engine.graph.special import erf as erf_kernel
-from service.engine.graph.special import weighted as weighted_kernel
 from service.engine.graph.special import xlogy as xlogy_kernel
 
 LN_2 = math.log(2.0)
@@ -72,11 +71,6 @@ def power(a: Node, b: Node) -> Node:
 def xlogy(a: Node, b: Node) -> Node:
     """a · ln b, and 0 wherever a is 0."""
     return a.graph.apply("xlogy", a, b)
-
-
-def weighted(weight: Node, x: Node) -> Node:
-    """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
-    return weight.graph.apply("weighted", weight, x)
 
 
 def _one_minus_square(x: Node) -> Node:
@@ -153,14 +147,6 @@ declare_elementwise(
     r"a \ln b",
     in_place=False,
     work=10,
-)
-declare_elementwise(
-    "weighted",
-    weighted_kernel,
-    (lambda g, y, a, b: weighted(g, b), lambda g, y, a, b: g * a),
-    r"a\,b",
-    in_place=False,
-    work=2,
 )
 declare_elementwise(
     "erf",

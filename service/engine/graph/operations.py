@@ -194,12 +194,9 @@ def softmax(x: Node) -> Node:
 
 def log_softmax(x: Node) -> Node:
     """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
-    exponentials, _, largest = _shifted_exponentials(x)
+    _, total, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
-    # The largest has the exponential 1. Added to the others, it would leave few digits of them in the logarithm.
-    is_largest = greater_equal(exponentials, 1.0)
-    others = sum_over(exponentials - is_largest, [-1]) + (sum_over(is_largest, [-1]) - 1.0)
-    return x.graph.apply("log_softmax", shifted - _spread_rows(log1p(others), x.shape), x)
+    return x.graph.apply("log_softmax", shifted - _spread_rows(log(total), x.shape), x)
 
 
 def logsumexp(x: Node) -> Node:

@@ -92,12 +92,3 @@ def xlogy(x: Array, y: Array, out: Array) -> Array:
     np.multiply(x, out, out)
     np.copyto(out, 0.0, where=x == 0.0)
     return out
-
-
-def weighted(weight: Array, x: Array, out: Array) -> Array:
-    """weight · x, elementwise into `out`, and 0 wherever the weight is 0, even of an infinite x."""
-    np.multiply(weight, x, out)
-    # One sum finds out whether there is such a product, which is rare.
-    if np.isnan(np.add.reduce(out, None)):
-        np.copyto(out, 0.0, where=weight == 0.0)
-    return out

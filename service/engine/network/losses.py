@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.declarations import Declaration, Flag, Number, Numbers, Registry, Selection
-from service.engine.graph.elementary import sinh, weighted, xlogy
+from service.engine.graph.elementary import sinh, xlogy
 from service.engine.graph.ir import Array, Node
-from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import (
     absolute,
     broadcast,
@@ -42,6 +41,7 @@ from service.engine.graph.operations import (
     tanh,
     with_slope,
 )
+from service.engine.graph.robust import root_mean_square, weighted
 from service.engine.network.activations import Activation, activations, relu
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import extreme, log_softmax, logsumexp, softmax, square, with_slope
+from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding
 
 LEAVES = frozenset({"input", "constant", "vector"})

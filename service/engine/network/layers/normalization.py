@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from service.engine.declarations import Flag, Integer, Integers, Number
 from service.engine.graph.ir import Node, Shape
-from service.engine.graph.lengths import root_mean_square
 from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
+from service.engine.graph.robust import root_mean_square
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,

@@ -1,4 +1,4 @@
-"""The row of the table for the size of vectors: the root of the mean of squares, which may overflow or vanish."""
+"""Rows of the table for what may overflow or vanish on the way, while inputs and answer do not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from service.engine.graph.ir import Array, Attributes, Call, GraphTypeError, Nod
 from service.engine.graph.operations import (
     broadcast,
     declare,
+    declare_elementwise,
     disconnected,
     infer_same_dtype,
     maximum,
@@ -17,6 +18,11 @@ from service.engine.graph.operations import (
     reshape,
     square,
 )
+
+
+def weighted(weight: Node, x: Node) -> Node:
+    """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
+    return weight.graph.apply("weighted", weight, x)
 
 
 def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
@@ -27,6 +33,13 @@ def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node
     chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
     squares = mean_over(square(x), chosen)
     return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
+
+
+def _weighted(weight: Array, x: Array, out: Array) -> None:
+    np.multiply(weight, x, out)
+    # One sum finds out whether there is such a product, which is rare.
+    if np.isnan(np.add.reduce(out, None)):
+        np.copyto(out, 0.0, where=weight == 0.0)
 
 
 def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -86,6 +99,14 @@ def _batch(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size:
     return node.graph.apply("root_mean_square", squares, x, attributes=(moved, count, epsilon))
 
 
+declare_elementwise(
+    "weighted",
+    _weighted,
+    (lambda g, y, a, b: weighted(g, b), lambda g, y, a, b: g * a),
+    r"a\,b",
+    in_place=False,
+    work=2.0,
+)
 declare(
     "root_mean_square",
     infer=_infer,
