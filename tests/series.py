@@ -138,6 +138,11 @@ def bell(x: mpf) -> mpf:
     return 2 / mp.sqrt(mp.pi) * mp.exp(-x * x)
 
 
+def density(x: mpf) -> mpf:
+    """Of the normal distribution."""
+    return mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
+
+
 def _logarithm(x: mpf) -> mpf:
     return mp.log(x) if x else -INFINITY
 
@@ -188,6 +193,22 @@ _unary("sigmoid", logistic, logistic_slope, lambda x: -logistic_slope(x) * _tanh
 _unary("softplus", softplus, logistic, logistic_slope)
 _unary("erf", mp.erf, bell, lambda x: -2 * x * bell(x))
 _unary("erfc", mp.erfc, lambda x: -bell(x), lambda x: 2 * x * bell(x))
+_unary("tanh_slope", _sech2, lambda x: -2 * _tanh(x) * _sech2(x), lambda x: _sech2(x) * (4 - 6 * _sech2(x)))
+_unary(
+    "logistic_slope",
+    logistic_slope,
+    lambda x: -logistic_slope(x) * _tanh(x / 2),
+    lambda x: logistic_slope(x) * (1 - 6 * logistic_slope(x)),
+)
+_unary("tanh_shrink", lambda x: x - _tanh(x), lambda x: _tanh(x) ** 2, lambda x: 2 * _tanh(x) * _sech2(x))
+_unary("normal_cdf", lambda x: mp.erfc(-x / mp.sqrt(2)) / 2, density, lambda x: -x * density(x))
+_unary("normal_density", density, lambda x: -x * density(x), lambda x: (x * x - 1) * density(x))
+_unary(
+    "gaussian",
+    lambda x: mp.exp(-x * x),
+    lambda x: -2 * x * mp.exp(-x * x),
+    lambda x: (4 * x * x - 2) * mp.exp(-x * x),
+)
 _unary("sin", mp.sin, mp.cos, lambda x: -mp.sin(x))
 _unary("cos", mp.cos, lambda x: -mp.sin(x), lambda x: -mp.cos(x))
 _unary("tan", mp.tan, lambda x: mp.sec(x) ** 2, lambda x: 2 * mp.tan(x) * mp.sec(x) ** 2)

@@ -195,6 +195,17 @@ def _sums(term: Term, power: int = MOST_POWER) -> list[Sum]:
 
 TRANSPARENT = frozenset(("with_slope", "mark", "stop_gradient", "broadcast", "reshape"))
 RENAMED = {"absolute": "abs", "maximum": "max", "minimum": "min"}
+
+
+def _one_minus(algebra: Tidier, x: Sum) -> Sum:
+    return algebra.total([(algebra.number(1), 1), (x, -1)])
+
+
+def _read_logistic_slope(algebra: Tidier, x: Sum) -> Sum:
+    value = algebra.call("sigmoid", (x,))
+    return algebra.multiply(value, _one_minus(algebra, value))
+
+
 READERS: dict[str, Callable[..., Sum]] = {
     "add": lambda algebra, a, b: algebra.total([(a, 1), (b, 1)]),
     "subtract": lambda algebra, a, b: algebra.total([(a, 1), (b, -1)]),
@@ -212,6 +223,9 @@ READERS: dict[str, Callable[..., Sum]] = {
     "expm1": lambda algebra, x: algebra.total([(algebra.power(algebra.symbol("e"), x), 1), (algebra.number(1), -1)]),
     "log1p": lambda algebra, x: algebra.call("log", (algebra.total([(algebra.number(1), 1), (x, 1)]),)),
     "xlogy": lambda algebra, a, b: algebra.multiply(a, algebra.call("log", (b,))),
+    "gaussian": lambda algebra, x: algebra.power(algebra.symbol("e"), algebra.product(-1, [(x, 2)])),
+    "tanh_slope": lambda algebra, x: _one_minus(algebra, algebra.product(1, [(algebra.call("tanh", (x,)), 2)])),
+    "logistic_slope": _read_logistic_slope,
     # There is only one word for a comparison, step: the differences are for it.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
     "greater_equal": lambda algebra, a, b: algebra.call("greater_equal", (a, b, algebra.total([(a, 1), (b, -1)]))),

@@ -291,24 +291,12 @@ _function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲�
 _function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
 
 
-def _logistic_slope(a: Node) -> Node:
-    """The derivative of the logistic function, which 1 - sigmoid(a) would lose for large a, with its own."""
-    slope = operations.sigmoid(a) * operations.sigmoid(-a)
-    return operations.with_slope(a, slope, -(slope * operations.tanh(0.5 * a)))
+def _plain_tanh(a: Node) -> Node:
+    value = operations.tanh(a)
+    return operations.with_slope(a, value, 1.0 - operations.square(value))
 
 
-@vocabulary.declare(
-    "tanh",
-    en="The hyperbolic tangent.",
-    zh="双曲正切。",
-    arguments=1,
-    latex=r"\tanh a",
-    plain=operations.tanh,
-)
-def tanh(a: Node) -> Node:
-    return operations.with_slope(a, operations.tanh(a), 4.0 * _logistic_slope(2.0 * a))
-
-
+_function("tanh", operations.tanh, r"\tanh a", "The hyperbolic tangent.", "双曲正切。", plain=_plain_tanh)
 _function(
     "asinh", elementary.asinh, r"\operatorname{arsinh} a", "The inverse of sinh.", "反双曲正弦。", aliases=("arsinh",)
 )
@@ -338,17 +326,20 @@ _function(
 )
 
 
-@vocabulary.declare(
+def _plain_sigmoid(a: Node) -> Node:
+    value = operations.sigmoid(a)
+    return operations.with_slope(a, value, value * (1.0 - value))
+
+
+_function(
     "sigmoid",
-    en="The logistic function 1/(1 + exp(-a)).",
-    zh="逻辑斯谛函数 1/(1 + exp(-a))。",
-    arguments=1,
+    operations.sigmoid,
+    r"\sigma(a)",
+    "The logistic function 1/(1 + exp(-a)).",
+    "逻辑斯谛函数 1/(1 + exp(-a))。",
     aliases=("logistic",),
-    latex=r"\sigma(a)",
-    plain=operations.sigmoid,
+    plain=_plain_sigmoid,
 )
-def sigmoid(a: Node) -> Node:
-    return operations.with_slope(a, operations.sigmoid(a), _logistic_slope(a))
 
 
 @vocabulary.declare(
@@ -363,18 +354,9 @@ def relu(a: Node) -> Node:
     return operations.with_slope(a, operations.maximum(a, 0.0), operations.greater(a, 0.0))
 
 
-@vocabulary.declare(
-    "softplus",
-    en="A smooth relu: log(1 + exp(a)).",
-    zh="平滑的 relu:log(1 + exp(a))。",
-    arguments=1,
-    latex=r"\ln(1 + e^a)",
-    plain=operations.softplus,
+_function(
+    "softplus", operations.softplus, r"\ln(1 + e^a)", "A smooth relu: log(1 + exp(a)).", "平滑的 relu:log(1 + exp(a))。"
 )
-def softplus(a: Node) -> Node:
-    return operations.with_slope(a, operations.softplus(a), sigmoid(a))
-
-
 _function("erf", elementary.erf, r"\operatorname{erf} a", "The error function.", "误差函数。")
 _function(
     "erfc",
@@ -385,11 +367,7 @@ _function(
 )
 
 
-@vocabulary.declare(
-    "gaussian", en="The bell curve exp(-a^2).", zh="钟形曲线 exp(-a^2)。", arguments=1, latex="e^{-a^2}"
-)
-def gaussian(a: Node) -> Node:
-    return operations.exp(-operations.square(a))
+_function("gaussian", operations.gaussian, "e^{-a^2}", "The bell curve exp(-a^2).", "钟形曲线 exp(-a^2)。")
 
 
 @vocabulary.declare(

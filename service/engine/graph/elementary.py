@@ -1,4 +1,4 @@
-"""Rows of the table for the elementary functions of calculus that networks do not need.
+"""Rows of the table for functions of calculus that few networks need.
 
 Kernels are NumPy's own where it has them. The derivatives of inverse functions are written with
 products such as (1 - x)(1 + x), which keep their digits where 1 - x² loses them. Slopes are declared
@@ -15,14 +15,18 @@ from service.engine.graph.ir import Node, Smoothness
 from service.engine.graph.operations import (
     TWO_OVER_ROOT_PI,
     declare_elementwise,
-    exp,
+    gaussian,
     sqrt,
     square,
+    tanh,
     unary,
     with_slope,
     zero,
 )
 from service.engine.graph.special import erf as erf_kernel
+from service.engine.graph.special import normal_cdf as normal_cdf_kernel
+from service.engine.graph.special import normal_density as normal_density_kernel
+from service.engine.graph.special import tanh_shrink as tanh_shrink_kernel
 from service.engine.graph.special import xlogy as xlogy_kernel
 
 LN_2 = math.log(2.0)
@@ -43,6 +47,9 @@ log2 = unary("log2")
 log10 = unary("log10")
 cbrt = unary("cbrt")
 erf = unary("erf")
+normal_cdf = unary("normal_cdf")
+normal_density = unary("normal_density")
+tanh_shrink = unary("tanh_shrink")
 floor = unary("floor")
 ceil = unary("ceil")
 rint = unary("round")
@@ -151,11 +158,38 @@ declare_elementwise(
 declare_elementwise(
     "erf",
     erf_kernel,
-    (lambda g, y, x: g * (TWO_OVER_ROOT_PI * exp(-square(x))),),
+    (lambda g, y, x: g * (TWO_OVER_ROOT_PI * gaussian(x)),),
     r"\operatorname{erf} x",
     SMOOTH,
     in_place=False,
     work=80,
+)
+declare_elementwise(
+    "normal_cdf",
+    normal_cdf_kernel,
+    (lambda g, y, x: g * normal_density(x),),
+    r"\Phi(x)",
+    SMOOTH,
+    in_place=False,
+    work=80,
+)
+declare_elementwise(
+    "normal_density",
+    normal_density_kernel,
+    (lambda g, y, x: -(g * (y * x)),),
+    r"\varphi(x)",
+    SMOOTH,
+    in_place=False,
+    work=30,
+)
+declare_elementwise(
+    "tanh_shrink",
+    tanh_shrink_kernel,
+    (lambda g, y, x: g * square(tanh(x)),),
+    r"x - \tanh x",
+    SMOOTH,
+    in_place=False,
+    work=40,
 )
 declare_elementwise("floor", np.floor, (zero,), r"\lfloor x \rfloor", STEPPED)
 declare_elementwise("ceil", np.ceil, (zero,), r"\lceil x \rceil", STEPPED)

@@ -34,6 +34,7 @@ from service.engine.graph.ir import (
     Smoothness,
 )
 from service.engine.graph.special import erfc as erfc_kernel
+from service.engine.graph.special import gaussian as gaussian_kernel
 
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
@@ -78,7 +79,10 @@ square = unary("square")
 tanh = unary("tanh")
 sigmoid = unary("sigmoid")
 softplus = unary("softplus")
+logistic_slope = unary("logistic_slope")
+tanh_slope = unary("tanh_slope")
 erfc = unary("erfc")
+gaussian = unary("gaussian")
 absolute = unary("absolute")
 sign = unary("sign")
 stop_gradient = unary("stop_gradient")
@@ -359,8 +363,22 @@ def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call
         partial(np.negative, inputs[0], out),
         partial(np.exp, out, out),
         partial(np.add, out, one, out),
-        partial(np.divide, one, out, out),
+        partial(np.reciprocal, out, out),
     )
+
+
+def _bind_logistic_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    # σ(x) σ(-x) = ½ / (1 + cosh x). From σ(x) alone nothing is left of 1 - σ(x) where it is close to 1.
+    return (
+        partial(np.cosh, inputs[0], out),
+        partial(np.add, out, _scalar(1.0, out.dtype.str), out),
+        partial(np.divide, _scalar(0.5, out.dtype.str), out, out),
+    )
+
+
+def _bind_tanh_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    # 1 / cosh² x, for the same reason.
+    return (partial(np.cosh, inputs[0], out), partial(np.square, out, out), partial(np.reciprocal, out, out))
 
 
 def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
@@ -736,12 +754,23 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
+def _row_mean(g: Node, shares: Node) -> Node:
+    """The mean of each row, weighted with shares that sum to 1."""
+    return _spread_rows(sum_over(g * shares, [-1]), g.shape)
+
+
 def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return y * (g - _spread_rows(sum_over(g * y, [-1]), y.shape))
+    # Where one share is nearly 1, the mean is rounded to its cotangent. What that lost is the mean of the differences.
+    # It is 0 but for rounding, and so are its derivatives.
+    difference = g - _row_mean(g, y)
+    return y * (difference - stop_gradient(_row_mean(difference, y)))
 
 
 def _pull_log_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return g - softmax(x) * _spread_rows(sum_over(g, [-1]), x.shape)
+    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p - 1.
+    p = softmax(x)
+    rest = g - p * _spread_rows(sum_over(g, [-1]), x.shape)
+    return rest - stop_gradient(p * _spread_rows(sum_over(rest, [-1]), x.shape))
 
 
 def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
@@ -874,9 +903,25 @@ declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1",
 declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
 declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
 declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
-declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * (1.0 - square(y)),), r"\tanh x", work=8)
+declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * tanh_slope(x),), r"\tanh x", work=8)
 declare_elementwise(
-    "sigmoid", np.exp, (lambda g, y, x: g * (y * (1.0 - y)),), r"\sigma(x)", bind=_bind_sigmoid, work=12
+    "tanh_slope",
+    np.cosh,
+    (lambda g, y, x: g * (-2.0 * (tanh(x) * y)),),
+    r"1 - \tanh^2 x",
+    bind=_bind_tanh_slope,
+    work=12,
+)
+declare_elementwise(
+    "sigmoid", np.exp, (lambda g, y, x: g * logistic_slope(x),), r"\sigma(x)", bind=_bind_sigmoid, work=12
+)
+declare_elementwise(
+    "logistic_slope",
+    np.cosh,
+    (lambda g, y, x: g * -(tanh(0.5 * x) * y),),
+    r"\sigma(x)\,(1 - \sigma(x))",
+    bind=_bind_logistic_slope,
+    work=12,
 )
 declare_elementwise(
     "softplus",
@@ -892,11 +937,15 @@ declare_elementwise(
 declare_elementwise(
     "erfc",
     erfc_kernel,
-    (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * exp(-square(x))),),
+    (lambda g, y, x: g * (-TWO_OVER_ROOT_PI * gaussian(x)),),
     r"\operatorname{erfc}(x)",
     SMOOTH,
     in_place=False,
     work=80,
+)
+# The factor 2x comes last: alone it could overflow where the product is 0.
+declare_elementwise(
+    "gaussian", gaussian_kernel, (lambda g, y, x: g * (-2.0 * y * x),), "e^{-x^2}", SMOOTH, in_place=False, work=30
 )
 declare_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
 declare_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)

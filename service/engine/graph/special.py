@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,34 +42,96 @@ _COEFFICIENTS = (
 _CENTRE = 3.75
 # erf(x) / x in powers of x², for |x| < 1: 2/√π (-1)^n / (n! (2n + 1)).
 _SERIES = tuple(2.0 / math.sqrt(math.pi) * (-1.0) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(19))
+# Of the continued fraction of tanh, for |x| < 1: the next level changes nothing.
+_LEVELS = 9
 # Elements worked on at a time, so that the five temporaries of the recurrence stay in the cache.
 _BLOCK = 8192
 
 
 def erfc(x: Array, out: Array) -> Array:
     """The complementary error function of `x`, elementwise into `out` (same shape and dtype)."""
+    return _in_blocks(_erfc_block, x, out)
+
+
+def normal_cdf(x: Array, out: Array) -> Array:
+    """The distribution function of the normal distribution, erfc(-x/√2)/2 without rounding -x/√2."""
+    return _in_blocks(_normal_cdf_block, x, out)
+
+
+def normal_density(x: Array, out: Array) -> Array:
+    """The density of the normal distribution, exp(-x²/2)/√(2π)."""
+    np.multiply(_bell(_limited(x), 0.5), 1.0 / math.sqrt(2.0 * math.pi), out)
+    return out
+
+
+def gaussian(x: Array, out: Array) -> Array:
+    """exp(-x²): the rounding of x² would cost three digits where it is 700."""
+    out[...] = _bell(_limited(x), 1.0)
+    return out
+
+
+def _in_blocks(function: Callable[[Array], Array], x: Array, out: Array) -> Array:
     if x.ndim == 0 or x.size <= _BLOCK or not (x.flags.c_contiguous and out.flags.c_contiguous):
-        out[...] = _erfc_block(x)
+        out[...] = function(x)
         return out
     flat, flat_out = x.reshape(-1), out.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        flat_out[start : start + _BLOCK] = _erfc_block(flat[start : start + _BLOCK])
+        flat_out[start : start + _BLOCK] = function(flat[start : start + _BLOCK])
     return out
 
 
 def _erfc_block(x: Array) -> Array:
-    # erfc is 0 in every precision from 28 on, and an infinite magnitude would make t undefined.
-    magnitude = np.minimum(np.abs(x), 30.0)
+    magnitude = _limited(x)
+    positive = _scaled_erfc(magnitude) * _bell(magnitude, 1.0)
+    result: Array = np.where(x < 0, 2.0 - positive, np.where(x == 0, np.ones_like(x), positive))
+    return result
+
+
+def _normal_cdf_block(x: Array) -> Array:
+    magnitude = _limited(x)
+    tail = 0.5 * _scaled_erfc(magnitude * math.sqrt(0.5)) * _bell(magnitude, 0.5)
+    result: Array = np.where(x > 0, 1.0 - tail, np.where(x == 0, np.full_like(x, 0.5), tail))
+    return result
+
+
+def _limited(x: Array) -> Array:
+    # Beyond 40 both exp(-x²/2) and erfc are 0 in every precision, and infinity would make NaN of a difference.
+    return np.minimum(np.abs(x), 40.0)
+
+
+def _scaled_erfc(magnitude: Array) -> Array:
+    """exp(x²) erfc(x) for x ≥ 0, which varies so slowly that the rounding of x does not matter."""
     t = (magnitude - _CENTRE) / (magnitude + _CENTRE)
     twice, ahead, behind = t + t, np.zeros_like(t), np.zeros_like(t)
     for coefficient in _COEFFICIENTS[:0:-1]:  # Clenshaw's recurrence
         ahead, behind = twice * ahead - behind + coefficient, ahead
-    scaled = (t * ahead - behind + _COEFFICIENTS[0]) / (1.0 + magnitude + magnitude)
-    # exp(-x²) in two factors: the square of a multiple of 1/16 is exact, that of x would lose digits.
-    near = np.rint(magnitude * 16.0) / 16.0
-    positive = scaled * np.exp(-near * near) * np.exp((near - magnitude) * (near + magnitude))
-    result: Array = np.where(x < 0, 2.0 - positive, np.where(x == 0, np.ones_like(x), positive))
+    result: Array = (t * ahead - behind + _COEFFICIENTS[0]) / (1.0 + magnitude + magnitude)
     return result
+
+
+def _bell(magnitude: Array, factor: float) -> Array:
+    """exp(-factor · x²) for x ≥ 0, in two factors: the square of a multiple of 1/16 is exact."""
+    near = np.floor(magnitude * 16.0) / 16.0
+    result: Array = np.exp(-factor * (near * near)) * np.exp(factor * ((near - magnitude) * (near + magnitude)))
+    return result
+
+
+def tanh_shrink(x: Array, out: Array) -> Array:
+    """x - tanh x. For small x both are nearly equal, so it is computed from Lambert's continued fraction.
+
+    tanh x = x / (1 + f) with f = x² / (3 + x² / (5 + …)), hence x - tanh x = x f / (1 + f), and nothing is subtracted.
+    """
+    np.tanh(x, out)
+    np.subtract(x, out, out)
+    small = np.abs(x) < 1.0
+    inside = x[small]
+    squares = inside * inside
+    fraction = np.full_like(squares, 2.0 * _LEVELS + 1.0)
+    for level in range(_LEVELS - 1, 0, -1):
+        fraction = squares / fraction + (2.0 * level + 1.0)
+    fraction = squares / fraction
+    out[small] = inside * fraction / (1.0 + fraction)
+    return out
 
 
 def erf(x: Array, out: Array) -> Array:
