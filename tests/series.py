@@ -121,8 +121,13 @@ def _unary(name: str, value: Function, slope: Function, curvature: Function) -> 
     FUNCTIONS[name] = (_real(value), _real(slope), _real(curvature))
 
 
+def _exp(x: mpf) -> mpf:
+    """Where it is far below every float its own size does not matter, which takes mpmath long to find."""
+    return mp.exp(max(x, mpf(-1_000_000))) if not mp.isnan(x) else x
+
+
 def logistic(x: mpf) -> mpf:
-    return ONE / (ONE + mp.exp(-x)) if x >= 0 else mp.exp(x) / (ONE + mp.exp(x))
+    return ONE / (ONE + _exp(-x)) if x >= 0 else _exp(x) / (ONE + _exp(x))
 
 
 def logistic_slope(x: mpf) -> mpf:
@@ -130,17 +135,29 @@ def logistic_slope(x: mpf) -> mpf:
 
 
 def softplus(x: mpf) -> mpf:
-    return max(x, ZERO) + mp.log1p(mp.exp(-abs(x)))
+    return max(x, ZERO) + mp.log1p(_exp(-abs(x)))
 
 
 def bell(x: mpf) -> mpf:
     """The derivative of erf."""
-    return 2 / mp.sqrt(mp.pi) * mp.exp(-x * x)
+    return 2 / mp.sqrt(mp.pi) * _exp(-x * x)
+
+
+def _erfc(x: mpf) -> mpf:
+    if abs(x) < 1_000:
+        return mp.erfc(x)
+    # mpmath is slow here, and fails beyond 1e150; these terms of the asymptotic series give 60 digits.
+    tail, term = ONE, ONE
+    for k in range(1, 12):
+        term *= -(2 * k - 1) / (2 * x * x)
+        tail += term
+    positive = _exp(-x * x) / (abs(x) * mp.sqrt(mp.pi)) * tail
+    return positive if x > 0 else 2 - positive
 
 
 def density(x: mpf) -> mpf:
     """Of the normal distribution."""
-    return mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
+    return _exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
 
 
 def _logarithm(x: mpf) -> mpf:
@@ -180,8 +197,8 @@ def _minus_reciprocal_square(x: mpf) -> mpf:
 
 
 _unary("square", lambda x: x * x, lambda x: 2 * x, _always(2))
-_unary("exp", mp.exp, mp.exp, mp.exp)
-_unary("expm1", mp.expm1, mp.exp, mp.exp)
+_unary("exp", _exp, _exp, _exp)
+_unary("expm1", mp.expm1, _exp, _exp)
 _unary("log", _logarithm, _reciprocal, _minus_reciprocal_square)
 _unary("log1p", _log1p, lambda x: ONE / (1 + x), lambda x: -ONE / (1 + x) ** 2)
 _unary("log2", lambda x: _logarithm(x) / mp.ln2, lambda x: ONE / (mp.ln2 * x), lambda x: -ONE / (mp.ln2 * x * x))
@@ -191,8 +208,8 @@ _unary("cbrt", _cube_root, lambda x: ONE / (3 * _cube_root(x) ** 2), lambda x: -
 _unary("tanh", _tanh, _sech2, lambda x: -2 * _tanh(x) * _sech2(x))
 _unary("sigmoid", logistic, logistic_slope, lambda x: -logistic_slope(x) * _tanh(x / 2))
 _unary("softplus", softplus, logistic, logistic_slope)
-_unary("erf", mp.erf, bell, lambda x: -2 * x * bell(x))
-_unary("erfc", mp.erfc, lambda x: -bell(x), lambda x: 2 * x * bell(x))
+_unary("erf", lambda x: mp.sign(x) * (1 - _erfc(abs(x))) if abs(x) > 1 else mp.erf(x), bell, lambda x: -2 * x * bell(x))
+_unary("erfc", _erfc, lambda x: -bell(x), lambda x: 2 * x * bell(x))
 _unary("tanh_slope", _sech2, lambda x: -2 * _tanh(x) * _sech2(x), lambda x: _sech2(x) * (4 - 6 * _sech2(x)))
 _unary(
     "logistic_slope",
@@ -201,13 +218,13 @@ _unary(
     lambda x: logistic_slope(x) * (1 - 6 * logistic_slope(x)),
 )
 _unary("tanh_shrink", lambda x: x - _tanh(x), lambda x: _tanh(x) ** 2, lambda x: 2 * _tanh(x) * _sech2(x))
-_unary("normal_cdf", lambda x: mp.erfc(-x / mp.sqrt(2)) / 2, density, lambda x: -x * density(x))
+_unary("normal_cdf", lambda x: _erfc(-x / mp.sqrt(2)) / 2, density, lambda x: -x * density(x))
 _unary("normal_density", density, lambda x: -x * density(x), lambda x: (x * x - 1) * density(x))
 _unary(
     "gaussian",
-    lambda x: mp.exp(-x * x),
-    lambda x: -2 * x * mp.exp(-x * x),
-    lambda x: (4 * x * x - 2) * mp.exp(-x * x),
+    lambda x: _exp(-x * x),
+    lambda x: -2 * x * _exp(-x * x),
+    lambda x: (4 * x * x - 2) * _exp(-x * x),
 )
 _unary("sin", mp.sin, mp.cos, lambda x: -mp.sin(x))
 _unary("cos", mp.cos, lambda x: -mp.sin(x), lambda x: -mp.cos(x))

@@ -54,7 +54,10 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
     number = functools.partial(draw, st.integers(0, 60))
     x = pool[number() % len(pool)]
     rank = len(x.shape)
-    if name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "pad", "slice", "windows") and not rank:
+    if (
+        name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "row_excess", "pad", "slice", "windows")
+        and not rank
+    ):
         return None
     match name:
         case "softmax":

@@ -183,30 +183,31 @@ def _spread_rows(x: Node, shape: Shape) -> Node:
     return broadcast(reshape(x, (*x.shape, 1)), shape)
 
 
-def _shifted_exponentials(x: Node) -> tuple[Node, Node, Node]:
-    """exp(x - m), its sum over the last axis, and m, the largest of each row: nothing overflows."""
+def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
+    """exp(x - m) and m, the largest of each row: nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
-    exponentials = exp(x - _spread_rows(largest, x.shape))
-    return exponentials, sum_over(exponentials, [-1]), largest
+    return exp(x - _spread_rows(largest, x.shape)), largest
 
 
 def softmax(x: Node) -> Node:
-    """exp(x) divided by its sum over the last axis. Its parts are shared with `logsumexp`."""
-    exponentials, total, _ = _shifted_exponentials(x)
+    """exp(x) divided by its sum over the last axis. Its exponentials are shared with `logsumexp`."""
+    exponentials, _ = _shifted_exponentials(x)
+    total = sum_over(exponentials, [-1])
     return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
 
 
 def log_softmax(x: Node) -> Node:
     """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
-    _, total, largest = _shifted_exponentials(x)
+    exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
-    return x.graph.apply("log_softmax", shifted - _spread_rows(log(total), x.shape), x)
+    rest = log1p(x.graph.apply("row_excess", exponentials))
+    return x.graph.apply("log_softmax", shifted - _spread_rows(rest, x.shape), x)
 
 
 def logsumexp(x: Node) -> Node:
     """ln of the sum of exp(x) over the last axis, which disappears."""
-    _, total, largest = _shifted_exponentials(x)
-    return x.graph.apply("logsumexp", log(total) + largest, x)
+    exponentials, largest = _shifted_exponentials(x)
+    return x.graph.apply("logsumexp", log1p(x.graph.apply("row_excess", exponentials)) + largest, x)
 
 
 # --- shape rules --------------------------------------------------------------------------------
@@ -403,11 +404,31 @@ def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Se
     dtype = x.dtype.str
     if len(axes) == x.ndim and x.flags.c_contiguous and x.size <= DOT_SUM_LIMIT:
         return (partial(x.reshape(1, -1).dot, _ones(x.size, dtype).reshape(-1, 1), out.reshape(1, 1)),)
-    if x.ndim == 2 and len(axes) == 1 and x.shape[axes[0]] <= DOT_SUM_LIMIT:
-        if axes == (0,):
-            return (partial(_ones(x.shape[0], dtype).dot, x, out),)
-        return (partial(x.dot, _ones(x.shape[1], dtype), out),)
+    if x.ndim == 2 and axes == (0,) and x.shape[0] <= DOT_SUM_LIMIT:
+        return (partial(_ones(x.shape[0], dtype).dot, x, out),)
+    if x.ndim == 2 and axes == (1,):
+        return (_sum_rows(x, out),)
     return (partial(np.add.reduce, x, axes, None, out),)
+
+
+def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
+    (x,), (parts, count) = inputs, scratch
+    one = _scalar(1.0, x.dtype.str)
+    return (
+        partial(np.rint, x, parts),
+        _sum_rows(parts, count),
+        partial(np.subtract, x, parts, parts),
+        _sum_rows(parts, out),
+        partial(np.subtract, count, one, count),
+        partial(np.add, out, count, out),
+    )
+
+
+def _sum_rows(x: Array, out: Array) -> Call:
+    if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
+        return partial(x.dot, _ones(x.shape[1], x.dtype.str), out)
+    return partial(np.add.reduce, x, -1, None, out)
 
 
 def _bind_matmul(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
@@ -976,6 +997,17 @@ declare(
     batch=_batch_rows,
     latex=r"\max_i x_i",
     smoothness=STEPPED,
+)
+declare(
+    "row_excess",
+    infer=_infer_row_maximum,
+    bind=_bind_row_excess,
+    pullbacks=(lambda g, y, x: _spread_rows(g, x.shape),),
+    batch=_batch_rows,
+    latex=r"\sum_i x_i - 1",
+    smoothness=SMOOTH,
+    scratch=lambda node: (node.inputs[0].shape, node.shape),
+    work=4,
 )
 declare(
     "sum",

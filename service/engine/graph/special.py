@@ -102,9 +102,12 @@ def _limited(x: Array) -> Array:
 def _scaled_erfc(magnitude: Array) -> Array:
     """exp(x²) erfc(x) for x ≥ 0, which varies so slowly that the rounding of x does not matter."""
     t = (magnitude - _CENTRE) / (magnitude + _CENTRE)
-    twice, ahead, behind = t + t, np.zeros_like(t), np.zeros_like(t)
+    twice, behind, ahead, following = t + t, np.zeros_like(t), np.zeros_like(t), np.empty_like(t)
     for coefficient in _COEFFICIENTS[:0:-1]:  # Clenshaw's recurrence
-        ahead, behind = twice * ahead - behind + coefficient, ahead
+        np.multiply(twice, ahead, following)
+        np.subtract(following, behind, following)
+        np.add(following, coefficient, following)
+        behind, ahead, following = ahead, following, behind
     result: Array = (t * ahead - behind + _COEFFICIENTS[0]) / (1.0 + magnitude + magnitude)
     return result
 
@@ -112,7 +115,12 @@ def _scaled_erfc(magnitude: Array) -> Array:
 def _bell(magnitude: Array, factor: float) -> Array:
     """exp(-factor · x²) for x ≥ 0, in two factors: the square of a multiple of 1/16 is exact."""
     near = np.floor(magnitude * 16.0) / 16.0
-    result: Array = np.exp(-factor * (near * near)) * np.exp(factor * ((near - magnitude) * (near + magnitude)))
+    rest = near - magnitude
+    rest *= near + magnitude
+    rest *= factor
+    near *= near
+    near *= -factor
+    result: Array = np.exp(near) * np.exp(rest)
     return result
 
 

@@ -15,18 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.engine.declarations import Choice, Declaration, Number, Registry
+from service.engine.graph.elementary import normal_cdf, normal_density
+from service.engine.graph.elementary import tanh_shrink as excess_over_tanh
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
     absolute,
     broadcast,
     clip,
-    erfc,
     exp,
     expm1,
     greater,
     greater_equal,
     less,
     less_equal,
+    logistic_slope,
     maximum,
     minimum,
     sign,
@@ -100,8 +102,7 @@ def step(x: Node, threshold: float, surrogate: str) -> Node:
     if surrogate == "clipped":
         return with_slope(x, value, less_equal(absolute(x - threshold), 1.0))
     if surrogate == "sigmoid":
-        soft = logistic(x - threshold)
-        return with_slope(x, value, soft * (1.0 - soft))
+        return with_slope(x, value, logistic_slope(x - threshold))
     return value
 
 
@@ -157,6 +158,12 @@ def relu(x: Node) -> Node:
     return with_slope(x, value, _above(value))
 
 
+def _times_exponential(factor: Node, x: Node) -> Node:
+    """factor · e^x for x ≤ 0. In two halves: e^x alone may be too small to keep its digits where the product is not."""
+    half = exp(0.5 * x)
+    return factor * half * half
+
+
 def _negative_part(x: Node) -> Node:
     """min(x, 0), whose slope at 0 is 1: the complement of relu."""
     return with_slope(x, minimum(x, 0.0), less_equal(x, 0.0))
@@ -203,6 +210,8 @@ def elu(x: Node, alpha: float) -> Node:
     return relu(x) + alpha * expm1(_negative_part(x))
 
 
+ROOT_2, ROOT_2_REST = math.sqrt(2.0), -9.667293313452913e-17
+"""The square root of 2 as a sum of two numbers."""
 SELU_ALPHA = 1.6732632423543772848
 SELU_SCALE = 1.0507009873554804934
 
@@ -241,7 +250,10 @@ def celu(x: Node, alpha: float) -> Node:
     sources=(PYTORCH, "Hendrycks, Gimpel 2016, arXiv:1606.08415"),
 )
 def gelu(x: Node) -> Node:
-    return x * (0.5 * erfc(x * -math.sqrt(0.5)))
+    share, density = normal_cdf(x), normal_density(x)
+    # (2 - x²) φ(x), of which each factor keeps its digits beside its zero; φ stands first, so that nothing overflows.
+    curvature = density * ((ROOT_2 - x) + ROOT_2_REST) * ((ROOT_2 + x) + ROOT_2_REST)
+    return with_slope(x, x * share, with_slope(x, share + x * density, curvature))
 
 
 @activations.declare(
@@ -253,8 +265,16 @@ def gelu(x: Node) -> Node:
     sources=(PYTORCH, "Hendrycks, Gimpel 2016, arXiv:1606.08415"),
 )
 def gelu_tanh(x: Node) -> Node:
-    # ½(1 + tanh u) = σ(2u), which keeps its digits where tanh u is close to -1.
-    return x * logistic((2.0 * math.sqrt(2.0 / math.pi)) * (x + 0.044715 * (square(x) * x)))
+    # ½(1 + tanh u) = σ(2u), which keeps its digits where tanh u is close to -1. Beyond ±40 it is 0 or 1, and x³ could
+    # overflow.
+    near = clip(x, -40.0, 40.0)
+    scale = 2.0 * math.sqrt(2.0 / math.pi)
+    exponent = scale * (near + 0.044715 * (square(near) * near))
+    share, density = logistic(exponent), logistic_slope(exponent)
+    growth = scale * (1.0 + (3.0 * 0.044715) * square(near))
+    bend = (6.0 * 0.044715 * scale) * near - square(growth) * tanh(0.5 * exponent)
+    slope = share + near * growth * density
+    return with_slope(x, x * share, with_slope(x, slope, density * (2.0 * growth + near * bend)))
 
 
 @activations.declare(
@@ -267,7 +287,9 @@ def gelu_tanh(x: Node) -> Node:
     sources=(PYTORCH, "Ramachandran, Zoph, Le 2017, arXiv:1710.05941"),
 )
 def silu(x: Node) -> Node:
-    return x * logistic(x)
+    share, density = logistic(x), logistic_slope(x)
+    curvature = density * (2.0 - x * tanh(0.5 * x))
+    return with_slope(x, x * share, with_slope(x, share + x * density, curvature))
 
 
 @activations.declare(
@@ -279,7 +301,22 @@ def silu(x: Node) -> Node:
     sources=(PYTORCH, "Misra 2019, arXiv:1908.08681"),
 )
 def mish(x: Node) -> Node:
-    return x * tanh(soft_positive_part(x))
+    # In E = e^x it is x E (E + 2) / (E² + 2E + 2), and its derivatives are such fractions too. Here E = m / n, of which
+    # neither overflows and one is 1.
+    negative = minimum(x, 0.0)
+    m, n = exp(negative), exp(-maximum(x, 0.0))
+    divisor = m * (m + 2.0 * n) + 2.0 * square(n)
+    share = (m + 2.0 * n) / divisor
+    tail = n / divisor
+    slope = share + x * (4.0 * (m + n) * square(tail))
+    change = square(n) * (m + n) - square(m) * (m + 1.5 * n)
+    curvature = ((m + n) * divisor + x * change) * tail * tail / divisor
+    value = _times_exponential(x, negative) * share
+    return with_slope(
+        x,
+        value,
+        with_slope(x, _times_exponential(slope, negative), 8.0 * _times_exponential(curvature, negative)),
+    )
 
 
 @activations.declare(
@@ -304,7 +341,7 @@ def softplus(x: Node) -> Node:
 )
 def softsign(x: Node) -> Node:
     denominator = 1.0 + absolute(x)
-    return with_slope(x, x / denominator, 1.0 / square(denominator))
+    return with_slope(x, x / denominator, square(1.0 / denominator))
 
 
 @activations.declare(
@@ -317,7 +354,8 @@ def softsign(x: Node) -> Node:
     sources=(PYTORCH, KERAS),
 )
 def hard_sigmoid(x: Node) -> Node:
-    return with_slope(x, clip(x / 6.0 + 0.5, 0.0, 1.0), less(absolute(x), 3.0) / 6.0)
+    # x + 3 is exact beside the kink, where x/6 + ½ would be rounded at the size of ½.
+    return with_slope(x, clip(x + 3.0, 0.0, 6.0) / 6.0, less(absolute(x), 3.0) / 6.0)
 
 
 @activations.declare(
@@ -355,7 +393,8 @@ def relu6(x: Node) -> Node:
     sources=(PYTORCH, "Howard et al. 2019, arXiv:1905.02244"),
 )
 def hard_silu(x: Node) -> Node:
-    return x * hard_sigmoid(x)
+    slope = (x + 1.5) * less(absolute(x), 3.0) / 3.0 + greater_equal(x, 3.0)
+    return with_slope(x, x * hard_sigmoid(x), slope)
 
 
 @activations.declare(
@@ -423,8 +462,7 @@ def soft_shrink(x: Node, threshold: float) -> Node:
     sources=(PYTORCH, KERAS),
 )
 def tanh_shrink(x: Node) -> Node:
-    value = tanh(x)
-    return with_slope(x, x - value, square(value))
+    return excess_over_tanh(x)
 
 
 @activations.declare(

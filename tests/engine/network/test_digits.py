@@ -1,0 +1,337 @@
+"""Activations over the whole range of numbers: value, slope and second derivative against 60 digits.
+
+A float is compared with the exact answer for the float it was computed from. The classical activations are written out
+in `CLOSED_FORMS`, independently of their declarations. Any other, and so a new one, is compared with its own formula in
+the arithmetic of many digits: its derivatives must hold and nothing may overflow or cancel on the way.
+
+At a kink, where the two one-sided derivatives differ, only the value is compared: `test_activations.py` states the
+conventions there. What does not keep its digits is in `EXCEPTIONS`, with the reason.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Graph, Node
+from service.engine.graph.operations import broadcast, logsumexp
+from service.engine.network.activations import activations
+from tests import series
+from tests.reference import expand, settled, ulps
+from tests.series import ONE, Series, constant, function_of, number
+
+MOST_ULPS = 8.0
+ELEMENTWISE = [each.name for each in activations if each.acts_on == "element"]
+ROWS = [each.name for each in activations if each.acts_on == "row"]
+OPTIONS = [
+    ("step", {"surrogate": "sigmoid"}),
+    ("step", {"surrogate": "sigmoid", "threshold": 2.0}),
+    ("leaky_relu", {"alpha": 0.3}),
+    ("elu", {"alpha": 0.5}),
+    ("celu", {"alpha": 2.0}),
+    ("hard_shrink", {"threshold": 0.0}),
+    ("soft_shrink", {"threshold": 3.0}),
+]
+"""Besides the defaults."""
+
+
+# --- what is exact ------------------------------------------------------------------------------
+
+
+def _of(name: str) -> Callable[[Series], Series]:
+    return lambda x: function_of(name, x)
+
+
+def _gelu_tanh(x: Series) -> Series:
+    scale = constant(2 * mp.sqrt(2 / mp.pi))
+    return x * function_of("sigmoid", scale * (x + constant(mpf("0.044715")) * x * x * x))
+
+
+def _step_with_surrogate(threshold: float) -> Callable[[Series], Series]:
+    """A step whose derivatives are those of the sigmoid."""
+
+    def step(x: Series) -> Series:
+        soft = function_of("sigmoid", x - constant(number(threshold)))
+        return Series(ONE if x.value >= threshold else mpf(0), soft.first, soft.second)
+
+    return step
+
+
+CLOSED_FORMS: Mapping[str, Callable[[Series], Series]] = {
+    "sigmoid": _of("sigmoid"),
+    "tanh": _of("tanh"),
+    "softplus": _of("softplus"),
+    "exponential": _of("exp"),
+    "log_sigmoid": lambda x: -function_of("softplus", -x),
+    "silu": lambda x: x * function_of("sigmoid", x),
+    "mish": lambda x: x * function_of("tanh", function_of("softplus", x)),
+    "gelu": lambda x: x * constant(mpf("0.5")) * function_of("erfc", -x / constant(mp.sqrt(2))),
+    "gelu_tanh": _gelu_tanh,
+    "softsign": lambda x: x / (constant(ONE) + series.absolute(x)),
+    "tanh_shrink": lambda x: x - function_of("tanh", x),
+    "step {'surrogate': 'sigmoid'}": _step_with_surrogate(0.0),
+    "step {'surrogate': 'sigmoid', 'threshold': 2.0}": _step_with_surrogate(2.0),
+}
+
+
+# --- what does not keep its digits --------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """One number that an activation gave."""
+
+    activation: str
+    order: int
+    """0: value, 1: slope, 2: second derivative."""
+    dtype: str
+    x: float
+    found: float
+    exact: mpf
+
+    @property
+    def error(self) -> float:
+        return float(abs(number(self.found) - self.exact))
+
+
+class Allowance(NamedTuple):
+    """An exception: for which numbers, how large the error may be, and why."""
+
+    activations: tuple[str, ...]
+    orders: tuple[int, ...]
+    holds: Callable[[Case], bool]
+    reason: str
+
+
+def _tiny(case: Case) -> float:
+    return float(np.finfo(case.dtype).tiny)
+
+
+def _roundings(case: Case, count: float, size: float) -> bool:
+    """Whether the error is at most so many roundings of a number of a size."""
+    return case.error <= count * float(np.finfo(case.dtype).eps) * size
+
+
+def _exponent(x: float) -> float:
+    return abs(2.0 * np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))
+
+
+EXCEPTIONS = [
+    Allowance(
+        ("sigmoid", "tanh", "softplus", "log_sigmoid", "gelu", "gelu_tanh", "tanh_shrink", "step"),
+        (0, 1, 2),
+        lambda case: abs(case.exact) < _tiny(case) and case.error < _tiny(case) / 2.0,
+        "the result is below the smallest normal number; it may come out as 0, because its reciprocal is infinite",
+    ),
+    Allowance(
+        ("silu", "gelu"),
+        (0, 1, 2),
+        lambda case: abs(case.exact) < 1e3 * _tiny(case) and case.error < 1e3 * _tiny(case),
+        "the share that x is multiplied with is below the smallest normal number",
+    ),
+    Allowance(
+        ("gelu", "gelu_tanh", "silu", "mish"),
+        (1,),
+        lambda case: -1.6 < case.x < -0.5 and _roundings(case, 8.0, 0.25),
+        "the slope is 0 near here, as a sum of two terms of this size",
+    ),
+    Allowance(
+        ("gelu_tanh", "silu", "mish"),
+        (2,),
+        lambda case: 1.0 < abs(case.x) < 3.2 and _roundings(case, 8.0, 0.25),
+        "the second derivative is 0 near here, as a sum of terms of this size",
+    ),
+    Allowance(
+        ("gelu",),
+        (2,),
+        lambda case: case.dtype == "float32" and 1.3 < abs(case.x) < 1.5 and _roundings(case, 4.0, 0.25),
+        "the second derivative is 0 at the square root of 2, whose rest is for float64",
+    ),
+    Allowance(
+        ("gelu_tanh",),
+        (0, 1, 2),
+        lambda case: (
+            abs(case.x) > 2.0
+            and ulps(case.found, case.exact, case.dtype) <= MOST_ULPS + 4.0 * min(_exponent(case.x), 800.0)
+        ),
+        "it falls as e^-2u, and u = √(2/π) (x + 0.044715 x³) is rounded; to keep its digits would double the cost",
+    ),
+]
+
+
+def _is_excused(case: Case) -> bool:
+    name = case.activation.split(" ")[0]
+    return any(name in each.activations and case.order in each.orders and each.holds(case) for each in EXCEPTIONS)
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+# fmt: off
+MAGNITUDES = (
+    0.0, 5e-324, 1e-310, 1e-300, 1e-150, 1e-45, 1e-30, 1e-16, 1e-8, 1e-4, 0.01, 0.1, 0.25, 0.75, 0.9, 1.2, 1.5, 2.0,
+    2.4, 4.0, 5.0, 8.0, 10.0, 15.0, 20.0, 26.5, 30.0, 36.0, 37.4, 38.0, 40.0, 45.0, 60.0, 80.0, 88.0, 90.0, 100.0,
+    104.0, 150.0, 300.0, 354.0, 356.0, 400.0, 700.0, 709.0, 710.0, 720.0, 745.0, 746.0, 1e4, 1e10, 1e19, 1e20, 1e30,
+    1e38, 1e77, 1e100, 1e150, 1e155, 1e200, 1e300, 1e308,
+)
+# fmt: on
+KINKS = (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 6.0)
+
+
+def points(dtype: str) -> np.ndarray:
+    """Every magnitude with both signs, both sides of every kink, random numbers of every size, and the largest."""
+    rng = np.random.default_rng(0)
+    kinks = np.array(KINKS, dtype)
+    limits = np.finfo(dtype)
+    middle = 10.0 ** rng.uniform(-3.0, 3.0, 40) * rng.choice([-1.0, 1.0], 40)
+    lowest, highest = np.log10(float(limits.smallest_subnormal)), np.log10(float(limits.max))
+    anywhere = 10.0 ** rng.uniform(lowest, highest, 20) * rng.choice([-1.0, 1.0], 20)
+    ends = np.array([limits.max, limits.tiny, limits.smallest_subnormal])
+    with np.errstate(over="ignore"):
+        plain = np.concatenate([MAGNITUDES, np.negative(MAGNITUDES), middle, anywhere]).astype(dtype)
+    beside = [kinks, np.nextafter(kinks, dtype_inf(dtype)), np.nextafter(kinks, -dtype_inf(dtype))]
+    found = np.unique(np.concatenate([plain, *beside, ends, -ends]).astype(dtype))
+    return found[np.isfinite(found)]
+
+
+def dtype_inf(dtype: str) -> np.floating:
+    return np.dtype(dtype).type(np.inf)
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def build(name: str, x: Node, options: dict) -> Node:
+    selected = activations.select(name, **options)
+    own = [x.graph.constant(selected.options[each]) for each in selected.declaration.parameters]
+    return selected.declaration.build(x, *own, **selected.options)
+
+
+def computed(name: str, at: np.ndarray, dtype: str, options: dict) -> list[np.ndarray]:
+    """Value, slope and second derivative as the engine has them."""
+    graph = Graph(dtype)
+    x = graph.input("x", at.shape)
+    found = [build(name, x, options)]
+    for _ in range(2):
+        ones = broadcast(graph.constant(1.0), x.shape)
+        found += dense(differentiate(found[-1], [x], ones).nodes, [x])
+    values = interpret(found, {x: at})
+    return [np.broadcast_to(values[node], at.shape) for node in found]
+
+
+def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
+    """Value, slope and second derivative of a number; without derivatives that differ from side to side."""
+    closed = CLOSED_FORMS.get(f"{name} {options}" if options else name)
+    graph = Graph(dtype)
+    x = graph.input("x", ())
+    y = build(name, x, options)
+
+    def along(at: float, direction: int) -> list[mpf]:
+        if closed is not None:
+            return list(closed(Series(number(at), mpf(direction))).parts)
+        ((value, first, second),) = expand([y], {x: at}, {x: direction})
+        return [value[()], first[()], second[()]]
+
+    def same(a: mpf, b: mpf) -> bool:
+        return bool(abs(a - b) <= abs(a) * mpf(10) ** -20)
+
+    def answer(at: float) -> list[mpf]:
+        # The zeros of these are true: they are no differences.
+        exact_zeros = name in ("step", "relu", "elu", "selu", "celu", "leaky_relu", "prelu")
+        right, left = (settled(lambda way=way: along(at, way), believe_zeros=exact_zeros) for way in (1, -1))
+        with mp.workdps(60):
+            smooth = same(right[1], -left[1])
+            return right[: 1 + smooth + (smooth and same(right[2], left[2]))]
+
+    return answer
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("name", "options"), [*[(name, {}) for name in ELEMENTWISE], *OPTIONS], ids=lambda value: str(value)
+)
+def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype):
+    at = points(dtype)
+    found = computed(name, at, dtype, options)
+    answer = exact(name, dtype, options)
+    wrong = []
+    for place, x in enumerate(at.tolist()):
+        for order, wanted in enumerate(answer(x)):
+            actual = float(found[order][place])
+            distance = ulps(actual, wanted, dtype)
+            case = Case(f"{name} {options}" if options else name, order, dtype, x, actual, wanted)
+            if distance > MOST_ULPS and not _is_excused(case):
+                what = ("value", "slope", "second derivative")[order]
+                wrong.append(f"{what} at {x!r}: {actual!r} is {distance:.3g} ulp from {mp.nstr(wanted, 20)}")
+    advice = (
+        f"state the slope of {name} with with_slope, or list an exception with its reason in EXCEPTIONS of {__file__}"
+    )
+    assert not wrong, "\n".join([*wrong, advice])
+
+
+def test_closed_forms_are_of_activations_that_exist():
+    for name in [*CLOSED_FORMS, *[name for each in EXCEPTIONS for name in each.activations]]:
+        assert name.split(" ")[0] in activations
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+SPREADS = (
+    (0.0, 0.0, 0.0),
+    (0.5, -1.0, 2.0),
+    (20.0, 0.0, -3.0),
+    (40.0, 0.5, 0.25),
+    (-40.0, 40.0, 39.0),
+    (300.0, 0.0, -300.0),
+    (708.0, 1.0, 0.0),
+    (1e4, -1e4, 0.0),
+    (1e-8, 1e-300, -1e-8),
+    (50.0, 49.0, 13.0),
+)
+"""Logits of three classes; those of one row may be farther apart than a float32 exponential reaches."""
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", [*ROWS, "logsumexp"])
+def test_rows_keep_the_digits_of_values_jacobians_and_second_derivatives(name, dtype):
+    def make(x: Node) -> Node:
+        return broadcast(logsumexp(x), (3,)) if name == "logsumexp" else build(name, x, {})
+
+    graph = Graph(dtype)
+    x, cotangent, direction = (graph.input(each, (3,)) for each in ("x", "cotangent", "direction"))
+    y = make(x)
+    (slope,) = differentiate(y, [x], cotangent).nodes
+    (curvature,) = differentiate(slope, [x], direction).nodes
+    wrong = []
+    for row in SPREADS:
+        at = np.array(row, dtype)
+        for k in range(3):
+            unit = np.eye(3, dtype=dtype)[k]
+            parts = [settled(lambda at=at, way=unit, part=part: _row(y, x, at, way)[part]) for part in range(3)]
+            value = interpret([y], {x: at})[y]
+            for i in range(3):
+                inputs = {x: at, cotangent: np.eye(3, dtype=dtype)[i], direction: unit}
+                found = interpret([slope, curvature], inputs)
+                numbers = (value[i], found[slope][k], found[curvature][k])
+                for order, actual in enumerate(map(float, numbers)):
+                    wanted = parts[order][i]
+                    small = abs(wanted) < np.finfo(dtype).tiny and abs(actual) < np.finfo(dtype).tiny
+                    if ulps(actual, wanted, dtype) > MOST_ULPS and not small:
+                        wrong.append(f"order {order} of {row}, {i} by {k}: {actual!r}, not {mp.nstr(wanted, 20)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _row(y: Node, x: Node, at: np.ndarray, way: np.ndarray) -> list[list[mpf]]:
+    (found,) = expand([y], {x: at.astype(float)}, {x: way.astype(float)})
+    return [list(part) for part in found]
+
+
+def test_logits_farther_apart_than_any_number_have_a_distribution():
+    graph = Graph("float64")
+    x = graph.input("x", (2,))
+    shares, total = build("softmax", x, {}), logsumexp(x)
+    found = interpret([shares, total], {x: np.array([1e308, -1e308])})
+    assert found[shares].tolist() == [1.0, 0.0]
+    assert float(found[total]) == 1e308
