@@ -1,8 +1,9 @@
 """Activations over the whole range of numbers: value, slope and second derivative against 60 digits.
 
 A float is compared with the exact answer for the float it was computed from. The classical activations are written out
-in `CLOSED_FORMS`, independently of their declarations. Any other, and so a new one, is compared with its own formula in
-the arithmetic of many digits: its derivatives must hold and nothing may overflow or cancel on the way.
+in `CLOSED_FORMS`, independently of their declarations. The others are compared with their own formulas, computed with
+many digits: the derivatives must hold, and nothing may overflow or cancel on the way. A new activation is compared like
+that at numbers of ordinary size; add it to `CLOSED_FORMS` or `SIMPLE` to have it compared over the whole range.
 
 At a kink, where the two one-sided derivatives differ, only the value is compared: `test_activations.py` states the
 conventions there. What does not keep its digits is in `EXCEPTIONS`, with the reason.
@@ -76,6 +77,13 @@ CLOSED_FORMS: Mapping[str, Callable[[Series], Series]] = {
     "step {'surrogate': 'sigmoid'}": _step_with_surrogate(0.0),
     "step {'surrogate': 'sigmoid', 'threshold': 2.0}": _step_with_surrogate(2.0),
 }
+
+SIMPLE = (
+    "linear", "step", "sign", "relu", "leaky_relu", "prelu", "elu", "selu", "celu", "hard_sigmoid", "hard_tanh",
+    "relu6", "hard_silu", "hard_shrink", "soft_shrink",
+)  # fmt: skip
+"""These are compared with their own formulas."""
+WHOLE_RANGE = [name for name in ELEMENTWISE if name in CLOSED_FORMS or name in SIMPLE]
 
 
 # --- what does not keep its digits --------------------------------------------------------------
@@ -239,7 +247,7 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
 
     def answer(at: float) -> list[mpf]:
         # The zeros of these are true: they are no differences.
-        exact_zeros = name in ("step", "relu", "elu", "selu", "celu", "leaky_relu", "prelu")
+        exact_zeros = name in SIMPLE
         right, left = (settled(lambda way=way: along(at, way), believe_zeros=exact_zeros) for way in (1, -1))
         with mp.workdps(60):
             smooth = same(right[1], -left[1])
@@ -250,7 +258,7 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
-    ("name", "options"), [*[(name, {}) for name in ELEMENTWISE], *OPTIONS], ids=lambda value: str(value)
+    ("name", "options"), [*[(name, {}) for name in WHOLE_RANGE], *OPTIONS], ids=lambda value: str(value)
 )
 def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype):
     at = points(dtype)
@@ -271,8 +279,19 @@ def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype
     assert not wrong, "\n".join([*wrong, advice])
 
 
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_activations_are_right_at_numbers_of_ordinary_size(name):
+    at = np.array([sign * each for each in (0.01, 0.3, 0.7, 1.3, 2.6, 7.0, 11.0, 300.0) for sign in (-1.0, 1.0)])
+    found = computed(name, at, "float64", {})
+    answer = exact(name, "float64", {})
+    for place, x in enumerate(at.tolist()):
+        for order, wanted in enumerate(answer(x)):
+            actual = number(float(found[order][place]))
+            assert abs(actual - wanted) <= 1e-9 * abs(wanted) + 1e-13, (order, x, float(actual), float(wanted))
+
+
 def test_closed_forms_are_of_activations_that_exist():
-    for name in [*CLOSED_FORMS, *[name for each in EXCEPTIONS for name in each.activations]]:
+    for name in [*CLOSED_FORMS, *SIMPLE, *[name for each in EXCEPTIONS for name in each.activations]]:
         assert name.split(" ")[0] in activations
 
 
