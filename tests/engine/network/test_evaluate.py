@@ -661,8 +661,8 @@ def test_class_weights_whose_mean_others_take_otherwise_are_told(loss):
     assert (warning.layer, warning.quantity) == ("a", "loss")
     assert warning.message == (
         "the class_weights of layer 'a' sum to 6 over 4 targets, and the mean divides by how many there are, as "
-        "Keras's does; PyTorch's of class indices divides by the sum of their weights: set normalize_weights to true for "
-        "that, or to false to keep this"
+        "Keras's does; PyTorch's of class indices divides by the sum of their weights: set normalize_weights to true "
+        "for that, or to false to keep this"
     )
     assert not told((0.5, 1.5))
     for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "sum"}):

@@ -2,7 +2,7 @@
 
 Value, slope and second derivative lie within 8 units in the last place of what is exact for the rounded inputs. Where
 the exact number is too large for a float, the engine says infinity. What differs is listed, with its reason, in
-`CANCELLING` and `CONVENTIONS`.
+`CANCELLING`, `INFINITE` and `UNDEFINED`.
 
 A new loss needs a line in `REFERENCES`: from the predictions and targets of one sample to the terms of its loss.
 """
@@ -222,6 +222,8 @@ CANCELLING = {
     ("cosine_similarity", "curvature"): "as the slope, of 1 / length²",
 }
 """Where a sum vanishes whose terms do not: there 8 units in the last place of the terms are allowed."""
+INFINITE = "of logits farther apart than the largest number, the logarithm of a share that counts is infinite"
+"""The one place where the loss may be representable and the engine says infinity: soft targets, or label smoothing."""
 UNDEFINED = {
     "poisson": "with epsilon 0 the slope at p = 0 and t = 0 is 1 - 0 / 0: it is not finite, and the answer says so",
 }
@@ -297,6 +299,9 @@ def faults(name, options, predictions, dtype):
                 if mp.isnan(total) or (name in UNDEFINED and not p.any() and not t.any() and np.isnan(array[place])):
                     continue
                 if abs(total) > np.finfo(dtype).max and not np.isfinite(array[place]):
+                    continue
+                if options.get("from_logits") and np.isposinf(array[place]) and reference.rows:
+                    assert abs(number(p[0]) - number(p[1])) > np.finfo(dtype).max, INFINITE
                     continue
                 distance = ulps(array[place], total, dtype)
                 if (name, part) in CANCELLING and distance > MOST_ULPS and np.isfinite(array[place]):
