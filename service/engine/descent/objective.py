@@ -214,7 +214,7 @@ class NetworkObjective:
         begun last, or of all samples, after `total`."""
         run = self._everything if everything else self._run
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
-        return misread(run.evaluation.task, run.evaluation.model, outputs)
+        return misread(run.evaluation.watched, outputs)
 
 
 def hessian_of(task: Task) -> DerivativeTask:

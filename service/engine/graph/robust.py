@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +38,17 @@ def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node
     return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
 
 
-def _weighted(weight: Array, x: Array, out: Array) -> None:
-    np.multiply(weight, x, out)
-    # One sum finds out whether there is such a product, which is rare.
-    if np.isnan(np.add.reduce(out, None)):
-        np.copyto(out, 0.0, where=weight == 0.0)
+def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
+    weight, x = inputs
+    flat = out.reshape(-1)
+
+    def mend() -> None:
+        # One product finds out whether there is 0 times infinity, which is rare. Only NaN differs from itself.
+        length = flat.dot(flat)
+        if length != length:
+            np.copyto(out, 0.0, where=weight == 0.0)
+
+    return (partial(np.multiply, weight, x, out), mend)
 
 
 def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -52,19 +61,21 @@ def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
 
 def _bind(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
     (squares, x), (axes, count, epsilon) = inputs, attributes
+    limits = np.finfo(out.dtype)
     # Below this a sum of squares has lost digits to underflow.
-    least, most = float(np.finfo(out.dtype).tiny / np.finfo(out.dtype).eps), float(np.finfo(out.dtype).max)
-    added = np.array(epsilon, out.dtype)
+    least, most = float(limits.tiny / limits.eps), float(limits.max)
+    added, flat = np.array(epsilon, out.dtype), out.reshape(-1)
 
     def root() -> None:
         np.add(squares, added, out)
-        # Two reductions of what is left of the vectors; NaN compares as false.
-        if np.minimum.reduce(out, None) >= least and np.maximum.reduce(out, None) <= most:
+        # One product finds what is infinite, or may be; NaN compares as false.
+        if math.isfinite(flat.dot(flat)) and (epsilon >= least or np.minimum.reduce(flat) >= least):
             np.sqrt(out, out)
             return
         unsafe = ~((out >= least) & (out <= most))
         np.sqrt(out, out)
-        np.copyto(out, _careful_root(x, axes, count, added), where=unsafe)
+        if unsafe.any():
+            np.copyto(out, _careful_root(x, axes, count, added), where=unsafe)
 
     return (root,)
 
@@ -101,9 +112,10 @@ def _batch(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size:
 
 declare_elementwise(
     "weighted",
-    _weighted,
+    np.multiply,
     (lambda g, y, a, b: weighted(g, b), lambda g, y, a, b: g * a),
     r"a\,b",
+    bind=_bind_weighted,
     in_place=False,
     work=2.0,
 )

@@ -88,19 +88,33 @@ def _other_mean(
     yield Caution("normalize_weights", message, layer, "loss")
 
 
-def misread(task: Task, model: Model, outputs: Mapping[str, Array]) -> list[Caution]:
-    """Outputs that are not what their loss takes them for: its value, where there is one, means nothing."""
-    cautions = []
+def is_plain(task: Task) -> bool:
+    """Whether no numbers can be unfit, whatever they are."""
+    return not task.weighted and not any(
+        loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ()
+    )
+
+
+def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
+    """Outputs, with their losses, whose numbers decide whether they are what the loss takes them for."""
+    found = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         kind = loss.declaration.outputs
         if kind is None or loss.options.get("from_logits") or loss.options.get("log_input"):
             continue
         activation = model.layers[name].activation
-        if activation is not None and _gives(activation.declaration, kind):
-            continue
-        output = outputs[name]
-        if not is_finite(output):
-            continue  # which is told anyway
+        if activation is None or not _gives(activation.declaration, kind):
+            found.append((name, loss))
+    return found
+
+
+def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str, Array]) -> list[Caution]:
+    """Outputs that are not what their loss takes them for: its value, where there is one, means nothing."""
+    cautions = []
+    for name, loss in watched:
+        kind, output = loss.declaration.outputs, outputs[name]
+        if kind is None or not is_finite(output):
+            continue  # what is not finite is told anyway
         found = _why_misread(kind, output)
         if found is not None:
             code, why = found
