@@ -198,4 +198,5 @@ def first_non_finite(
         kind = "not a number" if np.isnan(value).any() else "infinite"
         message = f"{place} is the first value that is not finite ({kind}); non-finite values are null in JSON lists"
         return Caution("non_finite", message, layer if layer in model.layers else None, quantity)
-    return fallback
+    message = "every value is finite, but the norm of some of them is too large for a number; it is null in JSON lists"
+    return Caution("non_finite", message, quantity="norm")

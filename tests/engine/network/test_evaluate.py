@@ -698,6 +698,26 @@ def test_logits_farther_apart_than_the_largest_number():
     assert "is the first value that is not finite (infinite)" in warning.message
 
 
+def test_norms_of_large_and_tiny_numbers():
+    linear = network(dense("a", 2, use_bias=False))
+    for scale in (1e200, 1e-200, 1e308):
+        kernel = {"a": {"kernel": [[0.0, 0.0]]}}
+        result = evaluate(
+            linear, [[1.0]], kernel, "half_squared_error", [[0.6 * scale, 0.8 * scale]], include=("layers",)
+        )
+        assert result.gradient_norm == pytest.approx(scale, rel=1e-15)
+        assert result.layers[0].norms["delta"] == pytest.approx(scale, rel=1e-15)
+
+
+def test_a_norm_that_is_too_large_for_a_number_is_named():
+    linear = network(dense("a", 2, use_bias=False))
+    parameters = {"a": {"kernel": [[0.0, 0.0]]}}
+    result = evaluate(linear, [[1.5e308]], parameters, "mae", [[1.0, 1.0]], weights=[2.0], normalize_weights=False)
+    assert result.gradients["a"]["kernel"].tolist() == [[-1.5e308, -1.5e308]]
+    assert np.isinf(result.gradient_norm) and not result.finite
+    assert codes(result) == [("non_finite", None, "norm")]
+
+
 def test_layers_that_compute_the_same_have_deltas_of_their_own():
     both = network(dense("a", 2), dense("b", 2, inputs=["input"], shares="a"), layer("s", "add", inputs=["a", "b"]))
     result = evaluate(both, INPUTS, None, "mse", np.ones((4, 2)), include=("layers",))
