@@ -132,7 +132,10 @@ class GradientsRequest(ForwardRequest):
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     sample_weights = TensorField(metadata=about("one factor per sample"))
     normalize_weights = FlagField(
-        load_default=False, metadata=about("the mean divides by the sum of the weights, not by the number of samples")
+        metadata=about(
+            "the mean divides by the sum of the weights, not by the number of samples (false, with a warning where "
+            "that makes a difference)"
+        )
     )
     include = WordsField(
         ("layers", "norms", "input_gradients", "per_sample", "parameters"),

@@ -433,5 +433,8 @@ class CompareResponse(StrictSchema):
     dtype = fields.String(required=True)
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
     table = fields.List(fields.Nested(RowSchema), required=True, metadata=about("a row for each run"))
+    warnings = fields.List(
+        fields.Nested(WarningSchema), required=True, metadata=about("of the network and the data, which all runs share")
+    )
     steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
     curves = fields.List(fields.Nested(CurvesSchema), required=True, metadata=about("of each run"))

@@ -19,7 +19,6 @@ import json
 import math
 import zlib
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -601,13 +600,13 @@ def average(layer: Layer, *inputs: Tensor) -> Tensor:
 
 @formula("maximum")
 def maximum(layer: Layer, *inputs: Tensor) -> Tensor:
-    """Of one pair after the other, as in Keras: that settles how three equals share a gradient."""
-    return reduce(torch.maximum, inputs)
+    """Of all at once: equals share the gradient evenly, where pairs one after the other give the last one half."""
+    return torch.stack(inputs).amax(0)
 
 
 @formula("minimum")
 def minimum(layer: Layer, *inputs: Tensor) -> Tensor:
-    return reduce(torch.minimum, inputs)
+    return torch.stack(inputs).amin(0)
 
 
 @formula("concatenate")

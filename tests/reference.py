@@ -148,6 +148,11 @@ def _same(node: Node, x: Array) -> Array:
     return x
 
 
+def _root(squares: Array, epsilon: float) -> Array:
+    rooted = np.frompyfunc(lambda x: series.function_of("sqrt", x + constant(number(epsilon))), 1, 1)
+    return np.asarray(rooted(squares), object)
+
+
 RULES: dict[str, Callable[..., Array]] = {
     "add": _elementwise(lambda a, b: a + b),
     "subtract": _elementwise(lambda a, b: a - b),
@@ -177,6 +182,9 @@ RULES: dict[str, Callable[..., Array]] = {
     "overlap_add": _overlap_add,
     "gather_rows": _gather,
     "scatter_rows": _scatter,
+    "extreme": lambda node, value, *inputs: value,
+    "weighted": _elementwise(lambda a, b: constant(ZERO) if a.vanishes else a * b),
+    "root_mean_square": lambda node, squares, x: _root(squares, node.attributes[2]),
     "reshape": lambda node, x: x.reshape(node.shape),
     "transpose": lambda node, x: x.transpose(node.attributes[0]),
     "broadcast": lambda node, x: np.broadcast_to(x, node.shape),

@@ -44,7 +44,7 @@ def ask(request: dict[str, Any], context: Context, answer: Callable[[Task, Feed]
         targets=None if losses is None else tuple((name, array.shape) for name, array in targets.items()),
         reduction=request.get("reduction", "mean"),
         weighted=request.get("sample_weights") is not None,
-        normalize_weights=request.get("normalize_weights", False),
+        normalize_weights=request.get("normalize_weights"),
     )
     feed = Feed(inputs, request.get("parameters"), targets, request.get("sample_weights"), request["seed"])
     try:

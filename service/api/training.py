@@ -189,6 +189,7 @@ class ComparisonWork:
             "dtype": self.dtype,
             "best": comparison.best,
             "table": [_row(row) for row in comparison.rows],
+            "warnings": listed(comparison.warnings),
             "steps": comparison.steps.tolist(),
             "curves": [
                 {name: curve for name, curve in curves.items() if self.validated or name != "validation_loss"}

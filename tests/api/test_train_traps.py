@@ -177,3 +177,39 @@ def test_a_step_that_takes_too_long_is_left_out(make_client: Any, optimizer: str
     assert answer["status"] == "cancelled", response.text[:500]
     assert answer["steps_done"] < body["steps"] and answer["finite"]
     assert answer["checkpoint"]["step"] == answer["steps_done"]
+
+
+NO_PROBABILITIES = {
+    "network": network({"type": "dense", "name": "o", "units": 1}),
+    "parameters": {"o": {"kernel": [[1], [-1]], "bias": [0]}},
+    "inputs": [[0, 0], [0, 1], [1, 0], [1, 1]],
+    "targets": [[0], [1], [1], [0]],
+    "loss": "binary_crossentropy",
+    "steps": 5,
+}
+SGD = {"type": "sgd", "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("form", ["application/json", "application/x-ndjson"])
+def test_what_is_wrong_before_anything_has_moved_is_no_fault_of_the_learning_rate(post: Post, form: str) -> None:
+    response = post(NO_PROBABILITIES | {"optimizer": SGD}, PATH, headers={"Accept": form})
+    answer = strict_json(response.get_data().splitlines()[-1])
+    answer = answer.get("summary", answer)
+    assert "learning rate is" not in answer["reason"]
+    assert "before anything has moved: the outputs of layer 'o' are not all between 0 and 1" in answer["reason"]
+    assert [warning["code"] for warning in answer["warnings"]] == ["no_probabilities", "non_finite"]
+
+
+def test_a_comparison_tells_what_all_its_runs_share(post: Post) -> None:
+    answer = strict_json(post(NO_PROBABILITIES | {"optimizers": [SGD, "adam"]}, f"{PATH}/compare").get_data())
+    assert [warning["code"] for warning in answer["warnings"]] == ["no_probabilities"]
+    assert all("learning rate is" not in row["reason"] for row in answer["table"])
+
+
+def test_normalize_weights_is_told_of_until_something_is_said(post: Post) -> None:
+    body = xor(sample_weights=[1, 2, 3, 4])
+    codes = [
+        [warning["code"] for warning in post(body | more, "/v1/gradients").json["warnings"]]
+        for more in ({}, {"normalize_weights": False}, {"normalize_weights": True}, {"reduction": "sum"})
+    ]
+    assert codes == [["normalize_weights"], [], [], []]

@@ -14,6 +14,7 @@ from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
+    extreme,
     log_softmax,
     logsumexp,
     one_hot,
@@ -24,6 +25,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
+from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding, overlap_add, windows
 from tests.engine.graph.examples import EXAMPLES, LEAVES
 
@@ -97,6 +99,11 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             return x @ fits[number() % len(fits)] if fits else transpose(x) @ x
         case "with_slope":
             return with_slope(x, graph.apply("square", x), graph.apply("tanh", x))
+        case "extreme":
+            fits = [y for y in pool if y.shape == x.shape]
+            return extreme(("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))])
+        case "root_mean_square":
+            return root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
         case "one_hot":
             return one_hot(graph.input("indices", (4,), "int64"), 3)
         case "largest" | "first_largest":

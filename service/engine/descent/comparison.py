@@ -16,6 +16,7 @@ from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.limits import Limits
+from service.engine.network.task import Caution
 
 MOST_RUNS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
@@ -73,6 +74,8 @@ class Comparison:
         self._waiting = list(reversed(contenders))
         self.rows: list[Row] = []
         self.curves: list[dict[str, Array]] = []
+        self.warnings: list[Caution] = []
+        """What should be known of the network and the data, once for all runs."""
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
@@ -147,6 +150,7 @@ class Comparison:
         row.loss = math.nan if outcome.loss is None else outcome.loss
         row.validation_loss = outcome.validation_loss
         row.best_loss, row.best_step = training.lowest
+        self.warnings += [caution for caution in outcome.shared if caution not in self.warnings]
         self.close()
 
     def cancel(self, reason: str) -> None:

@@ -140,6 +140,11 @@ class Descent:
     def state(self, state: State) -> None:
         self.update.state = state
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether a step was made: what goes wrong before that is no fault of the learning rate."""
+        return self.progress.step > 0
+
     def advance(self) -> Step:
         """Make one step. One that finds the loss or the gradient run away changes nothing and ends the descent."""
         return quietly(self._advance)
@@ -246,6 +251,8 @@ class Descent:
             what = "the gradient is not finite"
         else:
             what = f"the loss has run away to {step.loss:.6g}; it was {self.progress.first_loss:.6g} at the first step"
+        if not self.has_moved:
+            return f"at step {step.number} {what}, before anything has moved"
         reason = f"at step {step.number} {what}; the learning rate is {step.learning_rate:g}"
         bound = self._bound(step.learning_rate)
         return f"{reason}; {bound}" if bound else reason

@@ -14,7 +14,7 @@ from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
-from service.engine.network.cautions import first_non_finite, unfit
+from service.engine.network.cautions import first_non_finite, misread, unfit
 from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
@@ -205,10 +205,16 @@ class NetworkObjective:
 
     @property
     def warnings(self) -> list[Caution]:
-        """What a caller should know of the network, the loss and the targets."""
-        run = self._everything
+        """What a caller should know of the network, the loss, the targets and the weights."""
+        found = unfit(self._everything.evaluation.task, self._feed, self.whole)
+        return [*self._main.evaluation.warnings, *found]
+
+    def misread(self, *, everything: bool = False) -> list[Caution]:
+        """Outputs that are not what the loss takes them for, as the last evaluation left them: of the step that was
+        begun last, or of all samples, after `total`."""
+        run = self._everything if everything else self._run
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
-        return [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, outputs, finite=True)]
+        return misread(run.evaluation.watched, outputs)
 
 
 def hessian_of(task: Task) -> DerivativeTask:

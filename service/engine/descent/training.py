@@ -84,6 +84,8 @@ class Outcome:
     """None where numbers are not finite: there is nothing to go on from."""
     finite: bool
     warnings: list[Caution]
+    shared: list[Caution]
+    """Those of the warnings that have to do with the network and the data, and nothing with the optimizer."""
 
 
 class Training:
@@ -126,8 +128,10 @@ class Training:
         """Of the last epoch that ended, until a step tells it."""
         self._non_finite: Caution | None = None
         """What was the first thing told that is not finite."""
-        self._lost = False
-        """The loss or the gradient of the last step is not finite."""
+        self._lost: Caution | None = None
+        """Where the loss or the gradient of the last step stopped being finite."""
+        self._misread: list[Caution] = []
+        """What was wrong with the outputs where nothing had moved yet."""
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
         try:
@@ -240,8 +244,11 @@ class Training:
             self.status = "completed"
             self.reason = f"all {self.steps:,} steps are done"
         if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
-            self._lost = True
+            self._lost = self.objective.non_finite()
             self._see(step.number, "gradient" if math.isfinite(step.loss) else "loss", np.array(math.nan))
+            if not descent.has_moved:
+                self._misread = self.objective.misread()
+                self.reason = _with_place(self.reason, [*self._misread, self._lost])
         if step.validation_loss is not None:
             self._validation_loss = step.validation_loss
         if self.status is None and (step.number - 1) % self.plan.every:
@@ -304,9 +311,8 @@ class Training:
     def _outcome(self) -> Outcome:
         objective, descent = self.objective, self.descent
         done = descent.progress.step
-        # Before the loss over all samples is computed, which overwrites the step.
-        first = objective.non_finite() if self._lost else None
         loss, validation_loss = self._losses()
+        misread = objective.misread(everything=True) if loss is not None else []
         parameters = tree_of(objective.vector.parts, objective.flat.copy())
         status, reason = self.status or "cancelled", self.reason
         whole = is_finite(objective.flat)
@@ -314,6 +320,8 @@ class Training:
         if not sound and status != "diverged":
             status = "diverged"
             reason = descent.why_diverged_at_the_end(math.nan if loss is None else loss)
+            if not descent.has_moved:
+                reason = _with_place(reason, misread)
         lost = [name for name, value in vars(descent.state).items() if not is_finite(np.asarray(value))]
         for name in lost:
             self._see(done, name, np.asarray(math.nan))
@@ -324,8 +332,9 @@ class Training:
         checkpoint = None
         if sound and not lost:
             checkpoint = checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
-        warnings = [*objective.warnings, *self._warnings(status, loss)]
-        non_finite = first or self._non_finite
+        shared = list(dict.fromkeys([*objective.warnings, *(self._misread or misread)]))
+        warnings = [*shared, *self._warnings(status, loss)]
+        non_finite = self._lost or self._non_finite
         if non_finite is not None:
             warnings.append(non_finite)
         return Outcome(
@@ -339,6 +348,7 @@ class Training:
             checkpoint=checkpoint,
             finite=self._non_finite is None,
             warnings=warnings,
+            shared=shared,
         )
 
     def _see(self, step: int, name: str, array: Array) -> None:
@@ -369,6 +379,11 @@ class Training:
     def close(self) -> None:
         """Give back the memory; once is enough, twice does no harm."""
         self.objective.close()
+
+
+def _with_place(reason: str, cautions: Sequence[Caution]) -> str:
+    """A reason that goes on with the first of the cautions, of which the first clause says what is wrong."""
+    return f"{reason}: {cautions[0].message.partition('; ')[0]}" if cautions else reason
 
 
 def _of_checkpoint(fault: Fault) -> Fault:

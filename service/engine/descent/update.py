@@ -131,6 +131,8 @@ class Update:
                 scale = scale * _shrinking(clip.norm, norm, self.clip_epsilon)
         unchanged = isinstance(scale, float) and scale == 1.0
         decay = self.weight_decay
+        # The penalty is part of the loss: its gradient is taken where that of the loss was.
+        look_ahead = declaration.look_ahead
         effective: list[Array | float] = []
         for block, parameters, part, state in self._parts_of(gradient):
             shrinking = scale if isinstance(scale, float) else scale[block]
@@ -140,7 +142,7 @@ class Update:
             if decay and self.decoupled:
                 parameters *= 1.0 - learning_rate * decay
             elif decay:
-                g = g + decay * parameters
+                g = g + decay * (parameters if look_ahead is None else parameters + look_ahead(state, **options))
             move: Move = declaration.build(g, state, number, learning_rate, **options)
             direction, factor, told = move
             parameters -= factor * direction

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,13 @@ def one_hot(indices: Node, depth: int) -> Node:
 def mark(x: Node, name: str) -> Node:
     """x under a name: the same value, but a node of its own wherever the name is another."""
     return x.graph.apply("mark", x, attributes=(name,))
+
+
+def extreme(name: str, inputs: Sequence[Node]) -> Node:
+    """The elementwise `maximum` or `minimum` of inputs of one shape. Those that are equal to it share its gradient."""
+    value = reduce(lambda a, b: a.graph.apply(name, a, b), inputs)
+    # Two inputs share evenly by the pullback of the operation itself; of more, pairs would share by halves.
+    return value if len(inputs) < 3 else value.graph.apply("extreme", value, *inputs, attributes=(name,))
 
 
 def with_slope(x: Node, value: Node, slope: Node) -> Node:
@@ -816,6 +823,18 @@ def _tie_share(a: Node, b: Node) -> Node:
     return 0.5 * sign(a - b) + 0.5
 
 
+def _pull_extreme(position: int) -> Callable[..., Node | NoGradient]:
+    def rule(g: Node, y: Node, value: Node, *inputs: Node) -> Node | NoGradient:
+        if not position:
+            return NoGradient.DISCONNECTED
+        # No input lies beyond the extreme, so what reaches it is equal to it.
+        is_maximum = y.attributes == ("maximum",)
+        hits = [greater_equal(x, value) if is_maximum else greater_equal(value, x) for x in inputs]
+        return g * (hits[position - 1] / reduce(lambda total, hit: total + hit, hits))
+
+    return rule
+
+
 def zero(*_: Any) -> NoGradient:
     """The pullback of what is constant between jumps."""
     return NoGradient.ZERO
@@ -866,7 +885,7 @@ def _view(
     name: str,
     infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]],
     view: Callable[[Array, Attributes, Shape], Array],
-    pullbacks: tuple[Callable[..., Node | NoGradient], ...],
+    pullbacks: tuple[Callable[..., Node | NoGradient], ...] | Callable[[int], Callable[..., Node | NoGradient]],
     batch: Callable[..., Node],
     latex: str,
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
@@ -1117,6 +1136,15 @@ _view(
     (disconnected, lambda g, y, value, x, slope: g * slope, disconnected),
     _batch_elementwise,
     "f(x)",
+    keeps_order=True,
+)
+_view(
+    "extreme",
+    _infer_elementwise,
+    lambda value, attributes, shape: value,
+    _pull_extreme,
+    _batch_elementwise,
+    r"\max_i x_i",
     keeps_order=True,
 )
 _view(

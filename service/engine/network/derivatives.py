@@ -30,7 +30,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, unfit
+from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import is_finite
@@ -183,7 +183,7 @@ class Derivation:
             answer.warnings = list(self.sweep.cautions)
             if self.task.losses is not None:
                 outputs = {name: read[f"outputs/{name}"] for name in self.task.definition.output_names}
-                answer.warnings += unfit(self.task, feed, outputs, answer.finite)
+                answer.warnings += unfit(self.task, feed) + misread(to_be_read(self.task, self.model), outputs)
             if trouble is not None:
                 answer.warnings.append(trouble)
         return answer

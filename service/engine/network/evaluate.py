@@ -19,7 +19,7 @@ from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, unfit
+from service.engine.network.cautions import blocked, doubtful, first_non_finite, is_plain, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
@@ -88,6 +88,8 @@ class Evaluation:
         self.feeder = feeder
         self.parameters = self.feeder.parameters
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
+        self.is_plain = is_plain(self.task)
+        self.watched = to_be_read(self.task, self.model)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """How much of a cache it takes."""
 
@@ -111,7 +113,10 @@ class Evaluation:
                 flat = workspace.parameters
                 result.parameters = tree_of(self.parameters.parts, flat.copy())
                 result.finite = result.finite and is_finite(flat)
-            result.warnings += unfit(self.task, feed, result.outputs, result.finite)
+            if not self.is_plain:
+                result.warnings += unfit(self.task, feed)
+            if self.watched:
+                result.warnings += misread(self.watched, result.outputs)
             if not result.finite:
                 result.warnings.append(
                     first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)

@@ -8,6 +8,9 @@ PyTorch and Keras do, and sums where its name says so.
 Losses that take logarithms ask the prediction for them. Where the last activation has a stable
 form (sigmoid, softmax), they are computed from its pre-activation, and p - t comes out of the
 graph by itself; elsewhere PyTorch's clamps apply: ln p ≥ -100 and p ≥ 1e-12 in the derivative.
+
+Formulas keep their digits and stay finite for every prediction whose loss is representable; what
+they cannot do is listed, with reasons, in `tests/engine/network/test_losses_to_the_last_digit.py`.
 """
 
 from __future__ import annotations
@@ -19,23 +22,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.declarations import Declaration, Flag, Number, Numbers, Registry, Selection
+from service.engine.graph.elementary import sinh, xlogy
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
     absolute,
     broadcast,
     clip,
     exp,
+    greater,
     log,
+    log1p,
     maximum,
     minimum,
     one_hot,
-    softplus,
-    sqrt,
+    reshape,
     square,
     sum_over,
     tanh,
     with_slope,
 )
+from service.engine.graph.robust import root_mean_square, weighted
 from service.engine.network.activations import Activation, activations, relu
 
 
@@ -47,8 +53,9 @@ class Loss(Declaration):
     """`(prediction, target, **options)` to the weight each sample's target carries, for normalised means."""
     targets: tuple[str, Callable[[Array], bool]] | None = None
     """The targets it is made for: in words, and as a test of them."""
-    probabilities: bool = False
-    """It takes logarithms of outputs, which must lie between 0 and 1."""
+    outputs: str | None = None
+    """What it takes outputs for: `probabilities` between 0 and 1, `distributions`, which sum to 1 as well, or `rates`,
+    which are not negative."""
     domain: tuple[float, float] = (-3.0, 3.0)
     """Range of predictions that the catalogue draws."""
     example_target: float = 1.0
@@ -79,7 +86,7 @@ class Prediction:
     def log_complement(self) -> Node:
         """ln(1 - p)."""
         stable = self.activation.declaration.log_complement if self.activation else None
-        return _clamped_log(1.0 - self.value) if stable is None or self.logits is None else stable(self.logits)
+        return _clamped_log_complement(self.value) if stable is None or self.logits is None else stable(self.logits)
 
     def as_logits_of(self, activation: str) -> Prediction:
         """The same output read as the pre-activation of `activation`."""
@@ -89,6 +96,11 @@ class Prediction:
 
 def _clamped_log(p: Node) -> Node:
     return with_slope(p, maximum(log(p), SMALLEST_LOG), 1.0 / maximum(p, SMALLEST_PROBABILITY))
+
+
+def _clamped_log_complement(p: Node) -> Node:
+    # The digits of a small p are lost in 1 - p.
+    return with_slope(p, maximum(log1p(-p), SMALLEST_LOG), -1.0 / maximum(1.0 - p, SMALLEST_PROBABILITY))
 
 
 def _total(x: Node) -> Node:
@@ -174,10 +186,12 @@ def mean_absolute_error(prediction: Prediction, target: Node) -> Node:
     return _average(absolute(prediction.value - target))
 
 
-def _huber(error: Node, delta: float) -> Node:
+def _huber(error: Node, delta: float, divisor: float = 1.0) -> Node:
+    """Huber's loss over a divisor, by which the factor that has a limit is divided: so nothing overflows."""
     size = absolute(error)
     near = minimum(size, delta)
-    return with_slope(error, near * (size - 0.5 * near), clip(error, -delta, delta))
+    value = (near / divisor) * (size - 0.5 * near)
+    return with_slope(error, value, clip(error, -delta, delta) / divisor)
 
 
 @losses.declare(
@@ -206,7 +220,7 @@ def huber(prediction: Prediction, target: Node, delta: float) -> Node:
 )
 def smooth_l1(prediction: Prediction, target: Node, beta: float) -> Node:
     error = prediction.value - target
-    return _average(absolute(error) if beta == 0.0 else _huber(error, beta) / beta)
+    return _average(absolute(error) if beta == 0.0 else _huber(error, beta, beta))
 
 
 @losses.declare(
@@ -219,7 +233,11 @@ def smooth_l1(prediction: Prediction, target: Node, beta: float) -> Node:
 )
 def log_cosh(prediction: Prediction, target: Node) -> Node:
     error = prediction.value - target
-    return _average(with_slope(error, error + softplus(-2.0 * error) - math.log(2.0), tanh(error)))
+    size = absolute(error)
+    # Near 0 the terms of the usual formula cancel: there it is ln(1 + 2 sinh²(e/2)).
+    small = log1p(2.0 * square(sinh(0.5 * minimum(size, 1.0))))
+    large = size + (log1p(exp(-2.0 * size)) - math.log(2.0))
+    return _average(with_slope(error, small + greater(size, 1.0) * (large - small), tanh(error)))
 
 
 @losses.declare(
@@ -240,15 +258,17 @@ def log_cosh(prediction: Prediction, target: Node) -> Node:
     sources=(PYTORCH, KERAS),
     domain=(0.01, 0.99),
     targets=SHARES,
-    probabilities=True,
+    outputs="probabilities",
 )
 def binary_crossentropy(
     prediction: Prediction, target: Node, from_logits: bool, label_smoothing: float, positive_weight: float
 ) -> Node:
     p = prediction.as_logits_of("sigmoid") if from_logits else prediction
+    complement = 1.0 - target
     if label_smoothing:
         target = (1.0 - label_smoothing) * target + 0.5 * label_smoothing
-    return -_average(positive_weight * (target * p.log()) + (1.0 - target) * p.log_complement())
+        complement = (1.0 - label_smoothing) * complement + 0.5 * label_smoothing
+    return -_average(positive_weight * (target * p.log()) + complement * p.log_complement())
 
 
 def _weighted_classes(target: Node, class_weights: tuple[float, ...] | None) -> Node:
@@ -282,7 +302,7 @@ def _weight_of_index(prediction: Prediction, target: Node, **options: object) ->
     class_weight=_weight_of_target,
     domain=(0.01, 1.0),
     targets=SHARES,
-    probabilities=True,
+    outputs="distributions",
 )
 def categorical_crossentropy(
     prediction: Prediction,
@@ -294,7 +314,8 @@ def categorical_crossentropy(
     p = prediction.as_logits_of("softmax") if from_logits else prediction
     if label_smoothing:
         target = (1.0 - label_smoothing) * target + label_smoothing / target.shape[-1]
-    return -_total(_weighted_classes(target, class_weights) * p.log()) / _positions(p.value)
+    # Logits may lie farther apart than the largest number: what does not count then has a probability of 0.
+    return -_total(weighted(_weighted_classes(target, class_weights), p.log())) / _positions(p.value)
 
 
 @losses.declare(
@@ -310,6 +331,7 @@ def categorical_crossentropy(
     class_weight=_weight_of_index,
     domain=(0.01, 1.0),
     example_target=0.0,
+    outputs="distributions",
 )
 def sparse_categorical_crossentropy(
     prediction: Prediction,
@@ -332,12 +354,12 @@ def sparse_categorical_crossentropy(
     sources=(PYTORCH, KERAS),
     domain=(0.01, 1.0),
     targets=SHARES,
-    probabilities=True,
+    outputs="distributions",
 )
 def kl_divergence(prediction: Prediction, target: Node) -> Node:
-    # 0 ln 0 = 0: the smallest normal number stands for 0 inside the logarithm.
-    surprise = log(maximum(target, 1.1754943508222875e-38))
-    return _total(target * (surprise - prediction.log())) / _positions(prediction.value)
+    # A negative target has no logarithm: that of the smallest number stands for it, as for 0, where 0 ln 0 = 0.
+    known = maximum(target, float(np.finfo(target.dtype).smallest_subnormal))
+    return _total(xlogy(target, known) - weighted(target, prediction.log())) / _positions(prediction.value)
 
 
 @losses.declare(
@@ -353,10 +375,16 @@ def kl_divergence(prediction: Prediction, target: Node) -> Node:
     sources=(PYTORCH, KERAS),
     domain=(0.01, 4.0),
     targets=COUNTS,
+    outputs="rates",
 )
 def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: float) -> Node:
     p = prediction.value
-    return _average(exp(p) - target * p if log_input else p - target * log(p + epsilon))
+    if log_input:
+        return _average(exp(p) - target * p)
+    rate = p + epsilon
+    # Near the minimum 1 - t / rate would be left of two equal numbers.
+    slope = with_slope(p, (p - target + epsilon) / rate, target / rate / rate)
+    return _average(with_slope(p, p - xlogy(target, rate), slope))
 
 
 @losses.declare(
@@ -395,9 +423,11 @@ def squared_hinge(prediction: Prediction, target: Node) -> Node:
     sources=(PYTORCH, KERAS),
 )
 def cosine_similarity(prediction: Prediction, target: Node, epsilon: float) -> Node:
-    p = prediction.value
-    # The square is limited, not the root: the derivative of the norm of a zero vector is then 0.
-    norms = sqrt(maximum(_total(square(p)), epsilon * epsilon)) * sqrt(
-        maximum(_total(square(target)), epsilon * epsilon)
-    )
-    return -_total(p * target) / norms
+    return -_average(_to_unit_scale(prediction.value, epsilon) * _to_unit_scale(target, epsilon))
+
+
+def _to_unit_scale(x: Node, epsilon: float) -> Node:
+    """Each sample divided by its length, but at least by epsilon, times √K: the length may be too large for a float."""
+    roots = root_mean_square(x, range(1, len(x.shape)))
+    divisors = maximum(roots, epsilon / math.sqrt(math.prod(x.shape[1:])))
+    return x / broadcast(reshape(divisors, (x.shape[0], *[1] * (len(x.shape) - 1))), x.shape)

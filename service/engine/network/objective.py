@@ -55,7 +55,7 @@ def build_objective(
     loss_weights: Mapping[str, float] | None,
     sample_weights: Node | None,
     reduction: str,
-    normalize_weights: bool,
+    normalize_weights: bool | None,
     penalties: Sequence[Node],
 ) -> Objective:
     """The loss of a network over all its outputs and samples, everything by the names of the outputs.

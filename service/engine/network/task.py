@@ -41,7 +41,8 @@ class Task(NamedTuple):
     targets: tuple[tuple[str, Shape], ...] | None = None
     reduction: str = "mean"
     weighted: bool = False
-    normalize_weights: bool = False
+    normalize_weights: bool | None = None
+    """Whether a mean divides by the sum of the weights; None: nothing was said, so it does not."""
     parameters: tuple[tuple[tuple[str, str], Shape], ...] = ()
     """Shapes of those parameters that were sent in one of several forms (see `LayerContext.parameter`)."""
     frozen: tuple[str, ...] = ()

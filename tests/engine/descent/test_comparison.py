@@ -299,3 +299,21 @@ def test_trainings_leave_nothing_in_the_memory_that_they_give_back():
         running.close()
         assert_same_trees(outcome.parameters, wanted.parameters)
         assert outcome.loss == wanted.loss
+
+
+def test_what_all_runs_share_is_told_once():
+    details = {"loss": "binary_crossentropy", "parameters": {"o": {"kernel": [[0.0]] * 2, "bias": [1.5]}}}
+    comparison = Comparison(
+        [Contender(optimizer(chosen), 0) for chosen in (sgd(0.1), "adam")],
+        recipe("sgd"),
+        lambda contender: training(
+            network(dense("o", 1)), np.ones((2, 2)), np.ones((2, 1)), contender.optimizer, steps=2, **details
+        ),
+        ROOMY,
+    )
+    while not comparison.finished:
+        comparison.advance()
+    assert [caution.code for caution in comparison.warnings] == ["no_probabilities"]
+    for row in comparison.rows:
+        assert "learning rate" not in row.reason
+        assert "the outputs of layer 'o' are not all between 0 and 1" in row.reason

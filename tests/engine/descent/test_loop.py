@@ -726,3 +726,54 @@ def test_rules_give_the_same_bits_in_blocks(name, details, monkeypatch):
         for step, other in zip(steps, others, strict=True):
             np.testing.assert_array_equal(other.effective_learning_rate, step.effective_learning_rate)
             assert other[:-1] == step[:-1]
+
+
+# --- the place of the penalty ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [None, {"norm": 1e9}])
+def test_nesterov_takes_the_gradient_of_the_penalty_where_it_looks_ahead(clip):
+    """Coupled weight decay is the gradient of λ/2 ‖θ‖² in the objective, so both descend alike."""
+    decay = 0.3
+    chosen = {"name": "nesterov", "learning_rate": 0.01, "momentum": 0.8}
+
+    def penalised(x):
+        loss, gradient = double_well(x)
+        return loss + 0.5 * decay * float(x @ x), gradient + decay * x
+
+    plain, coupled = Function(penalised, [0.3, -1.7]), Function(double_well, [0.3, -1.7])
+    _, expected = descend(plain, chosen, 30, clip=clip)
+    _, found = descend(coupled, chosen | {"weight_decay": decay}, 30, clip=clip)
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-13)
+    np.testing.assert_allclose(found.state.velocity, expected.state.velocity, rtol=1e-12)
+
+
+def test_decoupled_decay_of_nesterov_stays_where_the_parameters_are():
+    objective = Function(quadratic(CURVATURES), START)
+    options = {"name": "nesterov", "learning_rate": 0.01, "momentum": 0.8, "weight_decay": 0.3}
+    _, descent = descend(objective, options | {"decoupled_weight_decay": True}, 3)
+    x, v = np.array(START, float), np.zeros(len(START))
+    for _ in range(3):
+        v = 0.8 * v - 0.01 * CURVATURES * (x + 0.8 * v)
+        x = x * (1.0 - 0.01 * 0.3) + v
+    np.testing.assert_allclose(descent.parameters, x, rtol=1e-13)
+
+
+# --- before anything has moved ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradient", "words"),
+    [
+        (math.nan, 1.0, "the loss is not a number"),
+        (math.inf, 1.0, "the loss is infinite"),
+        (1.0, math.nan, "the gradient is not finite"),
+        (1.0, math.inf, "the gradient is not finite"),
+    ],
+)
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "l_bfgs", "exact_line_search"])
+def test_what_is_not_finite_at_the_start_is_no_fault_of_the_learning_rate(name, loss, gradient, words):
+    objective = Function(lambda x: (loss, np.full(2, gradient)), [0.5, 3.0])
+    taken, descent = descend(objective, name, 5)
+    assert descent.status == "diverged" and len(taken) == 1
+    assert descent.reason == f"at step 1 {words}, before anything has moved"

@@ -721,3 +721,75 @@ def test_every_optimizer_trains(name):
     if not optimizers[name].counter_example:
         assert outcome.loss < records[0].step.loss
     assert (outcome.checkpoint.optimizer, outcome.checkpoint.step) == (name, 6)
+
+
+# --- what has nothing to do with the optimizer ------------------------------------------------------------------
+
+LINEAR = network(dense("o", 1))
+XOR_X, XOR_Y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([[0.0], [1.0], [1.0], [0.0]])
+SLOPES = {"o": {"kernel": [[1.0], [-1.0]], "bias": [0.0]}}
+
+
+@pytest.mark.parametrize("chosen", [{"name": "sgd", "learning_rate": 0.1}, "adam", "l_bfgs", "nesterov"])
+def test_outputs_that_are_no_probabilities_are_the_reason_where_nothing_has_moved(chosen):
+    records, outcome = train(LINEAR, XOR_X, XOR_Y, chosen, "binary_crossentropy", parameters=SLOPES, steps=5)
+    assert outcome.status == "diverged" and outcome.step == 0 and len(records) == 1
+    assert outcome.reason == (
+        "at step 1 the loss is not a number, before anything has moved: the outputs of layer 'o' are not all between "
+        "0 and 1, so binary_crossentropy of them means nothing"
+    )
+    assert [caution.code for caution in outcome.warnings] == ["no_probabilities", "non_finite"]
+
+
+def test_the_place_is_the_reason_where_nothing_has_moved():
+    definition = network(dense("a", 1, "exponential"), dense("b", 1))
+    parameters = {"a": {"kernel": [[800.0], [0.0]], "bias": [0.0]}, "b": {"kernel": [[1.0]], "bias": [0.0]}}
+    _, outcome = train(definition, XOR_X, XOR_Y, "sgd", parameters=parameters, steps=5)
+    assert outcome.reason == (
+        "at step 1 the loss is infinite, before anything has moved: the output of layer 'a' is the first value that is "
+        "not finite (infinite)"
+    )
+
+
+def test_a_training_that_stands_still_tells_of_a_loss_that_is_not_finite_at_the_end():
+    running = training(LINEAR, XOR_X, XOR_Y, "sgd", "binary_crossentropy", parameters=SLOPES, steps=5)
+    running.cancel("the time ran out")
+    outcome = running.outcome()
+    running.close()
+    assert outcome.status == "diverged" and "learning rate" not in outcome.reason
+    assert "the outputs of layer 'o' are not all between 0 and 1" in outcome.reason
+
+
+def test_a_finite_loss_of_outputs_that_are_no_probabilities_is_told_too():
+    targets = np.array([[1.0, 0.0]] * 4)
+    parameters = {"o": {"kernel": [[0.0, 0.0], [0.0, 0.0]], "bias": [2.0, 1.0]}}
+    details = {"parameters": parameters, "steps": 2}
+    _, outcome = train(network(dense("o", 2)), XOR_X, targets, "sgd", "categorical_crossentropy", **details)
+    assert outcome.status == "completed" and outcome.finite
+    assert [caution.code for caution in outcome.warnings] == ["no_probabilities"]
+    _, outcome = train(network(dense("o", 2, "softmax")), XOR_X, targets, "sgd", "categorical_crossentropy", **details)
+    assert not outcome.warnings
+
+
+def test_a_divergence_after_a_step_keeps_its_explanation():
+    parameters = {"o": {"kernel": [[0.1], [0.2]], "bias": [0.5]}}
+    chosen = {"name": "sgd", "learning_rate": 10.0}
+    _, outcome = train(LINEAR, XOR_X, XOR_Y, chosen, "binary_crossentropy", parameters=parameters, steps=5)
+    assert outcome.status == "diverged" and outcome.step == 1
+    assert outcome.reason.startswith("at step 2 the loss is not a number; the learning rate is 10")
+    assert "no_probabilities" in [caution.code for caution in outcome.warnings]
+
+
+@pytest.mark.parametrize(
+    ("weights", "plan", "told"),
+    [
+        ([1.0, 2.0, 1.0, 1.0], {}, True),
+        ([0.5, 1.5, 0.5, 1.5], {}, False),
+        ([0.5, 1.5, 0.5, 1.5], {"batches": [[0], [1]]}, True),
+        ([1.0, 1.0, 1.0, 1.0], {"batch_size": 2}, False),
+        ([2.0, 2.0, 2.0, 2.0], {"batch_size": 2}, True),
+    ],
+)
+def test_a_mean_that_others_take_otherwise_is_told(weights, plan, told):
+    _, outcome = train(LINEAR, XOR_X, XOR_Y, "sgd", weights=weights, steps=2, **plan)
+    assert ("normalize_weights" in [caution.code for caution in outcome.warnings]) is told

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations import log_softmax, logsumexp, softmax, square, with_slope
+from service.engine.graph.operations import extreme, log_softmax, logsumexp, softmax, square, with_slope
+from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding
 
 LEAVES = frozenset({"input", "constant", "vector"})
@@ -112,6 +113,7 @@ EXAMPLES = (
     Example("cbrt", ((3, 2),), low=0.6, high=4.0),
     Example("power", ((3, 2), (3, 2)), low=0.3, high=2.7),
     Example("xlogy", ((3, 2), (3, 2)), low=0.3, high=2.7),
+    Example("weighted", ((3, 2), (3, 2))),
     Example("erf", ((3, 2),)),
     Example("floor", ((3, 2),)),
     Example("ceil", ((3, 2),)),
@@ -190,6 +192,10 @@ EXAMPLES = (
     Example("stop_gradient", ((3, 2),)),
     Example("mark", ((3, 2),), ("here",)),
     Example("with_slope", ((3, 2),), build=_cube),
+    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("maximum", x)),
+    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("minimum", x)),
+    Example("root_mean_square", ((4, 2),), build=lambda x: root_mean_square(x, [1])),
+    Example("root_mean_square", ((2, 3, 2),), build=lambda x: root_mean_square(x, [0, 2], 0.25)),
 )
 
 

@@ -81,7 +81,7 @@ def test_answers_of_pytorch(post, record, answer, dtype, tolerance):
     assert response.status_code == 200, response.text
     found = response.json
     assert found["dtype"] == dtype
-    assert found["finite"] and not found["warnings"]
+    assert found["finite"] and {caution["code"] for caution in found["warnings"]} <= {"normalize_weights"}
     assert_same(found["values"], record["values"][answer["of"]], tolerance)
     assert_same(found["result"], answer["result"], tolerance)
     assert found.get("labels") == answer.get("labels")

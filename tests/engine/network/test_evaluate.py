@@ -570,13 +570,16 @@ def test_no_loss_warns(name):
     declaration = losses[name]
     fitting = 1.0 if "hinge" in name else 0.5
     targets = np.zeros(4, int) if declaration.indices else np.full((4, 3), fitting)
-    result = evaluate(network(dense("a", 3, "sigmoid")), INPUTS, None, name, targets)
-    assert not result.warnings and result.finite
+    activation = "softmax" if declaration.outputs == "distributions" else "sigmoid"
+    for dtype in ("float64", "float32"):
+        result = evaluate(network(dense("a", 3, activation)), INPUTS, None, name, targets, dtype=dtype)
+        assert not result.warnings and result.finite
 
 
 @pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
 def test_targets_a_loss_is_not_made_for_are_told(name, target):
-    result = evaluate(network(dense("a", 1, "sigmoid")), INPUTS, None, name, np.full((4, 1), target))
+    activation = "softmax" if losses[name].outputs == "distributions" else "sigmoid"
+    result = evaluate(network(dense("a", 2, activation)), INPUTS, None, name, np.full((4, 2), target))
     assert codes(result) == [("unusual_targets", "a", "targets")]
 
 
@@ -585,6 +588,134 @@ def test_outputs_that_are_no_probabilities_are_told():
     result = evaluate(network(dense("a", 1)), INPUTS, parameters, "bce", np.ones((4, 1)))
     assert not result.finite
     assert ("no_probabilities", "a", "output") in codes(result)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "words"),
+    [
+        ("bce", [[1.5]], [[1.0]], "not all between 0 and 1, so binary_crossentropy of them means nothing; end with "
+         "sigmoid, or set from_logits"),
+        ("bce", [[-0.5]], [[1.0]], "not all between 0 and 1"),
+        ("cce", [[2.0, 1.0]], [[1.0, 0.0]], "not all between 0 and 1, so categorical_crossentropy of them means "
+         "nothing; end with softmax, or set from_logits"),
+        ("scce", [[2.0, 1.0]], [0], "not all between 0 and 1"),
+        ("scce", [[0.75, 0.75]], [0], "no distributions over classes (a row sums to 1.5, not to 1)"),
+        ("cce", [[0.5, 0.5], [0.5, 0.25]], [[1.0, 0.0]] * 2, "(a row sums to 0.75, not to 1)"),
+        ("kl_divergence", [[0.75, 0.75]], [[1.0, 0.0]], "(a row sums to 1.5, not to 1), so kl_divergence of them means "
+         "nothing; end with softmax"),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_no_probabilities_are_told_whether_the_loss_is_finite_or_not(loss, outputs, targets, words):
+    result = evaluate(network(layer("a", "activation", activation="linear")), outputs, {}, loss, targets)
+    (warning,) = [each for each in result.warnings if each.code == "no_probabilities"]
+    assert (warning.layer, warning.quantity) == ("a", "output")
+    assert words in warning.message and warning.message.startswith("the outputs of layer 'a' are ")
+    assert "from_logits" in warning.message or loss == "kl_divergence"
+
+
+def test_rates_that_are_negative_are_told():
+    linear = network(layer("a", "activation", activation="linear"))
+    result = evaluate(linear, [[-0.5], [2.0]], {}, "poisson", [[1.0], [1.0]])
+    assert codes(result)[0] == ("no_rates", "a", "output")
+    assert not evaluate(linear, [[-0.5]], {}, {"name": "poisson", "log_input": True}, [[1.0]]).warnings
+    assert not evaluate(linear, [[0.0]], {}, "poisson", [[1.0]]).warnings
+
+
+def test_rows_of_sigmoids_are_no_distributions():
+    result = evaluate(network(dense("a", 3, "sigmoid")), INPUTS, None, "cce", np.eye(3)[[0, 1, 2, 0]])
+    assert codes(result) == [("no_probabilities", "a", "output")]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("classes", [2, 10, 1000, 20_000])
+@pytest.mark.parametrize("loss", ["cce", "kl_divergence"])
+def test_rounding_makes_no_distribution_suspect(loss, classes, dtype):
+    """Shares that went through another layer, so that nothing but their numbers is known."""
+    rng = np.random.default_rng(classes)
+    shares = np.exp(rng.normal(0.0, 4.0, (5, classes)))
+    shares /= shares.sum(-1, keepdims=True)
+    definition = network(dense("a", classes, "softmax"), layer("same", "reshape", target_shape=(classes,)))
+    parameters = {"a": {"kernel": np.zeros((2, classes)), "bias": rng.normal(0.0, 4.0, classes)}}
+    found = evaluate(definition, INPUTS, parameters, loss, shares[:4], dtype=dtype)
+    assert not found.warnings
+    typed = evaluate(network(layer("a", "activation", activation="linear")), shares, {}, loss, shares, dtype=dtype)
+    assert not typed.warnings
+
+
+def test_label_smoothing_makes_no_distribution_suspect():
+    loss = {"name": "cce", "label_smoothing": 0.1}
+    assert not evaluate(network(dense("a", 3, "softmax")), INPUTS, None, loss, np.eye(3)[[0, 1, 2, 0]]).warnings
+
+
+@pytest.mark.parametrize("loss", ["cce", "scce"])
+def test_class_weights_whose_mean_others_take_otherwise_are_told(loss):
+    classes = np.array([0, 1, 1, 0])
+    targets = classes if loss == "scce" else np.eye(2)[classes]
+    definition = network(dense("a", 2, "softmax"))
+
+    def told(weights, **details):
+        result = evaluate(definition, INPUTS, None, {"name": loss, "class_weights": weights}, targets, **details)
+        return [each for each in result.warnings if each.code == "normalize_weights"]
+
+    (warning,) = told((1.0, 2.0))
+    assert (warning.layer, warning.quantity) == ("a", "loss")
+    assert warning.message == (
+        "the class_weights of layer 'a' sum to 6 over 4 targets, and the mean divides by how many there are, as "
+        "Keras's does; PyTorch's of class indices divides by the sum of their weights: set normalize_weights to true "
+        "for that, or to false to keep this"
+    )
+    assert not told((0.5, 1.5))
+    for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "sum"}):
+        assert not told((1.0, 2.0), **details)
+
+
+def test_class_weights_of_distributions_are_summed_by_no_framework():
+    loss = {"name": "cce", "class_weights": (1.0, 2.0)}
+    assert not evaluate(network(dense("a", 2, "softmax")), INPUTS, None, loss, np.full((4, 2), 0.5)).warnings
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
+)
+def test_sample_weights_whose_mean_others_take_otherwise_are_told(weights, told):
+    definition = network(dense("a", 1))
+    result = evaluate(definition, INPUTS, None, "mse", TARGETS, weights)
+    assert codes(result) == [("normalize_weights", None, "loss")] * told
+    for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "none"}):
+        if any(weights):
+            assert not evaluate(definition, INPUTS, None, "mse", TARGETS, weights, **details).warnings
+
+
+def test_logits_farther_apart_than_the_largest_number():
+    definition = network(layer("a", "activation", activation="softmax"))
+    right = evaluate(definition, [[1e308, -1e308]], {}, "scce", [0], include=("input_gradients",))
+    assert right.loss == 0.0 and right.finite and not right.warnings
+    assert right.input_gradients["input"].tolist() == [[0.0, 0.0]]
+    wrong = evaluate(definition, [[1e308, -1e308]], {}, "scce", [1], include=("input_gradients",))
+    assert wrong.loss == np.inf and not wrong.finite
+    assert wrong.input_gradients["input"].tolist() == [[1.0, -1.0]]
+    (warning,) = [each for each in wrong.warnings if each.code == "non_finite"]
+    assert "is the first value that is not finite (infinite)" in warning.message
+
+
+def test_norms_of_large_and_tiny_numbers():
+    linear = network(dense("a", 2, use_bias=False))
+    for scale in (1e200, 1e-200, 1e308):
+        kernel = {"a": {"kernel": [[0.0, 0.0]]}}
+        result = evaluate(
+            linear, [[1.0]], kernel, "half_squared_error", [[0.6 * scale, 0.8 * scale]], include=("layers",)
+        )
+        assert result.gradient_norm == pytest.approx(scale, rel=1e-15)
+        assert result.layers[0].norms["delta"] == pytest.approx(scale, rel=1e-15)
+
+
+def test_a_norm_that_is_too_large_for_a_number_is_named():
+    linear = network(dense("a", 2, use_bias=False))
+    parameters = {"a": {"kernel": [[0.0, 0.0]]}}
+    result = evaluate(linear, [[1.5e308]], parameters, "mae", [[1.0, 1.0]], weights=[2.0], normalize_weights=False)
+    assert result.gradients["a"]["kernel"].tolist() == [[-1.5e308, -1.5e308]]
+    assert np.isinf(result.gradient_norm) and not result.finite
+    assert codes(result) == [("non_finite", None, "norm")]
 
 
 def test_layers_that_compute_the_same_have_deltas_of_their_own():

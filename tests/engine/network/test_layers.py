@@ -509,3 +509,117 @@ def test_shared_layers_may_be_of_any_type():
 def test_bilinear_interpolation_has_a_largest_factor():
     ((path, detail),) = refusals(read({"type": "up_sampling2d", "size": [1, 257], "interpolation": "bilinear"}), IMAGES)
     assert path == ("network", "layers", 0, "size") and detail == "bilinear interpolation takes factors up to 256"
+
+
+# --- large and tiny numbers ---------------------------------------------------------------------
+
+NORMALISING = [
+    {"type": "layer_normalization"},
+    {"type": "layer_normalization", "axis": [1, 2]},
+    {"type": "group_normalization", "groups": 2},
+    {"type": "rms_normalization"},
+    {"type": "batch_normalization"},
+]
+
+
+def normalised(described, x, dtype="float64"):
+    """Outputs and input gradients of a layer in training, against targets of another sign."""
+    definition = read({**described, "name": "it"})
+    targets = -np.sign(np.asarray(x))
+    result = evaluate(
+        definition, x, None, "half_squared_error", targets, dtype=dtype, training=True, include=("input_gradients",)
+    )
+    return result.outputs["it"], result.input_gradients["input"], result
+
+
+@pytest.mark.parametrize("power", [600, 1000, -600, -1000])
+@pytest.mark.parametrize("described", NORMALISING, ids=str)
+def test_what_is_normalised_may_have_any_size(described, power):
+    """Without epsilon the size of the inputs does not matter, and gradients shrink as it grows."""
+    x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
+    scale = 2.0**power
+    outputs, gradients, _ = normalised(described | {"epsilon": 0.0}, x)
+    found, slopes, _ = normalised(described | {"epsilon": 0.0}, x * scale)
+    np.testing.assert_allclose(found, outputs, rtol=1e-13)
+    np.testing.assert_allclose(slopes * scale, gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("described", NORMALISING, ids=str)
+def test_epsilon_decides_where_squares_vanish(described):
+    x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
+    _, _, result = normalised(described | {"epsilon": 1e-3}, x * 1e-200)
+    mean = 0.0 if described["type"] == "rms_normalization" else None
+    axes = {"batch_normalization": (0, 1), "group_normalization": None}.get(described["type"], described.get("axis"))
+    if axes is not None or described["type"] in ("layer_normalization", "rms_normalization"):
+        axes = tuple(axes or (2,))
+        mean = x.mean(axes, keepdims=True) if mean is None else mean
+        np.testing.assert_allclose(result.outputs["it"], (x - mean) * 1e-200 / math.sqrt(1e-3), rtol=1e-13)
+    assert result.finite
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 1e20), ("float32", 1e37), ("float64", 1e200), ("float64", 1e307)]
+)
+@pytest.mark.parametrize("name", ["layer_normalization", "group_normalization"])
+def test_one_to_four_are_normalised_at_any_size(name, dtype, size):
+    options = {"groups": 1} if name == "group_normalization" else {}
+    outputs, _, result = normalised({"type": name, **options}, [[size, 2.0 * size, 3.0 * size, 4.0 * size]], dtype)
+    expected = np.array([-3.0, -1.0, 1.0, 3.0]) / math.sqrt(5.0)
+    np.testing.assert_allclose(outputs, [expected], rtol=1e-6 if dtype == "float32" else 1e-15)
+    assert result.finite
+
+
+def test_a_running_variance_that_is_too_large_is_told_and_the_outputs_are_right():
+    outputs, _, result = normalised({"type": "batch_normalization"}, [[1e200], [3e200]])
+    np.testing.assert_allclose(outputs, [[-1.0], [1.0]], rtol=1e-15)
+    assert not result.finite and np.isinf(result.state["it"]["moving_variance"]).all()
+    (warning,) = [each for each in result.warnings if each.code == "non_finite"]
+    assert warning.layer == "it"
+
+
+@pytest.mark.parametrize(("first", "second"), [(600, 0), (600, 900), (1000, -20)])
+def test_normalised_products_of_vectors_of_any_size(first, second):
+    rng = np.random.default_rng(6)
+    x, y = rng.uniform(-2.0, 2.0, (2, 3, 4))
+    described = {"inputs": ["a", "b"]}
+    definition = read({"type": "dot", "name": "it", "axes": [1, 1], "normalize": True, **described}, inputs=["a", "b"])
+    found = evaluate(definition, {"a": x * 2.0**first, "b": y * 2.0**second}, {})
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    np.testing.assert_allclose(found.outputs["it"][:, 0], (x * y).sum(1) / lengths, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_means_of_windows_at_the_edge_are_exact_where_they_can_be(axes, strides, dtype):
+    x = np.arange(2.0, 2.0 + 5**axes).reshape(1, *(5,) * axes, 1)
+    pooling = {"type": f"average_pooling{axes}d", "name": "it", "pool_size": 3, "strides": strides, "padding": "same"}
+    found = evaluate(read(pooling), x, {}, dtype=dtype).outputs["it"][0, ..., 0]
+    for place in np.ndindex(*found.shape):
+        window = tuple(slice(max(0, k * strides - 1), k * strides + 2) for k in place)
+        values = x[0, ..., 0][window]
+        assert found[place] == np.dtype(dtype).type(values.sum()) / np.dtype(dtype).type(values.size)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_the_mean_of_two_and_three(padding):
+    pooling = {"type": "average_pooling1d", "name": "it", "pool_size": 3, "strides": 1, "padding": padding}
+    outputs = evaluate(read(pooling), [[[2.0], [3.0], [4.0]]], {}).outputs["it"][0, :, 0]
+    assert outputs.tolist() == ([3.0] if padding == "valid" else [2.5, 3.0, 3.5])
+
+
+# --- ties ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+@pytest.mark.parametrize("values", [(2, 2, 2), (2, 2, 1), (1, 2, 2), (2, 1, 2), (3, 3, 3, 3, 3), (1, 2, 3), (2, 2)])
+def test_inputs_equal_to_the_extreme_share_its_gradient_evenly(name, values):
+    sign = 1.0 if name == "maximum" else -1.0
+    names = [f"x{place}" for place in range(len(values))]
+    definition = read({"type": name, "name": "it", "inputs": names}, inputs=names)
+    inputs = {key: [[sign * value]] for key, value in zip(names, values, strict=True)}
+    found = evaluate(definition, inputs, {}, "half_squared_error", [[0.0]], include=("input_gradients",))
+    best = max(values)
+    assert found.outputs["it"].tolist() == [[sign * best]]
+    shares = [sign * best / values.count(best) if value == best else 0.0 for value in values]
+    np.testing.assert_allclose([found.input_gradients[key][0, 0] for key in names], shares, rtol=1e-15)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 from service.engine.declarations import Flag, Integer, Integers
 from service.engine.graph import operations
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, sqrt, square, sum_over, transpose
+from service.engine.graph.operations import broadcast, reshape, transpose
+from service.engine.graph.robust import root_mean_square
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
     KERAS,
@@ -79,30 +81,32 @@ def average(layer: LayerContext, *inputs: Node) -> LayerOutput:
 
 @layers.declare(
     "maximum",
-    en="The elementwise maximum of its inputs. Equal inputs share the gradient, pair by pair in their order.",
-    zh="各输入逐元素取最大值;相等时按命名次序两两平分梯度。",
+    en="The elementwise maximum of its inputs. Inputs that are equal to it share the gradient evenly.",
+    zh="各输入逐元素取最大值;相等的各输入平分梯度。",
     takes=SEVERAL,
     latex=r"a = \max_i x_i",
-    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot [x_i = a]",
+    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot "
+    r"\frac{[x_i = a]}{\sum_j [x_j = a]}",
     sources=(KERAS + "merging_layers/maximum/",),
 )
 def maximum(layer: LayerContext, *inputs: Node) -> LayerOutput:
     need_equal_shapes(layer, inputs)
-    return same(reduce(operations.maximum, inputs))
+    return same(operations.extreme("maximum", inputs))
 
 
 @layers.declare(
     "minimum",
-    en="The elementwise minimum of its inputs. Equal inputs share the gradient, pair by pair in their order.",
-    zh="各输入逐元素取最小值;相等时按命名次序两两平分梯度。",
+    en="The elementwise minimum of its inputs. Inputs that are equal to it share the gradient evenly.",
+    zh="各输入逐元素取最小值;相等的各输入平分梯度。",
     takes=SEVERAL,
     latex=r"a = \min_i x_i",
-    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot [x_i = a]",
+    derivative=r"\frac{\partial L}{\partial x_i} = \frac{\partial L}{\partial a} \odot "
+    r"\frac{[x_i = a]}{\sum_j [x_j = a]}",
     sources=(KERAS + "merging_layers/minimum/",),
 )
 def minimum(layer: LayerContext, *inputs: Node) -> LayerOutput:
     need_equal_shapes(layer, inputs)
-    return same(reduce(operations.minimum, inputs))
+    return same(operations.extreme("minimum", inputs))
 
 
 @layers.declare(
@@ -150,7 +154,7 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
         layer.refuse(f"the axes have {lengths[0]} and {lengths[1]} entries; they must be equally long", "axes")
     inputs = (first, second)
     if layer.options["normalize"]:
-        inputs = (_unit(first, axes[0]), _unit(second, axes[1]))
+        inputs = (_to_unit_scale(first, axes[0]) / float(lengths[0]), _to_unit_scale(second, axes[1]))
     rows, rests = [], []
     for x, axis in zip(inputs, axes, strict=True):
         kept = [k for k in range(1, len(x.shape)) if k != axis]
@@ -162,8 +166,11 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
     return same(reshape(product, (first.shape[0], *(rests[0] + rests[1] or (1,)))))
 
 
-def _unit(x: Node, axis: int) -> Node:
-    """x divided by its length along one axis; lengths below 1e-7 count as that, as in Keras."""
-    squares = operations.maximum(sum_over(square(x), [axis]), 1e-14)
+def _to_unit_scale(x: Node, axis: int) -> Node:
+    """x divided by its length along one axis, times the root of their number: the length may be too large for a float.
+
+    Lengths below 1e-7 count as that, as in Keras.
+    """
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
-    return x / broadcast(reshape(sqrt(squares), kept), x.shape)
+    divisors = operations.maximum(root_mean_square(x, [axis]), 1e-7 / math.sqrt(x.shape[axis]))
+    return x / broadcast(reshape(divisors, kept), x.shape)

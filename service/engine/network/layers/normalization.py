@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from service.engine.declarations import Flag, Integer, Integers, Number
 from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
+from service.engine.graph.robust import root_mean_square
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,
@@ -54,12 +55,20 @@ def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
     return broadcast(reshape(values, tuple(n if axis in kept else 1 for axis, n in enumerate(shape))), shape)
 
 
-def _moments(x: Node, axes: Sequence[int]) -> tuple[Node, Node, Node]:
-    """Mean and population variance over some axes, and x without its mean."""
-    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+def _rest(x: Node, axes: Sequence[int]) -> list[int]:
+    """The other axes."""
+    return [axis for axis in range(len(x.shape)) if axis not in axes]
+
+
+def _centred(x: Node, axes: Sequence[int]) -> tuple[Node, Node]:
+    """The mean over some axes, and x without it."""
     mean = mean_over(x, axes)
-    centred = x - _spread(mean, kept, x.shape)
-    return mean, mean_over(square(centred), axes), centred
+    return mean, x - _spread(mean, _rest(x, axes), x.shape)
+
+
+def _to_unit_scale(x: Node, axes: Sequence[int], epsilon: float) -> Node:
+    """x divided by the root of its mean square over some axes plus epsilon. Squares may overflow, the answer not."""
+    return x / _spread(root_mean_square(x, axes, epsilon), _rest(x, axes), x.shape)
 
 
 def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
@@ -111,13 +120,16 @@ def batch_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     moving_variance = layer.statistic("moving_variance", channels, layer.source)
     if layer.training and not layer.frozen:  # a frozen layer keeps its averages, as in Keras
         layer.couple_samples()
-        mean, variance, centred = _moments(x, [axis for axis in range(len(x.shape)) if axis not in kept])
+        axes = _rest(x, kept)
+        mean, centred = _centred(x, axes)
+        normal = _to_unit_scale(centred, axes, options["epsilon"])
+        variance = mean_over(square(centred), axes)
         momentum = options["momentum"]
         layer.update("moving_mean", moving_mean * momentum + mean * (1.0 - momentum))
         layer.update("moving_variance", moving_variance * momentum + variance * (1.0 - momentum))
     else:
-        centred, variance = x - _spread(moving_mean, kept, x.shape), moving_variance
-    normal = centred / _spread(sqrt(variance + options["epsilon"]), kept, x.shape)
+        deviation = sqrt(moving_variance + options["epsilon"])
+        normal = (x - _spread(moving_mean, kept, x.shape)) / _spread(deviation, kept, x.shape)
     return same(_scale_and_shift(layer, normal, kept))
 
 
@@ -134,9 +146,8 @@ def batch_normalization(layer: LayerContext, x: Node) -> LayerOutput:
 )
 def layer_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     axes = _axes(layer, x, layer.options["axis"])
-    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    _, variance, centred = _moments(x, axes)
-    normal = centred / _spread(sqrt(variance + layer.options["epsilon"]), kept, x.shape)
+    _, centred = _centred(x, axes)
+    normal = _to_unit_scale(centred, axes, layer.options["epsilon"])
     return same(_scale_and_shift(layer, normal, axes))
 
 
@@ -163,9 +174,9 @@ def group_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     if groups < 1 or channels % groups:
         layer.refuse(f"{groups} groups cannot share {channels} channels evenly; {layer.source}", "groups")
     split = reshape(x, (*x.shape[:axis], groups, channels // groups, *x.shape[axis + 1 :]))
-    apart = [0, axis]  # samples and groups
-    _, variance, centred = _moments(split, [k for k in range(len(split.shape)) if k not in apart])
-    normal = centred / _spread(sqrt(variance + layer.options["epsilon"]), apart, split.shape)
+    axes_of_group = _rest(split, [0, axis])  # all but samples and groups
+    _, centred = _centred(split, axes_of_group)
+    normal = _to_unit_scale(centred, axes_of_group, layer.options["epsilon"])
     return same(_scale_and_shift(layer, reshape(normal, x.shape), kept))
 
 
@@ -182,7 +193,6 @@ def group_normalization(layer: LayerContext, x: Node) -> LayerOutput:
 )
 def rms_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     axes = _axes(layer, x, layer.options["axis"])
-    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    root = sqrt(mean_over(square(x), axes) + layer.options["epsilon"])
+    normal = _to_unit_scale(x, axes, layer.options["epsilon"])
     scale = layer.parameter("scale", tuple(x.shape[axis] for axis in axes), reason=layer.source)
-    return same(x / _spread(root, kept, x.shape) * _spread(scale, axes, x.shape))
+    return same(normal * _spread(scale, axes, x.shape))

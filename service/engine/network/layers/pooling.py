@@ -57,22 +57,31 @@ def _largest_of(gathered: Node, sliding: Sliding) -> Node:
 
 
 def _mean_of(gathered: Node, sliding: Sliding) -> Node:
-    total = sum_over(gathered, range(len(sliding.axes))) / float(math.prod(sliding.sizes))
-    if not sliding.is_padded:
-        return total
+    total = sum_over(gathered, range(len(sliding.axes)))
+    # One division, by a whole number, is exact where it can be.
+    return total / (_counts(total, sliding) if sliding.is_padded else float(math.prod(sliding.sizes)))
+
+
+def _counts(pooled: Node, sliding: Sliding) -> Node:
+    """For each place, how many values its window holds, those of the padding left out."""
+    first, last = sliding.axes[0], sliding.axes[-1]
+    places = pooled.shape[first : last + 1]
+    counts = None
     for position, axis in enumerate(sliding.axes):
-        total = total / _share(total, sliding, position, axis)
-    return total
+        along = tuple(n if k == position else 1 for k, n in enumerate(places))
+        of_axis = broadcast(reshape(_counts_along(pooled, sliding, position, axis), along), places)
+        counts = of_axis if counts is None else counts * of_axis
+    assert counts is not None
+    shape = tuple(n if first <= k <= last else 1 for k, n in enumerate(pooled.shape))
+    return broadcast(reshape(counts, shape), pooled.shape)
 
 
-def _share(pooled: Node, sliding: Sliding, position: int, axis: int) -> Node:
-    """For each place along an axis, the share of its window that lies on the value and not on the padding."""
+def _counts_along(pooled: Node, sliding: Sliding, position: int, axis: int) -> Node:
     size, stride, (low, high) = sliding.sizes[position], sliding.strides[position], sliding.padding[position]
     length = (pooled.shape[axis] - 1) * stride + size - low - high
     alone = Sliding(0, (0,), (size,), (stride,), (1,), ((low, high),))
     ones = broadcast(pooled.graph.constant(1.0), (length,))
-    share = sum_over(windows(ones, alone), [0]) / float(size)
-    return broadcast(reshape(share, tuple(n if k == axis else 1 for k, n in enumerate(pooled.shape))), pooled.shape)
+    return sum_over(windows(ones, alone), [0])
 
 
 def _average_pool(layer: LayerContext, x: Node, axes: int) -> LayerOutput:

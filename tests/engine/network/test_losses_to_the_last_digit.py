@@ -1,0 +1,321 @@
+"""Every loss over the whole range of float64 and float32, against a second formula with 60 digits.
+
+Value, slope and second derivative lie within 8 units in the last place of what is exact for the rounded inputs. Where
+the exact number is too large for a float, the engine says infinity. What differs is listed, with its reason, in
+`CANCELLING`, `INFINITE` and `UNDEFINED`.
+
+A new loss needs a line in `REFERENCES`: from the predictions and targets of one sample to the terms of its loss.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+import pytest
+from mpmath import mp
+
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Graph, NoGradient
+from service.engine.graph.operations import slice_axis, sum_over
+from service.engine.network.losses import SMALLEST_LOG, SMALLEST_PROBABILITY, Prediction, losses
+from tests import series
+from tests.reference import ulp, ulps
+from tests.series import ONE, ZERO, Series, constant, function_of, maximum, number
+
+MOST_ULPS = 8.0
+SIZES = {
+    "float64": (5e-324, 1e-310, 1e-300, 1e-9, 0.3, 1.0, 20.0, 30.0, 745.0, 1e4, 1e20, 1e150, 1e308),
+    "float32": (1e-45, 1e-40, 1e-30, 1e-9, 0.3, 1.0, 20.0, 30.0, 104.0, 745.0, 1e4, 1e20, 3e38),
+}
+EVERYWHERE = {dtype: (0.0, -0.0, *sizes, *(-x for x in sizes)) for dtype, sizes in SIZES.items()}
+CHANCES = {
+    "float64": (0.0, 5e-324, 1e-300, 1e-30, 1e-13, 1e-9, 0.25, 0.5, 0.9, 1.0 - 2.0**-53, 1.0),
+    "float32": (0.0, 1e-45, 1e-38, 1e-30, 1e-13, 1e-9, 0.25, 0.5, 0.9, 1.0 - 2.0**-24, 1.0),
+}
+"""Probabilities."""
+RATES = {dtype: (0.0, *sizes) for dtype, sizes in SIZES.items()}
+TARGETS = (0.0, 1.0, -2.5)
+SHARES = (0.0, 1.0, 0.3)
+SIGNS = (-1.0, 1.0)
+COUNTS = (0.0, 1.0, 3.0)
+
+
+# --- the second formulas ------------------------------------------------------------------------
+
+
+def exact(x):
+    return constant(number(x))
+
+
+def magnitude(x):
+    return series.absolute(x)
+
+
+def squared(p, t):
+    return [(p - t) * (p - t)]
+
+
+def half_squared(p, t):
+    return [exact(0.5) * (p - t) * (p - t)]
+
+
+def absolute(p, t):
+    return [Series(ZERO) if (p - t).value == 0 else magnitude(p - t)]  # |x|'(0) = 0
+
+
+def huber(p, t, delta):
+    size = magnitude(p - t)
+    near = size.value <= delta
+    found = exact(0.5) * size * size if near else exact(delta) * (size - exact(delta / 2.0))
+    if abs(size.value - delta) < delta / 2**20:
+        found.second = series.NAN  # where the curvature jumps, errors that round to delta have the mean of both sides
+    return [found]
+
+
+def smooth_l1(p, t, beta):
+    if beta == 0.0:
+        return absolute(p, t)
+    (found,) = huber(p, t, beta)
+    return [found / exact(beta)]
+
+
+def log_cosh(p, t):
+    error = p - t
+    size = abs(error.value)
+    value = mp.log(mp.cosh(size)) if size < 1000 else size - mp.ln2
+    if size < 1e-5:
+        value = size**2 / 2 - size**4 / 12 + size**6 / 45 - 17 * size**8 / 2520  # the rest is below the 40th digit
+    tanh, slope, _ = series.FUNCTIONS["tanh"]
+    return [error.through(value, tanh(error.value), slope(error.value))]
+
+
+def clamped_log(p, complement=None):
+    """ln p with PyTorch's limits; p may be given as 1 less its complement."""
+    least, floor = number(SMALLEST_LOG), number(SMALLEST_PROBABILITY)
+    name, argument = ("log", p) if complement is None else ("log1p", -complement)
+    value = function_of(name, constant(argument.value)).value
+    slope = ONE / max(p.value, floor)
+    return p.through(max(value, least), slope, -slope * slope if p.value > floor else ZERO)
+
+
+def logs_of_sigmoid(x):
+    return -function_of("softplus", -x), -function_of("softplus", x)
+
+
+def binary(p, t, from_logits=False, label_smoothing=0.0, positive_weight=1.0):
+    smoothing, weight = exact(label_smoothing), exact(positive_weight)
+    t = (exact(1) - smoothing) * t + smoothing * exact(0.5)
+    log, rest = logs_of_sigmoid(p) if from_logits else (clamped_log(p), clamped_log(exact(1) - p, p))
+    return [-(weight * t * log), -((exact(1) - t) * rest)]
+
+
+def logarithms(p, from_logits):
+    """ln p of one row, of probabilities or of logits."""
+    if not from_logits:
+        return [clamped_log(x) for x in p]
+    best = max(range(len(p)), key=lambda k: p[k].value)
+    others = [function_of("exp", p[k] - p[best]) for k in range(len(p)) if k != best]
+    total = function_of("log1p", reduce(lambda a, b: a + b, others))
+    return [(x - p[best] if k != best else exact(0)) - total for k, x in enumerate(p)]
+
+
+def categorical(p, t, from_logits=False, label_smoothing=0.0, class_weights=None):
+    smoothing, weights = exact(label_smoothing), class_weights or [1.0] * len(p)
+    t = [(exact(1) - smoothing) * x + smoothing / exact(len(p)) for x in t]
+    return [-(x * exact(w) * log) for x, w, log in zip(t, weights, logarithms(p, from_logits), strict=True)]
+
+
+def sparse(p, t, **options):
+    return categorical(p, [exact(1 if k == t else 0) for k in range(len(p))], **options)
+
+
+def divergence(p, t, from_logits=False):
+    logs = zip(t, logarithms(p, from_logits), strict=True)
+    return [part for x, log in logs for part in (series.times_logarithm(x, x), -(x * log))]
+
+
+def poisson(p, t, log_input=False, epsilon=1e-8):
+    if log_input:
+        return [function_of("exp", p), -(t * p)]
+    return [p, -series.times_logarithm(t, p + exact(epsilon))]
+
+
+def hinge(p, t):
+    rest = exact(1) - t * p
+    return [rest if rest.value > 0 else exact(0)]
+
+
+def squared_hinge(p, t):
+    (rest,) = hinge(p, t)
+    return [rest * rest]
+
+
+def cosine(p, t, epsilon=1e-8):
+    def length(row):
+        squares = reduce(lambda a, b: a + b, [x * x for x in row])
+        root = function_of("sqrt", squares) if squares.value else exact(0)
+        return maximum(root, exact(epsilon))
+
+    norms = length(p) * length(t)
+    return [-(x * y / norms) for x, y in zip(p, t, strict=True)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The formula of a loss once more, and where it is tried: each of `predictions` with each of `targets`."""
+
+    terms: Callable[..., list[Series]]
+    """The loss of a sample is their sum. Takes one prediction and its target, or `rows` of them."""
+    predictions: dict = field(default_factory=lambda: EVERYWHERE)
+    targets: tuple = TARGETS
+    rows: bool = False
+    options: tuple[dict, ...] = ({},)
+    logits: tuple[dict, ...] = ()
+    """Options with which predictions lie everywhere."""
+
+
+def pairs(values, seconds=None):
+    return {dtype: tuple(itertools.product(array, seconds or array)) for dtype, array in values.items()}
+
+
+PAIRS = {
+    dtype: pairs({dtype: EVERYWHERE[dtype]}, (0.0, 1.0, -30.0, sizes[-1]))[dtype] for dtype, sizes in SIZES.items()
+}
+ONE_HOT = ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7))
+SMOOTH, WEIGHED = {"label_smoothing": 0.25}, {"class_weights": (0.5, 3.0)}
+ROWS = {"predictions": pairs(CHANCES), "rows": True}
+REFERENCES = {
+    "mean_squared_error": Reference(squared),
+    "squared_error": Reference(squared),
+    "half_squared_error": Reference(half_squared),
+    "mean_absolute_error": Reference(absolute),
+    "huber": Reference(huber, options=({"delta": 1.0}, {"delta": 2.0**-30}, {"delta": 1e30})),
+    "smooth_l1": Reference(smooth_l1, options=({"beta": 1.0}, {"beta": 2.0**-30}, {"beta": 1e30}, {"beta": 0.0})),
+    "log_cosh": Reference(log_cosh),
+    "binary_crossentropy": Reference(
+        binary, CHANCES, SHARES, options=({}, SMOOTH, {"positive_weight": 3.0}), logits=({}, SMOOTH)
+    ),
+    "categorical_crossentropy": Reference(
+        categorical, **ROWS, targets=ONE_HOT, options=({}, SMOOTH, WEIGHED), logits=({}, SMOOTH)
+    ),
+    "sparse_categorical_crossentropy": Reference(
+        sparse, **ROWS, targets=(0, 1), options=({}, SMOOTH, WEIGHED), logits=({}, SMOOTH)
+    ),
+    "kl_divergence": Reference(divergence, **ROWS, targets=ONE_HOT),
+    "poisson": Reference(poisson, RATES, COUNTS, options=({}, {"epsilon": 0.0}), logits=({"log_input": True},)),
+    "hinge": Reference(hinge, targets=SIGNS),
+    "squared_hinge": Reference(squared_hinge, targets=SIGNS),
+    "cosine_similarity": Reference(cosine, PAIRS, ((1.0, 0.0), (-3.0, 4.0), (1e30, 1e-30)), rows=True),
+}
+CANCELLING = {
+    ("binary_crossentropy", "slope"): "(1 - t) p - t (1 - p) vanishes at p = t; each part has its digits",
+    ("categorical_crossentropy", "slope"): "p - t vanishes at p = t; p has its digits",
+    ("sparse_categorical_crossentropy", "slope"): "p - t vanishes at p = t; p has its digits",
+    ("kl_divergence", "value"): "t ln t - t ln p vanishes at p = t; each logarithm has its digits",
+    ("poisson", "value"): "p - t ln p changes its sign; each part has its digits",
+    ("poisson", "slope"): "exp(p) - t vanishes at the minimum; exp(p) has its digits",
+    ("cosine_similarity", "value"): "the products of a dot product cancel for orthogonal vectors",
+    ("cosine_similarity", "slope"): "along the prediction the slope is 0: what is left of 1 / length less the same",
+    ("cosine_similarity", "curvature"): "as the slope, of 1 / length²",
+}
+"""Where a sum vanishes whose terms do not: there 8 units in the last place of the terms are allowed."""
+INFINITE = "of logits farther apart than the largest number, the logarithm of a share that counts is infinite"
+"""The one place where the loss may be representable and the engine says infinity: soft targets, or label smoothing."""
+UNDEFINED = {
+    "poisson": "with epsilon 0 the slope at p = 0 and t = 0 is 1 - 0 / 0: it is not finite, and the answer says so",
+}
+"""Where the exact number exists and the engine has none, at predictions and targets of 0."""
+PARTS = ("value", "slope", "curvature")
+
+
+def cases():
+    for name, reference in REFERENCES.items():
+        for options in reference.options:
+            yield name, options, reference.predictions
+        for options in reference.logits:
+            everywhere = PAIRS if reference.rows else EVERYWHERE
+            logits = {} if "log_input" in options else {"from_logits": True}
+            yield name, options | logits, everywhere
+
+
+def test_every_loss_has_a_second_formula():
+    missing = {declaration.name for declaration in losses} - set(REFERENCES)
+    assert not missing, f"add the formula of {', '.join(sorted(missing))} to REFERENCES in {__file__}"
+
+
+def computed(name, options, predictions, targets, dtype):
+    """Value, slope and second derivative of each sample's loss with respect to its first prediction."""
+    selection = losses.select(name, **options)
+    graph = Graph(dtype)
+    p = graph.input("p", predictions.shape)
+    t = graph.input("t", targets.shape, "int64" if selection.declaration.indices else None)
+    value = selection.declaration.build(Prediction(p), t, **selection.options)
+    (gradient,) = differentiate(sum_over(value), [p]).nodes
+    slope = slice_axis(gradient, 1, 0, 1)
+    (again,) = differentiate(sum_over(slope), [p]).nodes
+    wanted = [value, slope] if isinstance(again, NoGradient) else [value, slope, slice_axis(again, 1, 0, 1)]
+    found = interpret(wanted, {p: predictions, t: targets})
+    arrays = [found[node].reshape(-1) for node in wanted]
+    return arrays if len(arrays) == 3 else [*arrays, np.zeros_like(arrays[0])]
+
+
+def expected(reference, options, prediction, target):
+    """The terms of one sample's loss, whose first prediction moves."""
+    with mp.workdps(60):
+        if not reference.rows:
+            return reference.terms(Series(number(prediction[0]), ONE), exact(target[0]), **options)
+        row = [Series(number(x), ONE if k == 0 else ZERO, moves=k == 0) for k, x in enumerate(prediction)]
+        wanted = [exact(x) for x in target] if np.ndim(target) else int(target)
+        return reference.terms(row, wanted, **options)
+
+
+def sizes_of_terms(name, prediction, numbers, part):
+    """What the last places of a sum that may cancel are those of."""
+    if name == "cosine_similarity":
+        length = max(mp.sqrt(mp.fsum(number(x) ** 2 for x in prediction)), number(1e-8))
+        return (1 + PARTS.index(part)) * length ** -PARTS.index(part)
+    return mp.fsum(map(abs, numbers))
+
+
+def faults(name, options, predictions, dtype):
+    reference = REFERENCES[name]
+    grid = list(itertools.product(predictions[dtype], reference.targets))
+    given = np.array([np.atleast_1d(p) for p, _ in grid], dtype)
+    if losses[name].indices:
+        targets = np.array([t for _, t in grid], np.int64)
+    else:
+        targets = np.array([np.atleast_1d(t) for _, t in grid], dtype)
+    found = computed(name, options, given, targets, dtype)
+    wrong = []
+    for place, (p, t) in enumerate(zip(given, targets, strict=True)):
+        terms = expected(reference, options, p, t)
+        for part, attribute, array in zip(PARTS, ("value", "first", "second"), found, strict=True):
+            numbers = [getattr(term, attribute) for term in terms]
+            with mp.workdps(60):
+                total = mp.fsum(numbers)
+                if mp.isnan(total) or (name in UNDEFINED and not p.any() and not t.any() and np.isnan(array[place])):
+                    continue
+                if abs(total) > np.finfo(dtype).max and not np.isfinite(array[place]):
+                    continue
+                if options.get("from_logits") and np.isposinf(array[place]) and reference.rows:
+                    assert abs(number(p[0]) - number(p[1])) > np.finfo(dtype).max, INFINITE
+                    continue
+                distance = ulps(array[place], total, dtype)
+                if (name, part) in CANCELLING and distance > MOST_ULPS and np.isfinite(array[place]):
+                    scale = sizes_of_terms(name, p, numbers, part)
+                    distance = float(distance * ulp(total, dtype) / ulp(scale, dtype))
+            if not distance <= MOST_ULPS:
+                wrong.append(
+                    f"{part} at {p.tolist()}, {t.tolist()}: {array[place]!r}, {mp.nstr(total, 17)}: {distance}"
+                )
+    return wrong
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "options", "predictions"), [pytest.param(*c, id=f"{c[0]} {c[1]}") for c in cases()])
+def test_losses_are_right_to_the_last_digits(name, options, predictions, dtype):
+    wrong = faults(name, options, predictions, dtype)
+    assert not wrong, "\n".join([f"{len(wrong)} of {name}", *wrong[:12]])
