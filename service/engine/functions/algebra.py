@@ -210,7 +210,7 @@ class Algebra:
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
                     before = terms[term]
-                    if term.chooses and max(abs(added), abs(before)) > MOST_CANCELLED * min(abs(added), abs(before)):
+                    if term.chooses and _far_apart(added, before):
                         raise Refused
                     added += before
                 if added:
@@ -397,6 +397,11 @@ def split(whole: Sum) -> Product:
 def plain(whole: Sum) -> Exponent:
     number = whole.number
     return whole if number is None else number
+
+
+def _far_apart(a: Rational, b: Rational) -> bool:
+    a, b = max(a, -a), max(b, -b)
+    return a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
 
 
 def _never_negative(base: Base, exponent: Exponent) -> bool:

@@ -68,7 +68,8 @@ class Tidier(Algebra):
 
     def log1p(self, x: Sum) -> Sum:
         """ln(1 + x); of a small number as that word, for the sum would round to 1."""
-        if x.number and abs(x.number) < SMALLEST_PLAIN:
+        number = x.number
+        if number and -SMALLEST_PLAIN < number < SMALLEST_PLAIN:
             return self.call("log1p", (x,))
         return self.call("log", (self.total([(self.number(1), 1), (x, 1)]),))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -29,6 +30,8 @@ HELD = 1e-4
 """How far the engine may be from the truth for a value to count as one that float64 holds."""
 PLATEAUS = frozenset(("floor", "ceil", "round", "step", "sign", "relu", "max", "min", "mod"))
 """Words that may stay 0: b^y ln b is no number there, though the slope of b^y is 0."""
+FEW_STEPS = 150
+"""Expressions of so many steps can be compiled; trying it takes long."""
 MOST_DECIDED = 3
 """Points at which 50 digits are asked for."""
 
@@ -41,6 +44,18 @@ class Report(NamedTuple):
     """How many were read, in both notations."""
     values: int
     """How many of their values were compared."""
+
+
+@functools.lru_cache(maxsize=10_000)
+def sets(latex: str) -> str:
+    """Why LaTeX cannot be set; empty if it can."""
+    try:
+        mathml = latex2mathml.converter.convert(latex)
+    except Exception as error:
+        return repr(error)
+    if "\\" in mathml:
+        return f"an unknown command in {mathml}"
+    return "" if latex.count("{") == latex.count("}") else "unbalanced braces"
 
 
 def checked(text: str) -> Report:
@@ -56,17 +71,17 @@ def checked(text: str) -> Report:
     found = _results(expression, points)
     for orders, latex, typed in _printed(formulas, len(expression.variables)):
         trees: list[tuple[str, Tree, Mapping[str, str]]] = []
+        if sets(latex):
+            faults.append(f"{text}: {latex} does not set, {sets(latex)}")
         try:
-            latex2mathml.converter.convert(latex)
-            trees.append((latex, read(latex), {name: names[name] for name in names} | {"pi": r"\pi", "e": "e"}))
+            trees.append((latex, read(latex), names | {"pi": r"\pi", "e": "e"}))
         except Misprint as error:
             faults.append(f"{text}: {error}")
-        except Exception as error:
-            faults.append(f"{text}: {latex} does not set, {error!r}")
         if typed is not None:
             try:
                 again = parse(typed, expression.variables)
-                Function(FunctionTask(again, 1, 1))
+                if len(again.steps) > FEW_STEPS:
+                    Function(FunctionTask(again, 1, 1))
                 trees.append((typed, tree_of(again), {name: name for name in (*names, "pi", "e")}))
             except (InvalidRequest, LimitExceeded) as error:
                 faults.append(f"{text}: {typed} cannot be sent again, {error!r}")
@@ -186,9 +201,8 @@ def _decided(
                     expected = mpmath.diff(at, numbers[0] if one else tuple(numbers), counts[0] if one else counts)
             except Undecidable:
                 return ""
-            if mpmath.isnan(expected) or abs(value - expected) <= CLOSE * abs(expected) + mpmath.mpf(10) ** -(
-                digits // 2
-            ):
+            rounding = mpmath.mpf(10) ** (-digits // 2)  # of a difference quotient
+            if mpmath.isnan(expected) or abs(value - expected) <= CLOSE * abs(expected) + rounding:
                 return ""
             if mpmath.isnan(value) and any(step.word in PLATEAUS for step in expression.steps):
                 return ""

@@ -24,9 +24,9 @@ _GREEK = (
 _LETTERS = frozenset("\\" + name for name in _GREEK.split())
 _BARE = {"\\" + name: name for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
 _BARE |= {"\\arc" + name: "a" + name for name in ("sin", "cos", "tan")} | {"\\ln": "log"}
-_OPERATORS = {"arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh"}
+_OPERATORS = {"arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh", "sgn": "sign"}
+_OPERATORS |= {name: name for name in ("round", "erf", "erfc")}
 """Functions that may have an argument without parentheses and an exponent on their names."""
-_CALLED = {"sgn": "sign", "round": "round", "erf": "erf", "erfc": "erfc", "atan2": "atan2"}
 _FENCES = {"|": ("|", "abs"), r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil")}
 _COULD_BE_CALLED = re.compile(r"[fgh](?![a-z])|\\sigma|\\mathrm")
 _ENDS = ("", "+", "-", ",", ")", "]", "}", ">", r"\ge", "/", r"\right", r"\rfloor", r"\rceil", r"\bmod")
@@ -202,9 +202,9 @@ class _Reader:
             name = self.braced()
             if name in _OPERATORS:
                 return self.function(_OPERATORS[name])
-            if name not in _CALLED:
+            if name != "atan2":
                 self.fail("an unknown function")
-            return self.call(_CALLED[name])
+            return self.call(name)
         symbol = self.symbol()
         return self.call("sigmoid") if symbol[1] == r"\sigma" and self.opens() else symbol
 
