@@ -20,7 +20,7 @@ from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.printing import latex_names
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
-from tests.engine.functions.formula_values import DIGITS, FLOATS, Undecidable, tree_of, value_of
+from tests.engine.functions.formula_values import DIGITS, FLOATS, Table, Undecidable, tree_of, value_of
 from tests.engine.functions.latex_reader import Misprint, Tree, read
 
 POINTS = 12
@@ -28,8 +28,9 @@ CLOSE = 1e-9
 """How far, in shares of it, a value in float64 may be from another; where it is farther, 50 digits decide."""
 HELD = 1e-4
 """How far the engine may be from the truth for a value to count as one that float64 holds."""
-PLATEAUS = frozenset(("floor", "ceil", "round", "step", "sign", "relu", "max", "min", "mod"))
+PLATEAUS = frozenset(("floor", "ceil", "round", "step", "sign", "relu", "max", "min", "mod", "abs", "atan2"))
 """Words that may stay 0: b^y ln b is no number there, though the slope of b^y is 0."""
+MANY_DIGITS = 9
 FEW_STEPS = 150
 """Expressions of so many steps can be compiled; trying it takes long."""
 MOST_DECIDED = 3
@@ -179,7 +180,8 @@ def _decided(
 ) -> str:
     """With many digits: what a formula is worth and ought to be, if that differs.
 
-    Where float64 cannot hold a value, as that of sin(1e30 x), there is nothing to compare.
+    Where float64 cannot hold a value, as that of sin(1e30 x), there is nothing to compare. Neither is there where the
+    last digits of the numbers that are printed decide.
     """
     whole = tree_of(expression)
 
@@ -187,13 +189,16 @@ def _decided(
         named = dict(zip(expression.variables, numbers, strict=True))
         return value_of(whole, DIGITS, named | {"pi": mpmath.pi, "e": mpmath.e})
 
+    def worth(table: Table) -> Any:
+        return value_of(tree, table, {symbols[name]: number for name, number in named.items()})
+
     wrong = ""
     for digits in (50, 600):  # softplus(-700) as ln(1 + e^a) needs more than 50
         with mpmath.workdps(digits):
             numbers = [mpmath.mpf(number) for number in point.tolist()]
             named = dict(zip(expression.variables, numbers, strict=True)) | {"pi": +mpmath.pi, "e": +mpmath.e}
             try:
-                value = value_of(tree, DIGITS, {symbols[name]: number for name, number in named.items()})
+                value = worth(DIGITS)
                 expected = at(*numbers)
                 if orders and not mpmath.isnan(expected):
                     counts = tuple(orders.count(place) for place in range(len(numbers)))
@@ -206,5 +211,20 @@ def _decided(
                 return ""
             if mpmath.isnan(value) and any(step.word in PLATEAUS for step in expression.steps):
                 return ""
+            moved = [abs(worth(_rounded(seed)) - value) for seed in range(4)]
+            if max(moved) > 0.1 * abs(value - expected):
+                return ""
             wrong = f"{mpmath.nstr(value, 17)} and not {mpmath.nstr(expected, 17)}"
     return wrong if abs(computed - expected) <= HELD * abs(expected) else ""
+
+
+def _rounded(seed: int) -> Table:
+    """The meanings of words where numbers of many digits may be off by their last one."""
+    chance = random.Random(seed)
+
+    def number(literal: str) -> Any:
+        digits = literal.lower().partition("e")[0].replace(".", "").strip("0")
+        off = chance.choice((-1, 1)) if len(digits) >= MANY_DIGITS else 0
+        return mpmath.mpf(literal) * (1 + off * mpmath.mpf("1e-16"))
+
+    return {**DIGITS, "number": number}
