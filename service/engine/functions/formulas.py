@@ -17,8 +17,8 @@ from service.engine.graph.ir import Graph, Node
 
 MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
-FEW_STEPS = MOST_STEPS // 2
-"""An expression of so many steps can be compiled with its gradient, whatever its words are."""
+FEW_STEPS = MOST_STEPS // 3
+"""An expression of so many steps can be compiled with its gradient: products of softplus, the longest, take 5 each."""
 
 
 class Formulas(NamedTuple):
@@ -76,7 +76,8 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
     if formula is None:
         return None
     text = formula.text
-    # Each step takes a character at least, and each level of nesting one of these two.
+    # Each step takes a character at least, and each level of nesting one of these two. What has long derivatives has
+    # a long name too.
     if len(text) <= MOST_STEPS and text.count("(") + text.count("^") <= DEEPEST_NESTING:
         return formula
     try:

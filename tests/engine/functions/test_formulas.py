@@ -207,6 +207,8 @@ LONG = (
     "^".join(["sin(x)"] * 12),
     "atan(" * 20 + "x" + ")" * 20,
     "((x^sin(x))^(x*y))^tanh(x*y)",
+    "*".join(f"softplus({letter}*{k})" for k, letter in enumerate("abcdfghijklmnopqrst", 1)),
+    "*".join(f"tanh({letter}*{k})" for k, letter in enumerate("abcdfghijklmnopqrst", 1)),
     "hypot(123456789*log2(y + y), pow(10y, gaussian(y))^-e)",
 )
 
