@@ -9,6 +9,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.fields import (
+    LONG_LIST,
     FlagField,
     IntegerField,
     IntegersField,
@@ -90,8 +91,6 @@ def options_schema(declaration: Declaration) -> StrictSchema:
 
 
 REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers, schedules, initializers, regularizers)
-LONG_LIST = 12
-"""Names that are listed beside a suggestion; of more, the catalogue is named instead."""
 
 
 def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Message:
@@ -113,12 +112,15 @@ def meant_choice(registry: Registry[Any], name: object) -> str:
 
 def _meant(registry: Registry[Any], name: object) -> str:
     """What may have been meant: a name of this registry, or of another one."""
-    if not meant_choice(registry, name):
+    if isinstance(name, str) and not meant_choice(registry, name):
         for other in REGISTRIES:
-            found = name if name in other else translated("", name, other.names).name
-            if found and other is not registry:
-                return _of_another_kind(str(found), other, registry)
-    return str(suggest(registry.kind, name, registry.names))
+            there = name if name in other else translated("", name, other.names).name
+            if there and other is not registry:
+                return _of_another_kind(there, other, registry)
+    found = suggest(registry.kind, name, registry.names)
+    its = registry[found.name].name if found.name else ""
+    alias = f" That is {its!r}." if its != found.name else ""
+    return f"{found}{alias}"
 
 
 def _of_another_kind(name: str, its: Registry[Any], wanted: Registry[Any]) -> str:

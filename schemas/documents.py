@@ -48,7 +48,7 @@ def is_state_dict(value: Mapping[str, Any]) -> bool:
 
 def state_dict(value: Mapping[str, Any]) -> str:
     """What a state_dict is, in words."""
-    return f"{next(iter(value))!r} is a name of a PyTorch state_dict, which is not read"
+    return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict, which is not read"
 
 
 def _text(text: str) -> str:
@@ -66,10 +66,11 @@ def _keras(value: Mapping[str, Any]) -> str:
     config = value["config"]
     listed = config.get("layers")
     if not isinstance(listed, list):
-        found = _layer(value)
-        instead = json.dumps(found) if found else "an object with 'type'"
+        layer = _layer(value)
+        instead = json.dumps(layer) if layer else "an object with 'type'"
         return f"this is a Keras layer ({value['class_name'][:40]}), which is not read; send {_cut(instead)}"
-    example = json.dumps({"layers": list(_layers(listed))})
+    found = list(_layers(listed))
+    example = json.dumps({"layers": found}) if found else EXAMPLE
     return (
         f"this is a Keras model (to_json), which is not read; send each layer with its class as 'type' and its "
         f"options beside it: {_cut(example)}"

@@ -30,6 +30,8 @@ PREVIEW = 60
 """Characters of a refused value that are shown back."""
 
 
+LONG_LIST = 15
+"""Names that are listed beside a suggestion; more would only hide it."""
 NOT_FINITE = "JSON has no NaN and no infinity, and no number may be one"
 
 
@@ -128,11 +130,15 @@ class StrictSchema(Schema):
             unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
-            told = {key: [Message(f"unknown key{self._instead(key)}", known)] for key in unknown[:MOST_ERRORS]}
+            told = {key: [self._unknown(key, known)] for key in unknown[:MOST_ERRORS]}
             # First, for what is missing is often there under another name.
             error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
+
+    def _unknown(self, key: str, known: Sequence[str]) -> Message:
+        instead = self._instead(key)
+        return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str) -> str:
         """What may have been meant by an unknown key, or where it belongs."""
@@ -262,7 +268,8 @@ class WordsField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> frozenset[str]:
         words = plain(value)
         if not isinstance(words, list):
-            raise self.refuse("a list of words", words, self.values)
+            instead = f"; write [{shown(words)}]" if words in self.values else ""
+            raise self.refuse("a list of words", words, self.values, instead)
         wrong = ((place, word) for place, word in enumerate(words) if word not in self.values)
         errors = {place: [unknown_name("choice", word, self.values)] for place, word in islice(wrong, MOST_ERRORS)}
         if errors:

@@ -48,6 +48,12 @@ MOST_LEVELS = 100
 MOST_SEARCH_STARTS = 10_000
 MOST_STEPS = 10**12
 LARGEST_SEED = 2**63 - 1
+OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
+"""Keys of a request about a network."""
+OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
+    ("starts", "optimizer", "optimizers", "learning_rate", "steps", "noise", "stop", "trace"), "/v1/functions/descend"
+)
+"""Keys of a request that descends."""
 LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimizer": "optimizers"}
 
 
@@ -246,6 +252,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 class FunctionGradientRequest(FunctionRequest):
     """An expression and points to look at."""
 
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
 
     points = TensorField(
@@ -285,6 +292,7 @@ class FunctionGradientRequest(FunctionRequest):
 class StationaryRequest(FunctionRequest):
     """An expression and a box to search."""
 
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     box = BoxField(required=True, metadata=about("[low, high] for each variable, or one for all"))
     starts = IntegerField(
         minimum=1,
@@ -318,7 +326,13 @@ class DescendRequest(RollRequest):
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
-        {**LEARNING_RATE_PLACE, "every": "trace", "seed": "noise", **dict.fromkeys(BoundsSchema().load_fields, "stop")}
+        {
+            **OF_NETWORKS,
+            **LEARNING_RATE_PLACE,
+            "every": "trace",
+            "seed": "noise",
+            **dict.fromkeys(BoundsSchema().load_fields, "stop"),
+        }
     )
 
     starts = StartsField(required=True, metadata=about("points, or how to lay them out"))
@@ -367,7 +381,7 @@ class DescendRequest(RollRequest):
 class SurfaceRequest(RollRequest):
     """An expression and a grid to look at it on."""
 
-    elsewhere: Mapping[str, str] = {"learning_rate": "optimizer", "optimizers": "optimizer"}
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
     x = RangeField(required=True, metadata=about("[low, high] of the first axis"))
     y = RangeField(metadata=about("[low, high] of the second axis; left out, the answer is a curve"))

@@ -11,6 +11,7 @@ from marshmallow import ValidationError
 from schemas.declared import article, meant_choice, missing_type, options_schema, select, unknown_choice
 from schemas.documents import recognised
 from schemas.fields import (
+    LONG_LIST,
     MOST_NAMES,
     FlagField,
     IntegersField,
@@ -77,7 +78,7 @@ class LayersField(StrictField):
 
 def _layer(value: Any, position: int) -> LayerDefinition:
     if not isinstance(value, Mapping):
-        raise ValidationError([Message(f"takes an object such as {LAYER}, got {shown(value)}")])
+        raise ValidationError([Message(f"takes an object with 'type', such as {LAYER}, got {shown(value)}")])
     foreign = recognised(value)
     if foreign:
         raise ValidationError([Message(foreign)])
@@ -91,7 +92,7 @@ def _layer(value: Any, position: int) -> LayerDefinition:
     meant = meant_choice(known, kind)
     if meant:
         try:
-            _known_layer(value | {"type": meant}, meant, position)
+            _known_layer({**value, "type": meant}, meant, position)
         except ValidationError as error:
             errors |= error.messages_dict
     raise ValidationError(errors)
@@ -118,7 +119,8 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
             meant = suggest("key", key, names, SCHEMA.load_fields)
             belongs = meant.name in SCHEMA.load_fields and meant.name not in names
             where = f"; {meant.name!r} belongs into the network, beside 'layers'" if belongs else str(meant)
-            errors[key] = [Message(f"{article(kind)} layer has no {shown(key)}{where}", sorted(names))]
+            allowed = sorted(names) if not where or len(names) <= LONG_LIST else ()
+            errors[key] = [Message(f"{article(kind)} layer has no {shown(key)}{where}", allowed)]
     if errors or selection is None:
         raise ValidationError(errors)
     return LayerDefinition(
@@ -172,8 +174,8 @@ class NetworkField(StrictField):
             foreign = recognised(value)
             if foreign:
                 raise ValidationError(Message(foreign))
-            takes = "an object with 'layers'" + (', {"layers": […]} around the list' if isinstance(value, list) else "")
-            raise self.refuse(takes, value)
+            instead = '; write {"layers": …} around the list' if isinstance(value, list) else ""
+            raise self.refuse("an object with 'layers'", value, instead=instead)
         foreign = recognised(value)
         if foreign and "layers" not in value:
             raise ValidationError(Message(foreign))

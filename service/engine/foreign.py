@@ -40,7 +40,6 @@ def _table(*rows: tuple[str, str, str] | tuple[str, str]) -> Mapping[str, Foreig
     return table
 
 
-
 FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
     "layer": _table(
         ("Linear FullyConnected FC Affine Perceptron LazyLinear Hidden HiddenLayer Output OutputLayer InnerProduct",

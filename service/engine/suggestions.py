@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from service.engine.foreign import AFFIXES, FOREIGN, Foreign, fold
 
@@ -40,14 +40,16 @@ def suggest(kind: str, name: object, *known: Iterable[str]) -> Suggestion:
     `kind` names a table of `FOREIGN`, or none. Of several groups of known names the first that has one counts; a name
     that is merely similar counts only if no group has one that is certain.
     """
-    text = str(name)
-    return _suggest(kind, text, tuple(map(tuple, known))) if len(text) <= LONGEST else NOTHING
+    return _suggest(kind, name, tuple(map(tuple, known))) if _may_be_a_slip(name) else NOTHING
 
 
 def translated(kind: str, name: object, known: Iterable[str]) -> Suggestion:
     """As `suggest`, but for a similar name: only what is certain."""
-    text = str(name)
-    return _translated(kind, text, tuple(known)) if len(text) <= LONGEST else NOTHING
+    return _translated(kind, name, tuple(known)) if _may_be_a_slip(name) else NOTHING
+
+
+def _may_be_a_slip(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and len(name) <= LONGEST
 
 
 @lru_cache(maxsize=1024)  # a mistake is often made in every layer

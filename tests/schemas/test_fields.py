@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.declared import LONG_LIST
+from schemas.fields import LONG_LIST
 from service.api.catalogue import REGISTRIES
 from service.engine.declarations import (
     Choice,
