@@ -222,7 +222,8 @@ class FunctionRequest(RequestSchema):
             one = "one number" if len(names) == 1 else f"{len(names)} numbers"
             each = f"[{', '.join(names)}]" if names else "[]: the expression has no variables; list some in 'variables'"
             came = f"a tensor of shape {list(array.shape)}"
-            raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}")]})
+            slip = "".join(f"; {sentence}" for sentence in loaded["expression"].slips[:1])
+            raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}{slip}")]})
         if len(array) > most:
             raise ValidationError({key: [Message(f"takes at most {most:,} of them; got {len(array):,}")]})
         return np.ascontiguousarray(array, np.float64)
