@@ -208,7 +208,10 @@ class NetworkObjective:
         """What a caller should know of the network, the loss and the targets."""
         run = self._everything
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
-        return [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, outputs, finite=True)]
+        told = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, outputs, finite=True)]
+        if self.whole and math.isfinite(run.loss.item()):
+            told += run.evaluation.watch.found(run.workspace)
+        return told
 
 
 def hessian_of(task: Task) -> DerivativeTask:
