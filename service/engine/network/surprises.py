@@ -7,7 +7,7 @@ them first, and closer only where these are suspicious.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ CLOSER_BYTES = 32 * 2**20
 """Of all values of a network: up to so many it is run again for a closer look."""
 FEW = 2
 """Samples from which on single units that are off for all of them are worth a word."""
-SHORT = 24
+SHORT = 64
 """Numbers that a set compares faster than sorting does."""
 MOST_NAMED = 8
 """Units that one sentence names."""
@@ -143,19 +143,24 @@ class Watch:
         trained = {(part.layer, part.name): part for part in vector.trained if learns}
         self.rectified = self._find_rectified(trained)
         self.hidden = self._find_hidden(trained)
+        self.watched = _places((each.start, each.stop) for each in self.rectified)
+        """A number of the gradient for each unit that may be off."""
+        self.firsts = _places((each.kernel.start, each.kernel.start + each.kernel.shape[-1]) for each in self.hidden)
+        """The first weight into each unit that may be like another."""
 
     def found(self, workspace: Workspace) -> list[Caution]:
         """What there is to say of the run whose numbers are in the workspace."""
         cautions = []
-        if self.rectified:
-            gradients = workspace.gradients
+        if self.rectified and np.count_nonzero(workspace.gradients.take(self.watched)) < self.watched.size:
             for each in self.rectified:
-                if np.count_nonzero(gradients[each.start : each.stop]) < each.stop - each.start:
+                if not workspace.gradients[each.start : each.stop].all():
                     cautions += self._off(each, workspace)
-        for hidden in self.hidden:
-            caution = _alike(hidden, workspace.parameters)
-            if caution is not None:
-                cautions.append(caution)
+        # Random numbers differ, also those of different layers.
+        if self.hidden and not _all_differ(workspace.parameters.take(self.firsts)):
+            for hidden in self.hidden:
+                caution = _alike(hidden, workspace.parameters)
+                if caution is not None:
+                    cautions.append(caution)
         return cautions
 
     def _find_rectified(self, trained: Mapping[tuple[str, str], Part]) -> list[_Rectified]:
@@ -254,17 +259,22 @@ def _keeps_units_last(layer: LayerDefinition) -> bool:
     return layer.layer.name in WEIGHTED and layer.layer.options.get("data_format") != "channels_first"
 
 
+def _places(ranges: Iterable[tuple[int, int]]) -> Array:
+    return np.array([place for start, stop in ranges for place in range(start, stop)], np.intp)
+
+
+def _all_differ(numbers: Array) -> bool:
+    if numbers.size <= SHORT:
+        return len(set(numbers.tolist())) == numbers.size
+    ordered = np.sort(numbers)
+    return bool((ordered[1:] != ordered[:-1]).all())
+
+
 def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
     """Units that have the same weights in and out: they stay the same for ever."""
     start, units = hidden.kernel.start, hidden.kernel.shape[-1]
-    first = parameters[start : start + units]
-    if units <= SHORT:
-        if len(set(first.tolist())) == units:
-            return None
-    else:
-        ordered = np.sort(first)
-        if (ordered[1:] != ordered[:-1]).all():
-            return None
+    if _all_differ(parameters[start : start + units]):
+        return None
     rows = [parameters[hidden.kernel.start : hidden.kernel.stop].reshape(-1, units)]
     if hidden.bias is not None:
         rows.append(parameters[hidden.bias.start : hidden.bias.stop][None])
