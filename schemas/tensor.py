@@ -55,10 +55,6 @@ class ParametersField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
             raise self.refuse(TREE, value, instead="; a list has no names" if isinstance(value, list) else "")
-        if value and not any(isinstance(tensors, Mapping) and not is_typed(tensors) for tensors in value.values()):
-            flat = _flat(value)
-            if flat:
-                raise ValidationError(Message(flat))
         tree: dict[str, dict[str, Array]] = {}
         errors: dict[str, Any] = {}
         for layer, tensors in value.items():
@@ -71,7 +67,9 @@ class ParametersField(StrictField):
             if wrong:
                 errors[layer] = wrong
         if errors:
-            raise ValidationError(errors)
+            grouped = any(isinstance(tensors, Mapping) and not is_typed(tensors) for tensors in value.values())
+            flat = "" if grouped else _flat(value)
+            raise ValidationError(Message(flat) if flat else errors)
         return tree
 
 

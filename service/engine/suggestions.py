@@ -64,7 +64,7 @@ def _suggest(kind: str, name: str, groups: tuple[tuple[str, ...], ...]) -> Sugge
 
 def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
     folded = fold(name)
-    by_fold = {fold(each): each for each in reversed(known)}
+    by_fold = _by_fold(known)
     table = FOREIGN.get(kind, {})
     for spelling in _spellings(kind, folded):
         if spelling in by_fold:
@@ -74,6 +74,11 @@ def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
             if found != NOTHING:
                 return found
     return NOTHING
+
+
+@lru_cache(maxsize=256)  # there are as many groups of known names as there are registries and schemas
+def _by_fold(known: tuple[str, ...]) -> dict[str, str]:
+    return {fold(each): each for each in reversed(known)}
 
 
 def _spellings(kind: str, folded: str) -> list[str]:

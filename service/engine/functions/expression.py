@@ -35,7 +35,6 @@ MOST_STEPS = 500
 MOST_VARIABLES = 20
 LONGEST_NAME = 31
 _LONGEST_QUOTE = 40
-_LONGEST_TRANSLATION = 120
 _MOST_SUGGESTIONS = 10
 """Looking for a similar name takes long; the first few unknown names teach enough."""
 
@@ -201,7 +200,7 @@ def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
 def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
     """The refusal of a text, with what to type instead if that can be read."""
     found = translation(text, _FUNCTIONS)
-    if found is None or len(found.text) > _LONGEST_TRANSLATION:
+    if found is None:
         return error
     try:
         _read(found.text, listed)
