@@ -62,8 +62,8 @@ def json_fault(body: bytes, error: orjson.JSONDecodeError) -> str:
 
 def _why(text: str, position: int, message: str) -> str:
     rest, before = text[position : position + 100], text[max(0, position - 20) : position]
-    if not before.strip():
-        found = _matching(_STARTS, rest)
+    if before.strip() in ("", "-"):
+        found = _matching(_STARTS, text[: position + 100].lstrip())
         if found:
             return found
     if re.search(r"\d$", before):
