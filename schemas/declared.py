@@ -9,6 +9,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.fields import (
+    LONG_LIST,
     FlagField,
     IntegerField,
     IntegersField,
@@ -19,7 +20,7 @@ from schemas.fields import (
     StrictSchema,
     WordField,
     plain,
-    unknown_name,
+    shown,
 )
 from service.engine.declarations import (
     Choice,
@@ -34,7 +35,14 @@ from service.engine.declarations import (
     Registry,
     Selection,
 )
+from service.engine.descent.optimizers import optimizers
+from service.engine.descent.schedules import schedules
+from service.engine.network.activations import activations
+from service.engine.network.initializers import initializers
+from service.engine.network.layers import layers
+from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
+from service.engine.suggestions import suggest, translated
 
 
 def field_for(option: Option) -> StrictField:
@@ -82,6 +90,53 @@ def options_schema(declaration: Declaration) -> StrictSchema:
     return schema
 
 
+REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers, schedules, initializers, regularizers)
+
+
+def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Message:
+    """The message for a name that a registry does not know; `kind` is what an error calls its blocks."""
+    text, known = f"no {kind or registry.kind} is called {shown(name)}", registry.names
+    meant = _meant(registry, name)
+    if not meant:
+        return Message(text, known)
+    if len(known) <= LONG_LIST:
+        return Message(text + meant, known)
+    listed = f" GET /v1/{registry.path} lists all." if meant[-1] in "?." else ""
+    return Message(f"{text}{meant}{listed}")
+
+
+def meant_choice(registry: Registry[Any], name: object) -> str:
+    """The name in a registry that an unknown one certainly stands for; empty where there is none."""
+    return translated(registry.kind, name, registry.names).name
+
+
+def _meant(registry: Registry[Any], name: object) -> str:
+    """What may have been meant: a name of this registry, or of another one."""
+    if isinstance(name, str) and not meant_choice(registry, name):
+        for other in REGISTRIES:
+            there = name if name in other else translated("", name, other.names).name
+            if there and other is not registry:
+                return _of_another_kind(there, other, registry)
+    found = suggest(registry.kind, name, registry.names)
+    its = registry[found.name].name if found.name else ""
+    alias = f" That is {its!r}." if its != found.name else ""
+    return f"{found}{alias}"
+
+
+def _of_another_kind(name: str, its: Registry[Any], wanted: Registry[Any]) -> str:
+    if wanted is layers and its is activations:
+        return (
+            f"; {name!r} is an activation: write it as 'activation' of the layer before, or as a layer of its own, "
+            f'{{"type": "activation", "activation": "{name}"}}'
+        )
+    return f"; {name!r} is {article(its.kind)}, not {article(wanted.kind)}."
+
+
+def article(noun: str) -> str:
+    """A noun with its article."""
+    return f"a{'n' if noun[0] in 'aeiou' else ''} {noun}"
+
+
 class ChoiceField(StrictField):
     """A declared block: its name, or an object with `type` and options. Gives a `Selection`."""
 
@@ -93,15 +148,18 @@ class ChoiceField(StrictField):
         value = plain(value)
         if isinstance(value, str):
             if value not in self.registry:
-                raise ValidationError(unknown_name(self.registry.kind, value, self.registry.names))
+                raise ValidationError(unknown_choice(self.registry, value))
             needed = [option.name for option in self.registry[value].options if option.required]
             if needed:
                 takes = f"needs {' and '.join(needed)}: send an object with 'type' and these"
                 raise ValidationError(Message(f"{value!r} {takes}"))
             value = {"type": value}
         if not isinstance(value, Mapping):
-            takes = f"the name of a{'n' if self.registry.kind[0] in 'aeiou' else ''} {self.registry.kind}"
-            raise self.refuse(f"{takes} or an object with 'type'", value, self.registry.names)
+            takes = f"the name of {article(self.registry.kind)} or an object with 'type'"
+            if self.registry is regularizers and isinstance(value, int | float):
+                raise self.refuse(takes, value, instead=f', such as {{"l2": {value}}}')
+            listed = self.registry.names
+            raise self.refuse(takes, value, listed)
         return select(self.registry, self.with_type(value))
 
     def with_type(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,14 +176,33 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
     """The selection that an object with `type` and options asks for."""
     name = value.get("type")
     if name is None:
-        raise ValidationError({"type": [Message("is required", registry.names)]})
+        raise ValidationError({"type": [missing_type(value, registry)]})
+    given = {key: option for key, option in value.items() if key != "type"}
     if not isinstance(name, str) or name not in registry:
-        raise ValidationError({"type": [unknown_name(registry.kind, name, registry.names)]})
+        raise ValidationError({"type": [unknown_choice(registry, name)], **_faults_of(given, registry, name)})
     declaration = registry[name]
-    options = options_schema(declaration).load({key: option for key, option in value.items() if key != "type"})
+    options = options_schema(declaration).load(given)
     selection = registry.select(name, **options)
     misfit = declaration.refuse(**selection.options) if declaration.refuse is not None else None
     if misfit is not None:
         option, message = misfit
         raise ValidationError({option: [Message(message)]})
     return selection
+
+
+def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
+    """The message for an object without 'type', which may have come under another name."""
+    for key, name in value.items():
+        known = isinstance(name, str) and (name in registry or meant_choice(registry, name))
+        if known and (key == "name" or translated("key", key, ("type",)).name):
+            return Message(f"is required; it came as {key!r}")
+    return Message("is required", registry.names)
+
+
+def _faults_of(options: Mapping[str, Any], registry: Registry[Any], name: object) -> dict[str, Any]:
+    """What is wrong with the options too, if the unknown name certainly stands for a known one."""
+    meant = meant_choice(registry, name)
+    if not meant:
+        return {}
+    errors: dict[str, Any] = options_schema(registry[meant]).validate(options)
+    return errors

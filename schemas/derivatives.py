@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
-from schemas.evaluation import ForwardRequest, LossField, WarningSchema, about
+from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, ForwardRequest, LossField, WarningSchema, about
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -24,7 +24,7 @@ from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
 
-OF_THE_LOSS = ("targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights")
+OF_THE_LOSS = OF_GRADIENTS
 """Keys that have a meaning only where the loss is differentiated."""
 REDUCTIONS = ("mean", "sum")
 MOST_VECTORS = 10_000
@@ -61,6 +61,7 @@ class VectorsField(StrictField):
 class DerivativesRequest(ForwardRequest):
     """A network, its parameters and inputs, and which derivative of what with respect to what."""
 
+    elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed", "vectors"))
 

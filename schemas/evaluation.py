@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -44,8 +45,27 @@ def about(text: str) -> Mapping[str, str]:
     return {"description": text}
 
 
+OF_GRADIENTS = ("targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights")
+"""Keys that `/v1/gradients` takes and `/v1/forward` does not."""
+OF_DERIVATIVES = ("kind", "of", "wrt", "vectors")
+OF_TRAINING = (
+    *("optimizer", "learning_rate", "momentum", "weight_decay", "steps", "epochs", "batch_size", "shuffle", "batches"),
+    *("schedule", "clip", "frozen", "validation", "stop", "trace", "checkpoint"),
+)
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(OF_TRAINING, "/v1/train")
+    | dict.fromkeys(OF_DERIVATIVES, "/v1/derivatives")
+    | dict.fromkeys(("learning_rates", "seeds"), "/v1/train/compare")
+    | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
+    | dict.fromkeys(("starts",), "/v1/functions/descend")
+)
+"""Keys of other operations, and the operation that takes them."""
+
+
 class ForwardRequest(RequestSchema):
     """A network, its parameters and inputs."""
+
+    elsewhere: Mapping[str, str] = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
 
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
@@ -114,6 +134,7 @@ class LossField(ChoiceField):
 class GradientsRequest(ForwardRequest):
     """A network, its parameters, inputs, targets and a loss."""
 
+    elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed"))
 

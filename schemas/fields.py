@@ -5,7 +5,6 @@ marshmallow's own Integer, Float and Boolean accept strings; JSON has types, so 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -17,8 +16,11 @@ import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
+from schemas.documents import recognised
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import MOST_ERRORS
+from service.engine.foreign import NUMBERS
+from service.engine.suggestions import Suggestion, suggest
 
 K = TypeVar("K")
 
@@ -26,6 +28,11 @@ LARGEST_INTEGER = 2**63 - 1
 """What JSON parsers of other languages can still read exactly or nearly so."""
 PREVIEW = 60
 """Characters of a refused value that are shown back."""
+
+
+LONG_LIST = 15
+"""Names that are listed beside a suggestion; more would only hide it."""
+NOT_FINITE = "JSON has no NaN and no infinity, and no number may be one"
 
 
 class Message(str):
@@ -59,6 +66,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= PREVIEW else text[:PREVIEW] + "…"
 
 
+def unquoted(value: Any) -> str:
+    """What to write instead of a string that holds a number or a truth value."""
+    if not isinstance(value, str) or len(value) > PREVIEW:
+        return ""
+    text = value.strip().lower()
+    if text in ("true", "false"):
+        return f"; write {text}, without quotation marks"
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"; write {text}, without quotation marks" if math.isfinite(number) else f"; {NOT_FINITE}"
+
+
 def _beginning(text: Any) -> str:
     """More than is shown of a long text of ASCII that is still in the body it came in."""
     if isinstance(text, memoryview):
@@ -66,17 +87,14 @@ def _beginning(text: Any) -> str:
     raise TypeError
 
 
-def hint(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a known name is close."""
-    if len(str(name)) > PREVIEW:
-        return ""
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def hint(name: object, known: Iterable[str], kind: str = "") -> str:
+    """`; did you mean 'x'?` where a known name was probably meant; `kind` names a table of foreign names."""
+    return str(suggest(kind, name, known))
 
 
 def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
     """The message for a name that is not one of the known ones."""
-    return Message(f"no {kind} is called {shown(name)}{hint(name, known)}", known)
+    return Message(f"no {kind} is called {shown(name)}{hint(name, known, kind)}", known)
 
 
 def read_each(
@@ -101,7 +119,7 @@ class StrictSchema(Schema):
     """Refuses unknown keys with the nearest known one."""
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
-    """Keys that callers may look for here, and the key of the object they belong into."""
+    """Keys that callers may look for here, and where they belong: the key of an object, or the path of an operation."""
 
     class Meta:
         unknown = RAISE
@@ -112,12 +130,24 @@ class StrictSchema(Schema):
             unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
-            for key in unknown[:MOST_ERRORS]:
-                place = self.elsewhere.get(key)
-                where = hint(key, known) if place is None else f"; it belongs into {place!r}"
-                error.messages[key] = [Message(f"unknown key{where}", known)]
+            told = {key: [self._unknown(key, known)] for key in unknown[:MOST_ERRORS]}
+            # First, for what is missing is often there under another name.
+            error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
+
+    def _unknown(self, key: str, known: Sequence[str]) -> Message:
+        instead = self._instead(key)
+        return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
+
+    def _instead(self, key: str) -> str:
+        """What may have been meant by an unknown key, or where it belongs."""
+        found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
+        place = self.elsewhere.get(found.name)
+        if place is None or found.name in self.load_fields:
+            return str(found)
+        where = f"to {place}" if place.startswith("/") else f"into {place!r}"
+        return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "")
 
 
 class StrictField(fields.Field[Any]):
@@ -132,8 +162,13 @@ class StrictField(fields.Field[Any]):
         """As `deserialize`, without the steps that no field here needs."""
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
-    def refuse(self, takes: str, value: Any, allowed: Iterable[Any] = ()) -> ValidationError:
-        return ValidationError(Message(f"takes {takes}, got {shown(plain(value))}", allowed))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not self.required:
+            self.error_messages["null"] = "may not be null; leave it out instead"
+
+    def refuse(self, takes: str, value: Any, allowed: Iterable[Any] = (), instead: str = "") -> ValidationError:
+        return ValidationError(Message(f"takes {takes}, got {shown(plain(value))}{instead}", allowed))
 
 
 class NumberField(StrictField):
@@ -163,7 +198,7 @@ class NumberField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
         if type(value) not in (int, float):
-            raise self.refuse(self.takes, value)
+            raise self.refuse(self.takes, value, instead=unquoted(value))
         try:
             number = float(value)
         except OverflowError:
@@ -192,7 +227,8 @@ class IntegerField(StrictField):
         if type(value) is not int or (low is not None and value < low) or (high is not None and value > high):
             bounds = [f"at least {low}"] if low is not None else []
             bounds += [f"at most {high}"] if high is not None else []
-            raise self.refuse("an integer" + (" " + " and ".join(bounds) if bounds else ""), value)
+            takes = "an integer" + (" " + " and ".join(bounds) if bounds else "")
+            raise self.refuse(takes, value, instead=unquoted(value))
         return value
 
 
@@ -201,7 +237,7 @@ class FlagField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
         if type(value) is not bool:
-            raise self.refuse("true or false", value)
+            raise self.refuse("true or false", value, instead=unquoted(value))
         return value
 
 
@@ -213,9 +249,13 @@ class WordField(StrictField):
         self.values = tuple(values)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if not isinstance(value, str) or value not in self.values:
-            raise self.refuse(f"one of {', '.join(map(repr, self.values))}", value, self.values)
-        return value
+        if isinstance(value, str) and value in self.values:
+            return value
+        takes = f"one of {', '.join(map(repr, self.values))}"
+        instead = hint(value, self.values, "choice") if isinstance(value, str) else ""
+        if isinstance(value, int | list):
+            instead = "".join(f"; {NUMBERS[word]}" for word in self.values if word in NUMBERS)
+        raise self.refuse(takes, value, self.values, instead)
 
 
 class WordsField(StrictField):
@@ -228,7 +268,8 @@ class WordsField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> frozenset[str]:
         words = plain(value)
         if not isinstance(words, list):
-            raise self.refuse("a list of words", words, self.values)
+            instead = f"; write [{shown(words)}]" if words in self.values else ""
+            raise self.refuse("a list of words", words, self.values, instead)
         wrong = ((place, word) for place, word in enumerate(words) if word not in self.values)
         errors = {place: [unknown_name("choice", word, self.values)] for place, word in islice(wrong, MOST_ERRORS)}
         if errors:
@@ -421,6 +462,13 @@ class RequestSchema(StrictSchema):
         except ValidationError:
             self.load(request)  # raises again, with everything that is wrong
             raise
+
+    def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        """As for every schema; a body that is a model of another library is named instead."""
+        super().handle_error(error, data, many=many, **kwargs)
+        foreign = recognised(data) if "network" not in data and "expression" not in data else ""
+        if foreign:
+            error.messages = {"_schema": [Message(foreign)]}
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """What remains to be done with a request whose fields are valid."""

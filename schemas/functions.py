@@ -48,6 +48,12 @@ MOST_LEVELS = 100
 MOST_SEARCH_STARTS = 10_000
 MOST_STEPS = 10**12
 LARGEST_SEED = 2**63 - 1
+OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
+"""Keys of a request about a network."""
+OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
+    ("starts", "optimizer", "optimizers", "learning_rate", "steps", "noise", "stop", "trace"), "/v1/functions/descend"
+)
+"""Keys of a request that descends."""
 LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimizer": "optimizers"}
 
 
@@ -216,7 +222,8 @@ class FunctionRequest(RequestSchema):
             one = "one number" if len(names) == 1 else f"{len(names)} numbers"
             each = f"[{', '.join(names)}]" if names else "[]: the expression has no variables; list some in 'variables'"
             came = f"a tensor of shape {list(array.shape)}"
-            raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}")]})
+            slip = "".join(f"; {sentence}" for sentence in loaded["expression"].slips[:1])
+            raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}{slip}")]})
         if len(array) > most:
             raise ValidationError({key: [Message(f"takes at most {most:,} of them; got {len(array):,}")]})
         return np.ascontiguousarray(array, np.float64)
@@ -246,6 +253,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 class FunctionGradientRequest(FunctionRequest):
     """An expression and points to look at."""
 
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
 
     points = TensorField(
@@ -285,6 +293,7 @@ class FunctionGradientRequest(FunctionRequest):
 class StationaryRequest(FunctionRequest):
     """An expression and a box to search."""
 
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     box = BoxField(required=True, metadata=about("[low, high] for each variable, or one for all"))
     starts = IntegerField(
         minimum=1,
@@ -318,7 +327,13 @@ class DescendRequest(RollRequest):
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
-        {**LEARNING_RATE_PLACE, "every": "trace", "seed": "noise", **dict.fromkeys(BoundsSchema().load_fields, "stop")}
+        {
+            **OF_NETWORKS,
+            **LEARNING_RATE_PLACE,
+            "every": "trace",
+            "seed": "noise",
+            **dict.fromkeys(BoundsSchema().load_fields, "stop"),
+        }
     )
 
     starts = StartsField(required=True, metadata=about("points, or how to lay them out"))
@@ -367,7 +382,7 @@ class DescendRequest(RollRequest):
 class SurfaceRequest(RollRequest):
     """An expression and a grid to look at it on."""
 
-    elsewhere: Mapping[str, str] = {"learning_rate": "optimizer", "optimizers": "optimizer"}
+    elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
     x = RangeField(required=True, metadata=about("[low, high] of the first axis"))
     y = RangeField(metadata=about("[low, high] of the second axis; left out, the answer is a curve"))

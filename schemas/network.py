@@ -8,8 +8,10 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from schemas.declared import options_schema, select
+from schemas.declared import article, meant_choice, missing_type, options_schema, select, unknown_choice
+from schemas.documents import recognised
 from schemas.fields import (
+    LONG_LIST,
     MOST_NAMES,
     FlagField,
     IntegersField,
@@ -19,17 +21,17 @@ from schemas.fields import (
     StrictField,
     StrictSchema,
     WordField,
-    hint,
     plain,
     read_each,
     shown,
-    unknown_name,
 )
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
+from service.engine.suggestions import suggest
 
+LAYER = '{"type": "dense", "units": 3}'
 MOST_LAYERS = 4096
 """More are refused unread, whatever an operator allows: reading them takes time."""
 
@@ -76,13 +78,24 @@ class LayersField(StrictField):
 
 def _layer(value: Any, position: int) -> LayerDefinition:
     if not isinstance(value, Mapping):
-        raise ValidationError([Message(f"takes an object with 'type', got {shown(value)}")])
+        raise ValidationError([Message(f"takes an object with 'type', such as {LAYER}, got {shown(value)}")])
+    foreign = recognised(value)
+    if foreign:
+        raise ValidationError([Message(foreign)])
+    known: Registry[Any] = layers
     kind = value.get("type")
-    if isinstance(kind, str) and kind in layers:
+    if isinstance(kind, str) and kind in known:
         return _known_layer(value, kind, position)
     if kind is None:
-        raise ValidationError({"type": [Message("is required", layers.names)]})
-    raise ValidationError({"type": [unknown_name("layer type", kind, layers.names)]})
+        raise ValidationError({"type": [missing_type(value, known)]})
+    errors: dict[str, Any] = {"type": [unknown_choice(known, kind, "layer type")]}
+    meant = meant_choice(known, kind)
+    if meant:
+        try:
+            _known_layer({**value, "type": meant}, meant, position)
+        except ValidationError as error:
+            errors |= error.messages_dict
+    raise ValidationError(errors)
 
 
 def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDefinition:
@@ -102,8 +115,12 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
         errors.update(error.messages_dict)
     for key in errors:
         if key not in own and key not in COMMON_KEYS:
-            names = [*own, *COMMON_KEYS]
-            errors[key] = [Message(f"a {kind} layer has no {shown(key)}{hint(key, names)}", sorted(names))]
+            names = [*options_schema(known[kind]).load_fields, *COMMON.load_fields]
+            meant = suggest("key", key, names, SCHEMA.load_fields)
+            belongs = meant.name in SCHEMA.load_fields and meant.name not in names
+            where = f"; {meant.name!r} belongs into the network, beside 'layers'" if belongs else str(meant)
+            allowed = sorted(names) if not where or len(names) <= LONG_LIST else ()
+            errors[key] = [Message(f"{article(kind)} layer has no {shown(key)}{where}", allowed)]
     if errors or selection is None:
         raise ValidationError(errors)
     return LayerDefinition(
@@ -154,7 +171,14 @@ class NetworkField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> NetworkDefinition:
         value = plain(value)
         if not isinstance(value, dict):
-            raise self.refuse("an object with 'layers'", value)
+            foreign = recognised(value)
+            if foreign:
+                raise ValidationError(Message(foreign))
+            instead = '; write {"layers": …} around the list' if isinstance(value, list) else ""
+            raise self.refuse("an object with 'layers'", value, instead=instead)
+        foreign = recognised(value)
+        if foreign and "layers" not in value:
+            raise ValidationError(Message(foreign))
         loaded = SCHEMA.load(value)
         inputs = loaded.get("inputs", (INPUT,))
         errors: dict[str, Any] = {}

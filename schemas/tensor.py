@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,22 @@ import numpy.typing as npt
 import pybase64
 from marshmallow import ValidationError
 
-from schemas.fields import Message, StrictField, hint, plain, shown
+from schemas.documents import is_state_dict, state_dict
+from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.errors import MOST_ERRORS
+from service.engine.network.layers import layers
 from service.engine.network.quantities import first_true
+from service.engine.suggestions import translated
 
 Array = npt.NDArray[Any]
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
 TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
+TREE = "an object {layer: {parameter: tensor}}"
+EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
+PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.parameters or ()))
+"""What the parameters of layers are called."""
 NUMBERS = frozenset((int, float))
 TEXT = str | memoryview
 """What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
@@ -47,7 +54,7 @@ class ParametersField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
-            raise self.refuse("an object {layer: {parameter: tensor}}", value)
+            raise self.refuse(TREE, value, instead="; a list has no names" if isinstance(value, list) else "")
         tree: dict[str, dict[str, Array]] = {}
         errors: dict[str, Any] = {}
         for layer, tensors in value.items():
@@ -60,8 +67,29 @@ class ParametersField(StrictField):
             if wrong:
                 errors[layer] = wrong
         if errors:
-            raise ValidationError(errors)
+            grouped = any(isinstance(tensors, Mapping) and not is_typed(tensors) for tensors in value.values())
+            flat = "" if grouped else _flat(value)
+            raise ValidationError(Message(flat) if flat else errors)
         return tree
+
+
+def _parameter(name: str) -> str:
+    """The name of a parameter that a name such as W1 stands for; empty where it does not."""
+    return translated("parameter", name.rstrip("0123456789_"), PARAMETERS).name
+
+
+def _flat(value: Mapping[str, Any]) -> str:
+    """What to say of parameters by name that are not grouped by layer; empty where the names are others."""
+    if is_state_dict(value):
+        return (
+            f'{state_dict(value)}; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight of a linear layer is '
+            "transposed: a kernel is [inputs, units]"
+        )
+    name = next(iter(value))
+    if not all(_parameter(each) for each in islice(value, MOST_ERRORS)):
+        return ""
+    came = f"{name[:PREVIEW]!r} is {shown(plain(value[name]))}"
+    return f"takes {TREE}, such as {EXAMPLE}: parameters are grouped by layer, but {came}"
 
 
 class ParametersAnswerField(ParametersField):
@@ -115,7 +143,10 @@ def decode(value: Any) -> Array:
         return value
     if isinstance(value, Mapping):
         return _from_typed(value)
-    raise ValidationError(Message(f"takes a tensor: nested lists of numbers or a typed array, got {shown(value)}"))
+    takes = "takes a tensor: nested lists of numbers or a typed array"
+    listed = isinstance(value, str) and value.lstrip().startswith("[")
+    instead = "; send the list itself, without quotation marks" if listed else ""
+    raise ValidationError(Message(f"{takes}, got {shown(value)}{instead}"))
 
 
 def encode(array: Array) -> dict[str, Any]:
@@ -226,6 +257,15 @@ def _scalar(value: float) -> Array:
         raise _at((), "is too large for float64") from None
 
 
+def _numeric(item: Any) -> str:
+    """What to write instead of a value that stands for a number."""
+    if item is None:
+        return f"; {NOT_FINITE}: leave samples without a value out"
+    if type(item) is bool:
+        return f"; write {int(item)}"
+    return unquoted(item)
+
+
 def _at(place: tuple[int | str, ...], text: str) -> ValidationError:
     message: Any = [Message(text)]
     for position in reversed(place):
@@ -253,7 +293,7 @@ def _offence(value: list[Any]) -> ValidationError:
                 return _at(place, f"has {len(item)} entries; its neighbours have {shape[depth]}")
             pending.extend(((*place, position), child) for position, child in reversed(list(enumerate(item))))
         elif type(item) not in NUMBERS:
-            return _at(place, f"takes a number, got {shown(item)}")
+            return _at(place, f"takes a number, got {shown(item)}{_numeric(item)}")
         else:
             try:
                 float(item)

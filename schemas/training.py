@@ -10,7 +10,7 @@ import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
 from schemas.declared import ChoiceField
-from schemas.evaluation import GradientsRequest, WarningSchema, about
+from schemas.evaluation import ELSEWHERE, GradientsRequest, WarningSchema, about
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -223,7 +223,8 @@ class TrainRequest(DescentRequest):
 
     fresh = DescentRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
-        {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
+        dict(ELSEWHERE)
+        | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
         | dict.fromkeys(TraceSchema().load_fields, "trace")
         | dict.fromkeys(StopSchema().load_fields, "stop")
     )
@@ -309,6 +310,14 @@ class ThinningSchema(StrictSchema):
 
 class CompareRequest(DescentRequest):
     """A network, data, a loss, and several ways to descend on it."""
+
+    elsewhere = MappingProxyType(
+        {key: place for key, place in ELSEWHERE.items() if key != "optimizer"}
+        | {option.name: "optimizers" for declaration in optimizers for option in declaration.options}
+        | dict.fromkeys(ThinningSchema().load_fields, "trace")
+        | dict.fromkeys(StopSchema().load_fields, "stop")
+        | {"checkpoint": "/v1/train", "include": "/v1/train"}
+    )
 
     optimizers = OptimizersField(optimizers, required=True, metadata=about("each is run on its own"))
     learning_rates = NumbersField(

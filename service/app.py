@@ -17,6 +17,7 @@ from service.api import catalogue, derivatives, evaluation, functions, system, t
 from service.api.operation import Runtime
 from service.config import Settings
 from service.cors import Cors
+from service.elsewhere import no_method, nothing_at
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
@@ -101,11 +102,11 @@ def _report_problems(app: Flask, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
         response = error.get_response()
-        details = {
-            404: f"There is nothing at {request.path}. GET /v1 lists what there is.",
-            405: f"{request.path} has no method {request.method}.",
-        }
-        detail = details.get(response.status_code, error.description or "")
+        detail = error.description or ""
+        if response.status_code == 404:
+            detail = nothing_at(request.path)
+        elif response.status_code == 405:
+            detail = no_method(request.path, request.method, response.headers.get("Allow", ""))
         headers = {key: value for key, value in response.headers.items() if key in ("Allow", "Retry-After")}
         return respond(from_status(response.status_code, detail, headers))
 

@@ -185,12 +185,9 @@ def _error(path: Path, detail: str, allowed: Iterable[Any] = ()) -> dict[str, An
 
 
 def _invalid(errors: list[dict[str, Any]]) -> Problem:
-    count = len(errors)
-    detail = (
-        f"{errors[0]['pointer']}: {errors[0]['detail']}"
-        if count == 1
-        else f"{count} things are wrong with the request."
-    )
+    detail = f"{errors[0]['pointer']}: {errors[0]['detail']}"
+    if len(errors) > 1:
+        detail += f" (and {len(errors) - 1} more)"
     return Problem("invalid", detail, errors)
 
 

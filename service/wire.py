@@ -16,6 +16,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 from schemas.tensor import base64_of, encode, typed
+from service.json_faults import json_fault
 from service.large_json import Unsure, parse_large
 from service.long_text import LONG, LongTexts
 from service.problems import Problem
@@ -127,8 +128,22 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
     media_type, options = parse_options_header(content_type)
     charset = options.get("charset", "utf-8").lower()
     if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
-        came = f"{content_type[:80]!r}" if content_type else "none"
-        raise Problem("unsupported-media-type", f"The Content-Type must be application/json (UTF-8); {came} came.")
+        raise Problem("unsupported-media-type", _wrong_type(content_type, media_type.lower()))
+
+
+def _wrong_type(content_type: str, media_type: str) -> str:
+    """What came instead of JSON, and how to send that."""
+    if not content_type:
+        return "The Content-Type header is missing; send 'Content-Type: application/json'."
+    instead = {
+        "application/x-www-form-urlencoded": "with curl add -H 'Content-Type: application/json', in Python use json=",
+        "multipart/form-data": "there are no forms and files here; the body is one JSON object",
+        "text/plain": "a browser's fetch needs headers: {'Content-Type': 'application/json'}",
+        JSON: "the charset is always UTF-8",
+    }.get(media_type, "")
+    return f"The Content-Type must be application/json, got {content_type[:60]!r}" + (
+        f"; {instead}." if instead else "."
+    )
 
 
 def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> tuple[dict[str, Any], LongTexts | None]:
@@ -160,7 +175,7 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Problem(
             "invalid",
-            f"The body must be a JSON object; it is {_kind(value)}.",
+            f"The body must be a JSON object; it is {_kind(value)}.{_encoded_twice(value)}",
             [{"pointer": "#", "detail": "takes an object"}],
         )
     return value
@@ -170,7 +185,13 @@ def _parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Problem("malformed-body", f"The body is not JSON: {error}.") from None
+        raise Problem("malformed-body", json_fault(body, error)) from None
+
+
+def _encoded_twice(value: Any) -> str:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return " It holds JSON that was encoded twice; encode it once."
+    return ""
 
 
 def _kind(value: Any) -> str:

@@ -252,7 +252,9 @@ def _add(plural: str) -> None:
 
     def one(name: str) -> Response:
         if name not in registry:
-            raise Problem("not-found", f"No {kind} is called {name!r}{hint(name, registry.names) or '.'}")
+            raise Problem(
+                "not-found", f"No {kind} is called {name!r}{hint(name, registry.names, registry.kind) or '.'}"
+            )
         declaration = registry[name]
         if drawn:
             curve = _curve(registry, registry.select(name), request.args)

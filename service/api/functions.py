@@ -376,9 +376,10 @@ def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
 
 
 def _cautions(expression: Expression) -> list[Caution]:
-    """Words whose derivative is 0 everywhere, so that a descent does not see them."""
+    """Names that are probably slips; words whose derivative is 0 everywhere, so that a descent does not see them."""
     words = [step.word for step in expression.steps if step.word in ("step", "sign", "floor", "ceil", "round")]
-    return [
+    told = [Caution("unusual_name", sentence) for sentence in expression.slips]
+    return told + [
         Caution("gradient_blocked", f"the derivative of {word} is taken as 0 everywhere, so nothing flows through it")
         for word in dict.fromkeys(words)
     ]

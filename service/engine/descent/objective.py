@@ -206,8 +206,11 @@ class NetworkObjective:
     @property
     def warnings(self) -> list[Caution]:
         """What a caller should know of the network, the loss, the targets and the weights."""
-        found = unfit(self._everything.evaluation.task, self._feed, self.whole)
-        return [*self._main.evaluation.warnings, *found]
+        run = self._everything
+        found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
+        if self.whole and math.isfinite(run.loss.item()):
+            found += run.evaluation.watch.found(run.workspace)
+        return found
 
     def misread(self, *, everything: bool = False) -> list[Caution]:
         """Outputs that are not what the loss takes them for, as the last evaluation left them: of the step that was

@@ -20,11 +20,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import NamedTuple
 
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.functions.slips import of_a_function, slips, translation
 from service.engine.functions.vocabulary import Word, vocabulary
 
 LONGEST_EXPRESSION = 2000
@@ -59,6 +60,8 @@ class Expression:
     variables: tuple[str, ...]
     steps: tuple[Step, ...]
     """Operands before what takes them; the last is the value of the expression."""
+    slips: tuple[str, ...] = ()
+    """Sentences about variables that are probably none; only where nobody listed them."""
 
     def quoted(self, step: Step) -> str:
         """The text of a step, shortened."""
@@ -113,7 +116,10 @@ _HINTS = {
     **dict.fromkeys("&~?∧∨", "there is no logic in an expression; max, min, step and abs(x) tell cases apart"),
     **dict.fromkeys("[]{}", "every bracket of an expression is a parenthesis, ( or )"),
     **dict.fromkeys('"`“”‘„«»', "quotation marks have no place in an expression"),
-    **dict.fromkeys("'’′", "a derivative is computed, not typed: write the function only"),
+    **dict.fromkeys("'’′∂∇", "a derivative is computed, not typed: write the function only"),
+    **dict.fromkeys("∫∑∏", "there are no integrals and no sums over an index; write the terms out"),
+    **dict.fromkeys("½⅓¼⅔¾", "a fraction is typed as a quotient: 1/2"),
+    "#": "an expression has no comments",
     **dict.fromkeys("–—‐‑‒﹣", "a minus is typed as -"),
     **dict.fromkeys("⋅∙•∗", "a product is typed as *"),
     **dict.fromkeys(":∶∕⁄", "a quotient is typed as /"),
@@ -122,7 +128,7 @@ _HINTS = {
     "%": "for a remainder write mod(x, y), for five percent 0.05",
     "!": "there is no factorial",
     ";": "one expression at a time; arguments are separated by commas",
-    "\\": r"this is no LaTeX: write sin(x), not \sin x",
+    "\\": "this is no LaTeX: a function has its argument in parentheses, as in sin(x)",
     "_": "a name begins with a letter; digits of a number stand together: 1000",
     ".": "a point stands within a number only: 0.5",
     "°": "angles are in radians: x degrees are x*pi/180",
@@ -137,6 +143,23 @@ _ELSEWHERE = {
     "sec": "1/cos(…)",
     "csc": "1/sin(…)",
     "sigma": "sigmoid(…)",
+    "square": "(…)^2",
+    "cube": "(…)^3",
+    "exp2": "2^(…)",
+    "exp10": "10^(…)",
+    "reciprocal": "1/(…)",
+    "fabs": "abs(…)",
+    "power": "pow(…, …)",
+    "maximum": "max(…, …)",
+    "minimum": "min(…, …)",
+    "clip": "max(low, min(x, high))",
+    "where": "step(x), max or min",
+    "if": "step(x), max or min",
+    "fmod": "mod(…, …)",
+    "log_2": "log2(…)",
+    "log_10": "log10(…)",
+    "swish": "x*sigmoid(x)",
+    "silu": "x*sigmoid(x)",
 }
 """Functions that go by other names elsewhere."""
 
@@ -149,19 +172,44 @@ def parse(text: str, variables: Sequence[str] | None = None) -> Expression:
     listed = None if variables is None else _checked(variables)
     if len(text) > LONGEST_EXPRESSION:
         raise _refused(f"the expression has {len(text):,} characters; allowed are {LONGEST_EXPRESSION:,}")
-    parser = _Parser(text, listed)
-    parser.whole()
-    if parser.unknown:
-        raise InvalidRequest(parser.unknown_names())
+    try:
+        parser = _read(text, listed)
+    except InvalidRequest as error:
+        raise _translated(error, text, listed) from None
     if len(parser.steps) > MOST_STEPS:
         asked = f"the expression has {len(parser.steps):,} operations, numbers and names"
         raise _refused(f"{asked}; allowed are {MOST_STEPS}")
+    told: tuple[str, ...] = ()
     if listed is None:
         listed = tuple(sorted({step.text for step in parser.steps if step.word == "variable"}))
         if len(listed) > MOST_VARIABLES:
             names = _shown(", ".join(listed))
             raise _refused(f"the expression has {len(listed)} variables, {names}; allowed are {MOST_VARIABLES}")
-    return Expression(text, listed, tuple(parser.steps))
+        told = slips(text, listed, _FUNCTIONS)
+    return Expression(text, listed, tuple(parser.steps), told)
+
+
+def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
+    parser = _Parser(text, listed)
+    parser.whole()
+    if parser.unknown:
+        raise InvalidRequest(parser.unknown_names())
+    return parser
+
+
+def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
+    """The refusal of a text, with what to type instead if that can be read."""
+    found = translation(text, _FUNCTIONS)
+    if found is None:
+        return error
+    try:
+        _read(found.text, listed)
+    except InvalidRequest:
+        return error
+    fault = error.faults[-1]
+    before = found.sentence or fault.detail
+    joint = " Write" if before.endswith("?") else "; or write" if "write" in before else "; write"
+    return InvalidRequest([replace(fault, detail=f"{before}{joint} {found.text}")])
 
 
 class _Parser:
@@ -375,7 +423,10 @@ class _Parser:
 
     def unexpected(self, token: _Token, expected: str) -> InvalidRequest:
         if token.kind == "other":
-            return self.refused(token, _no_meaning(token.text))
+            pair = self.text[token.start : token.start + 2]
+            return self.refused(token, _no_meaning("≠" if pair in ("!=", "==") else token.text))
+        if token.text == self.tokens[self.at - 1].text == "/":
+            return self.refused(token, "there is no //: a whole quotient is floor(x/y), and comments have no place")
         got = "the end" if token.kind == "end" else f'"{_shown(token.text)}"'
         return self.refused(token, f"expected {expected}, got {got}")
 
@@ -430,6 +481,9 @@ class _Parser:
         factors = [] if self.listed is None else _factors(name, {*self.listed, *_CONSTANTS}, called)
         if factors:
             return f"; for a product write {'*'.join(factors)}{'(…)' if factors[-1] in _FUNCTIONS else ''}"
+        call = "" if called else of_a_function(name, _FUNCTIONS)
+        if call:
+            return f"; did you mean {call}?"
         by_lower_case = {candidate.lower(): candidate for candidate in (*allowed, *_CONSTANTS)}
         close = difflib.get_close_matches(name.lower(), by_lower_case, 1)
         return f"; did you mean {by_lower_case[close[0]]}?" if close else ""

@@ -25,6 +25,7 @@ from service.engine.network.model import Model
 from service.engine.network.objective import Objective
 from service.engine.network.parameters import Part, parts_of, tree_of
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
+from service.engine.network.surprises import Watch, constant
 from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
 
 
@@ -90,6 +91,7 @@ class Evaluation:
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
         self.is_plain = is_plain(self.task)
         self.watched = to_be_read(self.task, self.model)
+        self.watch = Watch(self.task, self.model, self.parameters)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """How much of a cache it takes."""
 
@@ -117,7 +119,9 @@ class Evaluation:
                 result.warnings += unfit(self.task, feed)
             if self.watched:
                 result.warnings += misread(self.watched, result.outputs)
-            if not result.finite:
+            if result.finite:
+                result.warnings += self.watch.found(workspace)
+            else:
                 result.warnings.append(
                     first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)
                 )
@@ -207,7 +211,7 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
             outputs[f"output/{name}"] = layer.output
             outputs[f"pre_activation/{name}"] = layer.pre_activation
     gradients: list[Node] = []
-    warnings: list[Caution] = []
+    warnings = constant(task, model)
     if objective is not None:
         warnings += doubtful(task, model)
         outputs["loss"] = objective.total if task.reduction != "none" else objective.data_loss

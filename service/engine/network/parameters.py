@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
+from itertools import islice, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from service.engine.graph.ir import Array, Node, Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.model import Parameter
+from service.engine.suggestions import suggest
 
 Tree = Mapping[str, Mapping[str, Array]]
 """Arrays by layer and parameter name: the form of parameters and of gradients alike."""
@@ -101,7 +103,8 @@ class ParameterVector:
                 continue
             for name in arrays:
                 if name not in known:
-                    detail = f"layer {layer!r} has no parameter {name!r}; it has {_listed(known)}"
+                    meant = suggest("parameter", name, known)
+                    detail = f"layer {layer!r} has no parameter {name[:64]!r}; it has {_listed(known)}{meant}"
                     faults.append(Fault(("parameters", layer, name), detail, tuple(known)))
         for layer, parameters in wanted.items():
             for name, parameter in parameters.items():
@@ -113,7 +116,7 @@ class ParameterVector:
                 elif array.shape != shape:
                     detail = f"{name} of layer {layer!r} has shape {list(array.shape)}; it takes {list(shape)}"
                     reason = f" because {parameter.reason}" if parameter.reason else ""
-                    faults.append(Fault(("parameters", layer, name), detail + reason))
+                    faults.append(Fault(("parameters", layer, name), detail + reason + misshapen(array.shape, shape)))
         return faults
 
     def initialize(self, flat: Array, seed: int, limits: Limits, deadline: float | None = None) -> None:
@@ -144,4 +147,27 @@ def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection
             if known.shares is not None:
                 return f"layer {layer!r} uses the parameters of layer {known.shares!r}; send none for it"
             return f"layer {layer!r} has no parameters"
-    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}"
+    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}{suggest('', layer, wanted)}"
+
+
+def misshapen(came: Shape, wanted: Shape) -> str:
+    """What was probably done to an array of the wrong shape, and how to send it."""
+    if came[::-1] == wanted:
+        return "; it is transposed: send one row for each input" if len(wanted) == 2 else "; its axes are transposed"
+    if len(came) == len(wanted) > 2 and sorted(came) == sorted(wanted):
+        return f"; its axes are transposed: send it with its axes in the order {_order(came, wanted)}"
+    if math.prod(came) != math.prod(wanted) or not came:
+        return ""
+    if (*came, 1) == wanted:
+        return "; put each number in a list of its own"
+    if len(wanted) == 1:
+        return "; send one flat list"
+    return f"; it has as many numbers: reshape it to {list(wanted)}"
+
+
+def _order(came: Shape, wanted: Shape) -> list[int]:
+    """Axes of `came` in the order that gives `wanted`: as from PyTorch's [out, in, …] where that fits."""
+    usual = (*range(2, len(came)), 1, 0)
+    if tuple(came[axis] for axis in usual) == wanted:
+        return list(usual)
+    return list(next(order for order in permutations(range(len(came))) if tuple(came[a] for a in order) == wanted))

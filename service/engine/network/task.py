@@ -173,13 +173,15 @@ def _check_inputs(task: Task) -> None:
         path, label = ("inputs", name), input_label(name)
         wanted = task.definition.input_shapes.get(name)
         if not shape or (len(shape) < 2 and name not in indices):
-            detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]"
+            detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]{_as_rows(shape)}"
             faults.append(Fault(path, detail))
         elif 0 in shape:
             faults.append(Fault(path, f"{label} shape {list(shape)}; at least one value is needed"))
         elif wanted is not None and shape[1:] != wanted:
             takes = ", ".join(["samples", *map(str, wanted)])
             detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
+            if len(shape) == 2 and shape[:1] == wanted:
+                detail += "; they are transposed: a sample is a row"
             faults.append(Fault(path, detail))
         elif shape[0] != task.samples:
             first = next(other for other, others in task.inputs if others)
@@ -187,6 +189,12 @@ def _check_inputs(task: Task) -> None:
             faults.append(Fault(path, detail))
     if faults:
         raise InvalidRequest(faults)
+
+
+def _as_rows(shape: Shape) -> str:
+    if not shape:
+        return ""
+    return "; write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one"
 
 
 def _declare_targets(task: Task, model: Model) -> dict[str, Node]:
@@ -209,12 +217,15 @@ def _declare_targets(task: Task, model: Model) -> dict[str, Node]:
 def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str, output: Node) -> str:
     text = f"targets have shape {list(given)}; they take {list(wanted)}"
     if loss.declaration.indices:
-        return f"{text}: one class index for each distribution that layer {name!r} gives"
+        one_hot = "; for one-hot targets use the loss categorical_crossentropy" if given == output.shape else ""
+        return f"{text}: one class index for each distribution that layer {name!r} gives{one_hot}"
     hint = ""
     if given == output.shape[:-1] and loss.name == "categorical_crossentropy":
         hint = "; for class indices use the loss sparse_categorical_crossentropy"
     elif (*given, 1) == wanted:
         hint = "; put each target in a list of its own"
+    elif len(wanted) == 2 and given == wanted[::-1]:
+        hint = "; they are transposed: a sample is a row"
     return f"{text}, the shape of the output of layer {name!r}{hint}"
 
 

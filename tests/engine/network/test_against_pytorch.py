@@ -247,4 +247,6 @@ def test_networks(record, dtype, tolerance):
     assert_trees_close(result.per_sample_gradients, expected["per_sample_gradients"], tolerance)
     whole = np.concatenate([np.ravel(array) for own in expected["gradients"].values() for array in own.values()])
     assert result.gradient_norm == pytest.approx(np.linalg.norm(whole), rel=tolerance["rtol"])
-    assert result.finite and {caution.code for caution in result.warnings} <= {"normalize_weights"}
+    assert result.finite
+    # Of a few random samples, some units of relu may all be off.
+    assert {caution.code for caution in result.warnings} <= {"normalize_weights", "dead_units"}

@@ -286,7 +286,10 @@ def test_every_fault_of_the_parameters_is_told_at_once():
         inputs=(4, 2),
     )
     assert [(fault.path, fault.detail) for fault in found] == [
-        (("parameters", "a", "weights"), "layer 'a' has no parameter 'weights'; it has 'kernel', 'bias'"),
+        (
+            ("parameters", "a", "weights"),
+            "layer 'a' has no parameter 'weights'; it has 'kernel', 'bias'; did you mean 'kernel'?",
+        ),
         (("parameters", "c"), "layer 'c' uses the parameters of layer 'a'; send none for it"),
         (("parameters", "f"), "layer 'f' has no parameters"),
         (("parameters", "z"), "no layer is called 'z'; layers with parameters: 'a', 'd'"),
@@ -381,7 +384,18 @@ def test_nodes_belong_to_their_layers():
 @pytest.mark.parametrize(
     ("shape", "wanted", "detail"),
     [
-        ((3,), None, "inputs have shape [3]; they take one row per sample: [samples, features]"),
+        (
+            (3,),
+            None,
+            "inputs have shape [3]; they take one row per sample: [samples, features]; "
+            "write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one",
+        ),
+        (
+            (2, 3),
+            (2,),
+            "inputs have shape [2, 3]; they take [samples, 2] because input_shape is [2]; they are "
+            "transposed: a sample is a row",
+        ),
         ((0, 3), None, "inputs have shape [0, 3]; at least one value is needed"),
         ((4, 3), (2,), "inputs have shape [4, 3]; they take [samples, 2] because input_shape is [2]"),
         ((4, 3), (3, 1), "inputs have shape [4, 3]; they take [samples, 3, 1] because input_shape is [3, 1]"),

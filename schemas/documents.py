@@ -1,0 +1,106 @@
+"""Models as other libraries write them: recognised and named, with what to send instead. None of them is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from service.engine.declarations import Registry
+from service.engine.network.layers import layers
+from service.engine.suggestions import translated
+
+LONGEST_EXAMPLE = 240
+"""Characters of a model that is written out in the words of this service."""
+TOLD = ("units", "filters", "kernel_size", "pool_size", "rate", "input_dim", "output_dim", "activation")
+"""Options of Keras layers, of the same name here, that make a layer what it is."""
+FLAT_ENDINGS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""How the names of a PyTorch state_dict end."""
+EXAMPLE = '{"layers": [{"type": "dense", "units": 3, "activation": "relu"}, {"type": "dense", "units": 1}]}'
+
+
+def recognised(value: Any) -> str:
+    """What a value is that another library wrote, and what to send instead; empty where it is nothing of the kind."""
+    if isinstance(value, str):
+        return _text(value)
+    if not isinstance(value, Mapping):
+        return ""
+    if "type" not in value and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), Mapping):
+        return _keras(value)
+    if "modelTopology" in value or "model_config" in value or "keras_version" in value:
+        return f"this is a Keras model, which is not read; write its layers as {EXAMPLE}"
+    graph = value.get("graph", value)
+    onnx = {"irVersion", "ir_version", "opsetImport", "opset_import", "producerName"} & set(value)
+    nodes = isinstance(graph, Mapping) and isinstance(graph.get("node"), list)
+    if onnx or nodes or "opType" in value or "op_type" in value:
+        return f"this is an ONNX graph, which is not read; write its layers as {EXAMPLE}"
+    if is_state_dict(value):
+        return f"{state_dict(value)}; the network is the architecture alone, as {EXAMPLE}"
+    return ""
+
+
+def is_state_dict(value: Mapping[str, Any]) -> bool:
+    """Whether an object has the flat, dotted names of a PyTorch state_dict."""
+    names = list(islice(value, 8))
+    return bool(names) and all("." in name and name.rsplit(".", 1)[1].startswith(FLAT_ENDINGS) for name in names)
+
+
+def state_dict(value: Mapping[str, Any]) -> str:
+    """What a state_dict is, in words."""
+    return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict, which is not read"
+
+
+def _text(text: str) -> str:
+    beginning = text[:400].lstrip()
+    if beginning.startswith("{"):
+        if '"class_name"' in beginning:
+            return f"this is the text of a Keras model (to_json), which is not read; send an object such as {EXAMPLE}"
+        return "this is JSON inside a string; send the object itself, without quotation marks around it"
+    if "(" in beginning and any(word in beginning for word in ("Sequential", "Linear(", "Dense(", "Module")):
+        return f"this is a model as Python prints it; send an object such as {EXAMPLE}"
+    return ""
+
+
+def _keras(value: Mapping[str, Any]) -> str:
+    config = value["config"]
+    listed = config.get("layers")
+    if not isinstance(listed, list):
+        layer = _layer(value)
+        instead = json.dumps(layer) if layer else "an object with 'type'"
+        return f"this is a Keras layer ({value['class_name'][:40]}), which is not read; send {_cut(instead)}"
+    found = list(_layers(listed))
+    example = json.dumps({"layers": found}) if found else EXAMPLE
+    return (
+        f"this is a Keras model (to_json), which is not read; send each layer with its class as 'type' and its "
+        f"options beside it: {_cut(example)}"
+    )
+
+
+def _layers(listed: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    for layer in islice(listed, 8):
+        found = _layer(layer)
+        if found:
+            yield found
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+    """A layer of Keras in the words of this service; empty for one that is not here."""
+    known: Registry[Any] = layers
+    if not (isinstance(layer, Mapping) and isinstance(layer.get("class_name"), str)):
+        return {}
+    name = translated("layer", layer["class_name"], known.names).name
+    if not name:
+        return {}
+    options = {option.name for option in known[name].options}
+    config = layer.get("config")
+    given = config if isinstance(config, Mapping) else {}
+    return {"type": name} | {
+        key: given[key]
+        for key in TOLD
+        if key in options and isinstance(given.get(key), int | float | str | list) and given[key] != "linear"
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_EXAMPLE else text[:LONGEST_EXAMPLE] + "…"

@@ -1,0 +1,100 @@
+"""What to ask instead of a path that there is not, or with a method that a path has not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from flask import current_app
+
+from service.api.operation import OPERATIONS, Operation
+
+LONGEST_PATH = 100
+"""Characters of a path that may be a slip of another."""
+_FORWARD: dict[str, Any] = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": [[1, 2]]}
+_GRADIENTS = _FORWARD | {"targets": [[1]], "loss": "mse"}
+BODIES: Mapping[str, Mapping[str, Any]] = {
+    "/v1/forward": _FORWARD,
+    "/v1/gradients": _GRADIENTS,
+    "/v1/derivatives": _FORWARD | {"kind": "jacobian"},
+    "/v1/train": _GRADIENTS | {"optimizer": "sgd", "steps": 1},
+    "/v1/train/compare": _GRADIENTS | {"optimizers": ["sgd", "adam"], "steps": 1},
+    "/v1/functions/gradient": {"expression": "x^2 + y^2", "points": [[1, 2]]},
+    "/v1/functions/descend": {"expression": "x^2 + y^2", "starts": [[1, 2]], "optimizers": ["sgd"]},
+}
+"""The smallest bodies of requests whose examples are long."""
+WORDS: Mapping[str, str] = dict.fromkeys(
+    ("predict", "inference", "evaluate", "call", "run", "outputs"), "/v1/forward"
+) | {
+    **dict.fromkeys(
+        ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
+    ),
+    **dict.fromkeys(("fit", "step", "optimize", "training", "learn", "descent"), "/v1/train"),
+    **dict.fromkeys(("jacobian", "hessian", "jvp", "vjp", "hvp", "derivative"), "/v1/derivatives"),
+    **dict.fromkeys(("function", "functions", "diff", "differentiate", "expression"), "/v1/functions/gradient"),
+    **dict.fromkeys(("compare", "benchmark"), "/v1/train/compare"),
+    **dict.fromkeys(("minimize", "minimise", "minimum", "gradient-descent"), "/v1/functions/descend"),
+    **dict.fromkeys(("swagger", "redoc", "api-docs", "documentation", "doc", "help", "swagger-ui"), "/docs"),
+    **dict.fromkeys(("openapi", "swagger.json", "schema", "spec"), "/openapi.json"),
+    **dict.fromkeys(("health", "healthz", "ping", "status", "live", "livez"), "/health/live"),
+    **dict.fromkeys(("ready", "readyz"), "/health/ready"),
+    **dict.fromkeys(("api", "version", "info", "limits", "index", "v2"), "/v1"),
+}
+"""Last words of paths elsewhere, and the path here."""
+
+
+def nothing_at(path: str) -> str:
+    """What to say of a path that there is not."""
+    instead = _meant(path)
+    hint = f"; did you mean {instead}?" if instead else "."
+    shown = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "…"
+    return f"There is nothing at {shown}{hint} GET /v1 lists what there is."
+
+
+def no_method(path: str, method: str, allowed: str) -> str:
+    """What to say of a method that a path has not; `allowed` are those it has, as the Allow header lists them."""
+    text = f"{path} has no method {method}"
+    if "POST" not in allowed:
+        body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
+        return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
+    operation = next((each for each in OPERATIONS if each.path == path.rstrip("/")), None)
+    body = _body(operation) if operation else ""
+    return f"{text}; send POST with a JSON body" + (f" such as {body}" if body else ".")
+
+
+def _body(operation: Operation) -> str:
+    """The smallest body that an operation takes."""
+    known = BODIES.get(operation.path)
+    bodies = [known] if known is not None else operation.examples.values()
+    return min((orjson.dumps(body).decode() for body in bodies), key=len, default="")
+
+
+def _methods() -> dict[str, str]:
+    """The method to ask each path of the service with."""
+    rules = current_app.url_map.iter_rules()
+    return {rule.rule: "POST" if "POST" in (rule.methods or ()) else "GET" for rule in rules}
+
+
+def _meant(path: str) -> str:
+    """The method and path that a path probably stands for; empty where there is none."""
+    parts = [part for part in path.lower().replace("_", "-").split("/") if part]
+    if not parts or len(path) > LONGEST_PATH:
+        return ""
+    methods = _methods()
+    # /gradients, /api/gradients, /v2/gradients, /v1/gradients/xor: what follows the prefix decides, then its beginning.
+    inner = [part for part in parts if part not in ("api", "rest", "v0", "v1", "v2", "v3", "nabla")]
+    for stop in range(len(inner), 0, -1):
+        for candidate in ("/v1/" + "/".join(inner[:stop]), "/" + "/".join(inner[:stop])):
+            if candidate in methods:
+                return f"{methods[candidate]} {candidate}"
+    if not inner:
+        return "GET /v1"
+    for word in (inner[-1], inner[0]):
+        if WORDS.get(word) in methods:
+            return f"{methods[WORDS[word]]} {WORDS[word]}"
+    plain = {known: known for known in methods if "<" not in known}
+    plain |= {known.removeprefix("/v1"): known for known in plain if known.startswith("/v1/")}
+    close = difflib.get_close_matches("/" + "/".join(inner), plain, 1, 0.75)
+    return f"{methods[plain[close[0]]]} {plain[close[0]]}" if close else ""

@@ -1,0 +1,171 @@
+"""Expressions as they are typed elsewhere: in Python, JavaScript, LaTeX, a calculator or on paper.
+
+`translation` says what to type instead of a text that cannot be read; `slips` tells of names that can be read, but are
+probably not what was meant, such as `sinx`. Neither changes what an expression means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+
+class _Rule(NamedTuple):
+    """How one habit is written here."""
+
+    pattern: re.Pattern[str]
+    replacement: str
+    sentence: str = ""
+    """What to say of the habit, in place of what the parser says; empty: the parser says it well."""
+
+
+def _rule(pattern: str, replacement: str, sentence: str = "") -> _Rule:
+    return _Rule(re.compile(pattern), replacement, sentence)
+
+
+LONGEST = 200
+"""Characters of a text that is translated; longer ones were hardly typed by hand."""
+MOST_ROUNDS = 8
+"""Fractions and roots that are nested within each other."""
+_MODULES = "np|numpy|jnp|jax|math|cmath|Math|torch|tf|keras|K|F|nn|functional|sp|scipy|special|sympy|mp|mpmath|xp|cp"
+_RIGHT_SIDE = "a function has no name and no head here"
+
+_RULES = (
+    _rule(r"^\s*\$+(.*?)\$+\s*$", r"\1", "an expression is no LaTeX"),
+    _rule(r"\s*#.*$", "", "an expression has no comments"),
+    _rule(r"\s*;\s*$", ""),
+    _rule(r"^\s*def\s+\w+\s*\([^()]*\)\s*:\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*function\s*\w*\s*\([^()]*\)\s*\{?\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*(?:\w+(?:\([^()]*\))?|[dD]\w+/[dD]\w+)\s*:?=(?![=>])\s*", ""),
+    _rule(r"^\s*lambda\s*[\w\s,]*:\s*", "", "an expression needs no lambda"),
+    _rule(r"^\s*\(?[\w\s,]+\)?\s*(?:[-=]>|→|↦)\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*return\s+", "", _RIGHT_SIDE),
+    _rule(rf"(?<![\w.])(?:(?:{_MODULES})\.)+(?=[A-Za-z])", "", "functions are written without the name of a module"),
+    _rule(r"^\s*[d∂]\s*\w?\s*/\s*[d∂]\s*\w\s*(?=[(\w\[])", "", "a derivative is computed, not typed"),
+    _rule(r"\\(?:left|right|displaystyle|,|;|!|quad|:)(?![A-Za-z])", ""),
+    _rule(r"\\(?:operatorname|mathrm|text)\{(\w+)\}", r"\1"),
+    _rule(r"\\(?:cdot|times|ast)(?![A-Za-z])", "*"),
+    _rule(r"\\div(?![A-Za-z])", "/"),
+    _rule(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)"),
+    _rule(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)"),
+    _rule(r"\\log_\{?(2|10)\}?", r"log\1"),
+    _rule(r"\\([A-Za-z]+)", r"\1"),
+    _rule(r"\^\{(\w+)\}", r"^\1"),
+    _rule(r"[\[{]", "("),
+    _rule(r"[\]}]", ")"),
+    _rule(r"[–—‐‑‒﹣]", "-"),
+    _rule(r"[⋅∙•∗]", "*"),
+    _rule(r"½", "(1/2)"),
+    _rule(r"¼", "(1/4)"),
+    _rule(r"(?<=\d)_(?=\d)", ""),
+)  # fmt: skip
+
+_WORDS = frozenset(
+    (
+        "abse",
+        "cost",
+        "exper",
+        "exps",
+        "logic",
+        "logo",
+        "logs",
+        "maxi",
+        "mini",
+        "mode",
+        "rounds",
+        "signs",
+        "sine",
+        "steps",
+    )
+)
+"""Names that begin with a function's by chance."""
+_LETTERS = re.compile(r"[0-9]*(?:[a-zA-Z][0-9]?|theta|alpha|beta|phi|omega)")
+"""What a function may have been meant of: a number, a letter, or both."""
+_KEYWORDS = {
+    **dict.fromkeys(
+        ("and", "or", "not", "if", "else", "is", "in", "for", "while", "then"),
+        "there is no logic in an expression; max, min, step and abs(x) tell cases apart",
+    ),
+    **dict.fromkeys(("return", "def", "import", "print", "var", "let", "const"), "write the formula alone"),
+    **dict.fromkeys(("nan", "inf", "infinity", "infty"), "there is no such number in an expression; try a large one"),
+    **dict.fromkeys(("true", "false", "none", "null", "undefined"), "an expression is made of numbers"),
+}
+_KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/sin(x)", "cosec": "write 1/sin(x)"}
+"""Names that mean something elsewhere, in lower case."""
+
+
+class Translation(NamedTuple):
+    """What to type instead of a text."""
+
+    text: str
+    sentence: str
+    """Why, if that is not what the parser says."""
+
+
+def translation(text: str, functions: Collection[str]) -> Translation | None:
+    """A text in the words of this service, if anything in it looks like those of others."""
+    if len(text) > LONGEST:
+        return None
+    sentences, found = [], text
+    for rule in _RULES:
+        for _ in range(MOST_ROUNDS):
+            before, found = found, rule.pattern.sub(rule.replacement, found)
+            if found == before:
+                break
+            sentences.append(rule.sentence)
+    found = _called(found, functions).strip()
+    return None if found == text else Translation(found, next(filter(None, sentences), ""))
+
+
+def _called(text: str, functions: Collection[str]) -> str:
+    """Functions in lower case, with their arguments in parentheses and their powers behind them."""
+    names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
+    text = re.sub(rf"(?<!\w)(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
+    power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
+    argument = r"\d*\.?\d*\w+|[αβγδθφω]"
+    text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({inside})", r"\1\3\2", text)
+    text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
+    text = re.sub(rf"(?<![\w])({names})\s+({argument})(?!\s*\()", r"\1(\2)", text)
+    text = re.sub(rf"(?<![\w])({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
+    return re.sub(r"√\s*(\w+)", r"√(\1)", text)
+
+
+def _known(name: str, functions: Collection[str]) -> str:
+    return name if name in functions or name.lower() not in functions else name.lower()
+
+
+def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tuple[str, ...]:
+    """Sentences about variables that are probably none; for variables that nobody listed."""
+    told = []
+    names = tuple(variables)
+    if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):
+        told.append(
+            "'d/dx' is read as a quotient of variables; a derivative is computed, not typed: write the function"
+        )
+    for name in names:
+        instead = of_a_function(name, functions) or _product(name, set(names) - {name})
+        if instead:
+            told.append(f"{name!r} is read as one variable; did you mean {instead}?")
+        elif name.lower() in _KEYWORDS:
+            told.append(f"{name!r} is read as a variable: {_KEYWORDS[name.lower()]}")
+    return tuple(told)
+
+
+def of_a_function(name: str, functions: Collection[str]) -> str:
+    """`sin(x)` for `sinx`; empty for a name that is none of a function and its argument."""
+    if name in _WORDS:
+        return ""
+    for start in (0, 1):  # sinx, xsinx
+        for stop in range(len(name) - 1, start + 1, -1):
+            function, argument = name[start:stop], name[stop:]
+            letter = _LETTERS.fullmatch(argument.removeprefix("_"))
+            if function in functions and function.isascii() and letter and (argument.isalpha() or not start):
+                factor = f"{name[:start]}*" if start else ""
+                return f"{factor}{function}({argument.removeprefix('_')})"
+    return ""
+
+
+def _product(name: str, others: set[str]) -> str:
+    """`x*y` for `xy` where x and y are variables too; empty for other names."""
+    return "*".join(name) if len(name) == 2 and set(name) <= others else ""

@@ -1,0 +1,312 @@
+"""Why nothing will be learned although everything is right: outputs that are constant, units that are off, units alike.
+
+`constant` looks at the network alone, once when it is compiled. `Watch` looks at the numbers of a run: at a few of
+them first, and closer only where these are suspicious.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph, NoGradient
+from service.engine.graph.operations import sum_over
+from service.engine.graph.plan import Workspace
+from service.engine.network.activations import Activation
+from service.engine.network.definition import LayerDefinition
+from service.engine.network.model import Model
+from service.engine.network.parameters import ParameterVector, Part
+from service.engine.network.task import Caution, Task
+
+CLOSER_BYTES = 32 * 2**20
+"""Of all values of a network: up to so many it is run again for a closer look."""
+FEW = 2
+"""Samples from which on single units that are off for all of them are worth a word."""
+SHORT = 64
+"""Numbers that a set compares faster than sorting does."""
+MOST_NAMED = 8
+"""Units that one sentence names."""
+WEIGHTED = frozenset(("dense", "conv1d", "conv2d"))
+"""Layers whose kernel ends with the axes [inputs, units]."""
+POOLING = frozenset(
+    f"{kind}_pooling{axes}d" for kind in ("max", "average", "global_max", "global_average") for axes in (1, 2)
+)
+UNIT_BY_UNIT = POOLING | {"activation"}
+"""Layers that keep units apart and treat all alike."""
+OF_CLASSES = frozenset(("categorical_crossentropy", "sparse_categorical_crossentropy"))
+
+
+def constant(task: Task, model: Model) -> list[Caution]:
+    """Layers that give the same whatever comes in, and losses over a single class."""
+    cautions = []
+    for position, layer in enumerate(task.definition.layers):
+        found = _constant(task, model, position, layer)
+        if found:
+            message = f"layer {layer.name!r} {found}, so nothing before it can learn"
+            cautions.append(Caution("constant_output", message, layer.name, "output"))
+    told = {caution.layer for caution in cautions}
+    for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
+        if loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1 and name not in told:
+            what = "is always 0" if loss.options["from_logits"] else "counts targets of 1 only"
+            message = (
+                f"{loss.name} over the one unit of layer {name!r} {what}; two classes take two units with softmax, "
+                "or one with sigmoid and binary_crossentropy"
+            )
+            cautions.append(Caution("one_class", message, name, "loss"))
+    return cautions
+
+
+def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -> str:
+    """Why the layer at a position gives the same whatever comes in; empty where it does not."""
+    built = model.layers[layer.name]
+    activation = built.activation
+    if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
+        value = _value_of_one(activation)
+        return f"takes {activation.name} over one unit, which is always {value:g}; one unit takes sigmoid"
+    before = task.definition.inputs_of(position)[0]
+    shape = (model.inputs[before] if before in model.inputs else model.layers[before].output).shape
+    options = layer.layer.options
+    together = 0
+    if layer.layer.name == "layer_normalization":
+        together = math.prod(shape[axis] for axis in options["axis"])
+    elif layer.layer.name == "batch_normalization" and task.training and layer.trainable:
+        together = math.prod(shape) // shape[options["axis"]]
+    elif layer.layer.name == "group_normalization":
+        channels = shape[options["axis"]]
+        groups = channels if options["groups"] == -1 else options["groups"]
+        together = math.prod(shape[1:]) // groups
+    return "normalises each value by itself alone, which always gives 0 before its beta" if together == 1 else ""
+
+
+def _value_of_one(activation: Selection[Activation]) -> float:
+    """What an activation of a row gives for a row of one."""
+    graph = Graph("float64")
+    x = graph.input("x", (1, 1))
+    value = activation.declaration.build(x, **activation.options)
+    return float(interpret([value], {x: np.zeros((1, 1))})[value].item())
+
+
+def _slopes(activation: Selection[Activation], z: Array) -> Array:
+    """The derivative of an elementwise activation, at each number."""
+    graph = Graph("float64")
+    x = graph.input("x", z.shape)
+    given = [graph.constant(activation.options[name]) for name in activation.declaration.parameters]
+    (slope,) = differentiate(sum_over(activation.declaration.build(x, *given, **activation.options)), [x]).nodes
+    return np.zeros(z.shape) if isinstance(slope, NoGradient) else interpret([slope], {x: z})[slope]
+
+
+def _has_flat_part(activation: Selection[Activation]) -> bool:
+    """Whether the derivative is exactly 0 somewhere, but not everywhere."""
+    if activation.declaration.acts_on != "element":
+        return False
+    flat = _slopes(activation, np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
+    return bool(flat.any() and not flat.all())
+
+
+@dataclass(frozen=True)
+class _Rectified:
+    """A layer with weights, and the activation behind it that has a flat part."""
+
+    layer: str
+    """Whose activation it is."""
+    owner: str
+    """Whose weights they are; the same layer, or the one before it."""
+    start: int
+    stop: int
+    """A number of the gradient for each unit: of the bias, or of the first row of the kernel."""
+    kernel: Part | None
+    """Where there is no bias."""
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A layer whose units may be alike: weights into each unit, and out of it."""
+
+    name: str
+    kernel: Part
+    bias: Part | None
+    following: tuple[Part, ...]
+
+
+class Watch:
+    """What of a compiled network is worth a look after each run with gradients."""
+
+    def __init__(self, task: Task, model: Model, vector: ParameterVector) -> None:
+        self.task, self.model, self.vector = task, model, vector
+        learns = task.losses is not None and task.differentiated
+        trained = {(part.layer, part.name): part for part in vector.trained if learns}
+        self.rectified = self._find_rectified(trained)
+        self.hidden = self._find_hidden(trained)
+        self.watched = _places((each.start, each.stop) for each in self.rectified)
+        """A number of the gradient for each unit that may be off."""
+        self.firsts = _places((each.kernel.start, each.kernel.start + each.kernel.shape[-1]) for each in self.hidden)
+        """The first weight into each unit that may be like another."""
+
+    def found(self, workspace: Workspace) -> list[Caution]:
+        """What there is to say of the run whose numbers are in the workspace."""
+        cautions = []
+        if self.rectified and np.count_nonzero(workspace.gradients.take(self.watched)) < self.watched.size:
+            for each in self.rectified:
+                if not workspace.gradients[each.start : each.stop].all():
+                    cautions += self._off(each, workspace)
+        # Random numbers differ, also those of different layers.
+        if self.hidden and not _all_differ(workspace.parameters.take(self.firsts)):
+            for hidden in self.hidden:
+                caution = _alike(hidden, workspace.parameters)
+                if caution is not None:
+                    cautions.append(caution)
+        return cautions
+
+    def _find_rectified(self, trained: Mapping[tuple[str, str], Part]) -> list[_Rectified]:
+        layers = self.task.definition.layers
+        found = []
+        for position, layer in enumerate(layers):
+            activation = self.model.layers[layer.name].activation
+            owner = layer
+            if layer.layer.name == "activation":
+                before = self.task.definition.inputs_of(position)[0]
+                owner = next((each for each in layers if each.name == before), layer)
+            if activation is None or not _keeps_units_last(owner) or not _has_flat_part(activation):
+                continue
+            kernel, bias = trained.get((owner.name, "kernel")), trained.get((owner.name, "bias"))
+            if bias is not None:
+                found.append(_Rectified(layer.name, owner.name, bias.start, bias.stop, None))
+            elif kernel is not None:
+                stop = kernel.start + kernel.shape[-1]
+                found.append(_Rectified(layer.name, owner.name, kernel.start, stop, kernel))
+        return found
+
+    def _off(self, each: _Rectified, workspace: Workspace) -> list[Caution]:
+        """Units that lie on a flat part for every sample, of a layer with some whose gradient is 0."""
+        model, task = self.model, self.task
+        built = model.layers[each.layer]
+        activation = built.activation
+        size = sum(node.size for node in workspace.program.nodes) * 8
+        fed = [*model.inputs.values(), *(noise.node for noise in model.noises)]
+        known = all(node.attributes[0] in workspace.inputs for node in fed)
+        if activation is None or size > CLOSER_BYTES or not known:
+            return []
+        if each.kernel is not None:
+            part = each.kernel
+            if workspace.gradients[part.start : part.stop].reshape(-1, part.shape[-1]).any(0).all():
+                return []
+        values = {node: workspace.inputs[node.attributes[0]] for node in fed}
+        for parameter, part in zip(model.parameters, self.vector.parts, strict=True):
+            values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
+        z = interpret([built.pre_activation], values)[built.pre_activation]
+        flat = ~_slopes(activation, z.astype(np.float64)).reshape(-1, z.shape[-1]).any(0)
+        count = int(flat.sum())
+        if not count or (count < flat.size and task.samples < FEW):
+            return []
+        samples = "the one sample" if task.samples == 1 else f"each of the {task.samples:,} samples"
+        message = (
+            f"{_units(np.flatnonzero(flat), flat.size)} of layer {each.owner!r} {'is' if count == 1 else 'are'} off: "
+            f"for {samples} {activation.name} is flat there, so the weights into {'it' if count == 1 else 'them'} get "
+            "no gradient; other starts or leaky_relu help"
+        )
+        return [Caution("dead_units", message, each.owner, "gradient")]
+
+    def _find_hidden(self, trained: Mapping[tuple[str, str], Part]) -> list[_Hidden]:
+        definition = self.task.definition
+        tied = {name for layer in definition.layers if layer.shares for name in (layer.name, layer.shares)}
+        found = []
+        for layer in definition.layers:
+            kernel = trained.get((layer.name, "kernel"))
+            if layer.layer.name not in WEIGHTED or kernel is None or kernel.shape[-1] < 2 or layer.name in tied:
+                continue
+            following = self._following(layer.name, kernel.shape[-1])
+            if following and tied.isdisjoint(part.layer for part in following):
+                bias = next((part for part in self.vector.parts if part[:2] == (layer.name, "bias")), None)
+                found.append(_Hidden(layer.name, kernel, bias, following))
+        return found
+
+    def _following(self, name: str, units: int) -> tuple[Part, ...]:
+        """The kernels that take the units of a layer one by one; none if anything else takes them."""
+        definition = self.task.definition
+        parts = {(part.layer, part.name): part for part in self.vector.parts}
+        pending, kernels = [name], []
+        while pending:
+            taken = pending.pop()
+            if taken in definition.output_names:
+                return ()
+            for position, layer in enumerate(definition.layers):
+                if taken not in definition.inputs_of(position):
+                    continue
+                kind = layer.layer.name
+                if kind in WEIGHTED and layer.layer.options.get("groups", 1) == 1:
+                    kernel = parts.get((layer.name, "kernel"))
+                    if kernel is None or kernel.shape[-2] != units:
+                        return ()
+                    kernels.append(kernel)
+                elif kind in UNIT_BY_UNIT and self._by_element(layer):
+                    pending.append(layer.name)
+                else:
+                    return ()
+        return tuple(kernels)
+
+    def _by_element(self, layer: LayerDefinition) -> bool:
+        activation = self.model.layers[layer.name].activation
+        return activation is None or activation.declaration.acts_on == "element"
+
+
+def _keeps_units_last(layer: LayerDefinition) -> bool:
+    return layer.layer.name in WEIGHTED and layer.layer.options.get("data_format") != "channels_first"
+
+
+def _places(ranges: Iterable[tuple[int, int]]) -> Array:
+    return np.array([place for start, stop in ranges for place in range(start, stop)], np.intp)
+
+
+def _all_differ(numbers: Array) -> bool:
+    if numbers.size <= SHORT:
+        return len(set(numbers.tolist())) == numbers.size
+    ordered = np.sort(numbers)
+    return bool((ordered[1:] != ordered[:-1]).all())
+
+
+def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
+    """Units that have the same weights in and out: they stay the same for ever."""
+    start, units = hidden.kernel.start, hidden.kernel.shape[-1]
+    if _all_differ(parameters[start : start + units]):
+        return None
+    rows = [parameters[hidden.kernel.start : hidden.kernel.stop].reshape(-1, units)]
+    if hidden.bias is not None:
+        rows.append(parameters[hidden.bias.start : hidden.bias.stop][None])
+    for part in hidden.following:
+        whole = parameters[part.start : part.stop].reshape(part.shape)
+        rows.append(np.moveaxis(whole, -2, -1).reshape(-1, units))
+    group = _largest_group(rows, units)
+    if group is None:
+        return None
+    message = (
+        f"{_units(group, units)} of layer {hidden.name!r} have equal weights, in and out, so their gradients are equal "
+        "and they stay alike; start from random weights"
+    )
+    return Caution("symmetric_units", message, hidden.name, "parameters")
+
+
+def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
+    """The columns of the largest group of equal ones; None: all differ."""
+    labels = np.zeros(units, np.int64)
+    for matrix in matrices:
+        for row in matrix:
+            order = np.lexsort((row, labels))
+            changed = (np.diff(labels[order]) != 0) | (np.diff(row[order]) != 0)
+            labels[order] = np.concatenate(([0], np.cumsum(changed)))
+            if labels.max() == units - 1:
+                return None
+    return np.flatnonzero(labels == np.bincount(labels).argmax())
+
+
+def _units(places: Array, units: int) -> str:
+    """Units in words, counted from 0 as in lists."""
+    if len(places) == units:
+        return "the unit" if units == 1 else f"all {units} units"
+    named = ", ".join(map(str, places[:MOST_NAMED])) + (", …" if len(places) > MOST_NAMED else "")
+    return f"unit {named}" if len(places) == 1 else f"{len(places)} of {units} units ({named})"

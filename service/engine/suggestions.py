@@ -1,0 +1,106 @@
+"""What a caller may have meant by a name that is not known.
+
+In this order: a known name in another spelling, the table of foreign names, a name of another kind, a similar name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple, TypeGuard
+
+from service.engine.foreign import AFFIXES, FOREIGN, Foreign, fold
+
+LONGEST = 60
+"""Characters of a name that may be a slip of another."""
+MOST_KNOWN = 300
+"""Known names among which a similar one is looked for: that takes time in proportion to them."""
+
+
+class Suggestion(NamedTuple):
+    """A known name, and what to know of it; without a name, what to do instead."""
+
+    name: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        """As it continues the sentence that refuses a name; empty for no suggestion at all."""
+        if self.name:
+            return f"; did you mean {self.name!r}?" + (f" {self.note}" if self.note else "")
+        return f": {self.note[0].lower()}{self.note[1:].rstrip('.')}" if self.note else ""
+
+
+NOTHING = Suggestion("")
+
+
+def suggest(kind: str, name: object, *known: Iterable[str]) -> Suggestion:
+    """What may have been meant by a name that is none of the known ones.
+
+    `kind` names a table of `FOREIGN`, or none. Of several groups of known names the first that has one counts; a name
+    that is merely similar counts only if no group has one that is certain.
+    """
+    return _suggest(kind, name, tuple(map(tuple, known))) if _may_be_a_slip(name) else NOTHING
+
+
+def translated(kind: str, name: object, known: Iterable[str]) -> Suggestion:
+    """As `suggest`, but for a similar name: only what is certain."""
+    return _translated(kind, name, tuple(known)) if _may_be_a_slip(name) else NOTHING
+
+
+def _may_be_a_slip(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and len(name) <= LONGEST
+
+
+@lru_cache(maxsize=1024)  # a mistake is often made in every layer
+def _suggest(kind: str, name: str, groups: tuple[tuple[str, ...], ...]) -> Suggestion:
+    for find in (_translated, _similar):
+        for known in groups:
+            found = find(kind, name, known)
+            if found != NOTHING:
+                return found
+    return NOTHING
+
+
+def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
+    folded = fold(name)
+    by_fold = _by_fold(known)
+    table = FOREIGN.get(kind, {})
+    for spelling in _spellings(kind, folded):
+        if spelling in by_fold:
+            return Suggestion(by_fold[spelling])
+        if spelling in table:
+            found = _here(table[spelling], known)
+            if found != NOTHING:
+                return found
+    return NOTHING
+
+
+@lru_cache(maxsize=256)  # there are as many groups of known names as there are registries and schemas
+def _by_fold(known: tuple[str, ...]) -> dict[str, str]:
+    return {fold(each): each for each in reversed(known)}
+
+
+def _spellings(kind: str, folded: str) -> list[str]:
+    """A name, and what remains of it without the word of its kind."""
+    return [folded, *(folded.removesuffix(affix) for affix in AFFIXES.get(kind, ()) if folded.endswith(affix))]
+
+
+def _here(foreign: Foreign, known: tuple[str, ...]) -> Suggestion:
+    if not foreign.here:
+        return Suggestion("", foreign.note)
+    name = next((name for name in foreign.here if name in known), None)
+    return NOTHING if name is None else Suggestion(name, foreign.note)
+
+
+def _similar(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
+    folded = fold(name)
+    close = difflib.get_close_matches(name, known[:MOST_KNOWN], 1)
+    if close:
+        return Suggestion(close[0])
+    candidates = {fold(each): Suggestion(each) for each in known[:MOST_KNOWN]}
+    if kind in AFFIXES:  # names of registries are long; keys are short, and any may resemble another
+        foreign = {each: _here(meaning, known) for each, meaning in FOREIGN.get(kind, {}).items() if len(each) > 4}
+        candidates = foreign | candidates
+    close = difflib.get_close_matches(folded, candidates, 1, 0.7)
+    return candidates[close[0]] if close else NOTHING

@@ -1,0 +1,102 @@
+"""What is wrong with a body that is no JSON, in words: what came, and what JSON has instead."""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+from schemas.fields import NOT_FINITE
+
+SHOWN = 24
+"""Characters that are shown from where reading stopped."""
+
+_STARTS: tuple[tuple[str, str], ...] = (
+    (r"--[\w-]+\r?\n", "this is a multipart form; send a JSON object, such as {\"key\": \"value\"}"),
+    (r"[\w.%+\[\]-]+=", "this is a form; send a JSON object, such as {\"key\": \"value\"}"),
+    (r"<", "this is XML or HTML; send a JSON object"),
+    (r"---|[A-Za-z_]\w*:\s", "this is YAML; in JSON keys stand in double quotation marks and an object in { and }"),
+)  # fmt: skip
+"""How bodies begin that are of another kind, and what they are."""
+_HERE: tuple[tuple[str, str], ...] = (
+    (r"(?i:nan|inf(inity)?)\b", f"{NOT_FINITE}"),
+    (r"undefined\b", "JSON has no undefined: write null, or leave the key out"),
+    (r"None\b", "JSON has no None: write null, or leave the key out"),
+    (r"(True|False|TRUE|FALSE)\b", "JSON writes true and false in lower case"),
+    (r"'", "JSON has no single quotation marks: strings and keys stand in double ones"),
+    (r"[“”„‟«»‘’`]", 'JSON has one kind of quotation mark, "'),
+    (r"//|/\*|#", "JSON has no comments: leave them out"),
+    (r"(\w+\.)*[A-Za-z_]\w*\(", "JSON has no calls: write arrays as nested lists, such as [[1, 2], [3, 4]]"),
+    (r"\(", "JSON writes lists in [ and ], not in parentheses"),
+    (r"\.\d", "a number begins with a digit: 0.5, not .5"),
+    (r"\+", "a positive number has no sign in JSON"),
+    (r";", "JSON separates entries by commas"),
+    (r"\.\.\.|…", "three dots stand for nothing in JSON: write everything out"),
+)  # fmt: skip
+"""What may stand where reading stopped, and what JSON has instead."""
+_AFTER_NUMBER: tuple[tuple[str, str], ...] = (
+    (r"[xXoObB][0-9a-fA-F]", "JSON writes numbers in decimal digits"),
+    (r"_", "the digits of a number stand together: 1000, not 1_000"),
+    (r"[-*/^+]", "JSON has no arithmetic: write the number itself"),
+)  # fmt: skip
+
+
+def json_fault(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """A sentence about what keeps a body from being JSON."""
+    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or body[1:2] == b"\0" or body[:1] == b"\0":
+        return "The body is in UTF-16 or UTF-32; send it in UTF-8."
+    text, position = error.doc, error.pos
+    if text.startswith("\ufeff"):
+        return "The body begins with a byte order mark (BOM); send it in UTF-8 without one."
+    if not text:
+        return "The body is not in UTF-8; send the text encoded in UTF-8."
+    if not text.strip():
+        return "The body is empty; a JSON object is needed."
+    rest = " ".join(text[position : position + SHOWN].split())
+    more = "…" if len(text) > position + SHOWN else ""
+    shown = f" ({rest}{more})" if rest else ""
+    return (
+        f"The body is not JSON at line {error.lineno}, column {error.colno}{shown}: {_why(text, position, error.msg)}."
+    )
+
+
+def _why(text: str, position: int, message: str) -> str:
+    rest, before = text[position : position + 100], text[max(0, position - 20) : position]
+    if before.strip() in ("", "-"):
+        found = _matching(_STARTS, text[: position + 100].lstrip())
+        if found:
+            return found
+    if re.search(r"\d$", before):
+        found = _matching(_AFTER_NUMBER, rest)
+        if found and not re.match(r"//|/\*", rest):
+            return found
+    if re.search(r"\d,$", before) and rest[:1].isdigit():
+        return "a number has a decimal point, not a comma"
+    found = _matching(_HERE, rest)
+    if found:
+        return found
+    for part, sentence in (
+        ("trailing comma", "a comma after the last entry is not allowed in JSON"),
+        ("string key", "keys stand in double quotation marks in JSON"),
+        ("leading zero", "a number has no leading zero in JSON"),
+        ("after decimal point", "a digit follows the decimal point in JSON: 1.0, not 1."),
+        ("infinity when parsed", "the number is too large: the largest is about 1.8e308"),
+        ("end of data", "it ends too early: a bracket or a quotation mark is not closed"),
+        ("control character", r"a line break or a tab inside a string is written as \n or \t"),
+        ("after key", "a colon follows each key"),
+        ("depth", "it is nested too deeply"),
+    ):
+        if part in message:
+            return sentence
+    if "after document" in message:
+        extra = "there is a closing bracket too many" if rest[:1] in "}]" else "one object at a time"
+        return f"something follows its end; {extra}"
+    if "expected ','" in message and rest[:1] in ("}", "]"):
+        return "this bracket does not close the one that is open"
+    if "expected ','" in message and re.match(r'["{\[\d-]', rest):
+        return "a comma is missing between two entries"
+    return message
+
+
+def _matching(table: tuple[tuple[str, str], ...], text: str) -> str:
+    return next((sentence for pattern, sentence in table if re.match(pattern, text)), "")
