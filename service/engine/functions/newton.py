@@ -8,7 +8,6 @@ is first scaled so that each variable has curvatures of about 1.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import NamedTuple
 
@@ -107,7 +106,7 @@ def _refine(
         local = (lengths <= LOCAL * reach[active]) & curvature.known.all(-1)
         steps = _shortened(steps, lengths, reach[active])
         here, before = points[active], norms[active]
-        small = (np.abs(steps) <= 0.5 * EPS * np.abs(here)).all(-1)
+        small = (np.abs(steps) <= EPS * np.abs(here)).all(-1)
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
         for halving in range(halvings):
@@ -118,7 +117,7 @@ def _refine(
             n = norms_of(g * scale)
             good = n < before[trying]  # also false where it is not a number
             # What rounding leaves of the steep directions hides the others in the norm; not in the step.
-            close = np.flatnonzero(~good & local[trying])
+            close = np.flatnonzero(~good & local[trying]) if not halving else good[:0]
             if len(close):
                 rows = trying[close]
                 good[close] = norms_of(curvature.at(rows).steps(g[close]) / scale) <= 0.5 * lengths[rows]
@@ -126,7 +125,8 @@ def _refine(
             rows = active[chosen]
             points[rows], gradients[rows], hessians[rows], norms[rows] = trial[good], g[good], h[good], n[good]
             better[chosen] = True
-            trying = trying[~good]
+            # A very short step that does not help is what rounding makes of one.
+            trying = trying[~good & (lengths[trying] > NEAR)]
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
@@ -177,8 +177,8 @@ def derivatives(function: Function, points: Array, deadline: float | None) -> tu
 class Curvature:
     """Hessians as curvatures along directions, each known to its own size.
 
-    Rounding leaves an error of the size of the largest curvature in all eigenvalues of a matrix. Where they differ much,
-    the variables are scaled first by powers of two, so that curvatures differ only if they do in every scale.
+    Rounding leaves an error of the size of the largest curvature in all eigenvalues of a matrix. Where they differ
+    much, the variables are scaled first by powers of two, so that curvatures differ only if they do in every scale.
     """
 
     values: Array
