@@ -107,6 +107,7 @@ def _refine(
         steps = _shortened(steps, lengths, reach[active])
         here, before = points[active], norms[active]
         small = (np.abs(steps) <= EPS * np.abs(here)).all(-1)
+        again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
         for halving in range(halvings):
@@ -116,17 +117,21 @@ def _refine(
             g, h = derivatives(function, trial, deadline)
             n = norms_of(g * scale)
             good = n < before[trying]  # also false where it is not a number
-            # What rounding leaves of the steep directions hides the others in the norm; not in the step.
-            close = np.flatnonzero(~good & local[trying]) if not halving else good[:0]
-            if len(close):
-                rows = trying[close]
-                good[close] = norms_of(curvature.at(rows).steps(g[close]) / scale) <= 0.5 * lengths[rows]
-            chosen = trying[good]
-            rows = active[chosen]
-            points[rows], gradients[rows], hessians[rows], norms[rows] = trial[good], g[good], h[good], n[good]
-            better[chosen] = True
-            # A very short step that does not help is what rounding makes of one.
-            trying = trying[~good & (lengths[trying] > NEAR)]
+            if not halving:
+                # What rounding leaves of the steep directions hides the others in the norm; not in the step.
+                close = np.flatnonzero(~good & local[trying])
+                if len(close):
+                    rows = trying[close]
+                    good[close] = norms_of(curvature.at(rows).steps(g[close]) / scale) <= 0.5 * lengths[rows]
+            found = np.flatnonzero(good)
+            if len(found):
+                chosen = trying[found]
+                rows = active[chosen]
+                points[rows], gradients[rows], hessians[rows], norms[rows] = trial[found], g[found], h[found], n[found]
+                better[chosen] = True
+                trying = trying[~good & again[trying]]
+            elif not halving:
+                trying = trying[again[trying]]
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
