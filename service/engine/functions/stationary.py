@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import DEGENERATE, analyse, norms_of
+from service.engine.functions.calculus import norms_of
+from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, judge
 from service.engine.functions.function import Function
-from service.engine.functions.newton import SAME, distinct, polish, refine
+from service.engine.functions.newton import FLAT, SAME, derivatives, distinct, polish, refine
 from service.engine.graph.ir import Array
 
 SAME_VALUE = 1e-14
@@ -18,6 +19,12 @@ SPREAD = 1e-2
 """Degenerate points that are closer than this share of the box are hardly told apart by their gradients."""
 MOST_FOUND = 500
 """Stationary points that are told."""
+MOST_HIDDEN = 16
+"""Places where rounding hides a stationary point that are looked at."""
+FADED = 1e-6
+"""A gradient that became so much smaller although Newton's method has not arrived is that of a flat function."""
+MOST_FLAT = 256
+"""Starts that search once more, for curves of stationary points."""
 
 
 class Search(NamedTuple):
@@ -25,10 +32,19 @@ class Search(NamedTuple):
 
     points: Array
     """(found, variables), within the box and sorted by value."""
+    errors: Array
+    """How far from each point the stationary point may be."""
     starts: int
     """From how many places it searched."""
     complete: bool
     """False: there were more than are told."""
+    curves: bool
+    """Whether stationary points lie dense, as on a curve or in a plain."""
+    hidden: Array
+    """(hidden, variables): where stationary points may be near, but rounding hides them."""
+    unseen: float
+    """The share of starts that led to a point no other start led to: the chance that one more start finds a new one
+    (Good 1953)."""
 
 
 def search(function: Function, low: Array, high: Array, starts: int, deadline: float | None = None) -> Search:
@@ -37,35 +53,66 @@ def search(function: Function, low: Array, high: Array, starts: int, deadline: f
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
     refined = refine(function, places, reach, deadline=deadline, scale=size)
+    points, arrived, hidden = refined.points, refined.arrived, refined.hidden
+    flat = _flat(function, places, points, arrived | hidden, size, deadline)
+    if len(flat):
+        again = refine(function, places[flat], reach[flat], deadline=deadline, scale=size, flat=FLAT)
+        points[flat], arrived[flat] = again.points, again.arrived | again.hidden
     margin = 1e-9 * size
-    inside = refined.arrived & ((refined.points >= low - margin) & (refined.points <= high + margin)).all(-1)
-    chosen, groups = distinct(refined.points[inside], SAME * size, MOST_FOUND)
-    found = polish(function, refined.points[inside][chosen], deadline, scale=size)
-    found = _without_plains(function, found, size, deadline)
+    inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+    chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
+    found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
+    # Of those that rounding hides a few are enough to look at.
+    lost = points[inside & hidden]
+    lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]
+    judged = judge(function, np.concatenate([found, lost]), size, deadline)
+    verdicts, errors = judged.verdicts[: len(found)], judged.errors[: len(found)]
+    doubted = np.concatenate([found, lost])[judged.verdicts == HIDDEN]
+    alone = np.bincount(groups[groups >= 0], minlength=len(found)) == 1
+    unseen = float((alone & (verdicts == KNOWN)).sum()) / len(places)
+    told = (verdicts != HIDDEN) & (verdicts != NONE)
+    curves = bool((verdicts == CURVE).any())
+    plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
+    found, errors = found[told], errors[told]
+    found, errors = _without_plains(function, found, errors, plain[told], size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
-    return Search(found[order], len(places), not (groups < 0).any())
+    complete = not (groups < 0).any()
+    return Search(found[order], errors[order], len(places), complete, curves, doubted, unseen)
 
 
-def _without_plains(function: Function, points: Array, size: Array, deadline: float | None) -> Array:
+def _flat(
+    function: Function, places: Array, points: Array, arrived: Array, size: Array, deadline: float | None
+) -> Array:
+    """Starts from where Newton's method has not arrived although hardly any gradient is left: on its way along a curve."""
+    rows = np.flatnonzero(~arrived)
+    if not len(rows):
+        return rows
+    before, after = (norms_of(derivatives(function, at[rows], deadline)[0] * size) for at in (places, points))
+    rows = rows[after <= FADED * before]
+    return rows[:: -(-len(rows) // MOST_FLAT) or 1]
+
+
+def _without_plains(
+    function: Function, points: Array, errors: Array, plain: Array, size: Array, deadline: float | None
+) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
-    if len(points) < 2:
-        return points
-    calculus = analyse(function, points, math.inf, deadline)
-    degenerate = np.array([kind == DEGENERATE for kind in calculus.classes or ()])
-    plains, norms = points[degenerate], calculus.norms[degenerate]
+    plains, doubts = points[plain], errors[plain]
     chosen, groups = distinct(plains, SPREAD * size, MOST_FOUND)
     if len(chosen) in (0, len(plains)):
-        return points
+        return points, errors
+    norms = norms_of(function.run(plains).gradients)
     best = np.empty((len(chosen), points.shape[1]))
-    middles = np.empty_like(best)
+    middles, moved = np.empty_like(best), np.empty(len(chosen))
     for group in range(len(chosen)):
         members, lengths = plains[groups == group], norms[groups == group]
         best[group] = members[lengths.argmin()]
         middles[group] = members[lengths <= lengths.min()].mean(0)
+        moved[group] = doubts[groups == group].max()
     middles = polish(function, middles, deadline, scale=size)
     shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
-    return np.concatenate([points[~degenerate], np.where(shorter[:, None], middles, best)])
+    best = np.where(shorter[:, None], middles, best)
+    return np.concatenate([points[~plain], best]), np.concatenate([errors[~plain], moved])
 
 
 def usual_size(values: Array) -> float:

@@ -1,0 +1,237 @@
+"""What may be claimed of a place where Newton's method has come to an end.
+
+Rounding leaves an error in each gradient and each Hessian. It is measured: the gradients at neighbouring numbers differ
+from what the Hessian predicts by what rounding makes of them. A stationary point is claimed where that error, divided
+by the curvature, moves the point by very little in every direction. Elsewhere the function is looked at some way off
+along the direction: it may be flat there to all digits, as on a curve of stationary points; it may rise faster than
+with the square of the distance, as at a degenerate point; else rounding hides where the point is, if there is one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.functions.calculus import norms_of
+from service.engine.functions.function import Function
+from service.engine.functions.newton import EPS, FAR_OUT, FLAT, SAME, Curvature, derivatives, refine
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+
+OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
+"""Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
+CLAIMED = 0.25 * SAME
+"""A stationary point is claimed if rounding moves it by no more than this share of the scale."""
+PROBES = (0.02, 0.0071, 0.0023)
+"""How far along a flat direction the function is looked at, in the scale."""
+RESOLVED = 0.01 * EPS
+"""A direction is flat to all digits if its curvature is certainly below this share of the largest one around."""
+SAME_VALUE = 1e-12
+"""Values along a curve of stationary points differ by no more than this, beside those around."""
+BENDS = 0.5
+"""Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
+BACK, FALLS = 8.0, 8.0
+"""A gradient that is so many times larger so many steps back is on its way to 0."""
+ITERATIONS = 40
+MOST_ROWS = 4_096
+"""Places looked at around flat points; where there are more points than that allows, a part of them."""
+UNDERFLOW = 1e-270
+"""A gradient that fades below this before it is 0 has never become 0."""
+HALVINGS = 40
+
+KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
+"""The verdicts: a point to all the digits its curvature allows; one of a curve or a plain; one whose curvature vanishes;
+one that rounding hides; no stationary point."""
+
+
+class Evidence(NamedTuple):
+    """Of each point."""
+
+    verdicts: Array
+    """KNOWN, CURVE, DEGENERATE, HIDDEN or NONE."""
+    errors: Array
+    """How far from the point the stationary point may be."""
+
+
+def judge(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Evidence:
+    """What each place is at which Newton's method has ended; `scale` is a length for each variable.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    if not len(points):
+        return Evidence(np.zeros(0, np.intp), np.zeros(0))
+    return quietly(_judge, function, points, scale, deadline)
+
+
+def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Evidence:
+    gradients, hessians = derivatives(function, points, deadline)
+    curvature = Curvature(hessians, scale)
+    spread, bent = _noise(function, points, gradients, hessians, curvature.vectors, scale, deadline)
+    left = np.abs(curvature.components(gradients))
+    known = curvature.known & (np.abs(curvature.values) > 4.0 * bent)
+    shifts = np.where(known, (left + 2.0 * spread) / np.abs(curvature.values), 0.0)
+    moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
+    near = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
+    verdicts = np.where(known.all(-1) & near, KNOWN, NONE)
+    finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
+    rows = np.flatnonzero((verdicts != KNOWN) & finite)
+    if len(rows):
+        unexplained = (~known & (left > 4.0 * spread)).any(-1)
+        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
+    return Evidence(verdicts, norms_of(moved))
+
+
+def _noise(
+    function: Function,
+    points: Array,
+    gradients: Array,
+    hessians: Array,
+    vectors: Array,
+    scale: Array,
+    deadline: float | None,
+) -> tuple[Array, Array]:
+    """What rounding makes of gradients and of curvatures along directions: vectors (points, variables, directions).
+
+    Gradients at neighbouring numbers are compared with what the Hessian predicts, and the Hessians with each other.
+    """
+    offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
+    places = points + offsets[:, None, :] * (EPS * np.maximum(np.abs(points), scale))
+    there, curved = derivatives(function, places.reshape(-1, points.shape[-1]), deadline)
+    expected = (hessians @ (places - points)[..., None])[..., 0]
+    differences = there.reshape(places.shape) - gradients - expected
+    changes = curved.reshape(-1, *hessians.shape) - hessians
+    spread = np.abs(differences[:, :, None, :] @ vectors)[:, :, 0, :]
+    bent = np.abs((vectors * (changes @ vectors)).sum(-2))
+    # Where the border of the domain is next to a point, the neighbours inside tell.
+    return np.fmax.reduce(spread, 0, initial=0.0), np.fmax.reduce(bent, 0, initial=0.0)
+
+
+def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+    """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
+
+    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature.
+    """
+    count, dimension = points.shape
+    looked_at = np.arange(count)
+    most = max(8, MOST_ROWS // (2 * len(PROBES) * dimension))
+    if count > most:
+        looked_at = looked_at[:: -(-count // most)]
+    found = np.full(count, -1)
+    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], scale, deadline)
+    if (found[looked_at] == CURVE).all():
+        found[found < 0] = CURVE
+    elif (found < 0).any():
+        rest = np.flatnonzero(found < 0)
+        for start in range(0, len(rest), most):
+            rows = rest[start : start + most]
+            found[rows] = _probe(function, points[rows], unexplained[rows], scale, deadline)
+    return found
+
+
+def _probe(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+    count, dimension = points.shape
+    gradients, hessians = derivatives(function, points, deadline)
+    flat = Curvature(hessians, scale, FLAT)
+    flattest = np.abs(flat.values).argmin(-1)
+    probed = ~flat.known
+    probed[np.arange(count), flattest] = True
+    owners, directions = np.nonzero(probed)
+    vectors = flat.vectors[owners, :, directions]  # (pairs, variables), of length 1 in the scale
+
+    # Each pair is looked at on both sides, at three distances: (sides, distances, pairs, variables).
+    distances = np.array(PROBES)[:, None]
+    sides = np.array([1.0, -1.0])[:, None, None]
+    starts = points[owners] + (sides * distances)[..., None] * vectors
+    shape = starts.shape[:-1]
+    reach = np.broadcast_to(0.25 * distances, shape).reshape(-1)
+    refined = refine(
+        function, starts.reshape(-1, dimension), reach, ITERATIONS, deadline, halvings=4, scale=scale, flat=FLAT
+    )
+    ends = refined.points.reshape(starts.shape)
+    settled = (refined.arrived | refined.hidden).reshape(shape)
+    before, after = function.run(starts.reshape(-1, dimension)), function.run(refined.points)
+    assert before.hessians is not None and after.hessians is not None
+    gone = norms_of((ends - points[owners]) / scale)
+    stayed = settled & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
+    returned = gone < 0.5 * distances
+
+    # How curved the function is around each point at all.
+    sizes = _sizes(hessians, scale)
+    for matrices in (before.hessians, after.hessians):
+        np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
+    # The slope on the way on: along what is flat there, as curves bend.
+    there = Curvature(after.hessians, scale, FLAT)
+    ways = ((ends - points[owners]) / scale).reshape(-1, dimension)
+    parts = ((there.vectors / scale[:, None]).transpose(0, 2, 1) @ ways[..., None])[..., 0]
+    parts = np.where(there.known, 0.0, parts)
+    onward = (there.vectors @ parts[..., None])[..., 0]
+    lengths = norms_of(onward / scale)
+    onward = onward / np.where(lengths > 0.0, lengths, 1.0)[:, None]
+    slopes = np.abs((after.gradients * onward).sum(-1))
+    noise, _ = _noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], scale, deadline)
+    bound = (slopes + 2.0 * noise[:, 0]).reshape(shape)
+    level = function.run(points).values[owners]
+    around = np.fmax(np.abs(level), np.abs(before.values.reshape(shape)))
+    steady = np.abs(after.values.reshape(shape) - level) <= SAME_VALUE * around
+    resolved = bound <= RESOLVED * sizes[owners] * distances
+    on_curve = stayed & steady & resolved & (lengths.reshape(shape) > 0.0)
+    curve = np.zeros(count, bool)
+    np.logical_or.at(curve, owners, on_curve.all(1).any(0))
+
+    # Isolated: from both sides one comes back, or is on a slope beyond noise, and curvature grows on the way.
+    sloping = ~returned & (slopes > 10.0 * noise[:, 0]).reshape(shape) & ~resolved
+    apart = np.ones(count, bool)
+    np.logical_and.at(apart, owners, (returned | sloping).any(1).all(0))
+    along = (vectors * (before.hessians.reshape(*starts.shape, dimension) @ vectors[..., None])[..., 0]).sum(-1)
+    changes = np.abs(along[:, 0] - along[:, -1])
+    bends = (changes > BENDS * np.abs(along[:, 0])) & (changes > 1e3 * dimension * EPS * sizes[owners])
+    bending = np.ones(count, bool)
+    np.logical_and.at(bending, owners, bends.any(0))
+
+    # What is left of the gradient along flat directions is noise, or falls as the place is approached.
+    spread, _ = _noise(function, points, gradients, hessians, flat.vectors, scale, deadline)
+    left = np.where(flat.known, 0.0, np.abs(flat.components(gradients)))
+    back = function.run(points - BACK * flat.steps(gradients)).gradients
+    farther = np.abs(flat.components(back))
+    vanishing = ((left <= 4.0 * spread) | (farther >= FALLS * left)).all(-1)
+
+    # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
+    change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))
+    straight = np.ones(count, bool)
+    np.logical_and.at(straight, owners, (change <= 4.0 * noise[:, 0].reshape(shape)).all((0, 1)))
+    elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
+    flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
+    verdicts = np.where(vanishing, flat_verdicts, elsewhere)
+    level_rows = np.flatnonzero((verdicts == CURVE) & (sizes == 0.0) & (norms_of(gradients) == 0.0))
+    for row in level_rows[:: -(-len(level_rows) // 8) or 1]:
+        if _faded(function, points[row], scale):
+            verdicts[level_rows] = NONE
+            break
+    return verdicts
+
+
+def _sizes(hessians: Array, scale: Array) -> Array:
+    """How large the curvatures are, with variables in the scale."""
+    largest: Array = np.abs(scale[:, None] * hessians * scale).max((-1, -2))
+    return largest
+
+
+def _faded(function: Function, point: Array, scale: Array) -> bool:
+    """Whether the gradient around a plain is 0 only because it is below what numbers hold, as far out on exp(-x^2)."""
+    dimension = len(point)
+    ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale
+    shares = 2.0 ** -np.arange(12.0)
+    places = point + shares[:, None, None] * ways
+    slopes = norms_of(function.run(places.reshape(-1, dimension)).gradients).reshape(len(shares), -1)
+    outside = np.where((slopes > 0.0) & np.isfinite(slopes), shares[:, None], np.inf).min(0)
+    rows = np.flatnonzero(np.isfinite(outside))
+    if not len(rows):
+        return False
+    low, high = np.zeros(len(rows)), outside[rows]
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        slopes = norms_of(function.run(point + middle[:, None] * ways[rows]).gradients)
+        low, high = np.where(slopes > 0.0, low, middle), np.where(slopes > 0.0, middle, high)
+    edges = norms_of(function.run(point + high[:, None] * ways[rows]).gradients)
+    return bool((edges < UNDERFLOW).any())
