@@ -15,7 +15,7 @@ import numpy as np
 
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.newton import EPS, FAR_OUT, FLAT, SAME, Curvature, derivatives, refine
+from service.engine.functions.newton import EPS, FAR_OUT, SAME, Curvature, derivatives, refine
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -23,6 +23,8 @@ OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3,
 """Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
 CLAIMED = 0.25 * SAME
 """A stationary point is claimed if rounding moves it by no more than this share of the scale."""
+FLAT = 1e-3
+"""Directions with up to this share of the largest curvature are looked at as flat ones."""
 PROBES = (0.02, 0.0071, 0.0023)
 """How far along a flat direction the function is looked at, in the scale."""
 RESOLVED = 0.01 * EPS
@@ -38,11 +40,13 @@ MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
 UNDERFLOW = 1e-270
 """A gradient that fades below this before it is 0 has never become 0."""
-HALVINGS = 40
+FARTHEST, HALVINGS = 12, 20
+"""How often the scale is halved in the search for a gradient that is not 0, and its distance in the search for the last
+one."""
 
 KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
-"""The verdicts: a point to all the digits its curvature allows; one of a curve or a plain; one whose curvature vanishes;
-one that rounding hides; no stationary point."""
+"""The verdicts: a point to all the digits that its curvature allows; one of a curve or a plain; one whose curvature
+vanishes; one that rounding hides; no stationary point."""
 
 
 class Evidence(NamedTuple):
@@ -156,8 +160,9 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     stayed = settled & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
     returned = gone < 0.5 * distances
 
-    # How curved the function is around each point at all.
-    sizes = _sizes(hessians, scale)
+    # How curved the function is around each point at all, also off the lines that are looked along.
+    corners = points + PROBES[0] * np.sign(np.resize(np.array(OFFSETS, float), (len(OFFSETS), 1, dimension))) * scale
+    sizes = np.fmax(_sizes(hessians, scale), _around(function, corners, scale, deadline))
     for matrices in (before.hessians, after.hessians):
         np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
     # The slope on the way on: along what is flat there, as curves bend.
@@ -183,9 +188,9 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     sloping = ~returned & (slopes > 10.0 * noise[:, 0]).reshape(shape) & ~resolved
     apart = np.ones(count, bool)
     np.logical_and.at(apart, owners, (returned | sloping).any(1).all(0))
-    along = (vectors * (before.hessians.reshape(*starts.shape, dimension) @ vectors[..., None])[..., 0]).sum(-1)
-    changes = np.abs(along[:, 0] - along[:, -1])
-    bends = (changes > BENDS * np.abs(along[:, 0])) & (changes > 1e3 * dimension * EPS * sizes[owners])
+    rows = (before.hessians.reshape(*starts.shape, dimension) @ vectors[..., None])[..., 0] * scale
+    changes = norms_of(rows[:, 0] - rows[:, -1])
+    bends = (changes > BENDS * norms_of(rows[:, 0])) & (changes > 1e3 * dimension * EPS * sizes[owners])
     bending = np.ones(count, bool)
     np.logical_and.at(bending, owners, bends.any(0))
 
@@ -203,12 +208,17 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
-    level_rows = np.flatnonzero((verdicts == CURVE) & (sizes == 0.0) & (norms_of(gradients) == 0.0))
-    for row in level_rows[:: -(-len(level_rows) // 8) or 1]:
-        if _faded(function, points[row], scale):
-            verdicts[level_rows] = NONE
-            break
+    plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
+    if len(plains):
+        verdicts[plains[_faded(function, points[plains], scale, deadline)]] = NONE
     return verdicts
+
+
+def _around(function: Function, places: Array, scale: Array, deadline: float | None) -> Array:
+    """The largest curvature at places around each point: (places, points, variables)."""
+    hessians = derivatives(function, places.reshape(-1, places.shape[-1]), deadline)[1]
+    largest: Array = np.fmax.reduce(_sizes(hessians, scale).reshape(places.shape[:2]), 0)
+    return largest
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:
@@ -217,21 +227,31 @@ def _sizes(hessians: Array, scale: Array) -> Array:
     return largest
 
 
-def _faded(function: Function, point: Array, scale: Array) -> bool:
-    """Whether the gradient around a plain is 0 only because it is below what numbers hold, as far out on exp(-x^2)."""
-    dimension = len(point)
+def _faded(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+    """Where gradients around are 0 only because they are below what numbers hold, as far out on exp(-x^2).
+
+    On the way from each point along the axes, the last gradient before it is 0 tells.
+    """
+    dimension = points.shape[-1]
     ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale
-    shares = 2.0 ** -np.arange(12.0)
-    places = point + shares[:, None, None] * ways
-    slopes = norms_of(function.run(places.reshape(-1, dimension)).gradients).reshape(len(shares), -1)
-    outside = np.where((slopes > 0.0) & np.isfinite(slopes), shares[:, None], np.inf).min(0)
-    rows = np.flatnonzero(np.isfinite(outside))
-    if not len(rows):
-        return False
-    low, high = np.zeros(len(rows)), outside[rows]
+
+    def slopes(distances: Array) -> Array:
+        places = points[:, None, :] + distances[..., None] * ways
+        return norms_of(derivatives(function, places.reshape(-1, dimension), deadline)[0]).reshape(distances.shape)
+
+    inside = np.zeros((len(points), len(ways)))
+    outside = np.full(inside.shape, np.inf)
+    for exponent in range(FARTHEST):
+        distances = np.full(inside.shape, 2.0**-exponent)
+        found = slopes(distances)
+        outside = np.where((found > 0.0) & np.isfinite(found), distances, outside)
+    borders = np.isfinite(outside)
+    if not borders.any():
+        return np.zeros(len(points), bool)
+    outside = np.where(borders, outside, 0.0)
     for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        slopes = norms_of(function.run(point + middle[:, None] * ways[rows]).gradients)
-        low, high = np.where(slopes > 0.0, low, middle), np.where(slopes > 0.0, middle, high)
-    edges = norms_of(function.run(point + high[:, None] * ways[rows]).gradients)
-    return bool((edges < UNDERFLOW).any())
+        middle = 0.5 * (inside + outside)
+        zero = slopes(middle) == 0.0
+        inside, outside = np.where(zero, middle, inside), np.where(zero, outside, middle)
+    faded: Array = (borders & (slopes(outside) < UNDERFLOW)).any(-1)
+    return faded

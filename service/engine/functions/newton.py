@@ -31,8 +31,6 @@ SWEEPS = 4
 """Of the scaling: each takes the square root of what is left to do."""
 UNKNOWN = 4.0 * EPS
 """Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
-FLAT = 1e-3
-"""The share of the largest curvature up to which a direction is passed over where stationary points fill curves."""
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11

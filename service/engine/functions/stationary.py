@@ -10,8 +10,9 @@ import numpy as np
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, judge
 from service.engine.functions.function import Function
-from service.engine.functions.newton import FLAT, SAME, derivatives, distinct, polish, refine
+from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, distinct, polish, refine
 from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
 
 SAME_VALUE = 1e-14
 """Values closer than this, beside their size or that of usual values, are equal but for rounding."""
@@ -25,6 +26,8 @@ FADED = 1e-6
 """A gradient that became so much smaller although Newton's method has not arrived is that of a flat function."""
 MOST_FLAT = 256
 """Starts that search once more, for curves of stationary points."""
+PASSED_OVER = 0.1
+"""Directions with up to this share of the largest curvature are passed over then."""
 
 
 class Search(NamedTuple):
@@ -48,18 +51,26 @@ class Search(NamedTuple):
 
 
 def search(function: Function, low: Array, high: Array, starts: int, deadline: float | None = None) -> Search:
-    """The stationary points in a box that Newton's method finds from about so many places spread over it."""
+    """The stationary points in a box that Newton's method finds from about so many places spread over it.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    return quietly(_search, function, low, high, starts, deadline)
+
+
+def _search(function: Function, low: Array, high: Array, starts: int, deadline: float | None) -> Search:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
     refined = refine(function, places, reach, deadline=deadline, scale=size)
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
-    flat = _flat(function, places, points, arrived | hidden, size, deadline)
-    if len(flat):
-        again = refine(function, places[flat], reach[flat], deadline=deadline, scale=size, flat=FLAT)
-        points[flat], arrived[flat] = again.points, again.arrived | again.hidden
     margin = 1e-9 * size
     inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+    flat = _flat(function, places, points, (arrived | hidden) & inside, size, deadline)
+    if len(flat):
+        again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
+        points[flat], arrived[flat] = again.points, again.arrived | again.hidden
+        inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
     chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     # Of those that rounding hides a few are enough to look at.
@@ -81,15 +92,15 @@ def search(function: Function, low: Array, high: Array, starts: int, deadline: f
     return Search(found[order], errors[order], len(places), complete, curves, doubted, unseen)
 
 
-def _flat(
-    function: Function, places: Array, points: Array, arrived: Array, size: Array, deadline: float | None
-) -> Array:
-    """Starts from where Newton's method has not arrived although hardly any gradient is left: on its way along a curve."""
-    rows = np.flatnonzero(~arrived)
+def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
+    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
+    rows = np.flatnonzero(~found)
     if not len(rows):
         return rows
-    before, after = (norms_of(derivatives(function, at[rows], deadline)[0] * size) for at in (places, points))
-    rows = rows[after <= FADED * before]
+    (before, bent), (after, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
+    faded = norms_of(after * size) <= FADED * norms_of(before * size)
+    flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
+    rows = rows[faded & (flattened | ~Curvature(curved, size).known.all(-1))]
     return rows[:: -(-len(rows) // MOST_FLAT) or 1]
 
 
