@@ -9,18 +9,15 @@ with the square of the distance, as at a degenerate point; else rounding hides w
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.newton import EPS, FAR_OUT, SAME, Curvature, derivatives, refine
+from service.engine.functions.newton import FAR_OUT, SAME, Curvature, derivatives, refine
+from service.engine.functions.rounding import EPS, OFFSETS, noise
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
-OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
-"""Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
 CLAIMED = 0.25 * SAME
 """A stationary point is claimed if rounding moves it by no more than this share of the scale."""
 FLAT = 1e-3
@@ -49,66 +46,33 @@ KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
 vanishes; one that rounding hides; no stationary point."""
 
 
-class Evidence(NamedTuple):
-    """Of each point."""
-
-    verdicts: Array
-    """KNOWN, CURVE, DEGENERATE, HIDDEN or NONE."""
-    errors: Array
-    """How far from the point the stationary point may be."""
-
-
-def judge(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Evidence:
-    """What each place is at which Newton's method has ended; `scale` is a length for each variable.
+def judge(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
+    """The verdict on each place at which Newton's method has ended; `scale` is a length for each variable.
 
     Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
     if not len(points):
-        return Evidence(np.zeros(0, np.intp), np.zeros(0))
+        return np.zeros(0, np.intp)
     return quietly(_judge, function, points, scale, deadline)
 
 
-def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Evidence:
+def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
     gradients, hessians = derivatives(function, points, deadline)
     curvature = Curvature(hessians, scale)
-    spread, bent = _noise(function, points, gradients, hessians, curvature.vectors, scale, deadline)
+    units = np.maximum(np.abs(points), scale)
+    spread, bent = noise(function, points, gradients, hessians, curvature.vectors, units)
     left = np.abs(curvature.components(gradients))
     known = curvature.known & (np.abs(curvature.values) > 4.0 * bent)
     shifts = np.where(known, (left + 2.0 * spread) / np.abs(curvature.values), 0.0)
     moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
     near = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
-    verdicts = np.where(known.all(-1) & near, KNOWN, NONE)
+    verdicts: Array = np.where(known.all(-1) & near, KNOWN, NONE)
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = (~known & (left > 4.0 * spread)).any(-1)
         verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
-    return Evidence(verdicts, norms_of(moved))
-
-
-def _noise(
-    function: Function,
-    points: Array,
-    gradients: Array,
-    hessians: Array,
-    vectors: Array,
-    scale: Array,
-    deadline: float | None,
-) -> tuple[Array, Array]:
-    """What rounding makes of gradients and of curvatures along directions: vectors (points, variables, directions).
-
-    Gradients at neighbouring numbers are compared with what the Hessian predicts, and the Hessians with each other.
-    """
-    offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
-    places = points + offsets[:, None, :] * (EPS * np.maximum(np.abs(points), scale))
-    there, curved = derivatives(function, places.reshape(-1, points.shape[-1]), deadline)
-    expected = (hessians @ (places - points)[..., None])[..., 0]
-    differences = there.reshape(places.shape) - gradients - expected
-    changes = curved.reshape(-1, *hessians.shape) - hessians
-    spread = np.abs(differences[:, :, None, :] @ vectors)[:, :, 0, :]
-    bent = np.abs((vectors * (changes @ vectors)).sum(-2))
-    # Where the border of the domain is next to a point, the neighbours inside tell.
-    return np.fmax.reduce(spread, 0, initial=0.0), np.fmax.reduce(bent, 0, initial=0.0)
+    return verdicts
 
 
 def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
@@ -174,8 +138,9 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     lengths = norms_of(onward / scale)
     onward = onward / np.where(lengths > 0.0, lengths, 1.0)[:, None]
     slopes = np.abs((after.gradients * onward).sum(-1))
-    noise, _ = _noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], scale, deadline)
-    bound = (slopes + 2.0 * noise[:, 0]).reshape(shape)
+    units = np.maximum(np.abs(refined.points), scale)
+    errors, _ = noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], units)
+    bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
     level = function.run(points).values[owners]
     around = np.fmax(np.abs(level), np.abs(before.values.reshape(shape)))
     steady = np.abs(after.values.reshape(shape) - level) <= SAME_VALUE * around
@@ -185,7 +150,7 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     np.logical_or.at(curve, owners, on_curve.all(1).any(0))
 
     # Isolated: from both sides one comes back, or is on a slope beyond noise, and curvature grows on the way.
-    sloping = ~returned & (slopes > 10.0 * noise[:, 0]).reshape(shape) & ~resolved
+    sloping = ~returned & (slopes > 10.0 * errors[:, 0]).reshape(shape) & ~resolved
     apart = np.ones(count, bool)
     np.logical_and.at(apart, owners, (returned | sloping).any(1).all(0))
     rows = (before.hessians.reshape(*starts.shape, dimension) @ vectors[..., None])[..., 0] * scale
@@ -195,7 +160,7 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     np.logical_and.at(bending, owners, bends.any(0))
 
     # What is left of the gradient along flat directions is noise, or falls as the place is approached.
-    spread, _ = _noise(function, points, gradients, hessians, flat.vectors, scale, deadline)
+    spread, _ = noise(function, points, gradients, hessians, flat.vectors, np.maximum(np.abs(points), scale))
     left = np.where(flat.known, 0.0, np.abs(flat.components(gradients)))
     back = function.run(points - BACK * flat.steps(gradients)).gradients
     farther = np.abs(flat.components(back))
@@ -204,7 +169,7 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
     change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))
     straight = np.ones(count, bool)
-    np.logical_and.at(straight, owners, (change <= 4.0 * noise[:, 0].reshape(shape)).all((0, 1)))
+    np.logical_and.at(straight, owners, (change <= 4.0 * errors[:, 0].reshape(shape)).all((0, 1)))
     elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)

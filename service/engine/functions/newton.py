@@ -16,21 +16,15 @@ import numpy as np
 from service.engine.errors import DeadlineExceeded
 from service.engine.functions.calculus import finite_matrices, norms_of
 from service.engine.functions.function import Function
+from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
-EPS = float(np.finfo(np.float64).eps)
 ITERATIONS = 40
 """Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
 POLISHING = 80
 """Enough to get there."""
 HALVINGS = 12
-GRADED = 1e-8
-"""Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
-SWEEPS = 4
-"""Of the scaling: each takes the square root of what is left to do."""
-UNKNOWN = 4.0 * EPS
-"""Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
@@ -229,19 +223,6 @@ class Curvature:
         """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature."""
         found: Array = -(self.vectors @ (self._inverse * self.components(gradients))[..., None])[..., 0]
         return found
-
-
-def equilibrating(matrices: Array) -> Array:
-    """Powers of two for each variable: D with rows of D H D whose largest number is about 1 (Ruiz 2001)."""
-    sizes = np.abs(matrices)
-    factors = np.ones(matrices.shape[:-1])
-    for _ in range(SWEEPS):
-        largest = (factors[:, :, None] * sizes * factors[:, None, :]).max(-1)
-        exponents = np.rint(-0.5 * np.log2(np.where(largest > 0.0, largest, 1.0)))
-        if not exponents.any():
-            break
-        factors *= np.exp2(exponents)
-    return factors
 
 
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:

@@ -35,8 +35,8 @@ class Search(NamedTuple):
 
     points: Array
     """(found, variables), within the box and sorted by value."""
-    errors: Array
-    """How far from each point the stationary point may be."""
+    flat: Array
+    """Of which points the curvature vanishes along some direction."""
     starts: int
     """From how many places it searched."""
     complete: bool
@@ -77,19 +77,18 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     lost = points[inside & hidden]
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
-    verdicts, errors = judged.verdicts[: len(found)], judged.errors[: len(found)]
-    doubted = np.concatenate([found, lost])[judged.verdicts == HIDDEN]
+    verdicts = judged[: len(found)]
+    doubted = np.concatenate([found, lost])[judged == HIDDEN]
     alone = np.bincount(groups[groups >= 0], minlength=len(found)) == 1
     unseen = float((alone & (verdicts == KNOWN)).sum()) / len(places)
     told = (verdicts != HIDDEN) & (verdicts != NONE)
     curves = bool((verdicts == CURVE).any())
     plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
-    found, errors = found[told], errors[told]
-    found, errors = _without_plains(function, found, errors, plain[told], size, deadline)
+    found, plain = _without_plains(function, found[told], plain[told], size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
     complete = not (groups < 0).any()
-    return Search(found[order], errors[order], len(places), complete, curves, doubted, unseen)
+    return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
 def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
@@ -101,29 +100,29 @@ def _flat(function: Function, places: Array, points: Array, found: Array, size: 
     faded = norms_of(after * size) <= FADED * norms_of(before * size)
     flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
     rows = rows[faded & (flattened | ~Curvature(curved, size).known.all(-1))]
-    return rows[:: -(-len(rows) // MOST_FLAT) or 1]
+    chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
+    return chosen
 
 
 def _without_plains(
-    function: Function, points: Array, errors: Array, plain: Array, size: Array, deadline: float | None
+    function: Function, points: Array, plain: Array, size: Array, deadline: float | None
 ) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
-    plains, doubts = points[plain], errors[plain]
+    plains = points[plain]
     chosen, groups = distinct(plains, SPREAD * size, MOST_FOUND)
     if len(chosen) in (0, len(plains)):
-        return points, errors
+        return points, plain
     norms = norms_of(function.run(plains).gradients)
     best = np.empty((len(chosen), points.shape[1]))
-    middles, moved = np.empty_like(best), np.empty(len(chosen))
+    middles = np.empty_like(best)
     for group in range(len(chosen)):
         members, lengths = plains[groups == group], norms[groups == group]
         best[group] = members[lengths.argmin()]
         middles[group] = members[lengths <= lengths.min()].mean(0)
-        moved[group] = doubts[groups == group].max()
     middles = polish(function, middles, deadline, scale=size)
     shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
     best = np.where(shorter[:, None], middles, best)
-    return np.concatenate([points[~plain], best]), np.concatenate([errors[~plain], moved])
+    return np.concatenate([points[~plain], best]), np.repeat([False, True], [(~plain).sum(), len(best)])
 
 
 def usual_size(values: Array) -> float:
