@@ -13,11 +13,13 @@ import numpy as np
 
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.newton import FAR_OUT, SAME, Curvature, derivatives, refine
+from service.engine.functions.newton import FAR_OUT, NEAR, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, noise
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
+MOST_NOISE = 16.0
+"""Times the noise that was measured that it may be, as few places are looked at."""
 CLAIMED = 0.25 * SAME
 """A stationary point is claimed if rounding moves it by no more than this share of the scale."""
 FLAT = 1e-3
@@ -65,14 +67,27 @@ def _judge(function: Function, points: Array, scale: Array, deadline: float | No
     known = curvature.known & (np.abs(curvature.values) > 4.0 * bent)
     shifts = np.where(known, (left + 2.0 * spread) / np.abs(curvature.values), 0.0)
     moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
-    near = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
-    verdicts: Array = np.where(known.all(-1) & near, KNOWN, NONE)
+    near: Array = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
+    verdicts: Array = np.full(len(points), NONE)
+    verdicts[known.all(-1) & near] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = (~known & (left > 4.0 * spread)).any(-1)
         verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
     return verdicts
+
+
+def in_noise(function: Function, points: Array, scale: Array) -> Array:
+    """Those of the points where what is left of the gradient is noise, although Newton's next step is long."""
+    if not len(points):
+        return points
+    gradients, hessians = derivatives(function, points, None)
+    curvature = Curvature(hessians, scale)
+    spread, _ = noise(function, points, gradients, hessians, curvature.vectors, np.maximum(np.abs(points), scale))
+    left = np.abs(curvature.components(gradients))
+    found: Array = points[(left <= MOST_NOISE * spread).all(-1)]
+    return found
 
 
 def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
@@ -161,10 +176,12 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
 
     # What is left of the gradient along flat directions is noise, or falls as the place is approached.
     spread, _ = noise(function, points, gradients, hessians, flat.vectors, np.maximum(np.abs(points), scale))
-    left = np.where(flat.known, 0.0, np.abs(flat.components(gradients)))
-    back = function.run(points - BACK * flat.steps(gradients)).gradients
-    farther = np.abs(flat.components(back))
-    vanishing = ((left <= 4.0 * spread) | (farther >= FALLS * left)).all(-1)
+    left = np.abs(flat.components(gradients))
+    little = left <= MOST_NOISE * spread
+    steps = flat.steps(gradients)
+    short = norms_of(steps / scale) <= NEAR + FAR_OUT * norms_of(points / scale)
+    farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
+    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1)
 
     # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
     change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))

@@ -50,6 +50,8 @@ class Refined(NamedTuple):
     """Whether the gradient is zero there, as exactly as numbers allow."""
     hidden: Array
     """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
+    lengths: Array
+    """Of the next steps, in the scale."""
 
 
 def refine(
@@ -127,8 +129,9 @@ def _refine(
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    arrived, hidden = _arrived(points, gradients, hessians, scale, flat)
-    return Refined(points, arrived & there, hidden & there)
+    near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
+    near &= there
+    return Refined(points, near & explained, near & ~explained, lengths)
 
 
 def near(
@@ -146,11 +149,10 @@ def _near(function: Function, points: Array, reach: Array, deadline: float | Non
     return close
 
 
-def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array]:
-    """Whether a stationary point is here: Newton's next step is short, and no gradient is left that it cannot explain.
+def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array, Array]:
+    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length.
 
-    A short gradient alone says little: on a plateau it is short everywhere. The second array tells where the step is
-    short, but a gradient is left along a direction of unknown curvature.
+    A short gradient alone says little: on a plateau it is short everywhere.
     """
     curvature = Curvature(hessians, scale, flat)
     lengths = norms_of(curvature.steps(gradients) / scale)
@@ -158,8 +160,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
     rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
     least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    explained = (left <= least).all(-1)
-    return near & explained, near & ~explained
+    return np.asarray(near), np.asarray((left <= least).all(-1)), lengths
 
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:

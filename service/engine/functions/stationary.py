@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import norms_of
-from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, judge
+from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function
 from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, distinct, polish, refine
 from service.engine.graph.ir import Array
@@ -20,6 +20,8 @@ SPREAD = 1e-2
 """Degenerate points that are closer than this share of the box are hardly told apart by their gradients."""
 MOST_FOUND = 500
 """Stationary points that are told."""
+UNSETTLED = 0.1
+"""Newton's method may be kept from arriving by rounding where its step is still this long, in the size of the box."""
 MOST_HIDDEN = 16
 """Places where rounding hides a stationary point that are looked at."""
 FADED = 1e-6
@@ -73,9 +75,9 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
     chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
-    # Of those that rounding hides a few are enough to look at.
-    lost = points[inside & hidden]
-    lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]
+    unsettled = inside & ~arrived & (refined.lengths <= UNSETTLED)
+    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size)])
+    lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
