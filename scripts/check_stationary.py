@@ -2,8 +2,8 @@
 
     python -m scripts.check_stationary [--quadratics 2000] [--others 500] [--seed 1]
 
-A claim is false if no stationary point of the told class is where it is told. The minimum of a quadratic has to be told,
-or a warning has to admit that it may be missing. Prints what falls short; the exit status is 0 if nothing does.
+A claim is false if no stationary point of the told class is where it is told. The minimum of a quadratic has to be
+told, or a warning has to admit that it may be missing. Prints what falls short; the exit status is 0 if nothing does.
 """
 
 from __future__ import annotations
@@ -185,37 +185,35 @@ def others(rng: np.random.Generator, count: int) -> Iterator[Case]:
         dimension = int(rng.integers(1, 4))
         names = ("x", "y", "z")[:dimension]
 
-        def inner() -> str:
-            parts = [f"{rng.uniform(-3, 3):.3g}*{name}" for name in names if rng.random() < 0.8]
-            parts = [f"({part})" for part in parts or [names[0]]]
-            return " + ".join([*parts, f"({rng.uniform(-1, 1):.2g})"])
-
-        def part() -> str:
-            power = int(rng.integers(1, 5))
-            return str(
-                rng.choice(
-                    [
-                        f"sin({inner()})",
-                        f"cos({inner()})",
-                        f"exp(-({inner()})^2)",
-                        f"exp({inner()})",
-                        f"({inner()})^{power}",
-                        f"1/(1 + ({inner()})^2)",
-                        f"sqrt(1 + ({inner()})^2)",
-                        f"sqrt({inner()})",
-                        f"abs({inner()})",
-                        f"tanh({inner()})",
-                        f"log(1 + ({inner()})^2)",
-                    ]
-                )
-            )
-
         terms = []
         for _ in range(int(rng.integers(1, 4))):
-            term = "*".join(part() for _ in range(int(rng.integers(1, 3))))
+            term = "*".join(_part(rng, names) for _ in range(int(rng.integers(1, 3))))
             terms.append(f"{10.0 ** rng.uniform(-3, 3):.3g}*{term}")
         half = 10.0 ** rng.uniform(0, 1)
         yield Case("other", " + ".join(terms), names, np.full(dimension, -half), np.full(dimension, half), False)
+
+
+def _inner(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+    parts = [f"({rng.uniform(-3, 3):.3g}*{name})" for name in names if rng.random() < 0.8] or [f"({names[0]})"]
+    return " + ".join([*parts, f"({rng.uniform(-1, 1):.2g})"])
+
+
+def _part(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+    inner = _inner(rng, names)
+    choices = [
+        f"sin({inner})",
+        f"cos({inner})",
+        f"exp(-({inner})^2)",
+        f"exp({inner})",
+        f"({inner})^{int(rng.integers(1, 5))}",
+        f"1/(1 + ({inner})^2)",
+        f"sqrt(1 + ({inner})^2)",
+        f"sqrt({inner})",
+        f"abs({inner})",
+        f"tanh({inner})",
+        f"log(1 + ({inner})^2)",
+    ]
+    return str(rng.choice(choices))
 
 
 def warned(found: Search) -> bool:
@@ -232,14 +230,17 @@ def faults(case: Case) -> tuple[list[str], str]:
     classes = analyse(function, found.points, np.inf, None, found.flat).classes or []
     wrong = []
     for point, kind in zip(found.points, classes, strict=True):
-        if kind == DEGENERATE and not case.quadratic:
-            wrong += _degenerate(expression, point, size)
-            continue
         true = true_point(expression, point.tolist(), size.tolist())
+        if (true is None or kind == DEGENERATE) and not case.quadratic:
+            wrong += _degenerate(expression, point, size, kind)
+            continue
         if true is None:
             wrong.append(f"{kind} at {point.tolist()}: Newton's method leads nowhere")
             continue
-        apart = max(abs(float((a - mp.mpf(b)) / mp.mpf(c))) for a, b, c in zip(true[0], point.tolist(), size.tolist()))
+        apart = max(
+            abs(float((a - mp.mpf(b)) / mp.mpf(c)))
+            for a, b, c in zip(true[0], point.tolist(), size.tolist(), strict=True)
+        )
         if apart > APART:
             wrong.append(f"{kind} at {point.tolist()}: the true one is {apart:g} away")
         elif kind != class_of(true[1]):
@@ -259,15 +260,21 @@ def faults(case: Case) -> tuple[list[str], str]:
     return wrong, outcome
 
 
-def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray) -> list[str]:
-    """Nothing, if gradient and curvature of a degenerate point are small beside those around."""
+def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kind: str) -> list[str]:
+    """Nothing, if the gradient is small beside curvatures around, and one of the curvatures too."""
     scale = mp.diag(size.tolist())
     here = jet(expression, point.tolist())
     around = [jet(expression, (point + 0.02 * size * sign).tolist()) for sign in (-1.0, 1.0)]
     largest = max(abs(number) for other in (here, *around) for number in scale * other.hessian * scale)
+    curvatures = mp.eigsy(scale * here.hessian * scale, eigvals_only=True)
+    wrong = []
     if mp.norm(scale * here.gradient) > 1e-9 * largest:
-        return [f"degenerate at {point.tolist()}: gradient {mp.nstr(here.gradient.T)}"]
-    return []
+        wrong.append(f"{kind} at {point.tolist()}: its gradient is {mp.nstr(here.gradient.T)}")
+    if min(map(abs, curvatures)) > 1e-6 * largest:
+        wrong.append(f"{kind} at {point.tolist()}: its curvatures are {mp.nstr(curvatures.T)}")
+    if kind not in (DEGENERATE, SADDLE) or (kind == SADDLE and not min(curvatures) < 0 < max(curvatures)):
+        wrong.append(f"{kind} at {point.tolist()}: it is degenerate")
+    return wrong
 
 
 def check(cases: Iterator[Case]) -> tuple[list[str], dict[str, int]]:

@@ -37,6 +37,8 @@ BACK, FALLS = 8.0, 8.0
 ITERATIONS = 40
 MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
+MOST_NUMBERS = 1_000_000
+"""Of second derivatives at once."""
 UNDERFLOW = 1e-270
 """A gradient that fades below this before it is 0 has never become 0."""
 FARTHEST, HALVINGS = 12, 20
@@ -59,6 +61,15 @@ def judge(function: Function, points: Array, scale: Array, deadline: float | Non
 
 
 def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+    verdicts: Array = np.full(len(points), NONE)
+    block = max(1, MOST_NUMBERS // (len(OFFSETS) * points.shape[-1] ** 2))
+    for start in range(0, len(points), block):
+        rows = slice(start, start + block)
+        verdicts[rows] = _judge_block(function, points[rows], scale, deadline)
+    return verdicts
+
+
+def _judge_block(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
     gradients, hessians = derivatives(function, points, deadline)
     curvature = Curvature(hessians, scale)
     units = np.maximum(np.abs(points), scale)
@@ -73,8 +84,10 @@ def _judge(function: Function, points: Array, scale: Array, deadline: float | No
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
-        unexplained = (~known & (left > 4.0 * spread)).any(-1)
-        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
+        unexplained = (~known & (left > MOST_NOISE * spread)).any(-1)
+        lengths = norms_of(curvature.steps(gradients) / scale)
+        settled = np.logical_and(~unexplained, lengths <= NEAR)
+        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return verdicts
 
 
@@ -90,10 +103,13 @@ def in_noise(function: Function, points: Array, scale: Array) -> Array:
     return found
 
 
-def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+def _look_around(
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+) -> Array:
     """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
 
-    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature.
+    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature, `settled`
+    where nothing but noise is, and Newton's next step is short.
     """
     count, dimension = points.shape
     looked_at = np.arange(count)
@@ -101,18 +117,20 @@ def _look_around(function: Function, points: Array, unexplained: Array, scale: A
     if count > most:
         looked_at = looked_at[:: -(-count // most)]
     found = np.full(count, -1)
-    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], scale, deadline)
+    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], settled[looked_at], scale, deadline)
     if (found[looked_at] == CURVE).all():
         found[found < 0] = CURVE
     elif (found < 0).any():
         rest = np.flatnonzero(found < 0)
         for start in range(0, len(rest), most):
             rows = rest[start : start + most]
-            found[rows] = _probe(function, points[rows], unexplained[rows], scale, deadline)
+            found[rows] = _probe(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return found
 
 
-def _probe(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+def _probe(
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+) -> Array:
     count, dimension = points.shape
     gradients, hessians = derivatives(function, points, deadline)
     flat = Curvature(hessians, scale, FLAT)
@@ -132,11 +150,11 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
         function, starts.reshape(-1, dimension), reach, ITERATIONS, deadline, halvings=4, scale=scale, flat=FLAT
     )
     ends = refined.points.reshape(starts.shape)
-    settled = (refined.arrived | refined.hidden).reshape(shape)
+    ended = (refined.arrived | refined.hidden).reshape(shape)
     before, after = function.run(starts.reshape(-1, dimension)), function.run(refined.points)
     assert before.hessians is not None and after.hessians is not None
     gone = norms_of((ends - points[owners]) / scale)
-    stayed = settled & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
+    stayed = ended & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
     returned = gone < 0.5 * distances
 
     # How curved the function is around each point at all, also off the lines that are looked along.
@@ -181,7 +199,7 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     steps = flat.steps(gradients)
     short = norms_of(steps / scale) <= NEAR + FAR_OUT * norms_of(points / scale)
     farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
-    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1)
+    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1) | settled
 
     # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
     change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))

@@ -42,7 +42,7 @@ class Search(NamedTuple):
     starts: int
     """From how many places it searched."""
     complete: bool
-    """False: there were more than are told."""
+    """False: there are more than are told."""
     curves: bool
     """Whether stationary points lie dense, as on a curve or in a plain."""
     hidden: Array
@@ -73,7 +73,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
-    chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
+    chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     unsettled = inside & ~arrived & (refined.lengths <= UNSETTLED)
     lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size)])
@@ -81,7 +81,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    alone = np.bincount(groups[groups >= 0], minlength=len(found)) == 1
+    alone = np.bincount(groups, minlength=len(found)) == 1
     unseen = float((alone & (verdicts == KNOWN)).sum()) / len(places)
     told = (verdicts != HIDDEN) & (verdicts != NONE)
     curves = bool((verdicts == CURVE).any())
@@ -89,7 +89,8 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     found, plain = _without_plains(function, found[told], plain[told], size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
-    complete = not (groups < 0).any()
+    complete = not curves and len(found) <= MOST_FOUND
+    order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
@@ -111,7 +112,7 @@ def _without_plains(
 ) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
     plains = points[plain]
-    chosen, groups = distinct(plains, SPREAD * size, MOST_FOUND)
+    chosen, groups = distinct(plains, SPREAD * size, len(plains))
     if len(chosen) in (0, len(plains)):
         return points, plain
     norms = norms_of(function.run(plains).gradients)
