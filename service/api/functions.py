@@ -54,7 +54,7 @@ SEARCH_BLOCK = 1_024
 """Points that a search for stationary points looks at together."""
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
-MOST_UNSEEN = 0.01
+MOST_UNSEEN = 0.02
 """Chance that one more start of a search finds a new point, above which the starts are few."""
 DIVERGED = -2
 """In a map of basins: runs that diverged."""
@@ -377,9 +377,8 @@ def _missed(function: Function, found: Search) -> list[Caution]:
         cautions.append(Caution("more_points", message))
     if found.unseen > MOST_UNSEEN:
         message = (
-            f"{found.unseen:.2g} of the {found.starts:,} starts led each to a point that no other start found: about "
-            "that is the chance that one more start finds a new point, so there are probably more; more starts find "
-            "more"
+            f"{100.0 * found.unseen:.2g} % of the starts that ended in the box did so at a place where "
+            "no other did: about that is the chance that one more finds a new place; more starts find more"
         )
         cautions.append(Caution("few_starts", message))
     if len(found.hidden):

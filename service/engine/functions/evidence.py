@@ -84,7 +84,7 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
-        unexplained = (~known & (left > MOST_NOISE * spread)).any(-1)
+        unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
         lengths = norms_of(curvature.steps(gradients) / scale)
         settled = np.logical_and(~unexplained, lengths <= NEAR)
         verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
@@ -201,11 +201,16 @@ def _probe(
     farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
     vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1) | settled
 
-    # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
-    change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))
-    straight = np.ones(count, bool)
-    np.logical_and.at(straight, owners, (change <= 4.0 * errors[:, 0].reshape(shape)).all((0, 1)))
-    elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
+    # Where it is left in earnest there is no stationary point; or one farther on, if the slope changes as a curvature
+    # makes it change, less on one side by what it is more on the other.
+    changes = ((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1)
+    both = np.abs(changes)
+    opposite = (np.abs(changes[0] + changes[1]) <= 0.5 * (both[0] + both[1])) & (
+        both > 4.0 * errors[:, 0].reshape(shape)
+    ).all(0)
+    curved = np.zeros(count, bool)
+    np.logical_or.at(curved, owners, opposite.any(0))
+    elsewhere = np.where(unexplained & curved, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
