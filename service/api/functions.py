@@ -44,6 +44,7 @@ from service.engine.functions.expression import Expression, parse
 from service.engine.functions.fit import LATEX, fit_line
 from service.engine.functions.formulas import Formulas, formulas_of
 from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem, all_finite
+from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import Search, search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 from service.engine.functions.symbolic import Printed
@@ -130,7 +131,7 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     found = search(function, low, high, request["starts"], context.deadline)
     calculus = analyse(function, found.points, math.inf, context.deadline, found.flat)
     classes = calculus.classes or []
-    warnings = [*_cautions(expression), *_missed(function, found)]
+    warnings = [*_cautions(expression), *_missed(function, found, low, high)]
     entries = [
         {"point": point, "value": calculus.results.values[place], "norm": calculus.norms[place]}
         | _second_order(place, calculus)
@@ -362,12 +363,12 @@ def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
     return entry
 
 
-def _missed(function: Function, found: Search) -> list[Caution]:
+def _missed(function: Function, found: Search, low: Array, high: Array) -> list[Caution]:
     """What a search may have missed."""
     cautions = []
-    kinks = function.kinks
+    kinks = kinks_within(function, low, high)
     if kinks:
-        message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
+        message = f"{kinks[0]}: there may be minima at such places, which this search does not find"
         cautions.append(Caution("kinks", message))
     if found.curves:
         message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
