@@ -159,7 +159,8 @@ def _probe(
 
     # How curved the function is around each point at all, also off the lines that are looked along.
     corners = points + PROBES[0] * np.sign(np.resize(np.array(OFFSETS, float), (len(OFFSETS), 1, dimension))) * scale
-    sizes = np.fmax(_sizes(hessians, scale), _around(function, corners, scale, deadline))
+    bent, heights = _around(function, corners, scale)
+    sizes = np.fmax(_sizes(hessians, scale), bent)
     for matrices in (before.hessians, after.hessians):
         np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
     # The slope on the way on: along what is flat there, as curves bend.
@@ -175,7 +176,7 @@ def _probe(
     errors, _ = noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], units)
     bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
     level = function.run(points).values[owners]
-    around = np.fmax(np.abs(level), np.abs(before.values.reshape(shape)))
+    around = np.fmax(np.fmax(np.abs(level), heights[owners]), np.abs(before.values.reshape(shape)))
     steady = np.abs(after.values.reshape(shape) - level) <= SAME_VALUE * around
     resolved = bound <= RESOLVED * sizes[owners] * distances
     on_curve = stayed & steady & resolved & (lengths.reshape(shape) > 0.0)
@@ -219,11 +220,13 @@ def _probe(
     return verdicts
 
 
-def _around(function: Function, places: Array, scale: Array, deadline: float | None) -> Array:
-    """The largest curvature at places around each point: (places, points, variables)."""
-    hessians = derivatives(function, places.reshape(-1, places.shape[-1]), deadline)[1]
-    largest: Array = np.fmax.reduce(_sizes(hessians, scale).reshape(places.shape[:2]), 0)
-    return largest
+def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
+    """The largest curvature and the largest value at places around each point: (places, points, variables)."""
+    results = function.run(places.reshape(-1, places.shape[-1]))
+    assert results.hessians is not None
+    shape = places.shape[:2]
+    curvatures = np.fmax.reduce(_sizes(results.hessians, scale).reshape(shape), 0)
+    return curvatures, np.fmax.reduce(np.abs(results.values).reshape(shape), 0)
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:
