@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.functions.function import Function, Problem, Results, all_finite
-from service.engine.functions.rounding import graded_eigen, noise
+from service.engine.functions.rounding import graded_eigen, sample, usual_errors
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -116,14 +116,14 @@ def _in_each_direction(function: Function, points: Array, found: Calculus, rows:
         rows, sizes = rows[uneven], sizes[uneven]
         columns = eigenvectors[rows].transpose(0, 2, 1)
         places, gradients = points[rows], results.gradients[rows]
-        errors, _ = noise(function, places, gradients, results.hessians[rows], columns, np.abs(places))
+        errors, _ = sample(function, places, np.abs(places)).along(columns)
         moved = (np.abs(eigenvectors[rows]) @ np.abs(places)[..., None])[..., 0]
         left = np.abs((eigenvectors[rows] @ gradients[..., None])[..., 0])
         explained[uneven] = (left <= ROUNDING * sizes * moved + 4.0 * errors).all(-1)
     return explained
 
 
-def _doubtful(function: Function, points: Array, found: Calculus, errors: Array) -> Array:
+def _doubtful(function: Function, points: Array, found: Calculus, errors: Array | None) -> Array:
     """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
 
     The place of a stationary point is known to the last step of Newton's method, and no better than to where its
@@ -147,7 +147,7 @@ def _doubtful(function: Function, points: Array, found: Calculus, errors: Array)
     slopes = np.abs((found.results.gradients[rows] * directions).sum(-1))
     steps = np.where(slopes > 0.0, 2.0 * slopes / np.abs(curvatures), 0.0)
     reach = np.fmax(HALF_DIGITS * (1.0 + norms_of(points[rows])), np.where(np.isfinite(steps), steps, 0.0))
-    doubt[rows] = errors[rows]
+    doubt[rows] = usual_errors(eigenvalues[rows]) if errors is None else errors[rows]
     for side in (-1.0, 1.0):
         there = function.run(points[rows] + side * reach[:, None] * directions).hessians
         assert there is not None
@@ -183,11 +183,11 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
     return np.where(finite[:, None, None], hessians, 0.0), finite
 
 
-def eigen(hessians: Array) -> tuple[Array, Array, Array]:
+def eigen(hessians: Array) -> tuple[Array, Array, Array | None]:
     """Eigenvalues, ascending, and eigenvectors as rows, of each matrix; not numbers where one is not finite.
 
-    The third array is the error of the smallest eigenvalue of each, at most. The largest component of each eigenvector
-    is positive.
+    The third array is the error of the smallest eigenvalue of each, at most; None: what rounding leaves of the largest
+    one. The largest component of each eigenvector is positive.
     """
     whole = all_finite(hessians)
     if not whole:

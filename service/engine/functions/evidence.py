@@ -14,7 +14,7 @@ import numpy as np
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.function import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, SAME, Curvature, derivatives, refine
-from service.engine.functions.rounding import EPS, OFFSETS, noise
+from service.engine.functions.rounding import EPS, OFFSETS, sample
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -70,10 +70,10 @@ def _judge(function: Function, points: Array, scale: Array, deadline: float | No
 
 
 def _judge_block(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
-    gradients, hessians = derivatives(function, points, deadline)
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+    gradients, hessians = sampled.gradients, sampled.hessians
     curvature = Curvature(hessians, scale)
-    units = np.maximum(np.abs(points), scale)
-    spread, bent = noise(function, points, gradients, hessians, curvature.vectors, units)
+    spread, bent = sampled.along(curvature.vectors)
     left = np.abs(curvature.components(gradients))
     known = curvature.known & (np.abs(curvature.values) > 4.0 * bent)
     shifts = np.where(known, (left + 2.0 * spread) / np.abs(curvature.values), 0.0)
@@ -91,14 +91,14 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     return verdicts
 
 
-def in_noise(function: Function, points: Array, scale: Array) -> Array:
+def in_noise(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
     """Those of the points where what is left of the gradient is noise, although Newton's next step is long."""
     if not len(points):
         return points
-    gradients, hessians = derivatives(function, points, None)
-    curvature = Curvature(hessians, scale)
-    spread, _ = noise(function, points, gradients, hessians, curvature.vectors, np.maximum(np.abs(points), scale))
-    left = np.abs(curvature.components(gradients))
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+    curvature = Curvature(sampled.hessians, scale)
+    spread, _ = sampled.along(curvature.vectors)
+    left = np.abs(curvature.components(sampled.gradients))
     found: Array = points[(left <= MOST_NOISE * spread).all(-1)]
     return found
 
@@ -132,7 +132,8 @@ def _probe(
     function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
 ) -> Array:
     count, dimension = points.shape
-    gradients, hessians = derivatives(function, points, deadline)
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+    gradients, hessians = sampled.gradients, sampled.hessians
     flat = Curvature(hessians, scale, FLAT)
     flattest = np.abs(flat.values).argmin(-1)
     probed = ~flat.known
@@ -173,7 +174,7 @@ def _probe(
     onward = onward / np.where(lengths > 0.0, lengths, 1.0)[:, None]
     slopes = np.abs((after.gradients * onward).sum(-1))
     units = np.maximum(np.abs(refined.points), scale)
-    errors, _ = noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], units)
+    errors, _ = sample(function, refined.points, units, deadline).along(onward[:, :, None])
     bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
     level = function.run(points).values[owners]
     around = np.fmax(np.fmax(np.abs(level), heights[owners]), np.abs(before.values.reshape(shape)))
@@ -194,7 +195,7 @@ def _probe(
     np.logical_and.at(bending, owners, bends.any(0))
 
     # What is left of the gradient along flat directions is noise, or falls as the place is approached.
-    spread, _ = noise(function, points, gradients, hessians, flat.vectors, np.maximum(np.abs(points), scale))
+    spread, _ = sampled.along(flat.vectors)
     left = np.abs(flat.components(gradients))
     little = left <= MOST_NOISE * spread
     steps = flat.steps(gradients)

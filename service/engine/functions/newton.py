@@ -90,7 +90,7 @@ def _refine(
     flat: float,
 ) -> Refined:
     points = starts.copy()
-    gradients, hessians = derivatives(function, points, deadline)
+    values, gradients, hessians = _all(function, points, deadline)
     norms = norms_of(gradients * scale)
     active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
     for _ in range(iterations):
@@ -110,7 +110,7 @@ def _refine(
             if not len(trying):
                 break
             trial = here[trying] + 0.5**halving * steps[trying]
-            g, h = derivatives(function, trial, deadline)
+            v, g, h = _all(function, trial, deadline)
             n = norms_of(g * scale)
             good = n < before[trying]  # also false where it is not a number
             if not halving:
@@ -124,12 +124,13 @@ def _refine(
                 chosen = trying[found]
                 rows = active[chosen]
                 points[rows], gradients[rows], hessians[rows], norms[rows] = trial[found], g[found], h[found], n[found]
+                values[rows] = v[found]
                 better[chosen] = True
                 trying = trying[~good & again[trying]]
             elif not halving:
                 trying = trying[again[trying]]
         active = active[better & (norms[active] > 0.0)]
-    there: Array = np.isfinite(function.run(points).values)
+    there: Array = np.isfinite(values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
     near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
     near &= there
@@ -167,11 +168,17 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
     """Gradients and Hessians. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`."""
+    _, gradients, hessians = _all(function, points, deadline)
+    return gradients, hessians
+
+
+def _all(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array, Array]:
+    """Values, gradients and Hessians."""
     if deadline is not None and time.monotonic() > deadline:
         raise DeadlineExceeded
     results = function.run(points, deadline)
     assert results.hessians is not None
-    return results.gradients, results.hessians
+    return results.values, results.gradients, results.hessians
 
 
 class Curvature:

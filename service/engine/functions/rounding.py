@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from service.engine.functions.function import Function
@@ -16,29 +18,44 @@ UNKNOWN = 4.0 * EPS
 """Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
 OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
 """Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
+FEW = 8
 ROTATIONS = 12
 """Rounds of Jacobi's method; it is over after six or so."""
 
 
-def noise(
-    function: Function, points: Array, gradients: Array, hessians: Array, vectors: Array, units: Array
-) -> tuple[Array, Array]:
-    """How large the errors of gradients and of curvatures along vectors (points, variables, directions) are.
+class Sample(NamedTuple):
+    """Gradients and Hessians at some points, and how they differ at neighbouring numbers from what is expected."""
 
-    Gradients at neighbouring numbers, some `units` of rounding off, are compared with what the Hessian predicts, and
-    the Hessians with each other.
+    gradients: Array
+    """(points, variables)"""
+    hessians: Array
+    """(points, variables, variables)"""
+    differences: Array
+    """Of gradients from what the Hessian predicts: (neighbours, points, variables)."""
+    changes: Array
+    """Of Hessians: (neighbours, points, variables, variables)."""
+
+    def along(self, vectors: Array) -> tuple[Array, Array]:
+        """How large the errors of gradients and of curvatures along vectors (points, variables, directions) are."""
+        slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
+        curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
+        # Where the border of the domain is next to a point, the neighbours inside tell.
+        return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
+
+
+def sample(function: Function, points: Array, units: Array, deadline: float | None = None) -> Sample:
+    """What rounding does near points: neighbours are some `units` of rounding off, as long as each variable.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
     offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
-    places = points + offsets[:, None, :] * (EPS * units)
-    results = function.run(places.reshape(-1, points.shape[-1]))
+    places = np.concatenate([points[None], points + offsets[:, None, :] * (EPS * units)])
+    results = function.run(places.reshape(-1, points.shape[-1]), deadline)
     assert results.hessians is not None
-    expected = (hessians @ (places - points)[..., None])[..., 0]
-    differences = results.gradients.reshape(places.shape) - gradients - expected
-    changes = results.hessians.reshape(-1, *hessians.shape) - hessians
-    slopes = np.abs(differences[:, :, None, :] @ vectors)[:, :, 0, :]
-    curvatures = np.abs((vectors * (changes @ vectors)).sum(-2))
-    # Where the border of the domain is next to a point, the neighbours inside tell.
-    return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
+    gradients = results.gradients.reshape(places.shape)
+    hessians = results.hessians.reshape(*places.shape, points.shape[-1])
+    expected = (hessians[0] @ (places[1:] - points)[..., None])[..., 0]
+    return Sample(gradients[0], hessians[0], gradients[1:] - gradients[0] - expected, hessians[1:] - hessians[0])
 
 
 def equilibrating(matrices: Array) -> Array:
@@ -54,28 +71,46 @@ def equilibrating(matrices: Array) -> Array:
     return factors
 
 
-def graded_eigen(matrices: Array, values: Array, vectors: Array) -> Array:
+def graded_eigen(matrices: Array, values: Array, vectors: Array) -> Array | None:
     """Put right the small eigenvalues of matrices whose large ones are those of badly scaled variables.
 
     `values` and `vectors` (columns) are what the usual method found, whose error is that of the largest eigenvalue, and
-    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most. Jacobi's
-    method has the error of the scaled matrix instead (Demmel and Veselić 1992).
+    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most; None where
+    all are as the usual method leaves them. Jacobi's method has the error of the scaled matrix instead (Demmel and
+    Veselić 1992).
     """
-    dimension = matrices.shape[-1]
-    sizes = np.abs(values)
-    errors: Array = UNKNOWN * dimension * sizes.max(-1)
-    graded = np.flatnonzero(sizes.min(-1) < GRADED * sizes.max(-1))
+    graded = _graded(values)
     if not len(graded):
-        return errors
+        return None
     factors = equilibrating(matrices[graded])
     scaled = np.abs(np.linalg.eigvalsh(factors[:, :, None] * matrices[graded] * factors[:, None, :]))
-    least, most = scaled.min(-1), UNKNOWN * dimension * scaled.max(-1)
+    least, most = scaled.min(-1), UNKNOWN * matrices.shape[-1] * scaled.max(-1)
     better = most < least
     graded = graded[better]
-    if len(graded):
-        values[graded], vectors[graded] = _jacobi(matrices[graded])
-        errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
+    if not len(graded):
+        return None
+    errors = usual_errors(values)
+    values[graded], vectors[graded] = _jacobi(matrices[graded])
+    errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
     return errors
+
+
+def usual_errors(values: Array) -> Array:
+    """What rounding may leave of the smallest of the eigenvalues (matrices, eigenvalues)."""
+    errors: Array = UNKNOWN * values.shape[-1] * np.abs(values).max(-1)
+    return errors
+
+
+def _graded(values: Array) -> Array:
+    """The rows whose numbers are of very different size."""
+    if len(values) <= FEW:
+        # In plain numbers: of few points, which most requests ask for, that is far quicker than in arrays.
+        rows = [
+            place for place, row in enumerate(values.tolist()) if min(map(abs, row)) < GRADED * max(-row[0], row[-1])
+        ]
+        return np.array(rows, np.intp)
+    sizes = np.abs(values)
+    return np.flatnonzero(sizes.min(-1) < GRADED * sizes.max(-1))
 
 
 def _jacobi(matrices: Array) -> tuple[Array, Array]:

@@ -76,7 +76,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
-    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size)])
+    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size, deadline)])
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
@@ -90,8 +90,8 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     curves = bool((verdicts == CURVE).any())
     plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
     found, plain = _without_plains(function, found[told], plain[told], size, deadline)
-    usual = usual_size(function.run(places).values)
-    order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
+    values = function.run(np.concatenate([places, found]), deadline).values
+    order = lowest_first(found, values[len(places) :], usual_size(values[: len(places)]))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
