@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.functions.function import Function, Problem, Results, all_finite
-from service.engine.functions.rounding import graded_eigen, sample, usual_errors
+from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -69,21 +69,28 @@ def analyse(
     Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
     results = function.run(points, deadline)
-    return quietly(_analyse, function, points, results, tolerance, flat)
+    return quietly(_analyse, function, points, results, tolerance, deadline, flat)
 
 
-def _analyse(function: Function, points: Array, results: Results, tolerance: float, flat: Array | None) -> Calculus:
+def _analyse(
+    function: Function,
+    points: Array,
+    results: Results,
+    tolerance: float,
+    deadline: float | None,
+    flat: Array | None,
+) -> Calculus:
     results = _where_defined(results)
     norms = norms_of(results.gradients)
     found = Calculus(results, norms, results.gradients, norms <= tolerance, function.problems(points, results))
     if results.hessians is not None:
-        found.eigenvalues, found.eigenvectors, errors = eigen(results.hessians)
+        found.eigenvalues, found.eigenvectors = eigen(results.hessians)
         # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
         least = ROUNDING * (np.abs(results.hessians) @ np.abs(points)[..., None])[..., 0]
         rounded = ~found.stationary & ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
         if rounded.any():
             found.stationary[rounded] = _in_each_direction(function, points, found, np.flatnonzero(rounded))
-        doubt = _doubtful(function, points, found, errors)
+        doubt = _doubtful(function, points, found, deadline)
         if flat is not None:
             doubt = np.where(flat, np.fmax(doubt, np.abs(found.eigenvalues).min(-1)), doubt)
         classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
@@ -123,7 +130,7 @@ def _in_each_direction(function: Function, points: Array, found: Calculus, rows:
     return explained
 
 
-def _doubtful(function: Function, points: Array, found: Calculus, errors: Array | None) -> Array:
+def _doubtful(function: Function, points: Array, found: Calculus, deadline: float | None) -> Array:
     """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
 
     The place of a stationary point is known to the last step of Newton's method, and no better than to where its
@@ -140,14 +147,16 @@ def _doubtful(function: Function, points: Array, found: Calculus, errors: Array 
     rows = rows[~np.isnan(eigenvalues[rows, 0])]
     if not len(rows):
         return doubt
-    sizes = np.abs(eigenvalues[rows])
+    values, columns = eigenvalues[rows], eigenvectors[rows].transpose(0, 2, 1).copy()
+    doubt[rows] = graded_eigen(hessians[rows], values, columns, deadline)
+    eigenvalues[rows], eigenvectors[rows] = values, _turned(columns.transpose(0, 2, 1))
+    sizes = np.abs(values)
     flattest = sizes.argmin(-1)
     curvatures = eigenvalues[rows, flattest]
     directions = eigenvectors[rows, flattest]
     slopes = np.abs((found.results.gradients[rows] * directions).sum(-1))
     steps = np.where(slopes > 0.0, 2.0 * slopes / np.abs(curvatures), 0.0)
     reach = np.fmax(HALF_DIGITS * (1.0 + norms_of(points[rows])), np.where(np.isfinite(steps), steps, 0.0))
-    doubt[rows] = usual_errors(eigenvalues[rows]) if errors is None else errors[rows]
     for side in (-1.0, 1.0):
         there = function.run(points[rows] + side * reach[:, None] * directions).hessians
         assert there is not None
@@ -183,23 +192,27 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
     return np.where(finite[:, None, None], hessians, 0.0), finite
 
 
-def eigen(hessians: Array) -> tuple[Array, Array, Array | None]:
+def eigen(hessians: Array) -> tuple[Array, Array]:
     """Eigenvalues, ascending, and eigenvectors as rows, of each matrix; not numbers where one is not finite.
 
-    The third array is the error of the smallest eigenvalue of each, at most; None: what rounding leaves of the largest
-    one. The largest component of each eigenvector is positive.
+    The largest component of each eigenvector is positive.
     """
     whole = all_finite(hessians)
     if not whole:
         hessians, finite = finite_matrices(hessians)
     values, vectors = np.linalg.eigh(hessians)
-    errors = graded_eigen(hessians, values, vectors)
-    rows = vectors.transpose(0, 2, 1).reshape(-1, vectors.shape[-1])
-    largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
-    vectors = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
+    vectors = _turned(vectors.transpose(0, 2, 1))
     if not whole:
         values[~finite], vectors[~finite] = np.nan, np.nan
-    return values, vectors, errors
+    return values, vectors
+
+
+def _turned(vectors: Array) -> Array:
+    """The vectors (matrices, vectors, components), each so that its largest component is positive."""
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
+    turned: Array = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
+    return turned
 
 
 def classify(norms: Array, stationary: Array, eigenvalues: Array, doubt: Array) -> list[str]:

@@ -91,7 +91,8 @@ def _refine(
 ) -> Refined:
     points = starts.copy()
     values, gradients, hessians = _all(function, points, deadline)
-    norms = norms_of(gradients * scale)
+    even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
+    norms = norms_of(gradients if even else gradients * scale)
     active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
     for _ in range(iterations):
         if not len(active):
@@ -106,13 +107,14 @@ def _refine(
         again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
+        at, moves, bounds = here[trying], steps[trying], before[trying]
         for halving in range(halvings):
             if not len(trying):
                 break
-            trial = here[trying] + 0.5**halving * steps[trying]
+            trial = at + moves
             v, g, h = _all(function, trial, deadline)
-            n = norms_of(g * scale)
-            good = n < before[trying]  # also false where it is not a number
+            n = norms_of(g if even else g * scale)
+            good = n < bounds  # also false where it is not a number
             if not halving:
                 # What rounding leaves of the steep directions hides the others in the norm; not in the step.
                 close = np.flatnonzero(~good & local[trying])
@@ -126,9 +128,10 @@ def _refine(
                 points[rows], gradients[rows], hessians[rows], norms[rows] = trial[found], g[found], h[found], n[found]
                 values[rows] = v[found]
                 better[chosen] = True
-                trying = trying[~good & again[trying]]
-            elif not halving:
-                trying = trying[again[trying]]
+            if len(found) or not halving:
+                rest = np.flatnonzero(~good & again[trying])
+                trying, at, moves, bounds = trying[rest], at[rest], moves[rest], bounds[rest]
+            moves = 0.5 * moves
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.errors import DeadlineExceeded
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
 
@@ -18,7 +20,6 @@ UNKNOWN = 4.0 * EPS
 """Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
 OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
 """Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
-FEW = 8
 ROTATIONS = 12
 """Rounds of Jacobi's method; it is over after six or so."""
 
@@ -71,55 +72,39 @@ def equilibrating(matrices: Array) -> Array:
     return factors
 
 
-def graded_eigen(matrices: Array, values: Array, vectors: Array) -> Array | None:
+def graded_eigen(matrices: Array, values: Array, vectors: Array, deadline: float | None = None) -> Array:
     """Put right the small eigenvalues of matrices whose large ones are those of badly scaled variables.
 
     `values` and `vectors` (columns) are what the usual method found, whose error is that of the largest eigenvalue, and
-    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most; None where
-    all are as the usual method leaves them. Jacobi's method has the error of the scaled matrix instead (Demmel and
-    Veselić 1992).
+    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most. Jacobi's
+    method has the error of the scaled matrix instead (Demmel and Veselić 1992).
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
-    graded = _graded(values)
+    sizes = np.abs(values)
+    errors: Array = UNKNOWN * values.shape[-1] * sizes.max(-1)
+    graded = np.flatnonzero(sizes.min(-1) < GRADED * sizes.max(-1))
     if not len(graded):
-        return None
+        return errors
     factors = equilibrating(matrices[graded])
     scaled = np.abs(np.linalg.eigvalsh(factors[:, :, None] * matrices[graded] * factors[:, None, :]))
     least, most = scaled.min(-1), UNKNOWN * matrices.shape[-1] * scaled.max(-1)
     better = most < least
     graded = graded[better]
-    if not len(graded):
-        return None
-    errors = usual_errors(values)
-    values[graded], vectors[graded] = _jacobi(matrices[graded])
-    errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
+    if len(graded):
+        values[graded], vectors[graded] = _jacobi(matrices[graded], deadline)
+        errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
     return errors
 
 
-def usual_errors(values: Array) -> Array:
-    """What rounding may leave of the smallest of the eigenvalues (matrices, eigenvalues)."""
-    errors: Array = UNKNOWN * values.shape[-1] * np.abs(values).max(-1)
-    return errors
-
-
-def _graded(values: Array) -> Array:
-    """The rows whose numbers are of very different size."""
-    if len(values) <= FEW:
-        # In plain numbers: of few points, which most requests ask for, that is far quicker than in arrays.
-        rows = [
-            place for place, row in enumerate(values.tolist()) if min(map(abs, row)) < GRADED * max(-row[0], row[-1])
-        ]
-        return np.array(rows, np.intp)
-    sizes = np.abs(values)
-    return np.flatnonzero(sizes.min(-1) < GRADED * sizes.max(-1))
-
-
-def _jacobi(matrices: Array) -> tuple[Array, Array]:
+def _jacobi(matrices: Array, deadline: float | None) -> tuple[Array, Array]:
     """Eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
     matrices = matrices.copy()
     dimension = matrices.shape[-1]
     vectors = np.broadcast_to(np.eye(dimension), matrices.shape).copy()
     pairs = [(p, q) for p in range(dimension) for q in range(p + 1, dimension)]
     for _ in range(ROTATIONS):
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceeded
         turned = False
         for p, q in pairs:
             off, first, second = matrices[:, p, q], matrices[:, p, p], matrices[:, q, q]
