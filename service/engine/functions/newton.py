@@ -24,7 +24,7 @@ ITERATIONS = 40
 """Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
 POLISHING = 80
 """Enough to get there."""
-HALVINGS = 12
+HALVINGS, TOGETHER, FEW = 12, 4, 64
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
@@ -90,7 +90,7 @@ def _refine(
     flat: float,
 ) -> Refined:
     points = starts.copy()
-    values, gradients, hessians = _all(function, points, deadline)
+    gradients, hessians = derivatives(function, points, deadline)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
     norms = norms_of(gradients if even else gradients * scale)
     active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
@@ -108,13 +108,21 @@ def _refine(
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
         at, moves, bounds = here[trying], steps[trying], before[trying]
-        for halving in range(halvings):
-            if not len(trying):
-                break
-            trial = at + moves
-            v, g, h = _all(function, trial, deadline)
+        halving = 0
+        while halving < halvings and len(trying):
+            # Most full steps are good. Of shorter ones some are tried at once, as a run takes as long for few points.
+            together = min(TOGETHER, halvings - halving) if halving and len(trying) <= FEW else 1
+            trial = at + 0.5**halving * moves
+            if together > 1:
+                shares = 0.5 ** np.arange(halving, halving + together)
+                trial = (at + shares[:, None, None] * moves).reshape(-1, at.shape[-1])
+            g, h = derivatives(function, trial, deadline)
             n = norms_of(g if even else g * scale)
-            good = n < bounds  # also false where it is not a number
+            if together > 1:
+                shorter = n.reshape(together, -1) < bounds
+                good, first = np.asarray(shorter.any(0)), shorter.argmax(0)
+            else:
+                good, first = n < bounds, None  # also false where it is not a number
             if not halving:
                 # What rounding leaves of the steep directions hides the others in the norm; not in the step.
                 close = np.flatnonzero(~good & local[trying])
@@ -125,15 +133,16 @@ def _refine(
             if len(found):
                 chosen = trying[found]
                 rows = active[chosen]
+                if first is not None:
+                    found = first[found] * len(trying) + found
                 points[rows], gradients[rows], hessians[rows], norms[rows] = trial[found], g[found], h[found], n[found]
-                values[rows] = v[found]
                 better[chosen] = True
             if len(found) or not halving:
                 rest = np.flatnonzero(~good & again[trying])
                 trying, at, moves, bounds = trying[rest], at[rest], moves[rest], bounds[rest]
-            moves = 0.5 * moves
+            halving += together
         active = active[better & (norms[active] > 0.0)]
-    there: Array = np.isfinite(values)
+    there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
     near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
     near &= there
@@ -171,17 +180,11 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
     """Gradients and Hessians. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`."""
-    _, gradients, hessians = _all(function, points, deadline)
-    return gradients, hessians
-
-
-def _all(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array, Array]:
-    """Values, gradients and Hessians."""
     if deadline is not None and time.monotonic() > deadline:
         raise DeadlineExceeded
     results = function.run(points, deadline)
     assert results.hessians is not None
-    return results.values, results.gradients, results.hessians
+    return results.gradients, results.hessians
 
 
 class Curvature:
