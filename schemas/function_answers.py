@@ -171,8 +171,8 @@ class StationaryResponse(StrictSchema):
         fields.Nested(WarningSchema),
         required=True,
         metadata=about(
-            "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more points of a "
-            "curve or a plain; more_points: more than are told; few_starts: places that more starts would find; "
+            "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more points of "
+            "a curve or a plain; more_points: more than are told; few_starts: places that more starts would find; "
             "ill_conditioned: points that rounding hides"
         ),
     )

@@ -102,6 +102,8 @@ def true_point(expression: Expression, point: Sequence[float], size: Sequence[fl
             step = mp.lu_solve(scale * found.hessian * scale, -(scale * found.gradient))
         except ZeroDivisionError:
             return None
+        if any(mp.im(number) for number in step):
+            return None  # beyond the domain
         there += scale * step
         if mp.norm(step, mp.inf) < mp.mpf(10) ** (-DIGITS // 2):
             curved = scale * jet(expression, list(there)).hessian * scale
@@ -229,8 +231,9 @@ def faults(case: Case) -> tuple[list[str], str]:
     wrong = []
     every = -(-len(classes) // MOST_POINTS) or 1
     for point, kind in zip(found.points[::every], classes[::every], strict=True):
-        true = true_point(expression, point.tolist(), size.tolist())
-        if (true is None or kind == DEGENERATE) and not case.quadratic:
+        degenerate = kind == DEGENERATE and not case.quadratic
+        true = None if degenerate else true_point(expression, point.tolist(), size.tolist())
+        if true is None and not case.quadratic:
             wrong += _degenerate(expression, point, size, kind)
             continue
         if true is None:
