@@ -167,7 +167,15 @@ class StationaryResponse(StrictSchema):
         keys=fields.String(), values=fields.Integer(), required=True, metadata=about("how many of each class")
     )
     starts = fields.Integer(required=True, metadata=about("from how many places was searched"))
-    warnings = warnings()
+    warnings = fields.List(
+        fields.Nested(WarningSchema),
+        required=True,
+        metadata=about(
+            "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more points of "
+            "a curve or a plain; more_points: more than are told; few_starts: places that more starts would find; "
+            "ill_conditioned: points that rounding hides"
+        ),
+    )
 
 
 class ValleySchema(StrictSchema):
