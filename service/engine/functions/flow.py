@@ -1,0 +1,201 @@
+"""Where the way of steepest descent leads from a point: gradient flow, followed so closely that its end is certain.
+
+Gradient flow is the path x' = -f'(x), which gradient descent with ever smaller steps follows. It is integrated with an
+exponential Rosenbrock method of order 3 with an error estimate (exprb32 of Hochbruck, Ostermann, Schweitzer 2009,
+doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make them short;
+only curvature that changes does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.functions.calculus import finite_matrices, norms_of
+from service.engine.functions.function import Function
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+
+STEPS = 100
+"""Enough for nearly all ways; the rest is given up."""
+TOLERANCE = 2e-2
+"""The error of a step that is allowed, as a share of its length."""
+LONGEST = 0.25
+"""No step is longer than this share of 1 plus the distance from 0: a hump between two looks must be that narrow."""
+FASTER = 5.0
+"""How much longer, in time, a step is at most than the one before."""
+SHORTER = 0.3
+APART = 1.5
+"""How much neighbouring ways may part in one step, as a power of e."""
+TUBE = 0.1
+"""How far the true way may be from the computed one, as a share of the length on which the curvature changes."""
+FORESEEN = 0.25
+"""By what share of what a quadratic model says the value may change otherwise on a step."""
+LANDING = 5.0
+"""A step that is so much longer than the slowest direction takes, in time, ends at the minimum of its model."""
+SAME_CURVATURE = 0.25
+"""By what share the curvature may change, in any direction, within the last step."""
+
+
+class Ways(NamedTuple):
+    """Where gradient flow ends."""
+
+    ends: Array
+    """(points, variables)"""
+    certain: Array
+    """Whether the end is next to a minimum, and the way to it so far from other basins that rounding and the length of
+    the steps cannot have led to the wrong one."""
+
+
+def follow(function: Function, starts: Array, signs: Array) -> Generator[None, None, Ways]:
+    """Follow gradient flow from each start, downhill where the sign is 1 and uphill where it is -1.
+
+    `function` has second derivatives. Pauses after each step, so that other work has its turn.
+    """
+    ends, certain = starts.copy(), np.zeros(len(starts), bool)
+    flow = _Flow(function, starts, signs)
+    for _ in range(STEPS):
+        if not len(flow.rows):
+            break
+        landed = quietly(flow.advance)
+        ends[landed], certain[landed] = flow.landings, True
+        yield
+    return Ways(ends, certain)
+
+
+class _Flow:
+    """The points that are still on their way."""
+
+    def __init__(self, function: Function, starts: Array, signs: Array) -> None:
+        self.function = function
+        self.rows = np.arange(len(starts))
+        """Which starts they come from."""
+        self.signs = signs
+        self.points = starts
+        self.landings = starts[:0]
+        """Where the points that left in the last step have come to."""
+        self.values, self.gradients, self.hessians, defined = quietly(self._look, starts, signs)
+        self.eigenvalues, self.vectors = np.linalg.eigh(self.hessians)
+        steepest = np.abs(self.eigenvalues).max(-1)
+        self.times = np.where(steepest > 0.0, 1.0 / steepest, 1.0)
+        """How long the next step is to be."""
+        self.growth = np.full(len(starts), FASTER)
+        """By how much the next step may be longer: not at all where one has just been given up."""
+        self.tubes = 8.0 * np.finfo(np.float64).eps * norms_of(starts)
+        """How far the true way may be from the points."""
+        self._keep(defined)
+
+    def _keep(self, staying: Array) -> None:
+        for name in ("rows", "signs", "points", "values", "gradients", "hessians", "eigenvalues", "vectors"):
+            setattr(self, name, getattr(self, name)[staying])
+        self.times, self.tubes, self.growth = self.times[staying], self.tubes[staying], self.growth[staying]
+
+    def _look(self, points: Array, signs: Array) -> tuple[Array, Array, Array, Array]:
+        """Values, gradients and Hessians, and where they are finite; uphill, of the negative of the function."""
+        results = self.function.run(points)
+        assert results.hessians is not None
+        hessians, defined = finite_matrices(results.hessians)
+        defined &= np.isfinite(results.values) & np.isfinite(results.gradients).all(-1)
+        signs = signs[:, None]
+        return signs[:, 0] * results.values, signs * results.gradients, signs[..., None] * hessians, defined
+
+    def advance(self) -> Array:
+        """Try one step from each point. Gives the starts of those whose end is certain; they and the lost ones leave."""
+        eigenvalues, vectors, points = self.eigenvalues, self.vectors, self.points
+        slopes = _times(vectors.transpose(0, 2, 1), self.gradients)
+        lowest = eigenvalues[:, 0]
+        times = np.minimum(self.times, np.where(lowest < 0.0, -APART / lowest, np.inf))
+        longest = LONGEST * (1.0 + norms_of(points))
+        while True:
+            exponents = -eigenvalues * times[:, None]
+            moves = -times[:, None] * _phi(1, exponents) * slopes
+            long = norms_of(moves) > longest
+            if not long.any():
+                break
+            times = np.where(long, 0.5 * times, times)
+        lengths = norms_of(moves)
+        moves = _times(vectors, moves)
+        inverse = vectors.transpose(0, 2, 1)
+        half = -0.5 * times[:, None] * _phi(1, 0.5 * exponents) * slopes
+        # What the quadratic model did not foresee, half way and at its end.
+        first, foreseen_half, defined_half = self._unforeseen(_times(vectors, half))
+        surprise_half = _times(inverse, first)
+        stage = moves - _times(vectors, times[:, None] * _phi(1, exponents) * surprise_half)
+        second, foreseen, defined = self._unforeseen(stage)
+        surprise = _times(inverse, second)
+        third, fourth = _phi(3, exponents), _phi(4, exponents)
+        errors = times[:, None] * fourth * (12.0 * surprise - 48.0 * surprise_half)
+        corrections = times[:, None] * third * (16.0 * surprise_half - 2.0 * surprise) + errors
+        errors = norms_of(errors)
+        ends = points + moves - _times(vectors, corrections)
+        values, gradients, hessians, there = self._look(ends, self.signs)
+        seen = defined & defined_half & foreseen & foreseen_half & there & (values <= self.values)
+        shares = np.where(seen, errors / lengths, np.inf)
+        good = shares <= TOLERANCE
+        moving = lengths > 0.0  # else a point sits where it is, and nothing is certain
+        landed = good & (lowest > 0.0) & (times * lowest >= LANDING) & self._alike(hessians)
+        steady = np.ones(len(points), bool)
+        if good.any():
+            rows = np.flatnonzero(good)
+            found, turned = np.linalg.eigh(hessians[rows])
+            # The share of the length on which the curvature changes; the estimate is of the error of one order less.
+            curving = np.cbrt(np.maximum(shares[rows], 1e-9))
+            # Neighbouring ways part as fast as the lowest curvature on the step says, at either end.
+            parting = np.exp(-times[rows] * np.minimum(found[:, 0], lowest[rows]))
+            self.tubes[rows] = self.tubes[rows] * parting + errors[rows] * curving
+            scale = lengths[rows] / curving
+            # Much shorter steps than the curvature allows say nothing of how far it stays the same.
+            probing = (shares[rows] > 1e-2 * TOLERANCE) | landed[rows]
+            steady[rows] = ~probing | (self.tubes[rows] <= TUBE * scale)
+            self.points[rows], self.values[rows] = ends[rows], values[rows]
+            self.gradients[rows], self.hessians[rows] = gradients[rows], hessians[rows]
+            self.eigenvalues[rows], self.vectors[rows] = found, turned
+        self.times = times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
+        self.growth = np.where(good, FASTER, 1.0)
+        landed &= steady
+        leaving: Array = self.rows[landed]
+        self.landings = ends[landed]
+        self._keep(steady & moving & ~landed)
+        return leaving
+
+    def _unforeseen(self, moves: Array) -> tuple[Array, Array, Array]:
+        """What gradients after such moves have beside those of the quadratic models, and where values are as foreseen."""
+        values, gradients, _, defined = self._look(self.points + moves, self.signs)
+        bends = _times(self.hessians, moves)
+        left = gradients - (self.gradients + bends)
+        change = (moves * (self.gradients + 0.5 * bends + left / 3.0)).sum(-1)
+        rounding = 1e-13 * np.abs(self.values)
+        foreseen: Array = np.abs(values - self.values - change) <= FORESEEN * np.abs(change) + rounding
+        return left, foreseen, defined
+
+    def _alike(self, hessians: Array) -> Array:
+        """Whether other Hessians differ little from those at the points, in any direction by its own measure."""
+        scales = np.sqrt(np.maximum(self.eigenvalues, np.finfo(np.float64).tiny))
+        inner = self.vectors.transpose(0, 2, 1) @ (hessians - self.hessians) @ self.vectors
+        inner /= scales[:, :, None] * scales[:, None, :]
+        alike: Array = norms_of(inner.reshape(len(inner), -1)) <= SAME_CURVATURE
+        return alike
+
+
+def _times(matrices: Array, vectors: Array) -> Array:
+    product: Array = (matrices @ vectors[..., None])[..., 0]
+    return product
+
+
+def _phi(order: int, z: Array) -> Array:
+    """(exp z - 1 - z - … - z^(order - 1)/(order - 1)!)/z^order, where that cancels by its series."""
+    near = np.abs(z) < 1.0
+    far = np.where(near, 1.0, z)
+    series = np.ones_like(z)
+    for power in range(order + 13, order, -1):
+        series = series * np.where(near, z, 0.0) / power + 1.0
+    rest = np.expm1(far)
+    term = np.ones_like(far)
+    for power in range(1, order):
+        term = term * far / power
+        rest = rest - term
+    found: Array = np.where(near, series / math.factorial(order), rest / far**order)
+    return found
