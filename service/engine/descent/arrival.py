@@ -14,7 +14,8 @@ import numpy as np
 from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling
 from service.engine.functions.calculus import MINIMUM, SADDLE, STATIONARY, Calculus, analyse, finite_matrices, norms_of
 from service.engine.functions.function import Function, all_finite
-from service.engine.functions.stationary import SAME_VALUE, distinct, lowest_first, near, polish, refine, usual_size
+from service.engine.functions.newton import distinct, near, polish, refine
+from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 

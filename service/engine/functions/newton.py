@@ -1,0 +1,321 @@
+"""Newton's method for gradients, at many places at once and for any conditioning.
+
+A step solves for where the gradient would vanish if the second derivatives stayed as they are, so it is drawn to
+minima, saddle points and maxima alike. It is shortened until the gradient does become shorter, which keeps it from
+jumping away. Lengths are counted in a scale of each variable, and curvatures of different size do not mix: a Hessian
+is first scaled so that each variable has curvatures of about 1.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import DeadlineExceeded
+from service.engine.functions.calculus import finite_matrices, norms_of
+from service.engine.functions.function import Function
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+
+EPS = float(np.finfo(np.float64).eps)
+ITERATIONS = 40
+"""Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
+POLISHING = 80
+"""Enough to get there."""
+HALVINGS = 12
+GRADED = 1e-8
+"""Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
+SWEEPS = 4
+"""Of the scaling: each takes the square root of what is left to do."""
+UNKNOWN = 4.0 * EPS
+"""Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
+FLAT = 1e-3
+"""The share of the largest curvature up to which a direction is passed over where stationary points fill curves."""
+NEAR = 1e-6
+"""A Newton step up to this share of the scale leads to a stationary point next to the place."""
+FAR_OUT = 1e-11
+"""… or up to this share of the place, where that is far outside the scale."""
+LOCAL = 0.1
+"""A Newton step up to this share of the reach counts as one close to the end."""
+ROUNDING = 16.0 * EPS
+"""How far a gradient may be from 0, beside the curvature times the place, and be 0 but for rounding."""
+CELLS = 3.0
+"""Cells away from each other that places may be in which are one, as cells differ a little in size."""
+SAME = 1e-6
+"""Places that are closer than this share of the size of the box, or of themselves, are one."""
+DIGITS = (9, 6, 3)
+"""Decimals that a point is rounded to where that makes its gradient no longer: then they are the better numbers."""
+
+
+class Refined(NamedTuple):
+    """Where Newton's method led."""
+
+    points: Array
+    """(points, variables)"""
+    arrived: Array
+    """Whether the gradient is zero there, as exactly as numbers allow."""
+    hidden: Array
+    """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
+
+
+def refine(
+    function: Function,
+    starts: Array,
+    reach: Array,
+    iterations: int = ITERATIONS,
+    deadline: float | None = None,
+    halvings: int = HALVINGS,
+    *,
+    scale: Array | None = None,
+    flat: float = 0.0,
+) -> Refined:
+    """The stationary points that Newton's method finds from each start.
+
+    `function` has second derivatives. No step is longer than `reach`, one length for each start, and each is halved so
+    often at most. `scale` is a length for each variable, by default 1: lengths are counted in it, and a point has
+    arrived if the next step is very short beside it. Along directions whose curvature is up to the share `flat` of the
+    largest no step is made, which leads to some point of a curve of stationary points.
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    units = np.ones(starts.shape[-1]) if scale is None else scale
+    return quietly(_refine, function, starts, reach, iterations, deadline, halvings, units, flat)
+
+
+def _refine(
+    function: Function,
+    starts: Array,
+    reach: Array,
+    iterations: int,
+    deadline: float | None,
+    halvings: int,
+    scale: Array,
+    flat: float,
+) -> Refined:
+    points = starts.copy()
+    gradients, hessians = derivatives(function, points, deadline)
+    norms = norms_of(gradients * scale)
+    active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
+    for _ in range(iterations):
+        if not len(active):
+            break
+        curvature = Curvature(hessians[active], scale, flat)
+        steps = curvature.steps(gradients[active])
+        lengths = norms_of(steps / scale)
+        local = (lengths <= LOCAL * reach[active]) & curvature.known.all(-1)
+        steps = _shortened(steps, lengths, reach[active])
+        here, before = points[active], norms[active]
+        small = (np.abs(steps) <= EPS * np.abs(here)).all(-1)
+        again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
+        better = np.zeros(len(active), bool)
+        trying = np.flatnonzero(~small)
+        for halving in range(halvings):
+            if not len(trying):
+                break
+            trial = here[trying] + 0.5**halving * steps[trying]
+            g, h = derivatives(function, trial, deadline)
+            n = norms_of(g * scale)
+            good = n < before[trying]  # also false where it is not a number
+            if not halving:
+                # What rounding leaves of the steep directions hides the others in the norm; not in the step.
+                close = np.flatnonzero(~good & local[trying])
+                if len(close):
+                    rows = trying[close]
+                    good[close] = norms_of(curvature.at(rows).steps(g[close]) / scale) <= 0.5 * lengths[rows]
+            found = np.flatnonzero(good)
+            if len(found):
+                chosen = trying[found]
+                rows = active[chosen]
+                points[rows], gradients[rows], hessians[rows], norms[rows] = trial[found], g[found], h[found], n[found]
+                better[chosen] = True
+                trying = trying[~good & again[trying]]
+            elif not halving:
+                trying = trying[again[trying]]
+        active = active[better & (norms[active] > 0.0)]
+    there: Array = np.isfinite(function.run(points).values)
+    there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
+    arrived, hidden = _arrived(points, gradients, hessians, scale, flat)
+    return Refined(points, arrived & there, hidden & there)
+
+
+def near(
+    function: Function, points: Array, reach: Array, deadline: float | None = None, *, scale: Array | None = None
+) -> Array:
+    """Which points have a stationary point within reach, as far as one step of Newton's method can tell."""
+    units = np.ones(points.shape[-1]) if scale is None else scale
+    return quietly(_near, function, points, reach, deadline, units)
+
+
+def _near(function: Function, points: Array, reach: Array, deadline: float | None, scale: Array) -> Array:
+    gradients, hessians = derivatives(function, points, deadline)
+    steps = Curvature(hessians, scale).steps(gradients)
+    close: Array = (norms_of(steps / scale) <= reach) & np.isfinite(norms_of(gradients))
+    return close
+
+
+def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array]:
+    """Whether a stationary point is here: Newton's next step is short, and no gradient is left that it cannot explain.
+
+    A short gradient alone says little: on a plateau it is short everywhere. The second array tells where the step is
+    short, but a gradient is left along a direction of unknown curvature.
+    """
+    curvature = Curvature(hessians, scale, flat)
+    lengths = norms_of(curvature.steps(gradients) / scale)
+    near = lengths <= NEAR + FAR_OUT * norms_of(points / scale)
+    left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
+    rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
+    least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
+    explained = (left <= least).all(-1)
+    return near & explained, near & ~explained
+
+
+def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
+    """Gradients and Hessians. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise DeadlineExceeded
+    results = function.run(points, deadline)
+    assert results.hessians is not None
+    return results.gradients, results.hessians
+
+
+class Curvature:
+    """Hessians as curvatures along directions, each known to its own size.
+
+    Rounding leaves an error of the size of the largest curvature in all eigenvalues of a matrix. Where they differ
+    much, the variables are scaled first by powers of two, so that curvatures differ only if they do in every scale.
+    """
+
+    values: Array
+    """(points, directions): curvatures, in scaled variables."""
+    vectors: Array
+    """(points, variables, directions): a column for each direction."""
+    known: Array
+    """Which curvatures rounding cannot have made of 0."""
+
+    def __init__(self, hessians: Array, scale: Array | None = None, flat: float = 0.0) -> None:
+        """With `flat` up to that share of the largest curvature count as unknown, as variables are in `scale`."""
+        matrices = finite_matrices(hessians)[0]
+        if flat and scale is not None:
+            matrices = scale[:, None] * matrices * scale
+        values, vectors = np.linalg.eigh(matrices)
+        sizes = np.abs(values)
+        largest = sizes.max(-1, keepdims=True)
+        if flat and scale is not None:
+            vectors *= scale[:, None]
+        else:
+            graded = np.flatnonzero(sizes.min(-1) < GRADED * largest[:, 0])
+            if len(graded):
+                factors = equilibrating(matrices[graded])
+                values[graded], found = np.linalg.eigh(factors[:, :, None] * matrices[graded] * factors[:, None, :])
+                vectors[graded] = factors[:, :, None] * found
+                sizes = np.abs(values)
+                largest = sizes.max(-1, keepdims=True)
+        self.values, self.vectors = values, vectors
+        self.known = sizes > max(flat, UNKNOWN * matrices.shape[-1]) * largest
+        self._inverse = np.where(self.known, 1.0 / values, 0.0)
+
+    def at(self, rows: Array) -> Curvature:
+        """Those of some of the points."""
+        part = object.__new__(Curvature)
+        part.values, part.vectors, part.known = self.values[rows], self.vectors[rows], self.known[rows]
+        part._inverse = self._inverse[rows]
+        return part
+
+    def components(self, gradients: Array) -> Array:
+        """Of the gradients along the directions, in scaled variables."""
+        found: Array = (self.vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
+        return found
+
+    def steps(self, gradients: Array) -> Array:
+        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature."""
+        found: Array = -(self.vectors @ (self._inverse * self.components(gradients))[..., None])[..., 0]
+        return found
+
+
+def equilibrating(matrices: Array) -> Array:
+    """Powers of two for each variable: D with rows of D H D whose largest number is about 1 (Ruiz 2001)."""
+    sizes = np.abs(matrices)
+    factors = np.ones(matrices.shape[:-1])
+    for _ in range(SWEEPS):
+        largest = (factors[:, :, None] * sizes * factors[:, None, :]).max(-1)
+        exponents = np.rint(-0.5 * np.log2(np.where(largest > 0.0, largest, 1.0)))
+        if not exponents.any():
+            break
+        factors *= np.exp2(exponents)
+    return factors
+
+
+def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
+    """The steps, no longer than the reach; none where they are not finite."""
+    shrinking = np.where(lengths > reach, reach / lengths, 1.0)
+    steps = np.nan_to_num(steps)
+    steps *= np.where(np.isfinite(lengths), shrinking, 0.0)[:, None]
+    return steps
+
+
+def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
+    """One of each group of places that are closer than `apart`: a length for each variable, or for each of each place.
+
+    Gives the rows of those chosen, at most so many, and for each row the place of its group among them, or -1.
+    """
+    groups = np.full(len(points), -1)
+    if not len(points):
+        return np.zeros(0, np.intp), groups
+    apart = np.broadcast_to(np.maximum(apart, np.finfo(np.float64).tiny), points.shape)
+    # With the size of the cell, so that numbers of cells mean the same.
+    keys = np.concatenate([np.floor(points / apart), np.floor(np.log2(apart))], -1)
+    cells, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    # Neighbours that a border of the cells parted are put together again.
+    representatives = points[first]
+    label = np.full(len(first), -1)
+    chosen: list[int] = []
+    column = cells[:, 0]
+    for cell in range(len(cells)):
+        if len(chosen) == most:
+            break
+        if label[cell] < 0:
+            # Cells are sorted: those of neighbours stand close by.
+            window = slice(*np.searchsorted(column, (column[cell] - CELLS, column[cell] + CELLS + 1.0)).tolist())
+            distances = np.abs(representatives[window] - representatives[cell])
+            close = (distances <= apart[first[cell]]).all(-1) & (label[window] < 0)
+            label[window][close] = len(chosen)
+            chosen.append(int(first[cell]))
+    groups = label[inverse.reshape(-1)]
+    return np.array(chosen, np.intp), groups
+
+
+def polish(function: Function, points: Array, deadline: float | None = None, *, scale: Array | None = None) -> Array:
+    """Points near stationary points, moved there as exactly as numbers allow."""
+    units = np.ones(points.shape[-1]) if scale is None else scale
+    return quietly(_polish, function, points, deadline, units)
+
+
+def _polish(function: Function, points: Array, deadline: float | None, scale: Array) -> Array:
+    if not len(points):
+        return points
+    reach = SAME * np.maximum(1.0, norms_of(points / scale))
+    nearer = refine(function, points, reach, POLISHING, deadline, scale=scale).points
+    tries = [points, nearer, np.where(np.abs(nearer) < 10.0 ** -max(DIGITS), 0.0, nearer)]
+    tries += [np.where(np.abs(nearer) < 10.0**9, np.round(nearer, digits) + 0.0, nearer) for digits in DIGITS]
+    results = function.run(np.concatenate(tries), deadline)
+    assert results.hessians is not None
+    defined = np.isfinite(results.values) & np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))
+    count = len(points)
+    exact = points
+    gradients, curvature = results.gradients[:count], Curvature(results.hessians[:count], scale)
+    steps, left = _lengths(curvature, gradients, scale)
+    for place in range(1, len(tries)):
+        rows = slice(place * count, (place + 1) * count)
+        # Each is judged with the curvature of what it would replace: its own may have vanished.
+        shorter, rest = _lengths(curvature, results.gradients[rows], scale)
+        good = defined[rows] & (shorter <= steps) & (rest <= left)
+        exact = np.where(good[:, None], tries[place], exact)
+        steps, left = np.where(good, shorter, steps), np.where(good, rest, left)
+    return exact
+
+
+def _lengths(curvature: Curvature, gradients: Array, scale: Array) -> tuple[Array, Array]:
+    """How long Newton's steps are, and the gradients along directions of unknown curvature."""
+    rest = np.where(curvature.known, 0.0, curvature.components(gradients))
+    return norms_of(curvature.steps(gradients) / scale), norms_of(rest)
