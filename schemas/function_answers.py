@@ -171,13 +171,13 @@ class StationaryResponse(StrictSchema):
 
 
 class ValleySchema(StrictSchema):
-    """A place where runs ended."""
+    """A place where runs ended or are bound for."""
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
     classification = fields.String(required=True, metadata=about("a run may rest on a saddle as well as in a valley"))
     eigenvalues = TensorAnswerField(required=True)
-    runs = fields.Integer(required=True, metadata=about("how many ended there"))
+    runs = fields.Integer(required=True, metadata=about("how many have arrived there; 0: some are in its basin only"))
 
 
 class RunSummarySchema(StrictSchema):
@@ -195,6 +195,14 @@ class RunSummarySchema(StrictSchema):
     norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient there"))
     valley = fields.Integer(
         required=True, allow_none=True, metadata=about("which of the valleys it has arrived at; null: none")
+    )
+    basin = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata=about(
+            "the minimum among the valleys that steepest descent leads to from where it ended, whether it has arrived "
+            "or not (of runs that climb, the maximum that steepest ascent leads to); null: none for certain"
+        ),
     )
 
 

@@ -33,7 +33,7 @@ from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SU
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
-from service.engine.descent.arrival import NOWHERE, UNTOLD, Arrival, Valleys
+from service.engine.descent.arrival import NOWHERE, UNTOLD, Arrival, Known, Valleys
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, RollingPlan, run_of
 from service.engine.descent.update import Clip
@@ -449,9 +449,14 @@ def _numbers(array: Array) -> list[float | None]:
 class RollingWork:
     """Balls on their way, in the words of the API."""
 
-    def __init__(self, find: Find, plan: RollingPlan, context: Context, beside: int = 0) -> None:
-        """`beside` are bytes that the answer takes apart from the runs."""
-        self.plan, self.context, self.beside = plan, context, beside
+    following = True
+    """Whether runs that have not arrived tell which basin they are in."""
+
+    def __init__(
+        self, find: Find, plan: RollingPlan, context: Context, beside: int = 0, known: Known | None = None
+    ) -> None:
+        """`beside` are bytes that the answer takes apart from the runs; `known` is the minimum, if it is known."""
+        self.plan, self.context, self.beside, self.known = plan, context, beside, known
         self.streamed = context.form != "json"
         self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve)
         context.timer.mark("compile")
@@ -471,7 +476,7 @@ class RollingWork:
     def advance(self) -> Mapping[str, Any] | None:
         if self.rolling.finished:
             if self.arrival is None:
-                self.arrival = Arrival(self.rolling)
+                self.arrival = self._look()
             else:
                 self.arrival.advance()
             return None
@@ -485,8 +490,11 @@ class RollingWork:
         self.reason = reason
         self.rolling.cancel()
         if self.arrival is None:
-            self.arrival = Arrival(self.rolling)
+            self.arrival = self._look()
         self.arrival.cancel()
+
+    def _look(self) -> Arrival:
+        return Arrival(self.rolling, self.known, self.following)
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome
@@ -494,8 +502,10 @@ class RollingWork:
         warnings = []
         finite = outcome.finite
         if not finite:
-            lost = outcome.status.count("diverged")
-            message = f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold; null in lists"
+            lost, kinks = outcome.status.count("diverged"), len(self.rolling.kinks)
+            found = [f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold"] if lost else []
+            found += [f"{kinks:,} of {self.plan.runs:,} runs came to a kink, without a finite slope"] if kinks else []
+            message = "; ".join([*found, "null in lists"])
             warnings.append(Caution("non_finite", message, quantity="runs"))
         if self.reason:
             warnings.append(Caution("cancelled", self.reason))
@@ -519,7 +529,7 @@ class RollingWork:
         return self.arrival
 
     def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
-        valley = outcome.valleys.of_run[run]
+        valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
         told: dict[str, Any] = {
             "optimizer": run // count,
             "start": run % count,
@@ -530,6 +540,7 @@ class RollingWork:
             "value": outcome.values[run],
             "norm": outcome.norms[run],
             "valley": None if valley < 0 else valley,
+            "basin": None if basin < 0 else basin,
         }
         return told | run_of(self.rolling, run) if self.plan.keep else told
 
@@ -628,7 +639,9 @@ def _basins(request: dict[str, Any], context: Context, points: Array, shape: tup
 
 
 class BasinsWork(RollingWork):
-    """Runs of which only the valleys are told."""
+    """Runs of which only the valleys are told that they have arrived at."""
+
+    following = False
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome

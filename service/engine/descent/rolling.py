@@ -231,8 +231,8 @@ class Rolling:
         """The values at the starts."""
         self.moved: dict[int, int] = {}
         """Of runs with a search: after how many steps it moved last."""
-        self.kinks: dict[int, str] = {}
-        """Of runs that came to a place with a value but no slope to follow: which word has none there."""
+        self.kinks: dict[int, Problem] = {}
+        """Of runs that came to a place with a value but no slope to follow: what is there."""
         self._noisy = np.empty_like(self.gradients)
         self.groups: list[_Group] = []
         self.searches: list[tuple[int, Descent]] = []
@@ -336,9 +336,9 @@ class Rolling:
         points, results = self.positions[:, runs].T, Results(self.values[runs], self.gradients[:, runs].T, None)
         problems = self.function.problems(points, results)
         for place, run in enumerate(runs.tolist()):
-            text = kink_of(problems.get(place, ()))
-            if text is not None and not np.isfinite(self.gradients[:, run]).all():
-                self.kinks[run], found[run] = text, True
+            kink = kink_of(problems.get(place, ()))
+            if kink is not None and not np.isfinite(self.gradients[:, run]).all():
+                self.kinks[run], found[run] = kink, True
         return found
 
     def _end(self, met: Array, status: int) -> None:
@@ -458,12 +458,12 @@ class Rolling:
         ]
 
 
-def kink_of(problems: Sequence[Problem]) -> str | None:
-    """What the problems of a point say of a kink; None: it has none, or no value at all."""
+def kink_of(problems: Sequence[Problem]) -> Problem | None:
+    """The kink among the problems of a point; None: it has none, or no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:
         return None
-    return next((problem.text for problem in problems if problem.kind in KINKS), None)
+    return next((problem for problem in problems if problem.kind in KINKS), None)
 
 
 def run_of(rolling: Rolling, run: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Where the way of steepest descent leads from a point: gradient flow, followed so closely that its end is certain.
 
 Gradient flow is the path x' = -f'(x), which gradient descent with ever smaller steps follows. It is integrated with an
-exponential Rosenbrock method of order 3 with an error estimate (exprb32 of Hochbruck, Ostermann, Schweitzer 2009,
-doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make them short;
+exponential Rosenbrock method of order 4 with an error estimate of order 3 (exprb43 of Hochbruck, Ostermann, Schweitzer
+2009, doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make them short;
 only curvature that changes does.
 """
 
@@ -23,13 +23,15 @@ STEPS = 100
 """Enough for nearly all ways; the rest is given up."""
 TOLERANCE = 2e-2
 """The error of a step that is allowed, as a share of its length."""
-LONGEST = 0.25
+LONGEST = 0.1
 """No step is longer than this share of 1 plus the distance from 0: a hump between two looks must be that narrow."""
 FASTER = 5.0
 """How much longer, in time, a step is at most than the one before."""
 SHORTER = 0.3
 APART = 1.5
 """How much neighbouring ways may part in one step, as a power of e."""
+STRAIGHT = 0.8
+"""The cosine up to which a way has turned so much in a step that directions across it mean little."""
 TUBE = 0.1
 """How far the true way may be from the computed one, as a share of the length on which the curvature changes."""
 FORESEEN = 0.25
@@ -41,13 +43,13 @@ SAME_CURVATURE = 0.25
 
 
 class Ways(NamedTuple):
-    """Where gradient flow ends."""
+    """Where gradient flow leads."""
 
     ends: Array
-    """(points, variables)"""
-    certain: Array
-    """Whether the end is next to a minimum, and the way to it so far from other basins that rounding and the length of
-    the steps cannot have led to the wrong one."""
+    """(points, variables): next to a minimum; uphill, to a maximum."""
+    reach: Array
+    """No farther from its end is that minimum; 0 where the end is not certain: where the way is too long, or so close to
+    another basin that rounding or the length of the steps may have led to the wrong one."""
 
 
 def follow(function: Function, starts: Array, signs: Array) -> Generator[None, None, Ways]:
@@ -55,15 +57,31 @@ def follow(function: Function, starts: Array, signs: Array) -> Generator[None, N
 
     `function` has second derivatives. Pauses after each step, so that other work has its turn.
     """
-    ends, certain = starts.copy(), np.zeros(len(starts), bool)
+    ways = Ways(starts.copy(), np.zeros(len(starts)))
     flow = _Flow(function, starts, signs)
     for _ in range(STEPS):
         if not len(flow.rows):
             break
         landed = quietly(flow.advance)
-        ends[landed], certain[landed] = flow.landings, True
+        ways.ends[landed.rows], ways.reach[landed.rows] = landed.ends, landed.lengths
         yield
-    return Ways(ends, certain)
+    return ways
+
+
+class _Landed(NamedTuple):
+    """Ways that have come to their end in a step."""
+
+    rows: Array
+    """Which starts they come from."""
+    ends: Array
+    lengths: Array
+    """Of the last step."""
+
+
+_KEPT = (
+    *("rows", "signs", "points", "values", "gradients", "hessians", "eigenvalues", "vectors"),
+    *("ahead", "across", "times", "growth", "tubes"),
+)
 
 
 class _Flow:
@@ -75,10 +93,9 @@ class _Flow:
         """Which starts they come from."""
         self.signs = signs
         self.points = starts
-        self.landings = starts[:0]
-        """Where the points that left in the last step have come to."""
         self.values, self.gradients, self.hessians, defined = quietly(self._look, starts, signs)
         self.eigenvalues, self.vectors = np.linalg.eigh(self.hessians)
+        self.ahead, self.across = quietly(_across, self.gradients, self.hessians)
         steepest = np.abs(self.eigenvalues).max(-1)
         self.times = np.where(steepest > 0.0, 1.0 / steepest, 1.0)
         """How long the next step is to be."""
@@ -89,9 +106,8 @@ class _Flow:
         self._keep(defined)
 
     def _keep(self, staying: Array) -> None:
-        for name in ("rows", "signs", "points", "values", "gradients", "hessians", "eigenvalues", "vectors"):
+        for name in _KEPT:
             setattr(self, name, getattr(self, name)[staying])
-        self.times, self.tubes, self.growth = self.times[staying], self.tubes[staying], self.growth[staying]
 
     def _look(self, points: Array, signs: Array) -> tuple[Array, Array, Array, Array]:
         """Values, gradients and Hessians, and where they are finite; uphill, of the negative of the function."""
@@ -102,8 +118,8 @@ class _Flow:
         signs = signs[:, None]
         return signs[:, 0] * results.values, signs * results.gradients, signs[..., None] * hessians, defined
 
-    def advance(self) -> Array:
-        """Try one step from each point. Gives the starts of those whose end is certain; they and the lost ones leave."""
+    def advance(self) -> _Landed:
+        """Try one step from each point. Those whose end is certain leave, and so do those that are lost."""
         eigenvalues, vectors, points = self.eigenvalues, self.vectors, self.points
         slopes = _times(vectors.transpose(0, 2, 1), self.gradients)
         lowest = eigenvalues[:, 0]
@@ -111,7 +127,7 @@ class _Flow:
         longest = LONGEST * (1.0 + norms_of(points))
         while True:
             exponents = -eigenvalues * times[:, None]
-            moves = -times[:, None] * _phi(1, exponents) * slopes
+            moves = -times[:, None] * _phi_1(exponents) * slopes
             long = norms_of(moves) > longest
             if not long.any():
                 break
@@ -119,21 +135,21 @@ class _Flow:
         lengths = norms_of(moves)
         moves = _times(vectors, moves)
         inverse = vectors.transpose(0, 2, 1)
-        half = -0.5 * times[:, None] * _phi(1, 0.5 * exponents) * slopes
+        half = -0.5 * times[:, None] * _phi_1(0.5 * exponents) * slopes
         # What the quadratic model did not foresee, half way and at its end.
         first, foreseen_half, defined_half = self._unforeseen(_times(vectors, half))
         surprise_half = _times(inverse, first)
-        stage = moves - _times(vectors, times[:, None] * _phi(1, exponents) * surprise_half)
+        phi_1, phi_3, phi_4 = _phis(exponents)
+        stage = moves - _times(vectors, times[:, None] * phi_1 * surprise_half)
         second, foreseen, defined = self._unforeseen(stage)
         surprise = _times(inverse, second)
-        third, fourth = _phi(3, exponents), _phi(4, exponents)
-        errors = times[:, None] * fourth * (12.0 * surprise - 48.0 * surprise_half)
-        corrections = times[:, None] * third * (16.0 * surprise_half - 2.0 * surprise) + errors
-        errors = norms_of(errors)
+        parts = times[:, None] * phi_4 * (12.0 * surprise - 48.0 * surprise_half)
+        corrections = times[:, None] * phi_3 * (16.0 * surprise_half - 2.0 * surprise) + parts
+        errors = _times(vectors, parts)
         ends = points + moves - _times(vectors, corrections)
         values, gradients, hessians, there = self._look(ends, self.signs)
         seen = defined & defined_half & foreseen & foreseen_half & there & (values <= self.values)
-        shares = np.where(seen, errors / lengths, np.inf)
+        shares = np.where(seen, norms_of(errors) / lengths, np.inf)
         good = shares <= TOLERANCE
         moving = lengths > 0.0  # else a point sits where it is, and nothing is certain
         landed = good & (lowest > 0.0) & (times * lowest >= LANDING) & self._alike(hessians)
@@ -143,9 +159,15 @@ class _Flow:
             found, turned = np.linalg.eigh(hessians[rows])
             # The share of the length on which the curvature changes; the estimate is of the error of one order less.
             curving = np.cbrt(np.maximum(shares[rows], 1e-9))
-            # Neighbouring ways part as fast as the lowest curvature on the step says, at either end.
-            parting = np.exp(-times[rows] * np.minimum(found[:, 0], lowest[rows]))
-            self.tubes[rows] = self.tubes[rows] * parting + errors[rows] * curving
+            # Neighbouring ways part as fast as the lowest curvature across the way says, at either end of the step.
+            ahead, across = _across(gradients[rows], hessians[rows])
+            turned_much = (ahead * self.ahead[rows]).sum(-1) < STRAIGHT
+            lower = np.minimum(across, self.across[rows])
+            lower = np.where(turned_much, np.minimum(np.minimum(found[:, 0], lowest[rows]), lower), lower)
+            # An error along the way only comes earlier or later.
+            aside = errors[rows] - (errors[rows] * ahead).sum(-1, keepdims=True) * ahead
+            self.tubes[rows] = self.tubes[rows] * np.exp(-times[rows] * lower) + norms_of(aside) * curving
+            self.ahead[rows], self.across[rows] = ahead, across
             scale = lengths[rows] / curving
             # Much shorter steps than the curvature allows say nothing of how far it stays the same.
             probing = (shares[rows] > 1e-2 * TOLERANCE) | landed[rows]
@@ -156,8 +178,7 @@ class _Flow:
         self.times = times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
         self.growth = np.where(good, FASTER, 1.0)
         landed &= steady
-        leaving: Array = self.rows[landed]
-        self.landings = ends[landed]
+        leaving = _Landed(self.rows[landed], ends[landed], lengths[landed])
         self._keep(steady & moving & ~landed)
         return leaving
 
@@ -180,22 +201,45 @@ class _Flow:
         return alike
 
 
+def _across(gradients: Array, hessians: Array) -> tuple[Array, Array]:
+    """The direction of each way, and the lowest curvature across it."""
+    lengths = norms_of(gradients)[:, None]
+    ahead = np.where(lengths > 0.0, gradients / np.where(lengths > 0.0, lengths, 1.0), 0.0)
+    bends = _times(hessians, ahead)
+    # The curvature along the way is made the largest one, and parted from the others.
+    along = (ahead * bends).sum(-1) + norms_of(hessians.reshape(len(hessians), -1))
+    rest = ahead[:, :, None] * (along[:, None] * ahead - bends)[:, None, :] - bends[:, :, None] * ahead[:, None, :]
+    lowest: Array = np.linalg.eigvalsh(hessians + rest)[:, 0]
+    return ahead, lowest
+
+
 def _times(matrices: Array, vectors: Array) -> Array:
     product: Array = (matrices @ vectors[..., None])[..., 0]
     return product
 
 
-def _phi(order: int, z: Array) -> Array:
-    """(exp z - 1 - z - … - z^(order - 1)/(order - 1)!)/z^order, where that cancels by its series."""
+def _phi_1(z: Array) -> Array:
+    """(exp z - 1)/z, and 1 at 0."""
+    found: Array = np.where(z == 0.0, 1.0, np.expm1(z) / np.where(z == 0.0, 1.0, z))
+    return found
+
+
+def _phis(z: Array) -> tuple[Array, Array, Array]:
+    """The first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z; near 0, where that cancels, by series."""
     near = np.abs(z) < 1.0
     far = np.where(near, 1.0, z)
+    small = np.where(near, z, 0.0)
     series = np.ones_like(z)
-    for power in range(order + 13, order, -1):
-        series = series * np.where(near, z, 0.0) / power + 1.0
-    rest = np.expm1(far)
-    term = np.ones_like(far)
-    for power in range(1, order):
-        term = term * far / power
-        rest = rest - term
-    found: Array = np.where(near, series / math.factorial(order), rest / far**order)
-    return found
+    for power in range(16, 4, -1):
+        series *= small / power
+        series += 1.0
+    fourth_near = series / 24.0
+    third_near = fourth_near * small + 1.0 / 6.0
+    first_near = (third_near * small + 0.5) * small + 1.0
+    first_far = np.expm1(far) / far
+    third_far = ((first_far - 1.0) / far - 0.5) / far
+    fourth_far = (third_far - 1.0 / 6.0) / far
+    first: Array = np.where(near, first_near, first_far)
+    third: Array = np.where(near, third_near, third_far)
+    fourth: Array = np.where(near, fourth_near, fourth_far)
+    return first, third, fourth
