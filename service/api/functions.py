@@ -246,7 +246,7 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """
     line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
     expression = parse(line.expression, request["variables"])
-    optimum = np.array([[line.slope, line.intercept]])
+    optimum = np.array([line.slope, line.intercept])
     least, largest = line.eigenvalues
     largest_stable_step = 2.0 / largest
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * largest_stable_step),))
@@ -257,7 +257,8 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
         every=request["trace"]["every"],
         include=request["trace"]["include"],
     )
-    work = RollingWork(compiler(expression, context), plan, context)
+    known = Known(optimum, partial(line.near, radius=plan.arrived))
+    work = RollingWork(compiler(expression, context), plan, context, known=known)
     _, summary = collect(work, context)
     runs = summary["runs"]
     distances = quietly(norms_of, np.array([run["point"] for run in runs]) - optimum)
