@@ -42,7 +42,7 @@ SAME = 1e-6
 """Valleys closer than this, beside their distance from 0, are one."""
 REASONS_AT_ONCE = 2_000
 WAYS = 4
-"""How many times more ways are followed at once: their calls take long beside their work, and still only 4 ms a step."""
+"""How many times more ways are followed at once: a call costs more than its work, and a step still takes 4 ms."""
 MOST_FOLLOWED = 10_000
 """Runs that have not arrived whose basin is looked for, which takes about 0.1 ms each."""
 MOST_EXPLAINED = 1_000

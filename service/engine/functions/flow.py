@@ -2,13 +2,12 @@
 
 Gradient flow is the path x' = -f'(x), which gradient descent with ever smaller steps follows. It is integrated with an
 exponential Rosenbrock method of order 4 with an error estimate of order 3 (exprb43 of Hochbruck, Ostermann, Schweitzer
-2009, doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make them short;
-only curvature that changes does.
+2009, doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make
+them short; only curvature that changes does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from typing import NamedTuple
 
@@ -36,6 +35,8 @@ TUBE = 0.1
 """How far the true way may be from the computed one, as a share of the length on which the curvature changes."""
 FORESEEN = 0.25
 """By what share of what a quadratic model says the value may change otherwise on a step."""
+PROBING = 1e-2
+"""The share of the allowed error from which a step says how far the curvature stays the same."""
 LANDING = 5.0
 """A step that is so much longer than the slowest direction takes, in time, ends at the minimum of its model."""
 SAME_CURVATURE = 0.25
@@ -48,7 +49,7 @@ class Ways(NamedTuple):
     ends: Array
     """(points, variables): next to a minimum; uphill, to a maximum."""
     reach: Array
-    """No farther from its end is that minimum; 0 where the end is not certain: where the way is too long, or so close to
+    """No farther from its end is that minimum. 0: the end is not certain, because the way is too long, or so close to
     another basin that rounding or the length of the steps may have led to the wrong one."""
 
 
@@ -76,6 +77,22 @@ class _Landed(NamedTuple):
     ends: Array
     lengths: Array
     """Of the last step."""
+
+
+class _Tried(NamedTuple):
+    """A step from each point."""
+
+    times: Array
+    """How long it is in time."""
+    lengths: Array
+    ends: Array
+    errors: Array
+    """(points, variables): what the method of one order less would do otherwise."""
+    values: Array
+    gradients: Array
+    hessians: Array
+    seen: Array
+    """Whether everything on the way is finite, and values are about as foreseen and do not rise."""
 
 
 _KEPT = (
@@ -120,70 +137,77 @@ class _Flow:
 
     def advance(self) -> _Landed:
         """Try one step from each point. Those whose end is certain leave, and so do those that are lost."""
-        eigenvalues, vectors, points = self.eigenvalues, self.vectors, self.points
-        slopes = _times(vectors.transpose(0, 2, 1), self.gradients)
-        lowest = eigenvalues[:, 0]
+        tried = self._try()
+        lowest = self.eigenvalues[:, 0]
+        shares = np.where(tried.seen, norms_of(tried.errors) / tried.lengths, np.inf)
+        good = shares <= TOLERANCE
+        landed = good & (lowest > 0.0) & (tried.times * lowest >= LANDING) & self._alike(tried.hessians)
+        self.times = tried.times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
+        self.growth = np.where(good, FASTER, 1.0)
+        # A point that does not move sits where it is, and nothing is certain.
+        staying = tried.lengths > 0.0
+        rows = np.flatnonzero(good)
+        if len(rows):
+            staying[rows] &= self._move(rows, tried, shares[rows], landed[rows])
+        landed &= staying
+        leaving = _Landed(self.rows[landed], tried.ends[landed], tried.lengths[landed])
+        self._keep(staying & ~landed)
+        return leaving
+
+    def _try(self) -> _Tried:
+        vectors, inverse = self.vectors, self.vectors.transpose(0, 2, 1)
+        slopes, lowest = _times(inverse, self.gradients), self.eigenvalues[:, 0]
         times = np.minimum(self.times, np.where(lowest < 0.0, -APART / lowest, np.inf))
-        longest = LONGEST * (1.0 + norms_of(points))
+        longest = LONGEST * (1.0 + norms_of(self.points))
         while True:
-            exponents = -eigenvalues * times[:, None]
+            exponents = -self.eigenvalues * times[:, None]
             moves = -times[:, None] * _phi_1(exponents) * slopes
-            long = norms_of(moves) > longest
+            lengths = norms_of(moves)
+            long = lengths > longest
             if not long.any():
                 break
             times = np.where(long, 0.5 * times, times)
-        lengths = norms_of(moves)
-        moves = _times(vectors, moves)
-        inverse = vectors.transpose(0, 2, 1)
-        half = -0.5 * times[:, None] * _phi_1(0.5 * exponents) * slopes
+        each = times[:, None]
         # What the quadratic model did not foresee, half way and at its end.
-        first, foreseen_half, defined_half = self._unforeseen(_times(vectors, half))
-        surprise_half = _times(inverse, first)
+        half = _times(vectors, -0.5 * each * _phi_1(0.5 * exponents) * slopes)
+        surprises, foreseen, seen = self._unforeseen(half)
+        first = _times(inverse, surprises)
         phi_1, phi_3, phi_4 = _phis(exponents)
-        stage = moves - _times(vectors, times[:, None] * phi_1 * surprise_half)
-        second, foreseen, defined = self._unforeseen(stage)
-        surprise = _times(inverse, second)
-        parts = times[:, None] * phi_4 * (12.0 * surprise - 48.0 * surprise_half)
-        corrections = times[:, None] * phi_3 * (16.0 * surprise_half - 2.0 * surprise) + parts
-        errors = _times(vectors, parts)
-        ends = points + moves - _times(vectors, corrections)
+        surprises, foreseen_last, seen_last = self._unforeseen(_times(vectors, moves - each * phi_1 * first))
+        second = _times(inverse, surprises)
+        errors = each * phi_4 * (12.0 * second - 48.0 * first)
+        moves -= each * phi_3 * (16.0 * first - 2.0 * second) + errors
+        ends = self.points + _times(vectors, moves)
         values, gradients, hessians, there = self._look(ends, self.signs)
-        seen = defined & defined_half & foreseen & foreseen_half & there & (values <= self.values)
-        shares = np.where(seen, norms_of(errors) / lengths, np.inf)
-        good = shares <= TOLERANCE
-        moving = lengths > 0.0  # else a point sits where it is, and nothing is certain
-        landed = good & (lowest > 0.0) & (times * lowest >= LANDING) & self._alike(hessians)
-        steady = np.ones(len(points), bool)
-        if good.any():
-            rows = np.flatnonzero(good)
-            found, turned = np.linalg.eigh(hessians[rows])
-            # The share of the length on which the curvature changes; the estimate is of the error of one order less.
-            curving = np.cbrt(np.maximum(shares[rows], 1e-9))
-            # Neighbouring ways part as fast as the lowest curvature across the way says, at either end of the step.
-            ahead, across = _across(gradients[rows], hessians[rows])
-            turned_much = (ahead * self.ahead[rows]).sum(-1) < STRAIGHT
-            lower = np.minimum(across, self.across[rows])
-            lower = np.where(turned_much, np.minimum(np.minimum(found[:, 0], lowest[rows]), lower), lower)
-            # An error along the way only comes earlier or later.
-            aside = errors[rows] - (errors[rows] * ahead).sum(-1, keepdims=True) * ahead
-            self.tubes[rows] = self.tubes[rows] * np.exp(-times[rows] * lower) + norms_of(aside) * curving
-            self.ahead[rows], self.across[rows] = ahead, across
-            scale = lengths[rows] / curving
-            # Much shorter steps than the curvature allows say nothing of how far it stays the same.
-            probing = (shares[rows] > 1e-2 * TOLERANCE) | landed[rows]
-            steady[rows] = ~probing | (self.tubes[rows] <= TUBE * scale)
-            self.points[rows], self.values[rows] = ends[rows], values[rows]
-            self.gradients[rows], self.hessians[rows] = gradients[rows], hessians[rows]
-            self.eigenvalues[rows], self.vectors[rows] = found, turned
-        self.times = times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
-        self.growth = np.where(good, FASTER, 1.0)
-        landed &= steady
-        leaving = _Landed(self.rows[landed], ends[landed], lengths[landed])
-        self._keep(steady & moving & ~landed)
-        return leaving
+        there &= seen & seen_last & foreseen & foreseen_last & (values <= self.values)
+        return _Tried(times, lengths, ends, _times(vectors, errors), values, gradients, hessians, there)
+
+    def _move(self, rows: Array, tried: _Tried, shares: Array, landed: Array) -> Array:
+        """Make the steps of some points. Gives which of them are still next to the true way."""
+        gradients, hessians = tried.gradients[rows], tried.hessians[rows]
+        values, vectors = np.linalg.eigh(hessians)
+        ahead, across = _across(gradients, hessians)
+        # Neighbouring ways part as fast as the lowest curvature across the way says, at either end of the step.
+        lower = np.minimum(across, self.across[rows])
+        turned = (ahead * self.ahead[rows]).sum(-1) < STRAIGHT
+        lower = np.where(turned, np.minimum(np.minimum(values[:, 0], self.eigenvalues[rows, 0]), lower), lower)
+        # An error along the way only comes earlier or later.
+        errors = tried.errors[rows]
+        aside = norms_of(errors - (errors * ahead).sum(-1, keepdims=True) * ahead)
+        # The share of the length on which the curvature changes; the errors are those of one order less.
+        curving = np.cbrt(np.maximum(shares, 1e-9))
+        self.tubes[rows] = self.tubes[rows] * np.exp(-tried.times[rows] * lower) + aside * curving
+        # Much shorter steps than the curvature allows say nothing of how far it stays the same.
+        probing = (shares > PROBING * TOLERANCE) | landed
+        near: Array = ~probing | (self.tubes[rows] <= TUBE * tried.lengths[rows] / curving)
+        self.points[rows], self.values[rows] = tried.ends[rows], tried.values[rows]
+        self.gradients[rows], self.hessians[rows] = gradients, hessians
+        self.eigenvalues[rows], self.vectors[rows] = values, vectors
+        self.ahead[rows], self.across[rows] = ahead, across
+        return near
 
     def _unforeseen(self, moves: Array) -> tuple[Array, Array, Array]:
-        """What gradients after such moves have beside those of the quadratic models, and where values are as foreseen."""
+        """Gradients after such moves less those of the quadratic models; where values are as foreseen, and finite."""
         values, gradients, _, defined = self._look(self.points + moves, self.signs)
         bends = _times(self.hessians, moves)
         left = gradients - (self.gradients + bends)
@@ -225,7 +249,7 @@ def _phi_1(z: Array) -> Array:
 
 
 def _phis(z: Array) -> tuple[Array, Array, Array]:
-    """The first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z; near 0, where that cancels, by series."""
+    """The first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z. Near 0 that cancels: by series."""
     near = np.abs(z) < 1.0
     far = np.where(near, 1.0, z)
     small = np.where(near, z, 0.0)
