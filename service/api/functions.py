@@ -39,12 +39,12 @@ from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, Rolling
 from service.engine.descent.update import Clip
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
-from service.engine.functions.calculus import DEGENERATE, UNDEFINED, Calculus, along, analyse, norms_of
+from service.engine.functions.calculus import UNDEFINED, Calculus, along, analyse, norms_of
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.fit import LATEX, fit_line
 from service.engine.functions.formulas import Formulas, formulas_of
 from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem, all_finite
-from service.engine.functions.stationary import search
+from service.engine.functions.stationary import Search, search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 from service.engine.functions.symbolic import Printed
 from service.engine.graph.quiet import quietly
@@ -54,8 +54,8 @@ SEARCH_BLOCK = 1_024
 """Points that a search for stationary points looks at together."""
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
-MANY = 20
-"""Degenerate stationary points that are hardly single points."""
+MOST_UNSEEN = 0.01
+"""Chance that one more start of a search finds a new point, above which the starts are few."""
 DIVERGED = -2
 """In a map of basins: runs that diverged."""
 
@@ -118,7 +118,8 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     """Find the places where the gradient vanishes, with Newton's method from many places of a box.
 
     Points are told lowest first, to the last digits where the curvature does not vanish, and to half of them where it
-    does. A search from many places finds what it comes near; more `starts` find more.
+    does. A search from many places finds what it comes near; more `starts` find more. `warnings` admit what it may have
+    missed, each with a `code`: `kinks`, `not_isolated`, `more_points`, `few_starts` and `ill_conditioned`.
     """
     expression, box = request["expression"], request["box"]
     function = compiler(expression, context)(SEARCH_BLOCK, 2)
@@ -127,16 +128,9 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
     low, high = box.T
     found = search(function, low, high, request["starts"], context.deadline)
-    calculus = analyse(function, found.points, math.inf, context.deadline)
+    calculus = analyse(function, found.points, math.inf, context.deadline, found.flat)
     classes = calculus.classes or []
-    warnings = [*_cautions(expression)]
-    kinks = [check.trouble.text for check in function.checks if check.trouble.kind in ("kink", "jump")]
-    if kinks:
-        message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
-        warnings.append(Caution("kinks", message))
-    if not found.complete or classes.count(DEGENERATE) > MANY:
-        message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
-        warnings.append(Caution("not_isolated", message))
+    warnings = [*_cautions(expression), *_missed(function, found)]
     entries = [
         {"point": point, "value": calculus.results.values[place], "norm": calculus.norms[place]}
         | _second_order(place, calculus)
@@ -367,6 +361,36 @@ def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
     if np.isfinite(calculus.stable_steps[place]):
         entry["largest_stable_step"] = calculus.stable_steps[place]
     return entry
+
+
+def _missed(function: Function, found: Search) -> list[Caution]:
+    """What a search may have missed."""
+    cautions = []
+    kinks = function.kinks
+    if kinks:
+        message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
+        cautions.append(Caution("kinks", message))
+    if found.curves:
+        message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
+        cautions.append(Caution("not_isolated", message))
+    elif not found.complete:
+        message = f"there are more stationary points than the {len(found.points):,} told; search a smaller box for all"
+        cautions.append(Caution("more_points", message))
+    if found.unseen > MOST_UNSEEN:
+        message = (
+            f"{found.unseen:.2g} of the {found.starts:,} starts led each to a point that no other start found: about "
+            "that is the chance that one more start finds a new point, so there are probably more; more starts find "
+            "more"
+        )
+        cautions.append(Caution("few_starts", message))
+    if len(found.hidden):
+        place = ", ".join(f"{coordinate:.6g}" for coordinate in found.hidden[0].tolist())
+        message = (
+            f"there may be a stationary point near ({place}), or anywhere along a direction in which the function is "
+            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not told"
+        )
+        cautions.append(Caution("ill_conditioned", message))
+    return cautions
 
 
 def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.functions.function import Function, Problem, Results, all_finite
+from service.engine.functions.rounding import graded_eigen, noise
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -15,6 +16,8 @@ STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 """How far, beside its distance from 0, a stationary point may be from the number next to it."""
+UNEVEN = 1e-4
+"""Where curvatures differ by more than this, each direction has a bound of its own for what rounding leaves."""
 HALF_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
 """How well a place is known, beside its distance from 0, where the gradient vanishes together with the curvature."""
 
@@ -54,26 +57,35 @@ class Calculus:
 
 
 def analyse(
-    function: Function, points: Array, tolerance: float = STATIONARY, deadline: float | None = None
+    function: Function,
+    points: Array,
+    tolerance: float = STATIONARY,
+    deadline: float | None = None,
+    flat: Array | None = None,
 ) -> Calculus:
     """Everything that is told of each row of `points`; second derivatives only if the function has them.
 
+    `flat` tells of which points it is known that a curvature vanishes, beside what is seen at the points themselves.
     Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
     results = function.run(points, deadline)
-    return quietly(_analyse, function, points, results, tolerance)
+    return quietly(_analyse, function, points, results, tolerance, flat)
 
 
-def _analyse(function: Function, points: Array, results: Results, tolerance: float) -> Calculus:
+def _analyse(function: Function, points: Array, results: Results, tolerance: float, flat: Array | None) -> Calculus:
     results = _where_defined(results)
     norms = norms_of(results.gradients)
     found = Calculus(results, norms, results.gradients, norms <= tolerance, function.problems(points, results))
     if results.hessians is not None:
-        found.eigenvalues, found.eigenvectors = eigen(results.hessians)
+        found.eigenvalues, found.eigenvectors, errors = eigen(results.hessians)
         # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
         least = ROUNDING * (np.abs(results.hessians) @ np.abs(points)[..., None])[..., 0]
-        found.stationary |= ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
-        doubt = _doubtful(function, points, found)
+        rounded = ~found.stationary & ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
+        if rounded.any():
+            found.stationary[rounded] = _in_each_direction(function, points, found, np.flatnonzero(rounded))
+        doubt = _doubtful(function, points, found, errors)
+        if flat is not None:
+            doubt = np.where(flat, np.fmax(doubt, np.abs(found.eigenvalues).min(-1)), doubt)
         classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
         found.condition_numbers, found.stable_steps = _steepness(classes, found.eigenvalues)
     lengths = np.where(found.stationary | ~np.isfinite(norms), np.nan, norms)
@@ -93,7 +105,25 @@ def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
     return np.array(conditions), np.array(steps)
 
 
-def _doubtful(function: Function, points: Array, found: Calculus) -> Array:
+def _in_each_direction(function: Function, points: Array, found: Calculus, rows: Array) -> Array:
+    """Whether rounding explains the gradient of each of the points also along directions of little curvature."""
+    results, eigenvalues, eigenvectors = found.results, found.eigenvalues, found.eigenvectors
+    assert results.hessians is not None and eigenvalues is not None and eigenvectors is not None
+    explained = np.ones(len(rows), bool)
+    sizes = np.abs(eigenvalues[rows])
+    uneven = sizes.min(-1) < UNEVEN * sizes.max(-1)
+    if uneven.any():
+        rows, sizes = rows[uneven], sizes[uneven]
+        columns = eigenvectors[rows].transpose(0, 2, 1)
+        places, gradients = points[rows], results.gradients[rows]
+        errors, _ = noise(function, places, gradients, results.hessians[rows], columns, np.abs(places))
+        moved = (np.abs(eigenvectors[rows]) @ np.abs(places)[..., None])[..., 0]
+        left = np.abs((eigenvectors[rows] @ gradients[..., None])[..., 0])
+        explained[uneven] = (left <= ROUNDING * sizes * moved + 4.0 * errors).all(-1)
+    return explained
+
+
+def _doubtful(function: Function, points: Array, found: Calculus, errors: Array) -> Array:
     """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
 
     The place of a stationary point is known to the last step of Newton's method, and no better than to where its
@@ -117,7 +147,7 @@ def _doubtful(function: Function, points: Array, found: Calculus) -> Array:
     slopes = np.abs((found.results.gradients[rows] * directions).sum(-1))
     steps = np.where(slopes > 0.0, 2.0 * slopes / np.abs(curvatures), 0.0)
     reach = np.fmax(HALF_DIGITS * (1.0 + norms_of(points[rows])), np.where(np.isfinite(steps), steps, 0.0))
-    doubt[rows] = 4.0 * points.shape[1] * np.finfo(np.float64).eps * sizes.max(-1)
+    doubt[rows] = errors[rows]
     for side in (-1.0, 1.0):
         there = function.run(points[rows] + side * reach[:, None] * directions).hessians
         assert there is not None
@@ -153,21 +183,23 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
     return np.where(finite[:, None, None], hessians, 0.0), finite
 
 
-def eigen(hessians: Array) -> tuple[Array, Array]:
+def eigen(hessians: Array) -> tuple[Array, Array, Array]:
     """Eigenvalues, ascending, and eigenvectors as rows, of each matrix; not numbers where one is not finite.
 
-    The largest component of each eigenvector is positive.
+    The third array is the error of the smallest eigenvalue of each, at most. The largest component of each eigenvector
+    is positive.
     """
     whole = all_finite(hessians)
     if not whole:
         hessians, finite = finite_matrices(hessians)
     values, vectors = np.linalg.eigh(hessians)
+    errors = graded_eigen(hessians, values, vectors)
     rows = vectors.transpose(0, 2, 1).reshape(-1, vectors.shape[-1])
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
     vectors = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
     if not whole:
         values[~finite], vectors[~finite] = np.nan, np.nan
-    return values, vectors
+    return values, vectors, errors
 
 
 def classify(norms: Array, stationary: Array, eigenvalues: Array, doubt: Array) -> list[str]:

@@ -16,23 +16,15 @@ import numpy as np
 from service.engine.errors import DeadlineExceeded
 from service.engine.functions.calculus import finite_matrices, norms_of
 from service.engine.functions.function import Function
+from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
-EPS = float(np.finfo(np.float64).eps)
 ITERATIONS = 40
 """Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
 POLISHING = 80
 """Enough to get there."""
 HALVINGS = 12
-GRADED = 1e-8
-"""Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
-SWEEPS = 4
-"""Of the scaling: each takes the square root of what is left to do."""
-UNKNOWN = 4.0 * EPS
-"""Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
-FLAT = 1e-3
-"""The share of the largest curvature up to which a direction is passed over where stationary points fill curves."""
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
@@ -58,6 +50,8 @@ class Refined(NamedTuple):
     """Whether the gradient is zero there, as exactly as numbers allow."""
     hidden: Array
     """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
+    lengths: Array
+    """Of the next steps, in the scale."""
 
 
 def refine(
@@ -135,8 +129,9 @@ def _refine(
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    arrived, hidden = _arrived(points, gradients, hessians, scale, flat)
-    return Refined(points, arrived & there, hidden & there)
+    near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
+    near &= there
+    return Refined(points, near & explained, near & ~explained, lengths)
 
 
 def near(
@@ -154,11 +149,10 @@ def _near(function: Function, points: Array, reach: Array, deadline: float | Non
     return close
 
 
-def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array]:
-    """Whether a stationary point is here: Newton's next step is short, and no gradient is left that it cannot explain.
+def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array, Array]:
+    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length.
 
-    A short gradient alone says little: on a plateau it is short everywhere. The second array tells where the step is
-    short, but a gradient is left along a direction of unknown curvature.
+    A short gradient alone says little: on a plateau it is short everywhere.
     """
     curvature = Curvature(hessians, scale, flat)
     lengths = norms_of(curvature.steps(gradients) / scale)
@@ -166,8 +160,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
     rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
     least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    explained = (left <= least).all(-1)
-    return near & explained, near & ~explained
+    return np.asarray(near), np.asarray((left <= least).all(-1)), lengths
 
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
@@ -231,19 +224,6 @@ class Curvature:
         """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature."""
         found: Array = -(self.vectors @ (self._inverse * self.components(gradients))[..., None])[..., 0]
         return found
-
-
-def equilibrating(matrices: Array) -> Array:
-    """Powers of two for each variable: D with rows of D H D whose largest number is about 1 (Ruiz 2001)."""
-    sizes = np.abs(matrices)
-    factors = np.ones(matrices.shape[:-1])
-    for _ in range(SWEEPS):
-        largest = (factors[:, :, None] * sizes * factors[:, None, :]).max(-1)
-        exponents = np.rint(-0.5 * np.log2(np.where(largest > 0.0, largest, 1.0)))
-        if not exponents.any():
-            break
-        factors *= np.exp2(exponents)
-    return factors
 
 
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import DEGENERATE, analyse, norms_of
+from service.engine.functions.calculus import norms_of
+from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function
-from service.engine.functions.newton import SAME, distinct, polish, refine
+from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, distinct, polish, refine
 from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
 
 SAME_VALUE = 1e-14
 """Values closer than this, beside their size or that of usual values, are equal but for rounding."""
@@ -18,6 +20,16 @@ SPREAD = 1e-2
 """Degenerate points that are closer than this share of the box are hardly told apart by their gradients."""
 MOST_FOUND = 500
 """Stationary points that are told."""
+UNSETTLED = 0.1
+"""Newton's method may be kept from arriving by rounding where its step is still this long, in the size of the box."""
+MOST_HIDDEN = 16
+"""Places where rounding hides a stationary point that are looked at."""
+FADED = 1e-6
+"""A gradient that became so much smaller although Newton's method has not arrived is that of a flat function."""
+MOST_FLAT = 256
+"""Starts that search once more, for curves of stationary points."""
+PASSED_OVER = 0.1
+"""Directions with up to this share of the largest curvature are passed over then."""
 
 
 class Search(NamedTuple):
@@ -25,38 +37,84 @@ class Search(NamedTuple):
 
     points: Array
     """(found, variables), within the box and sorted by value."""
+    flat: Array
+    """Of which points the curvature vanishes along some direction."""
     starts: int
     """From how many places it searched."""
     complete: bool
     """False: there were more than are told."""
+    curves: bool
+    """Whether stationary points lie dense, as on a curve or in a plain."""
+    hidden: Array
+    """(hidden, variables): where stationary points may be near, but rounding hides them."""
+    unseen: float
+    """The share of starts that led to a point no other start led to: the chance that one more start finds a new one
+    (Good 1953)."""
 
 
 def search(function: Function, low: Array, high: Array, starts: int, deadline: float | None = None) -> Search:
-    """The stationary points in a box that Newton's method finds from about so many places spread over it."""
+    """The stationary points in a box that Newton's method finds from about so many places spread over it.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    return quietly(_search, function, low, high, starts, deadline)
+
+
+def _search(function: Function, low: Array, high: Array, starts: int, deadline: float | None) -> Search:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
     refined = refine(function, places, reach, deadline=deadline, scale=size)
+    points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
-    inside = refined.arrived & ((refined.points >= low - margin) & (refined.points <= high + margin)).all(-1)
-    chosen, groups = distinct(refined.points[inside], SAME * size, MOST_FOUND)
-    found = polish(function, refined.points[inside][chosen], deadline, scale=size)
-    found = _without_plains(function, found, size, deadline)
+    inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+    flat = _flat(function, places, points, (arrived | hidden) & inside, size, deadline)
+    if len(flat):
+        again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
+        points[flat], arrived[flat] = again.points, again.arrived | again.hidden
+        inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+    chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
+    found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
+    unsettled = inside & ~arrived & (refined.lengths <= UNSETTLED)
+    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size)])
+    lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
+    judged = judge(function, np.concatenate([found, lost]), size, deadline)
+    verdicts = judged[: len(found)]
+    doubted = np.concatenate([found, lost])[judged == HIDDEN]
+    alone = np.bincount(groups[groups >= 0], minlength=len(found)) == 1
+    unseen = float((alone & (verdicts == KNOWN)).sum()) / len(places)
+    told = (verdicts != HIDDEN) & (verdicts != NONE)
+    curves = bool((verdicts == CURVE).any())
+    plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
+    found, plain = _without_plains(function, found[told], plain[told], size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
-    return Search(found[order], len(places), not (groups < 0).any())
+    complete = not (groups < 0).any()
+    return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
-def _without_plains(function: Function, points: Array, size: Array, deadline: float | None) -> Array:
+def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
+    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
+    rows = np.flatnonzero(~found)
+    if not len(rows):
+        return rows
+    (before, bent), (after, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
+    faded = norms_of(after * size) <= FADED * norms_of(before * size)
+    flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
+    rows = rows[faded & (flattened | ~Curvature(curved, size).known.all(-1))]
+    chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
+    return chosen
+
+
+def _without_plains(
+    function: Function, points: Array, plain: Array, size: Array, deadline: float | None
+) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
-    if len(points) < 2:
-        return points
-    calculus = analyse(function, points, math.inf, deadline)
-    degenerate = np.array([kind == DEGENERATE for kind in calculus.classes or ()])
-    plains, norms = points[degenerate], calculus.norms[degenerate]
+    plains = points[plain]
     chosen, groups = distinct(plains, SPREAD * size, MOST_FOUND)
     if len(chosen) in (0, len(plains)):
-        return points
+        return points, plain
+    norms = norms_of(function.run(plains).gradients)
     best = np.empty((len(chosen), points.shape[1]))
     middles = np.empty_like(best)
     for group in range(len(chosen)):
@@ -65,7 +123,8 @@ def _without_plains(function: Function, points: Array, size: Array, deadline: fl
         middles[group] = members[lengths <= lengths.min()].mean(0)
     middles = polish(function, middles, deadline, scale=size)
     shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
-    return np.concatenate([points[~degenerate], np.where(shorter[:, None], middles, best)])
+    best = np.where(shorter[:, None], middles, best)
+    return np.concatenate([points[~plain], best]), np.repeat([False, True], [(~plain).sum(), len(best)])
 
 
 def usual_size(values: Array) -> float:

@@ -1,0 +1,239 @@
+"""What may be claimed of a place where Newton's method has come to an end.
+
+Rounding leaves an error in each gradient and each Hessian. It is measured: the gradients at neighbouring numbers differ
+from what the Hessian predicts by what rounding makes of them. A stationary point is claimed where that error, divided
+by the curvature, moves the point by very little in every direction. Elsewhere the function is looked at some way off
+along the direction: it may be flat there to all digits, as on a curve of stationary points; it may rise faster than
+with the square of the distance, as at a degenerate point; else rounding hides where the point is, if there is one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.engine.functions.calculus import norms_of
+from service.engine.functions.function import Function
+from service.engine.functions.newton import FAR_OUT, NEAR, SAME, Curvature, derivatives, refine
+from service.engine.functions.rounding import EPS, OFFSETS, noise
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+
+MOST_NOISE = 16.0
+"""Times the noise that was measured that it may be, as few places are looked at."""
+CLAIMED = 0.25 * SAME
+"""A stationary point is claimed if rounding moves it by no more than this share of the scale."""
+FLAT = 1e-3
+"""Directions with up to this share of the largest curvature are looked at as flat ones."""
+PROBES = (0.02, 0.0071, 0.0023)
+"""How far along a flat direction the function is looked at, in the scale."""
+RESOLVED = 0.01 * EPS
+"""A direction is flat to all digits if its curvature is certainly below this share of the largest one around."""
+SAME_VALUE = 1e-12
+"""Values along a curve of stationary points differ by no more than this, beside those around."""
+BENDS = 0.5
+"""Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
+BACK, FALLS = 8.0, 8.0
+"""A gradient that is so many times larger so many steps back is on its way to 0."""
+ITERATIONS = 40
+MOST_ROWS = 4_096
+"""Places looked at around flat points; where there are more points than that allows, a part of them."""
+UNDERFLOW = 1e-270
+"""A gradient that fades below this before it is 0 has never become 0."""
+FARTHEST, HALVINGS = 12, 20
+"""How often the scale is halved in the search for a gradient that is not 0, and its distance in the search for the last
+one."""
+
+KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
+"""The verdicts: a point to all the digits that its curvature allows; one of a curve or a plain; one whose curvature
+vanishes; one that rounding hides; no stationary point."""
+
+
+def judge(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
+    """The verdict on each place at which Newton's method has ended; `scale` is a length for each variable.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    if not len(points):
+        return np.zeros(0, np.intp)
+    return quietly(_judge, function, points, scale, deadline)
+
+
+def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+    gradients, hessians = derivatives(function, points, deadline)
+    curvature = Curvature(hessians, scale)
+    units = np.maximum(np.abs(points), scale)
+    spread, bent = noise(function, points, gradients, hessians, curvature.vectors, units)
+    left = np.abs(curvature.components(gradients))
+    known = curvature.known & (np.abs(curvature.values) > 4.0 * bent)
+    shifts = np.where(known, (left + 2.0 * spread) / np.abs(curvature.values), 0.0)
+    moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
+    near: Array = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
+    verdicts: Array = np.full(len(points), NONE)
+    verdicts[known.all(-1) & near] = KNOWN
+    finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
+    rows = np.flatnonzero((verdicts != KNOWN) & finite)
+    if len(rows):
+        unexplained = (~known & (left > 4.0 * spread)).any(-1)
+        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
+    return verdicts
+
+
+def in_noise(function: Function, points: Array, scale: Array) -> Array:
+    """Those of the points where what is left of the gradient is noise, although Newton's next step is long."""
+    if not len(points):
+        return points
+    gradients, hessians = derivatives(function, points, None)
+    curvature = Curvature(hessians, scale)
+    spread, _ = noise(function, points, gradients, hessians, curvature.vectors, np.maximum(np.abs(points), scale))
+    left = np.abs(curvature.components(gradients))
+    found: Array = points[(left <= MOST_NOISE * spread).all(-1)]
+    return found
+
+
+def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+    """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
+
+    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature.
+    """
+    count, dimension = points.shape
+    looked_at = np.arange(count)
+    most = max(8, MOST_ROWS // (2 * len(PROBES) * dimension))
+    if count > most:
+        looked_at = looked_at[:: -(-count // most)]
+    found = np.full(count, -1)
+    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], scale, deadline)
+    if (found[looked_at] == CURVE).all():
+        found[found < 0] = CURVE
+    elif (found < 0).any():
+        rest = np.flatnonzero(found < 0)
+        for start in range(0, len(rest), most):
+            rows = rest[start : start + most]
+            found[rows] = _probe(function, points[rows], unexplained[rows], scale, deadline)
+    return found
+
+
+def _probe(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+    count, dimension = points.shape
+    gradients, hessians = derivatives(function, points, deadline)
+    flat = Curvature(hessians, scale, FLAT)
+    flattest = np.abs(flat.values).argmin(-1)
+    probed = ~flat.known
+    probed[np.arange(count), flattest] = True
+    owners, directions = np.nonzero(probed)
+    vectors = flat.vectors[owners, :, directions]  # (pairs, variables), of length 1 in the scale
+
+    # Each pair is looked at on both sides, at three distances: (sides, distances, pairs, variables).
+    distances = np.array(PROBES)[:, None]
+    sides = np.array([1.0, -1.0])[:, None, None]
+    starts = points[owners] + (sides * distances)[..., None] * vectors
+    shape = starts.shape[:-1]
+    reach = np.broadcast_to(0.25 * distances, shape).reshape(-1)
+    refined = refine(
+        function, starts.reshape(-1, dimension), reach, ITERATIONS, deadline, halvings=4, scale=scale, flat=FLAT
+    )
+    ends = refined.points.reshape(starts.shape)
+    settled = (refined.arrived | refined.hidden).reshape(shape)
+    before, after = function.run(starts.reshape(-1, dimension)), function.run(refined.points)
+    assert before.hessians is not None and after.hessians is not None
+    gone = norms_of((ends - points[owners]) / scale)
+    stayed = settled & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
+    returned = gone < 0.5 * distances
+
+    # How curved the function is around each point at all, also off the lines that are looked along.
+    corners = points + PROBES[0] * np.sign(np.resize(np.array(OFFSETS, float), (len(OFFSETS), 1, dimension))) * scale
+    sizes = np.fmax(_sizes(hessians, scale), _around(function, corners, scale, deadline))
+    for matrices in (before.hessians, after.hessians):
+        np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
+    # The slope on the way on: along what is flat there, as curves bend.
+    there = Curvature(after.hessians, scale, FLAT)
+    ways = ((ends - points[owners]) / scale).reshape(-1, dimension)
+    parts = ((there.vectors / scale[:, None]).transpose(0, 2, 1) @ ways[..., None])[..., 0]
+    parts = np.where(there.known, 0.0, parts)
+    onward = (there.vectors @ parts[..., None])[..., 0]
+    lengths = norms_of(onward / scale)
+    onward = onward / np.where(lengths > 0.0, lengths, 1.0)[:, None]
+    slopes = np.abs((after.gradients * onward).sum(-1))
+    units = np.maximum(np.abs(refined.points), scale)
+    errors, _ = noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], units)
+    bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
+    level = function.run(points).values[owners]
+    around = np.fmax(np.abs(level), np.abs(before.values.reshape(shape)))
+    steady = np.abs(after.values.reshape(shape) - level) <= SAME_VALUE * around
+    resolved = bound <= RESOLVED * sizes[owners] * distances
+    on_curve = stayed & steady & resolved & (lengths.reshape(shape) > 0.0)
+    curve = np.zeros(count, bool)
+    np.logical_or.at(curve, owners, on_curve.all(1).any(0))
+
+    # Isolated: from both sides one comes back, or is on a slope beyond noise, and curvature grows on the way.
+    sloping = ~returned & (slopes > 10.0 * errors[:, 0]).reshape(shape) & ~resolved
+    apart = np.ones(count, bool)
+    np.logical_and.at(apart, owners, (returned | sloping).any(1).all(0))
+    rows = (before.hessians.reshape(*starts.shape, dimension) @ vectors[..., None])[..., 0] * scale
+    changes = norms_of(rows[:, 0] - rows[:, -1])
+    bends = (changes > BENDS * norms_of(rows[:, 0])) & (changes > 1e3 * dimension * EPS * sizes[owners])
+    bending = np.ones(count, bool)
+    np.logical_and.at(bending, owners, bends.any(0))
+
+    # What is left of the gradient along flat directions is noise, or falls as the place is approached.
+    spread, _ = noise(function, points, gradients, hessians, flat.vectors, np.maximum(np.abs(points), scale))
+    left = np.abs(flat.components(gradients))
+    little = left <= MOST_NOISE * spread
+    steps = flat.steps(gradients)
+    short = norms_of(steps / scale) <= NEAR + FAR_OUT * norms_of(points / scale)
+    farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
+    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1)
+
+    # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
+    change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))
+    straight = np.ones(count, bool)
+    np.logical_and.at(straight, owners, (change <= 4.0 * errors[:, 0].reshape(shape)).all((0, 1)))
+    elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
+    flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
+    verdicts = np.where(vanishing, flat_verdicts, elsewhere)
+    plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
+    if len(plains):
+        verdicts[plains[_faded(function, points[plains], scale, deadline)]] = NONE
+    return verdicts
+
+
+def _around(function: Function, places: Array, scale: Array, deadline: float | None) -> Array:
+    """The largest curvature at places around each point: (places, points, variables)."""
+    hessians = derivatives(function, places.reshape(-1, places.shape[-1]), deadline)[1]
+    largest: Array = np.fmax.reduce(_sizes(hessians, scale).reshape(places.shape[:2]), 0)
+    return largest
+
+
+def _sizes(hessians: Array, scale: Array) -> Array:
+    """How large the curvatures are, with variables in the scale."""
+    largest: Array = np.abs(scale[:, None] * hessians * scale).max((-1, -2))
+    return largest
+
+
+def _faded(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+    """Where gradients around are 0 only because they are below what numbers hold, as far out on exp(-x^2).
+
+    On the way from each point along the axes, the last gradient before it is 0 tells.
+    """
+    dimension = points.shape[-1]
+    ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale
+
+    def slopes(distances: Array) -> Array:
+        places = points[:, None, :] + distances[..., None] * ways
+        return norms_of(derivatives(function, places.reshape(-1, dimension), deadline)[0]).reshape(distances.shape)
+
+    inside = np.zeros((len(points), len(ways)))
+    outside = np.full(inside.shape, np.inf)
+    for exponent in range(FARTHEST):
+        distances = np.full(inside.shape, 2.0**-exponent)
+        found = slopes(distances)
+        outside = np.where((found > 0.0) & np.isfinite(found), distances, outside)
+    borders = np.isfinite(outside)
+    if not borders.any():
+        return np.zeros(len(points), bool)
+    outside = np.where(borders, outside, 0.0)
+    for _ in range(HALVINGS):
+        middle = 0.5 * (inside + outside)
+        zero = slopes(middle) == 0.0
+        inside, outside = np.where(zero, middle, inside), np.where(zero, outside, middle)
+    faded: Array = (borders & (slopes(outside) < UNDERFLOW)).any(-1)
+    return faded

@@ -1,0 +1,111 @@
+"""What rounding makes of gradients, Hessians and eigenvalues, and what is left of it in a better scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.engine.functions.function import Function
+from service.engine.graph.ir import Array
+
+EPS = float(np.finfo(np.float64).eps)
+GRADED = 1e-8
+"""Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
+SWEEPS = 4
+"""Of the scaling: each takes the square root of what is left to do."""
+UNKNOWN = 4.0 * EPS
+"""Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
+OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
+"""Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
+ROTATIONS = 12
+"""Rounds of Jacobi's method; it is over after six or so."""
+
+
+def noise(
+    function: Function, points: Array, gradients: Array, hessians: Array, vectors: Array, units: Array
+) -> tuple[Array, Array]:
+    """How large the errors of gradients and of curvatures along vectors (points, variables, directions) are.
+
+    Gradients at neighbouring numbers, some `units` of rounding off, are compared with what the Hessian predicts, and
+    the Hessians with each other.
+    """
+    offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
+    places = points + offsets[:, None, :] * (EPS * units)
+    results = function.run(places.reshape(-1, points.shape[-1]))
+    assert results.hessians is not None
+    expected = (hessians @ (places - points)[..., None])[..., 0]
+    differences = results.gradients.reshape(places.shape) - gradients - expected
+    changes = results.hessians.reshape(-1, *hessians.shape) - hessians
+    slopes = np.abs(differences[:, :, None, :] @ vectors)[:, :, 0, :]
+    curvatures = np.abs((vectors * (changes @ vectors)).sum(-2))
+    # Where the border of the domain is next to a point, the neighbours inside tell.
+    return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
+
+
+def equilibrating(matrices: Array) -> Array:
+    """Powers of two for each variable: D with rows of D H D whose largest number is about 1 (Ruiz 2001)."""
+    sizes = np.abs(matrices)
+    factors = np.ones(matrices.shape[:-1])
+    for _ in range(SWEEPS):
+        largest = (factors[:, :, None] * sizes * factors[:, None, :]).max(-1)
+        exponents = np.rint(-0.5 * np.log2(np.where(largest > 0.0, largest, 1.0)))
+        if not exponents.any():
+            break
+        factors *= np.exp2(exponents)
+    return factors
+
+
+def graded_eigen(matrices: Array, values: Array, vectors: Array) -> Array:
+    """Put right the small eigenvalues of matrices whose large ones are those of badly scaled variables.
+
+    `values` and `vectors` (columns) are what the usual method found, whose error is that of the largest eigenvalue, and
+    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most. Jacobi's
+    method has the error of the scaled matrix instead (Demmel and Veselić 1992).
+    """
+    dimension = matrices.shape[-1]
+    sizes = np.abs(values)
+    errors: Array = UNKNOWN * dimension * sizes.max(-1)
+    graded = np.flatnonzero(sizes.min(-1) < GRADED * sizes.max(-1))
+    if not len(graded):
+        return errors
+    factors = equilibrating(matrices[graded])
+    scaled = np.abs(np.linalg.eigvalsh(factors[:, :, None] * matrices[graded] * factors[:, None, :]))
+    shares = UNKNOWN * dimension * scaled.max(-1) / scaled.min(-1)
+    better = shares < 1.0
+    graded, shares = graded[better], shares[better]
+    if len(graded):
+        values[graded], vectors[graded] = _jacobi(matrices[graded])
+        errors[graded] = shares * np.abs(values[graded]).min(-1)
+    return errors
+
+
+def _jacobi(matrices: Array) -> tuple[Array, Array]:
+    """Eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
+    matrices = matrices.copy()
+    dimension = matrices.shape[-1]
+    vectors = np.broadcast_to(np.eye(dimension), matrices.shape).copy()
+    pairs = [(p, q) for p in range(dimension) for q in range(p + 1, dimension)]
+    for _ in range(ROTATIONS):
+        turned = False
+        for p, q in pairs:
+            off, first, second = matrices[:, p, q], matrices[:, p, p], matrices[:, q, q]
+            small = np.abs(off) <= 0.5 * EPS * np.sqrt(np.abs(first)) * np.sqrt(np.abs(second))
+            if small.all():
+                continue
+            turned = True
+            ratio = 0.5 * (second - first) / np.where(small, 1.0, off)
+            tangent = np.where(ratio < 0.0, -1.0, 1.0) / (np.abs(ratio) + np.hypot(1.0, ratio))
+            tangent = np.where(small, 0.0, tangent)
+            cosine = 1.0 / np.hypot(1.0, tangent)
+            sine = tangent * cosine
+            first, second = first - tangent * off, second + tangent * off
+            for rows in (matrices, matrices.transpose(0, 2, 1), vectors):
+                one, other = rows[:, :, p].copy(), rows[:, :, q].copy()
+                rows[:, :, p] = cosine[:, None] * one - sine[:, None] * other
+                rows[:, :, q] = sine[:, None] * one + cosine[:, None] * other
+            matrices[:, p, p], matrices[:, q, q] = first, second
+            matrices[:, p, q] = matrices[:, q, p] = np.where(small, off, 0.0)
+        if not turned:
+            break
+    values = matrices[:, range(dimension), range(dimension)]
+    order = values.argsort(-1)
+    return np.take_along_axis(values, order, -1), np.take_along_axis(vectors, order[:, None, :], -1)
