@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling, kink_of
+from service.engine.functions import evidence
 from service.engine.functions.calculus import (
     MAXIMUM,
     MINIMUM,
@@ -23,6 +24,7 @@ from service.engine.functions.calculus import (
     finite_matrices,
     norms_of,
 )
+from service.engine.functions.evidence import judge
 from service.engine.functions.flow import follow
 from service.engine.functions.function import Function, Problem, Results, all_finite
 from service.engine.functions.newton import distinct, near, polish, refine
@@ -47,8 +49,8 @@ MOST_FOLLOWED = 10_000
 """Runs that have not arrived whose basin is looked for, which takes about 0.1 ms each."""
 MOST_EXPLAINED = 1_000
 """Diverged runs whose learning rate is compared with the curvature."""
-NOWHERE, UNTOLD = -1, -2
-"""In place of a valley: arrived at none, or at one of those beyond the most that are told."""
+NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
+"""In place of a valley: arrived at none, or at one of those beyond the most that are told; rounding hides it."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Valleys:
     calculus: Calculus | None
     """At those points; None: there are none."""
     of_run: list[int]
-    """For each run the valley that it has arrived at, NOWHERE or UNTOLD."""
+    """For each run the valley that it has arrived at, NOWHERE, UNTOLD or UNKNOWN."""
     counts: list[int]
     """How many runs have arrived at each."""
     basins: list[int]
@@ -219,9 +221,11 @@ class Arrival:
             return
         valleys = arrivals[chosen]
         yield from self._polish(function, valleys)
-        order = lowest_first(valleys, function.run(valleys).values, self._usual)
-        rank = np.empty(len(order) + 1, np.intp)
-        rank[order], rank[-1] = np.arange(len(order)), UNTOLD
+        verdicts = judge(function, valleys, np.ones(function.dimension))
+        told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE))
+        order = told[lowest_first(valleys[told], function.run(valleys[told]).values, self._usual)]
+        rank = np.append(np.where(verdicts == evidence.HIDDEN, UNKNOWN, NOWHERE), UNTOLD)
+        rank[order] = np.arange(len(order))
         of_place = np.full(len(places), NOWHERE)
         of_place[there] = rank[groups]
         of_run = np.full(len(self.points), NOWHERE)
@@ -281,7 +285,7 @@ class Arrival:
         """Follow gradient flow from where runs have not arrived; valleys that it leads to are added."""
         rolling = self.rolling
         of_run = np.array(self.valleys.of_run)
-        runs = np.flatnonzero(self._settled & (of_run == NOWHERE))[:MOST_FOLLOWED]
+        runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
         if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
             return
         function = rolling.find(BLOCK, 2)
@@ -369,6 +373,8 @@ class Arrival:
         if run in self._on_kinks:
             kink = self._on_kinks[run]
             return f"it stands on {_named(kink)}, so whether it has arrived is not known: {kink.text}"
+        if valley == UNKNOWN and basin < 0:
+            return f"rounding hides whether it has arrived: the gradient norm is {self.norms[run]:.3g}"
         if valley < 0:
             text = f"it has not arrived: the gradient norm is {self.norms[run]:.3g}"
             if basin < 0:
