@@ -27,7 +27,7 @@ from service.engine.functions.calculus import (
 from service.engine.functions.evidence import judge
 from service.engine.functions.flow import follow
 from service.engine.functions.function import Function, Problem, Results, all_finite
-from service.engine.functions.newton import distinct, near, polish, refine
+from service.engine.functions.newton import Curvature, distinct, near, polish, refine
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -42,6 +42,8 @@ HALVINGS = 3
 MOST_VALLEYS = 500
 SAME = 1e-6
 """Valleys closer than this, beside their distance from 0, are one."""
+SAME_CURVATURE = 0.5
+"""By what share the curvature may differ between a ball and the stationary point that it has arrived at."""
 REASONS_AT_ONCE = 2_000
 WAYS = 4
 """How many times more ways are followed at once: a call costs more than its work, and a step still takes 4 ms."""
@@ -207,7 +209,7 @@ class Arrival:
             return
         ends = self.points[runs]
         # Most balls end in a few places, to many digits: each is looked at once.
-        scale = np.exp2(np.ceil(np.log2(1.0 + np.abs(ends))))
+        scale = _sizes(ends)
         keys = np.concatenate([np.round(ends / (SAME * scale)), scale], -1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         yield
@@ -215,32 +217,37 @@ class Arrival:
         radius = self.rolling.plan.arrived
         arrivals, there = yield from self._refined(function, places, radius * (1.0 + norms_of(places)))
         there &= (np.abs(arrivals - places) <= radius * (1.0 + np.abs(places))).all(-1)
-        arrivals = arrivals[there]
-        chosen, groups = distinct(arrivals, SAME * (1.0 + np.abs(arrivals)), MOST_VALLEYS)
+        rows = np.flatnonzero(there)
+        chosen, groups = _distinct(arrivals[rows])
         if not len(chosen):
             return
-        valleys = arrivals[chosen]
+        valleys = arrivals[rows[chosen]]
         yield from self._polish(function, valleys)
         verdicts = judge(function, valleys, np.ones(function.dimension))
-        told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE))
+        yield
+        known = np.append(verdicts == evidence.KNOWN, False)[groups]
+        near_by = ~known
+        near_by[known] = quietly(_alike, function, places[rows[known]], valleys[groups[known]])
+        rows, groups = rows[near_by], groups[near_by]
+        reached = np.bincount(groups[groups >= 0], minlength=len(valleys)) > 0
+        told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE) & reached)
         order = told[lowest_first(valleys[told], function.run(valleys[told]).values, self._usual)]
         rank = np.append(np.where(verdicts == evidence.HIDDEN, UNKNOWN, NOWHERE), UNTOLD)
         rank[order] = np.arange(len(order))
         of_place = np.full(len(places), NOWHERE)
-        of_place[there] = rank[groups]
+        of_place[rows] = rank[groups]
         of_run = np.full(len(self.points), NOWHERE)
         of_run[runs] = of_place[inverse.reshape(-1)]
-        self._set_valleys(valleys[order], analyse(function, valleys[order], math.inf), of_run)
+        self._set_valleys(function, valleys[order], of_run)
         yield
 
     def _find_known(self, function: Function, runs: Array, known: Known) -> None:
-        point = known.point[None]
-        calculus = analyse(function, point, math.inf)
-        calculus.classes = [MINIMUM]  # rounding may hide it
         of_run, basins = np.full((2, len(self.points)), NOWHERE)
         of_run[runs[quietly(known.near, self.points[runs])]] = 0
         basins[runs[self._signs[runs] > 0.0]] = 0
-        self._set_valleys(point, calculus, of_run)
+        self._set_valleys(function, known.point[None], of_run)
+        assert self.valleys.calculus is not None
+        self.valleys.calculus.classes = [MINIMUM]  # rounding may hide it
         self.valleys.basins = basins.tolist()
 
     def _refined(self, function: Function, places: Array, reach: Array) -> Generator[None, None, tuple[Array, Array]]:
@@ -264,7 +271,8 @@ class Arrival:
             yield
             valleys[start : start + size] = polish(function, valleys[start : start + size])
 
-    def _set_valleys(self, points: Array, calculus: Calculus, of_run: Array) -> None:
+    def _set_valleys(self, function: Function, points: Array, of_run: Array) -> None:
+        calculus = analyse(function, points, math.inf) if len(points) else None
         counts = np.bincount(of_run[of_run >= 0], minlength=len(points)).tolist()
         self.valleys = Valleys(points, calculus, of_run.tolist(), counts, [NOWHERE] * len(of_run))
         classes = [*self.valleys.classes, ""]  # the last one for those without a valley
@@ -298,7 +306,7 @@ class Arrival:
         bound = np.flatnonzero(reach)
         ends, there = yield from self._refined(function, ends[bound], reach[bound])
         runs, ends, signs = runs[bound[there]], ends[there], signs[bound[there]]
-        chosen, groups = distinct(ends, SAME * (1.0 + np.abs(ends)), MOST_VALLEYS)
+        chosen, groups = _distinct(ends)
         if not len(chosen):
             return
         found = ends[chosen]
@@ -316,8 +324,7 @@ class Arrival:
         """Add those minima and maxima to the valleys that are not among them. Gives the valley that each is."""
         valleys = self.valleys
         before = len(valleys.points)
-        apart = np.abs(found[:, None, :] - valleys.points) <= 2.0 * SAME * (1.0 + np.abs(found[:, None, :]))
-        same = apart.all(-1)
+        same = _close(found, valleys.points)
         place_of = np.where(same.any(-1), same.argmax(-1) if before else NOWHERE, NOWHERE)
         new = [place for place in np.flatnonzero(place_of < 0).tolist() if classes[place] in (MINIMUM, MAXIMUM)]
         new = new[: MOST_VALLEYS - before]
@@ -330,7 +337,7 @@ class Arrival:
         rank[order], rank[-1] = np.arange(len(order)), NOWHERE
         of_run = np.array(valleys.of_run)
         of_run[of_run >= 0] = rank[of_run[of_run >= 0]]
-        self._set_valleys(points[order], analyse(function, points[order], math.inf), of_run)
+        self._set_valleys(function, points[order], of_run)
         ranked: list[int] = rank[place_of].tolist()
         return ranked
 
@@ -427,6 +434,49 @@ class Arrival:
             if compared and update.sign > 0.0 and 0.0 < curvatures[place] < math.inf:
                 found[run] += "; " + update.compared(rate, curvatures[place], "the function")
         return found
+
+
+def _sizes(points: Array) -> Array:
+    """A power of two for each number, no less than 1 plus its size, so that cells have one size next to each other."""
+    sizes: Array = np.exp2(np.minimum(np.ceil(np.log2(1.0 + np.abs(points))), 1023.0))
+    return sizes
+
+
+def _distinct(points: Array) -> tuple[Array, Array]:
+    """The rows of the different ones among stationary points, and for each row the place of its point among them."""
+    chosen, groups = distinct(points, SAME * _sizes(points), MOST_VALLEYS)
+    # Those on the border between two sizes of cells are put together again.
+    first = _close(points[chosen], points[chosen]).argmax(-1) if len(chosen) else chosen
+    kept, places = np.unique(first[first], return_inverse=True)
+    return chosen[kept], np.where(groups < 0, groups, np.append(places, -1)[groups])
+
+
+def _close(points: Array, others: Array) -> Array:
+    """Which points are which of the others but for rounding: (points, others)."""
+    close = np.ones((len(points), len(others)), bool)
+    for mine, theirs in zip(points.T, others.T, strict=True):  # each in turn, for there may be 20 of them
+        close &= np.abs(mine[:, None] - theirs) <= SAME * _sizes(mine)[:, None]
+    return close
+
+
+def _alike(function: Function, places: Array, arrivals: Array) -> Array:
+    """Whether curvatures at places and half way differ little, in any direction, from those at stationary points.
+
+    Else the place is as far away from its stationary point as the function takes to change, however short that is
+    beside numbers. Where the curvature vanishes at the stationary point, nothing is asked.
+    """
+    after = function.run(arrivals).hessians
+    assert after is not None
+    curvature = Curvature(after)
+    scales = np.sqrt(np.abs(curvature.values))
+    vectors = curvature.vectors / np.where(curvature.known, scales, np.inf)[:, None, :]
+    alike: Array = np.ones(len(places), bool)
+    for points in (places, 0.5 * (places + arrivals)):
+        before = function.run(points).hessians
+        assert before is not None
+        changes = vectors.transpose(0, 2, 1) @ (before - after) @ vectors
+        alike &= norms_of(changes.reshape(len(places), changes.shape[-1] ** 2)) <= SAME_CURVATURE
+    return alike
 
 
 def _named(kink: Problem) -> str:
