@@ -44,6 +44,7 @@ from service.engine.functions.expression import Expression, parse
 from service.engine.functions.fit import LATEX, fit_line
 from service.engine.functions.formulas import Formulas, formulas_of
 from service.engine.functions.function import BLOCK, Function, FunctionTask, Problem, all_finite
+from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import Search, search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 from service.engine.functions.symbolic import Printed
@@ -54,7 +55,7 @@ SEARCH_BLOCK = 1_024
 """Points that a search for stationary points looks at together."""
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
-MOST_UNSEEN = 0.01
+MOST_UNSEEN = 0.02
 """Chance that one more start of a search finds a new point, above which the starts are few."""
 DIVERGED = -2
 """In a map of basins: runs that diverged."""
@@ -130,7 +131,7 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     found = search(function, low, high, request["starts"], context.deadline)
     calculus = analyse(function, found.points, math.inf, context.deadline, found.flat)
     classes = calculus.classes or []
-    warnings = [*_cautions(expression), *_missed(function, found)]
+    warnings = [*_cautions(expression), *_missed(function, found, low, high)]
     entries = [
         {"point": point, "value": calculus.results.values[place], "norm": calculus.norms[place]}
         | _second_order(place, calculus)
@@ -363,12 +364,12 @@ def _second_order(place: int, calculus: Calculus) -> dict[str, Any]:
     return entry
 
 
-def _missed(function: Function, found: Search) -> list[Caution]:
+def _missed(function: Function, found: Search, low: Array, high: Array) -> list[Caution]:
     """What a search may have missed."""
     cautions = []
-    kinks = function.kinks
+    kinks = kinks_within(function, low, high)
     if kinks:
-        message = f"{kinks[0]}: there may be minima without a gradient, which this search does not find"
+        message = f"{kinks[0]}: there may be minima at such places, which this search does not find"
         cautions.append(Caution("kinks", message))
     if found.curves:
         message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
@@ -378,9 +379,8 @@ def _missed(function: Function, found: Search) -> list[Caution]:
         cautions.append(Caution("more_points", message))
     if found.unseen > MOST_UNSEEN:
         message = (
-            f"{found.unseen:.2g} of the {found.starts:,} starts led each to a point that no other start found: about "
-            "that is the chance that one more start finds a new point, so there are probably more; more starts find "
-            "more"
+            f"{100.0 * found.unseen:.2g} % of the starts that ended in the box did so at a place where "
+            "no other did: about that is the chance that one more finds a new place; more starts find more"
         )
         cautions.append(Caution("few_starts", message))
     if len(found.hidden):

@@ -125,6 +125,56 @@ def test_kinks_are_told(post: Post, expression: str, kink: str) -> None:
     assert warning["message"].startswith(kink)
 
 
+@pytest.mark.parametrize(
+    ("expression", "kink"),
+    [
+        ("sqrt(x^2 + y^2) - 0.1*cos(5x)", "the slope of sqrt"),
+        ("cbrt(x) + y^2", "the slope of cbrt"),
+        ("(x^2)^0.3 + y^2", "the slope of a root"),
+        ("20 - 20*exp(-0.2*sqrt(0.5*(x^2 + y^2))) + e - exp(0.5*(cos(2*pi*x) + cos(2*pi*y)))", "the slope of sqrt"),
+    ],
+)
+def test_kinks_of_roots_are_told(post: Post, expression: str, kink: str) -> None:
+    (warning,) = [each for each in found(post, expression, [-2, 2])["warnings"] if each["code"] == "kinks"]
+    assert warning["message"].startswith(kink)
+    assert "kinks" not in codes(found(post, f"({expression}) + 0*x", [0.5, 2]))
+
+
+def test_a_bowl_has_one_minimum_at_any_condition_number(post: Post) -> None:
+    answer = found(post, "1e14*x^2 + y^2", [-2, 2])
+    assert answer["counts"] == {"minimum": 1} and answer["warnings"] == []
+    (entry,) = answer["points"]
+    assert entry["point"] == [0, 0] and entry["condition_number"] == 1e14 and entry["largest_stable_step"] == 1e-14
+
+
+def test_what_rounding_hides_is_admitted(post: Post) -> None:
+    answer = found(post, "1e16*(0.6*x + 0.8*y - 1)^2 + (0.8*x - 0.6*y - 0.3)^2", [-2, 2])
+    assert answer["points"] == [] and codes(answer) == ["ill_conditioned"]
+
+
+def test_more_isolated_points_than_are_told_are_not_called_dense(post: Post) -> None:
+    answer = found(post, "sin(100x)", [-10, 10])
+    assert len(answer["points"]) == 500 and codes(answer) == ["more_points", "few_starts"]
+    assert "dense" not in str(answer["warnings"])
+
+
+def test_few_starts_are_told(post: Post) -> None:
+    schaffer = "0.5 + (sin(x^2 - y^2)^2 - 0.5)/(1 + 0.001*(x^2 + y^2))^2"
+    assert codes(found(post, schaffer, [-100, 100])) == ["few_starts"]
+    assert codes(found(post, HIMMELBLAU, [-5, 5])) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "box"),
+    [("((x + y)/2 - sqrt(x*y))^2", [0.5, 3]), ("(x*y)^4", [-1, 1]), ("(x*y)^4", [[0.5, 3], [-1, 1]])],
+)
+def test_curves_of_stationary_points_are_told(post: Post, expression: str, box: Any) -> None:
+    answer = found(post, expression, box)
+    assert codes(answer) == ["not_isolated"]
+    assert len(answer["points"]) > 10 and set(answer["counts"]) == {"degenerate"}
+    assert max(abs(entry["value"]) for entry in answer["points"]) <= 1e-12
+
+
 @pytest.mark.parametrize("expression", ["(x + y)^2", "3 + 0x + 0y", "(x^2 + y^2 - 1)^2", "step(x) + sign(y)"])
 def test_points_that_lie_dense_are_told(post: Post, expression: str) -> None:
     answer = found(post, expression, [-2, 2], starts=2000)

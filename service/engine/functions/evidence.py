@@ -37,6 +37,8 @@ BACK, FALLS = 8.0, 8.0
 ITERATIONS = 40
 MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
+MOST_NUMBERS = 1_000_000
+"""Of second derivatives at once."""
 UNDERFLOW = 1e-270
 """A gradient that fades below this before it is 0 has never become 0."""
 FARTHEST, HALVINGS = 12, 20
@@ -59,6 +61,15 @@ def judge(function: Function, points: Array, scale: Array, deadline: float | Non
 
 
 def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+    verdicts: Array = np.full(len(points), NONE)
+    block = max(1, MOST_NUMBERS // (len(OFFSETS) * points.shape[-1] ** 2))
+    for start in range(0, len(points), block):
+        rows = slice(start, start + block)
+        verdicts[rows] = _judge_block(function, points[rows], scale, deadline)
+    return verdicts
+
+
+def _judge_block(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
     gradients, hessians = derivatives(function, points, deadline)
     curvature = Curvature(hessians, scale)
     units = np.maximum(np.abs(points), scale)
@@ -73,8 +84,10 @@ def _judge(function: Function, points: Array, scale: Array, deadline: float | No
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
-        unexplained = (~known & (left > 4.0 * spread)).any(-1)
-        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], scale, deadline)
+        unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
+        lengths = norms_of(curvature.steps(gradients) / scale)
+        settled = np.logical_and(~unexplained, lengths <= NEAR)
+        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return verdicts
 
 
@@ -90,10 +103,13 @@ def in_noise(function: Function, points: Array, scale: Array) -> Array:
     return found
 
 
-def _look_around(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+def _look_around(
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+) -> Array:
     """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
 
-    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature.
+    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature, `settled`
+    where nothing but noise is, and Newton's next step is short.
     """
     count, dimension = points.shape
     looked_at = np.arange(count)
@@ -101,18 +117,20 @@ def _look_around(function: Function, points: Array, unexplained: Array, scale: A
     if count > most:
         looked_at = looked_at[:: -(-count // most)]
     found = np.full(count, -1)
-    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], scale, deadline)
+    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], settled[looked_at], scale, deadline)
     if (found[looked_at] == CURVE).all():
         found[found < 0] = CURVE
     elif (found < 0).any():
         rest = np.flatnonzero(found < 0)
         for start in range(0, len(rest), most):
             rows = rest[start : start + most]
-            found[rows] = _probe(function, points[rows], unexplained[rows], scale, deadline)
+            found[rows] = _probe(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return found
 
 
-def _probe(function: Function, points: Array, unexplained: Array, scale: Array, deadline: float | None) -> Array:
+def _probe(
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+) -> Array:
     count, dimension = points.shape
     gradients, hessians = derivatives(function, points, deadline)
     flat = Curvature(hessians, scale, FLAT)
@@ -132,16 +150,17 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
         function, starts.reshape(-1, dimension), reach, ITERATIONS, deadline, halvings=4, scale=scale, flat=FLAT
     )
     ends = refined.points.reshape(starts.shape)
-    settled = (refined.arrived | refined.hidden).reshape(shape)
+    ended = (refined.arrived | refined.hidden).reshape(shape)
     before, after = function.run(starts.reshape(-1, dimension)), function.run(refined.points)
     assert before.hessians is not None and after.hessians is not None
     gone = norms_of((ends - points[owners]) / scale)
-    stayed = settled & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
+    stayed = ended & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
     returned = gone < 0.5 * distances
 
     # How curved the function is around each point at all, also off the lines that are looked along.
     corners = points + PROBES[0] * np.sign(np.resize(np.array(OFFSETS, float), (len(OFFSETS), 1, dimension))) * scale
-    sizes = np.fmax(_sizes(hessians, scale), _around(function, corners, scale, deadline))
+    bent, heights = _around(function, corners, scale)
+    sizes = np.fmax(_sizes(hessians, scale), bent)
     for matrices in (before.hessians, after.hessians):
         np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
     # The slope on the way on: along what is flat there, as curves bend.
@@ -157,7 +176,7 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     errors, _ = noise(function, refined.points, after.gradients, after.hessians, onward[:, :, None], units)
     bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
     level = function.run(points).values[owners]
-    around = np.fmax(np.abs(level), np.abs(before.values.reshape(shape)))
+    around = np.fmax(np.fmax(np.abs(level), heights[owners]), np.abs(before.values.reshape(shape)))
     steady = np.abs(after.values.reshape(shape) - level) <= SAME_VALUE * around
     resolved = bound <= RESOLVED * sizes[owners] * distances
     on_curve = stayed & steady & resolved & (lengths.reshape(shape) > 0.0)
@@ -181,13 +200,18 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     steps = flat.steps(gradients)
     short = norms_of(steps / scale) <= NEAR + FAR_OUT * norms_of(points / scale)
     farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
-    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1)
+    vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1) | settled
 
-    # Where it is left in earnest there is no stationary point, or one some way off that the curvature would tell of.
-    change = np.abs(((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1))
-    straight = np.ones(count, bool)
-    np.logical_and.at(straight, owners, (change <= 4.0 * errors[:, 0].reshape(shape)).all((0, 1)))
-    elsewhere = np.where(unexplained & ~straight, HIDDEN, NONE)
+    # Where it is left in earnest there is no stationary point; or one farther on, if the slope changes as a curvature
+    # makes it change, less on one side by what it is more on the other.
+    changes = ((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1)
+    both = np.abs(changes)
+    opposite = (np.abs(changes[0] + changes[1]) <= 0.5 * (both[0] + both[1])) & (
+        both > 4.0 * errors[:, 0].reshape(shape)
+    ).all(0)
+    curved = np.zeros(count, bool)
+    np.logical_or.at(curved, owners, opposite.any(0))
+    elsewhere = np.where(unexplained & curved, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
@@ -196,11 +220,13 @@ def _probe(function: Function, points: Array, unexplained: Array, scale: Array, 
     return verdicts
 
 
-def _around(function: Function, places: Array, scale: Array, deadline: float | None) -> Array:
-    """The largest curvature at places around each point: (places, points, variables)."""
-    hessians = derivatives(function, places.reshape(-1, places.shape[-1]), deadline)[1]
-    largest: Array = np.fmax.reduce(_sizes(hessians, scale).reshape(places.shape[:2]), 0)
-    return largest
+def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
+    """The largest curvature and the largest value at places around each point: (places, points, variables)."""
+    results = function.run(places.reshape(-1, places.shape[-1]))
+    assert results.hessians is not None
+    shape = places.shape[:2]
+    curvatures = np.fmax.reduce(_sizes(results.hessians, scale).reshape(shape), 0)
+    return curvatures, np.fmax.reduce(np.abs(results.values).reshape(shape), 0)
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:

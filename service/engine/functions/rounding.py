@@ -10,8 +10,8 @@ from service.engine.graph.ir import Array
 EPS = float(np.finfo(np.float64).eps)
 GRADED = 1e-8
 """Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
-SWEEPS = 4
-"""Of the scaling: each takes the square root of what is left to do."""
+SWEEPS = 12
+"""Of the scaling, at most: each takes the square root of what is left to do."""
 UNKNOWN = 4.0 * EPS
 """Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
 OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
@@ -69,12 +69,12 @@ def graded_eigen(matrices: Array, values: Array, vectors: Array) -> Array:
         return errors
     factors = equilibrating(matrices[graded])
     scaled = np.abs(np.linalg.eigvalsh(factors[:, :, None] * matrices[graded] * factors[:, None, :]))
-    shares = UNKNOWN * dimension * scaled.max(-1) / scaled.min(-1)
-    better = shares < 1.0
-    graded, shares = graded[better], shares[better]
+    least, most = scaled.min(-1), UNKNOWN * dimension * scaled.max(-1)
+    better = most < least
+    graded = graded[better]
     if len(graded):
         values[graded], vectors[graded] = _jacobi(matrices[graded])
-        errors[graded] = shares * np.abs(values[graded]).min(-1)
+        errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
     return errors
 
 

@@ -42,14 +42,14 @@ class Search(NamedTuple):
     starts: int
     """From how many places it searched."""
     complete: bool
-    """False: there were more than are told."""
+    """False: there are more than are told."""
     curves: bool
     """Whether stationary points lie dense, as on a curve or in a plain."""
     hidden: Array
     """(hidden, variables): where stationary points may be near, but rounding hides them."""
     unseen: float
-    """The share of starts that led to a point no other start led to: the chance that one more start finds a new one
-    (Good 1953)."""
+    """Of the starts that came to an end in the box, the share that did so at a place no other start came to: about the
+    chance that one more finds a new place (Good 1953)."""
 
 
 def search(function: Function, low: Array, high: Array, starts: int, deadline: float | None = None) -> Search:
@@ -73,23 +73,27 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
-    chosen, groups = distinct(points[inside & arrived], SAME * size, MOST_FOUND)
+    chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
-    unsettled = inside & ~arrived & (refined.lengths <= UNSETTLED)
+    unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
     lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size)])
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    alone = np.bincount(groups[groups >= 0], minlength=len(found)) == 1
-    unseen = float((alone & (verdicts == KNOWN)).sum()) / len(places)
+    alone = (np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)
+    # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
+    stuck = unsettled & (points != places).any(-1)
+    bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
+    unseen = float((alone.sum() + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
     told = (verdicts != HIDDEN) & (verdicts != NONE)
     curves = bool((verdicts == CURVE).any())
     plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
     found, plain = _without_plains(function, found[told], plain[told], size, deadline)
     usual = usual_size(function.run(places).values)
     order = lowest_first(found, function.run(found).values, usual) if len(found) else np.zeros(0, np.intp)
-    complete = not (groups < 0).any()
+    complete = not curves and len(found) <= MOST_FOUND
+    order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
@@ -111,7 +115,7 @@ def _without_plains(
 ) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
     plains = points[plain]
-    chosen, groups = distinct(plains, SPREAD * size, MOST_FOUND)
+    chosen, groups = distinct(plains, SPREAD * size, len(plains))
     if len(chosen) in (0, len(plains)):
         return points, plain
     norms = norms_of(function.run(plains).gradients)

@@ -1,0 +1,155 @@
+"""What a search may claim: any conditioning, curves of stationary points, and what it admits to have missed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE, analyse
+from service.engine.functions.stationary import search
+from tests.engine.functions.building import function
+from tests.engine.functions.claims import check, others, quadratics
+
+
+def searched(text, low, high, starts=500, variables=None):
+    compiled = function(text, 512, 2, variables)
+    found = search(compiled, np.array(low, float), np.array(high, float), starts)
+    return found, analyse(compiled, found.points, np.inf, None, found.flat).classes or []
+
+
+def rotated(steep, exact=False):
+    """A bowl with its axes along (3, 4) and (4, -3), and its minimum at (0.84, 0.62)."""
+    return f"{steep}*(0.6*x + 0.8*y - 1)^2 + (0.8*x - 0.6*y - 0.3)^2"
+
+
+def test_random_quadratics():
+    wrong, outcomes = check(quadratics(np.random.default_rng(7), 32))
+    assert wrong == []
+    assert sum(count for name, count in outcomes.items() if name.endswith(": found")) > 20
+
+
+def test_random_functions():
+    wrong, outcomes = check(others(np.random.default_rng(7), 10))
+    assert wrong == []
+    assert outcomes.get("other: found", 0) >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "point"),
+    [
+        ("1e14*x^2 + y^2", (0.0, 0.0)),
+        ("1e14*(x - 1/3)^2 + (y - 1/7)^2", (1 / 3, 1 / 7)),
+        ("1e30*(x - 1/3)^2 + (y - 1/7)^2", (1 / 3, 1 / 7)),
+        ("1e14*x^2 - 2e14*x/3 + y^2 - 2*y/7", (1 / 3, 1 / 7)),
+        ("1e-12*(x - 1)^2 + 1e12*(y + 1)^2", (1.0, -1.0)),
+        (rotated("1"), (0.84, 0.62)),
+        (rotated("1e8"), (0.84, 0.62)),
+        (rotated("1e14"), (0.84, 0.62)),
+    ],
+)
+def test_the_one_minimum_of_a_bowl(text, point):
+    found, classes = searched(text, (-2, -2), (2, 2))
+    assert classes == [MINIMUM]
+    np.testing.assert_allclose(found.points[0], point, atol=1e-9)
+    assert found.complete and not found.curves and not len(found.hidden)
+
+
+def test_what_rounding_hides_is_admitted():
+    """The curvature of 1 is lost in the rounding of those of 1e16, and with it the place."""
+    found, _ = searched(rotated("1e16"), (-2, -2), (2, 2))
+    assert len(found.points) == 0
+    assert len(found.hidden) > 0 and not found.curves
+
+
+@pytest.mark.parametrize("height", ["1e-100", "1e-30", "1", "1e30", "1e100"])
+@pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
+def test_neither_the_scale_of_values_nor_that_of_places_matters(height, width):
+    text = f"{height}*((x/{width})^4 - 2*(x/{width})^2 + 1e-6*(y/{width})^2)"
+    found, classes = searched(text, (-2 * width, -2 * width), (2 * width, 2 * width))
+    assert classes == [MINIMUM, MINIMUM, SADDLE]
+    np.testing.assert_allclose(found.points / width, [(-1, 0), (1, 0), (0, 0)], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "on_curve"),
+    [
+        ("((x + y)/2 - sqrt(x*y))^2", (0.5, 0.5), (3, 3), lambda x, y: x - y),
+        ("(x*y)^4", (0.5, -1), (3, 1), lambda x, y: y),
+        ("(x*y)^4", (-2, -2), (2, 2), lambda x, y: x * y),
+        ("(x*(y - 1/3))^4", (0.5, -1), (3, 1), lambda x, y: y - 1 / 3),
+        ("(x - y)^2", (-2, -2), (2, 2), lambda x, y: x - y),
+        ("(0.6*x + 0.8*y - 1)^2", (-2, -2), (2, 2), lambda x, y: 0.6 * x + 0.8 * y - 1),
+        ("1e14*(x - y)^2", (-2, -2), (2, 2), lambda x, y: x - y),
+        ("(x^2 + y^2 - 1)^2", (-2, -2), (2, 2), lambda x, y: np.hypot(x, y) - 1),
+        ("(x*y - 1)^2 + 5", (0.5, 0.5), (3, 3), lambda x, y: x * y - 1),
+        ("cos(0.3*x + 0.7*y)", (-2, -2), (2, 2), lambda x, y: 0.3 * x + 0.7 * y),
+    ],
+)
+def test_points_of_a_curve_are_told_and_that_there_are_more(text, low, high, on_curve):
+    found, classes = searched(text, low, high, variables=("x", "y"))
+    assert found.curves and not found.complete
+    dense = found.points[found.flat]
+    assert len(dense) > 10 and {kind for kind, flat in zip(classes, found.flat, strict=True) if flat} == {DEGENERATE}
+    np.testing.assert_allclose(on_curve(*dense.T), 0.0, atol=1e-3 if "^4" in text else 1e-7)
+    assert np.ptp(function(text, 1, 0, ("x", "y")).run(dense).values) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "point"),
+    [
+        ("x^4", (-1,), (2,), (0,)),
+        ("x^3", (-1,), (2,), (0,)),
+        ("(x - 0.3)^4", (-1,), (2,), (0.3,)),
+        ("x^4 - 0.4*x^3 + 0.06*x^2 - 0.004*x + 0.0001", (-1,), (2,), (0.1,)),
+        ("x^4 + 1e-8*y^2", (-1, -1), (2, 2), (0, 0)),
+        ("1e20*x^4 + y^2", (-1, -1), (2, 2), (0, 0)),
+        ("x^3 - 3x*y^2", (-1, -1), (2, 2), (0, 0)),
+        ("x^4 + y^4", (-1, -1), (2, 2), (0, 0)),
+        ("1 - cos(x^2 + y^2)", (-1, -1), (1.2, 1), (0, 0)),
+    ],
+)
+def test_a_degenerate_point_is_no_curve(text, low, high, point):
+    found, classes = searched(text, low, high)
+    assert classes == [DEGENERATE]
+    np.testing.assert_allclose(found.points[0], point, atol=1e-5)
+    assert found.complete and not found.curves and not len(found.hidden)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("exp(x)", (-100,), (0,)),
+        ("exp(x) + y^2", (-100, -1), (0, 1)),
+        ("exp(-30x) + y^2", (-1, -1), (4, 1)),
+        ("1/x", (1e6,), (1e6 + 1,)),
+        ("exp(x)", (100,), (100 + 1e-5,)),
+        ("x + y^2", (-2, -2), (2, 2)),
+        ("x + y + (x - y)^2", (-2, -2), (2, 2)),
+        ("|x| + |y|", (-2, -2), (2, 3)),
+        ("1e-20*x + y^2", (-2, -2), (2, 2)),
+    ],
+)
+def test_where_the_gradient_only_becomes_short_nothing_is_claimed(text, low, high):
+    found, _ = searched(text, low, high)
+    assert len(found.points) == 0 and found.complete and not found.curves and not len(found.hidden)
+
+
+def test_far_out_on_a_plateau_a_gradient_below_what_numbers_hold_is_none():
+    found, classes = searched("exp(-x^2)", (-100,), (100,), 1000)
+    assert found.points.tolist() == [[0.0]] and classes == [MAXIMUM]
+    assert found.complete and not found.curves
+
+
+def test_more_points_than_are_told_are_no_curve():
+    found, classes = searched("sin(100x)", (-10,), (10,), 2000)
+    assert len(found.points) == 500 and not found.complete and not found.curves
+    # The lowest of them: all minima, then some maxima.
+    assert [classes.count(kind) for kind in (MINIMUM, MAXIMUM)] == [318, 182]
+
+
+def test_starts_that_are_few_for_what_they_see():
+    schaffer = "0.5 + (sin(x^2 - y^2)^2 - 0.5)/(1 + 0.001*(x^2 + y^2))^2"
+    assert searched(schaffer, (-100, -100), (100, 100), 1024)[0].unseen > 0.5
+    assert searched("sin(100x)", (-10,), (10,), 500)[0].unseen > 0.3
+    for text in ("(x^2 + y - 11)^2 + (x + y^2 - 7)^2", "(1 - x)^2 + 100*(y - x^2)^2", "x^2 + y^2", "x + y"):
+        assert searched(text, (-5, -5), (5, 5))[0].unseen < 0.02
