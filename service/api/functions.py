@@ -33,10 +33,11 @@ from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SU
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
-from service.engine.descent.arrival import NOWHERE, UNTOLD, Arrival, Known, Valleys
+from service.engine.descent.arrival import Arrival
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, RollingPlan, run_of
 from service.engine.descent.update import Clip
+from service.engine.descent.valleys import NOWHERE, UNTOLD, Known, Valleys
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along, analyse, norms_of

@@ -6,20 +6,30 @@ It is worked out block by block, so that other work of the process has its turn 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
 from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling, kink_of
+from service.engine.descent.valleys import (
+    MOST_VALLEYS,
+    NOWHERE,
+    SAME,
+    UNKNOWN,
+    UNTOLD,
+    Known,
+    Valleys,
+    alike,
+    close_to,
+    different,
+    sizes,
+)
 from service.engine.functions import evidence
 from service.engine.functions.calculus import (
     MAXIMUM,
     MINIMUM,
     SADDLE,
     STATIONARY,
-    Calculus,
     analyse,
     finite_matrices,
     norms_of,
@@ -27,7 +37,8 @@ from service.engine.functions.calculus import (
 from service.engine.functions.evidence import judge
 from service.engine.functions.flow import follow
 from service.engine.functions.function import Function, Problem, Results, all_finite
-from service.engine.functions.newton import Curvature, distinct, near, polish, refine
+from service.engine.functions.newton import near, polish, refine
+from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -39,11 +50,6 @@ BLOCK_ELEMENTS = 4_096
 ITERATIONS = 25
 """Enough also at degenerate points, which Newton's method only comes closer to by a factor."""
 HALVINGS = 3
-MOST_VALLEYS = 500
-SAME = 1e-6
-"""Valleys closer than this, beside their distance from 0, are one."""
-SAME_CURVATURE = 0.5
-"""By what share the curvature may differ between a ball and the stationary point that it has arrived at."""
 REASONS_AT_ONCE = 2_000
 WAYS = 4
 """How many times more ways are followed at once: a call costs more than its work, and a step still takes 4 ms."""
@@ -51,38 +57,6 @@ MOST_FOLLOWED = 10_000
 """Runs that have not arrived whose basin is looked for, which takes about 0.1 ms each."""
 MOST_EXPLAINED = 1_000
 """Diverged runs whose learning rate is compared with the curvature."""
-NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
-"""In place of a valley: arrived at none, or at one of those beyond the most that are told; rounding hides it."""
-
-
-@dataclass
-class Valleys:
-    """The distinct places where balls ended or are bound for, lowest first."""
-
-    points: Array
-    """(valleys, variables)"""
-    calculus: Calculus | None
-    """At those points; None: there are none."""
-    of_run: list[int]
-    """For each run the valley that it has arrived at, NOWHERE, UNTOLD or UNKNOWN."""
-    counts: list[int]
-    """How many runs have arrived at each."""
-    basins: list[int]
-    """For each run the minimum that steepest descent certainly leads to from where it ended (uphill the maximum), or
-    NOWHERE."""
-
-    @property
-    def classes(self) -> list[str]:
-        return [] if self.calculus is None or self.calculus.classes is None else self.calculus.classes
-
-
-class Known(NamedTuple):
-    """The only minimum of a convex function that is known beforehand."""
-
-    point: Array
-    """(variables,)"""
-    near: Callable[[Array], Array]
-    """From points, (points, variables), to which of them have arrived."""
 
 
 class Arrival:
@@ -111,8 +85,9 @@ class Arrival:
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
         self._on_kinks: dict[int, Problem] = {}
         """Of runs that ended where a slope is taken by convention: what is said of the kink there."""
-        self._note = "; at the kinks of this function it need not vanish" if rolling.function.kinks else ""
+        self._note = "; at the kinks of this function it need not vanish" if self._has_kinks() else ""
         self._arrivals_known = False
+        self._flat = np.zeros(0, bool)
         self._work = self._look()
 
     def advance(self) -> None:
@@ -170,11 +145,11 @@ class Arrival:
             alike = self.steps_done[run], self.valleys.of_run[run]
             plain = status == STATUS[COMPLETED] and alike[1] >= 0 and run not in self.rolling.moved
             plain = plain and bool(self.norms[run] <= STATIONARY)
-            reason = known.get(alike) if plain else None
+            reason = known.get(same) if plain else None
             if reason is None:
                 reason = self._told(run)
                 if plain:
-                    known[alike] = reason
+                    known[same] = reason
             self.reasons.append(reason)
             if run % REASONS_AT_ONCE == REASONS_AT_ONCE - 1:
                 yield
@@ -182,6 +157,16 @@ class Arrival:
     @staticmethod
     def _block_size(function: Function) -> int:
         return max(4, min(BLOCK, BLOCK_ELEMENTS // function.dimension**2))
+
+    def _has_kinks(self) -> bool:
+        """Whether there may be kinks about where the balls have been."""
+        function = self.rolling.function
+        if not function.kinks:
+            return False
+        seen = np.concatenate([self.points[self._settled], self.rolling.plan.starts])
+        low, high = seen.min(0), seen.max(0)
+        margin = 1.0 + np.maximum(np.abs(low), np.abs(high))
+        return bool(quietly(kinks_within, function, low - margin, high + margin))
 
     def _find_kinks(self) -> Iterator[None]:
         """Where a slope by convention may vanish, and nothing is known of arriving."""
@@ -209,7 +194,7 @@ class Arrival:
             return
         ends = self.points[runs]
         # Most balls end in a few places, to many digits: each is looked at once.
-        scale = _sizes(ends)
+        scale = sizes(ends)
         keys = np.concatenate([np.round(ends / (SAME * scale)), scale], -1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         yield
@@ -218,7 +203,7 @@ class Arrival:
         arrivals, there = yield from self._refined(function, places, radius * (1.0 + norms_of(places)))
         there &= (np.abs(arrivals - places) <= radius * (1.0 + np.abs(places))).all(-1)
         rows = np.flatnonzero(there)
-        chosen, groups = _distinct(arrivals[rows])
+        chosen, groups = different(arrivals[rows])
         if not len(chosen):
             return
         valleys = arrivals[rows[chosen]]
@@ -227,7 +212,7 @@ class Arrival:
         yield
         known = np.append(verdicts == evidence.KNOWN, False)[groups]
         near_by = ~known
-        near_by[known] = quietly(_alike, function, places[rows[known]], valleys[groups[known]])
+        near_by[known] = quietly(alike, function, places[rows[known]], valleys[groups[known]])
         rows, groups = rows[near_by], groups[near_by]
         reached = np.bincount(groups[groups >= 0], minlength=len(valleys)) > 0
         told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE) & reached)
@@ -238,14 +223,14 @@ class Arrival:
         of_place[rows] = rank[groups]
         of_run = np.full(len(self.points), NOWHERE)
         of_run[runs] = of_place[inverse.reshape(-1)]
-        self._set_valleys(function, valleys[order], of_run)
+        self._set_valleys(function, valleys[order], verdicts[order] != evidence.KNOWN, of_run)
         yield
 
     def _find_known(self, function: Function, runs: Array, known: Known) -> None:
         of_run, basins = np.full((2, len(self.points)), NOWHERE)
         of_run[runs[quietly(known.near, self.points[runs])]] = 0
         basins[runs[self._signs[runs] > 0.0]] = 0
-        self._set_valleys(function, known.point[None], of_run)
+        self._set_valleys(function, known.point[None], np.zeros(1, bool), of_run)
         assert self.valleys.calculus is not None
         self.valleys.calculus.classes = [MINIMUM]  # rounding may hide it
         self.valleys.basins = basins.tolist()
@@ -271,8 +256,10 @@ class Arrival:
             yield
             valleys[start : start + size] = polish(function, valleys[start : start + size])
 
-    def _set_valleys(self, function: Function, points: Array, of_run: Array) -> None:
-        calculus = analyse(function, points, math.inf) if len(points) else None
+    def _set_valleys(self, function: Function, points: Array, flat: Array, of_run: Array) -> None:
+        """`flat` tells at which points a curvature vanishes."""
+        calculus = analyse(function, points, math.inf, flat=flat) if len(points) else None
+        self._flat = flat
         counts = np.bincount(of_run[of_run >= 0], minlength=len(points)).tolist()
         self.valleys = Valleys(points, calculus, of_run.tolist(), counts, [NOWHERE] * len(of_run))
         classes = [*self.valleys.classes, ""]  # the last one for those without a valley
@@ -306,13 +293,16 @@ class Arrival:
         bound = np.flatnonzero(reach)
         ends, there = yield from self._refined(function, ends[bound], reach[bound])
         runs, ends, signs = runs[bound[there]], ends[there], signs[bound[there]]
-        chosen, groups = _distinct(ends)
+        chosen, groups = different(ends)
         if not len(chosen):
             return
         found = ends[chosen]
         yield from self._polish(function, found)
-        calculus = analyse(function, found, math.inf)
-        place_of = self._add(function, found, calculus.classes or [])
+        yield
+        classes = analyse(function, found, math.inf).classes or []
+        known = judge(function, found, np.ones(function.dimension)) == evidence.KNOWN
+        ends_here = [sure and kind in (MINIMUM, MAXIMUM) for sure, kind in zip(known.tolist(), classes, strict=True)]
+        place_of = self._add(function, found, np.array(ends_here))
         yield
         kinds = [MINIMUM if sign > 0.0 else MAXIMUM for sign in signs.tolist()]
         for run, group, kind in zip(runs.tolist(), groups.tolist(), kinds, strict=True):
@@ -320,16 +310,16 @@ class Arrival:
             if place >= 0 and self.valleys.classes[place] == kind:
                 self.valleys.basins[run] = place
 
-    def _add(self, function: Function, found: Array, classes: list[str]) -> list[int]:
+    def _add(self, function: Function, found: Array, minima: Array) -> list[int]:
         """Add those minima and maxima to the valleys that are not among them. Gives the valley that each is."""
         valleys = self.valleys
         before = len(valleys.points)
-        same = _close(found, valleys.points)
+        same = close_to(found, valleys.points)
         place_of = np.where(same.any(-1), same.argmax(-1) if before else NOWHERE, NOWHERE)
-        new = [place for place in np.flatnonzero(place_of < 0).tolist() if classes[place] in (MINIMUM, MAXIMUM)]
-        new = new[: MOST_VALLEYS - before]
-        if not new:
-            return place_of.tolist()  # type: ignore[no-any-return]
+        new = np.flatnonzero((place_of < 0) & minima)[: MOST_VALLEYS - before]
+        if not len(new):
+            known: list[int] = place_of.tolist()
+            return known
         place_of[new] = before + np.arange(len(new))
         points = np.concatenate([valleys.points, found[new]])
         order = lowest_first(points, function.run(points).values, self._usual)
@@ -337,7 +327,8 @@ class Arrival:
         rank[order], rank[-1] = np.arange(len(order)), NOWHERE
         of_run = np.array(valleys.of_run)
         of_run[of_run >= 0] = rank[of_run[of_run >= 0]]
-        self._set_valleys(function, points[order], of_run)
+        flat = np.append(self._flat, np.zeros(len(new), bool))
+        self._set_valleys(function, points[order], flat[order], of_run)
         ranked: list[int] = rank[place_of].tolist()
         return ranked
 
@@ -434,49 +425,6 @@ class Arrival:
             if compared and update.sign > 0.0 and 0.0 < curvatures[place] < math.inf:
                 found[run] += "; " + update.compared(rate, curvatures[place], "the function")
         return found
-
-
-def _sizes(points: Array) -> Array:
-    """A power of two for each number, no less than 1 plus its size, so that cells have one size next to each other."""
-    sizes: Array = np.exp2(np.minimum(np.ceil(np.log2(1.0 + np.abs(points))), 1023.0))
-    return sizes
-
-
-def _distinct(points: Array) -> tuple[Array, Array]:
-    """The rows of the different ones among stationary points, and for each row the place of its point among them."""
-    chosen, groups = distinct(points, SAME * _sizes(points), MOST_VALLEYS)
-    # Those on the border between two sizes of cells are put together again.
-    first = _close(points[chosen], points[chosen]).argmax(-1) if len(chosen) else chosen
-    kept, places = np.unique(first[first], return_inverse=True)
-    return chosen[kept], np.where(groups < 0, groups, np.append(places, -1)[groups])
-
-
-def _close(points: Array, others: Array) -> Array:
-    """Which points are which of the others but for rounding: (points, others)."""
-    close = np.ones((len(points), len(others)), bool)
-    for mine, theirs in zip(points.T, others.T, strict=True):  # each in turn, for there may be 20 of them
-        close &= np.abs(mine[:, None] - theirs) <= SAME * _sizes(mine)[:, None]
-    return close
-
-
-def _alike(function: Function, places: Array, arrivals: Array) -> Array:
-    """Whether curvatures at places and half way differ little, in any direction, from those at stationary points.
-
-    Else the place is as far away from its stationary point as the function takes to change, however short that is
-    beside numbers. Where the curvature vanishes at the stationary point, nothing is asked.
-    """
-    after = function.run(arrivals).hessians
-    assert after is not None
-    curvature = Curvature(after)
-    scales = np.sqrt(np.abs(curvature.values))
-    vectors = curvature.vectors / np.where(curvature.known, scales, np.inf)[:, None, :]
-    alike: Array = np.ones(len(places), bool)
-    for points in (places, 0.5 * (places + arrivals)):
-        before = function.run(points).hessians
-        assert before is not None
-        changes = vectors.transpose(0, 2, 1) @ (before - after) @ vectors
-        alike &= norms_of(changes.reshape(len(places), changes.shape[-1] ** 2)) <= SAME_CURVATURE
-    return alike
 
 
 def _named(kink: Problem) -> str:
