@@ -142,8 +142,8 @@ class Arrival:
                 self.reasons.append(explained[run])
                 continue
             # Most balls end in few places, and alike.
-            alike = self.steps_done[run], self.valleys.of_run[run]
-            plain = status == STATUS[COMPLETED] and alike[1] >= 0 and run not in self.rolling.moved
+            same = self.steps_done[run], self.valleys.of_run[run]
+            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.moved
             plain = plain and bool(self.norms[run] <= STATIONARY)
             reason = known.get(same) if plain else None
             if reason is None:

@@ -39,6 +39,8 @@ PROBING = 1e-2
 """The share of the allowed error from which a step says how far the curvature stays the same."""
 LANDING = 5.0
 """A step that is so much longer than the slowest direction takes, in time, ends at the minimum of its model."""
+THERE = 1e-9
+"""Newton's step at a minimum is no longer than this share of 1 plus the distance from 0."""
 SAME_CURVATURE = 0.25
 """By what share the curvature may change, in any direction, within the last step."""
 
@@ -59,7 +61,7 @@ def follow(function: Function, starts: Array, signs: Array) -> Generator[None, N
     `function` has second derivatives. Pauses after each step, so that other work has its turn.
     """
     ways = Ways(starts.copy(), np.zeros(len(starts)))
-    flow = _Flow(function, starts, signs)
+    flow = quietly(_Flow, function, starts, signs)
     for _ in range(STEPS):
         if not len(flow.rows):
             break
@@ -85,6 +87,8 @@ class _Tried(NamedTuple):
     times: Array
     """How long it is in time."""
     lengths: Array
+    to_go: Array
+    """How long Newton's step would be."""
     ends: Array
     errors: Array
     """(points, variables): what the method of one order less would do otherwise."""
@@ -110,9 +114,9 @@ class _Flow:
         """Which starts they come from."""
         self.signs = signs
         self.points = starts
-        self.values, self.gradients, self.hessians, defined = quietly(self._look, starts, signs)
+        self.values, self.gradients, self.hessians, defined = self._look(starts, signs)
         self.eigenvalues, self.vectors = np.linalg.eigh(self.hessians)
-        self.ahead, self.across = quietly(_across, self.gradients, self.hessians)
+        self.ahead, self.across = _across(self.gradients, self.hessians)
         steepest = np.abs(self.eigenvalues).max(-1)
         self.times = np.where(steepest > 0.0, 1.0 / steepest, 1.0)
         """How long the next step is to be."""
@@ -144,12 +148,14 @@ class _Flow:
         landed = good & (lowest > 0.0) & (tried.times * lowest >= LANDING) & self._alike(tried.hessians)
         self.times = tried.times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
         self.growth = np.where(good, FASTER, 1.0)
-        # A point that does not move sits where it is, and nothing is certain.
-        staying = tried.lengths > 0.0
-        rows = np.flatnonzero(good)
+        # A point next to a minimum need not move, and one that does not move elsewhere stays there for ever.
+        there = (lowest > 0.0) & (tried.to_go <= THERE * (1.0 + norms_of(self.points)))
+        tried.ends[there], tried.lengths[there] = self.points[there], THERE * (1.0 + norms_of(self.points[there]))
+        staying = there | (tried.lengths > 0.0)
+        rows = np.flatnonzero(good & ~there)
         if len(rows):
             staying[rows] &= self._move(rows, tried, shares[rows], landed[rows])
-        landed &= staying
+        landed = (landed | there) & staying
         leaving = _Landed(self.rows[landed], tried.ends[landed], tried.lengths[landed])
         self._keep(staying & ~landed)
         return leaving
@@ -180,7 +186,8 @@ class _Flow:
         ends = self.points + _times(vectors, moves)
         values, gradients, hessians, there = self._look(ends, self.signs)
         there &= seen & seen_last & foreseen & foreseen_last & (values <= self.values)
-        return _Tried(times, lengths, ends, _times(vectors, errors), values, gradients, hessians, there)
+        to_go = norms_of(slopes / self.eigenvalues)
+        return _Tried(times, lengths, to_go, ends, _times(vectors, errors), values, gradients, hessians, there)
 
     def _move(self, rows: Array, tried: _Tried, shares: Array, landed: Array) -> Array:
         """Make the steps of some points. Gives which of them are still next to the true way."""
@@ -200,6 +207,8 @@ class _Flow:
         # Much shorter steps than the curvature allows say nothing of how far it stays the same.
         probing = (shares > PROBING * TOLERANCE) | landed
         near: Array = ~probing | (self.tubes[rows] <= TUBE * tried.lengths[rows] / curving)
+        # Next to a saddle point the true way must not be on its other side.
+        near &= self.tubes[rows] * np.maximum(-values[:, 0], 0.0) <= TUBE * norms_of(gradients)
         self.points[rows], self.values[rows] = tried.ends[rows], tried.values[rows]
         self.gradients[rows], self.hessians[rows] = gradients, hessians
         self.eigenvalues[rows], self.vectors[rows] = values, vectors
