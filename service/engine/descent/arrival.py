@@ -212,7 +212,7 @@ class Arrival:
         yield
         known = np.append(verdicts == evidence.KNOWN, False)[groups]
         near_by = ~known
-        near_by[known] = quietly(alike, function, places[rows[known]], valleys[groups[known]])
+        near_by[known] = quietly(alike, function, places[rows[known]], valleys[groups[known]], radius)
         rows, groups = rows[near_by], groups[near_by]
         reached = np.bincount(groups[groups >= 0], minlength=len(valleys)) > 0
         told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE) & reached)

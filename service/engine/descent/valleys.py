@@ -16,8 +16,9 @@ from service.engine.graph.ir import Array
 MOST_VALLEYS = 500
 SAME = 1e-6
 """Valleys closer than this, beside their distance from 0, are one."""
-SAME_CURVATURE = 0.5
-"""By what share the curvature may differ between a ball and the stationary point that it has arrived at."""
+SAME_CURVATURE, MOST_CURVATURE = 100.0, 0.5
+"""By what share, times the radius, the curvature may differ between a ball and the stationary point that it has arrived
+at, and at most."""
 NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
 """In place of a valley: arrived at none, or at one of those beyond the most that are told; rounding hides it."""
 
@@ -75,12 +76,13 @@ def close_to(points: Array, others: Array) -> Array:
     return close
 
 
-def alike(function: Function, places: Array, arrivals: Array) -> Array:
+def alike(function: Function, places: Array, arrivals: Array, radius: float) -> Array:
     """Whether curvatures at places and half way differ little, in any direction, from those at stationary points.
 
     Else the place is as far away from its stationary point as the function takes to change, however short that is
     beside numbers. Where the curvature vanishes at the stationary point, nothing is asked.
     """
+    share = min(SAME_CURVATURE * radius + SAME, MOST_CURVATURE)
     after = function.run(arrivals).hessians
     assert after is not None
     curvature = Curvature(after)
@@ -91,5 +93,5 @@ def alike(function: Function, places: Array, arrivals: Array) -> Array:
         before = function.run(points).hessians
         assert before is not None
         changes = vectors.transpose(0, 2, 1) @ (before - after) @ vectors
-        same &= norms_of(changes.reshape(len(places), changes.shape[-1] ** 2)) <= SAME_CURVATURE
+        same &= norms_of(changes.reshape(len(places), changes.shape[-1] ** 2)) <= share
     return same
