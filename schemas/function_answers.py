@@ -13,6 +13,7 @@ from schemas.training import STATUSES
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
 
+RUN_STATUSES = STATUSES | {"stopped": f"{STATUSES['stopped']}, or there is no slope to follow, at a kink"}
 CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems"
 
 
@@ -186,7 +187,7 @@ class RunSummarySchema(StrictSchema):
     optimizer = fields.Integer(required=True, metadata=about("its place in the request"))
     start = fields.Integer(required=True, metadata=about("its place among the starts"))
     status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
+        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
     )
     reason = fields.String(required=True, metadata=about("where it ended and why, in words and numbers"))
     steps_done = fields.Integer(required=True)
@@ -322,7 +323,7 @@ class ClosedFormSchema(StrictSchema):
 class FitRunSchema(RunSchema):
     """One descent, and how far from the optimum it ended."""
 
-    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum"))
+    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum, Euclidean"))
 
 
 class FitResponse(StrictSchema):

@@ -162,7 +162,8 @@ def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any
     """Let every start go with every optimizer, and see in which valley each ends.
 
     All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
-    valley, on a saddle, still moving, or diverged because the learning rate is above what the curvature allows. With
+    valley, on a saddle, still moving, on a kink, or diverged because the learning rate is above what the curvature
+    allows; `basin` tells in which valley one is that has not arrived, where that is certain. With
     `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
     """
     if context.form != "json" and "state" in request["trace"]["include"]:
@@ -238,7 +239,8 @@ def function_surface(request: dict[str, Any], context: Context) -> dict[str, Any
 def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
 
-    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down.
+    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down. A descent has
+    arrived where its slope, its intercept and its line at the points are next to those of the optimum.
     """
     line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
     expression = parse(line.expression, request["variables"])
