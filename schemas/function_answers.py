@@ -13,6 +13,7 @@ from schemas.training import STATUSES
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
 
+RUN_STATUSES = STATUSES | {"stopped": f"{STATUSES['stopped']}, or there is no slope to follow, at a kink"}
 CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems"
 
 
@@ -179,13 +180,13 @@ class StationaryResponse(StrictSchema):
 
 
 class ValleySchema(StrictSchema):
-    """A place where runs ended."""
+    """A place where runs ended or are bound for."""
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
     classification = fields.String(required=True, metadata=about("a run may rest on a saddle as well as in a valley"))
     eigenvalues = TensorAnswerField(required=True)
-    runs = fields.Integer(required=True, metadata=about("how many ended there"))
+    runs = fields.Integer(required=True, metadata=about("how many have arrived there; 0: some are in its basin only"))
 
 
 class RunSummarySchema(StrictSchema):
@@ -194,7 +195,7 @@ class RunSummarySchema(StrictSchema):
     optimizer = fields.Integer(required=True, metadata=about("its place in the request"))
     start = fields.Integer(required=True, metadata=about("its place among the starts"))
     status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
+        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
     )
     reason = fields.String(required=True, metadata=about("where it ended and why, in words and numbers"))
     steps_done = fields.Integer(required=True)
@@ -203,6 +204,14 @@ class RunSummarySchema(StrictSchema):
     norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient there"))
     valley = fields.Integer(
         required=True, allow_none=True, metadata=about("which of the valleys it has arrived at; null: none")
+    )
+    basin = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata=about(
+            "the minimum among the valleys that steepest descent leads to from where it ended, whether it has arrived "
+            "or not (of runs that climb, the maximum that steepest ascent leads to); null: none for certain"
+        ),
     )
 
 
@@ -322,7 +331,7 @@ class ClosedFormSchema(StrictSchema):
 class FitRunSchema(RunSchema):
     """One descent, and how far from the optimum it ended."""
 
-    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum"))
+    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum, Euclidean"))
 
 
 class FitResponse(StrictSchema):

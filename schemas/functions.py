@@ -317,7 +317,8 @@ class RollRequest(FunctionRequest):
         minimum=0.0,
         load_default=ARRIVED,
         metadata=about(
-            "how far a run may end from a stationary point, times 1 plus its distance from 0, to have arrived (1e-3)"
+            "how far a run may end from a stationary point, times 1 plus its distance from 0, and in each variable "
+            "times 1 plus its size, to have arrived (1e-3)"
         ),
     )
 

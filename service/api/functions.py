@@ -33,10 +33,11 @@ from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SU
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
-from service.engine.descent.arrival import NOWHERE, UNTOLD, Arrival, Valleys
+from service.engine.descent.arrival import Arrival
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import Bounds, Find, Noise, Rolling, RollingPlan, run_of
 from service.engine.descent.update import Clip
+from service.engine.descent.valleys import NOWHERE, UNTOLD, Known, Valleys
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along, analyse, norms_of
@@ -161,7 +162,8 @@ def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any
     """Let every start go with every optimizer, and see in which valley each ends.
 
     All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
-    valley, on a saddle, still moving, or diverged because the learning rate is above what the curvature allows. With
+    valley, on a saddle, still moving, on a kink, or diverged because the learning rate is above what the curvature
+    allows; `basin` tells in which valley one is that has not arrived, where that is certain. With
     `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
     """
     if context.form != "json" and "state" in request["trace"]["include"]:
@@ -237,11 +239,12 @@ def function_surface(request: dict[str, Any], context: Context) -> dict[str, Any
 def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
 
-    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down.
+    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down. A descent has
+    arrived where its slope, its intercept and its line at the points are next to those of the optimum.
     """
     line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
     expression = parse(line.expression, request["variables"])
-    optimum = np.array([[line.slope, line.intercept]])
+    optimum = np.array([line.slope, line.intercept])
     least, largest = line.eigenvalues
     largest_stable_step = 2.0 / largest
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * largest_stable_step),))
@@ -252,7 +255,8 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
         every=request["trace"]["every"],
         include=request["trace"]["include"],
     )
-    work = RollingWork(compiler(expression, context), plan, context)
+    known = Known(optimum, partial(line.near, radius=plan.arrived))
+    work = RollingWork(compiler(expression, context), plan, context, known=known)
     _, summary = collect(work, context)
     runs = summary["runs"]
     distances = quietly(norms_of, np.array([run["point"] for run in runs]) - optimum)
@@ -474,9 +478,14 @@ def _numbers(array: Array) -> list[float | None]:
 class RollingWork:
     """Balls on their way, in the words of the API."""
 
-    def __init__(self, find: Find, plan: RollingPlan, context: Context, beside: int = 0) -> None:
-        """`beside` are bytes that the answer takes apart from the runs."""
-        self.plan, self.context, self.beside = plan, context, beside
+    following = True
+    """Whether runs that have not arrived tell which basin they are in."""
+
+    def __init__(
+        self, find: Find, plan: RollingPlan, context: Context, beside: int = 0, known: Known | None = None
+    ) -> None:
+        """`beside` are bytes that the answer takes apart from the runs; `known` is the minimum, if it is known."""
+        self.plan, self.context, self.beside, self.known = plan, context, beside, known
         self.streamed = context.form != "json"
         self.rolling = Rolling(find, plan, context.runtime.settings.limits, self._reserve)
         context.timer.mark("compile")
@@ -496,7 +505,7 @@ class RollingWork:
     def advance(self) -> Mapping[str, Any] | None:
         if self.rolling.finished:
             if self.arrival is None:
-                self.arrival = Arrival(self.rolling)
+                self.arrival = self._look()
             else:
                 self.arrival.advance()
             return None
@@ -510,8 +519,11 @@ class RollingWork:
         self.reason = reason
         self.rolling.cancel()
         if self.arrival is None:
-            self.arrival = Arrival(self.rolling)
+            self.arrival = self._look()
         self.arrival.cancel()
+
+    def _look(self) -> Arrival:
+        return Arrival(self.rolling, self.known, self.following)
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome
@@ -519,8 +531,10 @@ class RollingWork:
         warnings = []
         finite = outcome.finite
         if not finite:
-            lost = outcome.status.count("diverged")
-            message = f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold; null in lists"
+            lost, kinks = outcome.status.count("diverged"), len(self.rolling.kinks)
+            found = [f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold"] if lost else []
+            found += [f"{kinks:,} of {self.plan.runs:,} runs came to a kink, without a finite slope"] if kinks else []
+            message = "; ".join([*found, "null in lists"])
             warnings.append(Caution("non_finite", message, quantity="runs"))
         if self.reason:
             warnings.append(Caution("cancelled", self.reason))
@@ -544,7 +558,7 @@ class RollingWork:
         return self.arrival
 
     def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
-        valley = outcome.valleys.of_run[run]
+        valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
         told: dict[str, Any] = {
             "optimizer": run // count,
             "start": run % count,
@@ -555,6 +569,7 @@ class RollingWork:
             "value": outcome.values[run],
             "norm": outcome.norms[run],
             "valley": None if valley < 0 else valley,
+            "basin": None if basin < 0 else basin,
         }
         return told | run_of(self.rolling, run) if self.plan.keep else told
 
@@ -653,7 +668,9 @@ def _basins(request: dict[str, Any], context: Context, points: Array, shape: tup
 
 
 class BasinsWork(RollingWork):
-    """Runs of which only the valleys are told."""
+    """Runs of which only the valleys are told that they have arrived at."""
+
+    following = False
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome

@@ -26,7 +26,7 @@ PATH = "/v1/functions/descend"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 DOUBLE_WELL = "x^4 - 3x^2 + x"
 SUMMARY = {"variables", "status", "steps", "best", "valleys", "runs", "finite", "warnings"}
-RUN = {"optimizer", "start", "status", "reason", "steps_done", "point", "value", "norm", "valley"}
+RUN = {"optimizer", "start", "status", "reason", "steps_done", "point", "value", "norm", "valley", "basin"}
 WAY = {"path", "values", "gradients", "state"}
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
 MakeClient = Callable[..., FlaskClient]
@@ -496,3 +496,42 @@ def test_presets_are_descended_by_their_own_words(client: FlaskClient, post: Pos
     assert len(answered(post, body, PATH)["runs"]) == len(preset["starts"]) * len(preset["trials"])
     wrong = body | {"starts": [start[:1] for start in preset["starts"]]}
     assert set(faults(assert_problem(post(wrong, PATH), "invalid", wrong))) == {"#/starts"}
+
+
+# Basins and kinks.
+
+
+@pytest.mark.parametrize("accept", [NDJSON, EVENTS])
+def test_runs_tell_their_basins_in_documents_and_streams(post: Post, client: FlaskClient, accept: str) -> None:
+    body = descent(optimizers=[sgd(0.0005)], steps=5)
+    answer = rolled(post, **body)
+    assert [run["valley"] for run in answer["runs"]] == [None] * 4
+    for run, start in zip(answer["runs"], body["starts"], strict=True):
+        valley = answer["valleys"][run["basin"]]
+        assert valley["classification"] == "minimum" and valley["runs"] == 0
+        assert np.sign(valley["point"]).tolist() == np.sign(start).tolist()
+        assert run["reason"].endswith(f"but it lies in the basin of minimum {run['basin']}")
+    _, summary = streamed(client, body, accept)
+    assert summary["valleys"] == answer["valleys"]
+    assert [run["basin"] for run in summary["runs"]] == [run["basin"] for run in answer["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [("sqrt(x^2 + y^2)", "sqrt"), ("hypot(x, y)", "length"), ("cbrt(x) + y", "cbrt"), ("(x^2 + y^2)^0.4", "root")],
+)
+def test_a_start_on_a_kink_has_no_slope_to_follow(post: Post, client: FlaskClient, expression: str, words: str) -> None:
+    body = descent(expression=expression, starts=[[0, 0], [1, 1]], steps=3, trace={"include": ["gradients"]})
+    answer = rolled(post, **body)
+    on_kink, other = answer["runs"]
+    assert (on_kink["status"], other["status"]) == ("stopped", "completed")
+    assert on_kink["reason"].startswith("it starts on a kink") and words in on_kink["reason"]
+    assert on_kink["norm"] is None and on_kink["value"] == 0 and on_kink["steps_done"] == 0
+    assert on_kink["path"] == [[0, 0]] and None in on_kink["gradients"][0]
+    assert answer["finite"] is False
+    (warning,) = answer["warnings"]
+    assert warning["code"] == "non_finite"
+    assert warning["message"] == "1 of 2 runs came to a kink, without a finite slope; null in lists"
+    _, summary = streamed(client, body, NDJSON)
+    assert (summary["warnings"], summary["finite"]) == (answer["warnings"], False)
+    assert [run["status"] for run in summary["runs"]] == ["stopped", "completed"]

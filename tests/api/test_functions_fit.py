@@ -213,3 +213,52 @@ def test_the_same_request_has_the_same_bytes(post: Post) -> None:
     first = post(body, PATH).get_data()
     assert first == post(dict(reversed(body.items())), PATH).get_data()
     assert plain(answered(post, body, PATH, Accept=BASE64)) == strict_json(first)
+
+
+# Arriving.
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "momentum", "l_bfgs", "newton"])
+@pytest.mark.parametrize("offset", [3e3, 1e6, 1.7e9])
+def test_nothing_has_arrived_far_from_the_optimum(post: Post, offset: float, name: str) -> None:
+    points = [[offset, 0], [offset + 1, 1], [offset + 2, 2]]
+    answer = fitted(
+        post, points, optimizers=[name] if name in ("newton", "l_bfgs") else [{"type": name, "learning_rate": 1e-20}]
+    )
+    (run,) = answer["runs"]
+    arrived = abs(run["point"][0] - 1) <= 1e-3 and abs(run["point"][1] + offset) <= 1e-3 * offset
+    assert ("has arrived at minimum" in run["reason"]) == (run["valley"] == 0) and (run["valley"] is None or arrived)
+    assert run["valley"] == 0 or "lies in the basin of minimum 0" in run["reason"]
+    assert run["basin"] == 0
+
+
+def test_a_line_through_the_middle_of_points_far_out_has_not_arrived(post: Post) -> None:
+    answer = fitted(post, [[3000, 0], [3001, 1], [3002, 2]])
+    (run,) = answer["runs"]
+    assert run["valley"] is None and run["basin"] == 0 and run["distance"] > 2999
+    assert "has arrived" not in run["reason"]
+
+
+def test_starts_at_the_optimum_have_arrived(post: Post) -> None:
+    for offset in (0, 3000, 1e6, 1.7e9):
+        answer = fitted(post, [[offset, 0], [offset + 1, 1], [offset + 2, 2]], start=[1, -offset])
+        (run,) = answer["runs"]
+        assert run["valley"] == 0 and run["reason"].endswith("it has arrived at minimum 0")
+
+
+def test_runs_that_climb_are_in_no_basin(post: Post) -> None:
+    answer = fitted(post, optimizers=[{"type": "sgd", "learning_rate": 0.001, "maximize": True}], steps=3)
+    assert answer["runs"][0]["basin"] is None
+
+
+@pytest.mark.parametrize("count", [2, 20, 38, 39, 40, 41, 300])
+def test_the_longest_expressions_can_be_sent_again(post: Post, count: int) -> None:
+    generator = np.random.default_rng(count)
+    points = np.stack([1.7e9 + 1e5 * generator.normal(size=count), -1e-7 * generator.normal(size=count)], 1).tolist()
+    names = ["the_slope_of_the_line_in_seconds", "the_intercept_of_the_line_in_y"]
+    answer = fitted(post, points, variables=[name[:31] for name in names], steps=1)
+    body = {"expression": answer["expression"], "variables": answer["variables"]}
+    answered(post, body | {"points": [[0, 0]]}, "/v1/functions/gradient")
+    answered(post, body | {"box": [-1, 1], "starts": 4}, "/v1/functions/stationary")
+    answered(post, body | {"starts": [[0, 0]], "optimizers": ["adam", "newton"], "steps": 2}, "/v1/functions/descend")
+    answered(post, body | {"x": [-1, 1], "y": [-1, 1], "resolution": 3}, "/v1/functions/surface")

@@ -73,7 +73,8 @@ def nulls(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 WITHOUT_NUMBER = {
-    "direction", "classification", "symbolic", "valley", "best", "r_squared", "minimum", "maximum", "condition_number"
+    "direction", "classification", "symbolic", "valley", "basin", "best", "r_squared", "minimum", "maximum",
+    "condition_number",
 }  # fmt: skip
 """Keys whose null says that there is no such thing, not that a number is not finite."""
 

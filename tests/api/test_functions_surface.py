@@ -253,3 +253,15 @@ def test_a_large_grid(post: Post) -> None:
     body = {"expression": HIMMELBLAU, "x": [-5, 5], "y": [-5, 5], "resolution": 1000}
     answer = answered(post, body, PATH, Accept=BASE64)
     assert answer["values"]["shape"] == [1000, 1000]
+
+
+def test_starts_on_a_kink_have_not_diverged(post: Post) -> None:
+    body = {"expression": "sqrt(x^2 + y^2) + x^2", "x": [-1, 1], "y": [-1, 1], "resolution": 3, "steps": 2}
+    basins = drawn(post, **body, basins=True, optimizer={"type": "sgd", "learning_rate": 0.01})["basins"]
+    assert basins["grid"][1][1] == -1 and basins["diverged"] == 0
+
+
+def test_maps_tell_valleys_that_runs_have_arrived_at_alone(post: Post) -> None:
+    body = {"expression": "x^4 - 2x^2", "x": [-2, 2], "resolution": 4, "basins": True, "steps": 1}
+    basins = drawn(post, **body, optimizer={"type": "sgd", "learning_rate": 0.001})["basins"]
+    assert (basins["valleys"], basins["grid"], basins["moving"]) == ([], [-1] * 4, 4)

@@ -6,15 +6,39 @@ It is worked out block by block, so that other work of the process has its turn 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling
-from service.engine.functions.calculus import MINIMUM, SADDLE, STATIONARY, Calculus, analyse, finite_matrices, norms_of
-from service.engine.functions.function import Function, all_finite
-from service.engine.functions.newton import distinct, near, polish, refine
+from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling, kink_of
+from service.engine.descent.valleys import (
+    MOST_VALLEYS,
+    NOWHERE,
+    SAME,
+    UNKNOWN,
+    UNTOLD,
+    Known,
+    Valleys,
+    alike,
+    close_to,
+    different,
+    sizes,
+)
+from service.engine.functions import evidence
+from service.engine.functions.calculus import (
+    MAXIMUM,
+    MINIMUM,
+    SADDLE,
+    STATIONARY,
+    analyse,
+    finite_matrices,
+    norms_of,
+)
+from service.engine.functions.evidence import judge
+from service.engine.functions.flow import follow
+from service.engine.functions.function import Function, Problem, Results, all_finite
+from service.engine.functions.newton import near, polish, refine
+from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -26,42 +50,24 @@ BLOCK_ELEMENTS = 4_096
 ITERATIONS = 25
 """Enough also at degenerate points, which Newton's method only comes closer to by a factor."""
 HALVINGS = 3
-MOST_VALLEYS = 500
-SAME = 1e-6
-"""Valleys closer than this, beside their distance from 0, are one."""
 REASONS_AT_ONCE = 2_000
+WAYS = 4
+"""How many times more ways are followed at once: a call costs more than its work, and a step still takes 4 ms."""
+MOST_FOLLOWED = 10_000
+"""Runs that have not arrived whose basin is looked for, which takes about 0.1 ms each."""
 MOST_EXPLAINED = 1_000
 """Diverged runs whose learning rate is compared with the curvature."""
-NOWHERE, UNTOLD = -1, -2
-"""In place of a valley: arrived at none, or at one of those beyond the most that are told."""
-
-
-@dataclass
-class Valleys:
-    """The distinct places where balls ended, lowest first."""
-
-    points: Array
-    """(valleys, variables)"""
-    calculus: Calculus | None
-    """At those points; None: there are none."""
-    of_run: list[int]
-    """For each run its valley, NOWHERE or UNTOLD."""
-    counts: list[int]
-    """How many runs ended in each."""
-
-    @property
-    def classes(self) -> list[str]:
-        return [] if self.calculus is None or self.calculus.classes is None else self.calculus.classes
 
 
 class Arrival:
     """Looks where the balls of a rolling that is over have come to. What is told stands when it is finished.
 
     A ball has arrived if Newton's method from where it is finds a stationary point no farther than the plan says, times
-    one plus the ball's distance from 0.
+    one plus the ball's distance from 0, and in each variable no farther than that times one plus its own size.
     """
 
-    def __init__(self, rolling: Rolling) -> None:
+    def __init__(self, rolling: Rolling, known: Known | None = None, following: bool = True) -> None:
+        """`following` is whether to look for the basins of runs that have not arrived."""
         self.rolling = rolling
         self.points: Array = rolling.positions.T.copy()
         """(runs, variables)"""
@@ -69,14 +75,19 @@ class Arrival:
         self.norms: Array = np.where(np.isnan(self.values), np.nan, quietly(norms_of, rolling.gradients.T))
         self.status = [STATUS[code] for code in rolling.status.tolist()]
         self.steps_done: list[int] = rolling.ended_at.tolist()
-        self.valleys = Valleys(self.points[:0], None, [NOWHERE] * len(self.points), [])
+        nowhere = [NOWHERE] * len(self.points)
+        self.valleys = Valleys(self.points[:0], None, nowhere, [], nowhere)
         self.reasons: list[str] = []
         self.finished = False
+        self._known, self._following = known, following
         self._usual = usual_size(rolling.first)
         self._settled: Array = (rolling.status != DIVERGED) & np.isfinite(self.values)
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
-        kinked = any(check.trouble.kind in ("kink", "vertical") for check in rolling.function.checks)
-        self._kinks = "; at the kinks of this function it need not vanish" if kinked else ""
+        self._on_kinks: dict[int, Problem] = {}
+        """Of runs that ended where a slope is taken by convention: what is said of the kink there."""
+        self._note = "; at the kinks of this function it need not vanish" if self._has_kinks() else ""
+        self._arrivals_known = False
+        self._flat = np.zeros(0, bool)
         self._work = self._look()
 
     def advance(self) -> None:
@@ -87,7 +98,8 @@ class Arrival:
     def cancel(self) -> None:
         """Look at no more; tell what is known."""
         if not self.finished:
-            self.reasons = [self._plainly(run) for run in range(len(self.status))]
+            tell = self._told if self._arrivals_known else self._plainly
+            self.reasons = [tell(run) for run in range(len(self.status))]
             self.finished = True
 
     @property
@@ -112,7 +124,11 @@ class Arrival:
         return all(map(all_finite, told))
 
     def _look(self) -> Iterator[None]:
+        yield from self._find_kinks()
         yield from self._find_valleys()
+        self._arrivals_known = True
+        if self._following and self._known is None:
+            yield from self._find_basins()
         diverged = np.flatnonzero(self.rolling.status == DIVERGED)
         explained: dict[int, str] = {}
         function = self.rolling.find(BLOCK, 2)
@@ -126,14 +142,14 @@ class Arrival:
                 self.reasons.append(explained[run])
                 continue
             # Most balls end in few places, and alike.
-            alike = self.steps_done[run], self.valleys.of_run[run]
-            plain = status == STATUS[COMPLETED] and alike[1] >= 0 and run not in self.rolling.moved
+            same = self.steps_done[run], self.valleys.of_run[run]
+            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.moved
             plain = plain and bool(self.norms[run] <= STATIONARY)
-            reason = known.get(alike) if plain else None
+            reason = known.get(same) if plain else None
             if reason is None:
-                reason = f"{self._plainly(run)}; {self._where(run)}"
+                reason = self._told(run)
                 if plain:
-                    known[alike] = reason
+                    known[same] = reason
             self.reasons.append(reason)
             if run % REASONS_AT_ONCE == REASONS_AT_ONCE - 1:
                 yield
@@ -142,20 +158,86 @@ class Arrival:
     def _block_size(function: Function) -> int:
         return max(4, min(BLOCK, BLOCK_ELEMENTS // function.dimension**2))
 
+    def _has_kinks(self) -> bool:
+        """Whether there may be kinks about where the balls have been."""
+        function = self.rolling.function
+        if not function.kinks:
+            return False
+        seen = np.concatenate([self.points[self._settled], self.rolling.plan.starts])
+        low, high = seen.min(0), seen.max(0)
+        margin = 1.0 + np.maximum(np.abs(low), np.abs(high))
+        return bool(quietly(kinks_within, function, low - margin, high + margin))
+
+    def _find_kinks(self) -> Iterator[None]:
+        """Where a slope by convention may vanish, and nothing is known of arriving."""
+        function = self.rolling.function
+        if not function.kinks:
+            return
+        runs = np.flatnonzero(self._settled)
+        for start in range(0, len(runs), REASONS_AT_ONCE):
+            block = runs[start : start + REASONS_AT_ONCE]
+            results = Results(self.values[block], self.rolling.gradients[:, block].T, None)
+            for place, problems in function.problems(self.points[block], results).items():
+                kink = kink_of(problems)
+                if kink is not None:
+                    self._on_kinks[int(block[place])] = kink
+            yield
+        self._settled[list(self._on_kinks)] = False
+
     def _find_valleys(self) -> Iterator[None]:
         runs = np.flatnonzero(self._settled)
         if not len(runs):
             return
         function = self.rolling.find(BLOCK, 2)
+        if self._known is not None:
+            self._find_known(function, runs, self._known)
+            return
         ends = self.points[runs]
         # Most balls end in a few places, to many digits: each is looked at once.
-        far = 1.0 + norms_of(ends)
-        scale = np.exp2(np.ceil(np.log2(far)))[:, None]
+        scale = sizes(ends)
         keys = np.concatenate([np.round(ends / (SAME * scale)), scale], -1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         yield
-        places, reach = ends[first], self.rolling.plan.arrived * far[first]
-        arrivals, there = np.empty_like(places), np.zeros(len(places), bool)
+        places = ends[first]
+        radius = self.rolling.plan.arrived
+        arrivals, there = yield from self._refined(function, places, radius * (1.0 + norms_of(places)))
+        there &= (np.abs(arrivals - places) <= radius * (1.0 + np.abs(places))).all(-1)
+        rows = np.flatnonzero(there)
+        chosen, groups = different(arrivals[rows])
+        if not len(chosen):
+            return
+        valleys = arrivals[rows[chosen]]
+        yield from self._polish(function, valleys)
+        verdicts = judge(function, valleys, np.ones(function.dimension))
+        yield
+        known = np.append(verdicts == evidence.KNOWN, False)[groups]
+        near_by = ~known
+        near_by[known] = quietly(alike, function, places[rows[known]], valleys[groups[known]], radius)
+        rows, groups = rows[near_by], groups[near_by]
+        reached = np.bincount(groups[groups >= 0], minlength=len(valleys)) > 0
+        told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE) & reached)
+        order = told[lowest_first(valleys[told], function.run(valleys[told]).values, self._usual)]
+        rank = np.append(np.where(verdicts == evidence.HIDDEN, UNKNOWN, NOWHERE), UNTOLD)
+        rank[order] = np.arange(len(order))
+        of_place = np.full(len(places), NOWHERE)
+        of_place[rows] = rank[groups]
+        of_run = np.full(len(self.points), NOWHERE)
+        of_run[runs] = of_place[inverse.reshape(-1)]
+        self._set_valleys(function, valleys[order], verdicts[order] != evidence.KNOWN, of_run)
+        yield
+
+    def _find_known(self, function: Function, runs: Array, known: Known) -> None:
+        of_run, basins = np.full((2, len(self.points)), NOWHERE)
+        of_run[runs[quietly(known.near, self.points[runs])]] = 0
+        basins[runs[self._signs[runs] > 0.0]] = 0
+        self._set_valleys(function, known.point[None], np.zeros(1, bool), of_run)
+        assert self.valleys.calculus is not None
+        self.valleys.calculus.classes = [MINIMUM]  # rounding may hide it
+        self.valleys.basins = basins.tolist()
+
+    def _refined(self, function: Function, places: Array, reach: Array) -> Generator[None, None, tuple[Array, Array]]:
+        """The stationary points that Newton's method finds next to places, and where it finds one within reach."""
+        arrivals, there = places.copy(), np.zeros(len(places), bool)
         size = self._block_size(function)
         for start in range(0, len(places), size):
             block = np.arange(start, min(start + size, len(places)))
@@ -165,25 +247,90 @@ class Arrival:
                 arrivals[block] = refined.points
                 there[block] = refined.arrived & (norms_of(refined.points - places[block]) <= reach[block])
             yield
-        arrivals = arrivals[there]
-        chosen, groups = distinct(arrivals, SAME * (1.0 + norms_of(arrivals))[:, None], MOST_VALLEYS)
-        if not len(chosen):
-            return
-        valleys = arrivals[chosen]
+        return arrivals, there
+
+    def _polish(self, function: Function, valleys: Array) -> Iterator[None]:
+        """Move them, in place, to where they are as exactly as numbers allow."""
+        size = self._block_size(function)
         for start in range(0, len(valleys), size):
             yield
             valleys[start : start + size] = polish(function, valleys[start : start + size])
-        order = lowest_first(valleys, function.run(valleys).values, self._usual)
-        rank = np.empty(len(order) + 1, np.intp)
-        rank[order], rank[-1] = np.arange(len(order)), UNTOLD
-        of_place = np.full(len(places), NOWHERE)
-        of_place[there] = rank[groups]
-        of_run = np.full(len(self.points), NOWHERE)
-        of_run[runs] = of_place[inverse.reshape(-1)]
-        counts = np.bincount(of_run[of_run >= 0], minlength=len(order)).tolist()
-        calculus = analyse(function, valleys[order], math.inf)
-        self.valleys = Valleys(valleys[order], calculus, of_run.tolist(), counts)
+
+    def _set_valleys(self, function: Function, points: Array, flat: Array, of_run: Array) -> None:
+        """`flat` tells at which points a curvature vanishes."""
+        calculus = analyse(function, points, math.inf, flat=flat) if len(points) else None
+        self._flat = flat
+        counts = np.bincount(of_run[of_run >= 0], minlength=len(points)).tolist()
+        self.valleys = Valleys(points, calculus, of_run.tolist(), counts, [NOWHERE] * len(of_run))
+        classes = [*self.valleys.classes, ""]  # the last one for those without a valley
+        wanted = [MINIMUM if sign > 0.0 else MAXIMUM for sign in self._signs.tolist()]
+        self.valleys.basins = [
+            valley if valley >= 0 and classes[valley] == kind else NOWHERE
+            for valley, kind in zip(self.valleys.of_run, wanted, strict=True)
+        ]
+
+    @property
+    def _signs(self) -> Array:
+        """1 for each run that goes downhill, -1 for each that climbs."""
+        plan = self.rolling.plan
+        ascending = [optimizer.options.get("maximize", False) for optimizer in plan.optimizers]
+        return np.repeat(np.where(ascending, -1.0, 1.0), len(plan.starts))
+
+    def _find_basins(self) -> Iterator[None]:
+        """Follow gradient flow from where runs have not arrived; valleys that it leads to are added."""
+        rolling = self.rolling
+        of_run = np.array(self.valleys.of_run)
+        runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
+        if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
+            return
+        function = rolling.find(BLOCK, 2)
+        size = WAYS * self._block_size(function)
+        signs = self._signs[runs]
+        ends, reach = self.points[runs], np.zeros(len(runs))
+        for start in range(0, len(runs), size):
+            block = slice(start, start + size)
+            ends[block], reach[block] = yield from follow(function, ends[block], signs[block])
+        bound = np.flatnonzero(reach)
+        ends, there = yield from self._refined(function, ends[bound], reach[bound])
+        runs, ends, signs = runs[bound[there]], ends[there], signs[bound[there]]
+        chosen, groups = different(ends)
+        if not len(chosen):
+            return
+        found = ends[chosen]
+        yield from self._polish(function, found)
         yield
+        classes = analyse(function, found, math.inf).classes or []
+        known = judge(function, found, np.ones(function.dimension)) == evidence.KNOWN
+        ends_here = [sure and kind in (MINIMUM, MAXIMUM) for sure, kind in zip(known.tolist(), classes, strict=True)]
+        place_of = self._add(function, found, np.array(ends_here))
+        yield
+        kinds = [MINIMUM if sign > 0.0 else MAXIMUM for sign in signs.tolist()]
+        for run, group, kind in zip(runs.tolist(), groups.tolist(), kinds, strict=True):
+            place = place_of[group] if group >= 0 else NOWHERE
+            if place >= 0 and self.valleys.classes[place] == kind:
+                self.valleys.basins[run] = place
+
+    def _add(self, function: Function, found: Array, minima: Array) -> list[int]:
+        """Add those minima and maxima to the valleys that are not among them. Gives the valley that each is."""
+        valleys = self.valleys
+        before = len(valleys.points)
+        same = close_to(found, valleys.points)
+        place_of = np.where(same.any(-1), same.argmax(-1) if before else NOWHERE, NOWHERE)
+        new = np.flatnonzero((place_of < 0) & minima)[: MOST_VALLEYS - before]
+        if not len(new):
+            known: list[int] = place_of.tolist()
+            return known
+        place_of[new] = before + np.arange(len(new))
+        points = np.concatenate([valleys.points, found[new]])
+        order = lowest_first(points, function.run(points).values, self._usual)
+        rank = np.empty(len(order) + 1, np.intp)
+        rank[order], rank[-1] = np.arange(len(order)), NOWHERE
+        of_run = np.array(valleys.of_run)
+        of_run[of_run >= 0] = rank[of_run[of_run >= 0]]
+        flat = np.append(self._flat, np.zeros(len(new), bool))
+        self._set_valleys(function, points[order], flat[order], of_run)
+        ranked: list[int] = rank[place_of].tolist()
+        return ranked
 
     def _plainly(self, run: int) -> str:
         """What ended a run, without where it is."""
@@ -192,6 +339,10 @@ class Arrival:
         match int(rolling.status[run]):
             case status if status == COMPLETED:
                 text = "the one step is done" if done == 1 else f"all {steps} are done"
+            case status if status == STOPPED and run in rolling.kinks:
+                kink = rolling.kinks[run]
+                where = f"after {steps} it stands" if done else "it starts"
+                text = f"{where} on {_named(kink)}, where the gradient is not finite: {kink.text}"
             case status if status == STOPPED:
                 below = rolling.plan.stop.value_below
                 if below is not None and self.values[run] < below:
@@ -208,12 +359,25 @@ class Arrival:
             text += f", the last {done - moved:,} of which moved nothing"
         return text
 
+    def _told(self, run: int) -> str:
+        plainly = self._plainly(run)
+        ended = self.rolling.status[run] == DIVERGED or run in self.rolling.kinks
+        return plainly if ended else f"{plainly}; {self._where(run)}"
+
     def _where(self, run: int) -> str:
-        valley = self.valleys.of_run[run]
+        valley, basin = self.valleys.of_run[run], self.valleys.basins[run]
         if valley == UNTOLD:
             return "it has arrived at a stationary point, one of more than are told"
+        if run in self._on_kinks:
+            kink = self._on_kinks[run]
+            return f"it stands on {_named(kink)}, so whether it has arrived is not known: {kink.text}"
+        if valley == UNKNOWN and basin < 0:
+            return f"rounding hides whether it has arrived: the gradient norm is {self.norms[run]:.3g}"
         if valley < 0:
-            return f"it has not arrived: the gradient norm is {self.norms[run]:.3g}{self._kinks}"
+            text = f"it has not arrived: the gradient norm is {self.norms[run]:.3g}"
+            if basin < 0:
+                return text + self._note
+            return f"{text}, but it lies in the basin of {self.valleys.classes[basin]} {basin}"
         found = self.valleys.classes[valley]
         if found == MINIMUM:
             return f"it has arrived at minimum {valley}"
@@ -261,6 +425,10 @@ class Arrival:
             if compared and update.sign > 0.0 and 0.0 < curvatures[place] < math.inf:
                 found[run] += "; " + update.compared(rate, curvatures[place], "the function")
         return found
+
+
+def _named(kink: Problem) -> str:
+    return "a jump" if kink.kind == "jump" else "a kink"
 
 
 def _steps(count: int) -> str:

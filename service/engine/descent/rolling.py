@@ -25,7 +25,7 @@ from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import norms_of
-from service.engine.functions.function import Function
+from service.engine.functions.function import Function, Problem, Results
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -51,6 +51,8 @@ NOISE = 3
 """The stream of random numbers of the noise, apart from those of networks."""
 ARRIVED = 1e-3
 """How far a ball may be from a stationary point, beside the point's distance from 0, to have arrived there."""
+KINKS = ("kink", "vertical", "jump")
+"""Kinds of problems at points with a value but without a slope, or with an infinite one."""
 TRACED = ("gradients", "state")
 """What a trace may include of each step beside places and values."""
 
@@ -229,6 +231,8 @@ class Rolling:
         """The values at the starts."""
         self.moved: dict[int, int] = {}
         """Of runs with a search: after how many steps it moved last."""
+        self.kinks: dict[int, Problem] = {}
+        """Of runs that came to a place with a value but no slope to follow: what is there."""
         self._noisy = np.empty_like(self.gradients)
         self.groups: list[_Group] = []
         self.searches: list[tuple[int, Descent]] = []
@@ -314,11 +318,28 @@ class Rolling:
         there = np.isfinite(values) & np.logical_and.reduce(np.isfinite(self.gradients), axis=0)
         there &= (values <= self._highest) & (values >= -self._farthest)
         if not there.all():
-            self._end(~there, DIVERGED)
+            lost = ~there if self._ended is None else ~(there | self._ended)
+            on_kinks = self._on_kinks(lost)
+            self._end(on_kinks, STOPPED)
+            self._end(lost & ~on_kinks, DIVERGED)
         if stop.value_below is not None:
             self._end(values < stop.value_below, STOPPED)
         if stop.gradient_norm_below is not None:
             self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
+
+    def _on_kinks(self, lost: Array) -> Array:
+        """Which of these balls stand where there is a value but no finite slope, because a word has a kink there."""
+        found = np.zeros(len(lost), bool)
+        runs = np.flatnonzero(lost & np.isfinite(self.values))
+        if not len(runs) or not self.function.checks:
+            return found
+        points, results = self.positions[:, runs].T, Results(self.values[runs], self.gradients[:, runs].T, None)
+        problems = self.function.problems(points, results)
+        for place, run in enumerate(runs.tolist()):
+            kink = kink_of(problems.get(place, ()))
+            if kink is not None and not np.isfinite(self.gradients[:, run]).all():
+                self.kinks[run], found[run] = kink, True
+        return found
 
     def _end(self, met: Array, status: int) -> None:
         if self._ended is not None:
@@ -435,6 +456,14 @@ class Rolling:
             {name: np.stack([state[name] for state in states]) for name in (states[0] if states else ())}
             for states in self._states
         ]
+
+
+def kink_of(problems: Sequence[Problem]) -> Problem | None:
+    """The kink among the problems of a point; None: it has none, or no value at all."""
+    kinds = [problem.kind for problem in problems]
+    if "domain" in kinds or "pole" in kinds:
+        return None
+    return next((problem for problem in problems if problem.kind in KINKS), None)
 
 
 def run_of(rolling: Rolling, run: int) -> dict[str, Any]:

@@ -10,14 +10,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.functions.expression import LONGEST_EXPRESSION
+from service.engine.graph.ir import Array
 
 LOSSES = ("mean_squared_error", "squared_error", "half_squared_error")
 """What is minimised: the mean of the squared residuals, their sum, or half of it."""
 LATEX = r"w = \frac{\sum_i (x_i - \bar x)(y_i - \bar y)}{\sum_i (x_i - \bar x)^2},\quad b = \bar y - w \bar x"
 MOST_WRITTEN = 40
 """Points up to which the loss is written as the sum of their squares."""
+ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
+"""How far a line at the mean of x may be from where it should, beside the size of its terms, for rounding alone."""
 
 
 class Line(NamedTuple):
@@ -43,6 +48,27 @@ class Line(NamedTuple):
     """Of the Hessian, ascending."""
     expression: str
     """The loss in terms of slope and intercept."""
+
+    def near(self, parameters: Array, radius: float) -> Array:
+        """Which rows of [slope, intercept] are this line, but for a share `radius` and what rounding makes.
+
+        Each parameter differs by no more than that share of 1 plus its own size, and the line, at the mean of x and one
+        standard deviation of x from there, by no more than that share of the standard deviation of y. A change of the
+        slope by 1 moves a line little where all x are about 1, and far where they are time stamps.
+        """
+        best = np.array([self.slope, self.intercept])
+        errors = parameters - best
+        allowed = radius * (1.0 + np.abs(best))
+        count = len(self.residuals)
+        deviation_x, deviation_y = math.sqrt(self.spread_x / count), math.sqrt(self.spread_y / count)
+        # Where y does not vary, its size; where all y are 0, that of the parameters.
+        scale = deviation_y or abs(self.mean_y) or 1.0
+        rounding = ROUNDING * (abs(self.slope * self.mean_x) + abs(self.intercept) + abs(self.mean_y))
+        tilted = np.abs(errors[:, 0]) * deviation_x
+        shifted = np.abs(errors[:, 0] * self.mean_x + errors[:, 1])
+        straight = (tilted <= radius * scale) & (shifted <= radius * scale + rounding)
+        found: Array = (np.abs(errors) <= allowed).all(-1) & straight
+        return found
 
 
 def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str]) -> Line:

@@ -39,6 +39,8 @@ SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
 ROUNDED = 1e-3
 """No number is moved farther than this by rounding, in the scale."""
+ROUNDED = 10.0 * SAME
+"""A point is rounded by no more than this share of the scale, or of itself."""
 DIGITS = (9, 6, 3)
 """Decimals that a point is rounded to where that makes its gradient no longer: then they are the better numbers."""
 
@@ -305,6 +307,8 @@ def _polish(function: Function, points: Array, deadline: float | None, scale: Ar
         # Each is judged with the curvature of what it would replace: its own may have vanished.
         shorter, rest = _lengths(curvature, results.gradients[rows], scale)
         good = defined[rows] & (shorter <= steps) & (rest <= left)
+        # Rounded to few decimals a place may come to another stationary point.
+        good &= norms_of((tries[place] - nearer) / scale) <= ROUNDED * np.maximum(1.0, norms_of(points / scale))
         good &= (np.abs(tries[place] - points) <= ROUNDED * scale).all(-1)  # else it is another stationary point
         exact = np.where(good[:, None], tries[place], exact)
         steps, left = np.where(good, shorter, steps), np.where(good, rest, left)

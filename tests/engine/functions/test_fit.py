@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import mpmath as mp
 import numpy as np
 import pytest
 
@@ -168,3 +169,38 @@ def test_points_close_to_each_other():
         assert "all have the same x" not in str(refusal)  # noqa: PT017
     else:
         assert line.slope == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (3e3, 1.0), (1.7e9, 100.0), (-1e9, 1e-3), (1.0, 1e-9)])
+def test_curvatures_are_those_of_60_digits(loss, offset, spread):
+    chance = np.random.default_rng(2)
+    points = [(offset + spread * chance.normal(), 1e6 * chance.normal()) for _ in range(12)]
+    line = fit_line(points, loss, NAMES)
+    with mp.workdps(60):
+        factor = mp.mpf(2) / {"mean_squared_error": 12, "squared_error": 1, "half_squared_error": 2}[loss]
+        xs = [mp.mpf(x) for x, _ in points]
+        first, mixed, last = factor * sum(x * x for x in xs), factor * sum(xs), factor * 12
+        largest = (first + last + mp.sqrt((first - last) ** 2 + 4 * mixed**2)) / 2
+        least = (first * last - mixed**2) / largest
+        np.testing.assert_allclose(line.eigenvalues, [float(least), float(largest)], rtol=1e-15)
+        np.testing.assert_allclose(line.hessian, np.array([[first, mixed], [mixed, last]], float), rtol=1e-15)
+        condition = line.eigenvalues[1] / line.eigenvalues[0]
+        assert condition == pytest.approx(float(largest / least), rel=1e-15)
+
+
+def test_what_is_next_to_a_line():
+    """Points at 3000, 3001 and 3002: a line through their middle is not next to theirs."""
+    line = fit_line([(3000.0, 0.0), (3001.0, 1.0), (3002.0, 2.0)], "mean_squared_error", NAMES)
+    middle = (1.0 / 3001.0, 0.0)
+    parameters = np.array(
+        [middle, (1.0, -3000.0), (1.0, -3000.0005), (1.0, -2999.0), (1.001, -3003.001), (1.1, -3300.1)]
+    )
+    assert line.near(parameters, 1e-3).tolist() == [False, True, True, False, False, False]
+
+
+def test_where_y_does_not_vary_a_line_has_its_size():
+    line = fit_line([(0.0, 5.0), (1.0, 5.0)], "squared_error", NAMES)
+    assert line.near(np.array([(0.0, 5.0), (1e-4, 5.0), (0.1, 5.0)]), 1e-3).tolist() == [True, True, False]
+    level = fit_line([(0.0, 0.0), (1.0, 0.0)], "squared_error", NAMES)
+    assert level.near(np.array([(0.0, 0.0), (1e-2, 0.0)]), 1e-3).tolist() == [True, False]
