@@ -82,6 +82,8 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     verdicts: Array = np.full(len(points), NONE)
     verdicts[known.all(-1) & near] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
+    # Beside the border of the domain no flat direction can be followed.
+    finite &= np.isfinite(sampled.differences).all((0, -1))
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
