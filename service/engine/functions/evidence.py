@@ -221,7 +221,8 @@ def _probe(
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
     # Beside a singularity, as that of a root, the curvature is another one at the next number.
-    verdicts[_sizes(np.abs(sampled.changes).max(0), scale) > UNSTEADY * bent] = NONE
+    unsteady = _sizes(np.abs(sampled.changes).max(0), scale) > UNSTEADY * bent
+    verdicts[unsteady | (UNSTEADY * _sizes(hessians, scale) > bent)] = NONE
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
     if len(plains):
         verdicts[plains[_faded(function, points[plains], scale, deadline)]] = NONE
