@@ -39,6 +39,8 @@ MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
 MOST_NUMBERS = 1_000_000
 """Of second derivatives at once."""
+UNSTEADY = 1e-3
+"""How much of the curvature around may change from one number to the next."""
 UNDERFLOW = 1e-270
 """A gradient that fades below this before it is 0 has never become 0."""
 FARTHEST, HALVINGS = 12, 20
@@ -80,8 +82,11 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
     near: Array = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
     verdicts: Array = np.full(len(points), NONE)
-    verdicts[known.all(-1) & near] = KNOWN
+    # Beside the border of the domain nothing is known, and no flat direction can be followed.
+    inside = np.isfinite(sampled.differences).all((0, -1))
+    verdicts[known.all(-1) & near & inside] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
+    finite &= inside
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
@@ -215,6 +220,9 @@ def _probe(
     elsewhere = np.where(unexplained & curved, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
+    # Beside a singularity, as that of a root, the curvature is another one at the next number.
+    unsteady = _sizes(np.abs(sampled.changes).max(0), scale) > UNSTEADY * bent
+    verdicts[unsteady | (UNSTEADY * _sizes(hessians, scale) > bent)] = NONE
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
     if len(plains):
         verdicts[plains[_faded(function, points[plains], scale, deadline)]] = NONE

@@ -104,7 +104,7 @@ def true_point(expression: Expression, point: Sequence[float], size: Sequence[fl
             return None
         if any(mp.im(number) for number in step):
             return None  # beyond the domain
-        there += scale * step
+        there += scale * step.apply(mp.re)
         if mp.norm(step, mp.inf) < mp.mpf(10) ** (-DIGITS // 2):
             curved = scale * jet(expression, list(there)).hessian * scale
             return there, list(mp.eigsy(curved, eigvals_only=True))
@@ -266,9 +266,11 @@ def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kin
     """Nothing, if the gradient is small beside curvatures around, and one of the curvatures too."""
     scale = mp.diag(size.tolist())
     here = jet(expression, point.tolist())
+    if any(mp.im(number) for number in here.hessian):
+        return [f"{kind} at {point.tolist()}: it is beyond the domain"]
     around = [jet(expression, (point + 0.02 * size * sign).tolist()) for sign in (-1.0, 1.0)]
     largest = max(abs(number) for other in (here, *around) for number in scale * other.hessian * scale)
-    curvatures = mp.eigsy(scale * here.hessian * scale, eigvals_only=True)
+    curvatures = mp.eigsy((scale * here.hessian * scale).apply(mp.re), eigvals_only=True)
     wrong = []
     if mp.norm(scale * here.gradient) > 1e-9 * largest:
         wrong.append(f"{kind} at {point.tolist()}: its gradient is {mp.nstr(here.gradient.T)}")
