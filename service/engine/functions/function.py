@@ -119,9 +119,10 @@ def checks_of(expression: Expression) -> list[Check]:
     for place, step in enumerate(expression.steps):
         if step.word in ("number", "variable"):
             continue
-        word = vocabulary[step.word]
-        if word.troubles and not word.harmless(*[literals[operand] for operand in step.operands]):
-            checks += [Check(place, trouble, step.operands) for trouble in word.troubles]
+        troubles = vocabulary[step.word].troubles
+        if troubles:
+            arguments = [literals[operand] for operand in step.operands]
+            checks += [Check(place, trouble, step.operands) for trouble in troubles if not trouble.harmless(*arguments)]
     return checks
 
 
@@ -176,6 +177,12 @@ class Function:
             index[i, j] = index[j, i] = row
         self._index = index
         """The row of each entry of the Hessian."""
+
+    @property
+    def kinks(self) -> list[str]:
+        """Why the gradient need not vanish at a minimum: what is told of each kink, vertical slope and jump."""
+        texts = [check.trouble.text for check in self.checks if check.trouble.kind in ("kink", "vertical", "jump")]
+        return list(dict.fromkeys(texts))
 
     def columns(self, workspace: Workspace) -> tuple[Array, Array]:
         """The variables of a workspace, (variables, points), and its results, (rows, points): views."""

@@ -19,6 +19,10 @@ from service.engine.graph import elementary, operations
 from service.engine.graph.ir import Array, Node
 
 
+def never(*literals: float | None) -> bool:
+    return False
+
+
 class Trouble(NamedTuple):
     """Where a word of an expression has no value, or no derivative."""
 
@@ -29,10 +33,8 @@ class Trouble(NamedTuple):
     """From the arguments (arrays of one shape) to the elements that it concerns."""
     text: str
     """What to tell: `log takes numbers above 0`."""
-
-
-def never(*literals: float | None) -> bool:
-    return False
+    harmless: Callable[..., bool] = never
+    """From the arguments that are literal numbers (others are None) to whether this trouble cannot come."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +46,6 @@ class Word(Declaration):
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
     troubles: tuple[Trouble, ...] = ()
-    harmless: Callable[..., bool] = never
-    """From the arguments that are literal numbers (others are None) to whether no trouble can come."""
     takes_literals: bool = False
     """Its builder is told the literal numbers among its arguments too."""
     plain: Callable[..., Node] | None = None
@@ -128,8 +128,7 @@ def multiply(a: Node, b: Node) -> Node:
     operator=True,
     aliases=("/", "÷"),
     latex=r"\frac{a}{b}",
-    troubles=(Trouble("pole", lambda a, b: b == 0.0, "division by 0"),),
-    harmless=lambda a, b: b is not None and b != 0.0,
+    troubles=(Trouble("pole", lambda a, b: b == 0.0, "division by 0", lambda a, b: b is not None and b != 0.0),),
 )
 def divide(a: Node, b: Node) -> Node:
     return a / b
@@ -140,6 +139,11 @@ def divide(a: Node, b: Node) -> Node:
 )
 def negate(a: Node) -> Node:
     return -a
+
+
+def _only_for(exponents: Callable[[float], bool], bases: Callable[[float], bool]) -> Callable[..., bool]:
+    """Harmless unless both a literal exponent and a literal base are such numbers."""
+    return lambda a, b: (b is not None and not exponents(b)) or (a is not None and not bases(a))
 
 
 MOST_FACTORS = 8
@@ -157,11 +161,25 @@ MOST_FACTORS = 8
     latex="a^b",
     takes_literals=True,
     troubles=(
-        Trouble("domain", lambda a, b: (a < 0.0) & ~_where_whole(b), "a negative number has whole powers only"),
-        Trouble("pole", lambda a, b: (a == 0.0) & (b < 0.0), "0 has no negative powers"),
-        Trouble("vertical", lambda a, b: (a == 0.0) & (b > 0.0) & (b < 1.0), "the slope of a root is infinite at 0"),
+        Trouble(
+            "domain",
+            lambda a, b: (a < 0.0) & ~_where_whole(b),
+            "a negative number has whole powers only",
+            _only_for(lambda b: not b.is_integer(), lambda a: a < 0.0),
+        ),
+        Trouble(
+            "pole",
+            lambda a, b: (a == 0.0) & (b < 0.0),
+            "0 has no negative powers",
+            _only_for(lambda b: b < 0.0, lambda a: a == 0.0),
+        ),
+        Trouble(
+            "vertical",
+            lambda a, b: (a == 0.0) & (b > 0.0) & (b < 1.0),
+            "the slope of a root is infinite at 0",
+            _only_for(lambda b: 0.0 < b < 1.0, lambda a: a == 0.0),
+        ),
     ),
-    harmless=lambda a, b: (b is not None and b >= 0.0 and b.is_integer()) or (a is not None and a > 0.0),
 )
 def raise_to(a: Node, b: Node, base: float | None, exponent: float | None) -> Node:
     if base == math.e:
@@ -472,7 +490,6 @@ vocabulary.declare(
     latex="a^b",
     takes_literals=True,
     troubles=vocabulary["power"].troubles,
-    harmless=vocabulary["power"].harmless,
 )(raise_to)
 
 

@@ -303,3 +303,31 @@ def test_derivatives_of_random_expressions_are_limits_of_differences(text, point
     hessian = (found.gradients[1:4] - found.gradients[4:]) / (2.0 * step)
     np.testing.assert_allclose(found.hessians[0], hessian, atol=1e-5 * scale)
     assert not compiled.problems(point[None], compiled.run(point[None]))
+
+
+# --- kinks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kinked"),
+    [
+        ("|x|", True),
+        ("max(x, y)", True),
+        ("relu(x)", True),
+        ("hypot(x, y)", True),
+        ("sqrt(x^2 + y^2)", True),
+        ("(x^2 + y^2)^0.5", True),
+        ("cbrt(x)", True),
+        ("(x^2)^(1/3)", True),
+        ("(x^2)^y", True),
+        ("floor(x)", True),
+        ("acos(cos(x))", True),
+        ("x^1.5", False),
+        ("x^-2 + 1/x", False),
+        ("log(x) + exp(y)", False),
+        ("x^2", False),
+    ],
+)
+def test_functions_know_their_kinks(text, kinked):
+    assert bool(function(text, 1).kinks) is kinked
+    assert len(set(function(f"{text} + {text}", 1).kinks)) == len(function(text, 1).kinks)
