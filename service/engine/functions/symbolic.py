@@ -212,6 +212,7 @@ READERS: dict[str, Callable[..., Sum]] = {
     "expm1": lambda algebra, x: algebra.total([(algebra.power(algebra.symbol("e"), x), 1), (algebra.number(1), -1)]),
     "log1p": lambda algebra, x: algebra.call("log", (algebra.total([(algebra.number(1), 1), (x, 1)]),)),
     "xlogy": lambda algebra, a, b: algebra.multiply(a, algebra.call("log", (b,))),
+    "gate": lambda algebra, mask, x: x,  # the factors of x say the same of the branch
     # There is only one word for a comparison, step: the differences are for it.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
     "greater_equal": lambda algebra, a, b: algebra.call("greater_equal", (a, b, algebra.total([(a, 1), (b, -1)]))),
