@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.functions.function import Function, Problem, Results, all_finite
+from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -61,13 +62,17 @@ def analyse(
     Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
     """
     results = function.run(points, deadline)
-    return quietly(_analyse, function, points, results, tolerance)
+    return quietly(_analyse, function, points, results, tolerance, deadline)
 
 
-def _analyse(function: Function, points: Array, results: Results, tolerance: float) -> Calculus:
+def _analyse(function: Function, points: Array, results: Results, tolerance: float, deadline: float | None) -> Calculus:
     results = _where_defined(results)
+    problems = function.problems(points, results)
+    kinks: set[int] = set()
+    if problems:
+        results, problems, kinks = settle(function, points, results, problems, deadline)
     norms = norms_of(results.gradients)
-    found = Calculus(results, norms, results.gradients, norms <= tolerance, function.problems(points, results))
+    found = Calculus(results, norms, results.gradients, norms <= tolerance, problems)
     if results.hessians is not None:
         found.eigenvalues, found.eigenvectors = eigen(results.hessians)
         # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
@@ -75,6 +80,10 @@ def _analyse(function: Function, points: Array, results: Results, tolerance: flo
         found.stationary |= ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
         doubt = _doubtful(function, points, found)
         classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
+        for row in kinks:
+            # Where the gradient is 0 by convention, second derivatives do not decide: -|x| + x² has no minimum at 0.
+            if classes[row] in (MINIMUM, MAXIMUM, SADDLE):
+                classes[row] = DEGENERATE
         found.condition_numbers, found.stable_steps = _steepness(classes, found.eigenvalues)
     lengths = np.where(found.stationary | ~np.isfinite(norms), np.nan, norms)
     found.directions = results.gradients / lengths[:, None]

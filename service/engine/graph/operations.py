@@ -798,32 +798,43 @@ def _selected_value(position: int, y: Node) -> Node | None:
     return taken if isinstance(taken, Node) else None
 
 
-def not_negative(x: Node) -> bool:
+LAST = 5
+"""How many operations back signs are looked for."""
+
+
+def not_negative(x: Node, depth: int = LAST) -> bool:
     """Whether a value cannot be below 0, as far as its last operations tell."""
     name = x.operation.name
     if x.value is not None:
         return x.value >= 0.0
+    if name in NOT_NEGATIVE or not depth:
+        return name in NOT_NEGATIVE
+    if name == "multiply" and x.inputs[0] is x.inputs[1]:
+        return True
+    known = (not_negative(part, depth - 1) for part in x.operands)
     if name in ("add", "multiply", "divide"):
-        return all(map(not_negative, x.inputs)) or (name == "multiply" and x.inputs[0] is x.inputs[1])
-    if name in ("sum", "maximum", "broadcast", "reshape", "sqrt", "mark"):
-        return any(map(not_negative, x.operands))
-    return name in NOT_NEGATIVE
+        return all(known)
+    return name in ("sum", "maximum", "broadcast", "reshape", "mark") and any(known)
 
 
-def positive(x: Node) -> bool:
+def positive(x: Node, depth: int = LAST) -> bool:
     """Whether a value cannot be 0 or below, not even by rounding, as far as its last operations tell."""
     name = x.operation.name
     if x.value is not None:
         return x.value > 0.0
+    if not depth:
+        return False
     if name == "add":
         a, b = x.inputs
-        return (positive(a) and not_negative(b)) or (not_negative(a) and positive(b))
-    if name in ("maximum", "broadcast", "reshape", "sqrt", "mark"):
-        return any(map(positive, x.operands))
-    return False
+        return (positive(a, depth - 1) and not_negative(b)) or (positive(b, depth - 1) and not_negative(a))
+    return name in ("maximum", "broadcast", "reshape", "sqrt", "mark") and any(
+        positive(part, depth - 1) for part in x.operands
+    )
 
 
-NOT_NEGATIVE = frozenset(("square", "absolute", "exp", "sigmoid", "softplus", "hypot", "greater", "greater_equal"))
+NOT_NEGATIVE = frozenset(
+    ("square", "absolute", "sqrt", "exp", "sigmoid", "softplus", "hypot", "greater", "greater_equal")
+)
 
 
 def always(node: Node) -> bool:
