@@ -37,6 +37,7 @@ DIFFERENT = "the slopes from all sides agree here, but not the second derivative
 DIFFERENT_TOO = "the second derivatives from the sides differ here"
 NO_SLOPE = "the slopes from the sides differ here, so there is none"
 JUMPS = "the value jumps here, so there are no second derivatives"
+ALONE = "there are no values beside this point"
 INFINITE = "a second derivative is infinite here"
 UNKNOWN = "the chain rule meets 0 · ∞ here, and the sides do not tell the derivative"
 MENDED = frozenset(("kink", "vertical", "jump"))
@@ -61,7 +62,9 @@ class Sides(NamedTuple):
     bent: Array
     """Whether a curvature is infinite where the slope is not."""
     silent: Array
-    """Whether nothing is known of the curvature along some ray, though slopes are known."""
+    """Whether nothing is known of the slope or the curvature along some ray."""
+    alone: Array
+    """(places, variables): whether the function has no values to either side along this axis."""
 
 
 class Ends(NamedTuple):
@@ -70,7 +73,7 @@ class Ends(NamedTuple):
     alive: Array
     """Where the function has values beside the place."""
     steady: Array
-    """Where these tend to the value at the place."""
+    """Where these tend to the value at the place, or may."""
     slopes: Array
     """Infinite, or not a number where nothing is known."""
     slope_errors: Array
@@ -159,14 +162,14 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     terms[rows, places[rows, columns]] = found.terms[rows, columns]
     errors[rows, places[rows, columns]] = found.errors[rows, columns]
     alive = ~found.gone & ~np.isnan(terms[:, 0])
-    unbounded = (first < 0) & ~found.zero
-    steady = ~unbounded & (known > 0)
-    apart = np.abs(terms[:, 0] - values)
-    steady &= apart <= 4.0 * errors[:, 0] + CONTINUOUS * np.abs(values) + np.finfo(np.float64).tiny
+    unbounded = (first < 0) & (found.known > 0) & ~found.zero
+    apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + CONTINUOUS * np.abs(values) + TINY
+    steady = ~(unbounded | (apart & (known > 0)))
+    steady[~alive] = True
     low, high = np.abs(terms[:, 1:steps]), np.abs(terms[:, steps + 1 : 2 * steps])
     vertical = (low > errors[:, 1:steps]).any(1)
     slopes = np.where(vertical, np.inf, np.where(known > steps, terms[:, steps], np.nan))
-    slopes = np.where(alive & steady, slopes, np.nan)
+    slopes = np.where(alive & steady & (known > 0), slopes, np.nan)
     bent = (high > errors[:, steps + 1 : 2 * steps]).any(1)
     curvatures = np.where(bent, np.inf, np.where(known > 2 * steps, 2.0 * terms[:, 2 * steps], np.nan))
     curvatures = np.where(np.isfinite(slopes), curvatures, np.nan)
@@ -181,7 +184,7 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     sizes = np.einsum("prn,pn->pr", np.abs(directions), np.abs(np.nan_to_num(gradients)))
     straight = np.abs(between.slopes - expected) <= 8.0 * between.slope_errors + AGREEMENT * sizes + TINY
     known = ~np.isnan(gradients).any(1)
-    steady = np.concatenate([axes.steady | ~axes.alive, between.steady | ~between.alive], 1).all(1)
+    steady: Array = np.logical_and.reduce(np.concatenate([axes.steady, between.steady], 1), axis=1)
     smooth = known & steady & (straight | ~between.alive).all(1)
     hessians = np.full((places, dimension, dimension), np.nan)
     diagonal = _along(axes.alive, axes.curvatures, axes.curvature_errors, 1.0)
@@ -197,8 +200,10 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     hessians[whole & ~(fits | ~between.alive).all(1)] = np.nan
     slopes = np.concatenate([axes.slopes, between.slopes], 1)
     curvatures = np.concatenate([axes.curvatures, between.curvatures], 1)
-    silent = (np.isnan(curvatures) & np.isfinite(slopes)).any(1)
-    return Sides(gradients, hessians, smooth, steady, vertical, np.isinf(curvatures).any(1), silent)
+    alive = np.concatenate([axes.alive, between.alive], 1)
+    silent = (alive & (np.isnan(slopes) | (np.isnan(curvatures) & np.isfinite(slopes)))).any(1)
+    alone = ~(axes.alive[:, :dimension] | axes.alive[:, dimension:])
+    return Sides(gradients, hessians, smooth, steady, vertical, np.isinf(curvatures).any(1), silent, alone)
 
 
 def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> Array:
@@ -285,14 +290,16 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
     gradient, partials = results.gradients[row], sides.gradients[place]
     apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + TINY)
     gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
-    gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
+    gradient[(sides.vertical[place] & np.isfinite(gradient)) | sides.alone[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
     first = next((problem.step for problem in told if problem.kind in MENDED), None)
     if smooth:
         told = [problem for problem in told if problem.kind not in MENDED and problem.kind != "not_finite"]
     else:
         settled.kinks.add(row)
-        if steady and not vertical and not sides.silent[place]:
+        if sides.alone[place].any():
+            told = [*told, Problem("domain", None, ALONE)]
+        elif steady and not vertical and not sides.silent[place]:
             told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
             if not np.isfinite(gradient).all():
                 told.append(Problem("kink", first, NO_SLOPE))

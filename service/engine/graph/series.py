@@ -41,9 +41,18 @@ class Finer(Exception):
 class Series:
     """Expansions along several rays: `terms[r, k]` is the coefficient of t^((first[r] + k) / steps)."""
 
-    __slots__ = ("errors", "first", "gone", "known", "steps", "terms")
+    __slots__ = ("ends", "errors", "first", "gone", "known", "steps", "terms")
 
-    def __init__(self, first: Array, terms: Array, errors: Array, known: Array, gone: Array, steps: int) -> None:
+    def __init__(
+        self,
+        first: Array,
+        terms: Array,
+        errors: Array,
+        known: Array,
+        gone: Array,
+        steps: int,
+        ends: Array | None = None,
+    ) -> None:
         self.first = first
         """(rays,) whole numbers"""
         self.terms = terms
@@ -54,6 +63,8 @@ class Series:
         """(rays,): how many of the terms are known; of the rest only where it begins."""
         self.gone = gone
         """(rays,): where there is no value beside the point."""
+        self.ends = np.zeros(len(first), bool) if ends is None else ends
+        """(rays,): where there are no more terms than these."""
         self.steps = steps
 
     @property
@@ -72,16 +83,25 @@ class Series:
         found: Array = self.known == 0
         return found & ~self.zero
 
+    @property
+    def degree(self) -> Array:
+        """The place of the last term; 0 of an exact zero."""
+        there = self.terms != 0.0
+        last: Array = np.where(self.zero, -self.first, self.length - 1 - there[:, ::-1].argmax(1))
+        return np.where(there.any(1) | self.zero, last, 0)
+
     def normal(self) -> Series:
         """The same without first terms that are 0 within their errors."""
         length = self.length
         places = np.arange(length)
-        self.known = np.clip(self.known, 0, length)
+        self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
         inside = places < self.known[:, None]
         # What is infinite, or no number, stands: nothing is known of what comes after it.
         significant = inside & ~((np.abs(self.terms) <= self.errors) & np.isfinite(self.terms))
-        shift = np.where(significant.any(1), significant.argmax(1), self.known)
+        some = significant.any(1)
+        shift = np.where(some, significant.argmax(1), self.known)
         shift[self.zero] = 0
+        self.first = np.where(self.ends & ~some, FAR, self.first)
         if shift.any():
             index = places + shift[:, None]
             beyond = index >= length
@@ -89,7 +109,7 @@ class Series:
             self.terms = np.where(beyond, 0.0, np.take_along_axis(self.terms, index, 1))
             self.errors = np.where(beyond, 0.0, np.take_along_axis(self.errors, index, 1))
             self.first = self.first + shift
-            self.known = self.known - shift
+            self.known = np.where(self.ends, length, self.known - shift)
         outside = places >= self.known[:, None]
         self.terms = np.where(outside, 0.0, self.terms)
         self.errors = np.where(outside, 0.0, self.errors)
@@ -121,13 +141,17 @@ class Series:
         b, b_errors, b_known = other.at(first)
         terms = a + b
         errors = a_errors + b_errors + EPS * np.abs(terms)
-        return Series(first, terms, errors, np.minimum(a_known, b_known), self.gone | other.gone, self.steps).normal()
+        # Terms beyond the last place would be lost.
+        ends = self.ends & other.ends & (self.first + self.degree < first + self.length)
+        ends &= other.first + other.degree < first + self.length
+        known = np.minimum(a_known, b_known)
+        return Series(first, terms, errors, known, self.gone | other.gone, self.steps, ends).normal()
 
     def __neg__(self) -> Series:
-        return Series(self.first, -self.terms, self.errors, self.known, self.gone, self.steps)
+        return Series(self.first, -self.terms, self.errors, self.known, self.gone, self.steps, self.ends)
 
     def __sub__(self, other: Series) -> Series:
-        return self + -other
+        return _zeros(self) if other is self else self + -other
 
     def __mul__(self, other: Series) -> Series:
         terms, errors = np.zeros_like(self.terms), np.zeros_like(self.terms)
@@ -156,12 +180,14 @@ class Series:
             np.where(rows, other.known, self.known),
             np.where(rows, other.gone | self.gone, self.gone),
             self.steps,
+            np.where(rows, other.ends, self.ends),
         )
 
     def only(self, known: Array) -> Series:
         """The same with no more terms than so many known."""
+        ends = self.ends & (known >= self.length)
         return Series(
-            self.first, self.terms, self.errors, np.minimum(self.known, known), self.gone, self.steps
+            self.first, self.terms, self.errors, np.minimum(self.known, known), self.gone, self.steps, ends
         ).normal()
 
     def varying(self) -> Series:
@@ -169,7 +195,7 @@ class Series:
         terms, errors = self.terms.copy(), self.errors.copy()
         rows = (self.first == 0) & (self.known > 0)
         terms[rows, 0], errors[rows, 0] = 0.0, 0.0
-        return Series(self.first, terms, errors, self.known, self.gone, self.steps).normal()
+        return Series(self.first, terms, errors, self.known, self.gone, self.steps, self.ends.copy()).normal()
 
     def sign(self) -> Array:
         """-1, 0 or 1 beside the point; not a number where that is not known."""
@@ -180,13 +206,15 @@ class Series:
 def _zeros(like: Series) -> Series:
     rows, length = like.terms.shape
     nothing = np.zeros((rows, length))
-    return Series(np.full(rows, FAR), nothing, nothing, np.full(rows, length), np.zeros(rows, bool), like.steps)
+    gone, ends = np.zeros(rows, bool), np.ones(rows, bool)
+    return Series(np.full(rows, FAR), nothing, nothing, np.full(rows, length), gone, like.steps, ends)
 
 
 def _lost(like: Series) -> Series:
     """Of which nothing is known."""
     found = _zeros(like)
     found.first, found.known = np.full_like(found.first, -FAR // 4), np.zeros_like(found.known)
+    found.ends = np.zeros_like(found.ends)
     return found
 
 
@@ -210,7 +238,8 @@ def rays(point: Array, directions: Array, steps: int) -> Series:
     terms[both, steps] = directions[both]
     first = np.where(there, 0, np.where(moves, steps, FAR))
     count = len(point)
-    return Series(first, terms, np.zeros_like(terms), np.full(count, length), np.zeros(count, bool), steps)
+    gone, ends = np.zeros(count, bool), np.ones(count, bool)
+    return Series(first, terms, np.zeros_like(terms), np.full(count, length), gone, steps, ends)
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -267,6 +296,7 @@ def _derived(a: Series) -> Series:
         a.known,
         a.gone,
         a.steps,
+        a.ends,
     )
     return found.where(a.zero, _zeros(a)).normal()
 
@@ -410,6 +440,7 @@ def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
     close = np.isnan(sign)
     common = a.only(np.maximum(difference.first - a.first, 0))
     common.first = np.where(a.zero | (difference.first < a.first), difference.first, a.first)
+    common.ends = np.where(close, False, common.ends)
     chosen = chosen.where(close, common)
     chosen.gone = a.gone | b.gone
     return chosen
@@ -463,8 +494,12 @@ def _whole(at: Callable[[Array], Array], jumps_at: float) -> Callable[[Series], 
 _floor = _whole(np.floor, 0.0)
 
 
+def _quotient(a: Series, b: Series) -> Series:
+    return _constant(a, 1.0).where(a.zero | a.vague, _lost(a)) if a is b else a * _reciprocal(b)
+
+
 def _mod(a: Series, b: Series) -> Series:
-    return a - b * _floor(a * _reciprocal(b))
+    return a - b * _floor(_quotient(a, b))
 
 
 def _hypot(a: Series, b: Series) -> Series:
@@ -504,7 +539,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
     "multiply": lambda a, b: a * b,
-    "divide": lambda a, b: a * _reciprocal(b),
+    "divide": _quotient,
     "negate": lambda a: -a,
     "square": _square,
     "power": _general_power,
