@@ -70,6 +70,7 @@ def _analyse(function: Function, points: Array, results: Results, tolerance: flo
     problems = function.problems(points, results)
     kinks: set[int] = set()
     if problems:
+        _undefine(results, [row for row, told in problems.items() if any(each.kind == "domain" for each in told)])
         results, problems, kinks = settle(function, points, results, problems, deadline)
     norms = norms_of(results.gradients)
     found = Calculus(results, norms, results.gradients, norms <= tolerance, problems)
@@ -143,6 +144,13 @@ def _where_defined(results: Results) -> Results:
         if results.hessians is not None:
             results = results._replace(hessians=np.where(undefined[:, None, None], np.nan, results.hessians))
     return results
+
+
+def _undefine(results: Results, rows: list[int]) -> None:
+    """No value and no derivatives where a part has no value: comparisons such as that of step make numbers of it."""
+    results.values[rows], results.gradients[rows] = np.nan, np.nan
+    if results.hessians is not None:
+        results.hessians[rows] = np.nan
 
 
 def norms_of(rows: Array) -> Array:

@@ -39,7 +39,7 @@ NO_SLOPE = "the slopes from the sides differ here, so there is none"
 JUMPS = "the value jumps here, so there are no second derivatives"
 ALONE = "there are no values beside this point"
 INFINITE = "a second derivative is infinite here"
-UNKNOWN = "the chain rule meets 0 · ∞ here, and the sides do not tell the derivative"
+UNKNOWN = "the chain rule meets 0 · ∞ here, and how the function goes on beside this point is not known"
 MENDED = frozenset(("kink", "vertical", "jump"))
 """Kinds of problems that are none where the sides agree."""
 ASKED = MENDED | {"pole", "not_finite"}
@@ -51,8 +51,12 @@ class Sides(NamedTuple):
 
     gradients: Array
     """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
+    gradient_errors: Array
+    """(places, variables): by what rounding makes them uncertain."""
     hessians: Array
     """(places, variables, variables), likewise"""
+    hessian_errors: Array
+    """(places, variables, variables)"""
     smooth: Array
     """Whether all sides agree about the value and about one gradient."""
     steady: Array
@@ -141,7 +145,8 @@ def _scales(axes: Ends) -> Array:
     """Lengths along each axis that make curvatures alike, so that mixed ones keep their digits."""
     half = axes.curvatures.shape[1] // 2
     curvatures = np.fmax(np.abs(axes.curvatures[:, :half]), np.abs(axes.curvatures[:, half:]))
-    usable = np.isfinite(curvatures) & (curvatures > 0.0)
+    errors = np.fmax(axes.curvature_errors[:, :half], axes.curvature_errors[:, half:])
+    usable = np.isfinite(curvatures) & (curvatures > 8.0 * errors)
     exponents = np.where(usable, -0.5 * np.log2(np.where(usable, curvatures, 1.0)), 0.0)
     exponents -= exponents.min(1, keepdims=True)
     return np.exp2(np.rint(np.minimum(exponents, 40.0)))
@@ -178,7 +183,7 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
 
 def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     places, _, dimension = directions.shape
-    gradients = _along(axes.alive, axes.slopes, axes.slope_errors, -1.0)
+    gradients, gradient_errors = _along(axes.alive, axes.slopes, axes.slope_errors, -1.0)
     vertical = np.isinf(axes.slopes[:, :dimension]) | np.isinf(axes.slopes[:, dimension:])
     expected = np.einsum("prn,pn->pr", directions, np.nan_to_num(gradients))
     sizes = np.einsum("prn,pn->pr", np.abs(directions), np.abs(np.nan_to_num(gradients)))
@@ -187,12 +192,15 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     steady: Array = np.logical_and.reduce(np.concatenate([axes.steady, between.steady], 1), axis=1)
     smooth = known & steady & (straight | ~between.alive).all(1)
     hessians = np.full((places, dimension, dimension), np.nan)
-    diagonal = _along(axes.alive, axes.curvatures, axes.curvature_errors, 1.0)
-    hessians[:, np.arange(dimension), np.arange(dimension)] = diagonal
+    hessian_errors = np.zeros_like(hessians)
+    each = np.arange(dimension)
+    hessians[:, each, each], hessian_errors[:, each, each] = _along(
+        axes.alive, axes.curvatures, axes.curvature_errors, 1.0
+    )
     for place, (i, j) in enumerate(combinations(range(dimension), 2)):
-        hessians[:, i, j] = hessians[:, j, i] = _mixed(
-            between, slice(4 * place, 4 * place + 4), directions, i, j, diagonal
-        )
+        mixed, errors = _mixed(axes, between, slice(4 * place, 4 * place + 4), directions, i, j)
+        hessians[:, i, j] = hessians[:, j, i] = mixed
+        hessian_errors[:, i, j] = hessian_errors[:, j, i] = errors
     whole = ~np.isnan(hessians).any((1, 2))
     bends = np.einsum("pri,pij,prj->pr", directions, np.nan_to_num(hessians), directions)
     sizes = np.einsum("pri,pij,prj->pr", np.abs(directions), np.abs(np.nan_to_num(hessians)), np.abs(directions))
@@ -203,11 +211,22 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     alive = np.concatenate([axes.alive, between.alive], 1)
     silent = (alive & (np.isnan(slopes) | (np.isnan(curvatures) & np.isfinite(slopes)))).any(1)
     alone = ~(axes.alive[:, :dimension] | axes.alive[:, dimension:])
-    return Sides(gradients, hessians, smooth, steady, vertical, np.isinf(curvatures).any(1), silent, alone)
+    return Sides(
+        gradients,
+        gradient_errors,
+        hessians,
+        hessian_errors,
+        smooth,
+        steady,
+        vertical,
+        np.isinf(curvatures).any(1),
+        silent,
+        alone,
+    )
 
 
-def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> Array:
-    """The derivatives along each axis, from both sides or from the only one that there is.
+def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
+    """The derivatives along each axis, from both sides or from the only one that there is, and their errors.
 
     Rays ahead come first, then those behind, whose numbers have this parity.
     """
@@ -217,25 +236,33 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> Array:
     allowed += AGREEMENT * np.maximum(np.abs(ahead), np.abs(behind)) + TINY
     same = np.abs(ahead - behind) <= allowed
     found = np.where(~alive[:, :half], behind, np.where(~alive[:, half:] | same, ahead, np.nan))
-    return np.where(np.isfinite(found), found, np.nan)
+    return np.where(np.isfinite(found), found, np.nan), allowed
 
 
-def _mixed(between: Ends, four: slice, directions: Array, i: int, j: int, diagonal: Array) -> Array:
-    """The mixed derivative from the curvatures to four sides: not a number unless all that there are agree."""
+def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
+    """The mixed derivative and its error, from the curvatures to four sides: not a number unless all that there are agree."""
     a, b = directions[:, four, i], directions[:, four, j]
-    curvatures, errors = between.curvatures[:, four], between.curvature_errors[:, four]
-    straight = a * a * diagonal[:, i : i + 1] + b * b * diagonal[:, j : j + 1]
-    size = a * a * np.abs(diagonal[:, i : i + 1]) + b * b * np.abs(diagonal[:, j : j + 1])
+    curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
+    straight = np.zeros_like(curvatures)
+    size = np.abs(curvatures)
+    for x, place in ((a, i), (b, j)):
+        opposite = place + directions.shape[2]
+        ahead, behind = axes.curvatures[:, place : place + 1], axes.curvatures[:, opposite : opposite + 1]
+        # Where there is no side along the axis, its other side stands for it.
+        ahead = np.where(axes.alive[:, place : place + 1], ahead, behind)
+        behind = np.where(axes.alive[:, opposite : opposite + 1], behind, ahead)
+        along = x * x * np.where(x > 0.0, ahead, behind)
+        straight, size = straight + along, size + np.abs(along)
+        errors = errors + x * x * np.fmax(axes.curvature_errors[:, [place]], axes.curvature_errors[:, [opposite]])
     each = (curvatures - straight) / (2.0 * a * b)
-    allowed = (8.0 * errors + AGREEMENT * (np.abs(curvatures) + size)) / np.abs(2.0 * a * b) + TINY
-    alive = between.alive[:, four]
+    allowed = (8.0 * errors + AGREEMENT * size) / np.abs(2.0 * a * b) + TINY
     low = np.where(alive, each - allowed, -np.inf).max(1)
     high = np.where(alive, each + allowed, np.inf).min(1)
     pairs = (curvatures[:, 0] - curvatures[:, 1] + curvatures[:, 3] - curvatures[:, 2]) / (8.0 * a[:, 0] * b[:, 0])
     some = np.where(alive, each, 0.0).sum(1) / np.maximum(alive.sum(1), 1)
     found = np.where(alive.all(1), pairs, some)
     agreed = (low <= high) & alive.any(1)  # false where something is not a number
-    return np.where(agreed, found, np.nan)
+    return np.where(agreed, found, np.nan), allowed.max(1)
 
 
 # --- the answer ---------------------------------------------------------------------------------
@@ -288,7 +315,7 @@ def settle(
 def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
     results, told = settled.results, settled.problems[row]
     gradient, partials = results.gradients[row], sides.gradients[place]
-    apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + TINY)
+    apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + sides.gradient_errors[place])
     gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
     gradient[(sides.vertical[place] & np.isfinite(gradient)) | sides.alone[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
@@ -297,16 +324,20 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         told = [problem for problem in told if problem.kind not in MENDED and problem.kind != "not_finite"]
     else:
         settled.kinks.add(row)
+        known = steady and not vertical and not sides.silent[place]
+        if known:
+            told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
         if sides.alone[place].any():
             told = [*told, Problem("domain", None, ALONE)]
-        elif steady and not vertical and not sides.silent[place]:
-            told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
-            if not np.isfinite(gradient).all():
-                told.append(Problem("kink", first, NO_SLOPE))
+        elif known and not np.isfinite(gradient).all():
+            told = [*told, Problem("kink", first, NO_SLOPE)]
+        elif sides.silent[place] and not vertical and not np.isfinite(gradient).all():
+            told = [*told, Problem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]
         diagonal = np.sqrt(np.abs(np.nan_to_num(np.diag(true))))
-        apart = ~(np.abs(hessian - true) <= SAME * (np.abs(true) + diagonal[:, None] * diagonal) + TINY)
+        allowed = SAME * (np.abs(true) + diagonal[:, None] * diagonal) + sides.hessian_errors[place]
+        apart = ~(np.abs(hessian - true) <= allowed)
         hessian[apart] = true[apart]
         lost = ~np.isfinite(gradient)
         hessian[lost], hessian[:, lost] = np.nan, np.nan

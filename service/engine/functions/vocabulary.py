@@ -418,9 +418,12 @@ def gaussian(a: Node) -> Node:
     aliases=("heaviside",),
     latex=r"[a \ge 0]",
     troubles=(_jump(_where_zero, "step jumps at 0"),),
+    plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
-    return operations.greater_equal(a, 0.0)
+    # A comparison would make a number of what is none.
+    value = operations.maximum(operations.sign(operations.sign(a) + 0.5), 0.0)
+    return operations.with_slope(a, value, 0.0 * value)
 
 
 _function(

@@ -95,6 +95,7 @@ class Series:
         length = self.length
         places = np.arange(length)
         self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
+        self._forget(np.isnan(self.terms).any(1) & ~self.gone)
         inside = places < self.known[:, None]
         # What is infinite, or no number, stands: nothing is known of what comes after it.
         significant = inside & ~((np.abs(self.terms) <= self.errors) & np.isfinite(self.terms))
@@ -114,6 +115,16 @@ class Series:
         self.terms = np.where(outside, 0.0, self.terms)
         self.errors = np.where(outside, 0.0, self.errors)
         return self
+
+    def _forget(self, rows: Array) -> None:
+        """Where a term is not a number nothing is known."""
+        if rows.any():
+            self.terms, self.errors = (
+                np.where(rows[:, None], 0.0, self.terms),
+                np.where(rows[:, None], 0.0, self.errors),
+            )
+            self.first, self.known = np.where(rows, -FAR // 4, self.first), np.where(rows, 0, self.known)
+            self.ends = self.ends & ~rows
 
     def at(self, first: Array) -> tuple[Array, Array, Array]:
         """Terms, errors and known, counted from another place at or before the first term."""
@@ -245,11 +256,11 @@ def rays(point: Array, directions: Array, steps: int) -> Series:
 # --- functions ----------------------------------------------------------------------------------
 
 
-def _power(a: Series, exponent: float) -> Series:
-    """a to a power that is the same along all rays."""
+def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
+    """a to a power that is the same along all rays; `root`: a cube root, which negative numbers have too."""
+    whole = float(exponent).is_integer()
     if exponent == 0.0:
         return _constant(a, 1.0)
-    whole = float(exponent).is_integer()
     starts = a.first * exponent
     live = ~(a.zero | a.gone)
     broken = live & (np.abs(starts - np.rint(starts)) > 1e-9)
@@ -258,8 +269,8 @@ def _power(a: Series, exponent: float) -> Series:
         if a.steps < steps <= FINEST:
             raise Finer(steps)
     lead = np.where(a.known > 0, a.terms[:, 0], 1.0)
-    if whole or abs(exponent) == 1.0 / 3.0:
-        scale = np.power(lead, exponent) if whole else np.cbrt(lead) ** np.sign(exponent)
+    if whole or root:
+        scale = np.power(lead, exponent) if whole else np.cbrt(lead)
         outside = np.zeros_like(a.gone)
     else:
         scale = np.power(lead, exponent)
@@ -281,7 +292,10 @@ def _power(a: Series, exponent: float) -> Series:
             )
     errors = np.abs(scale)[:, None] * (errors + np.abs(terms) * (KERNEL + abs(exponent) * relative[:, None]))
     starts = np.floor(starts + 1e-9).astype(np.int64)
-    found = Series(starts, scale[:, None] * terms, errors, np.where(broken, 0, a.known), a.gone | outside, a.steps)
+    product = whole and exponent > 0.0
+    ends = a.ends & ((a.degree == 0) | (product & (a.degree * exponent < a.length)))
+    known = np.where(broken, 0, a.known)
+    found = Series(starts, scale[:, None] * terms, errors, known, a.gone | outside, a.steps, ends & ~broken)
     if exponent < 0.0:
         return found.where(a.zero | a.vague, _lost(a)).normal()
     return found.where(a.zero, _zeros(a)).normal()
@@ -316,6 +330,11 @@ def _integrated(a: Series) -> Series:
     return found.where(a.zero, _zeros(a)).where(endless, _lost(a)).normal()
 
 
+def _unbounded(a: Series) -> Array:
+    """Where an argument is infinite, or may be anything."""
+    return ((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)) | np.isinf(a.constant()[0])
+
+
 def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]) -> Callable[[Series], Series]:
     """A function of a bounded argument from its value at a number and its slope."""
 
@@ -329,7 +348,7 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
         found.gone = found.gone | (np.isnan(begin) & ~np.isnan(start))
         # An infinite value ends what can be said, but it can be compared.
         found = found.where(np.isinf(begin), _constant(a, begin))
-        return found.where(((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)), _lost(a)).normal()
+        return found.where(_unbounded(a), _lost(a)).normal()
 
     return rule
 
@@ -351,7 +370,7 @@ def _entire(*cycle: Callable[[Array], Array]) -> Callable[[Series], Series]:
             coefficient = _constant(a, factor * value, factor * (KERNEL * np.abs(value) + np.abs(onwards) * error))
             inner = inner * base + coefficient
         begin = _constant(a, values[0], KERNEL * np.abs(values[0]) + np.abs(values[1 % len(cycle)]) * error)
-        return (begin + moving * inner).where(((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)), _lost(a)).normal()
+        return (begin + moving * inner).where(_unbounded(a), _lost(a)).normal()
 
     return rule
 
@@ -360,10 +379,8 @@ _exp_bounded = _entire(np.exp)
 
 
 def _exp(a: Series) -> Series:
-    found = _exp_bounded(a)
-    start, _ = a.constant()
-    # Beyond every power: exp(-1/t).
-    return found.where(start == -np.inf, _zeros(a)).where(start == np.inf, _constant(a, np.inf))
+    # exp(-1/t) is less than every power of t.
+    return _exp_bounded(a).where((a.first < 0) & (a.known > 0) & (a.terms[:, 0] < 0.0), _zeros(a))
 
 
 def _plus(a: Series, number: float) -> Series:
@@ -422,12 +439,6 @@ _sigmoid = _by_slope(_logistic, lambda a: _times(_inverse_cosh_square(_times(a, 
 
 def _tan(a: Series) -> Series:
     return _sin(a) * _reciprocal(_cos(a))
-
-
-def _expm1(a: Series) -> Series:
-    start, _ = a.constant()
-    found = _by_slope(np.expm1, _exp)(a)
-    return found.where(start == -np.inf, _constant(a, -1.0))
 
 
 def _absolute(a: Series) -> Series:
@@ -544,13 +555,13 @@ RULES: dict[str, Callable[..., Series]] = {
     "square": _square,
     "power": _general_power,
     "exp": _exp,
-    "expm1": _expm1,
+    "expm1": _by_slope(np.expm1, _exp),
     "log": _log,
     "log1p": _by_slope(np.log1p, lambda a: _reciprocal(_plus(a, 1.0))),
     "log2": _by_slope(np.log2, lambda a: _times(_reciprocal(a), 1.0 / math.log(2.0))),
     "log10": _by_slope(np.log10, lambda a: _times(_reciprocal(a), 1.0 / math.log(10.0))),
     "sqrt": _sqrt,
-    "cbrt": lambda a: _power(a, 1.0 / 3.0),
+    "cbrt": lambda a: _power(a, 1.0 / 3.0, root=True),
     "sin": _sin,
     "cos": _cos,
     "tan": _tan,

@@ -7,7 +7,8 @@ which lies between them and has to be told as a problem, and a second derivative
 
 Rounding is allowed for as follows: each step whose value is not a 64-bit number exactly is changed by a few units in
 its last place, several times, and a told number may be off by some times what that changes the reference by, and by
-1e-11 of itself.
+1e-11 of itself. Derivatives of exact values round too: so all steps are changed as well, and that counts where it
+changes the reference by so little that no kink can be behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +25,8 @@ import mpmath
 from mpmath import mp, mpf
 
 from service.engine.functions.expression import Expression
+
+sys.set_int_max_str_digits(0)  # mpmath writes exponents of any length
 
 DIGITS = 160
 BESIDE = mpf(10) ** -32
@@ -48,7 +52,7 @@ def _power(a: Any, b: Any) -> Any:
     if a == 0:
         return mpf(0) if b > 0 else NAN
     if a < 0:
-        return NAN if b != mp.floor(b) else mp.power(a, int(b))
+        return NAN if b != mp.floor(b) else mp.power(-a, b) * (1 if mp.floor(b / 2) * 2 == b else -1)
     return mp.power(a, b)
 
 
@@ -148,7 +152,9 @@ class Beside(NamedTuple):
 class Truth:
     """An expression at a point, as mpmath sees it."""
 
-    def __init__(self, expression: Expression, point: Sequence[float], chance: random.Random | None = None) -> None:
+    def __init__(
+        self, expression: Expression, point: Sequence[float], chance: random.Random | None = None, exact: bool = True
+    ) -> None:
         with mp.workdps(DIGITS):
             self.expression = expression
             self.point = [mpf(number) for number in point]
@@ -157,7 +163,7 @@ class Truth:
             if chance is not None:
                 self.factors = [
                     mpf(1)
-                    if not step.operands or not mp.isfinite(value) or mpf(float(value)) == value
+                    if not step.operands or not mp.isfinite(value) or (exact and mpf(float(value)) == value)
                     else 1 + chance.choice((-3, -1, 1, 3)) * UNIT
                     for step, value in zip(expression.steps, values, strict=True)
                 ]
@@ -176,23 +182,28 @@ class Truth:
                     return Beside(NAN, 0, NAN, 0, True)
                 slopes.append((4 * near - far - 3 * self.value) / (2 * h))
                 curvatures.append((far - 2 * near + self.value) / (h * h))
-            slope = slopes[1] if self._settled(*slopes) else mpf("inf")
-            curvature = curvatures[1] if mp.isfinite(slope) and self._settled(*curvatures) else mpf("inf")
-            errors = [3 * abs(fine - coarse) for coarse, fine in (slopes, curvatures)]
-            return Beside(slope, errors[0], curvature, errors[1], False)
+            size = 1 + abs(self.value)
+            slope, slope_error = self._limit(*slopes, size)
+            curvature, curvature_error = self._limit(*curvatures, size)
+            if not mp.isfinite(slope):
+                curvature = mpf("inf")
+            return Beside(slope, slope_error, curvature, curvature_error, False)
 
     def _at(self, direction: Sequence[float], h: Any) -> Any:
         there = [x + h * mpf(d) for x, d in zip(self.point, direction, strict=True)]
         return evaluate(self.expression, there, self.factors)[-1]
 
     @staticmethod
-    def _settled(coarse: Any, fine: Any) -> bool:
-        """Whether it comes to an end as one comes nearer: what is infinite grows, at least twofold."""
-        return bool(abs(fine) <= 2 * abs(coarse) + mpf(10) ** -300)
+    def _limit(coarse: Any, fine: Any, size: Any) -> tuple[Any, Any]:
+        """What two numbers tend to as one comes nearer, and how far it may be; infinite if they grow."""
+        error = 3 * abs(fine - coarse)
+        grows = abs(fine) > abs(coarse) + mpf(10) ** -6 * abs(fine) + mpf(10) ** -40 * size
+        return (mpf("inf"), mpf(0)) if grows else (fine, error)
 
 
 # --- judging an answer --------------------------------------------------------------------------
 
+STEPPED = frozenset(("step", "sign", "floor", "ceil", "round"))
 CONVENTIONS = ("kink", "vertical", "jump", "pole")
 
 
@@ -249,7 +260,7 @@ class Judge:
     def others(self) -> list[Truth]:
         if self._others is None:
             chance = random.Random(self._seed)
-            self._others = [Truth(self.expression, self.point, chance) for _ in range(TRIALS)]
+            self._others = [Truth(self.expression, self.point, chance, which < TRIALS) for which in range(2 * TRIALS)]
         return self._others
 
     def same(self, told: float, of: Number, scale: float = 0.0) -> bool:
@@ -261,11 +272,15 @@ class Judge:
         allowed = mpf(TOLERANCE) * (abs(true) + mpf(scale)) + error + mpf(10) ** -290
         if apart <= allowed:
             return True
-        for which in range(TRIALS):
+        for which in range(2 * TRIALS):
             other, _ = of(which)
             if not mp.isfinite(other):
+                if which >= TRIALS:
+                    continue
                 return True  # rounding decides whether there is such a number
-            allowed += mpf(TIMES) * abs(other - true)
+            change = abs(other - true)
+            if which < TRIALS or change <= mpf(10) ** -8 * (1 + abs(true)):
+                allowed += mpf(TIMES) * change
         return bool(apart <= allowed)
 
     def judge(self, answer: Answer) -> Verdict:
@@ -296,6 +311,7 @@ class Judge:
                 sides = self._curvatures(i) if i == j else self._mixed(i, j)
                 hidden = answer.gradient[i] is None or answer.gradient[j] is None
                 smooth &= self._second(f"d{i}{j}", answer.hessian[i][j], sides, hidden, wrong, missing)
+                smooth &= i == j or self._straight(i, j)
         if smooth and kinds & {"kink", "vertical", "jump"}:
             missing.append("a problem is told where there is none")
         return Verdict(wrong, missing)
@@ -325,6 +341,8 @@ class Judge:
             if exists:
                 missing.append(f"{name} is null, though {shown}")
         elif not found and not jumps:
+            if told == 0.0 and any(step.word in STEPPED for step in self.expression.steps):
+                return False  # the slope of these is 0 everywhere, by convention
             wrong.append(f"{name} {told!r}, though there is nothing beside")
         elif exists or not kinds & set(CONVENTIONS):
             if not any(self.same(told, side) for side in sides):
@@ -335,6 +353,16 @@ class Judge:
             if not low - margin <= told <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
                 wrong.append(f"{name} {told!r} is not between {shown}")
         return exists
+
+    def _straight(self, i: int, j: int) -> bool:
+        """Whether slopes between two axes follow from those along them."""
+        for a, b in itertools.product((1.0, -1.0), repeat=2):
+            along = [self._beside(-1, self._axis(i, a)), self._beside(-1, self._axis(j, b))]
+            both = self._beside(-1, tuple(a * (k == i) + b * (k == j) for k in range(len(self.point))))
+            errors = both.slope_error + sum(beside.slope_error for beside in along)
+            if not _agree([(both.slope, errors), (sum(beside.slope for beside in along), errors)]):
+                return False
+        return True
 
     def _second(
         self, name: str, told: float | None, sides: list[Number], hidden: bool, wrong: list[str], missing: list[str]
@@ -349,6 +377,8 @@ class Judge:
         elif exists:
             if not any(self.same(told, side, self._scale) for side in sides):
                 wrong.append(f"{name} {told!r}, not {shown}")
+        elif not sides and told == 0.0 and any(step.word in STEPPED for step in self.expression.steps):
+            return False
         elif not any(self.same(told, side, self._scale) and self._rounded(sides) for side in sides):
             wrong.append(f"{name} {told!r}, though the sides are {shown}")
         return exists
@@ -383,7 +413,8 @@ class Judge:
         found = []
         for a, b in itertools.product((1.0, -1.0), repeat=2):
             beside = self._beside(-1, tuple(a * x + b * y for x, y in zip(*axes, strict=True)))
-            if not mp.isnan(beside.slope) or beside.jump:
+            dead = any(mp.isnan(self._beside(-1, self._axis(k, c)).slope) for k, c in ((i, a), (j, b)))
+            if beside.jump or not (mp.isnan(beside.slope) or dead):
                 found.append(partial(of, a=a, b=b))
         return found
 
