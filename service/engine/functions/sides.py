@@ -240,7 +240,7 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[
 
 
 def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
-    """The mixed derivative and its error, from the curvatures to four sides: not a number unless all that there are agree."""
+    """The mixed derivative and its error, from the curvatures to four sides: no number unless they agree."""
     a, b = directions[:, four, i], directions[:, four, j]
     curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
     straight = np.zeros_like(curvatures)
@@ -331,7 +331,7 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
             told = [*told, Problem("domain", None, ALONE)]
         elif known and not np.isfinite(gradient).all():
             told = [*told, Problem("kink", first, NO_SLOPE)]
-        elif sides.silent[place] and not vertical and not np.isfinite(gradient).all():
+        elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in told):
             told = [*told, Problem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]

@@ -29,10 +29,16 @@ class Gradients:
     """Nodes on a path to a target through which nothing flows because their derivative is zero."""
 
 
-def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = None) -> Gradients:
+def differentiate(
+    output: Node,
+    wrt: Sequence[Node],
+    cotangent: Node | None = None,
+    uses: dict[tuple[int, int], Node] | None = None,
+) -> Gradients:
     """The gradient of `output` with respect to each node of `wrt`.
 
-    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1.
+    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1. `uses` is filled with what
+    each use of a value adds to its gradient, by the index of the node that uses it and the position among its inputs.
     A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
     but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
     `NotImplementedError` when a path passes an operation without a pullback.
@@ -75,8 +81,8 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
     for node in reversed(graph.nodes[first : output.index + 1]):
         if not leads[node.index]:
             continue
-        for (_, position), uses in waiting.pop(node.index, {}).items():
-            for together in _pull_together(node, position, uses):
+        for (_, position), several in waiting.pop(node.index, {}).items():
+            for together in _pull_together(node, position, several):
                 arrive(node, together)
         g = arrived.get(node.index)
         if g is None:
@@ -106,7 +112,11 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
                     mask = reach.guard(node, position, x)
                 else:
                     reach.everywhere[x.index] = 1
-                arrive(x, contribution if mask is None else gate(mask, contribution))
+                if mask is not None:
+                    contribution = gate(mask, contribution)
+                if uses is not None:
+                    uses[node.index, position] = contribution
+                arrive(x, contribution)
             elif contribution is NoGradient.ZERO:
                 zero.add(x.index)
                 blocked.append(node)

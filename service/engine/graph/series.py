@@ -177,7 +177,8 @@ class Series:
             errors[:, k:] += wrong * (other_sizes[:, :rest] + other.errors[:, :rest])
         first = np.minimum(self.first + other.first, FAR)
         product = Series(first, terms, errors, np.minimum(self.known, other.known), self.gone | other.gone, self.steps)
-        return product.where(self.zero | other.zero, _zeros(self)).normal()
+        endless = np.isinf(self.terms[:, 0]) | np.isinf(other.terms[:, 0])
+        return product.where(self.zero | other.zero, _zeros(self)).where(endless, _lost(self)).normal()
 
     def where(self, rows: Array, other: Series) -> Series:
         """The other one in some rows."""
@@ -296,9 +297,11 @@ def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
     ends = a.ends & ((a.degree == 0) | (product & (a.degree * exponent < a.length)))
     known = np.where(broken, 0, a.known)
     found = Series(starts, scale[:, None] * terms, errors, known, a.gone | outside, a.steps, ends & ~broken)
+    endless = np.isinf(lead)
     if exponent < 0.0:
-        return found.where(a.zero | a.vague, _lost(a)).normal()
-    return found.where(a.zero, _zeros(a)).normal()
+        found.gone = found.gone | a.zero  # a division by 0
+        return found.where(a.zero | a.vague | endless, _lost(a)).normal()
+    return found.where(a.zero, _zeros(a)).where(endless, _lost(a)).normal()
 
 
 def _derived(a: Series) -> Series:

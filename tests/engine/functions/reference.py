@@ -8,7 +8,9 @@ which lies between them and has to be told as a problem, and a second derivative
 Rounding is allowed for as follows: each step whose value is not a 64-bit number exactly is changed by a few units in
 its last place, several times, and a told number may be off by some times what that changes the reference by, and by
 1e-11 of itself. Derivatives of exact values round too: so all steps are changed as well, and that counts where it
-changes the reference by so little that no kink can be behind it.
+changes the reference by so little that no kink can be behind it; and 1e-14 of the largest value on the way, divided by
+the variables, is allowed for what cancels. Nothing is said of points where rounding changes the value itself by a
+millionth, or where a value on the way is too small or too large for 64-bit numbers.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ NEARER = mpf(10) ** -36
 TRIALS = 3
 UNIT = mpf(2) ** -52
 TOLERANCE = 1e-11
+SMALLEST, LARGEST = mpf(10) ** -200, mpf(10) ** 200
+CANCELLED = mpf(10) ** -14
 TIMES = 64.0
 
 NAN = mpf("nan")
@@ -159,6 +163,10 @@ class Truth:
             self.expression = expression
             self.point = [mpf(number) for number in point]
             values = evaluate(expression, self.point)
+            sizes = [abs(value) for value in values if value and mp.isfinite(value)]
+            self.largest = max(sizes, default=mpf(0))
+            self.holds = all(SMALLEST < size < LARGEST for size in sizes)
+            """Whether all values on the way are well within the range of 64-bit numbers."""
             self.factors = None
             if chance is not None:
                 self.factors = [
@@ -267,9 +275,9 @@ class Judge:
         """Whether a number is what `of(-1)` says, within what rounding makes of it in `of(0)`, …"""
         true, error = of(-1)
         if not mp.isfinite(true):
-            return False
+            return any(mp.isfinite(of(which)[0]) for which in range(TRIALS))
         apart = abs(mpf(told) - true)
-        allowed = mpf(TOLERANCE) * (abs(true) + mpf(scale)) + error + mpf(10) ** -290
+        allowed = mpf(TOLERANCE) * abs(true) + mpf(scale) + error + mpf(10) ** -290
         if apart <= allowed:
             return True
         for which in range(2 * TRIALS):
@@ -297,8 +305,10 @@ class Judge:
             return Verdict(
                 wrong, missing
             )  # an infinite value on the way, of which 64-bit numbers can make a finite one
+        if not self.truth.holds or self._blurred():
+            return Verdict(wrong, missing)
         values: Number = lambda which: ((self.truth if which < 0 else self.others[which]).value, 0)  # noqa: E731
-        if not self.same(answer.value, values):
+        if not self.same(answer.value, values) and not any("angle" in text for _, text in answer.problems):
             wrong.append(f"value {answer.value!r}, not {mp.nstr(self.truth.value, 17)}")
             return Verdict(wrong, missing)
         dimension = len(self.point)
@@ -310,11 +320,25 @@ class Judge:
             for i, j in itertools.combinations_with_replacement(range(dimension), 2):
                 sides = self._curvatures(i) if i == j else self._mixed(i, j)
                 hidden = answer.gradient[i] is None or answer.gradient[j] is None
-                smooth &= self._second(f"d{i}{j}", answer.hessian[i][j], sides, hidden, wrong, missing)
+                smooth &= self._second(
+                    f"d{i}{j}", answer.hessian[i][j], sides, self._scales(i, j), hidden, wrong, missing
+                )
                 smooth &= i == j or self._straight(i, j)
         if smooth and kinds & {"kink", "vertical", "jump"}:
             missing.append("a problem is told where there is none")
         return Verdict(wrong, missing)
+
+    def _blurred(self) -> bool:
+        """Whether rounding decides about the value."""
+        value = self.truth.value
+        return any(not abs(other.value - value) <= abs(value) * mpf(10) ** -6 + mpf(10) ** -14 for other in self.others)
+
+    def _scale(self, *variables: int) -> float:
+        """How large a derivative by these variables is where it does not cancel, times what rounding leaves of that."""
+        product = CANCELLED * self.truth.largest
+        for i in variables:
+            product /= abs(self.truth.point[i]) or 1
+        return float(product)
 
     def _axis(self, i: int, sign: float) -> tuple[float, ...]:
         return tuple(sign if place == i else 0.0 for place in range(len(self.point)))
@@ -345,7 +369,7 @@ class Judge:
                 return False  # the slope of these is 0 everywhere, by convention
             wrong.append(f"{name} {told!r}, though there is nothing beside")
         elif exists or not kinds & set(CONVENTIONS):
-            if not any(self.same(told, side) for side in sides):
+            if not any(self.same(told, side, self._scale(i)) for side in sides):
                 wrong.append(f"{name} {told!r}, not {shown}")
         elif not jumps and not kinds & {"jump", "pole"}:
             low, high = min(number for number, _ in found), max(number for number, _ in found)
@@ -365,7 +389,14 @@ class Judge:
         return True
 
     def _second(
-        self, name: str, told: float | None, sides: list[Number], hidden: bool, wrong: list[str], missing: list[str]
+        self,
+        name: str,
+        told: float | None,
+        sides: list[Number],
+        scale: float,
+        hidden: bool,
+        wrong: list[str],
+        missing: list[str],
     ) -> bool:
         """Whether there is this second derivative; it may be hidden where there is no slope."""
         found = [side(-1) for side in sides]
@@ -375,21 +406,25 @@ class Judge:
             if exists and not hidden:
                 missing.append(f"{name} is null, though {shown}")
         elif exists:
-            if not any(self.same(told, side, self._scale) for side in sides):
+            if not any(self.same(told, side, scale) for side in sides):
                 wrong.append(f"{name} {told!r}, not {shown}")
         elif not sides and told == 0.0 and any(step.word in STEPPED for step in self.expression.steps):
             return False
-        elif not any(self.same(told, side, self._scale) and self._rounded(sides) for side in sides):
+        elif not any(self.same(told, side, scale) and self._rounded(sides) for side in sides):
             wrong.append(f"{name} {told!r}, though the sides are {shown}")
         return exists
+
+    def _scales(self, i: int, j: int) -> float:
+        """What rounding may leave of a second derivative."""
+        bends = [abs(self._beside(-1, self._axis(k, 1.0)).curvature) for k in (i, j)]
+        mean = float(mp.sqrt(bends[0] * bends[1])) if all(map(mp.isfinite, bends)) else 0.0
+        return self._scale(i, j) + (TOLERANCE * mean if i != j else 0.0)
 
     def _rounded(self, sides: list[Number]) -> bool:
         """Whether rounding alone decides if the sides agree."""
         return any(_agree([side(which) for side in sides]) for which in range(TRIALS))
 
     def _curvatures(self, i: int) -> list[Number]:
-        self._scale = 0.0
-
         def of(which: int, sign: float) -> tuple[Any, Any]:
             beside = self._beside(which, self._axis(i, sign))
             return beside.curvature, beside.curvature_error
@@ -408,8 +443,6 @@ class Judge:
             return (both.curvature - sum(beside.curvature for beside in along)) / (2 * a * b), errors
 
         axes = self._axis(i, 1.0), self._axis(j, 1.0)
-        bends = [abs(self._beside(-1, axis).curvature) for axis in axes]
-        self._scale = float(mp.sqrt(bends[0] * bends[1])) if all(map(mp.isfinite, bends)) else 0.0
         found = []
         for a, b in itertools.product((1.0, -1.0), repeat=2):
             beside = self._beside(-1, tuple(a * x + b * y for x, y in zip(*axes, strict=True)))
