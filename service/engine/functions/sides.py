@@ -65,6 +65,8 @@ class Sides(NamedTuple):
     """(places, variables): whether a slope is infinite along this axis."""
     bent: Array
     """Whether a curvature is infinite where the slope is not."""
+    unknown: Array
+    """(places, variables): whether nothing is known of the slope to some side along this axis."""
     silent: Array
     """Whether nothing is known of the slope or the curvature along some ray."""
     alone: Array
@@ -169,6 +171,7 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     alive = ~found.gone & ~np.isnan(terms[:, 0])
     unbounded = (first < 0) & (found.known > 0) & ~found.zero
     apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + CONTINUOUS * np.abs(values) + TINY
+    apart |= np.isinf(terms[:, 0])
     steady = ~(unbounded | (apart & (known > 0)))
     steady[~alive] = True
     low, high = np.abs(terms[:, 1:steps]), np.abs(terms[:, steps + 1 : 2 * steps])
@@ -210,6 +213,8 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     curvatures = np.concatenate([axes.curvatures, between.curvatures], 1)
     alive = np.concatenate([axes.alive, between.alive], 1)
     silent = (alive & (np.isnan(slopes) | (np.isnan(curvatures) & np.isfinite(slopes)))).any(1)
+    lost = axes.alive & axes.steady & np.isnan(axes.slopes)
+    unknown = lost[:, :dimension] | lost[:, dimension:]
     alone = ~(axes.alive[:, :dimension] | axes.alive[:, dimension:])
     return Sides(
         gradients,
@@ -317,7 +322,8 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
     gradient, partials = results.gradients[row], sides.gradients[place]
     apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + sides.gradient_errors[place])
     gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
-    gradient[(sides.vertical[place] & np.isfinite(gradient)) | sides.alone[place]] = np.nan
+    gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
+    gradient[sides.alone[place] | sides.unknown[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
     first = next((problem.step for problem in told if problem.kind in MENDED), None)
     if smooth:

@@ -528,6 +528,8 @@ def _atan2(a: Series, b: Series) -> Series:
     begin = np.arctan2(lead_a, lead_b)
     slope = (b * _derived(a) - a * _derived(b)) * _reciprocal(a * a + b * b)
     found = _integrated(slope) + _constant(a, begin, KERNEL * np.abs(begin))
+    found = found.where(a.zero & b.zero, _zeros(a))
+    found.gone = a.gone | b.gone
     return found.where((a.vague & (a.first <= b.first)) | (b.vague & (b.first <= a.first)), _lost(a)).normal()
 
 

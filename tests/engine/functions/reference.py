@@ -30,7 +30,7 @@ from service.engine.functions.expression import Expression
 
 sys.set_int_max_str_digits(0)  # mpmath writes exponents of any length
 
-DIGITS = 160
+DIGITS = 110
 BESIDE = mpf(10) ** -32
 """How far beside the point the function is looked at. Terms of the power 2.5 are then 1e-16 of those of the power 2."""
 NEARER = mpf(10) ** -36
