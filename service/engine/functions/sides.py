@@ -221,12 +221,13 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
         gradient_errors,
         hessians,
         hessian_errors,
-        smooth,
-        steady,
-        vertical,
-        np.isinf(curvatures).any(1),
-        silent,
-        alone,
+        smooth=smooth,
+        steady=steady,
+        vertical=vertical,
+        bent=np.isinf(curvatures).any(1),
+        unknown=unknown,
+        silent=silent,
+        alone=alone,
     )
 
 
