@@ -30,7 +30,7 @@ from service.engine.functions.expression import Expression
 
 sys.set_int_max_str_digits(0)  # mpmath writes exponents of any length
 
-DIGITS = 110
+DIGITS = 130
 BESIDE = mpf(10) ** -32
 """How far beside the point the function is looked at. Terms of the power 2.5 are then 1e-16 of those of the power 2."""
 NEARER = mpf(10) ** -36
@@ -211,7 +211,6 @@ class Truth:
 
 # --- judging an answer --------------------------------------------------------------------------
 
-STEPPED = frozenset(("step", "sign", "floor", "ceil", "round"))
 CONVENTIONS = ("kink", "vertical", "jump", "pole")
 
 
@@ -365,9 +364,7 @@ class Judge:
             if exists:
                 missing.append(f"{name} is null, though {shown}")
         elif not found and not jumps:
-            if told == 0.0 and any(step.word in STEPPED for step in self.expression.steps):
-                return False  # the slope of these is 0 everywhere, by convention
-            wrong.append(f"{name} {told!r}, though there is nothing beside")
+            missing.append(f"{name} {told!r} is told at a point that stands alone")
         elif exists or not kinds & set(CONVENTIONS):
             if not any(self.same(told, side, self._scale(i)) for side in sides):
                 wrong.append(f"{name} {told!r}, not {shown}")
@@ -408,8 +405,8 @@ class Judge:
         elif exists:
             if not any(self.same(told, side, scale) for side in sides):
                 wrong.append(f"{name} {told!r}, not {shown}")
-        elif not sides and told == 0.0 and any(step.word in STEPPED for step in self.expression.steps):
-            return False
+        elif not sides:
+            missing.append(f"{name} {told!r} is told at a point that stands alone")
         elif not any(self.same(told, side, scale) and self._rounded(sides) for side in sides):
             wrong.append(f"{name} {told!r}, though the sides are {shown}")
         return exists
