@@ -28,6 +28,7 @@ AGREEMENT = 64.0 * EPS
 """Numbers from several sides are one if they differ by no more than this, beside their sizes and errors."""
 CONTINUOUS = 1e-9
 """The same for values at a place and beside it."""
+BLURRED = 1e-3
 SAME = 1e-9
 """A derivative by the chain rule that is as close to that of the sides has more digits than theirs."""
 TINY = float(np.finfo(np.float64).tiny)
@@ -231,6 +232,11 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     )
 
 
+def _blurred(errors: Array, numbers: Array) -> Array:
+    """Where numbers from two sides are alike only because rounding hides by what they differ."""
+    return errors > BLURRED * np.maximum(np.abs(numbers), BLURRED)
+
+
 def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
     """The derivatives along each axis, from both sides or from the only one that there is, and their errors.
 
@@ -240,7 +246,7 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[
     ahead, behind = numbers[:, :half], parity * numbers[:, half:]
     allowed = 8.0 * (errors[:, :half] + errors[:, half:])
     allowed += AGREEMENT * np.maximum(np.abs(ahead), np.abs(behind)) + TINY
-    same = np.abs(ahead - behind) <= allowed
+    same = (np.abs(ahead - behind) <= allowed) & ~_blurred(allowed, ahead)
     found = np.where(~alive[:, :half], behind, np.where(~alive[:, half:] | same, ahead, np.nan))
     return np.where(np.isfinite(found), found, np.nan), allowed
 
@@ -267,7 +273,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
     pairs = (curvatures[:, 0] - curvatures[:, 1] + curvatures[:, 3] - curvatures[:, 2]) / (8.0 * a[:, 0] * b[:, 0])
     some = np.where(alive, each, 0.0).sum(1) / np.maximum(alive.sum(1), 1)
     found = np.where(alive.all(1), pairs, some)
-    agreed = (low <= high) & alive.any(1)  # false where something is not a number
+    agreed = (low <= high) & alive.any(1) & ~_blurred(allowed.max(1), found)  # false where something is not a number
     return np.where(agreed, found, np.nan), allowed.max(1)
 
 

@@ -303,7 +303,10 @@ _function(
     "点 (b, a) 的辐角。",
     arguments=2,
     aliases=("arctan2",),
-    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),),
+    troubles=(
+        _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
+        _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
+    ),
 )
 _function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
 _function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")

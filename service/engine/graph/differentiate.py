@@ -11,7 +11,7 @@ a selection, and only there: see docs/decisions/0013-zero-times-infinity.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import mul
@@ -76,7 +76,7 @@ def differentiate(
 
     zero: set[int] = set()
     blocked: list[Node] = []
-    reach = _Reach(output)
+    reach: _Reach | None = None  # from the first selection or infinite slope on
     scope, serves = graph.scope, graph.serves
     for node in reversed(graph.nodes[first : output.index + 1]):
         if not leads[node.index]:
@@ -91,29 +91,29 @@ def differentiate(
             continue
         graph.scope, graph.serves = node.scope, node.index
         operation = node.operation
-        special = (
-            operation.selects is not None
-            or operation.singular is not None
-            or reach.steep[node.index]
-            or node.index in reach.parts
-        )
+        special = operation.selects is not None or operation.singular is not None
+        if reach is not None:
+            special = special or reach.steep[node.index] == 1 or node.index in reach.parts
+        elif special:
+            reach = _Reach(output, (*arrived, *waiting))
         for position, x in enumerate(node.inputs):
             if not leads[x.index]:
                 continue
             if (x.index, node.operation.name, position) in shared:
                 of_x = waiting.setdefault(x.index, {})
                 of_x.setdefault((node.operation.name, position), []).append((g, node))
-                reach.everywhere[x.index] = 1
+                if reach is not None:
+                    reach.everywhere[x.index] = 1
                 continue
             contribution = node.operation.pullback(position)(g, node, *node.inputs)
             if not isinstance(contribution, NoGradient):
-                mask = None
-                if special:
-                    mask = reach.guard(node, position, x)
-                else:
-                    reach.everywhere[x.index] = 1
-                if mask is not None:
-                    contribution = gate(mask, contribution)
+                if reach is not None:
+                    if special:
+                        mask = reach.guard(node, position, x)
+                        if mask is not None:
+                            contribution = gate(mask, contribution)
+                    else:
+                        reach.everywhere[x.index] = 1
                 if uses is not None:
                     uses[node.index, position] = contribution
                 arrive(x, contribution)
@@ -159,10 +159,11 @@ class _Part:
 class _Reach:
     """Which elements of each node can influence the output past all selections, and where slopes may be infinite."""
 
-    def __init__(self, output: Node) -> None:
+    def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)
         """1: every element can, or nothing better is known."""
-        self.everywhere[output.index] = 1
+        for index in reached:
+            self.everywhere[index] = 1
         self.steep = bytearray(output.index + 1)
         """1: the cotangent may be infinite, or no number, though all values are finite."""
         self.parts: dict[int, _Part] = {}

@@ -10,7 +10,8 @@ its last place, several times, and a told number may be off by some times what t
 1e-11 of itself. Derivatives of exact values round too: so all steps are changed as well, and that counts where it
 changes the reference by so little that no kink can be behind it; and 1e-14 of the largest value on the way, divided by
 the variables, is allowed for what cancels. Nothing is said of points where rounding changes the value itself by a
-millionth, or where a value on the way is too small or too large for 64-bit numbers.
+millionth, or where a value on the way is so small that to look beside the point is to look beyond it, or as large as
+64-bit numbers become.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ NEARER = mpf(10) ** -36
 TRIALS = 3
 UNIT = mpf(2) ** -52
 TOLERANCE = 1e-11
-SMALLEST, LARGEST = mpf(10) ** -200, mpf(10) ** 200
+SMALLEST, LARGEST = mpf(10) ** -25, mpf(10) ** 200
 CANCELLED = mpf(10) ** -14
 TIMES = 64.0
 
