@@ -347,8 +347,10 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
         gain = np.abs(steep.constant()[0])
         begin = value(start)
         begin_error = KERNEL * np.abs(begin) + np.where(error > 0.0, gain * error, 0.0)
-        found = _integrated(steep * _derived(a)) + _constant(a, begin, begin_error)
-        found.gone = found.gone | (np.isnan(begin) & ~np.isnan(start))
+        change = _derived(a)
+        found = _integrated(steep * change) + _constant(a, begin, begin_error)
+        # What does not change along the ray needs no slope.
+        found.gone = np.where(change.zero, a.gone, found.gone) | (np.isnan(begin) & ~np.isnan(start))
         # An infinite value ends what can be said, but it can be compared.
         found = found.where(np.isinf(begin), _constant(a, begin))
         return found.where(_unbounded(a), _lost(a)).normal()
@@ -534,9 +536,9 @@ def _atan2(a: Series, b: Series) -> Series:
 
 
 def _general_power(a: Series, b: Series) -> Series:
-    exponent, error = b.constant()
+    exponent, _ = b.constant()
     moving = b.varying()
-    fixed = moving.zero & (error == 0.0)
+    fixed = moving.zero
     found = _lost(a)
     for value in np.unique(exponent[np.isfinite(exponent)]):
         rows = exponent == value
