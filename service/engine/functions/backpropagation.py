@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
-
-import numpy as np
 
 from service.engine.errors import LimitExceeded
 from service.engine.functions.expression import Expression
@@ -56,8 +55,10 @@ class ExpressionGraph:
             variables = [graph.input(name, ()) for name in expression.variables]
             steps = build(expression, graph, variables)
             shown = _shown([*variables, steps[-1]])
-            adjoints = dense(differentiate(steps[-1], shown).nodes, shown)
+            uses: dict[tuple[int, int], Node] = {}
+            adjoints = dense(differentiate(steps[-1], shown, uses=uses).nodes, shown)
             arrows = _arrows(shown)
+            contributions = [_sum_of_uses(source, target, uses) for source, target, _ in arrows]
         except LimitExceeded as error:
             raise LimitExceeded("vertices of the graph", error.asked, error.allowed, ("expression",)) from None
         texts = dict(zip(variables, expression.variables, strict=True))
@@ -82,9 +83,9 @@ class ExpressionGraph:
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}
         self._output = place[steps[-1]]
-        self._targets = np.array([place[target] for _, target, _ in arrows], np.intp)
-        # In one vector: values, adjoints and the derivatives along edges.
-        self.program = Program({}, variables, [*shown, *adjoints, *[derivative for _, _, derivative in arrows]])
+        # In one vector: values, adjoints, the derivatives along edges and what they contribute.
+        derivatives = [derivative for _, _, derivative in arrows]
+        self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
         graph.seal()
@@ -96,11 +97,11 @@ class ExpressionGraph:
             workspace.parameters[...] = point
             workspace.run()
             found = workspace.gradients + 0.0
-        values, adjoints, derivatives = found[:count], found[count : 2 * count], found[2 * count :]
+        values, adjoints = found[:count], found[count : 2 * count]
+        derivatives, contributions = found[2 * count :].reshape(2, -1)
         if math.isnan(values[self._output]):
-            adjoints[...] = math.nan  # formulas such as 1/x go on where log x has ended
-        with np.errstate(all="ignore"):
-            return Backpropagation(values, adjoints, derivatives, adjoints[self._targets] * derivatives)
+            adjoints[...], contributions[...] = math.nan, math.nan  # formulas such as 1/x go on where log x has ended
+        return Backpropagation(values, adjoints, derivatives, contributions)
 
 
 def _inputs(node: Node) -> tuple[Node, ...]:
@@ -131,6 +132,12 @@ def _names(nodes: list[Node]) -> dict[Node, str]:
             numbers += 1
             names[node] = f"c{numbers}"
     return names
+
+
+def _sum_of_uses(source: Node, target: Node, uses: Mapping[tuple[int, int], Node]) -> Node:
+    """What a value gets from one that depends on it, however often that names it."""
+    parts = [uses.get((target.index, place)) for place, operand in enumerate(target.inputs) if operand is source]
+    return sum((part for part in parts if part is not None), start=target.graph.constant(0.0))
 
 
 def _arrows(nodes: list[Node]) -> list[tuple[Node, Node, Node]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.functions.function import Function, Problem, Results, all_finite
 from service.engine.functions.rounding import graded_eigen, sample
+from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -81,8 +82,13 @@ def _analyse(
     flat: Array | None,
 ) -> Calculus:
     results = _where_defined(results)
+    problems = function.problems(points, results)
+    kinks: set[int] = set()
+    if problems:
+        _undefine(results, [row for row, told in problems.items() if any(each.kind == "domain" for each in told)])
+        results, problems, kinks = settle(function, points, results, problems, deadline)
     norms = norms_of(results.gradients)
-    found = Calculus(results, norms, results.gradients, norms <= tolerance, function.problems(points, results))
+    found = Calculus(results, norms, results.gradients, norms <= tolerance, problems)
     if results.hessians is not None:
         found.eigenvalues, found.eigenvectors = eigen(results.hessians)
         # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
@@ -94,6 +100,10 @@ def _analyse(
         if flat is not None:
             doubt = np.where(flat, np.fmax(doubt, np.abs(found.eigenvalues).min(-1)), doubt)
         classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
+        for row in kinks:
+            # Where the gradient is 0 by convention, second derivatives do not decide: -|x| + x² has no minimum at 0.
+            if classes[row] in (MINIMUM, MAXIMUM, SADDLE):
+                classes[row] = DEGENERATE
         found.condition_numbers, found.stable_steps = _steepness(classes, found.eigenvalues)
     lengths = np.where(found.stationary | ~np.isfinite(norms), np.nan, norms)
     found.directions = results.gradients / lengths[:, None]
@@ -173,6 +183,13 @@ def _where_defined(results: Results) -> Results:
         if results.hessians is not None:
             results = results._replace(hessians=np.where(undefined[:, None, None], np.nan, results.hessians))
     return results
+
+
+def _undefine(results: Results, rows: list[int]) -> None:
+    """No value and no derivatives where a part has no value: comparisons such as that of step make numbers of it."""
+    results.values[rows], results.gradients[rows] = np.nan, np.nan
+    if results.hessians is not None:
+        results.hessians[rows] = np.nan
 
 
 def norms_of(rows: Array) -> Array:

@@ -22,7 +22,7 @@ from service.engine.functions.vocabulary import Trouble, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, Node, is_fixed
-from service.engine.graph.operations import broadcast
+from service.engine.graph.operations import broadcast, positive
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -160,11 +160,14 @@ class Function:
         graph = Graph("float64", MOST_NODES)
         try:
             variables = [graph.input(name, shape) for name in expression.variables]
-            rows = _rows(graph, build(expression, graph, variables)[-1], variables, order, shape)
+            nodes = build(expression, graph, variables)
+            rows = _rows(graph, nodes[-1], variables, order, shape)
         except LimitExceeded as error:
             what = ("", "and its gradient ", "and its second derivatives ")[order]
             raise LimitExceeded(f"operations of the expression {what}".strip(), *_counts(error)) from None
         self.checks = checks_of(expression)
+        self.kinks = _kinks(self.checks, nodes)
+        """Why the gradient need not vanish at a minimum: what is told of kinks, vertical slopes and jumps."""
         self.program = Program({}, variables, rows, pool=pool)
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
@@ -177,12 +180,6 @@ class Function:
             index[i, j] = index[j, i] = row
         self._index = index
         """The row of each entry of the Hessian."""
-
-    @property
-    def kinks(self) -> list[str]:
-        """Why the gradient need not vanish at a minimum: what is told of each kink, vertical slope and jump."""
-        texts = [check.trouble.text for check in self.checks if check.trouble.kind in ("kink", "vertical", "jump")]
-        return list(dict.fromkeys(texts))
 
     def columns(self, workspace: Workspace) -> tuple[Array, Array]:
         """The variables of a workspace, (variables, points), and its results, (rows, points): views."""
@@ -255,6 +252,17 @@ class Function:
             if not math.isfinite(value[point]):
                 return Problem("not_finite", step, "the value is beyond what 64-bit numbers hold")
         return Problem("not_finite", None, "a derivative is not finite here")
+
+
+def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
+    """Texts of the troubles without a gradient, but for roots of what is never 0, as of x² + 1."""
+    texts = [
+        check.trouble.text
+        for check in checks
+        if check.trouble.kind in ("kink", "jump")
+        or (check.trouble.kind == "vertical" and not positive(nodes[check.operands[0]]))
+    ]
+    return list(dict.fromkeys(texts))
 
 
 def all_finite(numbers: Array) -> bool:

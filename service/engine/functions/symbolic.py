@@ -235,6 +235,7 @@ READERS: dict[str, Callable[..., Sum]] = {
     "gaussian": lambda algebra, x: algebra.power(algebra.symbol("e"), algebra.product(-1, [(x, 2)])),
     "tanh_slope": lambda algebra, x: _one_minus(algebra, algebra.product(1, [(algebra.call("tanh", (x,)), 2)])),
     "logistic_slope": _read_logistic_slope,
+    "gate": lambda algebra, mask, x: x,  # the factors of x say the same of the branch
     # There is only one word for a comparison, step: the differences are for it.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
     "greater_equal": lambda algebra, a, b: algebra.call("greater_equal", (a, b, algebra.total([(a, 1), (b, -1)]))),

@@ -303,7 +303,10 @@ _function(
     "点 (b, a) 的辐角。",
     arguments=2,
     aliases=("arctan2",),
-    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),),
+    troubles=(
+        _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
+        _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
+    ),
 )
 _function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
 _function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
@@ -407,9 +410,12 @@ _function(
     aliases=("heaviside",),
     latex=r"[a \ge 0]",
     troubles=(_jump(_where_zero, "step jumps at 0"),),
+    plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
-    return operations.greater_equal(a, 0.0)
+    # A comparison would make a number of what is none.
+    value = operations.maximum(operations.sign(operations.sign(a) + 0.5), 0.0)
+    return operations.with_slope(a, value, 0.0 * value)
 
 
 _function(

@@ -3,15 +3,21 @@
 `differentiate` appends the backward graph in the same primitives, so a gradient is a node like
 any other: it can be planned, printed, differentiated again or batched. Every node it makes
 remembers in `serves` which forward node it serves.
+
+What a selection such as max does not choose has the derivative 0, whatever lies below and above: 0 · ∞ is 0
+there. Numbers that happen to be 0 say no such thing. So a gate is put where an infinite slope could meet
+a selection, and only there: see docs/decisions/0014-zero-times-infinity.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
 
 from service.engine.graph.ir import Node, NoGradient
-from service.engine.graph.operations import broadcast, sum_over
+from service.engine.graph.operations import broadcast, gate, maximum, sum_over
 
 
 @dataclass
@@ -23,10 +29,16 @@ class Gradients:
     """Nodes on a path to a target through which nothing flows because their derivative is zero."""
 
 
-def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = None) -> Gradients:
+def differentiate(
+    output: Node,
+    wrt: Sequence[Node],
+    cotangent: Node | None = None,
+    uses: dict[tuple[int, int], Node] | None = None,
+) -> Gradients:
     """The gradient of `output` with respect to each node of `wrt`.
 
-    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1.
+    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1. `uses` is filled with what
+    each use of a value adds to its gradient, by the index of the node that uses it and the position among its inputs.
     A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
     but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
     `NotImplementedError` when a path passes an operation without a pullback.
@@ -64,12 +76,13 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
 
     zero: set[int] = set()
     blocked: list[Node] = []
+    reach: _Reach | None = None  # from the first selection or infinite slope on
     scope, serves = graph.scope, graph.serves
     for node in reversed(graph.nodes[first : output.index + 1]):
         if not leads[node.index]:
             continue
-        for (_, position), uses in waiting.pop(node.index, {}).items():
-            for together in _pull_together(node, position, uses):
+        for (_, position), several in waiting.pop(node.index, {}).items():
+            for together in _pull_together(node, position, several):
                 arrive(node, together)
         g = arrived.get(node.index)
         if g is None:
@@ -77,15 +90,32 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
                 zero.update(x.index for x in node.inputs if leads[x.index])
             continue
         graph.scope, graph.serves = node.scope, node.index
+        operation = node.operation
+        special = operation.selects is not None or operation.singular is not None
+        if reach is not None:
+            special = special or reach.steep[node.index] == 1 or node.index in reach.parts
+        elif special:
+            reach = _Reach(output, (*arrived, *waiting))
         for position, x in enumerate(node.inputs):
             if not leads[x.index]:
                 continue
             if (x.index, node.operation.name, position) in shared:
                 of_x = waiting.setdefault(x.index, {})
                 of_x.setdefault((node.operation.name, position), []).append((g, node))
+                if reach is not None:
+                    reach.everywhere[x.index] = 1
                 continue
             contribution = node.operation.pullback(position)(g, node, *node.inputs)
             if not isinstance(contribution, NoGradient):
+                if reach is not None:
+                    if special:
+                        mask = reach.guard(node, position, x)
+                        if mask is not None:
+                            contribution = gate(mask, contribution)
+                    else:
+                        reach.everywhere[x.index] = 1
+                if uses is not None:
+                    uses[node.index, position] = contribution
                 arrive(x, contribution)
             elif contribution is NoGradient.ZERO:
                 zero.add(x.index)
@@ -98,6 +128,72 @@ def differentiate(output: Node, wrt: Sequence[Node], cotangent: Node | None = No
         ],
         blocked,
     )
+
+
+class _Part:
+    """Some elements of a value: those that one selection chooses, or those of either of two parts."""
+
+    __slots__ = ("_mask", "above", "known", "node", "position")
+
+    def __init__(self, above: Sequence[_Part], node: Node | None = None, position: int = 0) -> None:
+        self.above = above
+        self.node = node
+        self.position = position
+        self.known = False
+
+    @property
+    def mask(self) -> Node | None:
+        """1 wherever it is, else 0; None: it is all there is. Made when it is first asked for."""
+        if not self.known:
+            masks = [mask for part in self.above if (mask := part.mask) is not None]
+            if self.node is None:
+                self._mask = maximum(*masks) if len(masks) == 2 else None
+            else:
+                assert self.node.operation.selects is not None
+                own = self.node.operation.selects(self.position, self.node)
+                self._mask = reduce(mul, masks if own is None else [own, *masks]) if masks or own else None
+            self.known = True
+        return self._mask
+
+
+class _Reach:
+    """Which elements of each node can influence the output past all selections, and where slopes may be infinite."""
+
+    def __init__(self, output: Node, reached: Iterable[int]) -> None:
+        self.everywhere = bytearray(output.index + 1)
+        """1: every element can, or nothing better is known."""
+        for index in reached:
+            self.everywhere[index] = 1
+        self.steep = bytearray(output.index + 1)
+        """1: the cotangent may be infinite, or no number, though all values are finite."""
+        self.parts: dict[int, _Part] = {}
+        """Of nodes that only some elements can."""
+
+    def guard(self, node: Node, position: int, x: Node) -> Node | None:
+        """Note this use of `x` by `node`; where the gate for what flows to `x` is open, or None if it needs none."""
+        operation, here, there = node.operation, node.index, x.index
+        singular = operation.singular is not None and operation.singular(node)
+        if x.shape != node.shape or not (operation.elementwise or operation.name in _ELEMENT_BY_ELEMENT):
+            self.everywhere[there] = 1
+            if singular or (self.steep[here] and (operation.view is not None or operation.name == "sum")):
+                self.steep[there] = 1
+            return None
+        part = None if self.everywhere[here] else self.parts[here]
+        gated = self.steep[here] if operation.selects is not None else singular and part is not None
+        if singular or self.steep[here]:
+            self.steep[there] = 1
+        if operation.selects is not None:
+            part = _Part((part,) if part else (), node, position)
+        if part is None:
+            self.everywhere[there] = 1
+            return None
+        before = self.parts.get(there)
+        self.parts[there] = part if before in (None, part) else _Part((before, part))
+        return part.mask if gated else None
+
+
+_ELEMENT_BY_ELEMENT = frozenset(("with_slope", "mark"))
+"""Views with each element at its place."""
 
 
 def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:

@@ -14,6 +14,7 @@ import numpy as np
 from service.engine.graph.ir import Node, Smoothness
 from service.engine.graph.operations import (
     TWO_OVER_ROOT_PI,
+    always,
     declare_elementwise,
     gaussian,
     sqrt,
@@ -103,8 +104,10 @@ SMOOTH, KINKED, STEPPED = Smoothness.SMOOTH, Smoothness.KINKED, Smoothness.STEPP
 declare_elementwise("sin", np.sin, (lambda g, y, x: g * cos(x),), r"\sin x", work=12)
 declare_elementwise("cos", np.cos, (lambda g, y, x: -(g * sin(x)),), r"\cos x", work=12)
 declare_elementwise("tan", np.tan, (lambda g, y, x: g * (1.0 + square(y)),), r"\tan x", work=16)
-declare_elementwise("asin", np.arcsin, (lambda g, y, x: g / sqrt(_one_minus_square(x)),), r"\arcsin x", work=16)
-declare_elementwise("acos", np.arccos, (_arc_cosine_slope,), r"\arccos x", work=16)
+declare_elementwise(
+    "asin", np.arcsin, (lambda g, y, x: g / sqrt(_one_minus_square(x)),), r"\arcsin x", singular=always, work=16
+)
+declare_elementwise("acos", np.arccos, (_arc_cosine_slope,), r"\arccos x", singular=always, work=16)
 declare_elementwise("atan", np.arctan, (lambda g, y, x: g / (1.0 + square(x)),), r"\arctan x", work=16)
 declare_elementwise(
     "atan2",
@@ -115,18 +118,29 @@ declare_elementwise(
     ),
     r"\operatorname{atan2}(a, b)",
     SMOOTH,
+    singular=always,
     work=24,
 )
-declare_elementwise("sinh", np.sinh, (lambda g, y, x: g * cosh(x),), r"\sinh x", work=12)
-declare_elementwise("cosh", np.cosh, (lambda g, y, x: g * sinh(x),), r"\cosh x", work=12)
+declare_elementwise("sinh", np.sinh, (lambda g, y, x: g * cosh(x),), r"\sinh x", singular=always, work=12)
+declare_elementwise("cosh", np.cosh, (lambda g, y, x: g * sinh(x),), r"\cosh x", singular=always, work=12)
 declare_elementwise(
     "asinh", np.arcsinh, (lambda g, y, x: g / sqrt(1.0 + square(x)),), r"\operatorname{arsinh} x", work=16
 )
 declare_elementwise(
-    "acosh", np.arccosh, (lambda g, y, x: g / sqrt((x - 1.0) * (x + 1.0)),), r"\operatorname{arcosh} x", work=16
+    "acosh",
+    np.arccosh,
+    (lambda g, y, x: g / sqrt((x - 1.0) * (x + 1.0)),),
+    r"\operatorname{arcosh} x",
+    singular=always,
+    work=16,
 )
 declare_elementwise(
-    "atanh", np.arctanh, (lambda g, y, x: g / _one_minus_square(x),), r"\operatorname{artanh} x", work=16
+    "atanh",
+    np.arctanh,
+    (lambda g, y, x: g / _one_minus_square(x),),
+    r"\operatorname{artanh} x",
+    singular=always,
+    work=16,
 )
 declare_elementwise(
     "hypot",
@@ -134,17 +148,23 @@ declare_elementwise(
     (lambda g, y, a, b: g * _share(a, b, y), lambda g, y, a, b: g * _share(b, a, y)),
     r"\sqrt{a^2 + b^2}",
     SMOOTH,
+    singular=always,
     work=8,
 )
-declare_elementwise("mod", np.mod, (lambda g, y, a, b: g, _mod_slope_by_divisor), r"a \bmod b", KINKED, work=24)
-declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", work=8)
-declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", work=8)
-declare_elementwise("cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, work=16)
+declare_elementwise(
+    "mod", np.mod, (lambda g, y, a, b: g, _mod_slope_by_divisor), r"a \bmod b", KINKED, singular=always, work=24
+)
+declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", singular=always, work=8)
+declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", singular=always, work=8)
+declare_elementwise(
+    "cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, singular=always, work=16
+)
 declare_elementwise(
     "power",
     np.power,
     (lambda g, y, a, b: g * (b * power(a, b - 1.0)), lambda g, y, a, b: g * xlogy(y, a)),
     "a^b",
+    singular=always,
     work=40,
 )
 declare_elementwise(
@@ -153,6 +173,7 @@ declare_elementwise(
     (lambda g, y, a, b: xlogy(g, b), lambda g, y, a, b: g * (a / b)),
     r"a \ln b",
     in_place=False,
+    singular=always,
     work=10,
 )
 declare_elementwise(

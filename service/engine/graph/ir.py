@@ -55,6 +55,9 @@ class Smoothness(enum.Enum):
 
 Rule = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
+Selection = Callable[[int, "Node"], "Node | None"]
+"""`(position, node)`: 1 wherever the input at that position takes part in the value of `node`, a tie included, else 0;
+None: it takes part everywhere."""
 JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
 """`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
 position, or None where they have to be pulled back one by one."""
@@ -86,6 +89,10 @@ class Operation:
     """For views: elements that lie one after the other still do."""
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None
     """Shapes of the temporary arrays that the kernel needs."""
+    selects: Selection | None = None
+    """For operations that choose among their inputs: one that is not chosen has the derivative 0, come what may."""
+    singular: Callable[[Node], bool] | None = None
+    """For operations with a derivative that can be infinite: whether that of a node can."""
     joint: JointRule | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0

@@ -30,6 +30,7 @@ from service.engine.graph.ir import (
     Node,
     NoGradient,
     Operation,
+    Selection,
     Shape,
     Smoothness,
 )
@@ -92,6 +93,11 @@ maximum = _binary("maximum")
 minimum = _binary("minimum")
 greater = _binary("greater")
 greater_equal = _binary("greater_equal")
+
+
+def gate(mask: Node, x: Node) -> Node:
+    """x where the mask is not 0, and exactly 0 elsewhere, also of what is infinite or no number."""
+    return x.graph.apply("gate", mask, x)
 
 
 def less(a: Node, b: float) -> Node:
@@ -409,6 +415,12 @@ def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: 
     )
 
 
+def _gate_kernel(mask: Array, x: Array, out: Array) -> None:
+    closed = np.equal(mask, 0.0)
+    np.copyto(out, x)
+    np.copyto(out, 0.0, where=closed)
+
+
 def _bind_row_maximum(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
     return (partial(np.maximum.reduce, inputs[0], -1, None, out),)
 
@@ -587,6 +599,12 @@ def _simplify_negate(graph: Graph, inputs: tuple[Node, ...], attributes: Attribu
     if x.operation.name == "multiply" and x.inputs[0].value is not None:
         return (-x.inputs[0]) * x.inputs[1]
     return _through_broadcasts("negate", graph, inputs, attributes)
+
+
+def _gate_algebra(graph: Graph, mask: Node, x: Node) -> Node | None:
+    if mask.value is None:
+        return None
+    return x if mask.value else broadcast(graph.constant(0.0), x.shape)
 
 
 def _simplify_sum(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -835,6 +853,94 @@ def _pull_extreme(position: int) -> Callable[..., Node | NoGradient]:
     return rule
 
 
+# --- selections and infinite slopes -------------------------------------------------------------
+
+
+def _larger(position: int, y: Node) -> Node:
+    a, b = y.inputs
+    return greater_equal(a, b) if position == 0 else greater_equal(b, a)
+
+
+def _smaller(position: int, y: Node) -> Node:
+    a, b = y.inputs
+    return greater_equal(b, a) if position == 0 else greater_equal(a, b)
+
+
+def _taken(value: Node, x: Node) -> Node | bool:
+    """Where `value` takes part of `x`, as far as selections tell: True everywhere, False nowhere."""
+    if value is x:
+        return True
+    parts = [(position, _taken(part, x)) for position, part in enumerate(value.operands)]
+    parts = [(position, taken) for position, taken in parts if taken is not False]
+    if len(parts) != 1:
+        return bool(parts)
+    ((position, taken),) = parts
+    mask = None if value.operation.selects is None else value.operation.selects(position, value)
+    if mask is None:
+        return taken
+    return mask if taken is True else mask * taken
+
+
+def _selected_value(position: int, y: Node) -> Node | None:
+    """A declared slope is that of a selection where its value is one."""
+    taken = _taken(y.inputs[0], y.inputs[1]) if position == 1 else None
+    return taken if isinstance(taken, Node) else None
+
+
+LAST = 5
+"""How many operations back signs are looked for."""
+
+
+def not_negative(x: Node, depth: int = LAST) -> bool:
+    """Whether a value cannot be below 0, as far as its last operations tell."""
+    name = x.operation.name
+    if x.value is not None:
+        return x.value >= 0.0
+    if name in NOT_NEGATIVE or not depth:
+        return name in NOT_NEGATIVE
+    if name == "multiply" and x.inputs[0] is x.inputs[1]:
+        return True
+    known = (not_negative(part, depth - 1) for part in x.operands)
+    if name in ("add", "multiply", "divide"):
+        return all(known)
+    return name in ("sum", "maximum", "broadcast", "reshape", "mark") and any(known)
+
+
+def positive(x: Node, depth: int = LAST) -> bool:
+    """Whether a value cannot be 0 or below, not even by rounding, as far as its last operations tell."""
+    name = x.operation.name
+    if x.value is not None:
+        return x.value > 0.0
+    if not depth:
+        return False
+    if name == "add":
+        a, b = x.inputs
+        return (positive(a, depth - 1) and not_negative(b)) or (positive(b, depth - 1) and not_negative(a))
+    return name in ("maximum", "broadcast", "reshape", "sqrt", "mark") and any(
+        positive(part, depth - 1) for part in x.operands
+    )
+
+
+NOT_NEGATIVE = frozenset(
+    ("square", "absolute", "sqrt", "exp", "sigmoid", "softplus", "hypot", "greater", "greater_equal")
+)
+
+
+def always(node: Node) -> bool:
+    """Of an operation that may be infinitely steep, whatever its inputs are."""
+    return True
+
+
+def _may_vanish(place: int) -> Callable[[Node], bool]:
+    """Of an operation that is infinitely steep only where its input at this place is 0."""
+
+    def singular(node: Node) -> bool:
+        x = node.inputs[place]
+        return not (positive(x) or (x.value is not None and x.value != 0.0))
+
+    return singular
+
+
 def zero(*_: Any) -> NoGradient:
     """The pullback of what is constant between jumps."""
     return NoGradient.ZERO
@@ -860,6 +966,8 @@ def declare_elementwise(
     bind: Callable[..., Iterable[Call]] | None = None,
     in_place: bool = True,
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
+    selects: Selection | None = None,
+    singular: Callable[[Node], bool] | None = None,
     work: float = 1.0,
 ) -> None:
     """A row that computes each element from the elements at its place."""
@@ -877,6 +985,8 @@ def declare_elementwise(
         elementwise=True,
         in_place=in_place,
         scratch=scratch,
+        selects=selects,
+        singular=singular,
         work=work,
     )
 
@@ -891,6 +1001,7 @@ def _view(
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
     *,
     keeps_order: bool = False,
+    selects: Selection | None = None,
     joint: JointRule | None = None,
 ) -> None:
     declare(
@@ -903,6 +1014,7 @@ def _view(
         simplify=simplify,
         view=view,
         keeps_order=keeps_order,
+        selects=selects,
         joint=joint,
     )
 
@@ -936,14 +1048,15 @@ declare_elementwise(
     (lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b),
     r"\frac{a}{b}",
     algebra=_divide_algebra,
+    singular=_may_vanish(1),
 )
 declare_elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
 declare_elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
-declare_elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", work=8)
-declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1", work=8)
-declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", work=8)
-declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", work=8)
-declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", work=4)
+declare_elementwise("exp", np.exp, (lambda g, y, x: g * y,), "e^x", singular=always, work=8)
+declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1", singular=always, work=8)
+declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", singular=_may_vanish(0), work=8)
+declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", singular=always, work=8)
+declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", singular=_may_vanish(0), work=4)
 declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * tanh_slope(x),), r"\tanh x", work=8)
 declare_elementwise(
     "tanh_slope",
@@ -996,6 +1109,7 @@ declare_elementwise(
     r"\max(a, b)",
     KINKED,
     bind=_call_out(np.maximum),
+    selects=_larger,
 )
 declare_elementwise(
     "minimum",
@@ -1004,6 +1118,16 @@ declare_elementwise(
     r"\min(a, b)",
     KINKED,
     bind=_call_out(np.minimum),
+    selects=_smaller,
+)
+
+declare_elementwise(
+    "gate",
+    _gate_kernel,
+    (disconnected, lambda g, y, mask, x: gate(mask, g)),
+    "x",
+    algebra=_gate_algebra,
+    selects=lambda position, y: y.inputs[0],
 )
 
 declare(
@@ -1137,6 +1261,7 @@ _view(
     _batch_elementwise,
     "f(x)",
     keeps_order=True,
+    selects=_selected_value,
 )
 _view(
     "extreme",

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations import extreme, log_softmax, logsumexp, softmax, square, with_slope
+from service.engine.graph.operations import (
+    extreme,
+    gate,
+    greater,
+    log_softmax,
+    logsumexp,
+    softmax,
+    square,
+    with_slope,
+)
 from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding
 
@@ -123,6 +132,7 @@ EXAMPLES = (
     Example("greater_equal", ((3, 2), (3, 2))),
     Example("maximum", ((3, 2), (3, 2))),
     Example("minimum", ((3, 2), (3, 2))),
+    Example("gate", ((3, 2), (3, 2)), build=lambda a, b: gate(greater(a, 0.0), a * b)),
     Example("softmax", ((4,),), build=softmax),
     Example("softmax", ((2, 2, 3),), build=softmax),
     Example("log_softmax", ((4,),), build=log_softmax),

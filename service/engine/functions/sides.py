@@ -1,0 +1,369 @@
+"""Derivatives at places where the chain rule does not say what they are: kinks, roots of 0, 0 · ∞.
+
+The function is expanded along rays to all sides of the place. Where the one-sided slopes are those of one gradient
+there is no kink, whatever the formula looks like: |x|² is x². The same is asked of the second derivatives. What the
+sides disagree about is not a number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import DeadlineExceeded
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import MOST_PROBLEMS, Function, Problem, Results, build
+from service.engine.graph.ir import Array, Graph, Node, reachable
+from service.engine.graph.series import EPS, Series, expand
+
+OTHERS = 4
+"""Rays in directions of no particular kind, for each place; their opposites too."""
+ROWS = 4_096
+"""Rays that are looked at together."""
+AGREEMENT = 64.0 * EPS
+"""Numbers from several sides are one if they differ by no more than this, beside their sizes and errors."""
+CONTINUOUS = 1e-9
+"""The same for values at a place and beside it."""
+BLURRED = 1e-3
+SAME = 1e-9
+"""A derivative by the chain rule that is as close to that of the sides has more digits than theirs."""
+TINY = float(np.finfo(np.float64).tiny)
+FAR_AWAY = 10**9
+
+DIFFERENT = "the slopes from all sides agree here, but not the second derivatives"
+DIFFERENT_TOO = "the second derivatives from the sides differ here"
+NO_SLOPE = "the slopes from the sides differ here, so there is none"
+JUMPS = "the value jumps here, so there are no second derivatives"
+ALONE = "there are no values beside this point"
+INFINITE = "a second derivative is infinite here"
+UNKNOWN = "the chain rule meets 0 · ∞ here, and how the function goes on beside this point is not known"
+MENDED = frozenset(("kink", "vertical", "jump"))
+"""Kinds of problems that are none where the sides agree."""
+ASKED = MENDED | {"pole", "not_finite"}
+"""Kinds of problems for which the sides are asked."""
+
+
+class Sides(NamedTuple):
+    """What the rays say, of each place."""
+
+    gradients: Array
+    """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
+    gradient_errors: Array
+    """(places, variables): by what rounding makes them uncertain."""
+    hessians: Array
+    """(places, variables, variables), likewise"""
+    hessian_errors: Array
+    """(places, variables, variables)"""
+    smooth: Array
+    """Whether all sides agree about the value and about one gradient."""
+    steady: Array
+    """Whether all sides agree about the value."""
+    vertical: Array
+    """(places, variables): whether a slope is infinite along this axis."""
+    bent: Array
+    """Whether a curvature is infinite where the slope is not."""
+    unknown: Array
+    """(places, variables): whether nothing is known of the slope to some side along this axis."""
+    silent: Array
+    """Whether nothing is known of the slope or the curvature along some ray."""
+    alone: Array
+    """(places, variables): whether the function has no values to either side along this axis."""
+
+
+class Ends(NamedTuple):
+    """What is known at the near ends of rays: (places, rays)."""
+
+    alive: Array
+    """Where the function has values beside the place."""
+    steady: Array
+    """Where these tend to the value at the place, or may."""
+    slopes: Array
+    """Infinite, or not a number where nothing is known."""
+    slope_errors: Array
+    curvatures: Array
+    """Second derivatives along the rays, likewise."""
+    curvature_errors: Array
+
+
+class Surroundings:
+    """An expression beside its places."""
+
+    def __init__(self, expression: Expression) -> None:
+        graph = Graph("float64")
+        self.variables = [graph.input(name, ()) for name in expression.variables]
+        self.output = build(expression, graph, self.variables)[-1]
+        self.nodes: Sequence[Node] = reachable([self.output])
+
+    def look(self, points: Array, values: Array) -> Sides | None:
+        """What the sides say at each row of `points`, where the function has these values; None: nothing."""
+        axes = np.concatenate([np.eye(points.shape[1]), -np.eye(points.shape[1])])
+        first = self._ends(points, values, np.broadcast_to(axes, (len(points), *axes.shape)))
+        if first is None:
+            return None
+        scales = _scales(first)
+        directions = scales[:, None, :] * _between(points.shape[1])
+        second = self._ends(points, values, directions)
+        assert second is not None
+        return _agreed(first, second, directions)
+
+    def _ends(self, points: Array, values: Array, directions: Array) -> Ends | None:
+        """`directions` are (places, rays, variables)."""
+        places, count, dimension = directions.shape
+        if not count:
+            nothing = np.zeros((places, 0))
+            return Ends(nothing > 0.0, nothing > 0.0, nothing, nothing, nothing, nothing)
+        flat = directions.reshape(-1, dimension)
+        starts = np.repeat(points, count, 0)
+        variables = {
+            node: (np.ascontiguousarray(starts[:, i]), np.ascontiguousarray(flat[:, i]))
+            for i, node in enumerate(self.variables)
+        }
+        found = expand(self.output, self.nodes, variables)
+        if found is None:
+            return None
+        ends = _read(found, np.repeat(values, count))
+        return Ends(*[part.reshape(places, count) for part in ends])
+
+
+def _between(dimension: int) -> Array:
+    """Directions between each two axes, to all four sides, and some of no kind."""
+    rows = []
+    for i, j in combinations(range(dimension), 2):
+        for a, b in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)):
+            row = np.zeros(dimension)
+            row[i], row[j] = a, b
+            rows.append(row)
+    if dimension > 1:
+        # Of no particular kind, and the same at each call.
+        others = np.sin(np.arange(1, OTHERS * dimension + 1) ** 2 * 1.7).reshape(OTHERS, dimension)
+        rows += [*others, *-others]
+    return np.array(rows).reshape(-1, dimension)
+
+
+def _scales(axes: Ends) -> Array:
+    """Lengths along each axis that make curvatures alike, so that mixed ones keep their digits."""
+    half = axes.curvatures.shape[1] // 2
+    curvatures = np.fmax(np.abs(axes.curvatures[:, :half]), np.abs(axes.curvatures[:, half:]))
+    errors = np.fmax(axes.curvature_errors[:, :half], axes.curvature_errors[:, half:])
+    usable = np.isfinite(curvatures) & (curvatures > 8.0 * errors)
+    exponents = np.where(usable, -0.5 * np.log2(np.where(usable, curvatures, 1.0)), 0.0)
+    exponents -= exponents.min(1, keepdims=True)
+    return np.exp2(np.rint(np.minimum(exponents, 40.0)))
+
+
+def _read(found: Series, values: Array) -> tuple[Array, ...]:
+    """The parts of `Ends`, one number for each ray."""
+    steps, length = found.steps, found.length
+    first = np.where(found.zero, 0, found.first)
+    known = np.where(found.zero, FAR_AWAY, first + found.known)
+    # By powers of t from -1/steps on, which stands for all negative ones.
+    index = np.arange(length)
+    count = 2 * steps + 1
+    terms, errors = np.zeros((len(values), count)), np.zeros((len(values), count))
+    places = first[:, None] + index
+    inside = (places >= 0) & (places < count) & (index < found.known[:, None])
+    rows, columns = np.nonzero(inside)
+    terms[rows, places[rows, columns]] = found.terms[rows, columns]
+    errors[rows, places[rows, columns]] = found.errors[rows, columns]
+    alive = ~found.gone & ~np.isnan(terms[:, 0])
+    unbounded = (first < 0) & (found.known > 0) & ~found.zero
+    apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + CONTINUOUS * np.abs(values) + TINY
+    apart |= np.isinf(terms[:, 0])
+    steady = ~(unbounded | (apart & (known > 0)))
+    steady[~alive] = True
+    low, high = np.abs(terms[:, 1:steps]), np.abs(terms[:, steps + 1 : 2 * steps])
+    vertical = (low > errors[:, 1:steps]).any(1)
+    slopes = np.where(vertical, np.inf, np.where(known > steps, terms[:, steps], np.nan))
+    slopes = np.where(alive & steady & (known > 0), slopes, np.nan)
+    bent = (high > errors[:, steps + 1 : 2 * steps]).any(1)
+    curvatures = np.where(bent, np.inf, np.where(known > 2 * steps, 2.0 * terms[:, 2 * steps], np.nan))
+    curvatures = np.where(np.isfinite(slopes), curvatures, np.nan)
+    return alive, steady, slopes, errors[:, steps], curvatures, 2.0 * errors[:, 2 * steps]
+
+
+def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
+    places, _, dimension = directions.shape
+    gradients, gradient_errors = _along(axes.alive, axes.slopes, axes.slope_errors, -1.0)
+    vertical = np.isinf(axes.slopes[:, :dimension]) | np.isinf(axes.slopes[:, dimension:])
+    expected = np.einsum("prn,pn->pr", directions, np.nan_to_num(gradients))
+    sizes = np.einsum("prn,pn->pr", np.abs(directions), np.abs(np.nan_to_num(gradients)))
+    straight = np.abs(between.slopes - expected) <= 8.0 * between.slope_errors + AGREEMENT * sizes + TINY
+    known = ~np.isnan(gradients).any(1)
+    steady: Array = np.logical_and.reduce(np.concatenate([axes.steady, between.steady], 1), axis=1)
+    smooth = known & steady & (straight | ~between.alive).all(1)
+    hessians = np.full((places, dimension, dimension), np.nan)
+    hessian_errors = np.zeros_like(hessians)
+    each = np.arange(dimension)
+    hessians[:, each, each], hessian_errors[:, each, each] = _along(
+        axes.alive, axes.curvatures, axes.curvature_errors, 1.0
+    )
+    for place, (i, j) in enumerate(combinations(range(dimension), 2)):
+        mixed, errors = _mixed(axes, between, slice(4 * place, 4 * place + 4), directions, i, j)
+        hessians[:, i, j] = hessians[:, j, i] = mixed
+        hessian_errors[:, i, j] = hessian_errors[:, j, i] = errors
+    whole = ~np.isnan(hessians).any((1, 2))
+    bends = np.einsum("pri,pij,prj->pr", directions, np.nan_to_num(hessians), directions)
+    sizes = np.einsum("pri,pij,prj->pr", np.abs(directions), np.abs(np.nan_to_num(hessians)), np.abs(directions))
+    fits = np.abs(between.curvatures - bends) <= 8.0 * between.curvature_errors + AGREEMENT * sizes + TINY
+    hessians[whole & ~(fits | ~between.alive).all(1)] = np.nan
+    slopes = np.concatenate([axes.slopes, between.slopes], 1)
+    curvatures = np.concatenate([axes.curvatures, between.curvatures], 1)
+    alive = np.concatenate([axes.alive, between.alive], 1)
+    silent = (alive & (np.isnan(slopes) | (np.isnan(curvatures) & np.isfinite(slopes)))).any(1)
+    lost = axes.alive & axes.steady & np.isnan(axes.slopes)
+    unknown = lost[:, :dimension] | lost[:, dimension:]
+    alone = ~(axes.alive[:, :dimension] | axes.alive[:, dimension:])
+    return Sides(
+        gradients,
+        gradient_errors,
+        hessians,
+        hessian_errors,
+        smooth=smooth,
+        steady=steady,
+        vertical=vertical,
+        bent=np.isinf(curvatures).any(1),
+        unknown=unknown,
+        silent=silent,
+        alone=alone,
+    )
+
+
+def _blurred(errors: Array, numbers: Array) -> Array:
+    """Where numbers from two sides are alike only because rounding hides by what they differ."""
+    return errors > BLURRED * np.maximum(np.abs(numbers), BLURRED)
+
+
+def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
+    """The derivatives along each axis, from both sides or from the only one that there is, and their errors.
+
+    Rays ahead come first, then those behind, whose numbers have this parity.
+    """
+    half = numbers.shape[1] // 2
+    ahead, behind = numbers[:, :half], parity * numbers[:, half:]
+    allowed = 8.0 * (errors[:, :half] + errors[:, half:])
+    allowed += AGREEMENT * np.maximum(np.abs(ahead), np.abs(behind)) + TINY
+    same = (np.abs(ahead - behind) <= allowed) & ~_blurred(allowed, ahead)
+    found = np.where(~alive[:, :half], behind, np.where(~alive[:, half:] | same, ahead, np.nan))
+    return np.where(np.isfinite(found), found, np.nan), allowed
+
+
+def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
+    """The mixed derivative and its error, from the curvatures to four sides: no number unless they agree."""
+    a, b = directions[:, four, i], directions[:, four, j]
+    curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
+    straight = np.zeros_like(curvatures)
+    size = np.abs(curvatures)
+    for x, place in ((a, i), (b, j)):
+        opposite = place + directions.shape[2]
+        ahead, behind = axes.curvatures[:, place : place + 1], axes.curvatures[:, opposite : opposite + 1]
+        # Where there is no side along the axis, its other side stands for it.
+        ahead = np.where(axes.alive[:, place : place + 1], ahead, behind)
+        behind = np.where(axes.alive[:, opposite : opposite + 1], behind, ahead)
+        along = x * x * np.where(x > 0.0, ahead, behind)
+        straight, size = straight + along, size + np.abs(along)
+        errors = errors + x * x * np.fmax(axes.curvature_errors[:, [place]], axes.curvature_errors[:, [opposite]])
+    each = (curvatures - straight) / (2.0 * a * b)
+    allowed = (8.0 * errors + AGREEMENT * size) / np.abs(2.0 * a * b) + TINY
+    low = np.where(alive, each - allowed, -np.inf).max(1)
+    high = np.where(alive, each + allowed, np.inf).min(1)
+    pairs = (curvatures[:, 0] - curvatures[:, 1] + curvatures[:, 3] - curvatures[:, 2]) / (8.0 * a[:, 0] * b[:, 0])
+    some = np.where(alive, each, 0.0).sum(1) / np.maximum(alive.sum(1), 1)
+    found = np.where(alive.all(1), pairs, some)
+    agreed = (low <= high) & alive.any(1) & ~_blurred(allowed.max(1), found)  # false where something is not a number
+    return np.where(agreed, found, np.nan), allowed.max(1)
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+class Settled(NamedTuple):
+    """Results and problems, where the sides have been asked."""
+
+    results: Results
+    problems: dict[int, list[Problem]]
+    kinks: set[int]
+    """At which points there is no gradient, and what is told follows a convention."""
+
+
+def settle(
+    function: Function,
+    points: Array,
+    results: Results,
+    problems: dict[int, list[Problem]],
+    deadline: float | None = None,
+) -> Settled:
+    """What value and derivatives are at points with problems, asked from all sides.
+
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    rows = [
+        row
+        for row, told in problems.items()
+        if ASKED.issuperset(problem.kind for problem in told) and np.isfinite(results.values[row])
+    ]
+    if not rows or not function.dimension:
+        return Settled(results, problems, set())
+    surroundings = Surroundings(function.expression)
+    dimension = function.dimension
+    each = max(1, ROWS // (2 * dimension * dimension + 2 * OTHERS))
+    hessians = None if results.hessians is None else results.hessians.copy()
+    results = Results(results.values, results.gradients.copy(), hessians)
+    settled = Settled(results, dict(problems), set())
+    for start in range(0, len(rows), each):
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceeded
+        block = np.array(rows[start : start + each])
+        sides = surroundings.look(points[block], results.values[block])
+        if sides is not None:
+            for place, row in enumerate(block.tolist()):
+                _settle(settled, row, place, sides)
+    return settled
+
+
+def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
+    results, told = settled.results, settled.problems[row]
+    gradient, partials = results.gradients[row], sides.gradients[place]
+    apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + sides.gradient_errors[place])
+    gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
+    gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
+    gradient[sides.alone[place] | sides.unknown[place]] = np.nan
+    smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
+    first = next((problem.step for problem in told if problem.kind in MENDED), None)
+    if smooth:
+        told = [problem for problem in told if problem.kind not in MENDED and problem.kind != "not_finite"]
+    else:
+        settled.kinks.add(row)
+        known = steady and not vertical and not sides.silent[place]
+        if known:
+            told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
+        if sides.alone[place].any():
+            told = [*told, Problem("domain", None, ALONE)]
+        elif known and not np.isfinite(gradient).all():
+            told = [*told, Problem("kink", first, NO_SLOPE)]
+        elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in told):
+            told = [*told, Problem("not_finite", None, UNKNOWN)]
+    if results.hessians is not None:
+        hessian, true = results.hessians[row], sides.hessians[place]
+        diagonal = np.sqrt(np.abs(np.nan_to_num(np.diag(true))))
+        allowed = SAME * (np.abs(true) + diagonal[:, None] * diagonal) + sides.hessian_errors[place]
+        apart = ~(np.abs(hessian - true) <= allowed)
+        hessian[apart] = true[apart]
+        lost = ~np.isfinite(gradient)
+        hessian[lost], hessian[:, lost] = np.nan, np.nan
+        if np.isnan(hessian[~lost][:, ~lost]).any():
+            if not steady:
+                told = [*told, Problem("jump", first, JUMPS)]
+            elif sides.bent[place]:
+                told = [*told, Problem("not_finite", None, INFINITE)]
+            elif sides.silent[place]:
+                told = [*told, Problem("not_finite", None, UNKNOWN)]
+            else:
+                told = [*told, Problem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
+    if told:
+        settled.problems[row] = told[:MOST_PROBLEMS]
+    else:
+        del settled.problems[row]

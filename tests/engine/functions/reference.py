@@ -1,0 +1,524 @@
+"""Random expressions and what their derivatives are, by mpmath: for the tests and for scripts/fuzz_derivatives.py.
+
+The reference knows nothing of the graph. It evaluates the steps of an expression with many digits, at a point and just
+beside it, to all sides; one-sided derivatives are quotients of differences there. A number that is told is right if
+it is the derivative from every side that the function has. Where the sides differ, a slope may follow a convention,
+which lies between them and has to be told as a problem, and a second derivative has to be null.
+
+Rounding is allowed for as follows: each step whose value is not a 64-bit number exactly is changed by a few units in
+its last place, several times, and a told number may be off by some times what that changes the reference by, and by
+1e-11 of itself. Derivatives of exact values round too: so all steps are changed as well, and that counts where it
+changes the reference by so little that no kink can be behind it; and 1e-14 of the largest value on the way, divided by
+the variables, is allowed for what cancels. Nothing is said of points where rounding changes the value itself by a
+millionth, or where a value on the way is so small that to look beside the point is to look beyond it, or as large as
+64-bit numbers become.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import mpmath
+from mpmath import mp, mpf
+
+from service.engine.functions.expression import Expression
+
+sys.set_int_max_str_digits(0)  # mpmath writes exponents of any length
+
+DIGITS = 130
+BESIDE = mpf(10) ** -32
+"""How far beside the point the function is looked at. Terms of the power 2.5 are then 1e-16 of those of the power 2."""
+NEARER = mpf(10) ** -36
+TRIALS = 3
+UNIT = mpf(2) ** -52
+TOLERANCE = 1e-11
+SMALLEST, LARGEST = mpf(10) ** -25, mpf(10) ** 200
+CANCELLED = mpf(10) ** -14
+TIMES = 64.0
+
+NAN = mpf("nan")
+
+
+def _logarithm(a: Any) -> Any:
+    if a > 0:
+        return mp.log(a)
+    return mpf("-inf") if a == 0 else NAN
+
+
+def _power(a: Any, b: Any) -> Any:
+    if b == 0:
+        return mpf(1)
+    if a == 0:
+        return mpf(0) if b > 0 else NAN
+    if a < 0:
+        return NAN if b != mp.floor(b) else mp.power(-a, b) * (1 if mp.floor(b / 2) * 2 == b else -1)
+    return mp.power(a, b)
+
+
+def _inside_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda a: function(a) if abs(a) <= 1 else NAN
+
+
+def _atan2(a: Any, b: Any) -> Any:
+    return mp.atan2(a, b) if a or b else mpf(0)
+
+
+REFERENCE: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a / b if b else NAN,
+    "negate": lambda a: -a,
+    "power": _power,
+    "pow": _power,
+    "exp": mp.exp,
+    "expm1": mp.expm1,
+    "log": _logarithm,
+    "log1p": lambda a: _logarithm(1 + a),
+    "log2": lambda a: _logarithm(a) / mp.log(2),
+    "log10": lambda a: _logarithm(a) / mp.log(10),
+    "sqrt": lambda a: mp.sqrt(a) if a >= 0 else NAN,
+    "cbrt": lambda a: mp.sign(a) * mp.cbrt(abs(a)),
+    "sin": mp.sin,
+    "cos": mp.cos,
+    "tan": mp.tan,
+    "asin": _inside_one(mp.asin),
+    "acos": _inside_one(mp.acos),
+    "atan": mp.atan,
+    "atan2": _atan2,
+    "sinh": mp.sinh,
+    "cosh": mp.cosh,
+    "tanh": mp.tanh,
+    "asinh": mp.asinh,
+    "acosh": lambda a: mp.acosh(a) if a >= 1 else NAN,
+    "atanh": lambda a: mp.atanh(a) if abs(a) < 1 else NAN,
+    "sigmoid": lambda a: 1 / (1 + mp.exp(-a)),
+    "relu": lambda a: max(a, mpf(0)),
+    "softplus": lambda a: mp.log1p(mp.exp(a)),
+    "erf": mp.erf,
+    "erfc": mp.erfc,
+    "gaussian": lambda a: mp.exp(-a * a),
+    "step": lambda a: mpf(a >= 0),
+    "sign": mp.sign,
+    "abs": abs,
+    "floor": mp.floor,
+    "ceil": mp.ceil,
+    "round": mp.nint,
+    "min": min,
+    "max": max,
+    "mod": lambda a, b: a - b * mp.floor(a / b) if b else NAN,
+    "hypot": mp.hypot,
+    "pi": lambda: mpf(math.pi),
+    "e": lambda: mpf(math.e),
+}
+"""What each word means."""
+
+
+def evaluate(expression: Expression, point: Sequence[Any], factors: Sequence[Any] | None = None) -> list[Any]:
+    """The value of each step, each times its factor; not a number from the first one on that has none."""
+    by_name = dict(zip(expression.variables, point, strict=True))
+    values: list[Any] = []
+    for place, step in enumerate(expression.steps):
+        if step.word == "variable":
+            values.append(by_name[step.text])
+        elif step.word == "number":
+            values.append(mpf(float(step.text)))
+        else:
+            arguments = [values[operand] for operand in step.operands]
+            value = NAN
+            if not any(mp.isnan(argument) for argument in arguments):
+                try:
+                    value = REFERENCE[step.word](*arguments)
+                except (ValueError, ZeroDivisionError, OverflowError):
+                    value = NAN
+            if isinstance(value, mpmath.mpc):
+                value = NAN
+            values.append(value if factors is None else value * factors[place])
+    return values
+
+
+class Beside(NamedTuple):
+    """The function along one ray."""
+
+    slope: Any
+    """Its one-sided derivative; infinite, or not a number where there is no value."""
+    slope_error: Any
+    curvature: Any
+    curvature_error: Any
+    jump: bool
+
+
+class Truth:
+    """An expression at a point, as mpmath sees it."""
+
+    def __init__(
+        self, expression: Expression, point: Sequence[float], chance: random.Random | None = None, exact: bool = True
+    ) -> None:
+        with mp.workdps(DIGITS):
+            self.expression = expression
+            self.point = [mpf(number) for number in point]
+            values = evaluate(expression, self.point)
+            sizes = [abs(value) for value in values if value and mp.isfinite(value)]
+            self.largest = max(sizes, default=mpf(0))
+            self.holds = all(SMALLEST < size < LARGEST for size in sizes)
+            """Whether all values on the way are well within the range of 64-bit numbers."""
+            self.factors = None
+            if chance is not None:
+                self.factors = [
+                    mpf(1)
+                    if not step.operands or not mp.isfinite(value) or (exact and mpf(float(value)) == value)
+                    else 1 + chance.choice((-3, -1, 1, 3)) * UNIT
+                    for step, value in zip(expression.steps, values, strict=True)
+                ]
+                values = evaluate(expression, self.point, self.factors)
+            self.value = values[-1]
+
+    def beside(self, direction: Sequence[float]) -> Beside:
+        """What one side says."""
+        with mp.workdps(DIGITS):
+            slopes, curvatures = [], []
+            for h in (BESIDE, NEARER):
+                near, far = (self._at(direction, times * h) for times in (1, 2))
+                if mp.isnan(near) or mp.isnan(far):
+                    return Beside(NAN, 0, NAN, 0, False)
+                if abs(near - self.value) > mpf(10) ** -5 * max(1, abs(self.value)):
+                    return Beside(NAN, 0, NAN, 0, True)
+                slopes.append((4 * near - far - 3 * self.value) / (2 * h))
+                curvatures.append((far - 2 * near + self.value) / (h * h))
+            size = 1 + abs(self.value)
+            slope, slope_error = self._limit(*slopes, size)
+            curvature, curvature_error = self._limit(*curvatures, size)
+            if not mp.isfinite(slope):
+                curvature = mpf("inf")
+            return Beside(slope, slope_error, curvature, curvature_error, False)
+
+    def _at(self, direction: Sequence[float], h: Any) -> Any:
+        there = [x + h * mpf(d) for x, d in zip(self.point, direction, strict=True)]
+        return evaluate(self.expression, there, self.factors)[-1]
+
+    @staticmethod
+    def _limit(coarse: Any, fine: Any, size: Any) -> tuple[Any, Any]:
+        """What two numbers tend to as one comes nearer, and how far it may be; infinite if they grow."""
+        error = 3 * abs(fine - coarse)
+        grows = abs(fine) > abs(coarse) + mpf(10) ** -6 * abs(fine) + mpf(10) ** -40 * size
+        return (mpf("inf"), mpf(0)) if grows else (fine, error)
+
+
+# --- judging an answer --------------------------------------------------------------------------
+
+CONVENTIONS = ("kink", "vertical", "jump", "pole")
+
+
+class Answer(NamedTuple):
+    """What is told of a point; None stands for null."""
+
+    value: float | None
+    gradient: list[float | None]
+    hessian: list[list[float | None]]
+    problems: list[tuple[str, str]]
+    """Kinds and texts."""
+
+
+class Verdict(NamedTuple):
+    """What is wrong with an answer, and which derivatives it does not tell though there are some."""
+
+    wrong: list[str]
+    missing: list[str]
+
+
+Number = Callable[[int], tuple[Any, Any]]
+"""A number and its error by the reference (-1), and by those with other roundings (0, …)."""
+
+
+def _agree(numbers: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether there are such numbers and they are one."""
+    if not numbers or not all(mp.isfinite(number) for number, _ in numbers):
+        return False
+    first, first_error = numbers[0]
+    return all(
+        abs(number - first) <= mpf(10) ** -13 * max(abs(number), abs(first)) + error + first_error
+        for number, error in numbers
+    )
+
+
+class Judge:
+    """Compares answers at one point with the reference, and looks at its conditioning if they differ."""
+
+    def __init__(self, expression: Expression, point: Sequence[float], seed: int = 0) -> None:
+        self.expression, self.point = expression, point
+        self.truth = Truth(expression, point)
+        self._seed = seed
+        self._others: list[Truth] | None = None
+        self._known: dict[tuple[int, tuple[float, ...]], Beside] = {}
+
+    def _beside(self, which: int, direction: tuple[float, ...]) -> Beside:
+        key = (which, direction)
+        if key not in self._known:
+            truth = self.truth if which < 0 else self.others[which]
+            self._known[key] = truth.beside(direction)
+        return self._known[key]
+
+    @property
+    def others(self) -> list[Truth]:
+        if self._others is None:
+            chance = random.Random(self._seed)
+            self._others = [Truth(self.expression, self.point, chance, which < TRIALS) for which in range(2 * TRIALS)]
+        return self._others
+
+    def same(self, told: float, of: Number, scale: float = 0.0) -> bool:
+        """Whether a number is what `of(-1)` says, within what rounding makes of it in `of(0)`, …"""
+        true, error = of(-1)
+        if not mp.isfinite(true):
+            return any(mp.isfinite(of(which)[0]) for which in range(TRIALS))
+        apart = abs(mpf(told) - true)
+        allowed = mpf(TOLERANCE) * abs(true) + mpf(scale) + error + mpf(10) ** -290
+        if apart <= allowed:
+            return True
+        for which in range(2 * TRIALS):
+            other, _ = of(which)
+            if not mp.isfinite(other):
+                if which >= TRIALS:
+                    continue
+                return True  # rounding decides whether there is such a number
+            change = abs(other - true)
+            if which < TRIALS or change <= mpf(10) ** -8 * (1 + abs(true)):
+                allowed += mpf(TIMES) * change
+        return bool(apart <= allowed)
+
+    def judge(self, answer: Answer) -> Verdict:
+        """What is wrong, and what is missing."""
+        with mp.workdps(DIGITS):
+            return self._judge(answer)
+
+    def _judge(self, answer: Answer) -> Verdict:
+        wrong: list[str] = []
+        missing: list[str] = []
+        if answer.value is None:
+            return Verdict(wrong, missing)
+        if mp.isnan(self.truth.value) and any(kind == "pole" for kind, _ in answer.problems):
+            return Verdict(
+                wrong, missing
+            )  # an infinite value on the way, of which 64-bit numbers can make a finite one
+        if not self.truth.holds or self._blurred():
+            return Verdict(wrong, missing)
+        values: Number = lambda which: ((self.truth if which < 0 else self.others[which]).value, 0)  # noqa: E731
+        if not self.same(answer.value, values) and not any("angle" in text for _, text in answer.problems):
+            wrong.append(f"value {answer.value!r}, not {mp.nstr(self.truth.value, 17)}")
+            return Verdict(wrong, missing)
+        dimension = len(self.point)
+        kinds = {kind for kind, _ in answer.problems}
+        smooth = True
+        for i in range(dimension):
+            smooth &= self._gradient(f"d{i}", answer.gradient[i], i, kinds, wrong, missing)
+        if answer.hessian:
+            for i, j in itertools.combinations_with_replacement(range(dimension), 2):
+                sides = self._curvatures(i) if i == j else self._mixed(i, j)
+                hidden = answer.gradient[i] is None or answer.gradient[j] is None
+                smooth &= self._second(
+                    f"d{i}{j}", answer.hessian[i][j], sides, self._scales(i, j), hidden, wrong, missing
+                )
+                smooth &= i == j or self._straight(i, j)
+        if smooth and kinds & {"kink", "vertical", "jump"}:
+            missing.append("a problem is told where there is none")
+        return Verdict(wrong, missing)
+
+    def _blurred(self) -> bool:
+        """Whether rounding decides about the value."""
+        value = self.truth.value
+        return any(not abs(other.value - value) <= abs(value) * mpf(10) ** -6 + mpf(10) ** -14 for other in self.others)
+
+    def _scale(self, *variables: int) -> float:
+        """How large a derivative by these variables is where it does not cancel, times what rounding leaves of that."""
+        product = CANCELLED * self.truth.largest
+        for i in variables:
+            product /= abs(self.truth.point[i]) or 1
+        return float(product)
+
+    def _axis(self, i: int, sign: float) -> tuple[float, ...]:
+        return tuple(sign if place == i else 0.0 for place in range(len(self.point)))
+
+    def _slopes(self, i: int) -> list[Number]:
+        """The partial derivative from each side of its axis that there is."""
+
+        def of(which: int, sign: float) -> tuple[Any, Any]:
+            beside = self._beside(which, self._axis(i, sign))
+            return sign * beside.slope, beside.slope_error
+
+        return [partial(of, sign=sign) for sign in (1.0, -1.0) if not mp.isnan(of(-1, sign)[0])]
+
+    def _gradient(
+        self, name: str, told: float | None, i: int, kinds: set[str], wrong: list[str], missing: list[str]
+    ) -> bool:
+        """Whether there is this partial derivative."""
+        sides = self._slopes(i)
+        jumps = any(self._beside(-1, self._axis(i, sign)).jump for sign in (1.0, -1.0))
+        found = [side(-1) for side in sides]
+        shown = [mp.nstr(number, 12) for number, _ in found]
+        exists = _agree(found) and not jumps
+        if told is None:
+            if exists:
+                missing.append(f"{name} is null, though {shown}")
+        elif not found and not jumps:
+            missing.append(f"{name} {told!r} is told at a point that stands alone")
+        elif exists or not kinds & set(CONVENTIONS):
+            if not any(self.same(told, side, self._scale(i)) for side in sides):
+                wrong.append(f"{name} {told!r}, not {shown}")
+        elif not jumps and not kinds & {"jump", "pole"}:
+            low, high = min(number for number, _ in found), max(number for number, _ in found)
+            margin = mpf(TOLERANCE) * (abs(low) + abs(high))
+            if not low - margin <= told <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
+                wrong.append(f"{name} {told!r} is not between {shown}")
+        return exists
+
+    def _straight(self, i: int, j: int) -> bool:
+        """Whether slopes between two axes follow from those along them."""
+        for a, b in itertools.product((1.0, -1.0), repeat=2):
+            along = [self._beside(-1, self._axis(i, a)), self._beside(-1, self._axis(j, b))]
+            both = self._beside(-1, tuple(a * (k == i) + b * (k == j) for k in range(len(self.point))))
+            errors = both.slope_error + sum(beside.slope_error for beside in along)
+            if not _agree([(both.slope, errors), (sum(beside.slope for beside in along), errors)]):
+                return False
+        return True
+
+    def _second(
+        self,
+        name: str,
+        told: float | None,
+        sides: list[Number],
+        scale: float,
+        hidden: bool,
+        wrong: list[str],
+        missing: list[str],
+    ) -> bool:
+        """Whether there is this second derivative; it may be hidden where there is no slope."""
+        found = [side(-1) for side in sides]
+        shown = [mp.nstr(number, 12) for number, _ in found]
+        exists = _agree(found)
+        if told is None:
+            if exists and not hidden:
+                missing.append(f"{name} is null, though {shown}")
+        elif exists:
+            if not any(self.same(told, side, scale) for side in sides):
+                wrong.append(f"{name} {told!r}, not {shown}")
+        elif not sides:
+            missing.append(f"{name} {told!r} is told at a point that stands alone")
+        elif not any(self.same(told, side, scale) and self._rounded(sides) for side in sides):
+            wrong.append(f"{name} {told!r}, though the sides are {shown}")
+        return exists
+
+    def _scales(self, i: int, j: int) -> float:
+        """What rounding may leave of a second derivative."""
+        bends = [abs(self._beside(-1, self._axis(k, 1.0)).curvature) for k in (i, j)]
+        mean = float(mp.sqrt(bends[0] * bends[1])) if all(map(mp.isfinite, bends)) else 0.0
+        return self._scale(i, j) + (TOLERANCE * mean if i != j else 0.0)
+
+    def _rounded(self, sides: list[Number]) -> bool:
+        """Whether rounding alone decides if the sides agree."""
+        return any(_agree([side(which) for side in sides]) for which in range(TRIALS))
+
+    def _curvatures(self, i: int) -> list[Number]:
+        def of(which: int, sign: float) -> tuple[Any, Any]:
+            beside = self._beside(which, self._axis(i, sign))
+            return beside.curvature, beside.curvature_error
+
+        return [
+            partial(of, sign=sign)
+            for sign in (1.0, -1.0)
+            if not mp.isnan(self._beside(-1, self._axis(i, sign)).slope) or self._beside(-1, self._axis(i, sign)).jump
+        ]
+
+    def _mixed(self, i: int, j: int) -> list[Number]:
+        def of(which: int, a: float, b: float) -> tuple[Any, Any]:
+            both = self._beside(which, tuple(a * x + b * y for x, y in zip(*axes, strict=True)))
+            along = [self._beside(which, self._axis(i, a)), self._beside(which, self._axis(j, b))]
+            errors = both.curvature_error + sum(beside.curvature_error for beside in along)
+            return (both.curvature - sum(beside.curvature for beside in along)) / (2 * a * b), errors
+
+        axes = self._axis(i, 1.0), self._axis(j, 1.0)
+        found = []
+        for a, b in itertools.product((1.0, -1.0), repeat=2):
+            beside = self._beside(-1, tuple(a * x + b * y for x, y in zip(*axes, strict=True)))
+            dead = any(mp.isnan(self._beside(-1, self._axis(k, c)).slope) for k, c in ((i, a), (j, b)))
+            if beside.jump or not (mp.isnan(beside.slope) or dead):
+                found.append(partial(of, a=a, b=b))
+        return found
+
+
+# --- random expressions -------------------------------------------------------------------------
+
+KINKED = ("abs", "relu", "sqrt", "cbrt", "abs", "relu", "sqrt", "floor", "step", "sign")
+SMOOTH = (
+    *("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh"),
+    *("acosh", "atanh", "sigmoid", "softplus", "erf", "erfc", "gaussian", "log2", "log10"),
+)
+PAIRS = ("max", "min", "max", "min", "hypot", "atan2", "mod", "pow")
+NUMBERS = ("0", "1", "2", "3", "0.5", "0.25", "1.5", "10")
+SPECIAL = (0.0, 0.0, 0.0, 1.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0)
+WIDE = (1e-9, -1e-9, 1e-3, 20.0, -20.0, 40.0, 1e4, -1e4, 700.0)
+
+
+def random_expression(chance: random.Random, names: Sequence[str], depth: int) -> str:
+    """Any words, those with kinks more often than others."""
+    kind = chance.random()
+    if depth == 0 or kind < 0.08:
+        return chance.choice(names) if chance.random() < 0.8 else chance.choice(NUMBERS)
+    inner = lambda: random_expression(chance, names, depth - 1)  # noqa: E731
+    if kind < 0.30:
+        return f"{chance.choice(KINKED)}({inner()})"
+    if kind < 0.42:
+        return f"{chance.choice(SMOOTH)}({inner()})"
+    if kind < 0.56:
+        return f"{chance.choice(PAIRS)}({inner()}, {inner()})"
+    if kind < 0.70:
+        return f"({inner()})^{chance.choice(('2', '2', '3', '4', '0.5', '1.5', '(1/3)', '-1', '2.5'))}"
+    operator = chance.choice(("+", "-", "*", "*", "/"))
+    return f"({inner()}) {operator} ({inner()})"
+
+
+def random_point(chance: random.Random, dimension: int) -> list[float]:
+    """Special numbers and ties more often than others."""
+    kind = chance.random()
+    if kind < 0.55:
+        point = [chance.choice(SPECIAL) for _ in range(dimension)]
+    elif kind < 0.7:
+        point = [chance.choice((*SPECIAL, *WIDE)) for _ in range(dimension)]
+    else:
+        point = [chance.choice((chance.choice(SPECIAL), chance.uniform(-2.0, 2.0))) for _ in range(dimension)]
+    if chance.random() < 0.2:
+        point = [point[0]] * dimension
+    return point
+
+
+def random_cases(seed: int) -> Iterator[tuple[str, list[str], list[list[float]]]]:
+    """Expressions, their variables, and points."""
+    chance = random.Random(seed)
+    while True:
+        names = ["x", "y", "z"][: chance.choice((1, 1, 2, 2, 2, 3))]
+        text = random_expression(chance, names, chance.choice((2, 3, 3, 4)))
+        yield text, names, [random_point(chance, len(names)) for _ in range(2)]
+
+
+def answers(calculus: Any) -> list[Answer]:
+    """What is told of each point."""
+
+    def told(number: float) -> float | None:
+        return float(number) if math.isfinite(number) else None
+
+    found = []
+    for place, value in enumerate(calculus.results.values):
+        problems = calculus.problems.get(place, [])
+        found.append(
+            Answer(
+                told(value),
+                [told(number) for number in calculus.results.gradients[place]],
+                [[told(number) for number in row] for row in calculus.results.hessians[place]],
+                [(problem.kind, problem.text) for problem in problems],
+            )
+        )
+    return found
