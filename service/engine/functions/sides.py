@@ -26,7 +26,7 @@ ROWS = 4_096
 """Rays that are looked at together."""
 AGREEMENT = 64.0 * EPS
 """Numbers from several sides are one if they differ by no more than this, beside their sizes and errors."""
-CONTINUOUS = 1e-9
+CONTINUOUS = 1e-12
 """The same for values at a place and beside it."""
 BLURRED = 1e-3
 SAME = 1e-9
