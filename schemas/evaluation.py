@@ -60,6 +60,9 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("starts",), "/v1/functions/descend")
 )
 """Keys of other operations, and the operation that takes them."""
+WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
+    dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
+)
 
 
 class ForwardRequest(RequestSchema):
@@ -134,7 +137,7 @@ class LossField(ChoiceField):
 class GradientsRequest(ForwardRequest):
     """A network, its parameters, inputs, targets and a loss."""
 
-    elsewhere = ELSEWHERE
+    elsewhere = WITH_A_LOSS
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed"))
 

@@ -20,7 +20,7 @@ from schemas.documents import recognised
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import MOST_ERRORS
 from service.engine.foreign import NUMBERS
-from service.engine.suggestions import Suggestion, suggest
+from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
@@ -130,7 +130,10 @@ class StrictSchema(Schema):
             unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
-            told = {key: [self._unknown(key, known)] for key in unknown[:MOST_ERRORS]}
+            told = {
+                key: [self._unknown(key, known) if place < MOST_SUGGESTIONS else Message("unknown key", known)]
+                for place, key in enumerate(unknown[:MOST_ERRORS])
+            }
             # First, for what is missing is often there under another name.
             error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
             if "_schema" in error.messages and not isinstance(data, Mapping):

@@ -140,6 +140,8 @@ class InputShapeField(StrictField):
         self.shape = IntegersField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, list) and value[:1] == [None]:
+            raise self.refuse("the shape of one sample", value, instead="; leave the axis of the samples out")
         if not isinstance(value, Mapping):
             return self.shape.deserialize(value)
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)

@@ -10,7 +10,7 @@ import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
 from schemas.declared import ChoiceField
-from schemas.evaluation import ELSEWHERE, GradientsRequest, WarningSchema, about
+from schemas.evaluation import WITH_A_LOSS, GradientsRequest, WarningSchema, about
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -223,7 +223,7 @@ class TrainRequest(DescentRequest):
 
     fresh = DescentRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
-        dict(ELSEWHERE)
+        dict(WITH_A_LOSS)
         | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
         | dict.fromkeys(TraceSchema().load_fields, "trace")
         | dict.fromkeys(StopSchema().load_fields, "stop")
@@ -312,7 +312,7 @@ class CompareRequest(DescentRequest):
     """A network, data, a loss, and several ways to descend on it."""
 
     elsewhere = MappingProxyType(
-        {key: place for key, place in ELSEWHERE.items() if key != "optimizer"}
+        {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
         | {option.name: "optimizers" for declaration in optimizers for option in declaration.options}
         | dict.fromkeys(ThinningSchema().load_fields, "trace")
         | dict.fromkeys(StopSchema().load_fields, "stop")

@@ -18,6 +18,10 @@ MOST_KNOWN = 300
 """Known names among which a similar one is looked for: that takes time in proportion to them."""
 
 
+MOST_SUGGESTIONS = 20
+"""Of one object: the first few unknown names teach enough."""
+
+
 class Suggestion(NamedTuple):
     """A known name, and what to know of it; without a name, what to do instead."""
 

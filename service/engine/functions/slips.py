@@ -61,6 +61,59 @@ _RULES = (
     _rule(r"(?<=\d)_(?=\d)", ""),
 )  # fmt: skip
 
+HINTS = {
+    "=": 'an expression has no "="; write the difference of both sides',
+    **dict.fromkeys("<>≤≥≠", "an expression is a value, not a comparison; max, min, step and abs(x) tell cases apart"),
+    **dict.fromkeys("&~?∧∨", "there is no logic in an expression; max, min, step and abs(x) tell cases apart"),
+    **dict.fromkeys("[]{}", "every bracket of an expression is a parenthesis, ( or )"),
+    **dict.fromkeys('"`“”‘„«»', "quotation marks have no place in an expression"),
+    **dict.fromkeys("'’′∂∇", "a derivative is computed, not typed: write the function only"),
+    **dict.fromkeys("∫∑∏", "there are no integrals and no sums over an index; write the terms out"),
+    **dict.fromkeys("½⅓¼⅔¾", "a fraction is typed as a quotient: 1/2"),
+    "#": "an expression has no comments",
+    **dict.fromkeys("–—‐‑‒﹣", "a minus is typed as -"),
+    **dict.fromkeys("⋅∙•∗", "a product is typed as *"),
+    **dict.fromkeys(":∶∕⁄", "a quotient is typed as /"),
+    **dict.fromkeys("₀₁₂₃₄₅₆₇₈₉", "an index is typed as a digit of the name: x1"),
+    **dict.fromkeys("$€", "a unit has no place in an expression"),
+    "%": "for a remainder write mod(x, y), for five percent 0.05",
+    "!": "there is no factorial",
+    ";": "one expression at a time; arguments are separated by commas",
+    "\\": "this is no LaTeX: a function has its argument in parentheses, as in sin(x)",
+    "_": "a name begins with a letter; digits of a number stand together: 1000",
+    ".": "a point stands within a number only: 0.5",
+    "°": "angles are in radians: x degrees are x*pi/180",
+    "∞": "infinity is no number; try a large one",
+    "⁻": "a negative power is typed as x^-1",
+}
+"""What to say of a character that no token begins with."""
+ELSEWHERE = {
+    "cot": "1/tan(…)",
+    "ctg": "1/tan(…)",
+    "tg": "tan(…)",
+    "sec": "1/cos(…)",
+    "csc": "1/sin(…)",
+    "sigma": "sigmoid(…)",
+    "square": "(…)^2",
+    "cube": "(…)^3",
+    "exp2": "2^(…)",
+    "exp10": "10^(…)",
+    "reciprocal": "1/(…)",
+    "fabs": "abs(…)",
+    "power": "pow(…, …)",
+    "maximum": "max(…, …)",
+    "minimum": "min(…, …)",
+    "clip": "max(low, min(x, high))",
+    "where": "step(x), max or min",
+    "if": "step(x), max or min",
+    "fmod": "mod(…, …)",
+    "log_2": "log2(…)",
+    "log_10": "log10(…)",
+    "swish": "x*sigmoid(x)",
+    "silu": "x*sigmoid(x)",
+}
+"""Functions that go by other names elsewhere."""
+
 _WORDS = frozenset(
     (
         "abse",

@@ -15,7 +15,7 @@ from service.engine.graph.ir import Array, Node, Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.model import Parameter
-from service.engine.suggestions import suggest
+from service.engine.suggestions import MOST_SUGGESTIONS, suggest
 
 Tree = Mapping[str, Mapping[str, Array]]
 """Arrays by layer and parameter name: the form of parameters and of gradients alike."""
@@ -99,11 +99,12 @@ class ParameterVector:
             if len(faults) >= MOST_ERRORS:
                 return faults
             if known is None:
-                faults.append(Fault(("parameters", layer), _unknown_layer(layer, self.definition, names), names))
+                detail = _unknown_layer(layer, self.definition, names, suggests=len(faults) < MOST_SUGGESTIONS)
+                faults.append(Fault(("parameters", layer), detail, names))
                 continue
             for name in arrays:
                 if name not in known:
-                    meant = suggest("parameter", name, known)
+                    meant = suggest("parameter", name, known) if len(faults) < MOST_SUGGESTIONS else ""
                     detail = f"layer {layer!r} has no parameter {name[:64]!r}; it has {_listed(known)}{meant}"
                     faults.append(Fault(("parameters", layer, name), detail, tuple(known)))
         for layer, parameters in wanted.items():
@@ -141,13 +142,14 @@ def _listed(names: Collection[str]) -> str:
     return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
 
 
-def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str]) -> str:
+def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str], *, suggests: bool) -> str:
     for known in definition.layers:
         if known.name == layer:
             if known.shares is not None:
                 return f"layer {layer!r} uses the parameters of layer {known.shares!r}; send none for it"
             return f"layer {layer!r} has no parameters"
-    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}{suggest('', layer, wanted)}"
+    meant = suggest("", layer, wanted) if suggests else ""
+    return f"no layer is called {layer[:64]!r}; layers with parameters: {_listed(wanted)}{meant}"
 
 
 def misshapen(came: Shape, wanted: Shape) -> str:

@@ -48,7 +48,7 @@ def constant(task: Task, model: Model) -> list[Caution]:
     for position, layer in enumerate(task.definition.layers):
         found = _constant(task, model, position, layer)
         if found:
-            message = f"layer {layer.name!r} {found}, so nothing before it can learn"
+            message = f"layer {layer.name!r} {found}"
             cautions.append(Caution("constant_output", message, layer.name, "output"))
     told = {caution.layer for caution in cautions}
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
@@ -68,7 +68,7 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
     activation = built.activation
     if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
         value = _value_of_one(activation)
-        return f"takes {activation.name} over one unit, which is always {value:g}; one unit takes sigmoid"
+        return f"takes {activation.name} over one unit, which is always {value:g}, so nothing learns; use sigmoid"
     before = task.definition.inputs_of(position)[0]
     shape = (model.inputs[before] if before in model.inputs else model.layers[before].output).shape
     options = layer.layer.options
@@ -81,7 +81,9 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
         channels = shape[options["axis"]]
         groups = channels if options["groups"] == -1 else options["groups"]
         together = math.prod(shape[1:]) // groups
-    return "normalises each value by itself alone, which always gives 0 before its beta" if together == 1 else ""
+    if together != 1:
+        return ""
+    return "normalises each value by itself alone, which always gives 0, so nothing before it learns"
 
 
 def _value_of_one(activation: Selection[Activation]) -> float:
