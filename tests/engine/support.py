@@ -19,6 +19,7 @@ from service.engine.graph.operations import (
     logsumexp,
     one_hot,
     reshape,
+    row_excess,
     slice_axis,
     softmax,
     sum_over,
@@ -27,7 +28,7 @@ from service.engine.graph.operations import (
 )
 from service.engine.graph.robust import root_mean_square
 from service.engine.graph.windows import Sliding, overlap_add, windows
-from tests.engine.graph.examples import EXAMPLES, LEAVES
+from tests.engine.graph.examples import EXAMPLES, LEAVES, in_balance
 
 # The same examples on every run; no files beside the tests.
 random_examples = functools.partial(settings, deadline=None, database=None, derandomize=True)
@@ -55,7 +56,8 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
     x = pool[number() % len(pool)]
     rank = len(x.shape)
     if (
-        name in ("softmax", "log_softmax", "logsumexp", "row_maximum", "row_excess", "pad", "slice", "windows")
+        name
+        in ("softmax", "log_softmax", "logsumexp", "row_maximum", "row_excess", "balanced", "pad", "slice", "windows")
         and not rank
     ):
         return None
@@ -66,6 +68,10 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             return log_softmax(x)
         case "logsumexp":
             return logsumexp(x)
+        case "row_excess":
+            return row_excess(x)
+        case "balanced":
+            return in_balance(x, 4.0 * x)
         case "sum":
             mask = number()
             return sum_over(x, [axis for axis in range(rank) if mask >> axis & 1]) if rank else None

@@ -40,6 +40,10 @@ from service.engine.graph.special import gaussian as gaussian_kernel
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
+# Sums of exponentials whose largest is 1 from which 1 can be taken off, and shares that can be taken off 1, at the
+# price of a digit in base 4.
+SAFE_TOTAL = 1.25
+SAFE_SHARE = 0.75
 # Fewer products with one matrix are differentiated one by one: joining them copies their factors.
 FEWEST_JOINED = 3
 # Elements of an array so small that its calls cost more than its arithmetic.
@@ -208,14 +212,27 @@ def log_softmax(x: Node) -> Node:
     """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
     exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
-    rest = log1p(x.graph.apply("row_excess", exponentials))
+    rest = log1p(row_excess(exponentials))
     return x.graph.apply("log_softmax", shifted - _spread_rows(rest, x.shape), x)
+
+
+def row_excess(x: Node) -> Node:
+    """The sum over the last axis minus 1, to the last digits also where the largest entry is 1 and the others tiny."""
+    return x.graph.apply("row_excess", sum_over(x, [-1]), x)
+
+
+def balanced(x: Node, shares: Node) -> Node:
+    """Rows that sum to 0 but for rounding, with what is left of their sums taken off again, in the given shares.
+
+    The shares sum to 1. Only where one of them is nearly 1 rounding loses digits, and only then anything is done.
+    """
+    return x.graph.apply("balanced", x, shares)
 
 
 def logsumexp(x: Node) -> Node:
     """ln of the sum of exp(x) over the last axis, which disappears."""
     exponentials, largest = _shifted_exponentials(x)
-    return x.graph.apply("logsumexp", log1p(x.graph.apply("row_excess", exponentials)) + largest, x)
+    return x.graph.apply("logsumexp", log1p(row_excess(exponentials)) + largest, x)
 
 
 # --- shape rules --------------------------------------------------------------------------------
@@ -261,7 +278,7 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
 def _infer_logsumexp(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     value, x = inputs
     if value.shape != x.shape[:-1]:
-        raise GraphTypeError(f"needs the value of logsumexp for {x.shape}, got {value.shape}")
+        raise GraphTypeError(f"needs a value for each row of {x.shape}, got {value.shape}")
     return value.shape, infer_same_dtype(inputs)
 
 
@@ -438,17 +455,45 @@ def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Se
 
 
 def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-    # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
-    (x,), (parts, count) = inputs, scratch
+    (total, x), (parts, count) = inputs, scratch
     one = _scalar(1.0, x.dtype.str)
-    return (
-        partial(np.rint, x, parts),
-        _sum_rows(parts, count),
-        partial(np.subtract, x, parts, parts),
-        _sum_rows(parts, out),
-        partial(np.subtract, count, one, count),
-        partial(np.add, out, count, out),
-    )
+
+    def add_up() -> None:
+        # Most sums are so large that nothing is lost with the 1. That is found out by one call instead of five.
+        if abs(total.item(total.argmin())) >= SAFE_TOTAL:
+            np.subtract(total, one, out)
+            return
+        # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
+        np.rint(x, parts)
+        _add_rows(parts, count)
+        np.subtract(x, parts, parts)
+        _add_rows(parts, out)
+        np.subtract(count, one, count)
+        np.add(out, count, out)
+
+    return (add_up,)
+
+
+def _bind_balanced(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
+    (x, shares), (product, total) = inputs, scratch
+    spread = total.reshape(*total.shape, 1)
+
+    def balance() -> None:
+        if abs(shares.item(shares.argmax())) > SAFE_SHARE:
+            _add_rows(x, total)
+            np.multiply(shares, spread, product)
+            np.subtract(x, product, out)
+        elif out is not x:
+            np.copyto(out, x)
+
+    return (balance,)
+
+
+def _add_rows(x: Array, out: Array) -> None:
+    if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
+        x.dot(_ones(x.shape[1], x.dtype.str), out)
+    else:
+        np.add.reduce(x, axis=-1, out=out)
 
 
 def _sum_rows(x: Array, out: Array) -> Call:
@@ -585,6 +630,8 @@ def _divide_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
     x, y = a.value, b.value
     if x is not None and y is not None and y != 0.0:
         return graph.constant(x / y)
+    if y is not None and a.operation.name == "negate":
+        return a.inputs[0] / -y
     return a if y == 1.0 else None
 
 
@@ -616,7 +663,7 @@ def _simplify_sum(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes
     source = _scalar_source(x)
     if source is not None and len(axes) == len(x.shape):
         return source * float(x.size)
-    return None
+    return -sum_over(x.inputs[0], axes) if x.operation.name == "negate" else None
 
 
 def _simplify_reshape(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -807,23 +854,17 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
-def _row_mean(g: Node, shares: Node) -> Node:
-    """The mean of each row, weighted with shares that sum to 1."""
-    return _spread_rows(sum_over(g * shares, [-1]), g.shape)
+def _without_mean(g: Node, shares: Node) -> Node:
+    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p - 1.
+    return balanced(g - shares * _spread_rows(sum_over(g, [-1]), g.shape), shares)
 
 
 def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    # Where one share is nearly 1, the mean is rounded to its cotangent. What that lost is the mean of the differences.
-    # It is 0 but for rounding, and so are its derivatives.
-    difference = g - _row_mean(g, y)
-    return y * (difference - stop_gradient(_row_mean(difference, y)))
+    return _without_mean(g * y, y)
 
 
 def _pull_log_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p - 1.
-    p = softmax(x)
-    rest = g - p * _spread_rows(sum_over(g, [-1]), x.shape)
-    return rest - stop_gradient(p * _spread_rows(sum_over(rest, [-1]), x.shape))
+    return _without_mean(g, softmax(x))
 
 
 def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
@@ -1141,14 +1182,26 @@ declare(
 )
 declare(
     "row_excess",
-    infer=_infer_row_maximum,
+    infer=_infer_logsumexp,
     bind=_bind_row_excess,
-    pullbacks=(lambda g, y, x: _spread_rows(g, x.shape),),
+    pullbacks=(disconnected, lambda g, y, total, x: _spread_rows(g, x.shape)),
     batch=_batch_rows,
     latex=r"\sum_i x_i - 1",
     smoothness=SMOOTH,
-    scratch=lambda node: (node.inputs[0].shape, node.shape),
+    scratch=lambda node: (node.inputs[1].shape, node.shape),
     work=4,
+)
+declare(
+    "balanced",
+    infer=_infer_elementwise,
+    bind=_bind_balanced,
+    pullbacks=(lambda g, y, x, shares: g, disconnected),  # what is taken off is 0 but for rounding
+    batch=_batch_elementwise,
+    latex="x",
+    smoothness=SMOOTH,
+    in_place=True,
+    scratch=lambda node: (node.shape, node.shape[:-1]),
+    work=2,
 )
 declare(
     "sum",

@@ -562,6 +562,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "square": _square,
     "power": _general_power,
     "exp": _exp,
+    "gaussian": lambda a: _exp(-_square(a)),
     "expm1": _by_slope(np.expm1, _exp),
     "log": _log,
     "log1p": _by_slope(np.log1p, lambda a: _reciprocal(_plus(a, 1.0))),

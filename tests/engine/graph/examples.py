@@ -14,13 +14,18 @@ import numpy as np
 
 from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
 from service.engine.graph.operations import (
+    balanced,
+    broadcast,
     extreme,
     gate,
     greater,
     log_softmax,
     logsumexp,
+    reshape,
+    row_excess,
     softmax,
     square,
+    sum_over,
     with_slope,
 )
 from service.engine.graph.robust import root_mean_square
@@ -28,6 +33,13 @@ from service.engine.graph.windows import Sliding
 
 LEAVES = frozenset({"input", "constant", "vector"})
 """Not computed from anything, so there is nothing to differentiate or batch."""
+
+
+def in_balance(g: Node, x: Node) -> Node:
+    """Rows that sum to 0, as the gradient of a logarithm of softmax does."""
+    shares = softmax(x)
+    totals = reshape(sum_over(g, [-1]), (*g.shape[:-1], 1))
+    return balanced(g - shares * broadcast(totals, g.shape), shares)
 
 
 @dataclass(frozen=True)
@@ -141,9 +153,13 @@ EXAMPLES = (
     Example("logsumexp", ((2, 2, 3),), build=logsumexp),
     Example("row_maximum", ((4,),)),
     Example("row_maximum", ((2, 2, 3),)),
-    Example("row_excess", ((4,),)),
-    Example("row_excess", ((5, 3),)),
-    Example("row_excess", ((2, 2, 3),)),
+    Example("logsumexp", ((5, 9),), build=lambda x: logsumexp(8.0 * x)),
+    Example("log_softmax", ((5, 3),), build=lambda x: log_softmax(8.0 * x)),
+    Example("softmax", ((5, 3),), build=lambda x: softmax(8.0 * x)),
+    Example("row_excess", ((5, 3),), build=row_excess),
+    Example("row_excess", ((2, 2, 3),), build=lambda x: row_excess(softmax(4.0 * x))),
+    Example("balanced", ((5, 3), (5, 3)), build=lambda g, x: in_balance(g, 4.0 * x)),
+    Example("balanced", ((2, 2, 3), (2, 2, 3)), build=lambda g, x: in_balance(g, x)),
     Example("sum", ((4,),), ((0,),)),
     Example("sum", ((3, 2),), ((0,),)),
     Example("sum", ((3, 2),), ((1,),)),

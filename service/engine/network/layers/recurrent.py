@@ -13,7 +13,7 @@ import numpy as np
 
 from service.engine.declarations import Flag, Integer, Number, Option, Reference, Selection
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
+from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose, with_slope
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers.declaration import (
@@ -73,7 +73,8 @@ def _apply(layer: LayerContext, option: str, z: Node) -> Node:
     if chosen.declaration.parameters:
         layer.refuse(f"{chosen.name} has parameters of its own, which a step cannot hold", option)
     result: Node = chosen.declaration.build(z, **chosen.options)
-    return result
+    slope = chosen.declaration.slope_of_output
+    return result if slope is None else with_slope(z, result, slope(result))
 
 
 def _gates(layer: LayerContext, z: Node, units: int) -> list[Node]:
