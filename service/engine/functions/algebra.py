@@ -7,7 +7,7 @@ its parts stays small. Every step is counted; what takes too many, grows too lar
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,6 +16,9 @@ from service.engine.functions.printing import Rational
 DEEPEST = 80
 LARGEST = 2**512
 """Numerators and denominators stay below."""
+MOST_CANCELLED = 10**6
+"""How much larger one of two coefficients of a sign may be than the other: (A + B)/2 + (A - B)/2 sgn x is B where the
+sign is -1, without the digits of A."""
 LONGEST_POWER = 128
 """Bits of a power of a number that is written out."""
 
@@ -115,8 +118,19 @@ Exponent: TypeAlias = int | Fraction | Sum
 Factor: TypeAlias = tuple[Base, Exponent]
 Product: TypeAlias = tuple[Rational, Sequence[Factor]]
 
-ODD = frozenset(("sin", "tan", "asin", "atan", "sinh", "tanh", "asinh", "atanh", "cbrt", "erf", "sign"))
+ODD = frozenset(("sin", "tan", "asin", "atan", "sinh", "tanh", "asinh", "atanh", "cbrt", "erf", "sign", "slope"))
+"""`slope` is the sign that a derivative has from abs, max or min: that of x² is taken as 1, as |x²| is x²."""
 EVEN = frozenset(("cos", "cosh", "abs"))
+OF_NUMBERS: dict[str, Callable[..., Rational]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "max": max,
+    "min": min,
+    "greater": lambda a, b, _: int(a > b),
+    "greater_equal": lambda a, b, _: int(a >= b),
+}
+"""What is rational of rational numbers."""
 
 
 class Algebra:
@@ -128,6 +142,8 @@ class Algebra:
         self.parts: dict[Hashable, Any] = {}
         self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
         self._powers: dict[Factor, Product | None] = {}
+        self._slopes = False
+        """Whether there are signs of derivatives."""
 
     def spend(self, work: int) -> None:
         self.left -= work
@@ -159,6 +175,8 @@ class Algebra:
         return part
 
     def atom(self, name: str, arguments: tuple[Sum, ...] = ()) -> Atom:
+        if name == "slope":
+            self._slopes = True
         return self._part(Atom, (name, arguments), name, arguments)
 
     def term(self, factors: Iterable[Factor]) -> Term:
@@ -188,6 +206,8 @@ class Algebra:
             for term, coefficient in part.terms.items():
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
+                    if self._slopes and _cancels(term, added, terms[term]):
+                        raise Refused
                     added += terms[term]
                 if added:
                     terms[term] = self.exact(added)
@@ -342,19 +362,23 @@ class Algebra:
     def call(self, name: str, arguments: tuple[Sum, ...]) -> Sum:
         """A function of some arguments: signs, and factors of absolute values, come before it."""
         x = arguments[0]
-        if (not x.terms and name in ODD) or (x.number == 1 and name in ("log", "log2", "log10")):
+        if (not x.terms and (name in ODD or name == "abs")) or (x.number == 1 and name in ("log", "log2", "log10")):
             return self.number(0)
         if x.terms and (name in ODD or name in EVEN):
             scale, factors = split(x)
             if len(x.terms) > 1:
                 scale = self.represent(x)[1]
             sign = 1 if scale > 0 else -1
-            before = scale if name in ("abs", "sign") else sign
+            before = scale if name in ("abs", "sign", "slope") else sign
             if before != 1:
                 inner = self.call(name, (self.total([(x, 1 / Fraction(before))]),))
                 return self.total([(inner, sign * before if name == "abs" else sign if name in ODD else 1)])
-            if name in ("abs", "sign") and all(_never_negative(base, exponent) for base, exponent in factors):
+            if name in _POSITIVE and all(_POSITIVE[name](base, exponent) for base, exponent in factors):
                 return x if name == "abs" else self.number(1)
+        if name in OF_NUMBERS:
+            numbers = [argument.number for argument in arguments]
+            if None not in numbers:
+                return self.number(OF_NUMBERS[name](*numbers))
         return self.product(1, [(self.atom(name, arguments), 1)])
 
 
@@ -371,5 +395,20 @@ def plain(whole: Sum) -> Exponent:
     return whole if number is None else number
 
 
+def _cancels(term: Term, a: Rational, b: Rational) -> bool:
+    """Whether one of two coefficients of a sign would take the digits of the other."""
+    a, b = max(a, -a), max(b, -b)
+    far = a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
+    return far and any(isinstance(base, Atom) and base.name == "slope" for base, _ in term.factors)
+
+
 def _never_negative(base: Base, exponent: Exponent) -> bool:
     return (type(exponent) is int and exponent % 2 == 0) or (isinstance(base, Atom) and base.constant)
+
+
+def _positive(base: Base, exponent: Exponent) -> bool:
+    return (type(exponent) is int and exponent % 2 == 0 and exponent < 0) or (isinstance(base, Atom) and base.constant)
+
+
+_POSITIVE = {"abs": _never_negative, "slope": _never_negative, "sign": _positive}
+"""What a factor of the argument must be so that a sign is 1, and an absolute value its argument."""

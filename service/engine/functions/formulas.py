@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from service.engine.errors import LimitExceeded
-from service.engine.functions.expression import Expression, Step
+from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, Step, parse
+from service.engine.functions.function import MOST_NODES as MOST_COMPILED
 from service.engine.functions.function import build
 from service.engine.functions.printing import as_written
 from service.engine.functions.symbolic import Leaf, Printed, Writer
@@ -16,6 +18,11 @@ from service.engine.graph.ir import Graph, Node
 
 MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
+FEW_STEPS = MOST_STEPS // 3
+"""An expression of so many steps can be compiled with its gradient: products of softplus, the longest, take 5 each."""
+
+
+_PARENTHESES = re.compile("[()]")
 
 
 class Formulas(NamedTuple):
@@ -53,7 +60,7 @@ def formulas_of(expression: Expression) -> Formulas:
         value = build(expression, graph, variables, leaf)[-1]
         writer = Writer(value, leaves, decimals=decimals)
         first = dense(differentiate(value, variables).nodes, variables)
-        found.gradient[:] = writer.printed(first)
+        found.gradient[:] = [_sendable(formula, expression) for formula in writer.printed(first)]
         if None not in found.gradient:
             pairs = [(row, column) for row in range(count) for column in range(row, count)]
             second = [
@@ -62,10 +69,39 @@ def formulas_of(expression: Expression) -> Formulas:
                 for node in dense(differentiate(derivative, variables[row:]).nodes, variables[row:])
             ]
             for (row, column), formula in zip(pairs, writer.printed(second), strict=True):
-                found.hessian[row][column] = found.hessian[column][row] = formula
+                found.hessian[row][column] = found.hessian[column][row] = _sendable(formula, expression)
     except LimitExceeded:
         pass  # what there is by then is told
     return found
+
+
+def _sendable(formula: Printed | None, expression: Expression) -> Printed | None:
+    """The formula, unless its text is longer than what can be sent as an expression and compiled with its gradient."""
+    if formula is None:
+        return None
+    text = formula.text
+    # Each step takes a character at least, what has long derivatives has a long name too, and no parenthesis holds
+    # more than one exponent within the other: most formulas need not be parsed.
+    if len(text) <= MOST_STEPS and 2 * _levels(text) < DEEPEST_NESTING:
+        return formula
+    try:
+        again = parse(text, expression.variables)
+        if len(again.steps) > FEW_STEPS:
+            graph = Graph("float64", MOST_COMPILED)
+            variables = [graph.input(name, ()) for name in expression.variables]
+            differentiate(build(again, graph, variables)[-1], variables)
+    except (InvalidRequest, LimitExceeded):
+        return None
+    return formula
+
+
+def _levels(text: str) -> int:
+    """How deep parentheses are nested."""
+    level = deepest = 0
+    for mark in _PARENTHESES.findall(text):
+        level += 1 if mark == "(" else -1
+        deepest = max(deepest, level)
+    return deepest
 
 
 def slopes_of(word: Word) -> list[str]:

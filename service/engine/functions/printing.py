@@ -7,7 +7,7 @@ Both notations answer the same calls; whoever prints a formula does not know whi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -17,8 +17,8 @@ from service.engine.functions.expression import Expression, Step
 
 Rational: TypeAlias = int | Fraction
 
-SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(5)
-"""How tightly a piece binds."""
+REMAINDER, SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(6)
+"""How tightly a piece binds. Readers disagree on x + y mod 2: a remainder is never part of a sum."""
 
 LARGEST_DIGITS = 10**6
 """Fractions with more than this above or below are printed as decimals."""
@@ -37,8 +37,12 @@ _PLAIN |= {"sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "log": "ln", "log2": 
 _HEADS = {name: "\\" + head for name, head in _PLAIN.items()}
 _HEADS |= {f"a{name}h": rf"\operatorname{{ar{name}h}}" for name in ("sin", "cos", "tan")}
 """Functions whose argument may stand without parentheses and whose power is put on the name."""
+_BEGINNINGS = tuple(_HEADS.values())
 _NAMES = {"sigmoid": r"\sigma", "max": r"\max", "min": r"\min", "sign": r"\operatorname{sgn}"}
 _COMPARISONS = {"greater": ">", "greater_equal": r"\ge"}
+_CALLABLE = frozenset(("f", "g", "h", "sigma", "phi", "psi", "zeta", "Gamma", "Phi", "Psi"))
+"""Letters that a reader takes for functions where a parenthesis follows; σ is the logistic function."""
+_OPENINGS = ("(", r"\left(", "[")
 _FENCES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceil": (r"\lceil ", r" \rceil")}
 
 
@@ -53,7 +57,9 @@ class Piece:
     closed: str = ""
     """Where the text ends in an argument without parentheses: the same with them."""
     bare: bool = False
-    """It may be such an argument."""
+    """It may be such an argument: a name, a whole number, or one times a name."""
+    callable: bool = False
+    """It ends in a name that a parenthesis after it would make a function."""
     negates: Piece | None = None
     """What it is the negative of, where it is no more than that."""
 
@@ -145,42 +151,52 @@ class Text:
 
 
 class Latex(Text):
-    """LaTeX for mathematics mode."""
+    """LaTeX for mathematics mode, which can be read in one way only."""
 
-    def __init__(self, decimals: bool = False, *, inline: bool = False) -> None:
+    def __init__(self, names: Mapping[str, str], decimals: bool = False, *, inline: bool = False) -> None:
         super().__init__(decimals)
+        self.names = names
+        """The LaTeX of each variable."""
         self.inline = inline
         """Within an exponent: fractions are written with a slash."""
-        self.small = self if inline else Latex(decimals, inline=True)
+        self.small = self if inline else Latex(names, decimals, inline=True)
 
     def number(self, literal: str) -> Piece:
         mantissa, _, exponent = literal.lower().partition("e")
+        whole, point, places = mantissa.partition(".")
+        mantissa = (whole.lstrip("0") or "0") + (point + places if places else "")
         if not exponent:
-            return Piece(literal, bare=literal.isdecimal())
+            return Piece(mantissa, bare=mantissa.isdecimal())
         power = f"10^{_braced(str(int(exponent)))}"
         return Piece(power, POWER) if mantissa == "1" else Piece(rf"{mantissa} \cdot {power}", PRODUCT)
 
     def symbol(self, name: str) -> Piece:
-        return Piece(latex_name(name), bare=True)
+        latex = self.names.get(name) or latex_name(name)
+        return Piece(latex, bare=True, callable=_callable(latex))
 
     def group(self, text: str) -> str:
         return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
 
     def _product(self, pieces: Sequence[Piece]) -> Piece:
-        text = ""
+        text, callable_ = "", False
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             factor = self._before(piece, following)
-            text = _beside(text, factor) if text else factor
+            text = _beside(text, factor, apart=callable_) if text else factor
+            callable_ = piece.callable
         last = pieces[-1]
         closed = text.removesuffix(last.text) + last.closed if last.closed else ""
-        bare = len(pieces) == 2 and all(piece.bare for piece in pieces) and pieces[0].text.isdecimal()
-        return Piece(text, PRODUCT, closed=closed, bare=bare)
+        bare = len(pieces) == 2 and pieces[0].text.isdecimal() and last.bare and not last.text[0].isdecimal()
+        return Piece(text, PRODUCT, closed=closed, bare=bare, callable=callable_)
 
     def _before(self, piece: Piece, following: Piece | None) -> str:
         """A factor as it stands before another one."""
-        if piece.closed and following is not None and not following.head:
-            return piece.closed
+        if piece.closed and following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
+            return self._closed(piece, PRODUCT)
         return self.wrap(piece, PRODUCT)
+
+    def _closed(self, piece: Piece, level: int) -> str:
+        """The piece as an operand of what binds as tightly as `level`, where more follows."""
+        return piece.closed if piece.closed and piece.level >= level else self.wrap(piece, level)
 
     def _fraction(self, top: Piece, bottom: Piece) -> Piece:
         if self.inline:
@@ -190,12 +206,10 @@ class Latex(Text):
     def power(self, base: Piece, exponent: Piece) -> Piece:
         raised = f"^{_braced(exponent.text)}"
         if base.head and exponent.text.isdecimal():
-            return Piece(
-                base.head + raised + base.text.removeprefix(base.head),
-                head=base.head + raised,
-                closed=base.closed and base.head + raised + base.closed.removeprefix(base.head),
-            )
-        return Piece((base.closed or self.wrap(base, ATOM)) + raised, POWER)
+            head = base.head + raised
+            closed = base.closed and head + base.closed.removeprefix(base.head)
+            return Piece(head + base.text.removeprefix(base.head), POWER, closed=closed)
+        return Piece(self._closed(base, ATOM) + raised, POWER, callable=base.callable and base.level == ATOM)
 
     def exponential(self, exponent: Piece) -> Piece:
         return Piece(f"e^{_braced(exponent.text)}", POWER)
@@ -211,6 +225,9 @@ class Latex(Text):
             if arguments[0].bare:
                 return Piece(f"{head} {text}", head=head, closed=head + closed)
             return Piece(head + closed, head=head)
+        if name == "mod":
+            a, b = arguments
+            return Piece(rf"{self._closed(a, POWER)} \bmod {self.wrap(b, POWER)}", REMAINDER)
         if name in _FENCES:
             left, right = _FENCES[name]
             if r"\frac" in text or "|" in text:
@@ -221,6 +238,9 @@ class Latex(Text):
         if name == "cbrt":
             single = arguments[0].bare and arguments[0].level == ATOM
             return Piece(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")
+        if name == "log1p":
+            a = arguments[0]
+            return self.call("log", [self.total([(False, _ONE), (a.negates is not None, a.negates or a)])])
         if name == "softplus":
             return self.call("log", [Piece(f"1 + {self.exponential(arguments[0]).text}", SUM)])
         return Piece(_NAMES.get(name, rf"\operatorname{{{_escaped(name)}}}") + closed)
@@ -249,9 +269,32 @@ def _braced(text: str) -> str:
     return text if len(text) == 1 else f"{{{text}}}"
 
 
-def _beside(left: str, right: str) -> str:
-    """Two factors side by side, with a dot between numbers and a little space beside names of several letters."""
-    if right[0].isdecimal() or (left[-1].isdecimal() and re.match(r"\\frac\{[0-9]", right)):
+@lru_cache(maxsize=256)
+def _callable(latex: str) -> bool:
+    """Whether a parenthesis after this name would make it a function's."""
+    return latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
+
+
+def latex_names(names: Iterable[str]) -> dict[str, str]:
+    """The LaTeX of the variables of one expression: x1 and x_1 are told apart."""
+    found = {name: latex_name(name) for name in names}
+    latex = list(found.values())
+    if len(set(latex)) < len(latex):
+        alike = [name for name in found if "_" in name and latex.count(found[name]) > 1]
+        found |= {name: rf"\mathrm{{{_escaped(name)}}}" for name in alike}
+    return found
+
+
+def _beside(left: str, right: str, *, apart: bool) -> str:
+    """Two factors side by side, with a dot between numbers and a little space beside names of several letters.
+
+    `apart`: a parenthesis beside the left one would be read as its argument.
+    """
+    if (
+        right[0].isdecimal()
+        or (left[-1].isdecimal() and re.match(r"\\frac\{[0-9]", right))
+        or (apart and right.startswith(_OPENINGS))
+    ):
         return rf"{left} \cdot {right}"
     if r"\mathrm" in left[-40:] or right.startswith(r"\mathrm"):
         return rf"{left} \, {right}"
@@ -278,7 +321,7 @@ def _decimal(top: int, bottom: int) -> str:
 
 def as_written(expression: Expression) -> str:
     """The LaTeX of an expression in the order it was typed, nothing simplified."""
-    notation = Latex()
+    notation = Latex(latex_names(expression.variables))
     small = [False] * len(expression.steps)
     for place, step in reversed([*enumerate(expression.steps)]):
         for position, operand in enumerate(step.operands):
@@ -327,15 +370,13 @@ def _written(notation: Text, step: Step, operands: list[Piece]) -> Piece:
             return notation.call("max", [_ZERO, a])
         case "step", [a]:
             return notation.call("greater_equal", [a, _ZERO, a])
-        case "mod", [a, b]:
-            return Piece(rf"{notation.wrap(a, PRODUCT)} \bmod {notation.wrap(b, POWER)}", QUOTIENT)
     return notation.call(step.word, operands)
 
 
 def _chained(notation: Text, left: Piece, minus: bool, right: Piece) -> Piece:
     """A sum or difference; what is added keeps no parentheses of its own, unless it begins with a sign."""
     text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
-    return Piece(f"{left.text} {'-' if minus else '+'} {text}", SUM)
+    return Piece(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
 
 
 _ZERO, _ONE, _TWO = Piece("0"), Piece("1"), Piece("2")

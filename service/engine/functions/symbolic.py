@@ -26,7 +26,7 @@ from service.engine.functions.algebra import (
     Term,
     plain,
 )
-from service.engine.functions.printing import Latex, Piece, Rational, Text
+from service.engine.functions.printing import SMALLEST_PLAIN, Latex, Piece, Rational, Text, latex_names
 from service.engine.graph.ir import Node
 
 __all__ = ["Leaf", "Printed", "Writer"]
@@ -60,9 +60,18 @@ class Printed:
 class Tidier(Algebra):
     """Algebra that also looks for shorter forms."""
 
-    def __init__(self) -> None:
+    def __init__(self, typed: int) -> None:
         super().__init__()
+        self.typed = typed
+        """The index of the last node of what was typed; those after it belong to derivatives."""
         self._neat: dict[Sum, Sum] = {}
+
+    def log1p(self, x: Sum) -> Sum:
+        """ln(1 + x); of a small number as that word, for the sum would round to 1."""
+        number = x.number
+        if number and -SMALLEST_PLAIN < number < SMALLEST_PLAIN:
+            return self.call("log1p", (x,))
+        return self.call("log", (self.total([(self.number(1), 1), (x, 1)]),))
 
     def neat(self, whole: Sum) -> Sum:
         """The same in a form that prints shorter, if there is one."""
@@ -210,7 +219,7 @@ READERS: dict[str, Callable[..., Sum]] = {
     "power": lambda algebra, a, b: algebra.power(algebra.neat(a), b),
     "exp": lambda algebra, x: algebra.power(algebra.symbol("e"), x),
     "expm1": lambda algebra, x: algebra.total([(algebra.power(algebra.symbol("e"), x), 1), (algebra.number(1), -1)]),
-    "log1p": lambda algebra, x: algebra.call("log", (algebra.total([(algebra.number(1), 1), (x, 1)]),)),
+    "log1p": lambda algebra, x: algebra.log1p(x),
     "xlogy": lambda algebra, a, b: algebra.multiply(a, algebra.call("log", (b,))),
     # There is only one word for a comparison, step: the differences are for it.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
@@ -251,6 +260,8 @@ def read(algebra: Tidier, node: Node, inputs: Sequence[Sum], leaves: Mapping[Nod
     name = node.operation.name
     if name in TRANSPARENT:
         return inputs[0]
+    if name == "sign" and node.index > algebra.typed:
+        name = "slope"
     reader = READERS.get(name)
     return algebra.call(RENAMED.get(name, name), tuple(inputs)) if reader is None else reader(algebra, *inputs)
 
@@ -365,7 +376,8 @@ class Printer:
             return self.notation.number(base.name) if base.name.isdecimal() else self.notation.symbol(base.name)
         if base.name == "softplus":
             return self.notation.call(base.name, [self.small.piece(base.arguments[0])])
-        return self.notation.call(base.name, [self.piece(argument) for argument in base.arguments])
+        name = "sign" if base.name == "slope" else base.name
+        return self.notation.call(name, [self.piece(argument) for argument in base.arguments])
 
 
 def _divisor(terms: Sequence[tuple[Term, Rational]]) -> int:
@@ -406,8 +418,9 @@ class Writer:
         is made of keeps its form in derivatives. With `decimals` fractions are decimals where they end."""
         self.left = most_work
         self._leaves = leaves
-        self._algebra = Tidier()
-        self._printers = Printer(self._algebra, Latex(decimals)), Printer(self._algebra, Text(decimals))
+        self._algebra = Tidier(value.index)
+        names = latex_names(leaf for leaf in leaves.values() if isinstance(leaf, str))
+        self._printers = Printer(self._algebra, Latex(names, decimals)), Printer(self._algebra, Text(decimals))
         self._values: dict[Node, Sum | None] = {}
         self._within(most_work // 2, self._begin, value)
 
