@@ -15,6 +15,8 @@ from service.engine.declarations import Declaration, Registry
 from service.engine.functions.presets import Preset, presets
 from service.engine.functions.vocabulary import Word, vocabulary
 from tests.conftest import Post
+from tests.engine.functions.formula_checks import sets
+from tests.engine.functions.latex_reader import read
 from tests.schemas.test_fields import CHOICES, path_of, request_with
 from tests.support import assert_problem, faults, strict_json
 
@@ -60,6 +62,16 @@ def test_every_entry_has_a_page_that_says_all(
         assert option["required"] is ("default" not in option)
         if "of" in option:
             assert client.get(option["of"]).status_code == 200
+
+
+@pytest.mark.parametrize("plural", REGISTRIES)
+def test_every_formula_sets(client: FlaskClient, plural: str) -> None:
+    for entry in client.get(f"/v1/{REGISTRIES[plural].path}").json[plural]:
+        formulas = [formula for formula in (entry["latex"], entry["derivative"]) if formula]
+        assert {formula: sets(formula) for formula in formulas} == dict.fromkeys(formulas, ""), entry["name"]
+        if plural == "vocabulary":
+            for formula in entry["derivative"].split(r",\quad "):
+                assert not formula or read(formula)
 
 
 @pytest.mark.parametrize(("registry", "declaration"), CHOSEN)
