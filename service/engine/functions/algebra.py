@@ -58,22 +58,15 @@ class Atom:
 class Term:
     """Powers of different bases, in the order in which the bases appeared. Without any it is 1."""
 
-    __slots__ = ("chooses", "degree", "depth", "factors", "index", "weight")
+    __slots__ = ("degree", "depth", "factors", "index", "weight")
 
     def __init__(self, index: int, factors: tuple[Factor, ...]) -> None:
         self.index = index
         self.factors = factors
         depth = weight = 0
         degree: int | None = 0
-        self.chooses = False
-        """It is a multiple of a sign."""
         for base, exponent in factors:
-            if type(base) is Atom:
-                weight += base.weight
-                if base.name == "slope":
-                    self.chooses = True
-            else:
-                weight += base.weight + 3
+            weight += base.weight if type(base) is Atom else base.weight + 3
             depth = max(depth, base.depth)
             if type(exponent) is Sum:
                 weight += 3 + exponent.weight
@@ -149,6 +142,8 @@ class Algebra:
         self.parts: dict[Hashable, Any] = {}
         self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
         self._powers: dict[Factor, Product | None] = {}
+        self._slopes = False
+        """Whether there are signs of derivatives."""
 
     def spend(self, work: int) -> None:
         self.left -= work
@@ -180,6 +175,8 @@ class Algebra:
         return part
 
     def atom(self, name: str, arguments: tuple[Sum, ...] = ()) -> Atom:
+        if name == "slope":
+            self._slopes = True
         return self._part(Atom, (name, arguments), name, arguments)
 
     def term(self, factors: Iterable[Factor]) -> Term:
@@ -209,10 +206,9 @@ class Algebra:
             for term, coefficient in part.terms.items():
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
-                    before = terms[term]
-                    if term.chooses and _far_apart(added, before):
+                    if self._slopes and _cancels(term, added, terms[term]):
                         raise Refused
-                    added += before
+                    added += terms[term]
                 if added:
                     terms[term] = self.exact(added)
                 else:
@@ -399,9 +395,11 @@ def plain(whole: Sum) -> Exponent:
     return whole if number is None else number
 
 
-def _far_apart(a: Rational, b: Rational) -> bool:
+def _cancels(term: Term, a: Rational, b: Rational) -> bool:
+    """Whether one of two coefficients of a sign would take the digits of the other."""
     a, b = max(a, -a), max(b, -b)
-    return a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
+    far = a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
+    return far and any(isinstance(base, Atom) and base.name == "slope" for base, _ in term.factors)
 
 
 def _never_negative(base: Base, exponent: Exponent) -> bool:

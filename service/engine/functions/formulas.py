@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
 FEW_STEPS = MOST_STEPS // 3
 """An expression of so many steps can be compiled with its gradient: products of softplus, the longest, take 5 each."""
+
+
+_PARENTHESES = re.compile("[()]")
 
 
 class Formulas(NamedTuple):
@@ -76,9 +80,9 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
     if formula is None:
         return None
     text = formula.text
-    # Each step takes a character at least, and each level of nesting one of these two. What has long derivatives has
-    # a long name too.
-    if len(text) <= MOST_STEPS and text.count("(") + text.count("^") <= DEEPEST_NESTING:
+    # Each step takes a character at least, what has long derivatives has a long name too, and no parenthesis holds
+    # more than one exponent within the other: most formulas need not be parsed.
+    if len(text) <= MOST_STEPS and 2 * _levels(text) < DEEPEST_NESTING:
         return formula
     try:
         again = parse(text, expression.variables)
@@ -89,6 +93,15 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
     except (InvalidRequest, LimitExceeded):
         return None
     return formula
+
+
+def _levels(text: str) -> int:
+    """How deep parentheses are nested."""
+    level = deepest = 0
+    for mark in _PARENTHESES.findall(text):
+        level += 1 if mark == "(" else -1
+        deepest = max(deepest, level)
+    return deepest
 
 
 def slopes_of(word: Word) -> list[str]:

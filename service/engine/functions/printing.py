@@ -172,9 +172,7 @@ class Latex(Text):
 
     def symbol(self, name: str) -> Piece:
         latex = self.names.get(name) or latex_name(name)
-        return Piece(
-            latex, bare=True, callable=latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
-        )
+        return Piece(latex, bare=True, callable=_callable(latex))
 
     def group(self, text: str) -> str:
         return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
@@ -192,7 +190,7 @@ class Latex(Text):
 
     def _before(self, piece: Piece, following: Piece | None) -> str:
         """A factor as it stands before another one."""
-        if following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
+        if piece.closed and following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
             return self._closed(piece, PRODUCT)
         return self.wrap(piece, PRODUCT)
 
@@ -269,6 +267,12 @@ def _escaped(name: str) -> str:
 
 def _braced(text: str) -> str:
     return text if len(text) == 1 else f"{{{text}}}"
+
+
+@lru_cache(maxsize=256)
+def _callable(latex: str) -> bool:
+    """Whether a parenthesis after this name would make it a function's."""
+    return latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
 
 
 def latex_names(names: Iterable[str]) -> dict[str, str]:
