@@ -271,7 +271,7 @@ def _infer_row_maximum(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, st
 def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     value, x = inputs
     if value.shape != x.shape:
-        raise GraphTypeError(f"needs the value of softmax for {x.shape}, got {value.shape}")
+        raise GraphTypeError(f"needs two of one shape, got {x.shape} and {value.shape}")
     return value.shape, infer_same_dtype(inputs)
 
 
@@ -630,9 +630,9 @@ def _divide_algebra(graph: Graph, a: Node, b: Node) -> Node | None:
     x, y = a.value, b.value
     if x is not None and y is not None and y != 0.0:
         return graph.constant(x / y)
-    if y is not None and a.operation.name == "negate":
-        return a.inputs[0] / -y
-    return a if y == 1.0 else None
+    if y == 1.0:
+        return a
+    return a.inputs[0] / -y if y is not None and a.operation.name == "negate" else None
 
 
 def _simplify_negate(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -1193,7 +1193,7 @@ declare(
 )
 declare(
     "balanced",
-    infer=_infer_elementwise,
+    infer=_infer_softmax,
     bind=_bind_balanced,
     pullbacks=(lambda g, y, x, shares: g, disconnected),  # what is taken off is 0 but for rounding
     batch=_batch_elementwise,
