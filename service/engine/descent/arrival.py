@@ -22,6 +22,7 @@ from service.engine.descent.valleys import (
     alike,
     close_to,
     different,
+    judged,
     sizes,
 )
 from service.engine.functions import evidence
@@ -34,7 +35,6 @@ from service.engine.functions.calculus import (
     finite_matrices,
     norms_of,
 )
-from service.engine.functions.evidence import judge
 from service.engine.functions.flow import follow
 from service.engine.functions.function import Function, Problem, Results, all_finite
 from service.engine.functions.newton import near, polish, refine
@@ -85,7 +85,7 @@ class Arrival:
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
         self._on_kinks: dict[int, Problem] = {}
         """Of runs that ended where a slope is taken by convention: what is said of the kink there."""
-        self._note = "; at the kinks of this function it need not vanish" if self._has_kinks() else ""
+        self._note = "; at the kinks of this function it need not vanish" if quietly(self._has_kinks) else ""
         self._arrivals_known = False
         self._flat = np.zeros(0, bool)
         self._work = self._look()
@@ -166,7 +166,7 @@ class Arrival:
         seen = np.concatenate([self.points[self._settled], self.rolling.plan.starts])
         low, high = seen.min(0), seen.max(0)
         margin = 1.0 + np.maximum(np.abs(low), np.abs(high))
-        return bool(quietly(kinks_within, function, low - margin, high + margin))
+        return bool(kinks_within(function, low - margin, high + margin))
 
     def _find_kinks(self) -> Iterator[None]:
         """Where a slope by convention may vanish, and nothing is known of arriving."""
@@ -208,7 +208,7 @@ class Arrival:
             return
         valleys = arrivals[rows[chosen]]
         yield from self._polish(function, valleys)
-        verdicts = judge(function, valleys, np.ones(function.dimension))
+        verdicts = judged(function, valleys)
         yield
         known = np.append(verdicts == evidence.KNOWN, False)[groups]
         near_by = ~known
@@ -300,7 +300,7 @@ class Arrival:
         yield from self._polish(function, found)
         yield
         classes = analyse(function, found, math.inf).classes or []
-        known = judge(function, found, np.ones(function.dimension)) == evidence.KNOWN
+        known = judged(function, found) == evidence.KNOWN
         ends_here = [sure and kind in (MINIMUM, MAXIMUM) for sure, kind in zip(known.tolist(), classes, strict=True)]
         place_of = self._add(function, found, np.array(ends_here))
         yield

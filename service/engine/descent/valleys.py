@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import Calculus, norms_of
+from service.engine.functions.evidence import judge
 from service.engine.functions.function import Function
 from service.engine.functions.newton import Curvature, distinct
 from service.engine.graph.ir import Array
@@ -19,6 +20,8 @@ SAME = 1e-6
 SAME_CURVATURE, MOST_CURVATURE = 100.0, 0.5
 """By what share, times the radius, the curvature may differ between a ball and the stationary point that it has arrived
 at, and at most."""
+FAR_OUT = 1e8
+"""From there on numbers next to each other are too far apart for what is looked at around a place in a scale of 1."""
 NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
 """In place of a valley: arrived at none, or at one of those beyond the most that are told; rounding hides it."""
 
@@ -51,6 +54,16 @@ class Known(NamedTuple):
     """(variables,)"""
     near: Callable[[Array], Array]
     """From points, (points, variables), to which of them have arrived."""
+
+
+def judged(function: Function, points: Array) -> Array:
+    """What may be claimed of each place: see `evidence.judge`."""
+    verdicts = np.empty(len(points), np.intp)
+    far = (np.abs(points) > FAR_OUT).any(-1)
+    verdicts[~far] = judge(function, points[~far], np.ones(points.shape[-1]))
+    for row in np.flatnonzero(far).tolist():  # each is looked at in a scale of its own
+        verdicts[row] = judge(function, points[row : row + 1], 1.0 + np.abs(points[row]))[0]
+    return verdicts
 
 
 def sizes(points: Array) -> Array:
