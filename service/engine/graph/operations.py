@@ -275,6 +275,13 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     return value.shape, infer_same_dtype(inputs)
 
 
+def _infer_equal_rows(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    x, shares = inputs
+    if not x.shape or shares.shape != x.shape:
+        raise GraphTypeError(f"needs two of one shape with an axis at least, got {x.shape} and {shares.shape}")
+    return x.shape, infer_same_dtype(inputs)
+
+
 def _infer_logsumexp(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     value, x = inputs
     if value.shape != x.shape[:-1]:
@@ -1193,7 +1200,7 @@ declare(
 )
 declare(
     "balanced",
-    infer=_infer_softmax,
+    infer=_infer_equal_rows,
     bind=_bind_balanced,
     pullbacks=(lambda g, y, x, shares: g, disconnected),  # what is taken off is 0 but for rounding
     batch=_batch_elementwise,
