@@ -40,10 +40,9 @@ from service.engine.graph.special import gaussian as gaussian_kernel
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
-# Sums of exponentials whose largest is 1 from which 1 can be taken off, and shares that can be taken off 1, at the
-# price of a digit in base 4.
+# Where 1 is taken off a sum of exponentials, or a share off 1, at most two bits are lost from here on.
 SAFE_TOTAL = 1.25
-SAFE_SHARE = 0.75
+SAFE_SHARE = 0.5
 # Fewer products with one matrix are differentiated one by one: joining them copies their factors.
 FEWEST_JOINED = 3
 # Elements of an array so small that its calls cost more than its arithmetic.
@@ -861,17 +860,16 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
-def _without_mean(g: Node, shares: Node) -> Node:
-    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p - 1.
-    return balanced(g - shares * _spread_rows(sum_over(g, [-1]), g.shape), shares)
-
-
 def _pull_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return _without_mean(g * y, y)
+    # The result sums to 0. What rounding leaves of its sum was lost where a share is nearly 1, as in p (1 - p).
+    mean = sum_over(g * y, [-1])
+    return balanced(y * (g - _spread_rows(mean, y.shape)), y)
 
 
 def _pull_log_softmax(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return _without_mean(g, softmax(x))
+    # As for softmax: p - 1 has lost digits where p is nearly 1.
+    p = softmax(x)
+    return balanced(g - p * _spread_rows(sum_over(g, [-1]), x.shape), p)
 
 
 def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
@@ -929,9 +927,18 @@ def _taken(value: Node, x: Node) -> Node | bool:
     return mask if taken is True else mask * taken
 
 
+def _is_switch(slope: Node) -> bool:
+    """Whether a slope is 0 wherever a comparison fails."""
+    name = slope.operation.name
+    if name == "multiply":
+        return any(map(_is_switch, slope.inputs))
+    return name in ("greater", "greater_equal") or (name == "divide" and _is_switch(slope.inputs[0]))
+
+
 def _selected_value(position: int, y: Node) -> Node | None:
-    """A declared slope is that of a selection where its value is one."""
-    taken = _taken(y.inputs[0], y.inputs[1]) if position == 1 else None
+    """A declared slope is that of a selection where its value is one, and where it says so itself."""
+    value, x, slope = y.inputs
+    taken = _taken(value, x) if position == 1 and _is_switch(slope) else None
     return taken if isinstance(taken, Node) else None
 
 

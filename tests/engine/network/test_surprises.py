@@ -54,7 +54,10 @@ def test_a_loss_over_one_class_learns_no_two_classes():
     assert warnings(dense("o", 1), loss={"name": "categorical_crossentropy", "from_logits": True}) == {
         ("one_class", "o")
     }
-    assert warnings(dense("o", 1, "sigmoid"), loss="categorical_crossentropy") == {("one_class", "o")}
+    assert warnings(dense("o", 1, "sigmoid"), loss="categorical_crossentropy") == {
+        ("one_class", "o"),
+        ("no_probabilities", "o"),  # one share does not sum to 1
+    }
     assert warnings(dense("o", 1, "sigmoid"), loss="binary_crossentropy") == set()
 
 
