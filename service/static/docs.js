@@ -23,6 +23,8 @@ const Reading = () => ({
   },
 });
 
+// This page reaches into Swagger UI's parts below; tests/browser says what has to work with another version of it.
+
 // Schemas are looked up where they are shown, one at a time. Swagger UI's own resolver copies every schema into every
 // place that refers to it before an operation opens: all types of layers, each with all activations and initializers.
 const Schemas = (system) => {
@@ -74,7 +76,8 @@ const Schemas = (system) => {
       return [...few].join(" | ");
     }
     const own = schema?.type ?? ("enum" in (schema ?? {}) ? typeof schema.enum[0] : "any");
-    const one = (type) => (type === "array" ? `array<${typeOf(schema.items)}>` : type);
+    const inside = { array: schema?.items, object: schema?.properties ? undefined : schema?.additionalProperties };
+    const one = (type) => (inside[type] ? `${type}<${typeOf(inside[type])}>` : type);
     return [own].flat().map(one).join(" | ");
   };
 
