@@ -199,12 +199,13 @@ def test_a_stream_is_shown_as_its_lines(browser: Browser, server: Server, name: 
 
 
 def test_the_page_follows_the_colours_of_the_system(page: Page) -> None:
-    dark = "return document.documentElement.classList.contains('dark-mode')"
     send = page.browser.driver.execute_cdp_cmd
     try:
         for scheme in ("dark", "light"):
             send("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-            page.wait(dark.replace("return ", "return true === " if scheme == "dark" else "return false === "))
+            page.wait(
+                "return document.documentElement.classList.contains('dark-mode') === arguments[0]", scheme == "dark"
+            )
     finally:
         send("Emulation.setEmulatedMedia", {"features": []})
 
