@@ -20,7 +20,8 @@ from marshmallow import Schema
 from schemas import declared, derivatives, evaluation, fields, functions, network, tensor, training
 from schemas.system import ProblemSchema
 from service import __version__, wire
-from service.api.operation import OPERATIONS, Operation
+from service.api.examples import MISTAKES, Example, misspelt
+from service.api.operation import TAGS, Operation, in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
@@ -28,7 +29,7 @@ from service.engine.declarations import Declaration, Registry
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES
 from service.engine.network.layers import layers
-from service.problems import KINDS, MEDIA_TYPE
+from service.problems import KINDS, MEDIA_TYPE, Problem
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
 
@@ -103,16 +104,7 @@ class _Describer:
             version=__version__,
             openapi_version="3.1.0",
             info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
-            tags=[
-                {"name": "Networks", "description": "Outputs, losses and gradients of a network that you define"},
-                {
-                    "name": "Functions",
-                    "description": "Calculus of functions that you type, and balls that roll down them",
-                },
-                {"name": "Training", "description": "What optimizers do with networks, step by step"},
-                {"name": "Catalogue", "description": "Everything a request may name"},
-                {"name": "System", "description": "Health, metrics and this description"},
-            ],
+            tags=[{"name": name, "description": text} for name, text in TAGS.items()],
             plugins=[self.plugin],
         )
         converter = self.plugin.converter
@@ -331,12 +323,69 @@ def _schema_name(schema: Any) -> str:
     return name.removesuffix("Schema")
 
 
-def _problem_responses() -> dict[str, Any]:
+def _shown(summary: str, value: Any) -> dict[str, Any]:
+    return {"summary": summary, "value": value}
+
+
+def _described_requests(examples: Mapping[str, Example]) -> dict[str, Any]:
+    return {name: _shown(example.summary, example) for name, example in examples.items()}
+
+
+def _answers(operation: Operation, client: Any) -> dict[str, Any]:
+    """The answers to an operation's examples."""
+    answers = {}
+    for name, example in operation.examples.items():
+        response = client.post(operation.path, json=example)
+        assert response.status_code == 200, response.text
+        answers[name] = _shown(example.summary, response.json)
+    return answers
+
+
+def _parts(operation: Operation, client: Any) -> dict[str, Any]:
+    """The first and the last line of an operation's streamed answer to its first example."""
+    example = next(iter(operation.examples.values()))
+    response = client.post(operation.path, json=example, headers={"Accept": wire.NDJSON})
+    assert response.status_code == 200, response.text
+    first, *_, last = map(orjson.loads, response.data.splitlines())
+    return {
+        "step": _shown("A line, or the data of an event: what one step tells.", first),
+        "end": _shown("The last line, or the data of the last event: the outcome.", last),
+    }
+
+
+def _problems(operation: Operation, client: Any) -> dict[str, Any]:
+    """Problem documents that an operation gives for what people get wrong."""
+    if operation.takes is not None:
+        first = next(iter(operation.examples.values()))
+        wrong = {"misspelt_key": misspelt(first)}
+        if operation.path in MISTAKES:
+            wrong["mistake"] = MISTAKES[operation.path]
+        asked = {
+            name: (example.summary, operation.path, {"method": "POST", "json": example})
+            for name, example in wrong.items()
+        }
+    elif "{name}" in operation.path:
+        path = operation.path.format(name="unknown")
+        asked = {"unknown_name": ("Nothing has this name.", path, {})}
+    else:
+        # Only what is wrong with the server or the client's standing can go wrong here.
+        problem = Problem("internal-error", "The service failed; the fault is not in the request.")
+        return {"failure": _shown("The service failed.", orjson.loads(problem.document("example-failure")))}
+    found = {}
+    for name, (summary, path, request) in asked.items():
+        response = client.open(path, headers={"X-Request-Id": f"example-{name}"}, **request)
+        assert response.content_type == MEDIA_TYPE, response.text
+        found[name] = _shown(summary, response.json)
+    return found
+
+
+def _problem_responses(operation: Operation, client: Any) -> dict[str, Any]:
     statuses = {str(kind.status): kind for kind in reversed(KINDS.values())}
+    content = {"schema": _reference("Problem"), "examples": _problems(operation, client)}
     return {
         "default": {
             "description": "Any error, as a problem document: " + ", ".join(sorted(statuses)),
-            "content": {MEDIA_TYPE: {"schema": _reference("Problem")}},
+            "content": {MEDIA_TYPE: content},
         }
     }
 
@@ -355,24 +404,17 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         for part in operation.streams:
             describer.spec.components.schema(_schema_name(part), schema=part)
         parts = {"anyOf": [_reference(_schema_name(part)) for part in operation.streams]}
-        answer["content"] |= {media_type: {"schema": parts} for media_type in (wire.NDJSON, wire.EVENTS)}
+        lines = {"schema": parts, "examples": _parts(operation, client)}
+        answer["content"] |= dict.fromkeys((wire.NDJSON, wire.EVENTS), lines)
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
     if operation.takes is not None:
-        requests = {name: {"value": value} for name, value in operation.examples.items()}
-        described["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": type(operation.takes), "examples": requests}},
-        }
-        answers = {}
-        for name, value in operation.examples.items():
-            response = client.post(operation.path, json=value)
-            assert response.status_code == 200, response.text
-            answers[name] = {"value": response.json}
-        answer["content"]["application/json"]["examples"] = answers
+        content = {"schema": type(operation.takes), "examples": _described_requests(operation.examples)}
+        described["requestBody"] = {"required": True, "content": {wire.JSON: content}}
+        answer["content"][wire.JSON]["examples"] = _answers(operation, client)
     if not operation.path.startswith("/v1"):
         described["security"] = []  # open even where keys are set
-    described["responses"] = {"200": answer} | _problem_responses()
+    described["responses"] = {"200": answer} | _problem_responses(operation, client)
     return described
 
 
@@ -381,9 +423,7 @@ def describe() -> dict[str, Any]:
     describer = _Describer()
     client = create_app(Settings(log_requests=False)).test_client()
     describer.spec.components.schema("Problem", schema=ProblemSchema)
-    # By tag, because the order in which modules were imported must not show.
-    tags = [tag["name"] for tag in describer.spec.options["tags"]]
-    for operation in sorted(OPERATIONS, key=lambda operation: tags.index(operation.tag)):
+    for operation in in_order():
         described = _describe_operation(describer, operation, client)
         describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
     # Through JSON, so that sets and tuples among the defaults become lists.

@@ -20,6 +20,7 @@ from marshmallow import Schema, ValidationError
 from schemas.fields import RequestSchema
 from service import wire
 from service.access import Budget, Reservation
+from service.api.examples import Example
 from service.config import Settings
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import InvalidRequest
@@ -79,7 +80,7 @@ class Operation:
     tag: str
     takes: Schema | None = None
     gives: Schema | None = None
-    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    examples: Mapping[str, Example] = field(default_factory=dict)
     """Request bodies by name; their answers are computed when OpenAPI is written."""
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, as OpenAPI has them."""
@@ -89,6 +90,23 @@ class Operation:
 
 
 OPERATIONS: list[Operation] = []
+
+TAGS = {
+    "Networks": "Outputs, losses and gradients of a network that you define",
+    "Functions": "Calculus of functions that you type, and balls that roll down them",
+    "Training": "What optimizers do with networks, step by step",
+    "Catalogue": "Everything a request may name",
+    "System": "Health, metrics and this description",
+}
+"""What operations are about, in the order in which they are shown."""
+FIRST = "/v1/gradients"
+"""What the service is for."""
+
+
+def in_order() -> list[Operation]:
+    """All operations as people read them; the order in which modules were imported does not show."""
+    tags = list(TAGS)
+    return sorted(OPERATIONS, key=lambda operation: (tags.index(operation.tag), operation.path != FIRST))
 
 
 def runtime() -> Runtime:
@@ -118,7 +136,7 @@ def post(
     gives: Schema,
     summary: str,
     tag: str,
-    examples: Mapping[str, Mapping[str, Any]],
+    examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
 ) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.

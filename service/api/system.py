@@ -18,7 +18,7 @@ from schemas.system import HealthSchema, ServiceSchema
 from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
-from service.api.operation import OPERATIONS, describe, runtime
+from service.api.operation import OPERATIONS, describe, in_order, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
@@ -120,9 +120,6 @@ def openapi_json() -> Response:
     return Response(_specification()[1], content_type=wire.JSON)
 
 
-TAGS = ("Networks", "Functions", "Training", "Catalogue", "System")
-
-
 def _in_rows(text: str) -> str:
     """Indented JSON with every tensor on one line."""
     return re.sub(r"\[[-+.\de,\s\[\]]+\]", lambda match: re.sub(r"\s+", "", match[0]).replace(",", ", "), text)
@@ -135,7 +132,7 @@ def home() -> Response:
     function = orjson.dumps(FUNCTION_GRADIENT["rosenbrock"], option=orjson.OPT_INDENT_2).decode()
     return _page(
         "home.html",
-        operations=sorted(OPERATIONS, key=lambda operation: TAGS.index(operation.tag)),
+        operations=in_order(),
         function=_in_rows(function),
         body=_in_rows(body),
         catalogue=REGISTRIES,
@@ -144,7 +141,7 @@ def home() -> Response:
 
 
 def swagger() -> Response:
-    return _page("docs.html")
+    return _page("docs.html", keys="set" if runtime().settings.key_digests else "none")
 
 
 def swagger_file(name: str) -> Response:

@@ -15,6 +15,8 @@ from flask import Flask
 from hypothesis import HealthCheck, settings
 
 from service import openapi
+from service.api.examples import MISTAKES, misspelt
+from service.api.operation import in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
@@ -44,6 +46,7 @@ EXAMPLES = [
     if "requestBody" in operation
     for name in operation["requestBody"]["content"]["application/json"]["examples"]
 ]
+BODIES = {operation.path: operation.examples for operation in in_order()}
 
 
 def errors(schema: Any, value: Any) -> list[str]:
@@ -84,7 +87,10 @@ def test_every_operation_says_what_it_does(path: str, method: str, operation: di
     assert operation["summary"] and operation["description"] and operation["tags"]
     assert operation["responses"]["default"]["content"].keys() == {MEDIA_TYPE}
     if method == "post":
-        assert operation["requestBody"]["content"]["application/json"]["examples"]
+        examples = operation["requestBody"]["content"]["application/json"]["examples"]
+        assert examples
+        # One plain sentence each: Swagger UI shows it in place of the name.
+        assert all(re.fullmatch(r"[A-Z][^.]+\.", example["summary"]) for example in examples.values())
     for parameter in operation.get("parameters", ()):
         assert parameter["schema"]
 
@@ -113,6 +119,45 @@ def test_examples_give_the_answers_that_stand_beside_them(
     assert openapi.agree(strict_json(response.get_data()), answer["examples"][name]["value"])
     typed = post(request, path, Accept="application/json; tensors=base64")
     assert errors(answer["schema"], strict_json(typed.get_data())) == []
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_problems_that_stand_beside_an_operation_are_of_the_service(
+    path: str, method: str, operation: dict[str, Any], post: Post
+) -> None:
+    content = operation["responses"]["default"]["content"][MEDIA_TYPE]
+    problems = {name: example["value"] for name, example in content["examples"].items()}
+    for name, problem in problems.items():
+        assert errors(content["schema"], problem) == []
+        assert problem["instance"] == f"example-{name}"
+    if method == "post":
+        wrong = {"misspelt_key": misspelt(next(iter(BODIES[path].values()))), "mistake": MISTAKES[path]}
+        assert problems == {name: post(body, path, X_Request_Id=f"example-{name}").json for name, body in wrong.items()}
+        assert {problem["status"] for problem in problems.values()} == {422}
+        assert "did you mean" in problems["misspelt_key"]["errors"][-1]["detail"]
+
+
+STREAMED = ("application/x-ndjson", "text/event-stream")
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_parts_of_a_stream_are_as_their_schema_says(
+    path: str, method: str, operation: dict[str, Any], post: Post
+) -> None:
+    content = operation["responses"]["200"]["content"]
+    for media_type in STREAMED:
+        if media_type in content:
+            parts = [example["value"] for example in content[media_type]["examples"].values()]
+            assert len(parts) == 2
+            for part in parts:
+                assert errors(content[media_type]["schema"], part) == []
+            answer = post(next(iter(BODIES[path].values())), path, Accept=STREAMED[0])
+            first, *_, last = answer.get_data().splitlines()
+            assert openapi.agree([strict_json(first), strict_json(last)], parts)
+
+
+def test_gradients_stand_first() -> None:
+    assert next(iter(DOCUMENT["paths"])) == "/v1/gradients"
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)

@@ -126,6 +126,11 @@ def test_pages_that_are_not_there(client: FlaskClient, path: str) -> None:
     assert_problem(client.get(path), "not-found")
 
 
+def test_swagger_ui_is_told_whether_keys_are_set(make_client: Callable[..., FlaskClient]) -> None:
+    assert '<body data-keys="none">' in make_client().get("/docs").text
+    assert '<body data-keys="set">' in make_client(api_keys=("secret",)).get("/docs").text
+
+
 def test_pages_can_be_left_out(make_client: Callable[..., FlaskClient]) -> None:
     bare = make_client(docs=False)
     for path in ("/", "/docs", "/static/page.css"):
