@@ -17,8 +17,9 @@ import numpy as np
 from service.engine.errors import DeadlineExceeded
 from service.engine.functions.expression import Expression
 from service.engine.functions.function import MOST_PROBLEMS, Function, Problem, Results, build
+from service.engine.graph.expansion import expand
 from service.engine.graph.ir import Array, Graph, Node, reachable
-from service.engine.graph.series import EPS, Series, expand
+from service.engine.graph.series import EPS, Series
 
 OTHERS = 4
 """Rays in directions of no particular kind, for each place; their opposites too."""

@@ -23,8 +23,8 @@ from service.engine.functions.calculus import (
 from service.engine.functions.expression import parse
 from service.engine.functions.function import Function, FunctionTask, build
 from service.engine.functions.vocabulary import vocabulary
+from service.engine.graph.expansion import RULES
 from service.engine.graph.ir import Graph, reachable
-from service.engine.graph.series import RULES
 from tests.engine.functions.building import calculus, function, results
 from tests.engine.functions.reference import Judge, answers, random_cases
 from tests.engine.functions.samples import VARIABLES, written
@@ -217,7 +217,7 @@ def test_every_word_can_be_expanded(word):
     graph = Graph("float64")
     nodes = reachable([build(expression, graph, [graph.input(name, ()) for name in names])[-1]])
     used = {node.operation.name for node in nodes if node.inputs and node.operation.view is None}
-    assert used <= set(RULES), "add to service/engine/graph/series.py"
+    assert used <= set(RULES), "add to service/engine/graph/expansion.py"
 
 
 def judged(text, names, points):
