@@ -55,8 +55,12 @@ class Sides(NamedTuple):
     """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
     gradient_errors: Array
     """(places, variables): by what rounding makes them uncertain."""
+    least: Array
+    """(places, variables): the lesser of the slopes to both sides along each axis; not a number where there is none."""
+    most: Array
+    """(places, variables): the greater one."""
     hessians: Array
-    """(places, variables, variables), likewise"""
+    """(places, variables, variables): as the partial derivatives"""
     hessian_errors: Array
     """(places, variables, variables)"""
     smooth: Array
@@ -189,7 +193,8 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
 def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     places, _, dimension = directions.shape
     gradients, gradient_errors = _along(axes.alive, axes.slopes, axes.slope_errors, -1.0)
-    vertical = np.isinf(axes.slopes[:, :dimension]) | np.isinf(axes.slopes[:, dimension:])
+    ahead, behind = axes.slopes[:, :dimension], -axes.slopes[:, dimension:]
+    vertical = np.isinf(ahead) | np.isinf(behind)
     expected = np.einsum("prn,pn->pr", directions, np.nan_to_num(gradients))
     sizes = np.einsum("prn,pn->pr", np.abs(directions), np.abs(np.nan_to_num(gradients)))
     straight = np.abs(between.slopes - expected) <= 8.0 * between.slope_errors + AGREEMENT * sizes + TINY
@@ -221,6 +226,8 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
     return Sides(
         gradients,
         gradient_errors,
+        np.fmin(ahead, behind),
+        np.fmax(ahead, behind),
         hessians,
         hessian_errors,
         smooth=smooth,
@@ -331,6 +338,10 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
     apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + sides.gradient_errors[place])
     gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
     gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
+    # Conventions at several kinks together may make a number that is the slope to no side, nor between them.
+    least, most = sides.least[place], sides.most[place]
+    allowed = SAME * np.maximum(np.abs(least), np.abs(most)) + sides.gradient_errors[place]
+    gradient[(gradient < least - allowed) | (gradient > most + allowed)] = np.nan
     gradient[sides.alone[place] | sides.unknown[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
     first = next((problem.step for problem in told if problem.kind in MENDED), None)

@@ -107,6 +107,8 @@ DIFFERENT = [
     ("sqrt(x^2)", (0.0,), [NAN], [[NAN]], "kink"),
     ("sqrt(relu(x))", (0.0,), [NAN], [[NAN]], "vertical"),
     ("sqrt(abs(x))", (0.0,), [NAN], [[NAN]], "vertical"),
+    # Half of 10 y and half of relu's 0, halved once more: 2.5, though the slopes to the sides are 1 and 0.
+    ("max((x*y)^2, min(10*y, relu(y)))", (-0.5, 0.0), [0.0, NAN], [[0.0, NAN], [NAN, NAN]], "kink"),
     ("sqrt(-x^2)", (0.0,), [NAN], [[NAN]], "domain"),
     ("floor(x) + x^2", (1.0,), [2.0], [[NAN]], "jump"),
     ("step(log(x))", (-1.0,), [NAN], [[NAN]], "domain"),
