@@ -9,14 +9,15 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
     MOST_NAMES,
     FlagField,
-    IntegerField,
     Message,
     NumbersByNameField,
     RequestSchema,
+    SeedField,
     StrictSchema,
     WordField,
     WordsField,
@@ -74,10 +75,8 @@ class ForwardRequest(RequestSchema):
     parameters = ParametersField(
         metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
     )
-    seed = IntegerField(
+    seed = SeedField(
         load_default=0,
-        minimum=0,
-        maximum=2**63 - 1,
         metadata=about("the only source of randomness: the same request gives the same bytes"),
     )
     inputs = TensorsField(
@@ -129,6 +128,10 @@ class LossField(ChoiceField):
             return super()._deserialize(given, attr, data, **kwargs)
         read = super()._deserialize
         return read_each(islice(given.items(), MOST_NAMES), lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        one = super().json_schema(components)
+        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one))]}
 
 
 class GradientsRequest(ForwardRequest):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pybase64
 from marshmallow import ValidationError
 
+from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
 from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.errors import MOST_ERRORS
@@ -38,15 +39,98 @@ TEXT = str | memoryview
 """What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
 
 
+DESCRIBED_AXES = 8
+"""Axes of lists that JSON Schema writes out: most generators of clients cannot read a schema that holds itself."""
+
+
+def _nested(number: JSONSchema, **bounds: int) -> JSONSchema:
+    """A number, or lists of them with up to so many axes."""
+    alternatives = [number]
+    for _ in range(DESCRIBED_AXES):
+        alternatives.append(list_of(alternatives[-1], **bounds))
+    return {"anyOf": alternatives}
+
+
+def _typed_array() -> JSONSchema:
+    properties: dict[str, JSONSchema] = {
+        "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
+        "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
+        "base64": {"type": "string", "contentEncoding": "base64"},
+    }
+    text = "an array as base64 of its little-endian bytes in row-major order"
+    return closed_object(properties, list(properties)) | {"description": text}
+
+
+def tensor_schema(components: Components) -> JSONSchema:
+    """JSON Schema of a tensor in a request."""
+
+    def make() -> JSONSchema:
+        numbers = components.refer("NestedNumbers", lambda: _nested({"type": "number"}, minItems=1))
+        text = (
+            f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
+        )
+        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", _typed_array)]}
+
+    return components.refer("Tensor", make)
+
+
+def tensor_answer_schema(components: Components) -> JSONSchema:
+    """JSON Schema of a tensor in an answer."""
+
+    def nested() -> JSONSchema:
+        return _nested({"type": ["number", "null"]}) | {"description": "null stands for a number that is not finite"}
+
+    def make() -> JSONSchema:
+        text = f"nested lists of numbers, here up to {DESCRIBED_AXES} axes, or a typed array if the Accept header asked"
+        answers = [components.refer("NestedAnswers", nested), components.refer("TypedArray", _typed_array)]
+        return {"description": text, "anyOf": answers}
+
+    return components.refer("TensorAnswer", make)
+
+
+def tensors_by_name(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by name in a request."""
+    return components.refer("TensorsByName", lambda: by_name(tensor_schema(components)))
+
+
+def tree_schema(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by layer and parameter name in a request."""
+
+    def make() -> JSONSchema:
+        return {"description": "tensors by layer and parameter name"} | by_name(tensors_by_name(components))
+
+    return components.refer("Parameters", make)
+
+
+def tensor_answers_by_name(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by name in an answer."""
+    return components.refer("TensorAnswersByName", lambda: by_name(tensor_answer_schema(components)))
+
+
+def tree_answer_schema(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by layer and parameter name in an answer."""
+
+    def make() -> JSONSchema:
+        return {"description": "tensors by layer and parameter name"} | by_name(tensor_answers_by_name(components))
+
+    return components.refer("ParametersAnswer", make)
+
+
 class TensorField(StrictField):
     """A tensor as nested lists of numbers (a bare number for a scalar) or as a typed array."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array:
         return decode(value)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tensor_schema(components)
+
 
 class TensorAnswerField(TensorField):
     """A tensor in an answer: as in requests, with null in lists for what is not finite."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tensor_answer_schema(components)
 
 
 class ParametersField(StrictField):
@@ -72,6 +156,9 @@ class ParametersField(StrictField):
             raise ValidationError(Message(flat) if flat else errors)
         return tree
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tree_schema(components)
+
 
 def _parameter(name: str) -> str:
     """The name of a parameter that a name such as W1 stands for; empty where it does not."""
@@ -95,6 +182,9 @@ def _flat(value: Mapping[str, Any]) -> str:
 class ParametersAnswerField(ParametersField):
     """Tensors by layer and parameter name, in an answer."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tree_answer_schema(components)
+
 
 class TensorsField(StrictField):
     """One tensor, or tensors by the name of the input or output where a network has several."""
@@ -107,9 +197,16 @@ class TensorsField(StrictField):
             raise ValidationError(errors)
         return tensors
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("Tensors", lambda: {"anyOf": [tensor_schema(components), tensors_by_name(components)]})
+
 
 class TensorsAnswerField(TensorsField):
     """One tensor, or tensors by name, in an answer."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        answers = [tensor_answer_schema(components), tensor_answers_by_name(components)]
+        return components.refer("TensorsAnswer", lambda: {"anyOf": answers})
 
 
 def is_typed(value: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
+from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import ELSEWHERE, GradientsRequest, WarningSchema, about
 from schemas.fields import (
@@ -18,6 +19,7 @@ from schemas.fields import (
     NumberField,
     NumbersField,
     ObjectField,
+    SeedField,
     StrictField,
     StrictSchema,
     WordField,
@@ -32,6 +34,8 @@ from schemas.tensor import (
     TensorAnswerField,
     TensorsField,
     narrow,
+    tree_answer_schema,
+    tree_schema,
 )
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.optimizers import optimizers
@@ -61,6 +65,10 @@ class BatchesField(StrictField):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        indices = list_of({"type": "integer", "minimum": 0}, minItems=1)
+        return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
+
 
 def whole(value: Any) -> Any:
     """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
@@ -80,6 +88,9 @@ class FrozenField(StrictField):
         if not all(isinstance(name, str) for name in value):
             raise self.refuse("a list of names", value)
         return tuple(value)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string"}, maxItems=self.MOST)
 
 
 class StateField(StrictField):
@@ -101,6 +112,12 @@ class StateField(StrictField):
         if self.trees and isinstance(item, Mapping):
             return self.tree.deserialize(item)
         return (self.integer if type(item) is int else self.number).deserialize(item)  # a count stays an integer
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        number: JSONSchema = {"type": "number"}
+        if not self.trees:
+            return components.refer("NumbersByName", lambda: by_name(number))
+        return by_name({"anyOf": [number, tree_schema(components)]})
 
 
 class ClipSchema(StrictSchema):
@@ -160,7 +177,7 @@ class CheckpointSchema(StrictSchema):
     """Where a training stands: as an answer gave it."""
 
     step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
-    seed = IntegerField(required=True, minimum=0, maximum=2**63 - 1, metadata=about("of all random numbers"))
+    seed = SeedField(required=True, metadata=about("of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
         [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
@@ -285,19 +302,25 @@ class OptimizersField(ChoiceField):
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_RUNS)
+
 
 class SeedsField(StrictField):
     """A list of seeds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed = IntegerField(minimum=0, maximum=2**63 - 1)
+        self.seed = SeedField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
         seeds = whole(value)
         if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
             raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
 
 
 class ThinningSchema(StrictSchema):
@@ -333,6 +356,9 @@ class CompareRequest(DescentRequest):
 
 class TreeOrNumberField(StrictField):
     """A number, or tensors by layer and parameter name, in an answer."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
 
 class StepSchema(StrictSchema):

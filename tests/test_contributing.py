@@ -26,7 +26,7 @@ answer = client.post("/v1/gradients", json={
     "network": {"layers": [{"type": "activation", "activation": "bent_identity"}]},
     "inputs": [[0.75]], "targets": [[0.0]], "loss": "half_squared_error", "include": ["input_gradients"],
 }).json
-choices = describe()["components"]["schemas"]["Activation"]["anyOf"][0]["enum"]
+choices = describe()["components"]["schemas"]["ActivationName"]["enum"]
 print(json.dumps({"entry": entry, "answer": answer, "listed": "bent_identity" in choices}))
 """
 
@@ -77,7 +77,7 @@ print(json.dumps({
     "entry": client.get("/v1/optimizers/signum").json,
     "whole": whole, "last": last,
     "wrong": client.post("/v1/train", json=body | {"optimizer": {"type": "signum", "beta": 1.0}, "steps": 1}).json,
-    "listed": "signum" in document["Optimizer"]["anyOf"][0]["enum"],
+    "listed": "signum" in document["OptimizerName"]["enum"],
     "options": list(document["SignumOptimizer"]["properties"]),
 }))
 """

@@ -178,9 +178,9 @@ def with_fewer_blocks(document: dict[str, Any]) -> dict[str, Any]:
     for kind, names in FEWER.items():
         schema = fewer["components"]["schemas"][kind]
         key = "oneOf" if "oneOf" in schema else "anyOf"
-        # What is no reference is the list of names, all of which stay.
-        kept = [each for each in schema[key] if each.get("$ref", "").rsplit("/", 1)[-1] in ("", *names)]
-        assert sum("$ref" in each for each in kept) == len(names)
+        listed = () if kind == "Layer" else (f"{kind}Name",)  # names alone, all of which stay
+        kept = [each for each in schema[key] if each["$ref"].rsplit("/", 1)[-1] in (*listed, *names)]
+        assert len(kept) == len(names) + len(listed)
         schema[key] = kept
         schema.pop("discriminator", None)
     return fewer

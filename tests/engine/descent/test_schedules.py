@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.declarations import Choice, Flag, Integer, Integers, Number, Numbers
 from service.engine.descent.schedules import COMMON, Rate, Scheduler, schedules
+from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
 
 DATA = Path(__file__).parents[2] / "data"

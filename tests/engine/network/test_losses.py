@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.declarations import Choice, Flag, Integer, Number, Numbers
 from service.engine.errors import InvalidRequest
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, check
 from service.engine.graph.operations import sum_over
 from service.engine.network.losses import Prediction, losses
+from service.engine.options import Choice, Flag, Integer, Number, Numbers
 from tests.engine.network.building import compiled, evaluate, layer, network
 
 STEP = 1e-3
