@@ -152,7 +152,8 @@ class DerivedField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         # What is inside is left open: it would have to refer to itself.
-        forms: list[JSONSchema] = [tensor_answer_schema(components), by_name({}), list_of({})]
+        named = components.refer("DerivedByName", lambda: by_name({}))
+        forms = [tensor_answer_schema(components), named, list_of({})]
         text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
         return components.refer("Derived", lambda: {"description": text, "anyOf": forms})
 

@@ -22,6 +22,18 @@ class ServiceSchema(Schema):
     )
 
 
+class SpecificationSchema(Schema):
+    """An OpenAPI document."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    openapi = fields.String(required=True, metadata={"description": "the version of OpenAPI"})
+    info = fields.Dict(required=True)
+    paths = fields.Dict(required=True)
+    components = fields.Dict(required=True)
+
+
 class ProblemErrorSchema(Schema):
     """One thing that is wrong."""
 

@@ -94,7 +94,7 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         "tags": [operation.tag],
     }
     answer: dict[str, Any] = {"description": "OK"}
-    schema = {"schema": type(operation.gives)} if operation.gives else {}
+    schema = {"schema": type(operation.gives) if operation.gives else {"type": "string"}}
     answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
     if operation.streams:
         for part in operation.streams:

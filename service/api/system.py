@@ -14,7 +14,7 @@ import yaml
 from flask import Blueprint, Response, render_template, send_from_directory
 from markupsafe import Markup
 
-from schemas.system import HealthSchema, ServiceSchema
+from schemas.system import HealthSchema, ServiceSchema, SpecificationSchema
 from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
@@ -108,13 +108,13 @@ def _specification() -> tuple[bytes, bytes]:
     return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-@describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=("application/yaml",))
+@describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
-    """The OpenAPI 3.1 description of the service, as YAML."""
+    """The OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
     return Response(_specification()[0], content_type="application/yaml")
 
 
-@describe("GET", "/openapi.json", summary="This description as JSON", tag="System")
+@describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
 def openapi_json() -> Response:
     """The OpenAPI 3.1 description of the service, as JSON."""
     return Response(_specification()[1], content_type=wire.JSON)

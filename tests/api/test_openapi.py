@@ -126,8 +126,9 @@ def test_answers_to_get_are_as_their_schemas_say(app: Flask, path: str, method: 
         response = app.test_client().get(path.format(name=name))
         assert response.status_code == 200
         media_type = response.headers["Content-Type"].split(";")[0]
-        described = operation["responses"]["200"]["content"][media_type]
-        if described:
+        content = operation["responses"]["200"]["content"]
+        if media_type == "application/json":
+            described = content[media_type]
             assert errors(described["schema"], strict_json(response.get_data())) == []
 
 
