@@ -189,7 +189,8 @@ def declared_object(
     name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
 
     def make() -> JSONSchema:
-        kind = {"type": "string", "enum": [declaration.name, *declaration.aliases]}
+        names = [declaration.name, *declaration.aliases]
+        kind = {"type": "string"} | ({"enum": names} if declaration.aliases else {"const": declaration.name})
         properties = {"type": kind, **common, **properties_of(options_schema(declaration), components)}
         required = ["type", *(option.name for option in declaration.options if option.required)]
         return closed_object(properties, required) | {"description": declaration.description["en"]}

@@ -9,7 +9,7 @@ import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
 from schemas.components import Components, JSONSchema, by_name, list_of
-from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, ForwardRequest, LossField, WarningSchema, about
+from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, AnswerWarningSchema, ForwardRequest, LossField, about
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -177,5 +177,5 @@ class DerivativesResponse(StrictSchema):
         fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
     parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))

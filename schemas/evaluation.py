@@ -190,7 +190,7 @@ class GradientNormsSchema(StrictSchema):
     )
 
 
-class WarningSchema(StrictSchema):
+class AnswerWarningSchema(StrictSchema):
     """Something true of the answer that a caller should know."""
 
     code = fields.String(required=True)
@@ -199,7 +199,7 @@ class WarningSchema(StrictSchema):
     quantity = fields.String()
 
 
-class NormsSchema(StrictSchema):
+class LayerNormsSchema(StrictSchema):
     """Euclidean norms of a layer's tensors."""
 
     pre_activation = fields.Float(required=True, allow_none=True)
@@ -216,7 +216,7 @@ class LayerValuesSchema(StrictSchema):
     pre_activation = TensorAnswerField(required=True)
     output = TensorAnswerField(required=True)
     delta = TensorAnswerField(metadata=about("dL/dz, the gradient with respect to the pre-activation"))
-    norms = fields.Nested(NormsSchema, required=True)
+    norms = fields.Nested(LayerNormsSchema, required=True)
 
 
 class ForwardResponse(StrictSchema):
@@ -233,10 +233,10 @@ class ForwardResponse(StrictSchema):
         )
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
 
 
-class PerSampleSchema(StrictSchema):
+class PerSampleGradientsSchema(StrictSchema):
     """Every sample's own share."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
@@ -262,4 +262,4 @@ class GradientsResponse(ForwardResponse):
     )
     norms = fields.Nested(GradientNormsSchema)
     input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
-    per_sample = fields.Nested(PerSampleSchema)
+    per_sample = fields.Nested(PerSampleGradientsSchema)

@@ -32,7 +32,7 @@ from schemas.fields import (
     read_each,
 )
 from schemas.tensor import Array, TensorField, decode, is_typed, tensor_schema
-from schemas.training import ClipSchema, OptimizersField
+from schemas.training import GradientClipSchema, OptimizersField
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import ARRIVED, TRACED
 from service.engine.descent.schedules import schedules
@@ -139,7 +139,7 @@ class BoxField(StrictField):
         return {"anyOf": [one, list_of(one, minItems=1, maxItems=MOST_VARIABLES)]}
 
 
-class GridSchema(StrictSchema):
+class GridStartsSchema(StrictSchema):
     """Starts on an even grid."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
@@ -152,7 +152,7 @@ class GridSchema(StrictSchema):
     )
 
 
-class RandomSchema(StrictSchema):
+class RandomStartsSchema(StrictSchema):
     """Starts drawn evenly from a box."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
@@ -160,11 +160,11 @@ class RandomSchema(StrictSchema):
     seed = SeedField(load_default=0, metadata=about("of their random numbers (0)"))
 
 
-class StartsSchema(StrictSchema):
+class StartsLayoutSchema(StrictSchema):
     """Starts that the server lays out: on a grid or at random."""
 
-    grid = ObjectField(GridSchema(), metadata=about("on an even grid"))
-    random = ObjectField(RandomSchema(), metadata=about("at random"))
+    grid = ObjectField(GridStartsSchema(), metadata=about("on an even grid"))
+    random = ObjectField(RandomStartsSchema(), metadata=about("at random"))
 
 
 class StartsField(StrictField):
@@ -172,7 +172,7 @@ class StartsField(StrictField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.layout = StartsSchema()
+        self.layout = StartsLayoutSchema()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping) or is_typed(value):
@@ -187,14 +187,14 @@ class StartsField(StrictField):
         return {"anyOf": [tensor_schema(components), layout]}
 
 
-class NoiseSchema(StrictSchema):
+class GradientNoiseSchema(StrictSchema):
     """Random numbers that are added to each gradient."""
 
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
     seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
 
 
-class BoundsSchema(StrictSchema):
+class DescentStopSchema(StrictSchema):
     """What ends a run early."""
 
     value_below = NumberField(metadata=about("stopped: the value is below this"))
@@ -204,7 +204,7 @@ class BoundsSchema(StrictSchema):
     )
 
 
-class PathSchema(StrictSchema):
+class DescentTraceSchema(StrictSchema):
     """What is told of the way."""
 
     every = IntegerField(
@@ -331,7 +331,7 @@ class RollRequest(FunctionRequest):
     """What descents have in common."""
 
     schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
-    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
     valley_radius = NumberField(
         minimum=0.0,
         load_default=ARRIVED,
@@ -352,7 +352,7 @@ class DescendRequest(RollRequest):
             **LEARNING_RATE_PLACE,
             "every": "trace",
             "seed": "noise",
-            **dict.fromkeys(BoundsSchema().load_fields, "stop"),
+            **dict.fromkeys(DescentStopSchema().load_fields, "stop"),
         }
     )
 
@@ -361,12 +361,14 @@ class DescendRequest(RollRequest):
         optimizers, required=True, metadata=about("every start is let go once with each of them")
     )
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
-    noise = ObjectField(NoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
+    noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
     stop = ObjectField(
-        BoundsSchema(), load_default=lambda: BoundsSchema().load({}), metadata=about("what ends a run early")
+        DescentStopSchema(), load_default=lambda: DescentStopSchema().load({}), metadata=about("what ends a run early")
     )
     trace = ObjectField(
-        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+        DescentTraceSchema(),
+        load_default=lambda: DescentTraceSchema().load({}),
+        metadata=about("what is told of the way"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -491,7 +493,9 @@ class FitRequest(RequestSchema):
     )
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
     trace = ObjectField(
-        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+        DescentTraceSchema(),
+        load_default=lambda: DescentTraceSchema().load({}),
+        metadata=about("what is told of the way"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from marshmallow import INCLUDE, Schema, fields
 
 
-class HealthSchema(Schema):
+class ServiceHealthSchema(Schema):
     """Whether all is well."""
 
     status = fields.String(required=True)
 
 
-class ServiceSchema(Schema):
+class ServiceDescriptionSchema(Schema):
     """The service about itself."""
 
     name = fields.String(required=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from schemas.catalogue import DeclarationSchema, DeclarationsSchema
+from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
@@ -245,13 +245,13 @@ def _add(plural: str) -> None:
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
     summary = f"All {plural}"
     path = f"/v1/{registry.path}"
-    describe("GET", path, summary=summary, tag="Catalogue", gives=DeclarationsSchema())(everything)
+    describe("GET", path, summary=summary, tag="Catalogue", gives=CatalogueListingSchema())(everything)
     describe(
         "GET",
         f"{path}/{{name}}",
         summary=f"One {kind}",
         tag="Catalogue",
-        gives=DeclarationSchema(),
+        gives=CatalogueEntrySchema(),
         parameters=(path_parameter, *query),
     )(one)
     blueprint.get(path)(everything)

@@ -14,7 +14,7 @@ import yaml
 from flask import Blueprint, Response, render_template, send_from_directory
 from markupsafe import Markup
 
-from schemas.system import HealthSchema, ServiceSchema, SpecificationSchema
+from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
 from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
@@ -54,13 +54,13 @@ def _page(template: str, **values: Any) -> Response:
     return response
 
 
-@describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=HealthSchema())
+@describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
     """Answers while the worker computes; asks nothing of the engine."""
     return _json({"status": "ok"})
 
 
-@describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=HealthSchema())
+@describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
 def ready() -> Response:
     """Answers 200 once the engine has passed its self-test."""
     if not _engine_works():
@@ -88,7 +88,7 @@ def metrics() -> Response:
     return Response(content, content_type=media_type)
 
 
-@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceSchema())
+@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceDescriptionSchema())
 def about() -> Response:
     """Name, version, links and the limits in force."""
     links = {operation.name: operation.path for operation in OPERATIONS if "{" not in operation.path}
