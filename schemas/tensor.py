@@ -40,15 +40,24 @@ TEXT = str | memoryview
 
 
 DESCRIBED_AXES = 8
-"""Axes of lists that JSON Schema writes out: most generators of clients cannot read a schema that holds itself."""
+"""Axes of lists in requests that JSON Schema writes out. Most tools cannot read a schema that refers to itself."""
 
 
-def _nested(number: JSONSchema, **bounds: int) -> JSONSchema:
+def _nested_numbers() -> JSONSchema:
     """A number, or lists of them with up to so many axes."""
-    alternatives = [number]
+    alternatives: list[JSONSchema] = [{"type": "number"}]
     for _ in range(DESCRIBED_AXES):
-        alternatives.append(list_of(alternatives[-1], **bounds))
+        alternatives.append(list_of(alternatives[-1], minItems=1))
     return {"anyOf": alternatives}
+
+
+def _nested_answers() -> JSONSchema:
+    """A number, or lists that are left open.
+
+    Python clients parse what is written out, item by item, and mypy refuses their code where items may be null.
+    """
+    text = "a number, or nested lists of them; null stands for a number that is not finite"
+    return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
 def _typed_array() -> JSONSchema:
@@ -65,7 +74,7 @@ def tensor_schema(components: Components) -> JSONSchema:
     """JSON Schema of a tensor in a request."""
 
     def make() -> JSONSchema:
-        numbers = components.refer("NestedNumbers", lambda: _nested({"type": "number"}, minItems=1))
+        numbers = components.refer("NestedNumbers", _nested_numbers)
         text = (
             f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
         )
@@ -77,12 +86,9 @@ def tensor_schema(components: Components) -> JSONSchema:
 def tensor_answer_schema(components: Components) -> JSONSchema:
     """JSON Schema of a tensor in an answer."""
 
-    def nested() -> JSONSchema:
-        return _nested({"type": ["number", "null"]}) | {"description": "null stands for a number that is not finite"}
-
     def make() -> JSONSchema:
-        text = f"nested lists of numbers, here up to {DESCRIBED_AXES} axes, or a typed array if the Accept header asked"
-        answers = [components.refer("NestedAnswers", nested), components.refer("TypedArray", _typed_array)]
+        text = "nested lists of numbers, or a typed array if the Accept header asked for it"
+        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", _typed_array)]
         return {"description": text, "anyOf": answers}
 
     return components.refer("TensorAnswer", make)
