@@ -117,6 +117,31 @@ print(json.dumps({
 """
 
 
+KIND = """
+import json, sys
+from service.engine import options as module
+exec(sys.stdin.read(), vars(module))
+from service.engine.network.activations import activations
+window = module.OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
+activations.declare("windowed", en="A test.", zh="测试。", options=(window,))(lambda x, window: x * float(window))
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+def ask(value):
+    return client.post("/v1/forward", json={
+        "network": {"layers": [{"type": "activation", "activation": {"type": "windowed", "window": value}}]},
+        "inputs": [[2.0]],
+    }).json
+print(json.dumps({
+    "taken": [ask(value) for value in window.accepted()],
+    "refused": {json.dumps(value): ask(value) for value in window.refused() if value != 1e300},
+    "entry": client.get("/v1/activations/windowed").json,
+    "described": describe()["components"]["schemas"]["WindowedActivation"]["properties"]["window"],
+}))
+"""
+
+
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
     finished = subprocess.run(
@@ -191,3 +216,29 @@ def test_a_preset_is_one_declaration():
     (only,) = found["descend"]["runs"]
     assert only["valley"] == 0
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
+
+
+def test_a_kind_of_option_is_one_class():
+    found = run(KIND, SNIPPETS[5])
+    assert [answer["outputs"] for answer in found["taken"]] == [[[2.0]], [[6.0]]]
+    for value, problem in found["refused"].items():
+        (error,) = problem["errors"]
+        assert error["pointer"] == "#/network/layers/0/activation/window"
+        assert f", got {value}" in error["detail"]
+    assert found["refused"]["2"]["errors"][0]["detail"] == "takes an odd integer, got 2"
+    (option,) = found["entry"]["options"]
+    assert option == {
+        "name": "window",
+        "type": "integer",
+        "required": False,
+        "description": "how many neighbours count",
+        "default": 3,
+        "minimum": 1,
+    }
+    assert found["described"] == {
+        "type": "integer",
+        "minimum": 1,
+        "not": {"multipleOf": 2},
+        "default": 3,
+        "description": "how many neighbours count",
+    }

@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
-from schemas.fields import LONG_LIST
+from schemas.components import Components
+from schemas.fields import LONG_LIST, StrictField
+from schemas.tensor import TensorField
+from schemas.training import OptimizersField
 from service.api.catalogue import REGISTRIES
 from service.engine.declarations import Declaration, Registry
-from service.engine.options import Option
+from service.engine.options import Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
@@ -95,6 +99,40 @@ def test_options_take_values_up_to_their_bounds(
             details = faults(assert_problem(response, "invalid", body))
             inside = f"{place}/{option.name}"
             assert not any(text.startswith("takes") for pointer, text in details.items() if pointer.startswith(inside))
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """A value, and the entries of a list."""
+    yield value
+    if isinstance(value, list):
+        for entry in value:
+            yield from parts(entry)
+
+
+@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
+    registry: Registry[Any], declaration: Declaration, option: Option
+) -> None:
+    if isinstance(option, Value):
+        schema = jsonschema.Draft202012Validator(option.schema())
+        assert all(map(schema.is_valid, option.accepted()))
+        for value in filter(schema.is_valid, option.refused()):
+            # To JSON Schema 1.0 is an integer, and no number is too large.
+            assert any(type(part) is float or (type(part) is int and part >= 2**63) for part in parts(value)), value
+
+
+def subclasses(parent: type[StrictField]) -> Iterator[type[StrictField]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_every_field_describes_itself() -> None:
+    fields = set(subclasses(StrictField))
+    assert {TensorField, OptimizersField} < fields
+    assert [field for field in fields if field.json_schema is StrictField.json_schema] == []
+    with pytest.raises(NotImplementedError, match="StrictField does not say what it takes"):
+        StrictField().json_schema(Components())
 
 
 @pytest.mark.parametrize(("registry", "declaration", "option"), CASES)

@@ -38,6 +38,8 @@ def variants():
                     others = [value for value in option.values if value != option.default]
                 case Integer():
                     others = [option.default + 1]
+                case _:
+                    others = [each for each in map(option.read, option.accepted()) if each != option.default]
             for value in others:
                 yield pytest.param(declaration, {option.name: value}, id=f"{declaration.name} {option.name} {value}")
 
