@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
-from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, ForwardRequest, LossField, WarningSchema, about
+from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, AnswerWarningSchema, ForwardRequest, LossField, about
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -19,6 +20,10 @@ from schemas.tensor import (
     decode_each,
     is_typed,
     narrow,
+    tensor_answer_schema,
+    tensor_schema,
+    tensors_by_name,
+    tree_schema,
 )
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
@@ -56,6 +61,11 @@ class VectorsField(StrictField):
         if errors:
             raise ValidationError(errors)
         return tensors | trees
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        forms = [tensor_schema(components), tensors_by_name(components), tree_schema(components)]
+        one = components.refer("DerivativeVector", lambda: {"anyOf": forms})
+        return list_of(one, minItems=1, maxItems=MOST_VECTORS)
 
 
 class DerivativesRequest(ForwardRequest):
@@ -140,6 +150,13 @@ def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
 class DerivedField(StrictField):
     """An answer's derivative: a tensor, tensors by name, tensors by layer and parameter name, or a list of these."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        # What is inside is left open: it would have to refer to itself.
+        named = components.refer("DerivedByName", lambda: by_name({}))
+        forms = [tensor_answer_schema(components), named, list_of({})]
+        text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
+        return components.refer("Derived", lambda: {"description": text, "anyOf": forms})
+
 
 class DerivativesResponse(StrictSchema):
     """Values and their derivatives."""
@@ -160,5 +177,5 @@ class DerivativesResponse(StrictSchema):
         fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
     parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))

@@ -9,14 +9,15 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
     MOST_NAMES,
     FlagField,
-    IntegerField,
     Message,
     NumbersByNameField,
     RequestSchema,
+    SeedField,
     StrictSchema,
     WordField,
     WordsField,
@@ -77,10 +78,8 @@ class ForwardRequest(RequestSchema):
     parameters = ParametersField(
         metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
     )
-    seed = IntegerField(
+    seed = SeedField(
         load_default=0,
-        minimum=0,
-        maximum=2**63 - 1,
         metadata=about("the only source of randomness: the same request gives the same bytes"),
     )
     inputs = TensorsField(
@@ -132,6 +131,10 @@ class LossField(ChoiceField):
             return super()._deserialize(given, attr, data, **kwargs)
         read = super()._deserialize
         return read_each(islice(given.items(), MOST_NAMES), lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        one = super().json_schema(components)
+        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one))]}
 
 
 class GradientsRequest(ForwardRequest):
@@ -190,7 +193,7 @@ class GradientNormsSchema(StrictSchema):
     )
 
 
-class WarningSchema(StrictSchema):
+class AnswerWarningSchema(StrictSchema):
     """Something true of the answer that a caller should know."""
 
     code = fields.String(required=True)
@@ -199,7 +202,7 @@ class WarningSchema(StrictSchema):
     quantity = fields.String()
 
 
-class NormsSchema(StrictSchema):
+class LayerNormsSchema(StrictSchema):
     """Euclidean norms of a layer's tensors."""
 
     pre_activation = fields.Float(required=True, allow_none=True)
@@ -216,7 +219,7 @@ class LayerValuesSchema(StrictSchema):
     pre_activation = TensorAnswerField(required=True)
     output = TensorAnswerField(required=True)
     delta = TensorAnswerField(metadata=about("dL/dz, the gradient with respect to the pre-activation"))
-    norms = fields.Nested(NormsSchema, required=True)
+    norms = fields.Nested(LayerNormsSchema, required=True)
 
 
 class ForwardResponse(StrictSchema):
@@ -233,10 +236,10 @@ class ForwardResponse(StrictSchema):
         )
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
 
 
-class PerSampleSchema(StrictSchema):
+class PerSampleGradientsSchema(StrictSchema):
     """Every sample's own share."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
@@ -262,4 +265,4 @@ class GradientsResponse(ForwardResponse):
     )
     norms = fields.Nested(GradientNormsSchema)
     input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
-    per_sample = fields.Nested(PerSampleSchema)
+    per_sample = fields.Nested(PerSampleGradientsSchema)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
+from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, GradientsRequest, WarningSchema, about
+from schemas.evaluation import WITH_A_LOSS, AnswerWarningSchema, GradientsRequest, about
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -18,6 +19,7 @@ from schemas.fields import (
     NumberField,
     NumbersField,
     ObjectField,
+    SeedField,
     StrictField,
     StrictSchema,
     WordField,
@@ -32,6 +34,8 @@ from schemas.tensor import (
     TensorAnswerField,
     TensorsField,
     narrow,
+    tree_answer_schema,
+    tree_schema,
 )
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.optimizers import optimizers
@@ -61,6 +65,10 @@ class BatchesField(StrictField):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        indices = list_of({"type": "integer", "minimum": 0}, minItems=1)
+        return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
+
 
 def whole(value: Any) -> Any:
     """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
@@ -80,6 +88,9 @@ class FrozenField(StrictField):
         if not all(isinstance(name, str) for name in value):
             raise self.refuse("a list of names", value)
         return tuple(value)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string"}, maxItems=self.MOST)
 
 
 class StateField(StrictField):
@@ -102,8 +113,14 @@ class StateField(StrictField):
             return self.tree.deserialize(item)
         return (self.integer if type(item) is int else self.number).deserialize(item)  # a count stays an integer
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        number: JSONSchema = {"type": "number"}
+        if not self.trees:
+            return components.refer("NumbersByName", lambda: by_name(number))
+        return by_name({"anyOf": [number, tree_schema(components)]})
 
-class ClipSchema(StrictSchema):
+
+class GradientClipSchema(StrictSchema):
     """How gradients are cut, before anything else is done to them."""
 
     value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
@@ -117,7 +134,7 @@ class ClipSchema(StrictSchema):
             raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
 
 
-class StopSchema(StrictSchema):
+class TrainingStopSchema(StrictSchema):
     """When to stop early; a step that meets a condition is still done."""
 
     loss_below = NumberField(metadata=about("the loss of a step is below this"))
@@ -131,7 +148,7 @@ class StopSchema(StrictSchema):
     )
 
 
-class TraceSchema(StrictSchema):
+class TrainingTraceSchema(StrictSchema):
     """What is told of the steps."""
 
     every = IntegerField(
@@ -149,18 +166,18 @@ class TraceSchema(StrictSchema):
     )
 
 
-class ValidationSchema(StrictSchema):
+class ValidationDataSchema(StrictSchema):
     """Data that is not trained on; its loss is told after each epoch, with training off."""
 
     inputs = TensorsField(required=True, metadata=about("as the request's"))
     targets = TensorsField(required=True, metadata=about("as the request's"))
 
 
-class CheckpointSchema(StrictSchema):
+class TrainingCheckpointSchema(StrictSchema):
     """Where a training stands: as an answer gave it."""
 
     step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
-    seed = IntegerField(required=True, minimum=0, maximum=2**63 - 1, metadata=about("of all random numbers"))
+    seed = SeedField(required=True, metadata=about("of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
         [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
@@ -185,7 +202,7 @@ class DescentRequest(GradientsRequest):
     )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
-    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
     epochs = IntegerField(
         minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps")
@@ -198,8 +215,8 @@ class DescentRequest(GradientsRequest):
     frozen = FrozenField(
         load_default=(), metadata=about("layers or parameters that stay as they are, as `hidden` or `hidden.kernel`")
     )
-    validation = ObjectField(ValidationSchema(), metadata=about("data that is not trained on"))
-    stop = ObjectField(StopSchema(), metadata=about("when to stop early"))
+    validation = ObjectField(ValidationDataSchema(), metadata=about("data that is not trained on"))
+    stop = ObjectField(TrainingStopSchema(), metadata=about("when to stop early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """What does not fit together, and tensors in the precision that is computed in."""
@@ -225,8 +242,8 @@ class TrainRequest(DescentRequest):
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS)
         | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
-        | dict.fromkeys(TraceSchema().load_fields, "trace")
-        | dict.fromkeys(StopSchema().load_fields, "stop")
+        | dict.fromkeys(TrainingTraceSchema().load_fields, "trace")
+        | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
     )
 
     class Meta(DescentRequest.Meta):
@@ -239,10 +256,12 @@ class TrainRequest(DescentRequest):
         metadata=about("what to leave out of the end: parameters, which are {} then, the checkpoint"),
     )
     trace = ObjectField(
-        TraceSchema(), load_default=lambda: TraceSchema().load({}), metadata=about("what is told of the steps")
+        TrainingTraceSchema(),
+        load_default=lambda: TrainingTraceSchema().load({}),
+        metadata=about("what is told of the steps"),
     )
     checkpoint = ObjectField(
-        CheckpointSchema(),
+        TrainingCheckpointSchema(),
         metadata=about(
             "of an earlier answer: the training goes on as if it had never stopped; parameters and seed of the "
             "checkpoint stand for those of the request"
@@ -285,13 +304,16 @@ class OptimizersField(ChoiceField):
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_RUNS)
+
 
 class SeedsField(StrictField):
     """A list of seeds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed = IntegerField(minimum=0, maximum=2**63 - 1)
+        self.seed = SeedField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
         seeds = whole(value)
@@ -299,8 +321,11 @@ class SeedsField(StrictField):
             raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
 
-class ThinningSchema(StrictSchema):
+
+class ComparisonTraceSchema(StrictSchema):
     """At which steps curves are told."""
 
     every = IntegerField(
@@ -314,8 +339,8 @@ class CompareRequest(DescentRequest):
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
         | {option.name: "optimizers" for declaration in optimizers for option in declaration.options}
-        | dict.fromkeys(ThinningSchema().load_fields, "trace")
-        | dict.fromkeys(StopSchema().load_fields, "stop")
+        | dict.fromkeys(ComparisonTraceSchema().load_fields, "trace")
+        | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
@@ -325,8 +350,8 @@ class CompareRequest(DescentRequest):
     )
     seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
     trace = ObjectField(
-        ThinningSchema(),
-        load_default=lambda: ThinningSchema().load({}),
+        ComparisonTraceSchema(),
+        load_default=lambda: ComparisonTraceSchema().load({}),
         metadata=about("at which steps curves are told"),
     )
 
@@ -334,8 +359,11 @@ class CompareRequest(DescentRequest):
 class TreeOrNumberField(StrictField):
     """A number, or tensors by layer and parameter name, in an answer."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
-class StepSchema(StrictSchema):
+
+class TrainingStepSchema(StrictSchema):
     """One step: loss and gradients before its update, parameters and state after it."""
 
     step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
@@ -404,16 +432,16 @@ class TrainSummary(StrictSchema):
         metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
     )
     finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
 
 
 class TrainResponse(TrainSummary):
     """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
 
-    steps = fields.List(fields.Nested(StepSchema), required=True)
+    steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
 
 
-class CurvesSchema(StrictSchema):
+class ComparisonCurvesSchema(StrictSchema):
     """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
 
     loss = TensorAnswerField(required=True)
@@ -422,7 +450,7 @@ class CurvesSchema(StrictSchema):
     validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
 
 
-class RowSchema(StrictSchema):
+class ComparisonRowSchema(StrictSchema):
     """One run: what tells it from the others, and where it ended."""
 
     optimizer = fields.Dict(required=True, metadata=about("with all its options"))
@@ -441,9 +469,11 @@ class CompareResponse(StrictSchema):
 
     dtype = fields.String(required=True)
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
-    table = fields.List(fields.Nested(RowSchema), required=True, metadata=about("a row for each run"))
+    table = fields.List(fields.Nested(ComparisonRowSchema), required=True, metadata=about("a row for each run"))
     warnings = fields.List(
-        fields.Nested(WarningSchema), required=True, metadata=about("of the network and the data, which all runs share")
+        fields.Nested(AnswerWarningSchema),
+        required=True,
+        metadata=about("of the network and the data, which all runs share"),
     )
     steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
-    curves = fields.List(fields.Nested(CurvesSchema), required=True, metadata=about("of each run"))
+    curves = fields.List(fields.Nested(ComparisonCurvesSchema), required=True, metadata=about("of each run"))

@@ -26,7 +26,7 @@ answer = client.post("/v1/gradients", json={
     "network": {"layers": [{"type": "activation", "activation": "bent_identity"}]},
     "inputs": [[0.75]], "targets": [[0.0]], "loss": "half_squared_error", "include": ["input_gradients"],
 }).json
-choices = describe()["components"]["schemas"]["Activation"]["anyOf"][0]["enum"]
+choices = describe()["components"]["schemas"]["ActivationName"]["enum"]
 print(json.dumps({"entry": entry, "answer": answer, "listed": "bent_identity" in choices}))
 """
 
@@ -77,7 +77,7 @@ print(json.dumps({
     "entry": client.get("/v1/optimizers/signum").json,
     "whole": whole, "last": last,
     "wrong": client.post("/v1/train", json=body | {"optimizer": {"type": "signum", "beta": 1.0}, "steps": 1}).json,
-    "listed": "signum" in document["Optimizer"]["anyOf"][0]["enum"],
+    "listed": "signum" in document["OptimizerName"]["enum"],
     "options": list(document["SignumOptimizer"]["properties"]),
 }))
 """
@@ -113,6 +113,31 @@ print(json.dumps({
     "descend": client.post("/v1/functions/descend", json=body | {
         "starts": entry["starts"], "optimizers": [trial["optimizer"]], "steps": trial["steps"],
     }).json,
+}))
+"""
+
+
+KIND = """
+import json, sys
+from service.engine import options as module
+exec(sys.stdin.read(), vars(module))
+from service.engine.network.activations import activations
+window = module.OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
+activations.declare("windowed", en="A test.", zh="测试。", options=(window,))(lambda x, window: x * float(window))
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+def ask(value):
+    return client.post("/v1/forward", json={
+        "network": {"layers": [{"type": "activation", "activation": {"type": "windowed", "window": value}}]},
+        "inputs": [[2.0]],
+    }).json
+print(json.dumps({
+    "taken": [ask(value) for value in window.accepted()],
+    "refused": {json.dumps(value): ask(value) for value in window.refused() if value != 1e300},
+    "entry": client.get("/v1/activations/windowed").json,
+    "described": describe()["components"]["schemas"]["WindowedActivation"]["properties"]["window"],
 }))
 """
 
@@ -191,3 +216,29 @@ def test_a_preset_is_one_declaration():
     (only,) = found["descend"]["runs"]
     assert only["valley"] == 0
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
+
+
+def test_a_kind_of_option_is_one_class():
+    found = run(KIND, SNIPPETS[5])
+    assert [answer["outputs"] for answer in found["taken"]] == [[[2.0]], [[6.0]]]
+    for value, problem in found["refused"].items():
+        (error,) = problem["errors"]
+        assert error["pointer"] == "#/network/layers/0/activation/window"
+        assert f", got {value}" in error["detail"]
+    assert found["refused"]["2"]["errors"][0]["detail"] == "takes an odd integer, got 2"
+    (option,) = found["entry"]["options"]
+    assert option == {
+        "name": "window",
+        "type": "integer",
+        "required": False,
+        "description": "how many neighbours count",
+        "default": 3,
+        "minimum": 1,
+    }
+    assert found["described"] == {
+        "type": "integer",
+        "minimum": 1,
+        "not": {"multipleOf": 2},
+        "default": 3,
+        "description": "how many neighbours count",
+    }

@@ -14,9 +14,9 @@ from flask import Blueprint, Response
 from schemas.function_answers import (
     DescendResponse,
     DescendSummary,
+    DescentStepSchema,
     FitResponse,
     FunctionGradientResponse,
-    RollSchema,
     StationaryResponse,
     SurfaceResponse,
 )
@@ -156,7 +156,7 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     summary="Balls rolling into valleys",
     tag="Functions",
     examples=DESCEND,
-    streams=(RollSchema, DescendSummary),
+    streams=(DescentStepSchema, DescendSummary),
 )
 def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
     """Let every start go with every optimizer, and see in which valley each ends.

@@ -85,6 +85,7 @@ class Operation:
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, as OpenAPI has them."""
     media_types: tuple[str, ...] = ("application/json",)
+    """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
 

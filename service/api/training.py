@@ -13,7 +13,7 @@ from flask import Blueprint, Response
 from schemas.training import (
     CompareRequest,
     CompareResponse,
-    StepSchema,
+    TrainingStepSchema,
     TrainRequest,
     TrainResponse,
     TrainSummary,
@@ -48,7 +48,7 @@ blueprint = Blueprint("training", __name__)
     summary="Optimizer steps, exact and live",
     tag="Training",
     examples=TRAIN,
-    streams=(StepSchema, TrainSummary),
+    streams=(TrainingStepSchema, TrainSummary),
 )
 def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
     """Train a network step by step, and tell of each step what happened.

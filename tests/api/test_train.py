@@ -1028,7 +1028,7 @@ def test_streams_say_what_the_document_says(train: Train, schemas: dict[str, Any
     assert [strict_json(event["data"]) for event in told] == steps
     assert end["event"] == "end" and strict_json(end["data"]) == document
     for record in records[:5]:
-        assert_described(schemas, "Step", record)
+        assert_described(schemas, "TrainingStep", record)
     assert_described(schemas, "TrainSummary", summary)
 
 

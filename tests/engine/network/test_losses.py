@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.declarations import Choice, Flag, Integer, Number, Numbers
 from service.engine.errors import InvalidRequest
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, check
 from service.engine.graph.operations import sum_over
 from service.engine.network.losses import Prediction, losses
+from service.engine.options import Choice, Flag, Integer, Number, Numbers
 from tests.engine.network.building import compiled, evaluate, layer, network
 
 STEP = 1e-3
@@ -38,6 +38,8 @@ def variants():
                     others = [value for value in option.values if value != option.default]
                 case Integer():
                     others = [option.default + 1]
+                case _:
+                    others = [each for each in map(option.read, option.accepted()) if each != option.default]
             for value in others:
                 yield pytest.param(declaration, {option.name: value}, id=f"{declaration.name} {option.name} {value}")
 
