@@ -194,10 +194,11 @@ class ValueField(StrictField):
     def __init__(self, kind: Value, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.kind = kind
+        self._read = kind.read
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         try:
-            return self.kind.read(plain(value))
+            return self._read(value.tolist() if type(value) is np.ndarray else value)
         except Refused as refused:
             raise ValidationError(_told(refused)) from None
 
