@@ -33,6 +33,7 @@ from schemas.tensor import (
     TensorsField,
     narrow,
 )
+from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
@@ -252,8 +253,10 @@ class TrainRequest(DescentRequest):
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
         loaded = super().finish(loaded)
-        if loaded["dtype"] == "float32" and "checkpoint" in loaded:
-            loaded["checkpoint"] = _narrowed_checkpoint(loaded["checkpoint"])
+        if "checkpoint" in loaded:
+            given = loaded["checkpoint"]
+            checkpoint = Checkpoint(**(_narrowed_checkpoint(given) if loaded["dtype"] == "float32" else given))
+            loaded |= {"checkpoint": checkpoint, "parameters": checkpoint.parameters, "seed": checkpoint.seed}
         return loaded
 
 

@@ -7,13 +7,12 @@ from typing import Any
 from flask import Blueprint
 
 from schemas.derivatives import DerivativesRequest, DerivativesResponse
-from service.api.answering import listed, number, unnamed
-from service.api.asking import ask, compiled
+from service.api.answers import listed, number, unnamed
 from service.api.examples import DERIVATIVES
-from service.api.operation import WATCHED_OPERATIONS, Context, post
-from service.engine.network.derivatives import Derivation, Derivative, DerivativeTask, compile_derivative
-from service.engine.network.feed import Feed
-from service.engine.network.task import Task
+from service.api.network_request import compiled, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)
 
@@ -42,19 +41,16 @@ def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def _derive(request: dict[str, Any], context: Context) -> Derivative:
     vectors = request.get("vectors", ())
-
-    def run(task: Task, feed: Feed) -> Derivative:
+    with in_terms_of(request):
+        task, feed = task_and_feed(request, context.runtime.settings.limits)
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
-        derivation = compiled(asked, compile_derivative, task, feed, context)
-        assert isinstance(derivation, Derivation)
-        nbytes = derivation.program.nbytes
+        derivation = compiled(asked, feed, context)
+        nbytes = 2 * derivation.program.nbytes + RESULT_FACTOR * derivation.result_bytes
+        context.memory.need(context.loaded_bytes + nbytes)
         deadline = context.deadline if derivation.work > WATCHED_OPERATIONS else None
-        context.memory.need(context.loaded_bytes + 2 * nbytes + RESULT_FACTOR * derivation.result_bytes)
         result = derivation.run(feed, vectors, deadline)
-        context.timer.mark("compute")
-        return result
-
-    return ask(request, context, run)
+    context.timer.mark("compute")
+    return result
 
 
 def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:

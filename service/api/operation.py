@@ -21,17 +21,14 @@ from schemas.fields import RequestSchema
 from service import wire
 from service.access import Budget, Reservation
 from service.config import Settings
-from service.engine.cache import LeastRecentlyUsed
+from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
-from service.engine.graph.plan import WorkspacePool
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
 # What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
 # arrays. Of a long text of base64 no more than its length is left.
 LOADED_FACTOR = 8
-# Below this many operations a run is over before a look at the clock could matter.
-WATCHED_OPERATIONS = 1e6
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,8 @@ class Runtime:
     """What operations need of the running service."""
 
     settings: Settings
-    compiled: LeastRecentlyUsed[Any, Any]
-    """What was made of definitions and expressions: things with a `weight`, by what they were made of."""
-    workspaces: WorkspacePool
+    compiled: Compiler
+    """Gives what tasks are compiled to, out of the memory of earlier requests."""
     memory: Budget
     streams: threading.Semaphore
     """How many streams may still be opened."""
@@ -65,6 +61,11 @@ class Context:
     """`json`, unless the operation may stream and a stream was asked for."""
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+
+    def mark_compiled(self, nbytes: int) -> None:
+        """End the stage in which programs are made, which take so many bytes."""
+        self.timer.mark("compile")
+        self.timer.memory = nbytes
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
 from schemas.fields import MOST_DEPTH
-from service.api import evaluation
 from service.api.examples import FORWARD, GRADIENTS
+from service.engine.network.evaluate import EvaluationTask
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
 
@@ -27,13 +27,13 @@ INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The tasks that were compiled."""
     tasks: list[Any] = []
-    compile_task = evaluation.compile_task
+    compile_it = EvaluationTask.compile
 
-    def counted(task: Any, *arguments: Any) -> Any:
+    def counted(task: EvaluationTask, *arguments: Any) -> Any:
         tasks.append(task)
-        return compile_task(task, *arguments)
+        return compile_it(task, *arguments)
 
-    monkeypatch.setattr(evaluation, "compile_task", counted)
+    monkeypatch.setattr(EvaluationTask, "compile", counted)
     return tasks
 
 
