@@ -6,10 +6,9 @@ from typing import Any
 
 from marshmallow import fields
 
-from schemas.evaluation import WarningSchema, about
+from schemas.common import STATUSES, WarningSchema, about, finite_field, warnings_field
 from schemas.fields import StrictSchema
 from schemas.tensor import TensorAnswerField
-from schemas.training import STATUSES
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
 
@@ -19,14 +18,6 @@ CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems
 
 def names() -> fields.List[Any]:
     return fields.List(fields.String(), required=True, metadata=about("in the order in which points list them"))
-
-
-def finite() -> fields.Boolean:
-    return fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-
-
-def warnings() -> fields.List[Any]:
-    return fields.List(fields.Nested(WarningSchema), required=True)
 
 
 class PointProblemSchema(StrictSchema):
@@ -141,8 +132,8 @@ class FunctionGradientResponse(StrictSchema):
     points = fields.List(fields.Nested(PointSchema), required=True)
     symbolic = fields.Nested(SymbolicSchema)
     graph = fields.Nested(GraphSchema)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class StationaryPointSchema(StrictSchema):
@@ -241,8 +232,8 @@ class DescendSummary(StrictSchema):
     runs = fields.List(
         fields.Nested(RunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
     )
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class DescendResponse(DescendSummary):
@@ -296,8 +287,8 @@ class SurfaceResponse(StrictSchema):
     levels = fields.List(fields.Float(), required=True, metadata=about("values to draw contours at"))
     spacing = fields.String(required=True, metadata=about("of the levels: linear or logarithmic"))
     basins = fields.Nested(BasinsSchema)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class OptimumSchema(StrictSchema):
@@ -348,5 +339,5 @@ class FitResponse(StrictSchema):
     steps = fields.List(fields.Integer(), required=True)
     runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
     best = fields.Integer(required=True, allow_none=True)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()

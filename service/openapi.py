@@ -17,7 +17,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas import declared, derivatives, evaluation, fields, functions, network, tensor, training
+from schemas import common, declared, derivatives, evaluation, fields, functions, network, tensor, training
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.operation import OPERATIONS, Operation
@@ -178,7 +178,7 @@ class _Describer:
             case training.SeedsField():
                 seeds = {"type": "integer", "minimum": 0, "maximum": field.seed.maximum}
                 return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": seeds}
-            case training.OptimizersField():
+            case common.OptimizersField():
                 one = self.choice(field.registry)
                 return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": one}
             case functions.ExpressionField():

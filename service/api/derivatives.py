@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from schemas.derivatives import DerivativesRequest, DerivativesResponse
+from schemas.derivatives import DerivativesRequest, DerivativesResponse, LoadedDerivatives
 from service.api.answers import listed, number, unnamed
 from service.api.examples import DERIVATIVES
 from service.api.network_request import compiled, in_terms_of, task_and_feed
@@ -29,7 +29,7 @@ RESULT_FACTOR = 5
     tag="Networks",
     examples=DERIVATIVES,
 )
-def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def derivatives(request: LoadedDerivatives, context: Context) -> dict[str, Any]:
     """Exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or the trainable parameters.
 
     `jvp` is how much the outputs change along a tangent (J v), `vjp` what a cotangent of the outputs is for the
@@ -39,7 +39,7 @@ def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
     return _answer(request, _derive(request, context))
 
 
-def _derive(request: dict[str, Any], context: Context) -> Derivative:
+def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
     vectors = request.get("vectors", ())
     with in_terms_of(request):
         task, feed = task_and_feed(request, context.runtime.settings.limits)
@@ -53,7 +53,7 @@ def _derive(request: dict[str, Any], context: Context) -> Derivative:
     return result
 
 
-def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
+def _answer(request: LoadedDerivatives, derived: Derivative) -> dict[str, Any]:
     """The answer, what matters most first."""
     answer: dict[str, Any] = {
         "dtype": request["dtype"],
@@ -69,7 +69,7 @@ def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
     return answer
 
 
-def _result(request: dict[str, Any], result: Any) -> Any:
+def _result(request: LoadedDerivatives, result: Any) -> Any:
     kind, of, wrt = request["kind"], request["of"], request["wrt"]
     match kind:
         case "jvp":
@@ -84,7 +84,7 @@ def _result(request: dict[str, Any], result: Any) -> Any:
     return result if of == "loss" else _entry(request, of, result)
 
 
-def _entry(request: dict[str, Any], side: str, entry: Any) -> Any:
+def _entry(request: LoadedDerivatives, side: str, entry: Any) -> Any:
     """What pairs with inputs, outputs, parameters or the loss, as answers have it."""
     match side:
         case "inputs":

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from schemas.functions import LoadedDescend, LoadedSurface
 from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.function_answers import cautions_of, valleys_of
 from service.api.operation import Context
 from service.api.streaming import collect
 from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import Bounds, Noise, Rolling, RollingPlan, run_of
-from service.engine.descent.update import Clip
+from service.engine.descent.rolling import Rolling, RollingPlan, run_of
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
@@ -136,18 +136,17 @@ class RollingWork:
 class DescendWork(RollingWork):
     """What `/v1/functions/descend` asks for."""
 
-    def __init__(self, request: dict[str, Any], context: Context) -> None:
-        noise, clip = request.get("noise"), request.get("clip")
+    def __init__(self, request: LoadedDescend, context: Context) -> None:
         plan = RollingPlan(
             request["optimizers"],
             request["starts"],
             request["steps"],
             request.get("schedule"),
-            None if clip is None else Clip(**clip),
-            Bounds(**request["stop"]),
-            None if noise is None else Noise(**noise),
-            request["trace"]["every"],
-            request["trace"]["include"],
+            request.get("clip"),
+            request["stop"],
+            request.get("noise"),
+            request["trace"].every,
+            request["trace"].include,
             keep=context.form == "json",
             arrived=request["valley_radius"],
         )
@@ -177,15 +176,14 @@ _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
 """What a surface calls what a descent has under another name."""
 
 
-def basins(request: dict[str, Any], context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
     """Where a run from each point of a grid of this shape arrives."""
-    clip = request.get("clip")
     plan = RollingPlan(
         (request["optimizer"],),
         points,
         request["steps"],
         request.get("schedule"),
-        None if clip is None else Clip(**clip),
+        request.get("clip"),
         every=request["steps"],
         keep=False,
         arrived=request["valley_radius"],

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
+from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import listed, number, unnamed
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
@@ -26,7 +26,7 @@ blueprint = Blueprint("evaluation", __name__)
     tag="Networks",
     examples=FORWARD,
 )
-def forward(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Run a network forward. With `include: ["layers"]` every layer's pre-activation and output come too."""
     return _answer(request, _evaluate(request, context))
 
@@ -40,7 +40,7 @@ def forward(request: dict[str, Any], context: Context) -> dict[str, Any]:
     tag="Networks",
     examples=GRADIENTS,
 )
-def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Loss, outputs and the exact gradient of the loss with respect to every parameter.
 
     Gradients come in the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of
@@ -51,7 +51,7 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
     return _answer(request, _evaluate(request, context))
 
 
-def _evaluate(request: dict[str, Any], context: Context) -> Result:
+def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
     with in_terms_of(request):
         task, feed = task_and_feed(request, context.runtime.settings.limits, include)
@@ -67,7 +67,7 @@ def _evaluate(request: dict[str, Any], context: Context) -> Result:
     return result
 
 
-def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
+def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
     """The answer, what matters most first."""
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}

@@ -22,6 +22,11 @@ from schemas.functions import (
     DescendRequest,
     FitRequest,
     FunctionGradientRequest,
+    LoadedDescend,
+    LoadedFit,
+    LoadedFunctionGradient,
+    LoadedStationary,
+    LoadedSurface,
     StationaryRequest,
     SurfaceRequest,
 )
@@ -73,7 +78,7 @@ blueprint = Blueprint("functions", __name__)
     tag="Functions",
     examples=FUNCTION_GRADIENT,
 )
-def function_gradient(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict[str, Any]:
     """Type a function, get its value, gradient, Hessian and class at each point.
 
     The answer also has the derivatives as formulas, and the graph of the first point with every value on the way
@@ -116,7 +121,7 @@ def function_gradient(request: dict[str, Any], context: Context) -> dict[str, An
     tag="Functions",
     examples=STATIONARY,
 )
-def function_stationary(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_stationary(request: LoadedStationary, context: Context) -> dict[str, Any]:
     """Find the places where the gradient vanishes, with Newton's method from many places of a box.
 
     Points are told lowest first, to the last digits where the curvature does not vanish, and to half of them where it
@@ -157,7 +162,7 @@ def function_stationary(request: dict[str, Any], context: Context) -> dict[str, 
     examples=DESCEND,
     streams=(RollSchema, DescendSummary),
 )
-def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any] | Response:
     """Let every start go with every optimizer, and see in which valley each ends.
 
     All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
@@ -165,7 +170,7 @@ def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any
     allows; `basin` tells in which valley one is that has not arrived, where that is certain. With
     `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
     """
-    if context.form != "json" and "state" in request["trace"]["include"]:
+    if context.form != "json" and "state" in request["trace"].include:
         detail = "state is told in documents; a stream tells places, values and gradients"
         raise InvalidRequest([Fault(("trace", "include"), detail)])
     work = DescendWork(request, context)
@@ -185,7 +190,7 @@ def function_descend(request: dict[str, Any], context: Context) -> dict[str, Any
     tag="Functions",
     examples=SURFACE,
 )
-def function_surface(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]:
     """Values on a grid for drawing, slopes, contour levels that suit the function.
 
     With `basins` an optimizer is let go at every point of the grid; the answer tells which valley each run arrives at.
@@ -234,7 +239,7 @@ def function_surface(request: dict[str, Any], context: Context) -> dict[str, Any
     tag="Functions",
     examples=FIT,
 )
-def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
 
     The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down. A descent has
@@ -248,8 +253,8 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
         chosen,
         request["start"][None],
         request["steps"],
-        every=request["trace"]["every"],
-        include=request["trace"]["include"],
+        every=request["trace"].every,
+        include=request["trace"].include,
     )
     known = Known(optimum, partial(line.near, radius=plan.arrived))
     work = RollingWork(expression, plan, context, known=known)
@@ -274,15 +279,15 @@ def function_fit(request: dict[str, Any], context: Context) -> dict[str, Any]:
     }
 
 
-def _grid(request: dict[str, Any]) -> tuple[tuple[Axis, ...], tuple[int, ...], Array]:
+def _grid(request: LoadedSurface) -> tuple[tuple[Axis, ...], tuple[int, ...], Array]:
     """The axes of a surface, the shape of its values, and its points."""
     names = request["expression"].variables
-    ranges = [request[key] for key in ("x", "y") if key in request]
+    ranges = [request["x"], request["y"]] if "y" in request else [request["x"]]
     resolution = request["resolution"]
     counts = resolution * len(ranges) if len(resolution) == 1 else resolution
     axes = tuple(
         Axis(names.index(name), low, high, count)
         for name, (low, high), count in zip(request["axes"], ranges, counts, strict=True)
     )
-    at = np.array([request.get("at", {}).get(name, 0.0) for name in names])
+    at = np.array([request["at"].get(name, 0.0) for name in names])
     return axes, tuple(axis.points for axis in reversed(axes)), grid_points(axes, at)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.tensor import Array
+from schemas.training import LoadedTraining
 from service.api.operation import Context
 from service.engine.compiling import Compilable
 from service.engine.declarations import Selection
@@ -41,7 +43,7 @@ def in_terms_of(request: Mapping[str, Any]) -> Iterator[None]:
         raise InvalidRequest([_told_in_terms_of(request, fault) for fault in error.faults]) from None
 
 
-def task_and_feed(request: dict[str, Any], limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
+def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
     """What a request asks of its network, and the numbers to compute it with. Raises `InvalidRequest`."""
     definition = request["network"]
     outputs = definition.output_names
@@ -90,7 +92,7 @@ def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
     return found
 
 
-def validation_of(request: dict[str, Any], task: Task) -> tuple[Task, Feed] | None:
+def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
     """The data that a training is validated on, as a task and its numbers. Raises `InvalidRequest`."""
     validation = request.get("validation")
     if validation is None:
@@ -125,7 +127,7 @@ def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]
 
 
 def _by_name(
-    given: Array | dict[str, Array] | None, key: str, names: tuple[str, ...], what: str, faults: list[Fault]
+    given: Tensors | None, key: str, names: tuple[str, ...], what: str, faults: list[Fault]
 ) -> dict[str, Array]:
     """Tensors in the order of the names they belong to; a single one need not be named."""
     if given is None:
@@ -174,7 +176,7 @@ def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
 
 
 def _unusual_shapes(
-    parameters: dict[str, dict[str, Array]] | None,
+    parameters: Tree | None,
 ) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
     """Shapes that decide between the forms a parameter may have: one number for all instead of one each."""
     if parameters is None:

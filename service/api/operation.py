@@ -17,7 +17,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
-from schemas.fields import RequestSchema
+from schemas.requests import R, RequestSchema
 from service import wire
 from service.access import Budget, Reservation
 from service.config import Settings
@@ -115,20 +115,20 @@ def post(
     blueprint: Blueprint,
     path: str,
     *,
-    takes: RequestSchema,
+    takes: RequestSchema[R],
     gives: Schema,
     summary: str,
     tag: str,
     examples: Mapping[str, Mapping[str, Any]],
     streams: tuple[type[Schema], ...] = (),
-) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any] | Response]], Callable[..., Response]]:
+) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.
 
     With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
     are the schemas of its lines.
     """
 
-    def register(view: Callable[[dict[str, Any], Context], dict[str, Any] | Response]) -> Callable[..., Response]:
+    def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
             environ = request.environ
             running = runtime()

@@ -13,6 +13,9 @@ from flask import Blueprint, Response
 from schemas.training import (
     CompareRequest,
     CompareResponse,
+    LoadedCompare,
+    LoadedTrain,
+    LoadedTraining,
     StepSchema,
     TrainRequest,
     TrainResponse,
@@ -29,7 +32,6 @@ from service.engine.descent.comparison import Comparison, Contender, Row, check_
 from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
-from service.engine.descent.update import Clip
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
@@ -47,7 +49,7 @@ blueprint = Blueprint("training", __name__)
     examples=TRAIN,
     streams=(StepSchema, TrainSummary),
 )
-def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     """Train a network step by step, and tell of each step what happened.
 
     Each entry of `steps` has loss and gradient norm before its update; `trace` asks for gradients, updates, parameters,
@@ -76,7 +78,7 @@ def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Respons
     tag="Training",
     examples=COMPARE,
 )
-def compare(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
     """Train the same network on the same data with several optimizers, learning rates and seeds.
 
     Every optimizer is run with every learning rate and every seed. The answer has curves over the same steps for all
@@ -92,9 +94,9 @@ def compare(request: dict[str, Any], context: Context) -> dict[str, Any]:
 class TrainingWork:
     """A training, in the words of the API."""
 
-    def __init__(self, request: dict[str, Any], context: Context) -> None:
+    def __init__(self, request: LoadedTrain, context: Context) -> None:
         self.dtype = request["dtype"]
-        self.exclude: frozenset[str] = request["exclude"]
+        self.exclude = request["exclude"]
         task, feed = task_and_feed(request, context.runtime.settings.limits)
         self.training = start(
             request, context, task, feed, request["optimizer"], reserving(context), request.get("checkpoint")
@@ -147,7 +149,7 @@ class TrainingWork:
 class ComparisonWork:
     """Several trainings, in the words of the API."""
 
-    def __init__(self, request: dict[str, Any], context: Context) -> None:
+    def __init__(self, request: LoadedCompare, context: Context) -> None:
         self.dtype = request["dtype"]
         self.validated = "validation" in request
         task, feed = task_and_feed(request, context.runtime.settings.limits)
@@ -230,7 +232,7 @@ def reserving(context: Context) -> Callable[[int], None]:
 
 
 def start(
-    request: dict[str, Any],
+    request: LoadedTraining,
     context: Context,
     task: Task,
     feed: Feed,
@@ -255,15 +257,10 @@ def start(
     )
 
 
-def plan_of(request: dict[str, Any], optimizer: Selection[Optimizer]) -> Plan:
+def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
     """How the request wants the network to be trained."""
-    clip, stop, trace = request.get("clip"), request.get("stop"), request["trace"]
-    recipe = Recipe(
-        optimizer,
-        request.get("schedule"),
-        None if clip is None else Clip(**clip),
-        Stop() if stop is None else Stop(**stop),
-    )
+    trace = request["trace"]
+    recipe = Recipe(optimizer, request.get("schedule"), request.get("clip"), request.get("stop", Stop()))
     return Plan(
         recipe,
         steps=request.get("steps"),
@@ -271,8 +268,8 @@ def plan_of(request: dict[str, Any], optimizer: Selection[Optimizer]) -> Plan:
         batch_size=request.get("batch_size"),
         shuffle=request["shuffle"],
         batches=request.get("batches"),
-        every=trace["every"],
-        include=trace.get("include", frozenset()),
+        every=trace.every,
+        include=trace.include,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
-from schemas.fields import MOST_DEPTH
+from schemas.requests import MOST_DEPTH
 from service.api.examples import FORWARD, GRADIENTS
 from service.engine.network.evaluate import EvaluationTask
 from tests.conftest import Post
