@@ -29,6 +29,16 @@ def about(text: str) -> Mapping[str, str]:
     return {"description": text}
 
 
+class PartSchema(StrictSchema):
+    """A part of a request that is loaded into an object of a class of its own."""
+
+    made: type[Any]
+
+    @post_load
+    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Any:
+        return self.made(**loaded)
+
+
 class Trace(NamedTuple):
     """What an answer tells of the steps."""
 
@@ -36,8 +46,10 @@ class Trace(NamedTuple):
     include: frozenset[str] = frozenset()
 
 
-class ClipSchema(StrictSchema):
+class ClipSchema(PartSchema):
     """How gradients are cut, before anything else is done to them."""
+
+    made = Clip
 
     value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
     norm = NumberField(
@@ -48,10 +60,6 @@ class ClipSchema(StrictSchema):
     def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
         if len(loaded) != 1:
             raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
-
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Clip:
-        return Clip(**loaded)
 
 
 class OptimizersField(ChoiceField):

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, post_load
+from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, ClipSchema, OptimizersField, Trace, about
+from schemas.common import MOST_STEPS, ClipSchema, OptimizersField, PartSchema, Trace, about
 from schemas.declared import ChoiceField
 from schemas.fields import (
     FlagField,
@@ -168,19 +168,19 @@ class StartsField(StrictField):
         return layout
 
 
-class NoiseSchema(StrictSchema):
+class NoiseSchema(PartSchema):
     """Random numbers that are added to each gradient."""
+
+    made = Noise
 
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
     seed = IntegerField(minimum=0, maximum=LARGEST_SEED, load_default=0, metadata=about("what they are drawn from (0)"))
 
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Noise:
-        return Noise(**loaded)
 
-
-class BoundsSchema(StrictSchema):
+class BoundsSchema(PartSchema):
     """What ends a run early."""
+
+    made = Bounds
 
     value_below = NumberField(metadata=about("stopped: the value is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
@@ -188,13 +188,11 @@ class BoundsSchema(StrictSchema):
         metadata=about("diverged: the value is above this; by default 1e12 times that of the start, or 1e12")
     )
 
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Bounds:
-        return Bounds(**loaded)
 
-
-class PathSchema(StrictSchema):
+class PathSchema(PartSchema):
     """What is told of the way."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
@@ -204,10 +202,6 @@ class PathSchema(StrictSchema):
         load_default=frozenset(),
         metadata=about("gradients at the places told; what the optimizer remembers there"),
     )
-
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Trace:
-        return Trace(**loaded)
 
 
 class LoadedFunction(TypedDict):

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields, post_load
+from marshmallow import ValidationError, fields
 
 from schemas.common import (
     MOST_STEPS,
@@ -15,6 +15,7 @@ from schemas.common import (
     TO_ONE_NUMBER,
     ClipSchema,
     OptimizersField,
+    PartSchema,
     Trace,
     WarningSchema,
     about,
@@ -116,8 +117,10 @@ class StateField(StrictField):
         return (self.integer if type(item) is int else self.number).deserialize(item)  # a count stays an integer
 
 
-class StopSchema(StrictSchema):
+class StopSchema(PartSchema):
     """When to stop early; a step that meets a condition is still done."""
+
+    made = Stop
 
     loss_below = NumberField(metadata=about("the loss of a step is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
@@ -131,13 +134,11 @@ class StopSchema(StrictSchema):
         metadata=about("by how much a loss must be lower to be better (0)"),
     )
 
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Stop:
-        return Stop(**loaded)
 
-
-class TraceSchema(StrictSchema):
+class TraceSchema(PartSchema):
     """What is told of the steps."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1,
@@ -152,10 +153,6 @@ class TraceSchema(StrictSchema):
             "of the gradient met; the samples of the batch"
         ),
     )
-
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Trace:
-        return Trace(**loaded)
 
 
 class ValidationSchema(StrictSchema):
@@ -340,16 +337,14 @@ class SeedsField(StrictField):
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
 
-class ThinningSchema(StrictSchema):
+class ThinningSchema(PartSchema):
     """At which steps curves are told."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
     )
-
-    @post_load
-    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Trace:
-        return Trace(**loaded)
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
