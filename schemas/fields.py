@@ -125,7 +125,9 @@ class StrictSchema(Schema):
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
-            unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
+            # In the order of the body; marshmallow's own is that of a set, another one in each process.
+            given = data if isinstance(data, Mapping) else ()
+            unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
             told = {key: [self._unknown(key, known)] for key in unknown[:MOST_ERRORS]}

@@ -244,6 +244,12 @@ def test_many_threads_get_their_own_answers(make_client: MakeClient) -> None:
     assert not wrong
 
 
+def test_unknown_keys_are_told_in_the_order_of_the_body(post: Post) -> None:
+    surplus = [f"surplus_{letter}" for letter in "hbfdgace"]
+    document = assert_problem(post(xor() | dict.fromkeys(surplus, 1)), "invalid")
+    assert [error["pointer"] for error in document["errors"]] == [f"#/{key}" for key in surplus]
+
+
 def kinds_of(hint: Any) -> tuple[type, ...]:
     """The classes that a type allows a value to have."""
     if get_origin(hint) in (NotRequired, Union, UnionType):
