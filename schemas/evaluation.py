@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from marshmallow import ValidationError, fields
 
+from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
@@ -16,7 +17,6 @@ from schemas.fields import (
     FlagField,
     Message,
     NumbersByNameField,
-    RequestSchema,
     SeedField,
     StrictSchema,
     WordField,
@@ -25,7 +25,9 @@ from schemas.fields import (
     read_each,
 )
 from schemas.network import NetworkField
+from schemas.requests import R, RequestSchema
 from schemas.tensor import (
+    Array,
     ParametersAnswerField,
     ParametersField,
     TensorAnswerField,
@@ -34,16 +36,12 @@ from schemas.tensor import (
     TensorsField,
     narrow,
 )
+from service.engine.declarations import Selection
 from service.engine.network.definition import NetworkDefinition
-from service.engine.network.losses import losses
+from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
 DTYPES = ("float64", "float32")
-
-
-def about(text: str) -> Mapping[str, str]:
-    """The metadata of a field: what it means."""
-    return {"description": text}
 
 
 OF_GRADIENTS = ("targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights")
@@ -66,10 +64,38 @@ WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class ForwardRequest(RequestSchema):
-    """A network, its parameters and inputs."""
+Tensors = Array | dict[str, Array]
+"""One tensor, or tensors by the names of inputs or outputs."""
+Tree = dict[str, dict[str, Array]]
+"""Tensors by layer and parameter name."""
 
-    elsewhere: Mapping[str, str] = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
+
+class LoadedNetwork(TypedDict):
+    """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
+
+    network: NetworkDefinition
+    inputs: Tensors
+    parameters: NotRequired[Tree]
+    seed: int
+    dtype: str
+    training: bool
+    targets: NotRequired[Tensors]
+    loss: NotRequired[Selection[Loss] | dict[str, Selection[Loss]]]
+    loss_weights: NotRequired[dict[str, float]]
+    reduction: NotRequired[str]
+    sample_weights: NotRequired[Array]
+    normalize_weights: NotRequired[bool]
+
+
+class LoadedEvaluation(LoadedNetwork):
+    """A request for outputs and perhaps gradients, loaded."""
+
+    include: frozenset[str]
+    exclude: frozenset[str]
+
+
+class NetworkRequest(RequestSchema[R]):
+    """What all requests about a network have in common."""
 
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
@@ -137,8 +163,14 @@ class LossField(ChoiceField):
         return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one))]}
 
 
-class GradientsRequest(ForwardRequest):
-    """A network, its parameters, inputs, targets and a loss."""
+class ForwardRequest(NetworkRequest[LoadedEvaluation]):
+    """A network, its parameters and inputs."""
+
+    elsewhere = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
+
+
+class LossRequest(NetworkRequest[R]):
+    """What requests with a loss have in common."""
 
     elsewhere = WITH_A_LOSS
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -176,6 +208,10 @@ class GradientsRequest(ForwardRequest):
     )
 
 
+class GradientsRequest(LossRequest[LoadedEvaluation]):
+    """A network, its parameters, inputs, targets and a loss."""
+
+
 class GradientNormsSchema(StrictSchema):
     """Euclidean norms of gradients."""
 
@@ -191,15 +227,6 @@ class GradientNormsSchema(StrictSchema):
         required=True,
         metadata=about("dL/dz of each layer, by its name"),
     )
-
-
-class AnswerWarningSchema(StrictSchema):
-    """Something true of the answer that a caller should know."""
-
-    code = fields.String(required=True)
-    message = fields.String(required=True)
-    layer = fields.String()
-    quantity = fields.String()
 
 
 class LayerNormsSchema(StrictSchema):
@@ -235,8 +262,8 @@ class ForwardResponse(StrictSchema):
             "among the parameters"
         )
     )
-    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class PerSampleGradientsSchema(StrictSchema):

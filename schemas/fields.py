@@ -13,12 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
+from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
-from schemas.documents import recognised
-from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import LONGEST_LIST, Choice, Flag, Integer, Integers, Number, Numbers, Refused, Value
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
@@ -128,7 +126,9 @@ class StrictSchema(Schema):
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
-            unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
+            # In the order of the body; marshmallow's own is that of a set, another one in each process.
+            given = data if isinstance(data, Mapping) else ()
+            unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
             told = {
@@ -390,89 +390,3 @@ class NumbersByNameField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         return components.refer("NumbersByName", lambda: by_name({"type": "number"}))
-
-
-MOST_DEPTH = 64
-TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
-RECIPE_BYTES = 8 * 2**20
-"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
-RECIPE_OVERHEAD = 1024
-"""Bytes that even the smallest recipe counts for."""
-
-
-class RequestSchema(StrictSchema):
-    """A request made of a recipe, which says what to compute, and of fresh values to compute it with.
-
-    A recipe seen before is recognised by its bytes and not validated again: only the `fresh` keys
-    are. The same recipe gives the same objects, so that whatever is compiled for it is found by
-    identity.
-    """
-
-    fresh: frozenset[str] = frozenset()
-    """Keys whose values differ from request to request: tensors and seeds."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
-            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
-        )
-        self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
-
-    def read(self, request: dict[str, Any]) -> dict[str, Any]:
-        """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
-        fresh = self.fresh
-        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
-        try:
-            # Equal whatever the order of keys and the white space were.
-            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
-        except (TypeError, ValueError):
-            raise ValidationError(Message(TOO_DEEP)) from None
-        known = self._recipes.find(name)
-        if known is None:
-            if nesting(recipe) > MOST_DEPTH + 1:
-                raise ValidationError(Message(TOO_DEEP))
-            loaded: dict[str, Any] = self.load(request)
-            recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
-            return loaded | self._recipes.get(name, lambda: recipe)
-        loaded = dict(known)
-        try:
-            for key, field in self._fresh_fields.items():
-                if key in request:
-                    loaded[key] = field.read(request[key])
-                elif field.required:
-                    return dict(self.load(request))
-                elif field.load_default is not missing:
-                    loaded[key] = field.load_default
-            return self.finish(loaded)
-        except ValidationError:
-            self.load(request)  # raises again, with everything that is wrong
-            raise
-
-    def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        """As for every schema; a body that is a model of another library is named instead."""
-        super().handle_error(error, data, many=many, **kwargs)
-        foreign = recognised(data) if "network" not in data and "expression" not in data else ""
-        if foreign:
-            error.messages = {"_schema": [Message(foreign)]}
-
-    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What remains to be done with a request whose fields are valid."""
-        return loaded
-
-    @post_load
-    def _finish(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self.finish(loaded)
-
-
-def nesting(value: Any) -> int:
-    """How deep values lie in lists and objects, counted up to one more than allowed."""
-    depth, level = 0, [value]
-    while level and depth <= MOST_DEPTH + 1:
-        depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth

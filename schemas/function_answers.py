@@ -6,10 +6,9 @@ from typing import Any
 
 from marshmallow import fields
 
-from schemas.evaluation import AnswerWarningSchema, about
+from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
 from schemas.fields import StrictSchema
 from schemas.tensor import TensorAnswerField
-from schemas.training import STATUSES
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
 
@@ -19,14 +18,6 @@ CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems
 
 def names() -> fields.List[Any]:
     return fields.List(fields.String(), required=True, metadata=about("in the order in which points list them"))
-
-
-def finite() -> fields.Boolean:
-    return fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-
-
-def warnings() -> fields.List[Any]:
-    return fields.List(fields.Nested(AnswerWarningSchema), required=True)
 
 
 class PointProblemSchema(StrictSchema):
@@ -145,8 +136,8 @@ class FunctionGradientResponse(StrictSchema):
     points = fields.List(fields.Nested(FunctionPointSchema), required=True)
     symbolic = fields.Nested(SymbolicFormulasSchema)
     graph = fields.Nested(ComputationGraphSchema)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class StationaryPointSchema(StrictSchema):
@@ -245,8 +236,8 @@ class DescendSummary(StrictSchema):
     runs = fields.List(
         fields.Nested(DescentRunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
     )
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class DescendResponse(DescendSummary):
@@ -302,8 +293,8 @@ class SurfaceResponse(StrictSchema):
     levels = fields.List(fields.Float(), required=True, metadata=about("values to draw contours at"))
     spacing = fields.String(required=True, metadata=about("of the levels: linear or logarithmic"))
     basins = fields.Nested(BasinMapSchema)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class FitOptimumSchema(StrictSchema):
@@ -354,5 +345,5 @@ class FitResponse(StrictSchema):
     steps = fields.List(fields.Integer(), required=True)
     runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
     best = fields.Integer(required=True, allow_none=True)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()

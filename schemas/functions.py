@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from marshmallow import ValidationError
 
+from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, list_of, schema_name
 from schemas.declared import ChoiceField
-from schemas.evaluation import about
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -20,7 +20,6 @@ from schemas.fields import (
     NumberField,
     NumbersByNameField,
     ObjectField,
-    RequestSchema,
     SeedField,
     StrictField,
     StrictSchema,
@@ -31,11 +30,13 @@ from schemas.fields import (
     plain,
     read_each,
 )
+from schemas.requests import R, RequestSchema
 from schemas.tensor import Array, TensorField, decode, is_typed, tensor_schema
-from schemas.training import GradientClipSchema, OptimizersField
-from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import ARRIVED, TRACED
-from service.engine.descent.schedules import schedules
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise
+from service.engine.descent.schedules import Schedule, schedules
+from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
 from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
@@ -49,7 +50,6 @@ MOST_SIDE = 1_000
 """Points along one edge of a grid."""
 MOST_LEVELS = 100
 MOST_SEARCH_STARTS = 10_000
-MOST_STEPS = 10**12
 OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
 """Keys of a request about a network."""
 OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
@@ -187,15 +187,19 @@ class StartsField(StrictField):
         return {"anyOf": [tensor_schema(components), layout]}
 
 
-class GradientNoiseSchema(StrictSchema):
+class GradientNoiseSchema(PartSchema):
     """Random numbers that are added to each gradient."""
+
+    made = Noise
 
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
     seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
 
 
-class DescentStopSchema(StrictSchema):
+class DescentStopSchema(PartSchema):
     """What ends a run early."""
+
+    made = Bounds
 
     value_below = NumberField(metadata=about("stopped: the value is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
@@ -204,8 +208,10 @@ class DescentStopSchema(StrictSchema):
     )
 
 
-class DescentTraceSchema(StrictSchema):
+class DescentTraceSchema(PartSchema):
     """What is told of the way."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
@@ -217,7 +223,82 @@ class DescentTraceSchema(StrictSchema):
     )
 
 
-class FunctionRequest(RequestSchema):
+class LoadedFunction(TypedDict):
+    """A request about an expression, loaded."""
+
+    expression: Expression
+    variables: NotRequired[tuple[str, ...]]
+
+
+class LoadedFunctionGradient(LoadedFunction):
+    """A request for the calculus of points, loaded."""
+
+    points: Array
+    """(points, variables)"""
+    directions: NotRequired[Array]
+    """(directions, variables)"""
+    tolerance: float
+    include: Collection[str]
+
+
+class LoadedStationary(LoadedFunction):
+    """A request for the stationary points in a box, loaded."""
+
+    box: Array
+    """(variables, 2): low and high."""
+    starts: int
+
+
+class LoadedRoll(LoadedFunction):
+    """What requests that let balls roll have in common, loaded."""
+
+    schedule: NotRequired[Selection[Schedule]]
+    clip: NotRequired[Clip]
+    valley_radius: float
+    steps: int
+
+
+class LoadedDescend(LoadedRoll):
+    """A request for descents, loaded."""
+
+    starts: Array
+    """(starts, variables)"""
+    optimizers: tuple[Selection[Optimizer], ...]
+    noise: NotRequired[Noise]
+    stop: Bounds
+    trace: Trace
+
+
+class LoadedSurface(LoadedRoll):
+    """A request for a grid, loaded."""
+
+    x: tuple[float, float]
+    y: NotRequired[tuple[float, float]]
+    resolution: tuple[int, ...]
+    axes: tuple[str, ...]
+    at: dict[str, float]
+    include: frozenset[str]
+    levels: int
+    basins: bool
+    optimizer: NotRequired[Selection[Optimizer]]
+    """There with basins."""
+
+
+class LoadedFit(TypedDict):
+    """A request for a line through points, loaded."""
+
+    points: Array
+    """(points, 2)"""
+    loss: str
+    variables: tuple[str, str]
+    start: Array
+    """(2,)"""
+    optimizers: NotRequired[tuple[Selection[Optimizer], ...]]
+    steps: int
+    trace: Trace
+
+
+class FunctionRequest(RequestSchema[R]):
     """An expression."""
 
     expression = ExpressionField(
@@ -269,7 +350,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
     return ValidationError(message)
 
 
-class FunctionGradientRequest(FunctionRequest):
+class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     """An expression and points to look at."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
@@ -309,7 +390,7 @@ class FunctionGradientRequest(FunctionRequest):
         return loaded
 
 
-class StationaryRequest(FunctionRequest):
+class StationaryRequest(FunctionRequest[LoadedStationary]):
     """An expression and a box to search."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
@@ -327,8 +408,8 @@ class StationaryRequest(FunctionRequest):
         return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
 
 
-class RollRequest(FunctionRequest):
-    """What descents have in common."""
+class RollRequest(FunctionRequest[R]):
+    """What requests that let balls roll have in common."""
 
     schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
@@ -342,7 +423,7 @@ class RollRequest(FunctionRequest):
     )
 
 
-class DescendRequest(RollRequest):
+class DescendRequest(RollRequest[LoadedDescend]):
     """An expression, starts, and how to descend from them."""
 
     fresh = frozenset(("starts",))
@@ -401,7 +482,7 @@ class DescendRequest(RollRequest):
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
 
 
-class SurfaceRequest(RollRequest):
+class SurfaceRequest(RollRequest[LoadedSurface]):
     """An expression and a grid to look at it on."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
@@ -475,7 +556,7 @@ class SurfaceRequest(RollRequest):
         return numbers
 
 
-class FitRequest(RequestSchema):
+class FitRequest(RequestSchema[LoadedFit]):
     """Points to lay a line through."""
 
     fresh = frozenset(("points", "start"))

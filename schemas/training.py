@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields
 
+from schemas.common import (
+    MOST_STEPS,
+    STATUSES,
+    TO_ONE_NUMBER,
+    AnswerWarningSchema,
+    GradientClipSchema,
+    OptimizersField,
+    PartSchema,
+    Trace,
+    about,
+    finite_field,
+    warnings_field,
+)
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, AnswerWarningSchema, GradientsRequest, about
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -27,6 +40,7 @@ from schemas.fields import (
     plain,
     read_each,
 )
+from schemas.requests import R
 from schemas.tensor import (
     Array,
     ParametersAnswerField,
@@ -37,16 +51,16 @@ from schemas.tensor import (
     tree_answer_schema,
     tree_schema,
 )
+from service.engine.declarations import Selection
+from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import MOST_RUNS
-from service.engine.descent.optimizers import optimizers
-from service.engine.descent.schedules import schedules
+from service.engine.descent.loop import Stop
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.schedules import Schedule, schedules
 from service.engine.descent.training import TRACED
+from service.engine.descent.update import Clip
 
-REDUCTIONS = ("mean", "sum")
-"""A descent needs one number to go down on."""
 MOST_BATCHES = 100_000
-MOST_STEPS = 10**12
-"""More than any server allows, and still a number that every JSON parser reads exactly."""
 
 
 class BatchesField(StrictField):
@@ -120,22 +134,10 @@ class StateField(StrictField):
         return by_name({"anyOf": [number, tree_schema(components)]})
 
 
-class GradientClipSchema(StrictSchema):
-    """How gradients are cut, before anything else is done to them."""
-
-    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
-    norm = NumberField(
-        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
-    )
-
-    @validates_schema
-    def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
-        if len(loaded) != 1:
-            raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
-
-
-class TrainingStopSchema(StrictSchema):
+class TrainingStopSchema(PartSchema):
     """When to stop early; a step that meets a condition is still done."""
+
+    made = Stop
 
     loss_below = NumberField(metadata=about("the loss of a step is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
@@ -144,12 +146,16 @@ class TrainingStopSchema(StrictSchema):
         metadata=about("so many epochs without a better loss: of validation where there is such data, else their mean"),
     )
     min_delta = NumberField(
-        minimum=0.0, load_default=0.0, metadata=about("by how much a loss must be lower to be better (0)")
+        minimum=0.0,
+        load_default=Stop().min_delta,
+        metadata=about("by how much a loss must be lower to be better (0)"),
     )
 
 
-class TrainingTraceSchema(StrictSchema):
+class TrainingTraceSchema(PartSchema):
     """What is told of the steps."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1,
@@ -189,18 +195,57 @@ class TrainingCheckpointSchema(StrictSchema):
     schedule = StateField(trees=False, load_default=dict, metadata=about("what the schedule remembers"))
 
 
-class DescentRequest(GradientsRequest):
-    """A network, data, a loss, and how to descend on it but for the optimizer."""
+class LoadedValidation(TypedDict):
+    """Data to validate on, loaded."""
 
-    fresh = frozenset((*GradientsRequest.tensors, "seed", "batches", "validation"))
+    inputs: Tensors
+    targets: Tensors
 
-    class Meta(GradientsRequest.Meta):
+
+class LoadedTraining(LoadedNetwork):
+    """A request that trains a network, loaded."""
+
+    schedule: NotRequired[Selection[Schedule]]
+    clip: NotRequired[Clip]
+    steps: NotRequired[int]
+    epochs: NotRequired[int]
+    batch_size: NotRequired[int]
+    shuffle: bool
+    batches: NotRequired[tuple[Array, ...]]
+    frozen: tuple[str, ...]
+    validation: NotRequired[LoadedValidation]
+    stop: NotRequired[Stop]
+    trace: Trace
+
+
+class LoadedTrain(LoadedTraining):
+    """A request for one training, loaded. Parameters and seed of a checkpoint are those of the request."""
+
+    optimizer: Selection[Optimizer]
+    exclude: frozenset[str]
+    checkpoint: NotRequired[Checkpoint]
+
+
+class LoadedCompare(LoadedTraining):
+    """A request for several trainings, loaded."""
+
+    optimizers: tuple[Selection[Optimizer], ...]
+    learning_rates: NotRequired[tuple[float, ...]]
+    seeds: NotRequired[tuple[int, ...]]
+
+
+class TrainingRequest(LossRequest[R]):
+    """What all requests that train a network have in common: everything but the optimizer."""
+
+    fresh = frozenset((*LossRequest.tensors, "seed", "batches", "validation"))
+
+    class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("include", "exclude")
 
     training = FlagField(
         load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
     )
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
@@ -235,10 +280,10 @@ class DescentRequest(GradientsRequest):
             raise ValidationError({"validation": error.messages}) from None
 
 
-class TrainRequest(DescentRequest):
+class TrainRequest(TrainingRequest[LoadedTrain]):
     """A network, data, a loss, and how to descend on it."""
 
-    fresh = DescentRequest.fresh | {"checkpoint"}
+    fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS)
         | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
@@ -246,7 +291,7 @@ class TrainRequest(DescentRequest):
         | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
     )
 
-    class Meta(DescentRequest.Meta):
+    class Meta(TrainingRequest.Meta):
         exclude = ("include",)
 
     optimizer = ChoiceField(optimizers, required=True, metadata=about("the rule of the updates"))
@@ -271,8 +316,10 @@ class TrainRequest(DescentRequest):
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
         loaded = super().finish(loaded)
-        if loaded["dtype"] == "float32" and "checkpoint" in loaded:
-            loaded["checkpoint"] = _narrowed_checkpoint(loaded["checkpoint"])
+        if "checkpoint" in loaded:
+            given = loaded["checkpoint"]
+            checkpoint = Checkpoint(**(_narrowed_checkpoint(given) if loaded["dtype"] == "float32" else given))
+            loaded |= {"checkpoint": checkpoint, "parameters": checkpoint.parameters, "seed": checkpoint.seed}
         return loaded
 
 
@@ -295,19 +342,6 @@ def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
     return errors
 
 
-class OptimizersField(ChoiceField):
-    """A list of optimizers."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
-            raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
-        read = super()._deserialize
-        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_RUNS)
-
-
 class SeedsField(StrictField):
     """A list of seeds."""
 
@@ -325,15 +359,17 @@ class SeedsField(StrictField):
         return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
 
 
-class ComparisonTraceSchema(StrictSchema):
+class ComparisonTraceSchema(PartSchema):
     """At which steps curves are told."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
     )
 
 
-class CompareRequest(DescentRequest):
+class CompareRequest(TrainingRequest[LoadedCompare]):
     """A network, data, a loss, and several ways to descend on it."""
 
     elsewhere = MappingProxyType(
@@ -402,14 +438,6 @@ class CheckpointAnswerSchema(StrictSchema):
     schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
 
 
-STATUSES = {
-    "completed": "all steps are done",
-    "stopped": "a stop rule was met",
-    "diverged": "loss or gradient are not finite, or have run away",
-    "cancelled": "time ran out, the server stops, or the connection was closed",
-}
-
-
 class TrainSummary(StrictSchema):
     """How a training ended."""
 
@@ -431,8 +459,8 @@ class TrainSummary(StrictSchema):
         CheckpointAnswerSchema,
         metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
     )
-    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(AnswerWarningSchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class TrainResponse(TrainSummary):

@@ -142,6 +142,37 @@ print(json.dumps({
 """
 
 
+ENDPOINT = """
+import json, sys
+from schemas import functions as schemas
+from schemas.common import warnings_field
+from schemas.tensor import TensorAnswerField
+from service.api import functions as views
+from service.api.examples import Example
+schema, view = json.load(sys.stdin)
+exec(schema, vars(schemas) | {"warnings_field": warnings_field, "TensorAnswerField": TensorAnswerField}, found := {})
+exec(view, vars(views) | {"Example": Example} | found)
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+body = {"expression": "x^2 + 3y", "points": [[1, 0], [2, 0]]}
+document = describe()
+components = document["components"]["schemas"]
+print(json.dumps({
+    "answers": [client.post("/v1/functions/slopes", json=body).json for _ in range(2)],
+    "wrong": [
+        client.post("/v1/functions/slopes", json=change).json["errors"][0]
+        for change in (body | {"points": [[1]]}, {"points": [[1]]}, body | {"point": [1]}, body | {"expression": "x +"})
+    ],
+    "method": client.get("/v1/functions/slopes").status_code,
+    "described": document["paths"]["/v1/functions/slopes"]["post"],
+    "request": list(components["SlopesRequest"]["properties"]),
+    "response": list(components["SlopesResponse"]["properties"]),
+}))
+"""
+
+
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
     finished = subprocess.run(
@@ -243,3 +274,18 @@ def test_a_kind_of_option_is_one_class():
         "default": 3,
         "description": "how many neighbours count",
     }
+
+
+def test_an_endpoint_is_a_schema_and_a_view():
+    section = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    found = run(ENDPOINT, json.dumps(re.findall(r"```python\n(.*?)```", section[1], re.DOTALL)))
+    assert found["answers"] == [{"slopes": [[2.0, 3.0], [4.0, 3.0]], "warnings": []}] * 2
+    assert [error["pointer"] for error in found["wrong"]] == ["#/points", "#/expression", "#/point", "#/expression"]
+    assert found["wrong"][2]["detail"] == "unknown key; did you mean 'points'?"
+    assert found["method"] == 405
+    described = found["described"]
+    assert described["description"] == "Compute the slope of a function along each of its variables."
+    (example,) = described["responses"]["200"]["content"]["application/json"]["examples"].values()
+    assert example["value"] == found["answers"][0]
+    assert found["request"] == ["expression", "variables", "points"]
+    assert found["response"] == ["slopes", "warnings"]

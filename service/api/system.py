@@ -20,7 +20,7 @@ from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
 from service.api.operation import OPERATIONS, describe, in_order, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
-from service.engine.network.evaluate import compile_task
+from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
@@ -77,7 +77,7 @@ def _engine_works() -> bool:
     task = Task(NetworkDefinition((line,)), "float64", ((INPUT, shape),), losses=(loss,), targets=(("line", shape),))
     kernel, targets = {"line": {"kernel": np.full(shape, 2.0)}}, {"line": np.full(shape, 5.0)}
     feed = Feed({INPUT: np.full(shape, 3.0)}, kernel, targets)
-    result = compile_task(task, runtime().settings.limits).run(feed)
+    result = EvaluationTask(task).compile(runtime().settings.limits).run(feed)
     return result.loss == 1.0 and result.gradients["line"]["kernel"][0, 0] == 6.0
 
 
