@@ -1,7 +1,7 @@
-"""For every type of layer, networks of that one layer that can be computed: found by trying, so that a new layer has some.
+"""For every type of layer, networks of it alone that can be computed. Trying finds them, so a new layer has some.
 
-A layer is tried with its fewest inputs, of the first shape that it takes, and with ordinary values for the options that it
-requires. From there each option alone is set to other values.
+A layer is tried with its fewest inputs, of the first shape that it takes, and with ordinary values for the options that
+it requires. From there each option alone is set to other values.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.network import NetworkField
+from schemas.declared import ChoiceField
 from service.engine.declarations import Declaration, Option, Reference, Registry
 from service.engine.errors import InvalidRequest
 from service.engine.graph.ir import Graph
-from service.engine.network.definition import NetworkDefinition
-from service.engine.network.layers import Layer
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.layers import Layer, layers
 from service.engine.network.model import assemble
+from tests.engine.network.building import network
 from tests.engine.values import accepted
 
 SAMPLES = 3
@@ -48,9 +49,8 @@ class Example:
 
     @property
     def definition(self) -> NetworkDefinition:
-        described = {"type": self.declaration.name, "name": "it", "inputs": self.names, **self.options}
-        found: NetworkDefinition = NetworkField().deserialize({"inputs": self.names, "layers": [described]})
-        return found
+        chosen = ChoiceField(layers).deserialize({"type": self.declaration.name, **self.options})
+        return network(LayerDefinition("it", chosen, tuple(self.names)), inputs=self.names)
 
     def inputs(self, seed: int) -> dict[str, Any]:
         rng = np.random.default_rng(seed)

@@ -67,7 +67,7 @@ class Compiled:
         return {**result.gradients.get("it", {}), **(result.input_gradients or {})}
 
     def slope(self, place, name, direction):
-        """The loss's slope along a direction by differences, how far it may be off, and the size of what they are of."""
+        """The loss's slope along a direction by differences, how far it may be off, and the size of the losses."""
         losses = {by: float(self.run(place, name, by * STEP * direction).loss) for by in (-4, -2, -1, 1, 2, 4)}
         near, middle, far = (losses[by] - losses[-by] for by in (1, 2, 4))
         fine, coarse = (8.0 * near - middle) / (12.0 * STEP), (8.0 * middle - far) / (24.0 * STEP)
