@@ -53,6 +53,25 @@ def accepted(option: Option) -> Iterator[Any]:
             raise TypeError(option)
 
 
+def others(option: Option) -> Iterator[Any]:
+    """Accepted values besides the default: one near it where it is a number, an ordinary one, and the bounds."""
+    near = [] if option.default is None or option.required else list(_near(option))
+    yield from (value for value in (*near, *accepted(option)) if value != option.default)
+
+
+def _near(option: Option) -> Iterator[float]:
+    if isinstance(option, Integer):
+        yield option.default + (1 if option.maximum is None or option.default < option.maximum else -1)
+    elif isinstance(option, Number):
+        start: float = option.default
+        if option.maximum is None or start + 0.25 < option.maximum:
+            yield start + 0.25
+        elif start < option.maximum:
+            yield (start + option.maximum) / 2.0
+        else:
+            yield start - 0.25 if option.minimum is None else (option.minimum + start) / 2.0
+
+
 def outermost(option: Option) -> Iterator[Any]:
     """The accepted values that are farthest out: the bounds, and the largest numbers where there is none."""
     match option:

@@ -22,12 +22,12 @@ from service.engine.network.definition import LayerDefinition, NetworkDefinition
 from service.engine.network.layers import Layer, layers
 from service.engine.network.model import assemble
 from tests.engine.network.building import network
-from tests.engine.values import accepted
+from tests.engine.values import accepted, others
 
 SAMPLES = 3
 SHAPES = ((4,), (3, 4), (5, 4, 2), (32,), (2, 3, 4, 2))
 """Of one sample. 32 features can be parted by any of the usual numbers."""
-SOME = {"activation": ("tanh", "softmax"), "initializer": ("normal",), "regularizer": ("l1_l2",)}
+SOME = {"activation": ("tanh", "softmax"), "initializer": ("normal", "ones"), "regularizer": ("l1_l2",)}
 """Of other registries, which have tests of their own, a few stand for all."""
 
 
@@ -88,12 +88,12 @@ def values_of(option: Option) -> Iterator[Any]:
     if isinstance(option, Reference):
         yield from blocks(option.registry)
         return
-    usual = list(accepted(option))
+    usual = list(accepted(option)) if option.required else list(others(option))
     lists = [value for value in usual if isinstance(value, list) and type(value[0]) is int]
     if lists:
         count = len(lists[0])
         yield from ([2] * count, [2, 1], [2, 2], [-1] * count)
-    elif type(usual[0]) is int:
+    elif option.required and all(type(value) is int for value in usual):
         yield usual[0] + 1
     yield from usual
 
