@@ -21,7 +21,7 @@ from service.engine.graph.ir import Graph
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
 from service.engine.network.layers import Layer, layers
 from service.engine.network.model import assemble
-from tests.engine.network.building import network
+from tests.engine.network.building import compiled, network, run
 from tests.engine.values import accepted, others
 
 SAMPLES = 3
@@ -132,3 +132,26 @@ def _changed(start: Example, option: Option, also: list[dict[str, Any]]) -> Iter
                 for shape in (start.shape, *SHAPES)
             )
             yield from itertools.islice((each for each in tried if each.fits), 1)
+
+
+def record(example: Example, training: bool) -> dict[str, Any]:
+    """The example in the form of those recorded from PyTorch, with random parameters in place of recorded ones."""
+    inputs = example.inputs(0)
+    forward = compiled(example.definition, inputs, training=training)
+    result = run(forward, inputs)
+    learned = {each.name for each in forward.model.parameters if each.trainable}
+    rng = np.random.default_rng(0)
+    parameters = {
+        name: rng.standard_normal(array.shape) if name in learned else array
+        for name, array in (result.parameters or {}).get("it", {}).items()
+    }
+    return {
+        "type": example.declaration.name,
+        "options": example.options,
+        "training": training,
+        "ties": False,
+        "inputs": list(inputs.values()),
+        "parameters": parameters,
+        "gradients": sorted(learned),
+        "outputs": result.outputs["it"],
+    }
