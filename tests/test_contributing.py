@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+SECTIONS = re.findall(r"## How to add (.*?)\n(.*?)(?=\n## )", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+SNIPPETS = {
+    thing: found[0] for thing, text in SECTIONS if (found := re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+}
+"""The first example of each section, by what it adds."""
 
 ACTIVATION = """
 import json, sys
@@ -30,6 +34,28 @@ choices = describe()["components"]["schemas"]["Activation"]["anyOf"][0]["enum"]
 print(json.dumps({"entry": entry, "answer": answer, "listed": "bent_identity" in choices}))
 """
 
+
+LOSS = """
+import json, sys
+from service.engine.network import losses as module
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+from service.openapi import describe
+client = create_app(Settings(log_requests=False)).test_client()
+body = {
+    "network": {"layers": [{"type": "activation", "activation": "linear"}]},
+    "inputs": [[1.0, 5.0]], "targets": [[2.0, 2.0]], "loss": {"type": "quantile", "level": 0.75},
+    "include": ["input_gradients"],
+}
+document = describe()["components"]["schemas"]
+print(json.dumps({
+    "entry": client.get("/v1/losses/quantile").json,
+    "answer": client.post("/v1/gradients", json=body).json,
+    "wrong": client.post("/v1/gradients", json=body | {"loss": {"type": "quantile", "level": 1.5}}).json,
+    "options": list(document["QuantileLoss"]["properties"]),
+}))
+"""
 
 LAYER = """
 import json, sys
@@ -126,7 +152,7 @@ def run(program, snippet):
 
 
 def test_an_activation_is_one_declaration():
-    found = run(ACTIVATION, SNIPPETS[0])
+    found = run(ACTIVATION, SNIPPETS["an activation"])
     value, slope = 0.5 * 0.25 + 0.75, 0.75 / 2.5 + 1.0
     assert found["entry"]["curve"]["value"][0] == value
     assert found["entry"]["curve"]["derivative"][0] == slope
@@ -135,8 +161,18 @@ def test_an_activation_is_one_declaration():
     assert found["listed"]
 
 
+def test_a_loss_is_one_declaration():
+    found = run(LOSS, SNIPPETS["a loss"])
+    # 1 is 1 too low and costs 0.75, 5 is 3 too high and costs 3 quarters; the mean of both.
+    assert found["answer"]["loss"] == 0.75
+    assert found["answer"]["input_gradients"] == [[-0.375, 0.125]]
+    assert found["entry"]["name"] == "quantile"
+    assert found["wrong"]["errors"][0]["pointer"] == "#/loss/level"
+    assert found["options"] == ["type", "level"]
+
+
 def test_a_layer_is_one_declaration():
-    found = run(LAYER, SNIPPETS[1])
+    found = run(LAYER, SNIPPETS["a layer"])
     answer = found["answer"]
     # dL/ds = sum of s x^2 over the samples, and 2 * 0.5 s of the penalty.
     assert answer["gradients"]["s"]["factor"] == [2.0 * (1.0 + 4.0) + 2.0, 3.0 * (25.0 + 49.0) + 3.0]
@@ -149,7 +185,7 @@ def test_a_layer_is_one_declaration():
 
 
 def test_an_optimizer_is_one_declaration():
-    found = run(OPTIMIZER, SNIPPETS[2])
+    found = run(OPTIMIZER, SNIPPETS["an optimizer"])
     whole, last = found["whole"], found["last"]
     # Each number is its own gradient and goes 0.25 towards 0 at each step: from 1 to 0, and from -2 to -1.
     assert [step["updates"]["w"]["kernel"] for step in whole["steps"]] == [[[-0.25, 0.25]]] * 4
@@ -165,7 +201,7 @@ def test_an_optimizer_is_one_declaration():
 
 
 def test_a_word_is_one_declaration():
-    found = run(WORD, SNIPPETS[3])
+    found = run(WORD, SNIPPETS["a word to expressions"])
     inside, end, outside = found["answer"]["points"]
     assert inside["value"] == pytest.approx(-math.log(3.0), rel=1e-15)
     assert inside["gradient"] == [1.0 / 0.25 + 1.0 / 0.75]
@@ -181,7 +217,7 @@ def test_a_word_is_one_declaration():
 
 
 def test_a_preset_is_one_declaration():
-    found = run(PRESET, SNIPPETS[4])
+    found = run(PRESET, SNIPPETS["a preset"])
     (minimum,) = found["stationary"]["points"]
     (stated,) = found["entry"]["minima"]
     assert minimum["point"] == stated["point"]
@@ -191,3 +227,77 @@ def test_a_preset_is_one_declaration():
     (only,) = found["descend"]["runs"]
     assert only["valley"] == 0
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
+
+
+# --- the generic tests take them up ---------------------------------------------------------------
+
+ADDED = {"an activation": "bent_identity", "a loss": "quantile", "a layer": "scale", "an optimizer": "signum"}
+GENERIC = """
+import contextlib, json, sys
+import pytest
+from service.engine.descent.optimizers import signed
+from service.engine.graph.operations import sqrt, with_slope
+from service.engine.network import activations, losses
+from service.engine.network.layers import core
+snippets, tests = json.load(sys.stdin)
+modules = {"an activation": activations, "a loss": losses, "a layer": core, "an optimizer": signed}
+for thing, module in modules.items():
+    exec(snippets[thing], vars(module) | {"sqrt": sqrt, "with_slope": with_slope})
+class Outcomes:
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or report.outcome != "passed":
+            found.append((report.nodeid, report.outcome, str(report.longrepr)))
+found = []
+with contextlib.redirect_stdout(sys.stderr):
+    pytest.main([*tests, "-p", "no:cacheprovider"], plugins=[Outcomes()])
+print(json.dumps(found))
+"""
+NUMBERS = (
+    "engine/network/test_activations.py",
+    "engine/network/test_losses.py",
+    "engine/network/test_layer_gradients.py",
+    "engine/descent/test_optimizers.py",
+)
+GENERIC_TESTS = (
+    *NUMBERS,
+    "engine/network/test_digits.py",
+    "engine/network/test_losses_to_the_last_digit.py",
+    "engine/network/test_derivatives.py",
+    "schemas/test_fields.py",
+    "api/test_bounds_of_options.py",
+    "api/test_catalogue.py",
+)
+
+
+def outcomes(snippets, *tests):
+    """What became of the tests of the four blocks: test, outcome and message."""
+    names = " or ".join(ADDED.values())
+    return run(GENERIC, json.dumps([snippets, [*(f"tests/{test}" for test in tests), "-k", names]]))
+
+
+def test_what_is_added_passes_the_generic_tests():
+    found = outcomes(SNIPPETS, *GENERIC_TESTS)
+    assert [(test, message) for test, outcome, message in found if outcome == "failed"] == []
+    for name in ADDED.values():
+        files = {test.split("::")[0] for test, outcome, _ in found if outcome == "passed" and name in test}
+        assert len(files) >= 3, (name, files)
+    # Nobody else has a quantile loss, whose digits wait for a second formula.
+    assert [test.split("::")[1] for test, outcome, _ in found if outcome == "skipped"] == [
+        "test_every_loss_has_a_second_formula[quantile]"
+    ]
+
+
+MISTAKES = {
+    "an activation": ("return 0.5 * (", "return with_slope(x, x, x) + 0.5 * ("),
+    "a loss": ("_average(maximum(", "_average(with_slope(error, error, error) + maximum("),
+    "a layer": ("same(x * ", "same(with_slope(x, x, x) + x * "),
+    "an optimizer": ("(1.0 - beta) * (", "beta * ("),
+}
+"""Three have a wrong slope, the optimizer's mean forgets too much."""
+
+
+def test_mistakes_in_what_is_added_are_found():
+    spoilt = {thing: SNIPPETS[thing].replace(*change) for thing, change in MISTAKES.items()}
+    assert all(spoilt[thing] != SNIPPETS[thing] for thing in MISTAKES)
+    failed = {test for test, outcome, _ in outcomes(spoilt, *NUMBERS) if outcome == "failed"}
+    assert {name for name in ADDED.values() if any(name in test for test in failed)} == set(ADDED.values())
