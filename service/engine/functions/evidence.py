@@ -13,8 +13,8 @@ import numpy as np
 
 from service.engine.functions.calculus import norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.newton import FAR_OUT, NEAR, SAME, Curvature, derivatives, refine
-from service.engine.functions.rounding import EPS, OFFSETS, sample
+from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
+from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -84,9 +84,10 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     verdicts: Array = np.full(len(points), NONE)
     # Beside the border of the domain nothing is known, and no flat direction can be followed.
     inside = np.isfinite(sampled.differences).all((0, -1))
-    verdicts[known.all(-1) & near & inside] = KNOWN
+    approached = _approached(function, points, sampled, curvature, left, spread)
+    verdicts[known.all(-1) & near & inside & approached] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
-    finite &= inside
+    finite &= inside & approached
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
@@ -94,6 +95,27 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
         settled = np.logical_and(~unexplained, lengths <= NEAR)
         verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return verdicts
+
+
+def _approached(
+    function: Function, points: Array, sampled: Sample, curvature: Curvature, left: Array, spread: Array
+) -> Array:
+    """Whether what is left of the gradient along directions of known curvature is rounding, or on its way to 0.
+
+    On its way to 0 it is proportional to the distance that Newton's step tells, or to a power of it. Beside the border
+    of a domain it is not: that of sqrt(x)·y, as short as the root of the distance, never vanishes, though the step does.
+    """
+    rounding = ROUNDING * (np.abs(sampled.hessians) @ np.abs(points)[..., None])
+    moved = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
+    little = ~curvature.known | (left <= MOST_NOISE * spread + moved)
+    approached: Array = little.all(-1)
+    rows = np.flatnonzero(~approached)
+    if len(rows):
+        part = curvature.at(rows)
+        back = points[rows] - BACK * part.steps(sampled.gradients[rows])
+        farther = np.abs(part.components(function.run(back).gradients))
+        approached[rows] = (little[rows] | (farther >= FALLS * left[rows])).all(-1)
+    return approached
 
 
 def in_noise(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:

@@ -21,9 +21,13 @@ from service.engine.functions.stationary import Search, search
 DIGITS = 60
 APART = 1e-6
 """How far a claim may be from the true point, in the size of the box."""
-MOST_POINTS = 12
+MOST_POINTS = 48
 """Of one search that are looked at."""
-STARTS = 256
+STARTS, MORE_STARTS = 256, 2_048
+FEW = 0.02
+"""The chance that one more start finds a new place, above which the starts are said to be few."""
+LOWER = 1e-9
+"""By this share of the values that are found a minimum is lower than another one."""
 BLOCK = 1_024
 FUNCTIONS: dict[str, Callable[[Any], tuple[Any, Any, Any]]] = {
     "exp": lambda a: (mp.exp(a),) * 3,
@@ -218,7 +222,7 @@ def _part(rng: np.random.Generator, names: tuple[str, ...]) -> str:
 
 def warned(found: Search) -> bool:
     """Whether it admits that something may be missing."""
-    return bool(found.curves or not found.complete or len(found.hidden))
+    return bool(found.curves or not found.complete or len(found.hidden) or found.unseen > FEW)
 
 
 def faults(case: Case) -> tuple[list[str], str]:
@@ -254,12 +258,31 @@ def faults(case: Case) -> tuple[list[str], str]:
         inside = all(a < b < c for a, b, c in zip(case.low.tolist(), true[0], case.high.tolist(), strict=True))
         if len(found.points) > 1:
             wrong.append(f"{len(found.points)} points")
-        outcome = "outside" if not inside else "admitted" if warned(found) and not len(found.points) else outcome
-        if inside and not len(found.points) and not warned(found):
+        # That rounding hides it is the only true reason why it may be missing: there is one point, and no curve.
+        outcome = "outside" if not inside else "admitted" if len(found.hidden) and not len(found.points) else outcome
+        if inside and not len(found.points) and not len(found.hidden):
             wrong.append(f"the one at {[float(a) for a in true[0]]} is missing")
+        if found.curves or not found.complete:
+            wrong.append("it has one point")
     elif warned(found):
         outcome += ", with a warning"
+    else:
+        wrong += _missed(case, expression, function, found.points)
     return wrong, outcome
+
+
+def _missed(case: Case, expression: Expression, function: Function, points: np.ndarray) -> list[str]:
+    """The lowest minimum that a search from many more places finds, if it is lower than all points found before."""
+    more = search(function, case.low, case.high, MORE_STARTS)
+    classes = analyse(function, more.points, np.inf, None, more.flat).classes or []
+    if MINIMUM not in classes:
+        return []
+    point = more.points[classes.index(MINIMUM)]
+    true = true_point(expression, point.tolist(), (case.high - case.low).tolist())
+    values = function.run(np.concatenate([point[None], points])).values
+    if true is None or (values[1:] <= values[0] + LOWER * np.abs(values).max()).any():
+        return []
+    return [f"the minimum at {point.tolist()} is missing"]
 
 
 def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kind: str) -> list[str]:
