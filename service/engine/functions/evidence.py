@@ -34,6 +34,8 @@ BENDS = 0.5
 """Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
 BACK, FALLS = 8.0, 8.0
 """A gradient that is so many times larger so many steps back is on its way to 0."""
+FADES = 2.0
+"""A step divides a gradient by no less on its way to 0: by e, where it falls with a high power of the distance."""
 ITERATIONS = 40
 MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
@@ -102,19 +104,24 @@ def _approached(
 ) -> Array:
     """Whether what is left of the gradient along directions of known curvature is rounding, or on its way to 0.
 
-    On its way to 0 it is proportional to the distance that Newton's step tells, or to a power of it. Beside the border
-    of a domain it is not: that of sqrt(x)·y, as short as the root of the distance, never vanishes, though the step does.
+    On its way to 0 it falls with the distance that Newton's step tells, or faster, from farther away and with that step
+    too. Beside the border of a domain or a kink it does not: the gradient of sqrt(x)·y at y = 0, as short as the root
+    of the distance, never vanishes, though the step does; and a step across a kink leads to another slope.
     """
     rounding = ROUNDING * (np.abs(sampled.hessians) @ np.abs(points)[..., None])
     moved = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    little = ~curvature.known | (left <= MOST_NOISE * spread + moved)
+    least = MOST_NOISE * spread + moved
+    little = ~curvature.known | (left <= least)
     approached: Array = little.all(-1)
     rows = np.flatnonzero(~approached)
     if len(rows):
-        part = curvature.at(rows)
-        back = points[rows] - BACK * part.steps(sampled.gradients[rows])
-        farther = np.abs(part.components(function.run(back).gradients))
-        approached[rows] = (little[rows] | (farther >= FALLS * left[rows])).all(-1)
+        part, little, left, least = curvature.at(rows), little[rows], left[rows], least[rows]
+        steps = part.steps(sampled.gradients[rows])
+        farther, nearer = (
+            np.abs(part.components(function.run(points[rows] + times * steps).gradients)) for times in (-BACK, 1.0)
+        )
+        falling = (farther >= FALLS * left) & (nearer <= np.maximum(least, left / FADES))
+        approached[rows] = (little | falling).all(-1)
     return approached
 
 

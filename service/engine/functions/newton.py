@@ -151,6 +151,47 @@ def _refine(
     return Refined(points, near & explained, near & ~explained, lengths)
 
 
+def descend(
+    function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None = None
+) -> Array:
+    """Where the way down leads from each start: next to a minimum, or out of the box, or to where it goes on for long.
+
+    Newton's method with curvatures without their signs (Dauphin et al. 2014, arXiv:1406.2572) goes downhill only. No
+    step is longer than `reach`, in the size of the box, and it is halved until the value is lower.
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    return quietly(_descend, function, starts, low, high, reach, deadline)
+
+
+def _descend(
+    function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None
+) -> Array:
+    points, size = starts.copy(), high - low
+    results = function.run(points, deadline)
+    values, gradients, hessians = results.values, results.gradients, results.hessians
+    assert hessians is not None
+    active = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(-1))
+    shares = 0.5 ** np.arange(HALVINGS)
+    for _ in range(ITERATIONS):
+        if not len(active):
+            break
+        steps = Curvature(hessians[active], size).steps(gradients[active], downhill=True)
+        lengths = norms_of(steps / size)
+        steps = _shortened(steps, lengths, np.full(len(active), reach))
+        trial = points[active] + shares[:, None, None] * steps
+        results = function.run(trial.reshape(-1, trial.shape[-1]), deadline)
+        assert results.hessians is not None
+        lower = results.values.reshape(trial.shape[:2]) < values[active]
+        lower &= ((trial >= low) & (trial <= high)).all(-1)
+        taken = lower.argmax(0)
+        good = np.flatnonzero(lower.any(0))
+        rows, found = active[good], taken[good] * len(active) + good
+        points[rows], values[rows] = trial.reshape(-1, trial.shape[-1])[found], results.values[found]
+        gradients[rows], hessians[rows] = results.gradients[found], results.hessians[found]
+        active = rows[lengths[good] > NEAR]
+    return points
+
+
 def near(
     function: Function, points: Array, reach: Array, deadline: float | None = None, *, scale: Array | None = None
 ) -> Array:
@@ -237,9 +278,13 @@ class Curvature:
         found: Array = (self.vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
         return found
 
-    def steps(self, gradients: Array) -> Array:
-        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature."""
-        found: Array = -(self.vectors @ (self._inverse * self.components(gradients))[..., None])[..., 0]
+    def steps(self, gradients: Array, downhill: bool = False) -> Array:
+        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature.
+
+        Downhill it is that of the Hessian with the absolute values of its curvatures.
+        """
+        inverse = np.abs(self._inverse) if downhill else self._inverse
+        found: Array = -(self.vectors @ (inverse * self.components(gradients))[..., None])[..., 0]
         return found
 
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import norms_of
+from service.engine.functions.calculus import finite_matrices, norms_of
 from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function
-from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, distinct, polish, refine
+from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, descend, distinct, polish, refine
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -30,6 +30,10 @@ MOST_FLAT = 256
 """Starts that search once more, for curves of stationary points."""
 PASSED_OVER = 0.1
 """Directions with up to this share of the largest curvature are passed over then."""
+
+
+MOST_DESCENTS = 8
+"""Starts from where a way down is followed: those lower than all minima that are found."""
 
 
 class Search(NamedTuple):
@@ -73,15 +77,20 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
-    chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
-    found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
+    ended = points[inside & arrived]
+    values = function.run(places, deadline).values
+    lower = _lower(function, places, values, ended, low, high, deadline)
+    ended = np.concatenate([ended, lower])
+    chosen, groups = distinct(ended, SAME * size, len(ended))
+    found = polish(function, ended[chosen], deadline, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
     lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size, deadline)])
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    alone = (np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)
+    counts = np.bincount(groups[: len(groups) - len(lower)], minlength=len(found))
+    alone = (counts <= 1) & (verdicts == KNOWN)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
     stuck = unsettled & (points != places).any(-1)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
@@ -90,11 +99,33 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     curves = bool((verdicts == CURVE).any())
     plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
     found, plain = _without_plains(function, found[told], plain[told], size, deadline)
-    values = function.run(np.concatenate([places, found]), deadline).values
-    order = lowest_first(found, values[len(places) :], usual_size(values[: len(places)]))
+    order = lowest_first(found, function.run(found, deadline).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
+
+
+def _lower(
+    function: Function, places: Array, values: Array, ended: Array, low: Array, high: Array, deadline: float | None
+) -> Array:
+    """Stationary points down from the lowest starts, if these are lower than all minima among those found.
+
+    Newton's method for the gradient passes by minima in long valleys, where it is drawn to bends instead.
+    """
+    results = function.run(ended, deadline)
+    assert results.hessians is not None
+    minima = (np.linalg.eigvalsh(finite_matrices(results.hessians)[0]) > 0.0).all(-1)
+    bound = results.values[minima].min(initial=np.inf)
+    candidates = np.where(((places >= low) & (places <= high)).all(-1) & np.isfinite(values), values, np.inf)
+    rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
+    rows = rows[candidates[rows] < bound]
+    if not len(rows):
+        return places[:0]
+    reach = 0.25 * math.sqrt(len(low))
+    found = descend(function, places[rows], low, high, reach, deadline)
+    refined = refine(function, found, np.full(len(found), reach), deadline=deadline, scale=high - low)
+    inside = ((refined.points >= low) & (refined.points <= high)).all(-1)
+    return refined.points[refined.arrived & inside]
 
 
 def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
