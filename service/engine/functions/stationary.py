@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import finite_matrices, norms_of
+from service.engine.functions.calculus import norms_of
 from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function
 from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, descend, distinct, polish, refine
+from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -32,7 +33,7 @@ PASSED_OVER = 0.1
 """Directions with up to this share of the largest curvature are passed over then."""
 
 
-MOST_DESCENTS = 8
+MOST_DESCENTS = 16
 """Starts from where a way down is followed: those lower than all minima that are found."""
 
 
@@ -77,25 +78,30 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
-    ended = points[inside & arrived]
-    values = function.run(places, deadline).values
-    lower = _lower(function, places, values, ended, low, high, deadline)
-    ended = np.concatenate([ended, lower])
-    chosen, groups = distinct(ended, SAME * size, len(ended))
-    found = polish(function, ended[chosen], deadline, scale=size)
+    chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
+    found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
     lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size, deadline)])
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    counts = np.bincount(groups[: len(groups) - len(lower)], minlength=len(found))
-    alone = (counts <= 1) & (verdicts == KNOWN)
+    counts = np.bincount(groups, minlength=len(found))
+    values = function.run(places, deadline).values
+    told = (verdicts != HIDDEN) & (verdicts != NONE)
+    lower = _lower(function, places, values, found[told], low, high, deadline)
+    if len(lower):
+        judged = judge(function, lower, size, deadline)
+        doubted = np.concatenate([doubted, lower[judged == HIDDEN]])
+        found, verdicts = np.concatenate([found, lower]), np.concatenate([verdicts, judged])
+        counts = np.append(counts, np.ones(len(lower), np.intp))
+    alone = (counts == 1) & (verdicts == KNOWN)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
     stuck = unsettled & (points != places).any(-1)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
     unseen = float((alone.sum() + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
     told = (verdicts != HIDDEN) & (verdicts != NONE)
+    told[told] = _smooth(function, found[told], deadline)
     curves = bool((verdicts == CURVE).any())
     plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
     found, plain = _without_plains(function, found[told], plain[told], size, deadline)
@@ -106,15 +112,17 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
 
 
 def _lower(
-    function: Function, places: Array, values: Array, ended: Array, low: Array, high: Array, deadline: float | None
+    function: Function, places: Array, values: Array, found: Array, low: Array, high: Array, deadline: float | None
 ) -> Array:
     """Stationary points down from the lowest starts, if these are lower than all minima among those found.
 
     Newton's method for the gradient passes by minima in long valleys, where it is drawn to bends instead.
     """
-    results = function.run(ended, deadline)
+    size = high - low
+    results = function.run(found, deadline)
     assert results.hessians is not None
-    minima = (np.linalg.eigvalsh(finite_matrices(results.hessians)[0]) > 0.0).all(-1)
+    curvature = Curvature(results.hessians, size)
+    minima = ((curvature.values > 0.0) | ~curvature.known).all(-1)
     bound = results.values[minima].min(initial=np.inf)
     candidates = np.where(((places >= low) & (places <= high)).all(-1) & np.isfinite(values), values, np.inf)
     rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
@@ -122,10 +130,23 @@ def _lower(
     if not len(rows):
         return places[:0]
     reach = 0.25 * math.sqrt(len(low))
-    found = descend(function, places[rows], low, high, reach, deadline)
-    refined = refine(function, found, np.full(len(found), reach), deadline=deadline, scale=high - low)
+    ends = descend(function, places[rows], low, high, reach, deadline)
+    refined = refine(function, ends, np.full(len(ends), reach), deadline=deadline, scale=size)
     inside = ((refined.points >= low) & (refined.points <= high)).all(-1)
-    return refined.points[refined.arrived & inside]
+    ends = refined.points[(refined.arrived | refined.hidden) & inside]
+    ends = polish(function, ends[distinct(ends, SAME * size, len(ends))[0]], deadline, scale=size)
+    known = (np.abs(ends[:, None] - found) <= SAME * size).all(-1).any(-1)
+    return np.asarray(ends[~known])
+
+
+def _smooth(function: Function, points: Array, deadline: float | None) -> Array:
+    """Which points have derivatives: on a kink they may only be 0 by convention."""
+    results = function.run(points, deadline)
+    problems = function.problems(points, results)
+    if problems:
+        results = settle(function, points, results, problems, deadline).results
+    assert results.hessians is not None
+    return np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
 
 
 def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
