@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.functions.calculus import norms_of
+from service.engine.functions.calculus import every, norms_of
 from service.engine.functions.function import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
@@ -87,7 +87,7 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     # Beside the border of the domain nothing is known, and no flat direction can be followed.
     inside = np.isfinite(sampled.differences).all((0, -1))
     approached = _approached(function, points, sampled, curvature, left, spread)
-    verdicts[known.all(-1) & near & inside & approached] = KNOWN
+    verdicts[every(known) & near & inside & approached] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
     finite &= inside & approached
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
@@ -112,7 +112,7 @@ def _approached(
     moved = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
     least = MOST_NOISE * spread + moved
     little = ~curvature.known | (left <= least)
-    approached: Array = little.all(-1)
+    approached = every(little)
     rows = np.flatnonzero(~approached)
     if len(rows):
         part, little, left, least = curvature.at(rows), little[rows], left[rows], least[rows]
@@ -121,7 +121,7 @@ def _approached(
             np.abs(part.components(function.run(points[rows] + times * steps).gradients)) for times in (-BACK, 1.0)
         )
         falling = (farther >= FALLS * left) & (nearer <= np.maximum(least, left / FADES))
-        approached[rows] = (little | falling).all(-1)
+        approached[rows] = every(little | falling)
     return approached
 
 
@@ -133,7 +133,7 @@ def in_noise(function: Function, points: Array, scale: Array, deadline: float | 
     curvature = Curvature(sampled.hessians, scale)
     spread, _ = sampled.along(curvature.vectors)
     left = np.abs(curvature.components(sampled.gradients))
-    found: Array = points[(left <= MOST_NOISE * spread).all(-1)]
+    found: Array = points[every(left <= MOST_NOISE * spread)]
     return found
 
 

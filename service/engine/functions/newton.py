@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import DeadlineExceeded
-from service.engine.functions.calculus import finite_matrices, norms_of
-from service.engine.functions.function import Function
+from service.engine.functions.calculus import every, finite_matrices, norms_of
+from service.engine.functions.function import Function, all_finite
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -102,10 +102,10 @@ def _refine(
         curvature = Curvature(hessians[active], scale, flat)
         steps = curvature.steps(gradients[active])
         lengths = norms_of(steps / scale)
-        local = (lengths <= LOCAL * reach[active]) & curvature.known.all(-1)
+        local = (lengths <= LOCAL * reach[active]) & every(curvature.known)
         steps = _shortened(steps, lengths, reach[active])
         here, before = points[active], norms[active]
-        small = (np.abs(steps) <= EPS * np.abs(here)).all(-1)
+        small = every(np.abs(steps) <= EPS * np.abs(here))
         again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
@@ -182,7 +182,7 @@ def _descend(
         results = function.run(trial.reshape(-1, trial.shape[-1]), deadline)
         assert results.hessians is not None
         lower = results.values.reshape(trial.shape[:2]) < values[active]
-        lower &= ((trial >= low) & (trial <= high)).all(-1)
+        lower &= every((trial >= low) & (trial <= high))
         taken = lower.argmax(0)
         good = np.flatnonzero(lower.any(0))
         rows, found = active[good], taken[good] * len(active) + good
@@ -218,7 +218,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
     rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
     least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    return np.asarray(near), np.asarray((left <= least).all(-1)), lengths
+    return np.asarray(near), every(left <= least), lengths
 
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
@@ -251,17 +251,17 @@ class Curvature:
             matrices = scale[:, None] * matrices * scale
         values, vectors = np.linalg.eigh(matrices)
         sizes = np.abs(values)
-        largest = sizes.max(-1, keepdims=True)
+        largest = np.maximum(sizes[:, :1], sizes[:, -1:])  # they are in order
         if flat and scale is not None:
             vectors *= scale[:, None]
         else:
-            graded = np.flatnonzero(sizes.min(-1) < GRADED * largest[:, 0])
+            graded = np.flatnonzero(~every(sizes >= GRADED * largest))
             if len(graded):
                 factors = equilibrating(matrices[graded])
                 values[graded], found = np.linalg.eigh(factors[:, :, None] * matrices[graded] * factors[:, None, :])
                 vectors[graded] = factors[:, :, None] * found
                 sizes = np.abs(values)
-                largest = sizes.max(-1, keepdims=True)
+                largest = np.maximum(sizes[:, :1], sizes[:, -1:])
         self.values, self.vectors = values, vectors
         self.known = sizes > max(flat, UNKNOWN * matrices.shape[-1]) * largest
         self._inverse = np.where(self.known, 1.0 / values, 0.0)
@@ -291,9 +291,9 @@ class Curvature:
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
     """The steps, no longer than the reach; none where they are not finite."""
     shrinking = np.where(lengths > reach, reach / lengths, 1.0)
-    steps = np.nan_to_num(steps)
-    steps *= np.where(np.isfinite(lengths), shrinking, 0.0)[:, None]
-    return steps
+    if not all_finite(lengths):
+        steps, shrinking = np.nan_to_num(steps), np.where(np.isfinite(lengths), shrinking, 0.0)
+    return np.asarray(steps * shrinking[:, None])
 
 
 def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
@@ -354,7 +354,7 @@ def _polish(function: Function, points: Array, deadline: float | None, scale: Ar
         good = defined[rows] & (shorter <= steps) & (rest <= left)
         # Rounded to few decimals a place may come to another stationary point.
         good &= norms_of((tries[place] - nearer) / scale) <= ROUNDED * np.maximum(1.0, norms_of(points / scale))
-        good &= (np.abs(tries[place] - points) <= ROUNDED * scale).all(-1)  # else it is another stationary point
+        good &= every(np.abs(tries[place] - points) <= ROUNDED * scale)  # else it is another stationary point
         exact = np.where(good[:, None], tries[place], exact)
         steps, left = np.where(good, shorter, steps), np.where(good, rest, left)
     return exact

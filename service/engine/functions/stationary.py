@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import norms_of
+from service.engine.functions.calculus import every, norms_of
 from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function
 from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, descend, distinct, polish, refine
@@ -72,12 +72,12 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     refined = refine(function, places, reach, deadline=deadline, scale=size)
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
-    inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+    inside = every((points >= low - margin) & (points <= high + margin))
     flat = _flat(function, places, points, (arrived | hidden) & inside, size, deadline)
     if len(flat):
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
-        inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+        inside = every((points >= low - margin) & (points <= high + margin))
     chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
@@ -97,7 +97,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
         counts = np.append(counts, np.ones(len(lower), np.intp))
     alone = (counts == 1) & (verdicts == KNOWN)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
-    stuck = unsettled & (points != places).any(-1)
+    stuck = unsettled & ~every(points == places)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
     unseen = float((alone.sum() + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
     told = (verdicts != HIDDEN) & (verdicts != NONE)
@@ -122,9 +122,9 @@ def _lower(
     results = function.run(found, deadline)
     assert results.hessians is not None
     curvature = Curvature(results.hessians, size)
-    minima = ((curvature.values > 0.0) | ~curvature.known).all(-1)
+    minima = every((curvature.values > 0.0) | ~curvature.known)
     bound = results.values[minima].min(initial=np.inf)
-    candidates = np.where(((places >= low) & (places <= high)).all(-1) & np.isfinite(values), values, np.inf)
+    candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
     rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
     rows = rows[candidates[rows] < bound]
     if not len(rows):
@@ -132,10 +132,10 @@ def _lower(
     reach = 0.25 * math.sqrt(len(low))
     ends = descend(function, places[rows], low, high, reach, deadline)
     refined = refine(function, ends, np.full(len(ends), reach), deadline=deadline, scale=size)
-    inside = ((refined.points >= low) & (refined.points <= high)).all(-1)
+    inside = every((refined.points >= low) & (refined.points <= high))
     ends = refined.points[(refined.arrived | refined.hidden) & inside]
     ends = polish(function, ends[distinct(ends, SAME * size, len(ends))[0]], deadline, scale=size)
-    known = (np.abs(ends[:, None] - found) <= SAME * size).all(-1).any(-1)
+    known = every(np.abs(ends[:, None] - found) <= SAME * size).any(-1)
     return np.asarray(ends[~known])
 
 
@@ -157,7 +157,7 @@ def _flat(function: Function, places: Array, points: Array, found: Array, size: 
     (before, bent), (after, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
     faded = norms_of(after * size) <= FADED * norms_of(before * size)
     flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
-    rows = rows[faded & (flattened | ~Curvature(curved, size).known.all(-1))]
+    rows = rows[faded & (flattened | ~every(Curvature(curved, size).known))]
     chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
     return chosen
 
