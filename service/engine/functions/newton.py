@@ -56,6 +56,8 @@ class Refined(NamedTuple):
     """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
     lengths: Array
     """Of the next steps, in the scale."""
+    faded: Array
+    """By what factor the gradients, in the scale, have become shorter."""
 
 
 def refine(
@@ -95,6 +97,7 @@ def _refine(
     gradients, hessians = derivatives(function, points, deadline)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
     norms = norms_of(gradients if even else gradients * scale)
+    first_norms = norms.copy()
     active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
     for _ in range(iterations):
         if not len(active):
@@ -148,7 +151,7 @@ def _refine(
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
     near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
     near &= there
-    return Refined(points, near & explained, near & ~explained, lengths)
+    return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms)
 
 
 def descend(
@@ -342,21 +345,21 @@ def _polish(function: Function, points: Array, deadline: float | None, scale: Ar
     tries += [np.where(np.abs(nearer) < 10.0**9, np.round(nearer, digits) + 0.0, nearer) for digits in DIGITS]
     results = function.run(np.concatenate(tries), deadline)
     assert results.hessians is not None
+    shape = len(tries), len(points)
     defined = np.isfinite(results.values) & np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))
-    count = len(points)
-    exact = points
-    gradients, curvature = results.gradients[:count], Curvature(results.hessians[:count], scale)
-    steps, left = _lengths(curvature, gradients, scale)
+    # Each is judged with the curvature of the first: its own may have vanished.
+    curvature = Curvature(results.hessians[: len(points)], scale)
+    steps, left = _lengths(curvature, results.gradients.reshape(*shape, -1), scale)
+    places = np.stack(tries)
+    # Rounded to few decimals a place may come to another stationary point.
+    allowed = ROUNDED * np.maximum(1.0, norms_of(points / scale))
+    good = defined.reshape(shape) & (norms_of((places - nearer) / scale) <= allowed)
+    good &= every(np.abs(places - points) <= ROUNDED * scale)
+    exact, best, least = points, steps[0], left[0]
     for place in range(1, len(tries)):
-        rows = slice(place * count, (place + 1) * count)
-        # Each is judged with the curvature of what it would replace: its own may have vanished.
-        shorter, rest = _lengths(curvature, results.gradients[rows], scale)
-        good = defined[rows] & (shorter <= steps) & (rest <= left)
-        # Rounded to few decimals a place may come to another stationary point.
-        good &= norms_of((tries[place] - nearer) / scale) <= ROUNDED * np.maximum(1.0, norms_of(points / scale))
-        good &= every(np.abs(tries[place] - points) <= ROUNDED * scale)  # else it is another stationary point
-        exact = np.where(good[:, None], tries[place], exact)
-        steps, left = np.where(good, shorter, steps), np.where(good, rest, left)
+        better = good[place] & (steps[place] <= best) & (left[place] <= least)
+        exact = np.where(better[:, None], places[place], exact)
+        best, least = np.where(better, steps[place], best), np.where(better, left[place], least)
     return exact
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.functions.calculus import every, norms_of
 from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
-from service.engine.functions.function import Function
+from service.engine.functions.function import Function, Results
 from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, descend, distinct, polish, refine
 from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
@@ -73,7 +73,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
     inside = every((points >= low - margin) & (points <= high + margin))
-    flat = _flat(function, places, points, (arrived | hidden) & inside, size, deadline)
+    flat = _flat(function, places, points, (refined.faded <= FADED) & ~((arrived | hidden) & inside), size, deadline)
     if len(flat):
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
@@ -86,49 +86,63 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    counts = np.bincount(groups, minlength=len(found))
-    values = function.run(places, deadline).values
-    told = (verdicts != HIDDEN) & (verdicts != NONE)
-    lower = _lower(function, places, values, found[told], low, high, deadline)
+    alone = int(((np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)).sum())
+    found, verdicts = _told(found, verdicts)
+    results, values = function.run(found, deadline), function.run(places, deadline).values
+    lower = _lower(function, places, values, found, results, low, high, deadline)
     if len(lower):
         judged = judge(function, lower, size, deadline)
         doubted = np.concatenate([doubted, lower[judged == HIDDEN]])
+        alone += int((judged == KNOWN).sum())
+        lower, judged = _told(lower, judged)
         found, verdicts = np.concatenate([found, lower]), np.concatenate([verdicts, judged])
-        counts = np.append(counts, np.ones(len(lower), np.intp))
-    alone = (counts == 1) & (verdicts == KNOWN)
+        results = function.run(found, deadline)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
     stuck = unsettled & ~every(points == places)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
-    unseen = float((alone.sum() + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
-    told = (verdicts != HIDDEN) & (verdicts != NONE)
-    told[told] = _smooth(function, found[told], deadline)
+    unseen = float((alone + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
+    smooth = _smooth(function, found, results, deadline)
+    found, verdicts = found[smooth], verdicts[smooth]
     curves = bool((verdicts == CURVE).any())
-    plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
-    found, plain = _without_plains(function, found[told], plain[told], size, deadline)
+    found, plain = _without_plains(function, found, verdicts != KNOWN, size, deadline)
     order = lowest_first(found, function.run(found, deadline).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
+def _told(points: Array, verdicts: Array) -> tuple[Array, Array]:
+    """Those that are stationary points for certain."""
+    certain = (verdicts != HIDDEN) & (verdicts != NONE)
+    return points[certain], verdicts[certain]
+
+
 def _lower(
-    function: Function, places: Array, values: Array, found: Array, low: Array, high: Array, deadline: float | None
+    function: Function,
+    places: Array,
+    values: Array,
+    found: Array,
+    results: Results,
+    low: Array,
+    high: Array,
+    deadline: float | None,
 ) -> Array:
     """Stationary points down from the lowest starts, if these are lower than all minima among those found.
 
     Newton's method for the gradient passes by minima in long valleys, where it is drawn to bends instead.
     """
     size = high - low
-    results = function.run(found, deadline)
-    assert results.hessians is not None
-    curvature = Curvature(results.hessians, size)
-    minima = every((curvature.values > 0.0) | ~curvature.known)
-    bound = results.values[minima].min(initial=np.inf)
     candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
-    rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
-    rows = rows[candidates[rows] < bound]
-    if not len(rows):
-        return places[:0]
+    # Of few points, the minimum is among those lower than all starts: the curvatures of the others are not asked for.
+    for part in (results.values <= candidates.min(), np.ones(len(found), bool)):
+        assert results.hessians is not None
+        curvature = Curvature(results.hessians[part], size)
+        minima = every((curvature.values > 0.0) | ~curvature.known)
+        bound = results.values[part][minima].min(initial=np.inf)
+        rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
+        rows = rows[candidates[rows] < bound]
+        if not len(rows):
+            return places[:0]
     reach = 0.25 * math.sqrt(len(low))
     ends = descend(function, places[rows], low, high, reach, deadline)
     refined = refine(function, ends, np.full(len(ends), reach), deadline=deadline, scale=size)
@@ -139,9 +153,8 @@ def _lower(
     return np.asarray(ends[~known])
 
 
-def _smooth(function: Function, points: Array, deadline: float | None) -> Array:
+def _smooth(function: Function, points: Array, results: Results, deadline: float | None) -> Array:
     """Which points have derivatives: on a kink they may only be 0 by convention."""
-    results = function.run(points, deadline)
     problems = function.problems(points, results)
     if problems:
         results = settle(function, points, results, problems, deadline).results
@@ -149,15 +162,17 @@ def _smooth(function: Function, points: Array, deadline: float | None) -> Array:
     return np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
 
 
-def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
-    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
-    rows = np.flatnonzero(~found)
+def _flat(function: Function, places: Array, points: Array, faded: Array, size: Array, deadline: float | None) -> Array:
+    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box.
+
+    `faded` tells where hardly any is left and no point was found.
+    """
+    rows = np.flatnonzero(faded)
     if not len(rows):
         return rows
-    (before, bent), (after, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
-    faded = norms_of(after * size) <= FADED * norms_of(before * size)
+    (_, bent), (_, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
     flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
-    rows = rows[faded & (flattened | ~every(Curvature(curved, size).known))]
+    rows = rows[flattened | ~every(Curvature(curved, size).known)]
     chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
     return chosen
 
