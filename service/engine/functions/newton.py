@@ -58,6 +58,8 @@ class Refined(NamedTuple):
     """Of the next steps, in the scale."""
     faded: Array
     """By what factor the gradients, in the scale, have become shorter."""
+    known: Array
+    """Whether the curvature is, in all directions."""
 
 
 def refine(
@@ -149,9 +151,9 @@ def _refine(
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
+    near, explained, lengths, known = _arrived(points, gradients, hessians, scale, flat)
     near &= there
-    return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms)
+    return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms, known)
 
 
 def descend(
@@ -166,9 +168,7 @@ def descend(
     return quietly(_descend, function, starts, low, high, reach, deadline)
 
 
-def _descend(
-    function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None
-) -> Array:
+def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None) -> Array:
     points, size = starts.copy(), high - low
     results = function.run(points, deadline)
     values, gradients, hessians = results.values, results.gradients, results.hessians
@@ -210,8 +210,9 @@ def _near(function: Function, points: Array, reach: Array, deadline: float | Non
     return close
 
 
-def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array, Array]:
-    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length.
+def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, ...]:
+    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length; whether the
+    curvature is known in all directions.
 
     A short gradient alone says little: on a plateau it is short everywhere.
     """
@@ -221,7 +222,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
     rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
     least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    return np.asarray(near), every(left <= least), lengths
+    return np.asarray(near), every(left <= least), lengths, every(curvature.known)
 
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:

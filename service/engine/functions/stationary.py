@@ -8,9 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import every, norms_of
-from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
+from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.function import Function, Results
-from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, descend, distinct, polish, refine
+from service.engine.functions.newton import (
+    POLISHING,
+    SAME,
+    Curvature,
+    Refined,
+    derivatives,
+    descend,
+    distinct,
+    polish,
+    refine,
+)
 from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -73,7 +83,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
     inside = every((points >= low - margin) & (points <= high + margin))
-    flat = _flat(function, places, points, (refined.faded <= FADED) & ~((arrived | hidden) & inside), size, deadline)
+    flat = _flat(function, places, refined, (arrived | hidden) & inside, deadline)
     if len(flat):
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
@@ -159,20 +169,17 @@ def _smooth(function: Function, points: Array, results: Results, deadline: float
     if problems:
         results = settle(function, points, results, problems, deadline).results
     assert results.hessians is not None
-    return np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
+    smooth: Array = np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
+    return smooth
 
 
-def _flat(function: Function, places: Array, points: Array, faded: Array, size: Array, deadline: float | None) -> Array:
-    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box.
-
-    `faded` tells where hardly any is left and no point was found.
-    """
-    rows = np.flatnonzero(faded)
-    if not len(rows):
-        return rows
-    (_, bent), (_, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
-    flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
-    rows = rows[flattened | ~every(Curvature(curved, size).known)]
+def _flat(function: Function, places: Array, refined: Refined, found: Array, deadline: float | None) -> Array:
+    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
+    rows = np.flatnonzero((refined.faded <= FADED) & ~found)
+    if len(rows):
+        before, after = (derivatives(function, at[rows], deadline)[1] for at in (places, refined.points))
+        flattened = np.abs(after).max((-1, -2)) <= FADED * np.abs(before).max((-1, -2))
+        rows = rows[flattened | ~refined.known[rows]]
     chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
     return chosen
 
