@@ -322,7 +322,9 @@ def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kin
     wrong = []
     if mp.norm(scale * here.gradient) > 1e-9 * largest:
         wrong.append(f"{kind} at {point.tolist()}: its gradient is {mp.nstr(here.gradient.T)}")
-    if min(map(abs, curvatures)) > 1e-4 * largest and DEGENERATE not in classes_beside(expression, point.tolist(), size):
+    if min(map(abs, curvatures)) > 1e-4 * largest and DEGENERATE not in classes_beside(
+        expression, point.tolist(), size
+    ):
         wrong.append(f"{kind} at {point.tolist()}: its curvatures are {mp.nstr(curvatures.T)}")
     if kind not in (DEGENERATE, SADDLE) or (kind == SADDLE and not min(curvatures) < 0 < max(curvatures)):
         wrong.append(f"{kind} at {point.tolist()}: it is degenerate")
