@@ -33,12 +33,8 @@ LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS
 """How far a gradient may be from 0, beside the curvature times the place, and be 0 but for rounding."""
-CELLS = 3.0
-"""Cells away from each other that places may be in which are one, as cells differ a little in size."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
-ROUNDED = 1e-3
-"""No number is moved farther than this by rounding, in the scale."""
 ROUNDED = 10.0 * SAME
 """A point is rounded by no more than this share of the scale, or of itself."""
 DIGITS = (9, 6, 3)
@@ -309,26 +305,31 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     if not len(points):
         return np.zeros(0, np.intp), groups
     apart = np.broadcast_to(np.maximum(apart, np.finfo(np.float64).tiny), points.shape)
-    # With the size of the cell, so that numbers of cells mean the same.
-    keys = np.concatenate([np.floor(points / apart), np.floor(np.log2(apart))], -1)
-    cells, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    # Cells that are no larger than that, of few sizes, so that their numbers mean the same for many places.
+    exponents = np.floor(np.log2(apart))
+    keys = np.floor(points / np.exp2(exponents))
+    if (exponents != exponents[0]).any():
+        keys = np.concatenate([keys, exponents], -1)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     # Neighbours that a border of the cells parted are put together again.
-    representatives = points[first]
-    label = np.full(len(first), -1)
+    order = np.argsort(points[first, 0], kind="stable")
+    rows = first[order]
+    places, lengths = points[rows], apart[rows]
+    column, reach = places[:, 0], lengths[:, 0]
+    begins, ends = np.searchsorted(column, column - reach), np.searchsorted(column, column + reach, "right")
+    label = np.full(len(rows), -1)
     chosen: list[int] = []
-    column = cells[:, 0]
-    for cell in range(len(cells)):
+    for place, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         if len(chosen) == most:
             break
-        if label[cell] < 0:
-            # Cells are sorted: those of neighbours stand close by.
-            window = slice(*np.searchsorted(column, (column[cell] - CELLS, column[cell] + CELLS + 1.0)).tolist())
-            distances = np.abs(representatives[window] - representatives[cell])
-            close = (distances <= apart[first[cell]]).all(-1) & (label[window] < 0)
-            label[window][close] = len(chosen)
-            chosen.append(int(first[cell]))
-    groups = label[inverse.reshape(-1)]
-    return np.array(chosen, np.intp), groups
+        if label[place] < 0:
+            window = label[begin:end]
+            close = every(np.abs(places[begin:end] - places[place]) <= lengths[place])
+            window[close & (window < 0)] = len(chosen)
+            chosen.append(int(rows[place]))
+    found = np.empty_like(label)
+    found[order] = label
+    return np.array(chosen, np.intp), found[inverse.reshape(-1)]
 
 
 def polish(function: Function, points: Array, deadline: float | None = None, *, scale: Array | None = None) -> Array:
