@@ -370,7 +370,7 @@ def test_a_stream_tells_what_the_document_tells(
     if "base64" not in accept:
         assert_described(schemas, "DescendSummary", summary)
         for record in records:
-            assert_described(schemas, "Roll", record)
+            assert_described(schemas, "DescentStep", record)
     runs = [{key: value for key, value in run.items() if key not in WAY} for run in document["runs"]]
     assert summary == document | {"runs": runs}
     last = max(run["steps_done"] for run in document["runs"])

@@ -114,12 +114,24 @@ def test_options_carry_their_defaults_and_seeds_survive_javascript() -> None:
     assert schemas["DenseLayer"]["properties"]["kernel_initializer"]["default"] == "glorot_uniform"
     assert schemas["DenseLayer"]["properties"]["use_bias"]["default"] is True
     assert schemas["AdamOptimizer"]["properties"]["beta_1"]["default"] == 0.9
+    # Its default is that of the convention: a client that sends another would overrule it.
+    assert "default" not in schemas["AdamOptimizer"]["properties"]["epsilon"]
     assert schemas["GridStarts"]["properties"]["resolution"]["default"] == [5]
     seeds = [schema["properties"]["seed"] for schema in schemas.values() if "seed" in schema.get("properties", ())]
     taken = [seed for seed in seeds if "minimum" in seed]
     assert len(taken) >= 7
     assert {seed["maximum"] for seed in taken} == {2**53 - 1}
     assert schemas["CompareRequest"]["properties"]["seeds"]["items"]["maximum"] == 2**53 - 1
+
+
+def test_defaults_are_as_their_schemas_say() -> None:
+    properties = [
+        each for schema in DOCUMENT["components"]["schemas"].values() for each in schema.get("properties", {}).values()
+    ]
+    with_default = [each for each in properties if "default" in each]
+    assert len(with_default) > 300
+    for schema in with_default:
+        assert errors(schema, schema["default"]) == []
 
 
 def test_the_document_is_valid() -> None:
