@@ -169,8 +169,7 @@ def _smooth(function: Function, points: Array, results: Results, deadline: float
     if problems:
         results = settle(function, points, results, problems, deadline).results
     assert results.hessians is not None
-    smooth: Array = np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
-    return smooth
+    return np.asarray(np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2)))
 
 
 def _flat(function: Function, places: Array, refined: Refined, found: Array, deadline: float | None) -> Array:
