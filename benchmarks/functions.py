@@ -9,7 +9,7 @@ import pstats
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count
@@ -29,6 +29,7 @@ from benchmarks.measure import (
     time_in_turns,
 )
 from benchmarks.networks import Array
+from service.engine.compiling import Compiler
 from service.engine.descent.arrival import BLOCK, Arrival
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import Rolling, RollingPlan
@@ -160,10 +161,10 @@ def rolling(starts: Array, optimizer: str, rate: float, steps: int, every: int, 
     """Makes the same run again and again; the expression is compiled once."""
     pool = WorkspacePool()
     expression = parse(presets["himmelblau"].expression)
-    find = lru_cache(lambda points, order: Function(FunctionTask(expression, points, order), pool=pool))
+    compile_once = Compiler(LIMITS, 10**12, pool)
     chosen = optimizers.select(optimizer, learning_rate=rate)
     plan = RollingPlan([chosen], starts, steps, every=every, keep=keep)
-    return lambda: Rolling(find, plan, LIMITS)
+    return lambda: Rolling(compile_once, expression, plan, LIMITS)
 
 
 def to_the_end(make: Callable[[], Rolling]) -> Rolling:

@@ -14,13 +14,12 @@ from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, t
 from benchmarks.networks import DIGITS, XOR, Array, Case, Numbers
 from service import wire
 from service.api.training import record_of
+from service.engine.compiling import Compiler
 from service.engine.descent.loop import Recipe
-from service.engine.descent.objective import Compile
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.training import Plan, Training
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
-from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 
 BARE, TRACED, WRITTEN, TORCH = (
@@ -49,7 +48,7 @@ def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Train
         every=1 if traced else 10**9,
         include=frozenset(("gradients", "parameters")) if traced else frozenset(),
     )
-    compile_once = Compile(lambda task: compile_task(task, LIMITS))  # type: ignore[arg-type]
+    compile_once = Compiler(LIMITS, 10**12)
     return Training(
         compile_once, LIMITS, case.task(dtype), Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets}), plan
     )

@@ -7,7 +7,7 @@ from marshmallow import INCLUDE, Schema, fields
 from schemas.tensor import TensorAnswerField
 
 
-class CurveSchema(Schema):
+class SampledCurveSchema(Schema):
     """Sampled values and derivatives."""
 
     target = fields.Float()
@@ -17,7 +17,7 @@ class CurveSchema(Schema):
     finite = fields.Boolean(required=True, metadata={"description": "false: some values are not finite, and null here"})
 
 
-class OptionSchema(Schema):
+class BlockOptionSchema(Schema):
     """An option: its type, range and default."""
 
     class Meta:
@@ -36,61 +36,61 @@ class OptionSchema(Schema):
     of = fields.String(metadata={"description": "the part of the catalogue it chooses from"})
 
 
-class TextSchema(Schema):
+class TranslatedTextSchema(Schema):
     """A text in English and Chinese."""
 
     en = fields.String(required=True)
     zh = fields.String(required=True)
 
 
-class CountSchema(Schema):
+class InputCountSchema(Schema):
     """How many of something there may be."""
 
     minimum = fields.Integer(required=True)
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
-class TroubleSchema(Schema):
+class WordTroubleSchema(Schema):
     """Where a word of an expression has no value, or no certain derivative."""
 
     kind = fields.String(required=True)
     message = fields.String(required=True)
 
 
-class MinimumSchema(Schema):
+class PresetMinimumSchema(Schema):
     """A local minimum."""
 
     point = fields.List(fields.Float(), required=True)
     value = fields.Float(required=True)
 
 
-class PlaceSchema(Schema):
+class StationaryPlaceSchema(Schema):
     """A maximum, a saddle, or a degenerate stationary point."""
 
     point = fields.List(fields.Float(), required=True)
     classification = fields.String(required=True)
 
 
-class TrialSchema(Schema):
+class PresetTrialSchema(Schema):
     """An optimizer that shows something, from each of the starts."""
 
     optimizer = fields.Dict(required=True)
     steps = fields.Integer(required=True)
 
 
-class DeclarationSchema(Schema):
+class CatalogueEntrySchema(Schema):
     """A building block that requests may name."""
 
     name = fields.String(required=True)
     aliases = fields.List(fields.String(), required=True)
-    description = fields.Nested(TextSchema, required=True)
+    description = fields.Nested(TranslatedTextSchema, required=True)
     latex = fields.String(required=True, metadata={"description": "LaTeX of the definition"})
     derivative = fields.String(required=True, metadata={"description": "LaTeX of the derivative"})
-    options = fields.List(fields.Nested(OptionSchema), required=True)
+    options = fields.List(fields.Nested(BlockOptionSchema), required=True)
     sources = fields.List(fields.String(), required=True)
     href = fields.String(required=True)
     parameters = fields.Dict(keys=fields.String(), values=fields.String())
-    inputs = fields.Nested(CountSchema, metadata={"description": "how many inputs a layer takes"})
+    inputs = fields.Nested(InputCountSchema, metadata={"description": "how many inputs a layer takes"})
     conventions = fields.Dict(
         keys=fields.String(),
         values=fields.Dict(),
@@ -102,31 +102,36 @@ class DeclarationSchema(Schema):
     counter_example = fields.Boolean(
         metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
     )
-    curve = fields.Nested(CurveSchema)
+    curve = fields.Nested(SampledCurveSchema)
     arguments = fields.Integer(metadata={"description": "how many a word of an expression takes; 0: a constant"})
     operator = fields.Boolean(metadata={"description": "a word that is written by its aliases, not called by its name"})
     troubles = fields.List(
-        fields.Nested(TroubleSchema), metadata={"description": "where a word has no value, or no certain derivative"}
+        fields.Nested(WordTroubleSchema),
+        metadata={"description": "where a word has no value, or no certain derivative"},
     )
     expression = fields.String(metadata={"description": "of a preset: send it to /v1/functions"})
     variables = fields.List(fields.String())
     domain = fields.List(fields.List(fields.Float()), metadata={"description": "low and high of each variable"})
-    minima = fields.List(fields.Nested(MinimumSchema), metadata={"description": "all in the domain, lowest first"})
-    stationary = fields.List(fields.Nested(PlaceSchema), metadata={"description": "other places without a gradient"})
-    teaches = fields.Nested(TextSchema, metadata={"description": "what to look at"})
+    minima = fields.List(
+        fields.Nested(PresetMinimumSchema), metadata={"description": "all in the domain, lowest first"}
+    )
+    stationary = fields.List(
+        fields.Nested(StationaryPlaceSchema), metadata={"description": "other places without a gradient"}
+    )
+    teaches = fields.Nested(TranslatedTextSchema, metadata={"description": "what to look at"})
     starts = fields.List(fields.List(fields.Float()), metadata={"description": "where to let runs go"})
-    trials = fields.List(fields.Nested(TrialSchema), metadata={"description": "descents that show it"})
+    trials = fields.List(fields.Nested(PresetTrialSchema), metadata={"description": "descents that show it"})
 
 
-class DeclarationsSchema(Schema):
+class CatalogueListingSchema(Schema):
     """All building blocks of one kind."""
 
-    activations = fields.List(fields.Nested(DeclarationSchema))
-    losses = fields.List(fields.Nested(DeclarationSchema))
-    layers = fields.List(fields.Nested(DeclarationSchema))
-    initializers = fields.List(fields.Nested(DeclarationSchema))
-    regularizers = fields.List(fields.Nested(DeclarationSchema))
-    optimizers = fields.List(fields.Nested(DeclarationSchema))
-    schedules = fields.List(fields.Nested(DeclarationSchema))
-    presets = fields.List(fields.Nested(DeclarationSchema))
-    vocabulary = fields.List(fields.Nested(DeclarationSchema))
+    activations = fields.List(fields.Nested(CatalogueEntrySchema))
+    losses = fields.List(fields.Nested(CatalogueEntrySchema))
+    layers = fields.List(fields.Nested(CatalogueEntrySchema))
+    initializers = fields.List(fields.Nested(CatalogueEntrySchema))
+    regularizers = fields.List(fields.Nested(CatalogueEntrySchema))
+    optimizers = fields.List(fields.Nested(CatalogueEntrySchema))
+    schedules = fields.List(fields.Nested(CatalogueEntrySchema))
+    presets = fields.List(fields.Nested(CatalogueEntrySchema))
+    vocabulary = fields.List(fields.Nested(CatalogueEntrySchema))

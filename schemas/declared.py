@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from marshmallow import ValidationError
 
+from schemas.components import Components, JSONSchema, closed_object
 from schemas.fields import (
     LONG_LIST,
-    FlagField,
-    IntegerField,
-    IntegersField,
     Message,
-    NumberField,
-    NumbersField,
     StrictField,
     StrictSchema,
-    WordField,
+    ValueField,
     plain,
+    properties_of,
     shown,
 )
-from service.engine.declarations import (
-    Choice,
-    Declaration,
-    Flag,
-    Integer,
-    Integers,
-    Number,
-    Numbers,
-    Option,
-    Reference,
-    Registry,
-    Selection,
-)
+from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.network.activations import activations
@@ -42,40 +28,32 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
+from service.engine.options import Option, Reference, Value
 from service.engine.suggestions import suggest, translated
 
 
 def field_for(option: Option) -> StrictField:
     """The field that validates one declared option."""
+    metadata: dict[str, Any] = {"description": option.description}
+    if not option.required:
+        metadata["default"] = default_of(option)
     common: dict[str, Any] = {
         "required": option.required,
         "allow_none": not option.required and option.default is None,
-        "metadata": {"description": option.description},
+        "metadata": metadata,
     }
-    match option:
-        case Number():
-            return NumberField(
-                minimum=option.minimum,
-                maximum=option.maximum,
-                open_minimum=option.open_minimum,
-                open_maximum=option.open_maximum,
-                **common,
-            )
-        case Integer():
-            return IntegerField(minimum=option.minimum, maximum=option.maximum, **common)
-        case Flag():
-            return FlagField(**common)
-        case Choice():
-            return WordField(option.values, **common)
-        case Integers():
-            return IntegersField(
-                minimum=option.minimum, length=option.length, pairs=option.pairs, single=option.single, **common
-            )
-        case Numbers():
-            return NumbersField(minimum=option.minimum, **common)
-        case Reference():
-            return ChoiceField(option.registry, **common)
-    raise TypeError(f"no field is known for {option!r}")
+    if isinstance(option, Reference):
+        return ChoiceField(option.registry, **common)
+    assert isinstance(option, Value)
+    return ValueField(option, **common)
+
+
+def default_of(option: Option) -> Any:
+    """The default of an option, as a request would write it."""
+    value = option.default
+    if isinstance(value, Selection):
+        return {"type": value.name, **value.options}
+    return list(value) if isinstance(value, tuple) else value
 
 
 @cache
@@ -170,6 +148,56 @@ class ChoiceField(StrictField):
                 raise self.refuse("an object with l1, l2 or both, or with 'type'", value, self.registry.names)
             return {"type": "_".join(given), **value}
         return value
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return choice(self.registry, components)
+
+
+def choice(registry: Registry[Any], components: Components) -> JSONSchema:
+    """JSON Schema of a name, or an object with options, out of a registry.
+
+    Of layers it is whatever stands in the list of a network, which describes itself first.
+    """
+    kind = registry.kind.capitalize()
+
+    def names() -> JSONSchema:
+        plain = [
+            name
+            for declaration in registry
+            if not any(option.required for option in declaration.options)
+            for name in (declaration.name, *declaration.aliases)
+        ]
+        return {"type": "string", "enum": plain}
+
+    def make() -> JSONSchema:
+        objects = [declared_object(registry, declaration, components) for declaration in registry]
+        if registry is regularizers:
+            factors = properties_of(options_schema(regularizers["l1_l2"]), components)
+            objects.append(components.refer("RegularizerFactors", lambda: closed_object(factors, [])))
+        return {"anyOf": [components.refer(f"{kind}Name", names), *objects]}
+
+    return components.refer(kind, make)
+
+
+def declared_object(
+    registry: Registry[Any],
+    declaration: Declaration,
+    components: Components,
+    common: Mapping[str, JSONSchema] = MappingProxyType({}),
+) -> JSONSchema:
+    """JSON Schema of the object that chooses one declared block and sets its options, after keys that all have."""
+    name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
+
+    def make() -> JSONSchema:
+        names = [declaration.name, *declaration.aliases]
+        kind = {"type": "string"} | ({"enum": names} if declaration.aliases else {"const": declaration.name})
+        properties = {"type": kind, **common, **properties_of(options_schema(declaration), components)}
+        for option in set().union(*declaration.conventions.values()):
+            properties[option].pop("default", None)  # a client that sends it would overrule the convention
+        required = ["type", *(option.name for option in declaration.options if option.required)]
+        return closed_object(properties, required) | {"description": declaration.description["en"]}
+
+    return components.refer(name, make)
 
 
 def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
-from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, ForwardRequest, LossField, WarningSchema, about
+from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
+from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -19,6 +21,10 @@ from schemas.tensor import (
     decode_each,
     is_typed,
     narrow,
+    tensor_answer_schema,
+    tensor_schema,
+    tensors_by_name,
+    tree_schema,
 )
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
@@ -26,7 +32,6 @@ from service.engine.network.losses import losses
 
 OF_THE_LOSS = OF_GRADIENTS
 """Keys that have a meaning only where the loss is differentiated."""
-REDUCTIONS = ("mean", "sum")
 MOST_VECTORS = 10_000
 """Each takes many times the memory of its text if it is but a number."""
 
@@ -57,15 +62,30 @@ class VectorsField(StrictField):
             raise ValidationError(errors)
         return tensors | trees
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        forms = [tensor_schema(components), tensors_by_name(components), tree_schema(components)]
+        one = components.refer("DerivativeVector", lambda: {"anyOf": forms})
+        return list_of(one, minItems=1, maxItems=MOST_VECTORS)
 
-class DerivativesRequest(ForwardRequest):
+
+class LoadedDerivatives(LoadedNetwork):
+    """A request for derivatives, loaded."""
+
+    kind: str
+    of: str
+    wrt: str
+    vectors: NotRequired[list[Any]]
+    exclude: frozenset[str]
+
+
+class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     """A network, its parameters and inputs, and which derivative of what with respect to what."""
 
     elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed", "vectors"))
 
-    class Meta(ForwardRequest.Meta):
+    class Meta(NetworkRequest.Meta):
         exclude = ("include",)
 
     kind = WordField(KINDS, required=True, metadata=about("what to compute"))
@@ -87,7 +107,7 @@ class DerivativesRequest(ForwardRequest):
     )
     loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
     loss_weights = NumbersByNameField(metadata=about("with of: loss: factors of the outputs' losses, by name (all 1)"))
-    reduction = WordField(REDUCTIONS, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
+    reduction = WordField(TO_ONE_NUMBER, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
     sample_weights = TensorField(metadata=about("with of: loss: one factor per sample"))
     normalize_weights = FlagField(
         metadata=about("with of: loss: the mean divides by the sum of the weights, not by the number of samples")
@@ -140,6 +160,13 @@ def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
 class DerivedField(StrictField):
     """An answer's derivative: a tensor, tensors by name, tensors by layer and parameter name, or a list of these."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        # What is inside is left open: it would have to refer to itself.
+        named = components.refer("DerivedByName", lambda: by_name({}))
+        forms = [tensor_answer_schema(components), named, list_of({})]
+        text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
+        return components.refer("Derived", lambda: {"description": text, "anyOf": forms})
+
 
 class DerivativesResponse(StrictSchema):
     """Values and their derivatives."""
@@ -159,6 +186,6 @@ class DerivativesResponse(StrictSchema):
     labels = fields.List(
         fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
     )
-    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
     parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))

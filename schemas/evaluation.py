@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from marshmallow import ValidationError, fields
 
+from schemas.common import about, finite_field, warnings_field
+from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
     MOST_NAMES,
     FlagField,
-    IntegerField,
     Message,
     NumbersByNameField,
-    RequestSchema,
+    SeedField,
     StrictSchema,
     WordField,
     WordsField,
@@ -24,7 +25,9 @@ from schemas.fields import (
     read_each,
 )
 from schemas.network import NetworkField
+from schemas.requests import R, RequestSchema
 from schemas.tensor import (
+    Array,
     ParametersAnswerField,
     ParametersField,
     TensorAnswerField,
@@ -33,16 +36,12 @@ from schemas.tensor import (
     TensorsField,
     narrow,
 )
+from service.engine.declarations import Selection
 from service.engine.network.definition import NetworkDefinition
-from service.engine.network.losses import losses
+from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
 DTYPES = ("float64", "float32")
-
-
-def about(text: str) -> Mapping[str, str]:
-    """The metadata of a field: what it means."""
-    return {"description": text}
 
 
 OF_GRADIENTS = ("targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights")
@@ -65,10 +64,38 @@ WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class ForwardRequest(RequestSchema):
-    """A network, its parameters and inputs."""
+Tensors = Array | dict[str, Array]
+"""One tensor, or tensors by the names of inputs or outputs."""
+Tree = dict[str, dict[str, Array]]
+"""Tensors by layer and parameter name."""
 
-    elsewhere: Mapping[str, str] = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
+
+class LoadedNetwork(TypedDict):
+    """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
+
+    network: NetworkDefinition
+    inputs: Tensors
+    parameters: NotRequired[Tree]
+    seed: int
+    dtype: str
+    training: bool
+    targets: NotRequired[Tensors]
+    loss: NotRequired[Selection[Loss] | dict[str, Selection[Loss]]]
+    loss_weights: NotRequired[dict[str, float]]
+    reduction: NotRequired[str]
+    sample_weights: NotRequired[Array]
+    normalize_weights: NotRequired[bool]
+
+
+class LoadedEvaluation(LoadedNetwork):
+    """A request for outputs and perhaps gradients, loaded."""
+
+    include: frozenset[str]
+    exclude: frozenset[str]
+
+
+class NetworkRequest(RequestSchema[R]):
+    """What all requests about a network have in common."""
 
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
@@ -77,10 +104,8 @@ class ForwardRequest(RequestSchema):
     parameters = ParametersField(
         metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
     )
-    seed = IntegerField(
+    seed = SeedField(
         load_default=0,
-        minimum=0,
-        maximum=2**63 - 1,
         metadata=about("the only source of randomness: the same request gives the same bytes"),
     )
     inputs = TensorsField(
@@ -133,9 +158,19 @@ class LossField(ChoiceField):
         read = super()._deserialize
         return read_each(islice(given.items(), MOST_NAMES), lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        one = super().json_schema(components)
+        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one))]}
 
-class GradientsRequest(ForwardRequest):
-    """A network, its parameters, inputs, targets and a loss."""
+
+class ForwardRequest(NetworkRequest[LoadedEvaluation]):
+    """A network, its parameters and inputs."""
+
+    elsewhere = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
+
+
+class LossRequest(NetworkRequest[R]):
+    """What requests with a loss have in common."""
 
     elsewhere = WITH_A_LOSS
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -173,6 +208,10 @@ class GradientsRequest(ForwardRequest):
     )
 
 
+class GradientsRequest(LossRequest[LoadedEvaluation]):
+    """A network, its parameters, inputs, targets and a loss."""
+
+
 class GradientNormsSchema(StrictSchema):
     """Euclidean norms of gradients."""
 
@@ -190,16 +229,7 @@ class GradientNormsSchema(StrictSchema):
     )
 
 
-class WarningSchema(StrictSchema):
-    """Something true of the answer that a caller should know."""
-
-    code = fields.String(required=True)
-    message = fields.String(required=True)
-    layer = fields.String()
-    quantity = fields.String()
-
-
-class NormsSchema(StrictSchema):
+class LayerNormsSchema(StrictSchema):
     """Euclidean norms of a layer's tensors."""
 
     pre_activation = fields.Float(required=True, allow_none=True)
@@ -216,7 +246,7 @@ class LayerValuesSchema(StrictSchema):
     pre_activation = TensorAnswerField(required=True)
     output = TensorAnswerField(required=True)
     delta = TensorAnswerField(metadata=about("dL/dz, the gradient with respect to the pre-activation"))
-    norms = fields.Nested(NormsSchema, required=True)
+    norms = fields.Nested(LayerNormsSchema, required=True)
 
 
 class ForwardResponse(StrictSchema):
@@ -232,11 +262,11 @@ class ForwardResponse(StrictSchema):
             "among the parameters"
         )
     )
-    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
-class PerSampleSchema(StrictSchema):
+class PerSampleGradientsSchema(StrictSchema):
     """Every sample's own share."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
@@ -262,4 +292,4 @@ class GradientsResponse(ForwardResponse):
     )
     norms = fields.Nested(GradientNormsSchema)
     input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
-    per_sample = fields.Nested(PerSampleSchema)
+    per_sample = fields.Nested(PerSampleGradientsSchema)

@@ -13,19 +13,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
+from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
-from schemas.documents import recognised
-from service.engine.cache import LeastRecentlyUsed
+from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
 from service.engine.errors import MOST_ERRORS
-from service.engine.foreign import NUMBERS
+from service.engine.options import LONGEST_LIST, Choice, Flag, Integer, Integers, Number, Numbers, Refused, Value
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
-LARGEST_INTEGER = 2**63 - 1
-"""What JSON parsers of other languages can still read exactly or nearly so."""
+LARGEST_SEED = 2**53 - 1
+"""The largest integer that JavaScript keeps exactly, as do all who read JSON numbers as float64."""
 PREVIEW = 60
 """Characters of a refused value that are shown back."""
 
@@ -127,7 +126,9 @@ class StrictSchema(Schema):
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
-            unknown = [key for key in error.messages if key not in self.load_fields and key != "_schema"]
+            # In the order of the body; marshmallow's own is that of a set, another one in each process.
+            given = data if isinstance(data, Mapping) else ()
+            unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
             told = {
@@ -170,11 +171,57 @@ class StrictField(fields.Field[Any]):
         if not self.required:
             self.error_messages["null"] = "may not be null; leave it out instead"
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        """What it takes, in JSON Schema; named parts go into `components`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it takes: it needs json_schema")
+
+    def described(self, components: Components) -> JSONSchema:
+        """As a property of an object: what it takes, what it means, and its default."""
+        schema = self.json_schema(components)
+        if self.allow_none:
+            schema = or_null(schema)
+        default = self.metadata.get("default", self.load_default)
+        if default is not missing and not callable(default):
+            schema = schema | {"default": sorted(default) if isinstance(default, frozenset) else default}
+        if self.metadata.get("description"):
+            schema = schema | {"description": self.metadata["description"]}
+        return schema
+
     def refuse(self, takes: str, value: Any, allowed: Iterable[Any] = (), instead: str = "") -> ValidationError:
         return ValidationError(Message(f"takes {takes}, got {shown(plain(value))}{instead}", allowed))
 
 
-class NumberField(StrictField):
+class ValueField(StrictField):
+    """A value of any of the kinds in `service/engine/options.py`."""
+
+    def __init__(self, kind: Value, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        self._read = kind.read
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        try:
+            return self._read(value.tolist() if type(value) is np.ndarray else value)
+        except Refused as refused:
+            raise ValidationError(_told(refused)) from None
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return self.kind.schema()
+
+
+def _told(refused: Refused) -> Any:
+    """The messages of a refusal."""
+    if refused.parts:
+        return {place: [_message(part)] for place, part in refused.parts.items()}
+    return _message(refused)
+
+
+def _message(refused: Refused) -> Message:
+    instead = refused.instead or (unquoted(refused.value) if refused.bare else "")
+    return Message(f"takes {refused.takes}, got {shown(refused.value)}{instead}", refused.allowed)
+
+
+class NumberField(ValueField):
     """A finite JSON number within bounds."""
 
     def __init__(
@@ -183,82 +230,51 @@ class NumberField(StrictField):
         minimum: float | None = None,
         maximum: float | None = None,
         open_minimum: bool = False,
-        open_maximum: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.minimum, self.maximum = minimum, maximum
-        self.open_minimum, self.open_maximum = open_minimum, open_maximum
-
-    @property
-    def takes(self) -> str:
-        bounds = []
-        if self.minimum is not None:
-            bounds.append(f"{'above' if self.open_minimum else 'at least'} {self.minimum:g}")
-        if self.maximum is not None:
-            bounds.append(f"{'below' if self.open_maximum else 'at most'} {self.maximum:g}")
-        return "a number" + (" " + " and ".join(bounds) if bounds else "")
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        if type(value) not in (int, float):
-            raise self.refuse(self.takes, value, instead=unquoted(value))
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise self.refuse("a number that float64 can hold", value)
-        low, high = self.minimum, self.maximum
-        if (low is not None and (number <= low if self.open_minimum else number < low)) or (
-            high is not None and (number >= high if self.open_maximum else number > high)
-        ):
-            raise self.refuse(self.takes, value)
-        return number
+        super().__init__(Number(minimum=minimum, maximum=maximum, open_minimum=open_minimum), **kwargs)
 
 
-class IntegerField(StrictField):
+class IntegerField(ValueField):
     """A JSON integer within bounds."""
 
     def __init__(self, *, minimum: int | None = None, maximum: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.minimum, self.maximum = minimum, maximum
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        low, high = self.minimum, self.maximum
-        if type(value) is int and abs(value) > LARGEST_INTEGER:
-            raise self.refuse(f"an integer of at most {LARGEST_INTEGER} in size", value)
-        if type(value) is not int or (low is not None and value < low) or (high is not None and value > high):
-            bounds = [f"at least {low}"] if low is not None else []
-            bounds += [f"at most {high}"] if high is not None else []
-            takes = "an integer" + (" " + " and ".join(bounds) if bounds else "")
-            raise self.refuse(takes, value, instead=unquoted(value))
-        return value
+        super().__init__(Integer(minimum=minimum, maximum=maximum), **kwargs)
 
 
-class FlagField(StrictField):
+class SeedField(IntegerField):
+    """What random numbers are drawn from."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(minimum=0, maximum=LARGEST_SEED, **kwargs)
+
+
+class FlagField(ValueField):
     """true or false."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
-        if type(value) is not bool:
-            raise self.refuse("true or false", value, instead=unquoted(value))
-        return value
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Flag(), **kwargs)
 
 
-class WordField(StrictField):
+class WordField(ValueField):
     """One of a few words."""
 
     def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.values = tuple(values)
+        super().__init__(Choice(values=tuple(values)), **kwargs)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if isinstance(value, str) and value in self.values:
-            return value
-        takes = f"one of {', '.join(map(repr, self.values))}"
-        instead = hint(value, self.values, "choice") if isinstance(value, str) else ""
-        if isinstance(value, int | list):
-            instead = "".join(f"; {NUMBERS[word]}" for word in self.values if word in NUMBERS)
-        raise self.refuse(takes, value, self.values, instead)
+
+class IntegersField(ValueField):
+    """A list of integers, such as a shape; a single one may stand for a list of one."""
+
+    def __init__(self, *, minimum: int = 1, longest: int = LONGEST_LIST, single: bool = False, **kwargs: Any) -> None:
+        super().__init__(Integers(minimum=minimum, longest=longest, single=single), **kwargs)
+
+
+class NumbersField(ValueField):
+    """A list of numbers with a common lower bound."""
+
+    def __init__(self, *, minimum: float | None = None, **kwargs: Any) -> None:
+        super().__init__(Numbers(minimum=minimum), **kwargs)
 
 
 class WordsField(StrictField):
@@ -278,6 +294,9 @@ class WordsField(StrictField):
         if errors:
             raise ValidationError(errors)
         return frozenset(words)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string", "enum": list(self.values)})
 
 
 class NameField(StrictField):
@@ -300,6 +319,9 @@ class NameField(StrictField):
             raise self.refuse(takes, value)
         return value
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"type": "string", "minLength": 1, "maxLength": self.LONGEST}
+
 
 MOST_NAMES = 256
 """Layers that one layer merges, or outputs that a network has."""
@@ -316,69 +338,8 @@ class NamesField(StrictField):
             raise self.refuse("a list of names of layers", names)
         return tuple(names)
 
-
-class IntegersField(StrictField):
-    """A list of integers, such as a shape; of a fixed length, a single one may stand for all."""
-
-    def __init__(
-        self,
-        *,
-        minimum: int = 1,
-        longest: int = 16,
-        length: int | None = None,
-        pairs: bool = False,
-        single: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.minimum, self.longest = minimum, longest
-        self.length, self.pairs, self.single = length, pairs, single
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Any, ...]:
-        numbers = plain(value)
-        if type(numbers) is int and (self.length is not None or self.single):
-            numbers = [numbers] * (self.length or 1)
-        if not isinstance(numbers, list) or len(numbers) > self.longest or self.length not in (None, len(numbers)):
-            raise self.refuse(self.expected, numbers)
-        if self.pairs:
-            numbers = [[number, number] if type(number) is int else number for number in numbers]
-        errors: dict[int, Any] = {}
-        entries: list[Any] = []
-        for place, number in enumerate(numbers):
-            pair = self.pairs and isinstance(number, list) and len(number) == 2
-            if not all(map(self._fits, number if pair else [number])):
-                takes = f"an integer at least {self.minimum}" + (" or a pair of them" if self.pairs else "")
-                errors[place] = [Message(f"takes {takes}, got {shown(number)}")]
-            entries.append(tuple(number) if pair else number)
-        if errors:
-            raise ValidationError(errors)
-        return tuple(entries)
-
-    def _fits(self, number: Any) -> bool:
-        return type(number) is int and self.minimum <= number <= LARGEST_INTEGER
-
-    @property
-    def expected(self) -> str:
-        """What it takes, in words."""
-        if self.length is None:
-            return ("an integer or " if self.single else "") + f"a list of at most {self.longest} integers"
-        if self.pairs:
-            return f"an integer, or a list of {self.length} integers or pairs"
-        return f"an integer, or a list of {self.length}"
-
-
-class NumbersField(StrictField):
-    """A list of numbers with a common lower bound."""
-
-    def __init__(self, *, minimum: float | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.number = NumberField(minimum=minimum)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, ...]:
-        numbers = plain(value)
-        if not isinstance(numbers, list) or not numbers:
-            raise self.refuse("a list of numbers", numbers)
-        return tuple(read_each(enumerate(numbers), self.number.deserialize).values())
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string"}, minItems=1)
 
 
 class ObjectField(StrictField):
@@ -393,6 +354,24 @@ class ObjectField(StrictField):
             raise self.refuse(f"an object with any of {', '.join(map(repr, self.schema.load_fields))}", value)
         loaded: dict[str, Any] = self.schema.load(value)
         return loaded
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer(schema_name(self.schema), lambda: object_schema(self.schema, components))
+
+
+def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
+    """JSON Schema of an object with the fields of a schema."""
+    properties = properties_of(schema, components)
+    return closed_object(properties, [name for name, field in schema.load_fields.items() if field.required])
+
+
+def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
+    """JSON Schema of each field of a schema."""
+    described = {}
+    for name, field in schema.load_fields.items():
+        assert isinstance(field, StrictField), f"{name} of {schema_name(schema)} cannot describe itself"
+        described[name] = field.described(components)
+    return described
 
 
 class NumbersByNameField(StrictField):
@@ -409,88 +388,5 @@ class NumbersByNameField(StrictField):
             islice(value.items(), MOST_NAMES), lambda number: self.number.deserialize(plain(number)), MOST_NAMES
         )
 
-
-MOST_DEPTH = 64
-TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
-RECIPE_BYTES = 8 * 2**20
-"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
-RECIPE_OVERHEAD = 1024
-"""Bytes that even the smallest recipe counts for."""
-
-
-class RequestSchema(StrictSchema):
-    """A request made of a recipe, which says what to compute, and of fresh values to compute it with.
-
-    A recipe seen before is recognised by its bytes and not validated again: only the `fresh` keys
-    are. The same recipe gives the same objects, so that whatever is compiled for it is found by
-    identity.
-    """
-
-    fresh: frozenset[str] = frozenset()
-    """Keys whose values differ from request to request: tensors and seeds."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
-            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
-        )
-        self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
-
-    def read(self, request: dict[str, Any]) -> dict[str, Any]:
-        """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
-        fresh = self.fresh
-        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
-        try:
-            # Equal whatever the order of keys and the white space were.
-            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
-        except (TypeError, ValueError):
-            raise ValidationError(Message(TOO_DEEP)) from None
-        known = self._recipes.find(name)
-        if known is None:
-            if nesting(recipe) > MOST_DEPTH + 1:
-                raise ValidationError(Message(TOO_DEEP))
-            loaded: dict[str, Any] = self.load(request)
-            recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
-            return loaded | self._recipes.get(name, lambda: recipe)
-        loaded = dict(known)
-        try:
-            for key, field in self._fresh_fields.items():
-                if key in request:
-                    loaded[key] = field.read(request[key])
-                elif field.required:
-                    return dict(self.load(request))
-                elif field.load_default is not missing:
-                    loaded[key] = field.load_default
-            return self.finish(loaded)
-        except ValidationError:
-            self.load(request)  # raises again, with everything that is wrong
-            raise
-
-    def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        """As for every schema; a body that is a model of another library is named instead."""
-        super().handle_error(error, data, many=many, **kwargs)
-        foreign = recognised(data) if "network" not in data and "expression" not in data else ""
-        if foreign:
-            error.messages = {"_schema": [Message(foreign)]}
-
-    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What remains to be done with a request whose fields are valid."""
-        return loaded
-
-    @post_load
-    def _finish(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self.finish(loaded)
-
-
-def nesting(value: Any) -> int:
-    """How deep values lie in lists and objects, counted up to one more than allowed."""
-    depth, level = 0, [value]
-    while level and depth <= MOST_DEPTH + 1:
-        depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("NumbersByName", lambda: by_name({"type": "number"}))

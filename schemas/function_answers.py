@@ -6,10 +6,9 @@ from typing import Any
 
 from marshmallow import fields
 
-from schemas.evaluation import WarningSchema, about
+from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
 from schemas.fields import StrictSchema
 from schemas.tensor import TensorAnswerField
-from schemas.training import STATUSES
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
 
@@ -19,14 +18,6 @@ CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems
 
 def names() -> fields.List[Any]:
     return fields.List(fields.String(), required=True, metadata=about("in the order in which points list them"))
-
-
-def finite() -> fields.Boolean:
-    return fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-
-
-def warnings() -> fields.List[Any]:
-    return fields.List(fields.Nested(WarningSchema), required=True)
 
 
 class PointProblemSchema(StrictSchema):
@@ -44,7 +35,7 @@ class PointProblemSchema(StrictSchema):
     text = fields.String(metadata=about("the part of the expression there"))
 
 
-class PointSchema(StrictSchema):
+class FunctionPointSchema(StrictSchema):
     """What there is to know of one point."""
 
     point = TensorAnswerField(required=True)
@@ -73,14 +64,14 @@ class PointSchema(StrictSchema):
     )
 
 
-class FormulaSchema(StrictSchema):
+class DerivativeFormulaSchema(StrictSchema):
     """A derivative as a formula."""
 
     latex = fields.String(required=True)
     expression = fields.String(required=True, metadata=about("the same, as it can be sent as an expression"))
 
 
-class PartialSchema(FormulaSchema):
+class PartialDerivativeSchema(DerivativeFormulaSchema):
     """A derivative by one variable; formulas are null where they are too long to be of use."""
 
     variable = fields.String(required=True)
@@ -88,19 +79,19 @@ class PartialSchema(FormulaSchema):
     expression = fields.String(required=True, allow_none=True)
 
 
-class SymbolicSchema(StrictSchema):
+class SymbolicFormulasSchema(StrictSchema):
     """Formulas, simplified."""
 
     latex = fields.String(required=True, metadata=about("the expression as it was understood"))
-    gradient = fields.List(fields.Nested(PartialSchema), required=True)
+    gradient = fields.List(fields.Nested(PartialDerivativeSchema), required=True)
     hessian = fields.List(
-        fields.List(fields.Nested(FormulaSchema, allow_none=True)),
+        fields.List(fields.Nested(DerivativeFormulaSchema, allow_none=True)),
         required=True,
         metadata=about("null for formulas that are too long to be of use"),
     )
 
 
-class VertexSchema(StrictSchema):
+class GraphNodeSchema(StrictSchema):
     """A value on the way forward, and its adjoint from the way back."""
 
     name = fields.String(required=True)
@@ -113,7 +104,7 @@ class VertexSchema(StrictSchema):
     )
 
 
-class EdgeSchema(StrictSchema):
+class GraphEdgeSchema(StrictSchema):
     """A step of the way back: adjoint of the source += adjoint of the target · derivative."""
 
     source = fields.String(required=True)
@@ -124,13 +115,17 @@ class EdgeSchema(StrictSchema):
     contribution = fields.Float(required=True, allow_none=True, metadata=about("what is added to the source's adjoint"))
 
 
-class GraphSchema(StrictSchema):
+class ComputationGraphSchema(StrictSchema):
     """The computation at the first point."""
 
     point = TensorAnswerField(required=True)
     output = fields.String(required=True, metadata=about("the node that is the value of the expression"))
-    nodes = fields.List(fields.Nested(VertexSchema), required=True, metadata=about("in the order of the way forward"))
-    backward = fields.List(fields.Nested(EdgeSchema), required=True, metadata=about("in the order of the way back"))
+    nodes = fields.List(
+        fields.Nested(GraphNodeSchema), required=True, metadata=about("in the order of the way forward")
+    )
+    backward = fields.List(
+        fields.Nested(GraphEdgeSchema), required=True, metadata=about("in the order of the way back")
+    )
 
 
 class FunctionGradientResponse(StrictSchema):
@@ -138,11 +133,11 @@ class FunctionGradientResponse(StrictSchema):
 
     variables = names()
     tolerance = fields.Float(required=True, metadata=about("gradient norms up to this were taken as 0"))
-    points = fields.List(fields.Nested(PointSchema), required=True)
-    symbolic = fields.Nested(SymbolicSchema)
-    graph = fields.Nested(GraphSchema)
-    finite = finite()
-    warnings = warnings()
+    points = fields.List(fields.Nested(FunctionPointSchema), required=True)
+    symbolic = fields.Nested(SymbolicFormulasSchema)
+    graph = fields.Nested(ComputationGraphSchema)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class StationaryPointSchema(StrictSchema):
@@ -169,7 +164,7 @@ class StationaryResponse(StrictSchema):
     )
     starts = fields.Integer(required=True, metadata=about("from how many places was searched"))
     warnings = fields.List(
-        fields.Nested(WarningSchema),
+        fields.Nested(AnswerWarningSchema),
         required=True,
         metadata=about(
             "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more points of "
@@ -189,7 +184,7 @@ class ValleySchema(StrictSchema):
     runs = fields.Integer(required=True, metadata=about("how many have arrived there; 0: some are in its basin only"))
 
 
-class RunSummarySchema(StrictSchema):
+class DescentRunSummarySchema(StrictSchema):
     """One start with one optimizer."""
 
     optimizer = fields.Integer(required=True, metadata=about("its place in the request"))
@@ -215,7 +210,7 @@ class RunSummarySchema(StrictSchema):
     )
 
 
-class RunSchema(RunSummarySchema):
+class DescentRunSchema(DescentRunSummarySchema):
     """One start with one optimizer, and its way: an entry for each of `steps` up to its end, and its end."""
 
     path = TensorAnswerField(required=True)
@@ -239,21 +234,21 @@ class DescendSummary(StrictSchema):
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run that ended lowest"))
     valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
     runs = fields.List(
-        fields.Nested(RunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
+        fields.Nested(DescentRunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
     )
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class DescendResponse(DescendSummary):
     """All runs with their ways, and the valleys they ended in. Streams send the places step by step instead."""
 
     runs = fields.List(
-        fields.Nested(RunSchema), required=True, metadata=about("all starts of the first optimizer first")
+        fields.Nested(DescentRunSchema), required=True, metadata=about("all starts of the first optimizer first")
     )
 
 
-class RollSchema(StrictSchema):
+class DescentStepSchema(StrictSchema):
     """All runs after some steps."""
 
     step = fields.Integer(required=True, metadata=about("how many steps were made"))
@@ -262,7 +257,7 @@ class RollSchema(StrictSchema):
     gradients = TensorAnswerField(metadata=about("where the trace includes them"))
 
 
-class BasinsSchema(StrictSchema):
+class BasinMapSchema(StrictSchema):
     """Which valley a run from each point of the grid arrives at."""
 
     grid = TensorAnswerField(
@@ -275,7 +270,7 @@ class BasinsSchema(StrictSchema):
     diverged = fields.Integer(required=True)
 
 
-class ExtremeSchema(StrictSchema):
+class SurfaceExtremeSchema(StrictSchema):
     """The least or largest value on the grid."""
 
     point = TensorAnswerField(required=True)
@@ -291,16 +286,18 @@ class SurfaceResponse(StrictSchema):
     y = TensorAnswerField()
     values = TensorAnswerField(required=True, metadata=about("a row for each y, in it a number for each x"))
     gradients = TensorAnswerField(metadata=about("of the same shape, with the derivatives by all variables"))
-    minimum = fields.Nested(ExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite"))
-    maximum = fields.Nested(ExtremeSchema, allow_none=True)
+    minimum = fields.Nested(
+        SurfaceExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite")
+    )
+    maximum = fields.Nested(SurfaceExtremeSchema, allow_none=True)
     levels = fields.List(fields.Float(), required=True, metadata=about("values to draw contours at"))
     spacing = fields.String(required=True, metadata=about("of the levels: linear or logarithmic"))
-    basins = fields.Nested(BasinsSchema)
-    finite = finite()
-    warnings = warnings()
+    basins = fields.Nested(BasinMapSchema)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
-class OptimumSchema(StrictSchema):
+class FitOptimumSchema(StrictSchema):
     """The line that fits best."""
 
     slope = fields.Float(required=True)
@@ -316,7 +313,7 @@ class OptimumSchema(StrictSchema):
     largest_stable_step = fields.Float(required=True)
 
 
-class ClosedFormSchema(StrictSchema):
+class FitClosedFormSchema(StrictSchema):
     """How the optimum follows from sums over the points."""
 
     latex = fields.String(required=True, metadata=about(LATEX))
@@ -328,7 +325,7 @@ class ClosedFormSchema(StrictSchema):
     product = fields.Float(required=True, metadata=about("sum of (x - mean_x)(y - mean_y)"))
 
 
-class FitRunSchema(RunSchema):
+class FitRunSchema(DescentRunSchema):
     """One descent, and how far from the optimum it ended."""
 
     distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum, Euclidean"))
@@ -342,11 +339,11 @@ class FitResponse(StrictSchema):
         required=True, metadata=about("the loss in terms of slope and intercept: send it to the other endpoints")
     )
     latex = fields.String(required=True)
-    optimum = fields.Nested(OptimumSchema, required=True)
-    closed_form = fields.Nested(ClosedFormSchema, required=True)
+    optimum = fields.Nested(FitOptimumSchema, required=True)
+    closed_form = fields.Nested(FitClosedFormSchema, required=True)
     status = fields.String(required=True, metadata=about("of the descents: completed, or cancelled: time ran out"))
     steps = fields.List(fields.Integer(), required=True)
     runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
     best = fields.Integer(required=True, allow_none=True)
-    finite = finite()
-    warnings = warnings()
+    finite = finite_field()
+    warnings = warnings_field()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from marshmallow import ValidationError
 
+from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, PartSchema, Trace, about
+from schemas.components import Components, JSONSchema, list_of, schema_name
 from schemas.declared import ChoiceField
-from schemas.evaluation import about
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -19,23 +20,26 @@ from schemas.fields import (
     NumberField,
     NumbersByNameField,
     ObjectField,
-    RequestSchema,
+    SeedField,
     StrictField,
     StrictSchema,
     WordField,
     WordsField,
     hint,
+    object_schema,
     plain,
     read_each,
 )
-from schemas.tensor import Array, TensorField, decode, is_typed
-from schemas.training import ClipSchema, OptimizersField
-from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import ARRIVED, TRACED
-from service.engine.descent.schedules import schedules
+from schemas.requests import R, RequestSchema
+from schemas.tensor import Array, TensorField, decode, is_typed, tensor_schema
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise
+from service.engine.descent.schedules import Schedule, schedules
+from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
-from service.engine.functions.expression import LONGEST_EXPRESSION, MOST_VARIABLES, Expression, parse
+from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
 from service.engine.functions.fit import LOSSES
 
 MOST_POINTS = 10_000
@@ -46,8 +50,6 @@ MOST_SIDE = 1_000
 """Points along one edge of a grid."""
 MOST_LEVELS = 100
 MOST_SEARCH_STARTS = 10_000
-MOST_STEPS = 10**12
-LARGEST_SEED = 2**63 - 1
 OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
 """Keys of a request about a network."""
 OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
@@ -74,6 +76,9 @@ class ExpressionField(StrictField):
                 raise ValidationError([Message(fault.detail, fault.allowed) for fault in details]) from None
             return parse("0")  # what is wrong with the variables is told by their own field
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
+
 
 class VariablesField(StrictField):
     """Names of variables, in the order in which points list them."""
@@ -89,6 +94,9 @@ class VariablesField(StrictField):
         except InvalidRequest as error:
             wrong = {fault.path[1]: [Message(fault.detail, fault.allowed)] for fault in error.faults}
             raise ValidationError(wrong) from None
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string", "maxLength": LONGEST_NAME}, minItems=1, maxItems=MOST_VARIABLES)
 
 
 class RangeField(StrictField):
@@ -107,6 +115,9 @@ class RangeField(StrictField):
             raise self.refuse("two numbers of which the second is larger, [low, high]", ends)
         return low, high
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(self.number.json_schema(components), minItems=2, maxItems=2)
+
 
 class BoxField(StrictField):
     """A range for each variable, or one for all."""
@@ -123,8 +134,12 @@ class BoxField(StrictField):
             return (self.range.deserialize(given),)
         return tuple(read_each(enumerate(given), self.range.deserialize).values())
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        one = self.range.json_schema(components)
+        return {"anyOf": [one, list_of(one, minItems=1, maxItems=MOST_VARIABLES)]}
 
-class GridSchema(StrictSchema):
+
+class GridStartsSchema(StrictSchema):
     """Starts on an even grid."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
@@ -137,19 +152,19 @@ class GridSchema(StrictSchema):
     )
 
 
-class RandomSchema(StrictSchema):
+class RandomStartsSchema(StrictSchema):
     """Starts drawn evenly from a box."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("how many (100)"))
-    seed = IntegerField(minimum=0, maximum=LARGEST_SEED, load_default=0, metadata=about("of their random numbers (0)"))
+    seed = SeedField(load_default=0, metadata=about("of their random numbers (0)"))
 
 
-class StartsSchema(StrictSchema):
+class StartsLayoutSchema(StrictSchema):
     """Starts that the server lays out: on a grid or at random."""
 
-    grid = ObjectField(GridSchema(), metadata=about("on an even grid"))
-    random = ObjectField(RandomSchema(), metadata=about("at random"))
+    grid = ObjectField(GridStartsSchema(), metadata=about("on an even grid"))
+    random = ObjectField(RandomStartsSchema(), metadata=about("at random"))
 
 
 class StartsField(StrictField):
@@ -157,7 +172,7 @@ class StartsField(StrictField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.layout = StartsSchema()
+        self.layout = StartsLayoutSchema()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping) or is_typed(value):
@@ -167,16 +182,24 @@ class StartsField(StrictField):
         layout: dict[str, Any] = self.layout.load(value)
         return layout
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        layout = components.refer(schema_name(self.layout), lambda: object_schema(self.layout, components))
+        return {"anyOf": [tensor_schema(components), layout]}
 
-class NoiseSchema(StrictSchema):
+
+class GradientNoiseSchema(PartSchema):
     """Random numbers that are added to each gradient."""
 
+    made = Noise
+
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
-    seed = IntegerField(minimum=0, maximum=LARGEST_SEED, load_default=0, metadata=about("what they are drawn from (0)"))
+    seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
 
 
-class BoundsSchema(StrictSchema):
+class DescentStopSchema(PartSchema):
     """What ends a run early."""
+
+    made = Bounds
 
     value_below = NumberField(metadata=about("stopped: the value is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
@@ -185,8 +208,10 @@ class BoundsSchema(StrictSchema):
     )
 
 
-class PathSchema(StrictSchema):
+class DescentTraceSchema(PartSchema):
     """What is told of the way."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
@@ -198,7 +223,82 @@ class PathSchema(StrictSchema):
     )
 
 
-class FunctionRequest(RequestSchema):
+class LoadedFunction(TypedDict):
+    """A request about an expression, loaded."""
+
+    expression: Expression
+    variables: NotRequired[tuple[str, ...]]
+
+
+class LoadedFunctionGradient(LoadedFunction):
+    """A request for the calculus of points, loaded."""
+
+    points: Array
+    """(points, variables)"""
+    directions: NotRequired[Array]
+    """(directions, variables)"""
+    tolerance: float
+    include: Collection[str]
+
+
+class LoadedStationary(LoadedFunction):
+    """A request for the stationary points in a box, loaded."""
+
+    box: Array
+    """(variables, 2): low and high."""
+    starts: int
+
+
+class LoadedRoll(LoadedFunction):
+    """What requests that let balls roll have in common, loaded."""
+
+    schedule: NotRequired[Selection[Schedule]]
+    clip: NotRequired[Clip]
+    valley_radius: float
+    steps: int
+
+
+class LoadedDescend(LoadedRoll):
+    """A request for descents, loaded."""
+
+    starts: Array
+    """(starts, variables)"""
+    optimizers: tuple[Selection[Optimizer], ...]
+    noise: NotRequired[Noise]
+    stop: Bounds
+    trace: Trace
+
+
+class LoadedSurface(LoadedRoll):
+    """A request for a grid, loaded."""
+
+    x: tuple[float, float]
+    y: NotRequired[tuple[float, float]]
+    resolution: tuple[int, ...]
+    axes: tuple[str, ...]
+    at: dict[str, float]
+    include: frozenset[str]
+    levels: int
+    basins: bool
+    optimizer: NotRequired[Selection[Optimizer]]
+    """There with basins."""
+
+
+class LoadedFit(TypedDict):
+    """A request for a line through points, loaded."""
+
+    points: Array
+    """(points, 2)"""
+    loss: str
+    variables: tuple[str, str]
+    start: Array
+    """(2,)"""
+    optimizers: NotRequired[tuple[Selection[Optimizer], ...]]
+    steps: int
+    trace: Trace
+
+
+class FunctionRequest(RequestSchema[R]):
     """An expression."""
 
     expression = ExpressionField(
@@ -250,7 +350,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
     return ValidationError(message)
 
 
-class FunctionGradientRequest(FunctionRequest):
+class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     """An expression and points to look at."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
@@ -290,7 +390,7 @@ class FunctionGradientRequest(FunctionRequest):
         return loaded
 
 
-class StationaryRequest(FunctionRequest):
+class StationaryRequest(FunctionRequest[LoadedStationary]):
     """An expression and a box to search."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
@@ -308,11 +408,11 @@ class StationaryRequest(FunctionRequest):
         return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
 
 
-class RollRequest(FunctionRequest):
-    """What descents have in common."""
+class RollRequest(FunctionRequest[R]):
+    """What requests that let balls roll have in common."""
 
     schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
-    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
     valley_radius = NumberField(
         minimum=0.0,
         load_default=ARRIVED,
@@ -323,7 +423,7 @@ class RollRequest(FunctionRequest):
     )
 
 
-class DescendRequest(RollRequest):
+class DescendRequest(RollRequest[LoadedDescend]):
     """An expression, starts, and how to descend from them."""
 
     fresh = frozenset(("starts",))
@@ -333,7 +433,7 @@ class DescendRequest(RollRequest):
             **LEARNING_RATE_PLACE,
             "every": "trace",
             "seed": "noise",
-            **dict.fromkeys(BoundsSchema().load_fields, "stop"),
+            **dict.fromkeys(DescentStopSchema().load_fields, "stop"),
         }
     )
 
@@ -342,12 +442,14 @@ class DescendRequest(RollRequest):
         optimizers, required=True, metadata=about("every start is let go once with each of them")
     )
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
-    noise = ObjectField(NoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
+    noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
     stop = ObjectField(
-        BoundsSchema(), load_default=lambda: BoundsSchema().load({}), metadata=about("what ends a run early")
+        DescentStopSchema(), load_default=lambda: DescentStopSchema().load({}), metadata=about("what ends a run early")
     )
     trace = ObjectField(
-        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+        DescentTraceSchema(),
+        load_default=lambda: DescentTraceSchema().load({}),
+        metadata=about("what is told of the way"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -380,7 +482,7 @@ class DescendRequest(RollRequest):
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
 
 
-class SurfaceRequest(RollRequest):
+class SurfaceRequest(RollRequest[LoadedSurface]):
     """An expression and a grid to look at it on."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
@@ -454,7 +556,7 @@ class SurfaceRequest(RollRequest):
         return numbers
 
 
-class FitRequest(RequestSchema):
+class FitRequest(RequestSchema[LoadedFit]):
     """Points to lay a line through."""
 
     fresh = frozenset(("points", "start"))
@@ -472,7 +574,9 @@ class FitRequest(RequestSchema):
     )
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
     trace = ObjectField(
-        PathSchema(), load_default=lambda: PathSchema().load({}), metadata=about("what is told of the way")
+        DescentTraceSchema(),
+        load_default=lambda: DescentTraceSchema().load({}),
+        metadata=about("what is told of the way"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,16 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from schemas.declared import article, meant_choice, missing_type, options_schema, select, unknown_choice
+from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.declared import (
+    article,
+    declared_object,
+    meant_choice,
+    missing_type,
+    options_schema,
+    select,
+    unknown_choice,
+)
 from schemas.documents import recognised
 from schemas.fields import (
     LONG_LIST,
@@ -21,7 +30,9 @@ from schemas.fields import (
     StrictField,
     StrictSchema,
     WordField,
+    object_schema,
     plain,
+    properties_of,
     read_each,
     shown,
 )
@@ -74,6 +85,27 @@ class LayersField(StrictField):
         if errors:
             raise ValidationError(errors)
         return tuple(made)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(layer_schema(components), minItems=1)
+
+
+def layer_schema(components: Components) -> JSONSchema:
+    """JSON Schema of a layer of any type, told apart by `type`."""
+
+    def make() -> JSONSchema:
+        common = {name: schema for name, schema in properties_of(COMMON, components).items() if name != "type"}
+        known: Registry[Any] = layers
+        references = {declaration: declared_object(known, declaration, components, common) for declaration in known}
+        mapping = {
+            name: reference["$ref"]
+            for declaration, reference in references.items()
+            for name in (declaration.name, *declaration.aliases)
+        }
+        discriminator = {"propertyName": "type", "mapping": mapping}
+        return {"oneOf": list(references.values()), "discriminator": discriminator}
+
+    return components.refer("Layer", make)
 
 
 def _layer(value: Any, position: int) -> LayerDefinition:
@@ -146,6 +178,10 @@ class InputShapeField(StrictField):
             return self.shape.deserialize(value)
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        shape = components.refer("Shape", lambda: self.shape.json_schema(components))
+        return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape))]}
+
 
 class NetworkSchema(StrictSchema):
     """The architecture alone; parameters travel beside it."""
@@ -210,6 +246,9 @@ class NetworkField(StrictField):
         return NetworkDefinition(
             layers=loaded["layers"], inputs=inputs, input_shapes=shapes, outputs=loaded.get("outputs")
         )
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("Network", lambda: object_schema(SCHEMA, components))
 
 
 def _meaning(name: str) -> str:

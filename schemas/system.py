@@ -5,13 +5,13 @@ from __future__ import annotations
 from marshmallow import INCLUDE, Schema, fields
 
 
-class HealthSchema(Schema):
+class ServiceHealthSchema(Schema):
     """Whether all is well."""
 
     status = fields.String(required=True)
 
 
-class ServiceSchema(Schema):
+class ServiceDescriptionSchema(Schema):
     """The service about itself."""
 
     name = fields.String(required=True)
@@ -20,6 +20,18 @@ class ServiceSchema(Schema):
     limits = fields.Dict(
         keys=fields.String(), values=fields.Float(), required=True, metadata={"description": "the limits in force"}
     )
+
+
+class SpecificationSchema(Schema):
+    """An OpenAPI document."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    openapi = fields.String(required=True, metadata={"description": "the version of OpenAPI"})
+    info = fields.Dict(required=True)
+    paths = fields.Dict(required=True)
+    components = fields.Dict(required=True)
 
 
 class ProblemErrorSchema(Schema):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pybase64
 from marshmallow import ValidationError
 
+from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
 from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.errors import MOST_ERRORS
@@ -38,15 +39,104 @@ TEXT = str | memoryview
 """What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
 
 
+DESCRIBED_AXES = 8
+"""Axes of lists in requests that JSON Schema writes out. Most tools cannot read a schema that refers to itself."""
+
+
+def _nested_numbers() -> JSONSchema:
+    """A number, or lists of them with up to so many axes."""
+    alternatives: list[JSONSchema] = [{"type": "number"}]
+    for _ in range(DESCRIBED_AXES):
+        alternatives.append(list_of(alternatives[-1], minItems=1))
+    return {"anyOf": alternatives}
+
+
+def _nested_answers() -> JSONSchema:
+    """A number, or lists that are left open.
+
+    Python clients parse what is written out, item by item, and mypy refuses their code where items may be null.
+    """
+    text = "a number, or nested lists of them; null stands for a number that is not finite"
+    return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
+
+
+def _typed_array() -> JSONSchema:
+    properties: dict[str, JSONSchema] = {
+        "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
+        "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
+        "base64": {"type": "string", "contentEncoding": "base64"},
+    }
+    text = "an array as base64 of its little-endian bytes in row-major order"
+    return closed_object(properties, list(properties)) | {"description": text}
+
+
+def tensor_schema(components: Components) -> JSONSchema:
+    """JSON Schema of a tensor in a request."""
+
+    def make() -> JSONSchema:
+        numbers = components.refer("NestedNumbers", _nested_numbers)
+        text = (
+            f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
+        )
+        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", _typed_array)]}
+
+    return components.refer("Tensor", make)
+
+
+def tensor_answer_schema(components: Components) -> JSONSchema:
+    """JSON Schema of a tensor in an answer."""
+
+    def make() -> JSONSchema:
+        text = "nested lists of numbers, or a typed array if the Accept header asked for it"
+        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", _typed_array)]
+        return {"description": text, "anyOf": answers}
+
+    return components.refer("TensorAnswer", make)
+
+
+def tensors_by_name(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by name in a request."""
+    return components.refer("TensorsByName", lambda: by_name(tensor_schema(components)))
+
+
+def tree_schema(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by layer and parameter name in a request."""
+
+    def make() -> JSONSchema:
+        return {"description": "tensors by layer and parameter name"} | by_name(tensors_by_name(components))
+
+    return components.refer("Parameters", make)
+
+
+def tensor_answers_by_name(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by name in an answer."""
+    return components.refer("TensorAnswersByName", lambda: by_name(tensor_answer_schema(components)))
+
+
+def tree_answer_schema(components: Components) -> JSONSchema:
+    """JSON Schema of tensors by layer and parameter name in an answer."""
+
+    def make() -> JSONSchema:
+        return {"description": "tensors by layer and parameter name"} | by_name(tensor_answers_by_name(components))
+
+    return components.refer("ParametersAnswer", make)
+
+
 class TensorField(StrictField):
     """A tensor as nested lists of numbers (a bare number for a scalar) or as a typed array."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array:
         return decode(value)
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tensor_schema(components)
+
 
 class TensorAnswerField(TensorField):
     """A tensor in an answer: as in requests, with null in lists for what is not finite."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tensor_answer_schema(components)
 
 
 class ParametersField(StrictField):
@@ -72,6 +162,9 @@ class ParametersField(StrictField):
             raise ValidationError(Message(flat) if flat else errors)
         return tree
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tree_schema(components)
+
 
 def _parameter(name: str) -> str:
     """The name of a parameter that a name such as W1 stands for; empty where it does not."""
@@ -95,6 +188,9 @@ def _flat(value: Mapping[str, Any]) -> str:
 class ParametersAnswerField(ParametersField):
     """Tensors by layer and parameter name, in an answer."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return tree_answer_schema(components)
+
 
 class TensorsField(StrictField):
     """One tensor, or tensors by the name of the input or output where a network has several."""
@@ -107,9 +203,16 @@ class TensorsField(StrictField):
             raise ValidationError(errors)
         return tensors
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("Tensors", lambda: {"anyOf": [tensor_schema(components), tensors_by_name(components)]})
+
 
 class TensorsAnswerField(TensorsField):
     """One tensor, or tensors by name, in an answer."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        answers = [tensor_answer_schema(components), tensor_answers_by_name(components)]
+        return components.refer("TensorsAnswer", lambda: {"anyOf": answers})
 
 
 def is_typed(value: Mapping[str, Any]) -> bool:

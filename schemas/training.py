@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields
 
+from schemas.common import (
+    MOST_STEPS,
+    STATUSES,
+    TO_ONE_NUMBER,
+    AnswerWarningSchema,
+    GradientClipSchema,
+    OptimizersField,
+    PartSchema,
+    Trace,
+    about,
+    finite_field,
+    warnings_field,
+)
+from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, GradientsRequest, WarningSchema, about
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -18,6 +32,7 @@ from schemas.fields import (
     NumberField,
     NumbersField,
     ObjectField,
+    SeedField,
     StrictField,
     StrictSchema,
     WordField,
@@ -25,6 +40,7 @@ from schemas.fields import (
     plain,
     read_each,
 )
+from schemas.requests import R
 from schemas.tensor import (
     Array,
     ParametersAnswerField,
@@ -32,17 +48,19 @@ from schemas.tensor import (
     TensorAnswerField,
     TensorsField,
     narrow,
+    tree_answer_schema,
+    tree_schema,
 )
+from service.engine.declarations import Selection
+from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import MOST_RUNS
-from service.engine.descent.optimizers import optimizers
-from service.engine.descent.schedules import schedules
+from service.engine.descent.loop import Stop
+from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.schedules import Schedule, schedules
 from service.engine.descent.training import TRACED
+from service.engine.descent.update import Clip
 
-REDUCTIONS = ("mean", "sum")
-"""A descent needs one number to go down on."""
 MOST_BATCHES = 100_000
-MOST_STEPS = 10**12
-"""More than any server allows, and still a number that every JSON parser reads exactly."""
 
 
 class BatchesField(StrictField):
@@ -60,6 +78,10 @@ class BatchesField(StrictField):
         if not all(type(index) is int and abs(index) < 2**53 for index in batch):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        indices = list_of({"type": "integer", "minimum": 0}, minItems=1)
+        return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
 
 
 def whole(value: Any) -> Any:
@@ -80,6 +102,9 @@ class FrozenField(StrictField):
         if not all(isinstance(name, str) for name in value):
             raise self.refuse("a list of names", value)
         return tuple(value)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of({"type": "string"}, maxItems=self.MOST)
 
 
 class StateField(StrictField):
@@ -102,23 +127,17 @@ class StateField(StrictField):
             return self.tree.deserialize(item)
         return (self.integer if type(item) is int else self.number).deserialize(item)  # a count stays an integer
 
-
-class ClipSchema(StrictSchema):
-    """How gradients are cut, before anything else is done to them."""
-
-    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
-    norm = NumberField(
-        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
-    )
-
-    @validates_schema
-    def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
-        if len(loaded) != 1:
-            raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
+    def json_schema(self, components: Components) -> JSONSchema:
+        number: JSONSchema = {"type": "number"}
+        if not self.trees:
+            return components.refer("NumbersByName", lambda: by_name(number))
+        return by_name({"anyOf": [number, tree_schema(components)]})
 
 
-class StopSchema(StrictSchema):
+class TrainingStopSchema(PartSchema):
     """When to stop early; a step that meets a condition is still done."""
+
+    made = Stop
 
     loss_below = NumberField(metadata=about("the loss of a step is below this"))
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
@@ -127,12 +146,16 @@ class StopSchema(StrictSchema):
         metadata=about("so many epochs without a better loss: of validation where there is such data, else their mean"),
     )
     min_delta = NumberField(
-        minimum=0.0, load_default=0.0, metadata=about("by how much a loss must be lower to be better (0)")
+        minimum=0.0,
+        load_default=Stop().min_delta,
+        metadata=about("by how much a loss must be lower to be better (0)"),
     )
 
 
-class TraceSchema(StrictSchema):
+class TrainingTraceSchema(PartSchema):
     """What is told of the steps."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1,
@@ -149,18 +172,18 @@ class TraceSchema(StrictSchema):
     )
 
 
-class ValidationSchema(StrictSchema):
+class ValidationDataSchema(StrictSchema):
     """Data that is not trained on; its loss is told after each epoch, with training off."""
 
     inputs = TensorsField(required=True, metadata=about("as the request's"))
     targets = TensorsField(required=True, metadata=about("as the request's"))
 
 
-class CheckpointSchema(StrictSchema):
+class TrainingCheckpointSchema(StrictSchema):
     """Where a training stands: as an answer gave it."""
 
     step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
-    seed = IntegerField(required=True, minimum=0, maximum=2**63 - 1, metadata=about("of all random numbers"))
+    seed = SeedField(required=True, metadata=about("of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
         [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
@@ -172,20 +195,59 @@ class CheckpointSchema(StrictSchema):
     schedule = StateField(trees=False, load_default=dict, metadata=about("what the schedule remembers"))
 
 
-class DescentRequest(GradientsRequest):
-    """A network, data, a loss, and how to descend on it but for the optimizer."""
+class LoadedValidation(TypedDict):
+    """Data to validate on, loaded."""
 
-    fresh = frozenset((*GradientsRequest.tensors, "seed", "batches", "validation"))
+    inputs: Tensors
+    targets: Tensors
 
-    class Meta(GradientsRequest.Meta):
+
+class LoadedTraining(LoadedNetwork):
+    """A request that trains a network, loaded."""
+
+    schedule: NotRequired[Selection[Schedule]]
+    clip: NotRequired[Clip]
+    steps: NotRequired[int]
+    epochs: NotRequired[int]
+    batch_size: NotRequired[int]
+    shuffle: bool
+    batches: NotRequired[tuple[Array, ...]]
+    frozen: tuple[str, ...]
+    validation: NotRequired[LoadedValidation]
+    stop: NotRequired[Stop]
+    trace: Trace
+
+
+class LoadedTrain(LoadedTraining):
+    """A request for one training, loaded. Parameters and seed of a checkpoint are those of the request."""
+
+    optimizer: Selection[Optimizer]
+    exclude: frozenset[str]
+    checkpoint: NotRequired[Checkpoint]
+
+
+class LoadedCompare(LoadedTraining):
+    """A request for several trainings, loaded."""
+
+    optimizers: tuple[Selection[Optimizer], ...]
+    learning_rates: NotRequired[tuple[float, ...]]
+    seeds: NotRequired[tuple[int, ...]]
+
+
+class TrainingRequest(LossRequest[R]):
+    """What all requests that train a network have in common: everything but the optimizer."""
+
+    fresh = frozenset((*LossRequest.tensors, "seed", "batches", "validation"))
+
+    class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("include", "exclude")
 
     training = FlagField(
         load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
     )
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
-    clip = ObjectField(ClipSchema(), metadata=about("how gradients are cut"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
     epochs = IntegerField(
         minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps")
@@ -198,8 +260,8 @@ class DescentRequest(GradientsRequest):
     frozen = FrozenField(
         load_default=(), metadata=about("layers or parameters that stay as they are, as `hidden` or `hidden.kernel`")
     )
-    validation = ObjectField(ValidationSchema(), metadata=about("data that is not trained on"))
-    stop = ObjectField(StopSchema(), metadata=about("when to stop early"))
+    validation = ObjectField(ValidationDataSchema(), metadata=about("data that is not trained on"))
+    stop = ObjectField(TrainingStopSchema(), metadata=about("when to stop early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """What does not fit together, and tensors in the precision that is computed in."""
@@ -218,18 +280,18 @@ class DescentRequest(GradientsRequest):
             raise ValidationError({"validation": error.messages}) from None
 
 
-class TrainRequest(DescentRequest):
+class TrainRequest(TrainingRequest[LoadedTrain]):
     """A network, data, a loss, and how to descend on it."""
 
-    fresh = DescentRequest.fresh | {"checkpoint"}
+    fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS)
         | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
-        | dict.fromkeys(TraceSchema().load_fields, "trace")
-        | dict.fromkeys(StopSchema().load_fields, "stop")
+        | dict.fromkeys(TrainingTraceSchema().load_fields, "trace")
+        | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
     )
 
-    class Meta(DescentRequest.Meta):
+    class Meta(TrainingRequest.Meta):
         exclude = ("include",)
 
     optimizer = ChoiceField(optimizers, required=True, metadata=about("the rule of the updates"))
@@ -239,10 +301,12 @@ class TrainRequest(DescentRequest):
         metadata=about("what to leave out of the end: parameters, which are {} then, the checkpoint"),
     )
     trace = ObjectField(
-        TraceSchema(), load_default=lambda: TraceSchema().load({}), metadata=about("what is told of the steps")
+        TrainingTraceSchema(),
+        load_default=lambda: TrainingTraceSchema().load({}),
+        metadata=about("what is told of the steps"),
     )
     checkpoint = ObjectField(
-        CheckpointSchema(),
+        TrainingCheckpointSchema(),
         metadata=about(
             "of an earlier answer: the training goes on as if it had never stopped; parameters and seed of the "
             "checkpoint stand for those of the request"
@@ -252,8 +316,10 @@ class TrainRequest(DescentRequest):
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Tensors in the precision that is computed in."""
         loaded = super().finish(loaded)
-        if loaded["dtype"] == "float32" and "checkpoint" in loaded:
-            loaded["checkpoint"] = _narrowed_checkpoint(loaded["checkpoint"])
+        if "checkpoint" in loaded:
+            given = loaded["checkpoint"]
+            checkpoint = Checkpoint(**(_narrowed_checkpoint(given) if loaded["dtype"] == "float32" else given))
+            loaded |= {"checkpoint": checkpoint, "parameters": checkpoint.parameters, "seed": checkpoint.seed}
         return loaded
 
 
@@ -276,22 +342,12 @@ def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
     return errors
 
 
-class OptimizersField(ChoiceField):
-    """A list of optimizers."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
-            raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
-        read = super()._deserialize
-        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
-
-
 class SeedsField(StrictField):
     """A list of seeds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed = IntegerField(minimum=0, maximum=2**63 - 1)
+        self.seed = SeedField()
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
         seeds = whole(value)
@@ -299,23 +355,28 @@ class SeedsField(StrictField):
             raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
 
-class ThinningSchema(StrictSchema):
+
+class ComparisonTraceSchema(PartSchema):
     """At which steps curves are told."""
+
+    made = Trace
 
     every = IntegerField(
         minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
     )
 
 
-class CompareRequest(DescentRequest):
+class CompareRequest(TrainingRequest[LoadedCompare]):
     """A network, data, a loss, and several ways to descend on it."""
 
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
         | {option.name: "optimizers" for declaration in optimizers for option in declaration.options}
-        | dict.fromkeys(ThinningSchema().load_fields, "trace")
-        | dict.fromkeys(StopSchema().load_fields, "stop")
+        | dict.fromkeys(ComparisonTraceSchema().load_fields, "trace")
+        | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
@@ -325,8 +386,8 @@ class CompareRequest(DescentRequest):
     )
     seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
     trace = ObjectField(
-        ThinningSchema(),
-        load_default=lambda: ThinningSchema().load({}),
+        ComparisonTraceSchema(),
+        load_default=lambda: ComparisonTraceSchema().load({}),
         metadata=about("at which steps curves are told"),
     )
 
@@ -334,8 +395,11 @@ class CompareRequest(DescentRequest):
 class TreeOrNumberField(StrictField):
     """A number, or tensors by layer and parameter name, in an answer."""
 
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
-class StepSchema(StrictSchema):
+
+class TrainingStepSchema(StrictSchema):
     """One step: loss and gradients before its update, parameters and state after it."""
 
     step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
@@ -374,14 +438,6 @@ class CheckpointAnswerSchema(StrictSchema):
     schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
 
 
-STATUSES = {
-    "completed": "all steps are done",
-    "stopped": "a stop rule was met",
-    "diverged": "loss or gradient are not finite, or have run away",
-    "cancelled": "time ran out, the server stops, or the connection was closed",
-}
-
-
 class TrainSummary(StrictSchema):
     """How a training ended."""
 
@@ -403,17 +459,17 @@ class TrainSummary(StrictSchema):
         CheckpointAnswerSchema,
         metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
     )
-    finite = fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
-    warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
 
 
 class TrainResponse(TrainSummary):
     """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
 
-    steps = fields.List(fields.Nested(StepSchema), required=True)
+    steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
 
 
-class CurvesSchema(StrictSchema):
+class ComparisonCurvesSchema(StrictSchema):
     """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
 
     loss = TensorAnswerField(required=True)
@@ -422,7 +478,7 @@ class CurvesSchema(StrictSchema):
     validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
 
 
-class RowSchema(StrictSchema):
+class ComparisonRowSchema(StrictSchema):
     """One run: what tells it from the others, and where it ended."""
 
     optimizer = fields.Dict(required=True, metadata=about("with all its options"))
@@ -441,9 +497,11 @@ class CompareResponse(StrictSchema):
 
     dtype = fields.String(required=True)
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
-    table = fields.List(fields.Nested(RowSchema), required=True, metadata=about("a row for each run"))
+    table = fields.List(fields.Nested(ComparisonRowSchema), required=True, metadata=about("a row for each run"))
     warnings = fields.List(
-        fields.Nested(WarningSchema), required=True, metadata=about("of the network and the data, which all runs share")
+        fields.Nested(AnswerWarningSchema),
+        required=True,
+        metadata=about("of the network and the data, which all runs share"),
     )
     steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
-    curves = fields.List(fields.Nested(CurvesSchema), required=True, metadata=about("of each run"))
+    curves = fields.List(fields.Nested(ComparisonCurvesSchema), required=True, metadata=about("of each run"))

@@ -18,7 +18,7 @@ from service.api.operation import Runtime
 from service.config import Settings
 from service.cors import Cors
 from service.elsewhere import no_method, nothing_at
-from service.engine.cache import LeastRecentlyUsed
+from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
 from service.observability import RequestLog, Timer, count, logs_text
@@ -37,8 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     app.extensions["nabla"] = Runtime(
         settings,
-        LeastRecentlyUsed(settings.cached_nodes, lambda _, compiled: compiled.weight),
-        WorkspacePool(settings.pooled_bytes),
+        Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
         Budget(settings.max_memory_bytes),
         threading.BoundedSemaphore(settings.streams),
         threading.BoundedSemaphore(settings.documents),

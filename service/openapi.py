@@ -15,9 +15,9 @@ import orjson
 import yaml
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import Schema
 
-from schemas import declared, derivatives, evaluation, fields, functions, network, tensor, training
+from schemas.components import Components, schema_name
+from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.examples import MISTAKES, Example, misspelt
@@ -25,10 +25,6 @@ from service.api.operation import TAGS, Operation, in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
-from service.engine.declarations import Declaration, Registry
-from service.engine.descent.comparison import MOST_RUNS
-from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES
-from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE, Problem
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
@@ -46,59 +42,11 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-NESTED: dict[str, Any] = {
-    "NestedNumbers": {
-        "oneOf": [{"type": "number"}, {"type": "array", "minItems": 1, "items": _reference("NestedNumbers")}]
-    },
-    "NestedAnswers": {
-        "oneOf": [{"type": ["number", "null"]}, {"type": "array", "items": _reference("NestedAnswers")}],
-        "description": "null stands for a number that is not finite",
-    },
-    "TypedArray": {
-        "type": "object",
-        "description": "an array as base64 of its little-endian bytes in row-major order",
-        "required": ["dtype", "shape", "base64"],
-        "additionalProperties": False,
-        "properties": {
-            "dtype": {"type": "string", "enum": list(tensor.TYPED_DTYPES)},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": tensor.MOST_AXES},
-            "base64": {"type": "string", "contentEncoding": "base64"},
-        },
-    },
-    "Tensor": {
-        "description": "nested lists of numbers (a bare number for a scalar), or a typed array",
-        "oneOf": [_reference("NestedNumbers"), _reference("TypedArray")],
-    },
-    "TensorAnswer": {
-        "description": "nested lists of numbers, or a typed array if the Accept header asked for it",
-        "oneOf": [_reference("NestedAnswers"), _reference("TypedArray")],
-    },
-    "Derived": {
-        "description": "a tensor, tensors by name or by layer and parameter name, or a list of these",
-        "anyOf": [
-            _reference("TensorAnswer"),
-            {"type": "object", "additionalProperties": _reference("Derived")},
-            {"type": "array", "items": _reference("Derived")},
-        ],
-    },
-    "Parameters": {
-        "description": "tensors by layer and parameter name",
-        "type": "object",
-        "additionalProperties": {"type": "object", "additionalProperties": _reference("Tensor")},
-    },
-    "ParametersAnswer": {
-        "description": "tensors by layer and parameter name",
-        "type": "object",
-        "additionalProperties": {"type": "object", "additionalProperties": _reference("TensorAnswer")},
-    },
-}
-
-
 class _Describer:
-    """Turns our own fields into JSON Schema, once for each declaration."""
+    """The document as it grows. Our own fields describe themselves; apispec describes those of marshmallow."""
 
     def __init__(self) -> None:
-        self.plugin = MarshmallowPlugin(schema_name_resolver=_schema_name)
+        self.plugin = MarshmallowPlugin(schema_name_resolver=schema_name)
         self.spec = APISpec(
             title="Nabla, the gradient service",
             version=__version__,
@@ -107,220 +55,18 @@ class _Describer:
             tags=[{"name": name, "description": text} for name, text in TAGS.items()],
             plugins=[self.plugin],
         )
+        components = Components(self.spec.components.schemas)
         converter = self.plugin.converter
         assert converter is not None
 
         def of_field(_: Any, field: Any, **kwargs: Any) -> dict[str, Any]:  # apispec binds it to its converter
-            return self.describe_field(field)
+            return field.json_schema(components) if isinstance(field, StrictField) else {}
 
         converter.add_attribute_function(of_field)  # type: ignore[no-untyped-call]
-        for name, schema in NESTED.items():
-            self.spec.components.schema(name, schema)
         self.spec.components.security_scheme(
             "key", {"type": "http", "scheme": "bearer", "description": "Needed only where the operator set keys"}
         )
         self.spec.options["security"] = [{}, {"key": []}]
-
-    def describe_field(self, field: Any) -> dict[str, Any]:
-        """The JSON Schema of one of our fields; nothing for marshmallow's own."""
-        match field:
-            case tensor.TensorAnswerField():
-                return _reference("TensorAnswer")
-            case tensor.TensorField():
-                return _reference("Tensor")
-            case tensor.ParametersAnswerField():
-                return _reference("ParametersAnswer")
-            case tensor.ParametersField():
-                return _reference("Parameters")
-            case tensor.TensorsAnswerField():
-                by_name = {"type": "object", "additionalProperties": _reference("TensorAnswer")}
-                return {"anyOf": [_reference("TensorAnswer"), by_name]}
-            case tensor.TensorsField():
-                by_name = {"type": "object", "additionalProperties": _reference("Tensor")}
-                return {"anyOf": [_reference("Tensor"), by_name]}
-            case network.NetworkField():
-                return self.component("Network", lambda: self.object(network.SCHEMA))
-            case network.InputShapeField():
-                shape = {"type": "array", "maxItems": 16, "items": {"type": "integer", "minimum": 1}}
-                return {"anyOf": [shape, {"type": "object", "additionalProperties": shape}]}
-            case network.LayersField():
-                return {"type": "array", "minItems": 1, "items": self.layer()}
-            case derivatives.VectorsField():
-                by_name = {"type": "object", "additionalProperties": _reference("Tensor")}
-                return {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": derivatives.MOST_VECTORS,
-                    "items": {"anyOf": [_reference("Tensor"), by_name, _reference("Parameters")]},
-                }
-            case fields.ObjectField():
-                nested = field.schema
-                return self.component(_schema_name(nested), lambda: self.object(nested))
-            case training.TreeOrNumberField():
-                return {"anyOf": [{"type": "number"}, _reference("ParametersAnswer")]}
-            case training.StateField():
-                number = {"type": "number"}
-                one = {"anyOf": [number, _reference("Parameters")]} if field.trees else number
-                return {"type": "object", "additionalProperties": one}
-            case training.BatchesField():
-                indices = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
-                return {"type": "array", "minItems": 1, "maxItems": training.MOST_BATCHES, "items": indices}
-            case training.FrozenField():
-                return {"type": "array", "maxItems": field.MOST, "items": {"type": "string"}}
-            case training.SeedsField():
-                seeds = {"type": "integer", "minimum": 0, "maximum": field.seed.maximum}
-                return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": seeds}
-            case training.OptimizersField():
-                one = self.choice(field.registry)
-                return {"type": "array", "minItems": 1, "maxItems": MOST_RUNS, "items": one}
-            case functions.ExpressionField():
-                return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
-            case functions.VariablesField():
-                names = {"type": "string", "maxLength": LONGEST_NAME}
-                return {"type": "array", "minItems": 1, "maxItems": MOST_VARIABLES, "items": names}
-            case functions.RangeField():
-                return _range(field)
-            case functions.BoxField():
-                one = _range(field.range)
-                several = {"type": "array", "minItems": 1, "maxItems": MOST_VARIABLES, "items": one}
-                return {"anyOf": [one, several]}
-            case functions.StartsField():
-                layout = self.component("Starts", lambda: self.object(field.layout))
-                return {"anyOf": [_reference("Tensor"), layout]}
-            case derivatives.DerivedField():
-                return _reference("Derived")
-            case evaluation.LossField():
-                one = self.choice(field.registry)
-                return {"anyOf": [one, {"type": "object", "additionalProperties": one}]}
-            case declared.ChoiceField():
-                return self.choice(field.registry)
-            case fields.NumbersByNameField():
-                return {"type": "object", "additionalProperties": {"type": "number"}}
-            case fields.NumberField():
-                return {"type": "number"} | _bounds(field)
-            case fields.IntegerField():
-                bounds = {"minimum": field.minimum, "maximum": field.maximum}
-                return {"type": "integer"} | {key: bound for key, bound in bounds.items() if bound is not None}
-            case fields.FlagField():
-                return {"type": "boolean"}
-            case fields.WordField():
-                return {"type": "string", "enum": list(field.values)}
-            case fields.WordsField():
-                return {"type": "array", "items": {"type": "string", "enum": list(field.values)}}
-            case fields.NameField():
-                return {"type": "string", "minLength": 1, "maxLength": field.LONGEST}
-            case fields.NamesField():
-                return {"type": "array", "minItems": 1, "items": {"type": "string"}}
-            case fields.IntegersField():
-                return _integers(field)
-            case fields.NumbersField():
-                return {"type": "array", "minItems": 1, "items": {"type": "number"} | _bounds(field.number)}
-        return {}
-
-    def property(self, field: Any) -> dict[str, Any]:
-        """One property: its schema, description and default."""
-        schema = self.describe_field(field)
-        if field.allow_none and isinstance(schema.get("type"), str):
-            schema["type"] = [schema["type"], "null"]
-        elif field.allow_none:
-            schema = {"anyOf": [schema, {"type": "null"}]}
-        if field.metadata.get("description"):
-            schema["description"] = field.metadata["description"]
-        return schema
-
-    def object(self, schema: Schema, **first: Any) -> dict[str, Any]:
-        """A closed object with the fields of a schema after those given."""
-        properties = first | {
-            name: self.property(field) for name, field in schema.load_fields.items() if name not in first
-        }
-        required = list(first) + [name for name, field in schema.load_fields.items() if field.required]
-        result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-        if required:
-            result["required"] = list(dict.fromkeys(required))
-        return result
-
-    def component(self, name: str, make: Any) -> dict[str, Any]:
-        """A reference to a component, which is made at its first use."""
-        if name not in self.spec.components.schemas:
-            self.spec.components.schemas[name] = {}  # so that recursion ends
-            self.spec.components.schemas[name] = make()
-        return dict(_reference(name))
-
-    def declaration(
-        self, registry: Registry[Any], declaration: Declaration, common: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The object that chooses one declared block and sets its options."""
-        title = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
-
-        def make() -> dict[str, Any]:
-            kind = {"type": "string", "enum": [declaration.name, *declaration.aliases]}
-            schema = self.object(declared.options_schema(declaration), type=kind, **common)
-            schema["description"] = declaration.description["en"]
-            schema["required"] = ["type", *(option.name for option in declaration.options if option.required)]
-            return schema
-
-        return self.component(title, make)
-
-    def choice(self, registry: Registry[Any]) -> dict[str, Any]:
-        """A name, or an object with options, out of a registry."""
-
-        def make() -> dict[str, Any]:
-            plain = [
-                name
-                for declaration in registry
-                if not any(option.required for option in declaration.options)
-                for name in (declaration.name, *declaration.aliases)
-            ]
-            objects = [self.declaration(registry, declaration, {}) for declaration in registry]
-            if registry.kind == "regularizer":
-                number = {"type": "number", "minimum": 0}
-                objects.append(
-                    {"type": "object", "properties": {"l1": number, "l2": number}, "additionalProperties": False}
-                )
-            return {"anyOf": [{"type": "string", "enum": plain}, *objects]}
-
-        return self.component(registry.kind.capitalize(), make)
-
-    def layer(self) -> dict[str, Any]:
-        """A layer of any type, told apart by `type`."""
-
-        def make() -> dict[str, Any]:
-            common = {name: self.property(item) for name, item in network.COMMON.load_fields.items() if name != "type"}
-            references = {declaration.name: self.declaration(layers, declaration, common) for declaration in layers}
-            mapping = {name: reference["$ref"] for name, reference in references.items()}
-            return {
-                "oneOf": list(references.values()),
-                "discriminator": {"propertyName": "type", "mapping": mapping},
-            }
-
-        return self.component("Layer", make)
-
-
-def _bounds(field: fields.NumberField) -> dict[str, float]:
-    bounds = {}
-    if field.minimum is not None:
-        bounds["exclusiveMinimum" if field.open_minimum else "minimum"] = field.minimum
-    if field.maximum is not None:
-        bounds["exclusiveMaximum" if field.open_maximum else "maximum"] = field.maximum
-    return bounds
-
-
-def _range(field: functions.RangeField) -> dict[str, Any]:
-    return {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"} | _bounds(field.number)}
-
-
-def _integers(field: fields.IntegersField) -> dict[str, Any]:
-    one = {"type": "integer", "minimum": field.minimum}
-    entry = {"anyOf": [one, {"type": "array", "minItems": 2, "maxItems": 2, "items": one}]} if field.pairs else one
-    several: dict[str, Any] = {"type": "array", "maxItems": field.length or field.longest, "items": entry}
-    if field.length is not None:
-        several["minItems"] = field.length
-    return {"anyOf": [one, several]} if field.length is not None or field.single else several
-
-
-def _schema_name(schema: Any) -> str:
-    name = schema.__name__ if isinstance(schema, type) else type(schema).__name__
-    return name.removesuffix("Schema")
 
 
 def _shown(summary: str, value: Any) -> dict[str, Any]:
@@ -398,12 +144,12 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         "tags": [operation.tag],
     }
     answer: dict[str, Any] = {"description": "OK"}
-    schema = {"schema": type(operation.gives)} if operation.gives else {}
+    schema = {"schema": type(operation.gives) if operation.gives else {"type": "string"}}
     answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
     if operation.streams:
         for part in operation.streams:
-            describer.spec.components.schema(_schema_name(part), schema=part)
-        parts = {"anyOf": [_reference(_schema_name(part)) for part in operation.streams]}
+            describer.spec.components.schema(schema_name(part), schema=part)
+        parts = {"anyOf": [_reference(schema_name(part)) for part in operation.streams]}
         lines = {"schema": parts, "examples": _parts(operation, client)}
         answer["content"] |= dict.fromkeys((wire.NDJSON, wire.EVENTS), lines)
     if operation.parameters:
@@ -431,6 +177,9 @@ def describe() -> dict[str, Any]:
     return {"openapi": document.pop("openapi"), **document}
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class _Dumper(yaml.SafeDumper):
     """Keeps the order of keys, writes numbers in rows and texts in blocks, and repeats instead of using anchors."""
 
@@ -452,9 +201,22 @@ _Dumper.add_representer(str, _text)
 
 
 def write() -> str:
-    """openapi.yaml as text."""
-    text: str = yaml.dump(describe(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    """openapi.yaml as text. Numbers stay as they stand in the committed file where they agree with it."""
+    committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
+    document = kept(describe(), committed)
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
+
+
+def kept(new: Any, committed: Any) -> Any:
+    """A document with the committed digits of every number that agrees: another processor adds in another order."""
+    if isinstance(new, float) and isinstance(committed, float) and agree(new, committed):
+        return committed
+    if isinstance(new, dict) and isinstance(committed, dict):
+        return {key: kept(value, committed.get(key)) for key, value in new.items()}
+    if isinstance(new, list) and isinstance(committed, list) and len(new) == len(committed):
+        return [kept(*pair) for pair in zip(new, committed, strict=True)]
+    return new
 
 
 def agree(one: Any, other: Any) -> bool:

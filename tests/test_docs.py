@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,7 +38,8 @@ def test_there_are_documents() -> None:
     assert CONFIGURATION in DOCUMENTS
 
 
-def test_the_request_of_the_readme_gives_the_answer_that_stands_below_it(client: FlaskClient) -> None:
+def exchanges() -> list[tuple[list[str], Any]]:
+    """The words of every curl command of the README, and the answer that stands below it."""
     pairs = []
     command = None
     for language, text in blocks(README):
@@ -50,7 +52,11 @@ def test_the_request_of_the_readme_gives_the_answer_that_stands_below_it(client:
             command = None
     assert command is None
     assert pairs
-    for words, expected in pairs:
+    return pairs
+
+
+def test_the_request_of_the_readme_gives_the_answer_that_stands_below_it(client: FlaskClient) -> None:
+    for words, expected in exchanges():
         options = dict(itertools.pairwise(words))
         (address,) = (word for word in words if word.startswith(("localhost:8000/", "http://localhost:8000/")))
         path = urlsplit(address if "//" in address else f"//{address}").path

@@ -10,24 +10,12 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from schemas.catalogue import DeclarationSchema, DeclarationsSchema
+from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
+from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
 from service.api.operation import describe
-from service.engine.declarations import (
-    REQUIRED,
-    Choice,
-    Declaration,
-    Flag,
-    Integer,
-    Integers,
-    Number,
-    Numbers,
-    Option,
-    Reference,
-    Registry,
-    Selection,
-)
+from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.functions.formulas import formulas_of, slopes_of
@@ -40,6 +28,7 @@ from service.engine.network.layers import Layer, layers
 from service.engine.network.layers.declaration import ANY_NUMBER
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
+from service.engine.options import Flag, Option, Reference, Value
 from service.problems import Problem, pointer
 
 blueprint = Blueprint("catalogue", __name__)
@@ -60,48 +49,38 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 MOST_POINTS = 2001
 
-_TYPES: dict[type[Option], str] = {
-    Number: "number",
-    Integer: "integer",
-    Flag: "boolean",
-    Choice: "string",
-    Integers: "integer list",
-    Numbers: "number list",
-    Reference: "choice",
+_BOUNDS = {
+    "minimum": "minimum",
+    "maximum": "maximum",
+    "exclusiveMinimum": "exclusive_minimum",
+    "exclusiveMaximum": "exclusive_maximum",
+    "enum": "values",
 }
-
-
-def _default(value: Any) -> Any:
-    if isinstance(value, Selection):
-        return {"type": value.name, **value.options}
-    return list(value) if isinstance(value, tuple) else value
+"""What the catalogue calls what JSON Schema says of numbers and words."""
 
 
 def _option(option: Option) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": option.name,
-        "type": _TYPES[type(option)],
-        "required": option.required,
-        "description": option.description,
-    }
-    if option.default is not REQUIRED:
-        entry["default"] = _default(option.default)
-    match option:
-        case Number():
-            bounds = {"minimum": option.minimum, "maximum": option.maximum}
-            entry |= {
-                ("exclusive_" if getattr(option, f"open_{name}") else "") + name: bound
-                for name, bound in bounds.items()
-                if bound is not None
-            }
-        case Integer():
-            bounds = {"minimum": option.minimum, "maximum": option.maximum}
-            entry |= {name: bound for name, bound in bounds.items() if bound is not None}
-        case Choice():
-            entry["values"] = list(option.values)
-        case Reference():
-            entry["of"] = f"/v1/{option.registry.plural}"
-    return entry
+    if isinstance(option, Reference):
+        schema: dict[str, Any] = {}
+        kind, more = "choice", {"of": f"/v1/{option.registry.plural}"}
+    else:
+        assert isinstance(option, Value)
+        schema = option.schema()
+        kind, more = _type(schema), {}
+    entry = {"name": option.name, "type": kind, "required": option.required, "description": option.description}
+    if not option.required:
+        entry["default"] = default_of(option)
+    return entry | {name: schema[key] for key, name in _BOUNDS.items() if key in schema} | more
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """The type of an option in a word or two; of lists for which a number may stand it is that of the list."""
+    if "anyOf" in schema:
+        return _type(schema["anyOf"][-1])
+    if schema["type"] == "array":
+        items = schema["items"]
+        return f"{items.get('anyOf', [items])[0]['type']} list"
+    return str(schema["type"])
 
 
 def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
@@ -266,13 +245,13 @@ def _add(plural: str) -> None:
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
     summary = f"All {plural}"
     path = f"/v1/{registry.path}"
-    describe("GET", path, summary=summary, tag="Catalogue", gives=DeclarationsSchema())(everything)
+    describe("GET", path, summary=summary, tag="Catalogue", gives=CatalogueListingSchema())(everything)
     describe(
         "GET",
         f"{path}/{{name}}",
         summary=f"One {kind}",
         tag="Catalogue",
-        gives=DeclarationSchema(),
+        gives=CatalogueEntrySchema(),
         parameters=(path_parameter, *query),
     )(one)
     blueprint.get(path)(everything)

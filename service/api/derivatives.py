@@ -6,14 +6,13 @@ from typing import Any
 
 from flask import Blueprint
 
-from schemas.derivatives import DerivativesRequest, DerivativesResponse
-from service.api.answering import listed, number, unnamed
-from service.api.asking import ask, compiled
+from schemas.derivatives import DerivativesRequest, DerivativesResponse, LoadedDerivatives
+from service.api.answers import listed, number, unnamed
 from service.api.examples import DERIVATIVES
-from service.api.operation import WATCHED_OPERATIONS, Context, post
-from service.engine.network.derivatives import Derivation, Derivative, DerivativeTask, compile_derivative
-from service.engine.network.feed import Feed
-from service.engine.network.task import Task
+from service.api.network_request import compiled, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)
 
@@ -30,7 +29,7 @@ RESULT_FACTOR = 5
     tag="Networks",
     examples=DERIVATIVES,
 )
-def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def derivatives(request: LoadedDerivatives, context: Context) -> dict[str, Any]:
     """Exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or the trainable parameters.
 
     `jvp` is how much the outputs change along a tangent (J v), `vjp` what a cotangent of the outputs is for the
@@ -40,24 +39,21 @@ def derivatives(request: dict[str, Any], context: Context) -> dict[str, Any]:
     return _answer(request, _derive(request, context))
 
 
-def _derive(request: dict[str, Any], context: Context) -> Derivative:
+def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
     vectors = request.get("vectors", ())
-
-    def run(task: Task, feed: Feed) -> Derivative:
+    with in_terms_of(request):
+        task, feed = task_and_feed(request, context.runtime.settings.limits)
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
-        derivation = compiled(asked, compile_derivative, task, feed, context)
-        assert isinstance(derivation, Derivation)
-        nbytes = derivation.program.nbytes
+        derivation = compiled(asked, feed, context)
+        nbytes = 2 * derivation.program.nbytes + RESULT_FACTOR * derivation.result_bytes
+        context.memory.need(context.loaded_bytes + nbytes)
         deadline = context.deadline if derivation.work > WATCHED_OPERATIONS else None
-        context.memory.need(context.loaded_bytes + 2 * nbytes + RESULT_FACTOR * derivation.result_bytes)
         result = derivation.run(feed, vectors, deadline)
-        context.timer.mark("compute")
-        return result
-
-    return ask(request, context, run)
+    context.timer.mark("compute")
+    return result
 
 
-def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
+def _answer(request: LoadedDerivatives, derived: Derivative) -> dict[str, Any]:
     """The answer, what matters most first."""
     answer: dict[str, Any] = {
         "dtype": request["dtype"],
@@ -73,7 +69,7 @@ def _answer(request: dict[str, Any], derived: Derivative) -> dict[str, Any]:
     return answer
 
 
-def _result(request: dict[str, Any], result: Any) -> Any:
+def _result(request: LoadedDerivatives, result: Any) -> Any:
     kind, of, wrt = request["kind"], request["of"], request["wrt"]
     match kind:
         case "jvp":
@@ -88,7 +84,7 @@ def _result(request: dict[str, Any], result: Any) -> Any:
     return result if of == "loss" else _entry(request, of, result)
 
 
-def _entry(request: dict[str, Any], side: str, entry: Any) -> Any:
+def _entry(request: LoadedDerivatives, side: str, entry: Any) -> Any:
     """What pairs with inputs, outputs, parameters or the loss, as answers have it."""
     match side:
         case "inputs":

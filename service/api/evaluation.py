@@ -6,14 +6,13 @@ from typing import Any
 
 from flask import Blueprint
 
-from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse
-from service.api.answering import listed, number, unnamed
-from service.api.asking import ask, compiled
+from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
+from service.api.answers import listed, number, unnamed
 from service.api.examples import FORWARD, GRADIENTS
-from service.api.operation import WATCHED_OPERATIONS, Context, post
-from service.engine.network.evaluate import Evaluation, LayerValues, Result, compile_task
-from service.engine.network.feed import Feed
-from service.engine.network.task import Task
+from service.api.network_request import compiled, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -27,7 +26,7 @@ blueprint = Blueprint("evaluation", __name__)
     tag="Networks",
     examples=FORWARD,
 )
-def forward(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Run a network forward. With `include: ["layers"]` every layer's pre-activation and output come too."""
     return _answer(request, _evaluate(request, context))
 
@@ -41,7 +40,7 @@ def forward(request: dict[str, Any], context: Context) -> dict[str, Any]:
     tag="Networks",
     examples=GRADIENTS,
 )
-def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Loss, outputs and the exact gradient of the loss with respect to every parameter.
 
     Gradients come in the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of
@@ -52,24 +51,23 @@ def gradients(request: dict[str, Any], context: Context) -> dict[str, Any]:
     return _answer(request, _evaluate(request, context))
 
 
-def _evaluate(request: dict[str, Any], context: Context) -> Result:
-    def run(task: Task, feed: Feed) -> Result:
-        evaluation = compiled(task, compile_task, task, feed, context)
-        assert isinstance(evaluation, Evaluation)
+def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
+    include = request["include"]
+    with in_terms_of(request):
+        task, feed = task_and_feed(request, context.runtime.settings.limits, include)
+        evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
-        deadline = context.deadline if program.work > WATCHED_OPERATIONS else None
         # The arena, as much again at most for the arrays of the answer, and their text.
         context.memory.need(context.loaded_bytes + 4 * program.nbytes)
-        if "parameters" not in request["include"]:
+        if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
+        deadline = context.deadline if program.work > WATCHED_OPERATIONS else None
         result = evaluation.run(feed, deadline, consume=True)
-        context.timer.mark("compute")
-        return result
-
-    return ask(request, context, run)
+    context.timer.mark("compute")
+    return result
 
 
-def _answer(request: dict[str, Any], result: Result) -> dict[str, Any]:
+def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
     """The answer, what matters most first."""
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}

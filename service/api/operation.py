@@ -17,22 +17,19 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
-from schemas.fields import RequestSchema
+from schemas.requests import R, RequestSchema
 from service import wire
 from service.access import Budget, Reservation
 from service.api.examples import Example
 from service.config import Settings
-from service.engine.cache import LeastRecentlyUsed
+from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
-from service.engine.graph.plan import WorkspacePool
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
 # What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
 # arrays. Of a long text of base64 no more than its length is left.
 LOADED_FACTOR = 8
-# Below this many operations a run is over before a look at the clock could matter.
-WATCHED_OPERATIONS = 1e6
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,8 @@ class Runtime:
     """What operations need of the running service."""
 
     settings: Settings
-    compiled: LeastRecentlyUsed[Any, Any]
-    """What was made of definitions and expressions: things with a `weight`, by what they were made of."""
-    workspaces: WorkspacePool
+    compiled: Compiler
+    """Gives what tasks are compiled to, out of the memory of earlier requests."""
     memory: Budget
     streams: threading.Semaphore
     """How many streams may still be opened."""
@@ -67,6 +63,11 @@ class Context:
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
 
+    def mark_compiled(self, nbytes: int) -> None:
+        """End the stage in which programs are made, which take so many bytes."""
+        self.timer.mark("compile")
+        self.timer.memory = nbytes
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -85,6 +86,7 @@ class Operation:
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, as OpenAPI has them."""
     media_types: tuple[str, ...] = ("application/json",)
+    """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
 
@@ -132,20 +134,20 @@ def post(
     blueprint: Blueprint,
     path: str,
     *,
-    takes: RequestSchema,
+    takes: RequestSchema[R],
     gives: Schema,
     summary: str,
     tag: str,
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
-) -> Callable[[Callable[[dict[str, Any], Context], dict[str, Any] | Response]], Callable[..., Response]]:
+) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.
 
     With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
     are the schemas of its lines.
     """
 
-    def register(view: Callable[[dict[str, Any], Context], dict[str, Any] | Response]) -> Callable[..., Response]:
+    def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
             environ = request.environ
             running = runtime()

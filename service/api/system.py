@@ -14,13 +14,13 @@ import yaml
 from flask import Blueprint, Response, render_template, send_from_directory
 from markupsafe import Markup
 
-from schemas.system import HealthSchema, ServiceSchema
+from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
 from service import __version__, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
 from service.api.operation import OPERATIONS, describe, in_order, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
-from service.engine.network.evaluate import compile_task
+from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
@@ -54,13 +54,13 @@ def _page(template: str, **values: Any) -> Response:
     return response
 
 
-@describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=HealthSchema())
+@describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
     """Answers while the worker computes; asks nothing of the engine."""
     return _json({"status": "ok"})
 
 
-@describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=HealthSchema())
+@describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
 def ready() -> Response:
     """Answers 200 once the engine has passed its self-test."""
     if not _engine_works():
@@ -77,7 +77,7 @@ def _engine_works() -> bool:
     task = Task(NetworkDefinition((line,)), "float64", ((INPUT, shape),), losses=(loss,), targets=(("line", shape),))
     kernel, targets = {"line": {"kernel": np.full(shape, 2.0)}}, {"line": np.full(shape, 5.0)}
     feed = Feed({INPUT: np.full(shape, 3.0)}, kernel, targets)
-    result = compile_task(task, runtime().settings.limits).run(feed)
+    result = EvaluationTask(task).compile(runtime().settings.limits).run(feed)
     return result.loss == 1.0 and result.gradients["line"]["kernel"][0, 0] == 6.0
 
 
@@ -88,7 +88,7 @@ def metrics() -> Response:
     return Response(content, content_type=media_type)
 
 
-@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceSchema())
+@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceDescriptionSchema())
 def about() -> Response:
     """Name, version, links and the limits in force."""
     links = {operation.name: operation.path for operation in OPERATIONS if "{" not in operation.path}
@@ -108,13 +108,13 @@ def _specification() -> tuple[bytes, bytes]:
     return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-@describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=("application/yaml",))
+@describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
-    """The OpenAPI 3.1 description of the service, as YAML."""
+    """The OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
     return Response(_specification()[0], content_type="application/yaml")
 
 
-@describe("GET", "/openapi.json", summary="This description as JSON", tag="System")
+@describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
 def openapi_json() -> Response:
     """The OpenAPI 3.1 description of the service, as JSON."""
     return Response(_specification()[1], content_type=wire.JSON)

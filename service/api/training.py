@@ -13,14 +13,17 @@ from flask import Blueprint, Response
 from schemas.training import (
     CompareRequest,
     CompareResponse,
-    StepSchema,
+    LoadedCompare,
+    LoadedTrain,
+    LoadedTraining,
+    TrainingStepSchema,
     TrainRequest,
     TrainResponse,
     TrainSummary,
 )
-from service.api.answering import listed
-from service.api.asking import ask, compiler, validation_of
+from service.api.answers import NUMBER_BYTES, listed
 from service.api.examples import COMPARE, TRAIN
+from service.api.network_request import in_terms_of, task_and_feed, validation_of
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.declarations import Selection
@@ -29,13 +32,9 @@ from service.engine.descent.comparison import Comparison, Contender, Row, check_
 from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
-from service.engine.descent.update import Clip
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
-
-NUMBER_BYTES = 72
-"""What a number of a trace takes as text while it is put together: 24, three times."""
 
 blueprint = Blueprint("training", __name__)
 
@@ -48,9 +47,9 @@ blueprint = Blueprint("training", __name__)
     summary="Optimizer steps, exact and live",
     tag="Training",
     examples=TRAIN,
-    streams=(StepSchema, TrainSummary),
+    streams=(TrainingStepSchema, TrainSummary),
 )
-def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Response:
+def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     """Train a network step by step, and tell of each step what happened.
 
     Each entry of `steps` has loss and gradient norm before its update; `trace` asks for gradients, updates, parameters,
@@ -58,7 +57,8 @@ def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Respons
     goes on as if the training had never stopped. With `Accept: application/x-ndjson` or `text/event-stream` each step
     is sent as it is computed and everything else comes last; closing the connection stops the training.
     """
-    work = ask(request, context, lambda task, feed: TrainingWork(request, context, task, feed))
+    with in_terms_of(request):
+        work = TrainingWork(request, context)
     if context.form != "json":
         return respond(work, context)
     steps, summary = collect(work, context)
@@ -78,13 +78,14 @@ def train(request: dict[str, Any], context: Context) -> dict[str, Any] | Respons
     tag="Training",
     examples=COMPARE,
 )
-def compare(request: dict[str, Any], context: Context) -> dict[str, Any]:
+def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
     """Train the same network on the same data with several optimizers, learning rates and seeds.
 
     Every optimizer is run with every learning rate and every seed. The answer has curves over the same steps for all
     runs, and a table of where each ended.
     """
-    work = ask(request, context, lambda task, feed: ComparisonWork(request, context, task, feed))
+    with in_terms_of(request):
+        work = ComparisonWork(request, context)
     _, summary = collect(work, context)
     context.timer.mark("compute")
     return dict(summary)
@@ -93,13 +94,15 @@ def compare(request: dict[str, Any], context: Context) -> dict[str, Any]:
 class TrainingWork:
     """A training, in the words of the API."""
 
-    def __init__(self, request: dict[str, Any], context: Context, task: Task, feed: Feed) -> None:
+    def __init__(self, request: LoadedTrain, context: Context) -> None:
         self.dtype = request["dtype"]
-        self.exclude: frozenset[str] = request["exclude"]
-        self.training = start(request, context, task, feed, request["optimizer"], reserving(context))
-        context.timer.mark("compile")
+        self.exclude = request["exclude"]
+        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        self.training = start(
+            request, context, task, feed, request["optimizer"], reserving(context), request.get("checkpoint")
+        )
         nbytes = self.training.memory
-        context.timer.memory = nbytes
+        context.mark_compiled(nbytes)
         if context.form == "json":
             try:
                 context.memory.need(context.loaded_bytes + 4 * nbytes + NUMBER_BYTES * self.training.trace_elements)
@@ -146,13 +149,14 @@ class TrainingWork:
 class ComparisonWork:
     """Several trainings, in the words of the API."""
 
-    def __init__(self, request: dict[str, Any], context: Context, task: Task, feed: Feed) -> None:
+    def __init__(self, request: LoadedCompare, context: Context) -> None:
         self.dtype = request["dtype"]
         self.validated = "validation" in request
+        task, feed = task_and_feed(request, context.runtime.settings.limits)
 
         def begin(contender: Contender) -> Training:
             numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-            return start(request, context, task, numbers, contender.optimizer, lambda _: None, place)
+            return start(request, context, task, numbers, contender.optimizer, lambda _: None, place=place)
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
@@ -228,40 +232,35 @@ def reserving(context: Context) -> Callable[[int], None]:
 
 
 def start(
-    request: dict[str, Any],
+    request: LoadedTraining,
     context: Context,
     task: Task,
     feed: Feed,
     optimizer: Selection[Optimizer],
     reserve: Callable[[int], None],
+    checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
     """A training as the request wants it, ready for its first step; `place` is where it names the optimizer."""
-    checkpoint = request.get("checkpoint")
     task = task._replace(frozen=request["frozen"])
     return Training(
-        compiler(context),
+        context.runtime.compiled,
         context.runtime.settings.limits,
         task,
         feed,
         plan_of(request, optimizer),
         validation_of(request, task),
-        None if checkpoint is None else Checkpoint(**checkpoint),
+        checkpoint,
         reserve=reserve,
         place=place,
         deadline=context.deadline,
     )
 
 
-def plan_of(request: dict[str, Any], optimizer: Selection[Optimizer]) -> Plan:
+def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
     """How the request wants the network to be trained."""
-    clip, stop, trace = request.get("clip"), request.get("stop"), request["trace"]
-    recipe = Recipe(
-        optimizer,
-        request.get("schedule"),
-        None if clip is None else Clip(**clip),
-        Stop() if stop is None else Stop(**stop),
-    )
+    trace = request["trace"]
+    recipe = Recipe(optimizer, request.get("schedule"), request.get("clip"), request.get("stop", Stop()))
     return Plan(
         recipe,
         steps=request.get("steps"),
@@ -269,8 +268,8 @@ def plan_of(request: dict[str, Any], optimizer: Selection[Optimizer]) -> Plan:
         batch_size=request.get("batch_size"),
         shuffle=request["shuffle"],
         batches=request.get("batches"),
-        every=trace["every"],
-        include=trace.get("include", frozenset()),
+        every=trace.every,
+        include=trace.include,
     )
 
 

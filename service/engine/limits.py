@@ -9,6 +9,9 @@ from service.engine.errors import LimitExceeded, Path
 from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program
 
+WATCHED_OPERATIONS = 1e6
+"""A run of more floating-point operations looks at the clock; a shorter one is over before that could matter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

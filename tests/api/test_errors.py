@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service.api import evaluation
+from service.engine.network.evaluate import EvaluationTask
 from service.problems import KINDS
 from tests.conftest import Post
 from tests.support import PROBLEM, Server, assert_problem, faults, head, network, xor
@@ -56,12 +56,12 @@ def too_many_requests(make: MakeClient, patch: pytest.MonkeyPatch) -> TestRespon
 
 
 def busy(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
-    patch.setattr(evaluation, "compile_task", _out_of_memory)
+    patch.setattr(EvaluationTask, "compile", _out_of_memory)
     return make().post(GRADIENTS, json=xor())
 
 
 def internal_error(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
-    patch.setattr(evaluation, "compile_task", _broken)
+    patch.setattr(EvaluationTask, "compile", _broken)
     return make().post(GRADIENTS, json=xor())
 
 

@@ -370,7 +370,7 @@ def test_a_stream_tells_what_the_document_tells(
     if "base64" not in accept:
         assert_described(schemas, "DescendSummary", summary)
         for record in records:
-            assert_described(schemas, "Roll", record)
+            assert_described(schemas, "DescentStep", record)
     runs = [{key: value for key, value in run.items() if key not in WAY} for run in document["runs"]]
     assert summary == document | {"runs": runs}
     last = max(run["steps_done"] for run in document["runs"])
@@ -535,3 +535,13 @@ def test_a_start_on_a_kink_has_no_slope_to_follow(post: Post, client: FlaskClien
     _, summary = streamed(client, body, NDJSON)
     assert (summary["warnings"], summary["finite"]) == (answer["warnings"], False)
     assert [run["status"] for run in summary["runs"]] == ["stopped", "completed"]
+
+
+def test_a_slip_is_told_whoever_asked_before(post: Post) -> None:
+    """Who lists the variables means them; what was compiled for that request serves the next one, without the list."""
+    body = descent(expression="sinx + y", starts=[[1, 1]], steps=1)
+    listed = rolled(post, **body, variables=["sinx", "y"])
+    answer = rolled(post, **body)
+    assert listed["runs"] == answer["runs"]
+    assert listed["warnings"] == []
+    assert [warning["code"] for warning in answer["warnings"]] == ["unusual_name"]

@@ -18,7 +18,7 @@ from marshmallow import Schema
 from prometheus_client import REGISTRY
 from werkzeug.test import EnvironBuilder, TestResponse
 
-from schemas.fields import RequestSchema
+from schemas.requests import RequestSchema
 from service import wire
 from service.access import Reservation
 from service.api import operation, streaming

@@ -6,15 +6,17 @@ import copy
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import UnionType
+from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
-from schemas.fields import MOST_DEPTH
-from service.api import evaluation
+from schemas.requests import MOST_DEPTH
 from service.api.examples import FORWARD, GRADIENTS
+from service.api.operation import OPERATIONS, Operation
+from service.engine.network.evaluate import EvaluationTask
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
 
@@ -27,13 +29,13 @@ INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The tasks that were compiled."""
     tasks: list[Any] = []
-    compile_task = evaluation.compile_task
+    compile_it = EvaluationTask.compile
 
-    def counted(task: Any, *arguments: Any) -> Any:
+    def counted(task: EvaluationTask, *arguments: Any) -> Any:
         tasks.append(task)
-        return compile_task(task, *arguments)
+        return compile_it(task, *arguments)
 
-    monkeypatch.setattr(evaluation, "compile_task", counted)
+    monkeypatch.setattr(EvaluationTask, "compile", counted)
     return tasks
 
 
@@ -240,3 +242,33 @@ def test_many_threads_get_their_own_answers(make_client: MakeClient) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_unknown_keys_are_told_in_the_order_of_the_body(post: Post) -> None:
+    surplus = [f"surplus_{letter}" for letter in "hbfdgace"]
+    document = assert_problem(post(xor() | dict.fromkeys(surplus, 1)), "invalid")
+    assert [error["pointer"] for error in document["errors"]] == [f"#/{key}" for key in surplus]
+
+
+def kinds_of(hint: Any) -> tuple[type, ...]:
+    """The classes that a type allows a value to have."""
+    if get_origin(hint) in (NotRequired, Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in kinds_of(part))
+    found = get_origin(hint) or hint
+    return (dict,) if is_typeddict(found) else (found,)
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.takes], ids=lambda each: each.path)
+def test_requests_are_loaded_into_what_their_type_says(operation: Operation) -> None:
+    """Types are checked by mypy; that values are of these types, nobody else checks."""
+    schema: Any = operation.takes
+    ((loaded_as,),) = [get_args(base) for base in type(schema).__orig_bases__]
+    hints = get_type_hints(loaded_as, include_extras=True)
+    always = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+    assert set(schema.load_fields) <= set(hints)
+    for example in operation.examples.values():
+        for _ in range(2):  # validated, then recognised
+            loaded = schema.read(copy.deepcopy(example))
+            assert always <= set(loaded) <= set(hints)
+            for key, value in loaded.items():
+                assert isinstance(value, kinds_of(hints[key])), key

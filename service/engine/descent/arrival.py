@@ -131,7 +131,7 @@ class Arrival:
             yield from self._find_basins()
         diverged = np.flatnonzero(self.rolling.status == DIVERGED)
         explained: dict[int, str] = {}
-        function = self.rolling.find(BLOCK, 2)
+        function = self.rolling.compiled(BLOCK, 2)
         size = self._block_size(function)
         for start in range(0, len(diverged), size):
             explained |= self._why_diverged(function, diverged[start : start + size], start < MOST_EXPLAINED)
@@ -188,7 +188,7 @@ class Arrival:
         runs = np.flatnonzero(self._settled)
         if not len(runs):
             return
-        function = self.rolling.find(BLOCK, 2)
+        function = self.rolling.compiled(BLOCK, 2)
         if self._known is not None:
             self._find_known(function, runs, self._known)
             return
@@ -283,7 +283,7 @@ class Arrival:
         runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
         if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
             return
-        function = rolling.find(BLOCK, 2)
+        function = rolling.compiled(BLOCK, 2)
         size = WAYS * self._block_size(function)
         signs = self._signs[runs]
         ends, reach = self.points[runs], np.zeros(len(runs))

@@ -10,33 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
+from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.cautions import first_non_finite, misread, unfit
-from service.engine.network.derivatives import Derivation, DerivativeTask
-from service.engine.network.evaluate import Evaluation
+from service.engine.network.derivatives import DerivativeTask
+from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.task import Caution, Task
-
-
-class Compile:
-    """Where compiled programs come from: a cache, or the compiler itself."""
-
-    def __init__(self, find: Callable[[Task | DerivativeTask], Evaluation | Derivation]) -> None:
-        self._find = find
-
-    def evaluation(self, task: Task) -> Evaluation:
-        found = self._find(task)
-        assert isinstance(found, Evaluation)
-        return found
-
-    def derivation(self, task: DerivativeTask) -> Derivation:
-        found = self._find(task)
-        assert isinstance(found, Derivation)
-        return found
 
 
 class _Run(NamedTuple):
@@ -52,16 +37,12 @@ class _Run(NamedTuple):
     """New values of what layers carry along, and their places among the parameters."""
 
 
-WATCHED_OPERATIONS = 1e7
-"""From so many on, the clock is looked at within an evaluation."""
-
-
 class NetworkObjective:
     """The loss of a network as a function of its trained parameters."""
 
     def __init__(
         self,
-        compile: Compile,  # noqa: A002 (the verb fits)
+        compile: Compiler,  # noqa: A002 (the verb fits)
         task: Task,
         feed: Feed,
         batches: Batches,
@@ -80,10 +61,10 @@ class NetworkObjective:
         whole = self.whole = isinstance(batches, FullBatch)
         """Every step looks at all samples."""
         # As it was sent and before anything else, for batches have the shapes that they should have.
-        everything = compile.evaluation(task if whole else task._replace(differentiated=False))
+        everything = compile(EvaluationTask(task if whole else task._replace(differentiated=False)))
         everything.feeder.check(feed)
         sizes = sorted(batches.sizes, reverse=True)
-        evaluations = {size: everything if whole else compile.evaluation(_of_size(task, size)) for size in sizes}
+        evaluations = {size: everything if whole else compile(EvaluationTask(_of_size(task, size))) for size in sizes}
         main = evaluations[sizes[0]]
         validating = None if validation is None else self._validating(main, *validation)
         used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
@@ -122,7 +103,7 @@ class NetworkObjective:
 
     def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
         try:
-            evaluation = self._compile.evaluation(task)
+            evaluation = self._compile(EvaluationTask(task))
             if evaluation.parameters.parts != main.parameters.parts:
                 detail = "have another shape than those that are trained on, so that the parameters do not fit both"
                 raise InvalidRequest([Fault(("inputs",), detail)])
@@ -160,7 +141,7 @@ class NetworkObjective:
         return loss
 
     def hessian(self, most_work: float = math.inf) -> Array:
-        derivation = self._compile.derivation(hessian_of(self._run.evaluation.task))
+        derivation = self._compile(hessian_of(self._run.evaluation.task))
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
         feed = _rows_of(self._feed, self._rows)

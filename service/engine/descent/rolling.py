@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
 from service.engine.descent.loop import RUNAWAY, Descent, Recipe
 from service.engine.descent.optimizers.declaration import Optimizer
@@ -25,7 +26,8 @@ from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import norms_of
-from service.engine.functions.function import Function, Problem, Results
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import Function, FunctionTask, Problem, Results
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -134,10 +136,6 @@ class RollingPlan:
             raise LimitExceeded(f"starts for {optimizer.name}", len(self.starts), MOST_SEARCHES, path)
 
 
-Find = Callable[[int, int], Function]
-"""The compiled function for so many points, with derivatives up to an order."""
-
-
 class _Group(NamedTuple):
     """The balls of one optimizer that is a rule."""
 
@@ -151,9 +149,12 @@ class _Search:
 
     steps_per_epoch = 1
 
-    def __init__(self, one: Callable[[Array], tuple[float, Array]], find: Find, start: Array) -> None:
+    def __init__(
+        self, one: Callable[[Array], tuple[float, Array]], compiled: Callable[[int, int], Function], start: Array
+    ) -> None:
+        """`compiled` gives the function as `Rolling.compiled` does."""
         self.parameters = start.copy()
-        self._one, self._find = one, find
+        self._one, self._compiled = one, compiled
 
     def begin(self, step: int) -> None:
         """Every step looks at the same."""
@@ -162,7 +163,7 @@ class _Search:
         return self._one(self.parameters)
 
     def hessian(self, most_work: float = math.inf) -> Array:
-        hessians = self._find(1, 2).run(self.parameters[None]).hessians
+        hessians = self._compiled(1, 2).run(self.parameters[None]).hessians
         assert hessians is not None
         hessian: Array = hessians[0]
         return hessian
@@ -192,7 +193,8 @@ class Rolling:
 
     def __init__(
         self,
-        find: Find,
+        compile: Compiler,  # noqa: A002 (the verb fits)
+        expression: Expression,
         plan: RollingPlan,
         limits: Limits,
         reserve: Callable[[int], None] = lambda nbytes: None,
@@ -203,8 +205,9 @@ class Rolling:
         """
         plan.check(limits)
         self.plan = plan
-        self.find = find
-        function = self.function = find(plan.runs, 1)
+        self.expression = expression
+        self._compile = compile
+        function = self.function = self.compiled(plan.runs, 1)
         dimension = function.dimension
         told = self.told = plan.told
         self._places: list[int] = told.tolist()
@@ -256,8 +259,12 @@ class Rolling:
         self.told_gradients = np.zeros((*shape, dimension)) if "gradients" in plan.include else None
         self._states: list[list[dict[str, Array]]] = [[] for _ in self.groups]
 
+    def compiled(self, points: int, order: int) -> Function:
+        """The compiled function for so many points, with derivatives up to an order."""
+        return self._compile(FunctionTask(self.expression, points, order))
+
     def _searches(self, optimizer: Selection[Optimizer], balls: slice) -> Iterator[tuple[int, Descent]]:
-        function = self.find(1, 1)
+        function = self.compiled(1, 1)
         path = ("optimizers", balls.start // len(self.plan.starts))
         each = len(function.program.nodes) + SEARCH_CALLS
         calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
@@ -273,7 +280,7 @@ class Rolling:
             return float(rows[0, 0]), rows[1:, 0]
 
         for ball, start in zip(range(balls.start, balls.stop), self.plan.starts, strict=True):
-            yield ball, Descent(_Search(one, self.find, start), Recipe(optimizer, self.plan.schedule))
+            yield ball, Descent(_Search(one, self.compiled, start), Recipe(optimizer, self.plan.schedule))
 
     def close(self) -> None:
         """Give back the memory."""

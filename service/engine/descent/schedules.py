@@ -19,18 +19,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from service.engine.declarations import (
-    Choice,
-    Declaration,
-    Flag,
-    Integer,
-    Integers,
-    Number,
-    Numbers,
-    Option,
-    Registry,
-    Selection,
-)
+from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers, Option
 
 PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
 KERAS = "https://keras.io/api/optimizers/learning_rate_schedules/"

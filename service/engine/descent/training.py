@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of, told
 from service.engine.descent.loop import Descent, Recipe, Step
-from service.engine.descent.objective import Compile, NetworkObjective, hessian_of
+from service.engine.descent.objective import NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 from service.engine.network.derivatives import Derivation
+from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import first_true, is_finite
@@ -93,7 +95,7 @@ class Training:
 
     def __init__(
         self,
-        compile: Compile,  # noqa: A002 (the verb fits)
+        compile: Compiler,  # noqa: A002 (the verb fits)
         limits: Limits,
         task: Task,
         feed: Feed,
@@ -116,7 +118,7 @@ class Training:
         self._compile = compile
         plan.recipe.check()
         if not task.samples:
-            compile.evaluation(task)  # which says what inputs should be
+            compile(EvaluationTask(task))  # which says what inputs should be
         self.plan = plan
         self.seed = feed.seed
         batches = _batches(plan, task.samples, feed.seed)
@@ -188,7 +190,7 @@ class Training:
 
     @property
     def _derivation(self) -> Derivation:
-        return self._compile.derivation(hessian_of(self.objective.largest))
+        return self._compile(hessian_of(self.objective.largest))
 
     def memory_of(self, recipe: Recipe) -> int:
         """Bytes that a training like this takes with a recipe: the programs, and what its optimizer keeps."""

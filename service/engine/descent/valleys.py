@@ -74,11 +74,7 @@ def sizes(points: Array) -> Array:
 
 def different(points: Array) -> tuple[Array, Array]:
     """The rows of the different ones among stationary points, and for each row the place of its point among them."""
-    chosen, groups = distinct(points, SAME * sizes(points), MOST_VALLEYS)
-    # Those on the border between two sizes of cells are put together again.
-    first = close_to(points[chosen], points[chosen]).argmax(-1) if len(chosen) else chosen
-    kept, places = np.unique(first[first], return_inverse=True)
-    return chosen[kept], np.where(groups < 0, groups, np.append(places, -1)[groups])
+    return distinct(points, SAME * sizes(points), MOST_VALLEYS)
 
 
 def close_to(points: Array, others: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.engine.errors import LimitExceeded
@@ -11,7 +12,8 @@ from service.engine.functions.expression import Expression
 from service.engine.functions.function import MOST_NODES, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient
-from service.engine.graph.plan import Program
+from service.engine.graph.plan import Program, WorkspacePool
+from service.engine.limits import Limits
 
 
 class Vertex(NamedTuple):
@@ -43,6 +45,20 @@ class Backpropagation(NamedTuple):
     """Of each edge: of its target by its source."""
     contributions: Array
     """Of each edge: what its target adds to the adjoint of its source."""
+
+
+@dataclass(frozen=True)
+class GraphTask:
+    """Asks for the graph of an expression."""
+
+    expression: Expression
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        return self.expression.key
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> ExpressionGraph:
+        return ExpressionGraph(self.expression)
 
 
 class ExpressionGraph:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.functions.calculus import norms_of
+from service.engine.functions.calculus import every, norms_of
 from service.engine.functions.function import Function
-from service.engine.functions.newton import FAR_OUT, NEAR, SAME, Curvature, derivatives, refine
-from service.engine.functions.rounding import EPS, OFFSETS, sample
+from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
+from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -34,6 +34,8 @@ BENDS = 0.5
 """Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
 BACK, FALLS = 8.0, 8.0
 """A gradient that is so many times larger so many steps back is on its way to 0."""
+FADES = 2.0
+"""A step divides a gradient by no less on its way to 0: by e, where it falls with a high power of the distance."""
 ITERATIONS = 40
 MOST_ROWS = 4_096
 """Places looked at around flat points; where there are more points than that allows, a part of them."""
@@ -84,9 +86,10 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
     verdicts: Array = np.full(len(points), NONE)
     # Beside the border of the domain nothing is known, and no flat direction can be followed.
     inside = np.isfinite(sampled.differences).all((0, -1))
-    verdicts[known.all(-1) & near & inside] = KNOWN
+    approached = _approached(function, points, sampled, curvature, left, spread)
+    verdicts[every(known) & near & inside & approached] = KNOWN
     finite = np.isfinite(norms_of(gradients)) & np.isfinite(hessians).all((-1, -2))
-    finite &= inside
+    finite &= inside & approached
     rows = np.flatnonzero((verdicts != KNOWN) & finite)
     if len(rows):
         unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
@@ -94,6 +97,32 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
         settled = np.logical_and(~unexplained, lengths <= NEAR)
         verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
     return verdicts
+
+
+def _approached(
+    function: Function, points: Array, sampled: Sample, curvature: Curvature, left: Array, spread: Array
+) -> Array:
+    """Whether what is left of the gradient along directions of known curvature is rounding, or on its way to 0.
+
+    On its way to 0 it falls with the distance that Newton's step tells, or faster, from farther away and with that step
+    too. Beside the border of a domain or a kink it does not: the gradient of sqrt(x)·y at y = 0, as short as the root
+    of the distance, never vanishes, though the step does; and a step across a kink leads to another slope.
+    """
+    rounding = ROUNDING * (np.abs(sampled.hessians) @ np.abs(points)[..., None])
+    moved = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
+    least = MOST_NOISE * spread + moved
+    little = ~curvature.known | (left <= least)
+    approached = every(little)
+    rows = np.flatnonzero(~approached)
+    if len(rows):
+        part, little, left, least = curvature.at(rows), little[rows], left[rows], least[rows]
+        steps = part.steps(sampled.gradients[rows])
+        farther, nearer = (
+            np.abs(part.components(function.run(points[rows] + times * steps).gradients)) for times in (-BACK, 1.0)
+        )
+        falling = (farther >= FALLS * left) & (nearer <= np.maximum(least, left / FADES))
+        approached[rows] = every(little | falling)
+    return approached
 
 
 def in_noise(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
@@ -104,7 +133,7 @@ def in_noise(function: Function, points: Array, scale: Array, deadline: float | 
     curvature = Curvature(sampled.hessians, scale)
     spread, _ = sampled.along(curvature.vectors)
     left = np.abs(curvature.components(sampled.gradients))
-    found: Array = points[(left <= MOST_NOISE * spread).all(-1)]
+    found: Array = points[every(left <= MOST_NOISE * spread)]
     return found
 
 

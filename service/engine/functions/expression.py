@@ -63,6 +63,17 @@ class Expression:
     slips: tuple[str, ...] = ()
     """Sentences about variables that are probably none; only where nobody listed them."""
 
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        """Equal for expressions that mean the same; their slips may differ."""
+        return self.text, self.variables
+
+    @property
+    def flat_words(self) -> list[str]:
+        """The words in it whose derivative is 0 everywhere, so that nothing flows back through them."""
+        words = dict.fromkeys(step.word for step in self.steps)
+        return [word for word in words if word in vocabulary and vocabulary[word].flat]
+
     def quoted(self, step: Step) -> str:
         """The text of a step, shortened."""
         return _shown(" ".join(self.text[step.start : step.stop].split()))

@@ -49,6 +49,16 @@ class Line(NamedTuple):
     expression: str
     """The loss in terms of slope and intercept."""
 
+    @property
+    def condition_number(self) -> float:
+        """The larger eigenvalue over the smaller one."""
+        return self.eigenvalues[1] / self.eigenvalues[0]
+
+    @property
+    def largest_stable_step(self) -> float:
+        """The learning rate that gradient descent must stay below."""
+        return 2.0 / self.eigenvalues[1]
+
     def near(self, parameters: Array, radius: float) -> Array:
         """Which rows of [slope, intercept] are this line, but for a share `radius` and what rounding makes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from service.engine.functions.symbolic import Leaf, Printed, Writer
 from service.engine.functions.vocabulary import Word
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node
+from service.engine.graph.plan import WorkspacePool
+from service.engine.limits import Limits
 
 MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
@@ -37,6 +40,20 @@ class Formulas(NamedTuple):
     def weight(self) -> int:
         """How much of a cache they take, roughly."""
         return 10 * (1 + len(self.gradient)) ** 2
+
+
+@dataclass(frozen=True)
+class FormulasTask:
+    """Asks for the formulas of an expression."""
+
+    expression: Expression
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        return self.expression.key
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Formulas:
+        return formulas_of(self.expression)
 
 
 def formulas_of(expression: Expression) -> Formulas:

@@ -53,7 +53,10 @@ class FunctionTask(NamedTuple):
     @property
     def key(self) -> tuple[str, tuple[str, ...], int, int]:
         """Equal for equal tasks."""
-        return self.expression.text, self.expression.variables, self.points, self.order
+        return *self.expression.key, self.points, self.order
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Function:
+        return Function(self, limits, pool)
 
 
 def literals_of(expression: Expression) -> list[float | None]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import DeadlineExceeded
-from service.engine.functions.calculus import finite_matrices, norms_of
-from service.engine.functions.function import Function
+from service.engine.functions.calculus import every, finite_matrices, norms_of
+from service.engine.functions.function import Function, all_finite
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
@@ -33,12 +33,8 @@ LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS
 """How far a gradient may be from 0, beside the curvature times the place, and be 0 but for rounding."""
-CELLS = 3.0
-"""Cells away from each other that places may be in which are one, as cells differ a little in size."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
-ROUNDED = 1e-3
-"""No number is moved farther than this by rounding, in the scale."""
 ROUNDED = 10.0 * SAME
 """A point is rounded by no more than this share of the scale, or of itself."""
 DIGITS = (9, 6, 3)
@@ -56,6 +52,10 @@ class Refined(NamedTuple):
     """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
     lengths: Array
     """Of the next steps, in the scale."""
+    faded: Array
+    """By what factor the gradients, in the scale, have become shorter."""
+    known: Array
+    """Whether the curvature is, in all directions."""
 
 
 def refine(
@@ -95,6 +95,7 @@ def _refine(
     gradients, hessians = derivatives(function, points, deadline)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
     norms = norms_of(gradients if even else gradients * scale)
+    first_norms = norms.copy()
     active = np.flatnonzero(np.isfinite(norms) & (norms > 0.0))
     for _ in range(iterations):
         if not len(active):
@@ -102,10 +103,10 @@ def _refine(
         curvature = Curvature(hessians[active], scale, flat)
         steps = curvature.steps(gradients[active])
         lengths = norms_of(steps / scale)
-        local = (lengths <= LOCAL * reach[active]) & curvature.known.all(-1)
+        local = (lengths <= LOCAL * reach[active]) & every(curvature.known)
         steps = _shortened(steps, lengths, reach[active])
         here, before = points[active], norms[active]
-        small = (np.abs(steps) <= EPS * np.abs(here)).all(-1)
+        small = every(np.abs(steps) <= EPS * np.abs(here))
         again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
@@ -146,9 +147,48 @@ def _refine(
         active = active[better & (norms[active] > 0.0)]
     there: Array = np.isfinite(function.run(points).values)
     there &= np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
-    near, explained, lengths = _arrived(points, gradients, hessians, scale, flat)
+    near, explained, lengths, known = _arrived(points, gradients, hessians, scale, flat)
     near &= there
-    return Refined(points, near & explained, near & ~explained, lengths)
+    return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms, known)
+
+
+def descend(
+    function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None = None
+) -> Array:
+    """Where the way down leads from each start: next to a minimum, or out of the box, or to where it goes on for long.
+
+    Newton's method with curvatures without their signs (Dauphin et al. 2014, arXiv:1406.2572) goes downhill only. No
+    step is longer than `reach`, in the size of the box, and it is halved until the value is lower.
+    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    """
+    return quietly(_descend, function, starts, low, high, reach, deadline)
+
+
+def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None) -> Array:
+    points, size = starts.copy(), high - low
+    results = function.run(points, deadline)
+    values, gradients, hessians = results.values, results.gradients, results.hessians
+    assert hessians is not None
+    active = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(-1))
+    shares = 0.5 ** np.arange(HALVINGS)
+    for _ in range(ITERATIONS):
+        if not len(active):
+            break
+        steps = Curvature(hessians[active], size).steps(gradients[active], downhill=True)
+        lengths = norms_of(steps / size)
+        steps = _shortened(steps, lengths, np.full(len(active), reach))
+        trial = points[active] + shares[:, None, None] * steps
+        results = function.run(trial.reshape(-1, trial.shape[-1]), deadline)
+        assert results.hessians is not None
+        lower = results.values.reshape(trial.shape[:2]) < values[active]
+        lower &= every((trial >= low) & (trial <= high))
+        taken = lower.argmax(0)
+        good = np.flatnonzero(lower.any(0))
+        rows, found = active[good], taken[good] * len(active) + good
+        points[rows], values[rows] = trial.reshape(-1, trial.shape[-1])[found], results.values[found]
+        gradients[rows], hessians[rows] = results.gradients[found], results.hessians[found]
+        active = rows[lengths[good] > NEAR]
+    return points
 
 
 def near(
@@ -166,8 +206,9 @@ def _near(function: Function, points: Array, reach: Array, deadline: float | Non
     return close
 
 
-def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, Array, Array]:
-    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length.
+def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, ...]:
+    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length; whether the
+    curvature is known in all directions.
 
     A short gradient alone says little: on a plateau it is short everywhere.
     """
@@ -177,7 +218,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     left = np.where(curvature.known, 0.0, np.abs(curvature.components(gradients)))
     rounding = ROUNDING * (np.abs(hessians) @ np.abs(points)[..., None])
     least = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
-    return np.asarray(near), np.asarray((left <= least).all(-1)), lengths
+    return np.asarray(near), every(left <= least), lengths, every(curvature.known)
 
 
 def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
@@ -210,17 +251,17 @@ class Curvature:
             matrices = scale[:, None] * matrices * scale
         values, vectors = np.linalg.eigh(matrices)
         sizes = np.abs(values)
-        largest = sizes.max(-1, keepdims=True)
+        largest = np.maximum(sizes[:, :1], sizes[:, -1:])  # they are in order
         if flat and scale is not None:
             vectors *= scale[:, None]
         else:
-            graded = np.flatnonzero(sizes.min(-1) < GRADED * largest[:, 0])
+            graded = np.flatnonzero(~every(sizes >= GRADED * largest))
             if len(graded):
                 factors = equilibrating(matrices[graded])
                 values[graded], found = np.linalg.eigh(factors[:, :, None] * matrices[graded] * factors[:, None, :])
                 vectors[graded] = factors[:, :, None] * found
                 sizes = np.abs(values)
-                largest = sizes.max(-1, keepdims=True)
+                largest = np.maximum(sizes[:, :1], sizes[:, -1:])
         self.values, self.vectors = values, vectors
         self.known = sizes > max(flat, UNKNOWN * matrices.shape[-1]) * largest
         self._inverse = np.where(self.known, 1.0 / values, 0.0)
@@ -237,18 +278,22 @@ class Curvature:
         found: Array = (self.vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
         return found
 
-    def steps(self, gradients: Array) -> Array:
-        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature."""
-        found: Array = -(self.vectors @ (self._inverse * self.components(gradients))[..., None])[..., 0]
+    def steps(self, gradients: Array, downhill: bool = False) -> Array:
+        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature.
+
+        Downhill it is that of the Hessian with the absolute values of its curvatures.
+        """
+        inverse = np.abs(self._inverse) if downhill else self._inverse
+        found: Array = -(self.vectors @ (inverse * self.components(gradients))[..., None])[..., 0]
         return found
 
 
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
     """The steps, no longer than the reach; none where they are not finite."""
     shrinking = np.where(lengths > reach, reach / lengths, 1.0)
-    steps = np.nan_to_num(steps)
-    steps *= np.where(np.isfinite(lengths), shrinking, 0.0)[:, None]
-    return steps
+    if not all_finite(lengths):
+        steps, shrinking = np.nan_to_num(steps), np.where(np.isfinite(lengths), shrinking, 0.0)
+    return np.asarray(steps * shrinking[:, None])
 
 
 def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
@@ -260,26 +305,31 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     if not len(points):
         return np.zeros(0, np.intp), groups
     apart = np.broadcast_to(np.maximum(apart, np.finfo(np.float64).tiny), points.shape)
-    # With the size of the cell, so that numbers of cells mean the same.
-    keys = np.concatenate([np.floor(points / apart), np.floor(np.log2(apart))], -1)
-    cells, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    # Cells that are no larger than that, of few sizes, so that their numbers mean the same for many places.
+    exponents = np.floor(np.log2(apart))
+    keys = np.floor(points / np.exp2(exponents))
+    if (exponents != exponents[0]).any():
+        keys = np.concatenate([keys, exponents], -1)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     # Neighbours that a border of the cells parted are put together again.
-    representatives = points[first]
-    label = np.full(len(first), -1)
+    order = np.argsort(points[first, 0], kind="stable")
+    rows = first[order]
+    places, lengths = points[rows], apart[rows]
+    column, reach = places[:, 0], lengths[:, 0]
+    begins, ends = np.searchsorted(column, column - reach), np.searchsorted(column, column + reach, "right")
+    label = np.full(len(rows), -1)
     chosen: list[int] = []
-    column = cells[:, 0]
-    for cell in range(len(cells)):
+    for place, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         if len(chosen) == most:
             break
-        if label[cell] < 0:
-            # Cells are sorted: those of neighbours stand close by.
-            window = slice(*np.searchsorted(column, (column[cell] - CELLS, column[cell] + CELLS + 1.0)).tolist())
-            distances = np.abs(representatives[window] - representatives[cell])
-            close = (distances <= apart[first[cell]]).all(-1) & (label[window] < 0)
-            label[window][close] = len(chosen)
-            chosen.append(int(first[cell]))
-    groups = label[inverse.reshape(-1)]
-    return np.array(chosen, np.intp), groups
+        if label[place] < 0:
+            window = label[begin:end]
+            close = every(np.abs(places[begin:end] - places[place]) <= lengths[place])
+            window[close & (window < 0)] = len(chosen)
+            chosen.append(int(rows[place]))
+    found = np.empty_like(label)
+    found[order] = label
+    return np.array(chosen, np.intp), found[inverse.reshape(-1)]
 
 
 def polish(function: Function, points: Array, deadline: float | None = None, *, scale: Array | None = None) -> Array:
@@ -297,21 +347,21 @@ def _polish(function: Function, points: Array, deadline: float | None, scale: Ar
     tries += [np.where(np.abs(nearer) < 10.0**9, np.round(nearer, digits) + 0.0, nearer) for digits in DIGITS]
     results = function.run(np.concatenate(tries), deadline)
     assert results.hessians is not None
+    shape = len(tries), len(points)
     defined = np.isfinite(results.values) & np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))
-    count = len(points)
-    exact = points
-    gradients, curvature = results.gradients[:count], Curvature(results.hessians[:count], scale)
-    steps, left = _lengths(curvature, gradients, scale)
+    # Each is judged with the curvature of the first: its own may have vanished.
+    curvature = Curvature(results.hessians[: len(points)], scale)
+    steps, left = _lengths(curvature, results.gradients.reshape(*shape, -1), scale)
+    places = np.stack(tries)
+    # Rounded to few decimals a place may come to another stationary point.
+    allowed = ROUNDED * np.maximum(1.0, norms_of(points / scale))
+    good = defined.reshape(shape) & (norms_of((places - nearer) / scale) <= allowed)
+    good &= every(np.abs(places - points) <= ROUNDED * scale)
+    exact, best, least = points, steps[0], left[0]
     for place in range(1, len(tries)):
-        rows = slice(place * count, (place + 1) * count)
-        # Each is judged with the curvature of what it would replace: its own may have vanished.
-        shorter, rest = _lengths(curvature, results.gradients[rows], scale)
-        good = defined[rows] & (shorter <= steps) & (rest <= left)
-        # Rounded to few decimals a place may come to another stationary point.
-        good &= norms_of((tries[place] - nearer) / scale) <= ROUNDED * np.maximum(1.0, norms_of(points / scale))
-        good &= (np.abs(tries[place] - points) <= ROUNDED * scale).all(-1)  # else it is another stationary point
-        exact = np.where(good[:, None], tries[place], exact)
-        steps, left = np.where(good, shorter, steps), np.where(good, rest, left)
+        better = good[place] & (steps[place] <= best) & (left[place] <= least)
+        exact = np.where(better[:, None], places[place], exact)
+        best, least = np.where(better, steps[place], best), np.where(better, left[place], least)
     return exact
 
 

@@ -7,10 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import norms_of
-from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
-from service.engine.functions.function import Function
-from service.engine.functions.newton import POLISHING, SAME, Curvature, derivatives, distinct, polish, refine
+from service.engine.functions.calculus import every, norms_of
+from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
+from service.engine.functions.function import Function, Results
+from service.engine.functions.newton import (
+    POLISHING,
+    SAME,
+    Curvature,
+    Refined,
+    derivatives,
+    descend,
+    distinct,
+    polish,
+    refine,
+)
+from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 
@@ -30,6 +41,10 @@ MOST_FLAT = 256
 """Starts that search once more, for curves of stationary points."""
 PASSED_OVER = 0.1
 """Directions with up to this share of the largest curvature are passed over then."""
+
+
+MOST_DESCENTS = 16
+"""Starts from where a way down is followed: those lower than all minima that are found."""
 
 
 class Search(NamedTuple):
@@ -67,12 +82,12 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     refined = refine(function, places, reach, deadline=deadline, scale=size)
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
-    inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
-    flat = _flat(function, places, points, (arrived | hidden) & inside, size, deadline)
+    inside = every((points >= low - margin) & (points <= high + margin))
+    flat = _flat(function, places, refined, (arrived | hidden) & inside, deadline)
     if len(flat):
         again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
-        inside = ((points >= low - margin) & (points <= high + margin)).all(-1)
+        inside = every((points >= low - margin) & (points <= high + margin))
     chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
@@ -81,31 +96,89 @@ def _search(function: Function, low: Array, high: Array, starts: int, deadline: 
     judged = judge(function, np.concatenate([found, lost]), size, deadline)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    alone = (np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)
+    alone = int(((np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)).sum())
+    found, verdicts = _told(found, verdicts)
+    results, values = function.run(found, deadline), function.run(places, deadline).values
+    lower = _lower(function, places, values, found, results, low, high, deadline)
+    if len(lower):
+        judged = judge(function, lower, size, deadline)
+        doubted = np.concatenate([doubted, lower[judged == HIDDEN]])
+        alone += int((judged == KNOWN).sum())
+        lower, judged = _told(lower, judged)
+        found, verdicts = np.concatenate([found, lower]), np.concatenate([verdicts, judged])
+        results = function.run(found, deadline)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
-    stuck = unsettled & (points != places).any(-1)
+    stuck = unsettled & ~every(points == places)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
-    unseen = float((alone.sum() + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
-    told = (verdicts != HIDDEN) & (verdicts != NONE)
+    unseen = float((alone + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
+    smooth = _smooth(function, found, results, deadline)
+    found, verdicts = found[smooth], verdicts[smooth]
     curves = bool((verdicts == CURVE).any())
-    plain = (verdicts == CURVE) | (verdicts == DEGENERATE)
-    found, plain = _without_plains(function, found[told], plain[told], size, deadline)
-    values = function.run(np.concatenate([places, found]), deadline).values
-    order = lowest_first(found, values[len(places) :], usual_size(values[: len(places)]))
+    found, plain = _without_plains(function, found, verdicts != KNOWN, size, deadline)
+    order = lowest_first(found, function.run(found, deadline).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
-def _flat(function: Function, places: Array, points: Array, found: Array, size: Array, deadline: float | None) -> Array:
+def _told(points: Array, verdicts: Array) -> tuple[Array, Array]:
+    """Those that are stationary points for certain."""
+    certain = (verdicts != HIDDEN) & (verdicts != NONE)
+    return points[certain], verdicts[certain]
+
+
+def _lower(
+    function: Function,
+    places: Array,
+    values: Array,
+    found: Array,
+    results: Results,
+    low: Array,
+    high: Array,
+    deadline: float | None,
+) -> Array:
+    """Stationary points down from the lowest starts, if these are lower than all minima among those found.
+
+    Newton's method for the gradient passes by minima in long valleys, where it is drawn to bends instead.
+    """
+    size = high - low
+    candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
+    # Of few points, the minimum is among those lower than all starts: the curvatures of the others are not asked for.
+    for part in (results.values <= candidates.min(), np.ones(len(found), bool)):
+        assert results.hessians is not None
+        curvature = Curvature(results.hessians[part], size)
+        minima = every((curvature.values > 0.0) | ~curvature.known)
+        bound = results.values[part][minima].min(initial=np.inf)
+        rows = np.argsort(candidates, kind="stable")[:MOST_DESCENTS]
+        rows = rows[candidates[rows] < bound]
+        if not len(rows):
+            return places[:0]
+    reach = 0.25 * math.sqrt(len(low))
+    ends = descend(function, places[rows], low, high, reach, deadline)
+    refined = refine(function, ends, np.full(len(ends), reach), deadline=deadline, scale=size)
+    inside = every((refined.points >= low) & (refined.points <= high))
+    ends = refined.points[(refined.arrived | refined.hidden) & inside]
+    ends = polish(function, ends[distinct(ends, SAME * size, len(ends))[0]], deadline, scale=size)
+    known = every(np.abs(ends[:, None] - found) <= SAME * size).any(-1)
+    return np.asarray(ends[~known])
+
+
+def _smooth(function: Function, points: Array, results: Results, deadline: float | None) -> Array:
+    """Which points have derivatives: on a kink they may only be 0 by convention."""
+    problems = function.problems(points, results)
+    if problems:
+        results = settle(function, points, results, problems, deadline).results
+    assert results.hessians is not None
+    return np.asarray(np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2)))
+
+
+def _flat(function: Function, places: Array, refined: Refined, found: Array, deadline: float | None) -> Array:
     """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
-    rows = np.flatnonzero(~found)
-    if not len(rows):
-        return rows
-    (before, bent), (after, curved) = (derivatives(function, at[rows], deadline) for at in (places, points))
-    faded = norms_of(after * size) <= FADED * norms_of(before * size)
-    flattened = np.abs(curved).max((-1, -2)) <= FADED * np.abs(bent).max((-1, -2))
-    rows = rows[faded & (flattened | ~Curvature(curved, size).known.all(-1))]
+    rows = np.flatnonzero((refined.faded <= FADED) & ~found)
+    if len(rows):
+        before, after = (derivatives(function, at[rows], deadline)[1] for at in (places, refined.points))
+        flattened = np.abs(after).max((-1, -2)) <= FADED * np.abs(before).max((-1, -2))
+        rows = rows[flattened | ~refined.known[rows]]
     chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
     return chosen
 

@@ -43,6 +43,8 @@ class Word(Declaration):
 
     arguments: int
     """How many it takes; 0: it is a constant."""
+    flat: bool = False
+    """Its derivative is taken as 0 everywhere."""
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
     troubles: tuple[Trouble, ...] = ()
@@ -409,6 +411,7 @@ _function(
     arguments=1,
     aliases=("heaviside",),
     latex=r"[a \ge 0]",
+    flat=True,
     troubles=(_jump(_where_zero, "step jumps at 0"),),
     plain=lambda a: operations.greater_equal(a, 0.0),
 )
@@ -425,6 +428,7 @@ _function(
     "-1, 0 or 1; its slope is taken as 0 everywhere.",
     "取 -1、0 或 1;斜率处处取 0。",
     aliases=("sgn",),
+    flat=True,
     troubles=(_jump(_where_zero, "sign jumps at 0"),),
 )
 _function(
@@ -441,6 +445,7 @@ _function(
     r"\lfloor a \rfloor",
     "The largest integer that is not above a.",
     "不大于 a 的最大整数。",
+    flat=True,
     troubles=(_jump(_where_whole, "floor jumps at whole numbers"),),
 )
 _function(
@@ -449,6 +454,7 @@ _function(
     r"\lceil a \rceil",
     "The least integer that is not below a.",
     "不小于 a 的最小整数。",
+    flat=True,
     troubles=(_jump(_where_whole, "ceil jumps at whole numbers"),),
 )
 _function(
@@ -457,6 +463,7 @@ _function(
     r"\operatorname{round} a",
     "The nearest integer; of two, the even one.",
     "最近的整数;恰在中间时取偶数。",
+    flat=True,
     troubles=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
 )
 _function(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.engine.declarations import Choice, Declaration, Number, Registry
+from service.engine.declarations import Declaration, Registry
 from service.engine.graph.elementary import normal_cdf, normal_density
 from service.engine.graph.elementary import tanh_shrink as excess_over_tanh
 from service.engine.graph.ir import Node
@@ -40,6 +40,7 @@ from service.engine.graph.operations import (
 from service.engine.graph.operations import log_softmax as stable_log_softmax
 from service.engine.graph.operations import sigmoid as logistic
 from service.engine.graph.operations import softplus as soft_positive_part
+from service.engine.options import Choice, Number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -61,6 +61,13 @@ class DerivativeTask(NamedTuple):
     vectors: int = 0
     """How many vectors are sent."""
 
+    @property
+    def key(self) -> DerivativeTask:
+        return self
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Derivation:
+        return compile_derivative(self, limits, pool)
+
 
 @dataclass
 class Derivative:

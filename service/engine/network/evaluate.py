@@ -1,7 +1,7 @@
 """Evaluate a network: the forward pass and, with a loss, its gradients.
 
-`compile_task` turns a `Task` into an `Evaluation`, a planned program with the names of its outputs;
-`Evaluation.run` fills in the numbers. Tasks that are equal share one evaluation (see `LeastRecentlyUsed`).
+`EvaluationTask.compile` turns a `Task` into an `Evaluation`, a planned program with the names of its outputs;
+`Evaluation.run` fills in the numbers. Tasks that are equal share one evaluation (see `Compiler`).
 """
 
 from __future__ import annotations
@@ -193,6 +193,20 @@ def _read_tree(
         tree.setdefault(part.layer, {})[part.name] = array
         checked.append(array)
     return tree
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """Asks for a network's outputs and, with losses, their gradients."""
+
+    task: Task
+
+    @property
+    def key(self) -> Task:
+        return self.task
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
+        return compile_task(self.task, limits, pool)
 
 
 def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:

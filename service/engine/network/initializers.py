@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.declarations import Declaration, Flag, Number, Registry
+from service.engine.declarations import Declaration, Registry
 from service.engine.graph.ir import Array, Shape
+from service.engine.options import Flag, Number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

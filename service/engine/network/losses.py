@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.declarations import Declaration, Flag, Number, Numbers, Registry, Selection
+from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.graph.elementary import sinh, xlogy
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
@@ -43,6 +43,7 @@ from service.engine.graph.operations import (
 )
 from service.engine.graph.robust import root_mean_square, weighted
 from service.engine.network.activations import Activation, activations, relu
+from service.engine.options import Flag, Number, Numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

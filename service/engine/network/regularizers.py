@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.engine.declarations import Declaration, Number, Registry
+from service.engine.declarations import Declaration, Registry
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import absolute, square, sum_over
+from service.engine.options import Number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

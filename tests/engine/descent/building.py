@@ -4,32 +4,22 @@ import functools
 
 import numpy as np
 
+from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
 from service.engine.descent.loop import Recipe, Stop
-from service.engine.descent.objective import Compile
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.descent.training import Plan, Training
 from service.engine.descent.update import Clip
 from service.engine.graph.plan import WorkspacePool
-from service.engine.network.derivatives import compile_derivative
-from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
-from service.engine.network.task import Task
 from tests.engine.network.building import ROOMY, as_arrays, by_input, by_output, select, task_for
 
 
 def compiler(pool=None):
     """Compiles every task once."""
-    known = {}
-
-    def find(key):
-        if key not in known:
-            known[key] = (compile_task if isinstance(key, Task) else compile_derivative)(key, ROOMY, pool)
-        return known[key]
-
-    return Compile(find)
+    return Compiler(ROOMY, 10**12, pool)
 
 
 COMPILE = compiler(WorkspacePool())

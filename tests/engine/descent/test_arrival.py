@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 
-import mpmath as mp
 import numpy as np
 import pytest
 
 from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import ARRIVED
-from service.engine.functions.expression import parse
+from tests.engine.descent.claims import balls_on, faults, faults_of_fit, fits, fitted
 from tests.engine.functions.building import finish, roll, rolling
-from tests.engine.functions.claims import DIGITS, class_of, others, quadratics, true_point
+from tests.engine.functions.claims import others, quadratics
 
 DOUBLE_WELL = "x^4 - 2x^2 + y^2"
 SLOW = {"name": "sgd", "learning_rate": 0.001}
@@ -20,46 +18,23 @@ SLOW = {"name": "sgd", "learning_rate": 0.001}
 # --- arriving -----------------------------------------------------------------------------------
 
 
-def balls_on(case, chance):
-    """Balls of several optimizers on a function, some of which have not come far."""
-    size = case.high - case.low
-    starts = case.low + size * chance.uniform(size=(3, len(size)))
-    first, _, _ = roll(case.text, "newton", starts, 1, variables=case.names)
-    slope = float(np.nan_to_num(np.abs(first.gradients)).max())
-    chosen = [
-        {"name": "sgd", "learning_rate": 0.01 * float(size.max()) / max(slope, 1e-3)},
-        {"name": "adam", "learning_rate": 0.01 * float(size.min())},
-        "newton",
-        "l_bfgs",
-    ]
-    _, _, outcome = roll(case.text, chosen, starts, int(chance.choice([2, 20, 100])), variables=case.names)
-    return outcome
-
-
-def assert_true(case, outcome):
-    """That each claim is that of 60-digit numbers. Gives how many balls have arrived at places known for certain."""
-    expression, size = parse(case.text, case.names), case.high - case.low
-    with mp.workdps(DIGITS):
-        exact = [true_point(expression, point.tolist(), size.tolist()) for point in outcome.valleys.points]
-        arrived = 0
-        for run, (valley, basin) in enumerate(zip(outcome.valleys.of_run, outcome.valleys.basins, strict=True)):
-            if valley >= 0 and outcome.valleys.classes[valley] != "degenerate":
-                point, curvatures = exact[valley]
-                assert class_of(curvatures) == outcome.valleys.classes[valley], case.text
-                ball = outcome.points[run]
-                distances = [abs(float(there - mp.mpf(here))) for there, here in zip(point, ball.tolist(), strict=True)]
-                assert np.all(distances <= 1.01 * ARRIVED * (1.0 + np.abs(ball))), (case.text, outcome.reasons[run])
-                arrived += 1
-            if basin >= 0:
-                assert class_of(exact[basin][1]) == "minimum", case.text
-    return arrived
-
-
 def test_claims_on_random_functions():
     chance = np.random.default_rng(17)
     arrived = 0
     for case in [*quadratics(chance, 8), *others(chance, 4)]:
-        arrived += assert_true(case, balls_on(case, chance))
+        wrong, there = faults(case, balls_on(case, chance))
+        assert wrong == [], case.text
+        arrived += there
+    assert arrived > 20
+
+
+def test_claims_on_fits():
+    chance = np.random.default_rng(17)
+    arrived = 0
+    for points, line in fits(chance, 10):
+        wrong, there = faults_of_fit(points, fitted(line, chance))
+        assert wrong == [], points
+        arrived += there
     assert arrived > 20
 
 

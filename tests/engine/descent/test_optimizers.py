@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Move, Optimizer, State, optimizers
 from service.engine.descent.optimizers.declaration import COMMON, KERAS, PYTORCH
 from service.engine.graph.ir import Array
+from tests.engine.descent.references import REFERENCES, Memory
+from tests.engine.values import others
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ANSWERS = {
@@ -52,6 +55,26 @@ CHOICES = {
     )
 }
 """One for each choice of the options that rules see."""
+NOT_RECORDED = [each for each in RULES if each.name not in {selection.name for _, selection, _ in RECORDED}]
+
+
+def alone(declaration: Optimizer) -> Iterator[tuple[str, Selection[Optimizer]]]:
+    """With the defaults, and with each option alone at other values; before each, the option."""
+    required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
+    yield "", optimizers.select(declaration.name, **required)
+    for option in declaration.options:
+        for value in others(option):
+            yield option.name, optimizers.select(declaration.name, **(required | {option.name: value}))
+
+
+CHOICES |= {
+    str((selection.name, rule_options(selection))): selection
+    for declaration in NOT_RECORDED
+    if not declaration.counter_example
+    for option in ("", *(option.name for option in declaration.options if option.name not in COMMON))
+    for selection in [next(each for name, each in alone(declaration) if name == option)]
+}
+"""Nothing was recorded of some: their defaults, and the first other value of each option."""
 START = np.array(ANSWERS["pytorch"]["start"])
 
 
@@ -123,7 +146,88 @@ def test_every_option_is_recorded_off_its_default(name: str) -> None:
                 usual = selected(name, convention, {}).options
                 tried |= {key for key, value in record["options"].items() if value != usual[key]}
                 tried |= {"convention"} if convention == "keras" else set()
+    if name in REFERENCES:
+        return  # the next test tries every option of it
+    if not tried and not {PYTORCH, KERAS} & set(optimizers[name].sources):
+        pytest.skip(
+            f"the numbers of {name!r} are compared with nothing: write it in tests/engine/descent/references.py"
+        )
     assert tried >= {option.name for option in optimizers[name].options}
+
+
+@pytest.mark.parametrize(
+    ("option", "selection"),
+    [
+        pytest.param(option, selection, id=f"{selection.name}-{option}-{selection.options.get(option)}")
+        for name in REFERENCES
+        if name in optimizers
+        for option, selection in alone(optimizers[name])
+    ],
+)
+def test_parameters_are_those_of_the_reference(option: str, selection: Selection[Optimizer]) -> None:
+    """One number at a time, and the loop's part of the options with them."""
+    memories: list[Memory] = [{} for _ in START]
+
+    def rule(gradient: Array, state: State, step: int, learning_rate: float, **options: Any) -> Move:
+        made = [
+            REFERENCES[selection.name](one, memory, step, learning_rate=learning_rate, **options)
+            for one, memory in zip(gradient.tolist(), memories, strict=True)
+        ]
+        return Move(np.array(made), 1.0)
+
+    ours, theirs = START.copy(), START.copy()
+    plain = Selection(replace(selection.declaration, build=rule), selection.options)
+    steps = zip(
+        descend(selection, ours, fresh_state(selection, ours), 30),
+        descend(plain, theirs, fresh_state(selection, theirs), 30),
+        strict=True,
+    )
+    for step, _ in steps:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15, err_msg=f"step {step}")
+
+
+@pytest.mark.parametrize("declaration", RULES, ids=lambda declaration: declaration.name)
+def test_every_option_counts(declaration: Optimizer) -> None:
+    """Some other value of it leads elsewhere: alone, or where one further option is changed as well."""
+
+    def end(**options: Any) -> list[float]:
+        selection = optimizers.select(declaration.name, **options)
+        parameters = START.copy()
+        with np.errstate(all="ignore"):
+            list(descend(selection, parameters, fresh_state(selection, parameters), 12))
+        return [float(x) for x in parameters]
+
+    required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
+    for option in declaration.options:
+        also = ({}, *({other.name: value} for other in declaration.options for value in others(other)))
+        assert any(
+            end(**{**required, **more, option.name: value}) != end(**{**required, **more})
+            for more in also
+            if option.name not in more
+            for value in others(option)
+        ), f"{option.name} of {declaration.name} changes nothing"
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize(
+    "declaration", [each for each in RULES if not each.counter_example], ids=lambda declaration: declaration.name
+)
+def test_a_rule_goes_down_and_up(declaration: Optimizer, maximize: bool) -> None:
+    """On half the sum of squares, whose gradient is the place itself: every number comes nearer to 0, or goes away."""
+    required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
+    selection = optimizers.select(declaration.name, **required)
+    sign = -1.0 if maximize else 1.0
+    parameters = np.array([-3.0, -1.0, 1.5, 4.0])
+    before = np.abs(parameters)
+    state = fresh_state(selection, parameters)
+    for step in range(1, 21):
+        ahead = parameters
+        if declaration.look_ahead is not None:
+            ahead = parameters + declaration.look_ahead(state, **rule_options(selection))
+        advance(selection, state, step)
+        answer = move(selection, sign * ahead, state, step)
+        parameters = parameters - answer.rate * answer.direction
+    assert (np.abs(parameters) > before).all() if maximize else (np.abs(parameters) < before).all()
 
 
 @pytest.mark.parametrize(("convention", "source"), [("pytorch", PYTORCH), ("keras", KERAS)])

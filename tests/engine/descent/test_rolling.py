@@ -12,11 +12,12 @@ from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import MOST_RUNS, MOST_SEARCHES, Rolling, run_of
 from service.engine.descent.schedules import schedules
 from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.functions.expression import parse
 from service.engine.functions.presets import presets
 from service.engine.limits import Limits
 from tests.engine.descent.building import recipe
 from tests.engine.descent.test_optimizers import CHOICES
-from tests.engine.functions.building import arrived, find, finish, function, plan, roll, rolling
+from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolling
 
 BENT = "(1 - x)^2 + 3*(y - x^2)^2 + x*y/4"
 """Products and sums alone, so that all digits are the same wherever a ball stands in its row."""
@@ -474,7 +475,7 @@ def test_memory_is_reserved_before_it_is_taken():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        Rolling(find(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
+        Rolling(COMPILE, parse(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
     assert reserved[0] > 11 * len(STARTS) * 3 * 8
 
 

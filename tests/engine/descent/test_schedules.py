@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.declarations import Choice, Flag, Integer, Integers, Number, Numbers
 from service.engine.descent.schedules import COMMON, Rate, Scheduler, schedules
+from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
 
 DATA = Path(__file__).parents[2] / "data"
@@ -179,7 +179,7 @@ def values_of(option):
             return st.lists(st.integers(option.minimum, 2**63 - 1), max_size=5).map(tuple)
         case Numbers():
             return st.lists(st.floats(0.0, 1e308), min_size=1, max_size=5).map(tuple)
-    raise TypeError(option)
+    return st.sampled_from(list(map(option.read, option.accepted())))
 
 
 @pytest.mark.parametrize("name", [each.name for each in schedules])

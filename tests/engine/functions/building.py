@@ -6,20 +6,21 @@ import functools
 
 import numpy as np
 
+from service.engine.compiling import Compiler
 from service.engine.descent.arrival import Arrival
 from service.engine.descent.rolling import Bounds, Noise, Rolling, RollingPlan
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.functions.calculus import STATIONARY, analyse
 from service.engine.functions.expression import parse
-from service.engine.functions.function import Function, FunctionTask
+from service.engine.functions.function import FunctionTask
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
 from tests.engine.descent.building import optimizer
 from tests.engine.network.building import select
 
-POOL = WorkspacePool()
 ROOMY = Limits()
+COMPILE = Compiler(ROOMY, 10**12, WorkspacePool())
 
 
 def function(text, points=1, order=2, variables=None):
@@ -29,7 +30,7 @@ def function(text, points=1, order=2, variables=None):
 
 @functools.lru_cache(maxsize=2000)
 def _function(text, points, order, variables):
-    return Function(FunctionTask(parse(text, variables), points, order), ROOMY, POOL)
+    return COMPILE(FunctionTask(parse(text, variables), points, order))
 
 
 def table(points):
@@ -56,11 +57,6 @@ def calculus(text, points, variables=None, order=2, tolerance=STATIONARY):
     return analyse(function(text, len(rows), order, variables), rows, tolerance)
 
 
-def find(text, variables=None):
-    """What a rolling asks for the function in different sizes and orders."""
-    return lambda points, order: function(text, points, order, variables)
-
-
 def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=None, include=(), **details):
     """By names or mappings; `clip`, `stop` and `noise` are mappings of what is set."""
     several = chosen if isinstance(chosen, list) else [chosen]
@@ -79,7 +75,7 @@ def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=No
 
 def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
     """Balls ready for their first step."""
-    return Rolling(find(text, variables), plan(*arguments, **details), limits)
+    return Rolling(COMPILE, parse(text, variables), plan(*arguments, **details), limits)
 
 
 def finish(running):

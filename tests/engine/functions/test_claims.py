@@ -134,6 +134,42 @@ def test_where_the_gradient_only_becomes_short_nothing_is_claimed(text, low, hig
     assert len(found.points) == 0 and found.complete and not found.curves and not len(found.hidden)
 
 
+@pytest.mark.parametrize(
+    ("text", "dimension"),
+    [
+        ("0.0372*sqrt(-0.801x - 2.85y + 2.64z - 0.94)*cos(2.83x + 2.83z - 0.38)", 3),
+        ("0.0136*sqrt(-1.45x - 0.562y + 1.5z + 0.67)*sin(1.55x + 1.1z - 0.72)", 3),
+        ("sqrt(0.7x + y - 0.3)*sin(2x - y)", 2),
+        ("sqrt(0.3 - x)*(x - 0.3 + y)", 2),
+        ("74.6*abs(1.09x - 0.84)*abs(-1.26x - 0.84y + 0.664z - 0.042) + 2.21*(0.29 - 2.28x)^4", 3),
+    ],
+)
+def test_beside_a_border_or_a_kink_newtons_step_becomes_short_but_not_the_gradient(text, dimension):
+    """Roots whose factor vanishes with them, and slopes that another side of a kink goes on with."""
+    for half in (1.9, 3.1, 7.0):
+        found, _ = searched(text, [-half] * dimension, [half] * dimension, 256)
+        gradients = function(text, 512, 1).run(found.points).gradients
+        assert np.abs(gradients).max(initial=0.0) < 1e-7
+
+
+def test_points_on_a_kink_are_not_told():
+    """A curve of minima crosses the kink, where there is no second derivative."""
+    found, classes = searched("0.609*log(1 + (2.53x - 0.14)^2)*abs(-1.95y + 2.89z - 0.1)", [-1.42] * 3, [1.42] * 3, 256)
+    assert found.curves and set(classes) <= {DEGENERATE, SADDLE, MINIMUM}
+
+
+def test_the_lowest_minimum_in_a_long_valley():
+    """Newton's method for the gradient is drawn to the bends of the valley from nearly everywhere."""
+    text = (
+        "1.46*tanh(1.12x + 2.83y - 2.83z - 0.073)/(1 + (2.04y + 0.117z + 0.029)^2)"
+        " + 7.86*exp(0.526x - 1.91y + 0.56) + 603*cos(-0.765x - 0.376y + 0.21z + 0.17)"
+    )
+    found, classes = searched(text, [-4.82837357] * 3, [4.82837357] * 3, 256)
+    assert classes[0] == MINIMUM
+    np.testing.assert_allclose(found.points[0], (-4.216853305, 0.253013533, -0.751841952), atol=1e-8)
+    assert found.unseen > 0.02  # no other start came there
+
+
 def test_far_out_on_a_plateau_a_gradient_below_what_numbers_hold_is_none():
     found, classes = searched("exp(-x^2)", (-100,), (100,), 1000)
     assert found.points.tolist() == [[0.0]] and classes == [MAXIMUM]

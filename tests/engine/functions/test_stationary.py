@@ -261,6 +261,15 @@ def test_distinct():
     assert (len(chosen), len(groups)) == (0, 0)
 
 
+def test_distinct_by_lengths_in_proportion_to_the_places():
+    """As many cells away from 0 are all of them then."""
+    places = np.array([1.0, 1.5, 2.0 * (1.0 - 1e-9), 2.0 * (1.0 + 1e-9), 1e3, 1.7e3, 1.7e3 + 1e-4, -1e3, 1e-3])[:, None]
+    chosen, groups = distinct(places, 1e-6 * (1.0 + np.abs(places)), 10)
+    assert len(chosen) == 7
+    assert groups[2] == groups[3] and groups[5] == groups[6]
+    assert len(set(groups.tolist())) == 7
+
+
 @pytest.mark.parametrize(("dimension", "count"), [(1, 10), (1, 100), (2, 100), (3, 1000), (4, 500), (7, 200), (20, 64)])
 def test_starts_fill_the_box(dimension, count):
     low, high = np.full(dimension, -3.0), np.linspace(1.0, 9.0, dimension)

@@ -12,6 +12,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.network.activations import SELU_ALPHA, SELU_SCALE, activations
 from tests.engine.network.building import evaluate, layer, network
 from tests.engine.support import dense_gradients
+from tests.engine.values import others
 
 STEP = 1e-3
 ELEMENTWISE = [each for each in activations if each.acts_on == "element"]
@@ -104,6 +105,33 @@ def test_derivatives_agree_with_central_differences(declaration):
     far = f(points + 2 * STEP) - f(points - 2 * STEP)
     expected = (8.0 * near - far) / (12.0 * STEP)
     np.testing.assert_allclose(values_of(declaration.name, points)[1], expected, rtol=1e-9, atol=1e-10)
+
+
+BY_CONVENTION = ("step",)
+"""The slope is that of a surrogate."""
+OPTIONS = [
+    pytest.param(declaration.name, {option.name: value}, id=f"{declaration.name} {option.name} {value}")
+    for declaration in activations
+    if declaration.name not in BY_CONVENTION
+    for option in declaration.options
+    for value in others(option)
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_derivatives_agree_with_differences_whatever_an_option_is_set_to(name, options):
+    rows = np.random.default_rng(0).uniform(-5.0, 5.0, (30, 4))
+    direction = np.random.default_rng(1).uniform(0.5, 1.0, rows.shape)
+
+    def f(by):
+        return values_of(name, rows + by * STEP * direction, **options)[0].sum(-1)
+
+    near, middle, far = (f(by) - f(-by) for by in (1, 2, 4))
+    fine, coarse = (8.0 * near - middle) / (12.0 * STEP), (8.0 * middle - far) / (24.0 * STEP)
+    smooth = np.abs(fine - coarse) <= 1e-8 * np.maximum(1.0, np.abs(fine))  # no kink lies between
+    assert smooth.sum() >= 10
+    actual = (values_of(name, rows, **options)[1] * direction).sum(-1)
+    np.testing.assert_allclose(actual[smooth], fine[smooth], rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("declaration", ROWS, ids=name_of)

@@ -6,40 +6,35 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.declarations import Choice, Flag, Integer, Number, Numbers
 from service.engine.errors import InvalidRequest
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, check
 from service.engine.graph.operations import sum_over
 from service.engine.network.losses import Prediction, losses
+from service.engine.options import Number
 from tests.engine.network.building import compiled, evaluate, layer, network
+from tests.engine.values import others
 
 STEP = 1e-3
 CLASSES = 4
 
 
 def variants():
-    """Every loss with its defaults, and with each option moved away from its default."""
+    """Every loss with its defaults, and with each option alone at other values."""
     for declaration in losses:
-        yield pytest.param(declaration, {}, id=declaration.name)
+        required = {option.name: fitting(next(option.accepted())) for option in declaration.options if option.required}
+        yield pytest.param(declaration, required, id=declaration.name)
         for option in declaration.options:
-            match option:
-                case Flag():
-                    others = [not option.default]
-                case Number():
-                    assert option.maximum is None or option.default + 0.25 < option.maximum
-                    others = [option.default + 0.25]
-                    if option.minimum is not None and not option.open_minimum and option.minimum != option.default:
-                        others.append(option.minimum)
-                case Numbers():
-                    others = [tuple(np.linspace(0.5, 2.0, CLASSES))]
-                case Choice():
-                    others = [value for value in option.values if value != option.default]
-                case Integer():
-                    others = [option.default + 1]
-            for value in others:
-                yield pytest.param(declaration, {option.name: value}, id=f"{declaration.name} {option.name} {value}")
+            for value in map(fitting, others(option)):
+                yield pytest.param(
+                    declaration, required | {option.name: value}, id=f"{declaration.name} {option.name} {value}"
+                )
+
+
+def fitting(value):
+    """As the engine has it; a list holds a number for each class."""
+    return tuple(np.linspace(value[0] + 0.5, value[0] + 2.0, CLASSES)) if isinstance(value, list) else value
 
 
 VARIANTS = list(variants())
@@ -111,6 +106,19 @@ def test_float32_stays_float32(declaration):
 @pytest.mark.parametrize("declaration", list(losses), ids=lambda declaration: declaration.name)
 def test_aliases_are_the_same_loss(declaration):
     assert all(losses[alias] is declaration for alias in declaration.aliases)
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0.0, 1.0), (-1.0, None), (None, 1.0), (None, None), (0.9, 1.0), (0.0, 0.9)], ids=str
+)
+def test_an_option_is_tried_wherever_its_default_lies(bounds):
+    low, high = bounds
+    for default in (each for each in (low, high, 0.9, 0.0) if each is not None and (low or -9) <= each <= (high or 9)):
+        option = Number(name="it", default=default, minimum=low, maximum=high)
+        values = list(others(option))
+        assert values and default not in values
+        assert all((low is None or value >= low) and (high is None or value <= high) for value in values)
+        assert any(value not in (low, high) for value in values)
 
 
 # --- values -------------------------------------------------------------------------------------

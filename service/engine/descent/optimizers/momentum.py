@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from service.engine.declarations import Flag, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -18,6 +17,7 @@ from service.engine.descent.optimizers.declaration import (
     proper_fraction,
 )
 from service.engine.graph.ir import Array
+from service.engine.options import Flag, Number
 
 MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")
 

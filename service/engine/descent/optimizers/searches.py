@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.declarations import Choice, Flag, Integer, Number
 from service.engine.descent.optimizers.declaration import PYTORCH, Problem, State, learning_rate, optimizers
 from service.engine.graph.ir import Array
+from service.engine.options import Choice, Flag, Integer, Number
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.declarations import Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -16,6 +15,7 @@ from service.engine.descent.optimizers.declaration import (
     proper_fraction,
 )
 from service.engine.graph.ir import Array
+from service.engine.options import Number
 
 
 @optimizers.declare(

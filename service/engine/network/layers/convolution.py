@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from service.engine.declarations import Choice, Integer, Integers, Option
 from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, reshape, transpose
 from service.engine.graph.windows import Sliding, overlap_add, windows
@@ -26,6 +25,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     sizes,
 )
+from service.engine.options import Choice, Integer, Integers, Option
 
 FILTERS = Integer(name="filters", minimum=1, description="number of output channels")
 GROUPS = Integer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.engine.declarations import Integer, Integers, Reference
 from service.engine.graph.indexing import gather_rows, largest
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, reshape
@@ -21,6 +20,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
+from service.engine.options import Integer, Integers, Reference
 
 
 @layers.declare(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
-from service.engine.declarations import Choice, Declaration, Flag, Integers, Reference, Registry, Selection
+from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.errors import Path
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers
+from service.engine.options import Choice, Flag, Integers, Reference
 
 ANY_NUMBER = 10**9
 """As many inputs as a caller likes."""

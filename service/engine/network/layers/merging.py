@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import reduce
 
-from service.engine.declarations import Flag, Integer, Integers
 from service.engine.graph import operations
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, reshape, transpose
@@ -19,6 +18,7 @@ from service.engine.network.layers.declaration import (
     need_equal_shapes,
     same,
 )
+from service.engine.options import Flag, Integer, Integers
 
 SEVERAL = (2, ANY_NUMBER)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.engine.declarations import Flag, Integer, Integers, Number
 from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
 from service.engine.graph.robust import root_mean_square
@@ -17,6 +16,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
+from service.engine.options import Flag, Integer, Integers, Number
 
 CENTER = Flag(name="center", default=True, description="whether beta is added")
 SCALE = Flag(name="scale", default=True, description="whether gamma is a factor")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.engine.declarations import Flag, Integer, Number, Option, Reference, Selection
+from service.engine.declarations import Selection
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose, with_slope
 from service.engine.network.activations import activations
@@ -27,6 +27,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
+from service.engine.options import Flag, Integer, Number, Option, Reference
 
 State = tuple[Node, ...]
 """What one step hands to the next, the output first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from service.engine.declarations import Choice, Integer, Integers
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, concatenate, pad, reshape, slice_axis, transpose
 from service.engine.network.layers.declaration import (
@@ -16,6 +15,7 @@ from service.engine.network.layers.declaration import (
     same,
     sizes,
 )
+from service.engine.options import Choice, Integer, Integers
 
 LARGEST_FACTOR = 256
 """Of bilinear interpolation, which computes the places between two pixels one by one."""

@@ -8,6 +8,9 @@ from typing import Any
 from schemas.tensor import Array
 from service.engine.network.task import Caution
 
+NUMBER_BYTES = 72
+"""What a number of an answer takes as text while it is put together: 24, three times."""
+
 
 def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """Tensors by name, or the tensor where there is only one to name."""

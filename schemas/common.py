@@ -1,0 +1,93 @@
+"""Pieces of schemas that several operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from marshmallow import ValidationError, fields, post_load, validates_schema
+
+from schemas.components import Components, JSONSchema, list_of
+from schemas.declared import ChoiceField
+from schemas.fields import Message, NumberField, StrictSchema, read_each
+from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.update import Clip
+
+TO_ONE_NUMBER = ("mean", "sum")
+"""Reductions that give one number, as descents and derivatives of a loss need it."""
+MOST_STEPS = 10**12
+"""More than any server allows, and still a number that every JSON parser reads exactly."""
+STATUSES = {
+    "completed": "all steps are done",
+    "stopped": "a stop rule was met",
+    "diverged": "loss or gradient are not finite, or have run away",
+    "cancelled": "time ran out, the server stops, or the connection was closed",
+}
+
+
+def about(text: str) -> Mapping[str, str]:
+    """The metadata of a field: what it means."""
+    return {"description": text}
+
+
+class PartSchema(StrictSchema):
+    """A part of a request that is loaded into an object of a class of its own."""
+
+    made: type[Any]
+
+    @post_load
+    def _make(self, loaded: dict[str, Any], **kwargs: Any) -> Any:
+        return self.made(**loaded)
+
+
+class Trace(NamedTuple):
+    """What an answer tells of the steps."""
+
+    every: int
+    include: frozenset[str] = frozenset()
+
+
+class GradientClipSchema(PartSchema):
+    """How gradients are cut, before anything else is done to them."""
+
+    made = Clip
+
+    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
+    norm = NumberField(
+        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
+    )
+
+    @validates_schema
+    def _fit(self, loaded: dict[str, Any], **kwargs: Any) -> None:
+        if len(loaded) != 1:
+            raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
+
+
+class OptimizersField(ChoiceField):
+    """A list of optimizers."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
+            raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
+        read = super()._deserialize
+        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_RUNS)
+
+
+class AnswerWarningSchema(StrictSchema):
+    """Something true of the answer that a caller should know."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    layer = fields.String()
+    quantity = fields.String()
+
+
+def finite_field() -> fields.Boolean:
+    return fields.Boolean(required=True, metadata=about("false: some values are not finite, and null in lists"))
+
+
+def warnings_field() -> fields.List[Any]:
+    return fields.List(fields.Nested(AnswerWarningSchema), required=True)

@@ -1,0 +1,51 @@
+"""JSON Schema of what crosses the wire, and the parts of it that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+JSONSchema = dict[str, Any]
+
+
+class Components:
+    """The named schemas of a document, each made at its first use."""
+
+    def __init__(self, schemas: dict[str, JSONSchema] | None = None) -> None:
+        self.schemas = {} if schemas is None else schemas
+
+    def refer(self, name: str, make: Callable[[], JSONSchema]) -> JSONSchema:
+        """A reference to a component, which is made at its first use."""
+        if name not in self.schemas:
+            self.schemas[name] = {}  # keeps its place, and lets what it is made of refer to it
+            self.schemas[name] = make()
+        return {"$ref": f"#/components/schemas/{name}"}
+
+
+def schema_name(schema: Any) -> str:
+    """What the component of a marshmallow schema is called."""
+    name: str = schema.__name__ if isinstance(schema, type) else type(schema).__name__
+    return name.removesuffix("Schema")
+
+
+def closed_object(properties: Mapping[str, JSONSchema], required: list[str]) -> JSONSchema:
+    """An object of these properties and no others."""
+    schema: JSONSchema = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return schema | {"required": required} if required else schema
+
+
+def by_name(values: JSONSchema) -> JSONSchema:
+    """An object of any keys with such values."""
+    return {"type": "object", "additionalProperties": values}
+
+
+def list_of(items: JSONSchema, **bounds: int) -> JSONSchema:
+    """A list, with minItems and maxItems."""
+    return {"type": "array", **bounds, "items": items}
+
+
+def or_null(schema: JSONSchema) -> JSONSchema:
+    """A schema that takes null too."""
+    if isinstance(schema.get("type"), str) and "enum" not in schema:
+        return schema | {"type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}

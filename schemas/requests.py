@@ -1,0 +1,102 @@
+"""Requests: validated as a whole, and recognised when all but their numbers came before."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+import orjson
+from marshmallow import ValidationError, missing, post_load
+from marshmallow.exceptions import ValidationError as MarshmallowError
+
+from schemas.documents import recognised
+from schemas.fields import Message, StrictField, StrictSchema, plain
+from service.engine.cache import LeastRecentlyUsed
+
+MOST_DEPTH = 64
+TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
+RECIPE_BYTES = 8 * 2**20
+"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
+RECIPE_OVERHEAD = 1024
+"""Bytes that even the smallest recipe counts for."""
+
+
+R = TypeVar("R")
+"""What a request is once it is loaded: a `TypedDict`."""
+
+
+class RequestSchema(StrictSchema, Generic[R]):
+    """A request made of a recipe, which says what to compute, and of fresh values to compute it with.
+
+    A recipe seen before is recognised by its bytes and not validated again: only the `fresh` keys
+    are. The same recipe gives the same objects, so that whatever is compiled for it is found by
+    identity.
+    """
+
+    fresh: frozenset[str] = frozenset()
+    """Keys whose values differ from request to request: tensors and seeds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
+            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
+        )
+        self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
+
+    def read(self, request: dict[str, Any]) -> R:
+        """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
+        fresh = self.fresh
+        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
+        try:
+            # Equal whatever the order of keys and the white space were.
+            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+        except (TypeError, ValueError):
+            raise ValidationError(Message(TOO_DEEP)) from None
+        known = self._recipes.find(name)
+        if known is None:
+            if nesting(recipe) > MOST_DEPTH + 1:
+                raise ValidationError(Message(TOO_DEEP))
+            loaded: dict[str, Any] = self.load(request)
+            recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
+            return cast("R", loaded | self._recipes.get(name, lambda: recipe))
+        loaded = dict(known)
+        try:
+            for key, field in self._fresh_fields.items():
+                if key in request:
+                    loaded[key] = field.read(request[key])
+                elif field.required:
+                    return cast("R", self.load(request))
+                elif field.load_default is not missing:
+                    loaded[key] = field.load_default
+            return cast("R", self.finish(loaded))
+        except ValidationError:
+            self.load(request)  # raises again, with everything that is wrong
+            raise
+
+    def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        """As for every schema; a body that is a model of another library is named instead."""
+        super().handle_error(error, data, many=many, **kwargs)
+        foreign = recognised(data) if "network" not in data and "expression" not in data else ""
+        if foreign:
+            error.messages = {"_schema": [Message(foreign)]}
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """What remains to be done with a request whose fields are valid."""
+        return loaded
+
+    @post_load
+    def _finish(self, loaded: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self.finish(loaded)
+
+
+def nesting(value: Any) -> int:
+    """How deep values lie in lists and objects, counted up to one more than allowed."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_DEPTH + 1:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth

@@ -1,0 +1,201 @@
+"""Balls that roll on a typed function, as work in steps: descents, their ends in valleys, maps of basins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from schemas.functions import LoadedDescend, LoadedSurface
+from schemas.tensor import Array
+from service.api.answers import NUMBER_BYTES, listed
+from service.api.function_answers import cautions_of, valleys_of
+from service.api.operation import Context
+from service.api.streaming import collect
+from service.engine.descent.arrival import Arrival
+from service.engine.descent.rolling import Rolling, RollingPlan, run_of
+from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
+from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.functions.expression import Expression
+from service.engine.network.task import Caution
+
+DIVERGED = -2
+"""In a map of basins: runs that diverged."""
+
+
+class RollingWork:
+    """Balls on their way, in the words of the API."""
+
+    following = True
+    """Whether runs that have not arrived tell which basin they are in."""
+
+    def __init__(
+        self,
+        expression: Expression,
+        plan: RollingPlan,
+        context: Context,
+        beside: int = 0,
+        known: Known | None = None,
+    ) -> None:
+        """`beside` are bytes that the answer takes apart from the runs; `known` is the minimum, if it is known."""
+        self.expression, self.plan = expression, plan
+        self.context, self.beside, self.known = context, beside, known
+        self.streamed = context.form != "json"
+        runtime = context.runtime
+        self.rolling = Rolling(runtime.compiled, expression, plan, runtime.settings.limits, self._reserve)
+        context.mark_compiled(self.rolling.memory)
+        self.reason = ""
+        self.arrival: Arrival | None = None
+        """Once the balls have come to their end."""
+
+    def _reserve(self, nbytes: int) -> None:
+        numbers = self.plan.starts.size * len(self.plan.optimizers) if self.streamed else 0
+        self.context.memory.need(self.context.loaded_bytes + self.beside + 4 * nbytes + 2 * NUMBER_BYTES * numbers)
+
+    @property
+    def finished(self) -> bool:
+        return self.arrival is not None and self.arrival.finished
+
+    def advance(self) -> Mapping[str, Any] | None:
+        if self.rolling.finished:
+            if self.arrival is None:
+                self.arrival = self._look()
+            else:
+                self.arrival.advance()
+            return None
+        snapshot = self.rolling.advance()
+        if snapshot is None or not self.streamed:
+            return None
+        record = {"step": snapshot.step, "points": snapshot.points, "values": snapshot.values}
+        return record | ({"gradients": snapshot.gradients} if "gradients" in self.plan.include else {})
+
+    def cancel(self, reason: str) -> None:
+        self.reason = reason
+        self.rolling.cancel()
+        if self.arrival is None:
+            self.arrival = self._look()
+        self.arrival.cancel()
+
+    def _look(self) -> Arrival:
+        return Arrival(self.rolling, self.known, self.following)
+
+    def summary(self) -> Mapping[str, Any]:
+        outcome = self._outcome
+        status = "cancelled" if self.reason else "completed"
+        warnings = []
+        finite = outcome.finite
+        if not finite:
+            lost, kinks = outcome.status.count("diverged"), len(self.rolling.kinks)
+            found = [f"{lost:,} of {self.plan.runs:,} runs diverged, some beyond what numbers hold"] if lost else []
+            found += [f"{kinks:,} of {self.plan.runs:,} runs came to a kink, without a finite slope"] if kinks else []
+            message = "; ".join([*found, "null in lists"])
+            warnings.append(Caution("non_finite", message, quantity="runs"))
+        if self.reason:
+            warnings.append(Caution("cancelled", self.reason))
+        if UNTOLD in outcome.valleys.of_run:
+            warnings.append(Caution("not_isolated", "runs arrived at more stationary points than are told"))
+        count = len(self.plan.starts)
+        return {
+            "variables": self.expression.variables,
+            "status": status,
+            "steps": [step for step in self.rolling.told.tolist() if step <= max(outcome.steps_done)],
+            "best": outcome.best,
+            "valleys": valleys_of(outcome.valleys),
+            "runs": [self._run(outcome, run, count) for run in range(self.plan.runs)],
+            "finite": finite,
+            "warnings": listed([*warnings, *cautions_of(self.expression)]),
+        }
+
+    @property
+    def _outcome(self) -> Arrival:
+        assert self.arrival is not None
+        return self.arrival
+
+    def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
+        valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
+        told: dict[str, Any] = {
+            "optimizer": run // count,
+            "start": run % count,
+            "status": outcome.status[run],
+            "reason": outcome.reasons[run],
+            "steps_done": outcome.steps_done[run],
+            "point": outcome.points[run],
+            "value": outcome.values[run],
+            "norm": outcome.norms[run],
+            "valley": None if valley < 0 else valley,
+            "basin": None if basin < 0 else basin,
+        }
+        return told | run_of(self.rolling, run) if self.plan.keep else told
+
+    def close(self) -> None:
+        self.rolling.close()
+
+
+class DescendWork(RollingWork):
+    """What `/v1/functions/descend` asks for."""
+
+    def __init__(self, request: LoadedDescend, context: Context) -> None:
+        plan = RollingPlan(
+            request["optimizers"],
+            request["starts"],
+            request["steps"],
+            request.get("schedule"),
+            request.get("clip"),
+            request["stop"],
+            request.get("noise"),
+            request["trace"].every,
+            request["trace"].include,
+            keep=context.form == "json",
+            arrived=request["valley_radius"],
+        )
+        super().__init__(request["expression"], plan, context)
+
+
+class BasinsWork(RollingWork):
+    """Runs of which only the valleys are told that they have arrived at."""
+
+    following = False
+
+    def summary(self) -> Mapping[str, Any]:
+        outcome = self._outcome
+        grid = np.maximum(outcome.valleys.of_run, NOWHERE)
+        grid[np.array(outcome.status) == "diverged"] = DIVERGED
+        return {
+            "status": "cancelled" if self.reason else "completed",
+            "valleys": valleys_of(outcome.valleys),
+            "arrived": int((grid >= 0).sum()),
+            "moving": int((grid == NOWHERE).sum()),
+            "diverged": int((grid == DIVERGED).sum()),
+            "grid": grid,
+        }
+
+
+_IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
+"""What a surface calls what a descent has under another name."""
+
+
+def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Where a run from each point of a grid of this shape arrives."""
+    plan = RollingPlan(
+        (request["optimizer"],),
+        points,
+        request["steps"],
+        request.get("schedule"),
+        request.get("clip"),
+        every=request["steps"],
+        keep=False,
+        arrived=request["valley_radius"],
+    )
+    beside = NUMBER_BYTES * len(points) * (4 + points.shape[1])
+    try:
+        work = BasinsWork(request["expression"], plan, context, beside)
+    except LimitExceeded as error:
+        place = "resolution" if error.path[:1] == ("starts",) or not error.path else str(error.path[0])
+        raise LimitExceeded(error.name, error.asked, error.allowed, (_IN_SURFACE.get(place, place),)) from None
+    except InvalidRequest as error:
+        faults = [replace(fault, path=(_IN_SURFACE.get(str(fault.path[0]), fault.path[0]),)) for fault in error.faults]
+        raise InvalidRequest(faults) from None
+    _, summary = collect(work, context)
+    return {"grid": summary["grid"].reshape(shape), **{key: summary[key] for key in summary if key != "grid"}}

@@ -1,0 +1,197 @@
+"""From a loaded request about a network to the engine's task and numbers, and back to the places of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from schemas.evaluation import LoadedNetwork, Tensors, Tree
+from schemas.tensor import Array
+from schemas.training import LoadedTraining
+from service.api.operation import Context
+from service.engine.compiling import Compilable
+from service.engine.declarations import Selection
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.limits import Limits
+from service.engine.network.derivatives import Derivation
+from service.engine.network.evaluate import Evaluation
+from service.engine.network.feed import Feed
+from service.engine.network.losses import Loss
+from service.engine.network.parameters import ParameterVector
+from service.engine.network.task import Task, prepare
+
+C = TypeVar("C", bound=Evaluation | Derivation)
+C_co = TypeVar("C_co", bound=Evaluation | Derivation, covariant=True)
+
+
+class NetworkTask(Compilable[C_co], Protocol[C_co]):
+    """What may be asked of a network."""
+
+    @property
+    def task(self) -> Task:
+        """The network, the loss and their shapes."""
+
+
+class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would take four times as long)
+    """Within, faults that the engine finds are told at the places where the caller wrote what is wrong."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.request = request
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InvalidRequest):
+            raise InvalidRequest([_told_in_terms_of(self.request, fault) for fault in error.faults]) from None
+
+
+def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
+    """What a request asks of its network, and the numbers to compute it with. Raises `InvalidRequest`."""
+    definition = request["network"]
+    outputs = definition.output_names
+    faults: list[Fault] = []
+    inputs = _by_name(request["inputs"], "inputs", definition.inputs, "input", faults)
+    targets = _by_name(request.get("targets"), "targets", outputs, "output", faults)
+    losses = _losses(request.get("loss"), outputs, faults)
+    weights = _loss_weights(request.get("loss_weights"), outputs, faults)
+    task = Task(
+        definition,
+        request["dtype"],
+        tuple([(name, array.shape) for name, array in inputs.items()]),
+        training=request["training"],
+        include=include,
+        parameters=_unusual_shapes(request.get("parameters")),
+    )
+    if faults:
+        if not any(fault.path[0] == "inputs" for fault in faults):
+            # What is wrong with the network itself comes before anything that follows from it.
+            prepare(task, limits)
+        raise InvalidRequest(faults)
+    sample_weights = request.get("sample_weights")
+    if losses is not None:
+        task = task._replace(
+            losses=losses,
+            loss_weights=weights,
+            targets=tuple([(name, array.shape) for name, array in targets.items()]),
+            reduction=request.get("reduction", task.reduction),
+            weighted=sample_weights is not None,
+            normalize_weights=request.get("normalize_weights"),
+        )
+    return task, Feed(inputs, request.get("parameters"), targets, sample_weights, request["seed"])
+
+
+def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
+    """What is asked of a network, compiled. Where it does not fit, one answer tells what is wrong with parameters too.
+
+    Raises `InvalidRequest` and `LimitExceeded`.
+    """
+    try:
+        found = context.runtime.compiled(asked)
+    except InvalidRequest as error:
+        limits = context.runtime.settings.limits
+        raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None
+    context.mark_compiled(found.program.nbytes)
+    return found
+
+
+def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
+    """The data that a training is validated on, as a task and its numbers. Raises `InvalidRequest`."""
+    validation = request.get("validation")
+    if validation is None:
+        return None
+    faults: list[Fault] = []
+    definition = task.definition
+    inputs = _by_name(validation["inputs"], "inputs", definition.inputs, "input", faults)
+    targets = _by_name(validation["targets"], "targets", definition.output_names, "output", faults)
+    if faults:
+        raise InvalidRequest(replace(fault, path=("validation", *fault.path)) for fault in faults)
+    without = task._replace(
+        inputs=tuple([(name, array.shape) for name, array in inputs.items()]),
+        targets=tuple([(name, array.shape) for name, array in targets.items()]),
+        training=False,
+        weighted=False,
+        normalize_weights=False,
+        differentiated=False,
+    )
+    return without, Feed(inputs, None, targets)
+
+
+def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]:
+    """What is wrong with the parameters of a request whose targets do not fit."""
+    if feed.parameters is None or task.losses is None:
+        return []
+    try:
+        forward = task._replace(losses=None, loss_weights=None, targets=None, weighted=False, include=frozenset())
+        prepared = prepare(forward, limits)
+    except InvalidRequest:
+        return []  # the network itself is wrong, which is already told
+    return ParameterVector(task.definition, prepared.model.parameters).faults(feed.parameters)
+
+
+def _by_name(
+    given: Tensors | None, key: str, names: tuple[str, ...], what: str, faults: list[Fault]
+) -> dict[str, Array]:
+    """Tensors in the order of the names they belong to; a single one need not be named."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        if len(names) > 1:
+            detail = f"takes one tensor for each {what}: an object with {', '.join(map(repr, names))}"
+            faults.append(Fault((key,), detail, names))
+        return {names[0]: given}
+    wrong = [Fault((key, name), f"is no {what} of the network", names) for name in given if name not in names]
+    wrong += [Fault((key, name), "is missing") for name in names if name not in given]
+    faults += wrong
+    return {} if wrong else {name: given[name] for name in names}
+
+
+def _losses(
+    given: Selection[Loss] | dict[str, Selection[Loss]] | None, names: tuple[str, ...], faults: list[Fault]
+) -> tuple[Selection[Loss], ...] | None:
+    if not isinstance(given, dict):
+        return None if given is None else (given,) * len(names)
+    faults += [Fault(("loss", name), "is no output of the network", names) for name in given if name not in names]
+    faults += [Fault(("loss", name), "is missing: each output needs a loss") for name in names if name not in given]
+    return tuple([given[name] for name in names if name in given])
+
+
+def _loss_weights(
+    given: dict[str, float] | None, names: tuple[str, ...], faults: list[Fault]
+) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    wrong = [name for name in given if name not in names]
+    faults += [Fault(("loss_weights", name), "is no output of the network", names) for name in wrong]
+    return tuple([given.get(name, 1.0) for name in names])
+
+
+def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
+    """The engine names tensors by input and output; a request with but one need not."""
+    path = fault.path
+    if path[:1] == ("validation",):
+        inner = _told_in_terms_of(request["validation"], replace(fault, path=path[1:]))
+        return replace(fault, path=("validation", *inner.path))
+    named = len(path) > 1 and path[0] in ("inputs", "targets", "loss")
+    if named and not isinstance(request.get(str(path[0])), dict):
+        return replace(fault, path=(path[0], *path[2:]))
+    return fault
+
+
+def _unusual_shapes(
+    parameters: Tree | None,
+) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
+    """Shapes that decide between the forms a parameter may have: one number for all instead of one each."""
+    if parameters is None:
+        return ()
+    return tuple(
+        [
+            ((layer, name), array.shape)
+            for layer, arrays in parameters.items()
+            for name, array in arrays.items()
+            if array.size == 1
+        ]
+    )

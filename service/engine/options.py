@@ -1,0 +1,361 @@
+"""The kinds of options that building blocks have, one class each.
+
+A kind says which values it takes, in which words it refuses others, how JSON Schema describes it, and which values the
+generic tests try. Validation, the catalogue, OpenAPI and the tests read that: a new kind is one class here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from service.engine.foreign import NUMBERS
+from service.engine.suggestions import suggest
+
+if TYPE_CHECKING:
+    from service.engine.declarations import Registry
+
+LARGEST_INTEGER = 2**63 - 1
+"""What JSON parsers of other languages can still read exactly or nearly so."""
+LONGEST_LIST = 16
+"""Integers in a list, unless its kind says otherwise."""
+
+
+class Required:
+    """The default of an option that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = Required()
+
+
+class Refused(ValueError):
+    """A value that a kind does not take.
+
+    `takes` is what it takes, in words; `allowed` are the values it takes, where these are few; `instead` continues the
+    sentence with what to write. `bare` kinds are written without quotation marks. `parts` are the entries of a list
+    that are refused, by their place; the rest is about the whole list only where there are none.
+    """
+
+    def __init__(
+        self,
+        takes: str,
+        value: Any,
+        *,
+        allowed: Iterable[str] = (),
+        instead: str = "",
+        bare: bool = False,
+        parts: Mapping[int, Refused] | None = None,
+    ) -> None:
+        super().__init__(takes)
+        self.takes, self.value, self.allowed, self.instead, self.bare = takes, value, tuple(allowed), instead, bare
+        self.parts = parts or {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(ABC):
+    """One option of a declared block, with what it means and the values it takes."""
+
+    name: str = ""
+    default: Any = REQUIRED
+    """None: the option may be null, which is its default."""
+    description: str = ""
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @abstractmethod
+    def accepted(self) -> Iterator[Any]:
+        """Values that it takes, as JSON has them: an ordinary one first, and those at its bounds."""
+
+    @abstractmethod
+    def refused(self) -> Iterator[Any]:
+        """Values that it does not take: of other types, and just beyond its bounds. null is not among them."""
+
+
+class Value(Option):
+    """An option whose values are checked here. Without a name it is a kind of value for the keys of requests."""
+
+    @abstractmethod
+    def read(self, value: Any) -> Any:
+        """The value of the option that a parsed JSON value stands for. Raises `Refused`."""
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """What it takes, in the words of JSON Schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Value):
+    """A finite number, within bounds where given; `open_*` bounds are excluded themselves."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    open_minimum: bool = False
+    open_maximum: bool = False
+
+    def read(self, value: Any) -> float:
+        if type(value) not in (int, float):
+            raise Refused(self.takes, value, bare=True)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise Refused("a number that float64 can hold", value)
+        low, high = self.minimum, self.maximum
+        if (low is not None and (number <= low if self.open_minimum else number < low)) or (
+            high is not None and (number >= high if self.open_maximum else number > high)
+        ):
+            raise Refused(self.takes, value)
+        return number
+
+    @property
+    def takes(self) -> str:
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"{'above' if self.open_minimum else 'at least'} {self.minimum:g}")
+        if self.maximum is not None:
+            bounds.append(f"{'below' if self.open_maximum else 'at most'} {self.maximum:g}")
+        return "a number" + (" " + " and ".join(bounds) if bounds else "")
+
+    def schema(self) -> dict[str, Any]:
+        low = "exclusiveMinimum" if self.open_minimum else "minimum"
+        high = "exclusiveMaximum" if self.open_maximum else "maximum"
+        return {"type": "number"} | _given({low: self.minimum, high: self.maximum})
+
+    def accepted(self) -> Iterator[Any]:
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        if math.isfinite(low) and math.isfinite(high):
+            yield (low + high) / 2
+        else:
+            yield low + 1 if math.isfinite(low) else min(0.5, high - 1)
+        if self.minimum is not None:
+            yield math.nextafter(low, math.inf) if self.open_minimum else low
+        if self.maximum is not None:
+            yield math.nextafter(high, -math.inf) if self.open_maximum else high
+
+    def refused(self) -> Iterator[Any]:
+        yield from (True, "1", "", [], {}, [1.0], 10**400)
+        if self.minimum is not None:
+            yield self.minimum if self.open_minimum else math.nextafter(self.minimum, -math.inf)
+        if self.maximum is not None:
+            yield self.maximum if self.open_maximum else math.nextafter(self.maximum, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integer(Value):
+    """An integer, within bounds where given."""
+
+    minimum: int | None = None
+    maximum: int | None = None
+
+    def read(self, value: Any) -> int:
+        low, high = self.minimum, self.maximum
+        if type(value) is int and abs(value) > LARGEST_INTEGER:
+            raise Refused(f"an integer of at most {LARGEST_INTEGER} in size", value)
+        if type(value) is not int or (low is not None and value < low) or (high is not None and value > high):
+            bounds = [f"at least {low}"] if low is not None else []
+            bounds += [f"at most {high}"] if high is not None else []
+            raise Refused("an integer" + (" " + " and ".join(bounds) if bounds else ""), value, bare=True)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer"} | _given({"minimum": self.minimum, "maximum": self.maximum})
+
+    def accepted(self) -> Iterator[Any]:
+        if self.minimum is None and self.maximum is None:
+            yield 1
+        yield from (bound for bound in (self.minimum, self.maximum) if bound is not None)
+
+    def refused(self) -> Iterator[Any]:
+        yield from (True, "1", 1.5, 1.0, [], {}, 1e300)
+        if self.minimum is not None:
+            yield self.minimum - 1
+        if self.maximum is not None:
+            yield self.maximum + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Value):
+    """True or false."""
+
+    def read(self, value: Any) -> bool:
+        if type(value) is not bool:
+            raise Refused("true or false", value, bare=True)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+    def accepted(self) -> Iterator[Any]:
+        yield from (True, False)
+
+    def refused(self) -> Iterator[Any]:
+        yield from (0, 1, "true", [], {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Value):
+    """One of a few words."""
+
+    values: tuple[str, ...]
+
+    def read(self, value: Any) -> str:
+        if isinstance(value, str) and value in self.values:
+            return value
+        instead = str(suggest("choice", value, self.values)) if isinstance(value, str) else ""
+        if isinstance(value, int | list):
+            instead = "".join(f"; {NUMBERS[word]}" for word in self.values if word in NUMBERS)
+        raise Refused(f"one of {', '.join(map(repr, self.values))}", value, allowed=self.values, instead=instead)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.values)}
+
+    def accepted(self) -> Iterator[Any]:
+        yield from self.values
+
+    def refused(self) -> Iterator[Any]:
+        yield from ("nonsense", 1, True, [], {}, [self.values[0]], self.values[0].upper())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integers(Value):
+    """A list of integers, such as a shape."""
+
+    minimum: int = 1
+    longest: int = LONGEST_LIST
+    length: int | None = None
+    """So many integers; a single one then stands for all."""
+    pairs: bool = False
+    """With `length`: each entry is a pair (before, after), for which a single integer may stand."""
+    single: bool = False
+    """A bare integer may stand for a list of one."""
+
+    def read(self, value: Any) -> tuple[Any, ...]:
+        numbers = value
+        if type(numbers) is int and (self.length is not None or self.single):
+            numbers = [numbers] * (self.length or 1)
+        if not isinstance(numbers, list) or len(numbers) > self.longest or self.length not in (None, len(numbers)):
+            raise Refused(self.takes, numbers)
+        if self.pairs:
+            numbers = [[number, number] if type(number) is int else number for number in numbers]
+        entry = f"an integer at least {self.minimum}" + (" or a pair of them" if self.pairs else "")
+        parts: dict[int, Refused] = {}
+        entries: list[Any] = []
+        for place, number in enumerate(numbers):
+            pair = self.pairs and isinstance(number, list) and len(number) == 2
+            if not all(map(self._fits, number if pair else [number])):
+                parts[place] = Refused(entry, number)
+            entries.append(tuple(number) if pair else number)
+        if parts:
+            raise Refused(self.takes, value, parts=parts)
+        return tuple(entries)
+
+    def _fits(self, number: Any) -> bool:
+        return type(number) is int and self.minimum <= number <= LARGEST_INTEGER
+
+    @property
+    def takes(self) -> str:
+        if self.length is None:
+            return ("an integer or " if self.single else "") + f"a list of at most {self.longest} integers"
+        if self.pairs:
+            return f"an integer, or a list of {self.length} integers or pairs"
+        return f"an integer, or a list of {self.length}"
+
+    def schema(self) -> dict[str, Any]:
+        one: dict[str, Any] = {"type": "integer", "minimum": self.minimum}
+        pair = {"type": "array", "minItems": 2, "maxItems": 2, "items": one}
+        several = {
+            "type": "array",
+            **_given({"minItems": self.length}),
+            "maxItems": self.length or self.longest,
+            "items": {"anyOf": [one, pair]} if self.pairs else one,
+        }
+        return {"anyOf": [one, several]} if self.length is not None or self.single else several
+
+    def accepted(self) -> Iterator[Any]:
+        one = max(1, self.minimum)
+        several = [one] * (self.length or 1)
+        if self.length is not None or self.single:
+            yield one
+        yield several
+        if self.pairs:
+            yield [[one, one], *several[1:]]
+
+    def refused(self) -> Iterator[Any]:
+        count = self.length or 1
+        wrong = (self.minimum - 1, 1.0, True, "1", None, [1], [1, 2, 3])
+        yield from ("1", {}, True, [1] * (self.longest + 1), *([value] * count for value in wrong))
+        if self.length is None and not self.single:
+            yield from (1, [2**63])
+        if self.length is not None:
+            yield from ([1] * (count + 1), self.minimum - 1, [])
+        if not self.pairs:
+            yield [[1, 2]] * count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Value):
+    """A list of finite numbers with a common lower bound."""
+
+    minimum: float | None = None
+
+    @property
+    def entry(self) -> Number:
+        """What each of its entries is."""
+        return Number(minimum=self.minimum)
+
+    def read(self, value: Any) -> tuple[float, ...]:
+        if not isinstance(value, list) or not value:
+            raise Refused("a list of numbers", value)
+        numbers: list[float] = []
+        parts: dict[int, Refused] = {}
+        entry = self.entry
+        for place, number in enumerate(value):
+            try:
+                numbers.append(entry.read(number))
+            except Refused as refused:
+                parts[place] = refused
+        if parts:
+            raise Refused("a list of numbers", value, parts=parts)
+        return tuple(numbers)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "minItems": 1, "items": self.entry.schema()}
+
+    def accepted(self) -> Iterator[Any]:
+        yield from ([number] for number in self.entry.accepted())
+
+    def refused(self) -> Iterator[Any]:
+        yield from ("1", 1, {}, True, [], [True], ["1"], [None], [[1]])
+        if self.minimum is not None:
+            yield [math.nextafter(self.minimum, -math.inf)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Option):
+    """A choice of another registry, with options of its own. Its values are read where requests are."""
+
+    registry: Registry[Any]
+
+    def accepted(self) -> Iterator[Any]:
+        for name in self.registry.names:
+            if not any(option.required for option in self.registry[name].options):
+                yield name
+
+    def refused(self) -> Iterator[Any]:
+        yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
+        yield {"type": next(self.accepted()), "nonsense": 1}
+
+
+def _given(facts: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are there."""
+    return {name: fact for name, fact in facts.items() if fact is not None}

@@ -1,0 +1,111 @@
+"""A client that openapi-python-client generates: complete, well typed, and right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.openapi import agree
+from tests.clients.support import ADDRESS, GUIDE, guide_command
+from tests.support import Server
+from tests.test_docs import blocks, exchanges
+
+PACKAGE = "nabla_the_gradient_service_client"
+# What operations give, by their names, and what a README's answer becomes on its way through the client's classes.
+PROGRAM = f"""
+import importlib, json, pkgutil, sys, typing
+import {PACKAGE} as package
+from {PACKAGE} import api, models
+address, request = sys.argv[1], json.loads(sys.argv[2])
+modules = [
+    importlib.import_module(name)
+    for _, name, is_folder in pkgutil.walk_packages(api.__path__, api.__name__ + ".")
+    if not is_folder
+]
+given = {{}}
+for module in modules:
+    classes = typing.get_args(typing.get_type_hints(module._parse_response)["return"])
+    given[module.__name__.rsplit(".", 1)[1]] = [getattr(each, "__name__", "") for each in classes]
+gradients = next(module for module in modules if module.__name__.endswith(".gradients"))
+body = models.GradientsRequest.from_dict(request)
+assert body.to_dict() == request, body.to_dict()
+answer = gradients.sync(client=package.Client(address), body=body)
+print(json.dumps({{"given": given, "answer": answer.to_dict()}}))
+"""
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("openapi_python_client") is None, reason="openapi-python-client is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def generated(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a generated package."""
+    folder = tmp_path_factory.mktemp("python")
+    command = guide_command("openapi-python-client", server)
+    # It formats what it wrote with the ruff of this environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    finished = subprocess.run(
+        [sys.executable, "-m", "openapi_python_client", *command[1:], "--fail-on-warning"],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "warning" not in finished.stdout.lower(), finished.stdout
+    return folder / PACKAGE.replace("_", "-")
+
+
+def run(program: str, folder: Path, *arguments: str) -> str:
+    """What a program prints that can import the generated package."""
+    finished = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def given_by(operation: dict[str, Any]) -> str:
+    """The class that the answer of an operation is of."""
+    ((media_type, content), *_) = operation["responses"]["200"]["content"].items()
+    return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
+
+
+def test_a_python_client_has_every_operation_and_gets_the_answer_of_the_readme(generated: Path, server: Server) -> None:
+    words, expected = exchanges()[0]
+    request = words[words.index("-d") + 1]
+    found = json.loads(run(PROGRAM, generated, f"http://127.0.0.1:{server.port}", request))
+    in_order, wanted = (json.loads(json.dumps(each, sort_keys=True)) for each in (found["answer"], expected))
+    assert agree(in_order, wanted)
+    paths = server.get("/openapi.json").json["paths"]
+    operations = [operation for item in paths.values() for operation in item.values()]
+    untyped = {operation["operationId"] for operation in operations if not operation["responses"]["200"]["content"]}
+    assert untyped == {"openapi_yaml"}  # generators know no such media type
+    assert found["given"].keys() == {operation["operationId"] for operation in operations}
+    for operation in operations:
+        classes = {"Problem"} if operation["operationId"] in untyped else {given_by(operation), "Problem"}
+        assert classes <= set(found["given"][operation["operationId"]])
+
+
+def test_the_program_of_the_guide_is_well_typed_and_prints_what_it_says(
+    generated: Path, server: Server, request: pytest.FixtureRequest
+) -> None:
+    (program,) = (text for language, text in blocks(GUIDE) if language == "python" and PACKAGE in text)
+    program = program.replace(ADDRESS, f"http://127.0.0.1:{server.port}")
+    (generated / "program.py").write_text(program)
+    assert request.config.cache is not None
+    cache = request.config.cache.mkdir("mypy")
+    command = [sys.executable, "-m", "mypy", "--config-file=", f"--cache-dir={cache}", "program.py", PACKAGE]
+    output = subprocess.run(command, cwd=generated, capture_output=True, text=True).stdout
+    assert "checked" in output or "Success" in output, output
+    # Its client.py passes `*args: object` on to httpx, whatever the document is.
+    errors = [line for line in output.splitlines() if ": error:" in line]
+    assert [line for line in errors if not line.startswith(f"{PACKAGE}/client.py")] == []
+    (comment,) = (line.rpartition("# ")[2] for line in program.splitlines() if line.startswith("print("))
+    assert run(program, generated).strip() == comment

@@ -1,0 +1,158 @@
+"""For every type of layer, networks of it alone that can be computed. Trying finds them, so a new layer has some.
+
+A layer is tried with its fewest inputs, of the first shape that it takes, and with ordinary values for the options that
+it requires. From there each option alone is set to other values.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from marshmallow import ValidationError
+
+from schemas.declared import ChoiceField
+from service.engine.declarations import Declaration, Registry
+from service.engine.errors import InvalidRequest
+from service.engine.graph.ir import Graph
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.layers import Layer, layers
+from service.engine.network.model import assemble
+from service.engine.options import Option, Reference
+from tests.engine.network.building import compiled, network, run
+from tests.engine.values import others
+
+SAMPLES = 3
+SHAPES = ((4,), (3, 4), (5, 4, 2), (32,), (2, 3, 4, 2))
+"""Of one sample. 32 features can be parted by any of the usual numbers."""
+SOME = {"activation": ("tanh", "softmax"), "initializer": ("normal", "ones"), "regularizer": ("l1_l2",)}
+"""Of other registries, which have tests of their own, a few stand for all."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer with some of its options set, and the shape of one sample of each of its inputs."""
+
+    declaration: Layer
+    options: dict[str, Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return f"{self.declaration.name} {words} {self.shape}".replace("  ", " ")
+
+    @property
+    def names(self) -> list[str]:
+        return [f"x{position}" for position in range(self.declaration.takes[0])]
+
+    @property
+    def definition(self) -> NetworkDefinition:
+        chosen = ChoiceField(layers).deserialize({"type": self.declaration.name, **self.options})
+        return network(LayerDefinition("it", chosen, tuple(self.names)), inputs=self.names)
+
+    def inputs(self, seed: int) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        shape = (SAMPLES, *self.shape)
+        if self.declaration.takes_indices:
+            return {name: rng.integers(self.options["input_dim"], size=shape) for name in self.names}
+        return {name: rng.standard_normal(shape) for name in self.names}
+
+    @property
+    def fits(self) -> bool:
+        """Whether the layer takes inputs of the shape with its options as they are."""
+        shapes = dict.fromkeys(self.names, (SAMPLES, *self.shape))
+        try:
+            for training in (False, True):
+                assemble(self.definition, Graph("float64"), shapes, training=training)
+        except (InvalidRequest, ValidationError):
+            return False
+        return True
+
+
+def blocks(registry: Registry[Any]) -> Iterator[Any]:
+    """Every declared block, or some of those that have tests of their own, with the options that it requires."""
+    for declaration in registry:
+        if declaration.name in SOME.get(registry.kind, (declaration.name,)):
+            yield {"type": declaration.name, **dict(zip(*first_choice(declaration), strict=True))}
+
+
+def first_choice(declaration: Declaration) -> tuple[list[str], list[Any]]:
+    required = [option for option in declaration.options if option.required]
+    return [option.name for option in required], [next(values_of(option)) for option in required]
+
+
+def values_of(option: Option) -> Iterator[Any]:
+    """Values to try, ordinary ones first, as JSON has them. A few may be none that the option takes."""
+    if isinstance(option, Reference):
+        yield from blocks(option.registry)
+        return
+    usual = list(option.accepted()) if option.required else list(others(option))
+    lists = [value for value in usual if isinstance(value, list) and type(value[0]) is int]
+    if lists:
+        count = len(lists[0])
+        yield from ([2] * count, [2, 1], [2, 2], [-1] * count)
+    elif option.required and all(type(value) is int for value in usual):
+        yield usual[0] + 1
+    yield from usual
+
+
+def base(declaration: Layer) -> Example:
+    """With the defaults of all options that have one."""
+    required = [option for option in declaration.options if option.required]
+    for shape in SHAPES:
+        for values in itertools.product(*(values_of(option) for option in required)):
+            options = dict(zip((option.name for option in required), values, strict=True))
+            example = Example(declaration, options, shape)
+            if example.fits:
+                return example
+    raise AssertionError(f"no network of the layer {declaration.name!r} could be made; give it a shape in {__name__}")
+
+
+def variations(declaration: Layer) -> Iterator[tuple[str, list[Example]]]:
+    """For each option, examples in which it has other values than in `base`; and no other option, where one fits so."""
+    start = base(declaration)
+    for option in declaration.options:
+        found = list(_changed(start, option, [{}]))
+        if not found:
+            others = [other for other in declaration.options if other is not option]
+            also = [{other.name: value} for other in others for value in values_of(other)]
+            found = list(itertools.islice(_changed(start, option, also), 1))
+        yield option.name, found
+
+
+def _changed(start: Example, option: Option, also: list[dict[str, Any]]) -> Iterator[Example]:
+    """For each other value of the option, the first example that fits; `also` are changes to make beside it."""
+    for value in values_of(option):
+        if value not in (option.default, start.options.get(option.name)):
+            tried = (
+                Example(start.declaration, start.options | more | {option.name: value}, shape)
+                for more in also
+                for shape in (start.shape, *SHAPES)
+            )
+            yield from itertools.islice((each for each in tried if each.fits), 1)
+
+
+def record(example: Example, training: bool) -> dict[str, Any]:
+    """The example in the form of those recorded from PyTorch, with random parameters in place of recorded ones."""
+    inputs = example.inputs(0)
+    forward = compiled(example.definition, inputs, training=training)
+    result = run(forward, inputs)
+    learned = {each.name for each in forward.model.parameters if each.trainable}
+    rng = np.random.default_rng(0)
+    parameters = {
+        name: rng.standard_normal(array.shape) if name in learned else array
+        for name, array in (result.parameters or {}).get("it", {}).items()
+    }
+    return {
+        "type": example.declaration.name,
+        "options": example.options,
+        "training": training,
+        "ties": False,
+        "inputs": list(inputs.values()),
+        "parameters": parameters,
+        "gradients": sorted(learned),
+        "outputs": result.outputs["it"],
+    }

@@ -1,0 +1,60 @@
+"""Regularizers: the slope of every penalty against differences, with each option changed."""
+
+import numpy as np
+import pytest
+
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Graph
+from service.engine.network.regularizers import regularizers
+from tests.engine.support import dense_gradients
+from tests.engine.values import others
+
+STEP = 1e-3
+VARIANTS = [
+    pytest.param(declaration.name, options, id=f"{declaration.name} {options}")
+    for declaration in regularizers
+    for required in [{option.name: next(option.accepted()) for option in declaration.options if option.required}]
+    for options in (
+        required,
+        *(required | {option.name: value} for option in declaration.options for value in others(option)),
+    )
+]
+
+
+def penalty(name, options, dtype="float64"):
+    w = Graph(dtype).input("w", (3, 4))
+    chosen = regularizers.select(name, **options)
+    value = chosen.declaration.build(w, **chosen.options)
+    assert value.shape == ()
+    (slope,) = dense_gradients(differentiate(value, [w]).nodes, [w])
+    return w, value, slope
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_slopes_agree_with_differences(name, options):
+    w, value, slope = penalty(name, options)
+    rng = np.random.default_rng(0)
+    weights, direction = rng.uniform(0.5, 2.0, (3, 4)) * rng.choice([-1.0, 1.0], (3, 4)), rng.standard_normal((3, 4))
+
+    def at(by):
+        return interpret([value], {w: weights + by * STEP * direction})[value]
+
+    expected = (8.0 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12.0 * STEP)
+    actual = (interpret([slope], {w: weights})[slope] * direction).sum()
+    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-11)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_no_weights_cost_nothing_and_larger_ones_more(name, options):
+    w, value, slope = penalty(name, options)
+    found = [interpret([value, slope], {w: np.full((3, 4), size)}) for size in (0.0, 1.0, 2.0)]
+    assert found[0][value] == 0.0 and not found[0][slope].any()
+    assert found[0][value] <= found[1][value] <= found[2][value]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_float32_stays_float32(name, options):
+    w, value, slope = penalty(name, options, "float32")
+    found = interpret([value, slope], {w: np.ones((3, 4), np.float32)})
+    assert found[value].dtype == found[slope].dtype == np.float32

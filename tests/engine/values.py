@@ -1,0 +1,67 @@
+"""Which values the generic tests try for an option: near its default, and farthest out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from service.engine.options import LARGEST_INTEGER, Integer, Integers, Number, Numbers, Option, Refused, Value
+
+LARGEST = 1.7976931348623157e308
+
+
+def others(option: Option) -> Iterator[Any]:
+    """Accepted values besides the default: one near it where it is a number, an ordinary one, and the bounds."""
+    near = () if option.default is None or option.required else _near(option)
+    tried = (*(value for value in near if _takes(option, value)), *option.accepted())
+    yield from (value for value in tried if value != option.default)
+
+
+def _near(option: Option) -> Iterator[float]:
+    if isinstance(option, Integer):
+        yield option.default + (1 if option.maximum is None or option.default < option.maximum else -1)
+    elif isinstance(option, Number):
+        start: float = option.default
+        if option.maximum is None or start + 0.25 < option.maximum:
+            yield start + 0.25
+        elif start < option.maximum:
+            yield (start + option.maximum) / 2.0
+        else:
+            yield start - 0.25 if option.minimum is None else (option.minimum + start) / 2.0
+
+
+def _takes(option: Option, value: Any) -> bool:
+    assert isinstance(option, Value)
+    try:
+        option.read(value)
+    except Refused:
+        return False
+    return True
+
+
+def outermost(option: Option) -> Iterator[Any]:
+    """The accepted values that are farthest out: the bounds, and the largest numbers where there is none."""
+    match option:
+        case Number():
+            bounds = list(option.accepted())[1:]
+            yield from bounds
+            if option.maximum is None:
+                yield LARGEST
+            if option.minimum is None:
+                yield -LARGEST
+            elif not option.open_minimum:
+                yield math.nextafter(option.minimum, math.inf)
+        case Integer():
+            yield from (option.minimum, option.maximum)[option.minimum is None : 1 + (option.maximum is not None)]
+            if option.maximum is None:
+                yield LARGEST_INTEGER
+            if option.minimum is None:
+                yield -LARGEST_INTEGER
+        case Integers():
+            count = option.length or 1
+            yield from ([option.minimum] * count, [LARGEST_INTEGER] * count)
+        case Numbers():
+            yield from ([LARGEST], [-LARGEST if option.minimum is None else option.minimum])
+        case _:
+            yield from option.accepted()
