@@ -41,7 +41,7 @@ class PartSchema(StrictSchema):
 
 
 class Trace(NamedTuple):
-    """What an answer tells of the steps."""
+    """The trace of a training: which steps an answer includes, and what of each."""
 
     every: int
     include: frozenset[str] = frozenset()

@@ -23,7 +23,7 @@ class Components:
 
 
 def schema_name(schema: Any) -> str:
-    """What the component of a marshmallow schema is called."""
+    """The name of the component of a marshmallow schema."""
     name: str = schema.__name__ if isinstance(schema, type) else type(schema).__name__
     return name.removesuffix("Schema")
 

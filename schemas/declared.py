@@ -89,7 +89,7 @@ def meant_choice(registry: Registry[Any], name: object) -> str:
 
 
 def _meant(registry: Registry[Any], name: object) -> str:
-    """What may have been meant: a name of this registry, or of another one."""
+    """A suggestion: a name of this registry, or of another one."""
     if isinstance(name, str) and not meant_choice(registry, name):
         for other in REGISTRIES:
             there = name if name in other else translated("", name, other.names).name
@@ -228,7 +228,7 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
 
 
 def _faults_of(options: Mapping[str, Any], registry: Registry[Any], name: object) -> dict[str, Any]:
-    """What is wrong with the options too, if the unknown name certainly stands for a known one."""
+    """The faults of the options, if the unknown name certainly stands for a known one."""
     meant = meant_choice(registry, name)
     if not meant:
         return {}

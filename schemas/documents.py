@@ -21,7 +21,7 @@ EXAMPLE = '{"layers": [{"type": "dense", "units": 3, "activation": "relu"}, {"ty
 
 
 def recognised(value: Any) -> str:
-    """What a value is that another library wrote, and what to send instead; empty where it is nothing of the kind."""
+    """The name of another library's document, and what to send instead; empty where a value is none."""
     if isinstance(value, str):
         return _text(value)
     if not isinstance(value, Mapping):
@@ -47,7 +47,7 @@ def is_state_dict(value: Mapping[str, Any]) -> bool:
 
 
 def state_dict(value: Mapping[str, Any]) -> str:
-    """What a state_dict is, in words."""
+    """A sentence about a state_dict."""
     return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict, which is not read"
 
 

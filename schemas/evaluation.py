@@ -95,7 +95,7 @@ class LoadedEvaluation(LoadedNetwork):
 
 
 class NetworkRequest(RequestSchema[R]):
-    """What all requests about a network have in common."""
+    """The common part of all requests about a network."""
 
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
@@ -170,7 +170,7 @@ class ForwardRequest(NetworkRequest[LoadedEvaluation]):
 
 
 class LossRequest(NetworkRequest[R]):
-    """What requests with a loss have in common."""
+    """The common part of requests with a loss."""
 
     elsewhere = WITH_A_LOSS
     tensors = ("inputs", "targets", "sample_weights", "parameters")

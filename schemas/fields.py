@@ -145,7 +145,7 @@ class StrictSchema(Schema):
         return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str) -> str:
-        """What may have been meant by an unknown key, or where it belongs."""
+        """A suggestion for an unknown key: a similar key, or the place where it belongs."""
         found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
         place = self.elsewhere.get(found.name)
         if place is None or found.name in self.load_fields:
@@ -172,7 +172,7 @@ class StrictField(fields.Field[Any]):
             self.error_messages["null"] = "may not be null; leave it out instead"
 
     def json_schema(self, components: Components) -> JSONSchema:
-        """What it takes, in JSON Schema; named parts go into `components`."""
+        """The values it takes, in JSON Schema; named parts go into `components`."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it takes: it needs json_schema")
 
     def described(self, components: Components) -> JSONSchema:

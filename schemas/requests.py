@@ -80,7 +80,7 @@ class RequestSchema(StrictSchema, Generic[R]):
             error.messages = {"_schema": [Message(foreign)]}
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What remains to be done with a request whose fields are valid."""
+        """Checks and conversions of a request whose fields are valid."""
         return loaded
 
     @post_load

@@ -235,7 +235,7 @@ class LoadedCompare(LoadedTraining):
 
 
 class TrainingRequest(LossRequest[R]):
-    """What all requests that train a network have in common: everything but the optimizer."""
+    """The common part of requests that train a network: everything but the optimizer."""
 
     fresh = frozenset((*LossRequest.tensors, "seed", "batches", "validation"))
 

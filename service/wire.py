@@ -132,7 +132,7 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
 
 
 def _wrong_type(content_type: str, media_type: str) -> str:
-    """What came instead of JSON, and how to send that."""
+    """A sentence about a body that is no JSON, and how to send JSON."""
     if not content_type:
         return "The Content-Type header is missing; send 'Content-Type: application/json'."
     instead = {

@@ -134,7 +134,7 @@ class RollingWork:
 
 
 class DescendWork(RollingWork):
-    """What `/v1/functions/descend` asks for."""
+    """The work of `/v1/functions/descend`."""
 
     def __init__(self, request: LoadedDescend, context: Context) -> None:
         plan = RollingPlan(

@@ -71,7 +71,7 @@ def second_order_of(place: int, calculus: Calculus) -> dict[str, Any]:
 
 
 def missed_by(function: Function, found: Search, low: Array, high: Array) -> list[Caution]:
-    """What a search may have missed."""
+    """Cautions about what a search may have missed."""
     cautions = []
     kinks = kinks_within(function, low, high)
     if kinks:

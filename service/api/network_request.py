@@ -50,7 +50,7 @@ class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would tak
 
 
 def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
-    """What a request asks of its network, and the numbers to compute it with. Raises `InvalidRequest`."""
+    """The task of a request about a network, and the numbers to compute it with. Raises `InvalidRequest`."""
     definition = request["network"]
     outputs = definition.output_names
     faults: list[Fault] = []

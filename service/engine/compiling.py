@@ -11,7 +11,7 @@ from service.engine.limits import Limits
 
 
 class Compiled(Protocol):
-    """What a task is compiled to."""
+    """The compiled form of a task."""
 
     @property
     def weight(self) -> int:
@@ -45,7 +45,7 @@ class Compiler:
         self._known: LeastRecentlyUsed[Hashable, Any] = LeastRecentlyUsed(capacity, lambda _, made: made.weight)
 
     def __call__(self, task: Compilable[C]) -> C:
-        """What the task is compiled to: the same object for equal tasks. Raises as `Compilable.compile` does."""
+        """The compiled task: the same object for equal tasks. Raises as `Compilable.compile` does."""
         found: C = self._known.get((type(task), task.key), lambda: task.compile(self._limits, self._pool))
         return found
 
@@ -54,5 +54,5 @@ class Compiler:
 
     @property
     def weight(self) -> int:
-        """Of all that is remembered."""
+        """The weight of everything that is remembered."""
         return self._known.weight

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Foreign(NamedTuple):
-    """What a foreign name is here."""
+    """The name here that a foreign name stands for, and a hint."""
 
     here: tuple[str, ...]
     """Names of this service, the likeliest first; none: there is nothing of the kind, and the note says what to do."""

@@ -88,7 +88,7 @@ class Value(Option):
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """What it takes, in the words of JSON Schema."""
+        """The values it takes, in the words of JSON Schema."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +310,7 @@ class Numbers(Value):
 
     @property
     def entry(self) -> Number:
-        """What each of its entries is."""
+        """The meaning of each entry."""
         return Number(minimum=self.minimum)
 
     def read(self, value: Any) -> tuple[float, ...]:

@@ -84,7 +84,7 @@ class Arrival:
         self._settled: Array = (rolling.status != DIVERGED) & np.isfinite(self.values)
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
         self._on_kinks: dict[int, Problem] = {}
-        """Of runs that ended where a slope is taken by convention: what is said of the kink there."""
+        """The kink at the end of a run, where the slope is a convention."""
         self._note = "; at the kinks of this function it need not vanish" if quietly(self._has_kinks) else ""
         self._arrivals_known = False
         self._flat = np.zeros(0, bool)
@@ -169,7 +169,7 @@ class Arrival:
         return bool(kinks_within(function, low - margin, high + margin))
 
     def _find_kinks(self) -> Iterator[None]:
-        """Where a slope by convention may vanish, and nothing is known of arriving."""
+        """Places where a slope by convention may vanish, so that arrival is unknown."""
         function = self.rolling.function
         if not function.kinks:
             return

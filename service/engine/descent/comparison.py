@@ -75,7 +75,7 @@ class Comparison:
         self.rows: list[Row] = []
         self.curves: list[dict[str, Array]] = []
         self.warnings: list[Caution] = []
-        """What should be known of the network and the data, once for all runs."""
+        """Cautions about the network and the data, once for all runs."""
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every

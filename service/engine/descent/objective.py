@@ -186,7 +186,7 @@ class NetworkObjective:
 
     @property
     def warnings(self) -> list[Caution]:
-        """What a caller should know of the network, the loss, the targets and the weights."""
+        """Cautions about the network, the loss, the targets and the weights."""
         run = self._everything
         found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
         if self.whole and math.isfinite(run.loss.item()):

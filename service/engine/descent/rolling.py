@@ -235,7 +235,7 @@ class Rolling:
         self.moved: dict[int, int] = {}
         """Of runs with a search: after how many steps it moved last."""
         self.kinks: dict[int, Problem] = {}
-        """Of runs that came to a place with a value but no slope to follow: what is there."""
+        """The kink that a run came to, where there is a value but no slope to follow."""
         self._noisy = np.empty_like(self.gradients)
         self.groups: list[_Group] = []
         self.searches: list[tuple[int, Descent]] = []
@@ -335,7 +335,7 @@ class Rolling:
             self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
 
     def _on_kinks(self, lost: Array) -> Array:
-        """Which of these balls stand where there is a value but no finite slope, because a word has a kink there."""
+        """The balls that stand at a kink: there is a value but no finite slope."""
         found = np.zeros(len(lost), bool)
         runs = np.flatnonzero(lost & np.isfinite(self.values))
         if not len(runs) or not self.function.checks:

@@ -131,9 +131,9 @@ class Training:
         self._non_finite: Caution | None = None
         """What was the first thing told that is not finite."""
         self._lost: Caution | None = None
-        """Where the loss or the gradient of the last step stopped being finite."""
+        """The place where the loss or the gradient of the last step stopped being finite."""
         self._misread: list[Caution] = []
-        """What was wrong with the outputs where nothing had moved yet."""
+        """The fault of the outputs before anything had moved."""
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
         try:

@@ -37,7 +37,7 @@ class Valleys:
     of_run: list[int]
     """For each run the valley that it has arrived at, NOWHERE, UNTOLD or UNKNOWN."""
     counts: list[int]
-    """How many runs have arrived at each."""
+    """Number of runs that have arrived at each."""
     basins: list[int]
     """For each run the minimum that steepest descent certainly leads to from where it ended (uphill the maximum), or
     NOWHERE."""

@@ -151,7 +151,7 @@ def _names(nodes: list[Node]) -> dict[Node, str]:
 
 
 def _sum_of_uses(source: Node, target: Node, uses: Mapping[tuple[int, int], Node]) -> Node:
-    """What a value gets from one that depends on it, however often that names it."""
+    """The contribution of a dependent value to a cotangent, over all its uses."""
     parts = [uses.get((target.index, place)) for place, operand in enumerate(target.inputs) if operand is source]
     return sum((part for part in parts if part is not None), start=target.graph.constant(0.0))
 

@@ -75,7 +75,7 @@ class _Landed(NamedTuple):
     """Ways that have come to their end in a step."""
 
     rows: Array
-    """Which starts they come from."""
+    """The starts they come from."""
     ends: Array
     lengths: Array
     """Of the last step."""
@@ -85,10 +85,10 @@ class _Tried(NamedTuple):
     """A step from each point."""
 
     times: Array
-    """How long it is in time."""
+    """Its duration."""
     lengths: Array
     to_go: Array
-    """How long Newton's step would be."""
+    """The length of Newton's step."""
     ends: Array
     errors: Array
     """(points, variables): what the method of one order less would do otherwise."""
@@ -111,7 +111,7 @@ class _Flow:
     def __init__(self, function: Function, starts: Array, signs: Array) -> None:
         self.function = function
         self.rows = np.arange(len(starts))
-        """Which starts they come from."""
+        """The starts they come from."""
         self.signs = signs
         self.points = starts
         self.values, self.gradients, self.hessians, defined = self._look(starts, signs)
@@ -119,11 +119,11 @@ class _Flow:
         self.ahead, self.across = _across(self.gradients, self.hessians)
         steepest = np.abs(self.eigenvalues).max(-1)
         self.times = np.where(steepest > 0.0, 1.0 / steepest, 1.0)
-        """How long the next step is to be."""
+        """The length of the next step."""
         self.growth = np.full(len(starts), FASTER)
         """By how much the next step may be longer: not at all where one has just been given up."""
         self.tubes = 8.0 * np.finfo(np.float64).eps * norms_of(starts)
-        """How far the true way may be from the points."""
+        """A bound of the distance between the points and the true way."""
         self._keep(defined)
 
     def _keep(self, staying: Array) -> None:

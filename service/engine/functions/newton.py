@@ -274,7 +274,7 @@ class Curvature:
         return part
 
     def components(self, gradients: Array) -> Array:
-        """Of the gradients along the directions, in scaled variables."""
+        """Components of the gradients along the directions, in scaled variables."""
         found: Array = (self.vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
         return found
 
@@ -366,6 +366,6 @@ def _polish(function: Function, points: Array, deadline: float | None, scale: Ar
 
 
 def _lengths(curvature: Curvature, gradients: Array, scale: Array) -> tuple[Array, Array]:
-    """How long Newton's steps are, and the gradients along directions of unknown curvature."""
+    """Lengths of Newton's steps, and the gradients along directions of unknown curvature."""
     rest = np.where(curvature.known, 0.0, curvature.components(gradients))
     return norms_of(curvature.steps(gradients) / scale), norms_of(rest)

@@ -19,7 +19,7 @@ KINKS = ("kink", "vertical", "jump")
 
 
 def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
-    """What is told of places without a slope or a curvature, unless they can be shown to lie outside a box."""
+    """Texts of the kinks of a function, without those that can be shown to lie outside a box."""
     ranges = quietly(ranges_of, function.expression, low.tolist(), high.tolist())
     texts = [check.trouble.text for check in function.checks if _within(check, ranges)]
     literals = literals_of(function.expression)

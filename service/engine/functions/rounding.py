@@ -32,9 +32,9 @@ class Sample(NamedTuple):
     hessians: Array
     """(points, variables, variables)"""
     differences: Array
-    """Of gradients from what the Hessian predicts: (neighbours, points, variables)."""
+    """Differences of the gradients from the Hessian's prediction: (neighbours, points, variables)."""
     changes: Array
-    """Of Hessians: (neighbours, points, variables, variables)."""
+    """Differences of the Hessians: (neighbours, points, variables, variables)."""
 
     def along(self, vectors: Array) -> tuple[Array, Array]:
         """How large the errors of gradients and of curvatures along vectors (points, variables, directions) are."""

@@ -78,7 +78,7 @@ class Sides(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What is known at the near ends of rays: (places, rays)."""
+    """Derivatives at the near ends of rays: (places, rays)."""
 
     alive: Array
     """Where the function has values beside the place."""
@@ -102,7 +102,7 @@ class Surroundings:
         self.nodes: Sequence[Node] = reachable([self.output])
 
     def look(self, points: Array, values: Array) -> Sides | None:
-        """What the sides say at each row of `points`, where the function has these values; None: nothing."""
+        """The derivatives to all sides at each row of `points`, where the function has these values; None: unknown."""
         axes = np.concatenate([np.eye(points.shape[1]), -np.eye(points.shape[1])])
         first = self._ends(points, values, np.broadcast_to(axes, (len(points), *axes.shape)))
         if first is None:

@@ -53,7 +53,7 @@ class Search(NamedTuple):
     points: Array
     """(found, variables), within the box and sorted by value."""
     flat: Array
-    """Of which points the curvature vanishes along some direction."""
+    """Whether the curvature vanishes along some direction, for each point."""
     starts: int
     """From how many places it searched."""
     complete: bool

@@ -167,7 +167,7 @@ class _Reach:
         self.steep = bytearray(output.index + 1)
         """1: the cotangent may be infinite, or no number, though all values are finite."""
         self.parts: dict[int, _Part] = {}
-        """Of nodes that only some elements can."""
+        """The nodes of which only some elements can."""
 
     def guard(self, node: Node, position: int, x: Node) -> Node | None:
         """Note this use of `x` by `node`; where the gate for what flows to `x` is open, or None if it needs none."""

@@ -94,7 +94,7 @@ class Operation:
     singular: Callable[[Node], bool] | None = None
     """For operations with a derivative that can be infinite: whether that of a node can."""
     linear: tuple[int, ...] = ()
-    """Of these: the positions of inputs whose derivative is finite wherever the value is."""
+    """Positions of inputs whose derivative is finite wherever the value is, in spite of `singular`."""
     joint: JointRule | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0

@@ -984,12 +984,12 @@ NOT_NEGATIVE = frozenset(
 
 
 def always(node: Node) -> bool:
-    """Of an operation that may be infinitely steep, whatever its inputs are."""
+    """The `singular` of an operation that may be infinitely steep, whatever its inputs are."""
     return True
 
 
 def _may_vanish(place: int) -> Callable[[Node], bool]:
-    """Of an operation that is infinitely steep only where its input at this place is 0."""
+    """The `singular` of an operation that is infinitely steep only where its input at this place is 0."""
 
     def singular(node: Node) -> bool:
         x = node.inputs[place]

@@ -81,7 +81,7 @@ def _bind(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequen
 
 
 def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array) -> Array:
-    """The same with each vector divided by a power of two near its largest entry, which is exact."""
+    """Each vector divided by a power of two near its largest entry, which is exact."""
     largest = np.abs(x).max(axes, keepdims=True)
     ordinary = np.isfinite(largest) & (largest > 0.0)
     _, exponent = np.frexp(np.where(ordinary, largest, 1.0))

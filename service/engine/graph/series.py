@@ -69,13 +69,13 @@ class Series:
 
     @property
     def zero(self) -> Array:
-        """Where it is 0 all along the ray."""
+        """(rays,): whether it is 0 all along the ray."""
         found: Array = self.first >= FAR // 2
         return found
 
     @property
     def vague(self) -> Array:
-        """Where not even the first term is known."""
+        """(rays,): whether not even the first term is known."""
         found: Array = self.known == 0
         return found & ~self.zero
 
@@ -87,7 +87,7 @@ class Series:
         return np.where(there.any(1) | self.zero, last, 0)
 
     def normal(self) -> Series:
-        """The same without first terms that are 0 within their errors."""
+        """A copy without first terms that are 0 within their errors."""
         length = self.length
         places = np.arange(length)
         self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
@@ -113,7 +113,7 @@ class Series:
         return self
 
     def _forget(self, rows: Array) -> None:
-        """Where a term is not a number nothing is known."""
+        """A series of which nothing is known where a term is not a number."""
         if rows.any():
             self.terms, self.errors = (
                 np.where(rows[:, None], 0.0, self.terms),
@@ -192,7 +192,7 @@ class Series:
         )
 
     def only(self, known: Array) -> Series:
-        """The same with no more terms than so many known."""
+        """A copy of which only the first terms are known."""
         ends = self.ends & (known >= self.length)
         return Series(
             self.first, self.terms, self.errors, np.minimum(self.known, known), self.gone, self.steps, ends
@@ -220,7 +220,7 @@ def zeros(like: Series) -> Series:
 
 
 def lost(like: Series) -> Series:
-    """Of which nothing is known."""
+    """A series of which nothing is known."""
     found = zeros(like)
     found.first, found.known = np.full_like(found.first, -FAR // 4), np.zeros_like(found.known)
     found.ends = np.zeros_like(found.ends)

@@ -87,7 +87,7 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
 
 
 def _value_of_one(activation: Selection[Activation]) -> float:
-    """What an activation of a row gives for a row of one."""
+    """The constant that an activation of a row gives for a row of one."""
     graph = Graph("float64")
     x = graph.input("x", (1, 1))
     value = activation.declaration.build(x, **activation.options)
@@ -151,7 +151,7 @@ class Watch:
         """The first weight into each unit that may be like another."""
 
     def found(self, workspace: Workspace) -> list[Caution]:
-        """What there is to say of the run whose numbers are in the workspace."""
+        """Cautions about the run whose numbers are in the workspace."""
         cautions = []
         if self.rectified and np.count_nonzero(workspace.gradients.take(self.watched)) < self.watched.size:
             for each in self.rectified:
