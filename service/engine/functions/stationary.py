@@ -169,7 +169,8 @@ def _smooth(function: Function, points: Array, results: Results, deadline: float
     if problems:
         results = settle(function, points, results, problems, deadline).results
     assert results.hessians is not None
-    smooth: Array = np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2))
+    smooth: Array = every(np.isfinite(results.gradients))
+    smooth &= np.isfinite(results.hessians).all((-1, -2))
     return smooth
 
 
