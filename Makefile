@@ -21,7 +21,7 @@ serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8
 
 .PHONY: test
 test: check ## set everything up and run every check and test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: check
 check: $(VENV)/.dev ## format, lint, types, and openapi.yaml against the schemas

@@ -201,7 +201,7 @@ def test_problems_that_stand_beside_an_operation_are_of_the_service(
         wrong = {"misspelt_key": misspelt(next(iter(BODIES[path].values()))), "mistake": MISTAKES[path]}
         assert problems == {name: post(body, path, X_Request_Id=f"example-{name}").json for name, body in wrong.items()}
         assert {problem["status"] for problem in problems.values()} == {422}
-        assert "did you mean" in problems["misspelt_key"]["errors"][-1]["detail"]
+        assert any("did you mean" in error["detail"] for error in problems["misspelt_key"]["errors"])
 
 
 STREAMED = ("application/x-ndjson", "text/event-stream")
@@ -275,15 +275,15 @@ def test_the_schemas_refuse_what_the_service_refuses() -> None:
 
 
 FEWER: dict[str, tuple[str, ...]] = {
-    "Layer": ("DenseLayer", "Conv2dLayer", "LstmLayer", "EmbeddingLayer", "DropoutLayer", "AddLayer"),
+    "Layer": ("DenseLayer", "EmbeddingLayer", "AddLayer"),
     "Activation": ("LeakyReluActivation",),
-    "Loss": ("HuberLoss", "SparseCategoricalCrossentropyLoss"),
+    "Loss": ("HuberLoss",),
     "Initializer": ("UniformInitializer",),
-    "Optimizer": ("AdamOptimizer", "LBfgsOptimizer"),
-    "Schedule": ("PiecewiseConstantSchedule", "PlateauSchedule"),
+    "Optimizer": ("LionOptimizer",),
+    "Schedule": ("PiecewiseConstantSchedule",),
 }
 """Of all blocks, and of layers inside layers, the generator would make too much to come to an end. Every option of
-every block is tried by tests/schemas/test_fields.py."""
+every block is tried by tests/schemas/test_fields.py, right and wrong, and by test_bounds_of_options.py."""
 
 
 def with_fewer_blocks(document: dict[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,6 @@ ROWS = 4_096
 """Rays that are looked at together."""
 AGREEMENT = 64.0 * EPS
 """Numbers from several sides are one if they differ by no more than this, beside their sizes and errors."""
-CONTINUOUS = 1e-12
-"""The same for values at a place and beside it."""
 BLURRED = 1e-3
 SAME = 1e-9
 """A derivative by the chain rule that is as close to that of the sides has more digits than theirs."""
@@ -176,7 +174,7 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     errors[rows, places[rows, columns]] = found.errors[rows, columns]
     alive = ~found.gone & ~np.isnan(terms[:, 0])
     unbounded = (first < 0) & (found.known > 0) & ~found.zero
-    apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + CONTINUOUS * np.abs(values) + TINY
+    apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + AGREEMENT * np.abs(values) + TINY
     apart |= np.isinf(terms[:, 0])
     steady = ~(unbounded | (apart & (known > 0)))
     steady[~alive] = True

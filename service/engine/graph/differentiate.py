@@ -180,7 +180,7 @@ class _Reach:
             return None
         part = None if self.everywhere[here] else self.parts[here]
         gated = self.steep[here] if operation.selects is not None else singular and part is not None
-        if singular or self.steep[here]:
+        if (singular and position not in operation.linear) or self.steep[here]:
             self.steep[there] = 1
         if operation.selects is not None:
             part = _Part((part,) if part else (), node, position)

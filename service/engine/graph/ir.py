@@ -93,6 +93,8 @@ class Operation:
     """For operations that choose among their inputs: one that is not chosen has the derivative 0, come what may."""
     singular: Callable[[Node], bool] | None = None
     """For operations with a derivative that can be infinite: whether that of a node can."""
+    linear: tuple[int, ...] = ()
+    """Of these: the positions of inputs whose derivative is finite wherever the value is."""
     joint: JointRule | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0

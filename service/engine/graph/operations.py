@@ -968,6 +968,8 @@ def positive(x: Node, depth: int = LAST) -> bool:
         return x.value > 0.0
     if not depth:
         return False
+    if name == "root_mean_square":
+        return bool(x.attributes[-1] > 0.0)  # epsilon
     if name == "add":
         a, b = x.inputs
         return (positive(a, depth - 1) and not_negative(b)) or (positive(b, depth - 1) and not_negative(a))
@@ -1023,6 +1025,7 @@ def declare_elementwise(
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
     selects: Selection | None = None,
     singular: Callable[[Node], bool] | None = None,
+    linear: tuple[int, ...] = (),
     work: float = 1.0,
 ) -> None:
     """A row that computes each element from the elements at its place."""
@@ -1042,6 +1045,7 @@ def declare_elementwise(
         scratch=scratch,
         selects=selects,
         singular=singular,
+        linear=linear,
         work=work,
     )
 
@@ -1104,6 +1108,7 @@ declare_elementwise(
     r"\frac{a}{b}",
     algebra=_divide_algebra,
     singular=_may_vanish(1),
+    linear=(0,),
 )
 declare_elementwise("negate", np.negative, (lambda g, y, x: -g,), "-x", simplify=_simplify_negate)
 declare_elementwise("square", np.square, (lambda g, y, x: g * (2.0 * x),), "x^2")
