@@ -169,7 +169,9 @@ def _smooth(function: Function, points: Array, results: Results, deadline: float
     if problems:
         results = settle(function, points, results, problems, deadline).results
     assert results.hessians is not None
-    return np.asarray(np.isfinite(results.gradients).all(-1) & np.isfinite(results.hessians).all((-1, -2)))
+    smooth: Array = every(np.isfinite(results.gradients))
+    smooth &= np.isfinite(results.hessians).all((-1, -2))
+    return smooth
 
 
 def _flat(function: Function, places: Array, refined: Refined, found: Array, deadline: float | None) -> Array:
