@@ -174,7 +174,8 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     errors[rows, places[rows, columns]] = found.errors[rows, columns]
     alive = ~found.gone & ~np.isnan(terms[:, 0])
     unbounded = (first < 0) & (found.known > 0) & ~found.zero
-    apart = np.abs(terms[:, 0] - values) > 4.0 * errors[:, 0] + AGREEMENT * np.abs(values) + TINY
+    # An error that is not a number bounds nothing.
+    apart = ~(np.abs(terms[:, 0] - values) <= 4.0 * errors[:, 0] + AGREEMENT * np.abs(values) + TINY)
     apart |= np.isinf(terms[:, 0])
     steady = ~(unbounded | (apart & (known > 0)))
     steady[~alive] = True

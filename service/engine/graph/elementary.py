@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from service.engine.graph.ir import Node, Smoothness
+from service.engine.graph.ir import Array, Node, Smoothness
 from service.engine.graph.operations import (
     TWO_OVER_ROOT_PI,
     always,
@@ -99,6 +99,12 @@ def _mod_slope_by_divisor(g: Node, y: Node, a: Node, b: Node) -> Node:
     return -(g * rint((a - y) / b))
 
 
+def _angle_kernel(a: Array, b: Array, out: Array) -> None:
+    # -0, which 0/x is for a negative x, is 0: the angle of (-1, 0) is π.
+    np.add(a, 0.0, out)
+    np.arctan2(out, b, out)
+
+
 SMOOTH, KINKED, STEPPED = Smoothness.SMOOTH, Smoothness.KINKED, Smoothness.STEPPED
 
 declare_elementwise("sin", np.sin, (lambda g, y, x: g * cos(x),), r"\sin x", work=12)
@@ -111,7 +117,7 @@ declare_elementwise("acos", np.arccos, (_arc_cosine_slope,), r"\arccos x", singu
 declare_elementwise("atan", np.arctan, (lambda g, y, x: g / (1.0 + square(x)),), r"\arctan x", work=16)
 declare_elementwise(
     "atan2",
-    np.arctan2,
+    _angle_kernel,
     (
         lambda g, y, a, b: g * (b / hypot(a, b) / hypot(a, b)),
         lambda g, y, a, b: -(g * (a / hypot(a, b) / hypot(a, b))),
@@ -119,6 +125,7 @@ declare_elementwise(
     r"\operatorname{atan2}(a, b)",
     SMOOTH,
     singular=always,
+    in_place=False,
     work=24,
 )
 declare_elementwise("sinh", np.sinh, (lambda g, y, x: g * cosh(x),), r"\sinh x", singular=always, work=12)

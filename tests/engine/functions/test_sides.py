@@ -111,6 +111,7 @@ DIFFERENT = [
     ("max((x*y)^2, min(10*y, relu(y)))", (-0.5, 0.0), [0.0, NAN], [[0.0, NAN], [NAN, NAN]], "kink"),
     ("sqrt(-x^2)", (0.0,), [NAN], [[NAN]], "domain"),
     ("floor(x) + x^2", (1.0,), [2.0], [[NAN]], "jump"),
+    ("asin(sqrt(sign(x)))", (0.0,), [0.0], [[NAN]], "jump"),
     ("step(log(x))", (-1.0,), [NAN], [[NAN]], "domain"),
 ]
 
