@@ -98,6 +98,18 @@ greater = _binary("greater")
 greater_equal = _binary("greater_equal")
 
 
+QUICK = ("quick",)
+"""The attribute of a tanh or sigmoid whose slope is made of its value: it has no digits where that is saturated."""
+
+
+def quick_tanh(x: Node) -> Node:
+    return x.graph.apply("tanh", x, attributes=QUICK)
+
+
+def quick_sigmoid(x: Node) -> Node:
+    return x.graph.apply("sigmoid", x, attributes=QUICK)
+
+
 def gate(mask: Node, x: Node) -> Node:
     """x where the mask is not 0, and exactly 0 elsewhere, also of what is infinite or no number."""
     return x.graph.apply("gate", mask, x)
@@ -876,6 +888,14 @@ def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
     return _spread_rows(g, x.shape) * softmax(x)
 
 
+def _pull_tanh(g: Node, y: Node, x: Node) -> Node:
+    return g * (1.0 - square(y)) if y.attributes == QUICK else g * tanh_slope(x)
+
+
+def _pull_sigmoid(g: Node, y: Node, x: Node) -> Node:
+    return g * (y * (1.0 - y)) if y.attributes == QUICK else g * logistic_slope(x)
+
+
 def _pull_gaussian(g: Node, y: Node, x: Node) -> Node:
     # (4x² - 2) y as a product keeps its digits beside its zeros. It begins with y, so that nothing overflows.
     root = math.sqrt(0.5)
@@ -1117,7 +1137,7 @@ declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1",
 declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", singular=_may_vanish(0), work=8)
 declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", singular=always, work=8)
 declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", singular=_may_vanish(0), work=4)
-declare_elementwise("tanh", np.tanh, (lambda g, y, x: g * tanh_slope(x),), r"\tanh x", work=8)
+declare_elementwise("tanh", np.tanh, (_pull_tanh,), r"\tanh x", work=8)
 declare_elementwise(
     "tanh_slope",
     np.cosh,
@@ -1126,9 +1146,7 @@ declare_elementwise(
     bind=_bind_tanh_slope,
     work=12,
 )
-declare_elementwise(
-    "sigmoid", np.exp, (lambda g, y, x: g * logistic_slope(x),), r"\sigma(x)", bind=_bind_sigmoid, work=12
-)
+declare_elementwise("sigmoid", np.exp, (_pull_sigmoid,), r"\sigma(x)", bind=_bind_sigmoid, work=12)
 declare_elementwise(
     "logistic_slope",
     np.cosh,

@@ -31,6 +31,8 @@ from service.engine.graph.operations import (
     logistic_slope,
     maximum,
     minimum,
+    quick_sigmoid,
+    quick_tanh,
     sign,
     softmax,
     square,
@@ -45,9 +47,9 @@ from service.engine.options import Choice, Number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation(Declaration):
-    slope_of_output: Callable[[Node], Node] | None = None
-    """The slope from the activation itself, which loses its digits where the function is saturated. Recurrent layers
-    use it: the exact slopes would make a step of an LSTM a tenth slower."""
+    quick: Callable[[Node], Node] | None = None
+    """The same function with a slope that loses its digits where the function is saturated. Recurrent layers use it:
+    the exact slopes would make a step of an LSTM a tenth slower."""
     log: Callable[[Node], Node] | None = None
     log_complement: Callable[[Node], Node] | None = None
     acts_on: str = "element"
@@ -130,7 +132,7 @@ def sign_of(x: Node) -> Node:
     latex=r"\sigma(x) = \frac{1}{1 + e^{-x}}",
     derivative=r"\sigma'(x) = \sigma(x)\,(1 - \sigma(x))",
     sources=(PYTORCH, KERAS),
-    slope_of_output=lambda a: a * (1.0 - a),
+    quick=quick_sigmoid,
     log=lambda x: -soft_positive_part(-x),
     log_complement=lambda x: -soft_positive_part(x),
 )
@@ -145,7 +147,7 @@ def sigmoid(x: Node) -> Node:
     latex=r"f(x) = \tanh x",
     derivative=r"f'(x) = 1 - \tanh^2 x",
     sources=(PYTORCH, KERAS),
-    slope_of_output=lambda a: 1.0 - square(a),
+    quick=quick_tanh,
 )
 def hyperbolic_tangent(x: Node) -> Node:
     return tanh(x)

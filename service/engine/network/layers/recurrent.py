@@ -13,7 +13,7 @@ import numpy as np
 
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose, with_slope
+from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers.declaration import (
@@ -73,9 +73,9 @@ def _apply(layer: LayerContext, option: str, z: Node) -> Node:
     chosen = layer.options[option]
     if chosen.declaration.parameters:
         layer.refuse(f"{chosen.name} has parameters of its own, which a step cannot hold", option)
-    result: Node = chosen.declaration.build(z, **chosen.options)
-    slope = chosen.declaration.slope_of_output
-    return result if slope is None else with_slope(z, result, slope(result))
+    quick = chosen.declaration.quick
+    result: Node = chosen.declaration.build(z, **chosen.options) if quick is None else quick(z)
+    return result
 
 
 def _gates(layer: LayerContext, z: Node, units: int) -> list[Node]:
