@@ -47,6 +47,11 @@ def test_the_flat_words_are_those_without_a_derivative(word):
     assert word.flat == (not slopes.any())
 
 
+def test_the_angle_of_minus_0_is_that_of_0():
+    """0/x is -0 for a negative x, and the angle of (-1, -0) would be -π."""
+    assert results("atan2(0/x, sign(x))", [(-2.0,)], "x").values == pytest.approx(math.pi, rel=1e-15)
+
+
 @pytest.mark.parametrize("name", ["pi", "e"])
 def test_constants(name):
     found = results(f"{name} + 0x", [1.0, 2.0])
