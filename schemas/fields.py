@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
 
 
 def unquoted(value: Any) -> str:
-    """What to write instead of a string that holds a number or a truth value."""
+    """A hint for a string that holds a number or a truth value."""
     if not isinstance(value, str) or len(value) > PREVIEW:
         return ""
     text = value.strip().lower()
@@ -243,7 +243,7 @@ class IntegerField(ValueField):
 
 
 class SeedField(IntegerField):
-    """What random numbers are drawn from."""
+    """A seed of random numbers: an integer that JavaScript keeps exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(minimum=0, maximum=LARGEST_SEED, **kwargs)

@@ -250,7 +250,7 @@ class LoadedStationary(LoadedFunction):
 
 
 class LoadedRoll(LoadedFunction):
-    """What requests that let balls roll have in common, loaded."""
+    """The common part of requests that let balls roll, loaded."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]
@@ -409,7 +409,7 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
 
 
 class RollRequest(FunctionRequest[R]):
-    """What requests that let balls roll have in common."""
+    """The common part of requests that let balls roll."""
 
     schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))

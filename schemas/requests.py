@@ -21,7 +21,7 @@ RECIPE_OVERHEAD = 1024
 
 
 R = TypeVar("R")
-"""What a request is once it is loaded: a `TypedDict`."""
+"""The type of a loaded request: a `TypedDict`."""
 
 
 class RequestSchema(StrictSchema, Generic[R]):

@@ -33,7 +33,7 @@ TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
 TREE = "an object {layer: {parameter: tensor}}"
 EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
 PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.parameters or ()))
-"""What the parameters of layers are called."""
+"""The names of the parameters of layers."""
 NUMBERS = frozenset((int, float))
 TEXT = str | memoryview
 """What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
@@ -172,7 +172,7 @@ def _parameter(name: str) -> str:
 
 
 def _flat(value: Mapping[str, Any]) -> str:
-    """What to say of parameters by name that are not grouped by layer; empty where the names are others."""
+    """A hint for parameters by name that are not grouped by layer; empty where the names are others."""
     if is_state_dict(value):
         return (
             f'{state_dict(value)}; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight of a linear layer is '
@@ -361,7 +361,7 @@ def _scalar(value: float) -> Array:
 
 
 def _numeric(item: Any) -> str:
-    """What to write instead of a value that stands for a number."""
+    """A hint for a value that stands for a number."""
     if item is None:
         return f"; {NOT_FINITE}: leave samples without a value out"
     if type(item) is bool:

@@ -103,10 +103,12 @@ QUICK = ("quick",)
 
 
 def quick_tanh(x: Node) -> Node:
+    """tanh, with the slope 1 - y²."""
     return x.graph.apply("tanh", x, attributes=QUICK)
 
 
 def quick_sigmoid(x: Node) -> Node:
+    """The logistic function, with the slope y (1 - y)."""
     return x.graph.apply("sigmoid", x, attributes=QUICK)
 
 
@@ -475,6 +477,7 @@ def _bind_sum(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Se
 def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
     (total, x), (parts, count) = inputs, scratch
     one = _scalar(1.0, x.dtype.str)
+    count_ones, add_rest = _sum_rows(parts, count), _sum_rows(parts, out)
 
     def add_up() -> None:
         # Most sums are so large that nothing is lost with the 1. That is found out by one call instead of five.
@@ -483,9 +486,9 @@ def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch
             return
         # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
         np.rint(x, parts)
-        _add_rows(parts, count)
+        count_ones()
         np.subtract(x, parts, parts)
-        _add_rows(parts, out)
+        add_rest()
         np.subtract(count, one, count)
         np.add(out, count, out)
 
@@ -494,24 +497,17 @@ def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch
 
 def _bind_balanced(out: Array, inputs: Sequence[Array], _: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
     (x, shares), (product, total) = inputs, scratch
-    spread = total.reshape(*total.shape, 1)
+    spread, add_up = total.reshape(*total.shape, 1), _sum_rows(x, total)
 
     def balance() -> None:
         if abs(shares.item(shares.argmax())) > SAFE_SHARE:
-            _add_rows(x, total)
+            add_up()
             np.multiply(shares, spread, product)
             np.subtract(x, product, out)
         elif out is not x:
             np.copyto(out, x)
 
     return (balance,)
-
-
-def _add_rows(x: Array, out: Array) -> None:
-    if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
-        x.dot(_ones(x.shape[1], x.dtype.str), out)
-    else:
-        np.add.reduce(x, axis=-1, out=out)
 
 
 def _sum_rows(x: Array, out: Array) -> Call:
