@@ -18,8 +18,6 @@ from service import openapi
 from service.api.examples import MISTAKES, misspelt
 from service.api.operation import in_order
 from service.api.system import SPECIFICATION
-from service.app import create_app
-from service.config import Settings
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
@@ -302,8 +300,8 @@ def with_fewer_blocks(document: dict[str, Any]) -> dict[str, Any]:
 
 FEW = with_fewer_blocks(DOCUMENT)
 REPEATED = ("/v1/forward", "/v1/derivatives", "/v1/train/compare")
-"""Most of what these take is the network of `/v1/gradients` and the training of `/v1/train`. The cases that Schemathesis
-makes for every keyword of a schema take minutes, so they are tried there; random ones are tried everywhere."""
+"""Most of what these take is the network of `/v1/gradients` and the training of `/v1/train`. The cases that
+Schemathesis makes for every keyword of a schema take seconds, so they are tried there; random ones everywhere."""
 
 
 @settings(

@@ -45,10 +45,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def generated(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a generated package."""
-    folder = tmp_path_factory.mktemp("python")
+def generate(server: Server, folder: Path) -> Path:
+    """Generate the package; gives its folder."""
     command = guide_command("openapi-python-client", server)
     # It formats what it wrote with the ruff of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -77,7 +75,17 @@ def given_by(operation: dict[str, Any]) -> str:
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 
 
-def test_a_python_client_has_every_operation_and_gets_the_answer_of_the_readme(generated: Path, server: Server) -> None:
+def test_a_python_client_is_complete_and_well_typed_and_gets_right_answers(
+    server: Server, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """One test, because the generator takes eight seconds."""
+    generated = generate(server, tmp_path)
+    check_operations_and_the_readme(generated, server)
+    assert request.config.cache is not None
+    check_the_program_of_the_guide(generated, server, request.config.cache.mkdir("mypy"))
+
+
+def check_operations_and_the_readme(generated: Path, server: Server) -> None:
     words, expected = exchanges()[0]
     request = words[words.index("-d") + 1]
     found = json.loads(run(PROGRAM, generated, f"http://127.0.0.1:{server.port}", request))
@@ -93,14 +101,10 @@ def test_a_python_client_has_every_operation_and_gets_the_answer_of_the_readme(g
         assert classes <= set(found["given"][operation["operationId"]])
 
 
-def test_the_program_of_the_guide_is_well_typed_and_prints_what_it_says(
-    generated: Path, server: Server, request: pytest.FixtureRequest
-) -> None:
+def check_the_program_of_the_guide(generated: Path, server: Server, cache: Path) -> None:
     (program,) = (text for language, text in blocks(GUIDE) if language == "python" and PACKAGE in text)
     program = program.replace(ADDRESS, f"http://127.0.0.1:{server.port}")
     (generated / "program.py").write_text(program)
-    assert request.config.cache is not None
-    cache = request.config.cache.mkdir("mypy")
     command = [sys.executable, "-m", "mypy", "--config-file=", f"--cache-dir={cache}", "program.py", PACKAGE]
     output = subprocess.run(command, cwd=generated, capture_output=True, text=True).stdout
     assert "checked" in output or "Success" in output, output
