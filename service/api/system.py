@@ -141,7 +141,7 @@ def home() -> Response:
 
 
 def swagger() -> Response:
-    return _page("docs.html", keys="set" if runtime().settings.key_digests else "none")
+    return _page("docs.html", keys="set" if runtime().settings.keys else "none")
 
 
 def swagger_file(name: str) -> Response:
