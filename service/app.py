@@ -83,7 +83,8 @@ def _guard(app: Flask, settings: Settings) -> None:
         environ["nabla.request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
-        if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
+        guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
+        if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
             environ["nabla.key"] = gate.check(_peer(environ), environ.get("HTTP_AUTHORIZATION"))
 
 

@@ -68,6 +68,39 @@ class Proxies:
                 return client
         return client
 
+    def apply(self, environ: dict[str, Any]) -> None:
+        """Change a WSGI environment into that of the request as the client sent it, if a trusted proxy says so.
+
+        `nabla.peer` becomes the client's address, `SCRIPT_NAME` the path prefix (X-Forwarded-Prefix) which the proxy
+        has taken off the path, `wsgi.url_scheme` and `HTTP_HOST` what X-Forwarded-Proto and X-Forwarded-Host say. What
+        cannot be one is ignored.
+        """
+        peer = environ.get("REMOTE_ADDR") or ""
+        if not self.trusts(peer):
+            return
+        environ.setdefault("nabla.peer", self.client_of(peer, environ.get("HTTP_X_FORWARDED_FOR")))
+        prefix = _last(environ, "HTTP_X_FORWARDED_PREFIX")
+        if len(prefix) <= LONGEST_PREFIX and PREFIX.fullmatch(prefix):
+            environ["SCRIPT_NAME"] = prefix.rstrip("/")
+        scheme = _last(environ, "HTTP_X_FORWARDED_PROTO").lower()
+        if scheme in SCHEMES:
+            environ["wsgi.url_scheme"] = scheme
+        host = _last(environ, "HTTP_X_FORWARDED_HOST")
+        if HOST.fullmatch(host):
+            environ["HTTP_HOST"] = host
+
+
+class Forwarded:
+    """WSGI middleware that applies what trusted proxies say."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], proxies: Proxies) -> None:
+        self.app = app
+        self.proxies = proxies
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self.proxies.apply(environ)
+        return self.app(environ, start_response)
+
 
 def _address(text: str) -> Address | None:
     """The address in one entry of X-Forwarded-For, which may have a port; None if there is none."""
@@ -95,31 +128,3 @@ def _last(environ: dict[str, Any], name: str) -> str:
     """What the nearest proxy says: the last entry of a header."""
     value: str = environ.get(name, "")
     return value.rpartition(",")[2].strip()
-
-
-class Forwarded:
-    """WSGI middleware: the application sees the request as the client sent it to the trusted proxy.
-
-    `nabla.peer` becomes the client's address, `SCRIPT_NAME` the path prefix (X-Forwarded-Prefix), under which the
-    proxy serves and which it has taken off the path, `wsgi.url_scheme` and `HTTP_HOST` what X-Forwarded-Proto and
-    X-Forwarded-Host say. A value that cannot be one is ignored.
-    """
-
-    def __init__(self, app: Callable[..., Iterable[bytes]], proxies: Proxies) -> None:
-        self.app = app
-        self.proxies = proxies
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        peer = environ.get("REMOTE_ADDR") or ""
-        if self.proxies.trusts(peer):
-            environ.setdefault("nabla.peer", self.proxies.client_of(peer, environ.get("HTTP_X_FORWARDED_FOR")))
-            prefix = _last(environ, "HTTP_X_FORWARDED_PREFIX")
-            if len(prefix) <= LONGEST_PREFIX and PREFIX.fullmatch(prefix):
-                environ["SCRIPT_NAME"] = prefix.rstrip("/")
-            scheme = _last(environ, "HTTP_X_FORWARDED_PROTO").lower()
-            if scheme in SCHEMES:
-                environ["wsgi.url_scheme"] = scheme
-            host = _last(environ, "HTTP_X_FORWARDED_HOST")
-            if HOST.fullmatch(host):
-                environ["HTTP_HOST"] = host
-        return self.app(environ, start_response)
