@@ -60,10 +60,11 @@ def _nested_answers() -> JSONSchema:
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
-def _typed_array() -> JSONSchema:
+def typed_array(shortest: int = 1) -> JSONSchema:
+    """JSON Schema of a typed array with no axis that is shorter."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
-        "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
+        "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
         "base64": {"type": "string", "contentEncoding": "base64"},
     }
     text = "an array as base64 of its little-endian bytes in row-major order"
@@ -78,7 +79,7 @@ def tensor_schema(components: Components) -> JSONSchema:
         text = (
             f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
         )
-        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", _typed_array)]}
+        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", typed_array)]}
 
     return components.refer("Tensor", make)
 
@@ -88,8 +89,8 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", _typed_array)]
-        return {"description": text, "anyOf": answers}
+        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # nothing has an axis of no length
+        return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
 
     return components.refer("TensorAnswer", make)
 
