@@ -12,7 +12,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from service import wire
-from service.access import Budget, Keys, Rate
+from service.access import Keys, Rate
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -21,6 +21,7 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.memory import Account
 from service.observability import RequestLog, Timer, count, logs_text
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
@@ -35,10 +36,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes)
     app.extensions["nabla"] = Runtime(
         settings,
         Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
-        Budget(settings.max_memory_bytes),
+        app.extensions["nabla.memory"],
         threading.BoundedSemaphore(settings.streams),
         threading.BoundedSemaphore(settings.documents),
     )
