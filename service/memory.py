@@ -57,6 +57,11 @@ class Account:
         self._given_back, self._when = 0.0, time.monotonic()
 
     @property
+    def free(self) -> int:
+        """Bytes that no request holds; caches may have them until somebody asks."""
+        return self.total - self.held
+
+    @property
     def cached(self) -> int:
         """Bytes that caches take."""
         return sum(cache.nbytes for cache in self._caches)
@@ -72,7 +77,7 @@ class Account:
 
     def _take(self, share: Reservation, nbytes: int) -> bool:
         """Give a share more memory if there is so much, at the cost of caches if need be. The lock is held."""
-        missing = nbytes - share.held - (self.total - self.held)
+        missing = nbytes - share.held - self.free
         if missing > 0:
             return False
         missing += self.cached
@@ -134,7 +139,7 @@ class Account:
     def retry_after(self, nbytes: int) -> int:
         """Seconds after which so many bytes more are likely to be free, by what was given back lately."""
         with self._lock:
-            wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - (self.total - self.held)
+            wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - self.free
             now = time.monotonic()
             rate = self._given_back * math.exp((self._when - now) / MEMORY_OF_RATE) / MEMORY_OF_RATE
         return max(1, min(math.ceil(wanted / rate if rate > 0 else PATIENCE), LONGEST_RETRY))

@@ -658,10 +658,10 @@ def test_more_operations_than_the_limit_are_refused(make_client: MakeClient) -> 
 
 def test_memory_is_reserved_for_what_the_answer_holds(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "PATIENCE", 0.01)
-    client = make_client(max_memory_bytes=2**20)
+    client = make_client(max_memory_bytes=2**23)
     account = client.application.extensions["nabla.memory"]
     others = account.reservation()
-    others.need(2**19)
+    others.need(2**22)
     long = training(steps=10_000)
     response = client.post(PATH, json=long)
     assert_problem(response, "busy", long)
