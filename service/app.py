@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +10,6 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from service import wire
-from service.access import Budget
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -21,12 +18,12 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 from service.proxy import Forwarded, Proxies
 from service.quotas import Gate
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+from service.request_ids import request_id
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -35,10 +32,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes)
     app.extensions["nabla"] = Runtime(
         settings,
         Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
-        Budget(settings.max_memory_bytes),
+        app.extensions["nabla.memory"],
         threading.BoundedSemaphore(settings.streams),
         threading.BoundedSemaphore(settings.documents),
     )
@@ -62,14 +60,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _request_id(asked: str | None) -> str:
-    """The id that the client asked for, or a new one."""
-    if asked is not None and REQUEST_ID.fullmatch(asked):
-        return asked
-    # It only has to be unlike others; the operating system's randomness would cost a call.
-    return f"{random.getrandbits(128):032x}"
-
-
 def _guard(app: Flask, settings: Settings) -> None:
     gate = app.extensions["nabla.gate"] = Gate(
         settings.keys, settings.max_requests_per_second, settings.max_key_requests_per_second
@@ -80,7 +70,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         # The WSGI environment carries what belongs to a request: it costs less than Flask's proxies.
         environ = request.environ
         environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
-        environ["nabla.request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
+        environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
         guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"

@@ -46,7 +46,21 @@ class Settings:
         default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
     )
     max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
-    max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
+    max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
+    max_connections_per_address: int = field(
+        default=512,
+        metadata={"about": "of these from one address, if it is neither this machine's nor a trusted proxy's"},
+    )
+    max_header_seconds: float = field(default=10.0, metadata={"about": "time for the head of a request"})
+    max_body_seconds: float = field(
+        default=10.0, metadata={"about": "time for the body of a request, beside that of min_bytes_per_second"}
+    )
+    max_send_seconds: float = field(
+        default=10.0, metadata={"about": "time in which a client must have read at min_bytes_per_second"}
+    )
+    min_bytes_per_second: int = field(
+        default=64 * 1024, metadata={"about": "least rate at which clients send bodies and read answers"}
+    )
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_graph_nodes: int = field(
         default=100_000, metadata={"about": "operations that a definition is compiled to, forward and backward"}

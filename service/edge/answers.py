@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.cors import Cors
-from service.observability import RequestLog, count
+from service.observability import Access, record
 from service.problems import MEDIA_TYPE, Problem
 from service.request_ids import request_id
 
@@ -44,9 +44,8 @@ def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, clos
 class Answers:
     """Answers that do not come from the application. They look like its own, and are counted and logged as they are."""
 
-    def __init__(self, app: Any, cors: Cors, log: RequestLog | None) -> None:
+    def __init__(self, app: Any, cors: Cors) -> None:
         self._cors = cors
-        self._log = log
         routes = getattr(app, "url_map", None)
         self._routes = None if routes is None else routes.bind("")
         self._healthy = wire.document({"status": "ok"})
@@ -59,8 +58,9 @@ class Answers:
         """A problem document."""
         asked = request_id_of(environ)
         headers = list(problem.headers.items())
-        content = problem.document(asked) + b"\n"
-        return self._answer(environ, problem.status, headers, MEDIA_TYPE, content, asked, seconds, close)
+        content = problem.document(asked, environ.get("SCRIPT_NAME", "")) + b"\n"
+        reason = environ.get("nabla.reason", problem.kind)
+        return self._answer(environ, problem.status, headers, MEDIA_TYPE, content, asked, seconds, close, reason)
 
     def _answer(
         self,
@@ -72,6 +72,7 @@ class Answers:
         asked: str,
         seconds: float,
         close: bool,
+        reason: str = "",
     ) -> bytes:
         method = environ.get("REQUEST_METHOD", "GET")
         found = Headers(headers)
@@ -82,14 +83,34 @@ class Answers:
         found["X-Content-Type-Options"] = "nosniff"
         phrase = f"{status} {HTTPStatus(status).phrase}"
         first = head(environ.get("SERVER_PROTOCOL", "HTTP/1.1"), phrase, found, close=close)
-        self._record(environ, status, seconds, asked)
+        self._record(environ, status, seconds, asked, len(content), reason)
         return first if method == "HEAD" else first + content
 
-    def _record(self, environ: Mapping[str, Any], status: int, seconds: float, asked: str) -> None:
+    def _record(
+        self, environ: Mapping[str, Any], status: int, seconds: float, asked: str, sent: int, reason: str
+    ) -> None:
         method, path = environ.get("REQUEST_METHOD", "-"), environ.get("PATH_INFO", "-")
-        count(method, self._route(path, method), status, seconds)
-        if self._log is not None and not path.startswith("/health/"):
-            self._log.write(asked, method, path, status, seconds)
+        client = environ.get("nabla.peer") or environ.get("REMOTE_ADDR", "")
+        ticket = environ.get("nabla.ticket")
+        queued = 0.0 if ticket is None else ticket.waited
+        route, key = self._route(path, method), environ.get("nabla.key", "")
+        received = environ.get("CONTENT_LENGTH", "")
+        record(
+            Access(
+                request_id=asked,
+                method=method,
+                route=route,
+                path=path,
+                status=status,
+                seconds=seconds,
+                client=client,
+                key=key,
+                received=int(received) if received.isdecimal() else None,
+                sent=sent,
+                queued=queued,
+                reason=reason,
+            )
+        )
 
     def _route(self, path: str, method: str) -> str:
         if self._routes is not None and path.startswith("/"):

@@ -7,6 +7,7 @@ import enum
 import io
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from service.edge import environ as wsgi
@@ -27,6 +28,8 @@ MOST_AHEAD = 64 * 1024
 """Bytes of further requests that are read while one is at work."""
 UNCOUNTED = 64 * 1024
 """Bytes of a body that are not worth counting."""
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that is read whole even if its head says that it will be refused: so the connection stays open."""
 MOST_HEAD = 32 * 1024
 """Bytes of a head. gunicorn bounds each line and their number, which together would be 800 KB."""
 FREE_CHUNKS, SMALLEST_CHUNK = 10_000, 32
@@ -81,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._sent = self._mark = 0
         # Clients that ask again send the same head again.
         self._last_head = b""
-        self._last: tuple[dict[str, Any], int, bool] = ({}, 0, True)
+        self._last: tuple[dict[str, Any], int | None, bool] = ({}, 0, True)
         # The present request.
         self._arrived = 0.0
         self._environ: dict[str, Any] = {}
@@ -174,19 +177,19 @@ class Connection(asyncio.Protocol):
         """Take the first bytes of a request."""
         self._arrived = time.monotonic()
         head = self._last_head
-        if head:
-            if data.startswith(head):
-                environ, self._length, self._keep_alive = self._last
-                self._open(environ.copy())
-                self._take(data[len(head) :])
-                return
+        if head and data.startswith(head):
+            environ, self._length, self._keep_alive = self._last
+            self._open(environ.copy())
+            self._take(data[len(head) :])
+            return
         if self._served:
             self.deadline = self._arrived + self.edge.settings.max_header_seconds
         self.state = State.HEAD
         rest = self._parse(data)
         if rest is not None:
-            self._last_head = data[: len(data) - len(rest)] if "HTTP_EXPECT" not in self._environ else b""
-            self._last = (self._environ.copy(), self._length or 0, self._keep_alive)
+            if is_plain(self._environ, self._length):
+                self._last_head = data[: len(data) - len(rest)]
+                self._last = (self._environ.copy(), self._length, self._keep_alive)
             self._take(rest)
 
     def _parse(self, data: bytes) -> bytes | None:
@@ -224,8 +227,7 @@ class Connection(asyncio.Protocol):
             self.refuse(problem)
             raise _Refused
         if self._length != 0 and environ.get("HTTP_EXPECT", "").lower() == "100-continue":
-            if environ["SERVER_PROTOCOL"] != "HTTP/1.0":
-                self.transport.write(CONTINUE)
+            self._interim(CONTINUE)
         return not parser.is_chunked
 
     def _on_chunk(self, data: bytes) -> None:
@@ -282,9 +284,10 @@ class Connection(asyncio.Protocol):
         edge, environ = self.edge, self._environ
         wsgi.add_body(environ, self._body, self._received)
         self._body = None
-        answer = edge.own_answer(environ, self._arrived, close=self.closes())
+        close = self.closes()
+        answer = edge.own_answer(environ, self._arrived, close=close)
         if answer is not None:
-            self._reply(answer, close=self.closes())
+            self._reply(answer, close=close)
             return
         exchange = self._exchange = Exchange(self, environ, edge.ticket(environ, self._arrived), self._memory)
         try:
@@ -295,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._answer_problem(exchange, problem)
             return
         if granted:
-            edge.pool.run(exchange.run)
+            self._run(exchange)
 
     def _granted(self, exchange: Exchange) -> None:
         """The wait for a slot is over."""
@@ -304,7 +307,11 @@ class Connection(asyncio.Protocol):
         elif exchange.ticket.refusal is not None:
             self._answer_problem(exchange, exchange.ticket.refusal)
         else:
-            self.edge.pool.run(exchange.run)
+            self._run(exchange)
+
+    def _run(self, exchange: Exchange) -> None:
+        exchange.running = True
+        self.edge.pool.run(exchange.run)
 
     def _answer_problem(self, exchange: Exchange, problem: Problem) -> None:
         """Answer a request that was read as a whole with a problem of the edge."""
@@ -316,6 +323,7 @@ class Connection(asyncio.Protocol):
     def answered(self, exchange: Exchange) -> None:
         """A document is there: send it."""
         self.edge.pool.done()
+        exchange.running = False
         if exchange is not self._exchange:
             exchange.release()
         elif exchange.failure is not None:
@@ -371,6 +379,7 @@ class Connection(asyncio.Protocol):
     def streamed(self, exchange: Exchange) -> None:
         """A stream has ended."""
         self.edge.pool.done()
+        exchange.running = False
         if exchange is not self._exchange:
             exchange.release()
         elif exchange.failure is None:
@@ -477,7 +486,18 @@ class Connection(asyncio.Protocol):
         elif self._acknowledged() - self._mark >= settings.min_bytes_per_second * settings.max_send_seconds:
             self._watch()
         else:
+            self.edge.cut("slow-reader")
             self.transport.abort()
+
+    def end(self) -> None:
+        """Close the connection, which has no request."""
+        if self.state is State.IDLE or self.state is State.HEAD:
+            self._close()
+
+    @property
+    def hungry(self) -> bool:
+        """Whether the body waits for memory."""
+        return self._hungry != math.inf
 
     def _watch(self) -> None:
         """Expect from now on that the client reads."""
@@ -490,7 +510,7 @@ class Connection(asyncio.Protocol):
 
     def feed_hungry(self, now: float) -> None:
         """Read on if the memory for the body is there now; after a while refuse it."""
-        if self._hungry == math.inf or self.state is not State.BODY:
+        if self.state is not State.BODY:
             return
         if self._memory.try_need(self._reserved):
             self._hungry = math.inf
@@ -498,15 +518,21 @@ class Connection(asyncio.Protocol):
         elif now > self._hungry + HUNGRY_SECONDS:
             self.refuse(self._memory.busy(self._reserved))
 
-    def _ask(self, exchange: Exchange) -> None:
+    def _ask(self, exchange: Exchange | None) -> None:
         """Find out whether a client that closed its side has left: then it answers an interim answer with a reset."""
-        if exchange is not self._exchange or self.state is not State.WORKING:
+        if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
+        if self._interim(PROCESSING):
+            self._look(exchange)
+        else:
+            self.transport.abort()
+
+    def _interim(self, answer: bytes) -> bool:
+        """Send an interim answer, unless the client is too old to know them."""
         if self._environ["SERVER_PROTOCOL"] == "HTTP/1.0":
-            self.transport.abort()  # it knows no interim answers
-            return
-        self._write(PROCESSING)
-        self._look(exchange)
+            return False
+        self._write(answer)
+        return True
 
     def _look(self, exchange: Exchange) -> None:
         if exchange is self._exchange and self.state is State.WORKING:
@@ -514,6 +540,11 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
             else:
                 self.edge.loop.call_later(LOOK_SECONDS, self._look, exchange)
+
+
+def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
+    """Whether a request is read whole, whatever its head says."""
+    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ
 
 
 class _Refused(ParseError):  # type: ignore[misc]  # gunicorn has no types

@@ -10,19 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from service import wire
-from service.access import Keys
 from service.config import Settings
 from service.cors import Cors
 from service.edge.answers import Answers
-from service.edge.connection import Connection, unsupported_coding
+from service.edge.connection import Connection, is_plain, unsupported_coding
 from service.edge.pool import Pool
-from service.observability import RequestLog, logs_text
+from service.observability import OPEN_CONNECTIONS, refuse, sample
 from service.problems import Problem
+from service.proxy import Proxies, network_of
+from service.quotas import Gate
 
 SWEEP_SECONDS = 0.25
 """Seconds between two looks at all deadlines. A timer for each request would cost more than the look at thousands."""
-SMALL_BODY = 64 * 1024
-"""Bytes of a body that is read even if its head says that it will be refused: then the connection can stay open."""
 LAST_SECONDS = 1.0
 """How long clients may use an open connection on a stop: what they send now must not be lost."""
 SPARE = 1.25
@@ -50,11 +49,12 @@ class Edge:
         """Connections without a request, the one that rests longest first."""
         self._addresses: Counter[str] = Counter()
         self._ready = False
-        self._keys = Keys(self.settings.key_digests)
+        self._gate: Gate | None = extensions.get("nabla.gate")
+        self._proxies: Proxies = extensions.get("nabla.proxies") or Proxies()
         self._admission = extensions.get("nabla.admission")
         self._memory = extensions.get("nabla.memory")
-        log = RequestLog(as_text=logs_text(self.settings.log_format)) if self.settings.log_requests else None
-        self.answers = Answers(app, extensions.get("nabla.cors") or Cors(()), log)
+        self.answers = Answers(app, extensions.get("nabla.cors") or Cors(()))
+        sample(OPEN_CONNECTIONS, lambda: len(self.connections))
 
     # Connections
 
@@ -62,13 +62,14 @@ class Edge:
         """Take a connection. Where there are too many, the one that rests longest goes, or else the new one."""
         self.connections.add(connection)
         settings, here = self.settings, 0
-        if _is_bounded(address):
+        if _is_bounded(address) and not self._proxies.trusts(address):
             connection.address = address
             self._addresses[address] += 1
             here = self._addresses[address]
         most, most_here = settings.max_connections, settings.max_connections_per_address
         if len(self.connections) > most or here > most_here:
             if len(self.connections) > most * SPARE or here > most_here * SPARE:
+                self.cut("connections")
                 connection.transport.abort()
                 return
             rests = (one for one in self._idle if here <= most_here or one.address == address)
@@ -138,16 +139,26 @@ class Edge:
             return unsupported_coding()
         if length is not None and length > self.settings.max_body_bytes:
             return self.too_large()
-        if length is None or length > SMALL_BODY or "HTTP_EXPECT" in environ:
+        self._find_peer(environ)
+        if not is_plain(environ, length) and environ["PATH_INFO"].startswith("/v1"):
             try:
-                if environ["PATH_INFO"].startswith("/v1") and environ["REQUEST_METHOD"] == "POST":
-                    self._keys.check(environ)
+                if self._gate is not None and environ["REQUEST_METHOD"] == "POST":
+                    environ["nabla.key"] = self._gate.check(environ["nabla.peer"], environ.get("HTTP_AUTHORIZATION"))
                     wire.form_and_base64(environ)
                     wire.check_content_type(environ)
                     wire.check_encoding(environ)
             except Problem as problem:
                 return problem
         return None
+
+    def _find_peer(self, environ: dict[str, Any]) -> None:
+        """Add the address of the client, as trusted proxies tell it."""
+        environ["nabla.peer"] = self._proxies.client_of(environ["REMOTE_ADDR"], environ.get("HTTP_X_FORWARDED_FOR"))
+
+    @staticmethod
+    def cut(reason: str) -> None:
+        """Count a connection that is cut off without an answer."""
+        refuse(reason)
 
     def too_large(self) -> Problem:
         """The refusal of a body that is too long."""
@@ -175,8 +186,8 @@ class Edge:
         environ["nabla.arrived"] = arrived
         if self._admission is None:
             return _Free()
-        name = self._keys.name_of(environ.get("HTTP_AUTHORIZATION"))
-        client = f"address:{environ['REMOTE_ADDR']}" if name is None else f"key:{name}"
+        name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
+        client = f"address:{network_of(environ['nabla.peer'])}" if name is None else f"key:{name}"
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
         return ticket
 

@@ -57,7 +57,7 @@ class Exchange:
         self.nbytes = 0
         """Bytes of the pieces that are not sent."""
         self.running = False
-        """Whether a thread may be using the memory of the request."""
+        """Whether a thread has it."""
         self.failure: Problem | None = None
         """What the edge has to answer instead of the application."""
         self._status = ""
@@ -106,12 +106,9 @@ class Exchange:
             self.failure = from_unexpected(error, self.environ)
         finally:
             self.ticket.end()
-            self.running = False
         post(connection.streamed if streamed else connection.answered, self)
 
-    def _start(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], object]:
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         self._status, self._headers, self._length = status, headers, None
         for name, value in headers:
             if name.lower() == "content-length":
@@ -150,7 +147,7 @@ class Exchange:
         else:
             connection.end_after_answer()
             self._make_head(self._headers)
-        self._gate = gate = SimpleQueue()
+        self._gate = gate = SimpleQueue[None]()
         start = self.head
         for piece in (*self._first, *result) if self._first else result:
             if piece:
@@ -161,5 +158,3 @@ class Exchange:
                 if self.gone:
                     return
         post(connection.stream, self, start + (b"0\r\n\r\n" if chunked else b""))
-
-
