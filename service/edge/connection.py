@@ -141,7 +141,9 @@ class Connection(asyncio.Protocol):
         elif state is State.IDLE:
             self._begin(data)
         elif state is State.HEAD:
-            self._parse(data)
+            rest = self._parse(data)
+            if rest is not None:
+                self._take(rest)
 
     def eof_received(self) -> bool:
         """The client sends no more. Whether it still reads cannot be seen here. Returns whether to stay open."""
@@ -198,8 +200,10 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed(data)
         except ParseError as error:
-            if self.state is State.HEAD or self.state is State.BODY:
+            if self.state is State.HEAD:
                 self.refuse(_unreadable(error))
+            elif self.state is State.BODY:
+                self.refuse(Problem("malformed-body", f"The body could not be read: {_named(error)}."))
             return None
         if self.state is State.HEAD:
             self._head_bytes += len(data)
@@ -562,7 +566,11 @@ def _unreadable(error: ParseError) -> Problem:
         return Problem("bad-request", "The headers are too many or too long.", status=431)
     if isinstance(error, UnsupportedTransferCoding):
         return unsupported_coding()
-    return Problem("bad-request", f"The request is not HTTP/1.1: {type(error).__name__}: {str(error)[:200]!r}.")
+    return Problem("bad-request", f"The request is not HTTP/1.1: {_named(error)}.")
+
+
+def _named(error: ParseError) -> str:
+    return f"{type(error).__name__}, {str(error)[:200]!r}"
 
 
 def unsupported_coding() -> Problem:
