@@ -21,7 +21,7 @@ workers = _listening.workers
 # gthread keeps connections alive, and a slow client costs a thread instead of the worker.
 worker_class = "gthread"
 # Threads wait for clients, they do not compute in parallel; slow clients must find one left over.
-threads = _settings.threads
+threads = 64
 # Workers share the memory of what is imported once; OpenBLAS copes with the fork.
 preload_app = True
 # Long enough for a person's next click or a client's next request on the same connection.

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from service.engine.errors import Abandoned, DeadlineExceeded
-from service.problems import Problem
+from service.problems import Problem, retry_after
 
 TINY_SECONDS = 0.05
 """What a tiny request costs at most."""
@@ -44,11 +44,6 @@ LOOK_SECONDS = 0.01
 MEMORY = 0.1
 """The weight of the last request in a moving average."""
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
-
-
-def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when to come again: whole seconds, at least one."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 class Lane:
@@ -167,7 +162,7 @@ class Admission:
 
     @property
     def most_threads(self) -> int:
-        """Threads that requests of this worker may hold at once: those with a slot, a stream, or waiting in the core."""
+        """Threads that requests may hold at once: those with a slot or a stream, and those that wait in the core."""
         lanes = (self.system, self.tiny, self.medium, self.heavy, self.streams)
         return sum(lane.slots for lane in lanes) + self.medium.room + self.heavy.room
 
@@ -189,6 +184,12 @@ class Admission:
         """What goes on in each lane."""
         for lane in (self.system, self.tiny, self.medium, self.heavy, self.streams):
             yield Load(lane.name, len(lane.running), lane.length, lane.slots)
+
+    def backlog(self) -> float:
+        """In how many seconds the work is done that waits for slots now."""
+        with self.lock:
+            now = self.clock()
+            return max(lane.wait_of("", now) for lane in (self.tiny, self.medium, self.heavy))
 
     def lane_of(self, cost: float) -> Lane:
         """The lane for requests of this cost."""
@@ -301,7 +302,7 @@ class Ticket:
         self.deadline = self.arrived + self.admission.seconds
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
-        """Ask for a slot in which a body of so many bytes is parsed and validated; without a body, for one of the system.
+        """Ask for a slot in which a body of so many bytes is read and validated; without a body, for one of the system.
 
         True: the slot is there. False: the request waits, and `ready` is called once, from any thread, when it has its
         slot or is refused; then `refusal` says why. Raises `Problem` 503 when it is refused at once.
@@ -334,13 +335,15 @@ class Ticket:
         else:
             self.cost = max(self.cost, cost)
 
-    def look(self) -> None:
+    def look(self) -> float:
         """Let the computation go on, or wait for a slot of the next lane if it costs more than its lane is for.
 
-        Raises `DeadlineExceeded`, `Abandoned`, and `Problem` 503 where such a wait would be too long.
+        Gives the reading of the clock at which to look again. Raises `DeadlineExceeded`, `Abandoned`, and `Problem`
+        503 where such a wait would be too long.
         """
         if self.admission.clock() >= self._next_look:
             self._look()
+        return self._next_look
 
     def _look(self) -> None:
         admission = self.admission

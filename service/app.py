@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
+from service.admission import Admission
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -35,12 +35,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    admission = app.extensions["nabla.admission"] = Admission(
+        seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
+    )
     app.extensions["nabla"] = Runtime(
         settings,
         Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
         Budget(settings.max_memory_bytes),
-        threading.BoundedSemaphore(settings.streams),
-        threading.BoundedSemaphore(settings.documents),
+        admission,
     )
     # gunicorn.conf.py tells it where the server listens.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
@@ -54,7 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.docs:
         app.register_blueprint(system.pages)
     _guard(app, settings)
-    _report_problems(app, settings)
+    _report_problems(app, settings, admission)
     _finish(app, settings, cors)
     return app
 
@@ -83,7 +85,7 @@ def _guard(app: Flask, settings: Settings) -> None:
             keys.check(environ)
 
 
-def _report_problems(app: Flask, settings: Settings) -> None:
+def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:
     def respond(problem: Problem) -> Response:
         document = problem.document(request.environ.get("nabla.request_id", ""))
         response = Response(document + b"\n", problem.status, content_type=MEDIA_TYPE)
@@ -96,7 +98,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(EngineError)
     def on_engine_error(error: EngineError) -> Response:
-        return respond(from_engine(error, settings.max_seconds))
+        return respond(from_engine(error, settings.max_seconds, admission.backlog()))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
@@ -111,7 +113,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def on_any_exception(error: Exception) -> Response:
-        return respond(from_unexpected(error, request.environ))
+        return respond(from_unexpected(error, request.environ, admission.backlog()))
 
 
 def _finish(app: Flask, settings: Settings, cors: Cors) -> None:

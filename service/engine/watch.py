@@ -1,28 +1,48 @@
 """Who may stop a computation: the time that is left for it, and whether anybody still waits for its answer.
 
-Loops of the engine that take longer than a blink call `look` of the watch they were given, once in each round.
+Loops of the engine that may take longer than 50 milliseconds look at the watch they were given, once in each round.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Protocol, TypeVar
 
 from service.engine.errors import DeadlineExceeded
 
+T = TypeVar("T")
+
+NODES_BETWEEN_LOOKS = 256
+"""Nodes of a graph that are made, planned or bound between two looks: they take a few milliseconds."""
+
 
 class Watch(Protocol):
-    """Looked at by long computations."""
+    """What long computations look at."""
 
-    def look(self) -> None:
-        """Come back when the computation may go on; this may take a while.
+    def look(self) -> float:
+        """Come back when the computation may go on, with the reading of `time.monotonic` at which to look again.
 
-        Raises `DeadlineExceeded` when the time is over, `Abandoned` when nobody waits for the answer.
+        Raises `DeadlineExceeded` when the time is over, `Abandoned` when nobody waits for the answer. The watch may
+        hold the computation up, or end it with an exception of its own.
         """
 
 
 class Over:
     """The watch of a computation that has no time at all."""
 
-    def look(self) -> None:
+    def look(self) -> float:
         """Raise `DeadlineExceeded`."""
         raise DeadlineExceeded
+
+
+def looked_at(things: Iterable[T], watch: Watch | None) -> Iterable[T]:
+    """The same things; going through them looks at the watch now and then."""
+    return things if watch is None else _looked_at(things, watch)
+
+
+def _looked_at(things: Iterable[T], watch: Watch) -> Iterator[T]:
+    rest = iter(things)
+    while part := list(islice(rest, NODES_BETWEEN_LOOKS)):
+        watch.look()
+        yield from part
