@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from service.engine.errors import DeadlineExceeded
-
 T = TypeVar("T")
 
 NODES_BETWEEN_LOOKS = 256
@@ -26,14 +24,6 @@ class Watch(Protocol):
         Raises `DeadlineExceeded` when the time is over, `Abandoned` when nobody waits for the answer. The watch may
         hold the computation up, or end it with an exception of its own.
         """
-
-
-class Over:
-    """The watch of a computation that has no time at all."""
-
-    def look(self) -> float:
-        """Raise `DeadlineExceeded`."""
-        raise DeadlineExceeded
 
 
 def looked_at(things: Iterable[T], watch: Watch | None) -> Iterable[T]:
