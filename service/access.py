@@ -23,6 +23,15 @@ class Keys:
     def __init__(self, digests: tuple[bytes, ...]) -> None:
         self.digests = digests
 
+    def name_of(self, authorization: str | None) -> str | None:
+        """The name of the key in an Authorization header, a part of its digest; None unless it is one of the keys."""
+        scheme, _, key = (authorization or "").partition(" ")
+        if not self.digests or scheme.lower() != "bearer":
+            return None
+        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
+        accepted = [hmac.compare_digest(digest, known) for known in self.digests]
+        return digest.hex()[:8] if any(accepted) else None
+
     def check(self, environ: Mapping[str, Any]) -> None:
         """Raise `Problem` 401 or 403 unless the request carries one of the keys, or none is needed."""
         if not self.digests:

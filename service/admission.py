@@ -24,6 +24,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem, retry_after
@@ -54,8 +55,8 @@ class Lane:
         self.slots = slots
         self.room = room
         """How many may wait."""
-        self.share = max(1, room - room // 4)
-        """How many of one client may wait."""
+        self.share = room - room // 4
+        """How many of one client may wait, or stream."""
         self.most = most
         """Seconds that a request of this lane costs at most."""
         self.longest = longest
@@ -74,17 +75,33 @@ class Lane:
         """Seconds on the clock that a request of this cost will take."""
         return min(cost * self.slowdown, self.longest)
 
-    def wait_of(self, client: str, now: float) -> float:
-        """Seconds until a request of this client that comes now will have a slot, as far as can be foreseen."""
+    def wait_of(self, client: str, now: float, place: int | None = None) -> float:
+        """Seconds until a request of this client will have a slot, as far as can be foreseen.
+
+        `place` is that in the queue of its client; None: the last one, of a request that comes now.
+        """
         if len(self.running) < self.slots and not self.length:
             return 0.0
-        before = sum(max(0.0, self.takes(ticket.cost) - (now - since)) for ticket, since in self.running.items())
+        before = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
         # In each round of turns every client has one; so many rounds come before this request has its turn.
-        rounds = len(self.waiting.get(client, ()))
+        rounds = len(self.waiting.get(client, ())) if place is None else place
         for other, queue in self.waiting.items():
-            ahead = rounds if other == client else min(len(queue), rounds + 1)
-            before += sum(self.takes(queue[place].cost) for place in range(ahead))
+            ahead = rounds if other == client else rounds + 1
+            known = sum(self.takes(ticket.cost) for ticket in islice(queue, ahead))
+            # Whoever waits now asks again, so it has a turn in each round, of about the same cost.
+            before += known * max(1.0, ahead / len(queue))
         return before / self.slots
+
+    def rest(self, now: float) -> float:
+        """Seconds until the next of those with a slot gives it back."""
+        return min(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
+
+    def _rest(self, ticket: Ticket, elapsed: float, now: float) -> float:
+        """Seconds that a request will hold its slot from now on."""
+        rest = self.takes(ticket.cost) - elapsed
+        if rest <= 0.0:
+            rest = 0.5 * elapsed  # the estimate was too low; nobody knows by how much
+        return min(rest, max(0.0, ticket.deadline - now))
 
     def add(self, ticket: Ticket) -> None:
         """Put a request at the end of its client's queue."""
@@ -157,7 +174,7 @@ class Admission:
         self.tiny = Lane("tiny", TINY_SLOTS, short, TINY_SECONDS, 0.005, seconds)
         self.medium = Lane("medium", slots, queue, MEDIUM_SECONDS, 0.3, seconds)
         self.heavy = Lane("heavy", slots, queue, math.inf, 3.0, seconds)
-        self.streams = Lane("streams", streams, 0, math.inf, 10.0, seconds)
+        self.streams = Lane("streams", streams, streams, math.inf, 10.0, seconds)
         self.closed = False
 
     @property
@@ -218,11 +235,13 @@ class Admission:
                 f"{self.seconds:g} seconds."
             )
             raise Problem("busy", detail, headers=retry_after(again))
-        if len(lane.waiting.get(ticket.client, ())) >= lane.share or lane.length >= lane.room:
-            mine = len(lane.waiting.get(ticket.client, ()))
-            whose = f"{mine} requests of this client" if mine >= lane.share else f"{lane.length} requests"
-            detail = f"{whose} wait for computations of this size, as many as may."
-            raise Problem("busy", detail, headers=retry_after(wait / max(1, lane.length)))
+        mine = len(lane.waiting.get(ticket.client, ()))
+        if mine >= lane.share:
+            detail = f"{mine} requests of this client wait for computations of this size, as many as may."
+            raise Problem("busy", detail, headers=retry_after(lane.wait_of(ticket.client, now, 0)))
+        if lane.length >= lane.room:
+            detail = f"{lane.length} requests wait for computations of this size, as many as may."
+            raise Problem("busy", detail, headers=retry_after(lane.rest(now)))
         ticket.cost, ticket.asked, ticket.queued_in, ticket.ready = cost, now, lane, ready
         lane.add(ticket)
         return False
@@ -331,7 +350,7 @@ class Ticket:
         """
         lane = self.lane
         if lane is not None and cost > lane.most:
-            self._move(self.admission.lane_of(cost), cost)
+            self._move(cost)
         else:
             self.cost = max(self.cost, cost)
 
@@ -360,20 +379,21 @@ class Ticket:
         spent = admission.cpu() - self._started
         if spent > lane.most:
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
-            self._move(admission.medium if lane is admission.tiny else admission.heavy, max(2.0 * lane.most, spent))
+            self._move(max(2.0 * lane.most, spent))
 
-    def _move(self, lane: Lane, cost: float) -> None:
+    def ask(self, cost: float, ready: Callable[[], None]) -> bool:
+        """Give the slot back and ask for one of the lane for this cost, as `begin` does."""
         admission = self.admission
+        self.give_slot_back()
+        with admission.lock:
+            return admission._enter(self, admission.lane_of(cost), cost, ready)
+
+    def _move(self, cost: float) -> None:
         gate = threading.Lock()
         gate.acquire()
-        with admission.lock:
-            calls = admission._give_back(self)
-        _call(calls)
-        with admission.lock:
-            granted = admission._enter(self, lane, cost, gate.release)
-        if not granted:
+        if not self.ask(cost, gate.release):
             self._wait(gate)
-        self._started = admission.cpu()
+        self._started = self.admission.cpu()
 
     def _wait(self, gate: threading.Lock) -> None:
         """Wait until the gate opens, with a slot or without."""
@@ -385,14 +405,18 @@ class Ticket:
             raise self.refusal
 
     def open_stream(self) -> None:
-        """Take a place among the streams, beside the slot. Raises `Problem` 503 when there is none."""
+        """Take a place among the streams, beside the slot. Raises `Problem` 503 when there is none for this client."""
         admission = self.admission
         lane = admission.streams
         with admission.lock:
             now = admission.clock()
-            if len(lane.running) >= lane.slots:
-                ends = min(ticket.deadline for ticket in lane.running)
+            mine = [ticket for ticket in lane.running if ticket.client == self.client]
+            if len(lane.running) >= lane.slots or len(mine) >= lane.share:
+                full = len(lane.running) >= lane.slots
+                ends = min(ticket.deadline for ticket in (lane.running if full else mine))
                 detail = f"As many streams are open as a worker of this server serves at once: {lane.slots}."
+                if not full:
+                    detail = f"As many streams of this client are open as a worker serves at once: {lane.share}."
                 # One ends when its time is over at the latest; of late, so often as the mean says.
                 again = min(ends - now, lane.service / lane.slots)
                 raise Problem("busy", detail, headers=retry_after(again))

@@ -83,6 +83,9 @@ def _guard(app: Flask, settings: Settings) -> None:
         if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
             rate.check(environ.get("REMOTE_ADDR", ""))
             keys.check(environ)
+            # A share of the server belongs to a key that is valid, else to an address: other keys gain nothing.
+            name = keys.name_of(environ.get("HTTP_AUTHORIZATION"))
+            environ["nabla.client"] = f"address:{environ.get('REMOTE_ADDR', '')}" if name is None else f"key:{name}"
 
 
 def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:

@@ -257,8 +257,7 @@ def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: Exi
     """
     ticket: Ticket | None = environ.get("nabla.ticket")
     if ticket is None:
-        client = environ.get("nabla.client") or f"address:{environ.get('REMOTE_ADDR', '')}"
-        ticket = running.admission.ticket(client, environ.get("nabla.arrived") or time.monotonic())
+        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
         environ["nabla.ticket"] = ticket
         held.callback(ticket.end)
         ticket.left = hung_up(environ)
