@@ -287,6 +287,7 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         edge, environ = self.edge, self._environ
         wsgi.add_body(environ, self._body, self._received)
+        environ["nabla.memory"] = self._memory
         self._body = None
         close = self.closes()
         answer = edge.own_answer(environ, self._arrived, close=close)
@@ -303,6 +304,8 @@ class Connection(asyncio.Protocol):
             return
         if granted:
             self._run(exchange)
+        else:
+            self.deadline = exchange.ticket.deadline
 
     def _granted(self, exchange: Exchange) -> None:
         """The wait for a slot is over."""
@@ -314,6 +317,7 @@ class Connection(asyncio.Protocol):
             self._run(exchange)
 
     def _run(self, exchange: Exchange) -> None:
+        self.deadline = math.inf
         exchange.running = True
         self.edge.pool.run(exchange.run)
 
@@ -490,6 +494,10 @@ class Connection(asyncio.Protocol):
                     f"The body took more than {settings.max_body_seconds:g} seconds and one for each {rate:,.0f} bytes."
                 )
                 self.refuse(Problem("timeout", detail))
+        elif state is State.WORKING:
+            self.deadline = math.inf
+            if self._exchange is not None:
+                self._exchange.ticket.expire()
         elif self._acknowledged() - self._mark >= settings.min_bytes_per_second * settings.max_send_seconds:
             self._watch()
         else:
