@@ -45,6 +45,7 @@ class Trace(NamedTuple):
 
     every: int
     include: frozenset[str] = frozenset()
+    checkpoint_every: int | None = None
 
 
 class GradientClipSchema(PartSchema):
