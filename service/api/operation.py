@@ -27,10 +27,6 @@ from service.memory import Account, Reservation
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
-# What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
-# arrays. Of a long text of base64 no more than its length is left.
-LOADED_FACTOR = 8
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -157,11 +153,9 @@ def post(
             timer: Timer = environ["nabla.timer"]
             with ExitStack() as held:
                 memory = held.enter_context(running.memory.reservation())
-                memory.need(wire.announced_length(environ, settings.max_body_bytes))
-                body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
+                body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds, memory.need)
                 timer.mark("receive")
-                value, texts = wire.parse(body, takes.fresh, memory.need)
-                loaded_bytes = len(body) * LOADED_FACTOR
+                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
                 del body
                 timer.mark("parse")
                 try:
@@ -170,7 +164,6 @@ def post(
                     raise from_validation(error, value) from None
                 if texts is not None:
                     texts.release()
-                    loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
                 if form != "json":
                     _open_stream(running, held)
