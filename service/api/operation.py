@@ -32,10 +32,6 @@ from service.memory import Account, Reservation
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 
-# What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
-# arrays. Of a long text of base64 no more than its length is left.
-LOADED_FACTOR = 8
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -201,14 +197,12 @@ def post(
             timer: Timer = environ["nabla.timer"]
             with ExitStack() as held:
                 memory = _memory_of(environ, running, held)
-                memory.need(wire.announced_length(environ, settings.max_body_bytes))
-                body = wire.read_body(environ, settings.max_body_bytes)
+                body = wire.read_body(environ, settings.max_body_bytes, memory.need)
                 ticket = _ticket_of(environ, running, len(body), held)
                 memory.deadline, memory.look = ticket.deadline, ticket.look
                 is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
-                value, texts = wire.parse(body, takes.fresh, memory.need)
-                loaded_bytes = len(body) * LOADED_FACTOR
+                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
                 del body
                 timer.mark("parse")
                 if is_large:
@@ -219,7 +213,6 @@ def post(
                     raise from_validation(error, value) from None
                 if texts is not None:
                     texts.release()
-                    loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
                 if is_large:
                     ticket.look()
