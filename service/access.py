@@ -25,8 +25,10 @@ class Keys:
 
     def name_of(self, authorization: str | None) -> str | None:
         """The name of the key in an Authorization header, a part of its digest; None unless it is one of the keys."""
-        scheme, _, key = (authorization or "").partition(" ")
-        if not self.digests or scheme.lower() != "bearer":
+        if not self.digests or authorization is None:
+            return None
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
             return None
         digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
         accepted = [hmac.compare_digest(digest, known) for known in self.digests]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,6 +34,10 @@ from service.problems import from_faults, from_validation
 # What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
 # arrays. Of a long text of base64 no more than its length is left.
 LOADED_FACTOR = 8
+
+
+WORTH_LEARNING = 0.001
+"""Seconds of estimated cost. To ask for the processor time of a thread twice takes longer than to admit a request."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Context:
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
         kind: str = self.environ["PATH_INFO"]
         self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
-        self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+        if estimated > WORTH_LEARNING:
+            self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
         """The request is computed: remember what it cost."""
@@ -199,8 +203,8 @@ def post(
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
-            with ExitStack() as held:
-                memory = held.enter_context(Reservation(running.memory))
+            with _Held(Reservation(running.memory)) as held:
+                memory = held.memory
                 memory.need(wire.announced_length(environ, settings.max_body_bytes))
                 body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
                 ticket = _ticket_of(environ, running, len(body), held)
@@ -232,7 +236,7 @@ def post(
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
                     ticket.give_slot_back()  # from here on it computes in turns
-                    result.call_on_close(held.pop_all().close)
+                    result.call_on_close(held.keep())
                     return result
                 if ticket.cost > TINY_SECONDS:
                     ticket.look()
@@ -254,7 +258,35 @@ def post(
     return register
 
 
-def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: ExitStack) -> Ticket:
+class _Held:
+    """What a request holds until its answer is written: memory, and its ticket where the edge has not made that."""
+
+    __slots__ = ("kept", "memory", "ticket")
+
+    def __init__(self, memory: Reservation) -> None:
+        self.memory = memory
+        self.ticket: Ticket | None = None
+        self.kept = False
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            self.close()
+
+    def keep(self) -> Callable[[], None]:
+        """Hold everything beyond the block, until what is returned is called."""
+        self.kept = True
+        return self.close
+
+    def close(self) -> None:
+        self.memory.__exit__()
+        if self.ticket is not None:
+            self.ticket.end()
+
+
+def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: _Held) -> Ticket:
     """The ticket that the edge has begun for a request; where Flask runs alone, a new one with a slot.
 
     Raises `Problem` 503.
@@ -262,11 +294,9 @@ def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: Exi
     ticket: Ticket | None = environ.get("nabla.ticket")
     if ticket is None:
         ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
-        environ["nabla.ticket"] = ticket
-        held.callback(ticket.end)
+        held.ticket = environ["nabla.ticket"] = ticket
         ticket.left = hung_up(environ)
         ticket.begin_blocking(nbytes)
-    ticket.start()
     return ticket
 
 
