@@ -37,7 +37,7 @@ LOADED_FACTOR = 8
 
 
 WORTH_LEARNING = 0.001
-"""Seconds of estimated cost. To ask for the processor time of a thread twice takes longer than to admit a request."""
+"""Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Context:
         """
         calls += len(program.nodes)
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
-        kind: str = self.environ["PATH_INFO"]
-        self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
         if estimated > WORTH_LEARNING:
+            kind: str = self.environ["PATH_INFO"]
+            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
