@@ -16,16 +16,8 @@ class Keys:
         self.keys = keys
 
     def name_of(self, authorization: str | None) -> str | None:
-<<<<<<< HEAD
         """The name of the key in an Authorization header; None if there is none, or not one of these."""
-        if not self.keys:
-=======
-        """The name of the key in an Authorization header, a part of its digest; None unless it is one of the keys."""
-        if not self.digests or authorization is None:
-            return None
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer":
->>>>>>> admission
+        if not self.keys or authorization is None:
             return None
         key = _bearer(authorization)
         return self._name(key) if key else None
