@@ -26,7 +26,7 @@ from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import Program
-from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.watch import Watch
 from service.observability import Timer
 from service.problems import from_faults, from_validation
@@ -109,9 +109,9 @@ class Context:
             program, kind, estimated, began = self._weighed
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
-    def watch_over(self, work: float) -> Watch | None:
+    def watch_over(self, program: Program, work: float) -> Watch | None:
         """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
-        return self.ticket if work > WATCHED_OPERATIONS else None
+        return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:
         """End the stage in which programs are made, which take so many bytes."""
