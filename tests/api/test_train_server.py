@@ -21,7 +21,7 @@ from tests.support import Server, assert_problem, head, read_answer, strict_json
 
 ENDLESS = 1_000_000
 STREAMS = 4
-"""Streams that one client may have open; the worker has one more for others."""
+"""So many may one client open of the five that a worker serves."""
 SOON = 10.0
 """Seconds that are far more than it takes."""
 
@@ -182,7 +182,7 @@ def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -
         wait_for(lambda: opened(server) == 0, SOON)
 
 
-def test_so_many_may_stream_and_the_others_answer(trainer: Server, post: Post) -> None:
+def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Server, post: Post) -> None:
     content = json.dumps(xor()).encode()
     for _ in range(2):  # those that were cut are free again
         with ExitStack() as held:
