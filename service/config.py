@@ -37,7 +37,7 @@ class Settings:
     threads: int = field(
         default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
     )
-    max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
+    max_body_bytes: int = field(default=32 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_graph_nodes: int = field(
@@ -54,20 +54,21 @@ class Settings:
     max_trace_elements: int = field(
         default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
     )
-    max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
+    max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
     max_memory_bytes: int = field(
-        default=4096 * MEBI,
-        metadata={"about": "memory that all requests of a worker together may be estimated to take"},
+        default=640 * MEBI,
+        metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
     )
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "per client and worker, 0: any number; beyond it 429 is answered"}
     )
-    cached_nodes: int = field(
-        default=250_000, metadata={"about": "graph nodes of compiled definitions that a worker keeps, 1 KB each"}
+    cached_bytes: int = field(
+        default=64 * MEBI,
+        metadata={"about": "memory of compiled definitions that a worker keeps"},
     )
     pooled_bytes: int = field(
-        default=256 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+        default=128 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
     )
     api_keys: tuple[str, ...] = field(
         default=(),

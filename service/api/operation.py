@@ -151,8 +151,11 @@ def post(
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
+            sent: ExitStack | None = None
             with ExitStack() as held:
-                memory = held.enter_context(running.memory.reservation())
+                memory = environ.get("nabla.memory")
+                if memory is None:  # the server does not count what it reads and sends
+                    memory = held.enter_context(running.memory.reservation())
                 body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds, memory.need)
                 timer.mark("receive")
                 value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
@@ -176,12 +179,23 @@ def post(
                 if isinstance(result, Response):
                     result.call_on_close(held.pop_all().close)
                     return result
-                pieces = wire.document_typed(result) if base64 else [wire.document(result)]
+                # What needs no memory to speak of is small.
+                whole = not (base64 or memory.held)
+                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64)
                 timer.mark("serialize")
+                if memory.held:
+                    del result, loaded, value, texts
+                    memory.need(sum(map(len, pieces)))  # until it is sent
+                    sent = held.pop_all()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                return Response(pieces[0], content_type=media_type)
-            return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+                response = Response(pieces[0], content_type=media_type)
+            else:
+                length = str(sum(map(len, pieces)))
+                response = Response(pieces, content_type=media_type, headers={"Content-Length": length})
+            if sent is not None:
+                response.call_on_close(sent.close)
+            return response
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
