@@ -194,6 +194,12 @@ class StrictField(fields.Field[Any]):
         """As `deserialize`, without the steps that no field here needs."""
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        """As marshmallow does. An error, which no JSON is, stands for a value that was refused with it before."""
+        if isinstance(value, ValidationError):
+            raise value
+        return super().deserialize(value, attr, data, **kwargs)
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not self.required:
