@@ -64,11 +64,11 @@ def _nested_answers() -> JSONSchema:
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
-def typed_array() -> JSONSchema:
-    """JSON Schema of a typed array."""
+def typed_array(shortest: int = 1) -> JSONSchema:
+    """JSON Schema of a typed array with no axis that is shorter."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
-        "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
+        "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
         "base64": {"type": "string", "contentEncoding": "base64"},
     }
     text = "an array as base64 of its little-endian bytes in row-major order"
@@ -93,8 +93,8 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", typed_array)]
-        return {"description": text, "anyOf": answers}
+        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # nothing has an axis of no length
+        return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
 
     return components.refer("TensorAnswer", make)
 
