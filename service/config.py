@@ -57,7 +57,7 @@ class Settings:
     max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
     max_memory_bytes: int = field(
-        default=640 * MEBI,
+        default=576 * MEBI,
         metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
     )
     max_requests_per_second: float = field(
