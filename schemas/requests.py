@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
 import orjson
 from marshmallow import ValidationError, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.documents import recognised
-from schemas.fields import Message, StrictField, StrictSchema, plain
+from schemas.fields import LONGEST_PLAIN, Message, StrictField, StrictSchema
 from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64
 TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
-RECIPE_BYTES = 8 * 2**20
-"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
-RECIPE_OVERHEAD = 1024
-"""Bytes that even the smallest recipe counts for."""
+RECIPES_BYTES = 32 * 2**20
+"""Memory of the recipes that are remembered, of all operations together."""
+RECIPE_BYTES, RECIPE_FACTOR = 6144, 16
+"""What a recipe takes: so much, and a multiple of its JSON, for itself and the objects made of it."""
 
+
+recipes: LeastRecentlyUsed[tuple[type, bytes], dict[str, Any]] = LeastRecentlyUsed(
+    RECIPES_BYTES, lambda key, _: RECIPE_BYTES + RECIPE_FACTOR * len(key[1])
+)
+"""One for the process, as schemas are."""
 
 R = TypeVar("R")
 """The type of a loaded request: a `TypedDict`."""
@@ -37,39 +43,43 @@ class RequestSchema(StrictSchema, Generic[R]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
-            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
-        )
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 
     def read(self, request: dict[str, Any]) -> R:
         """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
         fresh = self.fresh
-        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
+        recipe = {key: value for key, value in request.items() if key not in fresh}
+        if any(isinstance(value, np.ndarray) and value.size > LONGEST_PLAIN for value in recipe.values()):
+            self.load(request)  # raises, for no valid recipe has as many numbers
         try:
             # Equal whatever the order of keys and the white space were.
             name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
         except (TypeError, ValueError):
             raise ValidationError(Message(TOO_DEEP)) from None
-        known = self._recipes.find(name)
+        known = recipes.find((type(self), name))
         if known is None:
-            if nesting(recipe) > MOST_DEPTH + 1:
+            if nesting(recipe) > MOST_DEPTH:
                 raise ValidationError(Message(TOO_DEEP))
             loaded: dict[str, Any] = self.load(request)
             recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
-            return cast("R", loaded | self._recipes.get(name, lambda: recipe))
+            return cast("R", loaded | recipes.get((type(self), name), lambda: recipe))
         loaded = dict(known)
+        refused: dict[str, Any] = {}
         try:
             for key, field in self._fresh_fields.items():
                 if key in request:
-                    loaded[key] = field.read(request[key])
+                    try:
+                        loaded[key] = field.read(request[key])
+                    except ValidationError as error:
+                        refused = {key: error.with_traceback(None)}  # not to be found out again: it may be large
+                        raise
                 elif field.required:
                     return cast("R", self.load(request))
                 elif field.load_default is not missing:
                     loaded[key] = field.load_default
             return cast("R", self.finish(loaded))
         except ValidationError:
-            self.load(request)  # raises again, with everything that is wrong
+            self.load(request | refused)  # raises again, with everything that is wrong
             raise
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
@@ -88,15 +98,22 @@ class RequestSchema(StrictSchema, Generic[R]):
         return self.finish(loaded)
 
 
+CONTAINERS = frozenset((dict, list))
+
+
+def containers_in(item: Any) -> list[Any]:
+    """The lists and objects directly within a list or an object."""
+    children = item.values() if type(item) is dict else item
+    # Most lists are long and have none: then nothing is made of them.
+    if CONTAINERS.isdisjoint(map(type, children)):
+        return []
+    return [child for child in children if type(child) in CONTAINERS]
+
+
 def nesting(value: Any) -> int:
     """How deep values lie in lists and objects, counted up to one more than allowed."""
-    depth, level = 0, [value]
-    while level and depth <= MOST_DEPTH + 1:
+    depth, level = 0, [value] if type(value) in CONTAINERS else []
+    while level and depth <= MOST_DEPTH:
         depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+        level = [child for item in level for child in containers_in(item)]
     return depth

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import re
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from schemas.requests import recipes
 from service import wire
-from service.access import Budget
+from service.admission import Admission
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -21,12 +19,12 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 from service.proxy import Forwarded, Proxies, network_of
 from service.quotas import Gate
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+from service.request_ids import request_id
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -35,12 +33,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    admission = app.extensions["nabla.admission"] = Admission(
+        seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
+    )
+    pool = WorkspacePool(settings.pooled_bytes)
+    compiler = Compiler(settings.limits, settings.cached_bytes, pool)
+    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes, (pool, compiler, recipes))
     app.extensions["nabla"] = Runtime(
         settings,
-        Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
-        Budget(settings.max_memory_bytes),
-        threading.BoundedSemaphore(settings.streams),
-        threading.BoundedSemaphore(settings.documents),
+        compiler,
+        app.extensions["nabla.memory"],
+        admission,
     )
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
@@ -57,17 +60,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.docs:
         app.register_blueprint(system.pages)
     _guard(app, settings)
-    _report_problems(app, settings)
+    _report_problems(app, settings, admission)
     _finish(app, settings, cors)
     return app
-
-
-def _request_id(asked: str | None) -> str:
-    """The id that the client asked for, or a new one."""
-    if asked is not None and REQUEST_ID.fullmatch(asked):
-        return asked
-    # It only has to be unlike others; the operating system's randomness would cost a call.
-    return f"{random.getrandbits(128):032x}"
 
 
 def _guard(app: Flask, settings: Settings) -> None:
@@ -80,7 +75,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         # The WSGI environment carries what belongs to a request: it costs less than Flask's proxies.
         environ = request.environ
         environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
-        environ["nabla.request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
+        environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
         peer = _peer(environ)
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
@@ -90,7 +85,7 @@ def _guard(app: Flask, settings: Settings) -> None:
             environ.setdefault("nabla.client", f"key:{name}" if name else f"address:{network_of(peer)}")
 
 
-def _report_problems(app: Flask, settings: Settings) -> None:
+def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:
     def respond(problem: Problem) -> Response:
         environ = request.environ
         environ.setdefault("nabla.reason", problem.kind)
@@ -105,7 +100,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(EngineError)
     def on_engine_error(error: EngineError) -> Response:
-        return respond(from_engine(error, settings.max_seconds))
+        return respond(from_engine(error, settings.max_seconds, admission.backlog()))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
@@ -120,7 +115,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def on_any_exception(error: Exception) -> Response:
-        return respond(from_unexpected(error, request.environ))
+        return respond(from_unexpected(error, request.environ, admission.backlog()))
 
 
 def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
@@ -147,7 +142,7 @@ def _compress(response: Response, environ: Mapping[str, Any]) -> None:
     if response.direct_passthrough or (response.content_length or 0) < wire.SMALLEST_COMPRESSED:
         return
     response.headers.add("Vary", "Accept-Encoding")
-    compressed = wire.compress(response.iter_encoded(), environ)
+    compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is not None:
         response.response = compressed
         response.content_length = sum(map(len, compressed))

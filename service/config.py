@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 from service.engine.limits import Limits
@@ -42,11 +41,30 @@ class ConfigurationError(ValueError):
 class Settings:
     """What an operator may change. Sizes are in bytes, times in seconds."""
 
-    threads: int = field(
-        default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
+    slots: int = field(
+        default=1,
+        metadata={"about": "requests of up to a second that a worker computes at once, and so many of longer ones"},
     )
-    max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
-    max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
+    queue: int = field(
+        default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}
+    )
+    streams: int = field(default=32, metadata={"about": "streams that a worker serves at once"})
+    max_body_bytes: int = field(default=32 * MEBI, metadata={"about": "largest request body, after decompression"})
+    max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
+    max_connections_per_address: int = field(
+        default=512,
+        metadata={"about": "of these from one address, if it is neither this machine's nor a trusted proxy's"},
+    )
+    max_header_seconds: float = field(default=10.0, metadata={"about": "time for the head of a request"})
+    max_body_seconds: float = field(
+        default=10.0, metadata={"about": "time for the body of a request, beside that of min_bytes_per_second"}
+    )
+    max_send_seconds: float = field(
+        default=10.0, metadata={"about": "time in which a client must have read at min_bytes_per_second"}
+    )
+    min_bytes_per_second: int = field(
+        default=64 * 1024, metadata={"about": "least rate at which clients send bodies and read answers"}
+    )
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_graph_nodes: int = field(
         default=100_000, metadata={"about": "operations that a definition is compiled to, forward and backward"}
@@ -62,11 +80,13 @@ class Settings:
     max_trace_elements: int = field(
         default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
     )
-    max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
-    max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
+    max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
+    max_seconds: float = field(
+        default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
+    )
     max_memory_bytes: int = field(
-        default=4096 * MEBI,
-        metadata={"about": "memory that all requests of a worker together may be estimated to take"},
+        default=576 * MEBI,
+        metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
     )
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "from one address, 0: any number; beyond it 429 is answered"}
@@ -74,11 +94,12 @@ class Settings:
     max_key_requests_per_second: float = field(
         default=0.0, metadata={"about": "with one key, 0: any number; beyond it 429 is answered"}
     )
-    cached_nodes: int = field(
-        default=250_000, metadata={"about": "graph nodes of compiled definitions that a worker keeps, 1 KB each"}
+    cached_bytes: int = field(
+        default=64 * MEBI,
+        metadata={"about": "memory of compiled definitions that a worker keeps"},
     )
     pooled_bytes: int = field(
-        default=256 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+        default=128 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
     )
     api_keys: tuple[str, ...] = field(
         default=(),
@@ -103,8 +124,10 @@ class Settings:
     docs: bool = field(default=True, metadata={"about": "serve the home page and Swagger UI"})
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ConfigurationError(f"NABLA_THREADS takes 1 or more, got {self.threads}")
+        bounds = ("max_connections", "max_connections_per_address", "min_bytes_per_second")
+        for name in ("slots", "queue", "streams", *bounds):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"NABLA_{name.upper()} takes 1 or more, got {getattr(self, name)}")
         _ = self.keys  # a digest that is none shows here
         try:
             Proxies(self.trusted_proxies)
@@ -162,16 +185,6 @@ class Settings:
         return limits | {"streams": self.streams}
 
     @property
-    def streams(self) -> int:
-        """Streams that a worker serves at once. Each holds a thread, and others need some too."""
-        return max(1, self.threads // 2)
-
-    @property
-    def documents(self) -> int:
-        """How many trainings of a worker may be answered as one document at the same time: some threads stay free."""
-        return max(1, self.threads * 3 // 8)
-
-    @cached_property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
         """The accepted keys, each as a name for logs and its SHA-256 digest."""
         return tuple(map(_named_digest, self.api_keys))

@@ -6,20 +6,22 @@ request means.
 
 from __future__ import annotations
 
+import io
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
-from schemas.tensor import base64_of, encode, typed
 from service.json_faults import json_fault
 from service.large_json import Unsure, parse_large
 from service.long_text import LONG, LongTexts
+from service.pieces import in_words, written
 from service.problems import Problem
+from service.structure import ARRAY_BYTES, structure_of
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
@@ -38,12 +40,9 @@ LARGE_BODY = 32 * 1024
 SMALLEST_COMPRESSED = 1400
 # Level 1: on text of numbers the higher levels save a few per cent for several times the price.
 GZIP_LEVEL = 1
-# How a typed array of an answer is written whose text is the character NUL: that stands in for a long one.
-OPENED, STAND_IN, CLOSED = b'"base64":"', b"\\u0000", b'"'
 CHUNK = 1 << 20
-# What parsing takes at worst, in multiples of the body's length: a small integer of two bytes becomes
-# a list entry of eight, an entry of the parser's tape and an element of an array.
-PARSING_FACTOR = 16
+# Small bodies are not counted: what reading takes at most, and what is left of it, in multiples of the length.
+SMALL_READING, SMALL_LOADED = 64, 32
 
 
 def announced_length(environ: Mapping[str, Any], limit: int) -> int:
@@ -52,36 +51,39 @@ def announced_length(environ: Mapping[str, Any], limit: int) -> int:
     return min(int(text), limit) if text.isascii() and text.isdecimal() else 0
 
 
-def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
-    """The request's body, decompressed, of at most `limit` bytes.
-
-    `pause` is how many seconds the connection may be silent. Raises `Problem` 400, 408, 413 or 415.
-    """
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+def check_encoding(environ: Mapping[str, Any]) -> str:
+    """How the body is encoded, in lower case. Raises `Problem` 415 for what cannot be decoded."""
+    encoding: str = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
         detail = f"The body is encoded as {encoding!r}; send it plain or as gzip."
         raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": "gzip, identity"})
-    socket = environ.get("gunicorn.socket")
-    if socket is not None:
-        # Otherwise a client that stops sending, or later stops reading, holds its thread for ever.
-        socket.settimeout(pause)
+    return encoding
+
+
+def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
+    """The request's body, decompressed, of at most `limit` bytes.
+
+    `need` is told how many bytes that may take before they are there. Raises `Problem` 400, 413, 415 or 503.
+    """
+    need(announced_length(environ, limit))
+    encoding = check_encoding(environ)
     try:
-        body = _read(environ, limit)
+        body = _read(environ, limit, need)
+        # A server that read the body before gave it in memory, where it need not stay.
+        environ["wsgi.input"] = io.BytesIO()
     except Problem:
         raise
-    except TimeoutError:
-        raise Problem("timeout", f"The body paused for more than {pause:g} seconds.") from None
     except Exception as error:
         # What a server raises for a broken chunk or a lost connection differs from server to server.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
-    return _gunzip(body, limit) if encoding.endswith("gzip") else body
+    return _gunzip(body, limit, need) if encoding.endswith("gzip") else body
 
 
 def _too_large(limit: int) -> Problem:
     return Problem("too-large", f"The body has more than {limit:,} bytes.")
 
 
-def _read(environ: Mapping[str, Any], limit: int) -> bytes:
+def _read(environ: Mapping[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
     stream = environ["wsgi.input"]
     announced = environ.get("CONTENT_LENGTH")
     if announced:
@@ -104,20 +106,34 @@ def _read(environ: Mapping[str, Any], limit: int) -> bytes:
         total += len(part)
         if total > limit:
             raise _too_large(limit)
+        need(2 * total)  # the parts, and the whole made of them
     return b"".join(parts)
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
+def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
     decoder = zlib.decompressobj(wbits=31)
+    # What the stream itself says of its length is mostly right, and one wait better than many.
+    promised = min(int.from_bytes(body[-4:], "little"), limit)
+    parts: list[bytes] = []
+    total = held = 0
+    rest = body
     try:
-        content = decoder.decompress(body, limit + 1)
+        while not decoder.eof and (rest or not parts):
+            # Twice: the parts, and the whole made of them.
+            held = max(held, len(body) + 2 * max(promised, total + CHUNK))
+            need(held)
+            parts.append(decoder.decompress(rest, CHUNK))
+            total += len(parts[-1])
+            if total > limit:
+                raise _too_large(limit)
+            if not parts[-1]:
+                break  # it is cut off
+            rest = decoder.unconsumed_tail
     except zlib.error as error:
         raise Problem("malformed-body", f"The body is not a gzip stream: {error}.") from None
-    if len(content) > limit:
-        raise _too_large(limit)
     if not decoder.eof or decoder.unused_data:
         raise Problem("malformed-body", "The gzip stream is cut off or followed by other bytes.")
-    return content
+    return b"".join(parts)
 
 
 def check_content_type(environ: Mapping[str, Any]) -> None:
@@ -146,39 +162,63 @@ def _wrong_type(content_type: str, media_type: str) -> str:
     )
 
 
-def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> tuple[dict[str, Any], LongTexts | None]:
-    """A JSON object, and the long texts below these keys of it, if any: they stay in the body until they are released.
+class Parsed(NamedTuple):
+    """What was read of a body."""
+
+    value: dict[str, Any]
+    texts: LongTexts | None
+    """Long texts of base64 that are still in the body."""
+    loaded: int
+    """Bytes that are left when all of it is loaded and the body is gone."""
+
+
+def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Parsed:
+    """A JSON object. Long texts below these keys of it, if any, stay in the body until they are released.
 
     In large bodies, arrays of numbers are NumPy arrays already. `need` is told beforehand how many bytes reading may
-    take, the body included.
+    take, the body included. Raises `Problem`.
     """
     texts = LongTexts(body) if len(body) > LONG else None
     if texts is not None and texts.nbytes:
-        need(len(body) + texts.nbytes + len(texts.rest) * PARSING_FACTOR)
         try:
-            value = _object(texts.rest)
+            value, loaded = _object(texts.rest, lambda nbytes: need(len(body) + texts.nbytes + nbytes))
             if texts.put_back(value, keys):
-                return value, texts
-        except Problem:
-            pass  # it is told of the body as it came
-    need(len(body) * PARSING_FACTOR)
-    return _object(body), None
+                return Parsed(value, texts, loaded + texts.nbytes)
+        except Problem as problem:
+            if problem.kind not in ("malformed-body", "invalid"):
+                raise
+            # What is wrong is told of the body as it came.
+    value, loaded = _object(body, need)
+    return Parsed(value, None, loaded)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes, need: Callable[[int], None]) -> tuple[dict[str, Any], int]:
+    """The object in a body, and what it takes when it is loaded."""
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
-    try:
-        value = parse_large(body) if len(body) >= LARGE_BODY else _parse(body)
-    except Unsure:
-        value = _parse(body)
+    if len(body) < LARGE_BODY:
+        need(len(body) * SMALL_READING)
+        value, loaded = _parse(body), len(body) * SMALL_LOADED
+    else:
+        value, loaded = _read_large(body, need)
     if not isinstance(value, dict):
         raise Problem(
             "invalid",
             f"The body must be a JSON object; it is {_kind(value)}.{_encoded_twice(value)}",
             [{"pointer": "#", "detail": "takes an object"}],
         )
-    return value
+    return value, loaded
+
+
+def _read_large(body: bytes, need: Callable[[int], None]) -> tuple[Any, int]:
+    structure = structure_of(body)
+    structure.check()
+    need(structure.reading)
+    try:
+        return parse_large(body, structure.lists), structure.values * ARRAY_BYTES
+    except Unsure:
+        pass  # here, where the exception and all that it holds are gone
+    return _parse(body), structure.reading - structure.nbytes
 
 
 def _parse(body: bytes) -> Any:
@@ -230,59 +270,26 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
     return best[1:]
 
 
-def dump(value: Any) -> bytes:
-    """JSON of a value. In lists, numbers that are not finite become null."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
-
-
 def document(value: Any) -> bytes:
     """JSON of a whole answer: as `dump`, and a newline, so that a terminal's prompt stands in a line of its own."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=_listed)
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=in_words)
 
 
-def dump_typed(value: Any) -> list[bytes]:
-    """JSON of an answer with base64 for tensors, in pieces: to put them together would copy each long text twice."""
-    texts: list[bytes] = []
-    first, *others = dump(_typed(value, texts)).split(OPENED + STAND_IN + CLOSED)
-    pieces = [first]
-    for text, after in zip(texts, others, strict=True):
-        pieces[-1] += OPENED
-        pieces += [text, CLOSED + after]
-    return pieces
-
-
-def document_typed(value: Any) -> list[bytes]:
-    """JSON of a whole answer with base64 for tensors, in pieces: as `dump_typed`, and a newline."""
-    pieces = dump_typed(value)
+def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = lambda: None) -> list[bytes]:
+    """The same in pieces, with typed arrays for tensors if `base64`; `look` is called between two of them."""
+    pieces = written(value, base64, look)
     pieces[-1] += b"\n"
     return pieces
 
 
-def _listed(value: Any) -> Any:
-    # orjson writes contiguous arrays itself; scalars and views come here.
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def _typed(value: Any, texts: list[bytes]) -> Any:
-    """`value` with typed arrays. Long texts go to `texts`, and NUL stands in for them."""
-    if isinstance(value, dict):
-        return {key: _typed(item, texts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item, texts) for item in value]
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.nbytes < LONG:
-        return encode(value)
-    texts.append(base64_of(value))
-    return typed(value, "\0")
-
-
-def compress(body: Iterable[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
-    """The pieces of a body as gzip where the client accepts that."""
+def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
+    """The pieces of a body as gzip where the client accepts that; the body is empty then."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     if not accepted or parse_accept_header(accepted)["gzip"] <= 0:
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return [*map(encoder.compress, body), encoder.flush()]
+    body.reverse()
+    compressed = []
+    while body:
+        compressed.append(encoder.compress(body.pop()))
+    return [*compressed, encoder.flush()]

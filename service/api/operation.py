@@ -7,29 +7,32 @@ for OpenAPI.
 
 from __future__ import annotations
 
-import threading
+import select
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
-from service.access import Budget, Reservation
+from service.admission import TINY_SECONDS, Admission, Ticket
 from service.api.examples import Example
 from service.config import Settings
+from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
+from service.engine.graph.plan import Program
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.watch import Watch
+from service.memory import Account, Reservation
 from service.observability import Timer
-from service.problems import Problem, from_faults, from_validation
+from service.problems import from_faults, from_validation
 
-# What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
-# arrays. Of a long text of base64 no more than its length is left.
-LOADED_FACTOR = 8
+WORTH_LEARNING = 0.001
+"""Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,22 @@ class Runtime:
     settings: Settings
     compiled: Compiler
     """Gives what tasks are compiled to, out of the memory of earlier requests."""
-    memory: Budget
-    streams: threading.Semaphore
-    """How many streams may still be opened."""
-    documents: threading.Semaphore
-    """How many trainings may still be computed for one document each: they hold a thread as long as they run."""
+    memory: Account
+    admission: Admission
+    costs: Costs = field(default_factory=Costs)
 
 
-@dataclass(frozen=True)
+class _Weighed(NamedTuple):
+    """What a request was estimated to cost, to be compared with what it does cost."""
+
+    program: Program
+    kind: str
+    estimated: float
+    began: float
+    """The processor time of the thread."""
+
+
+@dataclass
 class Context:
     """What an operation knows of the request beside its content."""
 
@@ -55,13 +66,47 @@ class Context:
     memory: Reservation
     loaded_bytes: int
     """An estimate of what the request itself takes, now that it is loaded."""
-    deadline: float
-    """A reading of `time.monotonic`."""
+    ticket: Ticket
+    """The way of the request through the slots of the worker; the watch of its computation."""
     environ: Mapping[str, Any]
     form: wire.Form
     """`json`, unless the operation may stream and a stream was asked for."""
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+
+    compiled: Compiler = field(init=False)
+    """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
+    in_steps: bool = False
+    """Whether it was computed in steps and ended in time: where it stands is told, even if that is late by a little."""
+    _weighed: _Weighed | None = None
+
+    def __post_init__(self) -> None:
+        self.compiled = self.runtime.compiled.watched(
+            self.ticket, lambda nodes: self.ticket.weigh(nodes * NODE_SECONDS)
+        )
+
+    def weigh(self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0) -> None:
+        """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
+
+        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer. Raises `Problem`
+        503 where the wait would be too long, `DeadlineExceeded` and `Abandoned`.
+        """
+        calls += len(program.nodes)
+        estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
+        if estimated > WORTH_LEARNING:
+            kind: str = self.environ["PATH_INFO"]
+            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
+            self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+
+    def learn(self) -> None:
+        """The request is computed: remember what it cost."""
+        if self._weighed is not None:
+            program, kind, estimated, began = self._weighed
+            self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
+
+    def watch_over(self, program: Program, work: float) -> Watch | None:
+        """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
+        return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:
         """End the stage in which programs are made, which take so many bytes."""
@@ -155,40 +200,60 @@ def post(
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
-            with ExitStack() as held:
-                memory = held.enter_context(Reservation(running.memory))
-                memory.need(wire.announced_length(environ, settings.max_body_bytes))
-                body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
+            sent: Callable[[], None] | None = None
+            with _Held(environ, running) as held:
+                memory = held.memory
+                body = wire.read_body(environ, settings.max_body_bytes, memory.need)
+                ticket = _ticket_of(environ, running, len(body), held)
+                memory.deadline, memory.look = ticket.deadline, ticket.look
+                is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
-                value, texts = wire.parse(body, takes.fresh, memory.need)
-                loaded_bytes = len(body) * LOADED_FACTOR
+                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
                 del body
                 timer.mark("parse")
+                if is_large:
+                    ticket.look()
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
                     raise from_validation(error, value) from None
                 if texts is not None:
                     texts.release()
-                    loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
+                if is_large:
+                    ticket.look()
                 if form != "json":
-                    _open_stream(running, held)
-                deadline = time.monotonic() + settings.max_seconds
-                context = Context(running, timer, memory, loaded_bytes, deadline, environ, form, base64)
+                    ticket.open_stream()
+                    environ["nabla.streamed"] = True
+                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64)
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
-                    result.call_on_close(held.pop_all().close)
+                    ticket.give_slot_back()  # from here on it computes in turns
+                    result.call_on_close(held.keep())
                     return result
-                pieces = wire.document_typed(result) if base64 else [wire.document(result)]
+                if ticket.cost > TINY_SECONDS and not context.in_steps:
+                    ticket.look()
+                # What needs no memory to speak of is small.
+                whole = not (base64 or memory.held)
+                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64)
+                context.learn()
                 timer.mark("serialize")
+                if memory.held:
+                    del result, loaded, value, texts
+                    memory.need(sum(map(len, pieces)))  # until it is sent
+                    sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                return Response(pieces[0], content_type=media_type)
-            return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+                response = Response(pieces[0], content_type=media_type)
+            else:
+                length = str(sum(map(len, pieces)))
+                response = Response(pieces, content_type=media_type, headers={"Content-Length": length})
+            if sent is not None:
+                response.call_on_close(sent)
+            return response
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
@@ -200,9 +265,65 @@ def post(
     return register
 
 
-def _open_stream(running: Runtime, held: ExitStack) -> None:
-    """Count one stream more as long as `held` is. Raises `Problem` 503 when there are too many."""
-    if not running.streams.acquire(blocking=False):
-        detail = f"As many streams are open as a worker of this server serves at once: {running.settings.streams}."
-        raise Problem("busy", detail, headers={"Retry-After": "1"})
-    held.callback(running.streams.release)
+class _Held:
+    """What a request holds until its answer is written: memory and its ticket, unless the edge has made them."""
+
+    __slots__ = ("kept", "memory", "owned", "ticket")
+
+    def __init__(self, environ: Mapping[str, Any], running: Runtime) -> None:
+        memory: Reservation | None = environ.get("nabla.memory")
+        self.owned = memory is None
+        self.memory = running.memory.reservation() if memory is None else memory
+        self.ticket: Ticket | None = None
+        self.kept = False
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            self.close()
+
+    def keep(self) -> Callable[[], None]:
+        """Hold everything beyond the block, until what is returned is called."""
+        self.kept = True
+        return self.close
+
+    def keep_memory(self) -> Callable[[], None] | None:
+        """Hold the memory alone beyond the block, until what is returned is called; None: that is the edge's part."""
+        if not self.owned:
+            return None
+        if self.ticket is not None:
+            self.ticket.end()
+        return self.keep()
+
+    def close(self) -> None:
+        if self.owned:
+            self.memory.release()
+        if self.ticket is not None:
+            self.ticket.end()
+
+
+def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: _Held) -> Ticket:
+    """The ticket that the edge has begun for a request; where Flask runs alone, a new one with a slot.
+
+    Raises `Problem` 503.
+    """
+    ticket: Ticket | None = environ.get("nabla.ticket")
+    if ticket is None:
+        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
+        held.ticket = environ["nabla.ticket"] = ticket
+        ticket.left = hung_up(environ)
+        ticket.begin_blocking(nbytes)
+    return ticket
+
+
+def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
+    """A function that tells whether the client has closed its connection, where the server gives access to it."""
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return None  # the next write will tell
+    poll = select.poll()
+    # Linux alone has the first; the others are reported in any case.
+    poll.register(connection, getattr(select, "POLLRDHUP", 0))
+    return lambda: bool(poll.poll(0))

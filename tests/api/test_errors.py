@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -66,12 +67,21 @@ def internal_error(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
 
 
 def deadline_exceeded(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
-    large = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
-    return make(max_seconds=0.0).post("/v1/forward", json=large)
+    return make(max_seconds=0.0).post("/v1/forward", json=LARGE)
 
 
 def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     return make().get("/docs/swagger-ui.css", headers={"Range": "bytes=999999999-"})
+
+
+LARGE = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
+
+
+def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    client = make()
+    ticket = client.application.extensions["nabla.admission"].ticket("address:test", time.monotonic())
+    ticket.leave()
+    return client.post("/v1/forward", json=LARGE, environ_overrides={"nabla.ticket": ticket})
 
 
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
@@ -91,6 +101,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "internal-error": internal_error,
     "busy": busy,
     "deadline-exceeded": deadline_exceeded,
+    "abandoned": abandoned,
 }
 
 

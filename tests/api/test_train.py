@@ -15,7 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service.access import Budget
+from service import memory
 from service.engine.descent.optimizers import optimizers
 from tests.api.test_gradients import BASE64, plain
 from tests.api.test_several import TWO
@@ -657,21 +657,22 @@ def test_more_operations_than_the_limit_are_refused(make_client: MakeClient) -> 
 
 
 def test_memory_is_reserved_for_what_the_answer_holds(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Budget, "PATIENCE", 0.01)
-    client = make_client(max_memory_bytes=2**20)
-    memory = client.application.extensions["nabla"].memory
-    others = memory.change(0, 2**19)
+    monkeypatch.setattr(memory, "PATIENCE", 0.01)
+    client = make_client(max_memory_bytes=2**23)
+    account = client.application.extensions["nabla.memory"]
+    others = account.reservation()
+    others.need(2**22)
     long = training(steps=10_000)
     response = client.post(PATH, json=long)
     assert_problem(response, "busy", long)
-    assert response.headers["Retry-After"] == "1"
+    assert int(response.headers["Retry-After"]) >= 1
     assert client.post(PATH, json=long | {"trace": {"every": 100}}).status_code == 200
     # A stream keeps nothing.
     streamed = client.post(PATH, json=long, headers={"Accept": NDJSON}, buffered=True)
     assert len(lines(streamed)) == 10_001
-    memory.change(others, 0)
+    others.release()
     assert client.post(PATH, json=long).status_code == 200
-    assert memory.free == memory.total
+    assert account.held == 0
 
 
 def test_a_trace_takes_little_more_memory_than_its_answer(train: Train) -> None:
@@ -1067,7 +1068,7 @@ def test_other_forms_cannot_be_had_and_those_there_are_are_named(train: Train, a
 
 @pytest.mark.parametrize("accept", [NDJSON, EVENTS])
 def test_what_is_wrong_before_the_start_is_an_ordinary_problem(make_client: MakeClient, accept: str) -> None:
-    client = make_client(threads=2)  # one stream at once, which a refusal must not keep
+    client = make_client(streams=1)  # one stream at once, which a refusal must not keep
 
     def ask(body: Any) -> TestResponse:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

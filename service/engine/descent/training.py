@@ -13,7 +13,7 @@ import numpy as np
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of, told
-from service.engine.descent.loop import Descent, Recipe, Step
+from service.engine.descent.loop import RULE_CALLS, Admit, Descent, Recipe, Step, no_need
 from service.engine.descent.objective import NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
@@ -25,6 +25,7 @@ from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import first_true, is_finite
 from service.engine.network.task import Caution, Task
+from service.engine.watch import Watch
 
 MOST_SECOND_ORDER = 500
 """Trained parameters up to which whole Hessians are computed at each step."""
@@ -59,6 +60,8 @@ class Plan:
     """Steps 1, 1 + every, … are recorded, and the last."""
     include: frozenset[str] = frozenset()
     """Out of `TRACED`."""
+    checkpoint_every: int | None = None
+    """Steps so many, twice as many, … are recorded too, each with a checkpoint."""
 
 
 class Recorded(NamedTuple):
@@ -66,6 +69,8 @@ class Recorded(NamedTuple):
 
     step: Step
     more: dict[str, Any]
+    checkpoint: Checkpoint | None = None
+    """After the step, where the plan asks for it, the step was made and all numbers are finite."""
 
 
 @dataclass
@@ -103,13 +108,14 @@ class Training:
         validation: tuple[Task, Feed] | None = None,
         checkpoint: Checkpoint | None = None,
         reserve: Callable[[int], None] = lambda nbytes: None,
-        deadline: float | None = None,
+        admit: Admit = no_need,
+        watch: Watch | None = None,
         place: Path = ("optimizer",),
     ) -> None:
         """Check everything and get ready for the first step. `place` names the optimizer where it is refused.
 
-        `reserve` is told the bytes needed before they are taken. Past `deadline`, a reading of `time.monotonic`, an
-        evaluation raises `DeadlineExceeded`; callers cancel before that, unless one step takes so long.
+        `reserve` is told the bytes needed before they are taken, and before that `admit` what the steps will cost. A
+        step that raises what `watch` raises is not whole; callers cancel before that, unless one step takes so long.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when it would cost too much.
         """
@@ -137,7 +143,9 @@ class Training:
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
         try:
-            self.objective = NetworkObjective(compile, task, feed, batches, validation, reserve, deadline)
+            self.objective = NetworkObjective(
+                compile, task, feed, batches, validation, reserve, self._admission(admit), watch
+            )
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
@@ -145,6 +153,15 @@ class Training:
         except BaseException:
             self.close()
             raise
+
+    def _admission(self, admit: Admit) -> Callable[[NetworkObjective], None]:
+        evaluations = self.plan.recipe.optimizer.declaration.most_evaluations(**self.plan.recipe.own_options)
+
+        def told(objective: NetworkObjective) -> None:
+            work = objective.work * evaluations * self.steps + objective.total_work
+            admit(objective.program, work, len(objective.program.nodes) * evaluations + RULE_CALLS, self.steps)
+
+        return told
 
     def _prepare(
         self,
@@ -216,7 +233,11 @@ class Training:
         each += self.objective.flat.size if "parameters" in include else 0
         each += sum(arrays) + self._history(self.plan.recipe) * trained if "state" in include else 0
         each += max(self.objective.batches.sizes) if "batch" in include else 0
-        return each * (math.ceil(self.steps / self.plan.every) + 1)
+        told = each * (math.ceil(self.steps / self.plan.every) + 1)
+        if self.plan.checkpoint_every is None:
+            return told
+        kept = SCALARS + self.objective.flat.size + sum(arrays) + self._history(self.plan.recipe) * trained
+        return told + (each + kept) * (self.steps // self.plan.checkpoint_every + 1)
 
     @property
     def finished(self) -> bool:
@@ -253,14 +274,27 @@ class Training:
                 self.reason = _with_place(self.reason, [*self._misread, self._lost])
         if step.validation_loss is not None:
             self._validation_loss = step.validation_loss
-        if self.status is None and (step.number - 1) % self.plan.every:
+        asked = self.plan.checkpoint_every
+        kept = asked is not None and not step.number % asked
+        if self.status is None and not kept and (step.number - 1) % self.plan.every:
             return None
         if not math.isfinite(step.learning_rate):
             self._see(step.number, "learning_rate", np.asarray(step.learning_rate))
         # Told once, with the first step that is told since: thinning must not hide it.
         step = step._replace(validation_loss=self._validation_loss)
         self._validation_loss = None
-        return Recorded(step, quietly(self._more, step) if self.plan.include else {})
+        more = quietly(self._more, step) if self.plan.include else {}
+        made = descent.progress.step == step.number  # one that finds the loss run away is not
+        return Recorded(step, more, quietly(self._checkpoint) if kept and made else None)
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """Where the training stands; None where numbers are not finite, for there is nothing to go on from."""
+        objective, descent = self.objective, self.descent
+        remembered = [objective.flat, *map(np.asarray, vars(descent.state).values())]
+        if not all(map(is_finite, remembered)):
+            return None
+        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        return checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
 
     def _more(self, step: Step) -> dict[str, Any]:
         """What the trace includes of a step, in copies."""
@@ -304,7 +338,7 @@ class Training:
         """Over all samples and of validation; None where there is no such data, or no time."""
         objective = self.objective
         if objective.total_work + objective.validation_work <= QUICK_OPERATIONS:
-            objective.deadline = None
+            objective.watch = None
         try:
             return objective.total(self.descent.progress.step), objective.validate()
         except DeadlineExceeded:

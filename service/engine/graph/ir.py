@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 import numpy.typing as npt
 
 from service.engine.errors import LimitExceeded
+from service.engine.watch import NODES_BETWEEN_LOOKS, Watch
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -204,18 +206,30 @@ class Node:
 class Graph:
     """A growing list of nodes with one floating-point dtype (`float64` or `float32`)."""
 
-    def __init__(self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES, watch: Watch | None = None
+    ) -> None:
+        """`watch` is looked at while the graph grows."""
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
         """No value but an input may be larger, not even one that is a view and takes no memory of its own."""
         self.nodes: list[Node] = []
+        self.watch = watch
         self.scope: str | None = None
         """The name put on new nodes: which layer or quantity they belong to."""
         self.serves: int | None = None
         """While the backward graph is built: the index of the forward node being differentiated."""
         self._known: dict[tuple[Any, ...], Node] = {}
         self._constants: dict[str, Node] = {}
+        if _opened.graphs is not None:
+            _opened.graphs.append(self)
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seal()
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
         """A value that is supplied at every run."""
@@ -235,7 +249,7 @@ class Graph:
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
         """The node for `name(*inputs)`; numbers among the inputs become constants.
 
-        Raises `LimitExceeded` when the graph or the value would be too large.
+        Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
         """
         operation = OPERATIONS[name]
         nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
@@ -258,12 +272,19 @@ class Graph:
                 raise LimitExceeded("workspace_bytes", min(known.size * 4, MOST_BYTES), self.most_bytes, ("network",))
             self.nodes.append(known)
             self._known[key] = known
+            if self.watch is not None and not len(self.nodes) % NODES_BETWEEN_LOOKS:
+                self.watch.look()
         return known
 
     def seal(self) -> None:
-        """Forget what is only needed to make more nodes."""
+        """Forget all nodes: no more can be made. Those that somebody holds stay, the others are gone.
+
+        A graph and its nodes hold each other, and would stay until the garbage collector looks for such cycles.
+        """
+        self.nodes.clear()
         self._known.clear()
         self._constants.clear()
+        self.watch = None
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:
@@ -275,19 +296,38 @@ class Graph:
             self.scope = before
 
 
+class _Opened(threading.local):
+    graphs: list[Graph] | None = None
+
+
+_opened = _Opened()
+
+
+@contextmanager
+def sealing() -> Iterator[None]:
+    """Every graph that this thread makes within is sealed at the end, also after an error."""
+    before, made = _opened.graphs, list[Graph]()
+    _opened.graphs = made
+    try:
+        yield
+    finally:
+        _opened.graphs = before
+        for graph in made:
+            graph.seal()
+
+
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
     """All nodes that the values of the outputs need, in topological order; with `gradients` their slopes too."""
     wanted = list(outputs)
     if not wanted:
         return []
-    graph = wanted[0].graph
-    marked = bytearray(len(graph.nodes))
+    found: list[Node | None] = [None] * (1 + max(node.index for node in wanted))
     while wanted:
         node = wanted.pop()
-        if not marked[node.index]:
-            marked[node.index] = 1
+        if found[node.index] is None:
+            found[node.index] = node
             wanted.extend(node.inputs if gradients else node.operands)
-    return [node for node in graph.nodes if marked[node.index]]
+    return [node for node in found if node is not None]
 
 
 def is_fixed(node: Node) -> bool:

@@ -1,0 +1,107 @@
+"""gunicorn's worker: the event loop, the signals, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.sock import ssl_context
+from gunicorn.workers.base import Worker as BaseWorker
+
+from service.api.streaming import stopping
+from service.edge.accepting import Accepting
+from service.edge.edge import Edge
+
+HEARTBEAT = 1.0
+"""Seconds between two signs of life for gunicorn's master."""
+OTHER_FILES = 64
+"""Open files of a worker beside its connections."""
+PARSER_OPTIONS = (
+    "limit_request_line",
+    "limit_request_fields",
+    "limit_request_field_size",
+    "permit_unconventional_http_method",
+    "permit_unconventional_http_version",
+)
+"""Settings of gunicorn that its parser takes."""
+
+log = logging.getLogger("nabla.error")
+
+
+class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A process with one event loop for its connections and a pool of threads for their requests."""
+
+    def init_process(self) -> None:
+        """Make the loop, after the fork, and go on."""
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(_report)
+        self.stopped = asyncio.Event()
+        self.quick = False
+        """Whether the stop cuts off what is not done."""
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """As gunicorn's own, but through the loop, which then wakes up at once."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        self.loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self.loop.add_signal_handler(signal.SIGINT, self.stop, True)
+        self.loop.add_signal_handler(signal.SIGQUIT, self.stop, True)
+        self.loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        signal.signal(signal.SIGWINCH, self.handle_winch)
+        # The master sends it to a worker whose heart has stopped, whose loop would not run a handler either.
+        signal.signal(signal.SIGABRT, self.handle_abort)
+
+    def stop(self, quick: bool = False) -> None:
+        """Take no more connections, and end when those that are open are done."""
+        self.alive = False
+        self.quick = self.quick or quick
+        if quick:
+            self.cfg.worker_int(self)
+        self.stopped.set()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        cfg = self.cfg
+        options = {name: getattr(cfg, name) for name in PARSER_OPTIONS}
+        edge = Edge(self.wsgi, self.loop, keep_alive=cfg.keepalive, parser_options=options)
+        _allow_files(edge.settings.max_connections + OTHER_FILES)
+        tls = ssl_context(cfg) if cfg.is_ssl else None
+        accepting = Accepting(edge, [listener.sock for listener in self.sockets], tls)
+        sweeping = self.loop.create_task(edge.sweep())
+        while not self.stopped.is_set() and self.ppid == os.getppid():
+            self.notify()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), HEARTBEAT)
+        accepting.close()
+        stopping.set()
+        ending = self.loop.create_task(edge.stop(cfg.graceful_timeout))
+        while not ending.done() and not self.quick:
+            self.notify()
+            await asyncio.wait((ending,), timeout=HEARTBEAT / 4)
+        sweeping.cancel()
+        ending.cancel()
+
+
+def _allow_files(wanted: int) -> None:
+    """Let the process open so many files, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in the loop, in the form of all logs."""
+    del loop
+    log.error("%s", context.get("message", "error in the event loop"), exc_info=context.get("exception"))
