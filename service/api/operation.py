@@ -24,6 +24,7 @@ from service.api.examples import Example
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
+from service.engine.texts import LANGUAGES
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
@@ -62,6 +63,8 @@ class Context:
     """`json`, unless the operation may stream and a stream was asked for."""
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+    language: str = LANGUAGES[0]
+    """The language of sentences (see `service/engine/texts`)."""
 
     def mark_compiled(self, nbytes: int) -> None:
         """End the stage in which programs are made, which take so many bytes."""
@@ -89,6 +92,11 @@ class Operation:
     """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
+
+    @property
+    def is_translated(self) -> bool:
+        """Whether the answer holds sentences, in a language that the caller may choose."""
+        return self.takes is not None and "language" in self.takes.load_fields
 
 
 OPERATIONS: list[Operation] = []
@@ -144,8 +152,10 @@ def post(
     """Decorator: the function below answers POST requests at `path`.
 
     With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
-    are the schemas of its lines.
+    are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
+    answer, and its headers say so.
     """
+    translated = "language" in takes.load_fields
 
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
@@ -175,20 +185,24 @@ def post(
                 if form != "json":
                     _open_stream(running, held)
                 deadline = time.monotonic() + settings.max_seconds
-                context = Context(running, timer, memory, loaded_bytes, deadline, environ, form, base64)
+                language = _language(loaded, environ) if translated else LANGUAGES[0]
+                context = Context(running, timer, memory, loaded_bytes, deadline, environ, form, base64, language)
+                headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
+                    result.headers.update(headers)
                     result.call_on_close(held.pop_all().close)
                     return result
                 pieces = wire.document_typed(result) if base64 else [wire.document(result)]
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                return Response(pieces[0], content_type=media_type)
-            return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+                return Response(pieces[0], content_type=media_type, headers=headers or None)
+            headers["Content-Length"] = str(sum(map(len, pieces)))
+            return Response(pieces, content_type=media_type, headers=headers)
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
@@ -198,6 +212,12 @@ def post(
         return handle
 
     return register
+
+
+def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
+    """The language that the request names, or the one of ours that its Accept-Language header likes best."""
+    asked: str | None = loaded.get("language")
+    return asked or wire.preferred_language(environ, LANGUAGES)
 
 
 def _open_stream(running: Runtime, held: ExitStack) -> None:
