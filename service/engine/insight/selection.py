@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
 
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.network.parameters import Part
@@ -20,7 +20,8 @@ SELECTOR = re.compile(r"(?P<layer>[^.\[\]]+)(\.(?P<name>[^.\[\]]+)(?P<indices>(\
 EXAMPLE = "'hidden.kernel[0][1]'"
 
 
-class Selected(NamedTuple):
+@dataclass(frozen=True)
+class Selected:
     """Some numbers of one parameter."""
 
     part: Part
@@ -78,7 +79,7 @@ def select_one(text: str, parts: Sequence[Part], path: Path) -> Selected:
     if len(selected) == 1 and len(selected[0].index) == len(selected[0].part.shape):
         return selected[0]
     one = selected[0]
-    label = one._replace(index=one.index + (0,) * (len(one.part.shape) - len(one.index))).label
+    label = replace(one, index=one.index + (0,) * (len(one.part.shape) - len(one.index))).label
     shape = list(one.part.shape)
     if len(selected) == 1:
         detail = f"names {one.size} numbers, because {one.part.name} has shape {shape}; name one of them, as {label!r}"
