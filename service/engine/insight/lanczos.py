@@ -23,7 +23,9 @@ LOOSE = 1e-4
 MORE_PASSES = 2
 """Searches beyond those that find one eigenvalue each: for what was missed, and to see that nothing was."""
 CHECKED_EVERY = 5
-"""Steps between two looks at the Ritz values, which cost as much as some products of a small network."""
+"""Steps between the first looks at the Ritz values."""
+CHECKED_SHARE = 8
+"""Later ones come after a further part of the steps that are done: a look costs the cube of these."""
 TINY = 1e-13
 """A new vector that is shorter than so much of the matrix is rounding: the Krylov space is closed."""
 
@@ -167,10 +169,12 @@ def _search(
     what is more extreme than the last that counts; they give nothing where there is nothing.
     """
     most = len(space.basis)
+    look = CHECKED_EVERY
     while not space.closed:
         space.grow()
-        if not (space.closed or space.size == most or space.size % CHECKED_EVERY == 0):
+        if not (space.closed or space.size >= min(look, most)):
             continue
+        look = space.size + max(CHECKED_EVERY, space.size // CHECKED_SHARE)
         values, bounds, _ = space.ritz()
         above = min(wanted[0], space.size)
         below = min(wanted[1], space.size - above)

@@ -157,6 +157,19 @@ class Landscape:
         return self.loss + (axis.slope + 0.5 * axis.curvature * away) * away
 
 
+def points_of(asked: AskedLandscape) -> int:
+    """How many points the grid has. Raises `InvalidRequest` where it has too many."""
+    counts = [
+        len(axis.values) if axis.values is not None else axis.resolution or DEFAULT_RESOLUTIONS[len(asked.axes)]
+        for axis in asked.axes
+    ]
+    count = math.prod(counts) if counts else 0
+    if count > MOST_POINTS:
+        detail = f"makes a grid of {count:,} points, and at most {MOST_POINTS:,} are taken; lower a resolution"
+        raise InvalidRequest([Fault(("along",), detail)])
+    return count
+
+
 class Trajectory(NamedTuple):
     """Points in the space of the parameters, and where each stands in the request."""
 
@@ -377,11 +390,6 @@ class Survey:
             length = norm_of_flat(direction.vector)
             found.axes.append(AxisValues(asked, direction, centre[position], places, length))
         shape = tuple(len(axis.values) for axis in reversed(found.axes))
-        if math.prod(shape) > MOST_POINTS:
-            detail = (
-                f"makes a grid of {math.prod(shape):,} points; at most {MOST_POINTS:,} are taken: lower a resolution"
-            )
-            raise InvalidRequest([Fault(("along",), detail)])
         meshes = np.meshgrid(*[axis.values for axis in found.axes])
         coordinates = np.stack([mesh.reshape(-1) for mesh in meshes], -1)
         moved = tuple(

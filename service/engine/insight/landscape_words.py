@@ -27,8 +27,8 @@ def _what(axis: AxisValues) -> Iterator[Sentence]:
                 yield say("landscape.random.none")
     elif asked.direction == "gradient":
         yield say("landscape.gradient")
-    elif direction.eigenvalue is not None and direction.residual is not None:
-        yield say("landscape.eigenvector", value=direction.eigenvalue, residual=direction.residual)
+    elif direction.eigenvalue is not None:
+        yield say("landscape.eigenvector", value=direction.eigenvalue)
     elif direction.explained is not None:
         yield say("landscape.principal", share=100.0 * direction.explained)
 
