@@ -38,7 +38,7 @@ blueprint = Blueprint("landscape", __name__)
     takes=LandscapeRequest(),
     gives=LandscapeResponse(),
     summary="The loss around the parameters, and its curvature",
-    tag="Networks",
+    tag="Insight",
     examples=LANDSCAPE,
 )
 def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:

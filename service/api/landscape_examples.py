@@ -30,7 +30,7 @@ LANDSCAPE: dict[str, Example] = {
         exclude=["slopes"],
     ),
     "random": Example(
-        "Two random directions, as long in each filter as its weights are (Li et al. 2018).",
+        "Two random directions, as long in each filter as its weights are, as Li and others do it.",
         **XOR,
         along=[{"direction": "random", "resolution": 5}, {"direction": "random", "resolution": 5}],
         levels=4,

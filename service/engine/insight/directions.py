@@ -130,6 +130,9 @@ def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Pr
 def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
     centred = points - points.mean(0)
     largest = float(np.abs(centred).max())
+    if not np.isfinite(largest):
+        detail = "holds numbers that are too large for the differences between its points"
+        raise InvalidRequest([Fault(("trajectory",), detail)])
     spread = points.max(0) - points.min(0)
     if largest <= FLAT * float(np.abs(points).max(initial=0.0)) or not spread.any():
         detail = "is a principal direction of a trajectory that does not move: all its points are the same"

@@ -26,6 +26,8 @@ CHECKED_EVERY = 5
 """Steps between the first looks at the Ritz values."""
 CHECKED_SHARE = 8
 """Later ones come after a further part of the steps that are done: a look costs the cube of these."""
+ORDINARY = 100
+"""Powers of two by which a matrix may differ from 1 without any danger for squares."""
 TINY = 1e-13
 """A new vector that is shorter than so much of the matrix is rounding: the Krylov space is closed."""
 
@@ -134,9 +136,12 @@ def extremes(
     """
     above = min(largest, size)
     below = min(smallest, size - above)
+    if not above + below:
+        return Pairs(np.empty(0), np.empty((0, size)), np.empty(0), 0, True)
+    product, factor = _scaled(product, generator.standard_normal(size))
     locked = np.empty((0, size))
     values = np.empty(0)
-    products, whole = 0, True
+    products, whole, scale = 1, True, 0.0
     for attempt in range(above + below + MORE_PASSES):
         if len(locked) >= size:
             break
@@ -144,6 +149,7 @@ def extremes(
         first = attempt == 0
         chosen, complete = _search(space, (above, below) if first else (1, 1), values, (above, below), tolerance)
         products += space.size
+        scale = max(scale, space.scale)
         if not chosen.size:
             break
         found, _, columns = space.ritz()
@@ -157,7 +163,19 @@ def extremes(
         whole = False
     order = np.argsort(-values, kind="stable")
     kept = np.concatenate([order[:above], order[len(order) - below :]]) if len(order) > above + below else order
-    return _measured(product, locked[kept], products, tolerance, whole)
+    pairs = _measured(product, factor, locked[kept])
+    small = bool((pairs.residuals <= 10.0 * tolerance * scale * factor).all())
+    return replace(pairs, products=products + len(kept), converged=whole and small)
+
+
+def _scaled(product: Product, vector: Array) -> tuple[Product, float]:
+    """The matrix times a power of two that brings it near 1, so that no square overflows or vanishes; and the inverse
+    of the factor."""
+    largest = float(np.abs(product(vector)).max())
+    exponent = max(-1000, min(1000, int(np.frexp(largest)[1]))) if largest else 0
+    if abs(exponent) < ORDINARY:
+        return product, 1.0
+    return lambda other: np.ldexp(product(other), -exponent), 2.0**exponent
 
 
 def _search(
@@ -208,7 +226,7 @@ def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int,
     return result
 
 
-def _measured(product: Product, vectors: Array, products: int, tolerance: float, complete: bool) -> Pairs:
+def _measured(product: Product, factor: float, vectors: Array) -> Pairs:
     """Rayleigh quotients and residuals of vectors that are nearly eigenvectors."""
     count = len(vectors)
     values, residuals = np.empty(count), np.empty(count)
@@ -217,9 +235,7 @@ def _measured(product: Product, vectors: Array, products: int, tolerance: float,
         image = product(vector)
         values[place] = image @ vector
         residuals[place] = np.linalg.norm(image - values[place] * vector)
-    scale = float(np.abs(values).max(initial=0.0))
-    converged = complete and bool((residuals <= 10.0 * tolerance * scale + np.finfo(np.float64).tiny).all())
-    return Pairs(values, vectors, residuals, products + count, converged)
+    return Pairs(values * factor, vectors, residuals * factor, count, True)
 
 
 def quadratures(
@@ -231,11 +247,12 @@ def quadratures(
     of their vectors, integrate the spectrum as its mean over all directions does.
     """
     found = []
+    product, factor = _scaled(product, generator.standard_normal(size))
     for _ in range(probes):
         start = np.where(generator.random(size) < 0.5, -1.0, 1.0)
         space = Krylov(product, start, min(steps, size), np.empty((0, size)))
         while not space.closed and space.size < len(space.basis):
             space.grow()
         nodes, _, columns = space.ritz()
-        found.append(Quadrature(nodes, columns[0] ** 2, space.diagonal[0]))
+        found.append(Quadrature(nodes * factor, columns[0] ** 2, space.diagonal[0] * factor))
     return found

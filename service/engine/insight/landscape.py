@@ -87,14 +87,19 @@ class AxisValues:
     """The derivative at each point of the grid, shaped like the losses."""
 
     @property
+    def bend(self) -> float:
+        """The curvature per unit of length."""
+        return self.curvature / self.norm / self.norm
+
+    @property
     def largest_stable_step(self) -> float | None:
         """The learning rate beyond which plain gradient descent along this line alone overshoots more and more.
 
         Along a line with curvature c per unit of length a step multiplies the distance from the minimum of the
         parabola by 1 - η c, so it shrinks for η < 2 / c. None where the line does not bend upward.
         """
-        curvature = self.curvature / self.norm**2
-        return 2.0 / curvature if curvature > 0.0 and math.isfinite(2.0 / curvature) else None
+        step = 2.0 / self.bend if 0.0 < self.bend < math.inf else math.inf
+        return step if math.isfinite(step) else None
 
 
 class Extreme(NamedTuple):
@@ -125,6 +130,10 @@ class Landscape:
     axes: list[AxisValues] = field(default_factory=list)
     losses: Array | None = None
     """(first axis) or (second axis, first axis)."""
+    tangent: Array | None = None
+    """Of a single axis: the line that touches the curve at the centre."""
+    parabola: Array | None = None
+    """Of a single axis: the parabola with the slope and the curvature that the curve has at the centre."""
     hessian: Array | None = None
     """Second derivatives along the axes, at the centre."""
     cosine: float | None = None
@@ -138,23 +147,6 @@ class Landscape:
     """Present when they were initialised here."""
     finite: bool = True
     warnings: list[Caution] = field(default_factory=list)
-
-    @property
-    def tangent(self) -> Array | None:
-        """Along a single axis: the line that touches the curve at the centre."""
-        if len(self.axes) != 1:
-            return None
-        (axis,) = self.axes
-        return self.loss + axis.slope * (axis.values - axis.centre)
-
-    @property
-    def parabola(self) -> Array | None:
-        """Along a single axis: the parabola with the slope and the curvature that the curve has at the centre."""
-        if len(self.axes) != 1:
-            return None
-        (axis,) = self.axes
-        away = axis.values - axis.centre
-        return self.loss + (axis.slope + 0.5 * axis.curvature * away) * away
 
 
 def points_of(asked: AskedLandscape) -> int:
@@ -235,6 +227,7 @@ class Survey:
         self._look_for_spectrum(found)
         if self.asked.axes:
             self._draw(found, points)
+        self._check_finite(found)
         return found
 
     def _hold(self, nbytes: int) -> None:
@@ -321,7 +314,7 @@ class Survey:
         principal = self._principal(points)
         directions = [self._direction(place, axis, principal) for place, axis in enumerate(axes)]
         for place, direction in enumerate(directions):
-            if not is_finite(direction.vector):
+            if not (is_finite(direction.vector) and direction.vector.any()):
                 detail = "holds numbers that are too large: the parameters are, or the gradient is not finite"
                 raise InvalidRequest([Fault(("along", place), detail)])
         return directions
@@ -386,7 +379,9 @@ class Survey:
         centre = [0.0 if each.place is None else float(self._base[each.place]) for each in directions]
         way = None if points is None else self._projected(points, rows, centre)
         for position, (asked, direction) in enumerate(zip(self.asked.axes, directions, strict=True)):
-            places = self._places(asked, centre[position], None if way is None else way.coordinates[:, position])
+            places = self._places(
+                position, asked, centre[position], None if way is None else way.coordinates[:, position]
+            )
             length = norm_of_flat(direction.vector)
             found.axes.append(AxisValues(asked, direction, centre[position], places, length))
         shape = tuple(len(axis.values) for axis in reversed(found.axes))
@@ -413,6 +408,11 @@ class Survey:
         if finite.any():
             found.minimum = _extreme(coordinates, values.losses, np.where(finite, losses, np.inf).argmin())
             found.maximum = _extreme(coordinates, values.losses, np.where(finite, losses, -np.inf).argmax())
+        if len(found.axes) == 1:
+            away = found.axes[0].values - centre[0]
+            slope, curvature = found.axes[0].slope, found.axes[0].curvature
+            found.tangent = found.loss + slope * away
+            found.parabola = found.loss + (slope + 0.5 * curvature * away) * away
         if way is not None:
             way.losses = grid.run(self.feed, origin, rows, way.coordinates, self._watched(grid.work)).losses
             found.path = way
@@ -425,17 +425,25 @@ class Survey:
 
     def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
         """The nearest places on the line or plane, by least squares."""
+        lengths = np.array([norm_of_flat(row) for row in rows])
+        units = rows / lengths[:, None]
         away = points - self._base
-        coordinates = np.linalg.solve(rows @ rows.T, rows @ away.T).T
-        rest = away - coordinates @ rows
-        distances = np.array([norm_of_flat(row) for row in rest])
-        return PathValues(coordinates + np.array(centre), np.empty(0), distances)
+        moved = np.linalg.solve(units @ units.T, units @ away.T).T
+        distances = np.array([norm_of_flat(row) for row in away - moved @ units])
+        coordinates = moved / lengths + np.array(centre)
+        if not (is_finite(coordinates) and is_finite(distances)):
+            detail = "lies too far away to be shown on these axes"
+            raise InvalidRequest([Fault(("trajectory",), detail)])
+        return PathValues(coordinates, np.empty(0), distances)
 
-    def _places(self, asked: AskedAxis, centre: float, way: Array | None) -> Array:
+    def _places(self, position: int, asked: AskedAxis, centre: float, way: Array | None) -> Array:
         if asked.values is not None:
             return np.array(asked.values)
         count = asked.resolution or DEFAULT_RESOLUTIONS[len(self.asked.axes)]
         low, high = asked.range or _default_range(asked, centre, way)
+        if not math.isfinite(high - low):
+            detail = f"has the value {centre:g}, which is too large to choose a range around it; give a range"
+            raise InvalidRequest([Fault(("along", position), detail)])
         places: Array = np.linspace(low, high, count)
         return places
 
@@ -448,6 +456,27 @@ class Survey:
             f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "some slopes are not finite"
         )
         found.warnings.append(replace(trouble, message=f"{where} is not finite; {trouble.message}"))
+
+    def _check_finite(self, found: Landscape) -> None:
+        """Tell of what is too large for a number though the losses are not, such as the tangent far away."""
+        arrays = {
+            "loss": found.loss,
+            "gradient": found.gradient_norm,
+            "hessian": found.hessian,
+            "tangent": found.tangent,
+            "parabola": found.parabola,
+            "trajectory": None if found.path is None else found.path.losses,
+        }
+        arrays["axes"] = np.array([(axis.norm, axis.slope, axis.curvature) for axis in found.axes])
+        if found.spectrum is not None:
+            arrays["spectrum"] = np.concatenate([found.spectrum.largest.residuals, found.spectrum.smallest.residuals])
+        if found.spectrum is not None and found.spectrum.density is not None:
+            arrays["density"] = found.spectrum.density.density
+        lost = [name for name, array in arrays.items() if array is not None and not is_finite(np.asarray(array))]
+        if lost and not any(caution.code == "non_finite" for caution in found.warnings):
+            message = f"some values of {', '.join(lost)} are not finite, and null in JSON"
+            found.warnings.append(Caution("non_finite", message, quantity=lost[0]))
+        found.finite = found.finite and not lost
 
 
 def _default_range(asked: AskedAxis, centre: float, way: Array | None) -> tuple[float, float]:

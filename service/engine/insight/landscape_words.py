@@ -57,7 +57,7 @@ def _curvature(axis: AxisValues) -> Iterator[Sentence]:
     if step is not None and axis.asked.parameter is not None:
         yield say("landscape.curvature.parameter", curvature=curvature, step=step)
     elif step is not None:
-        yield say("landscape.curvature.direction", curvature=curvature / axis.norm**2, step=step)
+        yield say("landscape.curvature.direction", curvature=axis.bend, step=step)
     elif curvature < 0.0:
         yield say("landscape.curvature.down", curvature=curvature)
     else:

@@ -6,6 +6,7 @@ Lanczos' method finds the extreme eigenvalues and, from random probes, the densi
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -95,7 +96,8 @@ class Spectrum:
         if not self.largest.values.size:
             return None
         value = float(self.largest.values[0])
-        return 2.0 / value if value > max(self.zero, float(self.largest.residuals[0])) else None
+        step = 2.0 / value if value > max(self.zero, float(self.largest.residuals[0])) else math.inf
+        return step if math.isfinite(step) else None
 
     @property
     def signs(self) -> dict[str, int] | None:
