@@ -39,7 +39,7 @@ MOST_TRAJECTORY = 2_000
 """Points of a trajectory."""
 MOST_STEPS = 1_000
 """Products with the Hessian that one search may take."""
-OF_AXES = ("parameter", "direction", "range", "resolution", "values", "normalize", "index", "axes", "x", "y")
+OF_AXES = ("direction", "range", "resolution", "values", "normalize", "index", "axes")
 OF_SPECTRA = ("largest", "smallest", "density", "probes")
 OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
     {
