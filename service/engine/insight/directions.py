@@ -141,10 +141,9 @@ def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
     rank = int((sizes > FLAT * sizes[0]).sum())
     if rank < count:
         lies = "on a line" if rank == 1 else f"in a space of {rank} dimensions"
-        detail = (
-            f"asks for principal direction {count - 1}, but the trajectory lies {lies}; index takes 0 to {rank - 1}"
-        )
-        raise InvalidRequest([Fault(paths[-1], detail, tuple(range(rank)))])
+        takes = "0 alone" if rank == 1 else f"0 to {rank - 1}"
+        detail = f"takes {takes}, because the trajectory lies {lies}; got {count - 1}"
+        raise InvalidRequest([Fault((*paths[-1], "index"), detail, tuple(range(rank)))])
     vectors = rows[:count]
     vectors *= np.sign(vectors[np.arange(count), np.abs(vectors).argmax(1)])[:, None]
     return Principal(vectors, sizes[:count] ** 2 / float((sizes**2).sum()))

@@ -452,10 +452,8 @@ class Survey:
             return
         found.finite = False
         lost = int((~finite).sum())
-        where = (
-            f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "some slopes are not finite"
-        )
-        found.warnings.append(replace(trouble, message=f"{where} is not finite; {trouble.message}"))
+        where = f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "a slope is not finite"
+        found.warnings.append(replace(trouble, message=f"{where}: {trouble.message}"))
 
     def _check_finite(self, found: Landscape) -> None:
         """Tell of what is too large for a number though the losses are not, such as the tangent far away."""
