@@ -407,7 +407,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("no such eigenvalue", {"along": [{"direction": "hessian", "index": 9}]}, "#/along/0/index", "takes -9 to 8"),
     ("index of random", {"along": [{"direction": "random", "index": 1}]}, "#/along/0/index", "hessian or trajectory"),
     ("seed of a parameter", {"along": [{"parameter": WEIGHT, "seed": 1}]}, "#/along/0/seed", "direction: random"),
-    ("values, a range", {"along": [{"direction": "random", "range": [0, 1], "values": [1]}]}, "#/along/0/range", "no use"),
+    ("two ways", {"along": [{"direction": "random", "range": [0, 1], "values": [1]}]}, "#/along/0/range", "no use"),
     ("backwards", {"along": [{"parameter": WEIGHT, "range": [1, 0]}]}, "#/along/0/range", "the second is larger"),
     ("one point", {"along": [{"parameter": WEIGHT, "resolution": 1}]}, "#/along/0/resolution", "2"),
     ("too fine", {"along": [{"parameter": WEIGHT, "resolution": 1001}]}, "#/along/0/resolution", "1000"),
