@@ -146,8 +146,8 @@ def extremes(
         if len(locked) >= size:
             break
         space = Krylov(product, generator.standard_normal(size), min(most_steps, size - len(locked)), locked)
-        first = attempt == 0
-        chosen, complete = _search(space, (above, below) if first else (1, 1), values, (above, below), tolerance)
+        wanted = (above, below) if attempt == 0 else (min(above, 1), min(below, 1))
+        chosen, complete = _search(space, wanted, values, (above, below), tolerance)
         products += space.size
         scale = max(scale, space.scale)
         if not chosen.size:

@@ -33,8 +33,6 @@ from service.engine.insight.spectrum import (
     AskedSpectrum,
     NotFinite,
     Spectrum,
-    check_memory,
-    memory_of,
     spectrum_of,
 )
 from service.engine.limits import WATCHED_OPERATIONS, Limits
@@ -281,10 +279,10 @@ class Survey:
             largest=max([asked.largest, *(index + 1 for index in indices)]),
             smallest=max([asked.smallest, *(-index for index in indices)]),
         )
-        check_memory(size, wanted, self.limits)
-        self._hold(memory_of(size, wanted))
         try:
-            spectrum = spectrum_of(self.compile, self.task, self.feed, wanted, self.limits, self.deadline, size)
+            spectrum = spectrum_of(
+                self.compile, self.task, self.feed, wanted, self.limits, self.deadline, size, self._hold
+            )
         except NotFinite:
             message = "the Hessian holds values that are not finite at these parameters, so it has no eigenvalues"
             if axes:

@@ -7,6 +7,7 @@ Lanczos' method finds the extreme eigenvalues and, from random probes, the densi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.insight.lanczos import Pairs, Quadrature, extremes, quadratures
 from service.engine.limits import WATCHED_OPERATIONS, Limits
-from service.engine.network.derivatives import DerivativeTask
+from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.feed import Feed
 from service.engine.network.quantities import is_finite
 from service.engine.network.task import Task
@@ -152,14 +153,22 @@ def spectrum_of(
     limits: Limits,
     deadline: float | None,
     size: int,
+    hold: Callable[[int], None] = lambda nbytes: None,
 ) -> Spectrum:
     """The spectrum of the Hessian of a task's loss at the parameters of a feed, of which `size` are trained.
 
-    Raises `NotFinite`, `LimitExceeded` and `DeadlineExceeded`.
+    `hold` is told of memory before it is taken, in bytes. Raises `NotFinite`, `LimitExceeded` and `DeadlineExceeded`.
     """
+    nbytes = memory_of(size, asked)
+    if nbytes > limits.workspace_bytes:
+        raise LimitExceeded("workspace_bytes", nbytes, limits.workspace_bytes, ("spectrum",))
+    hold(nbytes)
     if size <= DENSE_SIZE:
-        return quietly(_dense, compile, task, feed, asked, deadline)
+        derivation = compile(DerivativeTask(task, "hessian", "loss", "parameters"))
+        hold(2 * derivation.program.nbytes)
+        return quietly(_dense, derivation, task, feed, asked, deadline)
     hessian = Hessian(compile, task, feed, deadline)
+    hold(2 * hessian.derivation.program.nbytes)
     try:
         products = 2 * asked.steps + (asked.probes * asked.probe_steps if asked.density else 0)
         limits.check_operations(hessian.work * products)
@@ -176,21 +185,7 @@ def memory_of(size: int, asked: AskedSpectrum) -> int:
     return 8 * size * (min(steps, size) + 2 * (asked.largest + asked.smallest) + 8)
 
 
-def check_memory(size: int, asked: AskedSpectrum, limits: Limits) -> None:
-    """Refuse a spectrum whose vectors would take too much memory."""
-    nbytes = memory_of(size, asked)
-    if nbytes > limits.workspace_bytes:
-        raise LimitExceeded("workspace_bytes", nbytes, limits.workspace_bytes, ("spectrum", "steps"))
-
-
-def _dense(
-    compile: Compiler,  # noqa: A002
-    task: Task,
-    feed: Feed,
-    asked: AskedSpectrum,
-    deadline: float | None,
-) -> Spectrum:
-    derivation = compile(DerivativeTask(task, "hessian", "loss", "parameters"))
+def _dense(derivation: Derivation, task: Task, feed: Feed, asked: AskedSpectrum, deadline: float | None) -> Spectrum:
     watched = deadline if derivation.work > WATCHED_OPERATIONS else None
     matrix = np.asarray(derivation.run(replace(feed), deadline=watched).result, np.float64)
     if not is_finite(matrix):

@@ -13,7 +13,7 @@ from service.api.network_request import task_and_feed
 from service.engine.compiling import Compiler
 from service.engine.errors import DeadlineExceeded, LimitExceeded
 from service.engine.insight import spectrum as module
-from service.engine.insight.spectrum import AskedSpectrum, check_memory, spectrum_of
+from service.engine.insight.spectrum import AskedSpectrum, spectrum_of
 from service.engine.limits import Limits
 
 DATA = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "spectrum.json").read_text())
@@ -79,5 +79,6 @@ def test_time_and_memory_are_bounded():
         looked_at(RECORDS["large"], AskedSpectrum(), deadline=0.0)
     with pytest.raises(LimitExceeded):
         looked_at(RECORDS["large"], AskedSpectrum(steps=1000), limits=Limits(operations=1e7))
-    with pytest.raises(LimitExceeded):
-        check_memory(10**6, AskedSpectrum(steps=1000), Limits(workspace_bytes=10**8))
+    with pytest.raises(LimitExceeded) as refused:
+        looked_at(RECORDS["large"], AskedSpectrum(steps=1000), limits=Limits(workspace_bytes=2_000_000))
+    assert refused.value.path == ("spectrum",)
