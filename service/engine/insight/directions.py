@@ -102,7 +102,10 @@ def random_direction(
 def _by_filter(way: Array, weights: Array, layer: LayerDefinition, name: str) -> Array:
     if not name.endswith(("kernel", "embeddings")):
         return np.zeros(way.shape)
-    units = UNIT_AXES.get((layer.layer.name, name), (-1,))
+    selection = layer.layer
+    while "layer" in selection.options:  # the parameters of a wrapper are those of the layer inside
+        selection = selection.options["layer"]
+    units = UNIT_AXES.get((selection.name, name), (-1,))
     others = tuple(axis for axis in range(way.ndim) if axis not in units and axis - way.ndim not in units)
     lengths = np.sqrt((weights * weights).sum(others, keepdims=True))
     own = np.sqrt((way * way).sum(others, keepdims=True))

@@ -36,7 +36,7 @@ from service.engine.insight.spectrum import (
     spectrum_of,
 )
 from service.engine.limits import WATCHED_OPERATIONS, Limits
-from service.engine.network.evaluate import Evaluation, Result
+from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import Tree
 from service.engine.network.quantities import is_finite, norm_of_flat
@@ -191,7 +191,6 @@ class Survey:
         self._reserve = reserve
         self._held = 0
         self._spectrum: Spectrum | None = None
-        self._result: Result
         self._base: Array
         self._gradient: Array
 
@@ -202,13 +201,11 @@ class Survey:
     def _run(self) -> Landscape:
         size = self.vector.trained_size
         if not size:
-            raise InvalidRequest(
-                [Fault(("network",), "has no parameters that are trained, so the loss has no landscape")]
-            )
-        parameters = self.vector.parts[-1].stop if self.vector.parts else 0
+            detail = "has no parameters that are trained, so the loss has no landscape"
+            raise InvalidRequest([Fault(("network",), detail)])
         parameters = max(part.stop for part in self.vector.parts)
         self._hold(2 * self.evaluation.program.nbytes + 8 * 4 * parameters)
-        result = self._result = self.evaluation.run(self.feed, self._watched(self.evaluation.program.work))
+        result = self.evaluation.run(self.feed, self._watched(self.evaluation.program.work))
         if result.parameters is not None:
             self.feed = replace(self.feed, parameters=result.parameters)
         assert self.feed.parameters is not None and result.loss is not None

@@ -94,6 +94,19 @@ def test_heads_and_words_are_filters_of_their_own():
             np.testing.assert_allclose(*lengths, rtol=1e-13)
 
 
+def test_a_wrapper_has_the_filters_of_the_layer_inside():
+    inner = {"name": "conv2d_transpose", "filters": 3, "kernel_size": [2, 2]}
+    definition = network(layer("steps", "time_distributed", layer=inner))
+    model = prepare(task_for(definition, np.zeros((1, 2, 4, 4, 2))), ROOMY).model
+    parts = parts_of([(each.layer, each.name, each.node) for each in model.parameters])
+    base = np.random.default_rng(8).standard_normal(parts[-1].stop)
+    direction = random_direction(definition, parts, base, "filter", (0, 2, 0))
+    kernel = next(part for part in parts if part.name == "kernel")
+    assert kernel.shape == (2, 2, 3, 2)
+    way, weights = (flat[kernel.start : kernel.stop].reshape(kernel.shape) for flat in (direction, base))
+    np.testing.assert_allclose(*(np.sqrt((each**2).sum((0, 1, 3))) for each in (way, weights)), rtol=1e-13)
+
+
 def test_principal_directions_of_a_known_ellipse():
     turn = np.linspace(0.0, 2.0 * np.pi, 40, endpoint=False)
     axes, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))
