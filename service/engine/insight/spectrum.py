@@ -234,10 +234,12 @@ def _lanczos(hessian: Hessian, asked: AskedSpectrum, seed: int, dtype: str) -> S
 
 def _density(probes: list[Quadrature], asked: AskedSpectrum, estimated: int) -> Density:
     """Each node as a Gaussian, over a range that shows the ends of the spectrum."""
-    nodes = np.concatenate([probe.nodes for probe in probes])
-    weights = np.concatenate([probe.weights for probe in probes]) / len(probes)
-    low, high = float(nodes.min()), float(nodes.max())
+    low = min(float(probe.nodes.min()) for probe in probes)
+    high = max(float(probe.nodes.max()) for probe in probes)
     width = (high - low) / FULL_WIDTH or max(abs(high), 1.0) / FULL_WIDTH
     values = np.linspace(low - 4.0 * width, high + 4.0 * width, asked.points)
-    heights = np.exp(-0.5 * ((values[:, None] - nodes) / width) ** 2) @ weights
+    heights = np.zeros(asked.points)
+    for probe in probes:
+        heights += np.exp(-0.5 * ((values[:, None] - probe.nodes) / width) ** 2) @ probe.weights
+    heights /= len(probes)
     return Density(values, heights / (width * np.sqrt(2.0 * np.pi)), width, estimated)
