@@ -145,8 +145,8 @@ def extremes(
     for attempt in range(above + below + MORE_PASSES):
         if len(locked) >= size:
             break
-        space = Krylov(product, generator.standard_normal(size), min(most_steps, size - len(locked)), locked)
         wanted = (above, below) if attempt == 0 else (min(above, 1), min(below, 1))
+        space = Krylov(product, generator.standard_normal(size), min(most_steps, size - len(locked)), locked)
         chosen, complete = _search(space, wanted, values, (above, below), tolerance)
         products += space.size
         scale = max(scale, space.scale)
@@ -154,6 +154,7 @@ def extremes(
             break
         found, _, columns = space.ritz()
         vectors = columns[:, chosen].T @ space.basis[: space.size]
+        del space  # before the next one takes as much memory
         locked = np.concatenate([locked, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
         values = np.concatenate([values, found[chosen]])
         whole = whole and complete

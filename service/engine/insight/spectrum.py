@@ -112,11 +112,9 @@ class Spectrum:
 class Hessian:
     """Products of a Hessian with vectors, at the parameters of a feed, in memory of its own until it is closed."""
 
-    def __init__(self, compile: Compiler, task: Task, feed: Feed, deadline: float | None) -> None:  # noqa: A002
+    def __init__(self, derivation: Derivation, feed: Feed, deadline: float | None) -> None:
+        """`derivation` is that of one product of the loss's Hessian with a vector."""
         self._stack = ExitStack()
-        self.derivation = derivation = compile(DerivativeTask(task, "hvp", "loss", "parameters", 1))
-        self.work = derivation.program.work
-        """Floating-point operations of a product."""
         self.deadline = deadline
         workspace = self._workspace = self._stack.enter_context(derivation.program.workspace())
         derivation.feeder.fill(workspace, feed, deadline)
@@ -167,11 +165,12 @@ def spectrum_of(
         derivation = compile(DerivativeTask(task, "hessian", "loss", "parameters"))
         hold(2 * derivation.program.nbytes)
         return quietly(_dense, derivation, task, feed, asked, deadline)
-    hessian = Hessian(compile, task, feed, deadline)
-    hold(2 * hessian.derivation.program.nbytes)
+    derivation = compile(DerivativeTask(task, "hvp", "loss", "parameters", 1))
+    hold(2 * derivation.program.nbytes)
+    products = 2 * asked.steps + (asked.probes * asked.probe_steps if asked.density else 0)
+    limits.check_operations(derivation.program.work * products)
+    hessian = Hessian(derivation, feed, deadline)
     try:
-        products = 2 * asked.steps + (asked.probes * asked.probe_steps if asked.density else 0)
-        limits.check_operations(hessian.work * products)
         return quietly(_lanczos, hessian, asked, feed.seed, task.dtype)
     finally:
         hessian.close()
