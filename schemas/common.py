@@ -10,9 +10,10 @@ from marshmallow import ValidationError, fields, post_load, validates_schema
 
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.fields import Message, NumberField, StrictSchema, read_each
+from schemas.fields import Message, NumberField, StrictSchema, WordField, read_each
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.update import Clip
+from service.engine.texts import LANGUAGES
 
 TO_ONE_NUMBER = ("mean", "sum")
 """Reductions that give one number, as descents and derivatives of a loss need it."""
@@ -98,3 +99,8 @@ def finite_field() -> fields.Boolean:
 
 def warnings_field() -> fields.List[Any]:
     return fields.List(fields.Nested(AnswerWarningSchema), required=True)
+
+
+def language_field() -> WordField:
+    """A request with this field, as `language`, has its sentences told in that language (see `post`)."""
+    return WordField(LANGUAGES, metadata=about("of the sentences; left out, the Accept-Language header decides (en)"))

@@ -54,6 +54,7 @@ OF_TRAINING = (
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(OF_TRAINING, "/v1/train")
     | dict.fromkeys(OF_DERIVATIVES, "/v1/derivatives")
+    | dict.fromkeys(("along", "trajectory", "spectrum"), "/v1/landscape")
     | dict.fromkeys(("learning_rates", "seeds"), "/v1/train/compare")
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")

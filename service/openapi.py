@@ -25,6 +25,7 @@ from service.api.operation import TAGS, Operation, in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
+from service.engine.texts import LANGUAGES
 from service.problems import KINDS, MEDIA_TYPE, Problem
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
@@ -36,6 +37,15 @@ ever comes from `seed`.
 
 A tensor is nested lists of numbers or a typed array `{"dtype", "shape", "base64"}` (little-endian, row-major);
 answers hold lists, or typed arrays for `Accept: application/json; tensors=base64`."""
+
+
+LANGUAGE = {"type": "string", "enum": list(LANGUAGES)}
+ACCEPT_LANGUAGE = {
+    "name": "Accept-Language",
+    "in": "header",
+    "schema": {"type": "string", "default": LANGUAGES[0]},
+    "description": "the language of the sentences, where the request names none: " + " or ".join(LANGUAGES),
+}
 
 
 def _reference(name: str) -> dict[str, str]:
@@ -154,6 +164,12 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         answer["content"] |= dict.fromkeys((wire.NDJSON, wire.EVENTS), lines)
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
+    if operation.is_translated:
+        described["parameters"] = [ACCEPT_LANGUAGE]
+        answer["headers"] = {
+            "Content-Language": {"description": "the language of the sentences", "schema": LANGUAGE},
+            "Vary": {"description": "Accept-Language among others", "schema": {"type": "string"}},
+        }
     if operation.takes is not None:
         content = {"schema": type(operation.takes), "examples": _described_requests(operation.examples)}
         described["requestBody"] = {"required": True, "content": {wire.JSON: content}}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
-from werkzeug.datastructures import MIMEAccept
+from werkzeug.datastructures import LanguageAccept, MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 from service.json_faults import json_fault
@@ -268,6 +268,17 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
             "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64."
         )
     return best[1:]
+
+
+def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> str:
+    """Which of the languages the Accept-Language header likes best; the first one where it likes none of them."""
+    header = environ.get("HTTP_ACCEPT_LANGUAGE")
+    for tag, quality in parse_accept_header(header, LanguageAccept) if header else ():
+        # zh-Hant-TW is a kind of zh.
+        language = tag.partition("-")[0].lower()
+        if quality > 0 and language in languages:
+            return language
+    return languages[0]
 
 
 def document(value: Any) -> bytes:

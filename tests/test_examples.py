@@ -107,7 +107,9 @@ def test_there_are_trainings_comparisons_and_descents() -> None:
     assert sent_to("/v1/train")
     assert sent_to("/v1/train/compare")
     assert sent_to("/v1/functions/descend")
-    assert set(PATHS.values()) == {"/v1/gradients", "/v1/train", "/v1/train/compare", "/v1/functions/descend"}
+    assert set(PATHS.values()) == {
+        *("/v1/gradients", "/v1/train", "/v1/train/compare", "/v1/functions/descend", "/v1/landscape"),
+    }
 
 
 @pytest.mark.parametrize("name", sent_to("/v1/train"))
@@ -162,3 +164,23 @@ def test_the_runs_of_a_descent_end_where_it_says(name: str, client: FlaskClient)
         assert [found["value"] for found in looked_at(run["path"])] == pytest.approx(run["values"], rel=1e-12)
         if run["valley"] is not None:
             assert run["point"] == pytest.approx(valleys[run["valley"]]["point"], abs=3e-3)
+
+
+@pytest.mark.parametrize("name", sent_to("/v1/landscape"))
+def test_a_landscape_of_an_example_is_made_of_losses_and_of_the_hessian(name: str, client: FlaskClient) -> None:
+    """Its points are those of `/v1/gradients`, and its eigenvalues those of the whole matrix of `/v1/derivatives`."""
+    body = json.loads((FOLDER / name).read_text())
+    answer = ask(client, body | {"include": ["directions"]}, "/v1/landscape")
+    task = {key: body[key] for key in ("network", "inputs", "targets", "loss")}
+    task["parameters"] = answer["parameters"]
+    matrix = np.array(ask(client, task | {"kind": "hessian"}, "/v1/derivatives")["result"])
+    np.testing.assert_allclose(answer["spectrum"]["eigenvalues"], np.linalg.eigvalsh(matrix)[::-1], atol=1e-13)
+    first, second = answer["axes"]
+    for row, across in enumerate(second["values"]):
+        for column, along in enumerate(first["values"]):
+            moved = copy.deepcopy(answer["parameters"])
+            for layer, key, array in arrays(answer["parameters"]):
+                vectors = (np.array(axis["vector"][layer][key]) for axis in (first, second))
+                moved[layer][key] = (array + sum(x * v for x, v in zip((along, across), vectors, strict=True))).tolist()
+            loss = ask(client, task | {"parameters": moved})["loss"]
+            assert answer["losses"][row][column] == pytest.approx(loss, rel=1e-12)

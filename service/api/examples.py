@@ -381,6 +381,11 @@ MISTAKES: dict[str, Example] = {
         "The direction has three numbers, and the inputs have two.",
         **DERIVATIVES["jvp"] | {"vectors": [[[1, 0, 0]]]},
     ),
+    "/v1/landscape": Example(
+        "The layer has two units, counted from 0.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"along": [{"parameter": "hidden.bias[2]"}]},
+    ),
     "/v1/train": Example(
         "The optimizer has an option that belongs to another one.",
         **TRAIN["xor"] | {"optimizer": {"type": "sgd", "beta_1": 0.9}},

@@ -26,6 +26,7 @@ from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import Program
 from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.memory import Account, Reservation
 from service.observability import Timer
@@ -73,6 +74,8 @@ class Context:
     """`json`, unless the operation may stream and a stream was asked for."""
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+    language: str = LANGUAGES[0]
+    """The language of sentences (see `service/engine/texts`)."""
 
     compiled: Compiler = field(init=False)
     """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
@@ -135,11 +138,17 @@ class Operation:
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
 
+    @property
+    def is_translated(self) -> bool:
+        """Whether the answer holds sentences, in a language that the caller may choose."""
+        return self.takes is not None and "language" in self.takes.load_fields
+
 
 OPERATIONS: list[Operation] = []
 
 TAGS = {
     "Networks": "Outputs, losses and gradients of a network that you define",
+    "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
     "Catalogue": "Everything a request may name",
@@ -189,8 +198,10 @@ def post(
     """Decorator: the function below answers POST requests at `path`.
 
     With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
-    are the schemas of its lines.
+    are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
+    answer, and its headers say so.
     """
+    translated = "language" in takes.load_fields
 
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
@@ -225,12 +236,15 @@ def post(
                 if form != "json":
                     ticket.open_stream()
                     environ["nabla.streamed"] = True
-                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64)
+                language = _language(loaded, environ) if translated else LANGUAGES[0]
+                headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
+                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language)
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
+                    result.headers.update(headers)
                     ticket.give_slot_back()  # from here on it computes in turns
                     result.call_on_close(held.keep())
                     return result
@@ -247,10 +261,10 @@ def post(
                     sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                response = Response(pieces[0], content_type=media_type)
+                response = Response(pieces[0], content_type=media_type, headers=headers or None)
             else:
-                length = str(sum(map(len, pieces)))
-                response = Response(pieces, content_type=media_type, headers={"Content-Length": length})
+                headers["Content-Length"] = str(sum(map(len, pieces)))
+                response = Response(pieces, content_type=media_type, headers=headers)
             if sent is not None:
                 response.call_on_close(sent)
             return response
@@ -263,6 +277,12 @@ def post(
         return handle
 
     return register
+
+
+def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
+    """The language that the request names, or the one of ours that its Accept-Language header likes best."""
+    asked: str | None = loaded.get("language")
+    return asked or wire.preferred_language(environ, LANGUAGES)
 
 
 class _Held:

@@ -1,0 +1,435 @@
+"""What `/v1/landscape` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired
+
+from marshmallow import ValidationError, fields, validates_schema
+
+from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
+from schemas.components import Components, JSONSchema, list_of
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tree
+from schemas.fields import (
+    FlagField,
+    IntegerField,
+    Message,
+    NumbersField,
+    ObjectField,
+    SeedField,
+    StrictField,
+    StrictSchema,
+    WordField,
+    WordsField,
+    plain,
+    read_each,
+)
+from schemas.functions import MOST_LEVELS, RangeField
+from schemas.tensor import ParametersAnswerField, ParametersField, TensorAnswerField, tree_schema
+from service.engine.errors import MOST_ERRORS
+from service.engine.insight.directions import DIRECTIONS, NORMALIZATIONS, AskedAxis
+from service.engine.insight.landscape import MOST_INDEX, MOST_SIDE
+from service.engine.insight.selection import LONGEST_SELECTOR
+from service.engine.insight.spectrum import AskedSpectrum
+
+LARGEST_PLACE = 1e100
+"""The largest number along an axis."""
+MOST_TRAJECTORY = 2_000
+"""Points of a trajectory."""
+MOST_STEPS = 1_000
+"""Products with the Hessian that one search may take."""
+OF_AXES = ("direction", "range", "resolution", "values", "normalize", "index", "axes")
+OF_SPECTRA = ("largest", "smallest", "density", "probes")
+OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "random": frozenset(("normalize", "seed")),
+        "gradient": frozenset(),
+        "hessian": frozenset(("index",)),
+        "trajectory": frozenset(("index",)),
+    }
+)
+"""Options that a direction has beside places along it."""
+
+
+class SelectorField(StrictField):
+    """The name of one number among the parameters."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= LONGEST_SELECTOR:
+            raise self.refuse("the name of one parameter, such as 'output.kernel[0][0]'", value)
+        return value
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"type": "string", "minLength": 1, "maxLength": LONGEST_SELECTOR}
+
+
+class PlacesField(NumbersField):
+    """Places along an axis."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, ...]:
+        places: tuple[float, ...] = super()._deserialize(value, attr, data, **kwargs)
+        if len(places) > MOST_SIDE:
+            raise self.refuse(f"at most {MOST_SIDE:,} numbers", value)
+        wrong = [place for place, number in enumerate(places) if not abs(number) <= LARGEST_PLACE]
+        if wrong:
+            text = f"takes a number from -{LARGEST_PLACE:g} to {LARGEST_PLACE:g}"
+            raise ValidationError({place: [Message(text)] for place in wrong[:MOST_ERRORS]})
+        return places
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        number = {"type": "number", "minimum": -LARGEST_PLACE, "maximum": LARGEST_PLACE}
+        return list_of(number, minItems=1, maxItems=MOST_SIDE)
+
+
+class AlongSchema(PartSchema):
+    """One axis: one parameter, or a direction through all trained parameters."""
+
+    made = AskedAxis
+
+    parameter = SelectorField(
+        metadata=about("one number of the parameters, as `output.kernel[0][0]`; places are its values")
+    )
+    direction = WordField(
+        tuple(DIRECTIONS),
+        metadata=about(
+            "; ".join(f"{name}: {text}" for name, text in DIRECTIONS.items())
+            + ". Places are multiples of it, 0 at the parameters that are sent"
+        ),
+    )
+    normalize = WordField(
+        tuple(NORMALIZATIONS),
+        metadata=about("of random: " + "; ".join(f"{name}: {text}" for name, text in NORMALIZATIONS.items())),
+    )
+    seed = SeedField(metadata=about("of random; left out, it is that of the request"))
+    index = IntegerField(
+        minimum=-MOST_INDEX,
+        maximum=MOST_INDEX - 1,
+        metadata=about(
+            "of hessian: 0 is the largest eigenvalue, 1 the next, -1 the smallest; of trajectory: 0 is the direction "
+            "with the largest variance, 1 the next (0)"
+        ),
+    )
+    range = RangeField(
+        metadata=about(
+            "[low, high]; left out, the present value and about twice its size on either side, or [-1, 1]; "
+            "with a trajectory all of it"
+        )
+    )
+    resolution = IntegerField(
+        minimum=2, maximum=MOST_SIDE, metadata=about("places over the range (101 along one axis, 51 along each of two)")
+    )
+    values = PlacesField(metadata=about("the places themselves, in any order, in place of range and resolution"))
+
+    @validates_schema(pass_original=True, skip_on_field_errors=True)
+    def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
+        errors = _misfits_of_axis(loaded)
+        if errors:
+            raise ValidationError(errors)
+
+
+def _misfits_of_axis(loaded: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is missing or too much in an axis, by key."""
+    if ("parameter" in loaded) == ("direction" in loaded):
+        text = "takes one of 'parameter' and 'direction'" + (", not both" if "parameter" in loaded else "")
+        return {"_schema": [Message(text, ("parameter", "direction"))]}
+    errors: dict[str, list[str]] = {}
+    direction = loaded.get("direction")
+    known: frozenset[str] = OPTIONS_OF.get(direction, frozenset()) if direction else frozenset()
+    for key in ("normalize", "seed", "index"):
+        if key in loaded and key not in known:
+            takers = [name for name, options in OPTIONS_OF.items() if key in options]
+            what = f"direction: {direction}" if direction else "a parameter"
+            errors[key] = [Message(f"has no use for {what}; it belongs to direction: {' or '.join(takers)}")]
+    if direction == "trajectory" and loaded.get("index", 0) < 0:
+        errors["index"] = [Message("takes 0 or more for direction: trajectory: 0 is the largest variance")]
+    for key in ("range", "resolution"):
+        if key in loaded and "values" in loaded:
+            errors[key] = [Message("has no use beside values, which are the places themselves")]
+    return errors
+
+
+class AlongField(StrictField):
+    """One or two axes."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = ObjectField(AlongSchema())
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[AskedAxis, ...]:
+        axes = plain(value)
+        if not isinstance(axes, list) or not 0 < len(axes) <= 2:
+            instead = "; put it into a list" if isinstance(axes, Mapping) else ""
+            raise self.refuse("a list of one or two axes", axes, instead=instead)
+        return tuple(read_each(enumerate(axes), self.axis.deserialize).values())
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return list_of(self.axis.json_schema(components), minItems=1, maxItems=2)
+
+
+class SpectrumSchema(PartSchema):
+    """What is to be found of the Hessian's eigenvalues."""
+
+    made = AskedSpectrum
+
+    largest = IntegerField(minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the largest (5)"))
+    smallest = IntegerField(
+        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the smallest (5)")
+    )
+    density = FlagField(
+        load_default=False, metadata=about("whether to tell how all eigenvalues are spread, and their sum")
+    )
+    steps = IntegerField(
+        minimum=10,
+        maximum=MOST_STEPS,
+        load_default=200,
+        metadata=about("of a large network: products with the Hessian that a search may take (200)"),
+    )
+    probes = IntegerField(
+        minimum=2, maximum=64, load_default=8, metadata=about("of a large network: random vectors of the density (8)")
+    )
+    probe_steps = IntegerField(
+        minimum=2, maximum=200, load_default=50, metadata=about("of a large network: products for each probe (50)")
+    )
+    points = IntegerField(minimum=2, maximum=MOST_SIDE, load_default=101, metadata=about("of the density (101)"))
+
+
+class SentTree(NamedTuple):
+    """A point of a trajectory."""
+
+    tree: Tree
+    in_step: bool
+    """It stood in a step of a training."""
+
+
+class TrajectoryField(StrictField):
+    """A list of parameters: their trees, or steps of a training that hold them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tree = ParametersField()
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[SentTree]:
+        if not isinstance(value, list) or not 2 <= len(value) <= MOST_TRAJECTORY:
+            raise self.refuse(f"a list of 2 to {MOST_TRAJECTORY:,} trees of parameters", plain(value))
+        return list(read_each(enumerate(value), self._read).values())
+
+    def _read(self, entry: Any) -> SentTree:
+        if not isinstance(entry, Mapping) or isinstance(entry.get("step", {}), Mapping):
+            return SentTree(self._tree(entry), False)
+        if "parameters" not in entry:
+            text = "is a step without parameters; ask for them with trace: {include: [parameters]}"
+            raise ValidationError({"parameters": [Message(text)]})
+        try:
+            return SentTree(self._tree(entry["parameters"]), True)
+        except ValidationError as error:
+            raise ValidationError({"parameters": error.messages}) from None
+
+    def _tree(self, value: Any) -> Tree:
+        tree: Tree = self.tree.deserialize(value)
+        return tree
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        tree = tree_schema(components)
+
+        def step() -> JSONSchema:
+            properties = {"step": {"type": "integer"}, "parameters": tree}
+            text = "a step of /v1/train; what else is in it is not looked at"
+            return {"type": "object", "description": text, "properties": properties, "required": list(properties)}
+
+        points = {"anyOf": [tree, components.refer("TrajectoryStep", step)]}
+        return list_of(points, minItems=2, maxItems=MOST_TRAJECTORY)
+
+
+class LoadedLandscape(LoadedNetwork):
+    """A request for a landscape, loaded."""
+
+    along: NotRequired[tuple[AskedAxis, ...]]
+    trajectory: NotRequired[list[SentTree]]
+    spectrum: NotRequired[AskedSpectrum]
+    levels: int
+    include: frozenset[str]
+    exclude: frozenset[str]
+    language: NotRequired[str]
+
+
+class LandscapeRequest(LossRequest[LoadedLandscape]):
+    """A network, its parameters, inputs, targets and a loss, and where to look at it."""
+
+    elsewhere = MappingProxyType(
+        dict(WITH_A_LOSS) | dict.fromkeys(OF_AXES, "along") | dict.fromkeys(OF_SPECTRA, "spectrum")
+    )
+    fresh = frozenset((*LossRequest.fresh, "trajectory"))
+
+    along = AlongField(metadata=about("one axis for a curve, two for a surface; may be left out beside spectrum"))
+    trajectory = TrajectoryField(
+        metadata=about(
+            "parameters on their way, in the order of time: trees, or the steps of a training that tell parameters. It "
+            "is shown on the axes, and without parameters its last point is the centre"
+        )
+    )
+    spectrum = ObjectField(SpectrumSchema(), metadata=about("ask for eigenvalues of the Hessian at the parameters"))
+    levels = IntegerField(
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+    )
+    reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
+    include = WordsField(
+        ("directions",), load_default=frozenset(), metadata=about("what more to answer: directions as trees")
+    )
+    exclude = WordsField(
+        ("parameters", "slopes"),
+        load_default=frozenset(),
+        metadata=about("what to leave out: parameters initialised here, slopes at the points"),
+    )
+    language = language_field()
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Without parameters, those at the end of the trajectory."""
+        errors = misfits(loaded)
+        if errors:
+            raise ValidationError(errors)
+        if "trajectory" in loaded and "parameters" not in loaded:
+            loaded = loaded | {"parameters": loaded["trajectory"][-1].tree}
+        return super().finish(loaded)
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
+        """Tell what does not fit together beside what is wrong by itself."""
+        if not ({"along", "spectrum"} & set(original) - set(loaded)):
+            errors = misfits(loaded, original)
+            if errors:
+                raise ValidationError(errors)
+
+
+def misfits(loaded: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """What is missing among the keys, by key; `given` are keys that are there but wrong."""
+    present = {*loaded, *given}
+    if "along" not in present and "spectrum" not in present:
+        return {"along": [Message("is required; or ask for spectrum alone")]}
+    if "trajectory" in present:
+        if "along" not in present:
+            return {"trajectory": [Message("has no use without along")]}
+        return {}
+    asking = [n for n, axis in enumerate(loaded.get("along", ())) if axis.direction == "trajectory"]
+    if asking:
+        return {"trajectory": [Message("is required for direction: trajectory, in along")]}
+    return {}
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def _number(text: str, *, required: bool = True, allow_none: bool = True) -> fields.Float:
+    return fields.Float(required=required, allow_none=allow_none, metadata=about(text))
+
+
+class LandscapeAxisSchema(StrictSchema):
+    """One axis, and slope and curvature at the centre along it."""
+
+    parameter = fields.String(metadata=about("of an axis that is one parameter"))
+    direction = fields.String(metadata=about("of an axis that is a direction"))
+    centre = _number("the place of the parameters: the present value, or 0 of a direction", allow_none=False)
+    values = TensorAnswerField(required=True, metadata=about("the places"))
+    norm = _number(
+        "length of the direction: how far apart two parameter vectors are that lie 1 apart", allow_none=False
+    )
+    slope = _number("derivative of the loss along the axis, at the centre")
+    curvature = _number("second derivative along the axis, at the centre")
+    largest_stable_step = _number(
+        "learning rate up to which plain gradient descent along this line alone is stable, 2 divided by the curvature "
+        "per unit of length; null: the line does not bend upward"
+    )
+    eigenvalue = _number("of an eigenvector", required=False, allow_none=False)
+    residual = _number("of an eigenvector: length of H v - λ v", required=False, allow_none=False)
+    explained = _number("of a principal direction: its share of the variance", required=False, allow_none=False)
+    slopes = TensorAnswerField(metadata=about("derivative of the loss along the axis, at each point of losses"))
+    vector = ParametersAnswerField(metadata=about("the direction, as the tree of the parameters, if asked for"))
+    texts = fields.List(fields.String(), required=True, metadata=about("what it is and means, in sentences"))
+
+
+class LandscapeExtremeSchema(StrictSchema):
+    """The least or largest loss on the grid."""
+
+    place = TensorAnswerField(required=True, metadata=about("a number for each axis"))
+    loss = fields.Float(required=True)
+
+
+class LandscapePathSchema(StrictSchema):
+    """A trajectory on the axes."""
+
+    coordinates = TensorAnswerField(
+        required=True, metadata=about("of each point: the nearest place on the axes, a number for each axis")
+    )
+    losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points beside the axes"))
+    distances = TensorAnswerField(required=True, metadata=about("of each point from the line or plane, Euclidean"))
+
+
+class EigenvalueSchema(StrictSchema):
+    """One eigenvalue."""
+
+    value = fields.Float(required=True)
+    residual = _number("length of H v - λ v of its vector v: an eigenvalue lies within it", allow_none=False)
+
+
+class EigenvalueSignsSchema(StrictSchema):
+    """How many eigenvalues have which sign."""
+
+    positive = fields.Integer(required=True)
+    zero = fields.Integer(required=True, metadata=about("up to rounding"))
+    negative = fields.Integer(required=True)
+
+
+class SpectralDensitySchema(StrictSchema):
+    """How the eigenvalues are spread."""
+
+    values = TensorAnswerField(required=True)
+    density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit, at each value"))
+    width = _number("standard deviation of the Gaussian that stands for each eigenvalue", allow_none=False)
+    probes = fields.Integer(
+        required=True, metadata=about("random vectors that it is estimated from; 0: all eigenvalues are known")
+    )
+
+
+class SpectrumAnswerSchema(StrictSchema):
+    """Eigenvalues of the Hessian with respect to the trained parameters."""
+
+    method = fields.String(required=True, metadata=about("dense: the whole Hessian was factorised; or lanczos"))
+    size = fields.Integer(required=True, metadata=about("how many eigenvalues there are"))
+    largest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the largest first"))
+    smallest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the smallest last"))
+    largest_stable_step = _number("2 divided by the largest eigenvalue; null where that is not positive, or not asked")
+    products = fields.Integer(required=True, metadata=about("products of the Hessian with vectors that it took"))
+    converged = fields.Boolean(required=True, metadata=about("false: some residuals are larger than they should be"))
+    eigenvalues = TensorAnswerField(metadata=about("all of them, the largest first, where the method is dense"))
+    signs = fields.Nested(EigenvalueSignsSchema, metadata=about("where the method is dense"))
+    trace = _number("sum of all eigenvalues; estimated where the method is lanczos", required=False)
+    trace_error = _number("standard error of an estimated trace, 0 of an exact one", required=False)
+    density = fields.Nested(SpectralDensitySchema)
+    texts = fields.List(fields.String(), required=True, metadata=about("what it means, in sentences"))
+
+
+class LandscapeResponse(StrictSchema):
+    """The loss along the axes, and the curvature at the parameters."""
+
+    dtype = fields.String(required=True)
+    loss = _number("at the centre")
+    gradient_norm = _number("at the centre")
+    axes = fields.List(fields.Nested(LandscapeAxisSchema), required=True)
+    losses = TensorAnswerField(
+        metadata=about("a number for each place; of two axes a row for each place of the second")
+    )
+    tangent = TensorAnswerField(metadata=about("of one axis: the line that touches the curve at the centre"))
+    parabola = TensorAnswerField(metadata=about("of one axis: with the slope and curvature of the curve at the centre"))
+    hessian = TensorAnswerField(metadata=about("second derivatives along the axes, at the centre"))
+    cosine = _number("of the angle between two axes", required=False, allow_none=False)
+    minimum = fields.Nested(
+        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite")
+    )
+    maximum = fields.Nested(LandscapeExtremeSchema, allow_none=True)
+    levels = fields.List(fields.Float(), metadata=about("losses to draw contours at"))
+    spacing = fields.String(metadata=about("of the levels: linear or logarithmic"))
+    trajectory = fields.Nested(LandscapePathSchema)
+    spectrum = fields.Nested(SpectrumAnswerSchema, allow_none=True, metadata=about("null: the Hessian is not finite"))
+    finite = finite_field()
+    warnings = warnings_field()
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))

@@ -1,0 +1,162 @@
+"""Directions through the space of the parameters, along which a loss is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import Fault, InvalidRequest, Path
+from service.engine.graph.ir import Array
+from service.engine.graph.quiet import quietly
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.parameters import Part
+from service.engine.network.quantities import norm_of_flat
+
+DIRECTIONS: Mapping[str, str] = {
+    "random": "standard normal numbers, by default as long in each filter as its weights are",
+    "gradient": "the gradient at the parameters, of length 1: downhill is to the left",
+    "hessian": "an eigenvector of the Hessian at the parameters, of length 1",
+    "trajectory": "a principal direction of the trajectory that is sent, of length 1",
+}
+NORMALIZATIONS: Mapping[str, str] = {
+    "filter": "each filter as long as its weights, biases and the like do not move (Li et al. 2018)",
+    "layer": "each parameter as long as its numbers are",
+    "none": "the whole direction has length 1",
+}
+STREAM = 2
+"""Random numbers of a seed for directions, apart from those of parameters (0) and of noise (1)."""
+PARALLEL = 1e-9
+"""Directions whose cosine differs from 1 or -1 by less span no plane."""
+FLAT = 1e-12
+"""A singular value below so much of the first one is rounding."""
+UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
+    ("depthwise_conv2d", "kernel"): (-2, -1),
+    ("conv2d_transpose", "kernel"): (-2,),
+    ("maxout", "kernel"): (-2, -1),
+    ("embedding", "embeddings"): (0,),
+    ("multi_head_attention", "query_kernel"): (-2, -1),
+    ("multi_head_attention", "key_kernel"): (-2, -1),
+    ("multi_head_attention", "value_kernel"): (-2, -1),
+}
+"""Axes of a kernel that tell its filters apart, where that is not the last one alone: all weights into one unit, or of
+one word, are a filter."""
+
+
+@dataclass(frozen=True)
+class AskedAxis:
+    """One axis of a landscape, as it is asked for. Exactly one of `parameter` and `direction` is given."""
+
+    parameter: str | None = None
+    direction: str | None = None
+    normalize: str = "filter"
+    """Of a random direction."""
+    seed: int | None = None
+    """Of a random direction; None: that of the request."""
+    index: int = 0
+    """Of an eigenvector, from the largest eigenvalue on, or from the smallest one back: -1 is that of the smallest.
+    Of a principal direction, from the one with the largest variance on."""
+    values: tuple[float, ...] | None = None
+    """Places along the axis; None: `resolution` places over `range`."""
+    range: tuple[float, float] | None = None
+    resolution: int | None = None
+
+
+class Direction(NamedTuple):
+    """Where an axis leads."""
+
+    vector: Array
+    """Over the flat vector of all parameters, in float64."""
+    place: int | None = None
+    """The number that the axis is, of an axis that is one parameter."""
+    eigenvalue: float | None = None
+    residual: float | None = None
+    explained: float | None = None
+    """The share of the variance of a trajectory."""
+
+
+def random_direction(
+    definition: NetworkDefinition, trained: Sequence[Part], base: Array, normalize: str, stream: Sequence[int]
+) -> Array:
+    """Standard normal numbers for all trained parameters, normalised. `stream` seeds them.
+
+    Filter normalisation is that of Li, Xu, Taylor, Studer, Goldstein, "Visualizing the Loss Landscape of Neural Nets",
+    2018, arXiv:1712.09913: d ← d / ‖d‖ · ‖w‖ for each filter.
+    """
+    generator = np.random.Generator(np.random.PCG64(list(stream)))
+    layers = {layer.name: layer for layer in definition.layers}
+    direction = np.zeros(base.size)
+    for part in trained:
+        way = generator.standard_normal(part.shape)
+        weights = base[part.start : part.stop].reshape(part.shape)
+        if normalize == "filter":
+            way = _by_filter(way, weights, layers[part.layer], part.name)
+        elif normalize == "layer":
+            way *= norm_of_flat(weights.reshape(-1)) / norm_of_flat(way.reshape(-1))
+        direction[part.start : part.stop] = way.reshape(-1)
+    return direction / norm_of_flat(direction) if normalize == "none" else direction
+
+
+def _by_filter(way: Array, weights: Array, layer: LayerDefinition, name: str) -> Array:
+    if not name.endswith(("kernel", "embeddings")):
+        return np.zeros(way.shape)
+    selection = layer.layer
+    while "layer" in selection.options:  # the parameters of a wrapper are those of the layer inside
+        selection = selection.options["layer"]
+    units = UNIT_AXES.get((selection.name, name), (-1,))
+    others = tuple(axis for axis in range(way.ndim) if axis not in units and axis - way.ndim not in units)
+    lengths = np.sqrt((weights * weights).sum(others, keepdims=True))
+    own = np.sqrt((way * way).sum(others, keepdims=True))
+    result: Array = way * (lengths / own)
+    return result
+
+
+class Principal(NamedTuple):
+    """The principal directions of a trajectory."""
+
+    vectors: Array
+    """(directions, trained parameters), of length 1, the one with the largest variance first."""
+    explained: Array
+    """The share of the variance of each."""
+
+
+def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Principal:
+    """The directions along which points `(steps, trained parameters)` vary most, about their mean.
+
+    `paths` are the places in the request of the axes that ask for them. Raises `InvalidRequest` where there are fewer.
+    """
+    return quietly(_principal, points, count, paths)
+
+
+def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
+    centred = points - points.mean(0)
+    largest = float(np.abs(centred).max())
+    if not np.isfinite(largest):
+        detail = "holds numbers that are too large for the differences between its points"
+        raise InvalidRequest([Fault(("trajectory",), detail)])
+    spread = points.max(0) - points.min(0)
+    if largest <= FLAT * float(np.abs(points).max(initial=0.0)) or not spread.any():
+        detail = "is a principal direction of a trajectory that does not move: all its points are the same"
+        raise InvalidRequest([Fault(path, detail, ("random", "gradient", "hessian")) for path in paths])
+    _, sizes, rows = np.linalg.svd(centred / largest, full_matrices=False)
+    rank = int((sizes > FLAT * sizes[0]).sum())
+    if rank < count:
+        lies = "on a line" if rank == 1 else f"in a space of {rank} dimensions"
+        takes = "0 alone" if rank == 1 else f"0 to {rank - 1}"
+        detail = f"takes {takes}, because the trajectory lies {lies}; got {count - 1}"
+        raise InvalidRequest([Fault((*paths[-1], "index"), detail, tuple(range(rank)))])
+    vectors = rows[:count]
+    vectors *= np.sign(vectors[np.arange(count), np.abs(vectors).argmax(1)])[:, None]
+    return Principal(vectors, sizes[:count] ** 2 / float((sizes**2).sum()))
+
+
+def check_plane(one: Array, other: Array, path: Path) -> float:
+    """The cosine of the angle between two directions. Raises `InvalidRequest` where they span no plane."""
+    cosine = float((one / norm_of_flat(one)) @ (other / norm_of_flat(other)))
+    if 1.0 - abs(cosine) <= PARALLEL:
+        way = "the same way as" if cosine > 0.0 else "the opposite way of"
+        detail = f"leads {way} the first axis; a plane takes two directions, a curve one entry alone"
+        raise InvalidRequest([Fault(path, detail)])
+    return cosine

@@ -1,0 +1,115 @@
+"""Sentences of answers, in every language: made as data, told at the end.
+
+The engine makes a `Sentence`: the key of a text and what goes into its places. A view tells it in the language of the
+request with `telling(language)`. The texts are in one file per language beside this module, `en.toml` and `zh.toml`,
+which a translator can edit; the head of `en.toml` explains how. `say` is always called with its key as a literal, so
+that the tests can compare the code with the files.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+LANGUAGES = ("en", "zh")
+"""The first one is used where a caller asks for none of them."""
+FOLDER = Path(__file__).parent
+DIGITS = 6
+"""Significant digits of numbers in sentences. Answers hold the whole numbers beside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A text by its key, such as `explain.forward.sum`, with what goes into its places.
+
+    An argument is a word of code, which is the same in every language, a number, another sentence, or a list of
+    sentences and words. The argument `count` chooses the plural.
+    """
+
+    key: str
+    arguments: Mapping[str, Any]
+
+
+Tell = Callable[[Sentence], str]
+
+
+def say(key: str, /, **arguments: Any) -> Sentence:
+    """The sentence with this key; the arguments are what the text names in braces."""
+    return Sentence(key, arguments)
+
+
+PLURALS: Mapping[str, Callable[[int], str]] = {
+    "en": lambda count: "one" if count == 1 else "other",
+    "zh": lambda count: "other",
+}
+"""The category of a whole number in each language, by the rules of the Unicode CLDR."""
+
+
+@cache
+def texts_of(language: str) -> dict[str, dict[str, str]]:
+    """The texts of a language by key; each by category of plurals, of which `other` is always there."""
+    content = tomllib.loads((FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {}
+
+    def add(prefix: str, table: Mapping[str, Any]) -> None:
+        for name, value in table.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, str):
+                found[key] = {"other": value}
+            elif "other" in value:
+                found[key] = dict(value)
+            else:
+                add(f"{key}.", value)
+
+    add("", content)
+    return found
+
+
+def places(text: str) -> list[str]:
+    """The names in braces of a text, each once."""
+    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name is not None))
+
+
+@cache
+def telling(language: str) -> Tell:
+    """What tells sentences in a language. Raises `KeyError` for a key or a place that is not filled."""
+    texts = texts_of(language)
+    plural = PLURALS[language]
+    separator = texts["list.separator"]["other"]
+
+    def told(argument: Any) -> str:
+        if isinstance(argument, str):
+            return argument
+        if isinstance(argument, Sentence):
+            return tell(argument)
+        if isinstance(argument, int):
+            return f"{argument:,}"
+        if isinstance(argument, float):
+            return short(argument)
+        return separator.join(map(told, argument))
+
+    def tell(sentence: Sentence) -> str:
+        arguments = sentence.arguments
+        forms = texts[sentence.key]
+        text = forms["other"]
+        if len(forms) > 1:
+            text = forms.get(plural(arguments["count"]), text)
+        if not arguments:
+            return text
+        return text.format_map({name: told(argument) for name, argument in arguments.items()})
+
+    return tell
+
+
+def short(number: float) -> str:
+    """A number as sentences have it: six significant digits, `-1.25e-7` where it is small."""
+    text = f"{number:.{DIGITS}g}"
+    if "e" not in text:
+        return text
+    digits, exponent = text.split("e")
+    return f"{digits}e{int(exponent)}"

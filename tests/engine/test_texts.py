@@ -1,0 +1,107 @@
+"""The texts of every language: complete, used, with the same places, and in their own language throughout."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from service.engine.texts import LANGUAGES, PLURALS, places, say, short, telling, texts_of
+
+SERVICE = Path(__file__).parents[2] / "service"
+TEXTS = {language: texts_of(language) for language in LANGUAGES}
+ENGLISH = TEXTS["en"]
+OF_THIS_MODULE = {"list.separator"}
+"""What `telling` itself takes out of the files."""
+KEYS = sorted(set(ENGLISH) - OF_THIS_MODULE)
+CODE = re.compile(r"`[^`]*`|\{\w+\}")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def said() -> dict[str, set[str]]:
+    """Every key that the code says, with the arguments that it gives."""
+    found: dict[str, set[str]] = {}
+    for path in SERVICE.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "say":
+                where = f"{path.name}:{call.lineno}"
+                assert len(call.args) == 1, f"{where} needs the key alone before the names"
+                key = call.args[0]
+                assert isinstance(key, ast.Constant), f"the key in {where} is no literal, so nobody can look for it"
+                names = {each.arg for each in call.keywords}
+                assert None not in names, f"{where} hides its arguments"
+                given = found.setdefault(key.value, names)
+                assert given == names, f"{where} says {key.value!r} with other arguments than elsewhere"
+    return found
+
+
+SAID = said()
+
+
+def test_every_text_that_is_said_is_there_and_no_other():
+    assert set(ENGLISH) - OF_THIS_MODULE == set(SAID)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_every_text(language):
+    assert TEXTS[language].keys() == ENGLISH.keys()
+    assert list(TEXTS[language]) == list(ENGLISH), "in one order, a translator finds the texts side by side"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_text_has_the_places_that_the_code_fills(language, key):
+    forms = TEXTS[language][key]
+    assert "other" in forms
+    for form in forms.values():
+        assert form and form == form.strip()
+        assert set(places(form)) == SAID[key]
+    if len(forms) > 1:
+        assert "count" in SAID[key]
+        assert set(forms) == {PLURALS[language](count) for count in range(200)}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("key", KEYS)
+def test_code_is_quoted_and_quotes_are_closed(language, key):
+    for form in TEXTS[language][key].values():
+        assert form.count("`") % 2 == 0
+        ends = form.endswith(("." if language == "en" else "。", "}"))
+        assert ends == ENGLISH[key]["other"].endswith((".", "}")), "one is a sentence, and the other is not"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_chinese_texts_are_chinese_and_english_ones_english(key):
+    for form in TEXTS["zh"][key].values():
+        assert not re.findall(r"[A-Za-z]{2,}", CODE.sub("", form)), "code stands between backticks"
+    for form in ENGLISH[key].values():
+        assert not CHINESE.search(form)
+    words = re.search(r"[A-Za-z]{2,}", CODE.sub("", ENGLISH[key]["other"]))
+    assert not words or any(map(CHINESE.search, TEXTS["zh"][key].values())), "it is not translated"
+
+
+def test_numbers_are_short_and_keep_their_size():
+    assert [short(number) for number in (0.0, -0.25, 1 / 3, 123456.789, 1.25e-7, -3e22)] == [
+        *("0", "-0.25", "0.333333", "123457", "1.25e-7", "-3e22"),
+    ]
+
+
+def test_sentences_hold_words_numbers_lists_and_other_sentences(monkeypatch):
+    texts = {
+        "list.separator": {"other": " + "},
+        "outer": {"one": "{count} thing: {inner}", "other": "{count} things: {inner}"},
+        "inner": {"other": "`{name}` is {value}"},
+    }
+    monkeypatch.setattr("service.engine.texts.texts_of", lambda language: texts)
+    tell = telling.__wrapped__("en")
+    inner = [_said("inner", name="a.kernel", value=0.5), "b"]
+    assert tell(_said("outer", count=1, inner=inner)) == "1 thing: `a.kernel` is 0.5 + b"
+    assert tell(_said("outer", count=12345, inner="x")) == "12,345 things: x"
+    with pytest.raises(KeyError):
+        tell(_said("outer", count=2))
+
+
+_said = say
+"""Under another name: these keys are not in the files."""
