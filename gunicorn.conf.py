@@ -68,7 +68,7 @@ def on_starting(server):
 def pre_fork(server, worker):
     """Keep the garbage collector off what was imported, and from running every few requests: 8 % of a tiny one."""
     gc.freeze()
-    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.1 seconds
+    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.1 s
     # with full caches: there is next to none. The middle generation holds what was made lately: 20 milliseconds.
     gc.set_threshold(20_000, 10, 1_000)
 

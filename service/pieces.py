@@ -162,7 +162,8 @@ class _Writer:
             rows = max(1, PART // width)
             for start in range(0, len(array), rows):
                 part = array[start : start + rows]
-                self._add(before + dump(part if contiguous else part.tolist())[1:-1])
+                self._add(before)
+                self._add(dump(part if contiguous else part.tolist())[1:-1])
                 before = b","
         self._add(b"]")
 
