@@ -84,9 +84,8 @@ class Context:
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
-        self.compiled = self.runtime.compiled.watched(
-            self.ticket, lambda nodes: self.ticket.weigh(nodes * NODE_SECONDS)
-        )
+        ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
+        self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
 
     def weigh(self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0) -> None:
         """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
@@ -252,7 +251,8 @@ def post(
                     ticket.look()
                 # What needs no memory to speak of is small.
                 whole = not (base64 or memory.held)
-                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64)
+                look = _nothing if context.in_steps else ticket.look
+                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64, look)
                 context.learn()
                 timer.mark("serialize")
                 if memory.held:
@@ -283,6 +283,10 @@ def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
     """The language that the request names, or the one of ours that its Accept-Language header likes best."""
     asked: str | None = loaded.get("language")
     return asked or wire.preferred_language(environ, LANGUAGES)
+
+
+def _nothing() -> None:
+    """What is called between the pieces of an answer that is written however late it is."""
 
 
 class _Held:
