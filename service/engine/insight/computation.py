@@ -64,7 +64,7 @@ class Computation:
         self.forward = reachable([*ends, *(node for _, node in roots.wrt)])
         """In an order of computation."""
         self.adjoints: dict[Node, Node] = {}
-        """Of each forward node that a derivative reaches: the node that holds it."""
+        """Of each forward node that a derivative reaches: the node that holds it, among the others or a number."""
         self.gradients: dict[tuple[str, ...], Node] = {}
         self.blocked: list[Node] = []
         if roots.total is not None:
@@ -93,8 +93,6 @@ class Computation:
         self.blocked = found.blocked_by
         of_targets = dense([by_node.get(node, NoGradient.DISCONNECTED) for node in targets], targets)
         self.gradients = dict(zip([path for path, _ in self.roots.wrt], of_targets, strict=True))
-        needed = set(reachable([*self.forward, *of_targets]))
-        self.adjoints = {node: adjoint for node, adjoint in self.adjoints.items() if adjoint in needed}
 
     def _served(self) -> dict[Node, Node]:
         """The forward node of each backward node. A declared slope serves the value that declares it."""
@@ -114,7 +112,7 @@ class Computation:
     def evaluate(self, leaves: Mapping[Node, Array], deadline: float | None = None) -> dict[Node, Array]:
         """The value of every node. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`."""
         values: dict[Node, Array] = {}
-        for node, value in steps([*self.forward, *self.gradients.values()], leaves):
+        for node, value in steps([*self.forward, *self.gradients.values(), *self.adjoints.values()], leaves):
             values[node] = value
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded

@@ -117,7 +117,7 @@ def by_operation(computation: Computation) -> View:
                 FORWARD if ahead else BACKWARD,
                 node.scope,
                 names[served] if served is not None else None,
-                names[adjoint] if adjoint is not None else None,
+                names.get(adjoint) if adjoint is not None else None,
                 tuple(labels),
                 node.operation.named(node.attributes),
                 node.dtype,
