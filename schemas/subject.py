@@ -46,7 +46,7 @@ class SubjectRequest(LossRequest[R]):
     needs_loss = True
 
     class Meta(LossRequest.Meta):
-        exclude = ("exclude",)
+        exclude: tuple[str, ...] = ("exclude",)
 
     network = NetworkField(metadata=about("the architecture; or send an expression"))
     inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))

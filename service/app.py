@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
-from service.api import catalogue, derivatives, evaluation, functions, graph, system, training
+from service.api import catalogue, check, derivatives, evaluation, functions, graph, system, training
 from service.api.operation import Runtime
 from service.config import Settings
 from service.cors import Cors
@@ -47,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
     app.register_blueprint(graph.blueprint)
+    app.register_blueprint(check.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)
     app.register_blueprint(catalogue.blueprint)

@@ -29,3 +29,29 @@ GRAPH: dict[str, Example] = {
         include=["dot"],
     ),
 }
+
+CHECK: dict[str, Example] = {
+    "xor": Example(
+        "The nine gradients of the XOR network, each against a complex step, with the V of central differences.",
+        network=XOR_NETWORK,
+        parameters=XOR_PARAMETERS,
+        **XOR_DATA,
+        loss="half_squared_error",
+    ),
+    "kink": Example(
+        "A unit with relu whose pre-activation is 0.001: steps of differences that are longer reach its kink.",
+        network={"layers": [{"type": "dense", "name": "unit", "units": 1, "activation": "relu"}]},
+        parameters={"unit": {"kernel": [[1]], "bias": [-0.999]}},
+        inputs=[[1]],
+        targets=[[1]],
+        loss="half_squared_error",
+        steps=[0.1, 0.01, 0.0001],
+    ),
+    "wrong_sign": Example(
+        "A claimed gradient of which one part has the wrong sign.",
+        expression="x^2 - y^2",
+        point=[3, 1],
+        claimed={"x": 6, "y": 2},
+        steps=[0.1, 0.01],
+    ),
+}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -92,10 +93,16 @@ class Located:
                 room = workspace.inputs.get(node.attributes[0])
                 if room is not None and node not in subject.targets:
                     room[...] = value
-        self.values = self._interpret([subject.output, *self._slopes()], self.leaves)
+
+    @cached_property
+    def values(self) -> dict[Node, Array]:
         """Of every node on the way forward, and of declared slopes."""
-        self.declared = {node: mask for node in subject.sloped if (mask := self._is_declared(node)) is not None}
+        return self._interpret([self.subject.output, *self._slopes()], self.leaves)
+
+    @cached_property
+    def declared(self) -> dict[Node, Array]:
         """Where a declared slope stands for none, as that of a step, or bounds one beside a pole: which elements."""
+        return {node: mask for node in self.subject.sloped if (mask := self._is_declared(node)) is not None}
 
     def check_time(self) -> None:
         """Raises `DeadlineExceeded` past the deadline."""
