@@ -87,9 +87,13 @@ class CheckedEntrySchema(StrictSchema):
     """One number of a gradient."""
 
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
-    gradient = fields.Float(required=True, metadata=about("as it was claimed or computed"))
-    reference = fields.Float(required=True, metadata=about("the slope by the complex step, or the exact gradient"))
-    error = fields.Float(required=True, metadata=about("their difference, relative to the larger of both"))
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("as it was claimed or computed"))
+    reference = fields.Float(
+        required=True, allow_none=True, metadata=about("the slope by the complex step, or the exact gradient")
+    )
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("their difference, relative to the larger of both")
+    )
 
 
 class DifferenceSchema(StrictSchema):
@@ -106,7 +110,9 @@ class DifferenceSchema(StrictSchema):
 class DifferenceCurveSchema(StrictSchema):
     """The error of central differences along a random direction, over the step: a V in logarithmic axes."""
 
-    slope = fields.Float(required=True, metadata=about("the product of the gradient with the direction"))
+    slope = fields.Float(
+        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
+    )
     text = fields.String(required=True)
     best = fields.Nested(
         DifferenceSchema, metadata=about("the smallest error; missing where every step reaches a kink")
@@ -128,7 +134,9 @@ class TaylorRemainderSchema(StrictSchema):
 class TaylorRemaindersSchema(StrictSchema):
     """Taylor remainders along a random direction."""
 
-    slope = fields.Float(required=True, metadata=about("the product of the gradient with the direction"))
+    slope = fields.Float(
+        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
+    )
     order = fields.Float(
         required=True, allow_none=True, metadata=about("2 is right, 1 wrong; null: only rounding is left over")
     )
@@ -150,11 +158,13 @@ class TensorCheckSchema(StrictSchema):
             "exact: with the exact gradient, which passed one of these"
         ),
     )
-    error = fields.Float(required=True, metadata=about("the largest relative error of an entry, or along a direction"))
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("the largest relative error of an entry, or along a direction")
+    )
     wrong = fields.Integer(required=True, metadata=about("how many entries differ"))
     worst = fields.Nested(CheckedEntrySchema)
     ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
-    sides = fields.List(fields.Float(), metadata=about("at a kink, the slopes on both sides of it"))
+    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink, the slopes on both sides of it"))
     curve = fields.Nested(DifferenceCurveSchema)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -11,13 +12,13 @@ from flask import Blueprint
 from schemas.check import CheckRequest, CheckResponse, LoadedCheck
 from service.api.answers import listed
 from service.api.function_answers import cautions_of
-from service.api.insight_examples import CHECK
+from service.api.graph_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.insight.check import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
 from service.engine.insight.checked import Checked, FunctionCheckTask, NetworkCheckTask, Wanted
-from service.engine.insight.differences import STEPS, Curve, Difference
+from service.engine.insight.differences import STEPS, Curve
 from service.engine.network.task import Caution
 from service.engine.texts import Sentence, Tell, say, telling
 
@@ -78,7 +79,7 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], tell: Tell) -
         "verdict": report.verdict,
         "text": tell(of_report(report)),
         "dtype": dtype,
-        "value": report.value,
+        "value": _or_null(report.value),
         "checks": [_tensor(tensor, tell) for tensor in report.tensors],
         "missing": checked.missing,
     }
@@ -86,10 +87,10 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], tell: Tell) -
         answer["curve"] = _curve(report.curve, tell)
     answer["taylor"] = [
         {
-            "slope": taylor.slope,
+            "slope": _or_null(taylor.slope),
             "order": taylor.order,
             "text": tell(of_taylor(taylor)),
-            "remainders": [row._asdict() for row in taylor.rows],
+            "remainders": [_finite(row._asdict()) for row in taylor.rows],
         }
         for taylor in report.taylor
     ]
@@ -109,27 +110,27 @@ def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:
         "wrong": tensor.wrong,
     }
     if tensor.worst is not None:
-        told["worst"] = vars(tensor.worst)
+        told["worst"] = _finite(vars(tensor.worst))
     if tensor.ratio is not None:
         told["ratio"] = tensor.ratio
     if tensor.sides is not None:
-        told["sides"] = list(tensor.sides)
+        told["sides"] = list(map(_or_null, tensor.sides))
     if tensor.curve is not None:
         told["curve"] = _curve(tensor.curve, tell)
     return told
 
 
 def _curve(curve: Curve, tell: Tell) -> dict[str, Any]:
-    told: dict[str, Any] = {"slope": curve.slope, "text": _told(of_curve(curve), tell)}
+    told: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _told(of_curve(curve), tell)}
     if curve.best is not None:
-        told["best"] = _difference(curve.best)
+        told["best"] = _finite(curve.best._asdict())
     found = {"truncation": curve.truncation, "rounding": curve.rounding, "kink": curve.kink}
     told |= {key: value for key, value in found.items() if value is not None}
-    return told | {"steps": [_difference(row) for row in curve.rows]}
+    return told | {"steps": [_finite(row._asdict()) for row in curve.rows]}
 
 
-def _difference(row: Difference) -> dict[str, Any]:
-    return {key: _or_null(value) for key, value in row._asdict().items()}
+def _finite(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _or_null(value) if isinstance(value, float) else value for key, value in told.items()}
 
 
 def _or_null(value: float) -> float | None:

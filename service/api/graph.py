@@ -11,7 +11,7 @@ from flask import Blueprint
 from schemas.graph import GraphRequest, GraphResponse, LoadedGraph
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.function_answers import cautions_of
-from service.api.insight_examples import GRAPH
+from service.api.graph_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.graph.ir import Array, Node

@@ -5,6 +5,8 @@ h has all digits, for nothing is subtracted (Squire, Trapp 1998). It needs no ru
 judge of those rules. A function with branches is continued along the branch that its real part takes. A function that a
 rational approximation computes is continued by its definition, to first order in h.
 
+Exactly between two branches a continuation follows the conventions of the table: |x|' is 0 at 0, ties share evenly.
+
 A branch is an odd whole number for each element, and an even one exactly between two branches: at a kink or a jump.
 """
 
@@ -93,17 +95,17 @@ def tanh_shrink(inputs: Inputs, _: Attributes) -> Any:
 
 def absolute(inputs: Inputs, _: Attributes) -> Any:
     (x,) = inputs
-    return np.where(x.real < 0.0, -x, x)
+    return x * np.sign(x.real)
 
 
 def maximum(inputs: Inputs, _: Attributes) -> Any:
     a, b = inputs
-    return np.where(a.real >= b.real, a, b)
+    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b))
 
 
 def minimum(inputs: Inputs, _: Attributes) -> Any:
     a, b = inputs
-    return np.where(a.real <= b.real, a, b)
+    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b))
 
 
 def gate(inputs: Inputs, _: Attributes) -> Any:

@@ -21,14 +21,17 @@ import numpy as np
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import sum_over
+from service.engine.graph.quiet import quietly
 from service.engine.insight.differences import STEPS, Curve, Taylor, curve_along, taylor_along
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.network.vectors import Piece
+from service.engine.network.vectors import Piece, Space
 
 VERDICTS = ("right", "kink", "unsure", "wrong", "undefined")
 """From good to bad."""
 EACH = 200
 """Up to so many numbers, every one has an evaluation of its own."""
+MOST_EVALUATED = 100_000
+"""Operations that these evaluations make together, at most."""
 PROBES = 3
 """Random directions through all entries of a larger tensor."""
 DIRECTIONS = 3
@@ -50,6 +53,10 @@ MOST_HALVINGS = 200
 ASIDE = 1e-6
 """How far beside a kink its slopes are looked at."""
 ASIDE_TOLERANCE = 1e-4
+JUMP = 0.1
+"""Slopes of two sides that differ by this share of it still when they are a hundred times nearer differ by a jump."""
+MOST_SIDES = 50
+"""Entries whose slopes on both sides of a kink are looked at one by one."""
 
 
 @dataclass
@@ -98,6 +105,8 @@ class Report:
     value: float
     gradient: Array
     """What was checked, flat."""
+    space: Space
+    """Where its parts are."""
     tensors: list[TensorCheck] = field(default_factory=list)
     curve: Curve | None = None
     """Along a random direction through everything."""
@@ -106,6 +115,10 @@ class Report:
     """Nodes with a slope that is declared in place of 0: it was taken as it is."""
     second: Report | None = None
     """Of the second derivatives, where they were asked for."""
+
+    def parts(self) -> dict[Path, Array]:
+        """The gradient that was checked, in parts."""
+        return {piece.path: self.gradient[piece.start : piece.stop].reshape(piece.shape) for piece in self.space.pieces}
 
     @property
     def is_right(self) -> bool:
@@ -168,7 +181,7 @@ def check_at(
     `claimed` is flat, NaN where nothing is claimed; None: that of `computed` is checked, which is the same subject in
     `dtype`, or the same as `here`. Differences are made of the values of `computed`. Raises `DeadlineExceeded`.
     """
-    return _Check(here, claimed, dtype, seed, tolerance, computed or here).report(steps, curves_of_tensors)
+    return quietly(_Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors)
 
 
 class _Check:
@@ -191,14 +204,22 @@ class _Check:
         self.tested = claimed
         if claimed is None:
             self.tested = self.exact if computed is here else computed.gradient()
+        self.claimed_nothing = claimed is None
         self.is_own = claimed is None and computed is here
+        evaluations = self.space.size * len(here.subject.moving)
+        self.judges_each = self.space.size <= EACH and evaluations <= MOST_EVALUATED
+        """Whether every entry has an evaluation of its own."""
         self.labels: list[str] | None = None
 
     def report(self, steps: Sequence[float], curves_of_tensors: bool) -> Report:
         assert self.tested is not None
-        report = Report("right", self.value, self.tested, declared=list(self.here.declared))
+        report = Report("right", self.value, self.tested, self.space, declared=list(self.here.declared))
         asked = ~np.isnan(self.tested)
-        if not (math.isfinite(self.value) and np.isfinite(self.exact).all()):
+        if self.claimed_nothing and not asked.all():
+            report.verdict = "undefined"
+            return report
+        finite = np.isfinite(self.exact).all() and not np.isinf(self.tested).any()
+        if not (math.isfinite(self.value) and finite):
             report.verdict = "undefined"
             return report
         self.has_ties = self.here.ties()
@@ -239,9 +260,7 @@ class _Check:
         assert self.tested is not None
         part = slice(piece.start, piece.stop)
         if self.is_own:
-            if self.space.size <= EACH:
-                return self._judged(piece, np.arange(piece.start, piece.stop), "each")
-            return self._probed(piece)
+            return self._proved(piece)
         proved = self._judged_quickly(piece)
         if proved.verdict == "wrong":
             # Not even the gradient of this service is right here: the claim has to face the judge itself.
@@ -252,7 +271,9 @@ class _Check:
         errors = _relative(tested, exact)
         if not suspects.size:
             found = TensorCheck(piece.path, piece.stop - piece.start, proved.verdict, "exact", _largest(errors))
-            found.sides = proved.sides
+            if proved.verdict != "right":
+                found.sides, found.worst = proved.sides, proved.worst
+                return found
             worst = int(np.nanargmax(errors)) + piece.start
             if errors[worst - piece.start] > 0.0:
                 found.worst = self._entry(worst, float(self.exact[worst]))
@@ -269,11 +290,43 @@ class _Check:
         tested, self.tested = self.tested, self.exact
         tolerance, self.tolerance = self.tolerance, TOLERANCES["float64"]
         try:
-            if self.space.size <= EACH:
-                return self._judged(piece, np.arange(piece.start, piece.stop), "each")
-            return self._probed(piece)
+            return self._proved(piece)
         finally:
             self.tested, self.tolerance = tested, tolerance
+
+    def _proved(self, piece: Piece) -> TensorCheck:
+        if self.judges_each:
+            found = self._judged(piece, np.arange(piece.start, piece.stop), "each")
+        else:
+            found = self._probed(piece)
+        if found.verdict == "right" and self.has_ties:
+            kink = self._kink(piece)
+            if kink is not None:
+                found.verdict = "kink"
+                found.worst, found.sides = kink
+        return found
+
+    def _kink(self, piece: Piece) -> tuple[Entry, tuple[float, float]] | None:
+        """An entry whose slopes on both sides of the point differ, or a random direction through all; None: none."""
+        assert self.tested is not None
+        places = range(piece.start, piece.stop) if piece.stop - piece.start <= MOST_SIDES else ()
+        for place in places:
+            unit = np.zeros(self.space.size)
+            unit[place] = 1.0
+            if self._jumps(unit):
+                return self._entry(place, self.here.along(unit)), self._sides(unit)
+        mask = np.zeros(self.space.size, bool)
+        mask[piece.start : piece.stop] = True
+        direction = self._direction(mask)
+        if places or not self._jumps(direction):
+            return None
+        slope, reference = float(np.nan_to_num(self.tested) @ direction), self.here.along(direction)
+        return Entry(".".join(piece.path), slope, reference, 0.0), self._sides(direction)
+
+    def _jumps(self, direction: Array) -> bool:
+        """Whether the slope along a direction is another before and behind the point."""
+        (a, b), (c, d) = self._sides(direction), self._sides(direction, 0.01 * ASIDE)
+        return abs(c - d) > JUMP * abs(a - b) and abs(c - d) > ASIDE_TOLERANCE * max(abs(c), abs(d))
 
     def _allowed(self, piece: Piece) -> Array:
         """How far each entry of a tensor may be off."""
@@ -322,17 +375,17 @@ class _Check:
         if off <= allowed + noise:
             return "unsure", reference, None
         sides = self._sides(unit) if self.has_ties else None
-        if sides is not None and _between(claimed, sides):
-            return "right" if _between(sides[0], (sides[1], sides[1])) else "kink", reference, sides
+        if sides is not None and _between(claimed, reference, sides):
+            return "right" if _between(sides[0], sides[1], (sides[1], sides[1])) else "kink", reference, sides
         return "wrong", reference, None
 
     def _is_small(self, noise: float) -> bool:
         """Whether noise is small beside the gradient and the value."""
         return noise <= LARGEST_NOISE * max(float(np.abs(self.exact).max()), abs(self.value), LARGEST_NOISE)
 
-    def _sides(self, unit: Array) -> tuple[float, float]:
+    def _sides(self, unit: Array, distance: float = ASIDE) -> tuple[float, float]:
         """Slopes along a direction just before and just behind the point."""
-        size = ASIDE * max(1.0, float(np.abs(self.here.point @ unit)))
+        size = distance * max(1.0, float(np.abs(self.here.point @ unit)))
         before, behind = (self.here.moved(self.here.point + sign * size * unit).along(unit) for sign in (-1.0, 1.0))
         return before, behind
 
@@ -433,6 +486,8 @@ def _ratio(tested: Array, exact: Array) -> float | None:
     return middle if np.abs(ratios - middle).max() <= 1e-6 * abs(middle) else None
 
 
-def _between(slope: float, sides: tuple[float, float]) -> bool:
-    room = ASIDE_TOLERANCE * max(abs(sides[0]), abs(sides[1]))
-    return min(sides) - room <= slope <= max(sides) + room
+def _between(slope: float, convention: float, sides: tuple[float, float]) -> bool:
+    """Whether a slope is one that another convention may give: of several kinks, each may be on its other side."""
+    choices = (*sides, convention, sum(sides) - convention)
+    room = ASIDE_TOLERANCE * max(map(abs, choices))
+    return min(choices) - room <= slope <= max(choices) + room

@@ -20,8 +20,8 @@ from service.engine.insight.subject import Located
 
 STEPS = tuple(float(f"{10.0 ** (-place / 2.0):.3g}") for place in range(1, 25))
 """Of central differences, two for each power of ten."""
-HALVINGS = 12
-"""Of the step of a Taylor remainder, from 1/2 on."""
+QUARTERINGS = 20
+"""Of the step of a Taylor remainder, from 1/4 on: however steep a function is, some of them are short enough."""
 FEWEST = 3
 """Points that a slope is fitted through."""
 CLEAR = 1e3
@@ -102,7 +102,7 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
 def taylor_along(here: Located, direction: Array, slope: float, digit: float) -> Taylor:
     """Taylor remainders along a direction; `digit` is the relative rounding of values."""
     start = here.value(here.point)
-    steps = [2.0**-place for place in range(1, HALVINGS + 1)]
+    steps = [4.0**-place for place in range(1, QUARTERINGS + 1)]
     taylor = Taylor(slope)
     largest = abs(start)
     for step, kink in zip(steps, _kinks(here, direction, steps), strict=True):
@@ -111,8 +111,8 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float) ->
         taylor.rows.append(Remainder(step, abs(value - start - step * slope), kink))
     least = CLEAR * digit * max(largest, abs(slope))
     clear = [row for row in taylor.rows if not row.kink and math.isfinite(row.value) and row.value > least]
-    pairs = [(a, b) for a, b in pairwise(clear) if a.step == 2.0 * b.step]
-    orders = [math.log2(a.value / b.value) for a, b in pairs[-FEWEST:]]
+    pairs = [(a, b) for a, b in pairwise(clear) if a.step == 4.0 * b.step]
+    orders = [math.log(a.value / b.value, 4.0) for a, b in pairs[-FEWEST:]]
     if orders:
         taylor.order = float(np.median(orders))
     return taylor

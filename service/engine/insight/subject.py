@@ -86,13 +86,22 @@ class Located:
             [np.asarray(values[node], np.float64).reshape(-1) for node in subject.targets] or [np.zeros(0)]
         )
         """The numbers that are differentiated by, flat."""
-        self._workspace = Workspace(subject.program)
-        self._forward = Workspace(subject.forward)
-        for workspace in (self._workspace, self._forward):
-            for node, value in values.items():
-                room = workspace.inputs.get(node.attributes[0])
-                if room is not None and node not in subject.targets:
-                    room[...] = value
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        return self._filled(self.subject.program)
+
+    @cached_property
+    def _forward(self) -> Workspace:
+        return self._filled(self.subject.forward)
+
+    def _filled(self, program: Program) -> Workspace:
+        workspace = Workspace(program)
+        for node, value in self.leaves.items():
+            room = workspace.inputs.get(node.attributes[0])
+            if room is not None and node not in self.subject.targets:
+                room[...] = value
+        return workspace
 
     @cached_property
     def values(self) -> dict[Node, Array]:
@@ -101,8 +110,14 @@ class Located:
 
     @cached_property
     def declared(self) -> dict[Node, Array]:
-        """Where a declared slope stands for none, as that of a step, or bounds one beside a pole: which elements."""
-        return {node: mask for node in self.subject.sloped if (mask := self._is_declared(node)) is not None}
+        """Elements where a declared slope stands for none, as that of a step, or bounds one beside a pole."""
+        return {node: mask for node, (mask, _) in self._slopes_taken.items() if mask.any()}
+
+    @cached_property
+    def _slopes_taken(self) -> dict[Node, tuple[Array, Array]]:
+        """Of each value with a declared slope: the elements where it stands for none, and those at a kink."""
+        found = {node: self._is_declared(node) for node in self.subject.sloped}
+        return {node: masks for node, masks in found.items() if masks is not None}
 
     def check_time(self) -> None:
         """Raises `DeadlineExceeded` past the deadline."""
@@ -199,7 +214,7 @@ class Located:
             moved[node] = self.leaves[node] + 1j * (step * part.astype(np.float64))
         for node in self.subject.moving:
             value = self._continued(node, moved, exact=generator is None)
-            if node in self.declared:
+            if node in self._slopes_taken:
                 value = self._with_declared_slope(node, value, moved)
             if generator is not None and node.operation.view is None:
                 real, imaginary = (_last_digits(generator, node.shape, digit) for _ in range(2))
@@ -227,26 +242,35 @@ class Located:
         source = moved.get(node.inputs[1])
         if source is None:
             return value
-        along = np.where(self.declared[node], self.values[node.inputs[2]] * source.imag, value.imag)
+        along = np.where(
+            np.logical_or(*self._slopes_taken[node]), self.values[node.inputs[2]] * source.imag, value.imag
+        )
         return value.real + 1j * along
 
-    def _is_declared(self, node: Node) -> Array | None:
-        """Elements whose value has by itself the slope 0, while another is declared, or a huge one; None: none."""
+    def _is_declared(self, node: Node) -> tuple[Array, Array] | None:
+        """Elements whose value has the slope 0 by itself, while another is declared, or a huge one; and those at a kink.
+
+        None where there are neither.
+        """
         value, x, slope = node.inputs
         declared = self.values[slope]
-        if x.shape != node.shape or not declared.any():
+        if x.shape != node.shape:
             return None
         moved = {x: self.values[x] + 1j * np.full(x.shape, STEP)}
+        kinks = np.zeros(node.shape, bool)
         for each in self.subject.moving:
             if each.index > value.index:
                 break
             if each.index > x.index and any(operand in moved for operand in each.operands):
                 moved[each] = quietly(self._continued, each, moved)
+                if each.operation.branch is not None and each.shape == node.shape:
+                    branch = quietly(_branch, each, [self.values[operand] for operand in each.operands])
+                    kinks |= np.mod(branch, 2.0) == 0.0
         own = moved.get(value)
         slope_of_value = np.zeros(node.shape) if own is None else own.imag / STEP
         flat = (slope_of_value == 0.0) & (declared != 0.0)
-        mask = flat | (np.abs(slope_of_value) > STEEPEST)
-        return mask if mask.any() else None
+        mask = ~kinks & (flat | (np.abs(slope_of_value) > STEEPEST))
+        return (mask, kinks) if mask.any() or kinks.any() else None
 
 
 def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: float) -> Array:
