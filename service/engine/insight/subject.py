@@ -248,7 +248,7 @@ class Located:
         return value.real + 1j * along
 
     def _is_declared(self, node: Node) -> tuple[Array, Array] | None:
-        """Elements whose value has the slope 0 by itself, while another is declared, or a huge one; and those at a kink.
+        """Elements whose value has by itself the slope 0, not the declared one, or a huge slope; and those at a kink.
 
         None where there are neither.
         """

@@ -104,12 +104,12 @@ def test_at_a_minimum_the_gradient_is_rounding_and_right():
     "activation", [each for each in activations if not each.parameters], ids=lambda each: each.name
 )
 def test_at_a_kink_a_convention_is_not_called_wrong_and_beside_one_everything_is_right(activation):
-    definition = network(dense("unit", 3, activation.name))
-    for place in UNITS:
-        for off in (0.0, 1e-9):
-            parameters = {"unit": {"kernel": np.zeros((3, 3)), "bias": [place + off, place - off, 0.3]}}
-            found = checked(definition, INPUTS, RNG.standard_normal((4, 3)), parameters=parameters)
-            assert found.report.verdict in (("right",) if off else ("right", "kink")), (place, verdicts(found))
+    definition = network(dense("unit", len(UNITS), activation.name))
+    targets = RNG.standard_normal((4, len(UNITS)))
+    for off in (0.0, 1e-9):
+        parameters = {"unit": {"kernel": np.zeros((3, len(UNITS))), "bias": np.array(UNITS) + off}}
+        found = checked(definition, INPUTS, targets, parameters=parameters)
+        assert found.report.verdict in (("right",) if off else ("right", "kink")), verdicts(found)
 
 
 def function(build, *values):
