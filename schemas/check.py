@@ -70,7 +70,8 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
     steps = NumbersField(
         minimum=SMALLEST_STEP,
         metadata=about(
-            f"of central differences, 1 to {MOST_STEPS} lengths: by default {len(STEPS)} from {STEPS[0]} to {STEPS[-1]}"
+            f"of differences and remainders, 1 to {MOST_STEPS} lengths: by default differences have {len(STEPS)}, from "
+            f"{STEPS[0]} to {STEPS[-1]}"
         ),
     )
 

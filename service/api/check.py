@@ -18,7 +18,7 @@ from service.api.operation import Context, post
 from service.engine.insight.check import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
 from service.engine.insight.checked import Checked, FunctionCheckTask, NetworkCheckTask, Wanted
-from service.engine.insight.differences import STEPS, Curve
+from service.engine.insight.differences import Curve
 from service.engine.network.task import Caution
 from service.engine.texts import Sentence, Tell, say, telling
 
@@ -43,8 +43,9 @@ def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
     is right.
     """
     tell = telling(context.language)
-    steps = tuple(sorted(request.get("steps", STEPS), reverse=True))
-    wanted = Wanted(request.get("claimed"), request["seed"], request.get("tolerance"), steps)
+    steps = request.get("steps")
+    ordered = None if steps is None else tuple(sorted(steps, reverse=True))
+    wanted = Wanted(request.get("claimed"), request["seed"], request.get("tolerance"), ordered)
     checked, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
     return _answer(checked, request.get("dtype", "float64"), warnings, tell)

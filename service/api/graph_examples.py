@@ -32,11 +32,12 @@ GRAPH: dict[str, Example] = {
 
 CHECK: dict[str, Example] = {
     "xor": Example(
-        "The nine gradients of the XOR network, each against a complex step, with the V of central differences.",
+        "The nine gradients of the XOR network, each against a complex step, with differences of four steps.",
         network=XOR_NETWORK,
         parameters=XOR_PARAMETERS,
         **XOR_DATA,
         loss="half_squared_error",
+        steps=[0.5, 0.2, 0.1, 0.05],
     ),
     "kink": Example(
         "A unit with relu whose pre-activation is 0.001: steps of differences that are longer reach its kink.",

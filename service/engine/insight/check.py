@@ -22,8 +22,8 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import sum_over
 from service.engine.graph.quiet import quietly
-from service.engine.insight.differences import STEPS, Curve, Taylor, curve_along, taylor_along
-from service.engine.insight.subject import Located, Path, Subject
+from service.engine.insight.differences import QUARTERS, STEPS, Curve, Taylor, curve_along, taylor_along
+from service.engine.insight.subject import SMALLEST_SLOPE, Located, Path, Subject
 from service.engine.network.vectors import Piece, Space
 
 VERDICTS = ("right", "kink", "unsure", "wrong", "undefined")
@@ -172,14 +172,15 @@ def check_at(
     seed: int,
     tolerance: float | None = None,
     computed: Located | None = None,
-    steps: Sequence[float] = STEPS,
+    steps: Sequence[float] | None = None,
     *,
     curves_of_tensors: bool = True,
 ) -> Report:
     """Check a gradient at a point of a float64 graph.
 
     `claimed` is flat, NaN where nothing is claimed; None: that of `computed` is checked, which is the same subject in
-    `dtype`, or the same as `here`. Differences are made of the values of `computed`. Raises `DeadlineExceeded`.
+    `dtype`, or the same as `here`. Differences are made of the values of `computed`. `steps` are those of all
+    differences. Raises `DeadlineExceeded`.
     """
     return quietly(_Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors)
 
@@ -211,7 +212,7 @@ class _Check:
         """Whether every entry has an evaluation of its own."""
         self.labels: list[str] | None = None
 
-    def report(self, steps: Sequence[float], curves_of_tensors: bool) -> Report:
+    def report(self, steps: Sequence[float] | None, curves_of_tensors: bool) -> Report:
         assert self.tested is not None
         report = Report("right", self.value, self.tested, self.space, declared=list(self.here.declared))
         asked = ~np.isnan(self.tested)
@@ -232,17 +233,22 @@ class _Check:
         report.verdict = max((each.verdict for each in report.tensors), key=VERDICTS.index, default="right")
         everything = np.nan_to_num(self.tested)
         direction = self._direction(asked)
-        report.curve = curve_along(self.computed, direction, float(everything @ direction), steps)
+        report.curve = curve_along(self.computed, direction, _product(everything, direction), steps or STEPS)
         for tensor, piece in zip(report.tensors, self._asked_pieces(asked), strict=True):
             if curves_of_tensors:
                 mask = np.zeros(self.space.size, bool)
                 mask[piece.start : piece.stop] = True
                 along = self._direction(mask & asked)
-                tensor.curve = curve_along(self.computed, along, float(everything @ along), steps)
+                tensor.curve = curve_along(self.computed, along, _product(everything, along), steps or STEPS)
         for _ in range(DIRECTIONS):
             along = self._direction(asked)
-            report.taylor.append(taylor_along(self.here, along, float(everything @ along), self.digit))
+            report.taylor.append(self._remainders(along, steps or QUARTERS))
         return report
+
+    def _remainders(self, direction: Array, steps: Sequence[float]) -> Taylor:
+        assert self.tested is not None
+        slope = _product(np.nan_to_num(self.tested), direction)
+        return taylor_along(self.here, direction, slope, self.digit, steps)
 
     def _asked_pieces(self, asked: Array) -> list[Piece]:
         return [each for each in self.space.pieces if asked[each.start : each.stop].any()]
@@ -250,7 +256,7 @@ class _Check:
     def _direction(self, mask: Array) -> Array:
         """A random direction of length 1 through some entries."""
         direction = self.generator.standard_normal(self.space.size) * mask
-        length = float(np.linalg.norm(direction))
+        length = math.sqrt(_product(direction, direction))
         unit: Array = direction / length if length > 0.0 else direction
         return unit
 
@@ -372,7 +378,7 @@ class _Check:
             noise += ROUNDINGS * self.here.along_with_noise(unit, self.generator).noise
         if off <= allowed - ROUNDINGS * float(self.noise[place]) or (off <= allowed + noise and self._is_small(noise)):
             return "right", reference, None
-        if off <= allowed + noise:
+        if off <= max(allowed + noise, SMALLEST_SLOPE):
             return "unsure", reference, None
         sides = self._sides(unit) if self.has_ties else None
         if sides is not None and _between(claimed, reference, sides):
@@ -463,6 +469,11 @@ class _Check:
                 if self._residual(half, weights)[1]:
                     pending.append(half)
         return found
+
+
+def _product(a: Array, b: Array) -> float:
+    """The inner product; without BLAS, so that every processor gives the same one of a few numbers."""
+    return float(np.sum(a * b))
 
 
 def _relative(a: Array, b: Array) -> Array:

@@ -6,6 +6,8 @@ from service.engine.insight.check import Report, TensorCheck
 from service.engine.insight.differences import Curve, Taylor
 from service.engine.texts import Sentence, say
 
+ROUNDING = 1e-11
+"""Relative errors up to here are rounding, whose digits mean nothing."""
 SQUARE = 1.5
 """Orders of Taylor remainders from here on are nearer to 2 than to 1."""
 
@@ -54,18 +56,20 @@ def of_tensor(tensor: TensorCheck) -> list[Sentence]:
 
 
 def _right(name: str, tensor: TensorCheck) -> Sentence:
+    near = say("check.rounding") if tensor.error <= ROUNDING else say("check.error", error=tensor.error)
     if tensor.compared == "probes":
-        return say("check.tensor.probes", name=name, count=tensor.size, error=tensor.error)
+        return say("check.tensor.probes", name=name, count=tensor.size, near=near)
     if tensor.compared == "exact":
-        return say("check.tensor.exact", name=name, count=tensor.size, error=tensor.error)
-    return say("check.tensor.each", name=name, count=tensor.size, error=tensor.error)
+        return say("check.tensor.exact", name=name, count=tensor.size, near=near)
+    return say("check.tensor.each", name=name, count=tensor.size, near=near)
 
 
 def of_curve(curve: Curve) -> list[Sentence]:
     """What central differences tell."""
     told: list[Sentence] = []
     if curve.best is not None:
-        told.append(say("check.curve.best", step=curve.best.step, error=curve.best.error))
+        near = say("check.rounding") if curve.best.error <= ROUNDING else say("check.error", error=curve.best.error)
+        told.append(say("check.curve.best", step=curve.best.step, near=near))
     if curve.truncation is not None:
         told.append(say("check.curve.truncation", exponent=round(curve.truncation, 2)))
     if curve.rounding is not None:

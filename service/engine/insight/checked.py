@@ -37,8 +37,8 @@ class Wanted(NamedTuple):
     seed: int = 0
     tolerance: float | None = None
     """Relative differences that are not called wrong."""
-    steps: Sequence[float] = STEPS
-    """Of central differences."""
+    steps: Sequence[float] | None = None
+    """Of differences and remainders, the largest first; None: a usual choice."""
 
 
 class Checked(NamedTuple):
@@ -117,7 +117,7 @@ class NetworkCheck:
             claimed = subject_vector(self.subject, parts)
             missing = [".".join(piece.path) for piece in self.side.pieces if piece.path not in parts]
         pieces = len(self.side.pieces)
-        curves = 2.0 * len(wanted.steps) * pieces * self.subject.forward.work <= CURVE_OPERATIONS
+        curves = 2.0 * len(wanted.steps or STEPS) * pieces * self.subject.forward.work <= CURVE_OPERATIONS
         report = check_at(
             here,
             claimed,

@@ -20,8 +20,8 @@ from service.engine.insight.subject import Located
 
 STEPS = tuple(float(f"{10.0 ** (-place / 2.0):.3g}") for place in range(1, 25))
 """Of central differences, two for each power of ten."""
-QUARTERINGS = 20
-"""Of the step of a Taylor remainder, from 1/4 on: however steep a function is, some of them are short enough."""
+QUARTERS = tuple(4.0**-place for place in range(1, 21))
+"""Steps of Taylor remainders: however steep a function is, some of them are short enough."""
 FEWEST = 3
 """Points that a slope is fitted through."""
 CLEAR = 1e3
@@ -99,10 +99,9 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
     return curve
 
 
-def taylor_along(here: Located, direction: Array, slope: float, digit: float) -> Taylor:
+def taylor_along(here: Located, direction: Array, slope: float, digit: float, steps: Sequence[float]) -> Taylor:
     """Taylor remainders along a direction; `digit` is the relative rounding of values."""
     start = here.value(here.point)
-    steps = [4.0**-place for place in range(1, QUARTERINGS + 1)]
     taylor = Taylor(slope)
     largest = abs(start)
     for step, kink in zip(steps, _kinks(here, direction, steps), strict=True):
@@ -110,9 +109,9 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float) ->
         largest = max(largest, abs(value)) if math.isfinite(value) else largest
         taylor.rows.append(Remainder(step, abs(value - start - step * slope), kink))
     least = CLEAR * digit * max(largest, abs(slope))
-    clear = [row for row in taylor.rows if not row.kink and math.isfinite(row.value) and row.value > least]
-    pairs = [(a, b) for a, b in pairwise(clear) if a.step == 4.0 * b.step]
-    orders = [math.log(a.value / b.value, 4.0) for a, b in pairs[-FEWEST:]]
+    clear = [not row.kink and math.isfinite(row.value) and row.value > least for row in taylor.rows]
+    pairs = [pair for pair, both in zip(pairwise(taylor.rows), pairwise(clear), strict=True) if all(both)]
+    orders = [math.log(a.value / b.value) / math.log(a.step / b.step) for a, b in pairs[-FEWEST:] if a.step != b.step]
     if orders:
         taylor.order = float(np.median(orders))
     return taylor

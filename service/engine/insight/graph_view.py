@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from service.engine.graph.ir import OPERATIONS, Array, Node, Operation, Shape
+from service.engine.graph.ir import OPERATIONS, Node, Operation, Shape
 from service.engine.insight.computation import Computation, Label, NetworkGraph, check_size
 from service.engine.texts import say
 
@@ -173,7 +173,7 @@ def by_layer(graph: NetworkGraph) -> View:
                 name if name in types else None,
                 None,
                 f"{name}.backward" if name in reached else None,
-                (say("graph.collapsed", count=ahead["loss" if name == loss else name]),),
+                _collapsed(ahead["loss" if name == loss else name]),
                 dtype=node.dtype,
                 operations=ahead["loss" if name == loss else name],
                 source=node,
@@ -194,7 +194,7 @@ def by_layer(graph: NetworkGraph) -> View:
                     vertex.layer,
                     name,
                     None,
-                    (say("graph.collapsed", count=count),),
+                    _collapsed(count),
                     dtype=vertex.dtype,
                     operations=count,
                     source=vertex.adjoint_source,
@@ -205,6 +205,5 @@ def by_layer(graph: NetworkGraph) -> View:
     return View("layers", vertices, outputs, None if total is None else loss, gradients)
 
 
-def value_of(node: Node | None, values: Mapping[Node, Array]) -> Array | None:
-    """The value of a vertex, if it has one."""
-    return None if node is None else values[node]
+def _collapsed(count: int) -> tuple[Label, ...]:
+    return (say("graph.collapsed", count=count),) if count else ()

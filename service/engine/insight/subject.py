@@ -28,6 +28,8 @@ from service.engine.network.vectors import Space
 
 STEP = 1e-50
 """Of the complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""
+SMALLEST_SLOPE = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps) / STEP
+"""Slopes below lose digits, for their products with the step are smaller than numbers are."""
 REPEATS = 3
 """Runs with random last digits."""
 CHANGED = 4.0

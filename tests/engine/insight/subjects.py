@@ -27,7 +27,7 @@ def checked(
     dtype="float64",
     training=False,
     claimed=None,
-    steps=(1e-3,),
+    steps=(1e-2, 1e-3),
 ) -> Checked:
     """The check of a network's gradients; of a claim where there is one."""
 
