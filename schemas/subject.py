@@ -42,8 +42,8 @@ class SubjectRequest(LossRequest[R]):
     """A network with what `/v1/gradients` takes, or an expression and a point."""
 
     fresh = frozenset((*LossRequest.fresh, "point"))
-    of_a_network: tuple[str, ...] = OF_A_NETWORK
     needs_loss = True
+    """Whether a network has to have targets and a loss."""
 
     class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("exclude",)
@@ -91,7 +91,7 @@ class SubjectRequest(LossRequest[R]):
         if "network" in given and "expression" in given:
             errors["expression"] = "has no use beside a network; send one of them"
         elif "expression" in given:
-            errors |= {key: "has no use beside an expression" for key in self.of_a_network if key in given}
+            errors |= {key: "has no use beside an expression" for key in OF_A_NETWORK if key in given}
             if "point" not in given:
                 errors["point"] = "is required beside an expression: a number for each variable"
         elif "network" in given:
