@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from marshmallow import ValidationError, validates_schema
 
 from schemas.common import about, language_field
-from schemas.evaluation import LoadedNetwork, LossField, LossRequest
+from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
 from schemas.functions import ExpressionField, VariablesField
 from schemas.network import NetworkField
 from schemas.requests import R
 from schemas.tensor import Array, TensorField, TensorsField
+from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
-from service.engine.network.losses import losses
+from service.engine.network.definition import NetworkDefinition
+from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
 OF_A_NETWORK = (
@@ -28,9 +30,21 @@ OF_A_FUNCTION = ("variables", "point")
 """Keys that have a meaning beside an expression alone."""
 
 
-class LoadedSubject(LoadedNetwork):
-    """A request about a network or an expression, loaded. Of the keys of the other one there is none."""
+class LoadedSubject(TypedDict):
+    """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
 
+    network: NotRequired[NetworkDefinition]
+    inputs: NotRequired[Tensors]
+    parameters: NotRequired[Tree]
+    seed: int
+    dtype: str
+    training: bool
+    targets: NotRequired[Tensors]
+    loss: NotRequired[Selection[Loss] | dict[str, Selection[Loss]]]
+    loss_weights: NotRequired[dict[str, float]]
+    reduction: str
+    sample_weights: NotRequired[Array]
+    normalize_weights: NotRequired[bool]
     expression: NotRequired[Expression]
     variables: NotRequired[tuple[str, ...]]
     point: NotRequired[Array]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint
 
 from schemas.check import CheckRequest, CheckResponse, LoadedCheck
+from schemas.evaluation import LoadedNetwork
 from service.api.answers import listed
 from service.api.function_answers import cautions_of
 from service.api.graph_examples import CHECK
@@ -60,7 +61,7 @@ def _of_function(request: LoadedCheck, wanted: Wanted, context: Context) -> tupl
 
 def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         ready = built(NetworkCheckTask(task), feed, context)
         context.mark_compiled(ready.nbytes)
         context.memory.need(context.loaded_bytes + ready.nbytes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flask import Blueprint
 
+from schemas.evaluation import LoadedNetwork
 from schemas.graph import GraphRequest, GraphResponse, LoadedGraph
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.function_answers import cautions_of
@@ -74,7 +75,7 @@ def _of_function(request: LoadedGraph, context: Context) -> Shown:
 def _of_network(request: LoadedGraph, context: Context) -> Shown:
     include = request["include"] & {"input_gradients"}
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits, include)
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits, include)
         shown = built(NetworkGraphTask(task), feed, context)
         context.mark_compiled(shown.nbytes)
         detail = chosen_detail(shown.computation, request.get("detail"))

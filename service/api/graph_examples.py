@@ -40,7 +40,7 @@ CHECK: dict[str, Example] = {
         steps=[0.5, 0.2, 0.1, 0.05],
     ),
     "kink": Example(
-        "A unit with relu whose pre-activation is 0.001: steps of differences that are longer reach its kink.",
+        "A unit with relu close to its kink, which longer steps of differences reach.",
         network={"layers": [{"type": "dense", "name": "unit", "units": 1, "activation": "relu"}]},
         parameters={"unit": {"kernel": [[1]], "bias": [-0.999]}},
         inputs=[[1]],
