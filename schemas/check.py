@@ -11,7 +11,7 @@ from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
 from schemas.fields import Message, NumberField, NumbersField, StrictSchema
 from schemas.subject import LoadedSubject, SubjectRequest
-from schemas.tensor import ParametersAnswerField
+from schemas.tensor import Array, ParametersAnswerField
 from service.engine.insight.check import TOLERANCES, VERDICTS
 from service.engine.insight.differences import STEPS
 
@@ -41,7 +41,7 @@ class ClaimedField(VectorsField):
 class LoadedCheck(LoadedSubject):
     """A request for a check, loaded."""
 
-    claimed: NotRequired[Any]
+    claimed: NotRequired[Array | dict[str, Any]]
     tolerance: NotRequired[float]
     steps: NotRequired[tuple[float, ...]]
 
