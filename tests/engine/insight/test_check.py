@@ -13,10 +13,13 @@ from service.engine.network.activations import activations
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
+from tests.engine.graph.examples import EXAMPLES
 from tests.engine.insight.subjects import checked, targets_of, tree
 from tests.engine.network.building import ROOMY, dense, network, task_for
 from tests.engine.network.layer_examples import base
 
+SHIFTS = ("one_hot", "row_maximum")
+"""Without a pullback of their own: the first takes whole numbers, the other only shifts what does not depend on it."""
 NEVER_DIFFERENTIATED = {"one_hot"}
 """Their inputs are whole numbers."""
 RNG = np.random.default_rng(7)
@@ -291,3 +294,16 @@ def test_the_same_seed_gives_the_same_report():
     definition = network(dense("hidden", 3, "tanh"), dense("output", 2))
     one, other = (checked(definition, INPUTS, NUMBERS).report for _ in range(2))
     assert one.curve == other.curve and one.taylor == other.taylor and one.tensors == other.tensors
+
+
+@pytest.mark.parametrize("example", [each for each in EXAMPLES if each.operation not in SHIFTS], ids=str)
+def test_the_pullbacks_of_every_operation_pass(example):
+    """Each operation alone, weighted at random: its continuation against its pullback."""
+    graph = Graph("float64")
+    inputs = example.inputs(graph)
+    node = example.apply(inputs)
+    weights = graph.input("weights", node.shape)
+    values = dict(zip(inputs, example.values(), strict=True))
+    values[weights] = np.random.default_rng(4).standard_normal(node.shape)
+    wrt = [((x.attributes[0],), x) for x in inputs if x.dtype != "int64"]
+    assert check_gradient(sum_over(node * weights), wrt, values).verdict == "right"
