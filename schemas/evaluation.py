@@ -56,6 +56,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(OF_DERIVATIVES, "/v1/derivatives")
     | dict.fromkeys(("along", "trajectory", "spectrum"), "/v1/landscape")
     | dict.fromkeys(("learning_rates", "seeds"), "/v1/train/compare")
+    | dict.fromkeys(("claimed", "tolerance"), "/v1/gradients/check")
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
 )

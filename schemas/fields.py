@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -182,6 +182,15 @@ class StrictSchema(Schema):
         return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "")
 
 
+class KnownWrong(NamedTuple):
+    """Stands for a value that was refused: what is wrong with it is not found out again, for it may be large.
+
+    The error itself would not do: raised again, it would know a frame that knows it.
+    """
+
+    messages: Any
+
+
 class StrictField(fields.Field[Any]):
     """Base of the fields here: says `is required`, and what it takes."""
 
@@ -195,9 +204,9 @@ class StrictField(fields.Field[Any]):
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
     def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
-        """As marshmallow does. An error, which no JSON is, stands for a value that was refused with it before."""
-        if isinstance(value, ValidationError):
-            raise value
+        """As marshmallow does, unless the value was refused before."""
+        if isinstance(value, KnownWrong):
+            raise ValidationError(value.messages)
         return super().deserialize(value, attr, data, **kwargs)
 
     def __init__(self, **kwargs: Any) -> None:

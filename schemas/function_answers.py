@@ -8,6 +8,7 @@ from marshmallow import fields
 
 from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
 from schemas.fields import StrictSchema
+from schemas.graph import GraphEdgeSchema, GraphNodeSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX
@@ -89,30 +90,6 @@ class SymbolicFormulasSchema(StrictSchema):
         required=True,
         metadata=about("null for formulas that are too long to be of use"),
     )
-
-
-class GraphNodeSchema(StrictSchema):
-    """A value on the way forward, and its adjoint from the way back."""
-
-    name = fields.String(required=True)
-    operation = fields.String(required=True)
-    inputs = fields.List(fields.String(), required=True, metadata=about("names of what it is computed from"))
-    text = fields.String(metadata=about("the part of the expression that it is the value of"))
-    value = fields.Float(required=True, allow_none=True)
-    adjoint = fields.Float(
-        required=True, allow_none=True, metadata=about("derivative of the whole expression with respect to this value")
-    )
-
-
-class GraphEdgeSchema(StrictSchema):
-    """A step of the way back: adjoint of the source += adjoint of the target · derivative."""
-
-    source = fields.String(required=True)
-    target = fields.String(required=True)
-    derivative = fields.Float(
-        required=True, allow_none=True, metadata=about("of the target with respect to the source alone")
-    )
-    contribution = fields.Float(required=True, allow_none=True, metadata=about("what is added to the source's adjoint"))
 
 
 class ComputationGraphSchema(StrictSchema):

@@ -10,7 +10,7 @@ from marshmallow import ValidationError, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.documents import recognised
-from schemas.fields import LONGEST_PLAIN, Message, StrictField, StrictSchema
+from schemas.fields import LONGEST_PLAIN, KnownWrong, Message, StrictField, StrictSchema
 from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64
@@ -72,7 +72,7 @@ class RequestSchema(StrictSchema, Generic[R]):
                     try:
                         loaded[key] = field.read(request[key])
                     except ValidationError as error:
-                        refused = {key: error.with_traceback(None)}  # not to be found out again: it may be large
+                        refused = {key: KnownWrong(error.messages)}
                         raise
                 elif field.required:
                     return cast("R", self.load(request))

@@ -19,6 +19,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/forward": _FORWARD,
     "/v1/gradients": _GRADIENTS,
     "/v1/derivatives": _FORWARD | {"kind": "jacobian"},
+    "/v1/graph": {"expression": "x^2 - y^2", "point": [3, 1]},
+    "/v1/gradients/check": _GRADIENTS,
     "/v1/landscape": _GRADIENTS | {"along": [{"direction": "random"}]},
     "/v1/train": _GRADIENTS | {"optimizer": "sgd", "steps": 1},
     "/v1/train/compare": _GRADIENTS | {"optimizers": ["sgd", "adam"], "steps": 1},
@@ -32,6 +34,8 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(
         ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
     ),
+    **dict.fromkeys(("gradcheck", "check", "check_grad", "check-grad", "gradient-check"), "/v1/gradients/check"),
+    **dict.fromkeys(("graphs", "dot", "mermaid", "trace", "jaxpr", "computation"), "/v1/graph"),
     **dict.fromkeys(("fit", "step", "optimize", "training", "learn", "descent"), "/v1/train"),
     **dict.fromkeys(("jacobian", "hessian", "jvp", "vjp", "hvp", "derivative"), "/v1/derivatives"),
     **dict.fromkeys(("surface", "loss-surface", "spectrum", "eigenvalues", "curvature"), "/v1/landscape"),

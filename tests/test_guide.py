@@ -1,4 +1,4 @@
-"""The requests of docs/guide.md, sent, and the answers it shows, compared."""
+"""The requests of the guide and of the pages beside it, sent, and the answers they show, compared."""
 
 import json
 import re
@@ -10,10 +10,14 @@ from service.app import create_app
 from service.config import Settings
 from service.openapi import agree
 
-TEXT = (Path(__file__).parents[1] / "docs" / "guide.md").read_text()
+PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 BLOCK = re.compile(r"```json ([^\n]+)\n(.*?)```", re.DOTALL)
-BLOCKS = BLOCK.findall(TEXT)
-EXCHANGES = list(zip(BLOCKS[::2], BLOCKS[1::2], strict=True))
+EXCHANGES = [
+    pytest.param(*pair, id=f"{page.stem}-{place}")
+    for page in PAGES
+    for blocks in [BLOCK.findall(page.read_text())]
+    for place, pair in enumerate(zip(blocks[::2], blocks[1::2], strict=True))
+]
 
 
 def test_the_guide_has_exchanges():

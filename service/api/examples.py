@@ -381,6 +381,14 @@ MISTAKES: dict[str, Example] = {
         "The direction has three numbers, and the inputs have two.",
         **DERIVATIVES["jvp"] | {"vectors": [[[1, 0, 0]]]},
     ),
+    "/v1/graph": Example(
+        "The point has one number, and the function has two variables.", expression="x^2 - y^2", point=[3]
+    ),
+    "/v1/gradients/check": Example(
+        "The claimed bias has three numbers, and the layer has two units.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
+    ),
     "/v1/landscape": Example(
         "The layer has two units, counted from 0.",
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}

@@ -10,7 +10,7 @@ from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.tensor import Array
 from schemas.training import LoadedTraining
 from service.api.operation import Context
-from service.engine.compiling import Compilable
+from service.engine.compiling import Compilable, Compiled
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.ir import sealing
@@ -23,10 +23,11 @@ from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task, prepare
 
 C = TypeVar("C", bound=Evaluation | Derivation)
-C_co = TypeVar("C_co", bound=Evaluation | Derivation, covariant=True)
+B = TypeVar("B", bound=Compiled)
+B_co = TypeVar("B_co", bound=Compiled, covariant=True)
 
 
-class NetworkTask(Compilable[C_co], Protocol[C_co]):
+class NetworkTask(Compilable[B_co], Protocol[B_co]):
     """What may be asked of a network."""
 
     @property
@@ -87,17 +88,22 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
+    """A program for what is asked of a network. Raises as `built` does."""
+    found = built(asked, feed, context)
+    context.mark_compiled(found.program.nbytes)
+    return found
+
+
+def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
     """What is asked of a network, compiled. Where it does not fit, one answer tells what is wrong with parameters too.
 
     Raises `InvalidRequest` and `LimitExceeded`.
     """
     try:
-        found = context.compiled(asked)
+        return context.compiled(asked)
     except InvalidRequest as error:
         limits = context.runtime.settings.limits
         raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None
-    context.mark_compiled(found.program.nbytes)
-    return found
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:

@@ -294,6 +294,7 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("NCHW NCW first", "channels_first"),
         ("weights weight params param grad grads", "parameters gradients"),
         ("input x", "inputs"),
+        ("graph dot mermaid", "", "POST the same request to /v1/graph."),
         ("activations hidden intermediate", "layers"),
         ("output", "outputs"),
         ("hess", "hessian"),

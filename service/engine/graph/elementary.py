@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from service.engine.graph import continuations
 from service.engine.graph.ir import Array, Node, Smoothness
 from service.engine.graph.operations import (
     TWO_OVER_ROOT_PI,
@@ -127,6 +128,8 @@ declare_elementwise(
     singular=always,
     in_place=False,
     work=24,
+    numpy="np.arctan2(a + 0.0, b)",
+    continuation=continuations.atan2,
 )
 declare_elementwise("sinh", np.sinh, (lambda g, y, x: g * cosh(x),), r"\sinh x", singular=always, work=12)
 declare_elementwise("cosh", np.cosh, (lambda g, y, x: g * sinh(x),), r"\cosh x", singular=always, work=12)
@@ -157,14 +160,31 @@ declare_elementwise(
     SMOOTH,
     singular=always,
     work=8,
+    continuation=continuations.hypot,
 )
 declare_elementwise(
-    "mod", np.mod, (lambda g, y, a, b: g, _mod_slope_by_divisor), r"a \bmod b", KINKED, singular=always, work=24
+    "mod",
+    np.mod,
+    (lambda g, y, a, b: g, _mod_slope_by_divisor),
+    r"a \bmod b",
+    KINKED,
+    singular=always,
+    work=24,
+    numpy="np.mod(a, b)",
+    branch=continuations.quotient,
+    continuation=continuations.mod,
 )
 declare_elementwise("log2", np.log2, (lambda g, y, x: g / (LN_2 * x),), r"\log_2 x", singular=always, work=8)
 declare_elementwise("log10", np.log10, (lambda g, y, x: g / (LN_10 * x),), r"\log_{10} x", singular=always, work=8)
 declare_elementwise(
-    "cbrt", np.cbrt, (lambda g, y, x: g / (3.0 * square(y)),), r"\sqrt[3]{x}", SMOOTH, singular=always, work=16
+    "cbrt",
+    np.cbrt,
+    (lambda g, y, x: g / (3.0 * square(y)),),
+    r"\sqrt[3]{x}",
+    SMOOTH,
+    singular=always,
+    work=16,
+    continuation=continuations.cbrt,
 )
 declare_elementwise(
     "power",
@@ -173,6 +193,7 @@ declare_elementwise(
     "a^b",
     singular=always,
     work=40,
+    continuation=continuations.power,
 )
 declare_elementwise(
     "xlogy",
@@ -182,6 +203,8 @@ declare_elementwise(
     in_place=False,
     singular=always,
     work=10,
+    numpy="np.where(a == 0, 0, a * np.log(b))",
+    continuation=continuations.xlogy,
 )
 declare_elementwise(
     "erf",
@@ -191,6 +214,8 @@ declare_elementwise(
     SMOOTH,
     in_place=False,
     work=80,
+    numpy="np.vectorize(math.erf, [float])(a)",
+    continuation=continuations.erf,
 )
 declare_elementwise(
     "normal_cdf",
@@ -200,6 +225,8 @@ declare_elementwise(
     SMOOTH,
     in_place=False,
     work=80,
+    numpy="np.vectorize(math.erfc, [float])(-a * 0.5**0.5) / 2",
+    continuation=continuations.normal_cdf,
 )
 declare_elementwise(
     "normal_density",
@@ -209,6 +236,8 @@ declare_elementwise(
     SMOOTH,
     in_place=False,
     work=30,
+    numpy="np.exp(-np.square(a) / 2) / (2 * np.pi) ** 0.5",
+    continuation=continuations.normal_density,
 )
 declare_elementwise(
     "tanh_shrink",
@@ -218,7 +247,33 @@ declare_elementwise(
     SMOOTH,
     in_place=False,
     work=40,
+    numpy="a - np.tanh(a)",
+    continuation=continuations.tanh_shrink,
 )
-declare_elementwise("floor", np.floor, (zero,), r"\lfloor x \rfloor", STEPPED)
-declare_elementwise("ceil", np.ceil, (zero,), r"\lceil x \rceil", STEPPED)
-declare_elementwise("round", np.rint, (zero,), r"\operatorname{round} x", STEPPED)
+declare_elementwise(
+    "floor",
+    np.floor,
+    (zero,),
+    r"\lfloor x \rfloor",
+    STEPPED,
+    branch=continuations.whole,
+    continuation=continuations.constant(np.floor),
+)
+declare_elementwise(
+    "ceil",
+    np.ceil,
+    (zero,),
+    r"\lceil x \rceil",
+    STEPPED,
+    branch=continuations.whole,
+    continuation=continuations.constant(np.ceil),
+)
+declare_elementwise(
+    "round",
+    np.rint,
+    (zero,),
+    r"\operatorname{round} x",
+    STEPPED,
+    branch=continuations.half,
+    continuation=continuations.constant(np.rint),
+)

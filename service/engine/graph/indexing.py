@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.graph import continuations
 from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import broadcast, declare, disconnected, infer_same_dtype, reshape, zero
 
@@ -203,6 +204,8 @@ declare(
     ),
     batch=_batch_gather,
     latex="W_{i}",
+    numpy="a[(*np.indices(b.shape, sparse=True)[:lead], b)]",
+    attribute_names=("lead",),
 )
 declare(
     "scatter_rows",
@@ -211,6 +214,8 @@ declare(
     pullbacks=(lambda g, y, values, indices: gather_rows(g, indices, y.attributes[1]), disconnected),
     batch=_batch_scatter,
     latex=r"\sum_{j : i_j = i} x_j",
+    numpy="scatter_rows(a, b, rows, lead)",
+    attribute_names=("rows", "lead"),
 )
 declare(
     "largest",
@@ -221,6 +226,10 @@ declare(
     latex=r"\max_i x_i",
     smoothness=Smoothness.KINKED,
     simplify=_simplify_largest,
+    numpy="np.max(a, axis=axes)",
+    attribute_names=("axes",),
+    branch=continuations.place_of_largest,
+    continuation=continuations.largest,
 )
 declare(
     "first_largest",
@@ -231,4 +240,8 @@ declare(
     latex=r"[i = \min \operatorname{argmax} x]",
     smoothness=Smoothness.STEPPED,
     scratch=_largest_scratch,
+    numpy="first_largest(a, axes)",
+    attribute_names=("axes",),
+    branch=continuations.place_of_largest,
+    continuation=continuations.first_largest,
 )

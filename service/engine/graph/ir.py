@@ -64,6 +64,13 @@ JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
 """`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
 position, or None where they have to be pulled back one by one."""
 
+Branch = Callable[["Sequence[Array]", Attributes], Array]
+"""`(inputs, attributes)`: a whole number for the branch that each element takes; even where it lies between two."""
+Continuation = Callable[["Sequence[Array]", Attributes], Array]
+"""`(inputs, attributes)`: the value for complex inputs. Where there are branches, real parts choose among them."""
+_FIELDS = {"sliding": ("at", "axes", "sizes", "strides", "dilations", "padding")}
+"""The names of the fields of attributes that have some."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
@@ -101,6 +108,35 @@ class Operation:
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0
     """Floating-point operations per output element, where `count_work` does not know better."""
+    numpy: str = ""
+    """What it computes: a NumPy expression of its inputs a and b, or `parts`, and of its attributes by their names."""
+    attribute_names: tuple[str, ...] = ()
+    """The names of its attributes, in their order. An attribute with fields has the names of these instead."""
+    branch: Branch | None = None
+    """For operations with kinks or jumps: which branch each element takes."""
+    continuation: Continuation | None = None
+    """Its value for complex inputs near real ones; None: that of its kernel if it is analytic, else there is none."""
+
+    @property
+    def signature(self) -> str:
+        """Its inputs and attributes, as a Python function takes them. A view shows the one input that it looks at."""
+        names = [*(_FIELDS.get(name, (name,)) for name in self.attribute_names)]
+        attributes = [f"{name}=None" for several in names for name in several]
+        if self.view is not None:
+            inputs = ["a"]
+        elif isinstance(self.pullbacks, tuple):
+            inputs = list("ab"[: len(self.pullbacks)])
+        else:
+            inputs = ["*parts"]
+        star = ["*"] if attributes and inputs != ["*parts"] else []
+        return ", ".join([*inputs, *star, *attributes])
+
+    def named(self, attributes: Attributes) -> dict[str, Any]:
+        """Attributes of a node by their names."""
+        found: dict[str, Any] = {}
+        for name, value in zip(self.attribute_names, attributes, strict=False):
+            found |= value._asdict() if name in _FIELDS else {name: value}
+        return found
 
     def pullback(self, position: int) -> Rule:
         """The rule for one input; raises `NotImplementedError` where there is none."""

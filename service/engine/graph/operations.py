@@ -19,11 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.graph import continuations
 from service.engine.graph.ir import (
     OPERATIONS,
     Array,
     Attributes,
+    Branch,
     Call,
+    Continuation,
     Graph,
     GraphTypeError,
     JointRule,
@@ -1050,8 +1053,12 @@ def declare_elementwise(
     singular: Callable[[Node], bool] | None = None,
     linear: tuple[int, ...] = (),
     work: float = 1.0,
+    numpy: str = "",
+    attribute_names: tuple[str, ...] = (),
+    branch: Branch | None = None,
+    continuation: Continuation | None = None,
 ) -> None:
-    """A row that computes each element from the elements at its place."""
+    """A row that computes each element from the elements at its place. `numpy` is the ufunc itself by default."""
     if simplify is None:
         simplify = partial(_through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
     declare(
@@ -1070,6 +1077,10 @@ def declare_elementwise(
         singular=singular,
         linear=linear,
         work=work,
+        numpy=numpy or f"np.{ufunc.__name__}({', '.join('ab'[: len(pullbacks)])})",
+        attribute_names=attribute_names,
+        branch=branch,
+        continuation=continuation,
     )
 
 
@@ -1085,6 +1096,9 @@ def _view(
     keeps_order: bool = False,
     selects: Selection | None = None,
     joint: JointRule | None = None,
+    numpy: str = "a",
+    attribute_names: tuple[str, ...] = (),
+    continuation: Continuation | None = None,
 ) -> None:
     declare(
         name,
@@ -1098,11 +1112,29 @@ def _view(
         keeps_order=keeps_order,
         selects=selects,
         joint=joint,
+        numpy=numpy,
+        attribute_names=attribute_names,
+        continuation=continuation,
     )
 
 
-def _leaf(name: str, infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]], latex: str) -> None:
-    declare(name, infer=infer, bind=_bind_copy, pullbacks=(), batch=None, latex=latex)
+def _leaf(
+    name: str,
+    infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]],
+    latex: str,
+    numpy: str,
+    attribute_names: tuple[str, ...],
+) -> None:
+    declare(
+        name,
+        infer=infer,
+        bind=_bind_copy,
+        pullbacks=(),
+        batch=None,
+        latex=latex,
+        numpy=numpy,
+        attribute_names=attribute_names,
+    )
 
 
 def _infer_input(_: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -1113,9 +1145,9 @@ def _infer_input(_: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]
 ANALYTIC, SMOOTH, KINKED, STEPPED = Smoothness.ANALYTIC, Smoothness.SMOOTH, Smoothness.KINKED, Smoothness.STEPPED
 TWO_OVER_ROOT_PI = 2.0 / math.sqrt(math.pi)
 
-_leaf("input", _infer_input, r"x")
-_leaf("constant", lambda inputs, attributes: ((), ""), "c")
-_leaf("vector", lambda inputs, attributes: ((len(attributes[0]),), ""), "c")
+_leaf("input", _infer_input, r"x", "inputs[name]", ("name", "shape", "dtype"))
+_leaf("constant", lambda inputs, attributes: ((), ""), "c", "np.array(value)", ("value",))
+_leaf("vector", lambda inputs, attributes: ((len(attributes[0]),), ""), "c", "np.array(values)", ("values",))
 
 declare_elementwise("add", np.add, (lambda g, y, a, b: g, lambda g, y, a, b: g), "a + b", algebra=_add_algebra)
 declare_elementwise(
@@ -1140,7 +1172,7 @@ declare_elementwise("expm1", np.expm1, (lambda g, y, x: g * exp(x),), "e^x - 1",
 declare_elementwise("log", np.log, (lambda g, y, x: g / x,), r"\ln x", singular=_may_vanish(0), work=8)
 declare_elementwise("log1p", np.log1p, (lambda g, y, x: g / (x + 1.0),), r"\ln(1 + x)", singular=always, work=8)
 declare_elementwise("sqrt", np.sqrt, (lambda g, y, x: g / (2.0 * y),), r"\sqrt{x}", singular=_may_vanish(0), work=4)
-declare_elementwise("tanh", np.tanh, (_pull_tanh,), r"\tanh x", work=8)
+declare_elementwise("tanh", np.tanh, (_pull_tanh,), r"\tanh x", work=8, attribute_names=("slope",))
 declare_elementwise(
     "tanh_slope",
     np.cosh,
@@ -1148,8 +1180,20 @@ declare_elementwise(
     r"1 - \tanh^2 x",
     bind=_bind_tanh_slope,
     work=12,
+    numpy="1 / np.square(np.cosh(a))",
+    continuation=continuations.tanh_slope,
 )
-declare_elementwise("sigmoid", np.exp, (_pull_sigmoid,), r"\sigma(x)", bind=_bind_sigmoid, work=12)
+declare_elementwise(
+    "sigmoid",
+    np.exp,
+    (_pull_sigmoid,),
+    r"\sigma(x)",
+    bind=_bind_sigmoid,
+    work=12,
+    numpy="1 / (1 + np.exp(-a))",
+    attribute_names=("slope",),
+    continuation=continuations.sigmoid,
+)
 declare_elementwise(
     "logistic_slope",
     np.cosh,
@@ -1157,6 +1201,8 @@ declare_elementwise(
     r"\sigma(x)\,(1 - \sigma(x))",
     bind=_bind_logistic_slope,
     work=12,
+    numpy="0.5 / (1 + np.cosh(a))",
+    continuation=continuations.logistic_slope,
 )
 declare_elementwise(
     "softplus",
@@ -1168,6 +1214,8 @@ declare_elementwise(
     in_place=False,
     scratch=lambda node: (node.shape,),
     work=24,
+    numpy="np.log1p(np.exp(-np.abs(a))) + np.maximum(a, 0)",
+    continuation=continuations.softplus,
 )
 declare_elementwise(
     "erfc",
@@ -1177,12 +1225,58 @@ declare_elementwise(
     SMOOTH,
     in_place=False,
     work=80,
+    numpy="np.vectorize(math.erfc, [float])(a)",
+    continuation=continuations.erfc,
 )
-declare_elementwise("gaussian", gaussian_kernel, (_pull_gaussian,), "e^{-x^2}", SMOOTH, in_place=False, work=30)
-declare_elementwise("absolute", np.absolute, (lambda g, y, x: g * sign(x),), "|x|", KINKED)
-declare_elementwise("sign", np.sign, (zero,), r"\operatorname{sgn} x", STEPPED)
-declare_elementwise("greater", np.greater, (zero, zero), "[a > b]", STEPPED, in_place=False)
-declare_elementwise("greater_equal", np.greater_equal, (zero, zero), r"[a \ge b]", STEPPED, in_place=False)
+declare_elementwise(
+    "gaussian",
+    gaussian_kernel,
+    (_pull_gaussian,),
+    "e^{-x^2}",
+    SMOOTH,
+    in_place=False,
+    work=30,
+    numpy="np.exp(-np.square(a))",
+    continuation=continuations.gaussian,
+)
+declare_elementwise(
+    "absolute",
+    np.absolute,
+    (lambda g, y, x: g * sign(x),),
+    "|x|",
+    KINKED,
+    branch=continuations.side,
+    continuation=continuations.absolute,
+)
+declare_elementwise(
+    "sign",
+    np.sign,
+    (zero,),
+    r"\operatorname{sgn} x",
+    STEPPED,
+    branch=continuations.side,
+    continuation=continuations.constant(np.sign),
+)
+declare_elementwise(
+    "greater",
+    np.greater,
+    (zero, zero),
+    "[a > b]",
+    STEPPED,
+    in_place=False,
+    branch=continuations.larger,
+    continuation=continuations.constant(np.greater),
+)
+declare_elementwise(
+    "greater_equal",
+    np.greater_equal,
+    (zero, zero),
+    r"[a \ge b]",
+    STEPPED,
+    in_place=False,
+    branch=continuations.larger,
+    continuation=continuations.constant(np.greater_equal),
+)
 declare_elementwise(
     "maximum",
     np.maximum,
@@ -1191,6 +1285,8 @@ declare_elementwise(
     KINKED,
     bind=_call_out(np.maximum),
     selects=_larger,
+    branch=continuations.larger,
+    continuation=continuations.maximum,
 )
 declare_elementwise(
     "minimum",
@@ -1200,6 +1296,8 @@ declare_elementwise(
     KINKED,
     bind=_call_out(np.minimum),
     selects=_smaller,
+    branch=continuations.larger,
+    continuation=continuations.minimum,
 )
 
 declare_elementwise(
@@ -1209,6 +1307,8 @@ declare_elementwise(
     "x",
     algebra=_gate_algebra,
     selects=lambda position, y: y.inputs[0],
+    numpy="np.where(a == 0, 0, b)",
+    continuation=continuations.gate,
 )
 
 declare(
@@ -1219,6 +1319,8 @@ declare(
     batch=_batch_rows,
     latex=r"\max_i x_i",
     smoothness=STEPPED,
+    numpy="np.max(a, axis=-1)",
+    continuation=continuations.row_maximum,
 )
 declare(
     "row_excess",
@@ -1230,6 +1332,8 @@ declare(
     smoothness=SMOOTH,
     scratch=lambda node: (node.inputs[1].shape, node.shape),
     work=4,
+    numpy="np.sum(b - np.rint(b), axis=-1) + (np.sum(np.rint(b), axis=-1) - 1)",
+    continuation=continuations.row_excess,
 )
 declare(
     "balanced",
@@ -1242,6 +1346,8 @@ declare(
     in_place=True,
     scratch=lambda node: (node.shape, node.shape[:-1]),
     work=2,
+    numpy="a - b * np.sum(a, axis=-1, keepdims=True)",
+    continuation=continuations.balanced,
 )
 declare(
     "sum",
@@ -1251,6 +1357,8 @@ declare(
     batch=_batch_sum,
     latex=r"\sum x",
     simplify=_simplify_sum,
+    numpy="np.sum(a, axis=axes)",
+    attribute_names=("axes",),
 )
 declare(
     "matmul",
@@ -1260,6 +1368,7 @@ declare(
     joint=_pull_shared_right_factor,
     batch=_batch_matmul,
     latex="A B",
+    numpy="np.matmul(a, b)",
 )
 declare(
     "concatenate",
@@ -1269,6 +1378,8 @@ declare(
     batch=_batch_concatenate,
     latex="[a, b]",
     simplify=_simplify_concatenate,
+    numpy="np.concatenate(parts, axis)",
+    attribute_names=("axis",),
 )
 declare(
     "pad",
@@ -1279,6 +1390,8 @@ declare(
     ),
     batch=_batch_axis,
     latex=r"\operatorname{pad}(x)",
+    numpy="np.pad(a, [(start, total - start - n) if k == axis else (0, 0) for k, n in enumerate(a.shape)])",
+    attribute_names=("axis", "start", "total"),
 )
 declare(
     "one_hot",
@@ -1288,6 +1401,8 @@ declare(
     batch=_batch_rows,
     latex="e_i",
     smoothness=STEPPED,
+    numpy="np.equal(a[..., None], np.arange(depth))",
+    attribute_names=("depth",),
 )
 
 _view(
@@ -1299,6 +1414,8 @@ _view(
     "x",
     _simplify_reshape,
     keeps_order=True,
+    numpy="np.reshape(a, shape)",
+    attribute_names=("shape",),
 )
 _view(
     "transpose",
@@ -1308,6 +1425,8 @@ _view(
     _batch_transpose,
     r"x^\top",
     _simplify_transpose,
+    numpy="np.transpose(a, order)",
+    attribute_names=("order",),
 )
 _view(
     "broadcast",
@@ -1317,6 +1436,8 @@ _view(
     _batch_broadcast,
     "x",
     _simplify_broadcast,
+    numpy="np.broadcast_to(a, shape)",
+    attribute_names=("shape",),
 )
 _view(
     "slice",
@@ -1327,6 +1448,8 @@ _view(
     "x_{a:b}",
     _simplify_slice,
     joint=_pull_slices,
+    numpy="np.take(a, range(start, stop), axis)",
+    attribute_names=("axis", "start", "stop"),
 )
 _view(
     "stop_gradient",
@@ -1336,6 +1459,7 @@ _view(
     _batch_elementwise,
     "x",
     keeps_order=True,
+    continuation=continuations.constant(np.positive),
 )
 _view(
     "mark",
@@ -1345,6 +1469,7 @@ _view(
     _batch_elementwise,
     "x",
     keeps_order=True,
+    attribute_names=("name",),
 )
 _view(
     "with_slope",
@@ -1364,6 +1489,7 @@ _view(
     _batch_elementwise,
     r"\max_i x_i",
     keeps_order=True,
+    attribute_names=("name",),
 )
 _view(
     "softmax",

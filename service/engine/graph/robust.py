@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.graph import continuations
 from service.engine.graph.ir import Array, Attributes, Call, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import (
     broadcast,
@@ -118,6 +119,8 @@ declare_elementwise(
     bind=_bind_weighted,
     in_place=False,
     work=2.0,
+    numpy="np.where(a == 0, 0, a * b)",
+    continuation=continuations.weighted,
 )
 declare(
     "root_mean_square",
@@ -128,4 +131,8 @@ declare(
     latex=r"\sqrt{\tfrac1n \sum x^2 + \epsilon}",
     smoothness=Smoothness.SMOOTH,
     work=4.0,
+    numpy="np.sqrt(a + epsilon)",
+    attribute_names=("axes", "count", "epsilon"),
+    branch=continuations.zero_length,
+    continuation=continuations.root_mean_square,
 )

@@ -201,6 +201,8 @@ declare(
     latex=r"\operatorname{im2col}(x)",
     simplify=_simplify_windows,
     scratch=_windows_scratch,
+    numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
+    attribute_names=("sliding", "fill"),
 )
 declare(
     "overlap_add",
@@ -211,4 +213,6 @@ declare(
     latex=r"\operatorname{col2im}(x)",
     simplify=_simplify_overlap_add,
     scratch=lambda node: (node.attributes[0].padded(node.shape),) if node.attributes[0].is_padded else (),
+    numpy="overlap_add(a, at, axes, sizes, strides, dilations, padding, shape)",
+    attribute_names=("sliding", "shape"),
 )

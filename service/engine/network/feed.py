@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.graph.ir import Array
-from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
 from service.engine.network.quantities import first_true
@@ -30,6 +30,15 @@ class Feed:
     """Of a training: each step draws random numbers of its own."""
 
 
+class Fillable(Protocol):
+    """What a feed is written into: a workspace, or arrays of its own."""
+
+    inputs: dict[str, Array]
+    """By the names of the nodes; what nothing depends on may be missing."""
+    parameters: Array
+    """The flat vector of all parameters."""
+
+
 class Feeder:
     """Checks feeds against a prepared network and writes them into workspaces."""
 
@@ -39,7 +48,7 @@ class Feeder:
         self.limits = limits
         self.parameters = ParameterVector(self.task.definition, self.model.parameters)
 
-    def fill(self, workspace: Workspace, feed: Feed, watch: Watch | None) -> None:
+    def fill(self, workspace: Fillable, feed: Feed, watch: Watch | None) -> None:
         """Write everything a run needs.
 
         Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
@@ -56,7 +65,7 @@ class Feeder:
         else:
             self.parameters.fill(flat, feed.parameters)
 
-    def fill_samples(self, workspace: Workspace, feed: Feed, rows: Array | None = None) -> None:
+    def fill_samples(self, workspace: Fillable, feed: Feed, rows: Array | None = None) -> None:
         """Write inputs, targets and weights: of all samples, or of those whose indices are `rows`."""
         values = workspace.inputs
         tensors = {f"inputs/{name}": array for name, array in feed.inputs.items()}
@@ -68,7 +77,7 @@ class Feeder:
             if out is not None:
                 out[...] = array if rows is None else array[rows]
 
-    def fill_noises(self, workspace: Workspace, seed: int, step: int) -> None:
+    def fill_noises(self, workspace: Fillable, seed: int, step: int) -> None:
         """Draw random numbers: they depend on nothing but the seed, their place in the network and the step."""
         for position, noise in enumerate(self.model.noises):
             out = workspace.inputs.get(noise.node.attributes[0])

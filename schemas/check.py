@@ -1,0 +1,187 @@
+"""What `/v1/gradients/check` takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired
+
+from marshmallow import ValidationError, fields
+
+from schemas.common import about, finite_field, warnings_field
+from schemas.components import Components, JSONSchema
+from schemas.derivatives import VectorsField
+from schemas.fields import Message, NumberField, NumbersField, StrictSchema
+from schemas.subject import LoadedSubject, SubjectRequest
+from schemas.tensor import Array, ParametersAnswerField
+from service.engine.insight.check import TOLERANCES, VERDICTS
+from service.engine.insight.differences import STEPS
+
+MOST_STEPS = 100
+SMALLEST_STEP, LARGEST_STEP = 1e-300, 1e100
+MEANINGS = {
+    "right": "nothing speaks against it",
+    "kink": "it lies between the slopes on both sides of a kink",
+    "unsure": "rounding hides the slope",
+    "wrong": "the slope is another",
+    "undefined": "value or gradient are not finite",
+}
+VERDICT = "; ".join(f"{verdict}: {MEANINGS[verdict]}" for verdict in VERDICTS)
+
+
+class ClaimedField(VectorsField):
+    """A gradient: tensors by layer and parameter name, numbers by variable, or a tensor."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return self._decode(value)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        one: JSONSchema = super().json_schema(components)["items"]
+        return one
+
+
+class LoadedCheck(LoadedSubject):
+    """A request for a check, loaded."""
+
+    claimed: NotRequired[Array | dict[str, Any]]
+    tolerance: NotRequired[float]
+    steps: NotRequired[tuple[float, ...]]
+
+
+class CheckRequest(SubjectRequest[LoadedCheck]):
+    """A network with what `/v1/gradients` takes, or an expression and a point, and perhaps a gradient to check."""
+
+    fresh = frozenset((*SubjectRequest.fresh, "claimed"))
+
+    class Meta(SubjectRequest.Meta):
+        exclude = ("exclude", "include")
+
+    claimed = ClaimedField(
+        metadata=about(
+            "the gradient to check, or any part of it: tensors by layer and parameter name; beside an expression, "
+            "numbers by variable or a list; left out, the gradient of this service is checked"
+        )
+    )
+    tolerance = NumberField(
+        minimum=0.0,
+        metadata=about(
+            "relative differences of a claimed gradient that are not called wrong, beside what rounding may do: by "
+            f"default {TOLERANCES['float64']} in float64, {TOLERANCES['float32']} in float32"
+        ),
+    )
+    steps = NumbersField(
+        minimum=SMALLEST_STEP,
+        metadata=about(
+            f"of differences and remainders, 1 to {MOST_STEPS} lengths: by default differences have {len(STEPS)}, from "
+            f"{STEPS[0]} to {STEPS[-1]}"
+        ),
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """As for every subject, and the steps within bounds."""
+        steps = loaded.get("steps")
+        if steps is not None and (not 0 < len(steps) <= MOST_STEPS or max(steps) > LARGEST_STEP):
+            detail = f"takes 1 to {MOST_STEPS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
+            raise ValidationError({"steps": [Message(detail)]})
+        return super().finish(loaded)
+
+
+class CheckedEntrySchema(StrictSchema):
+    """One number of a gradient."""
+
+    label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("as it was claimed or computed"))
+    reference = fields.Float(
+        required=True, allow_none=True, metadata=about("the slope by the complex step, or the exact gradient")
+    )
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("their difference, relative to the larger of both")
+    )
+
+
+class DifferenceSchema(StrictSchema):
+    """A central difference along a direction."""
+
+    step = fields.Float(required=True)
+    value = fields.Float(required=True, allow_none=True)
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("relative to the gradient's slope along the direction")
+    )
+    kink = fields.Boolean(required=True, metadata=about("whether the step reaches a kink"))
+
+
+class DifferenceCurveSchema(StrictSchema):
+    """The error of central differences along a random direction, over the step: a V in logarithmic axes."""
+
+    slope = fields.Float(
+        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
+    )
+    text = fields.String(required=True)
+    best = fields.Nested(
+        DifferenceSchema, metadata=about("the smallest error; missing where every step reaches a kink")
+    )
+    truncation = fields.Float(metadata=about("exponent of the step where it is large: about 2"))
+    rounding = fields.Float(metadata=about("exponent of the step where it is small: about -1"))
+    kink = fields.Float(metadata=about("the smallest step that reaches a kink"))
+    steps = fields.List(fields.Nested(DifferenceSchema), required=True)
+
+
+class TaylorRemainderSchema(StrictSchema):
+    """|f(x + h v) - f(x) - h g·v|, what the tangent leaves over."""
+
+    step = fields.Float(required=True)
+    value = fields.Float(required=True, allow_none=True)
+    kink = fields.Boolean(required=True, metadata=about("whether the step reaches a kink"))
+
+
+class TaylorRemaindersSchema(StrictSchema):
+    """Taylor remainders along a random direction."""
+
+    slope = fields.Float(
+        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
+    )
+    order = fields.Float(
+        required=True, allow_none=True, metadata=about("2 is right, 1 wrong; null: only rounding is left over")
+    )
+    text = fields.String(required=True)
+    remainders = fields.List(fields.Nested(TaylorRemainderSchema), required=True)
+
+
+class TensorCheckSchema(StrictSchema):
+    """The check of one parameter or variable."""
+
+    name = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
+    size = fields.Integer(required=True)
+    verdict = fields.String(required=True, metadata=about(VERDICT))
+    text = fields.String(required=True)
+    compared = fields.String(
+        required=True,
+        metadata=about(
+            "each: every entry with a complex step of its own; probes: along random directions through all entries; "
+            "exact: with the exact gradient, which passed one of these"
+        ),
+    )
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("the largest relative error of an entry, or along a direction")
+    )
+    wrong = fields.Integer(required=True, metadata=about("how many entries differ"))
+    worst = fields.Nested(CheckedEntrySchema)
+    ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
+    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink, the slopes on both sides of it"))
+    curve = fields.Nested(DifferenceCurveSchema)
+
+
+class CheckResponse(StrictSchema):
+    """Whether a gradient is right, and why."""
+
+    verdict = fields.String(required=True, metadata=about(VERDICT))
+    text = fields.String(required=True)
+    dtype = fields.String(required=True)
+    value = fields.Float(required=True, allow_none=True, metadata=about("the loss, or the value of the expression"))
+    checks = fields.List(fields.Nested(TensorCheckSchema), required=True, metadata=about("by parameter or variable"))
+    missing = fields.List(
+        fields.String(), required=True, metadata=about("parameters or variables of which nothing was claimed")
+    )
+    curve = fields.Nested(DifferenceCurveSchema, metadata=about("along a direction through everything"))
+    taylor = fields.List(fields.Nested(TaylorRemaindersSchema), required=True)
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    finite = finite_field()
+    warnings = warnings_field()

@@ -1,0 +1,146 @@
+"""What `/v1/graph` takes and gives."""
+
+from __future__ import annotations
+
+from typing import NotRequired
+
+from marshmallow import fields
+
+from schemas.common import about, finite_field, warnings_field
+from schemas.components import Components, JSONSchema, by_name
+from schemas.fields import FlagField, StrictField, StrictSchema, WordField, WordsField
+from schemas.subject import LoadedSubject, SubjectRequest
+from schemas.tensor import ParametersAnswerField, TensorAnswerField
+from service.engine.insight.graph_view import (
+    DETAILS,
+    MOST_NUMBERS,
+    MOST_OPERATIONS,
+    READABLE_NUMBERS,
+    READABLE_OPERATIONS,
+)
+
+
+class LoadedGraph(LoadedSubject):
+    """A request for a computational graph, loaded."""
+
+    detail: NotRequired[str]
+    values: bool
+    include: frozenset[str]
+
+
+class GraphRequest(SubjectRequest[LoadedGraph]):
+    """A network with what `/v1/gradients` takes, or an expression and a point, and what to show of the graph."""
+
+    needs_loss = False
+
+    detail = WordField(
+        DETAILS,
+        metadata=about(
+            f"operations: each by itself, up to {MOST_OPERATIONS:,}; layers: a node for each layer and half; by "
+            f"default operations where there are at most {READABLE_OPERATIONS}, with {READABLE_NUMBERS:,} numbers"
+        ),
+    )
+    values = FlagField(
+        load_default=True,
+        metadata=about(f"whether nodes have their values and adjoints, up to {MOST_NUMBERS:,} numbers (true)"),
+    )
+    include = WordsField(
+        ("dot", "mermaid", "input_gradients"),
+        load_default=frozenset(),
+        metadata=about(
+            "what more to answer: drawings for Graphviz and Mermaid; the way back to the inputs beside that to the "
+            "parameters"
+        ),
+    )
+
+
+class AttributesField(StrictField):
+    """Attributes of an operation by name: numbers, words, or lists of them."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("GraphAttributes", lambda: by_name({}))
+
+
+class GraphNodeSchema(StrictSchema):
+    """A value of the computation: an operation or, collapsed, a layer; or an operation on the way back."""
+
+    name = fields.String(required=True)
+    operation = fields.String(required=True, metadata=about("the operation, or the type of the layer"))
+    inputs = fields.List(fields.String(), required=True, metadata=about("names of what it is computed from"))
+    text = fields.String(metadata=about("what it is: the part of the expression, or its part in the network"))
+    value = TensorAnswerField(allow_none=True)
+    adjoint = TensorAnswerField(
+        allow_none=True, metadata=about("derivative of the loss, or of the expression, with respect to this value")
+    )
+    attributes = AttributesField(metadata=about("by name, as the code has them"))
+    latex = fields.String(metadata=about("of the operation"))
+    shape = fields.List(fields.Integer())
+    dtype = fields.String()
+    phase = fields.String(metadata=about("forward or backward"))
+    layer = fields.String(metadata=about("which layer it belongs to; loss: that of the network"))
+    serves = fields.String(
+        metadata=about("of a backward node: the forward node through which it passes the derivative on")
+    )
+    adjoint_node = fields.String(metadata=about("the backward node whose value is the adjoint"))
+    operations = fields.Integer(metadata=about("how many operations a collapsed node stands for"))
+
+
+class GraphEdgeSchema(StrictSchema):
+    """A value that another is computed from. On the way back, adjoint of source += adjoint of target · derivative."""
+
+    source = fields.String(required=True)
+    target = fields.String(required=True)
+    derivative = fields.Float(allow_none=True, metadata=about("of the target with respect to the source alone"))
+    contribution = fields.Float(allow_none=True, metadata=about("what is added to the source's adjoint"))
+
+
+class GraphGroupSchema(StrictSchema):
+    """The nodes of one layer on the way forward or on the way back."""
+
+    layer = fields.String(required=True)
+    phase = fields.String(required=True, metadata=about("forward or backward"))
+    nodes = fields.List(fields.String(), required=True)
+
+
+class GraphOperationSchema(StrictSchema):
+    """What an operation of the graph computes."""
+
+    name = fields.String(required=True)
+    signature = fields.String(required=True, metadata=about("inputs and attributes, as of a Python function"))
+    numpy = fields.String(required=True, metadata=about("its value, as a NumPy expression of them"))
+    latex = fields.String(required=True)
+
+
+class GraphResultsSchema(StrictSchema):
+    """Which nodes hold the results."""
+
+    outputs = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata=about("by output name"))
+    loss = fields.String(metadata=about("the loss, or the value of the expression"))
+    gradients = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata=about("by `layer.parameter`, by input or by variable"),
+    )
+
+
+class GraphResponse(StrictSchema):
+    """A computation, forward and backward."""
+
+    detail = fields.String(required=True, metadata=about("operations or layers"))
+    dtype = fields.String(required=True)
+    results = fields.Nested(GraphResultsSchema, required=True)
+    code = fields.String(metadata=about("with detail: operations, straight-line code: a line for each node"))
+    nodes = fields.List(
+        fields.Nested(GraphNodeSchema), required=True, metadata=about("in an order of computation, forward first")
+    )
+    edges = fields.List(fields.Nested(GraphEdgeSchema), required=True)
+    groups = fields.List(fields.Nested(GraphGroupSchema), required=True)
+    operations = fields.List(
+        fields.Nested(GraphOperationSchema), required=True, metadata=about("what the operations of the code mean")
+    )
+    dot = fields.String(metadata=about("a drawing for Graphviz"))
+    mermaid = fields.String(metadata=about("a drawing for Mermaid"))
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    finite = finite_field()
+    warnings = warnings_field()

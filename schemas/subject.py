@@ -1,0 +1,130 @@
+"""Requests about a network with its loss, or about a typed function at a point: one of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from marshmallow import ValidationError, validates_schema
+
+from schemas.common import about, language_field
+from schemas.evaluation import LossField, LossRequest, Tensors, Tree
+from schemas.fields import Message, WordField
+from schemas.functions import ExpressionField, VariablesField
+from schemas.network import NetworkField
+from schemas.requests import R
+from schemas.tensor import Array, TensorField, TensorsField
+from service.engine.declarations import Selection
+from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
+from service.engine.network.definition import NetworkDefinition
+from service.engine.network.losses import Loss, losses
+from service.engine.network.objective import REDUCTIONS
+
+OF_A_NETWORK = (
+    *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),
+    *("training", "dtype"),
+)
+"""Keys that have a meaning beside a network alone."""
+OF_A_FUNCTION = ("variables", "point")
+"""Keys that have a meaning beside an expression alone."""
+
+
+class LoadedSubject(TypedDict):
+    """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
+
+    network: NotRequired[NetworkDefinition]
+    inputs: NotRequired[Tensors]
+    parameters: NotRequired[Tree]
+    seed: int
+    dtype: str
+    training: bool
+    targets: NotRequired[Tensors]
+    loss: NotRequired[Selection[Loss] | dict[str, Selection[Loss]]]
+    loss_weights: NotRequired[dict[str, float]]
+    reduction: str
+    sample_weights: NotRequired[Array]
+    normalize_weights: NotRequired[bool]
+    expression: NotRequired[Expression]
+    variables: NotRequired[tuple[str, ...]]
+    point: NotRequired[Array]
+    """(variables,)"""
+    language: NotRequired[str]
+
+
+class SubjectRequest(LossRequest[R]):
+    """A network with what `/v1/gradients` takes, or an expression and a point."""
+
+    fresh = frozenset((*LossRequest.fresh, "point"))
+    needs_loss = True
+    """Whether a network has to have targets and a loss."""
+
+    class Meta(LossRequest.Meta):
+        exclude: tuple[str, ...] = ("exclude",)
+
+    network = NetworkField(metadata=about("the architecture; or send an expression"))
+    inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
+    targets = TensorsField(
+        metadata=about("shaped like the outputs, or class indices; by output name where there are several")
+    )
+    loss = LossField(losses, metadata=about("compares outputs with targets; one for all outputs, or one by each name"))
+    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    expression = ExpressionField(
+        metadata=about(
+            f"a function in place of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters"
+        )
+    )
+    variables = VariablesField(
+        metadata=about("of the expression, in the order in which the point lists them; by default those found, sorted")
+    )
+    point = TensorField(metadata=about("beside an expression: a number for each variable"))
+    language = language_field()
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Tensors in the precision that is computed in, and the point as a vector."""
+        given = [key for key in loaded if key in ("network", "expression") or key in self.fresh or key == "loss"]
+        errors = self.misfits([key for key in given if key != "seed"])
+        if errors:
+            raise ValidationError(errors)
+        if "expression" in loaded:
+            loaded["point"] = self._point(loaded["expression"], loaded["point"])
+            return loaded
+        return super().finish(loaded)
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
+        """Tell what does not fit together beside what is wrong by itself."""
+        if isinstance(original, Mapping):
+            errors = self.misfits(original)
+            if errors:
+                raise ValidationError(errors)
+
+    def misfits(self, given: Collection[str]) -> dict[str, list[str]]:
+        """What is missing or too much among the keys given, by key."""
+        errors: dict[str, str] = {}
+        if "network" in given and "expression" in given:
+            errors["expression"] = "has no use beside a network; send one of them"
+        elif "expression" in given:
+            errors |= {key: "has no use beside an expression" for key in OF_A_NETWORK if key in given}
+            if "point" not in given:
+                errors["point"] = "is required beside an expression: a number for each variable"
+        elif "network" in given:
+            errors |= {key: "has no use beside a network" for key in OF_A_FUNCTION if key in given}
+            needed = ["inputs"]
+            if self.needs_loss or "loss" in given or "targets" in given:
+                needed += ["targets", "loss"]
+            errors |= {key: "is required" for key in needed if key not in given}
+        else:
+            errors["network"] = "is required, or an expression with a point"
+        return {key: [Message(text)] for key, text in errors.items()}
+
+    def _point(self, expression: Expression, point: Array) -> Array:
+        names = expression.variables
+        if not names:
+            detail = "has no variables; use some, such as x, or list them in 'variables'"
+            raise ValidationError({"expression": [Message(detail)]})
+        if point.shape != (len(names),) and not (point.shape == () and len(names) == 1):
+            one = "one number" if len(names) == 1 else f"{len(names)} numbers"
+            detail = f"takes a list of {one}, [{', '.join(names)}]; got a tensor of shape {list(point.shape)}"
+            raise ValidationError({"point": [Message(detail)]})
+        return np.ascontiguousarray(point, np.float64).reshape(len(names))

@@ -1,0 +1,145 @@
+"""`/v1/gradients/check`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, cast
+
+from flask import Blueprint
+
+from schemas.check import CheckRequest, CheckResponse, LoadedCheck
+from schemas.evaluation import LoadedNetwork
+from service.api.answers import listed
+from service.api.function_answers import cautions_of
+from service.api.graph_examples import CHECK
+from service.api.network_request import built, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.engine.insight.check import TensorCheck
+from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
+from service.engine.insight.checked import Checked, FunctionCheckTask, NetworkCheckTask, Wanted
+from service.engine.insight.differences import Curve
+from service.engine.network.task import Caution
+from service.engine.texts import Sentence, Tell, say, telling
+
+blueprint = Blueprint("check", __name__)
+
+
+@post(
+    blueprint,
+    "/v1/gradients/check",
+    takes=CheckRequest(),
+    gives=CheckResponse(),
+    summary="Is the gradient right?",
+    tag="Insight",
+    examples=CHECK,
+)
+def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
+    """Compare a gradient with slopes that come from values alone, without any rule of differentiation.
+
+    It takes the gradient of this service or one that is `claimed`, of a network's loss or of an `expression` at a
+    `point`. The complex step judges every entry, or random directions through all of them where there are many.
+    Evidence comes with it: the error of central differences over the step, and the order of Taylor remainders, where 2
+    is right.
+    """
+    tell = telling(context.language)
+    steps = request.get("steps")
+    ordered = None if steps is None else tuple(sorted(steps, reverse=True))
+    wanted = Wanted(request.get("claimed"), request["seed"], request.get("tolerance"), ordered)
+    checked, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
+    context.timer.mark("compute")
+    return _answer(checked, request.get("dtype", "float64"), warnings, tell)
+
+
+def _of_function(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
+    ready = context.compiled(FunctionCheckTask(request["expression"]))
+    context.mark_compiled(ready.nbytes)
+    context.memory.need(context.loaded_bytes + ready.nbytes)
+    return ready.run(request["point"], wanted, context.ticket), cautions_of(request["expression"])
+
+
+def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
+    with in_terms_of(request):
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
+        ready = built(NetworkCheckTask(task), feed, context)
+        context.mark_compiled(ready.nbytes)
+        context.memory.need(context.loaded_bytes + ready.nbytes)
+        return ready.run(feed, wanted, context.ticket), list(ready.warnings)
+
+
+def _answer(checked: Checked, dtype: str, warnings: list[Caution], tell: Tell) -> dict[str, Any]:
+    report = checked.report
+    declared = dict.fromkeys(node.scope or node.operation.name for node in report.declared)
+    warnings += [
+        Caution("declared_slope", tell(say("check.declared_slope", layer=f"`{layer}`")), layer) for layer in declared
+    ]
+    if checked.curves_left_out:
+        warnings.append(Caution("curves_left_out", tell(say("check.curve.left_out")), quantity="curve"))
+    finite = report.verdict != "undefined"
+    answer: dict[str, Any] = {
+        "verdict": report.verdict,
+        "text": tell(of_report(report)),
+        "dtype": dtype,
+        "value": _or_null(report.value),
+        "checks": [_tensor(tensor, tell) for tensor in report.tensors],
+        "missing": checked.missing,
+    }
+    if report.curve is not None:
+        answer["curve"] = _curve(report.curve, tell)
+    answer["taylor"] = [
+        {
+            "slope": _or_null(taylor.slope),
+            "order": taylor.order,
+            "text": tell(of_taylor(taylor)),
+            "remainders": [_finite(row._asdict()) for row in taylor.rows],
+        }
+        for taylor in report.taylor
+    ]
+    if checked.parameters is not None:
+        answer["parameters"] = checked.parameters
+    return answer | {"finite": finite, "warnings": listed(warnings)}
+
+
+def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": ".".join(tensor.path),
+        "size": tensor.size,
+        "verdict": tensor.verdict,
+        "text": _told(of_tensor(tensor), tell),
+        "compared": tensor.compared,
+        "error": tensor.error,
+        "wrong": tensor.wrong,
+    }
+    if tensor.worst is not None:
+        told["worst"] = _finite(vars(tensor.worst))
+    if tensor.ratio is not None:
+        told["ratio"] = tensor.ratio
+    if tensor.sides is not None:
+        told["sides"] = list(map(_or_null, tensor.sides))
+    if tensor.curve is not None:
+        told["curve"] = _curve(tensor.curve, tell)
+    return told
+
+
+def _curve(curve: Curve, tell: Tell) -> dict[str, Any]:
+    told: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _told(of_curve(curve), tell)}
+    if curve.best is not None:
+        told["best"] = _finite(curve.best._asdict())
+    found = {"truncation": curve.truncation, "rounding": curve.rounding, "kink": curve.kink}
+    told |= {key: value for key, value in found.items() if value is not None}
+    return told | {"steps": [_finite(row._asdict()) for row in curve.rows]}
+
+
+def _finite(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _or_null(value) if isinstance(value, float) else value for key, value in told.items()}
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _told(sentences: list[Sentence], tell: Tell) -> str:
+    return (
+        tell(reduce(lambda first, second: say("check.and", first=first, second=second), sentences)) if sentences else ""
+    )

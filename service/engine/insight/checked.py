@@ -1,0 +1,244 @@
+"""What can be checked: the gradient of a network's loss by its parameters, and that of a typed function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import MOST_NODES, build
+from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.plan import WorkspacePool
+from service.engine.insight.check import Report, check_at, subject_vector
+from service.engine.insight.differences import STEPS
+from service.engine.insight.leaves import leaves_of
+from service.engine.insight.subject import Located, Path, Subject
+from service.engine.limits import Limits
+from service.engine.network.cautions import doubtful
+from service.engine.network.feed import Feed, Feeder
+from service.engine.network.task import Caution, Prepared, Task, prepare
+from service.engine.network.vectors import ParametersSide
+from service.engine.watch import Watch
+
+CURVE_OPERATIONS = 1e10
+"""Floating-point operations that curves of single tensors may take; beyond, there is one curve for all together."""
+EVALUATIONS = 100
+"""How many evaluations a check takes at least, roughly."""
+
+
+class Wanted(NamedTuple):
+    """How to check."""
+
+    claimed: Any = None
+    """A gradient in parts: by layer and parameter, by variable, or a vector of all variables; None: the exact one."""
+    seed: int = 0
+    tolerance: float | None = None
+    """Relative differences that are not called wrong."""
+    steps: Sequence[float] | None = None
+    """Of differences and remainders, the largest first; None: a usual choice."""
+
+
+class Checked(NamedTuple):
+    """A check of a network or a function."""
+
+    report: Report
+    missing: list[str]
+    """Parameters or variables of which nothing is claimed."""
+    parameters: dict[str, dict[str, Array]] | None = None
+    """Where they were initialised here."""
+    curves_left_out: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkCheckTask:
+    """Asks for a check of the gradients of a network's loss."""
+
+    task: Task
+
+    @property
+    def key(self) -> Task:
+        return self.task
+
+    @property
+    def effort(self) -> float:
+        return 3.0 * self.task.effort  # twice, and once more in float64
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkCheck:
+        return NetworkCheck(self.task, limits, pool, watch)
+
+
+class NetworkCheck:
+    """The loss of a network, ready to be checked: in float64, and in the precision that is asked for."""
+
+    def __init__(
+        self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
+    ) -> None:
+        """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
+        what `watch` raises.
+        """
+        self.task = task
+        self.prepared = prepare(task, limits, watch)
+        self.feeder = Feeder(self.prepared, limits)
+        model = self.prepared.model
+        self.side = ParametersSide(task, model)
+        if not self.side.size:
+            detail = "has no parameters that are trained, so there is no gradient to check"
+            raise InvalidRequest([Fault(("network",), detail)])
+        self.warnings: list[Caution] = doubtful(task, model)
+        self.subject = _subject_of(self.prepared, pool)
+        self.twin = self.subject
+        self.inputs = self.twin_inputs = _inputs_of(self.prepared)
+        """The inputs of the graph, and of the one in float64, by name."""
+        if task.dtype != "float64":
+            prepared = prepare(task._replace(dtype="float64"), limits, watch)
+            self.twin = _subject_of(prepared, pool)
+            self.twin_inputs = _inputs_of(prepared)
+        limits.check_operations(EVALUATIONS * self.twin.work)
+        self.nbytes = self.twin.nbytes + (self.subject.nbytes if self.twin is not self.subject else 0)
+        if self.nbytes > limits.workspace_bytes:
+            raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
+        self.weight = 2 * len(model.graph.nodes)
+        """How much of a cache it takes."""
+
+    def run(self, feed: Feed, wanted: Wanted, watch: Watch | None = None) -> Checked:
+        """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
+        faults = _faults_of_claim(self.side, wanted.claimed)
+        try:
+            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
+        except InvalidRequest as error:
+            raise InvalidRequest([*error.faults, *faults]) from None
+        if faults:
+            raise InvalidRequest(faults)
+        values = leaves.values()
+        here = computed = Located(self.subject, values, watch)
+        if self.twin is not self.subject:
+            wide = {name: values[node] for name, node in self.inputs.items() if node in values}
+            here = Located(self.twin, {self.twin_inputs[name]: _wide(value) for name, value in wide.items()}, watch)
+        claimed, missing = None, []
+        if wanted.claimed is not None:
+            parts: dict[Path, Array] = {
+                (layer, name): array for layer, arrays in wanted.claimed.items() for name, array in arrays.items()
+            }
+            claimed = subject_vector(self.subject, parts)
+            missing = [".".join(piece.path) for piece in self.side.pieces if piece.path not in parts]
+        pieces = len(self.side.pieces)
+        curves = 2.0 * len(wanted.steps or STEPS) * pieces * self.subject.forward.work <= CURVE_OPERATIONS
+        report = check_at(
+            here,
+            claimed,
+            self.task.dtype,
+            wanted.seed,
+            wanted.tolerance,
+            computed,
+            wanted.steps,
+            curves_of_tensors=curves,
+        )
+        return Checked(report, missing, leaves.tree() if feed.parameters is None else None, not curves)
+
+
+def _subject_of(prepared: Prepared, pool: WorkspacePool | None) -> Subject:
+    assert prepared.objective is not None
+    trained = [((each.layer, each.name), each.node) for each in prepared.model.parameters if each.trainable]
+    return Subject(prepared.objective.total, trained, pool)
+
+
+def _inputs_of(prepared: Prepared) -> dict[str, Node]:
+    return {node.attributes[0]: node for node in prepared.model.graph.nodes if node.operation.name == "input"}
+
+
+def _wide(value: Array) -> Array:
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
+    """Everything that keeps a claim from being a part of the gradient."""
+    if claimed is None:
+        return []
+    if not isinstance(claimed, Mapping):
+        return side.faults(claimed, ("claimed",))
+    whole: dict[str, Any] = {}
+    for piece in side.pieces:
+        whole.setdefault(piece.path[0], {})[piece.path[1]] = np.zeros(piece.shape)
+    for layer, arrays in claimed.items():
+        whole[layer] = whole.get(layer, {}) | dict(arrays) if isinstance(arrays, Mapping) else arrays
+    faults = side.faults(whole, ("claimed",))
+    if not faults and not any(isinstance(arrays, Mapping) and arrays for arrays in claimed.values()):
+        names = tuple(dict.fromkeys(piece.path[0] for piece in side.pieces))
+        faults = [Fault(("claimed",), "claims nothing; it takes {layer: {parameter: tensor}}, any part of it", names)]
+    return faults
+
+
+@dataclass(frozen=True)
+class FunctionCheckTask:
+    """Asks for a check of the gradient of a typed function."""
+
+    expression: Expression
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        return self.expression.key
+
+    @property
+    def effort(self) -> float:
+        return MOST_NODES
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionCheck:
+        return FunctionCheck(self.expression, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+
+
+class FunctionCheck:
+    """A typed function, ready to be checked."""
+
+    def __init__(self, expression: Expression, pool: WorkspacePool | None = None) -> None:
+        """Raises `LimitExceeded` when the expression and its gradient are too long together."""
+        graph = Graph("float64", MOST_NODES)
+        self.names = expression.variables
+        try:
+            self.variables = [graph.input(name, ()) for name in self.names]
+            value = build(expression, graph, self.variables)[-1]
+            self.subject = Subject(
+                value, [((name,), node) for name, node in zip(self.names, self.variables, strict=True)]
+            )
+        except LimitExceeded as error:
+            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
+        self.nbytes = self.subject.nbytes
+        self.weight = len(graph.nodes)
+        """How much of a cache it takes."""
+
+    def run(self, point: Array, wanted: Wanted, watch: Watch | None = None) -> Checked:
+        """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
+        values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
+        claimed, missing = None, []
+        if wanted.claimed is not None:
+            parts = self._parts(wanted.claimed)
+            claimed = subject_vector(self.subject, parts)
+            missing = [name for name in self.names if (name,) not in parts]
+        here = Located(self.subject, values, watch)
+        report = check_at(here, claimed, "float64", wanted.seed, wanted.tolerance, None, wanted.steps)
+        return Checked(report, missing)
+
+    def _parts(self, claimed: Any) -> dict[tuple[str, ...], Array]:
+        listed = ", ".join(self.names)
+        if isinstance(claimed, Mapping):
+            faults = [
+                Fault(("claimed", name), "is no variable", self.names) for name in claimed if name not in self.names
+            ]
+            faults += [
+                Fault(("claimed", name), f"takes a number, got a tensor of shape {list(np.shape(value))}")
+                for name, value in claimed.items()
+                if name in self.names and (isinstance(value, Mapping) or np.shape(value) != ())
+            ]
+            if not claimed:
+                faults = [Fault(("claimed",), f"claims nothing; it takes numbers by the names of {listed}", self.names)]
+            if faults:
+                raise InvalidRequest(faults)
+            return {(name,): np.asarray(value) for name, value in claimed.items()}
+        flat = np.asarray(claimed)
+        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
+            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
+            raise InvalidRequest([Fault(("claimed",), detail)])
+        return {(name,): value for name, value in zip(self.names, flat.reshape(-1), strict=True)}

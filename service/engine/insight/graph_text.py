@@ -1,0 +1,148 @@
+"""A computation as text: straight-line code, and drawings in the languages of Graphviz and Mermaid.
+
+The code has a line for each operation, `%7 = matmul(%3, %5)   # hidden, pre-activation`: a name, the operation with the
+names of its inputs and its attributes by their names, and a comment. `docs/graph.md` tells how to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from service.engine.graph.ir import Array
+from service.engine.insight.computation import Label
+from service.engine.insight.graph_view import BACKWARD, Vertex, View
+from service.engine.texts import Tell, short
+
+COMMENT_COLUMN = 44
+LONGEST_LABEL = 60
+"""Characters of a label in a drawing."""
+
+
+def label_of(vertex: Vertex, tell: Tell) -> str:
+    """What a vertex is, in words; empty where there is nothing to say."""
+    return "; ".join(_told(label, tell) for label in vertex.labels)
+
+
+def _told(label: Label, tell: Tell) -> str:
+    return label if isinstance(label, str) else tell(label)
+
+
+def code(view: View, tell: Tell) -> str:
+    """Straight-line code: each line uses names of lines before it alone."""
+    return "".join(f"{line}\n" for line in _lines(view.vertices, tell))
+
+
+def _lines(vertices: Sequence[Vertex], tell: Tell) -> list[str]:
+    lines = []
+    for vertex in vertices:
+        arguments = [*vertex.inputs, *(f"{name}={_literal(value)}" for name, value in vertex.attributes.items())]
+        line = f"{vertex.name} = {vertex.operation}({', '.join(arguments)})"
+        label = label_of(vertex, tell)
+        if not label and vertex.layer is not None:
+            label = vertex.layer
+        lines.append(f"{line:<{COMMENT_COLUMN}} # {_one_line(label)}" if label else line)
+    return lines
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it; a float that is not finite as `inf` or `nan`."""
+    return repr(value)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def dot(view: View, values: Mapping[str, Array], tell: Tell) -> str:
+    """A drawing for Graphviz: a box for each layer and half; adjoints flow along dashed arrows."""
+    lines = ["digraph computation {", "  rankdir=LR;", "  node [shape=box, style=rounded];"]
+    identities = _identities(view)
+    for place, (group, vertices) in enumerate(_groups(view)):
+        indent = "  "
+        if group is not None:
+            lines += [f"  subgraph cluster_{place} {{", f"    label={_quoted(group)};"]
+            indent = "    "
+        for vertex in vertices:
+            style = ', style="rounded,dashed"' if vertex.phase == BACKWARD else ""
+            label = _quoted("\n".join(_label_lines(vertex, values, tell)))
+            lines.append(f"{indent}{identities[vertex.name]} [label={label}{style}];")
+        if group is not None:
+            lines.append("  }")
+    for vertex in view.vertices:
+        style = " [style=dashed]" if vertex.phase == BACKWARD else ""
+        lines += [f"  {identities[source]} -> {identities[vertex.name]}{style};" for source in vertex.inputs]
+        if vertex.serves is not None:
+            serves = f"{identities[vertex.serves]} -> {identities[vertex.name]}"
+            lines.append(f"  {serves} [style=dotted, arrowhead=none, constraint=false];")
+    return "\n".join([*lines, "}", ""])
+
+
+def mermaid(view: View, values: Mapping[str, Array], tell: Tell) -> str:
+    """A flowchart for Mermaid, with the same boxes and arrows."""
+    lines = ["flowchart LR"]
+    identities = _identities(view)
+    for place, (group, vertices) in enumerate(_groups(view)):
+        indent = "  "
+        if group is not None:
+            lines.append(f'  subgraph g{place}["{_escaped(group)}"]')
+            indent = "    "
+        for vertex in vertices:
+            label = "<br>".join(map(_escaped, _label_lines(vertex, values, tell)))
+            lines.append(f'{indent}{identities[vertex.name]}["{label}"]')
+        if group is not None:
+            lines.append("  end")
+    for vertex in view.vertices:
+        arrow = "-.->" if vertex.phase == BACKWARD else "-->"
+        lines += [f"  {identities[source]} {arrow} {identities[vertex.name]}" for source in vertex.inputs]
+    backward = [identities[vertex.name] for vertex in view.vertices if vertex.phase == BACKWARD]
+    if backward:
+        lines += ["  classDef backward stroke-dasharray: 4 3", f"  class {','.join(backward)} backward"]
+    return "\n".join([*lines, ""])
+
+
+def _identities(view: View) -> dict[str, str]:
+    """Names that both languages take without quotation marks."""
+    return {vertex.name: f"n{place}" for place, vertex in enumerate(view.vertices)}
+
+
+def _groups(view: View) -> list[tuple[str | None, list[Vertex]]]:
+    """Vertices that follow each other in one layer and half. Layers that are collapsed are boxes already."""
+    if view.detail == "layers":
+        return [(None, view.vertices)]
+
+    def group(vertex: Vertex) -> str | None:
+        return None if vertex.layer is None else f"{vertex.layer}{' ∂' if vertex.phase == BACKWARD else ''}"
+
+    together: dict[str | None, list[Vertex]] = {}
+    for key, vertices in groupby(view.vertices, group):
+        together.setdefault(key, []).extend(vertices)
+    return list(together.items())
+
+
+def _label_lines(vertex: Vertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
+    """The lines inside a box: name and operation, label, shape or value."""
+    given = vertex.attributes.get("name")
+    lines = [f"{vertex.name} {vertex.operation}" + (f" {given}" if isinstance(given, str) else "")]
+    label = _one_line(label_of(vertex, tell))
+    if label:
+        lines.append(label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…")
+    value = values.get(vertex.name)
+    if value is not None and value.size == 1:
+        lines.append(short(float(value.item())))
+    elif vertex.shape:
+        lines.append("×".join(map(str, vertex.shape)))
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """A string of Graphviz."""
+    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{plain}"'
+
+
+def _escaped(text: str) -> str:
+    """Text inside quotation marks in Mermaid, where `#` begins an entity and `<` a tag."""
+    special = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"}
+    return "".join(special.get(character, character) for character in text)

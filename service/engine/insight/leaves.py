@@ -1,0 +1,49 @@
+"""The values of a network's leaves: inputs, targets, weights, random masks and parameters, as a request gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Node
+from service.engine.network.feed import Feed, Feeder
+from service.engine.network.parameters import tree_of
+from service.engine.network.task import Prepared
+from service.engine.watch import Watch
+
+
+class Leaves:
+    """Arrays for the inputs of a prepared network, filled as a workspace is."""
+
+    def __init__(self, prepared: Prepared, feeder: Feeder) -> None:
+        model = prepared.model
+        nodes = [*model.inputs.values(), *prepared.targets.values(), *(noise.node for noise in model.noises)]
+        if prepared.weights is not None:
+            nodes.append(prepared.weights)
+        self.inputs = {node.attributes[0]: np.empty(node.shape, node.dtype) for node in nodes}
+        """By the names of the nodes."""
+        self.parameters = np.empty(sum(node.size for node in feeder.parameters.nodes), prepared.task.dtype)
+        """The flat vector of all parameters."""
+        self._nodes = nodes
+        self._feeder = feeder
+
+    def values(self) -> dict[Node, Array]:
+        """By the nodes."""
+        found = {node: self.inputs[node.attributes[0]] for node in self._nodes}
+        vector = self._feeder.parameters
+        for parameter, part in zip(vector.parameters, vector.parts, strict=True):
+            found[parameter.node] = self.parameters[part.start : part.stop].reshape(part.shape)
+        return found
+
+    def tree(self) -> dict[str, dict[str, Array]]:
+        """The parameters by layer and name."""
+        return tree_of(self._feeder.parameters.parts, self.parameters)
+
+
+def leaves_of(prepared: Prepared, feeder: Feeder, feed: Feed, watch: Watch | None) -> Leaves:
+    """The leaves of a network with the numbers of a request.
+
+    Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while parameters are initialised.
+    """
+    leaves = Leaves(prepared, feeder)
+    feeder.fill(leaves, feed, watch)
+    return leaves
