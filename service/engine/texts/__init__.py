@@ -43,6 +43,7 @@ def say(key: str, /, **arguments: Any) -> Sentence:
     return Sentence(key, arguments)
 
 
+CATEGORIES = frozenset(("zero", "one", "two", "few", "many", "other"))
 PLURALS: Mapping[str, Callable[[int], str]] = {
     "en": lambda count: "one" if count == 1 else "other",
     "zh": lambda count: "other",
@@ -61,7 +62,7 @@ def texts_of(language: str) -> dict[str, dict[str, str]]:
             key = f"{prefix}{name}"
             if isinstance(value, str):
                 found[key] = {"other": value}
-            elif "other" in value:
+            elif CATEGORIES.issuperset(value):
                 found[key] = dict(value)
             else:
                 add(f"{key}.", value)

@@ -1,0 +1,273 @@
+"""What a gradient says of its parameter: which way to go, and where it is 0, why.
+
+The reason is found where the chain of factors breaks: the formulas of a derivation are followed from the gradient on,
+as far as they are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from service.engine.graph.ir import NoGradient
+from service.engine.insight.elements import Element
+from service.engine.insight.formula import (
+    Call,
+    Formula,
+    Key,
+    Number,
+    Product,
+    Quotient,
+    Ref,
+    Square,
+    Sum,
+    evaluate,
+    names,
+)
+from service.engine.insight.outline import Asked, Outline
+from service.engine.insight.scene import Scene
+from service.engine.texts import Sentence, say
+
+RECTIFIERS = frozenset(
+    ("relu", "leaky_relu", "prelu", "elu", "selu", "celu", "relu6", "hard_silu", "hard_shrink", "soft_shrink")
+)
+"""Activations whose flat part is called off, and not saturated."""
+STEPS = frozenset(("step", "sign"))
+MOST_FOLLOWED = 10_000
+"""Elements that are looked at for a reason."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a gradient is 0, for some samples."""
+
+    code: str
+    layer: str | None
+    samples: tuple[int, ...]
+    text: Sentence
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What to do about a parameter."""
+
+    asked: Asked
+    value: float
+    gradient: float
+    """As the answer shows it."""
+    updated: float
+    advice: str
+    """`increase`, `decrease` or `stationary`."""
+    reasons: list[Reason]
+    text: Sentence
+
+
+def meaning_of(
+    scene: Scene,
+    outline: Outline,
+    asked: Asked,
+    numbers: tuple[float, float, float],
+    heaton: bool,
+    value: Callable[[Key], float],
+) -> Meaning:
+    """The meaning of one gradient; `numbers` are the parameter, the gradient as it is shown, and the new parameter.
+
+    `value` gives the value that the graph holds of an element.
+    """
+    parameter, gradient, updated = numbers
+    slope = -gradient if heaton else gradient
+    if slope != slope:
+        return Meaning(asked, *numbers, "unknown", [], say("explain.meaning.unknown", path=asked.path))
+    if slope < 0.0:
+        text = (
+            say("explain.meaning.increase.added", path=asked.path, value=gradient)
+            if heaton
+            else say("explain.meaning.increase.subtracted", path=asked.path, value=gradient)
+        )
+        return Meaning(asked, *numbers, "increase", [], text)
+    if slope > 0.0:
+        text = (
+            say("explain.meaning.decrease.added", path=asked.path, value=gradient)
+            if heaton
+            else say("explain.meaning.decrease.subtracted", path=asked.path, value=gradient)
+        )
+        return Meaning(asked, *numbers, "decrease", [], text)
+    reasons = _reasons(scene, outline, asked, value)
+    text = say("explain.meaning.stationary", path=asked.path, reasons=[reason.text for reason in reasons])
+    return Meaning(asked, parameter, 0.0, updated, "stationary", reasons, text)
+
+
+Found = tuple[str, str]
+"""A code, and the layer that it is about."""
+
+
+def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key], float]) -> list[Reason]:
+    gradient = asked.selected.gradient
+    if gradient is NoGradient.ZERO:
+        layers = scene.blocked or (asked.selected.parameter.layer,)
+        return [Reason("blocked", layers[0], (), say("explain.reason.blocked", layers=_quoted(layers)))]
+    if isinstance(gradient, NoGradient):
+        return [Reason("disconnected", None, (), say("explain.reason.disconnected"))]
+    search = _Search(scene, outline, value)
+    formulas = {step.key: step.formula for step in outline.steps}
+    by_found: dict[Found, set[int]] = {}
+    shares = [key for key in formulas if isinstance(key, str) and key.startswith(f"{asked.gradient}@")]
+    shown = [(int(key.rpartition("@")[2]), key) for key in shares]
+    if not shown:
+        formula = outline.elements.formula(gradient, asked.place)
+        for found in search.of(formula):
+            by_found.setdefault(found, set()).update((scene.sample or 0,) if scene.task.samples == 1 else ())
+    elif any(search.number(formulas[key]) for _, key in shown):
+        by_found["cancels", ""] = set()
+    else:
+        for sample, key in shown:
+            for found in search.of(formulas[key]):
+                by_found.setdefault(found, set()).add(sample)
+    return [_told(scene, found, tuple(sorted(samples))) for found, samples in by_found.items()]
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    return [f"`{name}`" for name in names]
+
+
+def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
+    code, layer = found
+    count = len(samples)
+    if code == "inactive" and count == scene.task.samples:
+        code = "dead"
+    where = (
+        say("explain.reason.everywhere")
+        if count in (0, scene.task.samples)
+        else say("explain.reason.in_samples", count=count)
+    )
+    match code:
+        case "zero_input":
+            text = say("explain.reason.zero_input", where=where)
+        case "zero_activation":
+            text = say("explain.reason.zero_activation", layer=layer, where=where)
+        case "saturated":
+            text = say("explain.reason.saturated", layer=layer, where=where)
+        case "inactive":
+            text = say("explain.reason.inactive", layer=layer, where=where)
+        case "dead":
+            text = say("explain.reason.dead", layer=layer, where=where)
+        case "blocked":
+            text = say("explain.reason.blocked", layers=_quoted([layer]))
+        case "zero_error":
+            text = say("explain.reason.zero_error", where=where)
+        case "zero_weight":
+            text = say("explain.reason.zero_weight", layer=layer, where=where)
+        case "sample_weight":
+            text = say("explain.reason.sample_weight", where=where)
+        case "dropped":
+            text = say("explain.reason.dropped", where=where)
+        case "not_selected":
+            text = say("explain.reason.not_selected", where=where)
+        case "underflow":
+            text = say("explain.reason.underflow", where=where)
+        case "unused":
+            text = say("explain.reason.unused")
+        case _:
+            text = say("explain.reason.cancels")
+    return Reason(code, layer or None, samples, text)
+
+
+class _Search:
+    """Follows formulas that are 0 to where that comes from."""
+
+    def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
+        self.scene = scene
+        self.elements = outline.elements
+        self.value = value
+        self.known: dict[Element, tuple[Found, ...]] = {}
+
+    def number(self, formula: Formula) -> float:
+        return evaluate(formula, self.value)
+
+    def of(self, formula: Formula) -> tuple[Found, ...]:
+        """Why a formula that is 0 is so, most direct reason first."""
+        return tuple(dict.fromkeys(self._of(formula)))
+
+    def _of(self, formula: Formula) -> Iterable[Found]:
+        if isinstance(formula, Number):
+            return (("unused", ""),)
+        if isinstance(formula, Ref):
+            assert isinstance(formula.key, tuple)
+            return self._of_element(formula.key)
+        if isinstance(formula, Sum):
+            zero = [part for part in formula.parts if not self.number(part)]
+            if len(zero) == len(formula.parts):
+                return [found for part in zero for found in self._of(part)]
+            return (("zero_error" if self._has_target(formula) else "cancels", ""),)
+        if isinstance(formula, Product) or (isinstance(formula, Call) and formula.name == "weighted"):
+            zero = [part for part in formula.parts if not self.number(part)]
+            return [found for part in zero for found in self._of(part)] or (("underflow", ""),)
+        if isinstance(formula, Quotient | Square):
+            top = formula.parts[0]
+            return (("underflow", ""),) if self.number(top) else self._of(top)
+        assert isinstance(formula, Call)
+        return self._of_call(formula)
+
+    def _of_call(self, formula: Call) -> Iterable[Found]:
+        name = formula.name
+        if name == "gate":
+            closed = next((part for part in formula.parts if not self.number(part)), None)
+            return (("underflow", ""),) if closed is None else self._of(closed)
+        if name == "first_largest":
+            return (("not_selected", ""),)
+        layers = [self._layer(key) for key in names(formula)]
+        layer = next((each for each in layers if each), "")
+        if name in ("logistic_slope", "tanh_slope"):
+            return (("saturated", layer),)
+        if name in ("greater", "greater_equal", "sign") and layer:
+            return ((self._flat(layer), layer),)
+        if name in ("sign", "absolute", "tanh", "sqrt", "min", "max", "minimum", "maximum"):
+            zero = [part for part in formula.parts if not self.number(part)]
+            return [found for part in zero for found in self._of(part)] or (("cancels", ""),)
+        return (("underflow", layer),)
+
+    def _of_element(self, element: Element) -> tuple[Found, ...]:
+        known = self.known.get(element)
+        if known is None:
+            self.known[element] = ()
+            too_far = len(self.known) > MOST_FOLLOWED
+            known = (("cancels", ""),) if too_far else tuple(dict.fromkeys(self._found(element)))
+            self.known[element] = known
+        return known
+
+    def _found(self, element: Element) -> Iterable[Found]:
+        node = self.elements.node(element)
+        name = self.scene.names.get(node.index)
+        match name and name.quantity:
+            case "input":
+                return (("zero_input", ""),)
+            case "parameter":
+                return (("zero_weight", name.owner if name else ""),)
+            case "sample_weight":
+                return (("sample_weight", ""),)
+            case "noise":
+                return (("dropped", ""),)
+            case "output" | "pre_activation":
+                return (("zero_activation", name.owner if name else ""),)
+            case "slope":
+                owner = name.owner if name else ""
+                return ((self._flat(owner), owner),)
+        return self._of(self.elements.formula(node, element[1]))
+
+    def _flat(self, layer: str) -> str:
+        """What a slope of 0 is called: it depends on the activation."""
+        activation = self.scene.prepared.model.layers[layer].activation
+        if activation is None:
+            return "not_selected"
+        if activation.name in STEPS:
+            return "blocked"
+        return "inactive" if activation.name in RECTIFIERS else "saturated"
+
+    def _layer(self, key: Key) -> str:
+        """The layer whose activation has the value at a key as its argument, as far as its name tells."""
+        name = self.scene.names.get(key[0]) if isinstance(key, tuple) else None
+        return name.owner if name is not None and name.quantity in ("pre_activation", "output") else ""
+
+    def _has_target(self, formula: Formula) -> bool:
+        found = [self.scene.names.get(key[0]) for key in names(formula) if isinstance(key, tuple)]
+        return any(name is not None and name.quantity == "target" for name in found)
