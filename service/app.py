@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.access import Budget, Keys, Rate
-from service.api import catalogue, derivatives, evaluation, functions, system, training
+from service.api import catalogue, derivatives, evaluation, explain, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
 from service.cors import Cors
@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
+    app.register_blueprint(explain.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)
     app.register_blueprint(catalogue.blueprint)

@@ -10,7 +10,7 @@ from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.tensor import Array
 from schemas.training import LoadedTraining
 from service.api.operation import Context
-from service.engine.compiling import Compilable
+from service.engine.compiling import Compilable, Compiled
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.limits import Limits
@@ -22,10 +22,11 @@ from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task, prepare
 
 C = TypeVar("C", bound=Evaluation | Derivation)
-C_co = TypeVar("C_co", bound=Evaluation | Derivation, covariant=True)
+M = TypeVar("M", bound=Compiled)
+M_co = TypeVar("M_co", bound=Compiled, covariant=True)
 
 
-class NetworkTask(Compilable[C_co], Protocol[C_co]):
+class NetworkTask(Compilable[M_co], Protocol[M_co]):
     """What may be asked of a network."""
 
     @property
@@ -85,17 +86,22 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
+    """What is asked of a network, compiled, and told to the timer. Raises as `fitted` does."""
+    found = fitted(asked, feed, context)
+    context.mark_compiled(found.program.nbytes)
+    return found
+
+
+def fitted(asked: NetworkTask[M], feed: Feed, context: Context) -> M:
     """What is asked of a network, compiled. Where it does not fit, one answer tells what is wrong with parameters too.
 
     Raises `InvalidRequest` and `LimitExceeded`.
     """
     try:
-        found = context.runtime.compiled(asked)
+        return context.runtime.compiled(asked)
     except InvalidRequest as error:
         limits = context.runtime.settings.limits
         raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None
-    context.mark_compiled(found.program.nbytes)
-    return found
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:

@@ -103,6 +103,7 @@ OPERATIONS: list[Operation] = []
 
 TAGS = {
     "Networks": "Outputs, losses and gradients of a network that you define",
+    "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
     "Catalogue": "Everything a request may name",

@@ -117,7 +117,6 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "mark": _same,
     "stop_gradient": _same,
     "with_slope": _same,
-    "balanced": _same,  # what it takes off is what rounding left over
 }
 BY_INDICES = frozenset(("gather_rows", "scatter_rows"))
 """Operations whose numbers come from where integers among the inputs say."""
@@ -136,7 +135,7 @@ def read_by(node: Node) -> tuple[Node, ...]:
         return node.inputs[1:2]
     if name == "extreme":
         return node.inputs[1:]
-    if name == "with_slope" or name in MOVES:
+    if name in MOVES or name == "balanced":
         return node.inputs if name == "concatenate" else node.inputs[:1]
     return node.inputs
 
@@ -314,7 +313,7 @@ class Elements:
         self.named = frozenset(named)
         self.indices = indices
         self.most_terms = most_terms
-        self._read, self._known = _uses(nodes)
+        self._several, self._mixed = _uses(nodes, self.named)
         self._terms: dict[Element, Formula] = {}
         self._nodes = {node.index: node for node in nodes}
 
@@ -327,6 +326,8 @@ class Elements:
         if moved is not None:
             return Number(moved) if isinstance(moved, float) else self.term(*moved)
         name = node.operation.name
+        if name == "balanced":  # what it takes off is what rounding left over
+            return self.formula(node.inputs[0], place)
         if name == "constant":
             return Number(float(node.attributes[0]))
         if name == "vector":
@@ -359,9 +360,9 @@ class Elements:
         found = self.formula(node, place)
         if found.size > LONGEST_INSIDE or found.depth > DEEPEST_INSIDE:
             return Ref(element)
-        if found.size > 1 and node.index in self._read:
+        if found.size > 1 and node.index in self._several:
             return Ref(element)
-        if found.size > 2 and node.index in self._known:
+        if found.size > 2 and node.index in self._mixed:
             return Ref(element)
         return found
 
@@ -400,14 +401,17 @@ class Elements:
         return node.operation.view(self._integers(node.inputs[0]), node.attributes, node.shape).reshape(node.shape)
 
 
-def _uses(nodes: Sequence[Node]) -> tuple[frozenset[int], frozenset[int]]:
-    """Nodes that are used more than once, and nodes whose single use takes each element several times."""
+def _uses(nodes: Sequence[Node], named: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
+    """Nodes that are used more than once, and nodes whose single use takes each element several times.
+
+    Who reads what only moves numbers reads what it moves, unless that has a name.
+    """
     readers: dict[int, set[tuple[int, int]]] = {}
     spread: set[int] = set()
     mixed: set[int] = set()
     for node in reversed(nodes):
         name = node.operation.name
-        moves = name in MOVES or name == "gather_rows"
+        moves = (name in MOVES or name == "gather_rows") and node.index not in named
         for position, x in enumerate(read_by(node)):
             if moves:
                 readers.setdefault(x.index, set()).update(readers.get(node.index, ()))
@@ -419,6 +423,8 @@ def _uses(nodes: Sequence[Node]) -> tuple[frozenset[int], frozenset[int]]:
                 readers.setdefault(x.index, set()).add((node.index, position))
                 if name in _MIXING:
                     mixed.add(x.index)
+                if name in _SPREADING:
+                    spread.add(x.index)
                 if node.operation.elementwise and x.shape != node.shape:
                     spread.add(x.index)
     several = {index for index, found in readers.items() if len(found) > 1}

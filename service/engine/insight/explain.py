@@ -22,7 +22,7 @@ from service.engine.insight.elements import BY_INDICES
 from service.engine.insight.formula import Key, evaluate
 from service.engine.insight.meaning import Meaning, meaning_of
 from service.engine.insight.notation import number
-from service.engine.insight.outline import RATE, Outline, Quantity, Step, draw
+from service.engine.insight.outline import MOST_STEPS, RATE, Outline, Quantity, Step, draw
 from service.engine.insight.scene import Scene, build_scene, sliced
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed, Feeder
@@ -84,8 +84,9 @@ class Explanation:
         looked_up = any(node.operation.name in BY_INDICES for node in self.nodes)
         self._outline = None if looked_up else draw(scene, {}, self.depth, self.convention)
         scene.prepared.model.graph.seal()
-        steps = 0 if self._outline is None else len(self._outline.steps)
-        self.weight = len(scene.prepared.model.graph.nodes) + 10 * steps
+        self.most_steps = MOST_STEPS if self._outline is None else len(self._outline.places)
+        """Steps and quantities, or how many steps there may be at most."""
+        self.weight = len(scene.prepared.model.graph.nodes) + 10 * self.most_steps
         """How much of a cache it takes."""
 
     def run(self, feed: Feed, learning_rate: float, deadline: float | None = None) -> Derivation:
@@ -96,9 +97,7 @@ class Explanation:
         """
         inputs, parameters = self._inputs(feed, deadline)
         values: dict[int, Array] = {}
-        for node, value in interpreted(
-            self.scene.outputs + [each.node for each in self.feeder.parameters.parameters], inputs
-        ):
+        for node, value in interpreted([*self.scene.outputs, *self.feeder.parameters.nodes], inputs):
             values[node.index] = value
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded

@@ -150,7 +150,7 @@ def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
         case "inactive":
             text = say("explain.reason.inactive", layer=layer, where=where)
         case "dead":
-            text = say("explain.reason.dead", layer=layer, where=where)
+            text = say("explain.reason.dead", layer=layer)
         case "blocked":
             text = say("explain.reason.blocked", layers=_quoted([layer]))
         case "zero_error":

@@ -319,7 +319,7 @@ class _Draft:
         unit = index_of(parameter.node.shape, asked.place)
         element: Element | None = None
         if key == asked.update:
-            kind, quantity, shown = "update", "update", rf"{symbol} \leftarrow"
+            kind, quantity, shown = "update", "update", symbol
         else:
             kind, quantity = "gradient", "gradient" if sample is None else "share"
             shown = rf"\frac{{\partial L}}{{\partial {symbol}}}"
@@ -343,7 +343,7 @@ class _Draft:
         position = {key: f"u{place}" for place, key in enumerate(used)}
         step.expression = expression(step.formula, position.__getitem__)
         right = notation.symbolic(step.formula, lambda key: by_key[key].symbol)
-        step.latex = f"{step.symbol} {right}" if step.kind == "update" else f"{step.symbol} = {right}"
+        step.latex = rf"{step.symbol} \leftarrow {right}" if step.kind == "update" else f"{step.symbol} = {right}"
         step.template = Template(step.formula, places.__getitem__)
 
     # --- in which order ---

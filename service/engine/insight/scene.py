@@ -6,25 +6,22 @@ way to compute anything.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.ir import Array, Node, NoGradient, Shape
+from service.engine.graph.ir import Array, Node, NoGradient, Shape, is_fixed
 from service.engine.graph.operations import broadcast
 from service.engine.insight import notation
 from service.engine.insight.elements import index_of
+from service.engine.insight.selection import select
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.model import Noise, Parameter, assemble
+from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Prepared, Task, prepare
-from service.engine.suggestions import suggest
 
-_PATH = re.compile(r"(?P<name>[^\[\]]*)(?P<index>(?:\[\d{1,9}\])*)")
 _LETTERS = {
     "kernel": "W",
     "bias": "b",
@@ -67,7 +64,7 @@ class Selected:
     """A parameter of which some gradients are asked for."""
 
     parameter: Parameter
-    places: range | tuple[int, ...]
+    places: range
     """In row-major order."""
     gradient: Node | NoGradient
 
@@ -156,7 +153,7 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
             "its own; leave 'sample' out, or send training: false"
         )
         raise InvalidRequest([Fault(("sample",), detail)])
-    chosen = select(prepared, path)
+    chosen = _selected(prepared, path)
     layers = model.layers
     wanted = [*(parameter.node for parameter, _ in chosen), *(layer.pre_activation for layer in layers.values())]
     found = differentiate(objective.total, wanted)
@@ -187,58 +184,34 @@ def _one(task: Task) -> Task:
     return task._replace(inputs=single(task.inputs), targets=single(task.targets))
 
 
-def select(prepared: Prepared, path: str | None) -> list[tuple[Parameter, range | tuple[int, ...]]]:
+def _selected(prepared: Prepared, path: str | None) -> list[tuple[Parameter, range]]:
     """The parameters that a path names, such as `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`; None: all.
 
-    Raises `InvalidRequest` where there is none.
+    Each with the places of its elements. Raises `InvalidRequest` where there is none.
     """
-    trained = [each for each in prepared.model.parameters if each.trainable]
+    model, definition = prepared.model, prepared.task.definition
+    trained = {(each.layer, each.name): each for each in model.parameters if each.trainable}
     if path is None:
         if not trained:
             detail = "the network has no parameters that are trained, so there is no gradient to explain"
             raise InvalidRequest([Fault(("network",), detail)])
-        return [(each, range(each.node.size)) for each in trained]
-    match = _PATH.fullmatch(path)
-    name = match["name"] if match else path
-    found = [each for each in trained if name in (each.layer, f"{each.layer}.{each.name}")]
-    if match is None or not found:
-        raise InvalidRequest([_no_parameter(prepared, path, name)])
-    index = [int(k) for k in re.findall(r"\d+", match["index"])]
-    if not index:
-        return [(each, range(each.node.size)) for each in found]
-    shape = found[0].node.shape
-    if name == found[0].layer:
-        detail = f"{path!r} has an index, but names a layer; name a parameter: {', '.join(_paths(found))}"
-        raise InvalidRequest([Fault(("parameter",), detail, tuple(_paths(found)))])
-    if len(index) > len(shape) or any(k >= n for k, n in zip(index, shape, strict=False)):
-        detail = f"{path!r} is outside of {name}, which has shape {list(shape)}; indices begin at 0"
+        return [(each, range(each.node.size)) for each in trained.values()]
+    layer, _, rest = path.partition(".")
+    part = rest.partition("[")[0]
+    known = [each for each in model.parameters if each.layer == layer and part in ("", each.name)]
+    if known and not any(each.trainable for each in known):
+        raise InvalidRequest([Fault(("parameter",), f"{path[:64]} is not trained, so it has no gradient")])
+    shared = next((each.shares for each in definition.layers if each.name == layer), None)
+    if shared is not None and not known:
+        detail = f"layer {layer!r} uses the parameters of layer {shared!r}; name those"
         raise InvalidRequest([Fault(("parameter",), detail)])
-    rest = math.prod(shape[len(index) :])
-    first = 0
-    for n, k in zip(shape, index, strict=False):
-        first = first * n + k
-    return [(found[0], range(first * rest, (first + 1) * rest))]
-
-
-def _paths(parameters: Sequence[Parameter]) -> list[str]:
-    return [f"{each.layer}.{each.name}" for each in islice(parameters, MOST_ERRORS)]
-
-
-def _no_parameter(prepared: Prepared, path: str, name: str) -> Fault:
-    model, definition = prepared.model, prepared.task.definition
-    trained = [each for each in model.parameters if each.trainable]
-    allowed = tuple(dict.fromkeys([*(each.layer for each in trained), *_paths(trained)]))[:MOST_ERRORS]
-    layer = name.partition(".")[0]
-    for each in model.parameters:
-        if name in (each.layer, f"{each.layer}.{each.name}"):
-            return Fault(("parameter",), f"{name} is not trained, so it has no gradient", allowed)
-    for known in definition.layers:
-        if known.name == layer and known.shares is not None:
-            detail = f"layer {layer!r} uses the parameters of layer {known.shares!r}; name those"
-            return Fault(("parameter",), detail, allowed)
-    meant = suggest("", name[:128], allowed)
-    detail = f"no parameter is called {path[:128]!r}{meant}; write layer.parameter, with indices if you like"
-    return Fault(("parameter",), detail, allowed)
+    parts = ParameterVector(definition, model.parameters).trained
+    found = []
+    for selection in select(path, parts, ("parameter",)):
+        start = selection.start - selection.part.start
+        places = range(start, start + selection.size)
+        found.append((trained[selection.part.layer, selection.part.name], places))
+    return found
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -287,10 +260,25 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
         if chosen is not None and chosen.declaration.acts_on == "element" and layer.output is not layer.pre_activation:
             one = broadcast(layer.output.graph.constant(1.0), layer.output.shape)
             (slope,) = differentiate(layer.output, [layer.pre_activation], one).nodes
-            if isinstance(slope, Node) and slope.operation.name not in ("input", "constant", "broadcast"):
+            if isinstance(slope, Node) and _is_apart(slope, layer.output, layer.pre_activation):
                 symbol = _SLOPES.get(chosen.name) or notation.text(chosen.name) + "'"
                 add(slope, Name("slope", name, chosen.name, f"{{{symbol}}}^{{{notation.text(name)}}}"))
     return names
+
+
+def _is_apart(slope: Node, output: Node, pre_activation: Node) -> bool:
+    """Whether a slope is a number of its own: no constant, and no part of how the output is computed."""
+    if slope.is_leaf or is_fixed(slope):
+        return False
+    waiting, seen = [output], set()
+    while waiting:
+        node = waiting.pop()
+        if node is slope:
+            return False
+        if node.index > pre_activation.index and node.index not in seen:
+            seen.add(node.index)
+            waiting += node.operands
+    return True
 
 
 def _follows_samples(prepared: Prepared, node: Node) -> bool:

@@ -81,7 +81,7 @@ def telling(language: str) -> Tell:
     """What tells sentences in a language. Raises `KeyError` for a key or a place that is not filled."""
     texts = texts_of(language)
     plural = PLURALS[language]
-    separator = texts["list.separator"]["other"]
+    between_words, between_sentences, stop = (texts[f"list.{key}"]["other"] for key in ("words", "sentences", "stop"))
 
     def told(argument: Any) -> str:
         if isinstance(argument, str):
@@ -92,7 +92,8 @@ def telling(language: str) -> Tell:
             return f"{argument:,}"
         if isinstance(argument, float):
             return short(argument)
-        return separator.join(map(told, argument))
+        parts = [told(part) for part in argument]
+        return (between_sentences if parts and parts[0].endswith(stop) else between_words).join(parts)
 
     def tell(sentence: Sentence) -> str:
         arguments = sentence.arguments

@@ -1,0 +1,116 @@
+"""Parameters named in one string: `hidden`, `hidden.kernel`, `hidden.kernel[0]` or `hidden.kernel[0][1]`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from service.engine.errors import Fault, InvalidRequest, Path
+from service.engine.network.parameters import Part
+from service.engine.suggestions import suggest
+
+LONGEST_SELECTOR = 256
+"""Characters of a selector: a name of a layer, one of a parameter and some indices."""
+MOST_ALLOWED = 20
+"""Names that one refusal lists."""
+SELECTOR = re.compile(r"(?P<layer>[^.\[\]]+)(\.(?P<name>[^.\[\]]+)(?P<indices>(\[[^\[\]]*\])*))?")
+EXAMPLE = "'hidden.kernel[0][1]'"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some numbers of one parameter."""
+
+    part: Part
+    """The parameter."""
+    index: tuple[int, ...]
+    """Positions along its first axes; () selects the whole parameter."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers are selected."""
+        return math.prod(self.part.shape[len(self.index) :])
+
+    @property
+    def start(self) -> int:
+        """The place of the first one in the flat vector of all parameters; the others follow it."""
+        offset = 0
+        for position, length in enumerate(self.part.shape):
+            offset = offset * length + (self.index[position] if position < len(self.index) else 0)
+        return self.part.start + offset
+
+    @property
+    def label(self) -> str:
+        """The selector of this selection."""
+        return f"{self.part.layer}.{self.part.name}" + "".join(f"[{n}]" for n in self.index)
+
+
+def select(text: str, parts: Sequence[Part], path: Path) -> list[Selected]:
+    """The parameters that a selector names: all of a layer, or one of them, or a part of one.
+
+    `path` is where the selector stands in the request. Raises `InvalidRequest` with what is possible there.
+    """
+    found = SELECTOR.fullmatch(text)
+    if found is None:
+        detail = f"takes a layer, a parameter and indices counted from 0, such as {EXAMPLE}, got {text[:60]!r}"
+        raise InvalidRequest([Fault(path, detail, _labels(parts))])
+    layer, name, indices = found["layer"], found["name"], found["indices"] or ""
+    of_layer = [part for part in parts if part.layer == layer]
+    if not of_layer:
+        layers = tuple(dict.fromkeys(part.layer for part in parts))
+        detail = f"no layer with parameters of its own is called {layer[:64]!r}{suggest('', layer, layers)}"
+        raise InvalidRequest([Fault(path, detail, layers[:MOST_ALLOWED])])
+    if name is None:
+        return [Selected(part, ()) for part in of_layer]
+    part = next((part for part in of_layer if part.name == name), None)
+    if part is None:
+        names = [part.name for part in of_layer]
+        detail = f"layer {layer!r} has no parameter {name[:64]!r}{suggest('parameter', name, names)}"
+        raise InvalidRequest([Fault(path, detail, _labels(of_layer))])
+    return [Selected(part, _read_indices(indices, part, path))]
+
+
+def select_one(text: str, parts: Sequence[Part], path: Path) -> Selected:
+    """The one number that a selector names. Raises `InvalidRequest` also where it names several."""
+    selected = select(text, parts, path)
+    if len(selected) == 1 and len(selected[0].index) == len(selected[0].part.shape):
+        return selected[0]
+    one = selected[0]
+    label = replace(one, index=one.index + (0,) * (len(one.part.shape) - len(one.index))).label
+    shape = list(one.part.shape)
+    if len(selected) == 1:
+        detail = f"names {one.size} numbers, because {one.part.name} has shape {shape}; name one of them, as {label!r}"
+    else:
+        detail = f"names a whole layer; name one number, as {label!r}"
+    raise InvalidRequest([Fault(path, detail, _labels(each.part for each in selected))])
+
+
+def _read_indices(text: str, part: Part, path: Path) -> tuple[int, ...]:
+    written = re.findall(r"\[([^\[\]]*)\]", text)
+    label = f"{part.layer}.{part.name}"
+    indices = []
+    for position, item in enumerate(written):
+        if position >= len(part.shape):
+            detail = f"has {len(written)} indices; {label} has shape {list(part.shape)}, so it takes {len(part.shape)}"
+            raise InvalidRequest([Fault(path, detail)])
+        length = part.shape[position]
+        if not re.fullmatch(r"[0-9]{1,12}", item):
+            each = "".join(f"[{number.strip()}]" for number in item.split(",")) if "," in item else ""
+            instead = f"; write {label}{each}" if re.fullmatch(r"(\[[0-9]{1,12}\])+", each) else ""
+            detail = f"takes an integer from 0 to {length - 1} in each pair of brackets, got [{item[:40]}]{instead}"
+            raise InvalidRequest([Fault(path, detail)])
+        index = int(item)
+        if index >= length:
+            axis = f"axis {position}" if len(part.shape) > 1 else "its axis"
+            detail = f"index {index} is out of range: {axis} of {label} has {length}, so it takes 0 to {length - 1}"
+            raise InvalidRequest([Fault(path, detail)])
+        indices.append(index)
+    return tuple(indices)
+
+
+def _labels(parts: Iterable[Part]) -> tuple[str, ...]:
+    """Selectors of whole parameters."""
+    return tuple(f"{part.layer}.{part.name}" for part in islice(parts, MOST_ALLOWED))
