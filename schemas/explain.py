@@ -84,7 +84,7 @@ class ExplainStepSchema(StrictSchema):
         required=True,
         metadata=about(
             "pre_activation, output, error, sample_loss, loss, penalty, slope, delta, share (of one sample in a "
-            "gradient), gradient, update, or intermediate"
+            "gradient), gradient, update, intermediate, or mean_squared_error, which Heaton prints"
         ),
     )
     layer = fields.String(required=True, allow_none=True)

@@ -22,7 +22,7 @@ from service.engine.insight.elements import BY_INDICES
 from service.engine.insight.formula import Key, evaluate
 from service.engine.insight.meaning import Meaning, meaning_of
 from service.engine.insight.notation import number
-from service.engine.insight.outline import MOST_STEPS, RATE, Outline, Quantity, Step, draw
+from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, Outline, Quantity, Step, draw
 from service.engine.insight.scene import Scene, build_scene, sliced
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed, Feeder
@@ -131,7 +131,7 @@ class Explanation:
             else:
                 shown[step.key] = _signed(held(step.element), step.signed)
         # Shares first, then gradients that are made of nothing else, then updates.
-        for step in sorted(later, key=lambda step: ("share", "gradient", "update").index(step.quantity)):
+        for step in sorted(later, key=lambda step: (MEAN_SQUARE, "share", "gradient", "update").index(step.quantity)):
             shown[step.key] = float(dtype(evaluate(step.formula, shown.__getitem__))) + 0.0
         ordered = [0.0] * len(outline.places)
         for key, place in outline.places.items():

@@ -13,11 +13,24 @@ from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.ir import Array, Node, reachable
 from service.engine.insight import notation
 from service.engine.insight.elements import Element, Elements, index_of
-from service.engine.insight.formula import Formula, Key, Number, Ref, Sum, expression, names, product, total, turned
+from service.engine.insight.formula import (
+    Formula,
+    Key,
+    Number,
+    Ref,
+    Square,
+    Sum,
+    expression,
+    names,
+    product,
+    quotient,
+    total,
+    turned,
+)
 from service.engine.insight.notation import Template
 from service.engine.insight.scene import SIGNED, Scene, Selected, brackets, subscript
 from service.engine.insight.sentences import sentence_of
-from service.engine.texts import Sentence
+from service.engine.texts import Sentence, say
 
 CONVENTIONS = ("standard", "heaton")
 KINDS = ("forward", "error", "delta", "gradient", "update")
@@ -26,6 +39,8 @@ MOST_STEPS = 2_000
 MOST_TERMS = 20_000
 """Names in all formulas of a derivation together."""
 RATE = "learning_rate"
+MEAN_SQUARE = "mean_squared_error"
+"""What Heaton prints as the error of all samples."""
 _KINDS = {"pre_activation": "forward", "output": "forward", "slope": "delta", "delta": "delta"}
 _KINDS |= dict.fromkeys(("loss", "sample_loss", "penalty"), "error")
 
@@ -112,18 +127,27 @@ class _Draft:
     # --- which numbers ---
 
     def grow(self) -> None:
-        """Find the steps, level by level. Raises `InvalidRequest` when there are too many."""
-        level: list[Element] = self._begin()
-        fits = 1
-        while level and (self.depth is None or fits < self.depth):
+        """Find the steps, level by level from the gradients on. Raises `InvalidRequest` when there are too many."""
+        deepest = self._follow(self._begin(), 1)
+        objective = self.scene.prepared.objective
+        assert objective is not None
+        if self.depth is None and not objective.total.is_constant:
+            self._follow([(objective.total.index, 0)], deepest)
+
+    def _follow(self, level: list[Element], fits: int) -> int:
+        """Derive elements and what they are made of; how deep that goes. `fits` is a depth that is short enough."""
+        depth = 1
+        while level and (self.depth is None or depth < self.depth):
             following: dict[Element, None] = {}
             for element in level:
-                node = self.nodes[element[0]]
-                self._add(element, self._formula(node, element[1], fits), fits)
-                following.update(self._unknown(self.formulas[element]))
-            fits += 1
+                if element not in self.formulas:
+                    node = self.nodes[element[0]]
+                    self._add(element, self._formula(node, element[1], max(fits, depth)), max(fits, depth))
+                    following.update(self._unknown(self.formulas[element]))
+            depth += 1
             level = list(following)
         self.given.update(dict.fromkeys(level))
+        return depth
 
     def _begin(self) -> list[Element]:
         count = sum(len(each.places) for each in self.scene.selected)
@@ -138,11 +162,6 @@ class _Draft:
                 asked = Asked(path, selected, place, element, f"gradient:{path}", f"update:{path}")
                 self.asked.append(asked)
                 self._gradient(asked, found)
-        if self.depth is None:
-            objective = self.scene.prepared.objective
-            assert objective is not None
-            if not objective.total.is_constant:
-                found.update(self._unknown(Ref((objective.total.index, 0))))
         return list(found)
 
     def _gradient(self, asked: Asked, found: dict[Element, None]) -> None:
@@ -232,6 +251,9 @@ class _Draft:
         self.numbers = {index: position for position, index in enumerate(numbered, 1)}
         self.positions = {key: place for place, key in enumerate(self.parts)}
         self.errors = {key for key in elements if self._is_error(key)}
+        if self.heaton and self.errors:
+            squares = total([(False, Square((Ref(key),))) for key in sorted(self.errors)])
+            self.formulas[MEAN_SQUARE] = quotient(squares, Number(float(len(self.errors))))
         signed = self._signed()
         quantities = [self._quantity(key, signed) for key in sorted(self.given)]
         rate = Quantity(RATE, RATE, RATE, None, [], None, r"\eta", False)
@@ -312,6 +334,22 @@ class _Draft:
             return Step(
                 key, identifier, kind, quantity, layer, unit, sample, symbol, formula, sentence, signed, key, node
             )
+        if key == MEAN_SQUARE:
+            sentence = say("explain.mean_squared_error")
+            return Step(
+                key,
+                MEAN_SQUARE,
+                "error",
+                MEAN_SQUARE,
+                None,
+                [],
+                None,
+                "E",
+                formula,
+                sentence,
+                signed=False,
+                element=None,
+            )
         asked, sample = self.parts[str(key)]
         selected = asked.selected
         parameter = selected.parameter
@@ -370,7 +408,9 @@ class _Draft:
                 step.sample or 0,
             )
         node = step.node
-        assert node is not None and isinstance(step.key, tuple)
+        if node is None:
+            return (0, -2)
+        assert isinstance(step.key, tuple)
         sample = -1 if step.sample is None else step.sample
         return (0, sample, depth, step.unit, node.index, step.key[1])
 
