@@ -132,7 +132,7 @@ class ExplainReasonSchema(StrictSchema):
         required=True,
         metadata=about(
             "zero_input, zero_activation, saturated, inactive (a rectifier that is off), dead (off for all samples), "
-            "blocked (a step), disconnected, zero_error, zero_weight, sample_weight, dropped, not_selected, underflow, "
+            "blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, dropped, not_selected, underflow, "
             "unused or cancels"
         ),
     )

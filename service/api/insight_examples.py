@@ -37,13 +37,14 @@ EXPLAIN: dict[str, Example] = {
         learning_rate=0.7,
     ),
     "heaton": Example(
-        "The output layer of the XOR network as Heaton prints it, for all four patterns.",
+        "The whole first pattern of the XOR network as Heaton prints it.",
         network=XOR_NETWORK,
         parameters=XOR_PARAMETERS,
         **XOR_DATA,
         loss="half_squared_error",
         reduction="sum",
-        parameter="output",
+        sample=2,
+        learning_rate=0.7,
         convention="heaton",
     ),
     "line": Example(

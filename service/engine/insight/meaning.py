@@ -155,6 +155,8 @@ def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
             text = say("explain.reason.blocked", layers=_quoted([layer]))
         case "zero_error":
             text = say("explain.reason.zero_error", where=where)
+        case "zero_target":
+            text = say("explain.reason.zero_target", where=where)
         case "zero_weight":
             text = say("explain.reason.zero_weight", layer=layer, where=where)
         case "sample_weight":
@@ -245,6 +247,10 @@ class _Search:
                 return (("zero_weight", name.owner if name else ""),)
             case "sample_weight":
                 return (("sample_weight", ""),)
+            case "error":
+                return (("zero_error", ""),)
+            case "target":
+                return (("zero_target", ""),)
             case "noise":
                 return (("dropped", ""),)
             case "output" | "pre_activation":

@@ -42,7 +42,7 @@ RATE = "learning_rate"
 MEAN_SQUARE = "mean_squared_error"
 """What Heaton prints as the error of all samples."""
 _KINDS = {"pre_activation": "forward", "output": "forward", "slope": "delta", "delta": "delta"}
-_KINDS |= dict.fromkeys(("loss", "sample_loss", "penalty"), "error")
+_KINDS |= dict.fromkeys(("error", "loss", "sample_loss", "penalty"), "error")
 
 
 @dataclass(slots=True)
@@ -250,10 +250,10 @@ class _Draft:
         numbered = sorted({key[0] for key in (*elements, *self.given) if key[0] not in self.scene.names})
         self.numbers = {index: position for position, index in enumerate(numbered, 1)}
         self.positions = {key: place for place, key in enumerate(self.parts)}
-        self.errors = {key for key in elements if self._is_error(key)}
-        if self.heaton and self.errors:
-            squares = total([(False, Square((Ref(key),))) for key in sorted(self.errors)])
-            self.formulas[MEAN_SQUARE] = quotient(squares, Number(float(len(self.errors))))
+        errors = [key for key in elements if self._is_error(key)]
+        if self.heaton and errors:
+            squares = total([(False, Square((Ref(key),))) for key in sorted(errors)])
+            self.formulas[MEAN_SQUARE] = quotient(squares, Number(float(len(errors))))
         signed = self._signed()
         quantities = [self._quantity(key, signed) for key in sorted(self.given)]
         rate = Quantity(RATE, RATE, RATE, None, [], None, r"\eta", False)
@@ -290,12 +290,8 @@ class _Draft:
         return step.formula
 
     def _is_error(self, element: Element) -> bool:
-        """Whether an element is an output minus its target."""
-        formula = self.formulas[element]
-        if element[0] in self.scene.names or not isinstance(formula, Sum) or formula.minus != (False, True):
-            return False
-        found = [self.scene.names.get(key[0]) for key in names(formula) if isinstance(key, tuple)]
-        return [each and each.quantity for each in found] == ["output", "target"]
+        name = self.scene.names.get(element[0])
+        return name is not None and name.quantity == "error"
 
     def _described(self, element: Element) -> tuple[str, str | None, int | None, list[int], str, str]:
         """The quantity, layer, sample, index, id and symbol of an element."""
@@ -308,15 +304,6 @@ class _Draft:
             return (name.quantity, layer or None, sample, index, *described)
         index = index_of(node.shape, element[1])
         layer = node.scope if node.scope in scene.prepared.model.layers else None
-        if element in self.errors:
-            output = next(key for key in names(self.formulas[element]) if isinstance(key, tuple))
-            source = self.nodes[output[0]]
-            sample, index = scene.place(source, output[1])
-            owner = scene.names[source.index].owner
-            shown = ([] if scene.task.samples == 1 or sample is None else [sample]) + index
-            identifier = f"error:{owner}{brackets([*([] if sample is None else [sample]), *index])}"
-            symbol = "e" if len(scene.prepared.targets) == 1 else f"e^{{{notation.text(owner)}}}"
-            return "error", owner, sample, index, identifier, symbol + subscript(shown)
         number = self.numbers[node.index]
         symbol = f"v^{{({number})}}" + subscript(index)
         return "intermediate", layer, None, index, f"v{number}{brackets(index)}", symbol
@@ -329,7 +316,7 @@ class _Draft:
         if isinstance(key, tuple):
             node = self.nodes[key[0]]
             quantity, layer, sample, unit, identifier, symbol = self._described(key)
-            kind = _KINDS.get(quantity) or self._kind(node, quantity)
+            kind = _KINDS.get(quantity) or self._kind(node)
             sentence = sentence_of(quantity, self.scene, node, layer, unit, self.heaton)
             return Step(
                 key, identifier, kind, quantity, layer, unit, sample, symbol, formula, sentence, signed, key, node
@@ -370,8 +357,8 @@ class _Draft:
             key, str(key), kind, quantity, parameter.layer, unit, sample, shown, formula, sentence, signed, element
         )
 
-    def _kind(self, node: Node, quantity: str) -> str:
-        if node.scope == "loss" or quantity == "error":
+    def _kind(self, node: Node) -> str:
+        if node.scope == "loss":
             return "error"
         return "forward" if node.serves is None else "delta"
 

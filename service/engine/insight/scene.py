@@ -252,6 +252,11 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
     for name, delta in deltas.items():
         if isinstance(delta, Node) and delta.serves is not None and _follows_samples(prepared, delta):
             add(delta, Name("delta", name, letter=letter(r"\delta", name)))
+    for node in model.graph.nodes:
+        source = _output_of(prepared, node)
+        if source is not None:
+            symbol = letter("e", source) if several else "e"
+            add(node, Name("error", source, "delta" if deltas[source] is node else "", symbol))
     add(objective.total, Name("loss", letter="L", per_sample=False))
     add(objective.per_sample, Name("sample_loss", letter=r"\ell"))
     add(objective.regularization_loss, Name("penalty", letter="R", per_sample=False))
@@ -264,6 +269,15 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
                 symbol = _SLOPES.get(chosen.name) or notation.text(chosen.name) + "'"
                 add(slope, Name("slope", name, chosen.name, f"{{{symbol}}}^{{{notation.text(name)}}}"))
     return names
+
+
+def _output_of(prepared: Prepared, node: Node) -> str | None:
+    """The output whose error a node is: what it gives minus its target."""
+    if node.operation.name == "subtract":
+        for name, target in prepared.targets.items():
+            if node.inputs == (prepared.model.layers[name].output, target):
+                return name
+    return None
 
 
 def _is_apart(slope: Node, output: Node, pre_activation: Node) -> bool:

@@ -31,7 +31,10 @@ def sentence_of(
         case "output":
             return _output(scene, layer or "", where)
         case "error":
-            return say("explain.error", layer=layer, unit=where)
+            assert node is not None
+            if scene.names[node.index].part == "delta":
+                return say("explain.error.delta", layer=layer, unit=where)
+            return say("explain.error.alone", layer=layer, unit=where)
         case "sample_loss":
             weighted = scene.prepared.weights is not None
             return say("explain.sample_loss.weighted") if weighted else say("explain.sample_loss.plain")

@@ -282,6 +282,7 @@ def pair(activation, hidden=None, output=None, last="linear"):
         (pair("sigmoid", {"bias": [800.0]}), [[1.0]], [[2.0]], "saturated", "hidden", (0,)),
         (pair("hard_tanh", {"bias": [5.0]}), [[1.0]], [[0.5]], "saturated", "hidden", (0,)),
         (pair("linear"), [[1.0], [2.0]], [[1.0], [2.0]], "zero_error", None, (0, 1)),
+        (pair("linear", None, {"bias": [-1.0]}), [[1.0]], [[0.0]], "zero_error", None, (0,)),
         (pair("tanh", None, {"kernel": [[0.0]]}), [[1.0]], [[1.0]], "zero_weight", "output", (0,)),
         (pair("linear"), [[1.0], [-1.0]], [[2.0], [0.0]], "cancels", None, ()),
         (pair("step"), [[1.0]], [[2.0]], "blocked", "hidden", ()),
@@ -335,6 +336,13 @@ def test_probabilities_that_are_just_the_targets_have_no_error():
     parameters = {"classes": {"kernel": [[0.0, 0.0]], "bias": [0.0, 0.0]}}
     found = meaning(definition, parameters, [[1.0]], "categorical_crossentropy", [[0.5, 0.5]], "classes.kernel[0][1]")
     assert [reason.code for reason in found.reasons] == ["zero_error"]
+
+
+def test_a_loss_that_counts_only_what_targets_ask_for():
+    definition = network(dense("shares", 2, "sigmoid"))
+    parameters = {"shares": {"kernel": [[1.0, 1.0]], "bias": [0.0, 0.0]}}
+    found = meaning(definition, parameters, [[1.0]], "categorical_crossentropy", [[0.0, 1.0]], "shares.kernel[0][0]")
+    assert [reason.code for reason in found.reasons] == ["zero_target"]
 
 
 # --- textbook form ------------------------------------------------------------------------------
