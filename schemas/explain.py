@@ -132,8 +132,8 @@ class ExplainReasonSchema(StrictSchema):
         required=True,
         metadata=about(
             "zero_input, zero_activation, saturated, inactive (a rectifier that is off), dead (off for all samples), "
-            "blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, dropped, not_selected, underflow, "
-            "unused or cancels"
+            "blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, dropped, "
+            "not_selected, underflow, unused, cancels, or far_back, which is not known"
         ),
     )
     layer = fields.String(required=True, allow_none=True)

@@ -8,20 +8,26 @@ gradient of a weight of a dense layer reads as its textbook says, and that of an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product as places_of
 
 import numpy as np
 
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.insight.formula import Call, Formula, Number, Ref, Square, negative, product, quotient, total
+from service.engine.insight.formula import Call, Formula, Number, Ref, Square, Sum, negative, product, quotient, total
 
 Element = tuple[int, int]
 """The index of a node, and the place of one of its elements in row-major order."""
 
+MOST_TERMS = 20_000
+"""Names in a formula."""
+MOST_WORK = 200_000
+"""Names in all formulas that are read, also those that turn out too long to stand inside others: a second's work."""
 LONGEST_INSIDE = 24
 """Names in a formula that is written into another one; a longer one is a value of its own."""
 DEEPEST_INSIDE = 30
+"""So deep formulas nest in each other. What lies deeper is a value of its own, so that nothing recurses for long."""
 
 Moved = tuple[Node, int] | float
 """Where an element comes from, or the number that it always is."""
@@ -124,6 +130,7 @@ _SPREADING = frozenset(("broadcast", "windows", "gather_rows"))
 """Moves that repeat numbers."""
 _MIXING = frozenset(("matmul", "softmax", "log_softmax", "first_largest"))
 """Operations with several elements that depend on one."""
+_ADDING = frozenset(("add", "subtract", "negate"))
 _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_mean_square"))
 """Operations that compute their value in a careful way, and say by their second input what it is of."""
 
@@ -171,9 +178,15 @@ def _elementwise(node: Node, place: int, term: Terms) -> Formula:
 
 def _over_axes(x: Node, axes: Collection[int], kept: Sequence[int]) -> list[int]:
     """The places of all elements along some axes; `kept` is the index along the others."""
+    _check_length(math.prod([x.shape[axis] for axis in axes]))
     rest = iter(kept)
     ranges = [range(n) if axis in axes else (next(rest),) for axis, n in enumerate(x.shape)]
     return [place_of(x.shape, index) for index in places_of(*ranges)]
+
+
+def _check_length(count: int) -> None:
+    if count > MOST_TERMS:
+        raise OverflowError(count)
 
 
 def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[Formula]:
@@ -192,6 +205,7 @@ def _sum(node: Node, place: int, term: Terms) -> Formula:
 def _matmul(node: Node, place: int, term: Terms) -> Formula:
     a, b = node.inputs
     *lead, i, j = index_of(node.shape, place)
+    _check_length(a.shape[-1])
     inner = range(a.shape[-1])
     return _all(
         [product([term(a, place_of(a.shape, [*lead, i, k])), term(b, place_of(b.shape, [*lead, k, j]))]) for k in inner]
@@ -200,6 +214,7 @@ def _matmul(node: Node, place: int, term: Terms) -> Formula:
 
 def _row(x: Node, row: int, term: Terms) -> list[Formula]:
     width = x.shape[-1]
+    _check_length(width)
     return [term(x, row * width + k) for k in range(width)]
 
 
@@ -271,6 +286,7 @@ def _overlapped(node: Node, place: int, term: Terms) -> Formula:
     ):
         along = ((k, divmod(index[axis] + low - k * dilation, stride)) for k in range(size))
         choices.append([(k, position) for k, (position, rest) in along if not rest and 0 <= position < count])
+    _check_length(math.prod(map(len, choices)))
     found = []
     for choice in places_of(*choices):
         source = list(index)
@@ -302,19 +318,18 @@ RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
 class Elements:
     """Formulas of the elements of a graph, read as they are asked for."""
 
-    def __init__(
-        self, nodes: Sequence[Node], named: Collection[int], indices: Mapping[int, Array], most_terms: int
-    ) -> None:
+    def __init__(self, nodes: Sequence[Node], named: Collection[int], indices: Mapping[int, Array]) -> None:
         """`nodes` are all that matter, in topological order, and `named` the indices of those with a name of their own.
 
-        `indices` holds the integers of the inputs that have some, by node. Raises `OverflowError` where a formula has
-        more than `most_terms` names.
+        `indices` holds the integers of the inputs that have some, by node. What reads formulas raises `OverflowError`
+        where one of them, or all together, have too many names.
         """
         self.named = frozenset(named)
         self.indices = indices
-        self.most_terms = most_terms
+        self._work, self._most_work = 0, MOST_WORK
+        self._level = 0
         self._several, self._mixed = _uses(nodes, self.named)
-        self._terms: dict[Element, Formula] = {}
+        self._inside: dict[Element, Formula] = {}
         self._nodes = {node.index: node for node in nodes}
 
     def node(self, element: Element) -> Node:
@@ -322,9 +337,12 @@ class Elements:
 
     def formula(self, node: Node, place: int) -> Formula:
         """How an element is computed, in terms of elements that have names, or are long or used more than once."""
-        moved = self._move(node, place)
-        if moved is not None:
-            return Number(moved) if isinstance(moved, float) else self.term(*moved)
+        moved = self._moved(node, place)
+        if isinstance(moved, float):
+            return Number(moved)
+        source, at = moved
+        if source is not node:
+            return self._part(source, at, MOST_TERMS)
         name = node.operation.name
         if name == "balanced":  # what it takes off is what rounding left over
             return self.formula(node.inputs[0], place)
@@ -334,31 +352,58 @@ class Elements:
             return Number(float(node.attributes[0][place]))
         if name == "scatter_rows":
             return self._scattered(node, place)
-        found = RULES.get(name, _elementwise)(node, place, self.term)
-        if found.size > self.most_terms:
+        found = RULES.get(name, _elementwise)(node, place, self._addend if name in _ADDING else self.term)
+        self._work += 1 + found.size
+        if found.size > MOST_TERMS or self._work > self._most_work:
             raise OverflowError(found.size)
         return found
 
+    @property
+    def spent(self) -> int:
+        """How many names the formulas have that were read so far, or inside `spending` since it began."""
+        return self._work
+
+    @contextmanager
+    def spending(self, most: int) -> Iterator[None]:
+        """Within, formulas may have so many names together, which are not counted among those outside."""
+        before = self._work, self._most_work
+        self._work, self._most_work = 0, most
+        try:
+            yield
+        finally:
+            self._work, self._most_work = before
+
     def term(self, node: Node, place: int) -> Formula:
         """An element as a part of a formula: its name, or how it is computed if that is short and used but once."""
-        while node.index not in self.named:
-            moved = self._move(node, place)
-            if moved is None:
-                break
-            if isinstance(moved, float):
-                return Number(moved)
-            node, place = moved
-        element = (node.index, place)
-        known = self._terms.get(element)
-        if known is None:
-            known = self._terms[element] = self._term(node, place, element)
-        return known
+        if node.index in self.named:
+            return Ref((node.index, place))
+        moved = self._moved(node, place)
+        return Number(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
 
-    def _term(self, node: Node, place: int, element: Element) -> Formula:
+    def _addend(self, node: Node, place: int) -> Formula:
+        """As `term`, but a sum in a sum may be long: there it is no more than further terms."""
+        found = self.term(node, place)
+        if isinstance(found, Ref) and isinstance(found.key, tuple):
+            inside = self._inside.get(found.key)
+            if isinstance(inside, Sum) and found.key[0] not in self._several | self._mixed:
+                return inside
+        return found
+
+    def _part(self, node: Node, place: int, longest: int) -> Formula:
+        """An element of a node that does not only move numbers, or has a name, as a part of a formula."""
+        element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
             return Ref(element)
-        found = self.formula(node, place)
-        if found.size > LONGEST_INSIDE or found.depth > DEEPEST_INSIDE:
+        found = self._inside.get(element)
+        if found is None:
+            if self._level >= DEEPEST_INSIDE:
+                return Ref(element)
+            self._level += 1
+            try:
+                found = self._inside[element] = self.formula(node, place)
+            finally:
+                self._level -= 1
+        if found.size > longest:
             return Ref(element)
         if found.size > 1 and node.index in self._several:
             return Ref(element)
@@ -366,13 +411,21 @@ class Elements:
             return Ref(element)
         return found
 
-    def _move(self, node: Node, place: int) -> Moved | None:
-        rule = MOVES.get(node.operation.name)
-        if rule is not None:
-            return rule(node, place)
-        if node.operation.name == "gather_rows":
-            return self._gathered(node, place)
-        return None
+    def _moved(self, node: Node, place: int) -> Moved:
+        """Where an element comes from, past all that only moves numbers and has no name; or the number that it is."""
+        first = True
+        while first or node.index not in self.named:
+            first = False
+            rule = MOVES.get(node.operation.name)
+            if rule is None and node.operation.name == "gather_rows":
+                rule = self._gathered
+            if rule is None:
+                break
+            moved = rule(node, place)
+            if isinstance(moved, float):
+                return moved
+            node, place = moved
+        return node, place
 
     def _gathered(self, node: Node, place: int) -> Moved:
         table, indices = node.inputs
@@ -389,6 +442,7 @@ class Elements:
         lead, row = divmod(row, rows)
         count = math.prod(indices.shape[lead_axes:])
         chosen = self._integers(indices).reshape(-1, count)[lead]
+        _check_length(int(np.count_nonzero(chosen == row)))
         return _all(
             [self.term(values, (lead * count + int(k)) * width + column) for k in np.flatnonzero(chosen == row)]
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.engine.graph.ir import NoGradient
 from service.engine.insight.elements import Element
@@ -33,8 +34,19 @@ RECTIFIERS = frozenset(
 )
 """Activations whose flat part is called off, and not saturated."""
 STEPS = frozenset(("step", "sign"))
-MOST_FOLLOWED = 10_000
-"""Elements that are looked at for a reason."""
+MOST_FOLLOWED = 100_000
+"""Names in formulas that are read to find a reason."""
+CODES = {
+    "input": "zero_input",
+    "parameter": "zero_weight",
+    "sample_weight": "sample_weight",
+    "noise": "dropped",
+    "output": "zero_activation",
+    "pre_activation": "zero_activation",
+    "error": "zero_error",
+    "target": "zero_target",
+}
+"""What it is called that a quantity is 0."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,11 @@ def meaning_of(
     return Meaning(asked, parameter, 0.0, updated, "stationary", reasons, text)
 
 
-Found = tuple[str, str]
-"""A code, and the layer that it is about."""
+class Found(NamedTuple):
+    """A code, and the layer that it is about."""
+
+    code: str
+    layer: str = ""
 
 
 def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key], float]) -> list[Reason]:
@@ -118,7 +133,7 @@ def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key]
         for found in search.of(formula):
             by_found.setdefault(found, set()).update((scene.sample or 0,) if scene.task.samples == 1 else ())
     elif any(search.number(formulas[key]) for _, key in shown):
-        by_found["cancels", ""] = set()
+        by_found[Found("cancels")] = set()
     else:
         for sample, key in shown:
             for found in search.of(formulas[key]):
@@ -167,6 +182,8 @@ def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
             text = say("explain.reason.not_selected", where=where)
         case "underflow":
             text = say("explain.reason.underflow", where=where)
+        case "far_back":
+            text = say("explain.reason.far_back")
         case "unused":
             text = say("explain.reason.unused")
         case _:
@@ -181,84 +198,91 @@ class _Search:
         self.scene = scene
         self.elements = outline.elements
         self.value = value
-        self.known: dict[Element, tuple[Found, ...]] = {}
+        self.known: dict[Element, list[Found | Element]] = {}
 
     def number(self, formula: Formula) -> float:
         return evaluate(formula, self.value)
 
-    def of(self, formula: Formula) -> tuple[Found, ...]:
-        """Why a formula that is 0 is so, most direct reason first."""
-        return tuple(dict.fromkeys(self._of(formula)))
+    def of(self, formula: Formula) -> list[Found]:
+        """Why a formula that is 0 is so, nearest reasons first."""
+        found: dict[Found, None] = {}
+        seen: set[Element] = set()
+        try:
+            with self.elements.spending(MOST_FOLLOWED):
+                level = list(self._of(formula))
+                while level:
+                    following: list[Found | Element] = []
+                    for each in level:
+                        if isinstance(each, Found):
+                            found[each] = None
+                        elif each not in seen:
+                            seen.add(each)
+                            following += self._of_element(each)
+                    level = following
+        except OverflowError:
+            found.setdefault(Found("far_back"))
+        return list(found)
 
-    def _of(self, formula: Formula) -> Iterable[Found]:
+    def _of_element(self, element: Element) -> list[Found | Element]:
+        known = self.known.get(element)
+        if known is None:
+            known = self.known[element] = list(self._named(element) or self._read(element))
+        return known
+
+    def _named(self, element: Element) -> list[Found]:
+        """The reason that an element is by its name."""
+        name = self.scene.names.get(element[0])
+        if name is None:
+            return []
+        if name.quantity == "slope":
+            return [Found(self._flat(name.owner), name.owner)]
+        code = CODES.get(name.quantity)
+        layer = name.owner if name.quantity in ("parameter", "output", "pre_activation") else ""
+        return [] if code is None else [Found(code, layer)]
+
+    def _read(self, element: Element) -> Iterable[Found | Element]:
+        return self._of(self.elements.formula(self.elements.node(element), element[1]))
+
+    def _of(self, formula: Formula) -> Iterable[Found | Element]:
+        """Reasons that a formula tells itself, and elements that have to be followed."""
         if isinstance(formula, Number):
-            return (("unused", ""),)
+            return [Found("unused")]
         if isinstance(formula, Ref):
             assert isinstance(formula.key, tuple)
-            return self._of_element(formula.key)
+            return [formula.key]
         if isinstance(formula, Sum):
-            zero = [part for part in formula.parts if not self.number(part)]
-            if len(zero) == len(formula.parts):
-                return [found for part in zero for found in self._of(part)]
-            return (("zero_error" if self._has_target(formula) else "cancels", ""),)
-        if isinstance(formula, Product) or (isinstance(formula, Call) and formula.name == "weighted"):
-            zero = [part for part in formula.parts if not self.number(part)]
-            return [found for part in zero for found in self._of(part)] or (("underflow", ""),)
+            if any(map(self.number, formula.parts)):
+                return [Found("zero_error" if self._has_target(formula) else "cancels")]
+            return self._of_each(formula.parts)
         if isinstance(formula, Quotient | Square):
             top = formula.parts[0]
-            return (("underflow", ""),) if self.number(top) else self._of(top)
+            return [Found("underflow")] if self.number(top) else self._of(top)
+        if isinstance(formula, Product):
+            return self._of_zeros(formula) or [Found("underflow")]
         assert isinstance(formula, Call)
         return self._of_call(formula)
 
-    def _of_call(self, formula: Call) -> Iterable[Found]:
+    def _of_each(self, formulas: Iterable[Formula]) -> list[Found | Element]:
+        return [found for each in formulas for found in self._of(each)]
+
+    def _of_zeros(self, formula: Formula) -> list[Found | Element]:
+        """What makes those parts 0 that are."""
+        return self._of_each(part for part in formula.parts if not self.number(part))
+
+    def _of_call(self, formula: Call) -> Iterable[Found | Element]:
         name = formula.name
-        if name == "gate":
-            closed = next((part for part in formula.parts if not self.number(part)), None)
-            return (("underflow", ""),) if closed is None else self._of(closed)
         if name == "first_largest":
-            return (("not_selected", ""),)
-        layers = [self._layer(key) for key in names(formula)]
-        layer = next((each for each in layers if each), "")
+            return [Found("not_selected")]
+        layer = next((each for each in map(self._layer, names(formula)) if each), "")
         if name in ("logistic_slope", "tanh_slope"):
-            return (("saturated", layer),)
+            return [Found("saturated", layer)]
         if name in ("greater", "greater_equal", "sign") and layer:
-            return ((self._flat(layer), layer),)
+            return [Found(self._flat(layer), layer)]
+        if name in ("gate", "weighted"):
+            return self._of_zeros(formula) or [Found("underflow")]
         if name in ("sign", "absolute", "tanh", "sqrt", "min", "max", "minimum", "maximum"):
-            zero = [part for part in formula.parts if not self.number(part)]
-            return [found for part in zero for found in self._of(part)] or (("cancels", ""),)
-        return (("underflow", layer),)
-
-    def _of_element(self, element: Element) -> tuple[Found, ...]:
-        known = self.known.get(element)
-        if known is None:
-            self.known[element] = ()
-            too_far = len(self.known) > MOST_FOLLOWED
-            known = (("cancels", ""),) if too_far else tuple(dict.fromkeys(self._found(element)))
-            self.known[element] = known
-        return known
-
-    def _found(self, element: Element) -> Iterable[Found]:
-        node = self.elements.node(element)
-        name = self.scene.names.get(node.index)
-        match name and name.quantity:
-            case "input":
-                return (("zero_input", ""),)
-            case "parameter":
-                return (("zero_weight", name.owner if name else ""),)
-            case "sample_weight":
-                return (("sample_weight", ""),)
-            case "error":
-                return (("zero_error", ""),)
-            case "target":
-                return (("zero_target", ""),)
-            case "noise":
-                return (("dropped", ""),)
-            case "output" | "pre_activation":
-                return (("zero_activation", name.owner if name else ""),)
-            case "slope":
-                owner = name.owner if name else ""
-                return ((self._flat(owner), owner),)
-        return self._of(self.elements.formula(node, element[1]))
+            return self._of_zeros(formula) or [Found("cancels")]
+        return [Found("underflow", layer)]
 
     def _flat(self, layer: str) -> str:
         """What a slope of 0 is called: it depends on the activation."""

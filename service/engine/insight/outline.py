@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.ir import Array, Node, reachable
 from service.engine.insight import notation
-from service.engine.insight.elements import Element, Elements, index_of
+from service.engine.insight.elements import MOST_TERMS, Element, Elements, index_of
 from service.engine.insight.formula import (
     Formula,
     Key,
@@ -36,8 +36,8 @@ CONVENTIONS = ("standard", "heaton")
 KINDS = ("forward", "error", "delta", "gradient", "update")
 """What a step is about, in the order of a derivation."""
 MOST_STEPS = 2_000
-MOST_TERMS = 20_000
-"""Names in all formulas of a derivation together."""
+MOST_LOOKED_THROUGH = 100_000
+"""Names in formulas that are read to learn which sample a value belongs to."""
 RATE = "learning_rate"
 MEAN_SQUARE = "mean_squared_error"
 """What Heaton prints as the error of all samples."""
@@ -115,13 +115,14 @@ class _Draft:
         self.heaton = convention == "heaton"
         wanted = reachable([*scene.outputs, *(each.parameter.node for each in scene.selected)])
         self.nodes = {node.index: node for node in wanted}
-        self.elements = Elements(wanted, scene.names, indices, MOST_TERMS)
+        self.elements = Elements(wanted, scene.names, indices)
         self.formulas: dict[Key, Formula] = {}
         self.given: dict[Element, None] = {}
         self.asked: list[Asked] = []
         self.parts: dict[str, tuple[Asked, int | None]] = {}
         """Gradients, shares of samples and updates, which are no elements: of which parameter, and of which sample."""
         self.terms = 0
+        self.look_through = MOST_LOOKED_THROUGH
         self._samples: dict[Element, frozenset[int]] = {}
 
     # --- which numbers ---
@@ -173,11 +174,12 @@ class _Draft:
         else:
             formula = self._formula(gradient, asked.place, 0)
         terms = formula.terms if isinstance(formula, Sum) else [(False, formula)]
+        several = self.scene.task.samples > 1
         shares: dict[int, list[tuple[bool, Formula]]] = {}
         rest: list[tuple[bool, Formula]] = []
         for minus, term in terms:
-            samples = self._samples_of(term)
-            if len(samples) == 1 and self.scene.task.samples > 1:
+            samples = self._samples_of(term) if several else frozenset()
+            if len(samples) == 1:
                 shares.setdefault(next(iter(samples)), []).append((minus, term))
             else:
                 rest.append((minus, term))
@@ -224,23 +226,34 @@ class _Draft:
         return found
 
     def _samples_of(self, formula: Formula) -> frozenset[int]:
-        return frozenset().union(*[self._samples_of_element(key) for key in names(formula) if isinstance(key, tuple)])
+        """The samples that a formula is made of; none where that would take too long to find out."""
+        with self.elements.spending(self.look_through):
+            try:
+                found = [self._samples_of_element(key) for key in names(formula) if isinstance(key, tuple)]
+            except OverflowError:
+                return frozenset()
+            finally:
+                self.look_through -= self.elements.spent
+        return frozenset().union(*found)
 
     def _samples_of_element(self, element: Element) -> frozenset[int]:
-        """The samples that an element belongs to, or is computed from."""
-        known = self._samples.get(element)
-        if known is None:
-            node = self.nodes[element[0]]
-            name = self.scene.names.get(node.index)
-            if name is not None:
-                sample, _ = self.scene.place(node, element[1])
-                known = frozenset() if sample is None else frozenset((sample,))
-            elif node.is_leaf:
-                known = frozenset()
-            else:
-                known = self._samples_of(self._formula(node, element[1], 0))
-            self._samples[element] = known
-        return known
+        """The samples that an element belongs to or, without a name, is computed from."""
+        known, waiting = self._samples, [element]
+        while waiting:
+            here = waiting[-1]
+            node = self.nodes[here[0]]
+            if node.index in self.scene.names or node.is_leaf:
+                sample = self.scene.place(node, here[1])[0] if node.index in self.scene.names else None
+                known[here] = frozenset() if sample is None else frozenset((sample,))
+            elif here not in known:
+                parts = [key for key in names(self.elements.formula(node, here[1])) if isinstance(key, tuple)]
+                missing = [part for part in parts if part not in known]
+                if missing:
+                    waiting += missing
+                    continue
+                known[here] = frozenset().union(*[known[part] for part in parts])
+            waiting.pop()
+        return known[element]
 
     # --- how they are written ---
 

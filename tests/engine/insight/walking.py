@@ -149,11 +149,11 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 }
 
 
-def evaluated(expression: str, used: Sequence[float], dtype: str) -> Any:
-    """The value of an expression on the numbers that it names, with a bound of its rounding error."""
+def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
+    """The value of an expression on the numbers that it names, each with its error, and a bound of its rounding error."""
     arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
     # What a step names is rounded itself, and a careful operation knows what was lost.
-    names = {f"u{place}": arithmetic.made(value, 0.0) for place, value in enumerate(used)}
+    names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}
     functions = {name: arithmetic.function(f) if callable(f) else f for name, f in FUNCTIONS.items()}
     return arithmetic.number(eval(expression, {"__builtins__": {}}, functions | names))
 
@@ -164,13 +164,17 @@ def walk(derivation: Derivation, dtype: str = "float64", *, ordered: bool = True
     With `ordered`, a step names only what stands before it.
     """
     known = {quantity.id: value for quantity, value in derivation.quantities}
+    errors: dict[str, float] = {}
     everything = known | {step.id: value for step, value, _ in derivation.steps}
     assert len(everything) == len(derivation.quantities) + len(derivation.steps), "two have one id"
     for step, value, _ in derivation.steps:
         assert step.uses or step.expression, step.id
         if ordered:
             assert all(name in known for name in step.uses), (step.id, step.uses)
-        found = evaluated(step.expression, [everything[name] for name in step.uses], dtype)
+        used = [(everything[name], errors.get(name, 0.0)) for name in step.uses]
+        found = evaluated(step.expression, used, dtype)
+        if step.quantity == "share":  # it is computed by its formula, and the gradient by the graph
+            errors[step.id] = found.error
         if math.isnan(value):
             assert not math.isfinite(found.value), (step.id, step.expression, found.value)
             known[step.id] = value
