@@ -19,6 +19,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/forward": _FORWARD,
     "/v1/gradients": _GRADIENTS,
     "/v1/derivatives": _FORWARD | {"kind": "jacobian"},
+    "/v1/gradients/explain": _GRADIENTS | {"sample": 0},
     "/v1/train": _GRADIENTS | {"optimizer": "sgd", "steps": 1},
     "/v1/train/compare": _GRADIENTS | {"optimizers": ["sgd", "adam"], "steps": 1},
     "/v1/functions/gradient": {"expression": "x^2 + y^2", "points": [[1, 2]]},
@@ -31,6 +32,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(
         ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
     ),
+    **dict.fromkeys(("explain", "derivation", "derive", "why", "worked-example"), "/v1/gradients/explain"),
     **dict.fromkeys(("fit", "step", "optimize", "training", "learn", "descent"), "/v1/train"),
     **dict.fromkeys(("jacobian", "hessian", "jvp", "vjp", "hvp", "derivative"), "/v1/derivatives"),
     **dict.fromkeys(("function", "functions", "diff", "differentiate", "expression"), "/v1/functions/gradient"),

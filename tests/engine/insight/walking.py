@@ -150,7 +150,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
-    """The value of an expression on the numbers that it names, each with its error, and a bound of its rounding error."""
+    """The value of an expression on numbers, each with its error, and a bound of how far off rounding may put it."""
     arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
     # What a step names is rounded itself, and a careful operation knows what was lost.
     names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}
