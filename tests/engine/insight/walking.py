@@ -112,6 +112,11 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def tanh_shrink(x: float) -> float:
+    with mpmath.workdps(40):
+        return float(mpmath.mpf(x) - mpmath.tanh(mpmath.mpf(x)))
+
+
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "sigmoid": sigmoid,
     "logistic_slope": lambda x: sigmoid(x) * sigmoid(-x),
@@ -139,11 +144,29 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "weighted": lambda a, b: a * b if a else 0.0,
     "normal_cdf": lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)),
     "normal_density": lambda x: math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi),
-    "tanh_shrink": lambda x: float(mpmath.mpf(x) - mpmath.tanh(mpmath.mpf(x))),
+    "tanh_shrink": tanh_shrink,
     "xlogy": lambda a, b: a * math.log(b) if a else 0.0,
     "sinh": math.sinh,
     "cosh": math.cosh,
     "hypot": math.hypot,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "asin": math.asin,
+    "acos": math.acos,
+    "atan": math.atan,
+    "atan2": math.atan2,
+    "asinh": math.asinh,
+    "acosh": math.acosh,
+    "atanh": math.atanh,
+    "mod": lambda a, b: a - b * math.floor(a / b),
+    "log2": math.log2,
+    "log10": math.log10,
+    "cbrt": math.cbrt,
+    "erf": math.erf,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
     "power": math.pow,
     "inf": math.inf,
 }
