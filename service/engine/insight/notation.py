@@ -25,13 +25,7 @@ _PLACE = re.compile(f"{_OPEN}(\\d+)([{_BARE}{_FACTOR}{_BASE}])")
 Leaf = Callable[[Key, str], Piece]
 """A key, and one of these marks, to the piece that stands for it."""
 
-_NAMES = {
-    "absolute": "abs",
-    "maximum": "max",
-    "minimum": "min",
-    "log2": "log2",
-    "log10": "log10",
-}
+_NAMES = {"absolute": "abs", "maximum": "max", "minimum": "min"}
 _OPERATORS = {
     "logistic_slope": r"\sigma'",
     "tanh_slope": r"\tanh'",

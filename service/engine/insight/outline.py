@@ -336,20 +336,7 @@ class _Draft:
             )
         if key == MEAN_SQUARE:
             sentence = say("explain.mean_squared_error")
-            return Step(
-                key,
-                MEAN_SQUARE,
-                "error",
-                MEAN_SQUARE,
-                None,
-                [],
-                None,
-                "E",
-                formula,
-                sentence,
-                signed=False,
-                element=None,
-            )
+            return Step(key, MEAN_SQUARE, "error", MEAN_SQUARE, None, [], None, "E", formula, sentence, False, None)
         asked, sample = self.parts[str(key)]
         selected = asked.selected
         parameter = selected.parameter
@@ -396,17 +383,9 @@ class _Draft:
         """For each sample the outputs first, each unit with sum, output and delta; then gradients, a unit at a time."""
         depth = self._depth_of(step.layer)
         if step.kind == "gradient" or step.kind == "update":
-            *before, last = step.unit
-            shares = 1 if step.sample is None else 0
-            rows = before or [10**9]  # a bias comes after the weights of its unit
-            return (
-                1 if step.kind == "gradient" else 2,
-                depth,
-                last if step.unit else 0,
-                rows,
-                shares,
-                step.sample or 0,
-            )
+            rows = step.unit[:-1] or [10**9]  # a bias comes after the weights of its unit
+            last = step.unit[-1:]
+            return (KINDS.index(step.kind), depth, last, rows, step.sample is None, step.sample or 0)
         node = step.node
         if node is None:
             return (0, -2)

@@ -151,6 +151,18 @@ def test_heatons_order_is_outputs_first_and_a_unit_at_a_time():
     assert gradients == [f"gradient:{path}" for path in HEATONS_WEIGHTS]
 
 
+def test_his_convention_holds_for_parameters_of_any_shape():
+    definition = network(dense("hidden", 2, "prelu"), layer("norm", "layer_normalization"), dense("output", 1))
+    parameters = {
+        "hidden": {"kernel": [[1.0, -2.0]], "bias": [0.1, 0.2], "alpha": 0.25},
+        "norm": {"gamma": [1.0, 2.0], "beta": [0.0, 0.1]},
+        "output": {"kernel": [[1.0], [2.0]], "bias": [0.0]},
+    }
+    derivation = explained(definition, parameters, [[1.0], [-1.0]], "mse", [[1.0], [0.5]], convention="heaton")
+    assert walk(derivation, ordered=False) > 20
+    assert "gradient:hidden.alpha" in values(derivation)
+
+
 def test_both_conventions_go_the_same_way():
     his, ours = (heatons(HEATON["tables"][1], convention) for convention in ("heaton", "standard"))
     theirs = {meaning.asked.path: meaning for meaning in his.meanings}
