@@ -27,6 +27,7 @@ class LoadedExplain(LoadedNetwork):
     depth: NotRequired[int]
     learning_rate: float
     convention: str
+    language: NotRequired[str]
     exclude: frozenset[str]
 
 
