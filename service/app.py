@@ -11,7 +11,18 @@ from werkzeug.exceptions import HTTPException
 from schemas.requests import recipes
 from service import wire
 from service.admission import Admission
-from service.api import catalogue, check, derivatives, evaluation, functions, graph, landscape, system, training
+from service.api import (
+    catalogue,
+    check,
+    derivatives,
+    evaluation,
+    explain,
+    functions,
+    graph,
+    landscape,
+    system,
+    training,
+)
 from service.api.operation import Runtime
 from service.config import Settings
 from service.cors import Cors
@@ -52,6 +63,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
+    app.register_blueprint(explain.blueprint)
     app.register_blueprint(graph.blueprint)
     app.register_blueprint(check.blueprint)
     app.register_blueprint(landscape.blueprint)

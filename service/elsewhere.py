@@ -19,6 +19,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/forward": _FORWARD,
     "/v1/gradients": _GRADIENTS,
     "/v1/derivatives": _FORWARD | {"kind": "jacobian"},
+    "/v1/gradients/explain": _GRADIENTS | {"sample": 0},
     "/v1/graph": {"expression": "x^2 - y^2", "point": [3, 1]},
     "/v1/gradients/check": _GRADIENTS,
     "/v1/landscape": _GRADIENTS | {"along": [{"direction": "random"}]},
@@ -34,6 +35,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(
         ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
     ),
+    **dict.fromkeys(("explain", "derivation", "derive", "why", "worked-example"), "/v1/gradients/explain"),
     **dict.fromkeys(("gradcheck", "check", "check_grad", "check-grad", "gradient-check"), "/v1/gradients/check"),
     **dict.fromkeys(("graphs", "dot", "mermaid", "trace", "jaxpr", "computation"), "/v1/graph"),
     **dict.fromkeys(("fit", "step", "optimize", "training", "learn", "descent"), "/v1/train"),

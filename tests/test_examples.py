@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from tests.engine.insight.walking import evaluated
 from tests.support import ROOT, strict_json
 
 FOLDER = ROOT / "docs" / "examples"
@@ -109,7 +110,21 @@ def test_there_are_trainings_comparisons_and_descents() -> None:
     assert sent_to("/v1/functions/descend")
     assert sent_to("/v1/graph")
     assert sent_to("/v1/gradients/check")
+    assert sent_to("/v1/gradients/explain")
     assert {"/v1/gradients", "/v1/train", "/v1/train/compare", "/v1/functions/descend"} < set(PATHS.values())
+
+
+@pytest.mark.parametrize("name", sent_to("/v1/gradients/explain"))
+def test_the_steps_of_an_example_are_what_their_formulas_say(name: str, client: FlaskClient) -> None:
+    body = json.loads((FOLDER / name).read_text())
+    answer = ask(client, body, "/v1/gradients/explain")
+    known = {quantity["id"]: quantity["value"] for quantity in answer["quantities"]}
+    for step in answer["steps"]:
+        used = [(known[key], 0.0) for key in step["uses"]]
+        assert step["value"] == pytest.approx(
+            evaluated(step["expression"], used, "float64").value, rel=1e-13, abs=1e-17
+        )
+        known[step["id"]] = step["value"]
 
 
 @pytest.mark.parametrize("name", sent_to("/v1/train"))

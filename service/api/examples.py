@@ -377,6 +377,14 @@ MISTAKES: dict[str, Example] = {
         "There are four samples and three targets.",
         **GRADIENTS["xor"] | {"targets": [[0], [1], [1]]},
     ),
+    "/v1/gradients/explain": Example(
+        "The parameter has no such row.",
+        network=XOR_NETWORK,
+        parameters=XOR_PARAMETERS,
+        **XOR_DATA,
+        loss="half_squared_error",
+        parameter="hidden.kernel[2][0]",
+    ),
     "/v1/derivatives": Example(
         "The direction has three numbers, and the inputs have two.",
         **DERIVATIVES["jvp"] | {"vectors": [[[1, 0, 0]]]},

@@ -88,7 +88,7 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
-    """A program for what is asked of a network. Raises as `built` does."""
+    """What is asked of a network, compiled, and told to the timer. Raises as `built` does."""
     found = built(asked, feed, context)
     context.mark_compiled(found.program.nbytes)
     return found

@@ -43,6 +43,7 @@ def say(key: str, /, **arguments: Any) -> Sentence:
     return Sentence(key, arguments)
 
 
+CATEGORIES = frozenset(("zero", "one", "two", "few", "many", "other"))
 PLURALS: Mapping[str, Callable[[int], str]] = {
     "en": lambda count: "one" if count == 1 else "other",
     "zh": lambda count: "other",
@@ -61,7 +62,7 @@ def texts_of(language: str) -> dict[str, dict[str, str]]:
             key = f"{prefix}{name}"
             if isinstance(value, str):
                 found[key] = {"other": value}
-            elif "other" in value:
+            elif CATEGORIES.issuperset(value):
                 found[key] = dict(value)
             else:
                 add(f"{key}.", value)
@@ -80,7 +81,7 @@ def telling(language: str) -> Tell:
     """What tells sentences in a language. Raises `KeyError` for a key or a place that is not filled."""
     texts = texts_of(language)
     plural = PLURALS[language]
-    separator = texts["list.separator"]["other"]
+    between_words, between_sentences, stop = (texts[f"list.{key}"]["other"] for key in ("words", "sentences", "stop"))
 
     def told(argument: Any) -> str:
         if isinstance(argument, str):
@@ -91,7 +92,8 @@ def telling(language: str) -> Tell:
             return f"{argument:,}"
         if isinstance(argument, float):
             return short(argument)
-        return separator.join(map(told, argument))
+        parts = [told(part) for part in argument]
+        return (between_sentences if parts and parts[0].endswith(stop) else between_words).join(parts)
 
     def tell(sentence: Sentence) -> str:
         arguments = sentence.arguments

@@ -1,0 +1,178 @@
+"""What `/v1/gradients/explain` takes and gives."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, NotRequired
+
+from marshmallow import fields
+
+from schemas.common import about, finite_field, language_field, warnings_field
+from schemas.components import Components, JSONSchema
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest
+from schemas.fields import IntegerField, NumberField, StrictField, StrictSchema, WordField, WordsField
+from schemas.tensor import ParametersAnswerField
+from service.engine.insight.outline import CONVENTIONS, KINDS
+
+LONGEST_PATH = 256
+MOST_DEPTH = 1_000
+ADVICE = ("increase", "decrease", "stationary", "unknown")
+
+
+class LoadedExplain(LoadedNetwork):
+    """A request for a derivation, loaded."""
+
+    parameter: NotRequired[str]
+    sample: NotRequired[int]
+    depth: NotRequired[int]
+    learning_rate: float
+    convention: str
+    language: NotRequired[str]
+    exclude: frozenset[str]
+
+
+class PathField(StrictField):
+    """A parameter by its path."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= LONGEST_PATH:
+            takes = f"a path of at most {LONGEST_PATH} characters, such as hidden, hidden.kernel or hidden.kernel[0][1]"
+            raise self.refuse(takes, value)
+        return value
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"type": "string", "minLength": 1, "maxLength": LONGEST_PATH}
+
+
+class ExplainRequest(LossRequest[LoadedExplain]):
+    """What `/v1/gradients` takes, and which gradient is to be derived."""
+
+    elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
+
+    class Meta(LossRequest.Meta):
+        exclude = ("include",)
+
+    parameter = PathField(
+        metadata=about("whose gradient: hidden, hidden.kernel or hidden.kernel[0][1] (all that are trained)")
+    )
+    sample = IntegerField(
+        minimum=0, metadata=about("derive the gradient of this sample alone, counted from 0 (all together)")
+    )
+    depth = IntegerField(
+        minimum=1,
+        maximum=MOST_DEPTH,
+        metadata=about("how far back from the gradients on: 1 derives them alone, from deltas and activations (all)"),
+    )
+    learning_rate = NumberField(load_default=0.1, metadata=about("of the step that updates the parameter"))
+    convention = WordField(
+        CONVENTIONS,
+        load_default="standard",
+        metadata=about("whose signs and order: heaton prints deltas and gradients with the other sign, outputs first"),
+    )
+    language = language_field()
+    # marshmallow takes fields out of the class, which has an attribute of that name.
+    exclude = WordsField(
+        ("parameters",), load_default=frozenset(), metadata=about("what to leave out: parameters initialised here")
+    )
+
+
+class ExplainStepSchema(StrictSchema):
+    """One number of a derivation, and how it comes from others."""
+
+    id = fields.String(required=True, metadata=about("its name in this answer, as `uses` has it"))
+    kind = fields.String(required=True, metadata={"description": "what it is about", "enum": list(KINDS)})
+    quantity = fields.String(
+        required=True,
+        metadata=about(
+            "pre_activation, output, error, sample_loss, loss, penalty, slope, delta, share (of one sample in a "
+            "gradient), gradient, update, intermediate, or mean_squared_error, which Heaton prints"
+        ),
+    )
+    layer = fields.String(required=True, allow_none=True)
+    unit = fields.List(
+        fields.Integer(), required=True, metadata=about("the index without that of the sample; of a gradient all of it")
+    )
+    sample = fields.Integer(required=True, allow_none=True, metadata=about("counted from 0; null: of no single one"))
+    symbol = fields.String(required=True, metadata=about("LaTeX"))
+    latex = fields.String(required=True, metadata=about("the formula, in LaTeX"))
+    numbers = fields.String(
+        required=True, metadata=about("the formula with six digits of each number put in, in LaTeX")
+    )
+    expression = fields.String(
+        required=True,
+        metadata=about("the formula for programs: u0 is the first of `uses`; functions are named as in the guide"),
+    )
+    text = fields.String(required=True, metadata=about("one sentence"))
+    value = fields.Float(required=True, allow_none=True)
+    uses = fields.List(
+        fields.String(), required=True, metadata=about("ids of the steps and quantities that the formula names")
+    )
+
+
+class ExplainQuantitySchema(StrictSchema):
+    """A number that steps use and that is not derived."""
+
+    id = fields.String(required=True)
+    quantity = fields.String(
+        required=True,
+        metadata=about(
+            "input, target, parameter, sample_weight, noise, learning_rate; with `depth` also what steps derive"
+        ),
+    )
+    layer = fields.String(required=True, allow_none=True)
+    unit = fields.List(fields.Integer(), required=True)
+    sample = fields.Integer(required=True, allow_none=True)
+    symbol = fields.String(required=True, metadata=about("LaTeX"))
+    value = fields.Float(required=True, allow_none=True)
+
+
+class ExplainReasonSchema(StrictSchema):
+    """Why a gradient is 0."""
+
+    code = fields.String(
+        required=True,
+        metadata=about(
+            "zero_input, zero_activation, saturated, inactive (a rectifier that is off), dead (off for all samples), "
+            "blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, dropped, "
+            "not_selected, underflow, unused, cancels, or far_back, which is not known"
+        ),
+    )
+    layer = fields.String(required=True, allow_none=True)
+    samples = fields.List(fields.Integer(), required=True, metadata=about("for which ones; none: for the sum of all"))
+    text = fields.String(required=True)
+
+
+class ExplainMeaningSchema(StrictSchema):
+    """What a gradient says of its parameter."""
+
+    parameter = fields.String(required=True, metadata=about("such as hidden.kernel[0][1]"))
+    value = fields.Float(required=True, allow_none=True)
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("in the sign of the convention"))
+    updated = fields.Float(required=True, allow_none=True, metadata=about("the parameter after one step of descent"))
+    advice = fields.String(
+        required=True,
+        metadata={"description": "what lowers the loss; stationary: the gradient is 0", "enum": list(ADVICE)},
+    )
+    reasons = fields.List(
+        fields.Nested(ExplainReasonSchema), required=True, metadata=about("why a gradient is 0; else none")
+    )
+    text = fields.String(required=True)
+    step = fields.String(required=True, metadata=about("the id of the gradient's step"))
+
+
+class ExplainResponse(StrictSchema):
+    """A derivation, in the order in which it is read."""
+
+    dtype = fields.String(required=True)
+    convention = fields.String(required=True)
+    language = fields.String(required=True)
+    sample = fields.Integer(required=True, allow_none=True)
+    loss = fields.Float(required=True, allow_none=True, metadata=about("of the sample that was chosen, or of all"))
+    meanings = fields.List(
+        fields.Nested(ExplainMeaningSchema), required=True, metadata=about("one for each gradient that was asked for")
+    )
+    steps = fields.List(fields.Nested(ExplainStepSchema), required=True)
+    quantities = fields.List(fields.Nested(ExplainQuantitySchema), required=True)
+    finite = finite_field()
+    warnings = warnings_field()
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
