@@ -9,11 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.attacks import connections
+from benchmarks.attacks import bombs, connections, fairness, heavy, kill, mutations, soak
 from benchmarks.attacks.harness import ROOT, Options, Row
 
 FAMILIES: dict[str, Callable[[Options], Iterator[Row]]] = {
     "connections": connections.run,
+    "heavy": heavy.run,
+    "fairness": fairness.run,
+    "bombs": bombs.run,
+    "kill": kill.run,
+    "mutations": mutations.run,
+    "soak": soak.run,
 }
 
 

@@ -1,4 +1,4 @@
-"""A server to attack, the normal clients beside the attack, what is watched meanwhile, and the rows that are printed."""
+"""A server to attack, normal clients beside the attack, what is watched meanwhile, and the rows that are printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated requests to the application itself, without a server: `python -m benchmarks.attacks.in_process --count 10000`.
+"""Mutated requests to the application itself, without a server: `python -m benchmarks.attacks.in_process --count 9`.
 
 Limits are small, so that what is heavy is refused and the many are many. Each failure is printed with what repeats it.
 """

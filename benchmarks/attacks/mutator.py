@@ -1,4 +1,4 @@
-"""Requests made wrong at random: each documented example with types swapped, keys dropped, numbers at extremes and so on.
+"""Requests made wrong at random: documented examples with types swapped, keys dropped, numbers at extremes and so on.
 
 A `Mutator` is a function of its seed: the same seed gives the same requests in the same order. It takes paths,
 examples and words from an OpenAPI description, so that it knows what the server under attack knows.
