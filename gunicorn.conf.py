@@ -1,15 +1,12 @@
 """How gunicorn serves Nabla. Every line has its reason beside it."""
 
-import atexit
 import contextlib
 import ctypes
 import gc
 import os
-import shutil
-import signal
 import sys
-import tempfile
 
+from service import metric_files
 from service.config import read_or_exit
 
 _listening, _settings = read_or_exit()
@@ -18,10 +15,8 @@ wsgi_app = "service.app:create_app()"
 bind = _listening.bind
 # One process per core unless WEB_CONCURRENCY says otherwise: each computes on one BLAS thread.
 workers = _listening.workers
-# gthread keeps connections alive, and a slow client costs a thread instead of the worker.
-worker_class = "gthread"
-# Threads wait for clients, they do not compute in parallel; slow clients must find one left over.
-threads = _settings.threads
+# Connections are carried by an event loop, where a slow one costs next to nothing, and computed in a pool of threads.
+worker_class = "service.edge.worker.Worker"
 # Workers share the memory of what is imported once; OpenBLAS copes with the fork.
 preload_app = True
 # Long enough for a person's next click or a client's next request on the same connection.
@@ -35,6 +30,10 @@ graceful_timeout = 35
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The control socket wants a writable home, which a container does not have; nobody uses it here.
 control_socket_disable = True
+# Proxies are believed by the service itself, those of NABLA_TRUSTED_PROXIES: gunicorn takes nothing of headers.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers = {}
 # The service logs requests itself.
 accesslog = None
 errorlog = "-"
@@ -42,16 +41,7 @@ loglevel = _listening.log_level
 
 # Metrics of all workers add up through files in one directory, fresh at every start. It has to be
 # known before prometheus_client is used, which is when the application is imported.
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    _owner = os.getpid()
-    _metrics = tempfile.mkdtemp(prefix=f"nabla-metrics-{_owner}-", dir=worker_tmp_dir)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
-
-    @atexit.register
-    def _remove_metrics():
-        """However the server ends, also if it never started; workers end before it and leave them alone."""
-        if os.getpid() == _owner:
-            shutil.rmtree(_metrics, ignore_errors=True)
+metric_files.open_folder(worker_tmp_dir)
 
 
 def on_starting(server):
@@ -66,13 +56,21 @@ def on_starting(server):
 
 
 def pre_fork(server, worker):
-    """Keep the garbage collector off what was imported, and from running every few requests: 8 % of a tiny one."""
+    """Say which files the worker counts in.
+
+    Keep the garbage collector off what was imported, and from running every few requests: 8 % of a tiny one.
+    """
+    metric_files.reserve(worker, server.WORKERS.values())
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
 def post_fork(server, worker):
-    """Let threads change places often, and freed megabytes stay with the process."""
+    """Start threads. Let them change places often, and freed megabytes stay with the process."""
+    from service.observability import start_threads
+
+    metric_files.take(worker)
+    start_threads()
     # A request waits for the interpreter lock many times, each time so long while a stream computes: with 30 of
     # them /health/live takes 6 ms, 18 at worst, instead of 25 and 80 with Python's 5 ms. At 0.5 ms requests cost more.
     sys.setswitchinterval(0.001)
@@ -87,24 +85,12 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
-    """Tell the application where it listens, and let open streams send their end on a stop.
-
-    gunicorn would wait for the streams, then cut them off.
-    """
-    from service.api.streaming import stopping
+    """Tell the application where it listens."""
     from service.listening import on_loopback
 
     cors = getattr(worker.wsgi, "extensions", {}).get("nabla.cors")
     if cors is not None:  # the benchmarks serve another application with these settings
         cors.on_loopback = on_loopback(listener.getsockname() for listener in worker.sockets)
-
-    def stop(number, frame):
-        stopping.set()
-        worker.handle_exit(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
-    # As gunicorn has it for its own handler: system calls of requests in flight go on.
-    signal.siginterrupt(signal.SIGTERM, False)
 
 
 def when_ready(server):
@@ -115,6 +101,4 @@ def when_ready(server):
 
 def child_exit(server, worker):
     """Forget the gauges of a worker that is gone; its counts stay."""
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(worker.pid)
+    metric_files.give_back(worker)

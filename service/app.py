@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +10,6 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from service import wire
-from service.access import Budget, Keys, Rate
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -21,12 +18,12 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.observability import RequestLog, Timer, count, logs_text
+from service.memory import Account
+from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-QUIET = ("/health/live", "/health/ready", "/metrics")
-"""Routes that are asked every few seconds by machines: neither logged nor limited."""
+from service.proxy import Forwarded, Proxies
+from service.quotas import Gate
+from service.request_ids import request_id
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -35,13 +32,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes)
     app.extensions["nabla"] = Runtime(
         settings,
         Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
-        Budget(settings.max_memory_bytes),
+        app.extensions["nabla.memory"],
         threading.BoundedSemaphore(settings.streams),
         threading.BoundedSemaphore(settings.documents),
     )
+    proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
+    if proxies:
+        app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
     # gunicorn.conf.py tells it where the server listens.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
     app.register_blueprint(evaluation.blueprint)
@@ -59,33 +60,29 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _request_id(asked: str | None) -> str:
-    """The id that the client asked for, or a new one."""
-    if asked is not None and REQUEST_ID.fullmatch(asked):
-        return asked
-    # It only has to be unlike others; the operating system's randomness would cost a call.
-    return f"{random.getrandbits(128):032x}"
-
-
 def _guard(app: Flask, settings: Settings) -> None:
-    keys, rate = Keys(settings.key_digests), Rate(settings.max_requests_per_second)
+    gate = app.extensions["nabla.gate"] = Gate(
+        settings.keys, settings.max_requests_per_second, settings.max_key_requests_per_second
+    )
 
     @app.before_request
     def before() -> None:
         # The WSGI environment carries what belongs to a request: it costs less than Flask's proxies.
         environ = request.environ
-        environ["nabla.timer"] = Timer()
-        environ["nabla.request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
+        environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
+        environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
-        if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
-            rate.check(environ.get("REMOTE_ADDR", ""))
-            keys.check(environ)
+        guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
+        if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
+            environ["nabla.key"] = gate.check(_peer(environ), environ.get("HTTP_AUTHORIZATION"))
 
 
 def _report_problems(app: Flask, settings: Settings) -> None:
     def respond(problem: Problem) -> Response:
-        document = problem.document(request.environ.get("nabla.request_id", ""))
+        environ = request.environ
+        environ.setdefault("nabla.reason", problem.kind)
+        document = problem.document(environ.get("nabla.request_id", ""), environ.get("SCRIPT_NAME", ""))
         response = Response(document + b"\n", problem.status, content_type=MEDIA_TYPE)
         response.headers.update(problem.headers)
         return response
@@ -115,7 +112,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
 
 def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
-    log = RequestLog(as_text=logs_text(settings.log_format)) if settings.log_requests else None
+    log_requests(settings.log_format if settings.log_requests else None)
 
     @app.after_request
     def after(response: Response) -> Response:
@@ -123,12 +120,12 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
         timer: Timer = environ["nabla.timer"]
         headers["X-Request-Id"] = environ["nabla.request_id"]
         headers["X-Content-Type-Options"] = "nosniff"
-        if timer.stages:
+        if timer.stages and settings.server_timing:
             headers["Server-Timing"] = timer.header()
         cors.allow(headers, environ)
         _compress(response, environ)
         # Of a stream, what is counted and logged is its beginning.
-        _record(response.status_code, timer.elapsed, environ, log)
+        record(_access(response, timer.elapsed, environ))
         return response
 
 
@@ -145,11 +142,26 @@ def _compress(response: Response, environ: Mapping[str, Any]) -> None:
         response.headers["Content-Encoding"] = "gzip"
 
 
-def _record(status: int, seconds: float, environ: Mapping[str, Any], log: RequestLog | None) -> None:
-    """Count an answered request, and log it unless a machine asks it every few seconds."""
+def _peer(environ: Mapping[str, Any]) -> str:
+    """The client's address, as trusted proxies tell it."""
+    return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
+
+
+def _access(response: Response, seconds: float, environ: Mapping[str, Any]) -> Access:
     rule = request.url_rule
-    route = "unmatched" if rule is None else rule.rule
-    method = environ["REQUEST_METHOD"]
-    count(method, route, status, seconds)
-    if log is not None and route not in QUIET:
-        log.write(environ["nabla.request_id"], method, environ["PATH_INFO"], status, seconds)
+    ticket = environ.get("nabla.ticket")
+    received = environ.get("CONTENT_LENGTH") or ""
+    return Access(
+        request_id=environ["nabla.request_id"],
+        method=environ["REQUEST_METHOD"],
+        route="unmatched" if rule is None else rule.rule,
+        path=environ["PATH_INFO"],
+        status=response.status_code,
+        seconds=seconds,
+        client=_peer(environ),
+        key=environ.get("nabla.key", ""),
+        received=int(received) if received.isdecimal() else None,
+        sent=response.content_length,
+        queued=0.0 if ticket is None else ticket.waited,
+        reason=environ.get("nabla.reason", ""),
+    )

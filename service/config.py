@@ -14,15 +14,23 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from service.engine.limits import Limits
+from service.proxy import Proxies
 
 MEBI = 2**20
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
 """How browsers write the origin of a page: in lower case, with nothing after the host and port."""
+KUBERNETES = re.compile(
+    r"NABLA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|(?P<port>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+"""Variables that Kubernetes sets in every container for a service called nabla, or nabla-something."""
+DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
+"""A key given by its digest, which may have a name. Keys given as they are have none: they may hold = themselves."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -38,7 +46,21 @@ class Settings:
         default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
     )
     max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
-    max_body_seconds: float = field(default=30.0, metadata={"about": "longest pause while a body arrives"})
+    max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
+    max_connections_per_address: int = field(
+        default=512,
+        metadata={"about": "of these from one address, if it is neither this machine's nor a trusted proxy's"},
+    )
+    max_header_seconds: float = field(default=10.0, metadata={"about": "time for the head of a request"})
+    max_body_seconds: float = field(
+        default=10.0, metadata={"about": "time for the body of a request, beside that of min_bytes_per_second"}
+    )
+    max_send_seconds: float = field(
+        default=10.0, metadata={"about": "time in which a client must have read at min_bytes_per_second"}
+    )
+    min_bytes_per_second: int = field(
+        default=64 * 1024, metadata={"about": "least rate at which clients send bodies and read answers"}
+    )
     max_layers: int = field(default=512, metadata={"about": "layers of a network"})
     max_graph_nodes: int = field(
         default=100_000, metadata={"about": "operations that a definition is compiled to, forward and backward"}
@@ -61,7 +83,10 @@ class Settings:
         metadata={"about": "memory that all requests of a worker together may be estimated to take"},
     )
     max_requests_per_second: float = field(
-        default=0.0, metadata={"about": "per client and worker, 0: any number; beyond it 429 is answered"}
+        default=0.0, metadata={"about": "from one address, 0: any number; beyond it 429 is answered"}
+    )
+    max_key_requests_per_second: float = field(
+        default=0.0, metadata={"about": "with one key, 0: any number; beyond it 429 is answered"}
     )
     cached_nodes: int = field(
         default=250_000, metadata={"about": "graph nodes of compiled definitions that a worker keeps, 1 KB each"}
@@ -72,7 +97,13 @@ class Settings:
     api_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
-        metadata={"about": "comma-separated keys, or sha256:<hex> of them; none: the service is open"},
+        metadata={
+            "about": "comma-separated keys, sha256:<hex> or name=sha256:<hex> of them; none: the service is open"
+        },
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata={"about": "addresses and networks of the proxies whose X-Forwarded-… headers are believed, or unix"},
     )
     cors_origins: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated origins whose pages may call the service, or *"}
@@ -82,12 +113,17 @@ class Settings:
         default="auto",
         metadata={"about": "json, text, or auto: text where standard output is a terminal", "words": LOG_FORMATS},
     )
+    server_timing: bool = field(default=True, metadata={"about": "tell callers the stages of their requests"})
     docs: bool = field(default=True, metadata={"about": "serve the home page and Swagger UI"})
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ConfigurationError(f"NABLA_THREADS takes 1 or more, got {self.threads}")
-        _ = self.key_digests  # a digest that is none shows here
+        _ = self.keys  # a digest that is none shows here
+        try:
+            Proxies(self.trusted_proxies)
+        except ValueError as error:
+            raise ConfigurationError(f"NABLA_TRUSTED_PROXIES takes addresses and networks: {error}") from None
         for origin in self.cors_origins:
             _check_origin(origin)
 
@@ -96,12 +132,28 @@ class Settings:
         """Settings from NABLA_ variables; raises `ConfigurationError` that names the wrong one."""
         names = {f"NABLA_{item.name.upper()}": item for item in fields(cls)}
         known = {*names, *(item.metadata["variable"] for item in fields(Listening))}
-        for variable in environment:
-            if variable.startswith("NABLA_") and variable not in known:
-                # Only what looks like a slip: Kubernetes sets NABLA_PORT and the like for a service of that name.
-                for name in difflib.get_close_matches(variable, known, 1, cutoff=0.85):
-                    raise ConfigurationError(f"no setting is called {variable}; did you mean {name}?")
-        return cls(**_read_all(names, environment))
+        for variable, text in environment.items():
+            if variable.startswith("NABLA_") and variable not in known and not _from_kubernetes(variable, text):
+                bare = variable.removeprefix("NABLA_")
+                meant = [bare] if bare in known else difflib.get_close_matches(variable, known, 1, cutoff=0.7)
+                hint = f"; did you mean {meant[0]}?" if meant else "; docs/configuration.md lists all"
+                raise ConfigurationError(f"no setting is called {variable}{hint}")
+        if not _read("NABLA_API_KEYS", environment.get("NABLA_API_KEYS", "key"), ()):
+            raise ConfigurationError(
+                "NABLA_API_KEYS holds no key, so everyone could ask; set one, or leave it out if that is meant"
+            )
+        settings = cls(**_read_all(names, environment))
+        settings.refuse_impossible()
+        return settings
+
+    def refuse_impossible(self) -> None:
+        """Raise `ConfigurationError` if limits contradict each other: then requests that one allows always fail."""
+        for name in ("max_body_bytes", "max_workspace_bytes"):
+            if getattr(self, name) > self.max_memory_bytes:
+                raise ConfigurationError(
+                    f"NABLA_{name.upper()} is {getattr(self, name)}, more than NABLA_MAX_MEMORY_BYTES, "
+                    f"{self.max_memory_bytes}; lower it, or raise the other"
+                )
 
     @property
     def limits(self) -> Limits:
@@ -133,10 +185,10 @@ class Settings:
         """How many trainings of a worker may be answered as one document at the same time: some threads stay free."""
         return max(1, self.threads * 3 // 8)
 
-    @property
-    def key_digests(self) -> tuple[bytes, ...]:
-        """SHA-256 digests of the accepted keys."""
-        return tuple(_digest(key) for key in self.api_keys)
+    @cached_property
+    def keys(self) -> tuple[tuple[str, bytes], ...]:
+        """The accepted keys, each as a name for logs and its SHA-256 digest."""
+        return tuple(map(_named_digest, self.api_keys))
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -203,16 +255,23 @@ def _check_origin(origin: str) -> None:
     )
 
 
-def _digest(key: str) -> bytes:
-    if key.startswith("sha256:"):
-        try:
-            digest = bytes.fromhex(key.removeprefix("sha256:"))
-        except ValueError:
-            digest = b""
-        if len(digest) != hashlib.sha256().digest_size:
-            raise ConfigurationError("NABLA_API_KEYS: sha256: takes 64 hexadecimal digits")
-        return digest
-    return hashlib.sha256(key.encode()).digest()
+def _from_kubernetes(variable: str, text: str) -> bool:
+    """Whether Kubernetes sets this variable, for a service whose name begins with nabla."""
+    found = KUBERNETES.fullmatch(variable)
+    # NABLA_PORT=8001 is somebody's slip for PORT.
+    return found is not None and (found["port"] is None or "://" in text)
+
+
+def _named_digest(key: str) -> tuple[str, bytes]:
+    """The name and SHA-256 digest of an entry of `NABLA_API_KEYS`; without a name, a key is called by its digest."""
+    found = DIGEST.fullmatch(key)
+    if found is None:
+        digest = hashlib.sha256(key.encode()).digest()
+    elif re.fullmatch(r"[0-9A-Fa-f]{64}", found["digest"]):
+        digest = bytes.fromhex(found["digest"])
+    else:
+        raise ConfigurationError("NABLA_API_KEYS: sha256: takes 64 hexadecimal digits")
+    return (found and found["name"]) or f"sha256:{digest.hex()[:8]}", digest
 
 
 def _read_all(names: Mapping[str, Field[Any]], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -135,11 +135,11 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.status = status or KINDS[kind].status
 
-    def document(self, instance: str) -> bytes:
-        """The body of the answer; `instance` is the request id."""
+    def document(self, instance: str, root: str = "") -> bytes:
+        """The body of the answer; `instance` is the request id, `root` the path that the service is mounted at."""
         kind = KINDS[self.kind]
         document: dict[str, Any] = {
-            "type": f"/problems/{self.kind}",
+            "type": f"{root}/problems/{self.kind}",
             "title": kind.title if self.status == kind.status else HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,

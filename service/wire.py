@@ -52,25 +52,22 @@ def announced_length(environ: Mapping[str, Any], limit: int) -> int:
     return min(int(text), limit) if text.isascii() and text.isdecimal() else 0
 
 
-def read_body(environ: Mapping[str, Any], limit: int, pause: float) -> bytes:
-    """The request's body, decompressed, of at most `limit` bytes.
-
-    `pause` is how many seconds the connection may be silent. Raises `Problem` 400, 408, 413 or 415.
-    """
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+def check_encoding(environ: Mapping[str, Any]) -> str:
+    """How the body is encoded, in lower case. Raises `Problem` 415 for what cannot be decoded."""
+    encoding: str = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
         detail = f"The body is encoded as {encoding!r}; send it plain or as gzip."
         raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": "gzip, identity"})
-    socket = environ.get("gunicorn.socket")
-    if socket is not None:
-        # Otherwise a client that stops sending, or later stops reading, holds its thread for ever.
-        socket.settimeout(pause)
+    return encoding
+
+
+def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
+    """The request's body, decompressed, of at most `limit` bytes. Raises `Problem` 400, 413 or 415."""
+    encoding = check_encoding(environ)
     try:
         body = _read(environ, limit)
     except Problem:
         raise
-    except TimeoutError:
-        raise Problem("timeout", f"The body paused for more than {pause:g} seconds.") from None
     except Exception as error:
         # What a server raises for a broken chunk or a lost connection differs from server to server.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error

@@ -124,7 +124,7 @@ def test_variables_that_others_set_are_left_alone() -> None:
 
 def test_a_digest_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
-        _ = read(NABLA_API_KEYS="sha256:abc").key_digests
+        _ = read(NABLA_API_KEYS="sha256:abc").keys
 
 
 def test_settings_do_not_show_their_keys() -> None:

@@ -13,6 +13,7 @@ from service.api.operation import Context
 from service.engine.compiling import Compilable
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.ir import sealing
 from service.engine.limits import Limits
 from service.engine.network.derivatives import Derivation
 from service.engine.network.evaluate import Evaluation
@@ -69,7 +70,8 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
     if faults:
         if not any(fault.path[0] == "inputs" for fault in faults):
             # What is wrong with the network itself comes before anything that follows from it.
-            prepare(task, limits)
+            with sealing():
+                prepare(task, limits)
         raise InvalidRequest(faults)
     sample_weights = request.get("sample_weights")
     if losses is not None:
@@ -126,7 +128,8 @@ def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]
         return []
     try:
         forward = task._replace(losses=None, loss_weights=None, targets=None, weighted=False, include=frozenset())
-        prepared = prepare(forward, limits)
+        with sealing():
+            prepared = prepare(forward, limits)
     except InvalidRequest:
         return []  # the network itself is wrong, which is already told
     return ParameterVector(task.definition, prepared.model.parameters).faults(feed.parameters)

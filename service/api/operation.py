@@ -19,11 +19,11 @@ from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
-from service.access import Budget, Reservation
 from service.api.examples import Example
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
+from service.memory import Account, Reservation
 from service.observability import Timer
 from service.problems import Problem, from_faults, from_validation
 
@@ -39,7 +39,7 @@ class Runtime:
     settings: Settings
     compiled: Compiler
     """Gives what tasks are compiled to, out of the memory of earlier requests."""
-    memory: Budget
+    memory: Account
     streams: threading.Semaphore
     """How many streams may still be opened."""
     documents: threading.Semaphore
@@ -156,9 +156,9 @@ def post(
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
             with ExitStack() as held:
-                memory = held.enter_context(Reservation(running.memory))
+                memory = held.enter_context(running.memory.reservation())
                 memory.need(wire.announced_length(environ, settings.max_body_bytes))
-                body = wire.read_body(environ, settings.max_body_bytes, settings.max_body_seconds)
+                body = wire.read_body(environ, settings.max_body_bytes)
                 timer.mark("receive")
                 value, texts = wire.parse(body, takes.fresh, memory.need)
                 loaded_bytes = len(body) * LOADED_FACTOR

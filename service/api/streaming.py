@@ -274,7 +274,8 @@ class _Stream:
         except Exception as error:
             # The status is sent long ago: what went wrong has to be said in the stream.
             self.outcome = "failed"
-            document = self._problem(error).document(self.context.environ["nabla.request_id"])
+            environ = self.context.environ
+            document = self._problem(error).document(environ["nabla.request_id"], environ.get("SCRIPT_NAME", ""))
             yield self.run.take() + self.format.error(document)
         finally:
             self.close()

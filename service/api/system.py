@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import flask_swagger_ui
 import numpy as np
 import orjson
 import yaml
-from flask import Blueprint, Response, render_template, send_from_directory
+from flask import Blueprint, Response, abort, render_template, request, send_from_directory
 from markupsafe import Markup
 
 from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
@@ -46,9 +46,15 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(wire.document(value), status, content_type=wire.JSON)
 
 
+def _root() -> str:
+    """The path that the service is mounted at: before its own paths in every link."""
+    root: str = request.environ.get("SCRIPT_NAME", "")
+    return root
+
+
 def _page(template: str, **values: Any) -> Response:
     response = Response(
-        render_template(template, version=__version__, **values), content_type="text/html; charset=utf-8"
+        render_template(template, version=__version__, root=_root(), **values), content_type="text/html; charset=utf-8"
     )
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
@@ -84,6 +90,9 @@ def _engine_works() -> bool:
 @describe("GET", "/metrics", summary="Metrics for Prometheus", tag="System", media_types=("text/plain",))
 def metrics() -> Response:
     """Counts and times of requests, summed over the workers."""
+    # A proxy closes this path, and would overlook /metrics/ or //metrics, which routing forgives.
+    if request.environ["PATH_INFO"] != "/metrics":
+        abort(404)
     content, media_type = exposition()
     return Response(content, content_type=media_type)
 
@@ -91,7 +100,8 @@ def metrics() -> Response:
 @describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceDescriptionSchema())
 def about() -> Response:
     """Name, version, links and the limits in force."""
-    links = {operation.name: operation.path for operation in OPERATIONS if "{" not in operation.path}
+    root = _root()
+    links = {operation.name: root + operation.path for operation in OPERATIONS if "{" not in operation.path}
     return _json(
         {
             "name": "Nabla, the gradient service",
@@ -102,22 +112,27 @@ def about() -> Response:
     )
 
 
-@cache
-def _specification() -> tuple[bytes, bytes]:
+@lru_cache(4)  # only trusted proxies choose a root
+def _specification(root: str) -> tuple[bytes, bytes]:
     text = SPECIFICATION.read_bytes()
-    return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if root:
+        # Paths in it begin at the root of the host, unless it names a server.
+        document["servers"] = [{"url": root}]
+        text += f"servers:\n- url: {root}\n".encode()
+    return text, wire.document(document)
 
 
 @describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
     """The OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
-    return Response(_specification()[0], content_type="application/yaml")
+    return Response(_specification(_root())[0], content_type="application/yaml")
 
 
 @describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
 def openapi_json() -> Response:
     """The OpenAPI 3.1 description of the service, as JSON."""
-    return Response(_specification()[1], content_type=wire.JSON)
+    return Response(_specification(_root())[1], content_type=wire.JSON)
 
 
 def _in_rows(text: str) -> str:
@@ -141,7 +156,7 @@ def home() -> Response:
 
 
 def swagger() -> Response:
-    return _page("docs.html", keys="set" if runtime().settings.key_digests else "none")
+    return _page("docs.html", keys="set" if runtime().settings.keys else "none")
 
 
 def swagger_file(name: str) -> Response:

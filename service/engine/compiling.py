@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any, Protocol, TypeVar
 
 from service.engine.cache import LeastRecentlyUsed
+from service.engine.graph.ir import sealing
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
 
@@ -46,8 +47,12 @@ class Compiler:
 
     def __call__(self, task: Compilable[C]) -> C:
         """The compiled task: the same object for equal tasks. Raises as `Compilable.compile` does."""
-        found: C = self._known.get((type(task), task.key), lambda: task.compile(self._limits, self._pool))
+        found: C = self._known.get((type(task), task.key), lambda: self._compile(task))
         return found
+
+    def _compile(self, task: Compilable[C]) -> C:
+        with sealing():
+            return task.compile(self._limits, self._pool)
 
     def __len__(self) -> int:
         return len(self._known)

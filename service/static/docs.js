@@ -129,7 +129,7 @@ const Streams = ({ React }) => ({
 // No validator badge, because that would ask another server.
 window.addEventListener("load", () => {
   window.ui = SwaggerUIBundle({
-    url: "/openapi.json",
+    url: document.documentElement.dataset.root + "/openapi.json",
     dom_id: "#swagger-ui",
     plugins: [Reading, Schemas, Texts, Streams],
     deepLinking: true,

@@ -41,6 +41,7 @@ def test_json_lines_have_all_there_is(written: Callable[[str, str], str]) -> Non
     entry = json.loads(line)
     assert entry.pop("time") > 1.6e9
     assert 0 < entry.pop("milliseconds") < 1e5
+    assert entry.pop("sent") > 1000
     assert entry == {
         "level": "info",
         "logger": "nabla.access",
@@ -49,6 +50,9 @@ def test_json_lines_have_all_there_is(written: Callable[[str, str], str]) -> Non
         "method": "GET",
         "path": "/v1/activations",
         "status": 200,
+        "queued": 0.0,
+        "client": "127.0.0.1",
+        "received": None,
     }
 
 

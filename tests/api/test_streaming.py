@@ -20,7 +20,6 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from schemas.requests import RequestSchema
 from service import wire
-from service.access import Reservation
 from service.api import operation, streaming
 from service.api.operation import Context, Runtime
 from service.api.streaming import Turns, collect, respond, turns
@@ -79,7 +78,7 @@ def context_of(app: Flask, form: wire.Form = "ndjson", base64: bool = False, **e
     running: Runtime = app.extensions["nabla"]
     deadline = time.monotonic() + running.settings.max_seconds
     known = {"nabla.request_id": "1", "REQUEST_METHOD": "POST", "PATH_INFO": "/v1/counting"} | environ
-    return Context(running, Timer(), Reservation(running.memory), 0, deadline, known, form, base64)
+    return Context(running, Timer(), running.memory.reservation(), 0, deadline, known, form, base64)
 
 
 class Laboratory:

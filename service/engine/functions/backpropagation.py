@@ -104,7 +104,6 @@ class ExpressionGraph:
         self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
-        graph.seal()
 
     def run(self, point: Array) -> Backpropagation:
         """All numbers at one point, (variables,)."""

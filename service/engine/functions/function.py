@@ -174,7 +174,6 @@ class Function:
         self.program = Program({}, variables, rows, pool=pool)
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
-        graph.seal()
         if limits is not None:
             limits.check_program(self.program)
         self.rows = len(rows)
@@ -244,9 +243,9 @@ class Function:
 
     def _values(self, points: Array) -> list[Array]:
         """The value of each step at each point."""
-        graph = Graph("float64")
-        variables = [graph.input(name, (len(points),)) for name in self.expression.variables]
-        nodes = build(self.expression, graph, variables)
+        with Graph("float64") as graph:
+            variables = [graph.input(name, (len(points),)) for name in self.expression.variables]
+            nodes = build(self.expression, graph, variables)
         values = interpret(nodes, dict(zip(variables, points.T, strict=True)))
         return [np.broadcast_to(values[node], len(points)) for node in nodes]
 

@@ -96,9 +96,9 @@ class Surroundings:
     """An expression beside its places."""
 
     def __init__(self, expression: Expression) -> None:
-        graph = Graph("float64")
-        self.variables = [graph.input(name, ()) for name in expression.variables]
-        self.output = build(expression, graph, self.variables)[-1]
+        with Graph("float64") as graph:
+            self.variables = [graph.input(name, ()) for name in expression.variables]
+            self.output = build(expression, graph, self.variables)[-1]
         self.nodes: Sequence[Node] = reachable([self.output])
 
     def look(self, points: Array, values: Array) -> Sides | None:

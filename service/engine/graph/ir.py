@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,6 +217,14 @@ class Graph:
         """While the backward graph is built: the index of the forward node being differentiated."""
         self._known: dict[tuple[Any, ...], Node] = {}
         self._constants: dict[str, Node] = {}
+        if _opened.graphs is not None:
+            _opened.graphs.append(self)
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seal()
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
         """A value that is supplied at every run."""
@@ -261,7 +270,11 @@ class Graph:
         return known
 
     def seal(self) -> None:
-        """Forget what is only needed to make more nodes."""
+        """Forget all nodes: no more can be made. Those that somebody holds stay, the others are gone.
+
+        A graph and its nodes hold each other, and would stay until the garbage collector looks for such cycles.
+        """
+        self.nodes.clear()
         self._known.clear()
         self._constants.clear()
 
@@ -275,19 +288,38 @@ class Graph:
             self.scope = before
 
 
+class _Opened(threading.local):
+    graphs: list[Graph] | None = None
+
+
+_opened = _Opened()
+
+
+@contextmanager
+def sealing() -> Iterator[None]:
+    """Every graph that this thread makes within is sealed at the end, also after an error."""
+    before, made = _opened.graphs, list[Graph]()
+    _opened.graphs = made
+    try:
+        yield
+    finally:
+        _opened.graphs = before
+        for graph in made:
+            graph.seal()
+
+
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
     """All nodes that the values of the outputs need, in topological order; with `gradients` their slopes too."""
     wanted = list(outputs)
     if not wanted:
         return []
-    graph = wanted[0].graph
-    marked = bytearray(len(graph.nodes))
+    found: list[Node | None] = [None] * (1 + max(node.index for node in wanted))
     while wanted:
         node = wanted.pop()
-        if not marked[node.index]:
-            marked[node.index] = 1
+        if found[node.index] is None:
+            found[node.index] = node
             wanted.extend(node.inputs if gradients else node.operands)
-    return [node for node in graph.nodes if marked[node.index]]
+    return [node for node in found if node is not None]
 
 
 def is_fixed(node: Node) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -73,6 +74,11 @@ class Program:
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
 
+    def __del__(self) -> None:
+        # Of a program that could not be planned, some of this is missing.
+        if getattr(self, "idle", None):
+            self._pool.forget(self)
+
     def workspace(self) -> Loan:
         """A workspace for the calling thread alone, until the block ends."""
         return Loan(self._pool, self)
@@ -101,7 +107,8 @@ class WorkspacePool:
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
         self.weight = 0
-        self._lock = threading.Lock()
+        # Again within itself: the last one to hold a program may let go of it while the lock is held.
+        self._lock = threading.RLock()
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
 
     def lend(self, program: Program) -> Workspace:
@@ -124,9 +131,33 @@ class WorkspacePool:
             self._idle[workspace] = None
             self.weight += program.weight
             while self.weight > self.capacity:
-                oldest, _ = self._idle.popitem(last=False)
-                oldest.program.idle.remove(oldest)
-                self.weight -= oldest.program.weight
+                self._drop_oldest()
+
+    def forget(self, program: Program) -> None:
+        """Let go of the workspaces of a program."""
+        with self._lock:
+            for workspace in program.idle:
+                del self._idle[workspace]
+                self.weight -= program.weight
+            program.idle.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that idle workspaces take."""
+        return self.weight
+
+    def shrink(self, nbytes: int) -> None:
+        """Let go of so many bytes, what was idle for longest first, or of everything."""
+        with self._lock:
+            least = self.weight - nbytes
+            while self._idle and self.weight > least:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest, _ = self._idle.popitem(last=False)
+        program = oldest.program
+        program.idle.remove(oldest)
+        self.weight -= program.weight
 
 
 class Workspace:
@@ -137,7 +168,8 @@ class Workspace:
     """
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self.program: Program = weakref.proxy(program)
+        """Weakly, for a program holds its idle workspaces; whoever runs it holds the program."""
         memory = np.empty(program.nbytes + ALIGNMENT, np.uint8)
         start = -memory.__array_interface__["data"][0] % ALIGNMENT
         self._memory = memory

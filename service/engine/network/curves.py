@@ -31,22 +31,22 @@ class Curve:
 
 def activation_curve(selection: Selection[Activation], start: float, stop: float, points: int) -> Curve:
     """f(x) and f'(x). For activations of a whole row: the first of two outputs, the second input being 0."""
-    graph = Graph("float64")
-    x = graph.input("x", (points, 1))
-    declaration = selection.declaration
-    slopes = [graph.constant(selection.options[name]) for name in declaration.parameters]
-    whole = concatenate([x, broadcast(graph.constant(0.0), x.shape)], 1) if declaration.acts_on == "row" else x
-    value = slice_axis(declaration.build(whole, *slopes, **selection.options), 1, 0, 1)
-    return _sample(x, value, np.linspace(start, stop, points))
+    with Graph("float64") as graph:
+        x = graph.input("x", (points, 1))
+        declaration = selection.declaration
+        slopes = [graph.constant(selection.options[name]) for name in declaration.parameters]
+        whole = concatenate([x, broadcast(graph.constant(0.0), x.shape)], 1) if declaration.acts_on == "row" else x
+        value = slice_axis(declaration.build(whole, *slopes, **selection.options), 1, 0, 1)
+        return _sample(x, value, np.linspace(start, stop, points))
 
 
 def loss_curve(selection: Selection[Loss], target: float, start: float, stop: float, points: int) -> Curve:
     """The loss of one sample with one output against a fixed target, as a function of the prediction."""
-    graph = Graph("float64")
-    x = graph.input("x", (points, 1))
-    fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))
-    value = selection.declaration.build(Prediction(x), fixed, **selection.options)
-    return _sample(x, value, np.linspace(start, stop, points), {fixed: np.full(fixed.shape, target, fixed.dtype)})
+    with Graph("float64") as graph:
+        x = graph.input("x", (points, 1))
+        fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))
+        value = selection.declaration.build(Prediction(x), fixed, **selection.options)
+        return _sample(x, value, np.linspace(start, stop, points), {fixed: np.full(fixed.shape, target, fixed.dtype)})
 
 
 def _target_dtype(selection: Selection[Loss]) -> str | None:

@@ -261,7 +261,6 @@ def compile_derivative(asked: DerivativeTask, limits: Limits, pool: WorkspacePoo
     program = Program(outputs, feeder.parameters.nodes, pool=pool)
     limits.check_program(program)
     limits.check_operations(program.work * math.ceil(sweep.count / block))
-    graph.seal()
     sent = {"jvp": wrt, "hvp": wrt, "vjp": of}.get(asked.kind)
     return Derivation(asked, prepared, of, sent, sweeps.size, sweep, _Plan(program, block, feeder))
 

@@ -242,7 +242,6 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
     feeder = Feeder(prepared, limits)
     program = Program(outputs, feeder.parameters.nodes, gradients, pool=pool)
     limits.check_program(program)
-    model.graph.seal()
     return Evaluation(prepared, program, feeder, warnings)
 
 

@@ -88,18 +88,18 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
 
 def _value_of_one(activation: Selection[Activation]) -> float:
     """The constant that an activation of a row gives for a row of one."""
-    graph = Graph("float64")
-    x = graph.input("x", (1, 1))
-    value = activation.declaration.build(x, **activation.options)
+    with Graph("float64") as graph:
+        x = graph.input("x", (1, 1))
+        value = activation.declaration.build(x, **activation.options)
     return float(interpret([value], {x: np.zeros((1, 1))})[value].item())
 
 
 def _slopes(activation: Selection[Activation], z: Array) -> Array:
     """The derivative of an elementwise activation, at each number."""
-    graph = Graph("float64")
-    x = graph.input("x", z.shape)
-    given = [graph.constant(activation.options[name]) for name in activation.declaration.parameters]
-    (slope,) = differentiate(sum_over(activation.declaration.build(x, *given, **activation.options)), [x]).nodes
+    with Graph("float64") as graph:
+        x = graph.input("x", z.shape)
+        given = [graph.constant(activation.options[name]) for name in activation.declaration.parameters]
+        (slope,) = differentiate(sum_over(activation.declaration.build(x, *given, **activation.options)), [x]).nodes
     return np.zeros(z.shape) if isinstance(slope, NoGradient) else interpret([slope], {x: z})[slope]
 
 

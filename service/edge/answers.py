@@ -1,0 +1,126 @@
+"""The bytes of answers: heads for those of the application, and whole ones that the edge makes itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+
+from service import wire
+from service.cors import Cors
+from service.observability import Access, record
+from service.problems import MEDIA_TYPE, Problem
+from service.request_ids import request_id
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+_date = (0, "")
+
+
+def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, close: bool) -> bytes:
+    """The head of an answer. Raises ValueError for a header that would end early and begin another answer."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True))
+    lines = [f"{protocol} {status}", f"Date: {_date[1]}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if close:
+        lines.append("Connection: close")
+    elif protocol == "HTTP/1.0":
+        lines.append("Connection: keep-alive")
+    text = "\r\n".join(lines)
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        raise ValueError("a header of the answer has a line break")
+    return f"{text}\r\n\r\n".encode("latin-1")
+
+
+class Answers:
+    """Answers that do not come from the application. They look like its own, and are counted and logged as they are."""
+
+    def __init__(self, app: Any, cors: Cors) -> None:
+        self._cors = cors
+        routes = getattr(app, "url_map", None)
+        self._routes = None if routes is None else routes.bind("")
+        self._healthy = wire.document({"status": "ok"})
+
+    def healthy(self, environ: Mapping[str, Any], seconds: float, *, close: bool) -> bytes:
+        """What `/health/live` and `/health/ready` answer when all is well."""
+        return self._answer(environ, 200, [], wire.JSON, self._healthy, request_id_of(environ), seconds, close)
+
+    def problem(self, environ: Mapping[str, Any], problem: Problem, seconds: float, *, close: bool) -> bytes:
+        """A problem document."""
+        asked = request_id_of(environ)
+        headers = list(problem.headers.items())
+        content = problem.document(asked, environ.get("SCRIPT_NAME", "")) + b"\n"
+        reason = environ.get("nabla.reason", problem.kind)
+        return self._answer(environ, problem.status, headers, MEDIA_TYPE, content, asked, seconds, close, reason)
+
+    def _answer(
+        self,
+        environ: Mapping[str, Any],
+        status: int,
+        headers: list[tuple[str, str]],
+        media_type: str,
+        content: bytes,
+        asked: str,
+        seconds: float,
+        close: bool,
+        reason: str = "",
+    ) -> bytes:
+        method = environ.get("REQUEST_METHOD", "GET")
+        found = Headers(headers)
+        self._cors.allow(found, {"REQUEST_METHOD": method, **environ})
+        found["Content-Type"] = media_type
+        found["Content-Length"] = str(len(content))
+        found["X-Request-Id"] = asked
+        found["X-Content-Type-Options"] = "nosniff"
+        phrase = f"{status} {HTTPStatus(status).phrase}"
+        first = head(environ.get("SERVER_PROTOCOL", "HTTP/1.1"), phrase, found, close=close)
+        self._record(environ, status, seconds, asked, len(content), reason)
+        return first if method == "HEAD" else first + content
+
+    def _record(
+        self, environ: Mapping[str, Any], status: int, seconds: float, asked: str, sent: int, reason: str
+    ) -> None:
+        method, path = environ.get("REQUEST_METHOD", "-"), environ.get("PATH_INFO", "-")
+        client = environ.get("nabla.peer") or environ.get("REMOTE_ADDR", "")
+        ticket = environ.get("nabla.ticket")
+        queued = 0.0 if ticket is None else ticket.waited
+        route, key = self._route(path, method), environ.get("nabla.key", "")
+        received = environ.get("CONTENT_LENGTH", "")
+        record(
+            Access(
+                request_id=asked,
+                method=method,
+                route=route,
+                path=path,
+                status=status,
+                seconds=seconds,
+                client=client,
+                key=key,
+                received=int(received) if received.isdecimal() else None,
+                sent=sent,
+                queued=queued,
+                reason=reason,
+            )
+        )
+
+    def _route(self, path: str, method: str) -> str:
+        if self._routes is not None and path.startswith("/"):
+            try:
+                return str(self._routes.match(path, method, return_rule=True)[0].rule)
+            except HTTPException:
+                pass
+        return "unmatched"
+
+
+def request_id_of(environ: Mapping[str, Any]) -> str:
+    """The id of a request that the application has not seen."""
+    return request_id(environ.get("HTTP_X_REQUEST_ID"))

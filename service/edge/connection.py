@@ -1,0 +1,568 @@
+"""One connection: what it reads, under deadlines, and what it sends, under backpressure."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import io
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from service.edge import environ as wsgi
+from service.edge import kernel
+from service.edge.answers import CONTINUE, PROCESSING
+from service.edge.exchange import Exchange
+from service.edge.parser import LimitRequestHeaders, LimitRequestLine, ParseError, Parser, UnsupportedTransferCoding
+from service.problems import Problem
+
+if TYPE_CHECKING:
+    from service.edge.edge import Edge
+
+PIECE = 256 * 1024
+"""Bytes that are given to the transport at a time; it copies what the socket does not take at once."""
+IN_A_ROW = 4
+"""Pieces after which other connections have their turn."""
+MOST_AHEAD = 64 * 1024
+"""Bytes of further requests that are read while one is at work."""
+UNCOUNTED = 64 * 1024
+"""Bytes of a body that are not worth counting."""
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that is read whole even if its head says that it will be refused: so the connection stays open."""
+MOST_HEAD = 32 * 1024
+"""Bytes of a head. gunicorn bounds each line and their number, which together would be 800 KB."""
+FREE_CHUNKS, SMALLEST_CHUNK = 10_000, 32
+"""Chunks of a body that may be tiny; more must have so many bytes on average: each takes the event loop 5 us."""
+STEP = 1 << 20
+"""Bytes of a body that are reserved at a time."""
+DRAIN_SECONDS = 2.0
+"""How long a refused request is read on: closing at once would make the client lose the answer."""
+HUNGRY_SECONDS = 5.0
+"""How long a body waits for memory."""
+ASK_SECONDS = 0.1
+"""How long after the client has closed its side it is asked whether it is still there."""
+LOOK_SECONDS = 0.5
+"""Seconds between two looks for its answer."""
+
+
+class State(enum.Enum):
+    """What a connection does now."""
+
+    IDLE = "no byte of the next request is there"
+    HEAD = "a part of the next head is there"
+    BODY = "the head is there and a part of the body"
+    WORKING = "the request is with a thread, or waits for one"
+    SENDING = "the answer is sent, piece by piece"
+    STREAMING = "the answer is sent while it is computed"
+    DRAINING = "the request was refused; the rest of it is read and thrown away"
+    CLOSING = "everything is written, and the connection closes once it is sent"
+    CLOSED = "the connection is gone"
+
+
+AT_WORK = frozenset((State.WORKING, State.SENDING, State.STREAMING))
+
+
+class Connection(asyncio.Protocol):
+    """A connection of HTTP/1.1 or HTTP/1.0: one request after the other."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.state = State.IDLE
+        self.deadline = math.inf
+        """A reading of `time.monotonic` at which `expire` is called."""
+        self.address = ""
+        """The peer's address where connections of one address are bounded, else empty."""
+        self.transport: asyncio.Transport
+        self._socket: Any = None
+        self._parser = Parser(on_headers_complete=self._on_head, on_body=self._on_chunk, **edge.parser_options)
+        self._base: dict[str, Any] = {}
+        self._ahead = b""
+        """Bytes of the requests after the present one."""
+        self._half_closed = False
+        self._write_paused = False
+        self._sent = self._mark = 0
+        # Clients that ask again send the same head again.
+        self._last_head = b""
+        self._last: tuple[dict[str, Any], int | None, bool] = ({}, 0, True)
+        # The present request.
+        self._arrived = 0.0
+        self._environ: dict[str, Any] = {}
+        self._length: int | None = None
+        """The length of the body; None: it comes in chunks."""
+        self._keep_alive = True
+        self._served = False
+        """Whether a request of this connection was answered."""
+        self._received = self._chunks = self._head_bytes = 0
+        self._body: io.BytesIO | None = None
+        self._memory: Any = None
+        self._reserved = UNCOUNTED
+        self._hungry = math.inf
+        self._exchange: Exchange | None = None
+        self._piece = self._offset = 0
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a new connection, unless there are too many."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        about = transport.get_extra_info
+        self._socket = about("socket")
+        scheme = "http" if about("sslcontext") is None else "https"
+        self._base = wsgi.base(about("sockname"), about("peername"), scheme)
+        transport.set_write_buffer_limits(high=PIECE)
+        kernel.keep_little(self._socket, PIECE)
+        self._arrived = time.monotonic()
+        self.deadline = self._arrived + self.edge.settings.max_header_seconds
+        self.edge.join(self, self._base["REMOTE_ADDR"])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone, and so is whoever waited for the answer."""
+        self.state = State.CLOSED
+        self.edge.leave(self)
+        if self._exchange is not None:
+            self._exchange.leave()
+        self._forget()
+        del self._parser  # it holds methods of this object, which would wait for the garbage collector
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        state = self.state
+        if state is State.BODY:
+            if self._length is None:
+                self._parse(data)
+            else:
+                self._take(data)
+        elif state in AT_WORK or self._ahead or (state is State.IDLE and self._write_paused):
+            self._ahead += data
+            if len(self._ahead) > MOST_AHEAD:
+                self.transport.pause_reading()
+        elif state is State.IDLE:
+            self._begin(data)
+        elif state is State.HEAD:
+            self._parse(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. Whether it still reads cannot be seen here. Returns whether to stay open."""
+        self._half_closed = True
+        if self.state is State.BODY:
+            whole = "" if self._length is None else f" of {self._length:,}"
+            self.refuse(Problem("malformed-body", f"The body ended after {self._received:,}{whole} bytes."))
+            return True
+        if self.state is State.WORKING:
+            self.edge.loop.call_later(ASK_SECONDS, self._ask, self._exchange)
+        return self.state in AT_WORK or bool(self._ahead)
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: the rest waits, for as long as it reads at all."""
+        self._write_paused = True
+        if self.state in AT_WORK and self.deadline == math.inf:
+            self._watch()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._write_paused = False
+        if self.state is State.SENDING:
+            self._send()
+        elif self.state is State.STREAMING and self._exchange is not None:
+            self.deadline = math.inf
+            self._exchange.proceed()
+        elif self.state is State.IDLE:
+            self._again()
+
+    # Reading
+
+    def _begin(self, data: bytes) -> None:
+        """Take the first bytes of a request."""
+        self._arrived = time.monotonic()
+        head = self._last_head
+        if head and data.startswith(head):
+            environ, self._length, self._keep_alive = self._last
+            self._open(environ.copy())
+            self._take(data[len(head) :])
+            return
+        if self._served:
+            self.deadline = self._arrived + self.edge.settings.max_header_seconds
+        self.state = State.HEAD
+        rest = self._parse(data)
+        if rest is not None:
+            if is_plain(self._environ, self._length):
+                self._last_head = data[: len(data) - len(rest)]
+                self._last = (self._environ.copy(), self._length, self._keep_alive)
+            self._take(rest)
+
+    def _parse(self, data: bytes) -> bytes | None:
+        """Read on in a head, or in chunks. Returns what follows a head, if the body has a length and is wanted."""
+        parser, in_head = self._parser, self.state is State.HEAD
+        try:
+            parser.feed(data)
+        except ParseError as error:
+            if self.state is State.HEAD or self.state is State.BODY:
+                self.refuse(_unreadable(error))
+            return None
+        if self.state is State.HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD:
+                self.refuse(_unreadable(LimitRequestHeaders()))
+        if self.state is not State.BODY or not parser.is_complete:
+            return None
+        rest: bytes = parser.remaining()
+        parser.reset()
+        if in_head and self._length is not None:
+            return rest
+        self._ahead = rest
+        self._dispatch()
+        return None
+
+    def _on_head(self) -> bool:
+        """Called by the parser at the end of a head. Returns whether the parser is to leave the body alone."""
+        parser, environ = self._parser, self._base.copy()
+        self._length = None if parser.is_chunked else parser.content_length or 0
+        self._keep_alive = parser.should_keep_alive
+        wsgi.add_head(environ, parser)
+        self._open(environ)
+        problem = self.edge.refusal(environ, self._length)
+        if problem is not None:
+            self.refuse(problem)
+            raise _Refused
+        if self._length != 0 and environ.get("HTTP_EXPECT", "").lower() == "100-continue":
+            self._interim(CONTINUE)
+        return not parser.is_chunked
+
+    def _on_chunk(self, data: bytes) -> None:
+        """Called by the parser with a part of a body in chunks."""
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS and self._received < self._chunks * SMALLEST_CHUNK:
+            self.refuse(Problem("malformed-body", f"The body came in {self._chunks:,} tiny chunks; send larger ones."))
+        else:
+            self._add(data)
+        if self.state is not State.BODY:
+            raise _Refused
+
+    def _open(self, environ: dict[str, Any]) -> None:
+        """The head is there: await the body."""
+        self.state = State.BODY
+        self.deadline = self._arrived + self.edge.settings.max_body_seconds
+        self._environ = environ
+        self._memory = self.edge.reservation()
+        self.edge.busy(self)
+
+    def _take(self, data: bytes) -> None:
+        """Take bytes of a body of known length, and what follows it."""
+        assert self._length is not None
+        missing = self._length - self._received
+        if len(data) > missing:
+            self._ahead = data[missing:]
+            data = data[:missing]
+        if data:
+            self._add(data)
+        if self._received == self._length and self.state is State.BODY:
+            self._dispatch()
+
+    def _add(self, data: bytes) -> None:
+        """Add a part to the body, and hold the memory for it."""
+        self._received += len(data)
+        if self._received > self.edge.settings.max_body_bytes:
+            self.refuse(self.edge.too_large())
+            return
+        if self._body is None:
+            self._body = io.BytesIO()
+        self._body.write(data)
+        if self._received > self._reserved:
+            self._reserved = -(-self._received // STEP) * STEP
+            if not self._memory.try_need(self._reserved) and self._received != self._length:
+                self._hungry = time.monotonic()
+                self.transport.pause_reading()
+
+    # Answering
+
+    def _dispatch(self) -> None:
+        """The request is there as a whole: have it answered."""
+        self.state = State.WORKING
+        self.deadline = math.inf
+        edge, environ = self.edge, self._environ
+        wsgi.add_body(environ, self._body, self._received)
+        self._body = None
+        close = self.closes()
+        answer = edge.own_answer(environ, self._arrived, close=close)
+        if answer is not None:
+            self._reply(answer, close=close)
+            return
+        exchange = self._exchange = Exchange(self, environ, edge.ticket(environ, self._arrived), self._memory)
+        try:
+            granted = exchange.ticket.begin(
+                self._received, lambda: edge.loop.call_soon_threadsafe(self._granted, exchange)
+            )
+        except Problem as problem:
+            self._answer_problem(exchange, problem)
+            return
+        if granted:
+            self._run(exchange)
+
+    def _granted(self, exchange: Exchange) -> None:
+        """The wait for a slot is over."""
+        if exchange is not self._exchange:
+            exchange.ticket.end()
+        elif exchange.ticket.refusal is not None:
+            self._answer_problem(exchange, exchange.ticket.refusal)
+        else:
+            self._run(exchange)
+
+    def _run(self, exchange: Exchange) -> None:
+        exchange.running = True
+        self.edge.pool.run(exchange.run)
+
+    def _answer_problem(self, exchange: Exchange, problem: Problem) -> None:
+        """Answer a request that was read as a whole with a problem of the edge."""
+        exchange.ticket.end()
+        close = self.closes()
+        seconds = time.monotonic() - self._arrived
+        self._reply(self.edge.answers.problem(self._environ, problem, seconds, close=close), close=close)
+
+    def answered(self, exchange: Exchange) -> None:
+        """A document is there: send it."""
+        self.edge.pool.done()
+        exchange.running = False
+        if exchange is not self._exchange:
+            exchange.release()
+        elif exchange.failure is not None:
+            self._answer_problem(exchange, exchange.failure)
+        elif exchange.nbytes <= PIECE and not self._write_paused:
+            self._reply(b"".join((exchange.head, *exchange.pieces)), close=exchange.close)
+        else:
+            self._memory.try_need(exchange.nbytes)
+            self.state = State.SENDING
+            self._piece = self._offset = 0
+            self._write(exchange.head)
+            if self._write_paused:
+                self._watch()
+            self._send()
+
+    def _send(self) -> None:
+        """Send pieces of a document until the transport has enough."""
+        exchange = self._exchange
+        if self.state is not State.SENDING or exchange is None:
+            return
+        pieces = exchange.pieces
+        for _ in range(IN_A_ROW):
+            if self._write_paused:
+                return
+            if self._piece == len(pieces):
+                self._done(close=exchange.close)
+                return
+            content = pieces[self._piece]
+            if len(content) <= PIECE:
+                self._write(content)
+                self._offset = len(content)
+            else:
+                self._write(memoryview(content)[self._offset : self._offset + PIECE])
+                self._offset += PIECE
+            if self._offset >= len(content):
+                exchange.nbytes -= len(content)
+                pieces[self._piece] = b""
+                self._piece, self._offset = self._piece + 1, 0
+                if len(content) > PIECE:
+                    self._memory.try_need(exchange.nbytes)
+        self.edge.loop.call_soon(self._send)
+
+    def stream(self, exchange: Exchange, data: bytes) -> None:
+        """A piece of a stream is there: send it, and have the next one computed."""
+        if exchange is self._exchange:
+            self.state = State.STREAMING
+            self._write(data)
+            if not self._write_paused:
+                exchange.proceed()
+            elif self.deadline == math.inf:
+                self._watch()
+
+    def streamed(self, exchange: Exchange) -> None:
+        """A stream has ended."""
+        self.edge.pool.done()
+        exchange.running = False
+        if exchange is not self._exchange:
+            exchange.release()
+        elif exchange.failure is None:
+            self._done(close=exchange.close)
+        elif self.state is State.WORKING:  # nothing is sent yet
+            self._answer_problem(exchange, exchange.failure)
+        else:
+            self._done(close=True)  # without the end of the body, so that the client sees that it is cut off
+
+    def closes(self) -> bool:
+        """Whether the connection ends after the present request. Threads may ask."""
+        return not self._keep_alive or self.edge.stopping or (self._half_closed and not self._ahead)
+
+    def end_after_answer(self) -> None:
+        """Close the connection after the present answer: its end is the end of the connection."""
+        self._keep_alive = False
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer now, read on for a while so that the answer arrives, and close."""
+        seconds = time.monotonic() - self._arrived
+        self.edge.busy(self)
+        self._write(self.edge.answers.problem(self._environ or self._base, problem, seconds, close=True))
+        self._forget()
+        if self._half_closed or not self.transport.can_write_eof():
+            self._close()
+            return
+        self.state = State.DRAINING
+        self.deadline = time.monotonic() + DRAIN_SECONDS
+        self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def _reply(self, answer: bytes, *, close: bool) -> None:
+        self._write(answer)
+        self._done(close=close)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._sent += len(data)
+        self.transport.write(data)
+
+    def _done(self, *, close: bool) -> None:
+        """The answer is with the transport: await the next request, or close."""
+        if self.state is State.CLOSED:
+            return
+        self._forget()
+        if close or (self._half_closed and not self._ahead):
+            self._close()
+            return
+        self.state = State.IDLE
+        self._served = True
+        self.deadline = time.monotonic() + self.edge.keep_alive
+        self.edge.rest(self)
+        if not self._half_closed:
+            self.transport.resume_reading()
+        if self._ahead:
+            # In the next round of the loop, so that a client with a thousand requests in a row leaves room for others.
+            self.edge.loop.call_soon(self._again)
+
+    def _again(self) -> None:
+        """Take the requests that came while another was at work."""
+        if self.state is State.IDLE and self._ahead and not self._write_paused:
+            data, self._ahead = self._ahead, b""
+            self._begin(data)
+            if self._half_closed and self.state in (State.IDLE, State.HEAD):
+                self._close()
+
+    def _forget(self) -> None:
+        """Forget the present request. Memory that a thread still uses is given back when that ends."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            if self._memory is not None:
+                self._memory.release()
+        elif not exchange.running:
+            exchange.release()
+        self._memory = None
+        self._environ = {}
+        self._body = None
+        self._received = self._chunks = self._head_bytes = 0
+        self._reserved = UNCOUNTED
+        self._hungry = math.inf
+
+    def _close(self) -> None:
+        self.state = State.CLOSING
+        self._watch()
+        self.transport.close()
+
+    # Time
+
+    def expire(self, now: float) -> None:
+        """The deadline has come."""
+        state, settings = self.state, self.edge.settings
+        if state is State.IDLE or state is State.DRAINING:
+            self._close()
+        elif state is State.HEAD:
+            seconds = f"{settings.max_header_seconds:g}"
+            self.refuse(Problem("timeout", f"The head of the request took more than {seconds} seconds."))
+        elif state is State.BODY:
+            rate = settings.min_bytes_per_second
+            self.deadline = self._arrived + settings.max_body_seconds + self._received / rate
+            if self.deadline <= now:
+                detail = (
+                    f"The body took more than {settings.max_body_seconds:g} seconds and one for each {rate:,.0f} bytes."
+                )
+                self.refuse(Problem("timeout", detail))
+        elif self._acknowledged() - self._mark >= settings.min_bytes_per_second * settings.max_send_seconds:
+            self._watch()
+        else:
+            self.edge.cut("slow-reader")
+            self.transport.abort()
+
+    def end(self) -> None:
+        """Close the connection, which has no request."""
+        if self.state is State.IDLE or self.state is State.HEAD:
+            self._close()
+
+    @property
+    def hungry(self) -> bool:
+        """Whether the body waits for memory."""
+        return self._hungry != math.inf
+
+    def _watch(self) -> None:
+        """Expect from now on that the client reads."""
+        self._mark = self._acknowledged()
+        self.deadline = time.monotonic() + self.edge.settings.max_send_seconds
+
+    def _acknowledged(self) -> int:
+        """Bytes that the other side has confirmed."""
+        return self._sent - self.transport.get_write_buffer_size() - kernel.unacknowledged(self._socket)
+
+    def feed_hungry(self, now: float) -> None:
+        """Read on if the memory for the body is there now; after a while refuse it."""
+        if self.state is not State.BODY:
+            return
+        if self._memory.try_need(self._reserved):
+            self._hungry = math.inf
+            self.transport.resume_reading()
+        elif now > self._hungry + HUNGRY_SECONDS:
+            self.refuse(self._memory.busy(self._reserved))
+
+    def _ask(self, exchange: Exchange | None) -> None:
+        """Find out whether a client that closed its side has left: then it answers an interim answer with a reset."""
+        if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
+            return
+        if self._interim(PROCESSING):
+            self._look(exchange)
+        else:
+            self.transport.abort()
+
+    def _interim(self, answer: bytes) -> bool:
+        """Send an interim answer, unless the client is too old to know them."""
+        if self._environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+            return False
+        self._write(answer)
+        return True
+
+    def _look(self, exchange: Exchange) -> None:
+        if exchange is self._exchange and self.state is State.WORKING:
+            if kernel.broken(self._socket):
+                self.transport.abort()
+            else:
+                self.edge.loop.call_later(LOOK_SECONDS, self._look, exchange)
+
+
+def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
+    """Whether a request is read whole, whatever its head says."""
+    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ
+
+
+class _Refused(ParseError):  # type: ignore[misc]  # gunicorn has no types
+    """The request is refused already: nothing more is to be parsed."""
+
+
+def _unreadable(error: ParseError) -> Problem:
+    """The problem of a request that is no HTTP."""
+    if isinstance(error, LimitRequestLine):
+        return Problem("bad-request", "The request line is too long.", status=414)
+    if isinstance(error, LimitRequestHeaders):
+        return Problem("bad-request", "The headers are too many or too long.", status=431)
+    if isinstance(error, UnsupportedTransferCoding):
+        return unsupported_coding()
+    return Problem("bad-request", f"The request is not HTTP/1.1: {type(error).__name__}: {str(error)[:200]!r}.")
+
+
+def unsupported_coding() -> Problem:
+    """The problem of a body that is encoded on its way in another way than chunked."""
+    detail = "Transfer-Encoding may only be chunked; compress the body with Content-Encoding: gzip."
+    return Problem("bad-request", detail, status=501)

@@ -1,0 +1,228 @@
+"""What the connections of a worker share: bounds, deadlines, early refusals, health, and the way to the core."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from service import wire
+from service.config import Settings
+from service.cors import Cors
+from service.edge.answers import Answers
+from service.edge.connection import Connection, is_plain, unsupported_coding
+from service.edge.pool import Pool
+from service.observability import OPEN_CONNECTIONS, refuse, sample
+from service.problems import Problem
+from service.proxy import Proxies, network_of
+from service.quotas import Gate
+
+SWEEP_SECONDS = 0.25
+"""Seconds between two looks at all deadlines. A timer for each request would cost more than the look at thousands."""
+LAST_SECONDS = 1.0
+"""How long clients may use an open connection on a stop: what they send now must not be lost."""
+SPARE = 1.25
+"""How many times the bound on connections may be there, for the time that it takes to refuse some politely."""
+LIVE, READY = "/health/live", "/health/ready"
+
+
+class Edge:
+    """The connections of one worker and what stands behind them. Used from the thread of the event loop alone."""
+
+    def __init__(
+        self, app: Any, loop: asyncio.AbstractEventLoop, *, keep_alive: float, parser_options: dict[str, Any]
+    ) -> None:
+        extensions = getattr(app, "extensions", {})
+        runtime = extensions.get("nabla")
+        self.app: Callable[..., Any] = app
+        self.loop = loop
+        self.settings: Settings = Settings() if runtime is None else runtime.settings
+        self.keep_alive = keep_alive
+        self.parser_options = parser_options
+        self.pool = Pool()
+        self.stopping = False
+        self.connections: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}
+        """Connections without a request, the one that rests longest first."""
+        self._addresses: Counter[str] = Counter()
+        self._ready = False
+        self._gate: Gate | None = extensions.get("nabla.gate")
+        self._proxies: Proxies = extensions.get("nabla.proxies") or Proxies()
+        self._admission = extensions.get("nabla.admission")
+        self._memory = extensions.get("nabla.memory")
+        self.answers = Answers(app, extensions.get("nabla.cors") or Cors(()))
+        sample(OPEN_CONNECTIONS, lambda: len(self.connections))
+
+    # Connections
+
+    def join(self, connection: Connection, address: str) -> None:
+        """Take a connection. Where there are too many, the one that rests longest goes, or else the new one."""
+        self.connections.add(connection)
+        settings, here = self.settings, 0
+        if _is_bounded(address) and not self._proxies.trusts(address):
+            connection.address = address
+            self._addresses[address] += 1
+            here = self._addresses[address]
+        most, most_here = settings.max_connections, settings.max_connections_per_address
+        if len(self.connections) > most or here > most_here:
+            if len(self.connections) > most * SPARE or here > most_here * SPARE:
+                self.cut("connections")
+                connection.transport.abort()
+                return
+            rests = (one for one in self._idle if here <= most_here or one.address == address)
+            oldest = next(rests, None)
+            if oldest is None:
+                whose = "" if len(self.connections) > most else " from this address"
+                detail = f"As many connections{whose} are open as a worker of this server takes."
+                connection.refuse(Problem("busy", detail, headers={"Retry-After": "1"}))
+                return
+            self.busy(oldest)
+            oldest.transport.abort()
+        self._idle[connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        self.connections.discard(connection)
+        self._idle.pop(connection, None)
+        if connection.address:
+            self._addresses[connection.address] -= 1
+            if not self._addresses[connection.address]:
+                del self._addresses[connection.address]
+
+    def busy(self, connection: Connection) -> None:
+        """The connection has a request now."""
+        self._idle.pop(connection, None)
+
+    def rest(self, connection: Connection) -> None:
+        """The connection has answered its request."""
+        self._idle[connection] = None
+
+    async def sweep(self) -> None:
+        """Look at all deadlines, again and again."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            for connection in [one for one in self.connections if one.deadline <= now]:
+                connection.expire(now)
+            for connection in [one for one in self.connections if one.hungry]:
+                connection.feed_hungry(now)
+
+    async def stop(self, seconds: float) -> None:
+        """Answer what is there and what comes on open connections now; whoever is left after `seconds` is cut off."""
+        self.stopping = True
+        if self._admission is not None:
+            self._admission.close()
+        now = time.monotonic()
+        last, end = now + min(LAST_SECONDS, seconds), now + seconds
+        while self.connections and now < end:
+            await asyncio.sleep(0.02)
+            now = time.monotonic()
+            if now >= last:
+                for connection in list(self._idle):
+                    connection.end()
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+    # Requests
+
+    def reservation(self) -> Any:
+        """The memory of a new request."""
+        return _UNBOUNDED if self._memory is None else self._memory.reservation()
+
+    def refusal(self, environ: dict[str, Any], length: int | None) -> Problem | None:
+        """What is wrong with a request already by its head, where its body is not worth reading."""
+        coding = environ.get("HTTP_TRANSFER_ENCODING")
+        if coding is not None and coding.strip().lower() != "chunked":
+            return unsupported_coding()
+        if length is not None and length > self.settings.max_body_bytes:
+            return self.too_large()
+        self._find_peer(environ)
+        if not is_plain(environ, length) and environ["PATH_INFO"].startswith("/v1"):
+            try:
+                if self._gate is not None and environ["REQUEST_METHOD"] == "POST":
+                    environ["nabla.key"] = self._gate.check(environ["nabla.peer"], environ.get("HTTP_AUTHORIZATION"))
+                    wire.form_and_base64(environ)
+                    wire.check_content_type(environ)
+                    wire.check_encoding(environ)
+            except Problem as problem:
+                return problem
+        return None
+
+    def _find_peer(self, environ: dict[str, Any]) -> None:
+        """Add the address of the client, as trusted proxies tell it."""
+        environ["nabla.peer"] = self._proxies.client_of(environ["REMOTE_ADDR"], environ.get("HTTP_X_FORWARDED_FOR"))
+
+    @staticmethod
+    def cut(reason: str) -> None:
+        """Count a connection that is cut off without an answer."""
+        refuse(reason)
+
+    def too_large(self) -> Problem:
+        """The refusal of a body that is too long."""
+        return Problem("too-large", f"The body has more than {self.settings.max_body_bytes:,} bytes.")
+
+    def own_answer(self, environ: dict[str, Any], arrived: float, *, close: bool) -> bytes | None:
+        """The answer to a request that needs no thread."""
+        path = environ["PATH_INFO"]
+        if path not in (LIVE, READY) or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return None
+        seconds = time.monotonic() - arrived
+        if path == READY and self.stopping:
+            problem = Problem("busy", "The server is stopping.", headers={"Retry-After": "1"})
+            return self.answers.problem(environ, problem, seconds, close=close)
+        if path == READY and not self._ready:
+            return None
+        return self.answers.healthy(environ, seconds, close=close)
+
+    def passed(self) -> None:
+        """The application has called itself ready; it will not change its mind."""
+        self._ready = True
+
+    def ticket(self, environ: dict[str, Any], arrived: float) -> Any:
+        """The right of a request to be computed, for the client that sent it."""
+        environ["nabla.arrived"] = arrived
+        if self._admission is None:
+            return _Free()
+        name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
+        client = f"address:{network_of(environ['nabla.peer'])}" if name is None else f"key:{name}"
+        ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
+        return ticket
+
+
+def _is_bounded(address: str) -> bool:
+    """Whether connections of this address are counted: not those of this machine, where a proxy may stand."""
+    try:
+        return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:  # a Unix socket has no addresses
+        return False
+
+
+class _Free:
+    """The ticket of an application that has no admission."""
+
+    refusal = None
+
+    def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
+        return True
+
+    def leave(self) -> None:
+        """Nobody looks."""
+
+    def end(self) -> None:
+        """There is nothing to give back."""
+
+
+class _Unbounded:
+    """The memory of an application that has no account."""
+
+    def try_need(self, nbytes: int) -> bool:
+        return True
+
+    def release(self) -> None:
+        """There is nothing to give back."""
+
+
+_UNBOUNDED = _Unbounded()

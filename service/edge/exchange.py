@@ -1,0 +1,160 @@
+"""One request at work: the WSGI side, in a thread of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from service.edge.answers import head, request_id_of
+from service.problems import Problem, from_unexpected
+
+if TYPE_CHECKING:
+    from service.edge.connection import Connection
+
+WITHOUT_BODY = ("1", "204", "304")
+"""How the statuses begin whose answers have no body."""
+
+
+class Exchange:
+    """A request and its answer. `run` is for a thread; everything else is for that of the event loop.
+
+    A document is collected as a whole and handed to the connection, which sends it. Of a stream, each piece is handed
+    over, and the next one is computed when it is sent.
+    """
+
+    __slots__ = (
+        "_first",
+        "_gate",
+        "_headers",
+        "_length",
+        "_status",
+        "close",
+        "connection",
+        "environ",
+        "failure",
+        "gone",
+        "head",
+        "memory",
+        "nbytes",
+        "pieces",
+        "running",
+        "ticket",
+    )
+
+    def __init__(self, connection: Connection, environ: dict[str, Any], ticket: Any, memory: Any) -> None:
+        self.connection = connection
+        self.environ = environ
+        self.ticket = ticket
+        self.memory = memory
+        self.gone = False
+        """Whether the client left."""
+        self.close = False
+        """Whether the connection ends with this answer."""
+        self.head = b""
+        self.pieces: list[bytes] = []
+        """The answer, if it is a document."""
+        self.nbytes = 0
+        """Bytes of the pieces that are not sent."""
+        self.running = False
+        """Whether a thread has it."""
+        self.failure: Problem | None = None
+        """What the edge has to answer instead of the application."""
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self._length: int | None = None
+        self._first: list[bytes] = []
+        self._gate: SimpleQueue[None] | None = None
+
+    def leave(self) -> None:
+        """Tell the work that its client has left."""
+        self.gone = True
+        self.ticket.leave()
+        if self.running:
+            self.proceed()
+        else:
+            self.ticket.end()
+
+    def proceed(self) -> None:
+        """Let a stream compute its next piece."""
+        if self._gate is not None:
+            self._gate.put(None)
+
+    def release(self) -> None:
+        """Give the memory of the answer back: it is sent, or nobody wants it."""
+        self.memory.release()
+
+    def run(self) -> None:
+        """Have the application answer, and hand that over to the connection."""
+        connection = self.connection
+        post = connection.edge.loop.call_soon_threadsafe
+        streamed = False
+        try:
+            result = connection.edge.app(self.environ, self._start)
+            try:
+                streamed = self._is_stream()
+                if streamed:
+                    self._stream(result, post)
+                else:
+                    self._collect(result)
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+        except Exception as error:
+            self.environ.setdefault("nabla.request_id", request_id_of(self.environ))
+            self.failure = from_unexpected(error, self.environ)
+        finally:
+            self.ticket.end()
+        post(connection.streamed if streamed else connection.answered, self)
+
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        self._status, self._headers, self._length = status, headers, None
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self._length = int(value)
+        return self._first.append
+
+    def _omits_body(self) -> bool:
+        return self.environ["REQUEST_METHOD"] == "HEAD" or self._status.startswith(WITHOUT_BODY)
+
+    def _is_stream(self) -> bool:
+        return self._length is None and not self._omits_body()
+
+    def _collect(self, result: Iterable[bytes]) -> None:
+        pieces = [piece for piece in (*self._first, *result) if piece]
+        headers = self._headers
+        if self._omits_body():
+            pieces = []
+            if self._status.startswith("204"):
+                headers = [entry for entry in headers if entry[0].lower() != "content-length"]
+        elif sum(map(len, pieces)) != self._length:
+            # A client would wait for the rest, or take what is too much for the next answer.
+            raise ValueError(f"{self._length} bytes were announced, {sum(map(len, pieces))} came")
+        self._make_head(headers)
+        self.pieces, self.nbytes = pieces, sum(map(len, pieces))
+
+    def _make_head(self, headers: list[tuple[str, str]]) -> None:
+        connection = self.connection
+        self.close = connection.closes()
+        self.head = head(self.environ["SERVER_PROTOCOL"], self._status, headers, close=self.close)
+
+    def _stream(self, result: Iterable[bytes], post: Callable[..., object]) -> None:
+        connection = self.connection
+        chunked = self.environ["SERVER_PROTOCOL"] != "HTTP/1.0"
+        if chunked:
+            self._make_head([*self._headers, ("Transfer-Encoding", "chunked")])
+        else:
+            connection.end_after_answer()
+            self._make_head(self._headers)
+        self._gate = gate = SimpleQueue[None]()
+        start = self.head
+        for piece in (*self._first, *result) if self._first else result:
+            if piece:
+                framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+                post(connection.stream, self, start + framed)
+                start = b""
+                gate.get()
+                if self.gone:
+                    return
+        post(connection.stream, self, start + (b"0\r\n\r\n" if chunked else b""))

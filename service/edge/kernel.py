@@ -1,0 +1,35 @@
+"""What the kernel knows of a connection and asyncio does not tell; where it cannot be asked, the careful answer."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from contextlib import suppress
+from typing import Any
+
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+
+
+def keep_little(connection: Any, nbytes: int) -> None:
+    """Have the kernel take no more bytes than these before it can send them.
+
+    Otherwise it takes megabytes of an answer that nobody reads.
+    """
+    if _NOTSENT_LOWAT is not None:
+        with suppress(OSError):  # a Unix socket
+            connection.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, nbytes)
+
+
+def unacknowledged(connection: Any) -> int:
+    """Bytes that the kernel has taken and the other side has not confirmed."""
+    with suppress(OSError):
+        return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+    return 0
+
+
+def broken(connection: Any) -> bool:
+    """Whether the other side has answered that it does not know this connection any more."""
+    return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))

@@ -1,0 +1,38 @@
+"""The threads in which requests are computed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Pool:
+    """Threads that take jobs from one queue. Used from one thread, that of the event loop.
+
+    A thread is started when a job finds all others busy, so there are as many as requests ever ran at once: admission
+    bounds that.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.threads = 0
+        self.busy = 0
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Do this in a thread. It must not raise, and `done` is to be called once its result is there."""
+        self.busy += 1
+        if self.busy > self.threads:
+            self.threads += 1
+            # A daemon: what computes on after the patience of a stop does not hold up the end of the process.
+            threading.Thread(target=self._work, name=f"request-{self.threads}", daemon=True).start()
+        self._jobs.put(job)
+
+    def done(self) -> None:
+        """A job is over: its thread takes the next one."""
+        self.busy -= 1
+
+    def _work(self) -> None:
+        get = self._jobs.get
+        while True:
+            get()()

@@ -1,0 +1,139 @@
+"""Lines of a log on their way out. A reader that stops reading must not stop the service.
+
+Until `start`, lines are written at once. After it, they go into a bounded buffer, which a thread writes ten times a
+second. Where nothing more is taken, as by a pipe that nobody reads, the thread waits, the buffer fills up, and further
+lines are dropped and counted. The thread writes how many as soon as it can.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+log = logging.getLogger("nabla.log")
+
+BUFFER = 4 * 2**20
+"""Bytes of lines that wait at most: some ten thousand requests."""
+GATHER = 0.1
+"""Seconds between two writes: what comes in between is written together."""
+LAST = 1.0
+"""Seconds that a process which ends waits until the last lines are read."""
+ATOMIC: int = select.PIPE_BUF
+"""Bytes of one write that a pipe takes as a whole, so that lines of several workers do not mix."""
+
+
+class Writer:
+    """Writes lines to a file descriptor."""
+
+    def __init__(self, descriptor: int, on_drop: Callable[[], None]) -> None:
+        """`on_drop` is called for each line that is dropped."""
+        self.descriptor = descriptor
+        self.on_drop = on_drop
+        self._clear()
+
+    def _clear(self) -> None:
+        # A signal handler may log in the middle of a call here.
+        self._lock = threading.RLock()
+        self._lines: list[bytes] = []
+        self._held = self._dropped = 0
+        self._wake: threading.Event | None = None
+        self._waiting = self._ending = False
+
+    def write(self, line: bytes) -> None:
+        """Write a line, its line feed included; after `start`, without waiting for anybody."""
+        if self._wake is None:
+            _put(self.descriptor, line)
+            return
+        with self._lock:
+            fits = self._held + len(line) <= BUFFER
+            if fits:
+                self._lines.append(line)
+                self._held += len(line)
+            else:
+                self._dropped += 1
+            waiting, self._waiting = self._waiting, False
+        if waiting:
+            self._wake.set()
+        if not fits:
+            self.on_drop()
+
+    def start(self) -> None:
+        """Write from a thread from here on. Threads end with a fork, so this has to be called after it."""
+        self._clear()
+        wake = self._wake = threading.Event()
+        thread = threading.Thread(target=self._run, args=(wake,), name=f"nabla-log-{self.descriptor}", daemon=True)
+        thread.start()
+        atexit.register(self._end, wake, thread)
+
+    def _end(self, wake: threading.Event, thread: threading.Thread) -> None:
+        """Write what is left, if somebody reads it."""
+        self._ending = True
+        wake.set()
+        thread.join(LAST)
+
+    def _run(self, wake: threading.Event) -> None:
+        while True:
+            with self._lock:
+                lines, self._lines = self._lines, []
+                dropped, self._dropped = self._dropped, 0
+                self._waiting = not lines
+            if lines:
+                for part in _parts(lines):
+                    _put(self.descriptor, part)
+                    with self._lock:  # what is being written still counts
+                        self._held -= len(part)
+                if dropped:
+                    log.warning("%d lines of the log were dropped: nobody read them in time", dropped)
+                if not self._ending:
+                    time.sleep(GATHER)
+            elif self._ending:
+                return
+            else:
+                wake.wait()
+                wake.clear()
+                if not self._ending:
+                    time.sleep(GATHER)
+
+
+def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, as many together as one write takes."""
+    part: list[bytes] = []
+    length = 0
+    for line in lines:
+        if length + len(line) > ATOMIC and part:
+            yield b"".join(part)
+            part.clear()
+            length = 0
+        part.append(line)
+        length += len(line)
+    if part:
+        yield b"".join(part)
+
+
+def _put(descriptor: int, content: bytes) -> None:
+    """Write all of it, however long the reader takes. Without a reader it is lost: no reason to fail a request."""
+    while content:
+        try:
+            content = content[os.write(descriptor, content) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except OSError:
+            return
+
+
+class Stream:
+    """A writer as `logging.StreamHandler` takes it."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def write(self, text: str) -> None:
+        self.writer.write(text.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing stays here."""

@@ -1,0 +1,235 @@
+"""The memory of a worker: one account for all that its requests take, counted before it is taken.
+
+Account       how much there is, who holds how much, and who waits for more
+Reservation   the share of one request
+Cache         what is kept for later requests, and given up when a request needs the memory
+
+Memory that is not free is waited for in the order in which the requests came. What a request needs is the caller's to
+say; `service/wire.py` and the views know the factors, and docs/decisions/0017 has the measurements.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from service.problems import Problem
+
+SMALL = 64 * 1024
+"""Bytes of a request that are not counted: tiny requests never wait. The share of the worker itself covers them."""
+PATIENCE = 5.0
+"""Seconds that a request waits for memory, unless its deadline comes first."""
+GLANCE = 0.1
+"""Seconds between two looks at the request while it waits."""
+MEMORY_OF_RATE = 10.0
+"""Seconds after which memory that was given back counts for a third in the estimate of when more comes free."""
+LONGEST_RETRY = 60
+"""The largest Retry-After, in seconds."""
+
+
+class Cache(Protocol):
+    """What is kept for later requests."""
+
+    @property
+    def nbytes(self) -> int:
+        """An estimate of what it takes."""
+
+    def shrink(self, nbytes: int) -> None:
+        """Forget so many bytes, or everything if there are not as many."""
+
+
+class Account:
+    """The memory that requests and caches of a worker share. For many threads."""
+
+    def __init__(self, total: int, caches: Sequence[Cache] = ()) -> None:
+        self.total = total
+        self.held = 0
+        """Bytes that requests hold."""
+        self._caches = tuple(caches)
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._line: list[_Wish] = []
+        self._given_back, self._when = 0.0, time.monotonic()
+
+    @property
+    def free(self) -> int:
+        """Bytes that no request holds; caches may have them until somebody asks."""
+        return self.total - self.held
+
+    @property
+    def cached(self) -> int:
+        """Bytes that caches take."""
+        return sum(cache.nbytes for cache in self._caches)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for memory."""
+        return len(self._line)
+
+    def reservation(self) -> Reservation:
+        """The share of a request, empty at first. Requests wait in the order in which these are made."""
+        return Reservation(self, next(self._numbers))
+
+    def _take(self, share: Reservation, nbytes: int) -> bool:
+        """Give a share more memory if there is so much, at the cost of caches if need be. The lock is held."""
+        missing = nbytes - share.held - self.free
+        if missing > 0:
+            return False
+        missing += self.cached
+        if missing > 0:
+            for cache in self._caches:
+                before = cache.nbytes
+                cache.shrink(missing)
+                missing -= before - cache.nbytes
+                if missing <= 0:
+                    break
+        self.held += nbytes - share.held
+        share.held = nbytes
+        return True
+
+    def _claim(self, share: Reservation, nbytes: int) -> _Wish | None:
+        """Give a share more memory, or a place in the line."""
+        with self._lock:
+            if not (self._line and self._line[0].share.number < share.number) and self._take(share, nbytes):
+                return None
+            wish = _Wish(share, nbytes)
+            bisect.insort(self._line, wish, key=lambda other: other.share.number)
+            self._settle()
+        return wish
+
+    def _try(self, share: Reservation, nbytes: int) -> bool:
+        with self._lock:
+            behind = self._line and self._line[0].share.number < share.number
+            return not behind and self._take(share, nbytes)
+
+    def _give_back(self, share: Reservation, nbytes: int) -> None:
+        """Leave a share with so many bytes, fewer than it holds."""
+        with self._lock:
+            freed = share.held - nbytes
+            now = time.monotonic()
+            self._given_back = self._given_back * math.exp((self._when - now) / MEMORY_OF_RATE) + freed
+            self._when = now
+            self.held -= freed
+            share.held = nbytes
+            self._settle()
+
+    def _withdraw(self, wish: _Wish) -> None:
+        """Take a wish out of the line, unless it was granted in this moment."""
+        with self._lock:
+            if wish in self._line:
+                self._line.remove(wish)
+                self._settle()
+
+    def _settle(self) -> None:
+        """Grant what can be granted, in order. The lock is held."""
+        line = self._line
+        while line and self._take(line[0].share, line[0].nbytes):
+            line.pop(0).grant()
+        # Where all that is held is held by those who wait for more, nobody would give anything back.
+        if line and sum(wish.share.held for wish in line) == self.held:
+            last = max((wish for wish in line if wish.share.held), key=lambda wish: wish.share.number)
+            line.remove(last)
+            last.gate.release()
+
+    def retry_after(self, nbytes: int) -> int:
+        """Seconds after which so many bytes more are likely to be free, by what was given back lately."""
+        with self._lock:
+            wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - self.free
+            now = time.monotonic()
+            rate = self._given_back * math.exp((self._when - now) / MEMORY_OF_RATE) / MEMORY_OF_RATE
+        return max(1, min(math.ceil(wanted / rate if rate > 0 else PATIENCE), LONGEST_RETRY))
+
+
+class Reservation:
+    """The share of one request in an `Account`. For one thread at a time."""
+
+    def __init__(self, account: Account, number: int) -> None:
+        self.account = account
+        self.number = number
+        self.held = 0
+        """Bytes that are held. What is small is not counted."""
+        self.deadline = math.inf
+        """A reading of `time.monotonic` after which `need` waits no longer."""
+        self.look: Callable[[], None] | None = None
+        """Called now and then while `need` waits; what it raises ends the wait."""
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def need(self, nbytes: int) -> None:
+        """Hold `nbytes` in all from now on, instead of what was held before; waits for what is not free.
+
+        Raises `Problem` 422 for more than there is at all, so that nobody waits in vain, and 503 when the wait was
+        too long. Then everything held before is still held.
+        """
+        if nbytes <= self.held:
+            if nbytes < self.held:
+                self.account._give_back(self, nbytes)
+            return
+        if not self.held and nbytes <= SMALL:
+            return
+        if nbytes > self.account.total:
+            raise too_much(nbytes, self.account.total)
+        wish = self.account._claim(self, nbytes)
+        if wish is not None:
+            self._wait(wish)
+
+    def try_need(self, nbytes: int) -> bool:
+        """Hold `nbytes` in all from now on if they are free and nobody who came before waits; else change nothing."""
+        if nbytes <= self.held or (not self.held and nbytes <= SMALL):
+            self.need(nbytes)
+            return True
+        return self.account._try(self, nbytes)
+
+    def release(self) -> None:
+        """Give everything back. May be called twice."""
+        if self.held:
+            self.account._give_back(self, 0)
+
+    def _wait(self, wish: _Wish) -> None:
+        end = min(time.monotonic() + PATIENCE, self.deadline)
+        try:
+            while not wish.gate.acquire(timeout=max(0.0, min(GLANCE, end - time.monotonic()))):
+                if self.look is not None:
+                    self.look()
+                if time.monotonic() >= end:
+                    break
+        finally:
+            self.account._withdraw(wish)
+        if not wish.granted:
+            raise self.busy(wish.nbytes)
+
+    def busy(self, nbytes: int) -> Problem:
+        """The refusal of a request that needs so many bytes in all."""
+        wait = self.account.retry_after(nbytes - self.held)
+        return Problem("busy", "Other requests hold the memory of this server.", headers={"Retry-After": str(wait)})
+
+
+class _Wish:
+    """A share that is to grow, and the gate that opens when it did or never will."""
+
+    def __init__(self, share: Reservation, nbytes: int) -> None:
+        self.share = share
+        self.nbytes = nbytes
+        self.granted = False
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def grant(self) -> None:
+        self.granted = True
+        self.gate.release()
+
+
+def too_much(nbytes: int, total: int) -> Problem:
+    """The refusal of a request that needs more memory than all requests may take."""
+    text = f"The request would take about {nbytes:,} bytes of memory; this server has {total:,} for its requests."
+    error = {"pointer": "#", "detail": text, "limit": "memory_bytes", "asked": nbytes, "allowed": [total]}
+    return Problem("limit-exceeded", text, [error])

@@ -1,0 +1,125 @@
+"""How often a client may ask, counted over all workers of this machine.
+
+The token buckets stand in a table in memory that is mapped before the workers are forked, so all of them see one table.
+A lock on bytes of the file behind it guards each set of buckets. The kernel releases the locks of a process when it
+ends, however it ends: a worker that is killed leaves nothing locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import math
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+
+from service.access import Keys
+from service.problems import Problem
+from service.proxy import network_of
+
+CLIENTS = 65_536
+"""Clients that are remembered at most."""
+WAYS = 8
+"""Buckets of a set. A client's name decides its set; there the one that was silent longest is forgotten first."""
+BUCKET = struct.Struct("=Qdd")
+"""A bucket: the mark of a client, its tokens, and when they were counted."""
+TRIES, PAUSE = 20, 0.0005
+"""How long another worker may keep a lock, which it needs for microseconds, until a count goes on without it: a worker
+that was stopped in the middle must not stop the others."""
+
+
+class Gate:
+    """Who may pass: by quota of the address, key, and quota of the key, in this order.
+
+    So guessing keys uses up the quota of an address, and whoever has no key cannot use up that of a key.
+    """
+
+    def __init__(self, keys: tuple[tuple[str, bytes], ...], per_address: float, per_key: float) -> None:
+        self.keys = Keys(keys)
+        self.addresses = Quota(per_address, "one address")
+        self.named = Quota(per_key if keys else 0.0, "one key")
+
+    def check(self, address: str, authorization: str | None) -> str:
+        """The name of the client's key, "" where none is needed. Raises `Problem` 401, 403 or 429."""
+        if self.addresses.per_second:
+            self.addresses.check(network_of(address))
+        name = self.keys.check(authorization)
+        if name:
+            self.named.check(name)
+        return name
+
+
+class Quota:
+    """A token bucket per client: as many at once as a second allows, then that many a second.
+
+    Make it before the fork. `whom` says in the answer who one client is.
+    """
+
+    def __init__(self, per_second: float, whom: str = "one client", clients: int = CLIENTS) -> None:
+        self.per_second = per_second
+        self.whom = whom
+        if not per_second:
+            return
+        self.burst = max(1.0, per_second)
+        self.sets = max(1, clients // WAYS)
+        # Nobody can choose names that meet in one set.
+        self._secret = os.urandom(16)
+        self._set = struct.Struct("=" + BUCKET.format.removeprefix("=") * WAYS)
+        self._file = _file_in_memory()
+        os.ftruncate(self._file, self.sets * self._set.size)
+        self._table = mmap.mmap(self._file, self.sets * self._set.size)
+        # Locks on files are held by processes: within one, threads need another.
+        self._threads = threading.Lock()
+
+    def check(self, client: str) -> None:
+        """Take a token of this client. Raises `Problem` 429 when it has none, with the seconds until it has one."""
+        if not self.per_second:
+            return
+        name = hashlib.blake2b(client.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret).digest()
+        mark = int.from_bytes(name, "little") | 1  # 0 is a bucket that nobody has
+        with self._threads:
+            wait = self._take(mark, (mark >> 1) % self.sets * self._set.size)
+        if wait:
+            detail = f"This server takes {self.per_second:g} requests a second from {self.whom}."
+            raise Problem("too-many-requests", detail, headers={"Retry-After": str(math.ceil(wait))})
+
+    def _take(self, mark: int, place: int) -> float:
+        """Take a token of the bucket with this mark out of the set at this place; gives the seconds to wait, or 0."""
+        locked = self._lock(place)
+        try:
+            now = time.monotonic()
+            buckets = self._set.unpack_from(self._table, place)
+            marks, times = buckets[::3], buckets[2::3]
+            if mark in marks:
+                way = marks.index(mark)
+                tokens = min(self.burst, buckets[3 * way + 1] + max(0.0, now - times[way]) * self.per_second)
+            else:
+                way, tokens = times.index(min(times)), self.burst
+            allowed = tokens >= 1.0
+            BUCKET.pack_into(self._table, place + way * BUCKET.size, mark, tokens - allowed, now)
+        finally:
+            if locked:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, self._set.size, place)
+        return 0.0 if allowed else (1.0 - tokens) / self.per_second
+
+    def _lock(self, place: int) -> bool:
+        for _ in range(TRIES):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, self._set.size, place)
+            except OSError:
+                time.sleep(PAUSE)
+            else:
+                return True
+        return False
+
+
+def _file_in_memory() -> int:
+    """A file that nobody else can open, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("nabla-quota")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

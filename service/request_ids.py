@@ -1,0 +1,16 @@
+"""Request ids: the client's own, or a new one."""
+
+from __future__ import annotations
+
+import random
+import re
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def request_id(asked: str | None) -> str:
+    """The id that the client asked for, or a new one."""
+    if asked is not None and REQUEST_ID.fullmatch(asked):
+        return asked
+    # It only has to be unlike others; the operating system's randomness would cost a call.
+    return f"{random.getrandbits(128):032x}"
