@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.attacks.bodies import MEBI, bombs, gzip_bombs, large_answer, largest_valid
+from benchmarks.attacks.bodies import MEBI, Bomb, bombs, gzip_bombs, large_answer, largest_valid
 from benchmarks.attacks.client import FAILURES, Connection, ask, connect, get, head, post, sources
 from benchmarks.attacks.harness import Options, Row, Server, serving, watched
 
@@ -93,7 +93,7 @@ def run(options: Options) -> Iterator[Row]:
 
         server = fresh()
         limit = asyncio.run(_largest_body(server))
-        for bomb in bombs(int(limit * 0.95)):
+        for bomb in (*bombs(int(limit * 0.95)), Bomb("gzip: 300 MB of spaces", b" " * (300 * MEBI), gzipped=True)):
             if not options.wants(bomb.name):
                 continue
             headers = {"Content-Encoding": "gzip"} if bomb.gzipped else {}
@@ -125,7 +125,7 @@ def run(options: Options) -> Iterator[Row]:
     if options.wants("defaults"):
         with serving(options, memory=2 * CONTAINER) as server:
             limit = asyncio.run(_largest_body(server))
-            for bomb in gzip_bombs(int(limit * 0.95), bombs(int(limit * 0.95)))[:2]:
+            for bomb in gzip_bombs(bombs(int(limit * 0.95)))[:2]:
                 request = post(bomb.path, bomb.wire, {"Content-Encoding": "gzip"})
                 found = asyncio.run(_at_once(server, request, 4, options))
                 yield _row(

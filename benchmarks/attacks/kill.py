@@ -35,7 +35,7 @@ class Found:
 
 
 async def _client(port: int, number: int, expected: list[bytes], found: Found, end: float) -> None:
-    bodies = [_body(place) for place in range(BODIES)]
+    bodies = [body_of(place) for place in range(BODIES)]
     connection: Connection | None = None
     turn = number
     while time.perf_counter() < end:
@@ -67,11 +67,17 @@ async def _client(port: int, number: int, expected: list[bytes], found: Found, e
         connection.close()
 
 
-def _body(place: int) -> bytes:
+def clients(port: int, count: int, expected: list[bytes], found: Found, end: float) -> list[asyncio.Task[None]]:
+    """Clients that ask one request after the other over kept connections, and compare what comes."""
+    return [asyncio.create_task(_client(port, number, expected, found, end)) for number in range(count)]
+
+
+def body_of(place: int) -> bytes:
+    """One of `BODIES` requests with different answers."""
     return packed(XOR | {"seed": place})
 
 
-def _ports_of(worker: int, port: int) -> set[int]:
+def ports_of(worker: int, port: int) -> set[int]:
     """The clients' ports of a worker's connections."""
     inodes = set()
     for entry in Path(f"/proc/{worker}/fd").iterdir():
@@ -91,26 +97,26 @@ async def _killed(server: Server, options: Options) -> Row:
     expected = []
     for place in range(BODIES):
         connection = await connect(server.port)
-        connection.send(post("/v1/gradients", _body(place)))
+        connection.send(post("/v1/gradients", body_of(place)))
         expected.append((await read_answer(connection, 0.0)).body)
         connection.close()
     found = Found()
     seconds = min(options.seconds, 12.0)
     end = time.perf_counter() + seconds
-    clients = [asyncio.create_task(_client(server.port, n, expected, found, end)) for n in range(CLIENTS)]
+    tasks = clients(server.port, CLIENTS, expected, found, end)
     await asyncio.sleep(seconds / 3)
     before = set(server.workers)
     worker = server.workers[0]
     # Stopped first, so that it can be seen which connections it has.
     os.kill(worker, signal.SIGSTOP)
     await asyncio.sleep(0.05)
-    its = _ports_of(worker, server.port)
+    its = ports_of(worker, server.port)
     killed = time.perf_counter()
     os.kill(worker, signal.SIGKILL)
     while worker in server.workers or len(server.workers) < len(before):
         await asyncio.sleep(0.01)
     renewed = time.perf_counter() - killed
-    await asyncio.gather(*clients)
+    await asyncio.gather(*tasks)
     # A connection that waited in the backlog is told to nobody else: the kernel gives it to the other worker.
     strangers = [port for port in found.lost if port not in its]
     told = (
@@ -126,7 +132,8 @@ async def _many_deaths(server: Server) -> Row:
     """Worker after worker is killed: nothing stays behind in shared memory."""
 
     def files() -> int:
-        return sum(1 for path in METRICS.rglob("*") if path.is_file())
+        folders = METRICS.glob(f"*nabla-metrics-{server.pid}-*")
+        return sum(1 for folder in folders for path in folder.rglob("*") if path.is_file())
 
     await server.get("/v1/losses")
     before = files()

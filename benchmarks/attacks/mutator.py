@@ -334,8 +334,9 @@ class Mutator:
             array["dtype"] = "float64"
         if dice.random() < 0.4:
             part = dice.choice(("dtype", "shape", "base64"))
+            rows = dice.choice(([[1, 2], [3, 4]], [1, 2], [[]], [[1, 2], [3]], [[1e300]], [True]))
             array[part] = dice.choice(
-                (self._other(array[part]), [[1, 2], [3, 4]], data[:-1], data + "=", "!!!!", [2**40] * 3, [-1], None)
+                (self._other(array[part]), rows, data[:-1], data + "=", "!!!!", [2**40] * 3, None)
             )
         if dice.random() < 0.1:
             array.pop(dice.choice(list(array)))
