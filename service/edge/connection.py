@@ -328,6 +328,9 @@ class Connection(asyncio.Protocol):
             exchange.release()
         elif exchange.failure is not None:
             self._answer_problem(exchange, exchange.failure)
+        elif not self.edge.ready and exchange.is_ready():
+            self.edge.ready = True
+            self._reply(b"".join((exchange.head, *exchange.pieces)), close=exchange.close)
         elif exchange.nbytes <= PIECE and not self._write_paused:
             self._reply(b"".join((exchange.head, *exchange.pieces)), close=exchange.close)
         else:

@@ -14,6 +14,7 @@ from service.config import Settings
 from service.cors import Cors
 from service.edge.answers import Answers
 from service.edge.connection import Connection, is_plain, unsupported_coding
+from service.edge.exchange import READY
 from service.edge.pool import Pool
 from service.observability import OPEN_CONNECTIONS, refuse, sample
 from service.problems import Problem
@@ -26,7 +27,7 @@ LAST_SECONDS = 1.0
 """How long clients may use an open connection on a stop: what they send now must not be lost."""
 SPARE = 1.25
 """How many times the bound on connections may be there, for the time that it takes to refuse some politely."""
-LIVE, READY = "/health/live", "/health/ready"
+LIVE = "/health/live"
 
 
 class Edge:
@@ -48,7 +49,8 @@ class Edge:
         self._idle: dict[Connection, None] = {}
         """Connections without a request, the one that rests longest first."""
         self._addresses: Counter[str] = Counter()
-        self._ready = False
+        self.ready = False
+        """Whether the application has called itself ready; it does not change its mind."""
         self._gate: Gate | None = extensions.get("nabla.gate")
         self._proxies: Proxies = extensions.get("nabla.proxies") or Proxies()
         self._admission = extensions.get("nabla.admission")
@@ -173,13 +175,9 @@ class Edge:
         if path == READY and self.stopping:
             problem = Problem("busy", "The server is stopping.", headers={"Retry-After": "1"})
             return self.answers.problem(environ, problem, seconds, close=close)
-        if path == READY and not self._ready:
+        if path == READY and not self.ready:
             return None
         return self.answers.healthy(environ, seconds, close=close)
-
-    def passed(self) -> None:
-        """The application has called itself ready; it will not change its mind."""
-        self._ready = True
 
     def ticket(self, environ: dict[str, Any], arrived: float) -> Any:
         """The right of a request to be computed, for the client that sent it."""

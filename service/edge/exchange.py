@@ -12,6 +12,7 @@ from service.problems import Problem, from_unexpected
 if TYPE_CHECKING:
     from service.edge.connection import Connection
 
+READY = "/health/ready"
 WITHOUT_BODY = ("1", "204", "304")
 """How the statuses begin whose answers have no body."""
 
@@ -83,6 +84,10 @@ class Exchange:
     def release(self) -> None:
         """Give the memory of the answer back: it is sent, or nobody wants it."""
         self.memory.release()
+
+    def is_ready(self) -> bool:
+        """Whether the application has just called itself ready."""
+        return self.environ["PATH_INFO"] == READY and self._status.startswith("200")
 
     def run(self) -> None:
         """Have the application answer, and hand that over to the connection."""

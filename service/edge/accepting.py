@@ -1,0 +1,69 @@
+"""Listening sockets: taking new connections, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from service.edge.connection import Connection
+from service.edge.edge import Edge
+
+PAUSE_SECONDS = 1.0
+"""How long no connection is taken after the system had no more files."""
+
+log = logging.getLogger("nabla.error")
+
+
+class Accepting:
+    """Takes connections from listening sockets and hands them to the edge, until it is closed."""
+
+    def __init__(self, edge: Edge, listeners: Iterable[socket.socket], tls: Any = None) -> None:
+        self._edge = edge
+        self._loop = edge.loop
+        self._tls = tls
+        self._listeners = list(listeners)
+        self._joining: set[asyncio.Task[None]] = set()
+        for listener in self._listeners:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def close(self) -> None:
+        """Close the listening sockets: whoever connects now is refused by the system, and does not wait in vain."""
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take one connection. Other workers are awake too and may take the next ones.
+
+        asyncio's own servers take as many as there are, so that one worker may get them all.
+        """
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no more files
+            log.warning("no connection can be taken: %s", error)
+            self._loop.remove_reader(listener)
+            self._loop.call_later(PAUSE_SECONDS, self._resume, listener)
+            return
+        connection.setblocking(False)
+        joining = self._loop.create_task(self._join(connection))
+        self._joining.add(joining)  # the loop itself does not keep tasks alive
+        joining.add_done_callback(self._joining.discard)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def _join(self, connection: socket.socket) -> None:
+        patience = None if self._tls is None else self._edge.settings.max_header_seconds
+        with suppress(OSError):  # it has gone again, or speaks no TLS
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._edge), connection, ssl=self._tls, ssl_handshake_timeout=patience
+            )
