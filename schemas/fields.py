@@ -123,6 +123,15 @@ class StrictSchema(Schema):
     class Meta:
         unknown = RAISE
 
+    def load(self, data: Any, **kwargs: Any) -> Any:
+        """As marshmallow does. What is refused is not kept by its refusal."""
+        try:
+            return super().load(data, **kwargs)
+        except MarshmallowError as error:
+            # marshmallow's own frame holds the error, whose traceback holds the frame, and the frame the data: they
+            # would all stay until the garbage collector comes.
+            raise error.with_traceback(None) from None
+
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -193,21 +193,20 @@ def _invalid(errors: list[dict[str, Any]]) -> Problem:
 
 def from_validation(error: ValidationError, request: Any) -> Problem:
     """A problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
-    errors: list[dict[str, Any]] = []
+    return _invalid(list(_told(error.messages, (), request)))
 
-    def walk(messages: Any, path: Path) -> None:
-        if isinstance(messages, Mapping):
-            for key, value in messages.items():
-                walk(value, path if key == "_schema" else (*path, key))
-        elif isinstance(messages, list):
-            for message in messages:
-                walk(message, path)
-        else:
-            allowed = messages.allowed if isinstance(messages, Message) else ()
-            errors.append(_error(sent_part(path, request), str(messages), allowed))
 
-    walk(error.messages, ())
-    return _invalid(errors)
+def _told(messages: Any, path: Path, request: Any) -> Iterator[dict[str, Any]]:
+    # No function within a function: one that calls itself would hold the request until the garbage collector comes.
+    if isinstance(messages, Mapping):
+        for key, value in messages.items():
+            yield from _told(value, path if key == "_schema" else (*path, key), request)
+    elif isinstance(messages, list):
+        for message in messages:
+            yield from _told(message, path, request)
+    else:
+        allowed = messages.allowed if isinstance(messages, Message) else ()
+        yield _error(sent_part(path, request), str(messages), allowed)
 
 
 def from_faults(error: InvalidRequest, request: Any) -> Problem:

@@ -262,8 +262,10 @@ class _Stream:
     def __init__(self, work: Work, context: Context) -> None:
         self.context = context
         self.format = _Events if context.form == "sse" else _Lines
-        self.dump = _writer(context.base64)
-        self.run = _Run(work, context, lambda record: self.format.step(record, self.dump(record)), b"")
+        dump, step = _writer(context.base64), self.format.step
+        self.dump = dump
+        # Without this object, which would hold itself that way, and its work, until the garbage collector comes.
+        self.run = _Run(work, context, lambda record: step(record, dump(record)), b"")
         self.outcome = "disconnected"
         self.closed = False
         OPEN_STREAMS.inc()

@@ -70,8 +70,12 @@ class Text:
     def __init__(self, decimals: bool = False) -> None:
         self.decimals = decimals
         """Write 0.52 rather than 13/25."""
-        self.small: Text = self
+        self._small: Text | None = None
+
+    @property
+    def small(self) -> Text:
         """The notation of exponents."""
+        return self._small or self
 
     def number(self, literal: str) -> Piece:
         """A positive number, from its digits."""
@@ -159,7 +163,7 @@ class Latex(Text):
         """The LaTeX of each variable."""
         self.inline = inline
         """Within an exponent: fractions are written with a slash."""
-        self.small = self if inline else Latex(names, decimals, inline=True)
+        self._small = None if inline else Latex(names, decimals, inline=True)
 
     def number(self, literal: str) -> Piece:
         mantissa, _, exponent = literal.lower().partition("e")

@@ -290,10 +290,15 @@ class Printer:
     def __init__(self, algebra: Algebra, notation: Text) -> None:
         self.algebra = algebra
         self.notation = notation
-        self.small = self if notation.small is notation else Printer(algebra, notation.small)
+        self._small = None if notation.small is notation else Printer(algebra, notation.small)
         self.typed = 0
         """Sums that were among the first so many parts keep the order of their terms."""
         self._pieces: dict[Sum, Piece] = {}
+
+    @property
+    def small(self) -> Printer:
+        """Lays out exponents."""
+        return self._small or self
 
     def piece(self, whole: Sum) -> Piece:
         known = self._pieces.get(whole)
