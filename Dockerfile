@@ -1,7 +1,11 @@
 # The container image of Nabla; `make image` builds it (BuildKit). docs/deployment.md says how to run it.
 
 # Both stages start here: the environment names its interpreter by path, so it must be the same one.
-FROM python:3.11-slim AS base
+# A tag may mean another image tomorrow. To build from one image until you decide otherwise, name it by its digest:
+#   docker buildx imagetools inspect python:3.11-slim       tells the digest
+#   make image BASE=python:3.11-slim@sha256:<digest>        builds from it
+ARG BASE=python:3.11-slim
+FROM ${BASE} AS base
 
 FROM base AS build
 WORKDIR /app

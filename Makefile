@@ -48,8 +48,16 @@ attack: $(VENV)/.dev ## attack a server on loopback; ATTACK="heavy --seconds 60"
 	@$(BIN)/python -m benchmarks.attacks $(ATTACK)
 
 .PHONY: image
-image: ## build the container image
-	docker build -t nabla .
+image: ## build the container image; BASE=python:3.11-slim@sha256:... pins what it is made of
+	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -t nabla .
+
+.PHONY: sbom
+sbom: ## write sbom.json, the bill of materials of the lock
+	@$(PYTHON) scripts/sbom.py
+
+.PHONY: audit
+audit: $(VENV)-audit/.installed ## ask whether packages of the lock have known weaknesses
+	@$(VENV)-audit/bin/python scripts/audit.py
 
 .PHONY: lock
 lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
@@ -57,10 +65,12 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 		pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		-c requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		-c requirements/dev.txt --group audit -o requirements/audit.txt
 
 .PHONY: clean
 clean: ## remove everything that was made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit sbom.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A stamp per set of packages, renewed when its lock changes. Every file is checked against its hash.
 $(VENV)/.runtime: requirements/runtime.txt
@@ -72,6 +82,13 @@ ifdef UV
 else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 endif
+	@touch $@
+
+# Apart from the others: the audit brings packages that neither the service nor its tests need.
+$(VENV)-audit/.installed: requirements/audit.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing $(notdir $<) into $(VENV)-audit ..."
+	@$(BIN)/python -m venv --clear $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,27 +112,29 @@ def about() -> Response:
     )
 
 
-@lru_cache(4)  # only trusted proxies choose a root
-def _specification(root: str) -> tuple[bytes, bytes]:
+@cache
+def _specification() -> tuple[bytes, bytes]:
     text = SPECIFICATION.read_bytes()
-    document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    if root:
-        # Paths in it begin at the root of the host, unless it names a server.
-        document["servers"] = [{"url": root}]
-        text += f"servers:\n- url: {root}\n".encode()
-    return text, wire.document(document)
+    return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 @describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
     """The OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
-    return Response(_specification(_root())[0], content_type="application/yaml")
+    text, root = _specification()[0], _root()
+    if root:
+        # Paths in the description begin at the root of the host, unless it names a server.
+        text += f"servers:\n- url: {root}\n".encode()
+    return Response(text, content_type="application/yaml")
 
 
 @describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
 def openapi_json() -> Response:
     """The OpenAPI 3.1 description of the service, as JSON."""
-    return Response(_specification(_root())[1], content_type=wire.JSON)
+    text, root = _specification()[1], _root()
+    if root:
+        text = b'{"servers":[{"url":"%b"}],' % root.encode() + text.removeprefix(b"{")
+    return Response(text, content_type=wire.JSON)
 
 
 def _in_rows(text: str) -> str:
