@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from service import wire
+from service.admission import Admission
 from service.api import catalogue, derivatives, evaluation, functions, system, training
 from service.api.operation import Runtime
 from service.config import Settings
@@ -32,13 +32,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    admission = app.extensions["nabla.admission"] = Admission(
+        seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
+    )
     app.extensions["nabla.memory"] = Account(settings.max_memory_bytes)
     app.extensions["nabla"] = Runtime(
         settings,
         Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
         app.extensions["nabla.memory"],
-        threading.BoundedSemaphore(settings.streams),
-        threading.BoundedSemaphore(settings.documents),
+        admission,
     )
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
@@ -55,7 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.docs:
         app.register_blueprint(system.pages)
     _guard(app, settings)
-    _report_problems(app, settings)
+    _report_problems(app, settings, admission)
     _finish(app, settings, cors)
     return app
 
@@ -73,12 +75,15 @@ def _guard(app: Flask, settings: Settings) -> None:
         environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
-        guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
-        if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
-            environ["nabla.key"] = gate.check(_peer(environ), environ.get("HTTP_AUTHORIZATION"))
+        if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
+            if "nabla.key" not in environ:  # whoever read the body may have looked before that
+                environ["nabla.key"] = gate.check(_peer(environ), environ.get("HTTP_AUTHORIZATION"))
+            # A share of the server belongs to a key that is valid, else to an address: other keys gain nothing.
+            key = environ["nabla.key"]
+            environ["nabla.client"] = f"key:{key}" if key else f"address:{_peer(environ)}"
 
 
-def _report_problems(app: Flask, settings: Settings) -> None:
+def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:
     def respond(problem: Problem) -> Response:
         environ = request.environ
         environ.setdefault("nabla.reason", problem.kind)
@@ -93,7 +98,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(EngineError)
     def on_engine_error(error: EngineError) -> Response:
-        return respond(from_engine(error, settings.max_seconds))
+        return respond(from_engine(error, settings.max_seconds, admission.backlog()))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
@@ -108,7 +113,7 @@ def _report_problems(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def on_any_exception(error: Exception) -> Response:
-        return respond(from_unexpected(error, request.environ))
+        return respond(from_unexpected(error, request.environ, admission.backlog()))
 
 
 def _finish(app: Flask, settings: Settings, cors: Cors) -> None:

@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 from service.engine.limits import Limits
@@ -42,9 +41,14 @@ class ConfigurationError(ValueError):
 class Settings:
     """What an operator may change. Sizes are in bytes, times in seconds."""
 
-    threads: int = field(
-        default=64, metadata={"about": "threads per worker, of which half may stream; gunicorn.conf.py starts them"}
+    slots: int = field(
+        default=1,
+        metadata={"about": "requests of up to a second that a worker computes at once, and so many of longer ones"},
     )
+    queue: int = field(
+        default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}
+    )
+    streams: int = field(default=32, metadata={"about": "streams that a worker serves at once"})
     max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
     max_connections_per_address: int = field(
@@ -77,7 +81,9 @@ class Settings:
         default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
     )
     max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
-    max_seconds: float = field(default=30.0, metadata={"about": "time a request may compute"})
+    max_seconds: float = field(
+        default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
+    )
     max_memory_bytes: int = field(
         default=4096 * MEBI,
         metadata={"about": "memory that all requests of a worker together may be estimated to take"},
@@ -117,8 +123,10 @@ class Settings:
     docs: bool = field(default=True, metadata={"about": "serve the home page and Swagger UI"})
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ConfigurationError(f"NABLA_THREADS takes 1 or more, got {self.threads}")
+        bounds = ("max_connections", "max_connections_per_address", "min_bytes_per_second")
+        for name in ("slots", "queue", "streams", *bounds):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"NABLA_{name.upper()} takes 1 or more, got {getattr(self, name)}")
         _ = self.keys  # a digest that is none shows here
         try:
             Proxies(self.trusted_proxies)
@@ -176,16 +184,6 @@ class Settings:
         return limits | {"streams": self.streams}
 
     @property
-    def streams(self) -> int:
-        """Streams that a worker serves at once. Each holds a thread, and others need some too."""
-        return max(1, self.threads // 2)
-
-    @property
-    def documents(self) -> int:
-        """How many trainings of a worker may be answered as one document at the same time: some threads stay free."""
-        return max(1, self.threads * 3 // 8)
-
-    @cached_property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
         """The accepted keys, each as a name for logs and its SHA-256 digest."""
         return tuple(map(_named_digest, self.api_keys))

@@ -155,7 +155,7 @@ class Reservation:
         """Bytes that are held. What is small is not counted."""
         self.deadline = math.inf
         """A reading of `time.monotonic` after which `need` waits no longer."""
-        self.look: Callable[[], None] | None = None
+        self.look: Callable[[], object] | None = None
         """Called now and then while `need` waits; what it raises ends the wait."""
 
     def __enter__(self) -> Reservation:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,7 +21,15 @@ import orjson
 from marshmallow import ValidationError
 
 from schemas.fields import Message
-from service.engine.errors import MOST_ERRORS, DeadlineExceeded, EngineError, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import (
+    MOST_ERRORS,
+    Abandoned,
+    DeadlineExceeded,
+    EngineError,
+    InvalidRequest,
+    LimitExceeded,
+    Path,
+)
 from service.observability import error_log
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +111,12 @@ KINDS: dict[str, Kind] = {
         500,
         "A mistake in the service",
         "The fault is here, not in the request. The request id in 'instance' leads the operator to the cause.",
+    ),
+    "abandoned": Kind(
+        499,
+        "The client has left",
+        "The connection was closed before the answer was there, so the computation was stopped. Logs and metrics show "
+        "this status; no client sees it.",
     ),
     "busy": Kind(
         503,
@@ -214,8 +229,16 @@ def from_faults(error: InvalidRequest, request: Any) -> Problem:
     return _invalid([_error(sent_part(fault.path, request), fault.detail, fault.allowed) for fault in error.faults])
 
 
-def from_engine(error: EngineError, seconds: float) -> Problem:
-    """A problem of what the engine refused, whatever the request said."""
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to come again: whole seconds, at least one."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
+    """A problem of what the engine refused, whatever the request said.
+
+    `seconds` is the time limit of a request, `backlog` in how many the work is done that waits now.
+    """
     if isinstance(error, LimitExceeded):
         asked, allowed = _number(error.asked), _number(error.allowed)
         name = error.name.replace("_", " ")
@@ -224,16 +247,21 @@ def from_engine(error: EngineError, seconds: float) -> Problem:
         return Problem("limit-exceeded", text, [listed | {"asked": asked, "allowed": [allowed]}])
     if isinstance(error, DeadlineExceeded):
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
-        return Problem("deadline-exceeded", text, headers={"Retry-After": "1"})
+        return Problem("deadline-exceeded", text, headers=retry_after(backlog))
+    if isinstance(error, Abandoned):
+        return Problem("abandoned", "The client closed the connection before the answer was computed.")
     raise TypeError(f"no problem is known for {error!r}")
 
 
-def from_unexpected(error: Exception, environ: Mapping[str, Any]) -> Problem:
-    """A problem of what nobody foresaw: the log gets all of it, the client what helps it."""
+def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float) -> Problem:
+    """A problem of what nobody foresaw: the log gets all of it, the client what helps it.
+
+    `backlog` is in how many seconds the work is done that waits now.
+    """
     fields = {"request_id": environ["nabla.request_id"]}
     if isinstance(error, MemoryError):
         error_log.error("out of memory", extra={"fields": fields})
-        return Problem("busy", "There is not enough memory for this request now.", headers={"Retry-After": "1"})
+        return Problem("busy", "There is not enough memory for this request now.", headers=retry_after(backlog))
     fields |= {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"]}
     error_log.error("unexpected error", exc_info=error, extra={"fields": fields})
     return Problem("internal-error", "The service failed; the fault is not in the request.")

@@ -35,7 +35,8 @@ def test_each_kind_of_setting_is_read() -> None:
         ("NABLA_MAX_SECOND", "5", "did you mean NABLA_MAX_SECONDS"),
         ("NABLA_LOG_LEVL", "info", "did you mean NABLA_LOG_LEVEL"),
         ("NABLA_LOG_FORMAT", "xml", "takes one of auto, json, text"),
-        ("NABLA_THREADS", "0", "1 or more"),
+        ("NABLA_SLOTS", "0", "1 or more"),
+        ("NABLA_MAX_CONNECTIONS", "0", "1 or more"),
         ("NABLA_API_KEYS", "sha256:abc", "64 hexadecimal digits"),
     ],
 )

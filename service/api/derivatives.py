@@ -11,7 +11,6 @@ from service.api.answers import listed, number, unnamed
 from service.api.examples import DERIVATIVES
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
-from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)
@@ -46,9 +45,11 @@ def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
         derivation = compiled(asked, feed, context)
         nbytes = 2 * derivation.program.nbytes + RESULT_FACTOR * derivation.result_bytes
+        context.weigh(
+            derivation.program, derivation.work, derivation.blocks * len(derivation.program.nodes), derivation.size
+        )
         context.memory.need(context.loaded_bytes + nbytes)
-        deadline = context.deadline if derivation.work > WATCHED_OPERATIONS else None
-        result = derivation.run(feed, vectors, deadline)
+        result = derivation.run(feed, vectors, context.watch_over(derivation.work))
     context.timer.mark("compute")
     return result
 

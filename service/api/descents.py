@@ -13,7 +13,7 @@ from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.function_answers import cautions_of, valleys_of
 from service.api.operation import Context
-from service.api.streaming import collect
+from service.api.streaming import admission_of, collect
 from service.engine.descent.arrival import Arrival
 from service.engine.descent.rolling import Rolling, RollingPlan, run_of
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
@@ -44,7 +44,9 @@ class RollingWork:
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
         runtime = context.runtime
-        self.rolling = Rolling(runtime.compiled, expression, plan, runtime.settings.limits, self._reserve)
+        self.rolling = Rolling(
+            context.compiled, expression, plan, runtime.settings.limits, self._reserve, admission_of(context)
+        )
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
         self.arrival: Arrival | None = None

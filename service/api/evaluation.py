@@ -11,7 +11,6 @@ from service.api.answers import listed, number, unnamed
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
-from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 
 blueprint = Blueprint("evaluation", __name__)
@@ -57,12 +56,12 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         task, feed = task_and_feed(request, context.runtime.settings.limits, include)
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
+        context.weigh(program, program.work, numbers=program.told)
         # The arena, as much again at most for the arrays of the answer, and their text.
         context.memory.need(context.loaded_bytes + 4 * program.nbytes)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
-        deadline = context.deadline if program.work > WATCHED_OPERATIONS else None
-        result = evaluation.run(feed, deadline, consume=True)
+        result = evaluation.run(feed, context.watch_over(program.work), consume=True)
     context.timer.mark("compute")
     return result
 

@@ -63,6 +63,10 @@ from service.engine.functions.surface import Axis, grid_points, levels_for, samp
 from service.engine.graph.quiet import quietly
 from service.engine.network.task import Caution
 
+ANALYSING = 200
+"""Calls of NumPy to analyse a block of points, roughly."""
+SEARCHING = 60
+"""How often a search evaluates the function at each start, roughly; its own work is about as much again."""
 SEARCH_BLOCK = 1_024
 """Points that a search for stationary points looks at together."""
 
@@ -87,12 +91,15 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     expression, points, include = request["expression"], request["points"], request["include"]
     count, dimension = points.shape
     context.memory.need(context.loaded_bytes + NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension))
-    compiled = context.runtime.compiled
+    compiled = context.compiled
     function = compiled(FunctionTask(expression, min(count, BLOCK), 2 if "hessian" in include else 1))
     graph = compiled(GraphTask(expression)) if "graph" in include else None
     formulas = compiled(FormulasTask(expression)) if "symbolic" in include else None
     context.mark_compiled(function.program.nbytes)
-    calculus = analyse(function, points, request["tolerance"], context.deadline)
+    context.weigh(
+        function.program, function.work_at(count), ANALYSING * math.ceil(count / BLOCK), count * (1 + dimension) ** 2
+    )
+    calculus = analyse(function, points, request["tolerance"], context.ticket)
     finite = bool(calculus.finite.all())
     answer: dict[str, Any] = {
         "variables": expression.variables,
@@ -129,12 +136,15 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     missed, each with a `code`: `kinks`, `not_isolated`, `more_points`, `few_starts` and `ill_conditioned`.
     """
     expression, box = request["expression"], request["box"]
-    function = context.runtime.compiled(FunctionTask(expression, SEARCH_BLOCK, 2))
+    function = context.compiled(FunctionTask(expression, SEARCH_BLOCK, 2))
     context.mark_compiled(function.program.nbytes)
     context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
     low, high = box.T
-    found = search(function, low, high, request["starts"], context.deadline)
-    calculus = analyse(function, found.points, math.inf, context.deadline, found.flat)
+    work = SEARCHING * function.work_at(request["starts"])
+    calls = SEARCHING * len(function.program.nodes) * math.ceil(request["starts"] / SEARCH_BLOCK)
+    context.weigh(function.program, work, calls)
+    found = search(function, low, high, request["starts"], context.ticket)
+    calculus = analyse(function, found.points, math.inf, context.ticket, found.flat)
     classes = calculus.classes or []
     warnings = [*cautions_of(expression), *missed_by(function, found, low, high)]
     entries = [
@@ -198,9 +208,10 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
     expression = request["expression"]
     axes, shape, points = _grid(request)
     context.memory.need(context.loaded_bytes + NUMBER_BYTES * len(points) * (4 + points.shape[1]))
-    function = context.runtime.compiled(FunctionTask(expression, min(len(points), BLOCK), 1))
+    function = context.compiled(FunctionTask(expression, min(len(points), BLOCK), 1))
     context.mark_compiled(function.program.nbytes)
-    values, gradients = sample(function, points, shape, context.deadline)
+    context.weigh(function.program, function.work_at(len(points)), numbers=len(points) * (1 + points.shape[1]))
+    values, gradients = sample(function, points, shape, context.ticket)
     levels = levels_for(values, request["levels"])
     finite = np.isfinite(values)
     answer: dict[str, Any] = {
@@ -267,7 +278,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     return {
         "variables": expression.variables,
         "expression": line.expression,
-        "latex": context.runtime.compiled(FormulasTask(expression)).function,
+        "latex": context.compiled(FormulasTask(expression)).function,
         "optimum": optimum_of(line),
         "closed_form": closed_form_of(line),
         "status": summary["status"],

@@ -92,7 +92,7 @@ def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
     Raises `InvalidRequest` and `LimitExceeded`.
     """
     try:
-        found = context.runtime.compiled(asked)
+        found = context.compiled(asked)
     except InvalidRequest as error:
         limits = context.runtime.settings.limits
         raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None

@@ -7,25 +7,30 @@ for OpenAPI.
 
 from __future__ import annotations
 
-import threading
+import select
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
+from service.admission import Admission, Ticket
 from service.api.examples import Example
 from service.config import Settings
+from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
+from service.engine.graph.plan import Program
+from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.watch import Watch
 from service.memory import Account, Reservation
 from service.observability import Timer
-from service.problems import Problem, from_faults, from_validation
+from service.problems import from_faults, from_validation
 
 # What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
 # arrays. Of a long text of base64 no more than its length is left.
@@ -40,13 +45,21 @@ class Runtime:
     compiled: Compiler
     """Gives what tasks are compiled to, out of the memory of earlier requests."""
     memory: Account
-    streams: threading.Semaphore
-    """How many streams may still be opened."""
-    documents: threading.Semaphore
-    """How many trainings may still be computed for one document each: they hold a thread as long as they run."""
+    admission: Admission
+    costs: Costs = field(default_factory=Costs)
 
 
-@dataclass(frozen=True)
+class _Weighed(NamedTuple):
+    """What a request was estimated to cost, to be compared with what it does cost."""
+
+    program: Program
+    kind: str
+    estimated: float
+    began: float
+    """The processor time of the thread."""
+
+
+@dataclass
 class Context:
     """What an operation knows of the request beside its content."""
 
@@ -55,13 +68,44 @@ class Context:
     memory: Reservation
     loaded_bytes: int
     """An estimate of what the request itself takes, now that it is loaded."""
-    deadline: float
-    """A reading of `time.monotonic`."""
+    ticket: Ticket
+    """The way of the request through the slots of the worker; the watch of its computation."""
     environ: Mapping[str, Any]
     form: wire.Form
     """`json`, unless the operation may stream and a stream was asked for."""
     base64: bool
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+
+    compiled: Compiler = field(init=False)
+    """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
+    _weighed: _Weighed | None = None
+
+    def __post_init__(self) -> None:
+        self.compiled = self.runtime.compiled.watched(
+            self.ticket, lambda nodes: self.ticket.weigh(nodes * NODE_SECONDS)
+        )
+
+    def weigh(self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0) -> None:
+        """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
+
+        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer. Raises `Problem`
+        503 where the wait would be too long, `DeadlineExceeded` and `Abandoned`.
+        """
+        calls += len(program.nodes)
+        estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
+        kind: str = self.environ["PATH_INFO"]
+        self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
+        self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+
+    def learn(self) -> None:
+        """The request is computed: remember what it cost."""
+        if self._weighed is not None:
+            program, kind, estimated, began = self._weighed
+            self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
+
+    def watch_over(self, work: float) -> Watch | None:
+        """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
+        return self.ticket if work > WATCHED_OPERATIONS else None
 
     def mark_compiled(self, nbytes: int) -> None:
         """End the stage in which programs are made, which take so many bytes."""
@@ -156,14 +200,17 @@ def post(
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
             with ExitStack() as held:
-                memory = held.enter_context(running.memory.reservation())
+                memory = _memory_of(environ, running, held)
                 memory.need(wire.announced_length(environ, settings.max_body_bytes))
                 body = wire.read_body(environ, settings.max_body_bytes)
+                ticket = _ticket_of(environ, running, len(body), held)
+                memory.deadline, memory.look = ticket.deadline, ticket.look
                 timer.mark("receive")
                 value, texts = wire.parse(body, takes.fresh, memory.need)
                 loaded_bytes = len(body) * LOADED_FACTOR
                 del body
                 timer.mark("parse")
+                ticket.look()
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
@@ -172,18 +219,22 @@ def post(
                     texts.release()
                     loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
+                ticket.look()
                 if form != "json":
-                    _open_stream(running, held)
-                deadline = time.monotonic() + settings.max_seconds
-                context = Context(running, timer, memory, loaded_bytes, deadline, environ, form, base64)
+                    ticket.open_stream()
+                    environ["nabla.streamed"] = True
+                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64)
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
+                    ticket.give_slot_back()  # from here on it computes in turns
                     result.call_on_close(held.pop_all().close)
                     return result
+                ticket.look()
                 pieces = wire.document_typed(result) if base64 else [wire.document(result)]
+                context.learn()
                 timer.mark("serialize")
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
@@ -200,9 +251,34 @@ def post(
     return register
 
 
-def _open_stream(running: Runtime, held: ExitStack) -> None:
-    """Count one stream more as long as `held` is. Raises `Problem` 503 when there are too many."""
-    if not running.streams.acquire(blocking=False):
-        detail = f"As many streams are open as a worker of this server serves at once: {running.settings.streams}."
-        raise Problem("busy", detail, headers={"Retry-After": "1"})
-    held.callback(running.streams.release)
+def _memory_of(environ: Mapping[str, Any], running: Runtime, held: ExitStack) -> Reservation:
+    """The memory of a request: that of the edge, which keeps it until the answer is sent, or else one of its own."""
+    memory: Reservation | None = environ.get("nabla.memory")
+    return held.enter_context(running.memory.reservation()) if memory is None else memory
+
+
+def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: ExitStack) -> Ticket:
+    """The ticket that the edge has begun for a request; where Flask runs alone, a new one with a slot.
+
+    Raises `Problem` 503.
+    """
+    ticket: Ticket | None = environ.get("nabla.ticket")
+    if ticket is None:
+        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
+        environ["nabla.ticket"] = ticket
+        held.callback(ticket.end)
+        ticket.left = hung_up(environ)
+        ticket.begin_blocking(nbytes)
+    ticket.start()
+    return ticket
+
+
+def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
+    """A function that tells whether the client has closed its connection, where the server gives access to it."""
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return None  # the next write will tell
+    poll = select.poll()
+    # Linux alone has the first; the others are reported in any case.
+    poll.register(connection, getattr(select, "POLLRDHUP", 0))
+    return lambda: bool(poll.poll(0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,9 @@ from flask import Response
 
 from service import wire
 from service.api.operation import Context
-from service.engine.errors import EngineError, InvalidRequest
+from service.engine.descent.loop import Admit
+from service.engine.errors import Abandoned, DeadlineExceeded, EngineError, InvalidRequest
+from service.engine.graph.plan import Program
 from service.observability import OPEN_STREAMS, count_stream
 from service.problems import Problem, from_engine, from_unexpected
 
@@ -31,8 +32,8 @@ With 30 streams the last one's first record comes after 0.3 seconds; 10 ms make 
 """
 FLUSH = 0.02
 """Seconds between two writes: no screen shows more, and each write costs as much as several small steps."""
-PATIENCE = 0.5
-"""Seconds that a document waits for its place: short trainings are over by then."""
+ENDING = 0.05
+"""The share of a request's time that is kept for its end: for the last losses, and for writing the answer."""
 HEARTBEAT = 1.0
 """Seconds of silence after which a sign of life is sent."""
 
@@ -66,49 +67,58 @@ class Work(Protocol):
 class _Place:
     """A place in the line, and the gate that opens when its turn has come."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, stream: bool) -> None:
         self.number = number
+        self.stream = stream
         self.gate = threading.Lock()
         self.gate.acquire()
 
 
 class Turns:
-    """Who computes now: one at a time, first come, first served.
+    """Who computes now: one at a time, first come, first served; documents and streams in turns where both wait.
 
     Threads that compute in Python gain nothing from running at once, and each of them would make every other thread
-    of the process wait for the interpreter lock. Those that wait here do not want that lock.
+    of the process wait for the interpreter lock. Those that wait here do not want that lock. Few documents are
+    computed at a time, and each has half the time however many streams are open: it was promised to end in time.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._taken = False
-        self._line: list[_Place] = []
+        self._lines: dict[bool, list[_Place]] = {False: [], True: []}
+        """Who waits, by whether it is a stream."""
+        self._last = False
+        """Whether the last turn was a stream's."""
 
-    def place(self) -> _Place:
+    def place(self, stream: bool = True) -> _Place:
         """A place behind all that were given before; good for one turn."""
-        return _Place(next(self._numbers))
+        return _Place(next(self._numbers), stream)
 
     def wait(self, place: _Place, seconds: float) -> bool:
         """Whether the turn of this place came within so many seconds. If not, the place stays good."""
+        line = self._lines[place.stream]
         with self._lock:
             if not self._taken:
-                self._taken = True
+                self._taken, self._last = True, place.stream
                 return True
-            bisect.insort(self._line, place, key=lambda other: other.number)
+            bisect.insort(line, place, key=lambda other: other.number)
         if place.gate.acquire(timeout=seconds):
             return True
         with self._lock:
-            if place in self._line:
-                self._line.remove(place)
+            if place in line:
+                line.remove(place)
                 return False
         return place.gate.acquire()  # it has come in this moment
 
     def end(self) -> None:
         """End the present turn."""
         with self._lock:
-            if self._line:
-                self._line.pop(0).gate.release()
+            line = self._lines[not self._last] or self._lines[self._last]
+            if line:
+                place = line.pop(0)
+                self._last = place.stream
+                place.gate.release()
             else:
                 self._taken = False
 
@@ -125,10 +135,12 @@ class _Run:
     ) -> None:
         self.work = work
         self.write = write
-        self.deadline = context.deadline
+        self.ticket = context.ticket
         self.seconds = context.runtime.settings.max_seconds
-        self.hung_up = _watch(context.environ)
-        self.place = turns.place()
+        self.end = self.ticket.deadline - ENDING * self.seconds
+        """When the work is cancelled, so that there is time to say where it stands."""
+        self.stream = context.form != "json"
+        self.place = turns.place(self.stream)
         self.separator = separator
         self.records: list[bytes] = []
         """The records of each turn as they were written, until somebody takes them."""
@@ -144,19 +156,32 @@ class _Run:
                 self._compute()
             finally:
                 turns.end()
-                self.place = turns.place()
-        if not self.gone and self.hung_up():
-            self.gone = True
-            self.work.cancel(GONE)
+                self.place = turns.place(self.stream)
+        if not self.gone:
+            self._look()
+
+    def _look(self) -> None:
+        """Between turns: see whether the client is there, and whether this costs more than its slot is for."""
+        try:
+            self.ticket.look()
+        except Abandoned:
+            self._abandon()
+        except DeadlineExceeded:
+            pass  # the next turn is the last one
+
+    def _abandon(self) -> None:
+        self.gone = True
+        self.work.cancel(GONE)
 
     def _compute(self) -> None:
         work, now = self.work, time.monotonic()
         if stopping.is_set():
             work.cancel(STOPPING)
-        elif now >= self.deadline:
+        elif now >= self.end:
             work.cancel(f"the limit of this server, {self.seconds:g} seconds, was reached")
-        end = min(now + SLICE, self.deadline)
+        end = min(now + SLICE, self.end)
         written: list[bytes] = []
+        self.ticket.settled = True  # nobody waits for a slot during a turn
         try:
             while now < end and not work.finished:
                 record = work.advance()
@@ -164,7 +189,10 @@ class _Run:
                     # At once: the next step may use its arrays again.
                     written.append(self.write(record))
                 now = time.monotonic()
+        except Abandoned:
+            self._abandon()
         finally:
+            self.ticket.settled = False
             if written:
                 # Joined, because orjson gives each small text a block of 4 KB.
                 self.records.append(self.separator.join(written))
@@ -178,17 +206,6 @@ class _Run:
         return content
 
 
-def _watch(environ: Mapping[str, Any]) -> Callable[[], bool]:
-    """A function that tells whether the client has closed its connection, without reading from it."""
-    socket = environ.get("gunicorn.socket")
-    if socket is None:
-        return lambda: False  # the next write will tell
-    poll = select.poll()
-    # Linux alone has the first; the others are reported in any case.
-    poll.register(socket, getattr(select, "POLLRDHUP", 0))
-    return lambda: bool(poll.poll(0))
-
-
 def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
     return (lambda value: b"".join(wire.dump_typed(value))) if base64 else wire.dump
 
@@ -196,26 +213,27 @@ def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
 def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
     """Run a work to its end: the JSON of all records as an array, for `orjson.Fragment`, and the summary.
 
-    Past the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
+    At the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
     """
-    documents = context.runtime.documents
-    if not documents.acquire(timeout=PATIENCE):
-        work.close()
-        count = context.runtime.settings.documents
-        detail = (
-            f"{count} computations of many steps are running, as many as a worker of this server answers in documents."
-        )
-        raise Problem("busy", detail, headers={"Retry-After": "1"})
     try:
         run = _Run(work, context, _writer(context.base64), b",")
         while run.summary is None:
             run.proceed()
     finally:
-        documents.release()
         work.close()
     if run.gone:
         count_stream("disconnected")
     return b"[%b]" % b",".join(run.records), run.summary
+
+
+def admission_of(context: Context) -> Admit:
+    """What admits work in steps: one for a document waits for a slot, a stream computes in turns without one."""
+
+    def admit(program: Program, work: float, calls: float, steps: int) -> None:
+        if context.form == "json":
+            context.weigh(program, work, calls * steps)
+
+    return admit
 
 
 class _Lines:
@@ -312,9 +330,10 @@ class _Stream:
     def _problem(self, error: Exception) -> Problem:
         if isinstance(error, Problem):
             return error
+        backlog = self.context.runtime.admission.backlog()
         if isinstance(error, EngineError) and not isinstance(error, InvalidRequest):
-            return from_engine(error, self.run.seconds)
-        return from_unexpected(error, self.context.environ)
+            return from_engine(error, self.run.seconds, backlog)
+        return from_unexpected(error, self.context.environ, backlog)
 
 
 def respond(work: Work, context: Context) -> Response:

@@ -25,11 +25,11 @@ from service.api.answers import NUMBER_BYTES, listed
 from service.api.examples import COMPARE, TRAIN
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
 from service.api.operation import Context, post
-from service.api.streaming import collect, respond
+from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import Comparison, Contender, Row, check_runs
-from service.engine.descent.loop import Recipe, Stop
+from service.engine.descent.loop import Admit, Recipe, Stop, no_need
 from service.engine.descent.optimizers import Optimizer
 from service.engine.descent.training import Plan, Recorded, Training
 from service.engine.errors import Path
@@ -99,7 +99,14 @@ class TrainingWork:
         self.exclude = request["exclude"]
         task, feed = task_and_feed(request, context.runtime.settings.limits)
         self.training = start(
-            request, context, task, feed, request["optimizer"], reserving(context), request.get("checkpoint")
+            request,
+            context,
+            task,
+            feed,
+            request["optimizer"],
+            reserving(context),
+            admission_of(context),
+            request.get("checkpoint"),
         )
         nbytes = self.training.memory
         context.mark_compiled(nbytes)
@@ -156,7 +163,7 @@ class ComparisonWork:
 
         def begin(contender: Contender) -> Training:
             numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-            return start(request, context, task, numbers, contender.optimizer, lambda _: None, place=place)
+            return start(request, context, task, numbers, contender.optimizer, lambda _: None, no_need, place=place)
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
@@ -171,6 +178,7 @@ class ComparisonWork:
         recipe = plan_of(request, contenders[0].optimizer).recipe
         self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits)
         try:
+            context.weigh(self.comparison.program, self.comparison.work, self.comparison.calls)
             reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
         except BaseException:
             self.close()
@@ -238,13 +246,14 @@ def start(
     feed: Feed,
     optimizer: Selection[Optimizer],
     reserve: Callable[[int], None],
+    admit: Admit,
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
     """A training as the request wants it, ready for its first step; `place` is where it names the optimizer."""
     task = task._replace(frozen=request["frozen"])
     return Training(
-        context.runtime.compiled,
+        context.compiled,
         context.runtime.settings.limits,
         task,
         feed,
@@ -252,8 +261,9 @@ def start(
         validation_of(request, task),
         checkpoint,
         reserve=reserve,
+        admit=admit,
+        watch=context.ticket,
         place=place,
-        deadline=context.deadline,
     )
 
 

@@ -141,7 +141,9 @@ class Connection(asyncio.Protocol):
         elif state is State.IDLE:
             self._begin(data)
         elif state is State.HEAD:
-            self._parse(data)
+            rest = self._parse(data)
+            if rest is not None:
+                self._take(rest)
 
     def eof_received(self) -> bool:
         """The client sends no more. Whether it still reads cannot be seen here. Returns whether to stay open."""
@@ -198,8 +200,10 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed(data)
         except ParseError as error:
-            if self.state is State.HEAD or self.state is State.BODY:
+            if self.state is State.HEAD:
                 self.refuse(_unreadable(error))
+            elif self.state is State.BODY:
+                self.refuse(Problem("malformed-body", f"The body could not be read: {_named(error)}."))
             return None
         if self.state is State.HEAD:
             self._head_bytes += len(data)
@@ -283,6 +287,7 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         edge, environ = self.edge, self._environ
         wsgi.add_body(environ, self._body, self._received)
+        environ["nabla.memory"] = self._memory
         self._body = None
         close = self.closes()
         answer = edge.own_answer(environ, self._arrived, close=close)
@@ -299,6 +304,8 @@ class Connection(asyncio.Protocol):
             return
         if granted:
             self._run(exchange)
+        else:
+            self.deadline = exchange.ticket.deadline
 
     def _granted(self, exchange: Exchange) -> None:
         """The wait for a slot is over."""
@@ -310,6 +317,7 @@ class Connection(asyncio.Protocol):
             self._run(exchange)
 
     def _run(self, exchange: Exchange) -> None:
+        self.deadline = math.inf
         exchange.running = True
         self.edge.pool.run(exchange.run)
 
@@ -486,6 +494,10 @@ class Connection(asyncio.Protocol):
                     f"The body took more than {settings.max_body_seconds:g} seconds and one for each {rate:,.0f} bytes."
                 )
                 self.refuse(Problem("timeout", detail))
+        elif state is State.WORKING:
+            self.deadline = math.inf
+            if self._exchange is not None:
+                self._exchange.ticket.expire()
         elif self._acknowledged() - self._mark >= settings.min_bytes_per_second * settings.max_send_seconds:
             self._watch()
         else:
@@ -562,7 +574,11 @@ def _unreadable(error: ParseError) -> Problem:
         return Problem("bad-request", "The headers are too many or too long.", status=431)
     if isinstance(error, UnsupportedTransferCoding):
         return unsupported_coding()
-    return Problem("bad-request", f"The request is not HTTP/1.1: {type(error).__name__}: {str(error)[:200]!r}.")
+    return Problem("bad-request", f"The request is not HTTP/1.1: {_named(error)}.")
+
+
+def _named(error: ParseError) -> str:
+    return f"{type(error).__name__}, {str(error)[:200]!r}"
 
 
 def unsupported_coding() -> Problem:

@@ -7,16 +7,19 @@ import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from service import wire
+from service.admission import Admission
 from service.config import Settings
 from service.cors import Cors
 from service.edge.answers import Answers
 from service.edge.connection import Connection, is_plain, unsupported_coding
 from service.edge.exchange import READY
 from service.edge.pool import Pool
-from service.observability import OPEN_CONNECTIONS, refuse, sample
+from service.memory import Account, Reservation
+from service.observability import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
 from service.proxy import Proxies, network_of
 from service.quotas import Gate
@@ -53,10 +56,16 @@ class Edge:
         """Whether the application has called itself ready; it does not change its mind."""
         self._gate: Gate | None = extensions.get("nabla.gate")
         self._proxies: Proxies = extensions.get("nabla.proxies") or Proxies()
-        self._admission = extensions.get("nabla.admission")
-        self._memory = extensions.get("nabla.memory")
+        self._admission: Admission | None = extensions.get("nabla.admission")
+        self._memory: Account | None = extensions.get("nabla.memory")
         self.answers = Answers(app, extensions.get("nabla.cors") or Cors(()))
         sample(OPEN_CONNECTIONS, lambda: len(self.connections))
+        if self._memory is not None:
+            sample(RESERVED_BYTES, partial(getattr, self._memory, "held"))
+        if self._admission is not None:
+            for load in self._admission.load():
+                sample(BUSY_SLOTS, partial(_load, self._admission, load.lane, "busy"), load.lane)
+                sample(QUEUE_LENGTH, partial(_load, self._admission, load.lane, "waiting"), load.lane)
 
     # Connections
 
@@ -130,7 +139,7 @@ class Edge:
 
     # Requests
 
-    def reservation(self) -> Any:
+    def reservation(self) -> Reservation | Unbounded:
         """The memory of a new request."""
         return _UNBOUNDED if self._memory is None else self._memory.reservation()
 
@@ -179,6 +188,10 @@ class Edge:
             return None
         return self.answers.healthy(environ, seconds, close=close)
 
+    def backlog(self) -> float:
+        """Seconds of work that wait for this worker."""
+        return 1.0 if self._admission is None else self._admission.backlog()
+
     def ticket(self, environ: dict[str, Any], arrived: float) -> Any:
         """The right of a request to be computed, for the client that sent it."""
         environ["nabla.arrived"] = arrived
@@ -188,6 +201,10 @@ class Edge:
         client = f"address:{network_of(environ['nabla.peer'])}" if name is None else f"key:{name}"
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
         return ticket
+
+
+def _load(admission: Admission, lane: str, what: str) -> float:
+    return next(float(getattr(load, what)) for load in admission.load() if load.lane == lane)
 
 
 def _is_bounded(address: str) -> bool:
@@ -213,7 +230,7 @@ class _Free:
         """There is nothing to give back."""
 
 
-class _Unbounded:
+class Unbounded:
     """The memory of an application that has no account."""
 
     def try_need(self, nbytes: int) -> bool:
@@ -223,4 +240,4 @@ class _Unbounded:
         """There is nothing to give back."""
 
 
-_UNBOUNDED = _Unbounded()
+_UNBOUNDED = Unbounded()

@@ -108,7 +108,7 @@ class Exchange:
                     close()
         except Exception as error:
             self.environ.setdefault("nabla.request_id", request_id_of(self.environ))
-            self.failure = from_unexpected(error, self.environ)
+            self.failure = from_unexpected(error, self.environ, connection.edge.backlog())
         finally:
             self.ticket.end()
         post(connection.streamed if streamed else connection.answered, self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.graph.ir import sealing
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
+from service.engine.watch import Watch
 
 
 class Compiled(Protocol):
@@ -30,10 +31,15 @@ class Compilable(Protocol[C_co]):
     def key(self) -> Hashable:
         """Equal for equal tasks of one class."""
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> C_co:
+    @property
+    def effort(self) -> float:
+        """Nodes of graphs that are made when it is compiled, roughly; cheap to tell."""
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> C_co:
         """Build and plan; runs borrow their memory from `pool`.
 
-        Raises `InvalidRequest` when the task does not fit together, `LimitExceeded` when it would cost too much.
+        Raises `InvalidRequest` when the task does not fit together, `LimitExceeded` when it would cost too much,
+        and what `watch` raises.
         """
 
 
@@ -43,16 +49,30 @@ class Compiler:
     def __init__(self, limits: Limits, capacity: int, pool: WorkspacePool | None = None) -> None:
         """`capacity` bounds the weight of all that is remembered."""
         self._limits, self._pool = limits, pool
+        self._watch: Watch | None = None
+        self._before: Callable[[float], None] | None = None
         self._known: LeastRecentlyUsed[Hashable, Any] = LeastRecentlyUsed(capacity, lambda _, made: made.weight)
 
     def __call__(self, task: Compilable[C]) -> C:
         """The compiled task: the same object for equal tasks. Raises as `Compilable.compile` does."""
-        found: C = self._known.get((type(task), task.key), lambda: self._compile(task))
+        found: C = self._known.get((type(task), task.key), lambda: self._make(task))
         return found
 
-    def _compile(self, task: Compilable[C]) -> C:
+    def _make(self, task: Compilable[C]) -> C:
+        if self._before is not None:
+            self._before(task.effort)
         with sealing():
-            return task.compile(self._limits, self._pool)
+            return task.compile(self._limits, self._pool, self._watch)
+
+    def watched(self, watch: Watch, before: Callable[[float], None] | None = None) -> Compiler:
+        """The same compiler for one request: it looks at `watch` while it compiles, and raises what that raises.
+
+        `before` is told the effort of each task that is not known yet, before it is compiled.
+        """
+        compiler = Compiler.__new__(Compiler)
+        compiler._limits, compiler._pool, compiler._known = self._limits, self._pool, self._known
+        compiler._watch, compiler._before = watch, before
+        return compiler
 
     def __len__(self) -> int:
         return len(self._known)

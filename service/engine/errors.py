@@ -3,7 +3,9 @@
     EngineError
     ├── InvalidRequest      what was asked cannot be computed; one `Fault` for each thing wrong
     ├── LimitExceeded       it could be computed, but would cost more than allowed
-    └── DeadlineExceeded    it was being computed, and the time ran out
+    └── Stopped             it was being computed, between two steps
+        ├── DeadlineExceeded    and the time ran out
+        └── Abandoned           and whoever asked has left
 
 A path names the offending part as a tuple of keys and positions, such as
 `("network", "layers", 1, "units")`. How that is written for a client is not known here.
@@ -48,5 +50,13 @@ class LimitExceeded(EngineError):
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
 
 
-class DeadlineExceeded(EngineError):
-    """The computation was stopped between two steps because its time was over."""
+class Stopped(EngineError):
+    """The computation was stopped between two steps."""
+
+
+class DeadlineExceeded(Stopped):
+    """The time of the computation was over."""
+
+
+class Abandoned(Stopped):
+    """Nobody waits for the answer any more."""

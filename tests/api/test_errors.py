@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -74,6 +75,13 @@ def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     return make().get("/docs/swagger-ui.css", headers={"Range": "bytes=999999999-"})
 
 
+def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    client = make()
+    ticket = client.application.extensions["nabla.admission"].ticket("address:test", time.monotonic())
+    ticket.leave()
+    return client.post(GRADIENTS, json=xor(), environ_overrides={"nabla.ticket": ticket})
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
     "bad-request": bad_request,
@@ -91,6 +99,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "internal-error": internal_error,
     "busy": busy,
     "deadline-exceeded": deadline_exceeded,
+    "abandoned": abandoned,
 }
 
 

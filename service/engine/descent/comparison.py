@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.declarations import Selection
-from service.engine.descent.loop import Recipe, Step
+from service.engine.descent.loop import RULE_CALLS, Recipe, Step
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
@@ -90,6 +90,11 @@ class Comparison:
                 own = replace(recipe, optimizer=contender.optimizer)
                 work += self._training.work_of(own, ("optimizers", contender.place))
             limits.check_operations(work)
+            self.work = work
+            """Floating-point operations of all runs together, at most and roughly."""
+            self.program = self._training.objective.program
+            self.calls = len(contenders) * steps * (len(self.program.nodes) + RULE_CALLS)
+            """Calls of NumPy of all runs together, roughly."""
         except BaseException:
             self.close()
             raise

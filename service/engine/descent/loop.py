@@ -7,7 +7,7 @@ read until the next one: `parameters` and `state` after it, `gradient` of before
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from service.engine.descent.optimizers.declaration import State
 from service.engine.descent.update import Rules, Update
 from service.engine.errors import EngineError
 from service.engine.graph.ir import Array
+from service.engine.graph.plan import Program
 from service.engine.graph.quiet import quietly
 from service.engine.network.quantities import norm_of_flat
 
@@ -28,6 +29,17 @@ SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
 """What looking at the curvature may cost."""
+
+
+RULE_CALLS = 20
+"""Of NumPy in each step, beside those of the program."""
+Admit = Callable[[Program, float, float, int], None]
+"""Told, before it takes memory, what a descent will cost: its program, the floating-point operations of all its steps,
+the calls of NumPy in each of them, and the number of steps. It may take its time, or raise."""
+
+
+def no_need(program: Program, work: float, calls: float, steps: int) -> None:
+    """Admits everything at once."""
 
 
 class Objective(Protocol):

@@ -22,6 +22,7 @@ from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.task import Caution, Task
+from service.engine.watch import Watch
 
 
 class _Run(NamedTuple):
@@ -48,10 +49,12 @@ class NetworkObjective:
         batches: Batches,
         validation: tuple[Task, Feed] | None,
         reserve: Callable[[int], None],
-        deadline: float | None = None,
+        admit: Callable[[NetworkObjective], None] = lambda objective: None,
+        watch: Watch | None = None,
     ) -> None:
+        """`admit` is told when all is compiled, `reserve` the bytes that are taken then."""
         self._stack = ExitStack()
-        self.deadline = deadline
+        self.watch = watch
         self.batches = batches
         self.steps_per_epoch = batches.steps_per_epoch
         self._compile = compile
@@ -74,6 +77,9 @@ class NetworkObjective:
         """Floating-point operations of one evaluation, of the largest batch."""
         self.validation_work: float = 0.0 if validating is None else validating.program.work
         self.total_work: float = everything.program.work
+        self.program = main.program
+        """That of the largest batch."""
+        admit(self)
         reserve(self.nbytes)
         self._runs = {size: self._open(evaluation) for size, evaluation in evaluations.items()}
         self._run = self._main = next(iter(self._runs.values()))
@@ -90,7 +96,7 @@ class NetworkObjective:
             self._validation.evaluation.feeder.fill_samples(self._validation.workspace, validation[1])
 
     def _open(self, evaluation: Evaluation) -> _Run:
-        workspace = self._stack.enter_context(evaluation.program.workspace())
+        workspace = self._stack.enter_context(evaluation.program.workspace(self.watch))
         read, frozen = workspace.outputs, frozenset(evaluation.task.frozen)
         places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
         carried = [
@@ -132,8 +138,8 @@ class NetworkObjective:
     def _compute(self, run: _Run) -> float:
         if run is not self._main:
             np.copyto(run.parameters, self.flat)
-        if self.deadline is not None and run.evaluation.program.work > WATCHED_OPERATIONS:
-            run.workspace.run(self.deadline)
+        if self.watch is not None and run.evaluation.program.work > WATCHED_OPERATIONS:
+            run.workspace.run(self.watch)
         else:
             for call in run.calls:
                 call()
@@ -146,14 +152,14 @@ class NetworkObjective:
             raise LimitExceeded("operations", derivation.work, most_work)
         feed = _rows_of(self._feed, self._rows)
         feed.parameters, feed.step = tree_of(self.vector.parts, self.flat), self._step
-        return np.asarray(derivation.run(feed, deadline=self.deadline).result)
+        return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
         """Where the first value arises that is not finite, at the step that was begun last."""
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
-            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.parts, self.deadline
+            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.parts, self.watch
         )
 
     def finish(self) -> None:
@@ -190,7 +196,7 @@ class NetworkObjective:
         run = self._everything
         found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
         if self.whole and math.isfinite(run.loss.item()):
-            found += run.evaluation.watch.found(run.workspace)
+            found += run.evaluation.surprises.found(run.workspace)
         return found
 
     def misread(self, *, everything: bool = False) -> list[Caution]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
-from service.engine.descent.loop import RUNAWAY, Descent, Recipe
+from service.engine.descent.loop import RULE_CALLS, RUNAWAY, Admit, Descent, Recipe, no_need
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
@@ -198,8 +198,9 @@ class Rolling:
         plan: RollingPlan,
         limits: Limits,
         reserve: Callable[[int], None] = lambda nbytes: None,
+        admit: Admit = no_need,
     ) -> None:
-        """`reserve` is told the bytes needed before they are taken.
+        """`reserve` is told the bytes needed before they are taken, and before that `admit` what the steps will cost.
 
         Raises `InvalidRequest` where the parts of the plan do not fit, `LimitExceeded` where it would cost too much.
         """
@@ -211,7 +212,9 @@ class Rolling:
         dimension = function.dimension
         told = self.told = plan.told
         self._places: list[int] = told.tolist()
-        limits.check_operations((function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps)
+        work = (function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps
+        limits.check_operations(work)
+        admit(function.program, work, len(function.program.nodes) + RULE_CALLS * len(plan.optimizers), plan.steps)
         kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * STATE_ROWS)) if plan.keep else 0
         self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs + TOLD_BYTES * len(told)
         self.memory += plan.runs * RUN_BYTES

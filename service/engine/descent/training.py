@@ -13,7 +13,7 @@ import numpy as np
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of, told
-from service.engine.descent.loop import Descent, Recipe, Step
+from service.engine.descent.loop import RULE_CALLS, Admit, Descent, Recipe, Step, no_need
 from service.engine.descent.objective import NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.ir import Array
@@ -25,6 +25,7 @@ from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import first_true, is_finite
 from service.engine.network.task import Caution, Task
+from service.engine.watch import Watch
 
 MOST_SECOND_ORDER = 500
 """Trained parameters up to which whole Hessians are computed at each step."""
@@ -103,13 +104,14 @@ class Training:
         validation: tuple[Task, Feed] | None = None,
         checkpoint: Checkpoint | None = None,
         reserve: Callable[[int], None] = lambda nbytes: None,
-        deadline: float | None = None,
+        admit: Admit = no_need,
+        watch: Watch | None = None,
         place: Path = ("optimizer",),
     ) -> None:
         """Check everything and get ready for the first step. `place` names the optimizer where it is refused.
 
-        `reserve` is told the bytes needed before they are taken. Past `deadline`, a reading of `time.monotonic`, an
-        evaluation raises `DeadlineExceeded`; callers cancel before that, unless one step takes so long.
+        `reserve` is told the bytes needed before they are taken, and before that `admit` what the steps will cost. A
+        step that raises what `watch` raises is not whole; callers cancel before that, unless one step takes so long.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when it would cost too much.
         """
@@ -137,7 +139,9 @@ class Training:
         self.lowest = (math.inf, 0)
         """The lowest loss that a step found, and which step."""
         try:
-            self.objective = NetworkObjective(compile, task, feed, batches, validation, reserve, deadline)
+            self.objective = NetworkObjective(
+                compile, task, feed, batches, validation, reserve, self._admission(admit), watch
+            )
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
@@ -145,6 +149,15 @@ class Training:
         except BaseException:
             self.close()
             raise
+
+    def _admission(self, admit: Admit) -> Callable[[NetworkObjective], None]:
+        evaluations = self.plan.recipe.optimizer.declaration.most_evaluations(**self.plan.recipe.own_options)
+
+        def told(objective: NetworkObjective) -> None:
+            work = objective.work * evaluations * self.steps + objective.total_work
+            admit(objective.program, work, len(objective.program.nodes) * evaluations + RULE_CALLS, self.steps)
+
+        return told
 
     def _prepare(
         self,
@@ -304,7 +317,7 @@ class Training:
         """Over all samples and of validation; None where there is no such data, or no time."""
         objective = self.objective
         if objective.total_work + objective.validation_work <= QUICK_OPERATIONS:
-            objective.deadline = None
+            objective.watch = None
         try:
             return objective.total(self.descent.progress.step), objective.validate()
         except DeadlineExceeded:

@@ -14,6 +14,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.limits import Limits
+from service.engine.watch import Watch
 
 
 class Vertex(NamedTuple):
@@ -57,7 +58,11 @@ class GraphTask:
     def key(self) -> tuple[str, tuple[str, ...]]:
         return self.expression.key
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> ExpressionGraph:
+    @property
+    def effort(self) -> float:
+        return MOST_NODES
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> ExpressionGraph:
         return ExpressionGraph(self.expression)
 
 

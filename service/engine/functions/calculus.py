@@ -13,6 +13,7 @@ from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
+from service.engine.watch import Watch
 
 STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
@@ -64,16 +65,16 @@ def analyse(
     function: Function,
     points: Array,
     tolerance: float = STATIONARY,
-    deadline: float | None = None,
+    watch: Watch | None = None,
     flat: Array | None = None,
 ) -> Calculus:
     """Everything that is told of each row of `points`; second derivatives only if the function has them.
 
     `flat` tells of which points it is known that a curvature vanishes, beside what is seen at the points themselves.
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
-    results = function.run(points, deadline)
-    return quietly(_analyse, function, points, results, tolerance, deadline, flat)
+    results = function.run(points, watch)
+    return quietly(_analyse, function, points, results, tolerance, watch, flat)
 
 
 def _analyse(
@@ -81,7 +82,7 @@ def _analyse(
     points: Array,
     results: Results,
     tolerance: float,
-    deadline: float | None,
+    watch: Watch | None,
     flat: Array | None,
 ) -> Calculus:
     results = _where_defined(results)
@@ -89,7 +90,7 @@ def _analyse(
     kinks: set[int] = set()
     if problems:
         _undefine(results, [row for row, told in problems.items() if any(each.kind == "domain" for each in told)])
-        results, problems, kinks = settle(function, points, results, problems, deadline)
+        results, problems, kinks = settle(function, points, results, problems, watch)
     norms = norms_of(results.gradients)
     found = Calculus(results, norms, results.gradients, norms <= tolerance, problems)
     if results.hessians is not None:
@@ -99,7 +100,7 @@ def _analyse(
         rounded = ~found.stationary & ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
         if rounded.any():
             found.stationary[rounded] = _in_each_direction(function, points, found, np.flatnonzero(rounded))
-        doubt = _doubtful(function, points, found, deadline)
+        doubt = _doubtful(function, points, found, watch)
         if flat is not None:
             doubt = np.where(flat, np.fmax(doubt, np.abs(found.eigenvalues).min(-1)), doubt)
         classes = found.classes = classify(norms, found.stationary, found.eigenvalues, doubt)
@@ -143,7 +144,7 @@ def _in_each_direction(function: Function, points: Array, found: Calculus, rows:
     return explained
 
 
-def _doubtful(function: Function, points: Array, found: Calculus, deadline: float | None) -> Array:
+def _doubtful(function: Function, points: Array, found: Calculus, watch: Watch | None) -> Array:
     """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
 
     The place of a stationary point is known to the last step of Newton's method, and no better than to where its
@@ -161,7 +162,7 @@ def _doubtful(function: Function, points: Array, found: Calculus, deadline: floa
     if not len(rows):
         return doubt
     values, columns = eigenvalues[rows], eigenvectors[rows].transpose(0, 2, 1).copy()
-    doubt[rows] = graded_eigen(hessians[rows], values, columns, deadline)
+    doubt[rows] = graded_eigen(hessians[rows], values, columns, watch)
     eigenvalues[rows], eigenvectors[rows] = values, _turned(columns.transpose(0, 2, 1))
     sizes = np.abs(values)
     flattest = sizes.argmin(-1)

@@ -17,6 +17,7 @@ from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curva
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
+from service.engine.watch import Watch
 
 MOST_NOISE = 16.0
 """Times the noise that was measured that it may be, as few places are looked at."""
@@ -54,27 +55,27 @@ KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
 vanishes; one that rounding hides; no stationary point."""
 
 
-def judge(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
+def judge(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
     """The verdict on each place at which Newton's method has ended; `scale` is a length for each variable.
 
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
     if not len(points):
         return np.zeros(0, np.intp)
-    return quietly(_judge, function, points, scale, deadline)
+    return quietly(_judge, function, points, scale, watch)
 
 
-def _judge(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+def _judge(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
     verdicts: Array = np.full(len(points), NONE)
     block = max(1, MOST_NUMBERS // (len(OFFSETS) * points.shape[-1] ** 2))
     for start in range(0, len(points), block):
         rows = slice(start, start + block)
-        verdicts[rows] = _judge_block(function, points[rows], scale, deadline)
+        verdicts[rows] = _judge_block(function, points[rows], scale, watch)
     return verdicts
 
 
-def _judge_block(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
-    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+def _judge_block(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
     curvature = Curvature(hessians, scale)
     spread, bent = sampled.along(curvature.vectors)
@@ -95,7 +96,7 @@ def _judge_block(function: Function, points: Array, scale: Array, deadline: floa
         unexplained = np.asarray((~known & (left > MOST_NOISE * spread)).any(-1))
         lengths = norms_of(curvature.steps(gradients) / scale)
         settled = np.logical_and(~unexplained, lengths <= NEAR)
-        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
+        verdicts[rows] = _look_around(function, points[rows], unexplained[rows], settled[rows], scale, watch)
     return verdicts
 
 
@@ -125,11 +126,11 @@ def _approached(
     return approached
 
 
-def in_noise(function: Function, points: Array, scale: Array, deadline: float | None = None) -> Array:
+def in_noise(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
     """Those of the points where what is left of the gradient is noise, although Newton's next step is long."""
     if not len(points):
         return points
-    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     curvature = Curvature(sampled.hessians, scale)
     spread, _ = sampled.along(curvature.vectors)
     left = np.abs(curvature.components(sampled.gradients))
@@ -138,7 +139,7 @@ def in_noise(function: Function, points: Array, scale: Array, deadline: float | 
 
 
 def _look_around(
-    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, watch: Watch | None
 ) -> Array:
     """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
 
@@ -151,22 +152,22 @@ def _look_around(
     if count > most:
         looked_at = looked_at[:: -(-count // most)]
     found = np.full(count, -1)
-    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], settled[looked_at], scale, deadline)
+    found[looked_at] = _probe(function, points[looked_at], unexplained[looked_at], settled[looked_at], scale, watch)
     if (found[looked_at] == CURVE).all():
         found[found < 0] = CURVE
     elif (found < 0).any():
         rest = np.flatnonzero(found < 0)
         for start in range(0, len(rest), most):
             rows = rest[start : start + most]
-            found[rows] = _probe(function, points[rows], unexplained[rows], settled[rows], scale, deadline)
+            found[rows] = _probe(function, points[rows], unexplained[rows], settled[rows], scale, watch)
     return found
 
 
 def _probe(
-    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, deadline: float | None
+    function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, watch: Watch | None
 ) -> Array:
     count, dimension = points.shape
-    sampled = sample(function, points, np.maximum(np.abs(points), scale), deadline)
+    sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
     flat = Curvature(hessians, scale, FLAT)
     flattest = np.abs(flat.values).argmin(-1)
@@ -182,7 +183,7 @@ def _probe(
     shape = starts.shape[:-1]
     reach = np.broadcast_to(0.25 * distances, shape).reshape(-1)
     refined = refine(
-        function, starts.reshape(-1, dimension), reach, ITERATIONS, deadline, halvings=4, scale=scale, flat=FLAT
+        function, starts.reshape(-1, dimension), reach, ITERATIONS, watch, halvings=4, scale=scale, flat=FLAT
     )
     ends = refined.points.reshape(starts.shape)
     ended = (refined.arrived | refined.hidden).reshape(shape)
@@ -208,7 +209,7 @@ def _probe(
     onward = onward / np.where(lengths > 0.0, lengths, 1.0)[:, None]
     slopes = np.abs((after.gradients * onward).sum(-1))
     units = np.maximum(np.abs(refined.points), scale)
-    errors, _ = sample(function, refined.points, units, deadline).along(onward[:, :, None])
+    errors, _ = sample(function, refined.points, units, watch).along(onward[:, :, None])
     bound = (slopes + 2.0 * errors[:, 0]).reshape(shape)
     level = function.run(points).values[owners]
     around = np.fmax(np.fmax(np.abs(level), heights[owners]), np.abs(before.values.reshape(shape)))
@@ -254,7 +255,7 @@ def _probe(
     verdicts[unsteady | (UNSTEADY * _sizes(hessians, scale) > bent)] = NONE
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))
     if len(plains):
-        verdicts[plains[_faded(function, points[plains], scale, deadline)]] = NONE
+        verdicts[plains[_faded(function, points[plains], scale, watch)]] = NONE
     return verdicts
 
 
@@ -273,7 +274,7 @@ def _sizes(hessians: Array, scale: Array) -> Array:
     return largest
 
 
-def _faded(function: Function, points: Array, scale: Array, deadline: float | None) -> Array:
+def _faded(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
     """Where gradients around are 0 only because they are below what numbers hold, as far out on exp(-x^2).
 
     On the way from each point along the axes, the last gradient before it is 0 tells.
@@ -283,7 +284,7 @@ def _faded(function: Function, points: Array, scale: Array, deadline: float | No
 
     def slopes(distances: Array) -> Array:
         places = points[:, None, :] + distances[..., None] * ways
-        return norms_of(derivatives(function, places.reshape(-1, dimension), deadline)[0]).reshape(distances.shape)
+        return norms_of(derivatives(function, places.reshape(-1, dimension), watch)[0]).reshape(distances.shape)
 
     inside = np.zeros((len(points), len(ways)))
     outside = np.full(inside.shape, np.inf)

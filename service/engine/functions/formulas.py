@@ -18,6 +18,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
+from service.engine.watch import Watch
 
 MOST_NODES = 600
 """Beyond so many operations a formula would not be read."""
@@ -52,7 +53,11 @@ class FormulasTask:
     def key(self) -> tuple[str, tuple[str, ...]]:
         return self.expression.key
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Formulas:
+    @property
+    def effort(self) -> float:
+        return MOST_NODES
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Formulas:
         return formulas_of(self.expression)
 
 

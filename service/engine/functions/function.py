@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import operator
-import time
 from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import DeadlineExceeded, LimitExceeded
+from service.engine.errors import LimitExceeded
 from service.engine.functions.expression import Expression, Step
 from service.engine.functions.vocabulary import Trouble, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
@@ -26,6 +25,7 @@ from service.engine.graph.operations import broadcast, positive
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
+from service.engine.watch import Watch
 
 MOST_NODES = 1_100
 """Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
@@ -55,8 +55,12 @@ class FunctionTask(NamedTuple):
         """Equal for equal tasks."""
         return *self.expression.key, self.points, self.order
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Function:
-        return Function(self, limits, pool)
+    @property
+    def effort(self) -> float:
+        return MOST_NODES
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Function:
+        return Function(self, limits, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
 
 
 def literals_of(expression: Expression) -> list[float | None]:
@@ -183,15 +187,19 @@ class Function:
         self._index = index
         """The row of each entry of the Hessian."""
 
+    def work_at(self, points: int) -> float:
+        """Floating-point operations of a run at so many points, roughly."""
+        return self.program.work * math.ceil(points / self.task.points)
+
     def columns(self, workspace: Workspace) -> tuple[Array, Array]:
         """The variables of a workspace, (variables, points), and its results, (rows, points): views."""
         points = self.task.points
         return workspace.parameters.reshape(-1, points), workspace.gradients.reshape(-1, points)
 
-    def run(self, points: Array, deadline: float | None = None) -> Results:
+    def run(self, points: Array, watch: Watch | None = None) -> Results:
         """What is asked at each row of `points`, any number of them.
 
-        Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+        Raises what `watch` raises.
         """
         count, size = len(points), self.task.points
         with self.program.workspace() as workspace:
@@ -202,8 +210,8 @@ class Function:
                 return self.split(rows + 0.0)  # so that -0 is told as 0
             found = np.empty((self.rows, count))
             for start in range(0, count, size):
-                if deadline is not None and time.monotonic() > deadline:
-                    raise DeadlineExceeded
+                if watch is not None:
+                    watch.look()
                 block = points[start : start + size]
                 variables[:, : len(block)] = block.T
                 variables[:, len(block) :] = block[-1:].T

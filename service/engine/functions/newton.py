@@ -8,17 +8,16 @@ is first scaled so that each variable has curvatures of about 1.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import DeadlineExceeded
 from service.engine.functions.calculus import every, finite_matrices, norms_of
 from service.engine.functions.function import Function, all_finite
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
+from service.engine.watch import Watch
 
 ITERATIONS = 40
 """Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
@@ -63,7 +62,7 @@ def refine(
     starts: Array,
     reach: Array,
     iterations: int = ITERATIONS,
-    deadline: float | None = None,
+    watch: Watch | None = None,
     halvings: int = HALVINGS,
     *,
     scale: Array | None = None,
@@ -75,10 +74,10 @@ def refine(
     often at most. `scale` is a length for each variable, by default 1: lengths are counted in it, and a point has
     arrived if the next step is very short beside it. Along directions whose curvature is up to the share `flat` of the
     largest no step is made, which leads to some point of a curve of stationary points.
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
     units = np.ones(starts.shape[-1]) if scale is None else scale
-    return quietly(_refine, function, starts, reach, iterations, deadline, halvings, units, flat)
+    return quietly(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
 
 
 def _refine(
@@ -86,13 +85,13 @@ def _refine(
     starts: Array,
     reach: Array,
     iterations: int,
-    deadline: float | None,
+    watch: Watch | None,
     halvings: int,
     scale: Array,
     flat: float,
 ) -> Refined:
     points = starts.copy()
-    gradients, hessians = derivatives(function, points, deadline)
+    gradients, hessians = derivatives(function, points, watch)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
     norms = norms_of(gradients if even else gradients * scale)
     first_norms = norms.copy()
@@ -119,7 +118,7 @@ def _refine(
             if together > 1:
                 shares = 0.5 ** np.arange(halving, halving + together)
                 trial = (at + shares[:, None, None] * moves).reshape(-1, at.shape[-1])
-            g, h = derivatives(function, trial, deadline)
+            g, h = derivatives(function, trial, watch)
             n = norms_of(g if even else g * scale)
             if together > 1:
                 shorter = n.reshape(together, -1) < bounds
@@ -153,20 +152,20 @@ def _refine(
 
 
 def descend(
-    function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None = None
+    function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None = None
 ) -> Array:
     """Where the way down leads from each start: next to a minimum, or out of the box, or to where it goes on for long.
 
     Newton's method with curvatures without their signs (Dauphin et al. 2014, arXiv:1406.2572) goes downhill only. No
     step is longer than `reach`, in the size of the box, and it is halved until the value is lower.
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
-    return quietly(_descend, function, starts, low, high, reach, deadline)
+    return quietly(_descend, function, starts, low, high, reach, watch)
 
 
-def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, deadline: float | None) -> Array:
+def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None) -> Array:
     points, size = starts.copy(), high - low
-    results = function.run(points, deadline)
+    results = function.run(points, watch)
     values, gradients, hessians = results.values, results.gradients, results.hessians
     assert hessians is not None
     active = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(-1))
@@ -178,7 +177,7 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
         lengths = norms_of(steps / size)
         steps = _shortened(steps, lengths, np.full(len(active), reach))
         trial = points[active] + shares[:, None, None] * steps
-        results = function.run(trial.reshape(-1, trial.shape[-1]), deadline)
+        results = function.run(trial.reshape(-1, trial.shape[-1]), watch)
         assert results.hessians is not None
         lower = results.values.reshape(trial.shape[:2]) < values[active]
         lower &= every((trial >= low) & (trial <= high))
@@ -192,15 +191,15 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
 
 
 def near(
-    function: Function, points: Array, reach: Array, deadline: float | None = None, *, scale: Array | None = None
+    function: Function, points: Array, reach: Array, watch: Watch | None = None, *, scale: Array | None = None
 ) -> Array:
     """Which points have a stationary point within reach, as far as one step of Newton's method can tell."""
     units = np.ones(points.shape[-1]) if scale is None else scale
-    return quietly(_near, function, points, reach, deadline, units)
+    return quietly(_near, function, points, reach, watch, units)
 
 
-def _near(function: Function, points: Array, reach: Array, deadline: float | None, scale: Array) -> Array:
-    gradients, hessians = derivatives(function, points, deadline)
+def _near(function: Function, points: Array, reach: Array, watch: Watch | None, scale: Array) -> Array:
+    gradients, hessians = derivatives(function, points, watch)
     steps = Curvature(hessians, scale).steps(gradients)
     close: Array = (norms_of(steps / scale) <= reach) & np.isfinite(norms_of(gradients))
     return close
@@ -221,11 +220,11 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
     return np.asarray(near), every(left <= least), lengths, every(curvature.known)
 
 
-def derivatives(function: Function, points: Array, deadline: float | None) -> tuple[Array, Array]:
-    """Gradients and Hessians. Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`."""
-    if deadline is not None and time.monotonic() > deadline:
-        raise DeadlineExceeded
-    results = function.run(points, deadline)
+def derivatives(function: Function, points: Array, watch: Watch | None) -> tuple[Array, Array]:
+    """Gradients and Hessians. Raises what `watch` raises."""
+    if watch is not None:
+        watch.look()
+    results = function.run(points, watch)
     assert results.hessians is not None
     return results.gradients, results.hessians
 
@@ -332,20 +331,20 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     return np.array(chosen, np.intp), found[inverse.reshape(-1)]
 
 
-def polish(function: Function, points: Array, deadline: float | None = None, *, scale: Array | None = None) -> Array:
+def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
     """Points near stationary points, moved there as exactly as numbers allow."""
     units = np.ones(points.shape[-1]) if scale is None else scale
-    return quietly(_polish, function, points, deadline, units)
+    return quietly(_polish, function, points, watch, units)
 
 
-def _polish(function: Function, points: Array, deadline: float | None, scale: Array) -> Array:
+def _polish(function: Function, points: Array, watch: Watch | None, scale: Array) -> Array:
     if not len(points):
         return points
     reach = SAME * np.maximum(1.0, norms_of(points / scale))
-    nearer = refine(function, points, reach, POLISHING, deadline, scale=scale).points
+    nearer = refine(function, points, reach, POLISHING, watch, scale=scale).points
     tries = [points, nearer, np.where(np.abs(nearer) < 10.0 ** -max(DIGITS), 0.0, nearer)]
     tries += [np.where(np.abs(nearer) < 10.0**9, np.round(nearer, digits) + 0.0, nearer) for digits in DIGITS]
-    results = function.run(np.concatenate(tries), deadline)
+    results = function.run(np.concatenate(tries), watch)
     assert results.hessians is not None
     shape = len(tries), len(points)
     defined = np.isfinite(results.values) & np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))

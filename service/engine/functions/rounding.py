@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import DeadlineExceeded
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
+from service.engine.watch import Watch
 
 EPS = float(np.finfo(np.float64).eps)
 GRADED = 1e-8
@@ -44,14 +43,14 @@ class Sample(NamedTuple):
         return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
 
 
-def sample(function: Function, points: Array, units: Array, deadline: float | None = None) -> Sample:
+def sample(function: Function, points: Array, units: Array, watch: Watch | None = None) -> Sample:
     """What rounding does near points: neighbours are some `units` of rounding off, as long as each variable.
 
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
     offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
     places = np.concatenate([points[None], points + offsets[:, None, :] * (EPS * units)])
-    results = function.run(places.reshape(-1, points.shape[-1]), deadline)
+    results = function.run(places.reshape(-1, points.shape[-1]), watch)
     assert results.hessians is not None
     gradients = results.gradients.reshape(places.shape)
     hessians = results.hessians.reshape(*places.shape, points.shape[-1])
@@ -72,13 +71,13 @@ def equilibrating(matrices: Array) -> Array:
     return factors
 
 
-def graded_eigen(matrices: Array, values: Array, vectors: Array, deadline: float | None = None) -> Array:
+def graded_eigen(matrices: Array, values: Array, vectors: Array, watch: Watch | None = None) -> Array:
     """Put right the small eigenvalues of matrices whose large ones are those of badly scaled variables.
 
     `values` and `vectors` (columns) are what the usual method found, whose error is that of the largest eigenvalue, and
     are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most. Jacobi's
     method has the error of the scaled matrix instead (Demmel and Veselić 1992).
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
     sizes = np.abs(values)
     errors: Array = UNKNOWN * values.shape[-1] * sizes.max(-1)
@@ -91,20 +90,20 @@ def graded_eigen(matrices: Array, values: Array, vectors: Array, deadline: float
     better = most < least
     graded = graded[better]
     if len(graded):
-        values[graded], vectors[graded] = _jacobi(matrices[graded], deadline)
+        values[graded], vectors[graded] = _jacobi(matrices[graded], watch)
         errors[graded] = most[better] / least[better] * np.abs(values[graded]).min(-1)
     return errors
 
 
-def _jacobi(matrices: Array, deadline: float | None) -> tuple[Array, Array]:
+def _jacobi(matrices: Array, watch: Watch | None) -> tuple[Array, Array]:
     """Eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
     matrices = matrices.copy()
     dimension = matrices.shape[-1]
     vectors = np.broadcast_to(np.eye(dimension), matrices.shape).copy()
     pairs = [(p, q) for p in range(dimension) for q in range(p + 1, dimension)]
     for _ in range(ROTATIONS):
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlineExceeded
+        if watch is not None:
+            watch.look()
         turned = False
         for p, q in pairs:
             off, first, second = matrices[:, p, q], matrices[:, p, p], matrices[:, q, q]

@@ -7,19 +7,18 @@ sides disagree about is not a number.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import DeadlineExceeded
 from service.engine.functions.expression import Expression
 from service.engine.functions.function import MOST_PROBLEMS, Function, Problem, Results, build
 from service.engine.graph.expansion import expand
 from service.engine.graph.ir import Array, Graph, Node, reachable
 from service.engine.graph.series import EPS, Series
+from service.engine.watch import Watch
 
 OTHERS = 4
 """Rays in directions of no particular kind, for each place; their opposites too."""
@@ -301,11 +300,11 @@ def settle(
     points: Array,
     results: Results,
     problems: dict[int, list[Problem]],
-    deadline: float | None = None,
+    watch: Watch | None = None,
 ) -> Settled:
     """What value and derivatives are at points with problems, asked from all sides.
 
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
     rows = [
         row
@@ -321,8 +320,8 @@ def settle(
     results = Results(results.values, results.gradients.copy(), hessians)
     settled = Settled(results, dict(problems), set())
     for start in range(0, len(rows), each):
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlineExceeded
+        if watch is not None:
+            watch.look()
         block = np.array(rows[start : start + each])
         sides = surroundings.look(points[block], results.values[block])
         if sides is not None:

@@ -24,6 +24,7 @@ from service.engine.functions.newton import (
 from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
+from service.engine.watch import Watch
 
 SAME_VALUE = 1e-14
 """Values closer than this, beside their size or that of usual values, are equal but for rounding."""
@@ -67,55 +68,55 @@ class Search(NamedTuple):
     chance that one more finds a new place (Good 1953)."""
 
 
-def search(function: Function, low: Array, high: Array, starts: int, deadline: float | None = None) -> Search:
+def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> Search:
     """The stationary points in a box that Newton's method finds from about so many places spread over it.
 
-    Raises `DeadlineExceeded` past the reading `deadline` of `time.monotonic`.
+    Raises what `watch` raises.
     """
-    return quietly(_search, function, low, high, starts, deadline)
+    return quietly(_search, function, low, high, starts, watch)
 
 
-def _search(function: Function, low: Array, high: Array, starts: int, deadline: float | None) -> Search:
+def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> Search:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
-    refined = refine(function, places, reach, deadline=deadline, scale=size)
+    refined = refine(function, places, reach, watch=watch, scale=size)
     points, arrived, hidden = refined.points, refined.arrived, refined.hidden
     margin = 1e-9 * size
     inside = every((points >= low - margin) & (points <= high + margin))
-    flat = _flat(function, places, refined, (arrived | hidden) & inside, deadline)
+    flat = _flat(function, places, refined, (arrived | hidden) & inside, watch)
     if len(flat):
-        again = refine(function, places[flat], reach[flat], POLISHING, deadline, scale=size, flat=PASSED_OVER)
+        again = refine(function, places[flat], reach[flat], POLISHING, watch, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = every((points >= low - margin) & (points <= high + margin))
     chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
-    found = polish(function, points[inside & arrived][chosen], deadline, scale=size)
+    found = polish(function, points[inside & arrived][chosen], watch, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
-    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size, deadline)])
+    lost = np.concatenate([points[inside & hidden], in_noise(function, points[unsettled], size, watch)])
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
-    judged = judge(function, np.concatenate([found, lost]), size, deadline)
+    judged = judge(function, np.concatenate([found, lost]), size, watch)
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
     alone = int(((np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)).sum())
     found, verdicts = _told(found, verdicts)
-    results, values = function.run(found, deadline), function.run(places, deadline).values
-    lower = _lower(function, places, values, found, results, low, high, deadline)
+    results, values = function.run(found, watch), function.run(places, watch).values
+    lower = _lower(function, places, values, found, results, low, high, watch)
     if len(lower):
-        judged = judge(function, lower, size, deadline)
+        judged = judge(function, lower, size, watch)
         doubted = np.concatenate([doubted, lower[judged == HIDDEN]])
         alone += int((judged == KNOWN).sum())
         lower, judged = _told(lower, judged)
         found, verdicts = np.concatenate([found, lower]), np.concatenate([verdicts, judged])
-        results = function.run(found, deadline)
+        results = function.run(found, watch)
     # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
     stuck = unsettled & ~every(points == places)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
     unseen = float((alone + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
-    smooth = _smooth(function, found, results, deadline)
+    smooth = _smooth(function, found, results, watch)
     found, verdicts = found[smooth], verdicts[smooth]
     curves = bool((verdicts == CURVE).any())
-    found, plain = _without_plains(function, found, verdicts != KNOWN, size, deadline)
-    order = lowest_first(found, function.run(found, deadline).values, usual_size(values))
+    found, plain = _without_plains(function, found, verdicts != KNOWN, size, watch)
+    order = lowest_first(found, function.run(found, watch).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
     return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
@@ -135,7 +136,7 @@ def _lower(
     results: Results,
     low: Array,
     high: Array,
-    deadline: float | None,
+    watch: Watch | None,
 ) -> Array:
     """Stationary points down from the lowest starts, if these are lower than all minima among those found.
 
@@ -154,31 +155,31 @@ def _lower(
         if not len(rows):
             return places[:0]
     reach = 0.25 * math.sqrt(len(low))
-    ends = descend(function, places[rows], low, high, reach, deadline)
-    refined = refine(function, ends, np.full(len(ends), reach), deadline=deadline, scale=size)
+    ends = descend(function, places[rows], low, high, reach, watch)
+    refined = refine(function, ends, np.full(len(ends), reach), watch=watch, scale=size)
     inside = every((refined.points >= low) & (refined.points <= high))
     ends = refined.points[(refined.arrived | refined.hidden) & inside]
-    ends = polish(function, ends[distinct(ends, SAME * size, len(ends))[0]], deadline, scale=size)
+    ends = polish(function, ends[distinct(ends, SAME * size, len(ends))[0]], watch, scale=size)
     known = every(np.abs(ends[:, None] - found) <= SAME * size).any(-1)
     return np.asarray(ends[~known])
 
 
-def _smooth(function: Function, points: Array, results: Results, deadline: float | None) -> Array:
+def _smooth(function: Function, points: Array, results: Results, watch: Watch | None) -> Array:
     """Which points have derivatives: on a kink they may only be 0 by convention."""
     problems = function.problems(points, results)
     if problems:
-        results = settle(function, points, results, problems, deadline).results
+        results = settle(function, points, results, problems, watch).results
     assert results.hessians is not None
     smooth: Array = every(np.isfinite(results.gradients))
     smooth &= np.isfinite(results.hessians).all((-1, -2))
     return smooth
 
 
-def _flat(function: Function, places: Array, refined: Refined, found: Array, deadline: float | None) -> Array:
+def _flat(function: Function, places: Array, refined: Refined, found: Array, watch: Watch | None) -> Array:
     """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
     rows = np.flatnonzero((refined.faded <= FADED) & ~found)
     if len(rows):
-        before, after = (derivatives(function, at[rows], deadline)[1] for at in (places, refined.points))
+        before, after = (derivatives(function, at[rows], watch)[1] for at in (places, refined.points))
         flattened = np.abs(after).max((-1, -2)) <= FADED * np.abs(before).max((-1, -2))
         rows = rows[flattened | ~refined.known[rows]]
     chosen: Array = rows[:: -(-len(rows) // MOST_FLAT) or 1]
@@ -186,7 +187,7 @@ def _flat(function: Function, places: Array, refined: Refined, found: Array, dea
 
 
 def _without_plains(
-    function: Function, points: Array, plain: Array, size: Array, deadline: float | None
+    function: Function, points: Array, plain: Array, size: Array, watch: Watch | None
 ) -> tuple[Array, Array]:
     """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
     plains = points[plain]
@@ -200,7 +201,7 @@ def _without_plains(
         members, lengths = plains[groups == group], norms[groups == group]
         best[group] = members[lengths.argmin()]
         middles[group] = members[lengths <= lengths.min()].mean(0)
-    middles = polish(function, middles, deadline, scale=size)
+    middles = polish(function, middles, watch, scale=size)
     shorter = norms_of(function.run(middles).gradients) <= norms_of(function.run(best).gradients)
     best = np.where(shorter[:, None], middles, best)
     return np.concatenate([points[~plain], best]), np.repeat([False, True], [(~plain).sum(), len(best)])

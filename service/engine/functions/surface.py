@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.functions.function import Function
 from service.engine.graph.ir import Array
+from service.engine.watch import Watch
 
 SKEWED = 8.0
 """Where the upper values rise so many times farther above the lowest than the middle ones, levels are logarithmic."""
@@ -50,9 +51,9 @@ def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
     return points
 
 
-def sample(function: Function, points: Array, shape: tuple[int, ...], deadline: float | None) -> tuple[Array, Array]:
+def sample(function: Function, points: Array, shape: tuple[int, ...], watch: Watch | None) -> tuple[Array, Array]:
     """Values, of `shape`, and gradients, of `shape` and the variables, at the points of a grid."""
-    results = function.run(points, deadline)
+    results = function.run(points, watch)
     return results.values.reshape(shape), results.gradients.reshape(*shape, -1)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy.typing as npt
 
 from service.engine.errors import LimitExceeded
+from service.engine.watch import NODES_BETWEEN_LOOKS, Watch
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -205,12 +206,16 @@ class Node:
 class Graph:
     """A growing list of nodes with one floating-point dtype (`float64` or `float32`)."""
 
-    def __init__(self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES, watch: Watch | None = None
+    ) -> None:
+        """`watch` is looked at while the graph grows."""
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
         """No value but an input may be larger, not even one that is a view and takes no memory of its own."""
         self.nodes: list[Node] = []
+        self.watch = watch
         self.scope: str | None = None
         """The name put on new nodes: which layer or quantity they belong to."""
         self.serves: int | None = None
@@ -244,7 +249,7 @@ class Graph:
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
         """The node for `name(*inputs)`; numbers among the inputs become constants.
 
-        Raises `LimitExceeded` when the graph or the value would be too large.
+        Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
         """
         operation = OPERATIONS[name]
         nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
@@ -267,6 +272,8 @@ class Graph:
                 raise LimitExceeded("workspace_bytes", min(known.size * 4, MOST_BYTES), self.most_bytes, ("network",))
             self.nodes.append(known)
             self._known[key] = known
+            if self.watch is not None and not len(self.nodes) % NODES_BETWEEN_LOOKS:
+                self.watch.look()
         return known
 
     def seal(self) -> None:
@@ -277,6 +284,7 @@ class Graph:
         self.nodes.clear()
         self._known.clear()
         self._constants.clear()
+        self.watch = None
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:

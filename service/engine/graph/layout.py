@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from service.engine.graph.blocks import ITEMSIZE, Chain, Step, same_elements, schedule
 from service.engine.graph.ir import Node, Shape
+from service.engine.watch import Watch, looked_at
 
 ALIGNMENT = 64
 FOREVER = -1
@@ -86,8 +87,10 @@ class Layout:
         gradients: Sequence[Node],
         dtype: str,
         reuse: bool,
+        watch: Watch | None = None,
     ) -> None:
         self.dtype = dtype
+        self._watch = watch
         self.arena = Arena()
         self.places: dict[int, Place] = {}
         self.views: set[int] = set()
@@ -120,7 +123,7 @@ class Layout:
         if len(self.steps) > 1:
             self._trace_views(_in_order(self.steps), wanted)  # in another order, other uses are the last
         for plain, chain in self.steps:
-            self._place_values(plain, reuse)
+            self._place_values(looked_at(plain, watch), reuse)
             if chain is not None:
                 self._place_chain(chain)
 
@@ -152,7 +155,7 @@ class Layout:
         """Which root each value lives in, and when that root is read for the last time."""
         scattered: set[int] = set()  # views whose elements do not lie one after the other
         root, last_use = self.root, self.last_use
-        for node in nodes:
+        for node in looked_at(nodes, self._watch):
             index = node.index
             if node.operation.view is None:
                 root[index] = index
@@ -174,7 +177,7 @@ class Layout:
             if node.is_leaf:
                 last_use[node.index] = FOREVER
 
-    def _place_values(self, nodes: Sequence[Node], reuse: bool, block: Shape | None = None) -> None:
+    def _place_values(self, nodes: Iterable[Node], reuse: bool, block: Shape | None = None) -> None:
         """Place what has no place yet, each value whole or as one `block`."""
         for node in nodes:
             index = node.index

@@ -12,19 +12,19 @@ operations on large arrays are run block by block, in `blocks.py`.
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from time import monotonic
 
 import numpy as np
 
-from service.engine.errors import DeadlineExceeded
 from service.engine.graph.blocks import Chain
 from service.engine.graph.ir import Array, Call, Node, count_work, is_fixed, reachable
 from service.engine.graph.layout import ALIGNMENT, Layout, Place
 from service.engine.graph.quiet import quietly
+from service.engine.watch import Watch, looked_at
 
 NODE_BYTES = 2048
 """What the Python objects of a node and its bound calls take, roughly."""
@@ -50,6 +50,7 @@ class Program:
         *,
         reuse: bool = True,
         pool: WorkspacePool | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.outputs = dict(outputs)
         self.parameters = tuple(parameters)
@@ -58,7 +59,9 @@ class Program:
         self.dtype = wanted[0].graph.dtype
         self.nodes = reachable(wanted)
         self.work = sum(map(count_work, self.nodes))
-        layout = Layout(self.nodes, self.outputs.values(), self.parameters, self.gradients, self.dtype, reuse)
+        self.told = sum(node.size for node in (*self.outputs.values(), *self.gradients))
+        """How many numbers a run gives."""
+        layout = Layout(self.nodes, self.outputs.values(), self.parameters, self.gradients, self.dtype, reuse, watch)
         self.steps = layout.steps
         self.places = layout.places
         self.views = layout.views
@@ -79,22 +82,23 @@ class Program:
         if getattr(self, "idle", None):
             self._pool.forget(self)
 
-    def workspace(self) -> Loan:
-        """A workspace for the calling thread alone, until the block ends."""
-        return Loan(self._pool, self)
+    def workspace(self, watch: Watch | None = None) -> Loan:
+        """A workspace for the calling thread alone, until the block ends; `watch` is looked at while one is made."""
+        return Loan(self._pool, self, watch)
 
 
 class Loan:
     """A workspace lent from a pool for the time of a block: what `contextmanager` would make, at half the price."""
 
-    __slots__ = ("_pool", "_program", "_workspace")
+    __slots__ = ("_pool", "_program", "_watch", "_workspace")
 
-    def __init__(self, pool: WorkspacePool, program: Program) -> None:
+    def __init__(self, pool: WorkspacePool, program: Program, watch: Watch | None) -> None:
         self._pool = pool
         self._program = program
+        self._watch = watch
 
     def __enter__(self) -> Workspace:
-        self._workspace = self._pool.lend(self._program)
+        self._workspace = self._pool.lend(self._program, self._watch)
         return self._workspace
 
     def __exit__(self, *raised: object) -> None:
@@ -111,7 +115,7 @@ class WorkspacePool:
         self._lock = threading.RLock()
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
 
-    def lend(self, program: Program) -> Workspace:
+    def lend(self, program: Program, watch: Watch | None = None) -> Workspace:
         """An idle workspace of `program`, or a new one."""
         with self._lock:
             if program.idle:
@@ -119,7 +123,7 @@ class WorkspacePool:
                 del self._idle[workspace]
                 self.weight -= program.weight
                 return workspace
-        return Workspace(program)
+        return Workspace(program, watch)
 
     def take_back(self, workspace: Workspace) -> None:
         """Keep a workspace for the next run of its program, as far as there is room."""
@@ -167,7 +171,7 @@ class Workspace:
     the arena, overwritten by the next run. Whoever reads gradients leaves them as they are.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, watch: Watch | None = None) -> None:
         self.program: Program = weakref.proxy(program)
         """Weakly, for a program holds its idle workspaces; whoever runs it holds the program."""
         memory = np.empty(program.nbytes + ALIGNMENT, np.uint8)
@@ -181,7 +185,7 @@ class Workspace:
         calls: list[Call] = []
         self.inputs: dict[str, Array] = {}
         for plain, chain in program.steps:
-            for node in plain:
+            for node in looked_at(plain, watch):
                 index = node.index
                 operation = node.operation
                 if node.is_constant:
@@ -217,23 +221,23 @@ class Workspace:
         self.parameters = array(program.flat_parameters)
         self.gradients = array(program.flat_gradients)
 
-    def run(self, deadline: float | None = None) -> None:
+    def run(self, watch: Watch | None = None) -> None:
         """Compute the outputs and gradients from the inputs and parameters.
 
-        `deadline` is a reading of `time.monotonic`; past it the run stops between two calls and
-        raises `DeadlineExceeded`.
+        Raises, between two calls, what `watch` raises.
         """
-        quietly(self._run, deadline)
+        quietly(self._run, watch)
 
-    def _run(self, deadline: float | None) -> None:
-        if deadline is None:
+    def _run(self, watch: Watch | None) -> None:
+        if watch is None:
             for call in self.calls:
                 call()
         else:
+            due = watch.look()
             for call in self.calls:
                 call()
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded
+                if monotonic() >= due:
+                    due = watch.look()
 
 
 def _in_blocks(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from service.engine.declarations import Selection
+from service.engine.errors import DeadlineExceeded
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.plan import Program, Workspace
@@ -19,6 +19,7 @@ from service.engine.network.model import Model
 from service.engine.network.parameters import Part
 from service.engine.network.quantities import is_finite
 from service.engine.network.task import Caution, Task
+from service.engine.watch import Watch
 
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
@@ -168,7 +169,7 @@ def _blocked(node: Node, model: Model) -> Caution:
 
 
 def first_non_finite(
-    program: Program, workspace: Workspace, model: Model, parts: Sequence[Part], deadline: float | None
+    program: Program, workspace: Workspace, model: Model, parts: Sequence[Part], watch: Watch | None
 ) -> Caution:
     """Where a value stopped being finite, found by running again with everything kept.
 
@@ -188,7 +189,10 @@ def first_non_finite(
     quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
     wanted = [*program.outputs.values(), *program.gradients]
     for node, value in steps(wanted, values):
-        if deadline is not None and time.monotonic() > deadline:
+        try:
+            if watch is not None:
+                watch.look()
+        except DeadlineExceeded:
             return fallback
         if np.isfinite(value).all() or (node.operation.name == "windows" and node.attributes[1] == -math.inf):
             continue  # the padding of a maximum is -infinity on purpose

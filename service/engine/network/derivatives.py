@@ -15,14 +15,13 @@ the same program runs for block after block.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape, reachable
 from service.engine.graph.operations import broadcast, reshape, sum_over
@@ -36,6 +35,7 @@ from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import is_finite
 from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
 from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, Space, TensorsSide
+from service.engine.watch import Watch
 
 KINDS = ("jacobian", "jvp", "vjp", "hessian", "hvp")
 OF = ("outputs", "loss")
@@ -65,8 +65,12 @@ class DerivativeTask(NamedTuple):
     def key(self) -> DerivativeTask:
         return self
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Derivation:
-        return compile_derivative(self, limits, pool)
+    @property
+    def effort(self) -> float:
+        return 3.0 * self.task.effort  # differentiated twice
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Derivation:
+        return compile_derivative(self, limits, pool, watch)
 
 
 @dataclass
@@ -147,6 +151,8 @@ class Derivation:
         self.sent = sent
         """What the vectors that callers send pair with."""
         self.sweep = sweep
+        self.size = size
+        """How many numbers an answer holds."""
         self.blocks = math.ceil(sweep.count / plan.block)
         self.work = self.program.work * self.blocks
         """Floating-point operations of a run, roughly."""
@@ -156,36 +162,35 @@ class Derivation:
         self.result_bytes = size * FLOAT_BYTES[self.task.dtype] + arrays * OBJECT_BYTES
         """Memory that an answer takes, roughly."""
 
-    def run(self, feed: Feed, vectors: Sequence[Entry] = (), deadline: float | None = None) -> Derivative:
+    def run(self, feed: Feed, vectors: Sequence[Entry] = (), watch: Watch | None = None) -> Derivative:
         """Compute. `vectors` are as many entries as the task says.
 
-        Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` when `deadline`, a reading of
-        `time.monotonic`, passes.
+        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
-        return quietly(self._run, feed, vectors, deadline)
+        return quietly(self._run, feed, vectors, watch)
 
-    def _run(self, feed: Feed, vectors: Sequence[Entry], deadline: float | None) -> Derivative:
+    def _run(self, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Derivative:
         sheet = self.sweep.sheet()
-        with self.program.workspace() as workspace:
-            rows = self._fill(workspace, feed, vectors, deadline)
+        with self.program.workspace(watch) as workspace:
+            rows = self._fill(workspace, feed, vectors, watch)
             read = workspace.outputs
             results = [read[f"result/{position}"] for position in range(len(self.sweep.results))]
             trouble: Caution | None = None
             for start in range(0, self.sweep.count, self.block):
                 stop = min(start + self.block, self.sweep.count)
                 self._place(workspace, rows, start, stop)
-                workspace.run(deadline)
-                if deadline is not None and time.monotonic() > deadline:
-                    raise DeadlineExceeded
+                workspace.run(watch)
+                if watch is not None:
+                    watch.look()
                 if trouble is None and not all(map(is_finite, results)):
-                    trouble = self._trouble(workspace, deadline)
+                    trouble = self._trouble(workspace, watch)
                 sheet.write(start, stop, results)
             values = [read[f"values/{position}"].copy() for position in range(len(self.of.nodes))]
             answer = Derivative(self.of.nested(values), sheet.entry(), self.sweep.labels)
             if feed.parameters is None:
                 answer.parameters = tree_of(self.parameters.parts, workspace.parameters.copy())
             if trouble is None and not (all(map(is_finite, values)) and is_finite(workspace.parameters)):
-                trouble = self._trouble(workspace, deadline)
+                trouble = self._trouble(workspace, watch)
             answer.finite = trouble is None
             answer.warnings = list(self.sweep.cautions)
             if self.task.losses is not None:
@@ -195,10 +200,10 @@ class Derivation:
                 answer.warnings.append(trouble)
         return answer
 
-    def _trouble(self, workspace: Workspace, deadline: float | None) -> Caution:
-        return first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)
+    def _trouble(self, workspace: Workspace, watch: Watch | None) -> Caution:
+        return first_non_finite(self.program, workspace, self.model, self.parameters.parts, watch)
 
-    def _fill(self, workspace: Workspace, feed: Feed, vectors: Sequence[Entry], deadline: float | None) -> Array | None:
+    def _fill(self, workspace: Workspace, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Array | None:
         """Write everything but the vectors, and give these as rows of a matrix; None where none are sent."""
         faults: list[Fault] = []
         if self.sent is not None:
@@ -207,7 +212,7 @@ class Derivation:
                     break
                 faults += self.sent.faults(entry, ("vectors", position))
         try:
-            self.feeder.fill(workspace, feed, deadline)
+            self.feeder.fill(workspace, feed, watch)
         except InvalidRequest as error:
             faults = [*error.faults, *faults]
         if faults:
@@ -236,14 +241,16 @@ class Derivation:
         block[places, self.sweep.pair + each] = 1.0
 
 
-def compile_derivative(asked: DerivativeTask, limits: Limits, pool: WorkspacePool | None = None) -> Derivation:
+def compile_derivative(
+    asked: DerivativeTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
+) -> Derivation:
     """Build, differentiate and plan; runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit or there is no such derivative,
-    `LimitExceeded` when it would cost too much.
+    `LimitExceeded` when it would cost too much, and what `watch` raises.
     """
     task = asked.task
-    prepared = prepare(task, limits)
+    prepared = prepare(task, limits, watch)
     model, graph = prepared.model, prepared.model.graph
     of, wrt = _of(asked, prepared), _wrt(asked, prepared)
     sweeps = _Sweeps(asked, prepared, of, wrt)
@@ -258,7 +265,7 @@ def compile_derivative(asked: DerivativeTask, limits: Limits, pool: WorkspacePoo
     if task.losses is not None:
         outputs |= {f"outputs/{name}": model.layers[name].output for name in task.definition.output_names}
     feeder = Feeder(prepared, limits)
-    program = Program(outputs, feeder.parameters.nodes, pool=pool)
+    program = Program(outputs, feeder.parameters.nodes, pool=pool, watch=watch)
     limits.check_program(program)
     limits.check_operations(program.work * math.ceil(sweep.count / block))
     sent = {"jvp": wrt, "hvp": wrt, "vjp": of}.get(asked.kind)

@@ -25,8 +25,9 @@ from service.engine.network.model import Model
 from service.engine.network.objective import Objective
 from service.engine.network.parameters import Part, parts_of, tree_of
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
-from service.engine.network.surprises import Watch, constant
+from service.engine.network.surprises import Surprises, constant
 from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
+from service.engine.watch import Watch
 
 
 @dataclass
@@ -91,25 +92,24 @@ class Evaluation:
         self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
         self.is_plain = is_plain(self.task)
         self.watched = to_be_read(self.task, self.model)
-        self.watch = Watch(self.task, self.model, self.parameters)
+        self.surprises = Surprises(self.task, self.model, self.parameters)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """How much of a cache it takes."""
 
-    def run(self, feed: Feed, deadline: float | None = None, *, consume: bool = False) -> Result:
+    def run(self, feed: Feed, watch: Watch | None = None, *, consume: bool = False) -> Result:
         """Compute. With `consume`, the feed lets go of its parameters as soon as they are copied.
 
-        Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` when `deadline`, a reading of
-        `time.monotonic`, passes.
+        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
-        return quietly(self._run, feed, deadline, consume)
+        return quietly(self._run, feed, watch, consume)
 
-    def _run(self, feed: Feed, deadline: float | None, consume: bool) -> Result:
+    def _run(self, feed: Feed, watch: Watch | None, consume: bool) -> Result:
         initialised = feed.parameters is None
-        with self.program.workspace() as workspace:
-            self.feeder.fill(workspace, feed, deadline)
+        with self.program.workspace(watch) as workspace:
+            self.feeder.fill(workspace, feed, watch)
             if consume and not initialised:
                 feed.parameters = {}
-            workspace.run(deadline)
+            workspace.run(watch)
             result = self._collect(workspace)
             if initialised:
                 flat = workspace.parameters
@@ -120,10 +120,10 @@ class Evaluation:
             if self.watched:
                 result.warnings += misread(self.watched, result.outputs)
             if result.finite:
-                result.warnings += self.watch.found(workspace)
+                result.warnings += self.surprises.found(workspace)
             else:
                 result.warnings.append(
-                    first_non_finite(self.program, workspace, self.model, self.parameters.parts, deadline)
+                    first_non_finite(self.program, workspace, self.model, self.parameters.parts, watch)
                 )
         return result
 
@@ -205,18 +205,24 @@ class EvaluationTask:
     def key(self) -> Task:
         return self.task
 
-    def compile(self, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
-        return compile_task(self.task, limits, pool)
+    @property
+    def effort(self) -> float:
+        return self.task.effort
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Evaluation:
+        return compile_task(self.task, limits, pool, watch)
 
 
-def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) -> Evaluation:
+def compile_task(
+    task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
+) -> Evaluation:
     """Build, differentiate and plan; runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
-    would cost too much.
+    would cost too much, and what `watch` raises.
     """
     # Deltas are asked of each layer, so no two layers may become one node.
-    prepared = prepare(task, limits, distinct_layers=task.losses is not None and _asks_deltas(task))
+    prepared = prepare(task, limits, watch, distinct_layers=task.losses is not None and _asks_deltas(task))
     model, objective = prepared.model, prepared.objective
     outputs = {f"outputs/{name}": model.layers[name].output for name in task.definition.output_names}
     outputs |= {f"state/{layer}.{name}": node for (layer, name), node in model.state.items()}
@@ -240,7 +246,7 @@ def compile_task(task: Task, limits: Limits, pool: WorkspacePool | None = None) 
             outputs |= _per_sample(prepared, objective)
     limits.check_tensors(outputs)
     feeder = Feeder(prepared, limits)
-    program = Program(outputs, feeder.parameters.nodes, gradients, pool=pool)
+    program = Program(outputs, feeder.parameters.nodes, gradients, pool=pool, watch=watch)
     limits.check_program(program)
     return Evaluation(prepared, program, feeder, warnings)
 

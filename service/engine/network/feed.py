@@ -14,6 +14,7 @@ from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
 from service.engine.network.quantities import first_true
 from service.engine.network.task import Prepared
+from service.engine.watch import Watch
 
 
 @dataclass
@@ -38,20 +39,20 @@ class Feeder:
         self.limits = limits
         self.parameters = ParameterVector(self.task.definition, self.model.parameters)
 
-    def fill(self, workspace: Workspace, feed: Feed, deadline: float | None) -> None:
+    def fill(self, workspace: Workspace, feed: Feed, watch: Watch | None) -> None:
         """Write everything a run needs.
 
         Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
         """
         self.check(feed)
-        self.fill_parameters(workspace.parameters, feed, deadline)
+        self.fill_parameters(workspace.parameters, feed, watch)
         self.fill_samples(workspace, feed)
         self.fill_noises(workspace, feed.seed, feed.step)
 
-    def fill_parameters(self, flat: Array, feed: Feed, deadline: float | None = None) -> None:
+    def fill_parameters(self, flat: Array, feed: Feed, watch: Watch | None = None) -> None:
         """Write the parameters, sent or initialised, into a flat vector."""
         if feed.parameters is None:
-            self.parameters.initialize(flat, feed.seed, self.limits, deadline)
+            self.parameters.initialize(flat, feed.seed, self.limits, watch)
         else:
             self.parameters.fill(flat, feed.parameters)
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, permutations
 from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault
+from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.model import Parameter
 from service.engine.suggestions import MOST_SUGGESTIONS, suggest
+from service.engine.watch import Watch
 
 Tree = Mapping[str, Mapping[str, Array]]
 """Arrays by layer and parameter name: the form of parameters and of gradients alike."""
@@ -120,7 +120,7 @@ class ParameterVector:
                     faults.append(Fault(("parameters", layer, name), detail + reason + misshapen(array.shape, shape)))
         return faults
 
-    def initialize(self, flat: Array, seed: int, limits: Limits, deadline: float | None = None) -> None:
+    def initialize(self, flat: Array, seed: int, limits: Limits, watch: Watch | None = None) -> None:
         """Fill the flat parameter vector from the layers' initializers.
 
         Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
@@ -133,8 +133,8 @@ class ParameterVector:
             selection = parameter.initializer
             values = selection.declaration.build(generator, part.shape, parameter.fans, **selection.options)
             flat[part.start : part.stop] = values.reshape(-1)
-            if deadline is not None and time.monotonic() > deadline:
-                raise DeadlineExceeded
+            if watch is not None:
+                watch.look()
 
 
 def _listed(names: Collection[str]) -> str:

@@ -1,6 +1,6 @@
 """Why nothing will be learned although everything is right: outputs that are constant, units that are off, units alike.
 
-`constant` looks at the network alone, once when it is compiled. `Watch` looks at the numbers of a run: at a few of
+`constant` looks at the network alone, once when it is compiled. `Surprises` looks at the numbers of a run: at a few of
 them first, and closer only where these are suspicious.
 """
 
@@ -136,7 +136,7 @@ class _Hidden:
     following: tuple[Part, ...]
 
 
-class Watch:
+class Surprises:
     """What of a compiled network is worth a look after each run with gradients."""
 
     def __init__(self, task: Task, model: Model, vector: ParameterVector) -> None:

@@ -17,9 +17,14 @@ from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT, NetworkDefinition
+from service.engine.network.layers import Layer
 from service.engine.network.losses import Loss, Prediction
 from service.engine.network.model import Model, assemble
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
+from service.engine.watch import Watch
+
+NODES_OF_LAYER = 50
+NODES_OF_STEP = 40
 
 
 class Task(NamedTuple):
@@ -51,8 +56,25 @@ class Task(NamedTuple):
     """Whether gradients of the losses are wanted."""
 
     @property
+    def effort(self) -> float:
+        """Nodes of its graph with gradients, roughly: most are those of steps that are written out one by one."""
+        layers = self.definition.layers
+        steps: int = max([shape[1] for _, shape in self.inputs if len(shape) > 1], default=1)
+        lengths: list[int] = [layer.layer.options["n"] for layer in layers if layer.layer.name == "repeat_vector"]
+        written_out = sum(_sequences_in(layer.layer) for layer in layers)
+        return NODES_OF_LAYER * len(layers) + NODES_OF_STEP * written_out * max([steps, *lengths])
+
+    @property
     def samples(self) -> int:
         return next((shape[0] for _, shape in self.inputs if shape), 0)
+
+
+def _sequences_in(layer: Selection[Layer]) -> int:
+    """How many sequences a layer goes through step by step."""
+    inner: Selection[Layer] | None = layer.options.get("layer")
+    if inner is None:
+        return int(layer.declaration.recurrent)
+    return 2 * _sequences_in(inner) + layer.declaration.couples_samples
 
 
 @dataclass(frozen=True)
@@ -76,15 +98,15 @@ class Prepared:
     objective: Objective | None
 
 
-def prepare(task: Task, limits: Limits, *, distinct_layers: bool = False) -> Prepared:
+def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
     """Build the model and, where the task has losses, the objective.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
-    network is too large.
+    network is too large, and what `watch` raises.
     """
     limits.check_layers(len(task.definition.layers))
     _check_inputs(task)
-    graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes)
+    graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)
     model = assemble(
         task.definition,
         graph,

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -33,6 +32,7 @@ from service.engine.graph.operations import (
 from service.engine.graph.plan import Program, WorkspacePool
 from tests.engine.graph.examples import ALL_EXAMPLES
 from tests.engine.support import dense_gradients, random_examples, random_graphs
+from tests.watches import Looks
 
 
 def keep_everything(outputs, inputs):
@@ -410,6 +410,6 @@ def test_a_run_past_its_deadline_stops():
     with program.workspace() as workspace:
         workspace.inputs["x"][...] = 0.0
         with pytest.raises(DeadlineExceeded):
-            workspace.run(deadline=time.monotonic() - 1.0)
-        workspace.run(deadline=time.monotonic() + 3600.0)
+            workspace.run(Looks(0))
+        workspace.run(Looks())
         np.testing.assert_array_equal(workspace.outputs["y"], np.tanh(np.exp(values[x])))

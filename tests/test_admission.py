@@ -1,0 +1,454 @@
+"""Admission: who has a slot, who waits, who is sent away. The clock is the test's; nothing sleeps."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import statistics
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from service.admission import MEDIUM_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
+from service.engine.errors import Abandoned, DeadlineExceeded
+from service.problems import Problem
+from tests.conftest import wait_for
+
+BODY = 1_000
+
+
+class Clock:
+    """The time, and the processor time of whoever asks."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.spent = 5.0
+
+
+class Bench:
+    """An admission with its clock, and what became of the requests that were made."""
+
+    def __init__(self, **settings: float) -> None:
+        self.clock = Clock()
+        self.admission = Admission(
+            **{"seconds": 30.0, "slots": 1, "queue": 8, "streams": 4} | settings,  # type: ignore[arg-type]
+            clock=lambda: self.clock.now,
+            cpu=lambda: self.clock.spent,
+        )
+        self.ready: list[Ticket] = []
+        """Requests that waited, in the order in which they were told."""
+
+    def ticket(self, client: str = "a") -> Ticket:
+        return self.admission.ticket(client, self.clock.now)
+
+    def ask(self, cost: float, client: str = "a") -> tuple[Ticket, bool]:
+        """A request of this cost, and whether it has its slot at once."""
+        ticket = self.ticket(client)
+        return ticket, ticket.ask(cost, lambda: self.ready.append(ticket))
+
+    def ask_many(self, count: int, cost: float, client: str = "a") -> list[Ticket]:
+        return [self.ask(cost, client)[0] for _ in range(count)]
+
+    def refused(self, cost: float, client: str = "a") -> Problem:
+        with pytest.raises(Problem) as caught:
+            self.ask(cost, client)
+        assert caught.value.kind == "busy"
+        return caught.value
+
+    def serve(self) -> list[str]:
+        """Give every slot back as soon as it is given, and tell whose requests had them in which order."""
+        served = []
+        while self.ready:
+            ticket = self.ready.pop(0)
+            if ticket.refusal is None:
+                served.append(ticket.client)
+            ticket.end()
+        return served
+
+    def load(self, lane: Lane) -> tuple[int, int]:
+        """Requests with a slot, and without."""
+        return next((load.busy, load.waiting) for load in self.admission.load() if load.lane == lane.name)
+
+
+@pytest.fixture
+def make_bench() -> Callable[..., Bench]:
+    return Bench
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_there_are_so_many_slots_and_others_wait_for_them(bench: Bench) -> None:
+    first, granted = bench.ask(0.5)
+    assert granted
+    second, granted = bench.ask(0.5)
+    assert not granted and not bench.ready
+    first.end()
+    assert bench.ready == [second] and second.refusal is None
+    first.end()
+    assert bench.ready == [second], "the second end gave something back"
+    assert bench.load(bench.admission.medium) == (1, 0)
+    second.end()
+    assert bench.load(bench.admission.medium) == (0, 0)
+
+
+def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(bench: Bench) -> None:
+    for cost, name in (
+        (0.001, "tiny"),
+        (TINY_SECONDS, "tiny"),
+        (0.06, "medium"),
+        (MEDIUM_SECONDS, "medium"),
+        (2, "heavy"),
+    ):
+        ticket, granted = bench.ask(cost)
+        assert granted and ticket.lane is not None and ticket.lane.name == name
+        ticket.end()
+    bench.ask_many(3, 5.0)
+    assert bench.ask(0.5)[1] and bench.ask(0.01)[1]
+
+
+def test_a_body_waits_for_a_slot_by_its_length_and_no_body_for_one_of_the_system(bench: Bench) -> None:
+    lanes = {}
+    for nbytes in (0, BODY, 10_000_000, 200_000_000):
+        ticket = bench.ticket()
+        assert ticket.begin(nbytes, lambda: None)
+        assert ticket.lane is not None
+        lanes[nbytes] = ticket.lane.name
+    assert lanes == {0: "system", BODY: "tiny", 10_000_000: "medium", 200_000_000: "heavy"}
+
+
+def test_clients_have_turns_and_each_is_served_in_its_own_order(bench: Bench) -> None:
+    first, _ = bench.ask(0.1, "greedy")
+    greedy = bench.ask_many(4, 0.1, "greedy")
+    modest = bench.ask_many(2, 0.1, "modest")
+    other = bench.ask_many(1, 0.1, "other")
+    first.end()
+    order = []
+    while bench.ready:
+        ticket = bench.ready.pop(0)
+        order.append(ticket)
+        ticket.end()
+    assert order == [greedy[0], modest[0], other[0], greedy[1], modest[1], greedy[2], greedy[3]]
+
+
+def test_a_greedy_client_leaves_room_in_the_queue(bench: Bench) -> None:
+    bench.ask(0.1, "greedy")
+    bench.ask_many(6, 0.1, "greedy")
+    problem = bench.refused(0.1, "greedy")
+    assert "6 requests of this client wait" in problem.detail
+    bench.ask_many(2, 0.1, "modest")
+    assert "8 requests wait" in bench.refused(0.1, "third").detail
+    assert bench.load(bench.admission.medium) == (1, 8)
+
+
+def test_a_wait_that_does_not_fit_the_deadline_is_refused_at_once(bench: Bench) -> None:
+    bench.ask(12.0)
+    _, granted = bench.ask(12.0, "b")
+    assert not granted
+    # 24 seconds until its turn, and 12 of its own: in 6 seconds this will fit into 30.
+    problem = bench.refused(12.0, "c")
+    assert problem.headers == {"Retry-After": "6"}
+    assert "24.0 seconds" in problem.detail
+    # What is already done need not be waited for.
+    bench.clock.now += 6.0
+    assert not bench.ask(12.0, "c")[1]
+
+
+def test_time_that_has_passed_before_counts(bench: Bench) -> None:
+    bench.ask(12.0)
+    late = bench.admission.ticket("b", bench.clock.now - 10.0)
+    with pytest.raises(Problem):
+        late.ask(12.0, lambda: None)
+    assert not bench.ask(12.0, "b")[1]
+
+
+def test_a_request_that_takes_all_the_time_there_is_has_it_alone(bench: Bench) -> None:
+    assert bench.ask(1e9)[1]
+    assert bench.refused(1e9).headers == {"Retry-After": "30"}
+    bench.clock.now += 29.5
+    assert bench.refused(1e9).headers == {"Retry-After": "3"}, (
+        "a request may hold the slot so long, in the mean of late"
+    )
+
+
+def test_retry_after_of_a_full_queue_is_the_time_until_a_place_is_free(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(queue=4)
+    bench.ask(4.0)
+    bench.ask_many(2, 4.0, "b")
+    bench.ask_many(2, 4.0, "c")
+    assert bench.refused(4.0, "d").headers == {"Retry-After": "4"}
+    bench.clock.now += 1.5
+    assert bench.refused(4.0, "d").headers == {"Retry-After": "3"}
+
+
+def test_how_fast_a_lane_is_served_is_measured(bench: Bench) -> None:
+    for _ in range(60):
+        ticket, granted = bench.ask(2.0)
+        assert granted
+        bench.clock.now += 6.0  # others slow it down
+        ticket.end()
+    assert bench.admission.heavy.slowdown == pytest.approx(3.0, rel=0.01)
+    bench.ask(4.0)
+    assert "12.0 seconds" in bench.refused(7.0, "b").detail
+
+
+def test_the_wait_for_a_turn_counts_one_request_of_each_other_client(bench: Bench) -> None:
+    heavy = bench.admission.heavy
+    bench.ask(2.0, "greedy")
+    bench.ask_many(5, 2.0, "greedy")
+    assert heavy.wait_of("modest", bench.clock.now) == 4.0
+    assert heavy.wait_of("greedy", bench.clock.now) == 12.0
+    bench.ask(2.0, "modest")
+    assert heavy.wait_of("modest", bench.clock.now) == 2.0 + 2 * 2.0 + 2.0
+    assert heavy.wait_of("greedy", bench.clock.now) == 2.0 + 5 * 2.0 + 6 * 2.0, "modest asks again in each round"
+
+
+def test_who_cannot_end_in_time_any_more_leaves_the_slot_to_others(bench: Bench) -> None:
+    first, _ = bench.ask(5.0)
+    slow, _ = bench.ask(20.0, "b")
+    quick, _ = bench.ask(2.0, "c")
+    bench.clock.now += 15.0  # three times as long as it was said to take
+    first.end()
+    assert bench.ready == [slow, quick]
+    assert slow.refusal is not None and slow.refusal.kind == "busy" and slow.lane is None
+    assert quick.refusal is None and quick.waited == 15.0
+
+
+def test_who_leaves_while_waiting_is_out_of_the_queue(bench: Bench) -> None:
+    first, _ = bench.ask(0.5)
+    second, _ = bench.ask(0.5, "b")
+    third, _ = bench.ask(0.5, "c")
+    second.leave()
+    assert bench.ready == [second] and second.refusal is not None
+    assert bench.load(bench.admission.medium) == (1, 1)
+    first.end()
+    assert bench.ready == [second, third] and third.refusal is None
+    with pytest.raises(Abandoned):
+        second.look()
+
+
+def test_who_waits_until_the_deadline_is_refused(bench: Bench) -> None:
+    bench.ask(0.5)
+    second, _ = bench.ask(0.5)
+    bench.clock.now += 30.0
+    second.expire()
+    assert second.refusal is not None and second.waited == 30.0
+    assert bench.load(bench.admission.medium) == (1, 0)
+    second.expire()
+    assert bench.ready == [second], "it was told twice"
+
+
+def test_a_stop_refuses_all_who_wait_and_all_who_come(bench: Bench) -> None:
+    first, _ = bench.ask(0.5)
+    others = bench.ask_many(3, 0.5)
+    bench.admission.close()
+    assert bench.ready == others and all(ticket.refusal is not None for ticket in others)
+    assert "stopping" in bench.refused(0.5).detail
+    first.end()
+
+
+def test_what_turns_out_to_cost_more_moves_on_to_the_next_lane(bench: Bench) -> None:
+    ticket = bench.ticket()
+    assert ticket.begin(BODY, lambda: None)
+    ticket.start()
+    for spent, lane in ((0.04, "tiny"), (0.06, "medium"), (0.9, "medium"), (1.1, "heavy"), (500.0, "heavy")):
+        bench.clock.spent += spent
+        bench.clock.now += 0.02
+        ticket.look()
+        assert ticket.lane is not None and ticket.lane.name == lane
+    assert [bench.load(lane) for lane in (bench.admission.tiny, bench.admission.medium)] == [(0, 0), (0, 0)]
+
+
+def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
+    ticket = bench.ticket()
+    ticket.begin(BODY, lambda: None)
+    ticket.start()
+    bench.clock.now += 29.0
+    ticket.look()
+    assert ticket.lane is bench.admission.tiny
+
+
+def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
+    first, _ = bench.ask(0.5)
+    tickets = [bench.ticket(str(number)) for number in range(TINY_SLOTS + 1)]
+    for ticket in tickets:
+        ticket.begin(BODY, lambda: None)
+    moving, waiting = tickets[0], tickets[-1]
+    assert waiting.lane is None
+    moving.start()
+    bench.clock.spent += 0.06
+    thread = threading.Thread(target=moving.look)
+    thread.start()
+    wait_for(lambda: bench.load(bench.admission.medium) == (1, 1))
+    assert waiting.lane is bench.admission.tiny
+    first.end()
+    thread.join()
+    assert moving.lane is bench.admission.medium
+
+
+def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:
+    ticket = bench.ticket()
+    ticket.begin(BODY, lambda: None)
+    ticket.start()
+    ticket.settled = True
+    bench.clock.spent += 10.0
+    ticket.look()
+    assert ticket.lane is bench.admission.tiny
+
+
+def test_who_waits_to_compute_is_woken_when_the_client_leaves(bench: Bench) -> None:
+    bench.ask(5.0)
+    ticket = bench.ticket()
+    ticket.begin(BODY, lambda: None)
+    caught: list[BaseException] = []
+
+    def weigh() -> None:
+        try:
+            ticket.weigh(5.0)
+        except Abandoned as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=weigh)
+    thread.start()
+    wait_for(lambda: bench.load(bench.admission.heavy) == (1, 1))
+    ticket.leave()
+    thread.join()
+    assert len(caught) == 1 and ticket.lane is None
+
+
+def test_looks_end_at_the_deadline_and_when_the_client_has_left(bench: Bench) -> None:
+    ticket = bench.ticket()
+    ticket.begin(BODY, lambda: None)
+    ticket.start()
+    assert bench.clock.now < ticket.look() < bench.clock.now + 0.05
+    bench.clock.now += 30.1
+    with pytest.raises(DeadlineExceeded):
+        ticket.look()
+    other = bench.ticket()
+    left = iter([False, True])
+    other.left = lambda: next(left)
+    other.look()
+    bench.clock.now += 1.0
+    with pytest.raises(Abandoned):
+        other.look()
+    assert other.gone
+
+
+def test_streams_have_places_of_their_own_and_a_client_leaves_some(bench: Bench) -> None:
+    mine = [bench.ticket("a") for _ in range(3)]
+    for ticket in mine:
+        ticket.begin(BODY, lambda: None)
+        ticket.open_stream()
+        ticket.give_slot_back()
+    assert bench.load(bench.admission.tiny) == (0, 0)
+    with pytest.raises(Problem, match=r"of this client are open as a worker serves at once: 3\."):
+        bench.ticket("a").open_stream()
+    bench.ticket("b").open_stream()
+    with pytest.raises(Problem, match=r"serves at once: 4\.") as caught:
+        bench.ticket("c").open_stream()
+    # Of late a stream took 10 seconds, and there are 4.
+    assert caught.value.headers == {"Retry-After": "3"}
+    mine[0].end()
+    bench.ticket("c").open_stream()
+
+
+# Many requests, simulated.
+
+
+class Crowd:
+    """Clients that ask again and again, in simulated time."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.numbers = itertools.count()
+        self.answered: dict[str, list[float]] = {}
+        self.refused: dict[str, int] = {}
+        self.late = 0
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (when, next(self.numbers), call))
+
+    def connect(self, client: str, cost: float, *, obeys: bool = True, pause: float = 0.0) -> None:
+        """A connection that asks, waits for its answer, and asks again; after a refusal when Retry-After says so."""
+        clock = self.bench.clock
+
+        def ask() -> None:
+            ticket = self.bench.ticket(client)
+
+            def begin() -> None:
+                if ticket.refusal is not None:
+                    refuse(ticket.refusal)
+                else:
+                    self.at(clock.now + cost, lambda: end(ticket))
+
+            try:
+                if ticket.ask(cost, begin):
+                    begin()
+            except Problem as problem:
+                refuse(problem)
+
+        def refuse(problem: Problem) -> None:
+            self.refused[client] = self.refused.get(client, 0) + 1
+            wait = float(problem.headers["Retry-After"])
+            assert 1.0 <= wait <= 30.0
+            self.at(clock.now + (wait if obeys else 0.5), ask)
+
+        def end(ticket: Ticket) -> None:
+            ticket.end()
+            self.late += clock.now > ticket.deadline
+            self.answered.setdefault(client, []).append(clock.now - ticket.arrived)
+            self.at(clock.now + pause, ask)
+
+        self.at(clock.now, ask)
+
+    def run(self, seconds: float) -> None:
+        end = self.bench.clock.now + seconds
+        while self.events and self.events[0][0] < end:
+            self.bench.clock.now, _, call = heapq.heappop(self.events)
+            call()
+        self.bench.clock.now = end
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_overload_does_not_lower_what_is_answered(obeys: bool) -> None:
+    done = []
+    for connections in (1, 16):
+        bench = Bench(queue=64)
+        crowd = Crowd(bench)
+        for number in range(connections):
+            crowd.connect(f"{number}", 6.0, obeys=obeys)
+        crowd.run(300.0)
+        done.append(sum(map(len, crowd.answered.values())))
+        assert not crowd.late, "a request was computed for nothing"
+    assert done[0] >= 49
+    assert min(done[1:]) >= 0.95 * done[0]
+
+
+@pytest.mark.parametrize(("greedy_cost", "greedy_clients"), [(0.33, 1), (0.33, 3), (18.0, 1), (18.0, 60)])
+def test_a_modest_client_is_served_beside_greedy_ones(greedy_cost: float, greedy_clients: int) -> None:
+    bench = Bench(queue=64)
+    crowd = Crowd(bench)
+    for number in range(60):
+        crowd.connect(f"greedy {number % greedy_clients}", greedy_cost, obeys=False)
+    crowd.connect("modest", 0.33, pause=0.5)
+    crowd.run(60.0)
+    modest = crowd.answered["modest"]
+    assert len(modest) >= 0.4 * (len(modest) + crowd.refused.get("modest", 0))
+    assert statistics.median(modest) <= 2.0
+    assert sum(map(len, crowd.answered.values())) > len(modest), "the greedy ones had nothing"
+
+
+def test_clients_with_as_many_requests_get_as_many_answers() -> None:
+    bench = Bench(queue=64)
+    crowd = Crowd(bench)
+    for name, count in (("one", 1), ("four", 4), ("forty", 40)):
+        for _ in range(count):
+            crowd.connect(name, 0.5)
+    crowd.run(300.0)
+    counts = [len(crowd.answered[name]) for name in ("one", "four", "forty")]
+    assert min(counts[1:]) >= 0.9 * max(counts), "who asks more often gets more"
+    assert counts[0] >= 0.4 * max(counts), "who asks one by one is not there at each of its turns"
