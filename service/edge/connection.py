@@ -442,9 +442,9 @@ class Connection(asyncio.Protocol):
         self._served = True
         self.deadline = time.monotonic() + self.edge.keep_alive
         self.edge.rest(self)
-        if not self._half_closed:
-            self.transport.resume_reading()
-        if self._ahead:
+        if not self._ahead:
+            self._read_on()
+        else:
             # In the next round of the loop, so that a client with a thousand requests in a row leaves room for others.
             self.edge.loop.call_soon(self._again)
 
@@ -453,8 +453,14 @@ class Connection(asyncio.Protocol):
         if self.state is State.IDLE and self._ahead and not self._write_paused:
             data, self._ahead = self._ahead, b""
             self._begin(data)
+            self._read_on()
             if self._half_closed and self.state in (State.IDLE, State.HEAD):
                 self._close()
+
+    def _read_on(self) -> None:
+        """Read, if not too much is read already."""
+        if len(self._ahead) <= MOST_AHEAD and not self._half_closed and self._hungry == math.inf:
+            self.transport.resume_reading()
 
     def _forget(self) -> None:
         """Forget the present request. Memory that a thread still uses is given back when that ends."""

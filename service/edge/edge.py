@@ -124,8 +124,6 @@ class Edge:
     async def stop(self, seconds: float) -> None:
         """Answer what is there and what comes on open connections now; whoever is left after `seconds` is cut off."""
         self.stopping = True
-        if self._admission is not None:
-            self._admission.close()
         now = time.monotonic()
         last, end = now + min(LAST_SECONDS, seconds), now + seconds
         while self.connections and now < end:
@@ -134,6 +132,8 @@ class Edge:
             if now >= last:
                 for connection in list(self._idle):
                     connection.end()
+            if now >= end - LAST_SECONDS and self._admission is not None:
+                self._admission.close()  # who waits still would be cut off without an answer
         for connection in list(self.connections):
             connection.transport.abort()
 

@@ -1,0 +1,165 @@
+"""The worker under gunicorn's master: stops, reloads, and clients that leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ServerFactory, wait_for
+from tests.edge.support import all_of
+from tests.support import LOOPBACK, Server, assert_problem, head, read_answer, strict_json, xor
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+READY = b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n"
+TRAIN = "/v1/train"
+
+
+def cpu_seconds(server: Server) -> float:
+    """Processor time of all workers."""
+    ticks = 0
+    for pid in server.workers:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def refused(port: int) -> bool:
+    """Whether nobody listens."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def training(steps: int) -> bytes:
+    return json.dumps(xor(parameters=..., optimizer="sgd", steps=steps)).encode()
+
+
+def test_a_client_that_leaves_stops_its_work(start_server: ServerFactory) -> None:
+    """Whether it closes the connection or resets it. One that closes its own side only still gets the answer."""
+    with start_server(WEB_CONCURRENCY="1", NABLA_MAX_SECONDS="60") as server:
+        for reset in (False, True):
+            body = training(1_000_000)
+            with server.connect() as connection:
+                connection.sendall(head(TRAIN, len(body)) + body)
+                start = cpu_seconds(server)
+                wait_for(partial(_has_worked, server, start + 0.2))
+                if reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wait_for(partial(_rests, server), 15)
+        body = training(20_000)
+        with server.connect() as connection:
+            connection.sendall(head(TRAIN, len(body)) + body)
+            connection.shutdown(socket.SHUT_WR)
+            content = all_of(connection)
+        # An interim answer, which clients skip, tells it from one that has left.
+        while content.startswith(b"HTTP/1.1 102 Processing\r\n\r\n"):
+            content = content.partition(b"\r\n\r\n")[2]
+        assert content.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert strict_json(content.partition(b"\r\n\r\n")[2])["status"] == "completed"
+
+
+def _has_worked(server: Server, until: float) -> bool:
+    return cpu_seconds(server) > until
+
+
+def _rests(server: Server) -> bool:
+    before = cpu_seconds(server)
+    time.sleep(0.3)
+    return cpu_seconds(server) - before < 0.06
+
+
+def test_a_reload_and_a_stop(start_server: ServerFactory) -> None:
+    with start_server(NABLA_MAX_SECONDS="60") as server:
+        _reload(server)
+        with ExitStack() as held:
+            _stop(server, held)
+
+
+def _reload(server: Server) -> None:
+    """Clients that ask without a pause, on connections that they keep, lose nothing while all workers are replaced."""
+    over = threading.Event()
+    errors: list[Any] = []
+    counts: list[int] = []
+    body = json.dumps(xor()).encode()
+    request = head("/v1/gradients", len(body), Connection="") + body
+
+    def ask() -> None:
+        asked = 0
+        connection = server.connect()
+        try:
+            while not over.is_set():
+                connection.sendall(request)
+                answer = read_answer(connection)
+                assert answer.status_code == 200
+                asked += 1
+                if answer.headers.get("Connection") == "close":
+                    connection.close()
+                    connection = server.connect()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connection.close()
+            counts.append(asked)
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    time.sleep(0.2)
+    old = set(server.workers)
+    os.kill(server.pid, signal.SIGHUP)
+    wait_for(lambda: len(server.workers) == 2 and not old & set(server.workers))
+    time.sleep(0.2)
+    over.set()
+    for client in clients:
+        client.join()
+    assert not errors
+    assert min(counts) > 0
+
+
+def _stop(server: Server, held: ExitStack) -> None:
+    """Who connects is refused at once; what is open is answered, told that it is the last time, and closed."""
+
+    def connect() -> socket.socket:
+        return held.enter_context(server.connect())
+
+    body = training(1_000_000)
+    half = connect()
+    half.sendall(b"GET /v1 HTTP/1.1\r\nHos")
+    document = connect()
+    document.sendall(head(TRAIN, len(body)) + body)
+    stream = connect()
+    stream.sendall(head(TRAIN, len(body), Accept="application/x-ndjson") + body)
+    kept = [connect() for _ in range(10)]
+    for connection in kept:
+        connection.sendall(LIVE)
+        assert read_answer(connection).status_code == 200
+    assert stream.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+    start = time.monotonic()
+    os.kill(server.pid, signal.SIGTERM)
+    wait_for(lambda: refused(server.port))
+    for number, connection in enumerate(kept[:6]):
+        connection.sendall(READY if number % 2 else LIVE)
+        answer = read_answer(connection)
+        assert answer.headers["Connection"] == "close"
+        if number % 2:
+            assert_problem(answer, "busy")
+        else:
+            assert answer.status_code == 200
+    for connection in (*kept, half):
+        assert all_of(connection) == b""
+    summary = strict_json(read_answer(document).body)
+    assert summary["status"] == "cancelled"
+    assert b'"checkpoint"' in all_of(stream)
+    wait_for(lambda: not Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
+    assert time.monotonic() < start + 20
