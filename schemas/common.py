@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from marshmallow import ValidationError, fields, post_load, validates_schema
@@ -47,10 +48,15 @@ class Trace(NamedTuple):
     include: frozenset[str] = frozenset()
 
 
+ONE_OF_THEM: Mapping[str, int] = MappingProxyType({"minProperties": 1, "maxProperties": 1})
+"""JSON Schema of an object with alternatives, of which one is chosen."""
+
+
 class GradientClipSchema(PartSchema):
     """How gradients are cut, before anything else is done to them."""
 
     made = Clip
+    bounds = ONE_OF_THEM
 
     value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
     norm = NumberField(

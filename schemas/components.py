@@ -34,13 +34,13 @@ def closed_object(properties: Mapping[str, JSONSchema], required: list[str]) -> 
     return schema | {"required": required} if required else schema
 
 
-def by_name(values: JSONSchema) -> JSONSchema:
-    """An object of any keys with such values."""
-    return {"type": "object", "additionalProperties": values}
+def by_name(values: JSONSchema, **bounds: int) -> JSONSchema:
+    """An object of any keys with such values, with minProperties and maxProperties."""
+    return {"type": "object", **bounds, "additionalProperties": values}
 
 
 def list_of(items: JSONSchema, **bounds: int) -> JSONSchema:
-    """A list, with minItems and maxItems."""
+    """A list, with minItems, maxItems and uniqueItems."""
     return {"type": "array", **bounds, "items": items}
 
 

@@ -160,7 +160,7 @@ class LossField(ChoiceField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         one = super().json_schema(components)
-        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one))]}
+        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one, minProperties=1))]}
 
 
 class ForwardRequest(NetworkRequest[LoadedEvaluation]):

@@ -120,6 +120,9 @@ class StrictSchema(Schema):
     elsewhere: Mapping[str, str] = MappingProxyType({})
     """Keys that callers may look for here, and where they belong: the key of an object, or the path of an operation."""
 
+    bounds: Mapping[str, int] = MappingProxyType({})
+    """How many keys may stand here at once, in the words of JSON Schema; the schema's own validation refuses others."""
+
     class Meta:
         unknown = RAISE
 
@@ -329,7 +332,9 @@ class NameField(StrictField):
         return value
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return {"type": "string", "minLength": 1, "maxLength": self.LONGEST}
+        refused = {"pattern": r'[.\[\]/\\"\x00-\x1f]|^_schema$'}
+        name: JSONSchema = {"type": "string", "minLength": 1, "maxLength": self.LONGEST, "not": refused}
+        return components.refer("LayerName", lambda: name)
 
 
 MOST_NAMES = 256
@@ -337,7 +342,11 @@ MOST_NAMES = 256
 
 
 class NamesField(StrictField):
-    """A list of names of layers."""
+    """A list of names of layers; `unique` says in OpenAPI that the network refuses one that stands twice."""
+
+    def __init__(self, *, unique: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unique = unique
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
@@ -348,7 +357,11 @@ class NamesField(StrictField):
         return tuple(names)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of({"type": "string"}, minItems=1)
+        bounds = {"minItems": 1, "maxItems": MOST_NAMES}
+        name: JSONSchema = {"type": "string", "maxLength": NameField.LONGEST}
+        if self.unique:
+            return list_of(name, **bounds, uniqueItems=True)
+        return components.refer("LayerNames", lambda: list_of(name, **bounds))
 
 
 class ObjectField(StrictField):
@@ -371,7 +384,8 @@ class ObjectField(StrictField):
 def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
     """JSON Schema of an object with the fields of a schema."""
     properties = properties_of(schema, components)
-    return closed_object(properties, [name for name, field in schema.load_fields.items() if field.required])
+    required = [name for name, field in schema.load_fields.items() if field.required]
+    return closed_object(properties, required) | dict(schema.bounds)
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
@@ -398,4 +412,4 @@ class NumbersByNameField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("NumbersByName", lambda: by_name({"type": "number"}))
+        return components.refer("NumbersByName", lambda: by_name({"type": "number"}, minProperties=1))

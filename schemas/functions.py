@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, PartSchema, Trace, about
+from schemas.common import MOST_STEPS, ONE_OF_THEM, GradientClipSchema, OptimizersField, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, list_of, schema_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
@@ -31,7 +31,7 @@ from schemas.fields import (
     read_each,
 )
 from schemas.requests import R, RequestSchema
-from schemas.tensor import Array, TensorField, decode, is_typed, tensor_schema
+from schemas.tensor import Array, TensorField, decode, is_typed, typed_array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise
@@ -39,7 +39,15 @@ from service.engine.descent.schedules import Schedule, schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
-from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
+from service.engine.functions.expression import (
+    LONGEST_EXPRESSION,
+    LONGEST_NAME,
+    MOST_VARIABLES,
+    NAME,
+    TAKEN,
+    Expression,
+    parse,
+)
 from service.engine.functions.fit import LOSSES
 
 MOST_POINTS = 10_000
@@ -81,7 +89,11 @@ class ExpressionField(StrictField):
 
 
 class VariablesField(StrictField):
-    """Names of variables, in the order in which points list them."""
+    """Names of variables, in the order in which points list them; `count` is how many there are, if that is fixed."""
+
+    def __init__(self, *, count: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fewest, self.most = (count, count) if count else (1, MOST_VARIABLES)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
@@ -96,7 +108,53 @@ class VariablesField(StrictField):
             raise ValidationError(wrong) from None
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of({"type": "string", "maxLength": LONGEST_NAME}, minItems=1, maxItems=MOST_VARIABLES)
+        # A word of expressions is no name, and no name stands twice; both also by the names of Greek letters.
+        one: JSONSchema = {
+            "type": "string",
+            "maxLength": LONGEST_NAME,
+            "pattern": f"^({NAME})$",
+            "not": {"enum": TAKEN},
+        }
+        name = components.refer("VariableName", lambda: one)
+        return list_of(name, minItems=self.fewest, maxItems=self.most, uniqueItems=True)
+
+
+def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
+    """JSON Schema of points: rows of so many numbers each. Where columns may be any, a point of one may be a number."""
+    number: JSONSchema = {"type": "number"}
+    row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
+    bounds = {"minItems": fewest, "maxItems": most}
+    lists = [list_of(row, **bounds)] + ([] if columns else [list_of(number, **bounds)])
+    return {"anyOf": [*lists, typed_schema(components, *((2,) if columns else (1, 2)))]}
+
+
+def typed_schema(components: Components, *axes: int) -> JSONSchema:
+    """JSON Schema of a typed array with one of these numbers of axes."""
+    shape = {"minItems": min(axes), "maxItems": max(axes)}
+    return {"allOf": [components.refer("TypedArray", typed_array), {"properties": {"shape": shape}}]}
+
+
+class PointsField(TensorField):
+    """A tensor whose rows are points."""
+
+    def __init__(self, *, most: int, fewest: int = 1, columns: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.most, self.fewest, self.columns = most, fewest, columns
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return points_schema(components, most=self.most, fewest=self.fewest, columns=self.columns)
+
+
+class PointField(TensorField):
+    """A tensor that is one point of so many numbers."""
+
+    def __init__(self, length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.length = length
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        numbers = list_of({"type": "number"}, minItems=self.length, maxItems=self.length)
+        return {"anyOf": [numbers, typed_schema(components, 1)]}
 
 
 class RangeField(StrictField):
@@ -163,6 +221,8 @@ class RandomStartsSchema(StrictSchema):
 class StartsLayoutSchema(StrictSchema):
     """Starts that the server lays out: on a grid or at random."""
 
+    bounds = ONE_OF_THEM
+
     grid = ObjectField(GridStartsSchema(), metadata=about("on an even grid"))
     random = ObjectField(RandomStartsSchema(), metadata=about("at random"))
 
@@ -184,7 +244,7 @@ class StartsField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         layout = components.refer(schema_name(self.layout), lambda: object_schema(self.layout, components))
-        return {"anyOf": [tensor_schema(components), layout]}
+        return {"anyOf": [*points_schema(components, most=MOST_STARTS)["anyOf"], layout]}
 
 
 class GradientNoiseSchema(PartSchema):
@@ -356,14 +416,17 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
 
-    points = TensorField(
-        required=True, metadata=about(f"lists of numbers in the order of the variables, at most {MOST_POINTS:,}")
+    points = PointsField(
+        most=MOST_POINTS,
+        required=True,
+        metadata=about(f"lists of numbers in the order of the variables, at most {MOST_POINTS:,}"),
     )
-    directions = TensorField(
+    directions = PointsField(
+        most=MOST_DIRECTIONS,
         metadata=about(
             "vectors of any length but 0; the derivative along each is told per unit of length, at most "
             f"{MOST_DIRECTIONS}"
-        )
+        ),
     )
     tolerance = NumberField(
         minimum=0.0,
@@ -562,12 +625,14 @@ class FitRequest(RequestSchema[LoadedFit]):
     fresh = frozenset(("points", "start"))
     elsewhere = LEARNING_RATE_PLACE
 
-    points = TensorField(required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}"))
+    points = PointsField(
+        fewest=2, most=MOST_POINTS, columns=2, required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}")
+    )
     loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("what is minimised"))
     variables = VariablesField(
-        load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
+        count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
-    start = TensorField(metadata=about("[slope, intercept] that the descent starts from ([0, 0])"))
+    start = PointField(2, metadata=about("[slope, intercept] that the descent starts from ([0, 0])"))
     optimizers = OptimizersField(
         optimizers,
         metadata=about("each descends from the start; by default gradient descent at half its largest stable step"),

@@ -87,7 +87,7 @@ class LayersField(StrictField):
         return tuple(made)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(layer_schema(components), minItems=1)
+        return list_of(layer_schema(components), minItems=1, maxItems=MOST_LAYERS)
 
 
 def layer_schema(components: Components) -> JSONSchema:
@@ -188,7 +188,8 @@ class NetworkSchema(StrictSchema):
 
     layers = LayersField(required=True, metadata={"description": "in the order they are written"})
     inputs = NamesField(
-        metadata={"description": "names of the inputs, for layers to take; by default there is one, called 'input'"}
+        unique=True,
+        metadata={"description": "names of the inputs, for layers to take; by default there is one, called 'input'"},
     )
     input_shape = InputShapeField(
         metadata={
@@ -196,7 +197,9 @@ class NetworkSchema(StrictSchema):
             "may be left out where the inputs tell it"
         }
     )
-    outputs = NamesField(metadata={"description": "the layers whose output is wanted; by default the last one"})
+    outputs = NamesField(
+        unique=True, metadata={"description": "the layers whose output is wanted; by default the last one"}
+    )
 
 
 SCHEMA = NetworkSchema()

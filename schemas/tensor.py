@@ -60,7 +60,8 @@ def _nested_answers() -> JSONSchema:
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
-def _typed_array() -> JSONSchema:
+def typed_array() -> JSONSchema:
+    """JSON Schema of a typed array."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
         "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
@@ -78,7 +79,7 @@ def tensor_schema(components: Components) -> JSONSchema:
         text = (
             f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
         )
-        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", _typed_array)]}
+        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", typed_array)]}
 
     return components.refer("Tensor", make)
 
@@ -88,7 +89,7 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", _typed_array)]
+        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", typed_array)]
         return {"description": text, "anyOf": answers}
 
     return components.refer("TensorAnswer", make)

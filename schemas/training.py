@@ -80,7 +80,7 @@ class BatchesField(StrictField):
         return np.array(batch, np.int64)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        indices = list_of({"type": "integer", "minimum": 0}, minItems=1)
+        indices = list_of({"type": "integer", "minimum": 0, "maximum": 2**53 - 1}, minItems=1)
         return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
 
 
@@ -130,7 +130,7 @@ class StateField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         number: JSONSchema = {"type": "number"}
         if not self.trees:
-            return components.refer("NumbersByName", lambda: by_name(number))
+            return by_name(number)
         return by_name({"anyOf": [number, tree_schema(components)]})
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 LOCK = Path(__file__).parents[1] / "requirements" / "runtime.txt"
-# The lock is complete, so pip need not resolve it. The other source, the package index, may be a mirror without advisories.
+# The lock is complete, so pip need not resolve it. The other source, the package index, may be a mirror without any.
 COMMAND = ["-m", "pip_audit", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format", "json"]
 SOURCE = ["--vulnerability-service", "osv", "--timeout", "10", "--requirement", str(LOCK)]
 

@@ -105,20 +105,22 @@ _GREEK |= {letter.upper(): name.capitalize() for letter, name in _GREEK.items()}
 _GREEK |= {"ϵ": "epsilon", "ϑ": "theta", "ϰ": "kappa", "ϱ": "rho", "ς": "sigma", "ϕ": "phi"}
 _GREEK |= {"\N{MICRO SIGN}": "mu", "\N{OHM SIGN}": "Omega", "\N{INCREMENT}": "Delta"}
 
-_NAME = rf"[A-Za-z][A-Za-z0-9_]*|[{''.join(_GREEK)}](?:[0-9]+|_[A-Za-z0-9_]+)?"
+NAME = rf"[A-Za-z][A-Za-z0-9_]*|[{''.join(_GREEK)}](?:[0-9]+|_[A-Za-z0-9_]+)?"
 """A Greek letter is a name by itself, at most with an index: 2πr is a product of three."""
+TAKEN = sorted({*_NAMED, *(letter for letter, name in _GREEK.items() if name in _NAMED)})
+"""Names that no variable may have, for they are words."""
 _SYMBOLS = [name for name in _NAMED if not name.isascii() and name not in _GREEK]
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SPACE = " \t\r\n\N{NO-BREAK SPACE}\u2000-\u200a\u202f\u3000"
 _TOKEN = re.compile(
     r"(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    rf"|(?P<name>{'|'.join([_NAME, *map(re.escape, _SYMBOLS)])})"
+    rf"|(?P<name>{'|'.join([NAME, *map(re.escape, _SYMBOLS)])})"
     rf"|(?P<operator>{'|'.join(map(re.escape, sorted(_OPERATORS, key=len, reverse=True)))})"
     r"|(?P<mark>[(),|])"
     r"|(?P<superscript>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
     rf"|(?P<other>[^{_SPACE}])"
 )
-_VALID_NAME = re.compile(_NAME)
+_VALID_NAME = re.compile(NAME)
 
 _OPERAND = 'a number, a name or "("'
 
