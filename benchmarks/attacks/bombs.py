@@ -59,7 +59,10 @@ async def _at_once(
     """Statuses, CPU seconds of each, what was beside it, and how many workers died."""
     statuses: Counter[str] = Counter()
     addresses = sources(options.addresses)
-    kills = server.cgroup.kills if server.cgroup else 0
+    kills = 0
+    if server.cgroup is not None:
+        kills = server.cgroup.kills
+        server.cgroup.forget_peak()
     async with watched(server, every=0.1) as beside:
         sent = (_send(server.port, request, addresses[n % len(addresses)], statuses) for n in range(count))
         await asyncio.gather(*sent)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.attacks.bodies import HEAVY, XOR, endless_stream, large_answer, packed
+from benchmarks.attacks.bodies import HEAVY, XOR, endless_stream, large_answer, packed, unique_lstm
 from benchmarks.attacks.client import FAILURES, Connection, connect, get, head, post, read_answer, sources
 from benchmarks.attacks.harness import NORMAL, Options, Row, Server, serving, watched
 
@@ -268,6 +269,53 @@ def resets(count: int) -> Run:
     return run
 
 
+def asking(count: int, request: Callable[[int], bytes]) -> Run:
+    """Clients who ask and read, one request after the other over kept connections, as fast as they are answered."""
+
+    async def run(field: Field) -> None:
+        numbers = itertools.count()
+
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                while True:
+                    connection.send(request(next(numbers)))
+                    async with asyncio.timeout(60):
+                        answer = await read_answer(connection, 0.0, kept=0)
+                    field.notes[f"status {answer.status}"] += 1
+                    if answer.headers.get("connection", "").lower() == "close":
+                        return
+                    await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
+
+        await field.many(count, once)
+
+    return run
+
+
+def steady_readers(count: int, request: bytes, rate: int) -> Run:
+    """Clients that read large answers so fast that they may go on, and no faster."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number, receive=rate) as connection:
+                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                connection.send(request)
+                sock = connection.writer.get_extra_info("socket").dup()
+                sock.setblocking(False)
+                try:
+                    while True:
+                        await asyncio.sleep(1.0)
+                        with contextlib.suppress(BlockingIOError):
+                            if not sock.recv(rate):
+                                return
+                            field.notes["read on"] += 1
+                finally:
+                    sock.close()
+
+        await field.many(count, once)
+
+    return run
+
+
 def half_closed(count: int) -> Run:
     """Clients that close their side once they have asked; the answer is still due to them, or not."""
 
@@ -329,6 +377,16 @@ ATTACKS: dict[str, Run] = {
     "uploads of 6 MB reset half-way, 30 at once": aborted(30, post("/v1/gradients", b" " * 6_000_000), 0.5),
     "heavy requests reset at once, 30 at once": aborted(30, post("/v1/forward", HEAVY["elementwise"].body(0)), 1.0),
     "answers of 48 MB reset in the middle, 16 at once": resets(16),
+    "130 readers of 48 MB at 80 kB a second": steady_readers(130, post("/v1/forward", LARGE), 80_000),
+    "5,000 half headers": sending(5000, HALF_HEAD),
+    "256 half bodies of 8 MB": sending(256, head("POST", "/v1/gradients", 8_000_000) + b" " * 1_000_000),
+    "256 clients of small requests": asking(256, lambda _: post("/v1/gradients", GRADIENTS)),
+    "60 clients of small networks that no cache knows": asking(
+        60, lambda number: post("/v1/gradients", unique_lstm(number, 20))
+    ),
+    "60 clients of the API's description": asking(60, lambda _: get("/openapi.json", {"Accept-Encoding": "gzip"})),
+    "60 clients of /metrics": asking(60, lambda _: get("/metrics")),
+    "16 clients of 48 MB as gzip": asking(16, lambda _: post("/v1/forward", LARGE, {"Accept-Encoding": "gzip"})),
     "half-closed requests, 16 at once": half_closed(16),
     "100 bodies that go on after the refusal": late_body(100),
     "bodies of gzip, 1 byte a second": sending(

@@ -83,6 +83,10 @@ class Cgroup:
     def enter(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
+    def forget_peak(self) -> None:
+        """Begin the peak anew."""
+        (self.folder / "memory.max_usage_in_bytes").write_text("0")
+
     @property
     def peak(self) -> int:
         return int((self.folder / "memory.max_usage_in_bytes").read_text())
