@@ -46,6 +46,7 @@ class Trace(NamedTuple):
 
     every: int
     include: frozenset[str] = frozenset()
+    checkpoint_every: int | None = None
 
 
 ONE_OF_THEM: Mapping[str, int] = MappingProxyType({"minProperties": 1, "maxProperties": 1})

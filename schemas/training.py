@@ -170,6 +170,13 @@ class TrainingTraceSchema(PartSchema):
             "of the gradient met; the samples of the batch"
         ),
     )
+    checkpoint_every = IntegerField(
+        minimum=1,
+        metadata=about(
+            "steps n, 2 n, 3 n, … are told too, each with a checkpoint: whoever loses the connection goes on from the "
+            "last one (none)"
+        ),
+    )
 
 
 class ValidationDataSchema(StrictSchema):
@@ -399,6 +406,18 @@ class TreeOrNumberField(StrictField):
         return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
 
+class CheckpointAnswerSchema(StrictSchema):
+    """Where the training stands: send it as `checkpoint` to go on."""
+
+    step = fields.Integer(required=True)
+    seed = fields.Integer(required=True)
+    parameters = ParametersAnswerField(required=True)
+    optimizer = fields.String(required=True)
+    state = fields.Dict(keys=fields.String(), values=TreeOrNumberField(), required=True)
+    progress = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
+    schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
+
+
 class TrainingStepSchema(StrictSchema):
     """One step: loss and gradients before its update, parameters and state after it."""
 
@@ -424,18 +443,10 @@ class TrainingStepSchema(StrictSchema):
     state = fields.Dict(
         keys=fields.String(), values=TreeOrNumberField(), metadata=about("of the optimizer, after the step")
     )
-
-
-class CheckpointAnswerSchema(StrictSchema):
-    """Where the training stands: send it as `checkpoint` to go on."""
-
-    step = fields.Integer(required=True)
-    seed = fields.Integer(required=True)
-    parameters = ParametersAnswerField(required=True)
-    optimizer = fields.String(required=True)
-    state = fields.Dict(keys=fields.String(), values=TreeOrNumberField(), required=True)
-    progress = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
-    schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
+    checkpoint = fields.Nested(
+        CheckpointAnswerSchema,
+        metadata=about("after the step, as `trace.checkpoint_every` asks; absent where numbers are not finite"),
+    )
 
 
 class TrainSummary(StrictSchema):

@@ -130,6 +130,17 @@ TRAIN: dict[str, Example] = {
         validation={"inputs": [[0.9, 0.1], [-0.8, 0.5]], "targets": [1, 0]},
         trace={"include": ["batch"]},
     ),
+    "checkpoints": Example(
+        "A checkpoint after every second step: sent back, the last one that came goes on as if nothing had happened.",
+        network={"layers": [{"type": "dense", "name": "line", "units": 1}]},
+        parameters={"line": {"kernel": [[0]], "bias": [0]}},
+        inputs=[[0], [1], [2]],
+        targets=[[1], [3], [5]],
+        loss="half_squared_error",
+        optimizer={"type": "adam", "learning_rate": 0.5},
+        steps=4,
+        trace={"every": 4, "checkpoint_every": 2},
+    ),
     # The line is known, and so is the curvature: 6.702, so that gradient descent bears 0.298 at the most.
     "divergence": Example(
         "A learning rate that is too large, and the explanation of what follows.",

@@ -19,7 +19,7 @@ from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
-from service.admission import Admission, Ticket
+from service.admission import TINY_SECONDS, Admission, Ticket
 from service.api.examples import Example
 from service.config import Settings
 from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
@@ -205,12 +205,14 @@ def post(
                 body = wire.read_body(environ, settings.max_body_bytes)
                 ticket = _ticket_of(environ, running, len(body), held)
                 memory.deadline, memory.look = ticket.deadline, ticket.look
+                is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
                 value, texts = wire.parse(body, takes.fresh, memory.need)
                 loaded_bytes = len(body) * LOADED_FACTOR
                 del body
                 timer.mark("parse")
-                ticket.look()
+                if is_large:
+                    ticket.look()
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
@@ -219,7 +221,8 @@ def post(
                     texts.release()
                     loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
-                ticket.look()
+                if is_large:
+                    ticket.look()
                 if form != "json":
                     ticket.open_stream()
                     environ["nabla.streamed"] = True
@@ -232,7 +235,8 @@ def post(
                     ticket.give_slot_back()  # from here on it computes in turns
                     result.call_on_close(held.pop_all().close)
                     return result
-                ticket.look()
+                if ticket.cost > TINY_SECONDS:
+                    ticket.look()
                 pieces = wire.document_typed(result) if base64 else [wire.document(result)]
                 context.learn()
                 timer.mark("serialize")

@@ -280,6 +280,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
         batches=request.get("batches"),
         every=trace.every,
         include=trace.include,
+        checkpoint_every=trace.checkpoint_every,
     )
 
 
@@ -295,4 +296,6 @@ def record_of(recorded: Recorded) -> dict[str, Any]:
     if step.validation_loss is not None:
         record["validation_loss"] = step.validation_loss
     record.update(recorded.more)
+    if recorded.checkpoint is not None:
+        record["checkpoint"] = vars(recorded.checkpoint)
     return record

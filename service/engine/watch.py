@@ -5,8 +5,7 @@ Loops of the engine that may take longer than 50 milliseconds look at the watch 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -26,13 +25,13 @@ class Watch(Protocol):
         """
 
 
-def looked_at(things: Iterable[T], watch: Watch | None) -> Iterable[T]:
-    """The same things; going through them looks at the watch now and then."""
-    return things if watch is None else _looked_at(things, watch)
+def looked_at(things: Sequence[T], watch: Watch | None) -> Iterable[T]:
+    """The same things; going through many of them looks at the watch now and then."""
+    return things if watch is None or len(things) < NODES_BETWEEN_LOOKS else _looked_at(things, watch)
 
 
 def _looked_at(things: Iterable[T], watch: Watch) -> Iterator[T]:
-    rest = iter(things)
-    while part := list(islice(rest, NODES_BETWEEN_LOOKS)):
-        watch.look()
-        yield from part
+    for place, thing in enumerate(things, 1):
+        yield thing
+        if not place % NODES_BETWEEN_LOOKS:
+            watch.look()

@@ -67,19 +67,21 @@ def internal_error(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
 
 
 def deadline_exceeded(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
-    large = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
-    return make(max_seconds=0.0).post("/v1/forward", json=large)
+    return make(max_seconds=0.0).post("/v1/forward", json=LARGE)
 
 
 def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     return make().get("/docs/swagger-ui.css", headers={"Range": "bytes=999999999-"})
 
 
+LARGE = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
+
+
 def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     client = make()
     ticket = client.application.extensions["nabla.admission"].ticket("address:test", time.monotonic())
     ticket.leave()
-    return client.post(GRADIENTS, json=xor(), environ_overrides={"nabla.ticket": ticket})
+    return client.post("/v1/forward", json=LARGE, environ_overrides={"nabla.ticket": ticket})
 
 
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {

@@ -60,6 +60,8 @@ class Plan:
     """Steps 1, 1 + every, … are recorded, and the last."""
     include: frozenset[str] = frozenset()
     """Out of `TRACED`."""
+    checkpoint_every: int | None = None
+    """Steps so many, twice as many, … are recorded too, each with a checkpoint."""
 
 
 class Recorded(NamedTuple):
@@ -67,6 +69,8 @@ class Recorded(NamedTuple):
 
     step: Step
     more: dict[str, Any]
+    checkpoint: Checkpoint | None = None
+    """After the step, where the plan asks for it, the step was made and all numbers are finite."""
 
 
 @dataclass
@@ -229,7 +233,11 @@ class Training:
         each += self.objective.flat.size if "parameters" in include else 0
         each += sum(arrays) + self._history(self.plan.recipe) * trained if "state" in include else 0
         each += max(self.objective.batches.sizes) if "batch" in include else 0
-        return each * (math.ceil(self.steps / self.plan.every) + 1)
+        told = each * (math.ceil(self.steps / self.plan.every) + 1)
+        if self.plan.checkpoint_every is None:
+            return told
+        kept = SCALARS + self.objective.flat.size + sum(arrays) + self._history(self.plan.recipe) * trained
+        return told + (each + kept) * (self.steps // self.plan.checkpoint_every + 1)
 
     @property
     def finished(self) -> bool:
@@ -266,14 +274,27 @@ class Training:
                 self.reason = _with_place(self.reason, [*self._misread, self._lost])
         if step.validation_loss is not None:
             self._validation_loss = step.validation_loss
-        if self.status is None and (step.number - 1) % self.plan.every:
+        asked = self.plan.checkpoint_every
+        kept = asked is not None and not step.number % asked
+        if self.status is None and not kept and (step.number - 1) % self.plan.every:
             return None
         if not math.isfinite(step.learning_rate):
             self._see(step.number, "learning_rate", np.asarray(step.learning_rate))
         # Told once, with the first step that is told since: thinning must not hide it.
         step = step._replace(validation_loss=self._validation_loss)
         self._validation_loss = None
-        return Recorded(step, quietly(self._more, step) if self.plan.include else {})
+        more = quietly(self._more, step) if self.plan.include else {}
+        made = descent.progress.step == step.number  # one that finds the loss run away is not
+        return Recorded(step, more, quietly(self._checkpoint) if kept and made else None)
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """Where the training stands; None where numbers are not finite, for there is nothing to go on from."""
+        objective, descent = self.objective, self.descent
+        remembered = [objective.flat, *map(np.asarray, vars(descent.state).values())]
+        if not all(map(is_finite, remembered)):
+            return None
+        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        return checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
 
     def _more(self, step: Step) -> dict[str, Any]:
         """What the trace includes of a step, in copies."""
