@@ -279,13 +279,9 @@ def bombs(size: int) -> list[Bomb]:
         Bomb("an embedding of 10^12", _layers({"type": "embedding", "input_dim": 10**12, "output_dim": 8})),
         Bomb("a million inputs", _layers({"type": "concatenate", "inputs": ["input"] * min(10**6, size // 10)})),
     ]
-    return [*plain, *shapes, *gzip_bombs(plain)]
-
-
-def gzip_bombs(plain: list[Bomb]) -> list[Bomb]:
-    """The same as gzip, where that makes them small."""
     repeated = ("numbers and a word", "empty lists", "spaces", "strings", "layers of {}", "base64 of another shape")
-    return [Bomb(f"gzip: {bomb.name}", bomb.body, bomb.path, True) for bomb in plain if bomb.name in repeated]
+    zipped = [Bomb(f"gzip: {bomb.name}", bomb.body, bomb.path, True) for bomb in plain if bomb.name in repeated]
+    return [*plain, *shapes, *zipped]
 
 
 def _typed(text: str, shape: list[int]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.attacks.bodies import MEBI, Bomb, bombs, gzip_bombs, large_answer, largest_valid
+from benchmarks.attacks.bodies import MEBI, Bomb, bombs, large_answer, largest_valid, with_text
 from benchmarks.attacks.client import FAILURES, Connection, ask, connect, get, head, post, sources
 from benchmarks.attacks.harness import Options, Row, Server, serving, watched
 
@@ -128,15 +128,14 @@ def run(options: Options) -> Iterator[Row]:
     if options.wants("defaults"):
         with serving(options, memory=2 * CONTAINER) as server:
             limit = asyncio.run(_largest_body(server))
-            for bomb in gzip_bombs(bombs(int(limit * 0.95)))[:2]:
-                request = post(bomb.path, bomb.wire, {"Content-Encoding": "gzip"})
-                found = asyncio.run(_at_once(server, request, 4, options))
-                yield _row(
-                    f"4 x {bomb.name}, defaults in 4 GiB, {len(request) / 1e6:.2g} MB sent",
-                    found,
-                    {"4xx", "503"},
-                    server,
-                )
+            size = min(int(limit * 0.95), 256 * MEBI)
+            zipped = Bomb(
+                "gzip: numbers and a word", with_text("inputs", "[" + "1," * (size // 2) + '"x"]'), gzipped=True
+            )
+            request = post(zipped.path, zipped.wire, {"Content-Encoding": "gzip"})
+            found = asyncio.run(_at_once(server, request, 4, options))
+            name = f"4 x {zipped.name}, defaults in 4 GiB, {len(request) / 1e6:.2g} MB sent"
+            yield _row(name, found, {"4xx", "503"}, server)
 
 
 async def _unread(server: Server, options: Options) -> Row:
