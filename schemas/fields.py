@@ -29,6 +29,10 @@ PREVIEW = 60
 """Characters of a refused value that are shown back."""
 
 
+LONGEST_PLAIN = 100_000
+"""Numbers in a value that is no tensor."""
+MOST_KEYS = 1000
+"""Keys of an object that are looked at one by one; no valid one has as many."""
 LONG_LIST = 15
 """Names that are listed beside a suggestion; more would only hide it."""
 NOT_FINITE = "JSON has no NaN and no infinity, and no number may be one"
@@ -46,13 +50,21 @@ class Message(str):
 
 
 def plain(value: Any) -> Any:
-    """A parsed JSON value without NumPy arrays, which large bodies have where numbers stand in rows."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    """A parsed JSON value without NumPy arrays, which large bodies have where numbers stand in rows.
+
+    Raises `ValidationError` for more numbers than anything takes but a tensor: as objects they would take four times
+    the memory.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.size > LONGEST_PLAIN:
+        raise ValidationError(Message(f"holds {value.size:,} numbers, more than anything but a tensor does"))
+    return value.tolist()
 
 
 def shown(value: Any) -> str:
     """A refused value as JSON, shortened."""
-    if isinstance(value, list) and len(value) > PREVIEW:
+    if isinstance(value, list | np.ndarray) and len(value) > PREVIEW:
         return f"a list of {len(value)} values"
     if isinstance(value, memoryview):
         value = _beginning(value)
@@ -128,6 +140,10 @@ class StrictSchema(Schema):
 
     def load(self, data: Any, **kwargs: Any) -> Any:
         """As marshmallow does. What is refused is not kept by its refusal."""
+        if isinstance(data, Mapping) and len(data) > MOST_KEYS:
+            unknown = islice((key for key in data if key not in self.load_fields), MOST_ERRORS + 1)
+            kept = {*self.load_fields, *unknown}
+            data = {key: value for key, value in data.items() if key in kept}
         try:
             return super().load(data, **kwargs)
         except MarshmallowError as error:

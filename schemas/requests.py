@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
 import orjson
 from marshmallow import ValidationError, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.documents import recognised
-from schemas.fields import Message, StrictField, StrictSchema, plain
+from schemas.fields import LONGEST_PLAIN, Message, StrictField, StrictSchema
 from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64
@@ -45,7 +46,9 @@ class RequestSchema(StrictSchema, Generic[R]):
     def read(self, request: dict[str, Any]) -> R:
         """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
         fresh = self.fresh
-        recipe = {key: plain(value) for key, value in request.items() if key not in fresh}
+        recipe = {key: value for key, value in request.items() if key not in fresh}
+        if any(isinstance(value, np.ndarray) and value.size > LONGEST_PLAIN for value in recipe.values()):
+            self.load(request)  # raises, for no valid recipe has as many numbers
         try:
             # Equal whatever the order of keys and the white space were.
             name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
@@ -53,7 +56,7 @@ class RequestSchema(StrictSchema, Generic[R]):
             raise ValidationError(Message(TOO_DEEP)) from None
         known = self._recipes.find(name)
         if known is None:
-            if nesting(recipe) > MOST_DEPTH + 1:
+            if nesting(recipe) > MOST_DEPTH:
                 raise ValidationError(Message(TOO_DEEP))
             loaded: dict[str, Any] = self.load(request)
             recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
@@ -88,15 +91,22 @@ class RequestSchema(StrictSchema, Generic[R]):
         return self.finish(loaded)
 
 
+CONTAINERS = frozenset((dict, list))
+
+
+def containers_in(item: Any) -> list[Any]:
+    """The lists and objects directly within a list or an object."""
+    children = item.values() if type(item) is dict else item
+    # Most lists are long and have none: then nothing is made of them.
+    if CONTAINERS.isdisjoint(map(type, children)):
+        return []
+    return [child for child in children if type(child) in CONTAINERS]
+
+
 def nesting(value: Any) -> int:
     """How deep values lie in lists and objects, counted up to one more than allowed."""
-    depth, level = 0, [value]
-    while level and depth <= MOST_DEPTH + 1:
+    depth, level = 0, [value] if type(value) in CONTAINERS else []
+    while level and depth <= MOST_DEPTH:
         depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+        level = [child for item in level for child in containers_in(item)]
     return depth

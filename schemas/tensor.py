@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -35,6 +35,8 @@ EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
 PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.parameters or ()))
 """The names of the parameters of layers."""
 NUMBERS = frozenset((int, float))
+PART = 2**16
+"""Numbers of lists that are looked at in one call."""
 TEXT = str | memoryview
 """What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
 
@@ -290,24 +292,26 @@ def narrow(value: Any, key: str) -> Any:
 
 def _from_lists(value: list[Any]) -> Array:
     """From Python lists. NumPy would take true, null and "1.5" for numbers, so types are checked first."""
-    numbers: Iterable[Any] = value
-    axes = 1
-    probe = value
-    while probe and type(probe[0]) is list:
-        if axes == MOST_AXES or set(map(type, numbers)) != {list}:
+    numbers = value
+    shape = [len(value)]
+    while numbers and type(numbers[0]) is list:
+        lengths = set(map(len, numbers)) if set(map(type, numbers)) == {list} else ()
+        if len(shape) == MOST_AXES or len(lengths) != 1:
             raise _offence(value)
+        shape.extend(lengths)
         numbers = list(chain.from_iterable(numbers))
-        probe = probe[0]
-        axes += 1
     if not NUMBERS.issuperset(map(type, numbers)):
         raise _offence(value)
-    try:
-        array = np.array(value, np.float64)  # refuses what is ragged
-    except (ValueError, OverflowError):
-        raise _offence(value) from None
-    if not array.size:
+    if not numbers:
         raise _at((), "needs at least one number; an empty list came")
-    return array
+    array = np.empty(len(numbers))
+    try:
+        # In parts, for NumPy holds the interpreter lock meanwhile.
+        for start in range(0, len(numbers), PART):
+            array[start : start + PART] = np.array(numbers[start : start + PART], np.float64)
+    except OverflowError:
+        raise _offence(value) from None
+    return array.reshape(shape)
 
 
 def _from_typed(value: Mapping[str, Any]) -> Array:
@@ -321,9 +325,9 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
             errors[key] = [Message("is required in a typed array")]
     if errors:
         raise ValidationError(errors)
-    dtype, shape, text = value["dtype"], plain(value["shape"]), value["base64"]
-    if dtype not in TYPED_DTYPES:
-        errors["dtype"] = [Message(f"takes one of {', '.join(TYPED_DTYPES)}, got {shown(plain(dtype))}", TYPED_DTYPES)]
+    dtype, shape, text = plain(value["dtype"]), plain(value["shape"]), value["base64"]
+    if not isinstance(dtype, str) or dtype not in TYPED_DTYPES:
+        errors["dtype"] = [Message(f"takes one of {', '.join(TYPED_DTYPES)}, got {shown(dtype)}", TYPED_DTYPES)]
     if (
         not isinstance(shape, list)
         or len(shape) > MOST_AXES
@@ -386,21 +390,36 @@ def _offence(value: list[Any]) -> ValidationError:
         probe = probe[0]
     if len(shape) > MOST_AXES:
         return _at((), TOO_MANY_AXES)
-    pending: list[tuple[tuple[int, ...], Any]] = [((), value)]
-    while pending:
-        place, item = pending.pop()
-        depth = len(place)
-        if depth < len(shape):
-            if not isinstance(item, list):
-                return _at(place, f"takes a list of {shape[depth]} like its neighbours, got {shown(item)}")
-            if len(item) != shape[depth]:
-                return _at(place, f"has {len(item)} entries; its neighbours have {shape[depth]}")
-            pending.extend(((*place, position), child) for position, child in reversed(list(enumerate(item))))
-        elif type(item) not in NUMBERS:
-            return _at(place, f"takes a number, got {shown(item)}{_numeric(item)}")
-        else:
-            try:
-                float(item)
-            except OverflowError:
-                return _at(place, "is too large for float64")
-    return _at((), "is not a tensor of numbers")
+    return _misfit(value, shape, ()) or _too_large(value, ()) or _at((), "is not a tensor of numbers")
+
+
+def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationError | None:
+    """The first element within `item` that is no number, or no list as long as its neighbours."""
+    length = shape[len(place)]
+    if not isinstance(item, list):
+        return _at(place, f"takes a list of {length} like its neighbours, got {shown(item)}")
+    if len(item) != length:
+        return _at(place, f"has {len(item)} entries; its neighbours have {length}")
+    if len(place) + 1 < len(shape):
+        for position, child in enumerate(item):
+            found = _misfit(child, shape, (*place, position))
+            if found is not None:
+                return found
+        return None
+    for start in range(0, length, PART):
+        part = item[start : start + PART]
+        if not NUMBERS.issuperset(map(type, part)):
+            position, wrong = next((n, each) for n, each in enumerate(part, start) if type(each) not in NUMBERS)
+            return _at((*place, position), f"takes a number, got {shown(wrong)}{_numeric(wrong)}")
+    return None
+
+
+def _too_large(item: Any, place: tuple[int, ...]) -> ValidationError | None:
+    """The first number that float64 cannot hold. The parsers of bodies let none through."""
+    if isinstance(item, list):
+        return next(filter(None, (_too_large(child, (*place, n)) for n, child in enumerate(item))), None)
+    try:
+        float(item)
+    except OverflowError:
+        return _at(place, "is too large for float64")
+    return None

@@ -17,7 +17,7 @@ class Keys:
 
     def name_of(self, authorization: str | None) -> str | None:
         """The name of the key in an Authorization header; None if there is none, or not one of these."""
-        if not self.keys:
+        if not self.keys or authorization is None:
             return None
         key = _bearer(authorization)
         return self._name(key) if key else None

@@ -222,10 +222,10 @@ class Admission:
         if self.closed:
             raise self._stopping()
         now = self.clock()
-        wait = lane.wait_of(ticket.client, now)
-        if wait == 0.0 and len(lane.running) < lane.slots:
+        if len(lane.running) < lane.slots:  # then nobody waits
             self._grant(ticket, lane, cost, now)
             return True
+        wait = lane.wait_of(ticket.client, now)
         own = lane.takes(cost)
         if now + wait + own > ticket.deadline:
             # Whoever comes again has all its time once more.
@@ -258,7 +258,7 @@ class Admission:
         ticket.lane = None
         now = self.clock()
         lane.learn(ticket.cost, now - lane.running.pop(ticket))
-        return self._fill(lane, now)
+        return self._fill(lane, now) if lane.length else []
 
     def _fill(self, lane: Lane, now: float) -> list[Callable[[], None]]:
         calls = []
@@ -314,8 +314,8 @@ class Ticket:
     ended: bool = False
     streams: bool = False
     _next_look: float = 0.0
-    _started: float = 0.0
-    """The processor time of its thread when it was given its slot."""
+    _started: float | None = None
+    """The processor time of its thread at the first look since it was given its slot: few requests live to see one."""
 
     def __post_init__(self) -> None:
         self.deadline = self.arrived + self.admission.seconds
@@ -330,6 +330,11 @@ class Ticket:
         cost = nbytes * BODY_SECONDS
         lane = admission.lane_of(cost) if nbytes else admission.system
         with admission.lock:
+            if len(lane.running) < lane.slots and not admission.closed:
+                # As `_enter` has it, without its calls: most requests find a slot at once.
+                self.cost, self.lane = cost, lane
+                lane.running[self] = admission.clock()
+                return True
             return admission._enter(self, lane, cost or lane.service, ready)
 
     def begin_blocking(self, nbytes: int) -> None:
@@ -338,10 +343,6 @@ class Ticket:
         gate.acquire()
         if not self.begin(nbytes, gate.release):
             self._wait(gate)
-
-    def start(self) -> None:
-        """The calling thread works on the request from now on."""
-        self._started = self.admission.cpu()
 
     def weigh(self, cost: float) -> None:
         """The rest of the request costs so many seconds: wait for a slot of a lane for that, unless it has one.
@@ -376,7 +377,10 @@ class Ticket:
         lane = self.lane
         if lane is None or self.settled or lane.most == math.inf:
             return
-        spent = admission.cpu() - self._started
+        cpu = admission.cpu()
+        if self._started is None:
+            self._started = cpu
+        spent = cpu - self._started
         if spent > lane.most:
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
             self._move(max(2.0 * lane.most, spent))
@@ -456,17 +460,23 @@ class Ticket:
         """Give back everything. May be called twice."""
         if self.ended:
             return
+        self.ended = True
         admission = self.admission
         call = _nothing
         with admission.lock:
-            self.ended = True
+            lane = self.lane
+            if lane is admission.tiny and not (lane.length or self.streams or self.queued_in):
+                # Nobody waits, so nobody is to be told how long that takes: most requests end like this.
+                self.lane = None
+                del lane.running[self]
+                return
             if self.queued_in is not None:
                 self.queued_in.drop(self)
                 call = self._refuse(Problem("busy", "The request has ended."))
             calls = admission._give_back(self)
             if self.streams:
-                lane = admission.streams
-                lane.learn(0.0, admission.clock() - lane.running.pop(self))
+                streams = admission.streams
+                streams.learn(0.0, admission.clock() - streams.running.pop(self))
         call()
         _call(calls)
 

@@ -8,14 +8,17 @@ rectangular array of numbers is left to orjson: `Unsure` is raised, and nothing 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import simdjson
 
-MOST_KEYS = 1000
-"""Looking up a key takes time in proportion to their number; no valid request has as many."""
+from schemas.fields import MOST_KEYS
+from schemas.requests import containers_in
+from schemas.tensor import MOST_AXES
+
 SMALL_LIST = 64
 """Flat lists up to this length stay lists: they may be a shape, whose integers must stay integers."""
 
@@ -24,15 +27,19 @@ class Unsure(Exception):
     """The body has to be read by a parser that keeps everything."""
 
 
-def parse_large(body: bytes) -> Any:
-    """The JSON value in `body`, with arrays of numbers as float64 arrays. Raises `Unsure`."""
+def parse_large(body: bytes, brackets: int | None = None) -> Any:
+    """The JSON value in `body`, with arrays of numbers as float64 arrays; `brackets` is how many [ it has, if known.
+
+    Raises `Unsure`.
+    """
     reader = _Reader()
     try:
         value = reader.read(simdjson.Parser().parse(body))
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise Unsure from error
+    except (ValueError, TypeError, LookupError, RuntimeError):
+        # Without the cause, which would keep what was read while another parser reads it again.
+        raise Unsure from None
     # An array that was flattened away unseen, or a bracket inside a string.
-    if reader.arrays != body.count(b"["):
+    if reader.arrays != (body.count(b"[") if brackets is None else brackets):
         raise Unsure
     return value
 
@@ -45,6 +52,7 @@ class _Reader:
     def read(self, value: Any) -> Any:
         if isinstance(value, simdjson.Object):
             keys = list(value)
+            # Looking up a key takes time in proportion to their number.
             if len(keys) > MOST_KEYS or len(set(keys)) < len(keys):
                 raise Unsure
             return {key: self.read(value[key]) for key in keys}
@@ -65,14 +73,18 @@ class _Reader:
     def read_numbers(self, value: Any) -> Any:
         self.arrays += 1
         shape = [len(value)]
-        rows = [value]
-        while isinstance(rows[0][0], simdjson.Array):
-            rows = list(chain.from_iterable(rows))
+        first = value[0]
+        while isinstance(first, simdjson.Array):
+            # One after the other: an object for each of a million rows would take a hundred times their text.
+            rows: Iterable[Any] = value
+            for _ in shape[1:]:
+                rows = chain.from_iterable(rows)
             lengths = set(map(len, rows))
-            if len(lengths) != 1 or 0 in lengths:
+            if len(lengths) != 1 or 0 in lengths or len(shape) > MOST_AXES:
                 raise Unsure
-            self.arrays += len(rows)
+            self.arrays += math.prod(shape)
             shape.extend(lengths)
+            first = first[0]
         array = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
         if array.size != math.prod(shape):
             raise Unsure
@@ -83,9 +95,6 @@ def _count_lists(value: Any) -> int:
     count, pending = 0, [value]
     while pending:
         item = pending.pop()
-        if isinstance(item, list):
-            count += 1
-            pending.extend(item)
-        elif isinstance(item, dict):
-            pending.extend(item.values())
+        count += type(item) is list
+        pending += containers_in(item)
     return count

@@ -6,9 +6,10 @@ request means.
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ from service.json_faults import json_fault
 from service.large_json import Unsure, parse_large
 from service.long_text import LONG, LongTexts
 from service.problems import Problem
+from service.structure import ARRAY_BYTES, structure_of
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
@@ -41,9 +43,8 @@ GZIP_LEVEL = 1
 # How a typed array of an answer is written whose text is the character NUL: that stands in for a long one.
 OPENED, STAND_IN, CLOSED = b'"base64":"', b"\\u0000", b'"'
 CHUNK = 1 << 20
-# What parsing takes at worst, in multiples of the body's length: a small integer of two bytes becomes
-# a list entry of eight, an entry of the parser's tape and an element of an array.
-PARSING_FACTOR = 16
+# Small bodies are not counted: what reading takes at most, and what is left of it, in multiples of the length.
+SMALL_READING, SMALL_LOADED = 64, 32
 
 
 def announced_length(environ: Mapping[str, Any], limit: int) -> int:
@@ -61,24 +62,30 @@ def check_encoding(environ: Mapping[str, Any]) -> str:
     return encoding
 
 
-def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """The request's body, decompressed, of at most `limit` bytes. Raises `Problem` 400, 413 or 415."""
+def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
+    """The request's body, decompressed, of at most `limit` bytes.
+
+    `need` is told how many bytes that may take before they are there. Raises `Problem` 400, 413, 415 or 503.
+    """
+    need(announced_length(environ, limit))
     encoding = check_encoding(environ)
     try:
-        body = _read(environ, limit)
+        body = _read(environ, limit, need)
+        # A server that read the body before gave it in memory, where it need not stay.
+        environ["wsgi.input"] = io.BytesIO()
     except Problem:
         raise
     except Exception as error:
         # What a server raises for a broken chunk or a lost connection differs from server to server.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
-    return _gunzip(body, limit) if encoding.endswith("gzip") else body
+    return _gunzip(body, limit, need) if encoding.endswith("gzip") else body
 
 
 def _too_large(limit: int) -> Problem:
     return Problem("too-large", f"The body has more than {limit:,} bytes.")
 
 
-def _read(environ: Mapping[str, Any], limit: int) -> bytes:
+def _read(environ: Mapping[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
     stream = environ["wsgi.input"]
     announced = environ.get("CONTENT_LENGTH")
     if announced:
@@ -101,20 +108,34 @@ def _read(environ: Mapping[str, Any], limit: int) -> bytes:
         total += len(part)
         if total > limit:
             raise _too_large(limit)
+        need(2 * total)  # the parts, and the whole made of them
     return b"".join(parts)
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
+def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
     decoder = zlib.decompressobj(wbits=31)
+    # What the stream itself says of its length is mostly right, and one wait better than many.
+    promised = min(int.from_bytes(body[-4:], "little"), limit)
+    parts: list[bytes] = []
+    total = held = 0
+    rest = body
     try:
-        content = decoder.decompress(body, limit + 1)
+        while not decoder.eof and (rest or not parts):
+            # Twice: the parts, and the whole made of them.
+            held = max(held, len(body) + 2 * max(promised, total + CHUNK))
+            need(held)
+            parts.append(decoder.decompress(rest, CHUNK))
+            total += len(parts[-1])
+            if total > limit:
+                raise _too_large(limit)
+            if not parts[-1]:
+                break  # it is cut off
+            rest = decoder.unconsumed_tail
     except zlib.error as error:
         raise Problem("malformed-body", f"The body is not a gzip stream: {error}.") from None
-    if len(content) > limit:
-        raise _too_large(limit)
     if not decoder.eof or decoder.unused_data:
         raise Problem("malformed-body", "The gzip stream is cut off or followed by other bytes.")
-    return content
+    return b"".join(parts)
 
 
 def check_content_type(environ: Mapping[str, Any]) -> None:
@@ -143,39 +164,63 @@ def _wrong_type(content_type: str, media_type: str) -> str:
     )
 
 
-def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> tuple[dict[str, Any], LongTexts | None]:
-    """A JSON object, and the long texts below these keys of it, if any: they stay in the body until they are released.
+class Parsed(NamedTuple):
+    """What was read of a body."""
+
+    value: dict[str, Any]
+    texts: LongTexts | None
+    """Long texts of base64 that are still in the body."""
+    loaded: int
+    """Bytes that are left when all of it is loaded and the body is gone."""
+
+
+def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Parsed:
+    """A JSON object. Long texts below these keys of it, if any, stay in the body until they are released.
 
     In large bodies, arrays of numbers are NumPy arrays already. `need` is told beforehand how many bytes reading may
-    take, the body included.
+    take, the body included. Raises `Problem`.
     """
     texts = LongTexts(body) if len(body) > LONG else None
     if texts is not None and texts.nbytes:
-        need(len(body) + texts.nbytes + len(texts.rest) * PARSING_FACTOR)
         try:
-            value = _object(texts.rest)
+            value, loaded = _object(texts.rest, lambda nbytes: need(len(body) + texts.nbytes + nbytes))
             if texts.put_back(value, keys):
-                return value, texts
-        except Problem:
-            pass  # it is told of the body as it came
-    need(len(body) * PARSING_FACTOR)
-    return _object(body), None
+                return Parsed(value, texts, loaded + texts.nbytes)
+        except Problem as problem:
+            if problem.kind not in ("malformed-body", "invalid"):
+                raise
+            # What is wrong is told of the body as it came.
+    value, loaded = _object(body, need)
+    return Parsed(value, None, loaded)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes, need: Callable[[int], None]) -> tuple[dict[str, Any], int]:
+    """The object in a body, and what it takes when it is loaded."""
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
-    try:
-        value = parse_large(body) if len(body) >= LARGE_BODY else _parse(body)
-    except Unsure:
-        value = _parse(body)
+    if len(body) < LARGE_BODY:
+        need(len(body) * SMALL_READING)
+        value, loaded = _parse(body), len(body) * SMALL_LOADED
+    else:
+        value, loaded = _read_large(body, need)
     if not isinstance(value, dict):
         raise Problem(
             "invalid",
             f"The body must be a JSON object; it is {_kind(value)}.{_encoded_twice(value)}",
             [{"pointer": "#", "detail": "takes an object"}],
         )
-    return value
+    return value, loaded
+
+
+def _read_large(body: bytes, need: Callable[[int], None]) -> tuple[Any, int]:
+    structure = structure_of(body)
+    structure.check()
+    need(structure.reading)
+    try:
+        return parse_large(body, structure.lists), structure.entries * ARRAY_BYTES
+    except Unsure:
+        pass  # here, where the exception and all that it holds are gone
+    return _parse(body), structure.reading - structure.nbytes
 
 
 def _parse(body: bytes) -> Any:

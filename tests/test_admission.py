@@ -253,7 +253,7 @@ def test_a_stop_refuses_all_who_wait_and_all_who_come(bench: Bench) -> None:
 def test_what_turns_out_to_cost_more_moves_on_to_the_next_lane(bench: Bench) -> None:
     ticket = bench.ticket()
     assert ticket.begin(BODY, lambda: None)
-    ticket.start()
+    ticket.look()
     for spent, lane in ((0.04, "tiny"), (0.06, "medium"), (0.9, "medium"), (1.1, "heavy"), (500.0, "heavy")):
         bench.clock.spent += spent
         bench.clock.now += 0.02
@@ -265,7 +265,7 @@ def test_what_turns_out_to_cost_more_moves_on_to_the_next_lane(bench: Bench) -> 
 def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
     ticket = bench.ticket()
     ticket.begin(BODY, lambda: None)
-    ticket.start()
+    ticket.look()
     bench.clock.now += 29.0
     ticket.look()
     assert ticket.lane is bench.admission.tiny
@@ -278,7 +278,8 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
         ticket.begin(BODY, lambda: None)
     moving, waiting = tickets[0], tickets[-1]
     assert waiting.lane is None
-    moving.start()
+    moving.look()
+    bench.clock.now += 0.02
     bench.clock.spent += 0.06
     thread = threading.Thread(target=moving.look)
     thread.start()
@@ -292,8 +293,9 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
 def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:
     ticket = bench.ticket()
     ticket.begin(BODY, lambda: None)
-    ticket.start()
+    ticket.look()
     ticket.settled = True
+    bench.clock.now += 0.02
     bench.clock.spent += 10.0
     ticket.look()
     assert ticket.lane is bench.admission.tiny
@@ -322,7 +324,6 @@ def test_who_waits_to_compute_is_woken_when_the_client_leaves(bench: Bench) -> N
 def test_looks_end_at_the_deadline_and_when_the_client_has_left(bench: Bench) -> None:
     ticket = bench.ticket()
     ticket.begin(BODY, lambda: None)
-    ticket.start()
     assert bench.clock.now < ticket.look() < bench.clock.now + 0.05
     bench.clock.now += 30.1
     with pytest.raises(DeadlineExceeded):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,9 +31,8 @@ from service.memory import Account, Reservation
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 
-# What is left of a body when it is parsed and validated, in multiples of its length: what was read from it and the
-# arrays. Of a long text of base64 no more than its length is left.
-LOADED_FACTOR = 8
+WORTH_LEARNING = 0.001
+"""Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,10 @@ class Context:
         """
         calls += len(program.nodes)
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
-        kind: str = self.environ["PATH_INFO"]
-        self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
-        self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+        if estimated > WORTH_LEARNING:
+            kind: str = self.environ["PATH_INFO"]
+            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
+            self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
         """The request is computed: remember what it cost."""
@@ -199,16 +198,14 @@ def post(
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
-            with ExitStack() as held:
-                memory = _memory_of(environ, running, held)
-                memory.need(wire.announced_length(environ, settings.max_body_bytes))
-                body = wire.read_body(environ, settings.max_body_bytes)
+            with _Held(environ, running) as held:
+                memory = held.memory
+                body = wire.read_body(environ, settings.max_body_bytes, memory.need)
                 ticket = _ticket_of(environ, running, len(body), held)
                 memory.deadline, memory.look = ticket.deadline, ticket.look
                 is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
-                value, texts = wire.parse(body, takes.fresh, memory.need)
-                loaded_bytes = len(body) * LOADED_FACTOR
+                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
                 del body
                 timer.mark("parse")
                 if is_large:
@@ -219,7 +216,6 @@ def post(
                     raise from_validation(error, value) from None
                 if texts is not None:
                     texts.release()
-                    loaded_bytes -= texts.nbytes * (LOADED_FACTOR - 1)
                 timer.mark("validate")
                 if is_large:
                     ticket.look()
@@ -233,7 +229,7 @@ def post(
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
                     ticket.give_slot_back()  # from here on it computes in turns
-                    result.call_on_close(held.pop_all().close)
+                    result.call_on_close(held.keep())
                     return result
                 if ticket.cost > TINY_SECONDS:
                     ticket.look()
@@ -255,13 +251,38 @@ def post(
     return register
 
 
-def _memory_of(environ: Mapping[str, Any], running: Runtime, held: ExitStack) -> Reservation:
-    """The memory of a request: that of the edge, which keeps it until the answer is sent, or else one of its own."""
-    memory: Reservation | None = environ.get("nabla.memory")
-    return held.enter_context(running.memory.reservation()) if memory is None else memory
+class _Held:
+    """What a request holds until its answer is written: memory and its ticket, unless the edge has made them."""
+
+    __slots__ = ("kept", "memory", "owned", "ticket")
+
+    def __init__(self, environ: Mapping[str, Any], running: Runtime) -> None:
+        memory: Reservation | None = environ.get("nabla.memory")
+        self.owned = memory is None
+        self.memory = running.memory.reservation() if memory is None else memory
+        self.ticket: Ticket | None = None
+        self.kept = False
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            self.close()
+
+    def keep(self) -> Callable[[], None]:
+        """Hold everything beyond the block, until what is returned is called."""
+        self.kept = True
+        return self.close
+
+    def close(self) -> None:
+        if self.owned:
+            self.memory.release()
+        if self.ticket is not None:
+            self.ticket.end()
 
 
-def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: ExitStack) -> Ticket:
+def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: _Held) -> Ticket:
     """The ticket that the edge has begun for a request; where Flask runs alone, a new one with a slot.
 
     Raises `Problem` 503.
@@ -269,11 +290,9 @@ def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: Exi
     ticket: Ticket | None = environ.get("nabla.ticket")
     if ticket is None:
         ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
-        environ["nabla.ticket"] = ticket
-        held.callback(ticket.end)
+        held.ticket = environ["nabla.ticket"] = ticket
         ticket.left = hung_up(environ)
         ticket.begin_blocking(nbytes)
-    ticket.start()
     return ticket
 
 

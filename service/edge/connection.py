@@ -8,6 +8,7 @@ import io
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from service.edge import environ as wsgi
@@ -165,13 +166,14 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self._write_paused = False
+        # asyncio calls this in the middle of its own work, and would call `connection_lost` twice were it closed here.
         if self.state is State.SENDING:
-            self._send()
+            self.edge.loop.call_soon(self._send)
         elif self.state is State.STREAMING and self._exchange is not None:
             self.deadline = math.inf
             self._exchange.proceed()
         elif self.state is State.IDLE:
-            self._again()
+            self.edge.loop.call_soon(self._again)
 
     # Reading
 
@@ -419,7 +421,8 @@ class Connection(asyncio.Protocol):
             return
         self.state = State.DRAINING
         self.deadline = time.monotonic() + DRAIN_SECONDS
-        self.transport.write_eof()
+        with suppress(OSError):  # the client has reset the connection
+            self.transport.write_eof()
         self.transport.resume_reading()
 
     def _reply(self, answer: bytes, *, close: bool) -> None:

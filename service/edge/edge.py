@@ -200,6 +200,7 @@ class Edge:
         name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
         client = f"address:{network_of(environ['nabla.peer'])}" if name is None else f"key:{name}"
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
+        environ["nabla.memory"].deadline = ticket.deadline
         return ticket
 
 

@@ -1,0 +1,69 @@
+"""What a JSON body is made of, counted before it is parsed: how many Python objects it can become is known then."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from service.problems import Problem
+
+BLOCK = 64 * 1024
+"""Bytes that are counted together: they stay in the processor's cache."""
+MOST_LISTS, MOST_OBJECTS, MOST_STRINGS = 2**20, 2**17, 2**19
+"""In one body: more take longer to read than a wrong request may. A typed array is one object, however large it is."""
+ENTRY_BYTES, LIST_BYTES, OBJECT_BYTES, STRING_BYTES = 48, 120, 400, 140
+"""What reading takes at most for each entry, list, object and string, beside the text (docs/decisions/0017)."""
+ARRAY_BYTES = 8
+"""What is left of a number in an array."""
+
+
+class Structure(NamedTuple):
+    """Counts of a body. Marks inside of strings count too, so that they are never too small."""
+
+    nbytes: int
+    text: int
+    """Bytes that strings may take: four for each character where one of them is beyond ASCII."""
+    entries: int
+    lists: int
+    objects: int
+    strings: int
+
+    @property
+    def reading(self) -> int:
+        """Bytes that parsing and validating take at most, the body included."""
+        return self.nbytes + self.text + self.entries * ENTRY_BYTES + self.containers
+
+    @property
+    def containers(self) -> int:
+        """Bytes that lists, objects and strings take when they are read, without what they hold."""
+        return self.lists * LIST_BYTES + self.objects * OBJECT_BYTES + self.strings * STRING_BYTES
+
+    def check(self) -> None:
+        """Refuse with 422 what is made of more parts than are read."""
+        for name, asked, allowed in (
+            ("lists", self.lists, MOST_LISTS),
+            ("objects", self.objects, MOST_OBJECTS),
+            ("strings", self.strings, MOST_STRINGS),
+        ):
+            if asked > allowed:
+                text = (
+                    f"The body has {asked:,} {name}; at most {allowed:,} are read. Send large tensors as typed arrays, "
+                    'such as {"dtype": "float32", "shape": [1000, 784], "base64": "…"}.'
+                )
+                error = {"pointer": "#", "detail": text, "limit": f"body_{name}", "asked": asked, "allowed": [allowed]}
+                raise Problem("limit-exceeded", text, [error])
+
+
+def structure_of(body: bytes) -> Structure:
+    """Count what a body is made of."""
+    codes = np.frombuffer(body, np.uint8)
+    counts = [0, 0, 0, 0]
+    for start in range(0, len(codes), BLOCK):
+        block = codes[start : start + BLOCK]
+        for place, mark in enumerate(b',[{"'):
+            counts[place] += int(np.count_nonzero(block == mark))
+    commas, lists, objects, quotes = counts
+    # A list or an object has one entry more than commas.
+    entries = commas + lists + objects
+    return Structure(len(body), len(body) * (1 if body.isascii() else 4), entries, lists, objects, quotes // 2)
