@@ -49,7 +49,7 @@ def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
             derivation.program, derivation.work, derivation.blocks * len(derivation.program.nodes), derivation.size
         )
         context.memory.need(context.loaded_bytes + nbytes)
-        result = derivation.run(feed, vectors, context.watch_over(derivation.work))
+        result = derivation.run(feed, vectors, context.watch_over(derivation.program, derivation.work))
     context.timer.mark("compute")
     return result
 

@@ -61,7 +61,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         context.memory.need(context.loaded_bytes + 4 * program.nbytes)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
-        result = evaluation.run(feed, context.watch_over(program.work), consume=True)
+        result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)
     context.timer.mark("compute")
     return result
 

@@ -25,7 +25,7 @@ from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_
 from service.engine.compiling import Compiler
 from service.engine.errors import InvalidRequest
 from service.engine.graph.plan import Program
-from service.engine.limits import WATCHED_OPERATIONS
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.watch import Watch
 from service.memory import Account, Reservation
 from service.observability import Timer
@@ -76,6 +76,8 @@ class Context:
 
     compiled: Compiler = field(init=False)
     """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
+    in_steps: bool = False
+    """Whether it was computed in steps and ended in time: where it stands is told, even if that is late by a little."""
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
@@ -102,9 +104,9 @@ class Context:
             program, kind, estimated, began = self._weighed
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
-    def watch_over(self, work: float) -> Watch | None:
+    def watch_over(self, program: Program, work: float) -> Watch | None:
         """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
-        return self.ticket if work > WATCHED_OPERATIONS else None
+        return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:
         """End the stage in which programs are made, which take so many bytes."""
@@ -231,7 +233,7 @@ def post(
                     ticket.give_slot_back()  # from here on it computes in turns
                     result.call_on_close(held.keep())
                     return result
-                if ticket.cost > TINY_SECONDS:
+                if ticket.cost > TINY_SECONDS and not context.in_steps:
                     ticket.look()
                 pieces = wire.document_typed(result) if base64 else [wire.document(result)]
                 context.learn()

@@ -221,6 +221,7 @@ def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
             run.proceed()
     finally:
         work.close()
+    context.in_steps = True
     if run.gone:
         count_stream("disconnected")
     return b"[%b]" % b",".join(run.records), run.summary

@@ -37,6 +37,8 @@ FREE_CHUNKS, SMALLEST_CHUNK = 10_000, 32
 """Chunks of a body that may be tiny; more must have so many bytes on average: each takes the event loop 5 us."""
 STEP = 1 << 20
 """Bytes of a body that are reserved at a time."""
+REPLAYED = 8 * 1024
+"""Bytes read ahead that are looked at for the next request."""
 DRAIN_SECONDS = 2.0
 """How long a refused request is read on: closing at once would make the client lose the answer."""
 HUNGRY_SECONDS = 5.0
@@ -78,8 +80,10 @@ class Connection(asyncio.Protocol):
         self._socket: Any = None
         self._parser = Parser(on_headers_complete=self._on_head, on_body=self._on_chunk, **edge.parser_options)
         self._base: dict[str, Any] = {}
-        self._ahead = b""
+        self._ahead = bytearray()
         """Bytes of the requests after the present one."""
+        self._replayed = 0
+        """How many of these are being read now; they stay there until it is known which of them the request takes."""
         self._half_closed = False
         self._write_paused = False
         self._sent = self._mark = 0
@@ -217,7 +221,7 @@ class Connection(asyncio.Protocol):
         parser.reset()
         if in_head and self._length is not None:
             return rest
-        self._ahead = rest
+        self._keep(rest)
         self._dispatch()
         return None
 
@@ -258,13 +262,21 @@ class Connection(asyncio.Protocol):
         """Take bytes of a body of known length, and what follows it."""
         assert self._length is not None
         missing = self._length - self._received
-        if len(data) > missing:
-            self._ahead = data[missing:]
+        if len(data) >= missing:
+            self._keep(data[missing:])
             data = data[:missing]
         if data:
             self._add(data)
         if self._received == self._length and self.state is State.BODY:
             self._dispatch()
+
+    def _keep(self, rest: bytes) -> None:
+        """The present request is read as a whole, and this follows it."""
+        if self._replayed:
+            del self._ahead[: self._replayed - len(rest)]
+            self._replayed = 0
+        elif rest:
+            self._ahead += rest
 
     def _add(self, data: bytes) -> None:
         """Add a part to the body, and hold the memory for it."""
@@ -454,8 +466,15 @@ class Connection(asyncio.Protocol):
     def _again(self) -> None:
         """Take the requests that came while another was at work."""
         if self.state is State.IDLE and self._ahead and not self._write_paused:
-            data, self._ahead = self._ahead, b""
-            self._begin(data)
+            # Not all of it: thousands of requests would be copied for each of them.
+            self._replayed = min(len(self._ahead), REPLAYED)
+            self._begin(bytes(self._ahead[: self._replayed]))
+            if self._replayed:  # that was no whole request
+                rest = bytes(self._ahead[self._replayed :])
+                self._ahead.clear()
+                self._replayed = 0
+                if rest:
+                    self.data_received(rest)
             self._read_on()
             if self._half_closed and self.state in (State.IDLE, State.HEAD):
                 self._close()

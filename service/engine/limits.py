@@ -11,6 +11,8 @@ from service.engine.graph.plan import Program
 
 WATCHED_OPERATIONS = 1e6
 """A run of more floating-point operations looks at the clock; a shorter one is over before that could matter."""
+WATCHED_NODES = 10_000
+"""So does a run of more nodes: each is a call or two, however small."""
 
 
 @dataclass(frozen=True, kw_only=True)

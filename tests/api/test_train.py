@@ -1068,7 +1068,7 @@ def test_other_forms_cannot_be_had_and_those_there_are_are_named(train: Train, a
 
 @pytest.mark.parametrize("accept", [NDJSON, EVENTS])
 def test_what_is_wrong_before_the_start_is_an_ordinary_problem(make_client: MakeClient, accept: str) -> None:
-    client = make_client(threads=2)  # one stream at once, which a refusal must not keep
+    client = make_client(streams=1)  # one stream at once, which a refusal must not keep
 
     def ask(body: Any) -> TestResponse:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

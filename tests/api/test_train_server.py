@@ -21,6 +21,7 @@ from tests.support import Server, assert_problem, head, read_answer, strict_json
 
 ENDLESS = 1_000_000
 STREAMS = 4
+"""So many may one client open of the five that a worker serves."""
 SOON = 10.0
 """Seconds that are far more than it takes."""
 
@@ -86,7 +87,7 @@ SILENT = {"trace": {"every": ENDLESS}}
 @pytest.fixture(scope="module")
 def trainer(start_server: ServerFactory) -> Iterator[Server]:
     """One worker with few threads, half of which may stream."""
-    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS), NABLA_MAX_SECONDS="60") as server:
+    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1), NABLA_MAX_SECONDS="60") as server:
         yield server
 
 
@@ -181,7 +182,7 @@ def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -
         wait_for(lambda: opened(server) == 0, SOON)
 
 
-def test_so_many_may_stream_and_the_others_answer(trainer: Server, post: Post) -> None:
+def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Server, post: Post) -> None:
     content = json.dumps(xor()).encode()
     for _ in range(2):  # those that were cut are free again
         with ExitStack() as held:
@@ -252,7 +253,7 @@ def test_streams_make_progress_together_and_health_answers_meanwhile(trainer: Se
 def test_a_stream_ends_with_its_summary_when_the_server_stops(start_server: ServerFactory) -> None:
     document: list[Any] = []
     content = json.dumps(endless(**SILENT)).encode()
-    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS)) as server, ExitStack() as held:
+    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1)) as server, ExitStack() as held:
         streams = [held.enter_context(Stream(server, endless(), accept)) for accept in (NDJSON, EVENTS)]
         records = [stream.records() for stream in streams]
         assert [next(each)["step"] for each in records] == [1, 1]
@@ -280,7 +281,7 @@ def test_a_stream_that_runs_out_of_time_leaves_a_checkpoint_to_go_on_from(
     start_server: ServerFactory, post: Post
 ) -> None:
     changes: dict[str, Any] = {"optimizer": "adam", "batch_size": 3}
-    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS), NABLA_MAX_SECONDS="1") as server:
+    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1), NABLA_MAX_SECONDS="1") as server:
         with Stream(server, endless(**changes, trace={"every": ENDLESS})) as stream:
             first, summary = stream.records()
         assert first["step"] == 1

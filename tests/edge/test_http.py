@@ -313,3 +313,18 @@ def test_problems_are_never_pages(opened: Running) -> None:
             answer = opened.send(method + b" " + target + b" HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             assert answer.status_code < 500
             assert answer.status_code < 400 or answer.headers["Content-Type"] == PROBLEM
+
+
+def test_pipelined_requests_larger_than_what_is_looked_at_ahead(opened: Running) -> None:
+    """Bodies of 20 KB between small requests, in one piece and in chunks, all sent at once."""
+    large = XOR.ljust(20_000)
+    whole = head("/v1/gradients", len(large), Connection="") + large
+    chunked = head("/v1/gradients", None, Connection="", Transfer_Encoding="chunked")
+    chunked += b"2710\r\n" + large[:10_000] + b"\r\n2710\r\n" + large[10_000:] + b"\r\n0\r\n\r\n"
+    with opened.connect() as connection:
+        connection.sendall(
+            (LIVE + whole + chunked + LIVE) * 3 + LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        found = answers(all_of(connection))
+    assert [answer.status_code for answer in found] == [200] * 13
+    assert len({answer.body for answer in found}) == 2
