@@ -49,7 +49,8 @@ def resolves(pointer: str, value: Any) -> bool:
 
 def fault_of(method: str, status: int, headers: Mapping[str, str], body: bytes, value: Any = None) -> str | None:
     """What is wrong with an answer, or None. `headers` has names in lower case; `value` is what was asked, if known."""
-    if status >= 500 and status != 503:
+    # 501 is for a transfer coding that nobody has to know.
+    if status >= 500 and status not in (501, 503):
         return f"status {status}"
     if not headers.get("x-request-id"):
         return "no X-Request-Id"
