@@ -131,6 +131,9 @@ def main() -> None:
         print("skipped: this system does not tell the peak of a process")
         return
     os.environ.setdefault("NABLA_LOG_REQUESTS", "false")
+    # More than the defaults, which are made for small machines.
+    os.environ.setdefault("NABLA_MAX_BODY_BYTES", str(2**28))
+    os.environ.setdefault("NABLA_MAX_MEMORY_BYTES", str(2**31))
     measure(1 if options.quick else options.layers, options.samples, options.repeats, options.gzip)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, table, time_in_turns
 from benchmarks.networks import DIGITS, XOR, Array, Case, Numbers
-from service import wire
 from service.api.training import record_of
 from service.engine.compiling import Compiler
 from service.engine.descent.loop import Recipe
@@ -21,6 +20,7 @@ from service.engine.descent.training import Plan, Training
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.feed import Feed
+from service.pieces import dump
 
 BARE, TRACED, WRITTEN, TORCH = (
     "Adam step",
@@ -61,7 +61,7 @@ def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
     def step() -> bytes:
         recorded = running.advance()
         assert recorded is not None
-        return wire.dump(record_of(recorded))
+        return dump(record_of(recorded))
 
     return step
 

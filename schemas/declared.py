@@ -173,7 +173,9 @@ def choice(registry: Registry[Any], components: Components) -> JSONSchema:
         objects = [declared_object(registry, declaration, components) for declaration in registry]
         if registry is regularizers:
             factors = properties_of(options_schema(regularizers["l1_l2"]), components)
-            objects.append(components.refer("RegularizerFactors", lambda: closed_object(factors, [])))
+            objects.append(
+                components.refer("RegularizerFactors", lambda: closed_object(factors, []) | {"minProperties": 1})
+            )
         return {"anyOf": [components.refer(f"{kind}Name", names), *objects]}
 
     return components.refer(kind, make)

@@ -194,6 +194,12 @@ class StrictField(fields.Field[Any]):
         """As `deserialize`, without the steps that no field here needs."""
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        """As marshmallow does. An error, which no JSON is, stands for a value that was refused with it before."""
+        if isinstance(value, ValidationError):
+            raise value
+        return super().deserialize(value, attr, data, **kwargs)
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not self.required:
@@ -358,11 +364,16 @@ MOST_NAMES = 256
 
 
 class NamesField(StrictField):
-    """A list of names of layers; `unique` says in OpenAPI that the network refuses one that stands twice."""
+    """A list of names of layers.
 
-    def __init__(self, *, unique: bool = False, **kwargs: Any) -> None:
+    What the network refuses later, OpenAPI says: a name that stands twice if they are `unique`, and one that no layer
+    could have if they are `new`.
+    """
+
+    def __init__(self, *, unique: bool = False, new: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.unique = unique
+        self.new = NameField() if new else None
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
@@ -375,6 +386,8 @@ class NamesField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         bounds = {"minItems": 1, "maxItems": MOST_NAMES}
         name: JSONSchema = {"type": "string", "maxLength": NameField.LONGEST}
+        if self.new is not None:
+            name = self.new.json_schema(components)
         if self.unique:
             return list_of(name, **bounds, uniqueItems=True)
         return components.refer("LayerNames", lambda: list_of(name, **bounds))

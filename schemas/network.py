@@ -189,6 +189,7 @@ class NetworkSchema(StrictSchema):
     layers = LayersField(required=True, metadata={"description": "in the order they are written"})
     inputs = NamesField(
         unique=True,
+        new=True,
         metadata={"description": "names of the inputs, for layers to take; by default there is one, called 'input'"},
     )
     input_shape = InputShapeField(

@@ -15,11 +15,16 @@ from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64
 TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
-RECIPE_BYTES = 8 * 2**20
-"""Bytes of JSON whose recipes are remembered; the objects made of them take some ten times as much."""
-RECIPE_OVERHEAD = 1024
-"""Bytes that even the smallest recipe counts for."""
+RECIPES_BYTES = 32 * 2**20
+"""Memory of the recipes that are remembered, of all operations together."""
+RECIPE_BYTES, RECIPE_FACTOR = 6144, 16
+"""What a recipe takes: so much, and a multiple of its JSON, for itself and the objects made of it."""
 
+
+recipes: LeastRecentlyUsed[tuple[type, bytes], dict[str, Any]] = LeastRecentlyUsed(
+    RECIPES_BYTES, lambda key, _: RECIPE_BYTES + RECIPE_FACTOR * len(key[1])
+)
+"""One for the process, as schemas are."""
 
 R = TypeVar("R")
 """The type of a loaded request: a `TypedDict`."""
@@ -38,9 +43,6 @@ class RequestSchema(StrictSchema, Generic[R]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._recipes: LeastRecentlyUsed[bytes, dict[str, Any]] = LeastRecentlyUsed(
-            RECIPE_BYTES, lambda name, _: len(name) + RECIPE_OVERHEAD
-        )
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 
     def read(self, request: dict[str, Any]) -> R:
@@ -54,25 +56,30 @@ class RequestSchema(StrictSchema, Generic[R]):
             name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
         except (TypeError, ValueError):
             raise ValidationError(Message(TOO_DEEP)) from None
-        known = self._recipes.find(name)
+        known = recipes.find((type(self), name))
         if known is None:
             if nesting(recipe) > MOST_DEPTH:
                 raise ValidationError(Message(TOO_DEEP))
             loaded: dict[str, Any] = self.load(request)
             recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
-            return cast("R", loaded | self._recipes.get(name, lambda: recipe))
+            return cast("R", loaded | recipes.get((type(self), name), lambda: recipe))
         loaded = dict(known)
+        refused: dict[str, Any] = {}
         try:
             for key, field in self._fresh_fields.items():
                 if key in request:
-                    loaded[key] = field.read(request[key])
+                    try:
+                        loaded[key] = field.read(request[key])
+                    except ValidationError as error:
+                        refused = {key: error.with_traceback(None)}  # not to be found out again: it may be large
+                        raise
                 elif field.required:
                     return cast("R", self.load(request))
                 elif field.load_default is not missing:
                     loaded[key] = field.load_default
             return cast("R", self.finish(loaded))
         except ValidationError:
-            self.load(request)  # raises again, with everything that is wrong
+            self.load(request | refused)  # raises again, with everything that is wrong
             raise
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:

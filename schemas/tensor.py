@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
+MOST_TENSORS = 4096
+"""Tensors by name in one object; no layer and no network has as many."""
 TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
 TREE = "an object {layer: {parameter: tensor}}"
 EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
@@ -62,11 +64,11 @@ def _nested_answers() -> JSONSchema:
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
-def typed_array() -> JSONSchema:
-    """JSON Schema of a typed array."""
+def typed_array(shortest: int = 1) -> JSONSchema:
+    """JSON Schema of a typed array with no axis that is shorter."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
-        "shape": list_of({"type": "integer", "minimum": 0}, maxItems=MOST_AXES),
+        "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
         "base64": {"type": "string", "contentEncoding": "base64"},
     }
     text = "an array as base64 of its little-endian bytes in row-major order"
@@ -91,8 +93,8 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        answers = [components.refer("NestedAnswers", _nested_answers), components.refer("TypedArray", typed_array)]
-        return {"description": text, "anyOf": answers}
+        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # nothing has an axis of no length
+        return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
 
     return components.refer("TensorAnswer", make)
 
@@ -156,7 +158,11 @@ class ParametersField(StrictField):
             if not isinstance(tensors, Mapping):
                 errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
                 continue
-            tree[layer], wrong = decode_each(tensors)
+            try:
+                tree[layer], wrong = decode_each(tensors)
+            except ValidationError as error:
+                errors[layer] = error.messages
+                continue
             if wrong:
                 errors[layer] = wrong
         if errors:
@@ -224,7 +230,9 @@ def is_typed(value: Mapping[str, Any]) -> bool:
 
 
 def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays by name, and the messages of those that are none."""
+    """The arrays by name, and the messages of those that are none. Raises `ValidationError` for too many."""
+    if len(tensors) > MOST_TENSORS:
+        raise ValidationError(Message(f"has {len(tensors):,} entries; at most {MOST_TENSORS:,} are read"))
     arrays: dict[str, Array] = {}
     errors: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -400,6 +408,13 @@ def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationEr
         return _at(place, f"takes a list of {length} like its neighbours, got {shown(item)}")
     if len(item) != length:
         return _at(place, f"has {len(item)} entries; its neighbours have {length}")
+    if len(place) + 2 == len(shape):
+        # Rows of numbers, of which most are as they should be.
+        width = shape[-1]
+        for position, row in enumerate(item):
+            if type(row) is not list or len(row) != width or not NUMBERS.issuperset(map(type, row)):
+                return _misfit(row, shape, (*place, position))
+        return None
     if len(place) + 1 < len(shape):
         for position, child in enumerate(item):
             found = _misfit(child, shape, (*place, position))

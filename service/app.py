@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from schemas.requests import recipes
 from service import wire
 from service.admission import Admission
 from service.api import catalogue, derivatives, evaluation, functions, system, training
@@ -35,10 +36,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     admission = app.extensions["nabla.admission"] = Admission(
         seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
     )
-    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes)
+    pool = WorkspacePool(settings.pooled_bytes)
+    compiler = Compiler(settings.limits, settings.cached_bytes, pool)
+    app.extensions["nabla.memory"] = Account(settings.max_memory_bytes, (pool, compiler, recipes))
     app.extensions["nabla"] = Runtime(
         settings,
-        Compiler(settings.limits, settings.cached_nodes, WorkspacePool(settings.pooled_bytes)),
+        compiler,
         app.extensions["nabla.memory"],
         admission,
     )
@@ -140,7 +143,7 @@ def _compress(response: Response, environ: Mapping[str, Any]) -> None:
     if response.direct_passthrough or (response.content_length or 0) < wire.SMALLEST_COMPRESSED:
         return
     response.headers.add("Vary", "Accept-Encoding")
-    compressed = wire.compress(response.iter_encoded(), environ)
+    compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is not None:
         response.response = compressed
         response.content_length = sum(map(len, compressed))

@@ -49,7 +49,7 @@ class Settings:
         default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}
     )
     streams: int = field(default=32, metadata={"about": "streams that a worker serves at once"})
-    max_body_bytes: int = field(default=256 * MEBI, metadata={"about": "largest request body, after decompression"})
+    max_body_bytes: int = field(default=32 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
     max_connections_per_address: int = field(
         default=512,
@@ -80,13 +80,13 @@ class Settings:
     max_trace_elements: int = field(
         default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
     )
-    max_workspace_bytes: int = field(default=2048 * MEBI, metadata={"about": "memory of one computation"})
+    max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(
         default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
     )
     max_memory_bytes: int = field(
-        default=4096 * MEBI,
-        metadata={"about": "memory that all requests of a worker together may be estimated to take"},
+        default=640 * MEBI,
+        metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
     )
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "from one address, 0: any number; beyond it 429 is answered"}
@@ -94,11 +94,12 @@ class Settings:
     max_key_requests_per_second: float = field(
         default=0.0, metadata={"about": "with one key, 0: any number; beyond it 429 is answered"}
     )
-    cached_nodes: int = field(
-        default=250_000, metadata={"about": "graph nodes of compiled definitions that a worker keeps, 1 KB each"}
+    cached_bytes: int = field(
+        default=64 * MEBI,
+        metadata={"about": "memory of compiled definitions that a worker keeps"},
     )
     pooled_bytes: int = field(
-        default=256 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+        default=128 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
     )
     api_keys: tuple[str, ...] = field(
         default=(),

@@ -10,10 +10,12 @@ from service.problems import Problem
 
 BLOCK = 64 * 1024
 """Bytes that are counted together: they stay in the processor's cache."""
-MOST_LISTS, MOST_OBJECTS, MOST_STRINGS = 2**20, 2**17, 2**19
+MOST_VALUES, MOST_LISTS, MOST_OBJECTS, MOST_STRINGS = 2**22, 2**20, 2**17, 2**19
 """In one body: more take longer to read than a wrong request may. A typed array is one object, however large it is."""
-ENTRY_BYTES, LIST_BYTES, OBJECT_BYTES, STRING_BYTES = 48, 120, 400, 140
-"""What reading takes at most for each entry, list, object and string, beside the text (docs/decisions/0017)."""
+VALUE_BYTES, LIST_BYTES, OBJECT_BYTES, STRING_BYTES = 56, 120, 400, 140
+"""What reading takes at most for each value, list, object and string, beside the text (docs/decisions/0017)."""
+ASCII_FACTOR, UNICODE_FACTOR = 3, 8
+"""What texts take while they are read, in multiples of their length."""
 ARRAY_BYTES = 8
 """What is left of a number in an array."""
 
@@ -23,8 +25,9 @@ class Structure(NamedTuple):
 
     nbytes: int
     text: int
-    """Bytes that strings may take: four for each character where one of them is beyond ASCII."""
-    entries: int
+    """Bytes that strings may take."""
+    values: int
+    """Entries of lists and objects."""
     lists: int
     objects: int
     strings: int
@@ -32,7 +35,7 @@ class Structure(NamedTuple):
     @property
     def reading(self) -> int:
         """Bytes that parsing and validating take at most, the body included."""
-        return self.nbytes + self.text + self.entries * ENTRY_BYTES + self.containers
+        return self.nbytes + self.text + self.values * VALUE_BYTES + self.containers
 
     @property
     def containers(self) -> int:
@@ -42,6 +45,7 @@ class Structure(NamedTuple):
     def check(self) -> None:
         """Refuse with 422 what is made of more parts than are read."""
         for name, asked, allowed in (
+            ("values", self.values, MOST_VALUES),
             ("lists", self.lists, MOST_LISTS),
             ("objects", self.objects, MOST_OBJECTS),
             ("strings", self.strings, MOST_STRINGS),
@@ -64,6 +68,6 @@ def structure_of(body: bytes) -> Structure:
         for place, mark in enumerate(b',[{"'):
             counts[place] += int(np.count_nonzero(block == mark))
     commas, lists, objects, quotes = counts
+    text = len(body) * (ASCII_FACTOR if body.isascii() else UNICODE_FACTOR)
     # A list or an object has one entry more than commas.
-    entries = commas + lists + objects
-    return Structure(len(body), len(body) * (1 if body.isascii() else 4), entries, lists, objects, quotes // 2)
+    return Structure(len(body), text, commas + lists + objects, lists, objects, quotes // 2)

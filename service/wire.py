@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,10 +16,10 @@ import orjson
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
-from schemas.tensor import base64_of, encode, typed
 from service.json_faults import json_fault
 from service.large_json import Unsure, parse_large
 from service.long_text import LONG, LongTexts
+from service.pieces import in_words, written
 from service.problems import Problem
 from service.structure import ARRAY_BYTES, structure_of
 
@@ -40,8 +40,6 @@ LARGE_BODY = 32 * 1024
 SMALLEST_COMPRESSED = 1400
 # Level 1: on text of numbers the higher levels save a few per cent for several times the price.
 GZIP_LEVEL = 1
-# How a typed array of an answer is written whose text is the character NUL: that stands in for a long one.
-OPENED, STAND_IN, CLOSED = b'"base64":"', b"\\u0000", b'"'
 CHUNK = 1 << 20
 # Small bodies are not counted: what reading takes at most, and what is left of it, in multiples of the length.
 SMALL_READING, SMALL_LOADED = 64, 32
@@ -217,7 +215,7 @@ def _read_large(body: bytes, need: Callable[[int], None]) -> tuple[Any, int]:
     structure.check()
     need(structure.reading)
     try:
-        return parse_large(body, structure.lists), structure.entries * ARRAY_BYTES
+        return parse_large(body, structure.lists), structure.values * ARRAY_BYTES
     except Unsure:
         pass  # here, where the exception and all that it holds are gone
     return _parse(body), structure.reading - structure.nbytes
@@ -272,59 +270,26 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
     return best[1:]
 
 
-def dump(value: Any) -> bytes:
-    """JSON of a value. In lists, numbers that are not finite become null."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
-
-
 def document(value: Any) -> bytes:
     """JSON of a whole answer: as `dump`, and a newline, so that a terminal's prompt stands in a line of its own."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=_listed)
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=in_words)
 
 
-def dump_typed(value: Any) -> list[bytes]:
-    """JSON of an answer with base64 for tensors, in pieces: to put them together would copy each long text twice."""
-    texts: list[bytes] = []
-    first, *others = dump(_typed(value, texts)).split(OPENED + STAND_IN + CLOSED)
-    pieces = [first]
-    for text, after in zip(texts, others, strict=True):
-        pieces[-1] += OPENED
-        pieces += [text, CLOSED + after]
-    return pieces
-
-
-def document_typed(value: Any) -> list[bytes]:
-    """JSON of a whole answer with base64 for tensors, in pieces: as `dump_typed`, and a newline."""
-    pieces = dump_typed(value)
+def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = lambda: None) -> list[bytes]:
+    """The same in pieces, with typed arrays for tensors if `base64`; `look` is called between two of them."""
+    pieces = written(value, base64, look)
     pieces[-1] += b"\n"
     return pieces
 
 
-def _listed(value: Any) -> Any:
-    # orjson writes contiguous arrays itself; scalars and views come here.
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def _typed(value: Any, texts: list[bytes]) -> Any:
-    """`value` with typed arrays. Long texts go to `texts`, and NUL stands in for them."""
-    if isinstance(value, dict):
-        return {key: _typed(item, texts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item, texts) for item in value]
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.nbytes < LONG:
-        return encode(value)
-    texts.append(base64_of(value))
-    return typed(value, "\0")
-
-
-def compress(body: Iterable[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
-    """The pieces of a body as gzip where the client accepts that."""
+def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
+    """The pieces of a body as gzip where the client accepts that; the body is empty then."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     if not accepted or parse_accept_header(accepted)["gzip"] <= 0:
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return [*map(encoder.compress, body), encoder.flush()]
+    body.reverse()
+    compressed = []
+    while body:
+        compressed.append(encoder.compress(body.pop()))
+    return [*compressed, encoder.flush()]

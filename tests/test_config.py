@@ -1,5 +1,7 @@
 """Settings from the environment."""
 
+import hashlib
+
 import pytest
 
 from service.config import ConfigurationError, Listening, Settings
@@ -130,3 +132,85 @@ def test_a_digest_that_is_none_is_refused() -> None:
 
 def test_settings_do_not_show_their_keys() -> None:
     assert "secret" not in repr(read(NABLA_API_KEYS="secret"))
+
+
+@pytest.mark.parametrize("keys", ["", " ", ",", " ,, "])
+def test_a_list_of_keys_without_a_key_does_not_open_the_service(keys: str) -> None:
+    with pytest.raises(ConfigurationError, match="NABLA_API_KEYS holds no key"):
+        read(NABLA_API_KEYS=keys)
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("NABLA_KEYS", "docs/configuration.md|did you mean NABLA_API_KEYS"),
+        ("NABLA_API_KEY", "did you mean NABLA_API_KEYS"),
+        ("NABLA_WORKERS", "no setting is called NABLA_WORKERS"),
+        ("NABLA_HOST", "did you mean HOST"),
+        ("NABLA_PORT", "did you mean PORT"),
+        ("NABLA_WEB_CONCURRENCY", "did you mean WEB_CONCURRENCY"),
+        ("NABLA_", "no setting is called NABLA_;"),
+        ("NABLA_max_layers", "no setting is called"),
+        ("NABLA_SOMETHING_ELSE", "docs/configuration.md lists all"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused(variable: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as refusal:
+        read(**{variable: "1"})
+    assert variable in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "NABLA_PORT",
+        "NABLA_SERVICE_HOST",
+        "NABLA_SERVICE_PORT",
+        "NABLA_SERVICE_PORT_HTTP",
+        "NABLA_PORT_8000_TCP",
+        "NABLA_PORT_8000_TCP_ADDR",
+        "NABLA_PORT_8000_TCP_PORT",
+        "NABLA_PORT_8000_TCP_PROTO",
+        "NABLA_PORT_53_UDP",
+        "NABLA_WEB_PORT",
+        "NABLA_WEB_SERVICE_HOST",
+        "NABLA_WEB_PORT_8000_TCP_ADDR",
+    ],
+)
+def test_variables_of_kubernetes_are_left_alone(variable: str) -> None:
+    assert read(**{variable: "tcp://10.0.0.1:8000"}) == Settings()
+
+
+@pytest.mark.parametrize("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
+def test_limits_that_contradict_each_other_are_refused(variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{variable} is 3000000, more than NABLA_MAX_MEMORY_BYTES, 2000000"):
+        read(**{"NABLA_MAX_BODY_BYTES": "1", "NABLA_MAX_WORKSPACE_BYTES": "1", variable: "3000000"}, **MEMORY)
+
+
+MEMORY = {"NABLA_MAX_MEMORY_BYTES": "2000000"}
+HEX = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        (f"alice=sha256:{HEX}", "alice"),
+        (f"team-1.b_c=sha256:{HEX.upper()}", "team-1.b_c"),
+        (f"sha256:{HEX}", "sha256:abababab"),
+    ],
+)
+def test_digests_may_have_names(entry: str, name: str) -> None:
+    assert read(NABLA_API_KEYS=entry).keys == ((name, bytes.fromhex(HEX)),)
+
+
+@pytest.mark.parametrize("key", ["a=b", "c2VjcmV0==", "alice=secret", "=", "x y=sha256:" + HEX])
+def test_keys_given_as_they_are_keep_what_they_hold(key: str) -> None:
+    ((name, digest),) = read(NABLA_API_KEYS=key).keys
+    assert digest == hashlib.sha256(key.encode()).digest()
+    assert name == f"sha256:{digest.hex()[:8]}"
+
+
+@pytest.mark.parametrize("entry", ["alice=sha256:", "alice=sha256:12", f"alice=sha256:{HEX}0", "sha256:" + "g" * 64])
+def test_a_named_digest_that_is_none_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
+        read(NABLA_API_KEYS=entry)

@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas.tensor import Array
+from service.engine.graph.blocks import ITEMSIZE
 from service.engine.network.task import Caution
 
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
+
+TEXT_BYTES = {"float64": 25, "float32": 16}
+"""What a number of a tensor takes as text at most, with its comma; as base64 it takes less."""
+
+
+def answer_bytes(count: int, dtype: str) -> int:
+    """What so many numbers of tensors take in an answer: as arrays and as text."""
+    return count * (ITEMSIZE[dtype] + TEXT_BYTES[dtype])
 
 
 def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:

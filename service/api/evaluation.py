@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint
 
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
-from service.api.answers import listed, number, unnamed
+from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
@@ -57,8 +57,9 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
         context.weigh(program, program.work, numbers=program.told)
-        # The arena, as much again at most for the arrays of the answer, and their text.
-        context.memory.need(context.loaded_bytes + 4 * program.nbytes)
+        initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)
+        answered = answer_bytes(program.told + initialised, request["dtype"])
+        context.memory.need(context.loaded_bytes + program.weight + answered)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)

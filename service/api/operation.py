@@ -200,6 +200,7 @@ def post(
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
+            sent: Callable[[], None] | None = None
             with _Held(environ, running) as held:
                 memory = held.memory
                 body = wire.read_body(environ, settings.max_body_bytes, memory.need)
@@ -235,13 +236,24 @@ def post(
                     return result
                 if ticket.cost > TINY_SECONDS and not context.in_steps:
                     ticket.look()
-                pieces = wire.document_typed(result) if base64 else [wire.document(result)]
+                # What needs no memory to speak of is small.
+                whole = not (base64 or memory.held)
+                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64)
                 context.learn()
                 timer.mark("serialize")
+                if memory.held:
+                    del result, loaded, value, texts
+                    memory.need(sum(map(len, pieces)))  # until it is sent
+                    sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                return Response(pieces[0], content_type=media_type)
-            return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+                response = Response(pieces[0], content_type=media_type)
+            else:
+                length = str(sum(map(len, pieces)))
+                response = Response(pieces, content_type=media_type, headers={"Content-Length": length})
+            if sent is not None:
+                response.call_on_close(sent)
+            return response
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
@@ -276,6 +288,14 @@ class _Held:
         """Hold everything beyond the block, until what is returned is called."""
         self.kept = True
         return self.close
+
+    def keep_memory(self) -> Callable[[], None] | None:
+        """Hold the memory alone beyond the block, until what is returned is called; None: that is the edge's part."""
+        if not self.owned:
+            return None
+        if self.ticket is not None:
+            self.ticket.end()
+        return self.keep()
 
     def close(self) -> None:
         if self.owned:

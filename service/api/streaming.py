@@ -23,6 +23,7 @@ from service.engine.descent.loop import Admit
 from service.engine.errors import Abandoned, DeadlineExceeded, EngineError, InvalidRequest
 from service.engine.graph.plan import Program
 from service.observability import OPEN_STREAMS, count_stream
+from service.pieces import Written, dump, written
 from service.problems import Problem, from_engine, from_unexpected
 
 SLICE = 0.005
@@ -207,11 +208,11 @@ class _Run:
 
 
 def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
-    return (lambda value: b"".join(wire.dump_typed(value))) if base64 else wire.dump
+    return (lambda value: b"".join(written(value, base64=True))) if base64 else dump
 
 
-def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
-    """Run a work to its end: the JSON of all records as an array, for `orjson.Fragment`, and the summary.
+def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
+    """Run a work to its end: the JSON of all records as an array, and the summary.
 
     At the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
     """
@@ -224,7 +225,10 @@ def collect(work: Work, context: Context) -> tuple[bytes, Mapping[str, Any]]:
     context.in_steps = True
     if run.gone:
         count_stream("disconnected")
-    return b"[%b]" % b",".join(run.records), run.summary
+    pieces = [b"["]
+    for record in run.records:
+        pieces += [record, b","]
+    return Written([*(pieces[:-1] if run.records else pieces), b"]"]), run.summary
 
 
 def admission_of(context: Context) -> Admit:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import orjson
 from flask import Blueprint, Response
 
 from schemas.training import (
@@ -66,7 +65,7 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     # What is long and seldom read by eye comes last.
     last = {name: summary[name] for name in ("parameters", "checkpoint") if name in summary}
     first = {name: value for name, value in summary.items() if name not in last}
-    return {**first, "steps": orjson.Fragment(steps), **last}
+    return {**first, "steps": steps, **last}
 
 
 @post(

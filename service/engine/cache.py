@@ -18,7 +18,8 @@ class LeastRecentlyUsed(Generic[K, V]):
         self.capacity = capacity
         self.weight = 0
         self._weigh = weigh
-        self._lock = threading.Lock()
+        # Again within itself: what is forgotten may have been the last to hold something that is kept elsewhere.
+        self._lock = threading.RLock()
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def find(self, key: K) -> V | None:
@@ -48,10 +49,24 @@ class LeastRecentlyUsed(Generic[K, V]):
                 return self._values[key][0]
             self._values[key] = (made, weight)
             self.weight += weight
-            while self.weight > self.capacity and self._values:
-                _, (_, forgotten) = self._values.popitem(last=False)
-                self.weight -= forgotten
+            self._forget(self.weight - self.capacity)
         return made
+
+    def shrink(self, weight: int) -> None:
+        """Forget so much weight, what was not used for longest first, or everything."""
+        with self._lock:
+            self._forget(weight)
+
+    def _forget(self, weight: int) -> None:
+        least = self.weight - weight
+        while self.weight > least and self._values:
+            _, (_, forgotten) = self._values.popitem(last=False)
+            self.weight -= forgotten
+
+    @property
+    def nbytes(self) -> int:
+        """The weight, for those that are weighed in bytes."""
+        return self.weight
 
     def __len__(self) -> int:
         return len(self._values)

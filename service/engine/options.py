@@ -22,6 +22,8 @@ LARGEST_INTEGER = 2**63 - 1
 """What JSON parsers of other languages can still read exactly or nearly so."""
 LONGEST_LIST = 16
 """Integers in a list, unless its kind says otherwise."""
+MOST_NUMBERS = 10_000
+"""Numbers in a list."""
 
 
 class Required:
@@ -316,6 +318,8 @@ class Numbers(Value):
     def read(self, value: Any) -> tuple[float, ...]:
         if not isinstance(value, list) or not value:
             raise Refused("a list of numbers", value)
+        if len(value) > MOST_NUMBERS:
+            raise Refused(f"a list of at most {MOST_NUMBERS:,} numbers", value)
         numbers: list[float] = []
         parts: dict[int, Refused] = {}
         entry = self.entry
@@ -329,7 +333,7 @@ class Numbers(Value):
         return tuple(numbers)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "array", "minItems": 1, "items": self.entry.schema()}
+        return {"type": "array", "minItems": 1, "maxItems": MOST_NUMBERS, "items": self.entry.schema()}
 
     def accepted(self) -> Iterator[Any]:
         yield from ([number] for number in self.entry.accepted())

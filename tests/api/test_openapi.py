@@ -274,6 +274,71 @@ def test_the_schemas_refuse_what_the_service_refuses() -> None:
         assert errors(request["schema"], good | change), change
 
 
+TYPED_ROW = {"dtype": "float64", "shape": [2], "base64": "AAAAAAAAAAAAAAAAAAAAAA=="}
+GRADIENTS, DESCEND, FIT = "/v1/gradients", "/v1/functions/descend", "/v1/functions/fit"
+LAYER = {"type": "dense", "units": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "good"),
+    [
+        (GRADIENTS, {"loss_weights": {}}, {"loss_weights": {"output": 1}}),
+        (GRADIENTS, {"loss": {}}, {"loss": {"output": "mse"}}),
+        (
+            GRADIENTS,
+            {"network": {"layers": [LAYER | {"name": "a.b"}]}},
+            {"network": {"layers": [LAYER | {"name": "ab"}]}},
+        ),
+        (GRADIENTS, {"network": {"layers": [LAYER | {"name": "a\n"}]}}, None),
+        (GRADIENTS, {"network": {"layers": [LAYER | {"name": "_schema"}]}}, None),
+        (GRADIENTS, {"network": {"layers": [LAYER], "outputs": ["x" * 65]}}, None),
+        (
+            GRADIENTS,
+            {"network": {"layers": [LAYER], "outputs": ["a", "a"]}},
+            {"network": {"layers": [LAYER], "outputs": ["a"]}},
+        ),
+        (GRADIENTS, {"network": {"layers": [LAYER | {"inputs": ["x"] * 257}]}}, None),
+        (GRADIENTS, {"inputs": TYPED_ROW | {"shape": [0]}}, {"inputs": TYPED_ROW}),
+        (
+            GRADIENTS,
+            {"network": {"layers": [LAYER], "inputs": [""]}},
+            {"network": {"layers": [LAYER], "inputs": ["a"]}},
+        ),
+        (
+            GRADIENTS,
+            {"network": {"layers": [LAYER | {"kernel_regularizer": {}}]}},
+            {"network": {"layers": [LAYER | {"kernel_regularizer": {"l2": 1}}]}},
+        ),
+        ("/v1/train", {"clip": {}}, {"clip": {"norm": 1}}),
+        ("/v1/train", {"clip": {"value": 1, "norm": 1}}, {"clip": {"value": 1}}),
+        (DESCEND, {"clip": {"value": 1, "norm": 1}}, {"clip": {"value": 1}}),
+        (DESCEND, {"starts": 1}, {"starts": [1, 2]}),
+        (DESCEND, {"starts": []}, {"starts": [[1, 2]]}),
+        (DESCEND, {"starts": {}}, {"starts": {"grid": {"box": [0, 1]}}}),
+        (DESCEND, {"starts": {"grid": {"box": [0, 1]}, "random": {"box": [0, 1]}}}, {"starts": TYPED_ROW}),
+        *((DESCEND, {"variables": [name]}, None) for name in ("", "1x", "sin", "π", "a b", "x" * 32)),
+        (DESCEND, {"variables": ["x", "x"]}, {"variables": ["x", "β_1"]}),
+        (FIT, {"start": 0.0}, {"start": [0, 1]}),
+        (FIT, {"start": [1, 2, 3]}, {"start": TYPED_ROW}),
+        (FIT, {"start": TYPED_ROW | {"shape": [1, 2]}}, None),
+        (FIT, {"points": [[1, 2]]}, {"points": [[1, 2], [3, 4]]}),
+        (FIT, {"points": [1, 2]}, None),
+        (FIT, {"variables": ["a"]}, {"variables": ["a", "b"]}),
+        ("/v1/functions/gradient", {"points": 1}, {"points": [1]}),
+        ("/v1/functions/gradient", {"points": [[[1]]]}, {"points": [[1, 2]]}),
+    ],
+)
+def test_the_schemas_are_as_strict_as_the_service(
+    post: Post, path: str, change: dict[str, Any], good: dict[str, Any] | None
+) -> None:
+    schema = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    example = next(iter(BODIES[path].values()))
+    assert post(dict(example) | change, path).status_code == 422
+    assert errors(schema, dict(example) | change)
+    if good is not None:
+        assert errors(schema, dict(example) | good) == []
+
+
 FEWER: dict[str, tuple[str, ...]] = {
     "Layer": ("DenseLayer", "EmbeddingLayer", "AddLayer"),
     "Activation": ("LeakyReluActivation",),

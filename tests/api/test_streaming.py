@@ -109,7 +109,7 @@ class Laboratory:
             if context.form != "json":
                 return respond(work, context)
             records, summary = collect(work, context)
-            return {"steps": json.loads(records), **summary}
+            return {"steps": json.loads(bytes(records)), **summary}
 
         self.app.register_blueprint(blueprint)
         self.client: FlaskClient = self.app.test_client()
@@ -259,7 +259,7 @@ def test_works_compute_one_at_a_time_and_all_get_on(app: Flask) -> None:
 
     def run(number: int) -> None:
         records, _ = collect(Watched(number), context_of(app, "json"))
-        ended.append(len(json.loads(records)))
+        ended.append(len(json.loads(bytes(records))))
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from service.api.examples import TRAIN
@@ -38,9 +40,9 @@ const choose = (select, value) => {
 class Page:
     """/docs in the browser."""
 
-    def __init__(self, browser: Browser, server: Server, fragment: str = "") -> None:
+    def __init__(self, browser: Browser, server: Server, fragment: str = "", root: str = "") -> None:
         self.browser = browser
-        self.origin = f"http://{LOOPBACK}:{server.port}"
+        self.origin = f"http://{LOOPBACK}:{server.port}{root}"
         browser.open(f"{self.origin}/docs{fragment}")
         self.wait("return document.querySelector('.opblock')")
 
@@ -103,9 +105,11 @@ def test_nothing_is_locked_where_no_keys_are_set(page: Page) -> None:
 
 
 @contextmanager
-def quick_server(**settings: Any) -> Iterator[Server]:
-    """The application in a thread of this process: it is there at once."""
-    app = create_app(Settings(log_requests=False, **settings))
+def quick_server(root: str = "", **settings: Any) -> Iterator[Server]:
+    """The application in a thread of this process: it is there at once. `root` is the path that it is mounted at."""
+    app: Any = create_app(Settings(log_requests=False, **settings))
+    if root:
+        app = DispatcherMiddleware(NotFound(), {root: app})
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -220,3 +224,16 @@ def test_the_page_fits_a_telephone(browser: Browser, server: Server) -> None:
         assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     finally:
         send("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_it_works_under_a_path(browser: Browser) -> None:
+    with quick_server(root="/nabla") as server:
+        page = Page(browser, server, root="/nabla")
+        asked = page.browser.requests()
+        assert f"{page.origin}/openapi.json" in asked
+        assert [address for address in asked if not address.startswith((f"{page.origin}/", "data:"))] == []
+        page.open("about")
+        status, text = page.execute("about")
+        assert status == 200 and "/nabla/v1/gradients" in text
+        assert f"{page.origin}/v1" in page.browser.requests()
+        assert page.browser.complaints() == []

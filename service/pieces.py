@@ -1,0 +1,179 @@
+"""JSON of large answers in pieces: the same bytes as in one call, and others may compute between two of them.
+
+One call for twenty million numbers holds the interpreter lock for more than a second, and makes a text of its own of
+what is put together again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import orjson
+import pybase64
+
+from schemas.tensor import Array, encode
+
+PART = 2**15
+"""Numbers that are written in one call: some 3 milliseconds."""
+TYPED_PART = 2**11
+"""As `PART`, where arrays are base64: longer texts are not copied into what is around them."""
+BASE64_PART = 3 * 2**18
+"""Bytes of an array that become base64 in one call; a multiple of 3, so that the texts fit together."""
+SMALLEST_PIECE = 2**16
+"""Shorter texts are put together, for each piece is sent by itself."""
+CONTAINERS = frozenset((dict, list, tuple, np.ndarray))
+
+
+class Written:
+    """A part of an answer that is JSON already."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+def dump(value: Any) -> bytes:
+    """JSON of a value in one call. In lists, numbers that are not finite become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=in_words)
+
+
+def written(value: Any, base64: bool = False, look: Callable[[], object] = lambda: None) -> list[bytes]:
+    """JSON of a value in pieces, with typed arrays for tensors if `base64`. `look` is called between two pieces."""
+    writer = _Writer(base64, look)
+    writer.write(value)
+    writer.flush()
+    return writer.pieces
+
+
+def in_words(value: Any) -> Any:
+    """What orjson does not write itself, as something that it does."""
+    # orjson writes contiguous arrays itself; scalars and views come here.
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Written):
+        return orjson.Fragment(bytes(value))
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _count(value: Any) -> float:
+    """How many numbers a value holds, roughly; strings count by their length."""
+    kind = type(value)
+    if kind is np.ndarray:
+        return float(value.size)
+    if kind is dict:
+        return _count_all(value.values())
+    if kind is list or kind is tuple:
+        return _count_all(value)
+    if kind is str:
+        return len(value) / 16
+    return math.inf if kind is Written else 1.0
+
+
+def _count_all(values: Iterable[Any]) -> float:
+    values = list(values)
+    kinds = set(map(type, values))
+    return float(len(values)) if kinds <= {int, float, bool, type(None)} else sum(map(_count, values))
+
+
+class _Writer:
+    def __init__(self, base64: bool, look: Callable[[], object]) -> None:
+        self.pieces: list[bytes] = []
+        self._base64 = base64
+        self._part = TYPED_PART if base64 else PART
+        self._look = look
+        self._texts: list[bytes] = []
+        self._length = 0
+
+    def write(self, value: Any) -> None:
+        kind = type(value)
+        if kind is Written:
+            self.flush()
+            self.pieces += value.pieces
+        elif kind not in CONTAINERS or _count(value) <= self._part:
+            self._add(self._dump(value))
+        elif kind is dict:
+            before = b"{"
+            for key, item in value.items():
+                self._add(before + dump(key) + b":")
+                self.write(item)
+                before = b","
+            self._add(b"}")
+        elif kind is not np.ndarray:
+            self._write_list(value)
+        elif self._base64:
+            self._write_base64(value)
+        else:
+            self._write_rows(value, value.flags.c_contiguous)
+
+    def flush(self) -> None:
+        """End a piece."""
+        if self._texts:
+            self.pieces.append(b"".join(self._texts))
+            self._texts.clear()
+            self._length = 0
+
+    def _add(self, text: bytes) -> None:
+        self._texts.append(text)
+        self._length += len(text)
+        if self._length >= SMALLEST_PIECE:
+            self.flush()
+            self._look()
+
+    def _dump(self, value: Any) -> bytes:
+        return dump(_encoded(value) if self._base64 else value)
+
+    def _write_list(self, items: Iterable[Any]) -> None:
+        """A list: short entries many at once, long ones by themselves."""
+        before, group, weight = b"[", list[Any](), 0.0
+        for item in items:
+            count = _count(item)
+            if group and weight + count > self._part:
+                self._add(before + self._dump(group)[1:-1])
+                before, group, weight = b",", [], 0.0
+            if count > self._part:
+                self._add(before)
+                self.write(item)
+                before = b","
+            else:
+                group.append(item)
+                weight += count
+        self._add((before + self._dump(group)[1:-1] if group else b"") + b"]")
+
+    def _write_rows(self, array: Array, contiguous: bool) -> None:
+        """Lists of an array. Of one that is not contiguous, numbers are written as Python has them, as in one call."""
+        width = array.size // len(array)
+        before = b"["
+        if width > PART:
+            for row in array:
+                self._add(before)
+                self._write_rows(row, contiguous)
+                before = b","
+        else:
+            rows = max(1, PART // width)
+            for start in range(0, len(array), rows):
+                part = array[start : start + rows]
+                self._add(before + dump(part if contiguous else part.tolist())[1:-1])
+                before = b","
+        self._add(b"]")
+
+    def _write_base64(self, array: Array) -> None:
+        head = dump({"dtype": array.dtype.name, "shape": list(array.shape), "base64": ""})
+        self._add(head[:-2])
+        content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        for start in range(0, len(content), BASE64_PART):
+            self._add(pybase64.b64encode(content[start : start + BASE64_PART].data))
+        self._add(head[-2:])
+
+
+def _encoded(value: Any) -> Any:
+    """`value` with typed arrays."""
+    if isinstance(value, dict):
+        return {key: _encoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encoded(item) for item in value]
+    return encode(value) if isinstance(value, np.ndarray) else value
