@@ -19,7 +19,7 @@ GREEDY = 60
 ANSWERED, MEDIAN = 0.4, 2.0
 MODEST = post("/v1/forward", elementwise(170))
 """About 0.33 s of one processor."""
-KEYS = {"modest": "modest-key-0123456789", "greedy": "greedy-key-0123456789"}
+KEYS = {name: f"{name}-key-0123456789" for name in ("modest", "greedy", "normal")}
 Headers = Callable[[], Mapping[str, str]]
 
 
@@ -122,7 +122,7 @@ async def _case(server: Server, name: str, greed: Greed, options: Options) -> Ro
     alone, _ = await _modest(server.port, request, 3.0)
     others: Counter[str] = Counter()
     # The normal clients of other attacks come from the address of the modest one: they would take its share.
-    async with watched(server, every=0.2, source="127.0.3.1") as beside:
+    async with watched(server, every=0.2, source="127.0.3.1", key=KEYS["normal"] if greed.keys else "") as beside:
         task = asyncio.create_task(_greedy(server.port, greed, others))
         await asyncio.sleep(2.0)
         times, statuses = await _modest(server.port, request, options.seconds)

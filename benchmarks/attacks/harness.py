@@ -282,12 +282,12 @@ NORMAL = f"live p99 <= {1e3 * LIVE_BAR:.0f} ms, XOR p99 <= {1e3 * XOR_BAR:.0f} m
 
 
 @contextlib.asynccontextmanager
-async def watched(server: Server, *, every: float = 0.05, source: str = HOST) -> AsyncIterator[Beside]:
+async def watched(server: Server, *, every: float = 0.05, source: str = HOST, key: str = "") -> AsyncIterator[Beside]:
     """Normal clients and the watch, as long as the block lasts; what they found is there after it."""
     beside = Beside()
     watch = Watch(server)
     watch.start()
-    command = [sys.executable, "-m", "benchmarks.attacks.probe", str(server.port), str(every), source]
+    command = [sys.executable, "-m", "benchmarks.attacks.probe", str(server.port), str(every), source, key]
     # Their output goes into a file: a pipe that nobody reads meanwhile would be full.
     with tempfile.TemporaryFile("w+") as output:
         probe = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, text=True)

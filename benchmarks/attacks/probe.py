@@ -21,7 +21,6 @@ from benchmarks.attacks.client import FAILURES, HOST, Connection, connect, get, 
 
 PATIENCE = 10.0
 LIVE = get("/health/live")
-GRADIENTS = post("/v1/gradients", packed(XOR))
 
 
 @dataclass
@@ -31,6 +30,7 @@ class Probe:
     port: int
     every: float
     source: str = HOST
+    key: str = ""
     idle: dict[str, list[Connection]] = field(default_factory=lambda: {"live": [], "xor": []})
     times: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {"live": [], "xor": []})
     failures: Counter[str] = field(default_factory=Counter)
@@ -38,7 +38,8 @@ class Probe:
 
     async def once(self, kind: str, keep: bool) -> None:
         start = time.perf_counter()
-        request = LIVE if kind == "live" else GRADIENTS
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        request = LIVE if kind == "live" else post("/v1/gradients", packed(XOR), headers)
         seconds = PATIENCE
         try:
             async with asyncio.timeout(PATIENCE):
@@ -92,10 +93,10 @@ class Probe:
 
 
 def main() -> None:
-    port, every, source = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+    port, every, source, key = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
     with contextlib.suppress(OSError):
         os.nice(-10)  # the clients are to wait for the server, not for a processor
-    probe = Probe(port, every, source)
+    probe = Probe(port, every, source, key)
     asyncio.run(probe.run())
     times = {kind: [seconds for _, seconds in found] for kind, found in probe.times.items()}
     print(json.dumps({"times": times, "failures": dict(probe.failures)}))
