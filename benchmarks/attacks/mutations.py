@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from benchmarks.attacks import framing
 from benchmarks.attacks.client import FAILURES, Connection, connect, head, read_answer, sources
 from benchmarks.attacks.harness import ROOT, Options, Row, Server, serving, watched
 from benchmarks.attacks.in_process import HANG
@@ -60,16 +61,16 @@ async def _client(server: Server, mutator: Mutator, count: int, source: str, fau
     connection: Connection | None = None
     for _ in range(count):
         attempt = mutator.attempt()
-        framing = mutator.random.choice(FRAMING) if mutator.random.random() < 0.03 else None
+        wrong = mutator.random.choice(FRAMING) if mutator.random.random() < 0.03 else None
         start = time.perf_counter()
         try:
             async with asyncio.timeout(HANG + 15.0):
                 connection = connection or await connect(server.port, source)
-                connection.send(encode(attempt, framing))
+                connection.send(encode(attempt, wrong))
                 answer = await read_answer(connection, start, kept=2**30, bodiless=attempt.method == "HEAD")
         except FAILURES as error:
             # After an error in the framing the server closes, and then a kept connection may just have been closed.
-            faults[f"{type(error).__name__} {attempt.method} {attempt.path[:60]} {framing} {attempt.kinds}"[:200]] += 1
+            faults[f"{type(error).__name__} {attempt.method} {attempt.path[:60]} {wrong} {attempt.kinds}"[:200]] += 1
             if connection is not None:
                 connection.reset()
             connection = None
@@ -82,9 +83,9 @@ async def _client(server: Server, mutator: Mutator, count: int, source: str, fau
         else:
             fault = fault_of(attempt.method, answer.status, answer.headers, answer.body, attempt.value)
             if fault is not None:
-                faults[f"{fault} at {attempt.method} {attempt.path[:60]} {framing} {attempt.kinds}"[:200]] += 1
+                faults[f"{fault} at {attempt.method} {attempt.path[:60]} {wrong} {attempt.kinds}"[:200]] += 1
         # What follows an error of the framing cannot be told from what belongs to it.
-        if framing is not None or not answer.whole or answer.headers.get("connection", "").lower() == "close":
+        if wrong is not None or not answer.whole or answer.headers.get("connection", "").lower() == "close":
             connection.reset()
             connection = None
     if connection is not None:
@@ -147,9 +148,15 @@ def _in_process(options: Options, count: int) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Two rows."""
+    """Three rows."""
     if options.wants("in process"):
         yield _in_process(options, int(options.mutations * (1.0 - OVER_HTTP)))
+    if options.wants("framing"):
+        with serving(options, framing.SETTINGS) as server:
+            count = max(8, options.mutations // 100)
+            statuses, faults = asyncio.run(framing.storm(server.port, count, options.seed))
+            told = f"{dict(sorted(statuses.items()))}; {_listed(faults)}"
+            yield Row(f"{count:,} sequences of wrong framing", "no fault", told, not faults)
     if options.wants("over HTTP"):
         with serving(options, SMALL) as server:
             yield asyncio.run(_over_http(server, options))
