@@ -106,22 +106,24 @@ def run(options: Options) -> Iterator[Row]:
             yield _row(f"{AT_ONCE} x {bomb.name}, {len(request) / 1e6:.2g} MB sent", found, {"4xx", "503"}, server)
             if found[3]:
                 server = fresh()
-        for name, request, count in (
-            ("largest valid", post("/v1/forward", largest_valid(int(limit * 0.95))), 64),
-            ("answers of 400 MB", post("/v1/forward", large_answer(400)), 16),
-        ):
-            if options.wants(name):
-                server = fresh()
-                yield _row(
-                    f"{count} x {name}",
-                    asyncio.run(_at_once(server, request, count, options)),
-                    {"200", "503"},
-                    server,
-                    cpu=False,
-                )
+        if options.wants("largest valid"):
+            server = fresh()
+            sizes = [int(limit * share) for share in (0.95, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)]
+            request = asyncio.run(_largest(server, [post("/v1/forward", largest_valid(size)) for size in sizes]))
+            found = asyncio.run(_at_once(server, request, 64, options))
+            yield _row(f"64 x largest valid, {len(request) / 1e6:.2g} MB", found, {"200", "503"}, server, cpu=False)
+        answers = {
+            megabytes: post("/v1/forward", large_answer(megabytes)) for megabytes in (400, 200, 140, 100, 70, 50)
+        }
+        if options.wants("large answers"):
+            server = fresh()
+            request = asyncio.run(_largest(server, list(answers.values())))
+            (megabytes,) = (megabytes for megabytes, known in answers.items() if known == request)
+            found = asyncio.run(_at_once(server, request, 32, options))
+            yield _row(f"32 x large answers, {megabytes} MB", found, {"200", "503"}, server, cpu=False)
         if options.wants("unread"):
             server = fresh()
-            yield asyncio.run(_unread(server, options))
+            yield asyncio.run(_unread(server, list(answers.values()), options))
         if options.wants("half-sent"):
             server = fresh()
             yield asyncio.run(_half_sent(server, limit, options))
@@ -138,10 +140,18 @@ def run(options: Options) -> Iterator[Row]:
             yield _row(name, found, {"4xx", "503"}, server)
 
 
-async def _unread(server: Server, options: Options) -> Row:
-    """Answers of 400 MB that nobody reads."""
-    request = post("/v1/forward", large_answer(400))
-    return await _holding(server, "16 unread answers of 400 MB", request, 16, options)
+async def _largest(server: Server, requests: list[bytes]) -> bytes:
+    """The first of some requests that is answered with 200."""
+    for request in requests:
+        if (await ask(server.port, request, timeout=120)).status == 200:
+            return request
+    raise SystemExit("none of the large requests is answered")
+
+
+async def _unread(server: Server, requests: list[bytes], options: Options) -> Row:
+    """Answers, as large as they may be, that nobody reads."""
+    request = await _largest(server, requests)
+    return await _holding(server, "32 unread large answers", request, 32, options)
 
 
 async def _half_sent(server: Server, limit: int, options: Options) -> Row:

@@ -15,6 +15,9 @@ KEPT = 2 * 2**20
 """Bytes of an answer that are kept; what follows is counted and thrown away."""
 
 
+PIECE = 2**18
+
+
 @dataclass
 class Answer:
     """What came back."""
@@ -44,6 +47,13 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send piece by piece: asyncio would move all of a long text each time that the server takes some of it."""
+        with contextlib.suppress(OSError):  # whoever reads the answer sees what happened
+            for start in range(0, len(data), PIECE):
+                self.writer.write(data[start : start + PIECE])
+                await self.writer.drain()
 
     def close(self) -> None:
         self.writer.close()
@@ -156,10 +166,15 @@ async def ask(port: int, request: bytes, source: str = HOST, timeout: float = 90
     start = time.perf_counter()
     async with asyncio.timeout(timeout):
         connection = await connect(port, source)
+        sending = None
         try:
-            connection.send(request)
+            connection.send(request[:PIECE])
+            if len(request) > PIECE:
+                sending = asyncio.create_task(connection.send_all(request[PIECE:]))
             return await read_answer(connection, start, kept=kept, bodiless=request.startswith(b"HEAD"))
         finally:
+            if sending is not None:
+                sending.cancel()
             connection.reset()
 
 
