@@ -50,6 +50,8 @@ def on_starting(server):
     from service.observability import configure_logging, logs_text
 
     configure_logging(as_text=logs_text(_settings.log_format))
+    if server.cfg.workers < 1:  # given to gunicorn itself; it would listen, and nobody would answer
+        sys.exit(f"nabla: --workers takes 1 or more, got {server.cfg.workers}")
     # With sockets that were handed over, from systemd or a server before this one, nothing is to be bound.
     if not (server.master_pid or "LISTEN_FDS" in os.environ or server.cfg.reuse_port):
         refuse_taken(server.cfg.address)

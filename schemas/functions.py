@@ -123,9 +123,9 @@ def points_schema(components: Components, *, most: int, fewest: int = 1, columns
     """JSON Schema of points: rows of so many numbers each. Where columns may be any, a point of one may be a number."""
     number: JSONSchema = {"type": "number"}
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
-    bounds = {"minItems": fewest, "maxItems": most}
-    lists = [list_of(row, **bounds)] + ([] if columns else [list_of(number, **bounds)])
-    return {"anyOf": [*lists, typed_schema(components, *((2,) if columns else (1, 2)))]}
+    # Two kinds of lists as alternatives would be stricter, but generators of Python clients write what mypy refuses.
+    points = list_of(row if columns else {"anyOf": [number, row]}, minItems=fewest, maxItems=most)
+    return {"anyOf": [points, typed_schema(components, *((2,) if columns else (1, 2)))]}
 
 
 def typed_schema(components: Components, *axes: int) -> JSONSchema:

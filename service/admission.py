@@ -133,7 +133,7 @@ class Lane:
         """A request of this cost held its slot for so many seconds on the clock."""
         self.service += MEMORY * (seconds - self.service)
         if cost > 0.0:
-            slowdown = min(max(seconds / cost, LEAST_SLOWDOWN), MOST_SLOWDOWN)
+            slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
             self.slowdown += MEMORY * (slowdown - self.slowdown)
 
 
@@ -218,7 +218,12 @@ class Admission:
         return Problem("busy", "This server is stopping.", headers=retry_after(1.0))
 
     def _enter(self, ticket: Ticket, lane: Lane, cost: float, ready: Callable[[], None]) -> bool:
-        """A slot for a request, whether it has it at once. Raises `Problem`. Called with the lock held."""
+        """A slot for a request, whether it has it at once. Raises `Problem`, and `Abandoned` where it has ended.
+
+        Called with the lock held.
+        """
+        if ticket.ended:
+            raise Abandoned  # the slot would never come back
         if self.closed:
             raise self._stopping()
         now = self.clock()
@@ -257,7 +262,9 @@ class Admission:
             return []
         ticket.lane = None
         now = self.clock()
-        lane.learn(ticket.cost, now - lane.running.pop(ticket))
+        seconds = now - lane.running.pop(ticket)
+        if not ticket.gone:  # else it was cut short
+            lane.learn(ticket.cost, seconds)
         return self._fill(lane, now) if lane.length else []
 
     def _fill(self, lane: Lane, now: float) -> list[Callable[[], None]]:

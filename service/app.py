@@ -22,7 +22,7 @@ from service.engine.graph.plan import WorkspacePool
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
-from service.proxy import Forwarded, Proxies
+from service.proxy import Forwarded, Proxies, network_of
 from service.quotas import Gate
 from service.request_ids import request_id
 
@@ -76,14 +76,13 @@ def _guard(app: Flask, settings: Settings) -> None:
         environ = request.environ
         environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
         environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
+        peer = _peer(environ)
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
-        if rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS":
-            if "nabla.key" not in environ:  # whoever read the body may have looked before that
-                environ["nabla.key"] = gate.check(_peer(environ), environ.get("HTTP_AUTHORIZATION"))
-            # A share of the server belongs to a key that is valid, else to an address: other keys gain nothing.
-            key = environ["nabla.key"]
-            environ["nabla.client"] = f"key:{key}" if key else f"address:{_peer(environ)}"
+        guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
+        if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
+            name = environ["nabla.key"] = gate.check(peer, environ.get("HTTP_AUTHORIZATION"))
+            environ.setdefault("nabla.client", f"key:{name}" if name else f"address:{network_of(peer)}")
 
 
 def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:

@@ -85,7 +85,7 @@ class Settings:
         default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
     )
     max_memory_bytes: int = field(
-        default=640 * MEBI,
+        default=576 * MEBI,
         metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
     )
     max_requests_per_second: float = field(

@@ -313,5 +313,8 @@ def start_threads() -> None:
 
 def _sample_on() -> None:
     while True:
-        sample_now()
+        try:
+            sample_now()
+        except Exception:
+            error_log.exception("a gauge cannot be read")  # and the others go on
         time.sleep(1.0)

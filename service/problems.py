@@ -78,7 +78,9 @@ KINDS: dict[str, Kind] = {
         "text/event-stream stream them. The Accept header rules all of these out.",
     ),
     "timeout": Kind(
-        408, "The body came too slowly", "The connection was silent for too long while the body was awaited."
+        408,
+        "The request came too slowly",
+        "The head or the body of the request did not arrive in time. The detail says how much time there was.",
     ),
     "too-large": Kind(
         413,

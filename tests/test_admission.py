@@ -195,6 +195,28 @@ def test_how_fast_a_lane_is_served_is_measured(bench: Bench) -> None:
     assert "12.0 seconds" in bench.refused(7.0, "b").detail
 
 
+def test_what_is_cut_short_teaches_nothing_about_the_lane(bench: Bench) -> None:
+    for _ in range(30):
+        capped, _ = bench.ask(1e9)
+        bench.clock.now += 30.0
+        capped.end()
+        gone, _ = bench.ask(10.0)
+        bench.clock.now += 0.1
+        gone.leave()
+        gone.end()
+    assert bench.admission.heavy.slowdown == pytest.approx(1.0)
+
+
+def test_who_has_ended_gets_no_slot_any_more(bench: Bench) -> None:
+    """The edge may end a request while its thread is still on its way to the next lane."""
+    ticket = bench.ticket()
+    ticket.begin(BODY, lambda: None)
+    ticket.end()
+    with pytest.raises(Abandoned):
+        ticket.ask(5.0, lambda: None)
+    assert all(load.busy == 0 for load in bench.admission.load())
+
+
 def test_the_wait_for_a_turn_counts_one_request_of_each_other_client(bench: Bench) -> None:
     heavy = bench.admission.heavy
     bench.ask(2.0, "greedy")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+
+log = logging.getLogger("nabla.error")
 
 
 class Pool:
@@ -22,11 +25,16 @@ class Pool:
     def run(self, job: Callable[[], None]) -> None:
         """Do this in a thread. It must not raise, and `done` is to be called once its result is there."""
         self.busy += 1
-        if self.busy > self.threads:
-            self.threads += 1
-            # A daemon: what computes on after the patience of a stop does not hold up the end of the process.
-            threading.Thread(target=self._work, name=f"request-{self.threads}", daemon=True).start()
         self._jobs.put(job)
+        if self.busy > self.threads:
+            # A daemon: what computes on after the patience of a stop does not hold up the end of the process.
+            thread = threading.Thread(target=self._work, name=f"request-{self.threads + 1}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more; another thread will take the job
+                log.warning("no more than %d threads can be started", self.threads)
+            else:
+                self.threads += 1
 
     def done(self) -> None:
         """A job is over: its thread takes the next one."""

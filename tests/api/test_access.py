@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service import quotas
+from service.admission import Admission
 from service.config import ConfigurationError, Settings
 from tests.support import assert_problem, xor
 
@@ -204,3 +205,25 @@ def test_settings_come_from_the_environment() -> None:
     )
     assert (settings.max_layers, settings.docs, settings.max_seconds) == (3, False, 0.5)
     assert settings.api_keys == ("a", "b")
+
+
+def test_a_client_is_a_valid_key_else_an_address(
+    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made-up keys on an open server, and an address with several keys, have one share of it."""
+
+    def client_of(client: FlaskClient, **headers: str) -> str:
+        admission: Admission = client.application.extensions["nabla.admission"]
+        ticket = Admission.ticket.__get__(admission)
+        clients: list[str] = []
+        monkeypatch.setattr(admission, "ticket", lambda name, arrived: clients.append(name) or ticket(name, arrived))
+        answer = client.post(GRADIENTS, json=xor(), headers=headers, environ_overrides={"REMOTE_ADDR": "10.1.2.3"})
+        assert answer.status_code == 200
+        (name,) = clients
+        return name
+
+    open_to_all, closed = make_client(), make_client(api_keys=("one", "two"))
+    names = {client_of(open_to_all, Authorization=f"Bearer {made_up}") for made_up in ("one", "two", "")}
+    assert names == {client_of(open_to_all)} == {"address:10.1.2.3"}
+    one, two = (client_of(closed, Authorization=f"Bearer {key}") for key in ("one", "two"))
+    assert one != two and one.startswith("key:") and "one" not in one

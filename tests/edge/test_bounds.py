@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.edge import edge as edges
+from service.edge.pool import Pool
 from service.memory import Account
 from tests.edge.support import Running, all_of, plain, running, wait_until
 from tests.support import assert_problem, head, read_answer, xor
@@ -155,3 +157,19 @@ def _slowly_large(environ: dict[str, Any], start_response: Any) -> Any:
     assert memory.held == 1 << 20
     start_response("200 OK", [("Content-Length", str(1 << 20))])
     return [bytes(1 << 20)]
+
+
+def test_a_system_without_more_threads_has_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    done: list[int] = []
+    gate = threading.Event()
+    pool.run(gate.wait)  # type: ignore[arg-type]
+    monkeypatch.setattr(threading.Thread, "start", _no_thread)
+    pool.run(lambda: done.append(1))
+    assert pool.threads == 1 and not done
+    gate.set()
+    wait_until(lambda: done == [1])
+
+
+def _no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from service.observability import Access
 from tests.edge.support import Running, all_of, plain, running, wait_until
 from tests.support import PROBLEM, Answer, assert_problem, head, read_answer, strict_json, xor
 
@@ -328,3 +329,20 @@ def test_pipelined_requests_larger_than_what_is_looked_at_ahead(opened: Running)
         found = answers(all_of(connection))
     assert [answer.status_code for answer in found] == [200] * 13
     assert len({answer.body for answer in found}) == 2
+
+
+def test_answers_of_the_edge_are_recorded(opened: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the application are: with a route that clients cannot invent, a client, sizes and a reason."""
+    records: list[Access] = []
+    monkeypatch.setattr("service.edge.answers.record", records.append)
+    opened.send(b"nonsense\r\n\r\n")
+    opened.send(head("/v1/gradients", 2**30, X_Request_Id="mine"))
+    opened.send(LIVE)
+    shown = [(one.method, one.route, one.status, one.client, one.reason) for one in records]
+    assert shown == [
+        ("-", "unmatched", 400, "127.0.0.1", "bad-request"),
+        ("POST", "/v1/gradients", 413, "127.0.0.1", "too-large"),
+        ("GET", "/health/live", 200, "127.0.0.1", ""),
+    ]
+    assert (records[1].request_id, records[1].received) == ("mine", 2**30)
+    assert records[2].sent == len(b'{"status":"ok"}\n')
