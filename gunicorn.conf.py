@@ -64,8 +64,8 @@ def pre_fork(server, worker):
     """
     metric_files.reserve(worker, server.WORKERS.values())
     gc.freeze()
-    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.1 s with
-    # full caches: there is next to none. The middle generation holds what was made lately: 20 ms.
+    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.1 s
+    # with full caches: there is next to none. The middle generation holds what was made lately: 20 milliseconds.
     gc.set_threshold(20_000, 10, 1_000)
 
 

@@ -49,8 +49,9 @@ class RequestSchema(StrictSchema, Generic[R]):
         """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
         fresh = self.fresh
         recipe = {key: value for key, value in request.items() if key not in fresh}
-        if any(isinstance(value, np.ndarray) and value.size > LONGEST_PLAIN for value in recipe.values()):
-            self.load(request)  # raises, for no valid recipe has as many numbers
+        for value in recipe.values():
+            if type(value) is np.ndarray and value.size > LONGEST_PLAIN:
+                self.load(request)  # raises, for no valid recipe has as many numbers
         try:
             # Equal whatever the order of keys and the white space were.
             name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)

@@ -312,8 +312,10 @@ def _from_lists(value: list[Any]) -> Array:
         raise _offence(value)
     if not numbers:
         raise _at((), "needs at least one number; an empty list came")
-    array = np.empty(len(numbers))
     try:
+        if len(numbers) <= PART:
+            return np.array(numbers, np.float64).reshape(shape)
+        array = np.empty(len(numbers))
         # In parts, for NumPy holds the interpreter lock meanwhile.
         for start in range(0, len(numbers), PART):
             array[start : start + PART] = np.array(numbers[start : start + PART], np.float64)

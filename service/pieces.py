@@ -20,7 +20,7 @@ PART = 2**15
 """Numbers that are written in one call: some 3 milliseconds."""
 TYPED_PART = 2**11
 """As `PART`, where arrays are base64: longer texts are not copied into what is around them."""
-BASE64_PART = 3 * 2**18
+BASE64_PART = 3 * 2**20
 """Bytes of an array that become base64 in one call; a multiple of 3, so that the texts fit together."""
 SMALLEST_PIECE = 2**16
 """Shorter texts are put together, for each piece is sent by itself."""
@@ -118,6 +118,11 @@ class _Writer:
             self._length = 0
 
     def _add(self, text: bytes) -> None:
+        if len(text) >= SMALLEST_PIECE:  # as it is, for to put it together would copy it
+            self.flush()
+            self.pieces.append(text)
+            self._look()
+            return
         self._texts.append(text)
         self._length += len(text)
         if self._length >= SMALLEST_PIECE:
@@ -157,16 +162,17 @@ class _Writer:
             rows = max(1, PART // width)
             for start in range(0, len(array), rows):
                 part = array[start : start + rows]
-                self._add(before + dump(part if contiguous else part.tolist())[1:-1])
+                self._add(before)
+                self._add(dump(part if contiguous else part.tolist())[1:-1])
                 before = b","
         self._add(b"]")
 
     def _write_base64(self, array: Array) -> None:
         head = dump({"dtype": array.dtype.name, "shape": list(array.shape), "base64": ""})
         self._add(head[:-2])
-        content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data.cast("B")
         for start in range(0, len(content), BASE64_PART):
-            self._add(pybase64.b64encode(content[start : start + BASE64_PART].data))
+            self._add(pybase64.b64encode(content[start : start + BASE64_PART]))
         self._add(head[-2:])
 
 

@@ -63,7 +63,7 @@ def check_encoding(environ: Mapping[str, Any]) -> str:
 def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
     """The request's body, decompressed, of at most `limit` bytes.
 
-    `need` is told how many bytes that may take before they are there. Raises `Problem` 400, 413, 415 or 503.
+    `need` is told how many bytes that may take before they are there. Raises `Problem` 400, 408, 413, 415 or 503.
     """
     need(announced_length(environ, limit))
     encoding = check_encoding(environ)
@@ -73,6 +73,8 @@ def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) 
         environ["wsgi.input"] = io.BytesIO()
     except Problem:
         raise
+    except TimeoutError:
+        raise Problem("timeout", "The body came too slowly.") from None
     except Exception as error:
         # What a server raises for a broken chunk or a lost connection differs from server to server.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
