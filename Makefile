@@ -43,6 +43,10 @@ openapi: $(VENV)/.dev ## write openapi.yaml from the schemas
 bench: $(VENV)/.dev ## measure; see benchmarks/README.md for the peers it can compare with
 	@$(BIN)/python -m benchmarks
 
+.PHONY: attack
+attack: $(VENV)/.dev ## attack a server on loopback; ATTACK="heavy --seconds 60" chooses, see benchmarks/README.md
+	@$(BIN)/python -m benchmarks.attacks $(ATTACK)
+
 .PHONY: image
 image: ## build the container image; BASE=python:3.11-slim@sha256:... pins what it is made of
 	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -t nabla .

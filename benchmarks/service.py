@@ -34,15 +34,17 @@ from benchmarks.measure import Bar, Timing, blas, duration, in_turns, installed,
 from benchmarks.networks import DIGITS, XOR, Case
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS, TYPED, EMPTY, EMPTY_POST, TESSERACT, UM_BRIDGE = (
+OURS, QUIET, AGAINST, TYPED, EMPTY, EMPTY_POST, TESSERACT, UM_BRIDGE = (
     "this service",
+    "this service, no request log",
+    "the other checkout",
     "this service, typed arrays",
     "empty Flask view, GET",
     "empty Flask view, the same POST",
     "Tesseract",
     "UM-Bridge",
 )
-CONNECTIONS = 8
+CONNECTIONS = (8, 64)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -89,12 +91,17 @@ PROCESSORS = processors()
 
 @contextlib.contextmanager
 def server(
-    name: str, command: Sequence[str], ready: str, port: int, extra: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    ready: str,
+    port: int,
+    extra: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Iterator[int]:
     """Run a server until the block ends; it is there once it answers `GET ready` at all."""
     with tempfile.TemporaryFile() as log:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        environment = {**os.environ, "PYTHONPATH": str(root), **(extra or {})}
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         if PROCESSORS is not None:
             os.sched_setaffinity(process.pid, PROCESSORS[0])
         try:
@@ -122,15 +129,14 @@ def server(
                 process.wait()
 
 
-def gunicorn(name: str, application: str, ready: str) -> contextlib.AbstractContextManager[int]:
+def gunicorn(
+    name: str, application: str, ready: str, root: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[int]:
+    """One worker with the settings of a checkout's gunicorn.conf.py."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn"]
-    if (ROOT / "gunicorn.conf.py").exists():
-        command += ["--config", str(ROOT / "gunicorn.conf.py")]
-    else:
-        command += ["--worker-class", "gthread", "--threads", "64"]
+    command = [sys.executable, "-m", "gunicorn", "--config", str(root / "gunicorn.conf.py")]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", "1", application]
-    return server(name, command, ready, port)
+    return server(name, command, ready, port, extra, root)
 
 
 def tesseract() -> contextlib.AbstractContextManager[int]:
@@ -287,10 +293,10 @@ def wrk_script(request: Request) -> str:
     return "\n".join(lines)
 
 
-def wrk_rate(wrk: str, request: Request, seconds: float, folder: str) -> float:
+def wrk_rate(wrk: str, request: Request, count: int, seconds: float, folder: str) -> float:
     script = Path(folder) / f"{request.port}-{request.method}.lua"
     script.write_text(wrk_script(request))
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
+    command = [wrk, "-t1", f"-c{count}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
     command.append(f"http://127.0.0.1:{request.port}{request.path}")
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
@@ -300,9 +306,9 @@ def wrk_rate(wrk: str, request: Request, seconds: float, folder: str) -> float:
     return float(found[1])
 
 
-def python_rate(request: Request, seconds: float) -> float:
+def python_rate(request: Request, count: int, seconds: float) -> float:
     """Without wrk: threads of this process, which is slower itself than a fast server."""
-    counts = [0] * CONNECTIONS
+    counts = [0] * count
     end = time.perf_counter() + seconds
 
     def client(number: int) -> None:
@@ -312,7 +318,7 @@ def python_rate(request: Request, seconds: float) -> float:
             counts[number] += 1
         connection.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CONNECTIONS)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(count)]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -321,14 +327,17 @@ def python_rate(request: Request, seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - start)
 
 
-def rates(requests: Mapping[str, Request], rounds: int, seconds: float, bars: Mapping[str, Bar]) -> list[list[str]]:
+def rates(
+    requests: Mapping[str, Request], count: int, rounds: int, seconds: float, bars: Mapping[str, Bar]
+) -> list[list[str]]:
+    """Requests per second over `count` kept connections, in turns."""
     wrk = shutil.which("wrk")
     with tempfile.TemporaryDirectory() as folder:
 
         def turn(name: str) -> float:
             if wrk is None:
-                return python_rate(requests[name], seconds)
-            return wrk_rate(wrk, requests[name], seconds, folder)
+                return python_rate(requests[name], count, seconds)
+            return wrk_rate(wrk, requests[name], count, seconds, folder)
 
         measured = in_turns(list(requests), rounds, turn)
     mine = measured[OURS]
@@ -357,12 +366,44 @@ def compare_peers(ports: Mapping[str, int], rounds: int, quick: bool) -> None:
         table(f"{case.name}, weights in the request, float64", header, rows)
 
 
+def compare_servers(
+    stack: contextlib.ExitStack, port: int, against: Path | None, rounds: int, seconds: float, quick: bool
+) -> None:
+    """Requests per second, and answer times against another checkout if there is one."""
+    ours = our_request(XOR, port)
+    floor = stack.enter_context(gunicorn(EMPTY, "benchmarks.peers.empty:app", "/"))
+    silent = {"NABLA_LOG_REQUESTS": "false"}
+    quiet = stack.enter_context(gunicorn(QUIET, "service.app:create_app()", "/health/live", extra=silent))
+    requests = {
+        OURS: ours,
+        QUIET: our_request(XOR, quiet),
+        EMPTY: Request(floor, "/"),
+        EMPTY_POST: Request(floor, "/", ours.body),
+    }
+    bars = {QUIET: Bar(0.95, at_least=True), EMPTY_POST: Bar(0.6, at_least=True)}
+    if against is not None:
+        other = stack.enter_context(gunicorn(AGAINST, "service.app:create_app()", "/health/live", against.resolve()))
+        requests[AGAINST] = our_request(XOR, other)
+        bars[AGAINST] = Bar(1.4, at_least=True)
+    check_answers(XOR, requests)
+    client = "wrk" if shutil.which("wrk") else "Python threads, wrk is not installed"
+    header = ("contender", "median req/s", "best", "ours/it", "of the best", "bar")
+    for count in CONNECTIONS:
+        rows = rates(requests, count, rounds, seconds, bars)
+        table(f"XOR over HTTP, one worker, {count} kept connections, {client}", header, rows)
+    if against is not None:
+        answered = {name: requests[name] for name in (OURS, QUIET, AGAINST)}
+        rows = time_answers(XOR, answered, rounds, 40 if quick else 400, {AGAINST: Bar(1.0)})
+        table("XOR over one kept connection", ("contender", "p50", "least p50", "ours/it", "of the least", "bar"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
     parser.add_argument("--seconds", type=float, default=2.0, help="load per turn (default 2)")
     parser.add_argument("--quick", action="store_true", help="two short turns, to see that it runs")
     parser.add_argument("--only", choices=("rate", "peers"), help="one of the two comparisons")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with the server of another checkout")
     options = parser.parse_args()
     rounds, seconds = (2, 1.0) if options.quick else (options.rounds, options.seconds)
     print(blas())
@@ -373,14 +414,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(gunicorn(OURS, "service.app:create_app()", "/health/live"))
         if options.only != "peers":
-            floor = stack.enter_context(gunicorn(EMPTY, "benchmarks.peers.empty:app", "/"))
-            ours = our_request(XOR, port)
-            requests = {OURS: ours, EMPTY: Request(floor, "/"), EMPTY_POST: Request(floor, "/", ours.body)}
-            check_answers(XOR, requests)
-            rows = rates(requests, rounds, seconds, {EMPTY: Bar(0.5, at_least=True)})
-            client = "wrk" if shutil.which("wrk") else "Python threads, wrk is not installed"
-            header = ("contender", "median req/s", "best", "ours/it", "of the best", "bar")
-            table(f"XOR over HTTP, one worker, {CONNECTIONS} kept connections, {client}", header, rows)
+            compare_servers(stack, port, options.against, rounds, seconds, options.quick)
         if options.only != "rate":
             ports = {OURS: port, TYPED: port}
             if installed("tesseract_core"):

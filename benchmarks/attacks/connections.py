@@ -1,0 +1,441 @@
+"""Clients that are slow, silent or rude: they hold connections, and cost the server nothing but those.
+
+Each attack goes on for as long as it lasts: who is cut off comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import itertools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.attacks.bodies import HEAVY, XOR, endless_stream, large_answer, packed, unique_lstm
+from benchmarks.attacks.client import FAILURES, Connection, connect, get, head, post, read_answer, sources
+from benchmarks.attacks.harness import NORMAL, Options, Row, Server, serving, watched
+
+Run = Callable[["Field"], Awaitable[None]]
+LARGE = large_answer()
+STREAM = endless_stream()
+GRADIENTS = packed(XOR)
+
+
+@dataclass
+class Field:
+    """Where an attack takes place."""
+
+    port: int
+    addresses: list[str]
+    notes: Counter[str]
+    """What happened to the attackers."""
+
+    def address(self, number: int) -> str:
+        return self.addresses[number % len(self.addresses)]
+
+    async def many(self, count: int, once: Callable[[int], Awaitable[None]], pause: float = 0.2) -> None:
+        """`count` attackers who do `once` again and again."""
+
+        async def one(number: int) -> None:
+            await asyncio.sleep(number * min(0.005, 2.0 / count))
+            while True:
+                try:
+                    await once(number)
+                    self.notes["cut off"] += 1
+                except FAILURES as error:
+                    self.notes[type(error).__name__] += 1
+                await asyncio.sleep(pause)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(count):
+                group.create_task(one(number))
+
+    @contextlib.asynccontextmanager
+    async def connection(self, number: int, receive: int | None = None):  # type: ignore[no-untyped-def]
+        connection = await connect(self.port, self.address(number), receive=receive)
+        self.notes["opened"] += 1
+        try:
+            yield connection
+        finally:
+            connection.reset()
+
+
+def lingering(rate: float) -> Run:
+    """Clients that are told `Connection: close` and do not close."""
+
+    async def run(field: Field) -> None:
+        held: list[Connection] = []
+        number = 0
+        try:
+            while True:
+                with contextlib.suppress(*FAILURES):
+                    async with asyncio.timeout(5):
+                        connection = await connect(field.port, field.address(number))
+                        held.append(connection)
+                        field.notes["opened"] += 1
+                        connection.send(get("/v1/losses", {"Connection": "close"}))
+                number += 1
+                await asyncio.sleep(1.0 / rate)
+        finally:
+            for connection in held:
+                connection.reset()
+
+    return run
+
+
+def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
+    """Clients that send `first`, then nothing, or one byte of `then` every so often, over and over."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(first)
+                closed = asyncio.create_task(connection.closed())
+                try:
+                    place = 0
+                    while not closed.done():
+                        if then:
+                            connection.send(then[place % len(then) :][:1])
+                            place += 1
+                        await asyncio.wait([closed], timeout=every)
+                finally:
+                    closed.cancel()
+
+        await field.many(count, once)
+
+    return run
+
+
+def chunk_extensions(count: int) -> Run:
+    """One chunk whose extension never ends."""
+    first = head("POST", "/v1/gradients", None, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
+    return sending(count, first + b"5;", b"a", 0.2)
+
+
+def slow_readers(count: int, request: bytes) -> Run:
+    """Clients that ask for large answers, or streams, and do not read."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number, receive=4096) as connection:
+                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                connection.send(request)
+                # The transport cannot say that the server has gone, for it does not read: a look now and then.
+                sock = connection.writer.get_extra_info("socket")
+                while _established(sock):
+                    await asyncio.sleep(1.0)
+
+        await field.many(count, once)
+
+    return run
+
+
+def _established(sock: object) -> bool:
+    """Whether the other side still holds the connection: TCP_INFO begins with the state, 1 of which is ESTABLISHED."""
+    info: bytes = sock.getsockopt(6, 11, 8)  # type: ignore[attr-defined]
+    return info[0] == 1
+
+
+def idle(count: int, first: bytes = b"") -> Run:
+    """Connections that were served once, or never asked, and stay."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                if first:
+                    connection.send(first)
+                await connection.closed()
+
+        await field.many(count, once)
+
+    return run
+
+
+def malformed(rate: float) -> Run:
+    """Request lines that are none, and HTTP/1.0."""
+    lines = (
+        b"GARBAGE\r\n\r\n",
+        b"GET /health/live HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01",
+    )
+
+    async def run(field: Field) -> None:
+        held: list[Connection] = []
+        number = 0
+        try:
+            while True:
+                with contextlib.suppress(*FAILURES):
+                    connection = await connect(field.port, field.address(number))
+                    connection.send(lines[number % len(lines)])
+                    held.append(connection)
+                    field.notes["opened"] += 1
+                number += 1
+                await asyncio.sleep(1.0 / rate)
+        finally:
+            for connection in held:
+                connection.reset()
+
+    return run
+
+
+def churn(count: int) -> Run:
+    """Connections that are opened and reset, or closed, as fast as it goes."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                if number % 2:
+                    connection.send(get("/health/live")[: random.randrange(30)])
+                    await asyncio.sleep(0)
+
+        await field.many(count, once, 0.01)
+
+    return run
+
+
+def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
+    """Many requests in one write; the answers are read, or not."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                if not reads:
+                    connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                connection.send(request * depth)
+                if reads:
+                    await connection.closed()
+                else:
+                    sock = connection.writer.get_extra_info("socket")
+                    while _established(sock):
+                        await asyncio.sleep(1.0)
+
+        await field.many(count, once)
+
+    return run
+
+
+def headers(count: int, lines: int, size: int) -> Run:
+    """Heads of many or long lines."""
+    text = "".join(f"X-{number}: {'a' * size}\r\n" for number in range(lines))
+    request = f"GET /health/live HTTP/1.1\r\nHost: x\r\n{text}\r\n".encode()
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(request)
+                async with asyncio.timeout(10):
+                    answer = await read_answer(connection, 0.0)
+                field.notes[f"status {answer.status}"] += 1
+
+        await field.many(count, once, 0.05)
+
+    return run
+
+
+def aborted(count: int, request: bytes, share: float) -> Run:
+    """Uploads that are reset on the way, or requests that are reset once they are sent."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(request[: int(len(request) * share)])
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        await connection.writer.drain()
+                await asyncio.sleep(random.random() * 0.1)
+
+        await field.many(count, once, 0.05)
+
+    return run
+
+
+def resets(count: int) -> Run:
+    """Clients that reset in the middle of an answer."""
+    request = post("/v1/forward", LARGE)
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(request)
+                async with asyncio.timeout(20):
+                    await connection.reader.readexactly(100_000)
+
+        await field.many(count, once, 0.1)
+
+    return run
+
+
+def asking(count: int, request: Callable[[int], bytes]) -> Run:
+    """Clients who ask and read, one request after the other over kept connections, as fast as they are answered."""
+
+    async def run(field: Field) -> None:
+        numbers = itertools.count()
+
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                while True:
+                    connection.send(request(next(numbers)))
+                    async with asyncio.timeout(60):
+                        answer = await read_answer(connection, 0.0, kept=0)
+                    field.notes[f"status {answer.status}"] += 1
+                    if answer.headers.get("connection", "").lower() == "close":
+                        return
+                    await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
+
+        await field.many(count, once)
+
+    return run
+
+
+def steady_readers(count: int, request: bytes, rate: int) -> Run:
+    """Clients that read large answers so fast that they may go on, and no faster."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number, receive=rate) as connection:
+                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                connection.send(request)
+                sock = connection.writer.get_extra_info("socket").dup()
+                sock.setblocking(False)
+                try:
+                    while True:
+                        await asyncio.sleep(1.0)
+                        with contextlib.suppress(BlockingIOError):
+                            if not sock.recv(rate):
+                                return
+                            field.notes["read on"] += 1
+                finally:
+                    sock.close()
+
+        await field.many(count, once)
+
+    return run
+
+
+def half_closed(count: int) -> Run:
+    """Clients that close their side once they have asked; the answer is still due to them, or not."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(post("/v1/gradients", GRADIENTS))
+                connection.writer.write_eof()
+                await connection.closed()
+
+        await field.many(count, once, 0.05)
+
+    return run
+
+
+def late_body(count: int) -> Run:
+    """Bodies that go on after the server gave up waiting for them: what comes then is no request."""
+
+    async def run(field: Field) -> None:
+        async def once(number: int) -> None:
+            async with field.connection(number) as connection:
+                connection.send(head("POST", "/v1/gradients", 200_000) + b'{"network":')
+                async with asyncio.timeout(60):
+                    answer = await read_answer(connection, 0.0)
+                    field.notes[f"status {answer.status}"] += 1
+                    connection.send(get("/health/live") * 1000)
+                    rest = await connection.reader.read()
+                if b"HTTP/1.1 200" in rest:
+                    field.notes["WRONG: a late body was taken for requests"] += 1
+
+        await field.many(count, once)
+
+    return run
+
+
+HALF_HEAD = b"POST /v1/gradients HTTP/1.1\r\nHost: attack.test\r\nX-Slow: a"
+HALF_BODY = head("POST", "/v1/gradients", 100_000) + b'{"network":'
+
+ATTACKS: dict[str, Run] = {
+    "1 lingering connection a second": lingering(1),
+    "4 lingering connections a second": lingering(4),
+    "1 malformed line a second": malformed(1),
+    "200 half headers": sending(200, HALF_HEAD),
+    "200 half headers, 1 byte a second": sending(200, HALF_HEAD, b"a"),
+    "200 half bodies": sending(200, HALF_BODY),
+    "200 half bodies, 1 byte a second": sending(200, HALF_BODY, b" "),
+    "200 endless chunk extensions": chunk_extensions(200),
+    "130 slow readers of 48 MB": slow_readers(130, post("/v1/forward", LARGE)),
+    "200 stalled streams": slow_readers(200, post("/v1/train", STREAM, {"Accept": "application/x-ndjson"})),
+    "2,500 idle keep-alives": idle(2500, get("/health/live")),
+    "900 connections without a byte": idle(900),
+    "2,500 connections without a byte": idle(2500),
+    "connections opened and reset, 64 at once": churn(64),
+    "20 pipelines of 5,000 requests, not read": pipelined(20, get("/v1/losses"), 5000, reads=False),
+    "20 pipelines of 200 gradients, read": pipelined(20, post("/v1/gradients", GRADIENTS), 200, reads=True),
+    "20 pipelines of 5,000 health checks, read": pipelined(20, get("/health/live"), 5000, reads=True),
+    "heads of 10,000 lines, 30 at once": headers(30, 10_000, 1),
+    "heads of 90 lines of 8 kB, 30 at once": headers(30, 90, 8000),
+    "uploads of 6 MB reset half-way, 30 at once": aborted(30, post("/v1/gradients", b" " * 6_000_000), 0.5),
+    "heavy requests reset at once, 30 at once": aborted(30, post("/v1/forward", HEAVY["elementwise"].body(0)), 1.0),
+    "answers of 48 MB reset in the middle, 16 at once": resets(16),
+    "130 readers of 48 MB at 80 kB a second": steady_readers(130, post("/v1/forward", LARGE), 80_000),
+    "5,000 half headers": sending(5000, HALF_HEAD),
+    "256 half bodies of 8 MB": sending(256, head("POST", "/v1/gradients", 8_000_000) + b" " * 1_000_000),
+    "256 clients of small requests": asking(256, lambda _: post("/v1/gradients", GRADIENTS)),
+    "60 clients of small networks that no cache knows": asking(
+        60, lambda number: post("/v1/gradients", unique_lstm(number, 20))
+    ),
+    "60 clients of the API's description": asking(60, lambda _: get("/openapi.json", {"Accept-Encoding": "gzip"})),
+    "60 clients of /metrics": asking(60, lambda _: get("/metrics")),
+    "16 clients of 48 MB as gzip": asking(16, lambda _: post("/v1/forward", LARGE, {"Accept-Encoding": "gzip"})),
+    "half-closed requests, 16 at once": half_closed(16),
+    "100 bodies that go on after the refusal": late_body(100),
+    "bodies of gzip, 1 byte a second": sending(
+        100,
+        head("POST", "/v1/gradients", 50_000, {"Content-Encoding": "gzip"}) + gzip.compress(b" " * 8_000_000)[:4000],
+        b"\0",
+    ),
+}
+
+
+async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
+    field = Field(server.port, sources(options.addresses), Counter())
+    async with watched(server) as beside:
+        task = asyncio.create_task(run(field))
+        await asyncio.wait([task], timeout=options.seconds)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    wrong = any(note.startswith("WRONG") for note in field.notes)
+    notes = ", ".join(f"{note} x{count}" for note, count in sorted(field.notes.items()))
+    held = beside.served() and not wrong
+    bar = NORMAL
+    if "reset" in name or "pipeline" in name or "slow readers" in name:
+        left = await _left(server)
+        bar += "; nothing held afterwards"
+        notes += f"; {left}"
+        held = held and left.startswith("idle")
+    return Row(name, bar, f"{beside}; attackers: {notes}", held)
+
+
+async def _left(server: Server) -> str:
+    """What the server still does when its clients are gone: computes, or holds memory in its account."""
+    await asyncio.sleep(2.0)
+    before = server.processor_seconds
+    await asyncio.sleep(1.0)
+    used = server.processor_seconds - before
+    gauges = []
+    for name in ("nabla_reserved_bytes", "nabla_open_connections", "nabla_busy_slots"):
+        with contextlib.suppress(*FAILURES):
+            value = await server.gauge(name)
+            if value is not None:
+                gauges.append(f"{name.removeprefix('nabla_')} {value:g}")
+    held = any(text.startswith("reserved_bytes") and not text.endswith(" 0") for text in gauges)
+    return f"{'idle' if used < 0.3 and not held else 'BUSY'} 3 s later ({used:.2f} CPU s a second; {', '.join(gauges)})"
+
+
+def run(options: Options) -> Iterator[Row]:
+    """A row for each attack, each on a fresh server."""
+    for name, attack in ATTACKS.items():
+        if options.wants(name):
+            with serving(options) as server:
+                yield asyncio.run(_attack(server, options, name, attack))

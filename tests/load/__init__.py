@@ -1,0 +1,1 @@
+"""The attacks of `benchmarks/attacks`, small: what they must not bring about."""
