@@ -54,8 +54,9 @@ class Load:
             text += f"; answered in {statistics.median(self.answered):.1f} s, {max(self.answered):.1f} at most"
         if self.refused:
             waits = ", ".join(f"{wait:g}" if wait is not None else "none" for wait in sorted(self.retry_after, key=str))
+            late = sum(seconds > AT_ONCE for seconds in self.refused)
             text += (
-                f"; refused in {sorted(self.refused)[len(self.refused) // 2]:.2f} s, {max(self.refused):.2f} at most"
+                f"; refused in {statistics.median(self.refused):.2f} s, {max(self.refused):.2f} at most, {late} late"
             )
             text += f"; Retry-After {waits}"
         return text
