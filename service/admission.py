@@ -132,8 +132,9 @@ class Lane:
     def learn(self, cost: float, seconds: float) -> None:
         """A request of this cost held its slot for so many seconds on the clock."""
         self.service += MEMORY * (seconds - self.service)
+        cost = min(cost, self.longest)
         if cost > 0.0:
-            slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
+            slowdown = min(max(seconds / cost, LEAST_SLOWDOWN), MOST_SLOWDOWN)
             self.slowdown += MEMORY * (slowdown - self.slowdown)
 
 

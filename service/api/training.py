@@ -295,6 +295,6 @@ def record_of(recorded: Recorded) -> dict[str, Any]:
     if step.validation_loss is not None:
         record["validation_loss"] = step.validation_loss
     record.update(recorded.more)
-    if recorded.checkpoint is not None:
-        record["checkpoint"] = vars(recorded.checkpoint)
+    if "checkpoint" in record:
+        record["checkpoint"] = vars(record["checkpoint"])
     return record

@@ -120,10 +120,10 @@ def test_a_learning_rate_that_is_not_finite_ends_the_training(post: Post) -> Non
 
 
 def test_runs_are_counted_before_they_are_made(post: Post) -> None:
-    body = training(optimizer=..., optimizers=["sgd"] * 100, seeds=list(range(100)), learning_rates=[0] * 100_000)
+    body = training(optimizer=..., optimizers=["sgd"] * 100, seeds=list(range(100)), learning_rates=[0] * 10_000)
     start = time.monotonic()
     document = assert_problem(post(body, "/v1/train/compare"), "limit-exceeded", body)
-    assert document["errors"][0]["asked"] == 10**9 and time.monotonic() - start < 5.0
+    assert document["errors"][0]["asked"] == 10**8 and time.monotonic() - start < 5.0
 
 
 def test_patience_looks_at_epochs_only(post: Post) -> None:
@@ -163,7 +163,9 @@ def test_the_curvature_is_not_looked_at_where_that_takes_long(post: Post) -> Non
 @pytest.mark.parametrize(("optimizer", "steps"), [("newton", 8), ("l_bfgs", 28), ("sgd", 700)])
 def test_a_step_that_takes_too_long_is_left_out(make_client: Any, optimizer: str, steps: int) -> None:
     """The training stands where it stood before it, and can go on."""
-    client = make_client(max_seconds=1.5)  # the body and its validation count too
+    client = make_client(
+        max_seconds=1.5, max_memory_bytes=2**33, max_workspace_bytes=2**31
+    )  # the body and its validation count too
     wide = network({"type": "dense", "units": 200, "activation": "tanh"}, {"type": "dense", "units": 2})
     frozen = {"newton": ["dense_1"]}.get(optimizer, [])
     body = training(

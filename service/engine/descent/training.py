@@ -65,12 +65,13 @@ class Plan:
 
 
 class Recorded(NamedTuple):
-    """A step of the trace, and what the trace includes of it by name: trees, numbers, indices of samples."""
+    """A step of the trace, and what the trace includes of it by name: trees, numbers, indices of samples.
+
+    `checkpoint` is among it after steps where the plan asks for it, if the step was made and all numbers are finite.
+    """
 
     step: Step
     more: dict[str, Any]
-    checkpoint: Checkpoint | None = None
-    """After the step, where the plan asks for it, the step was made and all numbers are finite."""
 
 
 @dataclass
@@ -285,7 +286,8 @@ class Training:
         self._validation_loss = None
         more = quietly(self._more, step) if self.plan.include else {}
         made = descent.progress.step == step.number  # one that finds the loss run away is not
-        return Recorded(step, more, quietly(self._checkpoint) if kept and made else None)
+        checkpoint = quietly(self._checkpoint) if kept and made else None
+        return Recorded(step, more if checkpoint is None else more | {"checkpoint": checkpoint})
 
     def _checkpoint(self) -> Checkpoint | None:
         """Where the training stands; None where numbers are not finite, for there is nothing to go on from."""

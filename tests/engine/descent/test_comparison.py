@@ -49,10 +49,10 @@ class Counting(WorkspacePool):
         super().__init__()
         self.lent = self.most = 0
 
-    def lend(self, program):
+    def lend(self, program, watch=None):
         self.lent += 1
         self.most = max(self.most, self.lent)
-        return super().lend(program)
+        return super().lend(program, watch)
 
     def take_back(self, workspace):
         self.lent -= 1
