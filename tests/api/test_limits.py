@@ -171,9 +171,8 @@ def test_requests_wait_for_memory_and_are_sent_away_in_the_end(
     assert client.get("/health/ready").status_code == 200
     assert account.held == account.total
     others.release()
-    assert (
-        client.post(GRADIENTS, data=padded(70_000), content_type="application/json", buffered=True).status_code == 200
-    )
+    with client.post(GRADIENTS, data=padded(70_000), content_type="application/json") as response:
+        assert response.status_code == 200
     assert account.held == 0
 
 
