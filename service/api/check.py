@@ -18,7 +18,7 @@ from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.insight.check import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
-from service.engine.insight.checked import Checked, FunctionCheckTask, NetworkCheckTask, Wanted
+from service.engine.insight.checked import EVALUATIONS, Checked, FunctionCheckTask, NetworkCheckTask, Wanted
 from service.engine.insight.differences import Curve
 from service.engine.network.task import Caution
 from service.engine.texts import Sentence, Tell, say, telling
@@ -64,6 +64,7 @@ def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple
         task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         ready = built(NetworkCheckTask(task), feed, context)
         context.mark_compiled(ready.nbytes)
+        context.weigh(ready.subject.program, EVALUATIONS * ready.twin.work)
         context.memory.need(context.loaded_bytes + ready.nbytes)
         return ready.run(feed, wanted, context.ticket), list(ready.warnings)
 

@@ -90,7 +90,6 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     """
     expression, points, include = request["expression"], request["points"], request["include"]
     count, dimension = points.shape
-    context.memory.need(context.loaded_bytes + NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension))
     compiled = context.compiled
     function = compiled(FunctionTask(expression, min(count, BLOCK), 2 if "hessian" in include else 1))
     graph = compiled(GraphTask(expression)) if "graph" in include else None
@@ -99,6 +98,7 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     context.weigh(
         function.program, function.work_at(count), ANALYSING * math.ceil(count / BLOCK), count * (1 + dimension) ** 2
     )
+    context.memory.need(context.loaded_bytes + NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension))
     calculus = analyse(function, points, request["tolerance"], context.ticket)
     finite = bool(calculus.finite.all())
     answer: dict[str, Any] = {
@@ -138,11 +138,11 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     expression, box = request["expression"], request["box"]
     function = context.compiled(FunctionTask(expression, SEARCH_BLOCK, 2))
     context.mark_compiled(function.program.nbytes)
-    context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
     low, high = box.T
     work = SEARCHING * function.work_at(request["starts"])
     calls = SEARCHING * len(function.program.nodes) * math.ceil(request["starts"] / SEARCH_BLOCK)
     context.weigh(function.program, work, calls)
+    context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
     found = search(function, low, high, request["starts"], context.ticket)
     calculus = analyse(function, found.points, math.inf, context.ticket, found.flat)
     classes = calculus.classes or []
@@ -207,10 +207,10 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
     """
     expression = request["expression"]
     axes, shape, points = _grid(request)
-    context.memory.need(context.loaded_bytes + NUMBER_BYTES * len(points) * (4 + points.shape[1]))
     function = context.compiled(FunctionTask(expression, min(len(points), BLOCK), 1))
     context.mark_compiled(function.program.nbytes)
     context.weigh(function.program, function.work_at(len(points)), numbers=len(points) * (1 + points.shape[1]))
+    context.memory.need(context.loaded_bytes + NUMBER_BYTES * len(points) * (4 + points.shape[1]))
     values, gradients = sample(function, points, shape, context.ticket)
     levels = levels_for(values, request["levels"])
     finite = np.isfinite(values)

@@ -90,6 +90,8 @@ class Context:
     def weigh(self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0) -> None:
         """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
 
+        Before memory is reserved: whoever waits for a slot must not hold what those with one need.
+
         `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer. Raises `Problem`
         503 where the wait would be too long, `DeadlineExceeded` and `Abandoned`.
         """
