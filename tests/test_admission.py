@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.admission import MEDIUM_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
+from service.admission import MEDIUM_SECONDS, SMALL_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem
 from tests.conftest import wait_for
@@ -99,6 +99,8 @@ def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(benc
     for cost, name in (
         (0.001, "tiny"),
         (TINY_SECONDS, "tiny"),
+        (0.006, "small"),
+        (SMALL_SECONDS, "small"),
         (0.06, "medium"),
         (MEDIUM_SECONDS, "medium"),
         (2, "heavy"),
@@ -107,17 +109,17 @@ def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(benc
         assert granted and ticket.lane is not None and ticket.lane.name == name
         ticket.end()
     bench.ask_many(3, 5.0)
-    assert bench.ask(0.5)[1] and bench.ask(0.01)[1]
+    assert bench.ask(0.5)[1] and bench.ask(0.02)[1] and bench.ask(0.001)[1]
 
 
 def test_a_body_waits_for_a_slot_by_its_length_and_no_body_for_one_of_the_system(bench: Bench) -> None:
     lanes = {}
-    for nbytes in (0, BODY, 10_000_000, 200_000_000):
+    for nbytes in (0, BODY, 1_000_000, 10_000_000, 200_000_000):
         ticket = bench.ticket()
         assert ticket.begin(nbytes, lambda: None)
         assert ticket.lane is not None
         lanes[nbytes] = ticket.lane.name
-    assert lanes == {0: "system", BODY: "tiny", 10_000_000: "medium", 200_000_000: "heavy"}
+    assert lanes == {0: "system", BODY: "tiny", 1_000_000: "small", 10_000_000: "medium", 200_000_000: "heavy"}
 
 
 def test_clients_have_turns_and_each_is_served_in_its_own_order(bench: Bench) -> None:
@@ -276,12 +278,20 @@ def test_what_turns_out_to_cost_more_moves_on_to_the_next_lane(bench: Bench) -> 
     ticket = bench.ticket()
     assert ticket.begin(BODY, lambda: None)
     ticket.look()
-    for spent, lane in ((0.04, "tiny"), (0.06, "medium"), (0.9, "medium"), (1.1, "heavy"), (500.0, "heavy")):
+    for spent, lane in (
+        (0.004, "tiny"),
+        (0.006, "small"),
+        (0.04, "small"),
+        (0.06, "medium"),
+        (0.9, "medium"),
+        (1.1, "heavy"),
+        (500.0, "heavy"),
+    ):
         bench.clock.spent += spent
         bench.clock.now += 0.02
         ticket.look()
         assert ticket.lane is not None and ticket.lane.name == lane
-    assert [bench.load(lane) for lane in (bench.admission.tiny, bench.admission.medium)] == [(0, 0), (0, 0)]
+    assert [bench.load(lane) for lane in bench.admission.computing] == [(0, 0), (0, 0), (0, 0), (1, 0)]
 
 
 def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
@@ -294,7 +304,7 @@ def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
 
 
 def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
-    first, _ = bench.ask(0.5)
+    first, _ = bench.ask(0.03)
     tickets = [bench.ticket(str(number)) for number in range(TINY_SLOTS + 1)]
     for ticket in tickets:
         ticket.begin(BODY, lambda: None)
@@ -302,14 +312,14 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
     assert waiting.lane is None
     moving.look()
     bench.clock.now += 0.02
-    bench.clock.spent += 0.06
+    bench.clock.spent += 0.01
     thread = threading.Thread(target=moving.look)
     thread.start()
-    wait_for(lambda: bench.load(bench.admission.medium) == (1, 1))
+    wait_for(lambda: bench.load(bench.admission.small) == (1, 1))
     assert waiting.lane is bench.admission.tiny
     first.end()
     thread.join()
-    assert moving.lane is bench.admission.medium
+    assert moving.lane is bench.admission.small
 
 
 def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:
