@@ -50,6 +50,8 @@ MEMORY, MOST_MEMORY = 0.1, 0.3
 
 Ten long ones take minutes, and what the first tells is true for those who wait now.
 """
+MOST_DOUBT = 0.5
+"""A lane whose requests take very unlike times still promises waits up to two thirds of the time limit."""
 RECHECK_SECONDS = 0.5
 """How often the waits in a lane are foreseen anew."""
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
@@ -76,6 +78,8 @@ class Lane:
         self.length = 0
         self.slowdown = 1.0
         """Seconds on the clock for each second of cost, in the mean of late: how much others slow a request down."""
+        self.spread = 0.0
+        """How far the slowdown of a request is from that mean, in the mean of late."""
         self.service = service
         """Seconds on the clock that a request holds its slot, in the mean of late."""
         self.checked = -math.inf
@@ -108,7 +112,8 @@ class Lane:
         slowdown = self.slowdown
         for ticket, since in self.running.items():
             if now - since > ticket.cost * slowdown > 0.0:
-                slowdown = max(slowdown, self._learned(ticket.cost, now - since))
+                change, weight = self._news(ticket.cost, now - since)
+                slowdown = max(slowdown, self.slowdown + weight * change)
         return slowdown
 
     def overdue(self, now: float) -> Iterator[tuple[Ticket, float]]:
@@ -137,6 +142,10 @@ class Lane:
                 else:
                     asked_again += last  # whoever had all its turns asks again, for about the same cost
             turns = following
+
+    def doubt(self) -> float:
+        """How much longer than foreseen a wait may become, as a share of it."""
+        return min(self.spread / self.slowdown, MOST_DOUBT)
 
     def rest(self, now: float) -> float:
         """Seconds until the next of those with a slot gives it back."""
@@ -179,13 +188,14 @@ class Lane:
         """A request of this cost held its slot for so many seconds on the clock."""
         self.service += MEMORY * (seconds - self.service)
         if cost > 0.0:
-            self.slowdown = self._learned(cost, seconds)
+            change, weight = self._news(cost, seconds)
+            self.slowdown += weight * change
+            self.spread += weight * (abs(change) - self.spread)
 
-    def _learned(self, cost: float, seconds: float) -> float:
-        """The slowdown in the mean of late, once a request of this cost has held its slot for so many seconds."""
+    def _news(self, cost: float, seconds: float) -> tuple[float, float]:
+        """How far the slowdown of a request is from the mean, once it has held its slot for so long; its weight."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
-        weight = min(max(seconds / self.longest, MEMORY), MOST_MEMORY)
-        return self.slowdown + weight * (slowdown - self.slowdown)
+        return slowdown - self.slowdown, min(max(seconds / self.longest, MEMORY), MOST_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -285,9 +295,11 @@ class Admission:
             return True
         wait = lane.wait_of(ticket.client, now)
         own = lane.takes(cost)
-        if now + wait + own > ticket.deadline:
+        # Whoever is let in shall not be refused later, so there must be time for what cannot be foreseen.
+        needed = (wait + own) * (1.0 + lane.doubt())
+        if now + needed > ticket.deadline:
             # Whoever comes again has all its time once more.
-            again = max(wait + own - self.seconds, lane.service / lane.slots)
+            again = max(needed - self.seconds, lane.service / lane.slots)
             detail = (
                 f"The wait for a computation of this size is {wait:.1f} seconds, too long for the time limit of "
                 f"{self.seconds:g} seconds."
