@@ -48,7 +48,8 @@ LOOK_SECONDS = 0.01
 MEMORY, MOST_MEMORY = 0.1, 0.3
 """The weight of the last request in a moving average: of a short one, and of one that took long.
 
-Ten long ones take minutes, and what the first tells is true for those who wait now.
+Ten long ones take minutes, and what the first tells is true for those who wait now. Where there were few yet, all weigh
+the same.
 """
 MOST_DOUBT = 0.5
 """A lane whose requests take very unlike times still promises waits up to two thirds of the time limit."""
@@ -78,6 +79,8 @@ class Lane:
         self.length = 0
         self.slowdown = 1.0
         """Seconds on the clock for each second of cost, in the mean of late: how much others slow a request down."""
+        self.learned = 0
+        """Requests that the mean is of."""
         self.spread = 0.0
         """How far the slowdown of a request is from that mean, in the mean of late."""
         self.service = service
@@ -191,11 +194,13 @@ class Lane:
             change, weight = self._news(cost, seconds)
             self.slowdown += weight * change
             self.spread += weight * (abs(change) - self.spread)
+            self.learned += 1
 
     def _news(self, cost: float, seconds: float) -> tuple[float, float]:
         """How far the slowdown of a request is from the mean, once it has held its slot for so long; its weight."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
-        return slowdown - self.slowdown, min(max(seconds / self.longest, MEMORY), MOST_MEMORY)
+        weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
+        return slowdown - self.slowdown, weight
 
 
 @dataclass(frozen=True)
