@@ -153,7 +153,7 @@ def ask(
     ticket = Counting(admission, "address:test", time.monotonic())
     ticket.most, ticket.error = most, error
     assert ticket.begin(1000, lambda: None)
-    response = client.post(path, json=body, environ_overrides={"nabla.ticket": ticket})
+    response = client.post(path, json=body, environ_overrides={"nabla.ticket": ticket}, buffered=True)
     ticket.end()
     assert all((load.busy, load.waiting) == (0, 0) for load in admission.load())
     memory = client.application.extensions["nabla"].memory
