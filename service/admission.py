@@ -4,7 +4,8 @@ A worker computes on one core, so it computes few requests at once. Each request
 costs:
 
     system   requests without a body: the catalogue, pages, metrics
-    tiny     up to 0.05 seconds; every request with a body starts here, for its cost is known once it is validated
+    tiny     up to 0.005 seconds; small bodies start here, for the cost of a request is known once it is validated
+    small    up to 0.05 seconds
     medium   up to 1 second
     heavy    everything longer
 
@@ -29,8 +30,10 @@ from itertools import islice
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem, retry_after
 
-TINY_SECONDS = 0.05
-"""What a tiny request costs at most."""
+TINY_SECONDS = 0.005
+"""What a tiny request costs at most: sixty clients of such requests let an example wait for 0.15 seconds."""
+SMALL_SECONDS = 0.05
+"""What a small request costs at most: about the first request for a network that needs some hundred nodes."""
 MEDIUM_SECONDS = 1.0
 """What a medium request costs at most: shorter than this, nobody should wait for a heavy one."""
 TINY_SLOTS = 4
@@ -42,8 +45,16 @@ BODY_SECONDS = 2e-8
 """What a byte of a body costs to read and validate, roughly."""
 LOOK_SECONDS = 0.01
 """How often a computation asks whether its client has left."""
-MEMORY = 0.1
-"""The weight of the last request in a moving average."""
+MEMORY, MOST_MEMORY = 0.1, 0.3
+"""The weight of the last request in a moving average: of a short one, and of one that took long.
+
+Ten long ones take minutes, and what the first tells is true for those who wait now. Where there were few yet, all weigh
+the same.
+"""
+MOST_DOUBT = 0.5
+"""A lane whose requests take very unlike times still promises waits up to two thirds of the time limit."""
+RECHECK_SECONDS = 0.5
+"""How often the waits in a lane are foreseen anew."""
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
 
 
@@ -59,7 +70,7 @@ class Lane:
         """How many of one client may wait, or stream."""
         self.most = most
         """Seconds that a request of this lane costs at most."""
-        self.longest = longest
+        self.longest = max(longest, 1e-9)  # it divides
         """Seconds that any request may take from its first byte to its last."""
         self.running: dict[Ticket, float] = {}
         """When each was given its slot."""
@@ -68,12 +79,18 @@ class Lane:
         self.length = 0
         self.slowdown = 1.0
         """Seconds on the clock for each second of cost, in the mean of late: how much others slow a request down."""
+        self.learned = 0
+        """Requests that the mean is of."""
+        self.spread = 0.0
+        """How far the slowdown of a request is from that mean, in the mean of late."""
         self.service = service
         """Seconds on the clock that a request holds its slot, in the mean of late."""
+        self.checked = -math.inf
+        """When the waits were foreseen last."""
 
-    def takes(self, cost: float) -> float:
+    def takes(self, cost: float, slowdown: float | None = None) -> float:
         """Seconds on the clock that a request of this cost will take."""
-        return min(cost * self.slowdown, self.longest)
+        return min(cost * (self.slowdown if slowdown is None else slowdown), self.longest)
 
     def wait_of(self, client: str, now: float, place: int | None = None) -> float:
         """Seconds until a request of this client will have a slot, as far as can be foreseen.
@@ -82,15 +99,56 @@ class Lane:
         """
         if len(self.running) < self.slots and not self.length:
             return 0.0
+        slowdown = self.pace(now)
         before = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
         # In each round of turns every client has one; so many rounds come before this request has its turn.
         rounds = len(self.waiting.get(client, ())) if place is None else place
         for other, queue in self.waiting.items():
             ahead = rounds if other == client else rounds + 1
-            known = sum(self.takes(ticket.cost) for ticket in islice(queue, ahead))
+            known = sum(self.takes(ticket.cost, slowdown) for ticket in islice(queue, ahead))
             # Whoever waits now asks again, so it has a turn in each round, of about the same cost.
             before += known * max(1.0, ahead / len(queue))
         return before / self.slots
+
+    def pace(self, now: float) -> float:
+        """The slowdown, with what will be learned at least from those that run longer than they were said to take."""
+        slowdown = self.slowdown
+        for ticket, since in self.running.items():
+            if now - since > ticket.cost * slowdown > 0.0:
+                change, weight = self._news(ticket.cost, now - since)
+                slowdown = max(slowdown, self.slowdown + weight * change)
+        return slowdown
+
+    def overdue(self, now: float) -> Iterator[tuple[Ticket, float]]:
+        """Requests that wait and cannot end in time any more, as far as can be foreseen.
+
+        With each go the seconds after which it would fit again, once those before it have come again too. This plays
+        the turns to come in one pass over the queues.
+        """
+        slowdown = self.pace(now)
+        taken = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
+        asked_again = refused = 0.0
+        turns = [(iter(queue), 0.0) for queue in self.waiting.values()]
+        while turns:
+            taken += asked_again
+            following = []
+            for queue, last in turns:
+                for ticket in queue:
+                    own = self.takes(ticket.cost, slowdown)
+                    wait = taken / self.slots
+                    if now + wait + own <= ticket.deadline:
+                        taken += own
+                        following.append((queue, own))
+                        break
+                    yield ticket, wait + refused / self.slots + own - self.longest
+                    refused += own
+                else:
+                    asked_again += last  # whoever had all its turns asks again, for about the same cost
+            turns = following
+
+    def doubt(self) -> float:
+        """How much longer than foreseen a wait may become, as a share of it."""
+        return min(self.spread / self.slowdown, MOST_DOUBT)
 
     def rest(self, now: float) -> float:
         """Seconds until the next of those with a slot gives it back."""
@@ -132,10 +190,17 @@ class Lane:
     def learn(self, cost: float, seconds: float) -> None:
         """A request of this cost held its slot for so many seconds on the clock."""
         self.service += MEMORY * (seconds - self.service)
-        cost = min(cost, self.longest)
         if cost > 0.0:
-            slowdown = min(max(seconds / cost, LEAST_SLOWDOWN), MOST_SLOWDOWN)
-            self.slowdown += MEMORY * (slowdown - self.slowdown)
+            change, weight = self._news(cost, seconds)
+            self.slowdown += weight * change
+            self.spread += weight * (abs(change) - self.spread)
+            self.learned += 1
+
+    def _news(self, cost: float, seconds: float) -> tuple[float, float]:
+        """How far the slowdown of a request is from the mean, once it has held its slot for so long; its weight."""
+        slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
+        weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
+        return slowdown - self.slowdown, weight
 
 
 @dataclass(frozen=True)
@@ -164,8 +229,8 @@ class Admission:
     ) -> None:
         """`seconds` is the time of a request from its first byte to its last.
 
-        `slots` are those of the medium and of the heavy lane each, `queue` bounds how many wait in each of them, and
-        `streams` how many streams are open. `cpu` tells the processor time of the calling thread.
+        `slots` are those of the small, the medium and the heavy lane each, `queue` bounds how many wait in each of
+        them, and `streams` how many streams are open. `cpu` tells the processor time of the calling thread.
         """
         self.seconds = seconds
         self.clock, self.cpu = clock, cpu
@@ -173,16 +238,20 @@ class Admission:
         short = LONGER_QUEUE * queue
         self.system = Lane("system", SYSTEM_SLOTS, short, math.inf, 0.005, seconds)
         self.tiny = Lane("tiny", TINY_SLOTS, short, TINY_SECONDS, 0.005, seconds)
+        self.small = Lane("small", slots, queue, SMALL_SECONDS, 0.03, seconds)
         self.medium = Lane("medium", slots, queue, MEDIUM_SECONDS, 0.3, seconds)
         self.heavy = Lane("heavy", slots, queue, math.inf, 3.0, seconds)
         self.streams = Lane("streams", streams, streams, math.inf, 10.0, seconds)
+        self.computing = (self.tiny, self.small, self.medium, self.heavy)
+        """The lanes for requests with a body, by what these cost."""
+        self.lanes = (self.system, *self.computing, self.streams)
         self.closed = False
 
     @property
     def most_threads(self) -> int:
         """Threads that requests may hold at once: those with a slot or a stream, and those that wait in the core."""
-        lanes = (self.system, self.tiny, self.medium, self.heavy, self.streams)
-        return sum(lane.slots for lane in lanes) + self.medium.room + self.heavy.room
+        waiting = (self.small, self.medium, self.heavy)
+        return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
     def ticket(self, client: str, arrived: float) -> Ticket:
         """The way of a request whose first byte came at the reading `arrived` of the clock."""
@@ -193,27 +262,25 @@ class Admission:
         calls = []
         with self.lock:
             self.closed = True
-            for lane in (self.system, self.tiny, self.medium, self.heavy):
+            for lane in (self.system, *self.computing):
                 while (ticket := lane.next()) is not None:
                     calls.append(ticket._refuse(self._stopping()))
         _call(calls)
 
     def load(self) -> Iterator[Load]:
         """What goes on in each lane."""
-        for lane in (self.system, self.tiny, self.medium, self.heavy, self.streams):
+        for lane in self.lanes:
             yield Load(lane.name, len(lane.running), lane.length, lane.slots)
 
     def backlog(self) -> float:
         """In how many seconds the work is done that waits for slots now."""
         with self.lock:
             now = self.clock()
-            return max(lane.wait_of("", now) for lane in (self.tiny, self.medium, self.heavy))
+            return max(lane.wait_of("", now) for lane in self.computing)
 
     def lane_of(self, cost: float) -> Lane:
         """The lane for requests of this cost."""
-        if cost <= TINY_SECONDS:
-            return self.tiny
-        return self.medium if cost <= MEDIUM_SECONDS else self.heavy
+        return next(lane for lane in self.computing if cost <= lane.most)
 
     def _stopping(self) -> Problem:
         return Problem("busy", "This server is stopping.", headers=retry_after(1.0))
@@ -233,9 +300,11 @@ class Admission:
             return True
         wait = lane.wait_of(ticket.client, now)
         own = lane.takes(cost)
-        if now + wait + own > ticket.deadline:
+        # Whoever is let in shall not be refused later, so there must be time for what cannot be foreseen.
+        needed = (wait + own) * (1.0 + lane.doubt())
+        if now + needed > ticket.deadline:
             # Whoever comes again has all its time once more.
-            again = max(wait + own - self.seconds, lane.service / lane.slots)
+            again = max(needed - self.seconds, lane.service / lane.slots)
             detail = (
                 f"The wait for a computation of this size is {wait:.1f} seconds, too long for the time limit of "
                 f"{self.seconds:g} seconds."
@@ -266,7 +335,34 @@ class Admission:
         seconds = now - lane.running.pop(ticket)
         if not ticket.gone:  # else it was cut short
             lane.learn(ticket.cost, seconds)
-        return self._fill(lane, now) if lane.length else []
+        if not lane.length:
+            return []
+        calls = self._fill(lane, now)
+        calls += self._refuse_overdue(lane, now)
+        return calls
+
+    def recheck(self, lane: Lane) -> None:
+        """Foresee the waits in a lane anew, whether or not somebody gives a slot back."""
+        with self.lock:
+            calls = self._refuse_overdue(lane, self.clock())
+        _call(calls)
+
+    def _refuse_overdue(self, lane: Lane, now: float) -> list[Callable[[], None]]:
+        """Refuse at once who cannot be in time any more: nobody waits in vain until the deadline."""
+        if now < lane.checked + RECHECK_SECONDS:
+            return []
+        lane.checked = now
+        calls = []
+        for ticket, again in list(lane.overdue(now)):
+            lane.drop(ticket)
+            detail = (
+                f"Those before this request take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
+                "little time is left for this computation."
+            )
+            # Whatever waits now is over by the time limit.
+            again = min(max(again, lane.service / lane.slots), self.seconds)
+            calls.append(ticket._refuse(Problem("busy", detail, headers=retry_after(again))))
+        return calls
 
     def _fill(self, lane: Lane, now: float) -> list[Callable[[], None]]:
         calls = []
@@ -409,8 +505,14 @@ class Ticket:
 
     def _wait(self, gate: threading.Lock) -> None:
         """Wait until the gate opens, with a slot or without."""
-        if not gate.acquire(timeout=max(0.0, self.deadline - self.admission.clock())):
-            self.expire()
+        admission = self.admission
+        while not gate.acquire(timeout=min(max(0.0, self.deadline - admission.clock()), RECHECK_SECONDS)):
+            lane = self.queued_in
+            if admission.clock() >= self.deadline:
+                self.expire()
+                break
+            if lane is not None:
+                admission.recheck(lane)
         if self.gone:
             raise Abandoned
         if self.refusal is not None:

@@ -43,7 +43,9 @@ class Settings:
 
     slots: int = field(
         default=1,
-        metadata={"about": "requests of up to a second that a worker computes at once, and so many of longer ones"},
+        metadata={
+            "about": "requests that a worker computes at once: so many of up to 0.05 s, of up to 1 s, and longer"
+        },
     )
     queue: int = field(
         default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}

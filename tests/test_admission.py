@@ -6,11 +6,11 @@ import heapq
 import itertools
 import statistics
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.admission import MEDIUM_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
+from service.admission import MEDIUM_SECONDS, SMALL_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem
 from tests.conftest import wait_for
@@ -99,6 +99,8 @@ def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(benc
     for cost, name in (
         (0.001, "tiny"),
         (TINY_SECONDS, "tiny"),
+        (0.006, "small"),
+        (SMALL_SECONDS, "small"),
         (0.06, "medium"),
         (MEDIUM_SECONDS, "medium"),
         (2, "heavy"),
@@ -107,17 +109,17 @@ def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(benc
         assert granted and ticket.lane is not None and ticket.lane.name == name
         ticket.end()
     bench.ask_many(3, 5.0)
-    assert bench.ask(0.5)[1] and bench.ask(0.01)[1]
+    assert bench.ask(0.5)[1] and bench.ask(0.02)[1] and bench.ask(0.001)[1]
 
 
 def test_a_body_waits_for_a_slot_by_its_length_and_no_body_for_one_of_the_system(bench: Bench) -> None:
     lanes = {}
-    for nbytes in (0, BODY, 10_000_000, 200_000_000):
+    for nbytes in (0, BODY, 1_000_000, 10_000_000, 200_000_000):
         ticket = bench.ticket()
         assert ticket.begin(nbytes, lambda: None)
         assert ticket.lane is not None
         lanes[nbytes] = ticket.lane.name
-    assert lanes == {0: "system", BODY: "tiny", 10_000_000: "medium", 200_000_000: "heavy"}
+    assert lanes == {0: "system", BODY: "tiny", 1_000_000: "small", 10_000_000: "medium", 200_000_000: "heavy"}
 
 
 def test_clients_have_turns_and_each_is_served_in_its_own_order(bench: Bench) -> None:
@@ -239,6 +241,110 @@ def test_who_cannot_end_in_time_any_more_leaves_the_slot_to_others(bench: Bench)
     assert quick.refusal is None and quick.waited == 15.0
 
 
+def test_who_cannot_be_in_time_any_more_is_refused_when_that_is_foreseen(bench: Bench) -> None:
+    """Eight requests of 3 seconds fit, until the first one takes 6: then those who would come last hear it at once."""
+    first, _ = bench.ask(3.0, "0")
+    waiting = [bench.ask(3.0, str(number))[0] for number in range(1, 9)]
+    assert all(ticket.queued_in is not None for ticket in waiting)
+    bench.clock.now += 6.0
+    first.end()
+    # Each takes 6 seconds now: 4 end within the 24 that are left.
+    assert waiting[0].lane is bench.admission.heavy
+    assert [ticket.refusal is None for ticket in waiting] == [True] * 4 + [False] * 4
+    assert bench.load(bench.admission.heavy) == (1, 3)
+    # Where 4 have turns of 6 seconds, the next one would be in time now if it came again, so it is told how long a
+    # slot is held of late: 3.3 seconds. Each one more needs 6 more.
+    assert [ticket.refusal.headers["Retry-After"] for ticket in waiting[4:] if ticket.refusal] == ["4", "6", "12", "18"]
+    while bench.ready:
+        ticket = bench.ready.pop(0)
+        if ticket.refusal is None:
+            bench.clock.now += 6.0
+        ticket.end()
+    assert all(ticket.refusal is None for ticket in waiting[:4]), "who was kept was refused later"
+    assert bench.clock.now <= waiting[0].deadline
+
+
+def test_who_waits_behind_one_that_takes_longer_is_refused_before_it_ends(bench: Bench) -> None:
+    bench.ask(2.0, "0")
+    waiting = [bench.ask(2.0, str(number))[0] for number in range(1, 9)]
+    refused = []
+    for _ in range(25):
+        bench.clock.now += 1.0
+        bench.admission.recheck(bench.admission.heavy)
+        refused.append(sum(ticket.refusal is not None for ticket in waiting))
+    assert refused == sorted(refused) and refused[1] == 0
+    assert refused[9] >= 4, "after 10 seconds, 5 times as long as it was said to take"
+    assert refused[-1] == 8
+    assert all(1 <= int(ticket.refusal.headers["Retry-After"]) <= 30 for ticket in waiting if ticket.refusal)
+
+
+def test_one_thread_of_those_who_wait_foresees_the_waits_of_all(bench: Bench) -> None:
+    bench.ask(2.0, "0")
+    waiting = [bench.ask(2.0, str(number))[0] for number in range(1, 8)]
+    last = bench.ticket("last")
+    caught: list[Problem] = []
+
+    def weigh() -> None:
+        try:
+            last.begin_blocking(BODY)
+            last.weigh(2.0)
+        except Problem as problem:
+            caught.append(problem)
+
+    thread = threading.Thread(target=weigh)
+    thread.start()
+    wait_for(lambda: bench.load(bench.admission.heavy) == (1, 8))
+    bench.clock.now += 20.0
+    thread.join(10.0)
+    assert caught and caught[0].kind == "busy"
+    assert sum(ticket.refusal is not None for ticket in waiting) >= 5
+
+
+def test_who_could_be_in_time_after_a_refusal_before_it_is_kept(bench: Bench) -> None:
+    """A long request that does not fit any more leaves its turn to a short one of the same client."""
+    first, _ = bench.ask(3.0)
+    head, _ = bench.ask(2.0, "other")
+    long, _ = bench.ask(15.0, "b")
+    short, _ = bench.ask(2.0, "b")
+    bench.clock.now += 6.0
+    first.end()
+    assert head.lane is not None and long.refusal is not None
+    assert short.refusal is None and bench.load(bench.admission.heavy) == (1, 1)
+
+
+def test_waits_are_foreseen_anew_only_now_and_then(bench: Bench) -> None:
+    """Of a long queue, that would cost more than a tiny request does."""
+    tiny = bench.admission.tiny
+    for number in range(TINY_SLOTS):
+        bench.ask(0.001, f"{number}")
+    bench.ask_many(90, 0.001)
+    looked = 0
+    overdue = tiny.overdue
+
+    def counted(now: float) -> Iterator[tuple[Ticket, float]]:
+        nonlocal looked
+        looked += 1
+        return overdue(now)
+
+    tiny.overdue = counted  # type: ignore[method-assign]
+    for _ in range(50):
+        next(iter(tiny.running)).end()
+        bench.clock.now += 0.001
+    assert looked == 1
+
+
+def test_requests_of_unlike_times_are_promised_less(bench: Bench) -> None:
+    heavy = bench.admission.heavy
+    for number in range(40):
+        ticket, _ = bench.ask(2.0)
+        bench.clock.now += 3.0 if number % 2 else 1.0
+        ticket.end()
+    assert heavy.slowdown == pytest.approx(1.0, abs=0.1) and heavy.doubt() == pytest.approx(0.5, abs=0.1)
+    bench.ask(10.0)
+    bench.refused(12.0, "b")
+    assert not bench.ask(6.0, "b")[1]
+
+
 def test_who_leaves_while_waiting_is_out_of_the_queue(bench: Bench) -> None:
     first, _ = bench.ask(0.5)
     second, _ = bench.ask(0.5, "b")
@@ -276,12 +382,20 @@ def test_what_turns_out_to_cost_more_moves_on_to_the_next_lane(bench: Bench) -> 
     ticket = bench.ticket()
     assert ticket.begin(BODY, lambda: None)
     ticket.look()
-    for spent, lane in ((0.04, "tiny"), (0.06, "medium"), (0.9, "medium"), (1.1, "heavy"), (500.0, "heavy")):
+    for spent, lane in (
+        (0.004, "tiny"),
+        (0.006, "small"),
+        (0.04, "small"),
+        (0.06, "medium"),
+        (0.9, "medium"),
+        (1.1, "heavy"),
+        (500.0, "heavy"),
+    ):
         bench.clock.spent += spent
         bench.clock.now += 0.02
         ticket.look()
         assert ticket.lane is not None and ticket.lane.name == lane
-    assert [bench.load(lane) for lane in (bench.admission.tiny, bench.admission.medium)] == [(0, 0), (0, 0)]
+    assert [bench.load(lane) for lane in bench.admission.computing] == [(0, 0), (0, 0), (0, 0), (1, 0)]
 
 
 def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
@@ -294,7 +408,7 @@ def test_only_processor_time_makes_a_request_heavy(bench: Bench) -> None:
 
 
 def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
-    first, _ = bench.ask(0.5)
+    first, _ = bench.ask(0.03)
     tickets = [bench.ticket(str(number)) for number in range(TINY_SLOTS + 1)]
     for ticket in tickets:
         ticket.begin(BODY, lambda: None)
@@ -302,14 +416,14 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
     assert waiting.lane is None
     moving.look()
     bench.clock.now += 0.02
-    bench.clock.spent += 0.06
+    bench.clock.spent += 0.01
     thread = threading.Thread(target=moving.look)
     thread.start()
-    wait_for(lambda: bench.load(bench.admission.medium) == (1, 1))
+    wait_for(lambda: bench.load(bench.admission.small) == (1, 1))
     assert waiting.lane is bench.admission.tiny
     first.end()
     thread.join()
-    assert moving.lane is bench.admission.medium
+    assert moving.lane is bench.admission.small
 
 
 def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:
@@ -463,6 +577,19 @@ def test_a_modest_client_is_served_beside_greedy_ones(greedy_cost: float, greedy
     assert len(modest) >= 0.4 * (len(modest) + crowd.refused.get("modest", 0))
     assert statistics.median(modest) <= 2.0
     assert sum(map(len, crowd.answered.values())) > len(modest), "the greedy ones had nothing"
+
+
+def test_a_tiny_request_does_not_wait_for_many_small_ones() -> None:
+    """Sixty clients whose networks take 20 ms to compile, beside one that asks for an example of 0.3 ms."""
+    bench = Bench(queue=64)
+    crowd = Crowd(bench)
+    for number in range(60):
+        crowd.connect(f"{number}", 0.02)
+    crowd.connect("example", 0.0003, pause=0.05)
+    crowd.run(20.0)
+    assert max(crowd.answered["example"]) <= 0.01 and "example" not in crowd.refused
+    small = [len(crowd.answered[f"{number}"]) for number in range(60)]
+    assert min(small) >= 0.9 * max(small) > 0
 
 
 def test_clients_with_as_many_requests_get_as_many_answers() -> None:

@@ -18,7 +18,7 @@ from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
-from service.admission import TINY_SECONDS, Admission, Ticket
+from service.admission import SMALL_SECONDS, Admission, Ticket
 from service.api.examples import Example
 from service.config import Settings
 from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
@@ -249,7 +249,7 @@ def post(
                     ticket.give_slot_back()  # from here on it computes in turns
                     result.call_on_close(held.keep())
                     return result
-                if ticket.cost > TINY_SECONDS and not context.in_steps:
+                if ticket.cost > SMALL_SECONDS and not context.in_steps:
                     ticket.look()
                 # What needs no memory to speak of is small.
                 whole = not (base64 or memory.held)

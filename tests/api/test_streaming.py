@@ -126,7 +126,7 @@ class Laboratory:
         assert all(work.closed for work in self.made)
         assert self.running.memory.free == self.running.memory.total
         assert {(load.lane, load.busy, load.waiting) for load in self.running.admission.load()} == {
-            (lane, 0, 0) for lane in ("system", "tiny", "medium", "heavy", "streams")
+            (lane, 0, 0) for lane in ("system", "tiny", "small", "medium", "heavy", "streams")
         }
         assert REGISTRY.get_sample_value("nabla_open_streams") == 0
 
