@@ -21,7 +21,7 @@ from typing import Protocol
 from service.problems import Problem
 
 SMALL = 64 * 1024
-"""A request that needs no more bytes holds none: it never waits. The share of the worker itself covers them."""
+"""Bytes of a request that are not counted: tiny requests never wait. The share of the worker itself covers them."""
 PATIENCE = 5.0
 """Seconds that a request waits for memory, unless its deadline comes first."""
 GLANCE = 0.1
@@ -170,11 +170,11 @@ class Reservation:
         Raises `Problem` 422 for more than there is at all, so that nobody waits in vain, and 503 when the wait was
         too long. Then everything held before is still held.
         """
-        if nbytes <= SMALL:
-            nbytes = 0
         if nbytes <= self.held:
             if nbytes < self.held:
                 self.account._give_back(self, nbytes)
+            return
+        if not self.held and nbytes <= SMALL:
             return
         if nbytes > self.account.total:
             raise too_much(nbytes, self.account.total)
@@ -184,7 +184,7 @@ class Reservation:
 
     def try_need(self, nbytes: int) -> bool:
         """Hold `nbytes` in all from now on if they are free and nobody who came before waits; else change nothing."""
-        if nbytes <= max(self.held, SMALL):
+        if nbytes <= self.held or (not self.held and nbytes <= SMALL):
             self.need(nbytes)
             return True
         return self.account._try(self, nbytes)
