@@ -64,9 +64,10 @@ def pre_fork(server, worker):
     """
     metric_files.reserve(worker, server.WORKERS.values())
     gc.freeze()
-    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.1 s with
-    # full caches: there is next to none. The middle generation holds what was made lately: 20 ms.
-    gc.set_threshold(20_000, 10, 1_000)
+    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.3 s with
+    # full caches: there is next to none. The middle generation holds what was made lately: 10 ms. service/collector.py
+    # looks at compiled programs.
+    gc.set_threshold(20_000, 5, 1_000_000)
 
 
 def post_fork(server, worker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
@@ -507,11 +508,11 @@ class DescendRequest(RollRequest[LoadedDescend]):
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
     noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
     stop = ObjectField(
-        DescentStopSchema(), load_default=lambda: DescentStopSchema().load({}), metadata=about("what ends a run early")
+        DescentStopSchema(), load_default=partial(DescentStopSchema().load, {}), metadata=about("what ends a run early")
     )
     trace = ObjectField(
         DescentTraceSchema(),
-        load_default=lambda: DescentTraceSchema().load({}),
+        load_default=partial(DescentTraceSchema().load, {}),
         metadata=about("what is told of the way"),
     )
 
@@ -640,7 +641,7 @@ class FitRequest(RequestSchema[LoadedFit]):
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
     trace = ObjectField(
         DescentTraceSchema(),
-        load_default=lambda: DescentTraceSchema().load({}),
+        load_default=partial(DescentTraceSchema().load, {}),
         metadata=about("what is told of the way"),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
@@ -309,7 +310,7 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
     )
     trace = ObjectField(
         TrainingTraceSchema(),
-        load_default=lambda: TrainingTraceSchema().load({}),
+        load_default=partial(TrainingTraceSchema().load, {}),
         metadata=about("what is told of the steps"),
     )
     checkpoint = ObjectField(
@@ -394,7 +395,7 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
     seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
     trace = ObjectField(
         ComparisonTraceSchema(),
-        load_default=lambda: ComparisonTraceSchema().load({}),
+        load_default=partial(ComparisonTraceSchema().load, {}),
         metadata=about("at which steps curves are told"),
     )
 

@@ -24,6 +24,7 @@ from service.api import (
     training,
 )
 from service.api.operation import Runtime
+from service.collector import Collector
 from service.config import Settings
 from service.cors import Cors
 from service.elsewhere import no_method, nothing_at
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
     )
     pool = WorkspacePool(settings.pooled_bytes)
-    compiler = Compiler(settings.limits, settings.cached_bytes, pool)
+    compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(settings.max_memory_bytes, (pool, compiler, recipes))
     app.extensions["nabla"] = Runtime(
         settings,
@@ -126,6 +127,8 @@ def _report_problems(app: Flask, settings: Settings, admission: Admission) -> No
         elif response.status_code == 405:
             detail = no_method(request.path, request.method, response.headers.get("Allow", ""))
         headers = {key: value for key, value in response.headers.items() if key in ("Allow", "Retry-After")}
+        # Its traceback holds the request, so both would wait for the garbage collector.
+        request.routing_exception = None
         return respond(from_status(response.status_code, detail, headers))
 
     @app.errorhandler(Exception)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import socket
 import tracemalloc
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +16,13 @@ import pytest
 from flask.testing import FlaskClient
 
 from schemas.requests import recipes
+from service import collector
 from service.api.operation import OPERATIONS
+from service.app import create_app
+from service.collector import Collector
+from service.config import Settings
+from service.edge.connection import Connection
+from service.edge.edge import Edge
 from service.engine.errors import EngineError
 from service.engine.functions.expression import parse
 from service.engine.functions.function import FunctionTask
@@ -162,3 +171,135 @@ def test_a_program_that_ends_takes_its_workspaces_out_of_the_pool() -> None:
     assert pool.nbytes == 2 * function.program.weight
     del function
     assert pool.nbytes == 0
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """Collections look at nothing that was there before: so they are quick."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def unreachable(act: Callable[[], object]) -> Counter[str]:
+    """The types of all objects that only the collector can free after this."""
+    act()  # what is made once is made now
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        act()
+        gc.collect()
+        return Counter(f"{type(found).__module__}.{type(found).__qualname__}" for found in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+@pytest.fixture(scope="module")
+def served(frozen: None) -> FlaskClient:
+    return create_app(Settings(log_requests=False)).test_client()
+
+
+@pytest.fixture(scope="module")
+def least(served: FlaskClient) -> Counter[str]:
+    """What any request leaves behind: the router and the test client make cycles."""
+    return unreachable(lambda: served.get("/health/live", buffered=True).close())
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", dict.fromkeys(path for path, _ in POSTS.values()))
+def test_requests_leave_nothing_to_the_collector(
+    served: FlaskClient, least: Counter[str], path: str, accept: str
+) -> None:
+    bodies = [body | wrong for place, body in POSTS.values() if place == path for wrong in ({}, {"foo": 1})]
+
+    def ask() -> None:
+        served.application.extensions["nabla.memory"]._caches[1].shrink(2**40)  # so that all is compiled again
+        for body in bodies:
+            served.post(path, json=body, headers={"Accept": accept}, buffered=True).close()
+
+    found = unreachable(ask)
+    assert found.total() <= least.total() * len(bodies), found
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("GET", "/v1/gradients"), ("POST", "/v1/layers")])
+def test_requests_to_no_view_leave_nothing_to_the_collector(
+    served: FlaskClient, least: Counter[str], method: str, path: str
+) -> None:
+    found = unreachable(lambda: served.open(path, method=method, buffered=True).close())
+    assert found.total() <= least.total(), found - least
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_connection_is_gone_when_it_is_lost() -> None:
+    async def connect() -> None:
+        loop = asyncio.get_running_loop()
+        edge = Edge(create_app(Settings(log_requests=False)), loop, keep_alive=1.0, parser_options={})
+        for _ in range(2):
+            here, there = socket.socketpair()
+            here.setblocking(False)
+            there.setblocking(False)
+            await loop.connect_accepted_socket(lambda: Connection(edge), there)
+            await loop.sock_sendall(here, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await loop.sock_recv(here, 1000)).startswith(b"HTTP/1.1 200")
+            (connection,) = edge.connections
+            gone = weakref.ref(connection), weakref.ref(connection.transport)
+            del connection
+            here.close()
+            while edge.connections:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert [reference() for reference in gone] == [None, None]
+
+    asyncio.run(connect())
+
+
+def test_what_was_compiled_is_looked_at_once_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(gc, "collect", looks.append)
+    collecting = Collector()
+    collecting.made(collector.NODES - 2 * collector.OTHERS - 1)
+    assert not looks
+    collecting.made(1)
+    assert looks == [1]
+    for _ in range(collector.NODES // (collector.OTHERS + 10) + 1):
+        collecting.made(10)
+    assert looks == [1, 1]
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_nothing_is_looked_for_where_the_collector_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "collect", lambda _: pytest.fail("it looked"))
+    Collector().made(10**9)
+
+
+def test_objects_wait_for_no_look_at_all_programs(make_client: Callable[..., FlaskClient]) -> None:
+    """With a full cache, as many objects are freed as are made: Python's own count stays low meanwhile."""
+    client = make_client(cached_bytes=2**20)
+    before = gc.get_threshold()
+    found: list[int] = []
+
+    def look(phase: str, about: dict[str, int]) -> None:
+        if phase == "start" and about["generation"] < 2:
+            found.append(sum(len(gc.get_objects(generation)) for generation in range(about["generation"] + 1)))
+
+    def ask(number: int) -> None:
+        layers = [{"type": "lstm", "name": f"lstm_{number}", "units": 2}, {"type": "dense", "units": 1}]
+        body = {"network": {"layers": layers}, "inputs": [[[1.0, 0.5]] * 20], "targets": [[1.0]]}
+        assert client.post("/v1/gradients", json=body | {"loss": "mean_squared_error"}).status_code == 200
+
+    gc.collect()
+    gc.callbacks.append(look)
+    gc.set_threshold(20_000, 5, 1_000_000)
+    try:
+        for number in range(30):
+            ask(number)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(look)
+    assert found
+    assert max(found) < 30_000

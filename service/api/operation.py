@@ -28,7 +28,7 @@ from service.engine.graph.plan import Program
 from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
-from service.memory import Account, Reservation
+from service.memory import SMALL, Account, Reservation
 from service.observability import Timer
 from service.problems import from_faults, from_validation
 
@@ -259,8 +259,10 @@ def post(
                 timer.mark("serialize")
                 if memory.held:
                     del result, loaded, value, texts
-                    memory.need(sum(map(len, pieces)))  # until it is sent
-                    sent = held.keep_memory()
+                    nbytes = sum(map(len, pieces))
+                    memory.need(nbytes)  # until it is sent
+                    if nbytes > SMALL:
+                        sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
                 response = Response(pieces[0], content_type=media_type, headers=headers or None)

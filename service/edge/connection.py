@@ -21,6 +21,8 @@ from service.problems import Problem
 if TYPE_CHECKING:
     from service.edge.edge import Edge
 
+METHODS_OF_TRANSPORTS = ("_read_ready_cb", "_write_ready")
+"""Attributes of asyncio's transports that hold methods of their own."""
 PIECE = 256 * 1024
 """Bytes that are given to the transport at a time; it copies what the socket does not take at once."""
 IN_A_ROW = 4
@@ -129,7 +131,11 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.leave()
         self._forget()
-        del self._parser  # it holds methods of this object, which would wait for the garbage collector
+        # What holds its own methods would wait for the garbage collector: the parser, and asyncio's transports.
+        del self._parser
+        kept = getattr(self.transport, "__dict__", {})
+        for name in METHODS_OF_TRANSPORTS:
+            kept.pop(name, None)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""

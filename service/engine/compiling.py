@@ -51,9 +51,15 @@ class Compilable(Protocol[C_co]):
 class Compiler:
     """Compiles tasks of every kind and remembers what it made of them. For many threads."""
 
-    def __init__(self, limits: Limits, capacity: int, pool: WorkspacePool | None = None) -> None:
-        """`capacity` bounds the bytes of all that is remembered."""
-        self._limits, self._pool = limits, pool
+    def __init__(
+        self,
+        limits: Limits,
+        capacity: int,
+        pool: WorkspacePool | None = None,
+        after: Callable[[int], object] = lambda weight: None,
+    ) -> None:
+        """`capacity` bounds the bytes of all that is remembered. `after` is told the weight of each compiled task."""
+        self._limits, self._pool, self._after = limits, pool, after
         self._watch: Watch | None = None
         self._before: Callable[[float], None] | None = None
         self._known: LeastRecentlyUsed[Hashable, Any] = LeastRecentlyUsed(
@@ -69,7 +75,9 @@ class Compiler:
         if self._before is not None:
             self._before(task.effort)
         with sealing():
-            return task.compile(self._limits, self._pool, self._watch)
+            made = task.compile(self._limits, self._pool, self._watch)
+        self._after(made.weight)
+        return made
 
     def watched(self, watch: Watch, before: Callable[[float], None] | None = None) -> Compiler:
         """The same compiler for one request: it looks at `watch` while it compiles, and raises what that raises.
@@ -77,7 +85,8 @@ class Compiler:
         `before` is told the effort of each task that is not known yet, before it is compiled.
         """
         compiler = Compiler.__new__(Compiler)
-        compiler._limits, compiler._pool, compiler._known = self._limits, self._pool, self._known
+        compiler._limits, compiler._pool, compiler._after = self._limits, self._pool, self._after
+        compiler._known = self._known
         compiler._watch, compiler._before = watch, before
         return compiler
 
