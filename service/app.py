@@ -30,6 +30,7 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.lean import Lean
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
@@ -41,7 +42,7 @@ from service.request_ids import request_id
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application with the given settings, by default those of the environment."""
     settings = settings or Settings.from_environment()
-    app = Flask("service", static_folder=None)
+    app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     admission = app.extensions["nabla.admission"] = Admission(
