@@ -142,7 +142,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
     def after(response: Response) -> Response:
         environ, headers = request.environ, response.headers
         timer: Timer = environ["nabla.timer"]
-        # No view has these, so nothing is to be replaced, which would take three times as long.
+        # No view sets these. To look for one to replace would take twice as long: 4 us instead of 2.
         headers.add("X-Request-Id", environ["nabla.request_id"])
         headers.add("X-Content-Type-Options", "nosniff")
         if timer.stages and settings.server_timing:
