@@ -31,6 +31,7 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.lean import Lean
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
@@ -42,7 +43,7 @@ from service.request_ids import request_id
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application with the given settings, by default those of the environment."""
     settings = settings or Settings.from_environment()
-    app = Flask("service", static_folder=None)
+    app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
     admission = app.extensions["nabla.admission"] = Admission(
@@ -95,7 +96,8 @@ def _guard(app: Flask, settings: Settings) -> None:
         peer = _peer(environ)
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
-        guarded = rule is not None and rule.rule.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
+        route = environ["nabla.route"] = "unmatched" if rule is None else rule.rule
+        guarded = route.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
         if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
             name = environ["nabla.key"] = gate.check(peer, environ.get("HTTP_AUTHORIZATION"))
             environ.setdefault("nabla.client", f"key:{name}" if name else f"address:{network_of(peer)}")
@@ -143,28 +145,30 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
     def after(response: Response) -> Response:
         environ, headers = request.environ, response.headers
         timer: Timer = environ["nabla.timer"]
-        headers["X-Request-Id"] = environ["nabla.request_id"]
-        headers["X-Content-Type-Options"] = "nosniff"
+        # No view sets these. To look for one to replace would take twice as long: 4 us instead of 2.
+        headers.add("X-Request-Id", environ["nabla.request_id"])
+        headers.add("X-Content-Type-Options", "nosniff")
         if timer.stages and settings.server_timing:
-            headers["Server-Timing"] = timer.header()
+            headers.add("Server-Timing", timer.header())
         cors.allow(headers, environ)
-        _compress(response, environ)
+        length = response.content_length
+        if length is not None and length >= wire.SMALLEST_COMPRESSED and not response.direct_passthrough:
+            length = _compress(response, length, environ)
         # Of a stream, what is counted and logged is its beginning.
-        record(_access(response, timer.elapsed, environ))
+        record(_access(response.status_code, length, timer.elapsed, environ))
         return response
 
 
-def _compress(response: Response, environ: Mapping[str, Any]) -> None:
-    """Send a document as gzip where that pays and the client accepts it; a stream is sent as it comes."""
-    # A stream has no length. A file that is passed through is not read here.
-    if response.direct_passthrough or (response.content_length or 0) < wire.SMALLEST_COMPRESSED:
-        return
+def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> int:
+    """Send a document as gzip where the client accepts it. Returns the length of what is sent."""
     response.headers.add("Vary", "Accept-Encoding")
     compressed = wire.compress(list(response.iter_encoded()), environ)
-    if compressed is not None:
-        response.response = compressed
-        response.content_length = sum(map(len, compressed))
-        response.headers["Content-Encoding"] = "gzip"
+    if compressed is None:
+        return length
+    response.response = compressed
+    response.content_length = length = sum(map(len, compressed))
+    response.headers["Content-Encoding"] = "gzip"
+    return length
 
 
 def _peer(environ: Mapping[str, Any]) -> str:
@@ -172,21 +176,20 @@ def _peer(environ: Mapping[str, Any]) -> str:
     return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
 
 
-def _access(response: Response, seconds: float, environ: Mapping[str, Any]) -> Access:
-    rule = request.url_rule
+def _access(status: int, sent: int | None, seconds: float, environ: Mapping[str, Any]) -> Access:
     ticket = environ.get("nabla.ticket")
     received = environ.get("CONTENT_LENGTH") or ""
     return Access(
         request_id=environ["nabla.request_id"],
         method=environ["REQUEST_METHOD"],
-        route="unmatched" if rule is None else rule.rule,
+        route=environ["nabla.route"],
         path=environ["PATH_INFO"],
-        status=response.status_code,
+        status=status,
         seconds=seconds,
         client=_peer(environ),
         key=environ.get("nabla.key", ""),
         received=int(received) if received.isdecimal() else None,
-        sent=response.content_length,
+        sent=sent,
         queued=0.0 if ticket is None else ticket.waited,
         reason=environ.get("nabla.reason", ""),
     )

@@ -28,6 +28,7 @@ from service.engine.graph.plan import Program
 from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
+from service.lean import Document
 from service.memory import SMALL, Account, Reservation
 from service.observability import Timer
 from service.problems import from_faults, from_validation
@@ -265,10 +266,10 @@ def post(
                         sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                response = Response(pieces[0], content_type=media_type, headers=headers or None)
+                response = Document(pieces[0], content_type=media_type, headers=headers or None)
             else:
                 headers["Content-Length"] = str(sum(map(len, pieces)))
-                response = Response(pieces, content_type=media_type, headers=headers)
+                response = Document(pieces, content_type=media_type, headers=headers)
             if sent is not None:
                 response.call_on_close(sent)
             return response
