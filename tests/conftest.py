@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -30,6 +31,13 @@ hypothesis.settings.load_profile("nabla")
 
 Post = Callable[..., TestResponse]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off the tests themselves: a look at twenty thousand of them takes a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

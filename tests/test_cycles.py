@@ -43,8 +43,15 @@ INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
 """What they compile are graphs, of which every value is looked at, and no programs."""
 
 
+@pytest.fixture(scope="module")
+def frozen() -> None:
+    """Collections look at nothing that was there before: so they are quick."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def no_collector(frozen: None) -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
@@ -171,15 +178,6 @@ def test_a_program_that_ends_takes_its_workspaces_out_of_the_pool() -> None:
     assert pool.nbytes == 2 * function.program.weight
     del function
     assert pool.nbytes == 0
-
-
-@pytest.fixture(scope="module")
-def frozen() -> Iterator[None]:
-    """Collections look at nothing that was there before: so they are quick."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def unreachable(act: Callable[[], object]) -> Counter[str]:

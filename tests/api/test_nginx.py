@@ -155,7 +155,7 @@ def test_metrics_are_closed(proxy: Server, prefixed: Server, service: Server, pa
 
 
 def test_what_nginx_refuses_is_a_problem_document(service: Server, tmp_path: Path) -> None:
-    limits = {"rate=20r/s": "rate=1r/s", "burst=40": "burst=2", "client_max_body_size 8m": "client_max_body_size 1k"}
+    limits = {"rate=20r/s": "rate=1r/s", "burst=40": "burst=2", "client_max_body_size 32m": "client_max_body_size 1k"}
     with nginx(tmp_path, service.port, limits) as server:
         large = server.post(b" " * 2000, X_Request_Id="an-id")
         assert assert_problem_of_nginx(large, 413)["type"] == "/problems/too-large"

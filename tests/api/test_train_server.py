@@ -170,10 +170,9 @@ def test_a_closed_connection_ends_the_work_of_a_document_too(trainer: Server) ->
 
 
 def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -> None:
-    """Buffers fill, then the server waits as long as NABLA_MAX_BODY_SECONDS says; others get on meanwhile."""
+    """Buffers fill, then the server waits as long as NABLA_MAX_SEND_SECONDS says; others get on meanwhile."""
     steps = {"steps": 200_000, "trace": {"include": ["gradients", "updates", "parameters"]}}
-    # gunicorn reports a client that does not read as an error of its own.
-    settings = {"WEB_CONCURRENCY": "1", "NABLA_MAX_BODY_SECONDS": "1", "NABLA_LOG_LEVEL": "critical"}
+    settings = {"WEB_CONCURRENCY": "1", "NABLA_MAX_SEND_SECONDS": "1", "NABLA_LOG_LEVEL": "critical"}
     with start_server(**settings) as server:
         with Stream(server, endless(**steps)), Stream(server, endless(**SILENT)) as other:
             next(other.records())
