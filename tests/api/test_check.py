@@ -76,6 +76,8 @@ def test_a_function_is_checked(post: Post, claimed: Any) -> None:
     answer = answered(post, SADDLE | {"claimed": {"y": 2}})
     assert answer["verdict"] == "wrong" and answer["missing"] == ["x"]
     assert answer["checks"][0]["worst"]["reference"] == -2
+    # 4 from a slope of 2, whatever the step: no difference comes near it.
+    assert answer["checks"][0]["curve"]["text"].startswith("No step brings central differences near")
 
 
 def test_the_sentences_are_in_the_language_of_the_caller(post: Post) -> None:

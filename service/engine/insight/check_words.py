@@ -8,6 +8,8 @@ from service.engine.texts import Sentence, say
 
 ROUNDING = 1e-11
 """Relative errors up to here are rounding, whose digits mean nothing."""
+FAR = 0.1
+"""Relative errors from here on are no approximation."""
 SQUARE = 1.5
 """Orders of Taylor remainders from here on are nearer to 2 than to 1."""
 
@@ -67,7 +69,9 @@ def _right(name: str, tensor: TensorCheck) -> Sentence:
 def of_curve(curve: Curve) -> list[Sentence]:
     """What central differences tell."""
     told: list[Sentence] = []
-    if curve.best is not None:
+    if curve.best is not None and curve.best.error > FAR:
+        told.append(say("check.curve.far", error=curve.best.error))
+    elif curve.best is not None:
         near = say("check.rounding") if curve.best.error <= ROUNDING else say("check.error", error=curve.best.error)
         told.append(say("check.curve.best", step=curve.best.step, near=near))
     if curve.truncation is not None:
