@@ -19,6 +19,9 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000)
 	@exec $(BIN)/python -m service serve
 
+# Tests start dozens of processes: without compiled files each would compile everything again.
+test: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: check ## set everything up and run every check and test
 	@$(BIN)/python -m pytest -n auto --dist worksteal

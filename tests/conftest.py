@@ -34,7 +34,7 @@ ServerFactory = Callable[..., AbstractContextManager[Server]]
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector off the tests themselves: a look at twenty thousand of them takes a tenth of a second."""
+    """Keep the garbage collector off the tests themselves: a look at all of them takes a tenth of a second."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
