@@ -22,9 +22,10 @@ serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
 
+# One process more than there are cores: some tests wait for servers and browsers.
 .PHONY: test
 test: check ## set everything up and run every check and test
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
 
 .PHONY: check
 check: $(VENV)/.dev ## format, lint, types, and openapi.yaml against the schemas

@@ -26,7 +26,7 @@ from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server
 
-hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
 
 Post = Callable[..., TestResponse]

@@ -23,15 +23,15 @@ def rotated(steep, exact=False):
 
 
 def test_random_quadratics():
-    wrong, outcomes = check(quadratics(np.random.default_rng(7), 32))
+    wrong, outcomes = check(quadratics(np.random.default_rng(7), 20))
     assert wrong == []
-    assert sum(count for name, count in outcomes.items() if name.endswith(": found")) > 20
+    assert sum(count for name, count in outcomes.items() if name.endswith(": found")) > 12
 
 
 def test_random_functions():
-    wrong, outcomes = check(others(np.random.default_rng(7), 10))
+    wrong, outcomes = check(others(np.random.default_rng(7), 6))
     assert wrong == []
-    assert outcomes.get("other: found", 0) >= 3
+    assert outcomes.get("other: found", 0) >= 2
 
 
 @pytest.mark.parametrize(
