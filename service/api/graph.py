@@ -16,6 +16,7 @@ from service.api.graph_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.graph.ir import Array, Node
+from service.engine.graph.quiet import quietly
 from service.engine.insight import graph_text
 from service.engine.insight.computation import FunctionGraphTask, NetworkGraphTask, Values
 from service.engine.insight.graph_view import Vertex, View, by_layer, by_operation, chosen_detail
@@ -51,7 +52,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
         warnings.append(Caution("collapsed", tell(say("graph.shown_by_layer", count=count))))
     answer = _answer(view, values, request, tell)
     sources = [node for vertex in view.vertices for node in (vertex.source, vertex.adjoint_source) if node is not None]
-    finite = all(is_finite(values.of[node]) for node in sources if node.dtype != "int64")
+    finite = quietly(_all_finite, [values.of[node] for node in sources if node.dtype != "int64"])
     if not finite:
         warnings.append(Caution("non_finite", tell(say("graph.not_finite")), quantity="graph"))
     context.timer.mark("compute")
@@ -86,6 +87,10 @@ def _of_network(request: LoadedGraph, context: Context) -> Shown:
         context.memory.need(context.loaded_bytes + shown.nbytes + told + VERTEX_BYTES * len(view.vertices))
         values = shown.run(feed, context.ticket)
     return len(shown.computation.nodes), values, view, list(shown.warnings)
+
+
+def _all_finite(arrays: Iterable[Array]) -> bool:
+    return all(map(is_finite, arrays))
 
 
 def _answer(view: View, values: Values, request: LoadedGraph, tell: Tell) -> dict[str, Any]:

@@ -88,6 +88,11 @@ def test_the_sentences_are_in_the_language_of_the_caller(post: Post) -> None:
     assert answered(post, SADDLE | {"language": "en"}, Accept_Language="zh")["text"].startswith("The gradient is right")
 
 
+def test_a_step_may_come_twice(post: Post) -> None:
+    rows = answered(post, SADDLE | {"steps": [0.1, 0.01, 0.01]})["curve"]["steps"]
+    assert [row["step"] for row in rows] == [0.1, 0.01, 0.01]
+
+
 def test_a_kink_within_the_steps_is_told(post: Post) -> None:
     answer = answered(post, {"expression": "|x|", "point": [0.003], "steps": [0.01, 0.001]})
     assert answer["verdict"] == "right" and answer["curve"]["kink"] == 0.01

@@ -151,3 +151,12 @@ def test_the_graph_of_the_calculus_endpoint_is_made_of_the_same_parts(post: Post
     for name in ("ComputationGraph", "GraphResponse"):
         properties = schemas[name]["properties"]
         assert json.dumps(properties["nodes"]["items"]) == '{"$ref": "#/components/schemas/GraphNode"}'
+
+
+def test_numbers_at_the_end_of_the_range_are_told(post: Post) -> None:
+    """Their squares overflow, which is no news of its own: warnings are errors here."""
+    answer = answered(post, {"expression": "x + y", "point": [1.7976931348623157e308, 1]})
+    assert answer["finite"] and answer["nodes"][0]["value"] == 1.7976931348623157e308
+    layers = {"type": "dense", "name": "line", "units": 1}
+    body = {"network": network(layers), "parameters": {"line": {"kernel": [[1.7e308], [1]], "bias": [0]}}}
+    assert answered(post, body | {"inputs": [[0, 1]], "targets": [[1]], "loss": "half_squared_error"})["finite"]

@@ -121,9 +121,7 @@ def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool
     """Whether an operation takes another branch within each step; smaller steps than a clean one are not looked at."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
-    if not base:
-        return list(reached.values())
-    for step in sorted(steps, reverse=True):
+    for step in sorted(steps if base else (), reverse=True):
         both = [here.branches(here.point + sign * step * direction) for sign in (1.0, -1.0)]
         if all(np.array_equal(a, b, equal_nan=True) for side in both for a, b in zip(base, side, strict=True)):
             break
