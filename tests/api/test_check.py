@@ -91,6 +91,8 @@ def test_the_sentences_are_in_the_language_of_the_caller(post: Post) -> None:
 def test_a_step_may_come_twice(post: Post) -> None:
     rows = answered(post, SADDLE | {"steps": [0.1, 0.01, 0.01]})["curve"]["steps"]
     assert [row["step"] for row in rows] == [0.1, 0.01, 0.01]
+    curve = answered(post, {"expression": "x^4", "point": [1], "steps": [0.1] * 9 + [0.01] * 9})["curve"]
+    assert curve.get("truncation") is None  # two steps are no line
 
 
 def test_a_kink_within_the_steps_is_told(post: Post) -> None:

@@ -131,8 +131,8 @@ def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool
 
 def _exponent(points: Sequence[tuple[float, float]]) -> float | None:
     """The slope of the line through the logarithms; None where there are too few points."""
-    usable = [(math.log10(step), math.log10(error)) for step, error in points if error > 0.0]
+    usable = {math.log10(step): math.log10(error) for step, error in points if error > 0.0}  # a step may come twice
     if len(usable) < FEWEST:
         return None
-    x, y = np.array(usable).T
+    x, y = np.array(list(usable.items())).T
     return float(np.polyfit(x, y, 1)[0])
