@@ -35,7 +35,7 @@ from service.lean import Lean
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
-from service.proxy import Forwarded, Proxies, network_of
+from service.proxy import Forwarded, Proxies, client_name
 from service.quotas import Gate
 from service.request_ids import request_id
 
@@ -100,7 +100,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         guarded = route.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
         if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
             name = environ["nabla.key"] = gate.check(peer, environ.get("HTTP_AUTHORIZATION"))
-            environ.setdefault("nabla.client", f"key:{name}" if name else f"address:{network_of(peer)}")
+            environ.setdefault("nabla.client", client_name(name, peer))
 
 
 def _report_problems(app: Flask, settings: Settings, admission: Admission) -> None:

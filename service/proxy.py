@@ -124,6 +124,11 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
+def client_name(key: str | None, address: str) -> str:
+    """Who waits and computes as one client: whoever has a valid key, by its name, else whoever shares an address."""
+    return f"key:{key}" if key else f"address:{network_of(address)}"
+
+
 def _last(environ: dict[str, Any], name: str) -> str:
     """What the nearest proxy says: the last entry of a header."""
     value: str = environ.get(name, "")

@@ -16,6 +16,7 @@ from service.edge import kernel
 from service.edge.answers import CONTINUE, PROCESSING
 from service.edge.exchange import Exchange
 from service.edge.parser import LimitRequestHeaders, LimitRequestLine, ParseError, Parser, UnsupportedTransferCoding
+from service.observability import refuse
 from service.problems import Problem
 
 if TYPE_CHECKING:
@@ -535,7 +536,7 @@ class Connection(asyncio.Protocol):
         elif self._acknowledged() - self._mark >= settings.min_bytes_per_second * settings.max_send_seconds:
             self._watch()
         else:
-            self.edge.cut("slow-reader")
+            refuse("slow-reader")
             self.transport.abort()
 
     def end(self) -> None:

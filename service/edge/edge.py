@@ -21,7 +21,7 @@ from service.edge.pool import Pool
 from service.memory import Account, Reservation
 from service.observability import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
-from service.proxy import Proxies, network_of
+from service.proxy import Proxies, client_name
 from service.quotas import Gate
 
 SWEEP_SECONDS = 0.25
@@ -80,7 +80,7 @@ class Edge:
         most, most_here = settings.max_connections, settings.max_connections_per_address
         if len(self.connections) > most or here > most_here:
             if len(self.connections) > most * SPARE or here > most_here * SPARE:
-                self.cut("connections")
+                refuse("connections")
                 connection.transport.abort()
                 return
             rests = (one for one in self._idle if here <= most_here or one.address == address)
@@ -166,11 +166,6 @@ class Edge:
         """Add the address of the client, as trusted proxies tell it."""
         environ["nabla.peer"] = self._proxies.client_of(environ["REMOTE_ADDR"], environ.get("HTTP_X_FORWARDED_FOR"))
 
-    @staticmethod
-    def cut(reason: str) -> None:
-        """Count a connection that is cut off without an answer."""
-        refuse(reason)
-
     def too_large(self) -> Problem:
         """The refusal of a body that is too long."""
         return Problem("too-large", f"The body has more than {self.settings.max_body_bytes:,} bytes.")
@@ -198,7 +193,7 @@ class Edge:
         if self._admission is None:
             return _Free()
         name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
-        client = f"address:{network_of(environ['nabla.peer'])}" if name is None else f"key:{name}"
+        client = client_name(name, environ["nabla.peer"])
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
         environ["nabla.memory"].deadline = ticket.deadline
         return ticket

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.engine.errors import LimitExceeded
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, build
+from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient
 from service.engine.graph.plan import Program, WorkspacePool
@@ -48,19 +47,8 @@ class Backpropagation(NamedTuple):
     """Of each edge: what its target adds to the adjoint of its source."""
 
 
-@dataclass(frozen=True)
-class GraphTask:
+class GraphTask(ExpressionTask):
     """Asks for the graph of an expression."""
-
-    expression: Expression
-
-    @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        return self.expression.key
-
-    @property
-    def effort(self) -> float:
-        return MOST_NODES
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> ExpressionGraph:
         return ExpressionGraph(self.expression)

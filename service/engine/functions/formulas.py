@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, Step, parse
 from service.engine.functions.function import MOST_NODES as MOST_COMPILED
-from service.engine.functions.function import build
+from service.engine.functions.function import ExpressionTask, build
 from service.engine.functions.printing import as_written
 from service.engine.functions.symbolic import Leaf, Printed, Writer
 from service.engine.functions.vocabulary import Word
@@ -43,15 +42,8 @@ class Formulas(NamedTuple):
         return 10 * (1 + len(self.gradient)) ** 2
 
 
-@dataclass(frozen=True)
-class FormulasTask:
+class FormulasTask(ExpressionTask):
     """Asks for the formulas of an expression."""
-
-    expression: Expression
-
-    @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        return self.expression.key
 
     @property
     def effort(self) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -41,6 +42,23 @@ _ARITHMETIC: dict[str, Callable[..., float]] = {
     "multiply": operator.mul,
     "divide": operator.truediv,
 }
+
+
+@dataclass(frozen=True)
+class ExpressionTask:
+    """What is asked of an expression alone. Tasks of each kind add how they are compiled."""
+
+    expression: Expression
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        """Equal for equal tasks of one kind."""
+        return self.expression.key
+
+    @property
+    def effort(self) -> float:
+        """Nodes of graphs that are made when it is compiled, at most."""
+        return MOST_NODES
 
 
 class FunctionTask(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, build
+from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.ir import Array, Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import Report, check_at, subject_vector
@@ -172,19 +172,8 @@ def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
     return faults
 
 
-@dataclass(frozen=True)
-class FunctionCheckTask:
+class FunctionCheckTask(ExpressionTask):
     """Asks for a check of the gradient of a typed function."""
-
-    expression: Expression
-
-    @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        return self.expression.key
-
-    @property
-    def effort(self) -> float:
-        return MOST_NODES
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionCheck:
         return FunctionCheck(self.expression, pool)  # `MOST_NODES` are soon made: nothing looks at the watch

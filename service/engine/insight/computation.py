@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, build
+from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, count_work, reachable
@@ -182,19 +182,8 @@ def _network_roots(prepared: Prepared) -> Roots:
     return roots
 
 
-@dataclass(frozen=True)
-class FunctionGraphTask:
+class FunctionGraphTask(ExpressionTask):
     """Asks for the computational graph of a typed function at one point."""
-
-    expression: Expression
-
-    @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        return self.expression.key
-
-    @property
-    def effort(self) -> float:
-        return MOST_NODES
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionGraph:
         return FunctionGraph(self.expression)  # `MOST_NODES` are soon made: nothing looks at the watch
