@@ -45,7 +45,7 @@ class Heavy:
     body: Callable[[int], bytes]
     """The body of the request of that number; different numbers matter where caches would help."""
     work: Callable[[bytes], float]
-    """How much was done for an answer of status 200: 1 for a whole one, steps where they are what is paid for."""
+    """The work in an answer of status 200: 1 for a whole answer, or its number of steps where steps are counted."""
     unit: str
     headers: Mapping[str, str] = field(default_factory=dict)
 

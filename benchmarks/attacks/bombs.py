@@ -19,7 +19,7 @@ from benchmarks.attacks.harness import Options, Row, Server, serving, watched
 AT_ONCE = 16
 CONTAINER = 2048 * MEBI
 SECONDS = 1.0
-"""Of a processor for each bomb."""
+"""Processor time that each bomb may take."""
 
 
 def compose_settings(options: Options) -> Mapping[str, str]:

@@ -179,7 +179,7 @@ async def ask(port: int, request: bytes, source: str = HOST, timeout: float = 90
 
 
 FAILURES = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError)
-"""What `ask` and `read_answer` raise when the connection fails; a timeout is an `OSError`."""
+"""The exceptions of `ask` and `read_answer` when the connection fails; a timeout is an `OSError`."""
 
 
 def sources(count: int) -> list[str]:

@@ -26,12 +26,12 @@ GRADIENTS = packed(XOR)
 
 @dataclass
 class Field:
-    """Where an attack takes place."""
+    """The server that is attacked, and the addresses of the attackers."""
 
     port: int
     addresses: list[str]
     notes: Counter[str]
-    """What happened to the attackers."""
+    """The number of attackers to whom something happened, by what it was."""
 
     def address(self, number: int) -> str:
         return self.addresses[number % len(self.addresses)]
@@ -418,7 +418,7 @@ async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
 
 
 async def _left(server: Server) -> str:
-    """What the server still does when its clients are gone: computes, or holds memory in its account."""
+    """The work and the memory that the server still has when its clients are gone."""
     await asyncio.sleep(2.0)
     before = server.processor_seconds
     await asyncio.sleep(1.0)

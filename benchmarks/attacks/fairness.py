@@ -25,13 +25,13 @@ Headers = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Greed:
-    """What the greedy ones do."""
+    """The requests of the greedy clients, and the headers of both sides."""
 
     request: Callable[[Mapping[str, str]], bytes]
     headers: Headers = dict
     modest: Mapping[str, str] = field(default_factory=dict)
     address: str = "127.0.0.2"
-    """Where they come from."""
+    """The address of the greedy clients."""
     keys: bool = False
 
 
