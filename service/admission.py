@@ -424,6 +424,11 @@ class Ticket:
     def __post_init__(self) -> None:
         self.deadline = self.arrived + self.admission.seconds
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it may wait for memory while it holds its slot: tiny requests are many, and have few slots."""
+        return self.lane is not self.admission.tiny
+
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
         """Ask for a slot in which a body of so many bytes is read and validated; without a body, for one of the system.
 
@@ -448,14 +453,15 @@ class Ticket:
         if not self.begin(nbytes, gate.release):
             self._wait(gate)
 
-    def weigh(self, cost: float) -> None:
+    def weigh(self, cost: float, *, alone: bool = False) -> None:
         """The rest of the request costs so many seconds: wait for a slot of a lane for that, unless it has one.
 
-        Raises `Problem` 503, `DeadlineExceeded` and `Abandoned`.
+        `alone`: it takes a slot of the heavy lane whatever it costs. Raises `Problem` 503, `DeadlineExceeded` and
+        `Abandoned`.
         """
         lane = self.lane
-        if lane is not None and cost > lane.most:
-            self._move(cost)
+        if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
+            self._move(cost, alone=alone)
         else:
             self.cost = max(self.cost, cost)
 
@@ -489,17 +495,17 @@ class Ticket:
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
             self._move(max(2.0 * lane.most, spent))
 
-    def ask(self, cost: float, ready: Callable[[], None]) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, as `begin` does."""
+    def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
+        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
         self.give_slot_back()
         with admission.lock:
-            return admission._enter(self, admission.lane_of(cost), cost, ready)
+            return admission._enter(self, admission.heavy if alone else admission.lane_of(cost), cost, ready)
 
-    def _move(self, cost: float) -> None:
+    def _move(self, cost: float, *, alone: bool = False) -> None:
         gate = threading.Lock()
         gate.acquire()
-        if not self.ask(cost, gate.release):
+        if not self.ask(cost, gate.release, alone=alone):
             self._wait(gate)
         self._started = self.admission.cpu()
 

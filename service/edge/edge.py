@@ -195,7 +195,7 @@ class Edge:
         name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
         client = client_name(name, environ["nabla.peer"])
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
-        environ["nabla.memory"].deadline = ticket.deadline
+        environ["nabla.memory"].waiter = ticket
         return ticket
 
 
