@@ -15,6 +15,9 @@ from service.edge.edge import Edge
 PAUSE_SECONDS = 1.0
 """How long no connection is taken after the system had no more files."""
 
+YIELD_SECONDS = 0.003
+"""How long a connection is left to workers with fewer clients: they are awake within a millisecond or two."""
+
 log = logging.getLogger("nabla.error")
 
 
@@ -29,7 +32,7 @@ class Accepting:
         self._joining: set[asyncio.Task[None]] = set()
         for listener in self._listeners:
             listener.setblocking(False)
-            self._loop.add_reader(listener, self._accept, listener)
+            self._await(listener)
 
     def close(self) -> None:
         """Close the listening sockets: whoever connects now is refused by the system, and does not wait in vain."""
@@ -38,8 +41,25 @@ class Accepting:
             listener.close()
         self._listeners.clear()
 
+    def _await(self, listener: socket.socket) -> None:
+        self._loop.add_reader(listener, self._offered, listener)
+
+    def _offered(self, listener: socket.socket) -> None:
+        """A connection is there, and other workers are awake too: those with fewer clients come first."""
+        if self._edge.is_least_crowded():
+            self._accept(listener)
+        else:
+            self._loop.remove_reader(listener)
+            self._loop.call_later(YIELD_SECONDS, self._take, listener)
+
+    def _take(self, listener: socket.socket) -> None:
+        """Take a connection that was left to others for a while, if it is still there."""
+        if listener in self._listeners:
+            self._await(listener)
+            self._accept(listener)
+
     def _accept(self, listener: socket.socket) -> None:
-        """Take one connection. Other workers are awake too and may take the next ones.
+        """Take one connection. Other workers may take the next ones.
 
         asyncio's own servers take as many as there are, so that one worker may get them all.
         """
@@ -59,7 +79,7 @@ class Accepting:
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners:
-            self._loop.add_reader(listener, self._accept, listener)
+            self._await(listener)
 
     async def _join(self, connection: socket.socket) -> None:
         patience = None if self._tls is None else self._edge.settings.max_header_seconds
