@@ -51,8 +51,17 @@ MEMORY, MOST_MEMORY = 0.1, 0.3
 Ten long ones take minutes, and what the first tells is true for those who wait now. Where there were few yet, all weigh
 the same.
 """
-MOST_DOUBT = 0.5
-"""A lane whose requests take very unlike times still promises waits up to two thirds of the time limit."""
+LEAST_DOUBT, MOST_DOUBT = 0.15, 0.5
+"""The pace of a machine changes by the first in half a minute, however like each other its requests are.
+
+With the second a lane still promises waits up to two thirds of the time limit, however unlike its requests are.
+"""
+OVERRUN = 1.5
+"""How many times its estimate a request costs at most in a lane that is for less.
+
+Without that, one estimated at just below a second computes for a second, moves on, and may be refused there: its work
+is lost.
+"""
 RECHECK_SECONDS = 0.5
 """How often the waits in a lane are foreseen anew."""
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
@@ -148,7 +157,7 @@ class Lane:
 
     def doubt(self) -> float:
         """How much longer than foreseen a wait may become, as a share of it."""
-        return min(self.spread / self.slowdown, MOST_DOUBT)
+        return min(max(self.spread / self.slowdown, LEAST_DOUBT), MOST_DOUBT) if self.learned else 0.0
 
     def rest(self, now: float) -> float:
         """Seconds until the next of those with a slot gives it back."""
@@ -491,7 +500,7 @@ class Ticket:
         if self._started is None:
             self._started = cpu
         spent = cpu - self._started
-        if spent > lane.most:
+        if spent > max(lane.most, min(OVERRUN * self.cost, 2.0 * lane.most)):
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
             self._move(max(2.0 * lane.most, spent))
 

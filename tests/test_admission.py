@@ -440,6 +440,24 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
     assert moving.lane is bench.admission.small
 
 
+@pytest.mark.parametrize(
+    ("estimated", "stays", "moves"),
+    [(0.9, 1.3, 1.4), (0.99, 1.4, 1.5), (0.5, 0.9, 1.01), (0.1, 0.9, 1.01)],
+)
+def test_one_that_was_estimated_a_little_too_low_ends_in_its_lane(
+    bench: Bench, estimated: float, stays: float, moves: float
+) -> None:
+    """Its work would be lost where the next lane refuses it."""
+    ticket, _ = bench.ask(estimated)
+    ticket.look()
+    bench.clock.now, bench.clock.spent = 1_001.0, 5.0 + stays
+    ticket.look()
+    assert ticket.lane is bench.admission.medium
+    bench.clock.now, bench.clock.spent = 1_002.0, 5.0 + moves
+    ticket.look()
+    assert ticket.lane is bench.admission.heavy
+
+
 def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:
     ticket = bench.ticket()
     ticket.begin(BODY, lambda: None)
