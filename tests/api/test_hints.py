@@ -26,6 +26,13 @@ from tests.support import assert_problem, resolves
 
 DENSE: dict[str, Any] = {"type": "dense", "units": 1}
 GRADIENTS: dict[str, Any] = {"network": {"layers": [DENSE]}, "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"}
+
+
+def initialised(initializer: dict[str, Any]) -> dict[str, Any]:
+    """A network of which the first kernel begins so."""
+    return {"network": {"layers": [{"type": "dense", "units": 1, "kernel_initializer": initializer}]}}
+
+
 TRAIN = GRADIENTS | {"optimizer": "sgd", "steps": 1}
 KERNEL, BIAS = [[1], [2]], [0]
 KERAS = {
@@ -169,6 +176,13 @@ REQUESTS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("/v1/train", {"optimizer": {"type": "sgd", "lr": 0.1}}, ["'learning_rate'"]),
     ("/v1/train", {"optimizer": {"type": "sgd", "alpha": 0.1}}, ["'learning_rate'"]),
     ("/v1/train", {"optimizer": {"type": "Adam", "betas": [0.9, 0.999], "eps": 1e-8}}, ["beta_1", "'epsilon'"]),
+    (
+        "/v1/gradients",
+        initialised({"type": "random_normal", "stddev": 1, "loc": 0}),
+        ["'standard_deviation'", "'mean'"],
+    ),
+    ("/v1/gradients", initialised({"type": "random_uniform", "minval": 0, "high": 1}), ["'minimum'", "'maximum'"]),
+    ("/v1/gradients", initialised({"type": "constant", "fill_value": 1}), ["'value'"]),
     ("/v1/train", {"optimizer": "torch.optim.SGD"}, ["'sgd'"]),
     ("/v1/train", {"optimizer": "AdamOptimizer"}, ["'adam'"]),
     ("/v1/train", {"optimizer": "RMSProp"}, ["'rmsprop'"]),
