@@ -19,6 +19,7 @@ from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.foreign import FOREIGN
 from service.engine.network.activations import activations
+from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from tests.conftest import Post
@@ -279,7 +280,7 @@ def test_a_long_list_yields_to_a_suggestion(post: Post, registry: Registry[Any],
 
 def test_foreign_keys_mean_keys_that_there_are() -> None:
     schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in OPERATIONS if each.takes is not None)]
-    every: list[Registry[Any]] = [layers, activations, losses, optimizers, schedules]
+    every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules]
     schemas += [options_schema(declaration) for registry in every for declaration in registry]
     known = {key for schema in schemas for key in schema.load_fields} | {"type"}
     for name, foreign in FOREIGN["key"].items():
