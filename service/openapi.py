@@ -248,7 +248,9 @@ def agree(one: Any, other: Any) -> bool:
 
 def main(arguments: list[str]) -> int:
     text = write()
-    same = SPECIFICATION.exists() and agree(yaml.safe_load(text), yaml.safe_load(SPECIFICATION.read_text()))
+    same = SPECIFICATION.exists() and agree(
+        *(yaml.load(each, Loader=_LOADER) for each in (text, SPECIFICATION.read_text()))
+    )
     if arguments == ["--check"]:
         print("openapi.yaml is up to date" if same else "openapi.yaml is out of date: run 'make openapi'")
         return 0 if same else 1

@@ -33,7 +33,8 @@ with warnings.catch_warnings():
     load_all_checks()
 
 TEXT = SPECIFICATION.read_text()
-DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=LOADER)
 OPERATIONS = [
     pytest.param(path, method, operation, id=operation["operationId"])
     for path, item in DOCUMENT["paths"].items()
@@ -57,7 +58,7 @@ def errors(schema: Any, value: Any) -> list[str]:
 
 
 def test_the_committed_file_is_what_the_code_writes() -> None:
-    assert openapi.agree(yaml.safe_load(openapi.write()), DOCUMENT), "run 'make openapi'"
+    assert openapi.agree(yaml.load(openapi.write(), Loader=LOADER), DOCUMENT), "run 'make openapi'"
 
 
 def test_only_the_last_digits_of_two_documents_may_differ() -> None:
@@ -339,7 +340,7 @@ def test_the_schemas_are_as_strict_as_the_service(
 
 
 FEWER: dict[str, tuple[str, ...]] = {
-    "Layer": ("DenseLayer", "EmbeddingLayer", "AddLayer"),
+    "Layer": ("DenseLayer", "AddLayer"),
     "Activation": ("LeakyReluActivation",),
     "Loss": ("HuberLoss",),
     "Initializer": ("UniformInitializer",),
