@@ -15,8 +15,10 @@ from service.edge.edge import Edge
 PAUSE_SECONDS = 1.0
 """How long no connection is taken after the system had no more files."""
 
-YIELD_SECONDS = 0.003
+YIELD_SECONDS = 0.002
 """How long a connection is left to workers with fewer clients: they are awake within a millisecond or two."""
+TAKEN_AFTER_YIELD = 8
+"""Connections that are taken then, if nobody else did: in a flood, all workers are needed."""
 
 log = logging.getLogger("nabla.error")
 
@@ -53,29 +55,32 @@ class Accepting:
             self._loop.call_later(YIELD_SECONDS, self._take, listener)
 
     def _take(self, listener: socket.socket) -> None:
-        """Take a connection that was left to others for a while, if it is still there."""
+        """Take connections that were left to others for a while, if they are still there."""
         if listener in self._listeners:
             self._await(listener)
-            self._accept(listener)
+            for _ in range(TAKEN_AFTER_YIELD):
+                if not self._accept(listener):
+                    return
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Take one connection. Other workers may take the next ones.
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take one connection, and say whether there was one. Other workers may take the next ones.
 
         asyncio's own servers take as many as there are, so that one worker may get them all.
         """
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            return False
         except OSError as error:  # no more files
             log.warning("no connection can be taken: %s", error)
             self._loop.remove_reader(listener)
             self._loop.call_later(PAUSE_SECONDS, self._resume, listener)
-            return
+            return False
         connection.setblocking(False)
         joining = self._loop.create_task(self._join(connection))
         self._joining.add(joining)  # the loop itself does not keep tasks alive
         joining.add_done_callback(self._joining.discard)
+        return True
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners:
