@@ -273,7 +273,7 @@ class Descent:
         """How the learning rate compares to the curvature, where that can be said."""
         if self.update.sign < 0.0:
             return None  # uphill there is no end
-        curvature = self._curvature()
+        curvature = self.curvature()
         if curvature is None:
             return None
         return self.update.compared(learning_rate, curvature)
@@ -302,7 +302,7 @@ class Descent:
         """What follows from the state after the last step and helps to understand it."""
         return self.update.shown(self.progress.step)
 
-    def _curvature(self) -> float | None:
+    def curvature(self) -> float | None:
         """The largest eigenvalue of the Hessian at the start, where that is affordable, finite and positive."""
         if self._start is None:
             return None

@@ -519,7 +519,7 @@ def passed_plateau(first: int, last: int, loss: float) -> Sentence:
     en="The gradient became tiny while the loss stayed high.",
     zh="损失仍高,梯度却变得极小。",
     latex=r"\frac{\|\nabla_t\|}{\max_{s \le t} \|\nabla_s\|}",
-    severities={"warning": 1e-4, "problem": 1e-8},
+    severities={"note": 1e-4, "warning": 1e-4, "problem": 0.0},
     below=True,
     sources=(HERE,),
     advice=lambda: say("findings.gradient_vanished.advice"),
@@ -546,7 +546,7 @@ def gradient_spike(step: int, norm: float, before: float) -> Sentence:
     en="Units that were on for some samples at the start are off for all of them now.",
     zh="起初对某些样本激活的单元,现在对所有样本都关闭了。",
     latex=r"\frac{\text{dead}_t - \text{dead}_1}{K}",
-    severities={"note": 0.0, "warning": 0.5, "problem": 0.9},
+    severities={"note": 0.1, "warning": 0.5, "problem": 0.9},
     sources=(f"half of the units of a layer, and nine tenths: {HERE}",),
     advice=lambda: say("findings.units_died.advice"),
 )
