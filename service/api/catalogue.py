@@ -256,7 +256,7 @@ def _add(plural: str) -> None:
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = (
         "Every finding that an answer may tell, with its thresholds, where they come from, and what to try."
-        if registry is findings
+        if registry.told_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")

@@ -22,7 +22,7 @@ from schemas.diagnose import (
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
 from service.api.diagnose_examples import DIAGNOSE
-from service.api.network_request import compiled, in_terms_of, task_and_feed
+from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
@@ -210,7 +210,7 @@ class TrainingDiagnosis(_Work):
         task, self.feed = task_and_feed(request, context.runtime.settings.limits)
         wanted = cast("LoadedTraining", {**request, "trace": Trace(1)})
         watched = EvaluationTask(task._replace(include=INCLUDE))
-        evaluation = compiled(watched, self.feed, context)
+        evaluation = built(watched, self.feed, context)
         admission_of(context)(evaluation.program, evaluation.program.work * (LOOKS + 2), 0.0, 1)
         training = start(
             wanted, context, task, self.feed, request["optimizer"], reserving(context), admission_of(context)
@@ -386,9 +386,8 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
         ]
         if inputs.ndim != 2 or 0 in inputs.shape:  # type: ignore[union-attr]
             shape = list(inputs.shape)  # type: ignore[union-attr]
-            faults.append(
-                Fault(("inputs",), f"have shape {shape}; a sweep takes one row per sample: [samples, features]")
-            )
+            detail = f"have shape {shape}; a sweep takes one row per sample: [samples, features]"
+            faults.append(Fault(("inputs",), detail))
     if targets is not None and sweep.outputs is not None and not chosen.declaration.indices:
         faults.append(Fault(("sweep", "outputs"), "has no use beside targets, which say it"))
     if faults:
@@ -517,7 +516,7 @@ def _block(selection: Selection[Any]) -> dict[str, Any]:
 def _curve(record: Record) -> dict[str, Any]:
     """The course of a training, thinned out."""
     count = len(record.steps)
-    places = np.unique(np.linspace(0, count - 1, min(count, MOST_CURVE)).astype(np.intp)) if count else []
+    places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()
     return {
         "steps": [int(record.steps[place]) for place in places],
         "loss": [_or_null(float(record.losses[place])) for place in places],

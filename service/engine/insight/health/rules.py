@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.declarations import Selection
 from service.engine.findings import Found, findings, found, found_if
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.insight.health.inputs import scale_of, weighed_inputs
 from service.engine.insight.health.measures import Health, LayerHealth, kernels_of, norm_of_tree
+from service.engine.insight.health.slopes import tails_of
+from service.engine.network.activations import Activation
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
 from service.engine.network.feed import Feed
 from service.engine.network.quantities import is_finite
@@ -40,6 +43,8 @@ DIRECTIONS = 256
 CHANCE_ROWS = 512
 DEVIATIONS = 5.0
 """More units off than chance explains by so many standard deviations."""
+BIASED = 0.25
+"""Units that nothing but their bias keeps off: so many of a layer are worth a warning."""
 BETTER = 100.0
 """Inputs are badly scaled only if standardising them lowers the condition number so many times."""
 FEWEST_STEPS = 5
@@ -222,12 +227,43 @@ def _by_chance(seen: Seen, off: Found) -> Found:
     assert off.layer is not None and off.value is not None
     units = seen.evaluation.model.layers[off.layer].output.shape[-1]
     count = round(off.value * units)
-    if off.severity != "warning":
+    if off.severity == "problem":
+        return off
+    if _kept_off_by_bias(seen, off.layer) >= BIASED:
+        return replace(off, severity="warning", threshold=BIASED)
+    if off.severity == "note":
         return off
     likely = _off_by_chance(seen, off.layer)
     if count > units * likely + DEVIATIONS * math.sqrt(units * likely * (1.0 - likely)):
         return off
     return replace(off, severity="note", threshold=findings["dead_units"].severities["note"])
+
+
+def _kept_off_by_bias(seen: Seen, name: str) -> float:
+    """The share of units that are off for every sample, and were on for some if their bias were 0."""
+    bias = seen.parameters.get(name, {}).get("bias")
+    z = seen.values[name].pre_activation
+    activation = _rectifier_after(seen, name)
+    if bias is None or activation is None or bias.shape != z.shape[-1:]:
+        return 0.0
+    flat = tails_of(activation).flat_left
+    if flat is None:
+        return 0.0
+    highest = z.reshape(-1, z.shape[-1]).max(0)
+    return float(((highest <= flat) & (highest - bias > flat)).mean())
+
+
+def _rectifier_after(seen: Seen, name: str) -> Selection[Activation] | None:
+    """The activation of a layer, or of the activation layer behind it."""
+    layers = seen.evaluation.model.layers
+    definition = seen.evaluation.task.definition
+    own = layers[name].activation
+    if own is not None and own.name != "linear":
+        return own
+    for place, layer in enumerate(definition.layers):
+        if layer.layer.name == "activation" and name in definition.inputs_of(place):
+            return layers[layer.name].activation
+    return None
 
 
 def _off_by_chance(seen: Seen, name: str) -> float:
