@@ -142,3 +142,4 @@ class CatalogueListingSchema(Schema):
     schedules = fields.List(fields.Nested(CatalogueEntrySchema))
     presets = fields.List(fields.Nested(CatalogueEntrySchema))
     vocabulary = fields.List(fields.Nested(CatalogueEntrySchema))
+    findings = fields.List(fields.Nested(CatalogueEntrySchema))

@@ -317,8 +317,8 @@ def saturated_right(layer: str, activation: str, share: float, bound: float) -> 
     "one sign, and descent goes in zigzags.",
     zh="激活值偏在 0 的一侧,下一层每个单元的各个权重的梯度往往同号,下降走成之字形。",
     latex=r"\frac{|\bar a|}{\operatorname{std} a}",
-    severities={"note": 1.0, "warning": 10.0},
-    sources=(f"{LECUN}, section 4.3: means near 0; here farther from it than one and than ten standard deviations",),
+    severities={"note": 1.0},
+    sources=(f"{LECUN}, section 4.3: means near 0; here farther from it than a standard deviation",),
     advice=lambda: say("findings.mean_shift.advice"),
 )
 def mean_shift(layer: str, mean: float, deviation: float) -> Sentence:

@@ -206,20 +206,9 @@ def _shifted(seen: Seen) -> Iterator[Found]:
     for layer in _hidden(seen):
         if layer.activation == "linear" or not layer.deviation > 0.0:
             continue
+        words: dict[str, Any] = {"mean": layer.mean, "deviation": layer.deviation}
         value = abs(layer.mean) / layer.deviation
-        judged = findings["mean_shift"].judge(value)
-        if judged is not None:
-            # Rectifiers cannot but give positive numbers, and learn well nevertheless.
-            severity = "note" if layer.tails.left is None and layer.dead is not None else None
-            yield found(
-                "mean_shift",
-                value=value,
-                severity=severity,
-                layer=layer.name,
-                quantity="output",
-                mean=layer.mean,
-                deviation=layer.deviation,
-            )
+        yield from found_if("mean_shift", value, layer=layer.name, quantity="output", **words)
 
 
 def _by_chance(seen: Seen, off: Found) -> Found:
@@ -393,7 +382,7 @@ def _flat(seen: Seen) -> Iterator[Found]:
     if result.loss is None or norm is None:
         return
     loss, size = abs(float(result.loss.sum())), norm_of_tree(seen.parameters)
-    if loss > 0.0 and math.isfinite(loss):
+    if loss > 0.0 and size > 0.0 and math.isfinite(loss):
         yield from found_if("flat_loss", norm * size / loss, quantity="gradient", loss=loss, norm=norm)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ CENTRE = 1.0
 STEEPER = 10.0
 """A slope that grows beyond this many times that of the centre belongs to no activation that saturates."""
 NEAR = 0.5
-"""A flat part with the value 0 that reaches as far as this from 0, or farther, is that of a rectifier: it is off."""
+"""A straight part on the left that comes as near to 0 as this is that of a rectifier: it is off, or leaks."""
 
 
 class Tails(NamedTuple):
@@ -69,8 +70,8 @@ def _tails(declaration: Activation, options: tuple[tuple[str, Any], ...]) -> Tai
     left, right = _end(z, small), _end(-z[::-1], small[::-1])
     right = None if right is None else -right
     span = None if left is None or right is None else float(abs(values[-1] - values[0]))
-    if flat_left is not None and flat_left >= -NEAR and values[0] == 0.0:
-        left = span = None  # off, not saturated
+    if left is not None and left >= -NEAR and math.isclose(steep[0], steep[z <= left][-1], abs_tol=1e-12):
+        left = span = None  # off or leaky, not saturated
     return Tails(left, right, flat_left, flat_right, largest, span)
 
 
