@@ -362,6 +362,7 @@ def zero_gradient(names: list[str], reason: str, layer: str) -> Sentence:
         "input": lambda: say("findings.zero_gradient.input", layer=layer),
         "weight": lambda: say("findings.zero_gradient.weight", layer=layer),
         "flat": lambda: say("findings.zero_gradient.flat", layer=layer),
+        "cancel": lambda: say("findings.zero_gradient.cancel"),
         "other": lambda: say("findings.zero_gradient.other", layer=layer),
     }
     return say("findings.zero_gradient.text", names=names, reason=reasons[reason]())
@@ -372,7 +373,7 @@ def zero_gradient(names: list[str], reason: str, layer: str) -> Sentence:
     en="The inputs of the first layer differ so much in size or lie so far from 0 that no learning rate fits all "
     "directions: the number of steps grows with the condition number.",
     zh="第一层的输入大小相差太多或离 0 太远,没有一个学习率适合所有方向:所需步数随条件数增长。",
-    latex=r"\kappa = \frac{\lambda_{\max}}{\lambda_{\min}} \text{ of } \tfrac1N [X, 1]^\top [X, 1]",
+    latex=r"\kappa = \frac{\lambda_{\max}}{\lambda_{\min}} \text{ of } \tfrac1N [X/s, 1]^\top [X/s, 1]",
     severities={"note": 1e3, "warning": 1e4, "problem": 1e8},
     sources=(f"{LECUN}, section 5: descent needs about as many steps; where standardising lowers it a hundredfold",),
     advice=lambda: say("findings.badly_scaled_inputs.advice"),

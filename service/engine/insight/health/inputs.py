@@ -29,7 +29,8 @@ class Scale(NamedTuple):
     """The smallest and the largest root mean square of a feature; those that are 0 throughout do not count."""
     largest: float
     condition: float | None
-    """The condition number of the second moments of features and bias; None: it was not computed."""
+    """The condition number of the second moments of features and bias, the features divided by their common size;
+    None: it was not computed."""
     standardised: float | None
     """The same if each feature had mean 0 and variance 1."""
 
@@ -53,7 +54,7 @@ def _scale_of(inputs: Array) -> Scale:
     varying = deviations > NEGLIGIBLE * np.maximum(sizes, np.finfo(np.float64).tiny)
     if len(x) > 1 and 0 < varying.sum() <= MOST_FEATURES and math.isfinite(size):
         x, deviations = x[:, varying], deviations[varying]
-        condition = _condition(x)
+        condition = _condition(x / math.sqrt(float(np.square(x).mean())))
         standardised = _condition((x - x.mean(0)) / deviations)
     return Scale(size, smallest, largest, condition, standardised)
 

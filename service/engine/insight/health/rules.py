@@ -103,11 +103,10 @@ def _judge(seen: Seen) -> list[Found]:
     )
     for rule in rules:
         these += rule(seen)
-    codes = {each.code for each in these}
-    if codes.isdisjoint(("vanishing_gradient", "exploding_gradient")):
-        these += _mismatched(seen)
-    if all(each.severity == "note" for each in these) and "zero_gradient" not in codes:
-        these += _flat(seen)
+    # These two follow from most others, and are told where nothing else is.
+    for rule in (_mismatched, _flat):
+        if all(each.severity == "note" for each in these):
+            these += rule(seen)
     return these
 
 
@@ -317,7 +316,7 @@ def _zero(seen: Seen) -> Iterator[Found]:
             if (array.ndim >= 2 or whole) and not array.any():
                 by_reason.setdefault(_why_zero(seen, layer), []).append(f"`{layer}.{name}`")
     for (reason, culprit), names in by_reason.items():
-        severity = "note" if reason == "error" else "problem" if whole else "warning"
+        severity = "note" if reason in ("error", "cancel") else "problem" if whole else "warning"
         more = [] if len(names) <= 8 else ["…"]
         words: dict[str, Any] = {"names": names[:8] + more, "reason": reason}
         yield found("zero_gradient", value=0.0, severity=severity, layer=culprit, quantity="gradient", **words)
@@ -329,7 +328,7 @@ def _why_zero(seen: Seen, layer: str) -> tuple[str, str]:
     users = [each.name for each in definition.layers if layer in (each.name, each.shares)]
     if any(_flows(values[name]) for name in users):
         arriving = seen.arriving(layer)
-        return ("input" if arriving is not None and not arriving.any() else "other"), layer
+        return ("input" if arriving is not None and not arriving.any() else "cancel"), layer
     name, visited = layer, {layer}
     while True:
         after = [

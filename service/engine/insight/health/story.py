@@ -30,6 +30,10 @@ ROSE = 0.05
 """A rise by less than this share of the first loss is no rise."""
 SWINGS = 0.05
 """A step upward by less than this share of the loss is no swing."""
+SWINGS_OF_MEANS = 0.2
+"""The same for means over batches, which differ anyway."""
+PROGRESS = 0.9
+"""Losses that fall to less than this share of what they were make progress in spite of swings."""
 ALIVE = 1e-3
 """Swings of losses below this share of the first one are of no interest."""
 FEWEST_SWINGS = 10
@@ -236,9 +240,13 @@ def _updates(record: Record) -> Iterator[Found]:
 def _swings(series: Series) -> Iterator[Found]:
     half = len(series.losses) // 2
     losses = series.losses[half:]
-    if len(losses) < FEWEST_SWINGS or np.median(losses) < ALIVE * abs(float(series.losses[0])):
+    alive, swings = (LOW, SWINGS_OF_MEANS) if series.averaged else (ALIVE, SWINGS)
+    if len(losses) < FEWEST_SWINGS or np.median(losses) < alive * abs(float(series.losses[0])):
         return
-    up = np.diff(losses) > SWINGS * np.abs(losses[:-1])
+    quarter = len(losses) // 2
+    if np.median(losses[quarter:]) < PROGRESS * np.median(losses[:quarter]):
+        return  # up and down, but down on the whole
+    up = np.diff(losses) > swings * np.abs(losses[:-1])
     share = float(up.mean())
     step = int(series.steps[half])
     yield from found_if("oscillation", share, quantity="loss", step=step, percent=100.0 * share, first=step)
