@@ -491,11 +491,9 @@ def loss_rose(step: int, lowest: float, last: float) -> Sentence:
     en="The loss hardly changes over many steps although it is still high.",
     zh="损失仍然很高,却在许多步中几乎不变。",
     latex=r"\frac{L_1 - \min_t L_t}{|L_1|}",
-    severities={"note": 0.5, "warning": 0.1},
+    severities={"note": 0.5, "warning": 0.25},
     below=True,
-    sources=(
-        f"{HERE}: what the training gained, a half and a tenth of the first loss, before nothing changed any more",
-    ),
+    sources=(f"{HERE}: what was gained before nothing changed, a half and a quarter of the first loss",),
     advice=lambda: say("findings.plateau.advice"),
 )
 def plateau(first: int, last: int, loss: float, change: float) -> Sentence:

@@ -36,7 +36,8 @@ PROGRESS = 0.9
 """Losses that fall to less than this share of what they were make progress in spite of swings."""
 ALIVE = 1e-3
 """Swings of losses below this share of the first one are of no interest."""
-FEWEST_SWINGS = 10
+FEWEST_SWINGS, FEWEST_MEANS = 10, 20
+"""Losses that are looked at for swings, at least."""
 ABRUPT = 0.01
 """A gradient that falls to less than this share from one step to the next does not fade, it breaks off."""
 VALIDATED = 0.02
@@ -241,7 +242,8 @@ def _swings(series: Series) -> Iterator[Found]:
     half = len(series.losses) // 2
     losses = series.losses[half:]
     alive, swings = (LOW, SWINGS_OF_MEANS) if series.averaged else (ALIVE, SWINGS)
-    if len(losses) < FEWEST_SWINGS or np.median(losses) < alive * abs(float(series.losses[0])):
+    fewest = FEWEST_MEANS if series.averaged else FEWEST_SWINGS
+    if len(losses) < fewest or np.median(losses) < alive * abs(float(series.losses[0])):
         return
     quarter = len(losses) // 2
     if np.median(losses[quarter:]) < PROGRESS * np.median(losses[:quarter]):
