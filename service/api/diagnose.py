@@ -27,7 +27,7 @@ from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
 from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
@@ -51,10 +51,12 @@ blueprint = Blueprint("diagnose", __name__)
 
 MOST_CURVE = 200
 """Steps that a curve of a training has, at most."""
+MOST_DRAWN = 1_000_000
+"""Numbers of inputs or targets that are drawn for a sweep."""
 SAMPLES = 64
 """Of a sweep for which none are sent."""
-STEP_NUMBERS = 12
-"""Numbers that are remembered of a step, and of a layer at some steps."""
+STEP_BYTES, LOOK_BYTES = 200, 1_000
+"""What is remembered of a step, several times while it is judged, and of a layer at some steps."""
 
 
 class DiagnosedWork(Protocol):
@@ -219,7 +221,7 @@ class TrainingDiagnosis(_Work):
         try:
             context.mark_compiled(training.memory + evaluation.program.nbytes)
             looked_at = evaluation.program.weight + 8 * evaluation.program.told + bytes_of(evaluation)
-            remembered = NUMBER_BYTES * STEP_NUMBERS * (training.steps + LOOKS * len(evaluation.model.layers))
+            remembered = STEP_BYTES * training.steps + LOOK_BYTES * LOOKS * len(evaluation.model.layers)
             context.memory.need(context.loaded_bytes + 4 * training.memory + looked_at + remembered)
         except BaseException:
             self.close()
@@ -294,7 +296,7 @@ class TraceWork(_Work):
             )
             for step in steps
         ]
-        self.record = record_of(rows)
+        self.record = record_of(np.array(rows))
         for step in steps:
             for layer, ratio in ratios_of(step.updates or {}, step.parameters or {}).items():
                 self.record.updates.setdefault(layer, []).append(ratio)
@@ -316,12 +318,17 @@ class SweepWork(_Work):
         self.dtype = request["dtype"]
         asked, inputs, targets = _asked(request, request["sweep"])
         limits = context.runtime.settings.limits
-        self.sweep = Sweep(asked, inputs, targets, limits, context.ticket)
-        largest = context.compiled(self.sweep.largest)
+        try:
+            self.sweep = Sweep(asked, inputs, targets, limits, context.ticket)
+            largest = context.compiled(self.sweep.largest)
+            work = self.sweep.admit(largest)
+        except LimitExceeded as error:
+            # Callers have no network that they could make smaller.
+            raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
         context.mark_compiled(largest.program.nbytes)
-        nodes = len(largest.program.nodes)
-        admission_of(context)(largest.program, self.sweep.admit(largest), nodes * asked.count, 1)
-        numbers = NUMBER_BYTES * self.sweep.numbers
+        largest.feeder.check(self.sweep.feed(0))
+        admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)
+        numbers = NUMBER_BYTES * self.sweep.numbers + inputs.nbytes + targets.nbytes
         context.memory.need(context.loaded_bytes + self.sweep.memory_of(largest) + numbers)
 
     @property
@@ -376,8 +383,11 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
     chosen = losses.select("mean_squared_error") if loss is None else loss
     inputs, targets = request.get("inputs"), request.get("targets")
     faults = []
+    samples, features = sweep.samples or SAMPLES, sweep.features or sweep.units
     if inputs is None:
-        inputs = drawn_inputs(sweep.samples or SAMPLES, sweep.features or sweep.units, seed, dtype)
+        if samples * features > MOST_DRAWN:
+            raise LimitExceeded("numbers to draw", samples * features, MOST_DRAWN, ("sweep", "samples"))
+        inputs = drawn_inputs(samples, features, seed, dtype)
     else:
         faults = [
             Fault(("sweep", key), "has no use beside inputs, which say it")
@@ -390,10 +400,12 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
             faults.append(Fault(("inputs",), detail))
     if targets is not None and sweep.outputs is not None and not chosen.declaration.indices:
         faults.append(Fault(("sweep", "outputs"), "has no use beside targets, which say it"))
-    if faults:
-        raise InvalidRequest(faults)
     of_classes = chosen.declaration.indices or chosen.declaration.outputs == "distributions"
     outputs = sweep.outputs or (2 if of_classes else 1)
+    if targets is None and not faults and len(inputs) * outputs > MOST_DRAWN:
+        raise LimitExceeded("numbers to draw", len(inputs) * outputs, MOST_DRAWN, ("sweep", "outputs"))
+    if faults:
+        raise InvalidRequest(faults)
     if targets is None:
         targets = drawn_targets(chosen, len(inputs), outputs, seed, dtype)
     elif chosen.declaration.indices:

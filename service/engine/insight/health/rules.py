@@ -43,6 +43,8 @@ DIRECTIONS = 256
 CHANCE_ROWS = 512
 DEVIATIONS = 5.0
 """More units off than chance explains by so many standard deviations."""
+MOST_NOTES = 5
+"""Of one code."""
 BIASED = 0.25
 """Units that nothing but their bias keeps off: so many of a layer are worth a warning."""
 BETTER = 100.0
@@ -107,7 +109,20 @@ def _judge(seen: Seen) -> list[Found]:
     for rule in (_mismatched, _flat):
         if all(each.severity == "note" for each in these):
             these += rule(seen)
-    return these
+    return _few_notes(these)
+
+
+def _few_notes(these: list[Found]) -> list[Found]:
+    """Without the notes of one code that are many: the numbers of all layers stand in the answer anyway."""
+    counts: dict[str, int] = {}
+    kept = []
+    for each in these:
+        if each.severity == "note":
+            counts[each.code] = counts.get(each.code, 0) + 1
+            if counts[each.code] > MOST_NOTES:
+                continue
+        kept.append(each)
+    return kept
 
 
 # --- between layers ----------------------------------------------------------------------------------

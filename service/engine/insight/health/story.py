@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,8 +42,8 @@ ABRUPT = 0.01
 """A gradient that falls to less than this share from one step to the next does not fade, it breaks off."""
 VALIDATED = 0.02
 """A rise of the validation loss by less than this share of its first value is noise."""
-WINDOWS = 40
-"""Parts of a series of which each is averaged, where steps see different samples."""
+WINDOWS, FEWEST_IN_WINDOW = 40, 5
+"""Parts of a series of which each is averaged, where steps see different samples, and the fewest steps of a part."""
 
 Arrays = Mapping[str, Mapping[str, Array]]
 
@@ -104,6 +104,8 @@ def _judge(record: Record, status: str | None) -> Iterator[Found]:
     if lost is not None or status == "diverged" or len(sound.losses) < 2:
         return
     series = comparable(sound)
+    if series.averaged and len(series.losses) < FEWEST_SWINGS:
+        return
     yield from _rose(series)
     still = list(_plateau(series, sound))
     yield from still or _passed(series)
@@ -136,7 +138,8 @@ def comparable(record: Record) -> Series:
         return Series(steps, losses, False)
     edges = np.flatnonzero(np.diff(epochs)) + 1
     if len(edges) + 1 < FEWEST_SWINGS:
-        edges = np.linspace(0, len(losses), min(WINDOWS, len(losses)) + 1).astype(np.intp)[1:-1]
+        windows = max(1, min(WINDOWS, len(losses) // FEWEST_IN_WINDOW))
+        edges = np.linspace(0, len(losses), windows + 1).astype(np.intp)[1:-1]
     ends = np.append(edges, len(losses)) - 1
     means = np.array([part.mean() for part in np.split(losses, edges)])
     return Series(steps[ends], means, True)
@@ -183,7 +186,7 @@ def _passed(series: Series) -> Iterator[Found]:
             best = length, start, place
     length, start, end = best
     whole = int(steps[-1] - steps[0])
-    if length < FEWEST or not whole or losses[end] - losses[-1] < FELL * abs(float(losses[0])):
+    if length < FEWEST or not whole or not losses[0] or losses[end] - losses[-1] < FELL * abs(float(losses[0])):
         return
     first, last = int(steps[start]), int(steps[end])
     yield from found_if(
@@ -272,6 +275,10 @@ def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
     """By layer: the norm of the update of its weights beside that of the weights, where these are not 0."""
+    return quietly(_ratios_of, updates, weights)
+
+
+def _ratios_of(updates: Arrays, weights: Arrays) -> dict[str, float]:
     found_ratios = {}
     for layer, arrays in updates.items():
         pairs = [
@@ -285,7 +292,11 @@ def ratios_of(
     return found_ratios
 
 
-def record_of(rows: Sequence[tuple[int, int, float, float, float]]) -> Record:
-    """Rows of step, epoch, loss, gradient norm and validation loss."""
-    table = np.array(rows, np.float64).reshape(-1, 5)
+COLUMNS = 5
+"""Numbers of a step: its number, its epoch, loss, norm of the gradient, loss of validation."""
+
+
+def record_of(numbers: Array) -> Record:
+    """`COLUMNS` numbers for each step."""
+    table = np.asarray(numbers, np.float64).reshape(-1, COLUMNS)
     return Record(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4])

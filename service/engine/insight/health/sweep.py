@@ -158,12 +158,15 @@ class Sweep:
             with sealing():
                 self._evaluation = self._task(depth, activation, initializer).compile(self.limits, None, self.watch)
         seed = self.asked.seeds[len(self.runs)]
-        feed = Feed({INPUT: self.inputs}, None, {"output": self.targets}, None, seed)
-        diagnosis = diagnose(self._evaluation, feed, self.watch)
+        diagnosis = diagnose(self._evaluation, self.feed(seed), self.watch)
         loss = math.nan if diagnosis.result.loss is None else float(diagnosis.result.loss)
         verdict, _ = verdict_of(diagnosis.findings)
         health = diagnosis.health
         return Run(self.done + 1, depth, activation, initializer, seed, verdict, loss, health, diagnosis.findings)
+
+    def feed(self, seed: int) -> Feed:
+        """What a network with this seed is computed with."""
+        return Feed({INPUT: self.inputs}, None, {"output": self.targets}, None, seed)
 
     def _count(self, these: list[Found]) -> None:
         for key, each in {(each.code, each.severity): each for each in reversed(these)}.items():

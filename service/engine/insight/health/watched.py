@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import Diagnosis, diagnose
 from service.engine.insight.health.measures import Health
 from service.engine.insight.health.rules import ranked
-from service.engine.insight.health.story import Record, judge_record, ratios_of, record_of
+from service.engine.insight.health.story import COLUMNS, Record, judge_record, ratios_of, record_of
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
@@ -57,7 +58,8 @@ class Watched:
     feed: Feed
     """With the parameters that the training began with."""
     watch: Watch | None = None
-    rows: list[tuple[int, int, float, float, float]] = field(default_factory=list)
+    rows: array[float] = field(default_factory=lambda: array("d"))
+    """`COLUMNS` numbers for each step."""
     updates: dict[str, list[float]] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
     start: Diagnosis | None = None
@@ -75,7 +77,7 @@ class Watched:
     def advance(self) -> None:
         """Make one step."""
         training = self.training
-        number = len(self.rows)
+        number = len(self.rows) // COLUMNS
         compares = not number % max(1, training.steps // RATIOS)
         before = training.objective.flat.copy() if compares else None
         recorded = training.advance()
@@ -83,7 +85,7 @@ class Watched:
             return
         step = recorded.step
         validation = math.nan if step.validation_loss is None else step.validation_loss
-        self.rows.append((step.number, step.epoch, step.loss, step.gradient_norm, validation))
+        self.rows.extend((step.number, step.epoch, step.loss, step.gradient_norm, validation))
         if before is not None and step.effective_learning_rate is not None:
             self._compare(before)
         if not (number + 1) % max(1, training.steps // LOOKS) or training.finished:
@@ -108,7 +110,7 @@ class Watched:
         return diagnose(self.evaluation, replace(self.feed, parameters=parameters), self.watch)
 
     def record(self) -> Record:
-        record = record_of(self.rows)
+        record = record_of(np.array(self.rows))
         record.updates = self.updates
         return record
 
@@ -179,7 +181,7 @@ class Watched:
             last = self._diagnose()
         except DeadlineExceeded:
             return []
-        step = self.rows[-1][0]
+        step = int(self.rows[-COLUMNS])
         return [
             replace(each, step=step)
             for each in last.findings
