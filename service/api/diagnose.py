@@ -27,7 +27,7 @@ from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
 from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
@@ -157,7 +157,15 @@ class _Work:
             self.status, self.reason = "cancelled", reason
             self._finished = True
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to tell."""
+        return self._waiting is not None
+
     def summary(self) -> Mapping[str, Any]:
+        """Raises `DeadlineExceeded` where it was cancelled before anything was computed."""
+        if not self.is_begun:
+            raise DeadlineExceeded
         verdict, text = verdict_of(self.found)
         tell = telling(self.context.language)
         told: dict[str, Any] = {"status": self.status}
@@ -240,6 +248,10 @@ class TrainingDiagnosis(_Work):
     def conclude(self) -> None:
         self.outcome = self.watched.training.outcome()
         self.found = self.watched.findings(self.outcome)
+
+    @property
+    def is_begun(self) -> bool:
+        return self.watched.start is not None
 
     def cancel(self, reason: str) -> None:
         if self._waiting is not None:
@@ -330,6 +342,10 @@ class SweepWork(_Work):
         admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)
         numbers = NUMBER_BYTES * self.sweep.numbers + inputs.nbytes + targets.nbytes
         context.memory.need(context.loaded_bytes + self.sweep.memory_of(largest) + numbers)
+
+    @property
+    def is_begun(self) -> bool:
+        return True  # a table of no networks is one too
 
     @property
     def _streams_findings(self) -> bool:

@@ -250,6 +250,18 @@ def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: Callable[
     assert "updates_too_small" in codes(response.json)
 
 
+@pytest.mark.parametrize("request_", [HEALTHY, line(0.1, 5), trace([1.0, 0.5])], ids=["network", "training", "trace"])
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_what_has_no_time_at_all_is_told_so(
+    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], accept: str
+) -> None:
+    """Its first turn comes when the time is over."""
+    monkeypatch.setattr("service.api.streaming.ENDING", 1e6)
+    response = make_client().post(PATH, json=request_, headers={"Accept": accept}, buffered=True)
+    problem = response.json if accept == "application/json" else strict_json(response.get_data())["problem"]
+    assert problem["status"] == 503
+
+
 # --- sweeps -------------------------------------------------------------------------------------
 
 
