@@ -99,6 +99,13 @@ class CatalogueEntrySchema(Schema):
     state = fields.List(
         fields.String(), metadata={"description": "what an optimizer remembers, with all options that ask for more"}
     )
+    severities = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(allow_none=True),
+        metadata={"description": "of a finding: the bound from which on it is so grave; null: it has no number"},
+    )
+    below = fields.Boolean(metadata={"description": "of a finding: small numbers are the grave ones"})
+    advice = fields.Nested(TranslatedTextSchema, metadata={"description": "of a finding: what to try"})
     counter_example = fields.Boolean(
         metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
     )
@@ -135,3 +142,4 @@ class CatalogueListingSchema(Schema):
     schedules = fields.List(fields.Nested(CatalogueEntrySchema))
     presets = fields.List(fields.Nested(CatalogueEntrySchema))
     vocabulary = fields.List(fields.Nested(CatalogueEntrySchema))
+    findings = fields.List(fields.Nested(CatalogueEntrySchema))

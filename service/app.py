@@ -15,6 +15,7 @@ from service.api import (
     catalogue,
     check,
     derivatives,
+    diagnose,
     evaluation,
     explain,
     functions,
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(explain.blueprint)
     app.register_blueprint(graph.blueprint)
     app.register_blueprint(check.blueprint)
+    app.register_blueprint(diagnose.blueprint)
     app.register_blueprint(landscape.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)

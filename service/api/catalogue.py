@@ -18,6 +18,7 @@ from service.api.operation import describe
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
+from service.engine.findings import Finding, findings
 from service.engine.functions.formulas import formulas_of, slopes_of
 from service.engine.functions.presets import Preset, presets
 from service.engine.functions.vocabulary import Word, vocabulary
@@ -29,6 +30,7 @@ from service.engine.network.layers.declaration import ANY_NUMBER
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Flag, Option, Reference, Value
+from service.engine.texts import LANGUAGES, telling
 from service.problems import Problem, pointer
 
 blueprint = Blueprint("catalogue", __name__)
@@ -45,6 +47,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
         schedules,
         presets,
         vocabulary,
+        findings,
     )
 }
 MOST_POINTS = 2001
@@ -106,7 +109,17 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         entry |= _word(declaration)
     if isinstance(declaration, Preset):
         entry |= _preset(declaration)
+    if isinstance(declaration, Finding):
+        entry |= _finding(declaration)
     return entry
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "severities": dict(finding.severities),
+        "below": finding.below,
+        "advice": {language: telling(language)(finding.advice()) for language in LANGUAGES},
+    }
 
 
 def _word(word: Word) -> dict[str, Any]:
@@ -241,7 +254,11 @@ def _add(plural: str) -> None:
         return _cacheable(wire.document(_entry(plural, declaration)))
 
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
-    everything.__doc__ = f"Every {kind} that a request may name, with options, formulas and sources."
+    everything.__doc__ = (
+        "Every finding that an answer may tell, with its thresholds, where they come from, and what to try."
+        if registry.told_only
+        else f"Every {kind} that a request may name, with options, formulas and sources."
+    )
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
     summary = f"All {plural}"
     path = f"/v1/{registry.path}"

@@ -397,6 +397,12 @@ MISTAKES: dict[str, Example] = {
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
         | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
     ),
+    "/v1/gradients/diagnose": Example(
+        "There is no such activation, and a depth of 0 is none.",
+        sweep={"depths": [0, 5], "activations": ["sigmod"], "seeds": [0, 1]},
+        seed=0,
+        inputs=[[0.5, 1], [1, 0.5]],
+    ),
     "/v1/landscape": Example(
         "The layer has two units, counted from 0.",
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}

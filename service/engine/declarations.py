@@ -56,11 +56,15 @@ class Selection(Generic[D]):
 class Registry(Generic[D]):
     """The declared blocks of one kind, in the order of declaration."""
 
-    def __init__(self, kind: str, plural: str, declaration: type[D], within: str = "") -> None:
+    def __init__(
+        self, kind: str, plural: str, declaration: type[D], within: str = "", *, told_only: bool = False
+    ) -> None:
         self.kind = kind
         self.plural = plural
         self.path = f"{within}/{plural}" if within else plural
         """Where the catalogue has it."""
+        self.told_only = told_only
+        """Answers tell them, and no request names them."""
         self._type = declaration
         self._by_name: dict[str, D] = {}
         self._aliases: dict[str, str] = {}

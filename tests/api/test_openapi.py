@@ -364,6 +364,7 @@ FEW = with_fewer_blocks(DOCUMENT)
 REPEATED = (
     *("/v1/forward", "/v1/derivatives", "/v1/train", "/v1/train/compare"),
     *("/v1/graph", "/v1/gradients/check", "/v1/gradients/explain", "/v1/landscape"),
+    "/v1/gradients/diagnose",
 )
 """Most of what these take is the network of `/v1/gradients`. The cases that Schemathesis makes for every keyword of a
 schema take seconds, so they are tried there; random ones everywhere. Options of optimizers and schedules are tried by

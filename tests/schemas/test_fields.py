@@ -20,7 +20,9 @@ from service.problems import MOST_ERRORS
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
 
-CHOICES = {plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural}
+CHOICES = {
+    plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.told_only
+}
 """Those that requests choose from; words and presets are named within expressions."""
 
 BLOCKS = [

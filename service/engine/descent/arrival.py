@@ -42,6 +42,7 @@ from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
+from service.engine.texts import telling
 
 BLOCK = 256
 """Points at once where second derivatives are asked for."""
@@ -423,7 +424,7 @@ class Arrival:
             rate = update.rate(self.steps_done[run]).learning_rate
             found[run] = f"{reason}; the learning rate is {rate:g}"
             if compared and update.sign > 0.0 and 0.0 < curvatures[place] < math.inf:
-                found[run] += "; " + update.compared(rate, curvatures[place], "the function")
+                found[run] += telling("en")(update.compared(rate, curvatures[place], is_function=True))
         return found
 
 

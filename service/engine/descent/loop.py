@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from service.engine.descent.optimizers.declaration import State
 from service.engine.descent.update import Rules, Update
 from service.engine.errors import EngineError
+from service.engine.findings import Found, findings, found
 from service.engine.graph.ir import Array
 from service.engine.graph.plan import Program
 from service.engine.graph.quiet import quietly
 from service.engine.network.quantities import norm_of_flat
+from service.engine.texts import Sentence, telling
 
 RUNAWAY = 1e12
 """A loss that many times the first one (or 1) has run away."""
-GROWN = 2.0
-"""A loss that many times the first one is worth a warning."""
 SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
@@ -267,29 +267,32 @@ class Descent:
             return f"at step {step.number} {what}, before anything has moved"
         reason = f"at step {step.number} {what}; the learning rate is {step.learning_rate:g}"
         bound = self._bound(step.learning_rate)
-        return f"{reason}; {bound}" if bound else reason
+        return reason if bound is None else reason + telling("en")(bound)
 
-    def _bound(self, learning_rate: float) -> str:
-        """How the learning rate compares to the curvature, where that can be said; else nothing."""
+    def _bound(self, learning_rate: float) -> Sentence | None:
+        """How the learning rate compares to the curvature, where that can be said."""
         if self.update.sign < 0.0:
-            return ""  # uphill there is no end
-        curvature = self._curvature()
+            return None  # uphill there is no end
+        curvature = self.curvature()
         if curvature is None:
-            return ""
+            return None
         return self.update.compared(learning_rate, curvature)
 
     def _rate_now(self) -> float:
         return self.update.rate(self.progress.step).learning_rate
 
-    def growth(self, loss: float) -> str:
-        """Words for a loss that ends far above where it started; nothing where it does not."""
+    def growth(self, loss: float) -> Found | None:
+        """The finding that a loss ends far above where it started; None where it does not."""
         first = self.progress.first_loss
-        if first is None or self.update.sign < 0.0 or not loss > GROWN * abs(first):
-            return ""
-        learning_rate = self._rate_now()
-        bound = quietly(self._bound, learning_rate)
-        grown = f"the loss was {first:.6g} at the first step and is {loss:.6g} in the end; the learning rate is"
-        return f"{grown} {learning_rate:g}" + (f"; {bound}" if bound else "")
+        most = findings["loss_grew"].bound("warning")
+        if first is None or self.update.sign < 0.0 or not loss > most * abs(first):
+            return None
+        rate = self._rate_now()
+        bound = quietly(self._bound, rate)
+        value = loss / abs(first) if first else math.inf
+        words: dict[str, Any] = {"first": f"{first:.6g}", "last": f"{loss:.6g}", "rate": f"{rate:g}"}
+        words["bound"] = "" if bound is None else bound
+        return found("loss_grew", value=value, quantity="loss", **words)
 
     def why_diverged_at_the_end(self, loss: float) -> str:
         """Why the last update led nowhere: `loss` is what comes after it."""
@@ -299,7 +302,7 @@ class Descent:
         """What follows from the state after the last step and helps to understand it."""
         return self.update.shown(self.progress.step)
 
-    def _curvature(self) -> float | None:
+    def curvature(self) -> float | None:
         """The largest eigenvalue of the Hessian at the start, where that is affordable, finite and positive."""
         if self._start is None:
             return None

@@ -16,6 +16,7 @@ from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoin
 from service.engine.descent.loop import RULE_CALLS, Admit, Descent, Recipe, Step, no_need
 from service.engine.descent.objective import NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.findings import found
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -24,7 +25,7 @@ from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import first_true, is_finite
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Caution, Task, caution
 from service.engine.watch import Watch
 
 MOST_SECOND_ORDER = 500
@@ -392,26 +393,18 @@ class Training:
     def _see(self, step: int, name: str, array: Array) -> None:
         """Remember the first thing told that is not finite."""
         if self._non_finite is None and not is_finite(array):
-            message = (
-                f"{name} of step {step} is the first that is not finite; non-finite values are null in JSON lists, "
-                "and there is no checkpoint with such parameters or state"
-            )
-            self._non_finite = Caution("non_finite", message, quantity=name)
+            self._non_finite = Caution.of(found("non_finite", quantity=name, step=step, name=name))
 
     def _warnings(self, status: str, loss: float | None) -> list[Caution]:
         warnings = []
         declaration = self.plan.recipe.optimizer.declaration
         if declaration.full_batch and not self.objective.whole:
-            message = (
-                f"{declaration.name} compares gradients of one step with those of another; on batches of different "
-                "samples that tells little: leave batch_size and batches out"
-            )
-            warnings.append(Caution("full_batch", message, quantity="gradient"))
+            warnings.append(caution("full_batch", quantity="gradient", optimizer=declaration.name))
         # Of batches the losses differ anyway.
         if self.objective.whole and status != "diverged" and loss is not None:
             growth = self.descent.growth(loss)
-            if growth:
-                warnings.append(Caution("loss_grew", growth, quantity="loss"))
+            if growth is not None:
+                warnings.append(Caution.of(growth))
         return warnings
 
     def close(self) -> None:

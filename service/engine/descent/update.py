@@ -23,6 +23,7 @@ from service.engine.descent.optimizers.declaration import (
 from service.engine.descent.schedules import Rate, Schedule, Scheduler
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.ir import Array
+from service.engine.texts import Sentence, say
 
 BLOCK = 1 << 17
 """Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
@@ -166,16 +167,31 @@ class Update:
         self._parts.append((gradient, parts))
         return parts
 
-    def compared(self, learning_rate: float, curvature: float, of: str = "the loss") -> str:
-        """Words that compare a learning rate to the largest curvature of what is minimised."""
-        found = f"the largest curvature of {of} where the descent started, λmax, is {curvature:.4g}"
+    def compared(self, learning_rate: float, curvature: float, *, is_function: bool = False) -> Sentence:
+        """A clause that compares a learning rate to the largest curvature of what is minimised."""
+        of = say("findings.bound.function") if is_function else say("findings.bound.loss")
+        largest = f"{curvature:.4g}"
+        factor = self.stable_factor
+        if factor is None:
+            return say("findings.bound.known", of=of, curvature=largest)
+        limit = factor / curvature
+        return say(
+            "findings.bound.compared",
+            of=of,
+            curvature=largest,
+            rate=f"{learning_rate:g}",
+            sign=">" if learning_rate > limit else "<" if learning_rate < limit else "=",
+            factor=f"{factor:.4g}",
+            limit=f"{limit:.4g}",
+        )
+
+    @property
+    def stable_factor(self) -> float | None:
+        """The learning rate times the curvature up to which descent on a parabola is stable; None: nobody knows."""
         stable = self.declaration.stable
         if stable is None or self.weight_decay or self.clip is not None:
-            return found
-        factor = stable(**self.options)
-        limit = factor / curvature
-        word = ">" if learning_rate > limit else "<" if learning_rate < limit else "="
-        return f"{found}, and {learning_rate:g} {word} {factor:.4g}/λmax = {limit:.4g}"
+            return None
+        return float(stable(**self.options))
 
     def shown(self, number: int) -> Mapping[str, Array]:
         """What follows from the state after step `number` and helps to understand it."""

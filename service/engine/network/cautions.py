@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded
+from service.engine.findings import found
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.plan import Program, Workspace
@@ -18,7 +19,8 @@ from service.engine.network.losses import Loss
 from service.engine.network.model import Model
 from service.engine.network.parameters import Part
 from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Caution, Task, caution
+from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 # The search for the first non-finite value keeps every intermediate array: not for giants.
@@ -33,11 +35,7 @@ def doubtful(task: Task, model: Model) -> list[Caution]:
             continue
         activation = model.layers[name].activation
         if activation is not None and activation.declaration.log is not None:
-            message = (
-                f"layer {name!r} ends with {activation.name}, so its outputs are probabilities, but the loss takes "
-                "them as logits; leave from_logits out: the loss finds the logits by itself"
-            )
-            cautions.append(Caution("probabilities_as_logits", message, name, "loss"))
+            cautions.append(caution("probabilities_as_logits", name, "loss", activation=activation.name))
     return cautions
 
 
@@ -51,15 +49,13 @@ def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
         if loss.declaration.targets is not None:
             words, fit = loss.declaration.targets
             if not fit(feed.targets[name]):
-                message = f"the targets of layer {name!r} are not all {words}, for which {loss.name} is made"
-                cautions.append(Caution("unusual_targets", message, name, "targets"))
+                cautions.append(caution("unusual_targets", name, "targets", words=words, loss=loss.name))
         classes = loss.options.get("class_weights")
         hit = None if classes is None else _class_indices(loss, feed.targets[name])
         if hit is not None:
-            what, other = f"class_weights of layer {name!r}", "PyTorch's of class indices divides"
-            cautions += _other_mean(task, np.array(classes)[hit], whole, what, other, name)
+            cautions += _other_mean(task, np.array(classes)[hit], whole, name)
     if feed.sample_weights is not None:
-        cautions += _other_mean(task, feed.sample_weights, whole, "sample_weights", "a weighted mean would divide")
+        cautions += _other_mean(task, feed.sample_weights, whole)
     return cautions
 
 
@@ -71,10 +67,11 @@ def _class_indices(loss: Selection[Loss], targets: Array) -> Array | None:
     return targets.argmax(-1) if is_one_hot else None
 
 
-def _other_mean(
-    task: Task, weights: Array, whole: bool, what: str, other: str, layer: str | None = None
-) -> Iterator[Caution]:
-    """Warn where a mean that divides by the sum of the weights is another number than one that divides by how many."""
+def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = None) -> Iterator[Caution]:
+    """Warn where a mean that divides by the sum of the weights is another number than one that divides by how many.
+
+    The weights are those of the samples, or of the classes of a layer.
+    """
     if task.reduction != "mean" or task.normalize_weights is not None:
         return
     total, count = float(weights.sum(dtype=np.float64)), weights.size
@@ -82,11 +79,7 @@ def _other_mean(
         math.isclose(total, count, rel_tol=1e-6) and (whole or bool((weights == weights.flat[0]).all()))
     ):
         return
-    message = (
-        f"the {what} sum to {total:.6g} over {count} targets, and the mean divides by how many there are, as Keras's "
-        f"does; {other} by the sum of their weights: set normalize_weights to true for that, or to false to keep this"
-    )
-    yield Caution("normalize_weights", message, layer, "loss")
+    yield caution("normalize_weights", layer, "loss", total=f"{total:.6g}", count=str(count))
 
 
 def is_plain(task: Task) -> bool:
@@ -116,11 +109,19 @@ def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str
         kind, output = loss.declaration.outputs, outputs[name]
         if kind is None or not is_finite(output):
             continue  # what is not finite is told anyway
-        found = _why_misread(kind, output)
-        if found is not None:
-            code, why = found
-            message = f"the outputs of layer {name!r} {why}, so {loss.name} of them means nothing; {_remedy(loss)}"
-            cautions.append(Caution(code, message, name, "output"))
+        if kind == "rates":
+            if float(output.min()) < 0.0:
+                cautions.append(caution("no_rates", name, "output", loss=loss.name))
+            continue
+        wrong, total = _is_misread(kind, output)
+        if wrong:
+            words = {
+                "loss": loss.name,
+                "activation": "sigmoid" if kind == "probabilities" else "softmax",
+                "from_logits": "from_logits" in loss.options,
+                "total": None if total is None else f"{total:.6g}",
+            }
+            cautions.append(caution("no_probabilities", name, "output", **words))
     return cautions
 
 
@@ -129,28 +130,19 @@ def _gives(activation: Activation, kind: str) -> bool:
     return activation.log is not None and (kind == "probabilities" or activation.acts_on == "row")
 
 
-def _why_misread(kind: str, output: Array) -> tuple[str, str] | None:
-    """The code of a warning, and what is wrong, in words; None where nothing is."""
+def _is_misread(kind: str, output: Array) -> tuple[bool, float | None]:
+    """Whether outputs are no `probabilities` or `distributions`, and the sum of a row where that is what is wrong."""
     low, high = float(output.min()), float(output.max())
-    if kind == "rates":
-        return None if low >= 0.0 else ("no_rates", "are not all 0 or more")
     # What rounding may leave of a sum of 1: each share and each addition is rounded.
     slack = 16.0 * (output.shape[-1] + 1) * float(np.finfo(output.dtype).eps) if kind == "distributions" else 0.0
     if low < 0.0 or high > 1.0 + slack:
-        return "no_probabilities", "are not all between 0 and 1"
+        return True, None
     if kind == "distributions":
         sums = output.sum(-1, dtype=np.float64).reshape(-1)
         worst = float(sums[np.abs(sums - 1.0).argmax()])
         if abs(worst - 1.0) > slack:
-            return "no_probabilities", f"are no distributions over classes (a row sums to {worst:.6g}, not to 1)"
-    return None
-
-
-def _remedy(loss: Selection[Loss]) -> str:
-    if loss.declaration.outputs == "rates":
-        return "end with softplus or exponential, or set log_input"
-    activation = "sigmoid" if loss.declaration.outputs == "probabilities" else "softmax"
-    return f"end with {activation}" + (", or set from_logits" if "from_logits" in loss.options else "")
+            return True, worst
+    return False, None
 
 
 def blocked(nodes: Iterable[Node], model: Model) -> list[Caution]:
@@ -161,11 +153,7 @@ def blocked(nodes: Iterable[Node], model: Model) -> list[Caution]:
 def _blocked(node: Node, model: Model) -> Caution:
     layer = model.layers.get(node.scope or "")
     function = layer.activation.name if layer is not None and layer.activation is not None else node.operation.name
-    message = (
-        f"layer {node.scope!r} blocks the gradient: the derivative of its {function} function is 0 everywhere, so "
-        "nothing that feeds it can learn; the step activation has surrogates"
-    )
-    return Caution("gradient_blocked", message, node.scope, "gradient")
+    return caution("gradient_blocked", node.scope or "", "gradient", function=function)
 
 
 def first_non_finite(
@@ -175,7 +163,7 @@ def first_non_finite(
 
     `parts` say where the model's parameters lie in the workspace's flat vector.
     """
-    fallback = Caution("non_finite", "the answer holds values that are not finite; they are null")
+    fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:
         return fallback
     values = {
@@ -198,9 +186,25 @@ def first_non_finite(
             continue  # the padding of a maximum is -infinity on purpose
         inside = "loss" if node.scope == "loss" else "intermediate value"
         quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else inside, node.scope))
-        place = f"the {quantity} of layer {layer!r}" if layer in model.layers else f"the {quantity}"
-        kind = "not a number" if np.isnan(value).any() else "infinite"
-        message = f"{place} is the first value that is not finite ({kind}); non-finite values are null in JSON lists"
-        return Caution("non_finite", message, layer if layer in model.layers else None, quantity)
-    message = "every value is finite, but the norm of some of them is too large for a number; it is null in JSON lists"
-    return Caution("non_finite", message, quantity="norm")
+        owner = layer if layer in model.layers else None
+        place = _place(quantity, owner)
+        return Caution.of(
+            found("non_finite", layer=owner, quantity=quantity, place=place, is_nan=bool(np.isnan(value).any()))
+        )
+    return Caution.of(found("non_finite", quantity="norm", norm=True))
+
+
+_QUANTITIES = {
+    "output": lambda: say("findings.quantity.output"),
+    "pre_activation": lambda: say("findings.quantity.pre_activation"),
+    "gradient": lambda: say("findings.quantity.gradient"),
+    "loss": lambda: say("findings.quantity.loss"),
+    "intermediate value": lambda: say("findings.quantity.intermediate"),
+}
+
+
+def _place(quantity: str, layer: str | None) -> Sentence:
+    what = _QUANTITIES[quantity]()
+    if layer is None:
+        return say("findings.place.alone", quantity=what)
+    return say("findings.place.of_layer", quantity=what, layer=repr(layer))

@@ -33,7 +33,7 @@ from service.engine.network.cautions import blocked, doubtful, first_non_finite,
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
 from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
+from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
 from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, Space, TensorsSide
 from service.engine.watch import Watch
 
@@ -396,8 +396,7 @@ class _Sweeps:
             for piece, gradient in zip(self.wrt.pieces, found.nodes, strict=True):
                 if gradient is NoGradient.DISCONNECTED:
                     layer, name = piece.path
-                    message = f"{name} of layer {layer!r} does not influence the {self.asked.of}; its derivatives are 0"
-                    self.cautions.append(Caution("disconnected", message, layer, "gradient"))
+                    self.cautions.append(caution("disconnected", layer, "gradient", parameter=name, of=self.asked.of))
         return found.nodes
 
     def pulled(self, outputs: Sequence[Node], cotangents: Sequence[Node]) -> list[Node]:

@@ -26,7 +26,7 @@ from service.engine.network.objective import Objective
 from service.engine.network.parameters import Part, parts_of, tree_of
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.surprises import Surprises, constant
-from service.engine.network.task import Caution, Prepared, Task, one_sample, prepare
+from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
 from service.engine.watch import Watch
 
 
@@ -270,8 +270,7 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
     warnings = blocked(found.blocked_by, model)
     for parameter, gradient in zip(trained, found.nodes, strict=False):
         if gradient is NoGradient.DISCONNECTED:
-            message = f"{parameter.name} of layer {parameter.layer!r} does not influence the loss; its gradient is 0"
-            warnings.append(Caution("disconnected", message, parameter.layer, "gradient"))
+            warnings.append(caution("disconnected", parameter.layer, "gradient", parameter=parameter.name))
     nodes = dense(found.nodes, wanted)
     gradients = nodes[: len(trained)]
     others = dict(zip(more, nodes[len(trained) :], strict=True))

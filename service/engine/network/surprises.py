@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.declarations import Selection
+from service.engine.findings import found
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, NoGradient
@@ -22,7 +23,8 @@ from service.engine.network.activations import Activation
 from service.engine.network.definition import LayerDefinition
 from service.engine.network.model import Model
 from service.engine.network.parameters import ParameterVector, Part
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Caution, Task, caution
+from service.engine.texts import Sentence, say
 
 CLOSER_BYTES = 32 * 2**20
 """Of all values of a network: up to so many it is run again for a closer look."""
@@ -46,29 +48,23 @@ def constant(task: Task, model: Model) -> list[Caution]:
     """Layers that give the same whatever comes in, and losses over a single class."""
     cautions = []
     for position, layer in enumerate(task.definition.layers):
-        found = _constant(task, model, position, layer)
-        if found:
-            message = f"layer {layer.name!r} {found}"
-            cautions.append(Caution("constant_output", message, layer.name, "output"))
+        words = _constant(task, model, position, layer)
+        if words is not None:
+            cautions.append(caution("constant_output", layer.name, "output", **words))
     told = {caution.layer for caution in cautions}
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1 and name not in told:
-            what = "is always 0" if loss.options["from_logits"] else "counts targets of 1 only"
-            message = (
-                f"{loss.name} over the one unit of layer {name!r} {what}; two classes take two units with softmax, "
-                "or one with sigmoid and binary_crossentropy"
-            )
-            cautions.append(Caution("one_class", message, name, "loss"))
+            is_zero = bool(loss.options["from_logits"])
+            cautions.append(caution("one_class", name, "loss", loss=loss.name, is_zero=is_zero))
     return cautions
 
 
-def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -> str:
-    """Why the layer at a position gives the same whatever comes in; empty where it does not."""
+def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -> dict[str, str] | None:
+    """Why the layer at a position gives the same whatever comes in, as words of the finding; None where it does not."""
     built = model.layers[layer.name]
     activation = built.activation
     if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
-        value = _value_of_one(activation)
-        return f"takes {activation.name} over one unit, which is always {value:g}, so nothing learns; use sigmoid"
+        return {"activation": activation.name, "constant": f"{_value_of_one(activation):g}"}
     before = task.definition.inputs_of(position)[0]
     shape = (model.inputs[before] if before in model.inputs else model.layers[before].output).shape
     options = layer.layer.options
@@ -81,9 +77,7 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
         channels = shape[options["axis"]]
         groups = channels if options["groups"] == -1 else options["groups"]
         together = math.prod(shape[1:]) // groups
-    if together != 1:
-        return ""
-    return "normalises each value by itself alone, which always gives 0, so nothing before it learns"
+    return {} if together == 1 else None
 
 
 def _value_of_one(activation: Selection[Activation]) -> float:
@@ -94,7 +88,7 @@ def _value_of_one(activation: Selection[Activation]) -> float:
     return float(interpret([value], {x: np.zeros((1, 1))})[value].item())
 
 
-def _slopes(activation: Selection[Activation], z: Array) -> Array:
+def slopes(activation: Selection[Activation], z: Array) -> Array:
     """The derivative of an elementwise activation, at each number."""
     with Graph("float64") as graph:
         x = graph.input("x", z.shape)
@@ -107,7 +101,7 @@ def _has_flat_part(activation: Selection[Activation]) -> bool:
     """Whether the derivative is exactly 0 somewhere, but not everywhere."""
     if activation.declaration.acts_on != "element":
         return False
-    flat = _slopes(activation, np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
+    flat = slopes(activation, np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
     return bool(flat.any() and not flat.all())
 
 
@@ -202,17 +196,21 @@ class Surprises:
         for parameter, part in zip(model.parameters, self.vector.parts, strict=True):
             values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
         z = interpret([built.pre_activation], values)[built.pre_activation]
-        flat = ~_slopes(activation, z.astype(np.float64)).reshape(-1, z.shape[-1]).any(0)
+        flat = ~slopes(activation, z.astype(np.float64)).reshape(-1, z.shape[-1]).any(0)
         count = int(flat.sum())
         if not count or (count < flat.size and task.samples < FEW):
             return []
-        samples = "the one sample" if task.samples == 1 else f"each of the {task.samples:,} samples"
-        message = (
-            f"{_units(np.flatnonzero(flat), flat.size)} of layer {each.owner!r} {'is' if count == 1 else 'are'} off: "
-            f"for {samples} {activation.name} is flat there, so the weights into {'it' if count == 1 else 'them'} get "
-            "no gradient; other starts or leaky_relu help"
+        off = found(
+            "dead_units",
+            value=count / flat.size,
+            layer=each.owner,
+            quantity="gradient",
+            units=units_in_words(np.flatnonzero(flat), flat.size),
+            is_one=count == 1,
+            samples=task.samples,
+            activation=activation.name,
         )
-        return [Caution("dead_units", message, each.owner, "gradient")]
+        return [Caution.of(off)]
 
     def _find_hidden(self, trained: Mapping[tuple[str, str], Part]) -> list[_Hidden]:
         definition = self.task.definition
@@ -286,11 +284,8 @@ def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
     group = _largest_group(rows, units)
     if group is None:
         return None
-    message = (
-        f"{_units(group, units)} of layer {hidden.name!r} have equal weights, in and out, so their gradients are equal "
-        "and they stay alike; start from random weights"
-    )
-    return Caution("symmetric_units", message, hidden.name, "parameters")
+    alike, share = units_in_words(group, units), len(group) / units
+    return Caution.of(found("symmetric_units", value=share, layer=hidden.name, quantity="parameters", units=alike))
 
 
 def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
@@ -306,9 +301,11 @@ def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
     return np.flatnonzero(labels == np.bincount(labels).argmax())
 
 
-def _units(places: Array, units: int) -> str:
+def units_in_words(places: Array, units: int) -> Sentence:
     """Units in words, counted from 0 as in lists."""
     if len(places) == units:
-        return "the unit" if units == 1 else f"all {units} units"
+        return say("findings.units.single") if units == 1 else say("findings.units.all", number=str(units))
     named = ", ".join(map(str, places[:MOST_NAMED])) + (", …" if len(places) > MOST_NAMED else "")
-    return f"unit {named}" if len(places) == 1 else f"{len(places)} of {units} units ({named})"
+    if len(places) == 1:
+        return say("findings.units.one", unit=named)
+    return say("findings.units.some", count=len(places), number=str(units), named=named)

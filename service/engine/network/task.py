@@ -7,12 +7,13 @@ Evaluations and derivatives go on from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.engine.declarations import Selection
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.findings import Found, found
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
@@ -21,6 +22,7 @@ from service.engine.network.layers import Layer
 from service.engine.network.losses import Loss, Prediction
 from service.engine.network.model import Model, assemble
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
+from service.engine.texts import telling
 from service.engine.watch import Watch
 
 NODES_OF_LAYER = 50
@@ -85,6 +87,18 @@ class Caution:
     message: str
     layer: str | None = None
     quantity: str | None = None
+    found: Found | None = field(default=None, compare=False)
+    """The finding that it tells, if it is one of the table."""
+
+    @classmethod
+    def of(cls, finding: Found) -> Caution:
+        """A finding as a warning: its sentence in English."""
+        return cls(finding.code, telling("en")(finding.text), finding.layer, finding.quantity, finding)
+
+
+def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:
+    """The warning of a finding that needs no number."""
+    return Caution.of(found(code, layer=layer, quantity=quantity, **words))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,556 @@
+"""`/v1/gradients/diagnose`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+from flask import Blueprint, Response
+
+from schemas.common import Trace
+from schemas.diagnose import (
+    DiagnoseRequest,
+    DiagnoseResponse,
+    DiagnoseStepSchema,
+    DiagnoseSummary,
+    LoadedDiagnose,
+    LoadedSweep,
+    TracedStep,
+)
+from schemas.training import LoadedTraining
+from service.api.answers import NUMBER_BYTES
+from service.api.diagnose_examples import DIAGNOSE
+from service.api.network_request import built, compiled, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.api.streaming import admission_of, collect, respond
+from service.api.training import reserving, start
+from service.engine.declarations import Selection
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
+from service.engine.findings import Found
+from service.engine.graph.ir import Array
+from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
+from service.engine.insight.health.measures import Health, LayerHealth
+from service.engine.insight.health.rules import ranked
+from service.engine.insight.health.story import Record, judge_record, ratios_of, record_of
+from service.engine.insight.health.sweep import (
+    AskedSweep,
+    Row,
+    Run,
+    Sweep,
+    drawn_inputs,
+    drawn_targets,
+)
+from service.engine.insight.health.watched import LOOKS, Watched
+from service.engine.network.evaluate import EvaluationTask
+from service.engine.network.losses import losses
+from service.engine.texts import telling
+
+blueprint = Blueprint("diagnose", __name__)
+
+MOST_CURVE = 200
+"""Steps that a curve of a training has, at most."""
+MOST_DRAWN = 1_000_000
+"""Numbers of inputs or targets that are drawn for a sweep."""
+SAMPLES = 64
+"""Of a sweep for which none are sent."""
+STEP_BYTES, LOOK_BYTES = 200, 1_000
+"""What is remembered of a step, several times while it is judged, and of a layer at some steps."""
+
+
+class DiagnosedWork(Protocol):
+    """A work whose findings are told at the end, or one by one."""
+
+    found: Sequence[Found]
+
+
+@post(
+    blueprint,
+    "/v1/gradients/diagnose",
+    takes=DiagnoseRequest(),
+    gives=DiagnoseResponse(),
+    summary="Why does my network not learn?",
+    tag="Insight",
+    examples=DIAGNOSE,
+    streams=(DiagnoseStepSchema, DiagnoseSummary),
+)
+def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, Any] | Response:
+    """Tell what keeps a network from learning: vanishing gradients, dead or saturated units, badly scaled inputs.
+
+    Each finding has its number, the threshold that it crossed and where that comes from, what it means and what to try.
+    With an `optimizer` the network is trained as by `/v1/train`, and the answer tells what went wrong when; a `trace`
+    is that of an earlier training. A `sweep` diagnoses a network for every combination of depth, activation,
+    initializer and seed: a table of gradient norms by layer. With `Accept: application/x-ndjson` or
+    `text/event-stream` findings and networks are sent as they are found, and the rest comes last.
+    """
+    with in_terms_of(request):
+        work = _work(request, context)
+    if context.form != "json":
+        return respond(work, context)
+    records, summary = collect(work, context)
+    context.timer.mark("compute")
+    named = {"runs": records} if "sweep" in request else {}
+    # What matters most comes first.
+    first = {key: summary[key] for key in ("status", "reason", "verdict", "text") if key in summary}
+    rest = {key: value for key, value in summary.items() if key not in first}
+    return {**first, "findings": _told(work.found, context.language, work.networks), **rest, **named}
+
+
+def _work(request: LoadedDiagnose, context: Context) -> _Work:
+    if "sweep" in request:
+        return SweepWork(request, context)
+    if "trace" in request:
+        return TraceWork(cast("tuple[TracedStep, ...]", request["trace"]), context)
+    if "optimizer" in request:
+        return TrainingDiagnosis(request, context)
+    return NetworkDiagnosis(request, context)
+
+
+class _Work:
+    """What the kinds of works have in common: findings are the records of a stream."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.found: list[Found] = []
+        self.networks: list[int] | None = None
+        """Of a sweep: how many networks have each of the findings."""
+        self.status, self.reason = "completed", ""
+        self._waiting: Iterator[dict[str, Any]] | None = None
+        self._finished = False
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    def advance(self) -> Mapping[str, Any] | None:
+        """A part of the work; when all is done, the findings one by one where they are streamed."""
+        if self._waiting is None:
+            record = self.compute()
+            if self.is_computed:
+                self.conclude()
+                streamed = _told(self.found, self.context.language, self.networks) if self._streams_findings else []
+                self._waiting = iter([{"step": place, "finding": each} for place, each in enumerate(streamed, 1)])
+                self._finished = not streamed
+            return record
+        record = next(self._waiting)
+        self._finished = record["step"] == len(self.found)
+        return record
+
+    @property
+    def _streams_findings(self) -> bool:
+        return self.context.form != "json"
+
+    def compute(self) -> Mapping[str, Any] | None:
+        """Compute a part; gives a record where that is to be sent."""
+        raise NotImplementedError
+
+    @property
+    def is_computed(self) -> bool:
+        return True
+
+    def conclude(self) -> None:
+        """All is computed: collect the findings."""
+
+    def cancel(self, reason: str) -> None:
+        if not self._finished:
+            self.status, self.reason = "cancelled", reason
+            self._finished = True
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to tell."""
+        return self._waiting is not None
+
+    def summary(self) -> Mapping[str, Any]:
+        """Raises `DeadlineExceeded` where it was cancelled before anything was computed."""
+        if not self.is_begun:
+            raise DeadlineExceeded
+        verdict, text = verdict_of(self.found)
+        tell = telling(self.context.language)
+        told: dict[str, Any] = {"status": self.status}
+        if self.reason:
+            told["reason"] = self.reason
+        return told | {"verdict": verdict, "text": tell(text)} | self.more() | {"warnings": []}
+
+    def more(self) -> dict[str, Any]:
+        return {"finite": True}
+
+    def close(self) -> None:
+        pass
+
+
+class NetworkDiagnosis(_Work):
+    """A network at its parameters."""
+
+    def __init__(self, request: LoadedDiagnose, context: Context) -> None:
+        super().__init__(context)
+        self.dtype = request["dtype"]
+        task, self.feed = task_and_feed(request, context.runtime.settings.limits, INCLUDE)
+        self.evaluation = compiled(EvaluationTask(task), self.feed, context)
+        program = self.evaluation.program
+        admission_of(context)(program, program.work, 0.0, 1)
+        self.evaluation.feeder.check(self.feed)
+        context.memory.need(context.loaded_bytes + program.weight + 8 * program.told + bytes_of(self.evaluation))
+
+    def compute(self) -> None:
+        program = self.evaluation.program
+        self.diagnosis = diagnose(self.evaluation, self.feed, self.context.watch_over(program, program.work))
+
+    def conclude(self) -> None:
+        self.found = self.diagnosis.findings
+
+    def more(self) -> dict[str, Any]:
+        result = self.diagnosis.result
+        assert result.loss is not None
+        told = {
+            "dtype": self.dtype,
+            "loss": _or_null(float(result.loss.sum())),
+            "gradient_norm": _or_null(result.gradient_norm),
+        }
+        return told | _health(self.diagnosis.health) | {"finite": result.finite}
+
+
+class TrainingDiagnosis(_Work):
+    """A training, made here."""
+
+    def __init__(self, request: LoadedDiagnose, context: Context) -> None:
+        super().__init__(context)
+        self.dtype = request["dtype"]
+        task, self.feed = task_and_feed(request, context.runtime.settings.limits)
+        wanted = cast("LoadedTraining", {**request, "trace": Trace(1)})
+        watched = EvaluationTask(task._replace(include=INCLUDE))
+        evaluation = built(watched, self.feed, context)
+        admission_of(context)(evaluation.program, evaluation.program.work * (LOOKS + 2), 0.0, 1)
+        training = start(
+            wanted, context, task, self.feed, request["optimizer"], reserving(context), admission_of(context)
+        )
+        self.watched = Watched(training, evaluation, self.feed, context.ticket)
+        try:
+            context.mark_compiled(training.memory + evaluation.program.nbytes)
+            looked_at = evaluation.program.weight + 8 * evaluation.program.told + bytes_of(evaluation)
+            remembered = STEP_BYTES * training.steps + LOOK_BYTES * LOOKS * len(evaluation.model.layers)
+            context.memory.need(context.loaded_bytes + 4 * training.memory + looked_at + remembered)
+        except BaseException:
+            self.close()
+            raise
+
+    def compute(self) -> None:
+        if self.watched.start is None:
+            self.watched.begin()
+        else:
+            self.watched.advance()
+
+    @property
+    def is_computed(self) -> bool:
+        return self.watched.finished
+
+    def conclude(self) -> None:
+        self.outcome = self.watched.training.outcome()
+        self.found = self.watched.findings(self.outcome)
+
+    @property
+    def is_begun(self) -> bool:
+        return self.watched.start is not None
+
+    def cancel(self, reason: str) -> None:
+        if self._waiting is not None:
+            super().cancel(reason)
+            return
+        self.watched.training.cancel(reason)
+        if self.watched.start is not None:
+            self.conclude()
+        self._waiting = iter(())
+        super().cancel(reason)
+
+    def more(self) -> dict[str, Any]:
+        start_ = self.watched.start
+        assert start_ is not None
+        record, outcome = self.watched.record(), self.outcome
+        training = {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "steps_done": outcome.step,
+            "loss": _or_null(outcome.loss),
+            "curve": _curve(record),
+        }
+        result = start_.result
+        assert result.loss is not None
+        told = {
+            "dtype": self.dtype,
+            "loss": _or_null(float(result.loss.sum())),
+            "gradient_norm": _or_null(result.gradient_norm),
+        }
+        return told | {"training": training} | _health(start_.health) | {"finite": outcome.finite and result.finite}
+
+    def close(self) -> None:
+        self.watched.training.close()
+
+
+class TraceWork(_Work):
+    """A training that was made before."""
+
+    def __init__(self, steps: Sequence[TracedStep], context: Context) -> None:
+        super().__init__(context)
+        self.steps = steps
+
+    def compute(self) -> None:
+        steps = self.steps
+        # Steps without norms have none that could be judged: any constant will do.
+        with_norms = all(step.gradient_norm is not None for step in steps)
+        rows = [
+            (
+                step.step,
+                step.epoch,
+                step.loss,
+                1.0 if step.gradient_norm is None or not with_norms else step.gradient_norm,
+                step.validation_loss,
+            )
+            for step in steps
+        ]
+        self.record = record_of(np.array(rows))
+        for step in steps:
+            for layer, ratio in ratios_of(step.updates or {}, step.parameters or {}).items():
+                self.record.updates.setdefault(layer, []).append(ratio)
+
+    def conclude(self) -> None:
+        self.found = ranked(judge_record(self.record))
+
+    def more(self) -> dict[str, Any]:
+        record = self.record
+        finite = bool(np.isfinite(record.losses).all() and np.isfinite(record.norms).all())
+        return {"training": {"steps_done": int(record.steps[-1]), "curve": _curve(record)}, "finite": finite}
+
+
+class SweepWork(_Work):
+    """A network for each combination."""
+
+    def __init__(self, request: LoadedDiagnose, context: Context) -> None:
+        super().__init__(context)
+        self.dtype = request["dtype"]
+        asked, inputs, targets = _asked(request, request["sweep"])
+        limits = context.runtime.settings.limits
+        try:
+            self.sweep = Sweep(asked, inputs, targets, limits, context.ticket)
+            largest = context.compiled(self.sweep.largest)
+            work = self.sweep.admit(largest)
+        except LimitExceeded as error:
+            # Callers have no network that they could make smaller.
+            raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
+        context.mark_compiled(largest.program.nbytes)
+        largest.feeder.check(self.sweep.feed(0))
+        admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)
+        numbers = NUMBER_BYTES * self.sweep.numbers + inputs.nbytes + targets.nbytes
+        context.memory.need(context.loaded_bytes + self.sweep.memory_of(largest) + numbers)
+
+    @property
+    def is_begun(self) -> bool:
+        return True  # a table of no networks is one too
+
+    @property
+    def _streams_findings(self) -> bool:
+        return False  # the networks are the records of its stream
+
+    def advance(self) -> Mapping[str, Any] | None:
+        record = super().advance()
+        if self._waiting is not None:
+            self._finished = True
+        return record
+
+    def compute(self) -> Mapping[str, Any] | None:
+        run = self.sweep.advance()
+        if run is None:
+            return None
+        if self.context.form == "json":
+            return _run(run)
+        return {"step": run.number, "run": _run(run)}
+
+    @property
+    def is_computed(self) -> bool:
+        return self.sweep.finished
+
+    def conclude(self) -> None:
+        worst = sorted(self.sweep.worst.values(), key=lambda pair: -pair[0].rank)
+        self.found, self.networks = [each for each, _ in worst], [count for _, count in worst]
+        self.status, self.reason = self.sweep.status, self.sweep.reason
+
+    def cancel(self, reason: str) -> None:
+        if not self._finished:
+            self.sweep.cancel(reason)
+            self.conclude()
+            self._finished = True
+
+    def more(self) -> dict[str, Any]:
+        rows = [_row(row) for row in self.sweep.rows]
+        findings = _told(self.found, self.context.language, self.networks) if self.context.form != "json" else None
+        told: dict[str, Any] = {"dtype": self.dtype, "networks": self.sweep.done}
+        return told | ({} if findings is None else {"findings": findings}) | {"table": rows, "finite": True}
+
+    def close(self) -> None:
+        self.sweep.close()
+
+
+def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Array, Array]:
+    """The sweep with the samples that all its networks see."""
+    dtype, seed = request["dtype"], request["seed"]
+    loss = request.get("loss")
+    if isinstance(loss, dict):
+        raise InvalidRequest([Fault(("loss",), "takes one loss: the networks of a sweep have one output")])
+    chosen = losses.select("mean_squared_error") if loss is None else loss
+    inputs, targets = request.get("inputs"), request.get("targets")
+    faults = []
+    samples, features = sweep.samples or SAMPLES, sweep.features or sweep.units
+    if inputs is None:
+        if samples * features > MOST_DRAWN:
+            raise LimitExceeded("numbers to draw", samples * features, MOST_DRAWN, ("sweep", "samples"))
+        inputs = drawn_inputs(samples, features, seed, dtype)
+    else:
+        faults = [
+            Fault(("sweep", key), "has no use beside inputs, which say it")
+            for key in ("samples", "features")
+            if getattr(sweep, key) is not None
+        ]
+        if inputs.ndim != 2 or 0 in inputs.shape:  # type: ignore[union-attr]
+            shape = list(inputs.shape)  # type: ignore[union-attr]
+            detail = f"have shape {shape}; a sweep takes one row per sample: [samples, features]"
+            faults.append(Fault(("inputs",), detail))
+    if targets is not None and sweep.outputs is not None and not chosen.declaration.indices:
+        faults.append(Fault(("sweep", "outputs"), "has no use beside targets, which say it"))
+    of_classes = chosen.declaration.indices or chosen.declaration.outputs == "distributions"
+    outputs = sweep.outputs or (2 if of_classes else 1)
+    if targets is None and not faults and len(inputs) * outputs > MOST_DRAWN:
+        raise LimitExceeded("numbers to draw", len(inputs) * outputs, MOST_DRAWN, ("sweep", "outputs"))
+    if faults:
+        raise InvalidRequest(faults)
+    if targets is None:
+        targets = drawn_targets(chosen, len(inputs), outputs, seed, dtype)
+    elif chosen.declaration.indices:
+        classes = int(targets.max(initial=0)) + 1  # type: ignore[union-attr]
+        outputs = sweep.outputs or max(2, min(classes, 2**31))
+    else:
+        outputs = targets.shape[-1] if targets.ndim == 2 else 1  # type: ignore[union-attr]
+    asked = AskedSweep(
+        sweep.depths,
+        sweep.activations,
+        sweep.initializers,
+        sweep.seeds,
+        sweep.units,
+        max(1, outputs),
+        chosen,
+        dtype,
+    )
+    return asked, cast("Array", inputs), cast("Array", targets)
+
+
+def _told(these: Sequence[Found], language: str, networks: Sequence[int] | None) -> list[dict[str, Any]]:
+    tell = telling(language)
+    told = []
+    for place, each in enumerate(these):
+        entry: dict[str, Any] = {"code": each.code, "severity": each.severity}
+        optional = {"layer": each.layer, "quantity": each.quantity, "step": each.step}
+        entry |= {key: value for key, value in optional.items() if value is not None}
+        entry |= {
+            "text": tell(each.text),
+            "meaning": each.finding.description[language],
+            "advice": tell(each.finding.advice()),
+        }
+        if each.value is not None:
+            entry["value"] = _or_null(each.value)
+        if each.threshold is not None:
+            entry["threshold"] = each.threshold
+        entry["source"] = "; ".join(each.finding.sources)
+        if networks is not None:
+            entry["networks"] = networks[place]
+        told.append(entry)
+    return told
+
+
+def _health(health: Health) -> dict[str, Any]:
+    chain = {"layers": health.chain, "ratio": _or_null(health.ratio), "factor": _or_null(health.factor)}
+    return {"chain": chain, "layers": [_layer(layer) for layer in health.layers.values()]}
+
+
+def _layer(layer: LayerHealth) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "activation": layer.activation,
+        "mean": _or_null(layer.mean),
+        "deviation": _or_null(layer.deviation),
+        "delta_norm": _or_null(layer.delta_norm),
+        "gradient_norm": _or_null(layer.gradient_norm),
+        "weight_norm": _or_null(layer.weight_norm),
+        "ratio": _or_null(layer.ratio),
+        "saturated_left": layer.saturated_left,
+        "saturated_right": layer.saturated_right,
+        "dead": layer.dead,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    layers = list(run.health.layers.values())
+    saturated = [
+        None
+        if layer.saturated_left is None and layer.saturated_right is None
+        else (layer.saturated_left or 0.0) + (layer.saturated_right or 0.0)
+        for layer in layers
+    ]
+    return {
+        "depth": run.depth,
+        "activation": _block(run.activation),
+        "initializer": _block(run.initializer),
+        "seed": run.seed,
+        "verdict": run.verdict,
+        "loss": _or_null(run.loss),
+        "ratio": _or_null(run.health.ratio),
+        "factor": _or_null(run.health.factor),
+        "gradient_norms": [_or_null(layer.gradient_norm) for layer in layers],
+        "delta_norms": [_or_null(layer.delta_norm) for layer in layers],
+        "variances": [_or_null(layer.deviation * layer.deviation) for layer in layers],
+        "saturated": saturated,
+        "dead": [layer.dead for layer in layers],
+        "findings": [_short(each) for each in run.findings],
+    }
+
+
+def _short(each: Found) -> dict[str, Any]:
+    entry: dict[str, Any] = {"code": each.code, "severity": each.severity}
+    if each.layer is not None:
+        entry["layer"] = each.layer
+    if each.value is not None:
+        entry["value"] = _or_null(each.value)
+    if each.threshold is not None:
+        entry["threshold"] = each.threshold
+    return entry
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "depth": row.depth,
+        "activation": _block(row.activation),
+        "initializer": _block(row.initializer),
+        "networks": row.runs,
+        "ratio": _or_null(row.ratio),
+        "factor": _or_null(row.factor),
+        "verdicts": row.verdicts,
+        "findings": row.findings,
+    }
+
+
+def _block(selection: Selection[Any]) -> dict[str, Any]:
+    return {"type": selection.name, **selection.options}
+
+
+def _curve(record: Record) -> dict[str, Any]:
+    """The course of a training, thinned out."""
+    count = len(record.steps)
+    places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()
+    return {
+        "steps": [int(record.steps[place]) for place in places],
+        "loss": [_or_null(float(record.losses[place])) for place in places],
+        "gradient_norm": [_or_null(float(record.norms[place])) for place in places],
+    }
+
+
+def _or_null(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

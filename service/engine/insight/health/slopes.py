@@ -1,0 +1,90 @@
+"""Where an activation is flat, and where its slope is small beside the largest: looked up once for each activation."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph
+from service.engine.graph.quiet import quietly
+from service.engine.network.activations import Activation
+from service.engine.network.surprises import slopes
+
+REACH, POINTS = 60.0, 12_001
+"""Where slopes are looked at: from -60 to 60, in hundredths."""
+SMALL = 0.1
+"""Of the largest slope: less counts as saturated."""
+CENTRE = 1.0
+"""Within, an activation that saturates has a slope that is not far below its largest."""
+STEEPER = 10.0
+"""A slope that grows beyond this many times that of the centre belongs to no activation that saturates."""
+NEAR = 0.5
+"""A straight part on the left that comes as near to 0 as this is that of a rectifier: it is off, or leaks."""
+
+
+class Tails(NamedTuple):
+    """The ends of an activation. A bound is None where there is no such end."""
+
+    left: float | None
+    """Below, it is saturated."""
+    right: float | None
+    flat_left: float | None
+    """Up to this, its slope is exactly 0."""
+    flat_right: float | None
+    largest: float
+    """Its largest slope."""
+    range: float | None
+    """The distance between the values at both ends, where it saturates at both."""
+
+
+NO_TAILS = Tails(None, None, None, None, 0.0, None)
+
+
+def tails_of(activation: Selection[Activation]) -> Tails:
+    """The ends of an elementwise activation; none where it acts on rows, or where its parameters are learned."""
+    declaration = activation.declaration
+    if declaration.acts_on != "element" or declaration.parameters:
+        return NO_TAILS
+    return _tails(activation.declaration, tuple(sorted(activation.options.items())))
+
+
+@lru_cache(maxsize=256)
+def _tails(declaration: Activation, options: tuple[tuple[str, Any], ...]) -> Tails:
+    activation = Selection(declaration, dict(options))
+    z = np.linspace(-REACH, REACH, POINTS)
+    steep = np.abs(quietly(slopes, activation, z))
+    values = quietly(_values, activation, z)
+    if not (np.isfinite(steep).all() and np.isfinite(values).all()) or not steep.any():
+        return NO_TAILS
+    largest = float(steep.max())
+    flat_left, flat_right = _end(z, steep == 0.0), _end(-z[::-1], (steep == 0.0)[::-1])
+    flat_right = None if flat_right is None else -flat_right
+    if largest > STEEPER * float(steep[np.abs(z) <= CENTRE].max()):
+        return Tails(None, None, flat_left, flat_right, largest, None)
+    small = steep < SMALL * largest
+    left, right = _end(z, small), _end(-z[::-1], small[::-1])
+    right = None if right is None else -right
+    span = None if left is None or right is None else float(abs(values[-1] - values[0]))
+    if left is not None and left >= -NEAR and math.isclose(steep[0], steep[z <= left][-1], abs_tol=1e-12):
+        left = span = None  # off or leaky, not saturated
+    return Tails(left, right, flat_left, flat_right, largest, span)
+
+
+def _values(activation: Selection[Activation], z: Array) -> Array:
+    with Graph("float64") as graph:
+        x = graph.input("x", z.shape)
+        value = activation.declaration.build(x, **activation.options)
+    return interpret([value], {x: z})[value]
+
+
+def _end(z: Array, holds: Array) -> float | None:
+    """The last point up to which something holds from the first point on; None where it does not hold at the first."""
+    if not holds[0]:
+        return None
+    broken = np.flatnonzero(~holds)
+    return float(z[broken[0] - 1]) if broken.size else float(z[-1])

@@ -1,0 +1,268 @@
+"""A sweep over initialisations: networks of every depth, activation, initializer and seed, each diagnosed at its start.
+
+A network has `depth` hidden dense layers of equal width and an output layer. All see the same samples. Networks are
+compiled one after the other and forgotten: nobody asks for the same ones again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.errors import DeadlineExceeded, LimitExceeded
+from service.engine.findings import Found
+from service.engine.graph.ir import Array, sealing
+from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
+from service.engine.insight.health.measures import Health
+from service.engine.limits import Limits
+from service.engine.network.activations import Activation, activations
+from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.evaluate import Evaluation, EvaluationTask
+from service.engine.network.feed import Feed
+from service.engine.network.initializers import Initializer
+from service.engine.network.layers import layers
+from service.engine.network.losses import SHARES, SIGNS, Loss
+from service.engine.network.task import Task
+from service.engine.watch import Watch
+
+MOST_COMBINATIONS = 10_000
+NUMBERS_OF_LAYER = 5
+"""What is told of each layer of a network."""
+NUMBERS_OF_RUN = 8
+OUTPUT_ACTIVATIONS = {"probabilities": "sigmoid", "distributions": "softmax", "rates": "softplus"}
+"""By what a loss takes outputs for."""
+
+
+@dataclass(frozen=True)
+class AskedSweep:
+    """What is combined, and what all networks share."""
+
+    depths: Sequence[int]
+    activations: Sequence[Selection[Activation]]
+    initializers: Sequence[Selection[Initializer]]
+    seeds: Sequence[int]
+    units: int
+    outputs: int
+    loss: Selection[Loss]
+    dtype: str
+    data_seed: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.depths) * len(self.activations) * len(self.initializers) * len(self.seeds)
+
+
+@dataclass
+class Run:
+    """One network of a sweep."""
+
+    number: int
+    """Counted from 1."""
+    depth: int
+    activation: Selection[Activation]
+    initializer: Selection[Initializer]
+    seed: int
+    verdict: str
+    loss: float
+    health: Health
+    findings: list[Found]
+
+
+@dataclass
+class Row:
+    """All seeds of one depth, activation and initializer together."""
+
+    depth: int
+    activation: Selection[Activation]
+    initializer: Selection[Initializer]
+    runs: int
+    ratio: float | None
+    """The median over the seeds, as the factor; None where no network has one."""
+    factor: float | None
+    verdicts: dict[str, int]
+    findings: dict[str, int]
+    """How many networks have a finding with this code that is no note."""
+
+
+class Sweep:
+    """Networks one after the other. `largest` is the one that costs most."""
+
+    def __init__(
+        self, asked: AskedSweep, inputs: Array, targets: Array, limits: Limits, watch: Watch | None = None
+    ) -> None:
+        """Raises `LimitExceeded` when it would cost too much."""
+        if asked.count > MOST_COMBINATIONS:
+            raise LimitExceeded("combinations", asked.count, MOST_COMBINATIONS, ("sweep",))
+        self.asked, self.inputs, self.targets = asked, inputs, targets
+        self.limits, self.watch = limits, watch
+        self._recipes = list(product(asked.depths, asked.activations, asked.initializers))
+        self._place = 0
+        self._evaluation: Evaluation | None = None
+        self.runs: list[Run] = []
+        self.done = 0
+        self.rows: list[Row] = []
+        self.worst: dict[tuple[str, str], tuple[Found, int]] = {}
+        """Of each code and severity the first finding, and how many networks have one."""
+        self.status, self.reason = "completed", f"all {asked.count:,} networks were diagnosed"
+        layers_in_all = sum(depth + 1 for depth in asked.depths) * (asked.count // len(asked.depths))
+        self.numbers = NUMBERS_OF_LAYER * layers_in_all + NUMBERS_OF_RUN * asked.count
+        """Numbers of the answer."""
+        limits.check_layers(max(asked.depths) + 1)
+        limits.check_trace(self.numbers)
+
+    @property
+    def largest(self) -> EvaluationTask:
+        """The deepest network, as it is compiled."""
+        depth = max(self.asked.depths)
+        return self._task(depth, self.asked.activations[0], self.asked.initializers[0])
+
+    def admit(self, largest: Evaluation) -> float:
+        """Floating-point operations of the whole sweep, roughly. Raises `LimitExceeded` where that is too much."""
+        deepest = max(self.asked.depths) + 1
+        share = sum(depth + 1 for depth in self.asked.depths) / deepest
+        work: float = largest.program.work * share * (self.asked.count / len(self.asked.depths))
+        self.limits.check_operations(work)
+        return work
+
+    @staticmethod
+    def memory_of(largest: Evaluation) -> int:
+        """Bytes that one network takes with its numbers."""
+        return int(largest.program.weight) + 8 * int(largest.program.told) + bytes_of(largest)
+
+    @property
+    def finished(self) -> bool:
+        return self._place == len(self._recipes)
+
+    def advance(self) -> Run | None:
+        """Diagnose one network; None where the time ran out meanwhile."""
+        try:
+            run = self._advance()
+        except DeadlineExceeded:
+            self.cancel("the time ran out while a network was diagnosed")
+            return None
+        self.done += 1
+        self.runs.append(run)
+        self._count(run.findings)
+        if len(self.runs) == len(self.asked.seeds):
+            self._end_recipe()
+        return run
+
+    def _advance(self) -> Run:
+        depth, activation, initializer = self._recipes[self._place]
+        if self._evaluation is None:
+            with sealing():
+                self._evaluation = self._task(depth, activation, initializer).compile(self.limits, None, self.watch)
+        seed = self.asked.seeds[len(self.runs)]
+        diagnosis = diagnose(self._evaluation, self.feed(seed), self.watch)
+        loss = math.nan if diagnosis.result.loss is None else float(diagnosis.result.loss)
+        verdict, _ = verdict_of(diagnosis.findings)
+        health = diagnosis.health
+        return Run(self.done + 1, depth, activation, initializer, seed, verdict, loss, health, diagnosis.findings)
+
+    def feed(self, seed: int) -> Feed:
+        """What a network with this seed is computed with."""
+        return Feed({INPUT: self.inputs}, None, {"output": self.targets}, None, seed)
+
+    def _count(self, these: list[Found]) -> None:
+        for key, each in {(each.code, each.severity): each for each in reversed(these)}.items():
+            first, count = self.worst.get(key, (each, 0))
+            self.worst[key] = first, count + 1
+
+    def _end_recipe(self) -> None:
+        """All seeds of a recipe are done, or there is no time for more."""
+        if self.runs:
+            first = self.runs[0]
+            verdicts: dict[str, int] = {}
+            codes: dict[str, int] = {}
+            for run in self.runs:
+                verdicts[run.verdict] = verdicts.get(run.verdict, 0) + 1
+                for code in {each.code for each in run.findings if each.severity != "note"}:
+                    codes[code] = codes.get(code, 0) + 1
+            ratio = _median([run.health.ratio for run in self.runs])
+            factor = _median([run.health.factor for run in self.runs])
+            count = len(self.runs)
+            ordered = dict(sorted(codes.items()))
+            self.rows.append(
+                Row(first.depth, first.activation, first.initializer, count, ratio, factor, verdicts, ordered)
+            )
+        self.runs = []
+        self._evaluation = None
+        self._place += 1
+
+    def cancel(self, reason: str) -> None:
+        """Diagnose no more networks."""
+        if not self.finished:
+            self._end_recipe()
+            self._place = len(self._recipes)
+            self.status, self.reason = (
+                "cancelled",
+                f"{reason}; {self.done:,} of {self.asked.count:,} networks were diagnosed",
+            )
+
+    def close(self) -> None:
+        self._evaluation = None
+        self.runs = []
+
+    def _task(
+        self, depth: int, activation: Selection[Activation], initializer: Selection[Initializer]
+    ) -> EvaluationTask:
+        asked = self.asked
+        parts = [_dense(f"hidden_{place + 1}", asked.units, activation, initializer) for place in range(depth)]
+        options = asked.loss.options
+        raw = options.get("from_logits") or options.get("log_input")
+        kind = None if raw else asked.loss.declaration.outputs
+        last = activations.select("linear" if kind is None else OUTPUT_ACTIVATIONS[kind])
+        parts.append(_dense("output", asked.outputs, last, initializer))
+        task = Task(
+            NetworkDefinition(tuple(parts)),
+            asked.dtype,
+            ((INPUT, self.inputs.shape),),
+            include=INCLUDE,
+            losses=(asked.loss,),
+            targets=(("output", self.targets.shape),),
+        )
+        return EvaluationTask(task)
+
+
+def _dense(
+    name: str, units: int, activation: Selection[Activation], initializer: Selection[Initializer]
+) -> LayerDefinition:
+    chosen = layers.select("dense", units=units, activation=activation, kernel_initializer=initializer)
+    return LayerDefinition(name, chosen)
+
+
+def _median(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return float(np.median(known)) if known else None
+
+
+def drawn_inputs(samples: int, features: int, seed: int, dtype: str) -> Array:
+    """Samples of a standard normal distribution."""
+    return _generator(seed, 0).standard_normal((samples, features)).astype(dtype)
+
+
+def drawn_targets(loss: Selection[Loss], samples: int, outputs: int, seed: int, dtype: str) -> Array:
+    """Targets as a loss takes them, at random: what networks are to learn does not matter at their start."""
+    generator, declaration = _generator(seed, 1), loss.declaration
+    if declaration.indices:
+        return generator.integers(0, outputs, samples)
+    if declaration.outputs == "distributions":
+        drawn: Array = np.eye(outputs)[generator.integers(0, outputs, samples)]
+    elif declaration.outputs == "rates":
+        drawn = generator.poisson(1.0, (samples, outputs))
+    elif declaration.targets is SIGNS:
+        drawn = 2.0 * generator.integers(0, 2, (samples, outputs)) - 1.0
+    elif declaration.targets is SHARES:
+        drawn = generator.integers(0, 2, (samples, outputs))
+    else:
+        drawn = generator.standard_normal((samples, outputs))
+    return np.asarray(drawn, dtype)
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, 2, stream]))
