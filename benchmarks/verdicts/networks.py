@@ -158,6 +158,13 @@ def deep(g: np.random.Generator) -> Network:
     return Network("deep", layers, (4,), losses, g.normal(size=(5, 4)), targets, reduction="sum")
 
 
+def twins(g: np.random.Generator) -> Network:
+    """Two of everything: many mistakes are one another here."""
+    layers = Dense("hidden", 2, "sigmoid"), Dense("output", 2, "sigmoid")
+    losses = {"output": "mean_squared_error"}
+    return Network("twins", layers, (2,), losses, g.normal(size=(2, 2)), {"output": g.random((2, 2))})
+
+
 MAKERS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
@@ -174,6 +181,7 @@ MAKERS: dict[str, Maker] = {
         branches,
         dropout,
         deep,
+        twins,
     )
 }
 
