@@ -68,7 +68,7 @@ def masks_from(send: Send) -> Callable[[Network], None]:
 
 def codes_of(slips: Sequence[Slip]) -> list[tuple[frozenset[str], ...]]:
     """For each mistake the codes by which the service may call it."""
-    return [tuple(frozenset(each) for each in CODES[slip.mistake]) for slip in slips]
+    return [CODES[slip.mistake] for slip in slips]
 
 
 def names(said: Iterable[str], claim: Claim) -> bool:
