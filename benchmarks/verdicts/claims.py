@@ -210,6 +210,8 @@ def enlarge(network: Network, generator: np.random.Generator) -> None:
     chosen = generator.integers(0, len(network.inputs), int(2 ** generator.uniform(8.0, 10.0)))
     network.inputs = network.inputs[chosen] + generator.normal(size=(len(chosen), *network.inputs.shape[1:]))
     network.targets = {name: target[chosen] for name, target in network.targets.items()}
+    if network.sample_weights is not None:
+        network.sample_weights = network.sample_weights[chosen]
 
 
 def go_the_long_way(network: Network, generator: np.random.Generator) -> None:

@@ -28,6 +28,7 @@ class Network:
     targets: dict[str, Array]
     inputs_of: Mapping[str, str] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    sample_weights: Array | None = None
     reduction: str = "mean"
     training: bool = False
     seed: int = 0
@@ -77,6 +78,8 @@ class Network:
         """Turn all numbers into another dtype; what float32 cannot hold is rounded for good."""
         self.inputs = self.inputs.astype(dtype)
         self.targets = {name: target.astype(dtype) for name, target in self.targets.items()}
+        if self.sample_weights is not None:
+            self.sample_weights = self.sample_weights.astype(dtype)
         for tree in self.parameters.values():
             for name in tree:
                 tree[name] = tree[name].astype(dtype)
@@ -97,6 +100,7 @@ class Network:
             p, t = values[name], self.targets[name]
             z = self.layer(name).z
             rows = _losses(loss, z, p, t).reshape(len(p), -1).sum(1)
+            rows = rows if self.sample_weights is None else rows * self.sample_weights
             total += self.loss_weights.get(name, 1.0) * (rows.mean() if self.reduction == "mean" else rows.sum())
         for layer in self.layers:
             if layer.owner == layer.name and (layer.l1 or layer.l2):
@@ -147,6 +151,9 @@ class Network:
         if weight != 1.0 and wrong("loss_weight_forgotten"):
             weight = np.ones_like(weight)
         delta = delta * weight
+        if self.sample_weights is not None and not wrong("sample_weights_forgotten"):
+            weights = self.sample_weights.reshape(-1, *[1] * (delta.ndim - 1))
+            delta = delta * (weights * weights if wrong("sample_weights_squared") else weights)
         if not self.couples_samples:
             if wrong("last_sample_only"):  # = for += in the loop over the samples
                 delta = delta * (np.arange(samples) == samples - 1).reshape(-1, *[1] * (delta.ndim - 1))
@@ -237,6 +244,8 @@ class Network:
             body["network"]["outputs"] = list(self.losses)
         if self.loss_weights:
             body["loss_weights"] = dict(self.loss_weights)
+        if self.sample_weights is not None:
+            body["sample_weights"] = self.sample_weights.tolist()
         for layer in self.layers:
             if getattr(layer, "axis", None) == 0:
                 channels = len(layer.parameters["gamma"])

@@ -74,7 +74,9 @@ def signal(g: np.random.Generator) -> Network:
         Dense("output", 2, "linear"),
     )
     losses = {"output": "half_squared_error"}
-    return Network("signal", layers, (9, 2), losses, g.normal(size=(5, 9, 2)), {"output": g.normal(size=(5, 2))})
+    targets = {"output": g.normal(size=(5, 2))}
+    weights = g.uniform(0.3, 2.0, 5)
+    return Network("signal", layers, (9, 2), losses, g.normal(size=(5, 9, 2)), targets, sample_weights=weights)
 
 
 def recurrent(g: np.random.Generator) -> Network:
