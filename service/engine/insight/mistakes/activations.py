@@ -38,11 +38,29 @@ def jump(layer: LayerOutput, rule: Callable[[Node], Node]) -> Changes:
     return Changes(jumps={layer.output.index: handed((layer.pre_activation, rule))})
 
 
-def _inside(network: Network, name: str, rule: Callable[[Node, Node], Node]) -> Change | None:
+def _any_activation(y: Node) -> bool:
+    return True
+
+
+def _is_gate(y: Node) -> bool:
+    return y.operation.name == "sigmoid"
+
+
+def _is_of_state(y: Node) -> bool:
+    """Whether an activation takes a state, as that of a cell, and not a sum of products."""
+    return y.operation.name == "tanh" and y.inputs[0].operation.name in ("add", "multiply")
+
+
+def _inside(
+    network: Network,
+    name: str,
+    rule: Callable[[Node, Node], Node],
+    chosen: Callable[[Node], bool] = _any_activation,
+) -> Change | None:
     """A change at all activations inside a recurrent layer: from the activation and the cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
         return None
-    nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving]
+    nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving and chosen(node)]
     rules = {(node.index, 0): partial(rule, node) for node in nodes}
     return Change((name,), Changes(rules)) if rules else None
 
@@ -65,10 +83,11 @@ def activation_derivative_omitted(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
         if layer.activation is not None and layer.activation.name != "linear":
             yield Change((name,), jump(layer, unchanged), network.total_for(name))
-    for name in network.order:
-        inside = _inside(network, name, lambda y, g: g)
-        if inside is not None:
-            yield inside
+    for chosen in (_any_activation, _is_gate, _is_of_state):
+        for name in network.order:
+            inside = _inside(network, name, lambda y, g: g, chosen)
+            if inside is not None:
+                yield inside
 
 
 @declare(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Shape
-from service.engine.insight.mistakes.declaration import declare
+from service.engine.graph.differentiate import Changes
+from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.operations import broadcast, reshape, slice_axis, sum_over
+from service.engine.insight.mistakes.declaration import Change, declare
+from service.engine.insight.mistakes.network import Network
 from service.engine.texts import say
 
 MOST_AXES = 5
@@ -120,10 +124,34 @@ def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     say("mistake.bias_not_summed.change"),
     wrong="db = delta",
     right="db = delta.sum(axis=0)",
+    changes=lambda network: of_one_sample(network),
 )
 def bias_not_summed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if len(shape) == 1 and claim.ndim > 1 and claim.shape[-1] == shape[0] and claim.size > shape[0]:
         yield claim.sum(tuple(range(claim.ndim - 1)))
+
+
+def of_one_sample(network: Network) -> Iterator[Change]:
+    """Gradients of biases that are the deltas of the first or of the last sample alone, or a sum over units too."""
+    biases = [each for each in network.trained if len(each.node.shape) == 1 and each.name.endswith(("bias", "beta"))]
+    for form in range(3):
+        for layer in dict.fromkeys(each.layer for each in biases):
+            own = {each.node.index for each in biases if each.layer == layer}
+            rules: dict[tuple[int, int], Callable[[Node], Node | None]] = {}
+            for node in network.forward:
+                if node.operation.name == "broadcast" and node.inputs[0].index in own and node.shape[0] > 1:
+                    rules[node.index, 0] = partial(_of_one_sample, node, network.task.samples, form)
+            if rules:
+                yield Change((layer,), Changes(rules))
+
+
+def _of_one_sample(node: Node, samples: int, form: int, g: Node) -> Node:
+    units = node.inputs[0].shape
+    if form == 2:
+        return broadcast(sum_over(g), units)
+    rows = reshape(g, (samples, g.size // samples // units[0], *units))
+    chosen = slice_axis(rows, 0, 0, 1) if form == 0 else slice_axis(rows, 0, samples - 1, samples)
+    return reshape(sum_over(chosen, (0, 1)), units)
 
 
 def anything(*_: Any) -> Iterator[Any]:

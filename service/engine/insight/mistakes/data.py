@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import declare
+from service.engine.insight.mistakes.layers import of_other_samples
 from service.engine.texts import say
 
 declare(
@@ -25,6 +26,7 @@ declare(
     say("mistake.stale_sample.change"),
     wrong="for x, t in zip(X, T): delta = ...  # and dW = x * delta behind the loop",
     right="for x, t in zip(X, T): delta = ...; dW += x * delta",
+    changes=of_other_samples,
 )(anything)
 declare(
     "sample_left_out",

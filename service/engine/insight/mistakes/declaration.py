@@ -35,6 +35,8 @@ class Mistake(Declaration):
     """What was done."""
     change: Sentence
     """What to change in the code."""
+    changes: Callable[..., Any] | None = None
+    """Changes of the backward graph that make this mistake, beside its rule."""
     example: Mapping[str, str] = field(default_factory=dict)
     """`wrong` and `right`, a line of NumPy each."""
 

@@ -247,7 +247,8 @@ def with_other_parameters(network: Network, replaced: Mapping[Node, Node], layer
         for position in (0, 1):
             factor = node.inputs[1 - position]
             x = node.inputs[position]
-            if factor.index in of_parameters and x.index not in of_parameters and x.index in network.moving:
+            from_inputs = x.index in network.of_inputs and factor.index not in network.of_inputs
+            if from_inputs and factor.index in of_parameters and x.index in network.moving:
                 other = network.substituted(factor, replaced)
                 inputs = (x, other) if position == 0 else (other, x)
                 rules[node.index, position] = partial(_pulled_through, network, node, position, inputs)
@@ -310,18 +311,15 @@ def padding_gradient_lost(network: Network) -> Iterator[Change]:
     for name in network.order:
         if "conv" not in network.types[name]:
             continue
-        padded = [
-            node
-            for node in network.nodes_of(name, "windows")
-            if node.attributes[0].is_padded and node.inputs[0].index in network.moving
-        ]
+        of_layer = [node for node in network.nodes_of(name, "windows") if node.attributes[0].is_padded]
+        whole = _with_other_inputs(network, name, {node: _without_rim(node, node) for node in of_layer})
+        if whole.rules:
+            yield Change((name,), whole)
+        padded = [node for node in of_layer if node.inputs[0].index in network.moving]
         if not padded:
             continue
         for rule in (_cropped_at_the_corner, _border_is_zero, _whole_windows_only):
-            yield Change(
-                (name,),
-                Changes({(node.index, 0): partial(rule, node) for node in padded}),
-            )
+            yield Change((name,), Changes({(node.index, 0): partial(rule, node) for node in padded}))
 
 
 def _cropped_at_the_corner(node: Node, g: Node) -> Node:
@@ -344,6 +342,11 @@ def _border_is_zero(node: Node, g: Node) -> Node:
 
 def _whole_windows_only(node: Node, g: Node) -> Node:
     """Windows that reach over the edge pass nothing back."""
+    return overlap_add(_without_rim(node, g), node.attributes[0], node.inputs[0].shape)
+
+
+def _without_rim(node: Node, g: Node) -> Node:
+    """Gathered windows with 0 in those that reach over the edge."""
     sliding: Sliding = node.attributes[0]
     shape = node.inputs[0].shape
     counts = sliding.positions(shape)
@@ -354,7 +357,7 @@ def _whole_windows_only(node: Node, g: Node) -> Node:
         inside = [1.0 if start >= 0 and start + extent <= shape[axis] else 0.0 for start in starts]
         place = axis if axis < sliding.at else axis + len(sliding.axes)
         g = g * _along(g, place, inside)
-    return overlap_add(g, sliding, shape)
+    return g
 
 
 def _along(x: Node, axis: int, values: Sequence[float]) -> Node:
@@ -363,6 +366,47 @@ def _along(x: Node, axis: int, values: Sequence[float]) -> Node:
 
 
 # --- attention ----------------------------------------------------------------------------------
+
+
+def _samples_turned(x: Node, by: int) -> Node:
+    """x with the samples moved on by some places, the last ones to the front."""
+    count = x.shape[0]
+    by %= count
+    return concatenate([slice_axis(x, 0, count - by, count), slice_axis(x, 0, 0, count - by)], 0)
+
+
+def of_other_samples(network: Network) -> Iterator[Change]:
+    """The parameters of a layer meet its deltas with the inputs of the sample before, or of the next one."""
+    if network.task.samples < 2:
+        return
+    for by in (1, -1):
+        for name, _ in network.layers():
+            marks = [
+                node
+                for node in network.forward
+                if node.operation.name == "mark" and node.attributes[0] == name and node.inputs[0].dtype != "int64"
+            ]
+            replaced = {node: _samples_turned(node, by) for node in marks}
+            changes = _with_other_inputs(network, name, replaced)
+            if changes.rules:
+                yield Change((name,), changes)
+
+
+def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Node]) -> Changes:
+    """Gradients of a layer's parameters, made of other values that stand beside them in its products."""
+    own = {each.node.index for each in network.trained}
+    of_parameters = network.descendants(each.node for each in network.trained if each.layer == layer) | own
+    depends = network.descendants(replaced) if replaced else set()
+    rules = {}
+    for node in network.nodes_of(layer, "matmul"):
+        for position in (0, 1):
+            x, factor = node.inputs[position], node.inputs[1 - position]
+            is_own = x.index in of_parameters and x.index not in network.of_inputs
+            if is_own and factor.index in depends:
+                other = network.substituted(factor, replaced)
+                inputs = (x, other) if position == 0 else (other, x)
+                rules[node.index, position] = partial(_pulled_through, network, node, position, inputs)
+    return Changes(rules)
 
 
 @declare(
@@ -420,18 +464,7 @@ def shared_use_forgotten(network: Network) -> Iterator[Change]:
         if len(users) < 2:
             continue
         own = {each.node.index for each in network.trained if each.layer == layer.name}
-        uses: dict[str, list[tuple[Node, int]]] = {user: [] for user in users}
-        for node in network.forward:
-            for position, x in enumerate(node.inputs):
-                if x.index in own and node.scope in uses:
-                    uses[node.scope].append((node, position))
-        # The layers may build the same views of a parameter: then the uses are those of the views.
-        for user in users:
-            places = uses[user]
-            if places and all(any(other) for name, other in uses.items() if name != user):
-                yield Change((user,), _cut(places))
-        if sum(1 for places in uses.values() if places) == 1:
-            yield from _uses_of_views(network, users, own)
+        yield from _uses_of_views(network, users, own)
 
 
 def _owner(network: Network, name: str) -> str | None:
@@ -443,6 +476,7 @@ def _owner(network: Network, name: str) -> str | None:
 
 
 def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Iterator[Change]:
+    """Each layer's uses of parameters, cut. Layers may share views of a parameter, so these do not count as uses."""
     views = set(own)
     for node in network.forward:
         if node.operation.view is not None and node.inputs[0].index in views:

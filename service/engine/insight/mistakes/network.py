@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from operator import mul
 
 from service.engine.graph.differentiate import differentiate
@@ -141,6 +141,23 @@ class Network:
         outputs = sum(math.prod(self.model.layers[name].output.shape[1:]) for name in self.definition.output_names)
         averages = all(loss.name in AVERAGING for loss in self.task.losses or ())
         return Counts(self.task.samples, outputs, self.task.reduction, averages)
+
+    @cached_property
+    def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
+        """Of several outputs: each with what its mean may be taken over, and the loss with its part times a factor."""
+        parts = self.objective.by_output
+        if len(parts) < 2 or self.task.reduction == "none":
+            return []
+        weights = self.task.loss_weights or (1.0,) * len(parts)
+        found: list[tuple[str, Counts, Callable[[float], Node]]] = []
+        for (name, part), weight, loss in zip(parts.items(), weights, self.task.losses or (), strict=True):
+            size = math.prod(self.model.layers[name].output.shape[1:])
+            counts = Counts(self.task.samples, size, self.task.reduction, loss.name in AVERAGING)
+            found.append((name, counts, partial(self._with_part, weight, part)))
+        return found
+
+    def _with_part(self, weight: float, part: Node, factor: float) -> Node:
+        return self.total + ((factor - 1.0) * weight) * part
 
     def _endings(self) -> Iterator[Ending]:
         for name, loss in zip(self.definition.output_names, self.task.losses or (), strict=False):

@@ -30,6 +30,10 @@ MOST_SAMPLES = 256
 """Shares of more samples are not solved for."""
 MOST_PERMUTED = 5
 """Of so many samples, every order of the targets is tried."""
+MOST_UPDATED = 8
+"""Layers whose weights alone may have been updated too early."""
+MOST_RATES = 4
+"""Learning rates that are tried of each way."""
 SHARES = "verify/shares"
 RATE = "verify/rate"
 NEAR = 1e-6
@@ -78,18 +82,28 @@ class Data:
             if penalty is not None:
                 outputs[f"penalty/{number}"] = sketch(penalty)
         self.updated: Program | None = None
+        self.forms = 0
+        """Ways to have updated weights too early: all of them, or those of one layer."""
         try:
             rate = graph.input(RATE, ())
             kernels = {
-                each.node: each.node - rate * trees.right[each.layer, each.name]
+                each: each.node - rate * trees.right[each.layer, each.name]
                 for each in network.trained
                 if len(each.node.shape) > 1
             }
-            changes = with_other_parameters(network, kernels) if kernels else None
-            if changes is not None and changes.rules:
-                tree = trees.of(Change(changes=changes))
-                updated = {f"updated/{number}": sketch(tree[path]) for number, path in enumerate(self.paths)}
-                self.updated = Program(updated, network.targets, pool=pool, watch=watch)
+            owners = list(dict.fromkeys(each.layer for each in kernels))
+            several = [set(owners), *({owner} for owner in reversed(owners[-MOST_UPDATED:]))]
+            made: dict[str, Node] = {}
+            for layers in several if kernels else ():
+                replaced = {each.node: node for each, node in kernels.items() if each.layer in layers}
+                changes = with_other_parameters(network, replaced)
+                if changes.rules and (len(layers) > 1 or len(owners) == 1 or layers != set(owners)):
+                    tree = trees.of(Change(changes=changes))
+                    for number, path in enumerate(self.paths):
+                        made[f"updated/{self.forms}/{number}"] = sketch(tree[path])
+                    self.forms += 1
+            if made:
+                self.updated = Program(made, network.targets, pool=pool, watch=watch)
                 limits.check_program(self.updated)
         except LimitExceeded:
             self.updated = None
@@ -151,27 +165,28 @@ class Data:
         if unit is None:
             unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, watch)
         assert isinstance(unit, dict)
-        tried: list[float] = []
-        for reading in readings:
-            if not reading.is_wrong:
-                continue
-            direction = unit[f"updated/{self.paths.index(reading.path)}"] - right[reading.path]
-            size = float(direction @ direction)
-            if size == 0.0 or not np.isfinite(size):
-                continue
-            off = reading.options[0].picture - right[reading.path]
-            rate = float(off @ direction) / size
-            left = float(np.linalg.norm(off - rate * direction))
-            if left > 1e-3 * float(np.linalg.norm(off)) or any(abs(rate - each) <= 1e-6 * abs(each) for each in tried):
-                continue
-            tried.append(rate)
-            given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
-            pictures = {path: given[f"updated/{number}"] for number, path in enumerate(self.paths)}
-            precision = _precision(readings, pictures)
-            if precision is not None:
-                return [_diagnosis("updated_weights", readings, precision, rate=rate)]
-            if len(tried) >= 4:
-                break
+        for form in range(self.forms):
+            tried: list[float] = []
+            for reading in readings:
+                number = self.paths.index(reading.path)
+                direction = unit[f"updated/{form}/{number}"] - right[reading.path]
+                size = float(direction @ direction)
+                if not reading.is_wrong or size == 0.0 or not np.isfinite(size):
+                    continue
+                off = reading.options[0].picture - right[reading.path]
+                rate = float(off @ direction) / size
+                left = float(np.linalg.norm(off - rate * direction))
+                known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
+                if known or left > 1e-2 * float(np.linalg.norm(off)):
+                    continue
+                tried.append(rate)
+                given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
+                pictures = {path: given[f"updated/{form}/{place}"] for place, path in enumerate(self.paths)}
+                precision = _precision(readings, pictures)
+                if precision is not None:
+                    return [_diagnosis("updated_weights", readings, precision, rate=rate)]
+                if len(tried) >= MOST_RATES:
+                    break
         return []
 
     # --- the shares of samples ---
@@ -301,7 +316,8 @@ def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> f
     for reading in readings:
         claim, picture = reading.options[0].picture, pictures[reading.path]
         size = max(float(np.linalg.norm(picture)), float(np.linalg.norm(claim)))
-        error = float(np.linalg.norm(claim - picture)) / size if size > 0.0 else 0.0
+        off = float(np.linalg.norm(claim - picture))
+        error = off / size if off > reading.noise else 0.0
         if not error <= reading.tolerance:
             return None
         largest = max(largest, error)

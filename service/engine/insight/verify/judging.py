@@ -185,7 +185,8 @@ class Judge:
         size = float(np.linalg.norm(self.exact[part]))
         noise = float(np.linalg.norm(self.rounding.noise(dtype)[part]))
         tolerance = max(NEAR[dtype], 2.0 * NOISES * noise / size if size > 0.0 else 0.0)
-        return Reading(piece.path, options, min(tolerance, FARTHEST), is_wrong, piece.stop - piece.start)
+        count = piece.stop - piece.start
+        return Reading(piece.path, options, min(tolerance, FARTHEST), is_wrong, count, 2.0 * NOISES * noise)
 
 
 def _ratio(claimed: Array, exact: Array) -> float | None:

@@ -38,7 +38,7 @@ FINER = (5.0, 2.0)
 USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0.004921566601151848)
 """Roots of the last digits, which many use as steps."""
 VISIBLE = 0.02
-"""Noise of differences is small beside a tensor up to this share of its largest entry."""
+"""Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
 WHOLE_NUMBERS = 1e-3
 """How near to a whole number a multiple is."""
 MOST_JUDGED = 400
@@ -115,7 +115,7 @@ class Rounding:
         for kind, step in self._candidates(worst, float(claim[worst]), noise):
             allowed = NOISES * noise / abs(step)
             found = Differences(kind, abs(step), allowed)
-            if self._is_visible(allowed, claim, wrong, pieces, step, kind, dtype) and all(
+            if self._is_evident(allowed, claim, off, pieces, step, kind, dtype) and all(
                 abs(self._quotient(kind, place, step) - claim[place]) <= allowed + self.relative * abs(claim[place])
                 for place in self._places(off, wrong, pieces)
             ):
@@ -171,12 +171,13 @@ class Rounding:
         moved[place] = point[place] - step
         return (ahead - self.here.value(moved)) / (2.0 * step)
 
-    def _is_visible(
-        self, allowed: float, claim: Array, wrong: Array, pieces: list[slice], step: float, kind: str, dtype: str
+    def _is_evident(
+        self, allowed: float, claim: Array, off: Array, pieces: list[slice], step: float, kind: str, dtype: str
     ) -> bool:
-        """Whether noise is small beside each tensor that differs, or the claim consists of what differences can be."""
+        """Whether the quotients explain much more than the noise that is allowed beside them, in each tensor that
+        differs; or the claim consists of what differences can be: multiples of the last digit of the loss."""
         for piece in pieces:
-            if allowed <= VISIBLE * float(np.abs(self.exact[piece]).max(initial=0.0)):
+            if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
                 continue
             span = abs(step) * (2.0 if kind == "central_differences" else 1.0)
             unit = float(np.spacing(np.asarray(abs(self.value), dtype))) / span / 2.0

@@ -71,6 +71,8 @@ class Reading:
     tolerance: float
     is_wrong: bool
     size: int
+    noise: float = 0.0
+    """How long a difference may be that is nothing but rounding."""
 
 
 class Fit(NamedTuple):
@@ -83,12 +85,15 @@ class Fit(NamedTuple):
     """The relative error of each version times its factor."""
 
 
-def fit(claim: Array, versions: Array, squares: Array) -> Fit:
-    """Compare the picture of a claim with those of all versions: (versions, numbers)."""
+def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
+    """Compare the picture of a claim with those of all versions: (versions, numbers). Differences up to the length of
+    `noise` are none.
+    """
     with np.errstate(all="ignore"):
         size = math.sqrt(float(claim @ claim))
         sizes = np.sqrt(squares)
-        plain = np.linalg.norm(versions - claim, axis=1) / np.maximum(sizes, size)
+        off = np.linalg.norm(versions - claim, axis=1)
+        plain = np.where(off <= noise, 0.0, off / np.maximum(sizes, size))
         factors = versions @ claim / squares
         scaled = np.linalg.norm(factors[:, None] * versions - claim, axis=1) / size
     if size == 0.0:
@@ -103,9 +108,11 @@ class Factors:
     """Numbers that a gradient may be multiplied by, with the mistakes that do."""
 
     single: tuple[tuple[str, float], ...]
+    own: Mapping[Path, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    """More of them for single tensors."""
 
     @classmethod
-    def of(cls, counts: Counts) -> Factors:
+    def of(cls, counts: Counts, own: Mapping[Path, tuple[tuple[str, float], ...]] | None = None) -> Factors:
         """Those that differ from 1."""
         found: dict[tuple[str, float], None] = {}
         for mistake in mistakes:
@@ -113,15 +120,16 @@ class Factors:
                 for value in mistake.build(counts):
                     if value != 1.0 and math.isfinite(value) and value != 0.0:
                         found[mistake.name, value] = None
-        return cls(tuple(found))
+        return cls(tuple(found), own or {})
 
-    def named(self, value: float, tolerance: float, *, pairs: bool) -> Iterator[frozenset[str]]:
-        """The mistakes that multiply by a number; with `pairs`, two of them together."""
-        for code, factor in self.single:
+    def named(self, path: Path, value: float, tolerance: float, *, pairs: bool) -> Iterator[frozenset[str]]:
+        """The mistakes that multiply a tensor by a number; with `pairs`, two of them together."""
+        several = (*self.single, *self.own.get(path, ()))
+        for code, factor in several:
             if abs(value - factor) <= tolerance * abs(factor):
                 yield frozenset((code,))
         if pairs:
-            for (one, first), (two, second) in combinations(self.single, 2):
+            for (one, first), (two, second) in combinations(several, 2):
                 if one != two and abs(value - first * second) <= tolerance * abs(first * second):
                     yield frozenset((one, two))
 
@@ -146,7 +154,8 @@ class Search:
         """All diagnoses that explain the whole claim with as few mistakes as possible."""
         fits = {
             reading.path: [
-                fit(each.picture, self.pictures[reading.path], self.squares[reading.path]) for each in reading.options
+                fit(each.picture, self.pictures[reading.path], self.squares[reading.path], reading.noise)
+                for each in reading.options
             ]
             for reading in readings
         }
@@ -199,7 +208,7 @@ class Search:
                 continue
             if not self._is_better(reading, error, fits, place, option):
                 continue
-            for codes in self.factors.named(factor, tolerance, pairs=pairs):
+            for codes in self.factors.named(reading.path, factor, tolerance, pairs=pairs):
                 yield option.codes | codes, error, factor, option.array
 
     def _is_better(self, reading: Reading, error: float, fits: Sequence[Fit], place: int, option: Option) -> bool:
@@ -251,7 +260,12 @@ class Search:
             for reading in readings:
                 place = int(self.places[row, self.paths.index(reading.path)])
                 fits = [
-                    fit(option.picture, self.pictures[reading.path][[0, place]], self.squares[reading.path][[0, place]])
+                    fit(
+                        option.picture,
+                        self.pictures[reading.path][[0, place]],
+                        self.squares[reading.path][[0, place]],
+                        reading.noise,
+                    )
                     for option in reading.options[:1]
                 ]
                 near = bool(fits) and fits[0].plain[1] <= reading.tolerance

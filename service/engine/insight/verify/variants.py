@@ -93,12 +93,17 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
     """Every change that a rule makes: in each layer, and of each kind in all layers together."""
     counts = network.counts
     for mistake in mistakes:
-        if mistake.kind == "factor" and network.has_penalties:
-            for factor in mistake.build(counts):
-                yield Made(mistake.name), Change(scale=factor)
-        if mistake.kind not in ("rule", "noise"):
-            continue
-        alone = [each for each in mistake.build(network) if each is not None]
+        if mistake.kind == "factor":
+            if network.has_penalties:
+                for factor in mistake.build(counts):
+                    yield Made(mistake.name), Change(scale=factor)
+            for ending, own_counts, total in network.outputs:
+                for factor in mistake.build(own_counts):
+                    if factor != 1.0:
+                        yield Made(mistake.name, (ending,)), Change((ending,), total=total(factor))
+        alone = [] if mistake.kind not in ("rule", "noise") else list(mistake.build(network))
+        if mistake.changes is not None:
+            alone += mistake.changes(network)
         yield from ((Made(mistake.name, change.layers), change) for change in alone)
         forms: list[dict[tuple[str, ...], Change]] = []
         for change in alone:

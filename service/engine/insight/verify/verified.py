@@ -151,7 +151,7 @@ class _Judge(Judge):
         super().__init__(verify.subject.space, rounding, verify.task.dtype, watch)
         self.verify, self.leaves, self.compiled, self.wanted = verify, leaves, compiled, wanted
         network = verify.network
-        self.factors = Factors.of(replace(network.counts, learning_rate=wanted.learning_rate))
+        self.factors = Factors.of(replace(network.counts, learning_rate=wanted.learning_rate), _of_positions(network))
         last = len(network.order)
         self.order = {path: last - network.order.index(path[0]) for path in network.paths}
         """How far from the loss a tensor is."""
@@ -240,6 +240,17 @@ class _Judge(Judge):
         right = dict.fromkeys(each.path[0] for each in tensors if self.order[each.path] < self.order[first.path])
         ordered = sorted(right, key=lambda name: -self.verify.network.order.index(name))
         return FirstWrong(layer, [each.path for each in wrong if each.path[0] == layer], ordered)
+
+
+def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]:
+    """The factors of biases that are means over positions, with the samples or without."""
+    found: dict[Path, tuple[tuple[str, float], ...]] = {}
+    for path, node in zip(network.paths, network.targets, strict=True):
+        z = network.model.layers[path[0]].pre_activation
+        positions = z.size // z.shape[0] // max(1, node.size)
+        if len(node.shape) == 1 and path[1].endswith(("bias", "beta")) and positions > 1:
+            found[path] = (("bias_mean", 1.0 / positions), ("bias_mean", 1.0 / (positions * z.shape[0])))
+    return found
 
 
 MOST_KEPT = 8_000_000
