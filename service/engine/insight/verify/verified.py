@@ -170,7 +170,8 @@ class _Judge(Judge):
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
         variants, search = self._search(None)
-        found = self._exactly(search.look(readings), readings, None)
+        fits = search.fits(readings)
+        found = self._exactly(search.look(readings, fits), readings, None)
         if found and all(len(each.made) == 1 for each in found):
             return ranked(found)
         right = {path: pictures[0] for path, pictures in search.pictures.items()}
@@ -178,8 +179,8 @@ class _Judge(Judge):
         of_data = data.look(readings, right, self.leaves, self.watch, self._cache)
         if of_data:
             return ranked(of_data)
-        found += self._exactly(search.look(readings, pairs=True), readings, None)
-        for row in search.bases(readings, self.order):
+        found += self._exactly(search.look(readings, fits, pairs=True), readings, None)
+        for row in search.bases(readings, fits, self.order):
             variant = search.variants[row]
             assert variant is not None
             base = (variant.made[0], variants.forms[id(variant)])
