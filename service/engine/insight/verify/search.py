@@ -193,7 +193,7 @@ class Search:
                 return
             ways.append((reading, place, of_tensor))
         own = () if variant is None else variant.made
-        limit = (2 if pairs else 1) - (len(own) if not pairs else 1 if own else 0)
+        limit = (2 if pairs else 1) - len(own)
         for codes in _covers([[way[0] for way in of_tensor] for _, _, of_tensor in ways], limit):
             if not own and not codes:
                 continue
@@ -260,21 +260,25 @@ class Search:
         """Variants that explain the wrong tensors nearest to the loss, and no right one wrongly: those that explain
         most first. `order` is how far from the loss a tensor is."""
         wrong = [each for each in readings if each.is_wrong]
-        if not wrong or any(not reading.options or reading.options[0].codes for reading in readings):
+        if not wrong:
             return []
         nearest = min(order[each.path] for each in wrong)
         explained = np.zeros(len(self.variants), np.int64)
-        possible = np.ones(len(self.variants), bool)
+        possible, first = np.ones(len(self.variants), bool), np.zeros(len(self.variants), bool)
         possible[0] = False
         for reading in readings:
+            if not reading.options or reading.options[0].codes:
+                continue
             plain = fits[reading.path][0].plain[self.places[:, self.paths.index(reading.path)]]
             near = plain <= reading.tolerance
             if reading.is_wrong:
                 near &= plain <= BETTER * fits[reading.path][0].plain[0]
                 explained += near
-            if order[reading.path] < nearest or (reading.is_wrong and order[reading.path] == nearest):
+            if order[reading.path] < nearest:
                 possible &= near
-        rows = np.flatnonzero(possible & (explained > 0))
+            elif reading.is_wrong and order[reading.path] == nearest:
+                first |= near
+        rows = np.flatnonzero(possible & first)
         return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
 
     def parts(self, readings: Sequence[Reading]) -> list[Diagnosis]:
