@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class Row:
 
     claims: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    confusions: Counter[str] = field(default_factory=Counter)
+    confusions: defaultdict[str, list[str]] = field(default_factory=partial(defaultdict, list))
+    """By what was said of them, the networks of the claims that were judged wrongly."""
 
 
 @dataclass
@@ -132,9 +134,9 @@ class Judge:
         bad = [result for result in results if not result.startswith("+")]
         if not bad:
             return
-        what = " + ".join(map(str, claim.made)) or "-"
+        what = " + ".join(slip.mistake for slip in claim.made) or claim.kind
         said = [" + ".join(each["mistakes"]) for each in answer.get("diagnoses", ())][:3]
-        row.confusions[f"{', '.join(bad)}: {claim.network.name}: {what} → {answer.get('verdict')} {said}"] += 1
+        row.confusions[f"{', '.join(bad)}: {what} → {answer.get('verdict')} {said}"].append(claim.network.name)
         if self.failures is not None:
             self.failures.mkdir(parents=True, exist_ok=True)
             number = len(list(self.failures.iterdir()))
@@ -186,6 +188,8 @@ def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
         found.append("beyond three")
     if places and not claim.wrong <= set(diagnoses[places[0]]["explains"]):
         found.append("explains too little")
+    if any(not (each["text"] and each["change"] and each["precision"] >= 0.0) for each in diagnoses):
+        found.append("without a sentence")
     return found + places_of(claim, answer)
 
 
