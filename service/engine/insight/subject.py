@@ -33,6 +33,10 @@ REPEATS = 3
 """Runs with random last digits."""
 CHANGED = 4.0
 """Digits that a value is changed by, from one end to the other: less would mostly be rounded away."""
+SUMS = frozenset(("matmul", "sum", "overlap_add"))
+"""Operations that add up many terms."""
+ROUNDINGS = 0.25
+"""Of a sum of n terms in any order, each term may be off by so many digits times the root of n."""
 
 STEEPEST = 1e10
 """Slopes beyond are those beside a pole, where a declaration may bound them."""
@@ -149,6 +153,25 @@ class Located:
         sizes = [np.abs(exact[node]).reshape(-1) for node in self.subject.gradients]
         return np.where(np.isfinite(spread), spread, np.concatenate(sizes or [spread]))
 
+    def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
+        """As `noise`, but of every term of a sum too: how far each entry of the gradient moves, and how far the value.
+
+        Sums are where other programs differ: they add in another order, with as many roundings as there are terms.
+        Root mean squares over the repeats.
+        """
+        outputs = [self.subject.output, *self.subject.gradients]
+        exact = self._interpret(outputs, self.leaves)
+        squares = {node: np.zeros(node.shape) for node in outputs}
+        for _ in range(repeats):
+            found = self._interpret(outputs, self.leaves, generator, digit, terms=True)
+            for node in squares:
+                squares[node] += np.square(found[node] - exact[node])
+        roots = {node: np.sqrt(total / repeats) for node, total in squares.items()}
+        for node, root in roots.items():
+            roots[node] = np.where(np.isfinite(root), root, np.abs(exact[node]))
+        flat = np.concatenate([_smoothed(roots[node]).reshape(-1) for node in self.subject.gradients] or [np.zeros(0)])
+        return flat, float(roots[self.subject.output])
+
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
         return quietly(self._along, direction, None, 0.0)
@@ -192,14 +215,25 @@ class Located:
         leaves: Mapping[Node, Array],
         generator: np.random.Generator | None = None,
         digit: float = 0.0,
+        *,
+        terms: bool = False,
     ) -> dict[Node, Array]:
-        """Values, with their last digits drawn at random where a generator is given."""
+        """Values, with their last digits drawn at random where a generator is given; and those of terms of sums."""
         values: dict[Node, Array] = {}
         for node in reachable(outputs):
             if node in leaves:
                 values[node] = leaves[node]
                 continue
-            values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
+            operands = [values[x] for x in node.operands]
+            if terms and generator is not None and node.operation.name in SUMS:
+                place = min(range(len(operands)), key=lambda place: operands[place].size)
+                count = max(1.0, operands[0].size / node.size if len(operands) == 1 else operands[0].shape[-1])
+                if operands[place].dtype.kind == "f":
+                    changed = _last_digits(
+                        generator, operands[place].shape, digit * (1.0 + ROUNDINGS * math.sqrt(count))
+                    )
+                    operands[place] = operands[place] * changed
+            values[node] = quietly(evaluate, node, operands)
             if generator is not None and node.inputs and node.operation.view is None:
                 values[node] = values[node] * _last_digits(generator, node.shape, digit)
             self.check_time()
@@ -277,6 +311,17 @@ class Located:
 def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: float) -> Array:
     """Factors close to 1."""
     return 1.0 + CHANGED * digit * (generator.random(shape) - 0.5)
+
+
+def _smoothed(noise: Array) -> Array:
+    """Noise of a matrix, at least what its row and its column let expect: a few runs may miss it in one entry."""
+    if noise.ndim < 2 or not noise.any():
+        return noise
+    squares = np.square(noise.reshape(-1, noise.shape[-1]))
+    rows, columns = squares.mean(1, keepdims=True), squares.mean(0, keepdims=True)
+    expected = np.sqrt(rows * columns / squares.mean()).reshape(noise.shape)
+    smoothed: Array = np.maximum(noise, expected)
+    return smoothed
 
 
 def _branch(node: Node, inputs: list[Array]) -> Array:

@@ -1,0 +1,219 @@
+"""How far a right gradient may be off: by the precision it was computed in, or as a quotient of differences.
+
+An entry is right within a relative tolerance of its own size, or within what rounding does to this very entry. That is
+measured: the computation is repeated with the last digits of every value, and of every term of a sum, changed at random
+(Monte Carlo arithmetic; Parker 1997). So an entry is not right because it is small beside others, and an entry in which
+large numbers cancel is not wrong.
+
+Two more ways of computing a right gradient are recognised by what they do to it: float32, and quotients of differences
+with the step that fits. Each allows as much as it explains, and no more: numbers that are no float32, or no multiple of
+what a difference of two losses can be, are not excused as noise of that size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from service.engine.graph.ir import Array
+from service.engine.insight.subject import Located
+
+RELATIVE = 1e-7
+"""Relative differences of an entry that are not called wrong."""
+RELATIVE_FLOAT32 = 1e-5
+"""The same for a gradient that was computed in float32."""
+NOISES = 16.0
+"""How many times the measured noise an error may be: it was measured a few times only."""
+REPEATS = 6
+FEWER = 3
+"""Of large computations, in which neighbours tell what was missed."""
+LARGE = 1e6
+"""Operations of a large computation."""
+STEPS = tuple(10.0**-k for k in range(1, 13))
+FINER = (5.0, 2.0)
+USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0.004921566601151848)
+"""Roots of the last digits, which many use as steps."""
+VISIBLE = 0.02
+"""Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
+WHOLE_NUMBERS = 1e-3
+"""How near to a whole number a multiple is."""
+MOST_JUDGED = 400
+"""Numbers of which each is compared with a difference of its own; of more, some are chosen."""
+CHOSEN = 24
+SAMPLED = 64
+"""Numbers that are looked at digit by digit."""
+TELLING = 6
+"""Digits of a number that tells of float32; others, such as 0.5, may be anything."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Quotients of differences that explain a claim."""
+
+    kind: str
+    """`central_differences` or `forward_differences`."""
+    step: float
+    noise: float
+    """How far each may be off."""
+
+
+class Rounding:
+    """What rounding may do to the gradient at a point."""
+
+    def __init__(self, here: Located, seed: int, tolerance: float | None) -> None:
+        self.here = here
+        self.exact = here.gradient()
+        self.value = here.value(here.point)
+        self.relative = RELATIVE if tolerance is None else tolerance
+        self.relative_float32 = RELATIVE_FLOAT32 if tolerance is None else tolerance
+        self._generator = np.random.default_rng([seed, 3])
+        self.repeats = FEWER if here.subject.work > LARGE else REPEATS
+
+    @cached_property
+    def _float64(self) -> tuple[Array, float]:
+        return self.here.spread(self._generator, float(np.finfo(np.float64).eps), self.repeats)
+
+    @cached_property
+    def _float32(self) -> tuple[Array, float]:
+        return self.here.spread(self._generator, float(np.finfo(np.float32).eps), self.repeats)
+
+    def noise(self, dtype: str) -> Array:
+        """How far each entry moves with the last digits of every value."""
+        return (self._float32 if dtype == "float32" else self._float64)[0]
+
+    def noise_of_value(self, dtype: str) -> float:
+        """How far the loss moves."""
+        least = float(np.finfo(dtype).eps) * abs(self.value)
+        return max((self._float32 if dtype == "float32" else self._float64)[1], least)
+
+    def agrees(self, claim: Array) -> bool:
+        """Whether every entry agrees within the relative tolerance alone: the quick answer."""
+        return bool((np.abs(claim - self.exact) <= self.relative * np.abs(self.exact))[~np.isnan(claim)].all())
+
+    def allowed(self, dtype: str) -> Array:
+        """How far each entry may be off."""
+        relative = self.relative_float32 if dtype == "float32" else self.relative
+        allowed: Array = relative * np.abs(self.exact) + NOISES * self.noise(dtype)
+        return allowed
+
+    # --- quotients of differences ---
+
+    def differences(self, claim: Array, wrong: Array, pieces: list[slice], dtype: str) -> Differences | None:
+        """Quotients of differences that give a claim. `wrong` marks the entries that differ from the exact gradient.
+
+        `pieces` are the tensors with such entries.
+        """
+        if not math.isfinite(self.value):
+            return None
+        off = np.where(wrong, np.abs(claim - self.exact), 0.0)
+        worst = int(off.argmax())
+        noise = self.noise_of_value(dtype)
+        for kind, step in self._candidates(worst, float(claim[worst]), noise):
+            allowed = NOISES * noise / abs(step)
+            found = Differences(kind, abs(step), allowed)
+            if self._is_evident(allowed, claim, off, pieces, step, kind, dtype) and all(
+                abs(self._quotient(kind, place, step) - claim[place]) <= allowed + self.relative * abs(claim[place])
+                for place in self._places(off, wrong, pieces)
+            ):
+                return found
+        return None
+
+    def _candidates(self, place: int, claimed: float, noise: float) -> Iterator[tuple[str, float]]:
+        """Steps with which the quotient at a place is what is claimed, the largest first of each kind."""
+        exact = float(self.exact[place])
+        error = claimed - exact
+        for kind, order in (("central_differences", 2.0), ("forward_differences", 1.0)):
+            for sign in (1.0, -1.0) if order == 1.0 else (1.0,):
+                found: list[float] = []
+                tried: dict[float, float] = {}
+                for step in STEPS:
+                    tried[step] = quotient = self._quotient(kind, place, sign * step)
+                    if abs(quotient - claimed) <= NOISES * noise / step:
+                        found.append(step)
+                        break
+                    ratio = error / (quotient - exact) if quotient != exact else 0.0
+                    if 0.0 < ratio < 10.0**order and step < 1.0:
+                        guess = step * ratio ** (1.0 / order)
+                        if 0.09 * step <= guess <= 1.5 * step:
+                            found += self._near(kind, place, sign, claimed, guess, noise)
+                            if found:
+                                break
+                first = found[0] if found else 0.0
+                finer = [first * factor for factor in FINER] if first in STEPS else []
+                usual = [step for step in USUAL if first and first < step < 10.0 * first]
+                for step in [*finer, *usual, *found]:
+                    if abs(self._quotient(kind, place, sign * step) - claimed) <= NOISES * noise / step:
+                        yield kind, sign * step
+
+    def _near(self, kind: str, place: int, sign: float, claimed: float, guess: float, noise: float) -> list[float]:
+        """Usual steps near a guess, and the guess itself, as far as they fit."""
+        scale = 10.0 ** math.floor(math.log10(guess))
+        usual = [k * scale for k in (1.0, 2.0, 5.0, 10.0)] + list(USUAL)
+        tried = [step for step in usual if abs(step / guess - 1.0) < 0.3] + [guess]
+        return [
+            step
+            for step in tried
+            if abs(self._quotient(kind, place, sign * step) - claimed)
+            <= NOISES * noise / step + 1e-3 * abs(claimed - float(self.exact[place])) * (step == guess)
+        ]
+
+    def _quotient(self, kind: str, place: int, step: float) -> float:
+        point = self.here.point
+        moved = point.copy()
+        moved[place] += step
+        ahead = self.here.value(moved)
+        if kind == "forward_differences":
+            return (ahead - self.value) / step
+        moved[place] = point[place] - step
+        return (ahead - self.here.value(moved)) / (2.0 * step)
+
+    def _is_evident(
+        self, allowed: float, claim: Array, off: Array, pieces: list[slice], step: float, kind: str, dtype: str
+    ) -> bool:
+        """Whether the quotients explain much more than the noise that is allowed beside them, in each tensor that
+        differs; or the claim consists of what differences can be: multiples of the last digit of the loss."""
+        for piece in pieces:
+            if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
+                continue
+            span = abs(step) * (2.0 if kind == "central_differences" else 1.0)
+            unit = float(np.spacing(np.asarray(abs(self.value), dtype))) / span / 2.0
+            multiples = claim[piece][~np.isnan(claim[piece])] / unit
+            off = np.abs(multiples - np.rint(multiples))
+            if np.mean(off <= WHOLE_NUMBERS + 4.0 * np.finfo(np.float64).eps * np.abs(multiples)) < 0.95:
+                return False
+        return True
+
+    def _places(self, off: Array, wrong: Array, pieces: list[slice]) -> list[int]:
+        """The entries that are compared with a difference of their own."""
+        asked = np.flatnonzero(wrong)
+        if asked.size <= MOST_JUDGED and self.exact.size <= MOST_JUDGED:
+            return [int(place) for place in asked]
+        chosen = set(asked[np.argsort(-off[asked], kind="stable")][: CHOSEN // 4].tolist())
+        for piece in pieces:
+            inside = np.arange(piece.start, piece.stop)
+            chosen |= set(inside[np.argsort(-off[piece], kind="stable")][:2].tolist())
+        chosen |= set(self._generator.choice(asked, min(CHOSEN, asked.size), replace=False).tolist())
+        return sorted(place for place in chosen if wrong[place])
+
+
+def is_float32(numbers: Array) -> bool:
+    """Whether numbers are float32, exactly or as the shortest decimals for them, and not all of few digits."""
+    numbers = numbers[~np.isnan(numbers)]
+    if not numbers.size:
+        return False
+    with np.errstate(over="ignore"):
+        narrow = numbers.astype(np.float32)
+    other = np.flatnonzero(narrow.astype(np.float64) != numbers)
+    sample = other[:: max(1, other.size // SAMPLED)]
+    if not all(float(str(narrow[place])) == float(numbers[place]) for place in sample):
+        return False
+    return any(_digits(str(number)) >= TELLING for number in narrow[:: max(1, narrow.size // SAMPLED)])
+
+
+def _digits(text: str) -> int:
+    """How many significant digits a decimal has."""
+    return len(text.split("e")[0].lstrip("-0.").replace(".", "").rstrip("0"))

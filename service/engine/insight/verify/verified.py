@@ -1,0 +1,257 @@
+"""Verdicts on claimed gradients of a network: what is right, where it goes wrong, and which mistake explains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.compiling import Compilable
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import Path as Place
+from service.engine.graph.ir import Array
+from service.engine.graph.plan import WorkspacePool
+from service.engine.insight.leaves import leaves_of
+from service.engine.insight.mistakes import Network
+from service.engine.insight.subject import Located, Subject
+from service.engine.insight.verify.claims import Claim, Claims, undone
+from service.engine.insight.verify.data import Data, DataTask
+from service.engine.insight.verify.judging import Judge
+from service.engine.insight.verify.rounding import Rounding
+from service.engine.insight.verify.search import Diagnosis, Factors, Option, Reading, Search, option, ranked
+from service.engine.insight.verify.variants import Made, Path, Variants, VariantsTask
+from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
+from service.engine.limits import Limits
+from service.engine.network.cautions import doubtful
+from service.engine.network.feed import Feed, Feeder
+from service.engine.network.task import Caution, Task, prepare
+from service.engine.network.vectors import ParametersSide, Piece
+from service.engine.watch import Watch
+
+Compile = Callable[[Compilable[Any]], Any]
+"""Gives what a task is compiled to."""
+
+EVALUATIONS = 20
+"""How many evaluations a verdict takes at least, roughly."""
+
+
+class Submission(NamedTuple):
+    """One claim of a request."""
+
+    claimed: Any
+    place: Place
+    """Where it is written."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to judge."""
+
+    submissions: Sequence[Submission]
+    layout: str = "nabla"
+    tolerance: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class NetworkVerifyTask:
+    """Asks for verdicts on gradients of a network's loss."""
+
+    task: Task
+
+    @property
+    def key(self) -> Task:
+        return self.task
+
+    @property
+    def effort(self) -> float:
+        return 3.0 * self.task.effort
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkVerify:
+        return NetworkVerify(self.task, limits, pool, watch)
+
+
+class NetworkVerify:
+    """The right gradient of a network's loss in float64, ready to be compared with claims."""
+
+    def __init__(
+        self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
+    ) -> None:
+        """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
+        what `watch` raises.
+        """
+        self.task, self.limits = task, limits
+        self.prepared = prepare(task, limits, watch)
+        self.feeder = Feeder(self.prepared, limits)
+        model = self.prepared.model
+        self.side = ParametersSide(task, model)
+        if not self.side.size:
+            detail = "has no parameters that are trained, so there is no gradient to compare with"
+            raise InvalidRequest([Fault(("network",), detail)])
+        self.warnings: list[Caution] = doubtful(task, model)
+        self.claims = Claims(self.side, task.definition)
+        twin = prepare(task._replace(dtype="float64"), limits, watch, distinct_layers=True)
+        self.network = Network(twin)
+        wrt = list(zip(self.network.paths, self.network.targets, strict=True))
+        self.subject = Subject(self.network.objective.total, wrt, pool)
+        self.inputs = {node.attributes[0]: node for node in self.network.forward if node.operation.name == "input"}
+        limits.check_operations(EVALUATIONS * self.subject.work)
+        self.nbytes = self.subject.nbytes
+        if self.nbytes > limits.workspace_bytes:
+            raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
+        self.weight = 2 * len(self.network.graph.nodes)
+        """How much of a cache it takes."""
+
+    def run(self, feed: Feed, wanted: Wanted, compiled: Compile, watch: Watch | None = None) -> Verdicts:
+        """Judge every claim. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
+        read, faults = [], []
+        for submission in wanted.submissions:
+            claim = self.claims.read(submission.claimed, wanted.layout, submission.place)
+            faults += claim.faults
+            read.append(claim)
+            if len(faults) >= MOST_ERRORS:
+                break
+        try:
+            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
+        except InvalidRequest as error:
+            raise InvalidRequest([*error.faults, *faults]) from None
+        if faults:
+            raise InvalidRequest(faults[:MOST_ERRORS])
+        named = {node.attributes[0]: _wide(value) for node, value in leaves.values().items()}
+        here = Located(self.subject, {node: named[name] for name, node in self.inputs.items() if name in named}, watch)
+        rounding = Rounding(here, feed.seed, wanted.tolerance)
+        if not (math.isfinite(rounding.value) and np.isfinite(rounding.exact).all()):
+            detail = "the loss or its gradient is not finite for these numbers, so there is nothing to compare with"
+            raise InvalidRequest([Fault(("inputs",), detail)])
+        judge = _Judge(self, rounding, named, compiled, wanted, watch)
+        verdicts = [judge.verdict(claim) for claim in read]
+        tree = leaves.tree() if feed.parameters is None else None
+        return Verdicts(rounding.value, verdicts, tree, True, judge.left_out)
+
+
+def _wide(value: Array) -> Array:
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+class _Judge(Judge):
+    """Judges the claims of one request about a network."""
+
+    def __init__(
+        self,
+        verify: NetworkVerify,
+        rounding: Rounding,
+        leaves: Mapping[str, Array],
+        compiled: Compile,
+        wanted: Wanted,
+        watch: Watch | None,
+    ) -> None:
+        super().__init__(verify.subject.space, rounding, verify.task.dtype, watch)
+        self.verify, self.leaves, self.compiled, self.wanted = verify, leaves, compiled, wanted
+        network = verify.network
+        self.factors = Factors.of(replace(network.counts, learning_rate=wanted.learning_rate), _of_positions(network))
+        last = len(network.order)
+        self.order = {path: last - network.order.index(path[0]) for path in network.paths}
+        """How far from the loss a tensor is."""
+        self.left_out = False
+        self._searches: dict[tuple[Made, int] | None, tuple[Variants, Search]] = {}
+        self._cache: dict[str, object] = {}
+        self._arrays: dict[tuple[tuple[Made, int] | None, Path, int], Array] = {}
+
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+        kind = self.verify.network.types[piece.path[0]]
+        for code, turned in undone(array, piece.shape, kind):
+            yield option((code,), turned)
+        for path, other in claim.tensors.items():
+            if path != piece.path and other.shape == piece.shape:
+                yield option(("tensors_swapped",), other)
+
+    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+        variants, search = self._search(None)
+        found = self._exactly(search.look(readings), readings, None)
+        if found and all(len(each.made) == 1 for each in found):
+            return ranked(found)
+        right = {path: pictures[0] for path, pictures in search.pictures.items()}
+        data: Data = self.compiled(DataTask(self.verify.task))
+        of_data = data.look(readings, right, self.leaves, self.watch, self._cache)
+        if of_data:
+            return ranked(of_data)
+        found += self._exactly(search.look(readings, pairs=True), readings, None)
+        for row in search.bases(readings, self.order):
+            variant = search.variants[row]
+            assert variant is not None
+            base = (variant.made[0], variants.forms[id(variant)])
+            _, more = self._search(base)
+            found += self._exactly(more.look(readings, pairs=True), readings, base)
+            if self.watch is not None:
+                self.watch.look()
+        return ranked(found) if found else ranked(self._exactly(search.parts(readings), readings, None))
+
+    def _search(self, base: tuple[Made, int] | None) -> tuple[Variants, Search]:
+        found = self._searches.get(base)
+        if found is None:
+            made, form = base if base is not None else (None, 0)
+            variants: Variants = self.compiled(VariantsTask(self.verify.task, made, form))
+            self.left_out = self.left_out or variants.left_out
+            pictures = variants.run(self.leaves, self.watch)
+            found = variants, Search(variants.paths, variants.variants, pictures, self.factors)
+            self._searches[base] = found
+        return found
+
+    def _exactly(
+        self, found: Sequence[Diagnosis], readings: Sequence[Reading], base: tuple[Made, int] | None
+    ) -> list[Diagnosis]:
+        """Those diagnoses that hold number by number, where only pictures of large tensors were compared."""
+        variants, _ = self._search(base)
+        if all(variants.whole[reading.path] for reading in readings):
+            return list(found)
+        tolerances = {reading.path: reading.tolerance for reading in readings}
+        kept = []
+        for each in found:
+            holds = True
+            for path, (place, factor, array) in each.versions.items():
+                if variants.whole[path]:
+                    continue
+                version = factor * self._array(base, variants, path, place)
+                size = float(np.linalg.norm(version))
+                error = float(np.linalg.norm(version - array)) / size if size > 0.0 else float(np.abs(array).max())
+                holds = holds and error <= tolerances[path]
+                each.precision = max(each.precision, error)
+            if holds:
+                kept.append(each)
+        return kept
+
+    def _array(self, base: tuple[Made, int] | None, variants: Variants, path: Path, place: int) -> Array:
+        key = (base, path, place)
+        if key not in self._arrays:
+            if sum(array.size for array in self._arrays.values()) > MOST_KEPT:
+                self._arrays.clear()
+            self._arrays[key] = variants.arrays([(path, place)], self.leaves, self.watch)[path, place]
+        return self._arrays[key]
+
+    def first_wrong(self, tensors: Sequence[TensorVerdict]) -> FirstWrong | None:
+        wrong = [each for each in tensors if each.verdict == "mismatch"]
+        if not wrong:
+            return None
+        first = min(wrong, key=lambda each: self.order[each.path])
+        layer = first.path[0]
+        right = dict.fromkeys(each.path[0] for each in tensors if self.order[each.path] < self.order[first.path])
+        ordered = sorted(right, key=lambda name: -self.verify.network.order.index(name))
+        return FirstWrong(layer, [each.path for each in wrong if each.path[0] == layer], ordered)
+
+
+def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]:
+    """The factors of biases that are means over positions, with the samples or without."""
+    found: dict[Path, tuple[tuple[str, float], ...]] = {}
+    for path, node in zip(network.paths, network.targets, strict=True):
+        z = network.model.layers[path[0]].pre_activation
+        positions = z.size // z.shape[0] // max(1, node.size)
+        if len(node.shape) == 1 and path[1].endswith(("bias", "beta")) and positions > 1:
+            found[path] = (("bias_mean", 1.0 / positions), ("bias_mean", 1.0 / (positions * z.shape[0])))
+    return found
+
+
+MOST_KEPT = 8_000_000
+"""Numbers of wrong gradients that are kept for the claims of one request."""
