@@ -173,24 +173,41 @@ def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
     if answer["verdict"] == "match":
         found.append("called right")
     diagnoses = answer["diagnoses"]
-    places = [
-        place
-        for place, diagnosis in enumerate(diagnoses)
-        if any(names(codes, claim) for codes in alternatives(diagnosis))
-    ]
-    if not places:
+    place, explained = named_at(claim, diagnoses)
+    if place is None:
         found.append("missed")
-    elif places[0] == 0:
+    elif place == 0:
         found.append("+first")
-    elif places[0] < 3:
+    elif place < 3:
         found.append("among three")
     else:
         found.append("beyond three")
-    if places and not claim.wrong <= set(diagnoses[places[0]]["explains"]):
+    if place is not None and not claim.wrong <= explained:
         found.append("explains too little")
     if any(not (each["text"] and each["change"] and each["precision"] >= 0.0) for each in diagnoses):
         found.append("without a sentence")
     return found + places_of(claim, answer)
+
+
+def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int | None, set[str]]:
+    """Where the mistakes of a claim are named first, and which parameters are explained there.
+
+    A diagnosis may be of some tensors only. Those that follow then explain others: together they are one answer.
+    """
+    for place in range(len(diagnoses)):
+        codes: set[str] = set()
+        explained: set[str] = set()
+        best: set[str] | None = None
+        for diagnosis in diagnoses[place:]:
+            if explained & set(diagnosis["explains"]):
+                break
+            explained |= set(diagnosis["explains"])
+            if any(names(codes | set(each), claim) for each in alternatives(diagnosis)):
+                best = set(explained)
+            codes |= set(diagnosis["mistakes"])
+        if best is not None:
+            return place, best
+    return None, set()
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
