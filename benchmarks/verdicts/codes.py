@@ -50,7 +50,7 @@ CODES: dict[str, tuple[frozenset[str], ...]] = {
     "derivative_at_layer_after": _any("derivative_of_other_layer"),
     "derivative_of_layer_before": _any("derivative_of_other_layer"),
     "derivative_of_layer_after": _any("derivative_of_other_layer"),
-    "derivative_of_sigmoid": _any("derivative_of_other_layer"),
+    "derivative_of_sigmoid": _any("derivative_of_other_activation", "derivative_of_other_layer"),
     "derivative_of_gates_omitted": _any("activation_derivative_omitted"),
     "derivative_of_cell_omitted": _any("activation_derivative_omitted"),
     "mask_after_own_gradients": _any("delta_before_masking"),

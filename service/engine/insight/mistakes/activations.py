@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from service.engine.graph.differentiate import Changes
@@ -10,6 +11,7 @@ from service.engine.graph.ir import Node
 from service.engine.graph.operations import exp, sqrt, square
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, handed, times, unchanged
+from service.engine.network.activations import activations
 from service.engine.network.layers import LayerOutput
 from service.engine.texts import say
 
@@ -88,6 +90,10 @@ def activation_derivative_omitted(network: Network) -> Iterator[Change]:
             inside = _inside(network, name, lambda y, g: g, chosen)
             if inside is not None:
                 yield inside
+    for name, _ in network.layers("multi_head_attention"):
+        shares = [node for node in network.nodes_of(name, "softmax") if node.index in network.moving]
+        if shares:
+            yield Change((name,), Changes({(node.index, 1): unchanged for node in shares}))
 
 
 @declare(
@@ -153,18 +159,43 @@ def derivative_at_pre_activation(network: Network) -> Iterator[Change]:
     right="delta1 = (delta2 @ W2.T) * df(z1)",
 )
 def derivative_of_other_layer(network: Network) -> Iterator[Change]:
-    several = list(_activated(network))
-    for place, (name, layer) in enumerate(several):
-        for other in (place - 1, place + 1):
-            if not 0 <= other < len(several):
+    places = {name: place for place, name in enumerate(network.order)}
+    for name, layer in _activated(network):
+        for side in (-1, 1):
+            place = places[name] + side
+            if not 0 <= place < len(network.order):
                 continue
-            theirs = several[other][1]
+            theirs = network.model.layers[network.order[place]]
             if theirs.pre_activation.shape != layer.pre_activation.shape:
                 continue
-            for source, at in ((theirs, theirs.pre_activation), (layer, theirs.pre_activation)):
-                slope = network.slope(source, at)
+            for form, source in (("own", layer), ("their", theirs)):
+                slope = network.slope(source, theirs.pre_activation)
                 if slope is not None:
-                    yield Change((name,), jump(layer, times(slope)), network.total_for(name))
+                    total = network.total_for(name)
+                    yield Change((name,), jump(layer, times(slope)), total, form=f"{form} {side}")
+
+
+@declare(
+    "derivative_of_other_activation",
+    "rule",
+    say("mistake.derivative_of_other_activation.what"),
+    say("mistake.derivative_of_other_activation.change"),
+    wrong="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)  # of a tanh",
+    right="delta1 = (delta2 @ W2.T) * (1 - a1 ** 2)",
+)
+def derivative_of_other_activation(network: Network) -> Iterator[Change]:
+    for other in ("sigmoid", "tanh", "relu"):
+        chosen = activations.select(other)
+        for name, layer in _activated(network):
+            own = layer.activation
+            if own is None or own.name in (other, "linear") or own.declaration.acts_on != "element":
+                continue
+            z, a, total = layer.pre_activation, layer.output, network.total_for(name)
+            slope = network.slope(replace(layer, activation=chosen), z)
+            if slope is not None:
+                yield Change((name,), jump(layer, times(slope)), total, form=f"{other} of z")
+            if other in OF_OUTPUT:
+                yield Change((name,), jump(layer, times(OF_OUTPUT[other](a))), total, form=f"{other} of a")
 
 
 @declare(

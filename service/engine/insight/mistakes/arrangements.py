@@ -12,7 +12,7 @@ import numpy as np
 
 from service.engine.graph.differentiate import Changes
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.graph.operations import broadcast, reshape, slice_axis, sum_over
+from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network
 from service.engine.texts import say
@@ -133,25 +133,59 @@ def bias_not_summed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 def of_one_sample(network: Network) -> Iterator[Change]:
     """Gradients of biases that are the deltas of the first or of the last sample alone, or a sum over units too."""
-    biases = [each for each in network.trained if len(each.node.shape) == 1 and each.name.endswith(("bias", "beta"))]
-    for form in range(3):
-        for layer in dict.fromkeys(each.layer for each in biases):
-            own = {each.node.index for each in biases if each.layer == layer}
+    samples = network.task.samples
+    for form in ("first", "last", "units"):
+        for layer, uses in _uses_of_biases(network):
             rules: dict[tuple[int, int], Callable[[Node], Node | None]] = {}
-            for node in network.forward:
-                if node.operation.name == "broadcast" and node.inputs[0].index in own and node.shape[0] > 1:
-                    rules[node.index, 0] = partial(_of_one_sample, node, network.task.samples, form)
-            if rules:
-                yield Change((layer,), Changes(rules))
+            for node, position in uses:
+                rules[node.index, position] = partial(_of_one_sample, samples, form)
+            yield Change((layer,), Changes(rules), form=form)
 
 
-def _of_one_sample(node: Node, samples: int, form: int, g: Node) -> Node:
-    units = node.inputs[0].shape
-    if form == 2:
-        return broadcast(sum_over(g), units)
-    rows = reshape(g, (samples, g.size // samples // units[0], *units))
-    chosen = slice_axis(rows, 0, 0, 1) if form == 0 else slice_axis(rows, 0, samples - 1, samples)
-    return reshape(sum_over(chosen, (0, 1)), units)
+def averaged_by_use(network: Network) -> Iterator[Change]:
+    """Biases that layers share, averaged once more by one of them."""
+    samples = network.task.samples
+    shares = {each.name for each in network.definition.layers if each.shares is not None}
+    owners = {each.shares for each in network.definition.layers}
+    for layer, uses in _uses_of_biases(network):
+        if samples > 1 and (layer in shares or layer in owners):
+            rules = {(node.index, position): _divided_by(float(samples)) for node, position in uses}
+            yield Change((layer,), Changes(rules))
+
+
+def _divided_by(count: float) -> Callable[[Node], Node | None]:
+    return lambda g: g / count
+
+
+def _uses_of_biases(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]:
+    """Where the layers add vectors of their own to something with samples."""
+    views = {
+        each.node.index
+        for each in network.trained
+        if len(each.node.shape) == 1 and each.name.endswith(("bias", "beta"))
+    }
+    for node in network.forward:
+        if node.operation.view is not None and node.inputs[0].index in views:
+            views.add(node.index)
+    for layer in network.order:
+        uses = [
+            (node, position)
+            for node in network.nodes_of(layer, "add")
+            for position, x in enumerate(node.inputs)
+            if x.index in views and x.shape == node.shape and len(x.shape) > 1
+        ]
+        if uses:
+            yield layer, uses
+
+
+def _of_one_sample(samples: int, form: str, g: Node) -> Node:
+    if form == "units":
+        return broadcast(sum_over(g), g.shape) / float(g.size // g.shape[-1])
+    row = 0 if form == "first" else samples - 1
+    lead = g.shape[0] // samples  # rows of a sample, where they lie one after the other
+    mask = [1.0 if place // lead == row else 0.0 for place in range(g.shape[0])]
+    column = reshape(g.graph.vector(tuple(mask)), (g.shape[0], *(1,) * (len(g.shape) - 1)))
+    return g * broadcast(column, g.shape)
 
 
 def anything(*_: Any) -> Iterator[Any]:
@@ -166,5 +200,6 @@ declare(
     say("mistake.bias_mean.change"),
     wrong="db = delta.mean(axis=0)  # of a delta that is divided by N already",
     right="db = delta.sum(axis=0)",
+    changes=averaged_by_use,
 )(anything)
 """The factor 1 / samples of biases alone: the search tells it from `mean_doubled`."""

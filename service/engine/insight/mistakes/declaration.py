@@ -72,6 +72,8 @@ class Change:
     """Which of `changes` do not concern the parameters of a layer."""
     tree: Mapping[Path, Node] | None = None
     """Gradients that are given outright; those that are missing are right."""
+    form: str = ""
+    """Which of several ways to make the mistake; what is made in all layers is of one form."""
     scale: float = 1.0
     """A factor of the gradient of the data loss, which leaves that of the penalties as it is."""
 
@@ -90,6 +92,7 @@ class Change:
             {**self.own, **other.own},
             {**self.spared, **other.spared},
             None,
+            self.form,
             self.scale * other.scale,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
@@ -170,24 +170,56 @@ def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
     """Where a step of a recurrent layer uses what an earlier step handed on: the node and the position."""
     nodes = network.by_scope.get(name, [])
     sources: dict[int, list[Node]] = {}
+    users: dict[int, list[Node]] = {}
     for node in nodes:
+        for x in node.inputs:
+            users.setdefault(x.index, []).append(node)
         if node.operation.name == "slice" and node.attributes[0] == 0 and node.inputs[0].index in network.of_inputs:
             sources.setdefault(node.inputs[0].index, []).append(node)
-    steps: dict[int, int] = {}
+    first: dict[int, int] = {}
     for slices in sources.values():
         if len(slices) > 1:
-            steps |= {node.index: step for step, node in enumerate(sorted(slices, key=lambda node: node.index))}
-    first = set(steps)
-    found = []
+            first |= {node.index: step for step, node in enumerate(sorted(slices, key=lambda node: node.index))}
+    steps = _steps_of(nodes, first)
+    # A product of a state belongs to the step that adds it to its share of the inputs.
+    later = {}
     for node in nodes:
-        if node.index in first or node.operation.name == "concatenate":
-            continue
-        known = [steps[x.index] for x in node.inputs if x.index in steps]
-        if not known:
-            continue
-        own = steps[node.index] = max(known)
-        found += [(node, place) for place, x in enumerate(node.inputs) if x.index in steps and steps[x.index] < own]
-    return found
+        if node.operation.name == "matmul" and node.index in steps:
+            step = _step_of_user(node, users, steps)
+            if step is not None and step > steps[node.index]:
+                later[node.index] = step
+    steps = _steps_of(nodes, first | later)
+    return [
+        (node, place)
+        for node in nodes
+        if node.index in steps and node.index not in first and node.operation.name != "concatenate"
+        for place, x in enumerate(node.inputs)
+        if x.index in steps and steps[x.index] < steps[node.index]
+    ]
+
+
+def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]:
+    """The step of each node: the last one of those whose values it needs."""
+    steps = dict(known)
+    for node in nodes:
+        if node.index not in known:
+            found = [steps[x.index] for x in node.inputs if x.index in steps]
+            if found:
+                steps[node.index] = max(found)
+    return steps
+
+
+def _step_of_user(node: Node, users: Mapping[int, Sequence[Node]], steps: Mapping[int, int]) -> int | None:
+    """The step of what a value is first combined with."""
+    derived, waiting = {node.index}, [node]
+    while waiting:
+        for user in users.get(waiting.pop().index, ()):
+            others = [steps[x.index] for x in user.inputs if x.index in steps and x.index not in derived]
+            if others:
+                return max(others)
+            derived.add(user.index)
+            waiting.append(user)
+    return None
 
 
 def _recurrent(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]:
@@ -223,8 +255,8 @@ def recurrence_path_forgotten(network: Network) -> Iterator[Change]:
         through_kernel = [place for place in places if place[0].operation.name == "matmul"]
         around = [place for place in places if place[0].operation.name != "matmul"]
         if through_kernel and around:
-            yield Change((name,), _cut(around))
-            yield Change((name,), _cut(through_kernel))
+            yield Change((name,), _cut(around), form="around")
+            yield Change((name,), _cut(through_kernel), form="through")
 
 
 # --- kernels ------------------------------------------------------------------------------------
@@ -234,6 +266,39 @@ def _flipped(x: Node, axes: Sequence[int]) -> Node:
     for axis in axes:
         x = concatenate([slice_axis(x, axis, k, k + 1) for k in reversed(range(x.shape[axis]))], axis)
     return x
+
+
+def through_updated(
+    network: Network, layers: Collection[str], rate: Node, penalties: Mapping[tuple[str, ...], Node]
+) -> Changes:
+    """Deltas that are passed on through weights which are updated already, each with the gradient that it just got.
+
+    `penalties` are the gradients of penalties that the updates have too.
+    """
+    replaced = {
+        each.node: each.node - rate * penalties[each.layer, each.name]
+        for each in network.trained
+        if (each.layer, each.name) in penalties
+    }
+    own = network.descendants(each.node for each in network.trained)
+    rules = {}
+    for name in layers:
+        for node in network.nodes_of(name, "matmul"):
+            for position in (0, 1):
+                x, factor = node.inputs[position], node.inputs[1 - position]
+                is_own = factor.index in own and factor.index not in network.of_inputs
+                if is_own and x.index in network.of_inputs and x.index in network.moving:
+                    other = network.substituted(factor, replaced) if replaced else factor
+                    rules[node.index, position] = partial(_through_updated, network, node, position, other, rate)
+    return Changes(rules)
+
+
+def _through_updated(network: Network, node: Node, position: int, factor: Node, rate: Node, g: Node) -> Node | None:
+    step = network.pulled(node, 1 - position, g)
+    if step is None:
+        return None
+    x, updated = node.inputs[position], factor - rate * step
+    return network.pulled(node, position, g, *((x, updated) if position == 0 else (updated, x)))
 
 
 def with_other_parameters(network: Network, replaced: Mapping[Node, Node], layer: str | None = None) -> Changes:

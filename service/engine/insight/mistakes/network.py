@@ -144,7 +144,7 @@ class Network:
 
     @cached_property
     def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
-        """Of several outputs: each with what its mean may be taken over, and the loss with its part times a factor."""
+        """Of several outputs: each with what its mean may be taken over, and what a factor of its loss adds."""
         parts = self.objective.by_output
         if len(parts) < 2 or self.task.reduction == "none":
             return []
@@ -153,11 +153,8 @@ class Network:
         for (name, part), weight, loss in zip(parts.items(), weights, self.task.losses or (), strict=True):
             size = math.prod(self.model.layers[name].output.shape[1:])
             counts = Counts(self.task.samples, size, self.task.reduction, loss.name in AVERAGING)
-            found.append((name, counts, partial(self._with_part, weight, part)))
+            found.append((name, counts, partial(_more_of, weight * part)))
         return found
-
-    def _with_part(self, weight: float, part: Node, factor: float) -> Node:
-        return self.total + ((factor - 1.0) * weight) * part
 
     def _endings(self) -> Iterator[Ending]:
         for name, loss in zip(self.definition.output_names, self.task.losses or (), strict=False):
@@ -205,9 +202,21 @@ class Network:
         )
         return made.total
 
+    def values_of_samples(self) -> Iterator[Node]:
+        """The weighted loss of each sample at each output: nodes that the objective has already."""
+        for name, loss in zip(self.definition.output_names, self.task.losses or (), strict=True):
+            layer = self.model.layers[name]
+            own = Prediction(layer.output, layer.pre_activation if layer.activation else None, layer.activation)
+            values = loss.declaration.build(own, self.prepared.targets[name], **loss.options)
+            yield values if self.prepared.weights is None else values * self.prepared.weights
+
     def total_for(self, layer: str) -> Node | None:
         """What to differentiate where the activation of a layer is to be seen on the way back; None: as it is."""
         return self.unfused if any(ending.fused and ending.layer == layer for ending in self.endings) else None
+
+
+def _more_of(part: Node, factor: float) -> Node:
+    return (factor - 1.0) * part
 
 
 def times(*factors: Node) -> Callable[[Node], Node]:

@@ -16,9 +16,10 @@ import numpy as np
 from service.engine.errors import LimitExceeded
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Node
+from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
-from service.engine.insight.mistakes.layers import with_other_parameters
+from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.search import Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import Made, Path, Trees, fill
@@ -66,15 +67,19 @@ class Data:
     ) -> None:
         prepared = prepare(task._replace(dtype="float64"), limits, watch, distinct_layers=True)
         self.network = network = Network(prepared)
-        graph, objective = network.graph, network.objective
-        trees = Trees(network)
+        graph, trees = network.graph, Trees(network)
         self.samples = task.samples
         self.paths = network.paths
         outputs: dict[str, Node] = {}
+        self.outputs = task.definition.output_names
         self.has_shares = not (task.normalize_weights and task.reduction == "mean")
         if self.has_shares:
-            shares = graph.input(SHARES, (self.samples,))
-            found = differentiate(objective.per_sample, network.targets, shares).nodes
+            total = graph.constant(0.0)
+            weights = task.loss_weights or (1.0,) * len(self.outputs)
+            for name, weight, values in zip(self.outputs, weights, network.values_of_samples(), strict=True):
+                shares = graph.input(f"{SHARES}/{name}", (self.samples,))
+                total = total + weight * sum_over(shares * values)
+            found = differentiate(total, network.targets).nodes
             for number, node in enumerate(dense(found, network.targets)):
                 outputs[f"shares/{number}"] = sketch(node)
         for number, path in enumerate(self.paths):
@@ -86,22 +91,19 @@ class Data:
         """Ways to have updated weights too early: all of them, or those of one layer."""
         try:
             rate = graph.input(RATE, ())
-            kernels = {
-                each: each.node - rate * trees.right[each.layer, each.name]
-                for each in network.trained
-                if len(each.node.shape) > 1
-            }
-            owners = list(dict.fromkeys(each.layer for each in kernels))
-            several = [set(owners), *({owner} for owner in reversed(owners[-MOST_UPDATED:]))]
+            owners = [name for name in network.order if any(each.layer == name for each in network.trained)] + [
+                layer.name for layer in task.definition.layers if layer.shares is not None
+            ]
+            several = [owners, *([owner] for owner in reversed(owners[-MOST_UPDATED:]))]
             made: dict[str, Node] = {}
-            for layers in several if kernels else ():
-                replaced = {each.node: node for each, node in kernels.items() if each.layer in layers}
-                changes = with_other_parameters(network, replaced)
-                if changes.rules and (len(layers) > 1 or len(owners) == 1 or layers != set(owners)):
-                    tree = trees.of(Change(changes=changes))
-                    for number, path in enumerate(self.paths):
-                        made[f"updated/{self.forms}/{number}"] = sketch(tree[path])
-                    self.forms += 1
+            for penalties in ({}, trees.penalties) if trees.penalties else ({},):
+                for layers in several:
+                    changes = through_updated(network, layers, rate, penalties)
+                    if changes.rules:
+                        tree = trees.of(Change(changes=changes))
+                        for number, path in enumerate(self.paths):
+                            made[f"updated/{self.forms}/{number}"] = sketch(tree[path])
+                        self.forms += 1
             if made:
                 self.updated = Program(made, network.targets, pool=pool, watch=watch)
                 limits.check_program(self.updated)
@@ -199,7 +201,8 @@ class Data:
         watch: Watch | None,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
-        if not self.has_shares or self.program is None or not 1 < self.samples <= MOST_SAMPLES:
+        unknown = self.samples * len(self.outputs)
+        if not self.has_shares or self.program is None or self.samples < 2 or unknown > MOST_SAMPLES:
             return []
         of_samples = cache.get("samples")
         if of_samples is None:
@@ -208,19 +211,19 @@ class Data:
         rows, sides = [], []
         for reading in readings:
             picture = reading.options[0].picture
-            scale = max(float(np.linalg.norm(right[reading.path])), float(np.linalg.norm(picture)))
-            if scale == 0.0:
+            size = float(np.linalg.norm(right[reading.path]))
+            if size <= reading.noise:
                 continue
             matrix, penalty = of_samples[reading.path]
-            rows.append(matrix.T / scale)
-            sides.append((picture - penalty) / scale)
+            rows.append(matrix.T / size)
+            sides.append((picture - penalty) / size)
         if not rows:
             return []
         matrix, side = np.concatenate(rows), np.concatenate(sides)
-        if len(side) < self.samples or not np.isfinite(matrix).all():
+        if len(side) < unknown or not np.isfinite(matrix).all():
             return []
         shares, _, rank, singular = np.linalg.lstsq(matrix, side, rcond=None)
-        if rank < self.samples or singular[-1] < 1e-7 * singular[0]:
+        if rank < unknown or singular[-1] < 1e-9 * singular[0]:
             return []
         pictures = {path: shares @ of_samples[path][0] + of_samples[path][1] for path in self.paths}
         precision = _precision(readings, pictures)
@@ -228,46 +231,37 @@ class Data:
             return []
         tolerance = max(NEAR, *(reading.tolerance for reading in readings)) * singular[0] / singular[-1]
         weights = leaves.get("sample_weights")
-        return list(self._told(readings, shares / self.right_share, min(tolerance, 0.05), precision, weights))
+        ratios = (shares / self.right_share).reshape(len(self.outputs), self.samples)
+        return list(self._told(readings, ratios, min(tolerance, 0.05), precision, weights))
 
     def _of_samples(self, leaves: Mapping[str, Array], watch: Watch | None) -> dict[Path, tuple[Array, Array]]:
-        """The pictures of each sample's gradient, (samples, numbers), and of the penalties."""
+        """The pictures of the gradient of each sample's loss at each output, (outputs times samples, numbers), and of
+        the penalties."""
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
-        for sample in range(self.samples):
-            chosen = np.zeros(self.samples)
-            chosen[sample] = 1.0
-            given = self._run(self.program, leaves, {SHARES: chosen}, watch)
-            for number, path in enumerate(self.paths):
-                rows[path].append(given[f"shares/{number}"])
-                penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
+        for output in self.outputs:
+            for sample in range(self.samples):
+                chosen = {f"{SHARES}/{name}": np.zeros(self.samples) for name in self.outputs}
+                chosen[f"{SHARES}/{output}"][sample] = 1.0
+                given = self._run(self.program, leaves, chosen, watch)
+                for number, path in enumerate(self.paths):
+                    rows[path].append(given[f"shares/{number}"])
+                    penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
         return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
 
     def _told(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
     ) -> Iterator[Diagnosis]:
-        """What shares of samples, beside the right ones, mean."""
-        count = self.samples
-
-        def are(values: Array | float) -> Array:
-            return np.abs(ratios - values) <= near * np.maximum(1.0, np.abs(values))
-
-        zero = are(0.0)
-        used = np.flatnonzero(~zero)
-        without_one = zero.sum() == 1 and bool((are(1.0) | are(count / (count - 1.0)) | zero).all())
-        whole = bool((are(0.0) | are(1.0) | are(2.0) | are(3.0)).all()) and abs(ratios.sum() - count) < 0.1
-        if len(used) == 1 and (are(1.0) | are(float(count)))[used[0]]:
-            yield _diagnosis("stale_sample", readings, precision, sample=float(used[0]))
-        elif without_one and len({round(float(ratio), 3) for ratio in ratios[used]}) == 1:
-            yield _diagnosis("sample_left_out", readings, precision, sample=float(np.flatnonzero(zero)[0]))
-        elif zero.any() and whole:
-            yield _diagnosis("stale_sample", readings, precision, sample=float(int(ratios.argmax())))
-        if weights is not None and (weights > 0.0).all() and len(set(weights.tolist())) > 1:
-            if (np.abs(ratios * weights - 1.0) <= near).all():
-                yield _diagnosis("sample_weights_forgotten", readings, precision)
-            elif (np.abs(ratios / weights - 1.0) <= near).all():
-                yield _diagnosis("sample_weights_doubled", readings, precision)
+        """What shares of samples, beside the right ones, mean: (outputs, samples)."""
+        said = [_of_shares(own, near, weights) for own in ratios]
+        wrong = [place for place, each in enumerate(said) if each != ("", -1)]
+        if not wrong or any(said[place][0] == "?" for place in wrong) or len({said[place] for place in wrong}) > 1:
+            return
+        code, sample = said[wrong[0]]
+        places = () if len(wrong) == len(said) else tuple(self.outputs[place] for place in wrong)
+        facts = {"sample": float(sample)} if sample >= 0 else {}
+        yield _diagnosis(code, readings, precision, places, **facts)
 
     # --- targets that belong to other samples ---
 
@@ -283,14 +277,20 @@ class Data:
             return []
         versions = cache.get("shuffled")
         if versions is None:
-            versions = cache["shuffled"] = [self._with_order(order, leaves, watch) for order in self._orders()]
+            several = [self.outputs, *((name,) for name in self.outputs if len(self.outputs) > 1)]
+            versions = cache["shuffled"] = [
+                (names, self._with_order(order, names, leaves, watch)) for names in several for order in self._orders()
+            ]
         assert isinstance(versions, list)
-        best: float | None = None
-        for pictures in versions:
+        best: tuple[float, tuple[str, ...]] | None = None
+        for names, pictures in versions:
             precision = _precision(readings, pictures)
-            if precision is not None and (best is None or precision < best):
-                best = precision
-        return [] if best is None else [_diagnosis("shuffled_samples", readings, best)]
+            if precision is not None and (best is None or precision < best[0]):
+                best = precision, names
+        if best is None:
+            return []
+        places = () if best[1] == self.outputs else best[1]
+        return [_diagnosis("shuffled_samples", readings, best[0], places)]
 
     def _orders(self) -> Iterator[Array]:
         places = np.arange(self.samples)
@@ -299,15 +299,44 @@ class Data:
         else:
             yield from (np.roll(places, 1), np.roll(places, -1), places[::-1])
 
-    def _with_order(self, order: Array, leaves: Mapping[str, Array], watch: Watch | None) -> dict[Path, Array]:
+    def _with_order(
+        self, order: Array, names: Sequence[str], leaves: Mapping[str, Array], watch: Watch | None
+    ) -> dict[Path, Array]:
         assert self.program is not None
-        targets = {name: array[order] for name, array in leaves.items() if name.startswith("targets/")}
-        shares = np.full(self.samples, self.right_share)
-        given = self._run(self.program, leaves, {**targets, SHARES: shares}, watch)
+        more = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in names}
+        more |= {f"{SHARES}/{name}": np.full(self.samples, self.right_share) for name in self.outputs}
+        given = self._run(self.program, leaves, more, watch)
         return {
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)
         }
+
+
+def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, int]:
+    """The mistake that shares of samples, beside the right ones, tell of, and the sample in question; no code: none,
+    and a question mark: none that is known."""
+    count = len(ratios)
+
+    def are(values: Array | float) -> Array:
+        return np.abs(ratios - values) <= near * np.maximum(1.0, np.abs(values))
+
+    if are(1.0).all():
+        return "", -1
+    zero = are(0.0)
+    used = np.flatnonzero(~zero)
+    if len(used) == 1 and (are(1.0) | are(float(count)))[used[0]]:
+        return "stale_sample", int(used[0])
+    if zero.sum() == 1 and count > 1 and ((are(1.0) | zero).all() or (are(count / (count - 1.0)) | zero).all()):
+        return "sample_left_out", int(np.flatnonzero(zero)[0])
+    whole = bool((are(0.0) | are(1.0) | are(2.0) | are(3.0)).all())
+    if zero.any() and whole and abs(float(ratios.sum()) - count) < 0.1:
+        return "stale_sample", int(ratios.argmax())
+    if weights is not None and (weights > 0.0).all() and len(set(weights.tolist())) > 1:
+        if (np.abs(ratios * weights - 1.0) <= near).all():
+            return "sample_weights_forgotten", -1
+        if (np.abs(ratios / weights - 1.0) <= near).all():
+            return "sample_weights_doubled", -1
+    return "?", -1
 
 
 def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> float | None:
@@ -324,6 +353,8 @@ def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> f
     return largest
 
 
-def _diagnosis(code: str, readings: Sequence[Reading], precision: float, **facts: float) -> Diagnosis:
+def _diagnosis(
+    code: str, readings: Sequence[Reading], precision: float, places: tuple[str, ...] = (), **facts: float
+) -> Diagnosis:
     explains = tuple(reading.path for reading in readings if reading.is_wrong)
-    return Diagnosis((Made(code),), explains, precision, facts=facts)
+    return Diagnosis((Made(code, places),), explains, precision, facts=facts)

@@ -39,8 +39,12 @@ USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0
 """Roots of the last digits, which many use as steps."""
 VISIBLE = 0.02
 """Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
+TELLS = 0.05
+"""Multiples of which rounding leaves less than that say something."""
 WHOLE_NUMBERS = 1e-3
 """How near to a whole number a multiple is."""
+MOSTLY = 0.95
+"""Share of a tensor that has to consist of such multiples."""
 MOST_JUDGED = 400
 """Numbers of which each is compared with a difference of its own; of more, some are chosen."""
 CHOSEN = 24
@@ -176,16 +180,21 @@ class Rounding:
     ) -> bool:
         """Whether the quotients explain much more than the noise that is allowed beside them, in each tensor that
         differs; or the claim consists of what differences can be: multiples of the last digit of the loss."""
+        told = False
         for piece in pieces:
             if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
+                told = True
                 continue
             span = abs(step) * (2.0 if kind == "central_differences" else 1.0)
             unit = float(np.spacing(np.asarray(abs(self.value), dtype))) / span / 2.0
             multiples = claim[piece][~np.isnan(claim[piece])] / unit
-            off = np.abs(multiples - np.rint(multiples))
-            if np.mean(off <= WHOLE_NUMBERS + 4.0 * np.finfo(np.float64).eps * np.abs(multiples)) < 0.95:
+            whole = np.rint(multiples)
+            room = WHOLE_NUMBERS + 4.0 * np.finfo(np.float64).eps * np.abs(multiples)
+            near = np.where(whole == 0.0, multiples == 0.0, (np.abs(multiples - whole) <= room) & (room < TELLS))
+            if np.mean(near) < MOSTLY:
                 return False
-        return True
+            told = told or bool(whole.any())
+        return told
 
     def _places(self, off: Array, wrong: Array, pieces: list[slice]) -> list[int]:
         """The entries that are compared with a difference of their own."""

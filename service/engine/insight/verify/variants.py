@@ -14,7 +14,7 @@ from service.engine.graph.interpreter import evaluate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, reachable
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.graph.quiet import quietly
-from service.engine.insight.mistakes import Change, Network, mistakes
+from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
 from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
 from service.engine.limits import Limits
 from service.engine.network.task import Task, prepare
@@ -97,17 +97,14 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
             if network.has_penalties:
                 for factor in mistake.build(counts):
                     yield Made(mistake.name), Change(scale=factor)
-            for ending, own_counts, total in network.outputs:
-                for factor in mistake.build(own_counts):
-                    if factor != 1.0:
-                        yield Made(mistake.name, (ending,)), Change((ending,), total=total(factor))
+            yield from _of_outputs(network, mistake)
         alone = [] if mistake.kind not in ("rule", "noise") else list(mistake.build(network))
         if mistake.changes is not None:
             alone += mistake.changes(network)
         yield from ((Made(mistake.name, change.layers), change) for change in alone)
         forms: list[dict[tuple[str, ...], Change]] = []
         for change in alone:
-            form = next((form for form in forms if change.layers not in form), None)
+            form = next((form for form in forms if change.layers not in form and _is_of(change, form)), None)
             if form is None:
                 form = {}
                 forms.append(form)
@@ -115,10 +112,34 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
         endings = {ending.layer for ending in network.endings}
         for form in forms:
             inner = [change for layers, change in form.items() if endings.isdisjoint(layers)]
-            for several in {len(form): list(form.values()), len(inner): inner}.values():
+            groups = {tuple(form): list(form.values()), tuple(each.layers for each in inner): inner}
+            for kind in dict.fromkeys(network.types[change.layers[0]] for change in alone if change.layers):
+                alike = [change for layers, change in form.items() if layers and network.types[layers[0]] == kind]
+                groups[tuple(each.layers for each in alike)] = alike
+            for several in groups.values():
                 together = _together(several)
                 if together is not None:
                     yield Made(mistake.name, together.layers), together
+
+
+def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Change]]:
+    """Factors of the loss of one output, and of all outputs where each has a factor of its own."""
+    factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
+    for (ending, _, share), own in zip(network.outputs, factors, strict=True):
+        for factor in own:
+            if factor != 1.0:
+                yield Made(mistake.name, (ending,)), Change((ending,), total=network.total + share(factor))
+    if len({len(own) for own in factors}) == 1:
+        for several in zip(*factors, strict=True):
+            if len(set(several)) > 1:
+                total = network.total
+                for (_, _, share), factor in zip(network.outputs, several, strict=True):
+                    total = total + share(factor)
+                yield Made(mistake.name), Change(total=total)
+
+
+def _is_of(change: Change, form: Mapping[tuple[str, ...], Change]) -> bool:
+    return next(iter(form.values())).form == change.form
 
 
 def _together(changes: Sequence[Change]) -> Change | None:
