@@ -55,9 +55,9 @@ def show(kind: str, judge: Judge, shown: int) -> None:
         parts = (f"{what.removeprefix('+')} {count}" for what, count in sorted(row.counts.items()))
         rows.append([name, str(row.claims), ", ".join(parts)])
     table(kind, HEADER, rows)
-    confusions = [item for row in judge.rows.values() for item in row.confusions.most_common()]
-    for what, count in sorted(confusions, key=lambda item: -item[1])[:shown]:
-        print(f"  {count} x {what}")
+    confusions = [(row, what, where) for row, each in judge.rows.items() for what, where in each.confusions.items()]
+    for row, what, where in sorted(confusions, key=lambda each: -len(each[2]))[:shown]:
+        print(f"  {len(where)} x {row}: {what} ({', '.join(dict.fromkeys(where))})")
 
 
 if __name__ == "__main__":

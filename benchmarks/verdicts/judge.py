@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def names(said: Iterable[str], claim: Claim) -> bool:
         options = codes_of(made)
         if len(options) == 1 and codes in options[0]:
             return True
+        if len(options) == 1 and made[0].layer is None and codes and codes <= frozenset().union(*options[0]):
+            return True  # each layer's mistake has a name of its own
         if len(options) == 2 and any(codes == a | b for a in options[0] for b in options[1]):
             return True
     return False
@@ -99,7 +102,8 @@ class Row:
 
     claims: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    confusions: Counter[str] = field(default_factory=Counter)
+    confusions: defaultdict[str, list[str]] = field(default_factory=partial(defaultdict, list))
+    """By what was said of them, the networks of the claims that were judged wrongly."""
 
 
 @dataclass
@@ -132,9 +136,9 @@ class Judge:
         bad = [result for result in results if not result.startswith("+")]
         if not bad:
             return
-        what = " + ".join(map(str, claim.made)) or "-"
+        what = " + ".join(slip.mistake for slip in claim.made) or claim.kind
         said = [" + ".join(each["mistakes"]) for each in answer.get("diagnoses", ())][:3]
-        row.confusions[f"{', '.join(bad)}: {claim.network.name}: {what} → {answer.get('verdict')} {said}"] += 1
+        row.confusions[f"{', '.join(bad)}: {what} → {answer.get('verdict')} {said}"].append(claim.network.name)
         if self.failures is not None:
             self.failures.mkdir(parents=True, exist_ok=True)
             number = len(list(self.failures.iterdir()))
@@ -171,22 +175,41 @@ def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
     if answer["verdict"] == "match":
         found.append("called right")
     diagnoses = answer["diagnoses"]
-    places = [
-        place
-        for place, diagnosis in enumerate(diagnoses)
-        if any(names(codes, claim) for codes in alternatives(diagnosis))
-    ]
-    if not places:
+    place, explained = named_at(claim, diagnoses)
+    if place is None:
         found.append("missed")
-    elif places[0] == 0:
+    elif place == 0:
         found.append("+first")
-    elif places[0] < 3:
+    elif place < 3:
         found.append("among three")
     else:
         found.append("beyond three")
-    if places and not claim.wrong <= set(diagnoses[places[0]]["explains"]):
+    if place is not None and not claim.wrong <= explained:
         found.append("explains too little")
+    if any(not (each["text"] and each["change"] and each["precision"] >= 0.0) for each in diagnoses):
+        found.append("without a sentence")
     return found + places_of(claim, answer)
+
+
+def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int | None, set[str]]:
+    """Where the mistakes of a claim are named first, and which parameters are explained there.
+
+    A diagnosis may be of some tensors only. Those that follow then explain others: together they are one answer.
+    """
+    for place in range(len(diagnoses)):
+        codes: set[str] = set()
+        explained: set[str] = set()
+        best: set[str] | None = None
+        for diagnosis in diagnoses[place:]:
+            if explained & set(diagnosis["explains"]):
+                break
+            explained |= set(diagnosis["explains"])
+            if any(names(codes | set(each), claim) for each in alternatives(diagnosis)):
+                best = set(explained)
+            codes |= set(diagnosis["mistakes"])
+        if best is not None:
+            return place, best
+    return None, set()
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
