@@ -110,6 +110,18 @@ class CatalogueEntrySchema(Schema):
         metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
     )
     curve = fields.Nested(SampledCurveSchema)
+    kind = fields.String(
+        metadata={
+            "description": "of a mistake, how its numbers come about: factor, arrangement, rule, data, function; "
+            "noise is none"
+        }
+    )
+    change = fields.Nested(TranslatedTextSchema, metadata={"description": "of a mistake: what to change in the code"})
+    example = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        metadata={"description": "of a mistake: a line of code that makes it, `wrong`, and one that does not, `right`"},
+    )
     arguments = fields.Integer(metadata={"description": "how many a word of an expression takes; 0: a constant"})
     operator = fields.Boolean(metadata={"description": "a word that is written by its aliases, not called by its name"})
     troubles = fields.List(
@@ -143,3 +155,4 @@ class CatalogueListingSchema(Schema):
     presets = fields.List(fields.Nested(CatalogueEntrySchema))
     vocabulary = fields.List(fields.Nested(CatalogueEntrySchema))
     findings = fields.List(fields.Nested(CatalogueEntrySchema))
+    mistakes = fields.List(fields.Nested(CatalogueEntrySchema))

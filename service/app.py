@@ -23,6 +23,7 @@ from service.api import (
     landscape,
     system,
     training,
+    verify,
 )
 from service.api.operation import Runtime
 from service.collector import Collector
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(graph.blueprint)
     app.register_blueprint(check.blueprint)
     app.register_blueprint(diagnose.blueprint)
+    app.register_blueprint(verify.blueprint)
     app.register_blueprint(landscape.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)

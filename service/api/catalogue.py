@@ -22,6 +22,7 @@ from service.engine.findings import Finding, findings
 from service.engine.functions.formulas import formulas_of, slopes_of
 from service.engine.functions.presets import Preset, presets
 from service.engine.functions.vocabulary import Word, vocabulary
+from service.engine.insight.mistakes import Mistake, mistakes
 from service.engine.network.activations import activations
 from service.engine.network.curves import activation_curve, loss_curve
 from service.engine.network.initializers import initializers
@@ -48,6 +49,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
         presets,
         vocabulary,
         findings,
+        mistakes,
     )
 }
 MOST_POINTS = 2001
@@ -107,6 +109,8 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         entry["state"] = _state_of(declaration)
     if isinstance(declaration, Word):
         entry |= _word(declaration)
+    if isinstance(declaration, Mistake):
+        entry |= _mistake(declaration)
     if isinstance(declaration, Preset):
         entry |= _preset(declaration)
     if isinstance(declaration, Finding):
@@ -129,6 +133,11 @@ def _word(word: Word) -> dict[str, Any]:
         "operator": word.operator,
         "troubles": [{"kind": trouble.kind, "message": trouble.text} for trouble in word.troubles],
     }
+
+
+def _mistake(mistake: Mistake) -> dict[str, Any]:
+    change = {language: telling(language)(mistake.change) for language in LANGUAGES}
+    return {"kind": mistake.kind, "change": change, "example": dict(mistake.example)}
 
 
 def _preset(preset: Preset) -> dict[str, Any]:

@@ -11,7 +11,7 @@ a selection, and only there: see docs/decisions/0014-zero-times-infinity.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import mul
@@ -29,16 +29,40 @@ class Gradients:
     """Nodes on a path to a target through which nothing flows because their derivative is zero."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Rules that replace those of the table at chosen nodes, to see what a wrong rule does."""
+
+    rules: Mapping[tuple[int, int], Callable[[Node], Node | None]] = field(default_factory=dict)
+    """By the index of a node and the position of an input: from the cotangent of the node to what that use of the
+    input adds to its gradient; None: nothing."""
+    jumps: Mapping[int, Callable[[Node], Iterable[tuple[Node, Node]]]] = field(default_factory=dict)
+    """By the index of a node: from its cotangent to earlier nodes with what each gets, in place of its inputs."""
+
+    def __or__(self, other: Changes) -> Changes:
+        return Changes({**self.rules, **other.rules}, {**self.jumps, **other.jumps})
+
+    def without(self, other: Changes) -> Changes:
+        """These but for the places of others."""
+        rules = {place: rule for place, rule in self.rules.items() if place not in other.rules}
+        return Changes(rules, {place: jump for place, jump in self.jumps.items() if place not in other.jumps})
+
+
+NO_CHANGES = Changes()
+
+
 def differentiate(
     output: Node,
     wrt: Sequence[Node],
     cotangent: Node | None = None,
     uses: dict[tuple[int, int], Node] | None = None,
+    changes: Changes = NO_CHANGES,
 ) -> Gradients:
     """The gradient of `output` with respect to each node of `wrt`.
 
     `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1. `uses` is filled with what
     each use of a value adds to its gradient, by the index of the node that uses it and the position among its inputs.
+    `changes` replace some of the rules, which makes the gradient a wrong one.
     A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
     but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
     `NotImplementedError` when a path passes an operation without a pullback.
@@ -90,6 +114,13 @@ def differentiate(
                 zero.update(x.index for x in node.inputs if leads[x.index])
             continue
         graph.scope, graph.serves = node.scope, node.index
+        jump = changes.jumps.get(node.index)
+        if jump is not None:
+            for x, another in jump(g):
+                arrive(x, another)
+                if reach is not None:
+                    reach.everywhere[x.index] = 1
+            continue
         operation = node.operation
         special = operation.selects is not None or operation.singular is not None
         if reach is not None:
@@ -98,6 +129,14 @@ def differentiate(
             reach = _Reach(output, (*arrived, *waiting))
         for position, x in enumerate(node.inputs):
             if not leads[x.index]:
+                continue
+            changed = changes.rules.get((node.index, position))
+            if changed is not None:
+                instead = changed(g)
+                if instead is not None:
+                    arrive(x, instead)
+                    if reach is not None:
+                        reach.everywhere[x.index] = 1
                 continue
             if (x.index, node.operation.name, position) in shared:
                 of_x = waiting.setdefault(x.index, {})

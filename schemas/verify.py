@@ -1,0 +1,254 @@
+"""What `/v1/gradients/verify` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired
+
+from marshmallow import ValidationError, fields
+
+from schemas.check import ClaimedField
+from schemas.common import about, finite_field, warnings_field
+from schemas.components import Components, JSONSchema, closed_object, list_of
+from schemas.fields import Message, NumberField, StrictField, StrictSchema, WordField, hint, plain, read_each, shown
+from schemas.subject import LoadedSubject, SubjectRequest
+from schemas.tensor import Array, ParametersAnswerField
+from service.engine.insight.verify.claims import LAYOUTS
+from service.engine.insight.verify.rounding import NOISES, RELATIVE, RELATIVE_FLOAT32
+
+MOST_SUBMISSIONS = 1000
+LONGEST_ID = 200
+KEYS = ("id", "claimed")
+
+
+class LoadedSubmission(NamedTuple):
+    """One of several claims."""
+
+    id: str
+    claimed: Any
+
+
+class SubmissionsField(StrictField):
+    """A list of claims, each with an id."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[LoadedSubmission]:
+        if not isinstance(value, list) or not 0 < len(value) <= MOST_SUBMISSIONS:
+            raise self.refuse(f"a list of 1 to {MOST_SUBMISSIONS} objects with 'id' and 'claimed'", value)
+        claimed = ClaimedField()
+        found: list[LoadedSubmission] = []
+        seen: dict[str, int] = {}
+
+        def read(entry: Any) -> None:
+            if not isinstance(entry, Mapping):
+                raise ValidationError(Message(f"takes an object with 'id' and 'claimed', got {shown(plain(entry))}"))
+            errors: dict[str, Any] = {
+                key: [Message(f"unknown key{hint(key, KEYS)}", KEYS)] for key in entry if key not in KEYS
+            }
+            errors |= {key: [Message("is required")] for key in KEYS if key not in entry}
+            name = plain(entry.get("id"))
+            if "id" in entry and not (isinstance(name, str) and 0 < len(name) <= LONGEST_ID):
+                errors["id"] = [Message(f"takes a text of 1 to {LONGEST_ID} characters, got {shown(name)}")]
+            elif "id" in entry and name in seen:
+                errors["id"] = [Message(f"is the id of submission {seen[name]} too; each needs one of its own")]
+            read_claim = None
+            if "claimed" in entry:
+                try:
+                    read_claim = claimed.read(entry["claimed"])
+                except ValidationError as error:
+                    errors["claimed"] = error.messages
+            if errors:
+                raise ValidationError(errors)
+            seen[name] = len(found)
+            found.append(LoadedSubmission(name, read_claim))
+
+        read_each(enumerate(value), read)
+        return found
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        def make() -> JSONSchema:
+            properties = {
+                "id": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
+                "claimed": ClaimedField().json_schema(components),
+            }
+            return closed_object(properties, list(KEYS))
+
+        return list_of(components.refer("GradientSubmission", make), minItems=1, maxItems=MOST_SUBMISSIONS)
+
+
+class LoadedVerify(LoadedSubject):
+    """A request for a verdict, loaded."""
+
+    claimed: NotRequired[Array | dict[str, Any]]
+    submissions: NotRequired[list[LoadedSubmission]]
+    layout: str
+    tolerance: NotRequired[float]
+    learning_rate: NotRequired[float]
+
+
+class VerifyRequest(SubjectRequest[LoadedVerify]):
+    """A network with what `/v1/gradients` takes, or an expression and a point, and gradients to judge."""
+
+    fresh = frozenset((*SubjectRequest.fresh, "claimed", "submissions"))
+
+    class Meta(SubjectRequest.Meta):
+        exclude = ("exclude", "include")
+
+    claimed = ClaimedField(
+        metadata=about(
+            "the gradient to judge, or any part of it: tensors by layer and parameter name, or by names such as "
+            "`layer.weight`, or one flat list in the order of the parameters; beside an expression, numbers by "
+            "variable or a list"
+        )
+    )
+    submissions = SubmissionsField(
+        metadata=about("several claims in place of `claimed`, such as those of a class: each with an id of its own")
+    )
+    layout = WordField(
+        LAYOUTS,
+        load_default="nabla",
+        metadata=about(
+            "of claimed tensors. pytorch: `weight` and `bias`, a weight of a linear layer [out, in], of a convolution "
+            "[out, in, …], of a recurrent layer `weight_ih_l0` and its like"
+        ),
+    )
+    tolerance = NumberField(
+        minimum=0.0,
+        metadata=about(
+            "relative differences of an entry that are not called wrong, beside what rounding may do to it: by default "
+            f"{RELATIVE}, of a claim in float32 {RELATIVE_FLOAT32}"
+        ),
+    )
+    learning_rate = NumberField(
+        minimum=0.0,
+        open_minimum=True,
+        metadata=about("of the caller's updates, so that an update can be told from a gradient"),
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """As for every subject, with one claim or several."""
+        if ("claimed" in loaded) == ("submissions" in loaded):
+            if "claimed" in loaded:
+                raise ValidationError({"submissions": [Message("has no use beside 'claimed'; send one of them")]})
+            raise ValidationError({"claimed": [Message("is required, or 'submissions' with several claims")]})
+        return super().finish(loaded)
+
+
+class WrongEntrySchema(StrictSchema):
+    """One number of a gradient."""
+
+    index = fields.List(fields.Integer(), required=True, metadata=about("its place in the tensor, counted from 0"))
+    expected = fields.Float(required=True)
+    claimed = fields.Float(required=True)
+
+
+class TensorVerdictSchema(StrictSchema):
+    """Whether a claimed tensor is right."""
+
+    parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
+    verdict = fields.String(required=True, metadata=about("match or mismatch"))
+    shape = fields.List(fields.Integer(), required=True, metadata=about("as it was claimed, in this service's layout"))
+    error = fields.Float(
+        required=True, allow_none=True, metadata=about("the largest difference; null: the shape is wrong")
+    )
+    relative = fields.Float(
+        required=True,
+        allow_none=True,
+        metadata=about(
+            "the length of the difference, as a share of the length of the right tensor; null where that is 0"
+        ),
+    )
+    tolerance = fields.Float(required=True, metadata=about("how far the entry with the largest difference may be off"))
+    wrong = fields.Integer(required=True, metadata=about("how many entries are off by more than they may be"))
+    ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
+    worst = fields.List(fields.Nested(WrongEntrySchema), required=True, metadata=about("entries that differ most"))
+
+
+class VerdictToleranceSchema(StrictSchema):
+    """How far an entry may be off: so much of its size, and so many times what rounding was measured to do to it."""
+
+    relative = fields.Float(required=True)
+    noise_factor = fields.Float(required=True, metadata=about(f"times the measured noise of the entry: {NOISES:g}"))
+    precision = fields.String(required=True, metadata=about("in which rounding was measured: float64 or float32"))
+    step = fields.Float(metadata=about("of the differences that the claim consists of, which explain what is left"))
+
+
+class FirstWrongSchema(StrictSchema):
+    """Where a gradient first goes wrong, going from the loss to the inputs."""
+
+    layer = fields.String(required=True)
+    parameters = fields.List(fields.String(), required=True, metadata=about("that are wrong there"))
+    right = fields.List(
+        fields.String(), required=True, metadata=about("layers nearer to the loss, all of whose claims are right")
+    )
+    text = fields.String(required=True)
+
+
+class MistakePlaceSchema(StrictSchema):
+    """A mistake, and where it was made."""
+
+    mistake = fields.String(required=True)
+    places = fields.List(
+        fields.String(), required=True, metadata=about("layers or parameters; none: everywhere, or in the loss")
+    )
+
+
+class DiagnosisSchema(StrictSchema):
+    """Known mistakes that give the claimed numbers."""
+
+    mistakes = fields.List(
+        fields.String(), required=True, metadata=about("codes, which GET /v1/mistakes explains; two were made together")
+    )
+    where = fields.List(fields.Nested(MistakePlaceSchema), required=True)
+    explains = fields.List(fields.String(), required=True, metadata=about("the parameters whose numbers they give"))
+    precision = fields.Float(required=True, metadata=about("the relative error that is left"))
+    text = fields.String(required=True, metadata=about("what is wrong"))
+    change = fields.String(required=True, metadata=about("what to change in the code"))
+    equivalent = fields.List(
+        fields.List(fields.String()), required=True, metadata=about("other mistakes that give the same numbers")
+    )
+    learning_rate = fields.Float(metadata=about("that fits weights which were updated too early"))
+    step = fields.Float(metadata=about("that fits differences"))
+    sample = fields.Integer(metadata=about("the sample in question, counted from 0"))
+
+
+class VerdictSchema(StrictSchema):
+    """The verdict on one claim."""
+
+    verdict = fields.String(
+        required=True, metadata=about("match: right within the tolerance; mismatch: something is wrong")
+    )
+    text = fields.String(required=True)
+    tolerance = fields.Nested(VerdictToleranceSchema, required=True)
+    missing = fields.List(fields.String(), required=True, metadata=about("parameters or variables without a claim"))
+    tensors = fields.List(fields.Nested(TensorVerdictSchema), required=True)
+    first_wrong = fields.Nested(FirstWrongSchema, metadata=about("of a network, where something is wrong"))
+    diagnoses = fields.List(
+        fields.Nested(DiagnosisSchema),
+        required=True,
+        metadata=about("the best first; of a match: how it was computed, where it differs by more than rounding"),
+    )
+
+
+class SubmissionVerdictSchema(VerdictSchema):
+    """The verdict on one of several claims."""
+
+    id = fields.String(required=True)
+
+
+class VerifyResponse(StrictSchema):
+    """The verdict on a claim, or on several."""
+
+    verdict = fields.String(metadata=about("match or mismatch; the following belong to `claimed`"))
+    text = fields.String()
+    tolerance = fields.Nested(VerdictToleranceSchema)
+    missing = fields.List(fields.String(), metadata=about("parameters or variables without a claim"))
+    tensors = fields.List(fields.Nested(TensorVerdictSchema))
+    first_wrong = fields.Nested(FirstWrongSchema)
+    diagnoses = fields.List(fields.Nested(DiagnosisSchema))
+    submissions = fields.List(
+        fields.Nested(SubmissionVerdictSchema), metadata=about("in the order of the request's `submissions`")
+    )
+    value = fields.Float(required=True, metadata=about("the loss, or the value of the expression"))
+    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    finite = finite_field()
+    warnings = warnings_field()

@@ -1,0 +1,160 @@
+"""`/v1/gradients/verify`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+from flask import Blueprint
+
+from schemas.evaluation import LoadedNetwork
+from schemas.verify import LoadedVerify, VerifyRequest, VerifyResponse
+from service.api.answers import listed
+from service.api.function_answers import cautions_of
+from service.api.network_request import built, in_terms_of, task_and_feed
+from service.api.operation import Context, post
+from service.api.verify_examples import VERIFY
+from service.engine.insight.verify.formula import FunctionVerifyTask
+from service.engine.insight.verify.search import Diagnosis
+from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts
+from service.engine.insight.verify.verified import EVALUATIONS, NetworkVerifyTask, Submission, Wanted
+from service.engine.insight.verify.words import changes_for, of_diagnosis, of_first_wrong, of_verdict, unexplained
+from service.engine.network.task import Caution
+from service.engine.texts import Tell, say, telling
+
+blueprint = Blueprint("verify", __name__)
+
+
+@post(
+    blueprint,
+    "/v1/gradients/verify",
+    takes=VerifyRequest(),
+    gives=VerifyResponse(),
+    summary="Why is my gradient wrong?",
+    tag="Insight",
+    examples=VERIFY,
+)
+def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
+    """Compare a claimed gradient with the exact one, and name the mistake that gives such numbers.
+
+    It takes what `/v1/gradients` takes, or an `expression` and a `point`, and the gradient that is `claimed`: all of it
+    or a part, or `submissions` of a whole class. Each tensor gets a verdict; what is wrong is compared with the numbers
+    that known mistakes give, alone and in pairs. A claim that none of them explains is told where it first goes wrong.
+    """
+    tell = telling(context.language)
+    wanted = Wanted(_submissions(request), request["layout"], request.get("tolerance"), request.get("learning_rate"))
+    found, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
+    context.timer.mark("compute")
+    if found.left_out:
+        warnings.append(Caution("mistakes_left_out", tell(say("verify.left_out")), quantity="diagnoses"))
+    answer: dict[str, Any] = {}
+    if "submissions" in request:
+        names = [submission.id for submission in request["submissions"]]
+        answer["submissions"] = [
+            {"id": name, **_verdict(verdict, tell)} for name, verdict in zip(names, found.verdicts, strict=True)
+        ]
+    else:
+        answer = _verdict(found.verdicts[0], tell)
+    answer["value"] = found.value
+    if found.parameters is not None:
+        answer["parameters"] = found.parameters
+    return answer | {"finite": found.finite, "warnings": listed(warnings)}
+
+
+def _submissions(request: LoadedVerify) -> list[Submission]:
+    if "submissions" not in request:
+        return [Submission(request["claimed"], ("claimed",))]
+    return [
+        Submission(each.claimed, ("submissions", place, "claimed")) for place, each in enumerate(request["submissions"])
+    ]
+
+
+def _of_function(request: LoadedVerify, wanted: Wanted, context: Context) -> tuple[Verdicts, list[Caution]]:
+    ready = context.compiled(FunctionVerifyTask(request["expression"]))
+    context.mark_compiled(ready.nbytes)
+    context.memory.need(context.loaded_bytes + ready.nbytes)
+    return ready.run(request["point"], wanted, context.ticket), cautions_of(request["expression"])
+
+
+def _of_network(request: LoadedVerify, wanted: Wanted, context: Context) -> tuple[Verdicts, list[Caution]]:
+    with in_terms_of(request):
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
+        ready = built(NetworkVerifyTask(task), feed, context)
+        context.mark_compiled(ready.nbytes)
+        work = (EVALUATIONS + len(wanted.submissions)) * ready.subject.work
+        context.weigh(ready.subject.program, work, numbers=len(wanted.submissions) * ready.side.size)
+        context.memory.need(context.loaded_bytes + ready.nbytes)
+        return ready.run(feed, wanted, context.compiled, context.ticket), list(ready.warnings)
+
+
+def _verdict(verdict: Verdict, tell: Tell) -> dict[str, Any]:
+    sentences = [of_verdict(verdict), *unexplained(verdict)]
+    tolerance = verdict.tolerance
+    told: dict[str, Any] = {
+        "verdict": verdict.verdict,
+        "text": _joined(sentences, tell),
+        "tolerance": {
+            "relative": tolerance.relative,
+            "noise_factor": tolerance.noises,
+            "precision": tolerance.precision,
+        }
+        | ({} if tolerance.step is None else {"step": tolerance.step}),
+        "missing": [".".join(path) for path in verdict.missing],
+        "tensors": [_tensor(tensor) for tensor in verdict.tensors],
+        "diagnoses": [_diagnosis(diagnosis, tell) for diagnosis in verdict.diagnoses],
+    }
+    first = verdict.first_wrong
+    if first is not None:
+        told["first_wrong"] = {
+            "layer": first.layer,
+            "parameters": [".".join(path) for path in first.parameters],
+            "right": first.right,
+            "text": tell(of_first_wrong(first)),
+        }
+    return told
+
+
+def _tensor(tensor: TensorVerdict) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "parameter": ".".join(tensor.path),
+        "verdict": tensor.verdict,
+        "shape": list(tensor.shape),
+        "error": _or_null(tensor.error),
+        "relative": _or_null(tensor.relative),
+        "tolerance": tensor.tolerance,
+        "wrong": tensor.wrong,
+        "worst": [
+            {"index": list(entry.index), "expected": entry.expected, "claimed": entry.claimed} for entry in tensor.worst
+        ],
+    }
+    if tensor.ratio is not None:
+        told["ratio"] = tensor.ratio
+    return told
+
+
+def _diagnosis(diagnosis: Diagnosis, tell: Tell) -> dict[str, Any]:
+    facts = diagnosis.facts
+    told: dict[str, Any] = {
+        "mistakes": list(dict.fromkeys(made.code for made in diagnosis.made)),
+        "where": [{"mistake": made.code, "places": list(made.layers)} for made in diagnosis.made],
+        "explains": [".".join(path) for path in diagnosis.explains],
+        "precision": diagnosis.precision,
+        "text": _joined(of_diagnosis(diagnosis), tell),
+        "change": _joined(changes_for(diagnosis), tell),
+        "equivalent": [list(codes) for codes in diagnosis.equivalent],
+    }
+    if "rate" in facts:
+        told["learning_rate"] = facts["rate"]
+    if "step" in facts:
+        told["step"] = facts["step"]
+    if "sample" in facts:
+        told["sample"] = int(facts["sample"])
+    return told
+
+
+def _joined(sentences: list[Any], tell: Tell) -> str:
+    return tell(say("verify.sentences", sentences=sentences))
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,53 @@
+"""Differences that are no mistakes: the gradient is right as far as the way of computing it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from service.engine.graph.differentiate import Changes
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import greater, greater_equal
+from service.engine.insight.mistakes.arrangements import anything
+from service.engine.insight.mistakes.declaration import Change, declare
+from service.engine.insight.mistakes.network import Network, times
+from service.engine.texts import say
+
+declare("float32_noise", "noise", say("mistake.float32_noise.what"), say("mistake.float32_noise.change"))(anything)
+declare(
+    "central_differences",
+    "noise",
+    say("mistake.central_differences.what"),
+    say("mistake.central_differences.change"),
+)(anything)
+declare(
+    "forward_differences",
+    "noise",
+    say("mistake.forward_differences.what"),
+    say("mistake.forward_differences.change"),
+)(anything)
+
+
+@declare("kink_convention", "noise", say("mistake.kink_convention.what"), say("mistake.kink_convention.change"))
+def kink_convention(network: Network) -> Iterator[Change]:
+    """At a kink the other of both slopes, or the one between them."""
+    for share in (1.0, 0.5):
+        rules: dict[str, dict[tuple[int, int], Callable[[Node], Node | None]]] = {}
+        for node in network.forward:
+            if node.operation.name != "with_slope" or node.index not in network.moving:
+                continue
+            other = _other_slope(node.inputs[2])
+            if other is not None and node.scope in network.types:
+                slope = node.inputs[2] + share * (other - node.inputs[2])
+                rules.setdefault(node.scope, {})[node.index, 1] = times(slope)
+        for layer, of_layer in rules.items():
+            yield Change((layer,), Changes(of_layer))
+
+
+def _other_slope(slope: Node) -> Node | None:
+    """A slope that is a comparison, with the other value where both sides are equal."""
+    name = slope.operation.name
+    if name == "greater":
+        return greater_equal(*slope.inputs)
+    if name == "greater_equal":
+        return greater(*slope.inputs)
+    return None

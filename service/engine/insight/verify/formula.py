@@ -1,0 +1,162 @@
+"""Verdicts on claimed gradients of a typed function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import Path as Place
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import MOST_NODES, ExpressionTask, build
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph
+from service.engine.graph.plan import WorkspacePool
+from service.engine.insight.mistakes import Counts, mistakes
+from service.engine.insight.mistakes.formulas import Formula
+from service.engine.insight.subject import Located, Subject
+from service.engine.insight.verify.claims import Claim
+from service.engine.insight.verify.judging import Judge
+from service.engine.insight.verify.rounding import Rounding
+from service.engine.insight.verify.search import Diagnosis, Factors, Option, Reading, Search, option, ranked
+from service.engine.insight.verify.sketch import picture
+from service.engine.insight.verify.variants import Made, Path, Variant
+from service.engine.insight.verify.verdict import Verdicts
+from service.engine.insight.verify.verified import Wanted
+from service.engine.limits import Limits
+from service.engine.network.vectors import Piece
+from service.engine.watch import Watch
+
+MOST_WRONG_NODES = 10 * MOST_NODES
+"""Operations of an expression with all its wrong gradients."""
+
+
+class FunctionVerifyTask(ExpressionTask):
+    """Asks for verdicts on gradients of a typed function."""
+
+    @property
+    def effort(self) -> float:
+        return MOST_WRONG_NODES
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionVerify:
+        return FunctionVerify(self.expression, pool, watch)
+
+
+class FunctionVerify:
+    """A typed function with its right gradient and the wrong ones that the rules make."""
+
+    def __init__(self, expression: Expression, pool: WorkspacePool | None = None, watch: Watch | None = None) -> None:
+        """Raises `LimitExceeded` when the expression and its gradient are too long together."""
+        graph = Graph("float64", MOST_NODES, watch=watch)
+        self.names = expression.variables
+        self.variables = [graph.input(name, ()) for name in self.names]
+        try:
+            nodes = build(expression, graph, self.variables)
+            paths: list[Path] = [(name,) for name in self.names]
+            self.subject = Subject(nodes[-1], list(zip(paths, self.variables, strict=True)), pool)
+        except LimitExceeded as error:
+            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
+        graph.most_nodes = MOST_WRONG_NODES
+        self.paths = paths
+        self.versions = {path: [node] for path, node in zip(paths, self.subject.gradients, strict=True)}
+        self.variants: list[Variant] = []
+        self.left_out = False
+        formula = Formula(expression, self.variables, nodes)
+        try:
+            for mistake in mistakes:
+                if mistake.kind == "function":
+                    for change in mistake.build(formula):
+                        found = differentiate(nodes[-1], self.variables, changes=change.changes).nodes
+                        variant = Variant((Made(mistake.name),), change)
+                        for path, node in zip(paths, dense(found, self.variables), strict=True):
+                            versions = self.versions[path]
+                            if node not in versions:
+                                versions.append(node)
+                            variant.places[path] = versions.index(node)
+                        if any(variant.places.values()):
+                            self.variants.append(variant)
+        except LimitExceeded:
+            self.left_out = True
+        self.nbytes = self.subject.nbytes + 64 * len(graph.nodes)
+        self.weight = len(graph.nodes)
+        """How much of a cache it takes."""
+
+    def run(self, point: Array, wanted: Wanted, watch: Watch | None = None) -> Verdicts:
+        """Judge every claim at a point, (variables,). Raises `InvalidRequest` when a claim does not fit."""
+        claims, faults = [], []
+        for submission in wanted.submissions:
+            claim = self._read(submission.claimed, submission.place)
+            faults += claim.faults
+            claims.append(claim)
+        if faults:
+            raise InvalidRequest(faults)
+        leaves = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
+        here = Located(self.subject, leaves, watch)
+        rounding = Rounding(here, 0, wanted.tolerance)
+        if not (math.isfinite(rounding.value) and np.isfinite(rounding.exact).all()):
+            detail = "the value or the gradient is not finite at this point, so there is nothing to compare with"
+            raise InvalidRequest([Fault(("point",), detail)])
+        judge = _Judge(self, rounding, leaves, watch)
+        return Verdicts(rounding.value, [judge.verdict(claim) for claim in claims], left_out=self.left_out)
+
+    def _read(self, claimed: Any, at: Place) -> Claim:
+        """A claim: numbers by variable, or a list of them in the order of the variables."""
+        claim, listed = Claim(), ", ".join(self.names)
+        if isinstance(claimed, Mapping):
+            for name, value in claimed.items():
+                if name not in self.names:
+                    claim.faults.append(Fault((*at, name), "is no variable", self.names))
+                elif isinstance(value, Mapping) or np.shape(value) != ():
+                    came = "an object" if isinstance(value, Mapping) else f"a tensor of shape {list(np.shape(value))}"
+                    claim.faults.append(Fault((*at, name), f"takes a number, got {came}"))
+                else:
+                    claim.tensors[(name,)] = np.asarray(value, np.float64)
+            if not claimed:
+                detail = f"claims nothing; it takes numbers by the names of {listed}"
+                claim.faults.append(Fault(at, detail, self.names))
+            return claim
+        flat = np.asarray(claimed)
+        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
+            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
+            claim.faults.append(Fault(at, detail))
+            return claim
+        claim.narrow = flat.dtype == np.float32
+        for name, value in zip(self.names, flat.reshape(-1), strict=True):
+            claim.tensors[(name,)] = np.asarray(value, np.float64)
+        return claim
+
+
+class _Judge(Judge):
+    """Judges claims about a typed function."""
+
+    def __init__(
+        self, verify: FunctionVerify, rounding: Rounding, leaves: Mapping[Any, Array], watch: Watch | None
+    ) -> None:
+        super().__init__(verify.subject.space, rounding, "float64", watch)
+        self.verify, self.leaves = verify, leaves
+        self._search: Search | None = None
+
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+        for path, other in claim.tensors.items():
+            if path != piece.path:
+                yield option(("variables_swapped",), other)
+
+    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+        if self._search is None:
+            nodes = [node for versions in self.verify.versions.values() for node in versions]
+            values = interpret(nodes, self.leaves)
+            pictures = {
+                path: np.stack([picture(values[node]) for node in versions])
+                for path, versions in self.verify.versions.items()
+            }
+            self._search = Search(self.verify.paths, self.verify.variants, pictures, Factors.of(ONE))
+        found = self._search.look(readings) or self._search.look(readings, pairs=True)
+        return ranked(found or self._search.parts(readings))
+
+
+ONE = Counts(1, 1, "sum", averages=False)
+"""A function has one value: there is no mean to go wrong."""

@@ -1,0 +1,199 @@
+"""Judges claims: which entries of which tensors are right, and how a wrong tensor may be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from service.engine.graph.ir import Array
+from service.engine.insight.mistakes import mistakes
+from service.engine.insight.verify.claims import Claim
+from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32
+from service.engine.insight.verify.search import Diagnosis, Option, Reading, option
+from service.engine.insight.verify.variants import Made, Path
+from service.engine.insight.verify.verdict import Entry, FirstWrong, TensorVerdict, Tolerance, Verdict
+from service.engine.network.vectors import Piece, Space
+from service.engine.watch import Watch
+
+WORST = 3
+"""Entries that a verdict shows of a tensor."""
+NEAR = {"float64": 1e-7, "float32": 1e-4}
+"""Relative error of a tensor as a whole up to which a mistake explains it."""
+FARTHEST = 0.02
+"""The same where rounding is large."""
+HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "noise")
+"""Differences that are no mistakes."""
+
+
+class Judge:
+    """Judges claims about one gradient."""
+
+    def __init__(self, space: Space, rounding: Rounding, dtype: str, watch: Watch | None) -> None:
+        self.space, self.rounding, self.dtype, self.watch = space, rounding, dtype, watch
+        self.exact = rounding.exact
+
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+        """Ways to read a wrong tensor, beside what it claims."""
+        raise NotImplementedError
+
+    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+        """Mistakes that explain a wrong claim."""
+        raise NotImplementedError
+
+    def first_wrong(self, tensors: Sequence[TensorVerdict]) -> FirstWrong | None:
+        """Where a gradient first goes wrong; None: there is no such order."""
+        return None
+
+    # --- right or wrong ---
+
+    def verdict(self, claim: Claim) -> Verdict:
+        """The verdict on one claim."""
+        if self.watch is not None:
+            self.watch.look()
+        vector = np.full(self.space.size, math.nan)
+        for piece in self.space.pieces:
+            if piece.path in claim.tensors:
+                vector[piece.start : piece.stop] = self._of(claim, piece).reshape(-1)
+        missing = [
+            piece.path for piece in self.space.pieces if piece.path not in claim.tensors and piece.path not in claim.odd
+        ]
+        if not claim.odd and self.rounding.agrees(vector):
+            return self._matched(vector, "float64", missing)
+        wrong = self._wrong(vector, "float64")
+        if not claim.odd and not wrong.any():
+            return self._matched(vector, "float64", missing)
+        narrow = self.dtype == "float32" or claim.narrow or is_float32(vector)
+        dtype = "float32" if narrow else "float64"
+        if narrow:
+            wrong = self._wrong(vector, "float32")
+            if not claim.odd and not wrong.any():
+                return self._noted(self._matched(vector, "float32", missing), "float32_noise")
+        if not claim.odd:
+            found = self._as_differences(vector, wrong, missing, narrow)
+            if found is not None:
+                return found
+        return self._mismatch(claim, vector, wrong, dtype, missing)
+
+    def _of(self, claim: Claim, piece: Piece) -> Array:
+        """A claimed tensor; of two claims of one tensor, the one that is farther off."""
+        array, twin = claim.tensors[piece.path], claim.twins.get(piece.path)
+        if twin is None:
+            return array
+        exact = self.exact[piece.start : piece.stop].reshape(piece.shape)
+        return max(array, twin, key=lambda each: float(np.nan_to_num(np.abs(each - exact)).max(initial=0.0)))
+
+    def _wrong(self, vector: Array, dtype: str) -> Array:
+        """Which entries are off by more than they may be."""
+        wrong: Array = np.abs(vector - self.exact) > self.rounding.allowed(dtype)
+        return wrong
+
+    def _as_differences(self, vector: Array, wrong: Array, missing: list[Path], narrow: bool) -> Verdict | None:
+        pieces = [
+            slice(piece.start, piece.stop) for piece in self.space.pieces if wrong[piece.start : piece.stop].any()
+        ]
+        strict = self._wrong(vector, "float64")
+        for dtype in ("float64", "float32"):
+            off = strict if dtype == "float64" else wrong
+            found = self.rounding.differences(vector, off, pieces, dtype)
+            if found is not None:
+                verdict = self._matched(vector, dtype, missing, found.noise)
+                verdict.tolerance.step = found.step
+                return self._noted(verdict, found.kind, step=found.step)
+        return None
+
+    def _matched(self, vector: Array, dtype: str, missing: list[Path], more: float | None = None) -> Verdict:
+        tensors = [
+            self._tensor(piece, vector, dtype, np.zeros(self.space.size, bool), more)
+            for piece in self.space.pieces
+            if not np.isnan(vector[piece.start : piece.stop]).all()
+        ]
+        return Verdict("match", self._tolerance(dtype), missing, tensors)
+
+    def _tolerance(self, dtype: str) -> Tolerance:
+        relative = self.rounding.relative_float32 if dtype == "float32" else self.rounding.relative
+        return Tolerance(relative, NOISES, dtype)
+
+    def _noted(self, verdict: Verdict, code: str, **facts: float) -> Verdict:
+        paths = tuple(each.path for each in verdict.tensors)
+        precision = max((each.relative for each in verdict.tensors), default=0.0)
+        verdict.diagnoses = [Diagnosis((Made(code),), paths, precision, facts=facts)]
+        return verdict
+
+    def _tensor(self, piece: Piece, vector: Array, dtype: str, wrong: Array, more: float | None) -> TensorVerdict:
+        part = slice(piece.start, piece.stop)
+        claimed, exact = vector[part], self.exact[part]
+        off = np.nan_to_num(np.abs(claimed - exact))
+        places = np.argsort(-off, kind="stable")[:WORST]
+        worst = int(places[0])
+        size = float(np.linalg.norm(exact))
+        length = float(np.linalg.norm(np.nan_to_num(claimed - exact)))
+        relative = length / size if size > 0.0 else math.inf if length > 0.0 else 0.0
+        count = int(wrong[part].sum())
+        allowed = more if more is not None else self._allowed_at(piece.start + worst, dtype, float(off[worst]))
+        entries = [
+            Entry(
+                tuple(int(n) for n in np.unravel_index(place, piece.shape)), float(exact[place]), float(claimed[place])
+            )
+            for place in places.tolist()
+            if off[place] > 0.0 and (count or place == worst)
+        ]
+        ratio = _ratio(claimed, exact) if count else None
+        verdict = "mismatch" if count else "match"
+        return TensorVerdict(
+            piece.path, verdict, piece.shape, float(off[worst]), relative, allowed, count, entries, ratio
+        )
+
+    def _allowed_at(self, place: int, dtype: str, off: float) -> float:
+        relative = self.rounding.relative_float32 if dtype == "float32" else self.rounding.relative
+        plain = relative * abs(float(self.exact[place]))
+        return plain if off <= plain else float(self.rounding.allowed(dtype)[place])
+
+    # --- what is wrong ---
+
+    def _mismatch(self, claim: Claim, vector: Array, wrong: Array, dtype: str, missing: list[Path]) -> Verdict:
+        tensors, readings = [], []
+        for piece in self.space.pieces:
+            part = slice(piece.start, piece.stop)
+            if piece.path in claim.odd:
+                array = claim.odd[piece.path]
+                tensors.append(TensorVerdict(piece.path, "mismatch", array.shape, math.inf, math.inf, 0.0, array.size))
+                readings.append(self._reading(piece, None, array, dtype, claim, is_wrong=True))
+            elif piece.path in claim.tensors:
+                tensor = self._tensor(piece, vector, dtype, wrong, None)
+                tensors.append(tensor)
+                array = vector[part].reshape(piece.shape)
+                readings.append(self._reading(piece, array, array, dtype, claim, is_wrong=tensor.verdict == "mismatch"))
+        verdict = Verdict("mismatch", self._tolerance(dtype), missing, tensors)
+        verdict.diagnoses = self.diagnoses(readings)
+        if verdict.diagnoses and all(made.code in HARMLESS for made in verdict.diagnoses[0].made):
+            verdict.verdict, verdict.diagnoses = "match", verdict.diagnoses[:1]
+            for tensor in tensors:
+                tensor.verdict = "match"
+            return verdict
+        verdict.first_wrong = self.first_wrong(tensors)
+        return verdict
+
+    def _reading(
+        self, piece: Piece, array: Array | None, whole: Array, dtype: str, claim: Claim, *, is_wrong: bool
+    ) -> Reading:
+        options = [] if array is None else [option((), np.nan_to_num(array))]
+        if is_wrong:
+            options += self.other_readings(piece, whole, claim)
+        part = slice(piece.start, piece.stop)
+        size = float(np.linalg.norm(self.exact[part]))
+        noise = float(np.linalg.norm(self.rounding.noise(dtype)[part]))
+        tolerance = max(NEAR[dtype], 2.0 * NOISES * noise / size if size > 0.0 else 0.0)
+        count = piece.stop - piece.start
+        return Reading(piece.path, options, min(tolerance, FARTHEST), is_wrong, count, 2.0 * NOISES * noise)
+
+
+def _ratio(claimed: Array, exact: Array) -> float | None:
+    """The one number that all entries are too large by."""
+    used = (np.abs(exact) > 1e-6 * np.abs(exact).max(initial=0.0)) & ~np.isnan(claimed)
+    if used.sum() < 2:
+        return None
+    ratios = claimed[used] / exact[used]
+    middle = float(np.median(ratios))
+    return middle if np.abs(ratios - middle).max() <= 1e-6 * abs(middle) else None

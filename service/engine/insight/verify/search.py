@@ -1,0 +1,386 @@
+"""The search for mistakes that explain a claim: each tensor against every wrong version of it, up to a factor.
+
+A diagnosis is a wrong gradient of the rules, or the right one, together with factors and arrangements. It has to give
+every tensor of the claim, those included that are right. Fewer mistakes explain better than more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.graph.ir import Array
+from service.engine.insight.mistakes import Counts, mistakes
+from service.engine.insight.verify.sketch import picture
+from service.engine.insight.verify.variants import Made, Path, Variant
+
+BETTER = 0.1
+"""A mistake explains a wrong tensor if it leaves at most this share of the error of the right gradient."""
+EQUAL = 10.0
+"""Explanations whose errors differ by no more than this factor are equally good."""
+ROUNDING = 1e-12
+"""So are those with errors below."""
+MOST_DIAGNOSES = 5
+MOST_EQUIVALENT = 12
+MOST_BASES = 6
+"""Mistakes that are tried together with every other."""
+FEW = 3
+"""Numbers that a factor, or two mistakes together, may match by chance."""
+
+
+@dataclass
+class Diagnosis:
+    """Mistakes that explain a claim, or a part of it."""
+
+    made: tuple[Made, ...]
+    explains: tuple[Path, ...]
+    """The wrong tensors that they give."""
+    precision: float
+    """The largest relative error that they leave, of a tensor as a whole."""
+    equivalent: list[tuple[str, ...]] = field(default_factory=list)
+    """Other mistakes that give the same numbers."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """Numbers that were found, such as a learning rate."""
+    versions: dict[Path, tuple[int, float, Array]] = field(default_factory=dict)
+    """Of each tensor: its version, the factor and the claim as it is arranged; for the exact comparison."""
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return tuple(sorted(each.code for each in self.made))
+
+
+class Option(NamedTuple):
+    """One way to read a claimed tensor."""
+
+    codes: frozenset[str]
+    array: Array
+    picture: Array
+
+
+@dataclass
+class Reading:
+    """A claimed tensor: the ways to read it, and how near a version has to be."""
+
+    path: Path
+    options: list[Option]
+    tolerance: float
+    is_wrong: bool
+    size: int
+    noise: float = 0.0
+    """How long a difference may be that is nothing but rounding."""
+
+
+class Fit(NamedTuple):
+    """How well the versions of a tensor fit one way to read a claim."""
+
+    plain: Array
+    """The relative error of each version."""
+    factors: Array
+    scaled: Array
+    """The relative error of each version times its factor."""
+
+
+def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
+    """Compare the picture of a claim with those of all versions: (versions, numbers). Differences up to the length of
+    `noise` are none.
+    """
+    with np.errstate(all="ignore"):
+        size = math.sqrt(float(claim @ claim))
+        sizes = np.sqrt(squares)
+        off = np.linalg.norm(versions - claim, axis=1)
+        plain = np.where(off <= noise, 0.0, off / np.maximum(sizes, size))
+        factors = versions @ claim / squares
+        scaled = np.linalg.norm(factors[:, None] * versions - claim, axis=1) / size
+    if size == 0.0:
+        zero = squares == 0.0
+        return Fit(np.where(zero, 0.0, 1.0), np.ones(len(versions)), np.where(zero, 0.0, 1.0))
+    bad = ~np.isfinite(plain)
+    return Fit(np.where(bad, 1.0, plain), factors, np.where(np.isfinite(scaled), scaled, 1.0))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Numbers that a gradient may be multiplied by, with the mistakes that do."""
+
+    single: tuple[tuple[str, float], ...]
+    own: Mapping[Path, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    """More of them for single tensors."""
+
+    @classmethod
+    def of(cls, counts: Counts, own: Mapping[Path, tuple[tuple[str, float], ...]] | None = None) -> Factors:
+        """Those that differ from 1."""
+        found: dict[tuple[str, float], None] = {}
+        for mistake in mistakes:
+            if mistake.kind == "factor":
+                for value in mistake.build(counts):
+                    if value != 1.0 and math.isfinite(value) and value != 0.0:
+                        found[mistake.name, value] = None
+        return cls(tuple(found), own or {})
+
+    def named(self, path: Path, value: float, tolerance: float, *, pairs: bool) -> Iterator[frozenset[str]]:
+        """The mistakes that multiply a tensor by a number; with `pairs`, two of them together."""
+        several = (*self.single, *self.own.get(path, ()))
+        for code, factor in several:
+            if abs(value - factor) <= tolerance * abs(factor):
+                yield frozenset((code,))
+        if pairs:
+            for (one, first), (two, second) in combinations(several, 2):
+                if one != two and abs(value - first * second) <= tolerance * abs(first * second):
+                    yield frozenset((one, two))
+
+
+class Search:
+    """The search in the versions of one compiled set of variants, for any number of claims."""
+
+    def __init__(
+        self, paths: Sequence[Path], variants: Sequence[Variant], pictures: Mapping[Path, Array], factors: Factors
+    ) -> None:
+        self.paths = list(paths)
+        self.variants: list[Variant | None] = [None, *variants]
+        self.pictures = pictures
+        self.squares = {path: np.einsum("ij,ij->i", array, array) for path, array in pictures.items()}
+        self.factors = factors
+        self.places = np.zeros((len(self.variants), len(self.paths)), np.int64)
+        for row, variant in enumerate(variants, 1):
+            for path, place in variant.places.items():
+                self.places[row, self.paths.index(path)] = place
+
+    def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:
+        """How well the versions of each tensor fit each way to read it."""
+        return {
+            reading.path: [
+                fit(each.picture, self.pictures[reading.path], self.squares[reading.path], reading.noise)
+                for each in reading.options
+            ]
+            for reading in readings
+        }
+
+    def look(
+        self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
+    ) -> list[Diagnosis]:
+        """All diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
+        readings, where they are known."""
+        fits = self.fits(readings) if fits is None else fits
+        possible = np.ones(len(self.variants), bool)
+        columns = {path: self.places[:, column] for column, path in enumerate(self.paths)}
+        for reading in readings:
+            near = np.zeros(len(self.pictures[reading.path]), bool)
+            for each in fits[reading.path]:
+                near |= (each.plain <= reading.tolerance) | (each.scaled <= reading.tolerance)
+            possible &= near[columns[reading.path]]
+        found: list[Diagnosis] = []
+        for row in np.flatnonzero(possible).tolist():
+            found += self._of_variant(row, readings, fits, pairs)
+        if not found:
+            return []
+        fewest = min(len(each.made) for each in found)
+        return [each for each in found if len(each.made) == fewest]
+
+    def _of_variant(
+        self, row: int, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], pairs: bool
+    ) -> Iterator[Diagnosis]:
+        variant = self.variants[row]
+        ways = []
+        for reading in readings:
+            place = int(self.places[row, self.paths.index(reading.path)])
+            of_tensor = list(self._ways(reading, fits[reading.path], place, pairs))
+            if not of_tensor:
+                return
+            ways.append((reading, place, of_tensor))
+        own = () if variant is None else variant.made
+        limit = (2 if pairs else 1) - len(own)
+        for codes in _covers([[way[0] for way in of_tensor] for _, _, of_tensor in ways], limit):
+            if not own and not codes:
+                continue
+            yield self._diagnosis(own, codes, ways)
+
+    def _ways(
+        self, reading: Reading, fits: Sequence[Fit], place: int, pairs: bool
+    ) -> Iterator[tuple[frozenset[str], float, float, Array]]:
+        """Codes with the error they leave, the factor, and the claim as it is read."""
+        tolerance = reading.tolerance
+        for option, each in zip(reading.options, fits, strict=True):
+            if not self._is_better(reading, each.plain[place], fits, place, option):
+                continue
+            if each.plain[place] <= tolerance:
+                yield option.codes, float(each.plain[place]), 1.0, option.array
+        for option, each in zip(reading.options, fits, strict=True):
+            error, factor = float(each.scaled[place]), float(each.factors[place])
+            if error > tolerance or not math.isfinite(factor) or each.plain[place] <= tolerance:
+                continue
+            if not self._is_better(reading, error, fits, place, option):
+                continue
+            for codes in self.factors.named(reading.path, factor, tolerance, pairs=pairs):
+                yield option.codes | codes, error, factor, option.array
+
+    def _is_better(self, reading: Reading, error: float, fits: Sequence[Fit], place: int, option: Option) -> bool:
+        """Whether an explanation of a wrong tensor leaves much less than the right gradient does."""
+        if not reading.is_wrong or option.codes:
+            return True
+        return bool(error <= BETTER * fits[0].plain[0])
+
+    def _diagnosis(
+        self,
+        own: tuple[Made, ...],
+        codes: frozenset[str],
+        ways: Sequence[tuple[Reading, int, list[tuple[frozenset[str], float, float, Array]]]],
+    ) -> Diagnosis:
+        precision, explains = 0.0, []
+        where: dict[str, list[Path]] = {}
+        versions: dict[Path, tuple[int, float, Array]] = {}
+        for reading, place, of_tensor in ways:
+            chosen = min((way for way in of_tensor if way[0] <= codes), key=lambda way: (len(way[0]), way[1]))
+            precision = max(precision, chosen[1])
+            if reading.is_wrong:
+                explains.append(reading.path)
+            for code in chosen[0]:
+                where.setdefault(code, []).append(reading.path)
+            versions[reading.path] = (place, chosen[2], chosen[3])
+        wrong = [reading.path for reading, _, _ in ways if reading.is_wrong]
+        made = [*own]
+        for code in sorted(codes):
+            paths = where.get(code, [])
+            name = code
+            if code in ("mean_doubled", "mean_instead_of_sum") and len(paths) < len(ways) and all(map(_is_bias, paths)):
+                name = "bias_mean"
+            everywhere = len(paths) == len(wrong) and len(wrong) == len(ways)
+            made.append(Made(name, () if everywhere else tuple(".".join(path) for path in paths)))
+        return Diagnosis(tuple(made), tuple(explains), precision, versions=versions)
+
+    # --- parts ---
+
+    def bases(
+        self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]
+    ) -> list[int]:
+        """Variants that explain the wrong tensors nearest to the loss, and no right one wrongly: those that explain
+        most first. `order` is how far from the loss a tensor is."""
+        wrong = [each for each in readings if each.is_wrong]
+        if not wrong:
+            return []
+        nearest = min(order[each.path] for each in wrong)
+        explained = np.zeros(len(self.variants), np.int64)
+        possible, first = np.ones(len(self.variants), bool), np.zeros(len(self.variants), bool)
+        possible[0] = False
+        for reading in readings:
+            if not reading.options or reading.options[0].codes:
+                continue
+            plain = fits[reading.path][0].plain[self.places[:, self.paths.index(reading.path)]]
+            near = plain <= reading.tolerance
+            if reading.is_wrong:
+                near &= plain <= BETTER * fits[reading.path][0].plain[0]
+                explained += near
+            if order[reading.path] < nearest:
+                possible &= near
+            elif reading.is_wrong and order[reading.path] == nearest:
+                first |= near
+        rows = np.flatnonzero(possible & first)
+        return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
+
+    def begins(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]) -> bool:
+        """Whether something is known of the tensors nearest to the loss: they are right, or fit a version up to a
+        factor. Otherwise no pair of mistakes is looked for among layers before them."""
+        nearest = min((order[each.path] for each in readings if each.is_wrong), default=0)
+        for reading in readings:
+            if not reading.is_wrong and order[reading.path] < nearest:
+                return True
+            if order[reading.path] != nearest or reading.size < FEW:
+                continue
+            if any(bool((each.scaled <= reading.tolerance).any()) for each in fits[reading.path]):
+                return True
+        return False
+
+    def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[Diagnosis]:
+        """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""
+        found: list[Diagnosis] = []
+        right = [each for each in readings if not each.is_wrong]
+        for reading in readings:
+            if not reading.is_wrong or reading.size < FEW:
+                continue
+            found += self.look([*right, reading], fits)
+        merged: dict[tuple[Made, ...], Diagnosis] = {}
+        for each in found:
+            key = tuple(Made(made.code, made.layers if made.layers in self._layers else ()) for made in each.made)
+            if key in merged:
+                known = merged[key]
+                merged[key] = replace(
+                    known,
+                    explains=tuple(dict.fromkeys((*known.explains, *each.explains))),
+                    precision=max(known.precision, each.precision),
+                    versions={**known.versions, **each.versions},
+                )
+            else:
+                merged[key] = each
+        return sorted(merged.values(), key=lambda each: (-len(each.explains), len(each.made), each.precision))
+
+    @property
+    def _layers(self) -> set[tuple[str, ...]]:
+        return {made.layers for variant in self.variants if variant is not None for made in variant.made}
+
+
+def _is_bias(path: Path) -> bool:
+    return path[-1].endswith(("bias", "beta"))
+
+
+def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[frozenset[str]]:
+    """The smallest sets of codes with which every tensor has a way; at most `limit` codes."""
+    if limit < 0:
+        return
+    if all(frozenset() in of_tensor for of_tensor in ways):
+        yield frozenset()
+        return
+    codes = sorted({code for of_tensor in ways for way in of_tensor for code in way})
+    for count in range(1, limit + 1):
+        found = [
+            frozenset(chosen)
+            for chosen in combinations(codes, count)
+            if all(any(way <= set(chosen) for way in of_tensor) for of_tensor in ways)
+        ]
+        if found:
+            yield from found
+            return
+
+
+def ranked(found: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """Diagnoses of one claim in order: those with the same numbers as one, with the others as its equivalents.
+
+    Among equals, what is made in all layers comes before what is made in some, and what the table names first.
+    """
+    names = {mistake.name: place for place, mistake in enumerate(mistakes)}
+
+    def key(each: Diagnosis) -> tuple[float, ...]:
+        return (
+            -len(each.explains),
+            len(each.made),
+            math.ceil(math.log10(max(each.precision, ROUNDING)) / math.log10(EQUAL)),
+            sum(len(made.layers) > 0 for made in each.made),
+            *(names.get(made.code, len(names)) for made in each.made),
+        )
+
+    ordered: list[Diagnosis] = []
+    for each in sorted(found, key=key):
+        for known in ordered:
+            if set(known.explains) == set(each.explains) and (
+                each.precision <= max(EQUAL * known.precision, ROUNDING) or len(each.made) > len(known.made)
+            ):
+                codes = tuple(made.code for made in each.made)
+                fewer = len(each.made) <= len(known.made)
+                others = [tuple(made.code for made in known.made), *known.equivalent]
+                if fewer and codes not in others and len(known.equivalent) < MOST_EQUIVALENT:
+                    known.equivalent.append(codes)
+                break
+        else:
+            ordered.append(each)
+    return ordered[:MOST_DIAGNOSES]
+
+
+Look = Callable[[Sequence[Reading]], list[Diagnosis]]
+
+
+def option(codes: Iterable[str], array: Array) -> Option:
+    """A way to read a claimed tensor."""
+    return Option(frozenset(codes), array, picture(array))

@@ -1,0 +1,295 @@
+"""All wrong gradients that the rules of mistakes make of one network, planned as one program of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.errors import LimitExceeded
+from service.engine.graph.differentiate import Changes, dense, differentiate
+from service.engine.graph.interpreter import evaluate
+from service.engine.graph.ir import Array, Graph, Node, NoGradient, reachable
+from service.engine.graph.plan import Program, WorkspacePool
+from service.engine.graph.quiet import quietly
+from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
+from service.engine.insight.mistakes.layers import through_updated
+from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
+from service.engine.limits import Limits
+from service.engine.network.task import Task, prepare
+from service.engine.watch import Watch
+
+Path = tuple[str, ...]
+MOST_NODES = 20_000
+"""Operations that all wrong gradients together may take, beyond those of the right one: more would take seconds to
+plan. What does not fit is left out, and the answer says so."""
+UPDATED = "updated_weights"
+RATE = "verify/rate"
+"""The learning rate with which weights were updated too early."""
+LAST = "last/"
+"""Inputs that say of each index whether it is the last of its kind."""
+
+
+class Made(NamedTuple):
+    """One mistake, and where it was made."""
+
+    code: str
+    layers: tuple[str, ...] = ()
+
+
+@dataclass
+class Variant:
+    """A wrong gradient."""
+
+    made: tuple[Made, ...]
+    """The mistakes in it."""
+    change: Change
+    places: dict[Path, int] = field(default_factory=dict)
+    """Of each tensor: which of its different versions this is; 0 is the right one."""
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return tuple(each.code for each in self.made)
+
+
+class Trees:
+    """Gradients of a network under changes, as nodes."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.penalties: dict[Path, Node] = {}
+        if network.has_penalties:
+            found = differentiate(network.objective.regularization_loss, network.targets).nodes
+            self.penalties = {
+                path: node for path, node in zip(network.paths, found, strict=True) if not isinstance(node, NoGradient)
+            }
+        self.right = self.of(Change())
+
+    def of(self, change: Change) -> dict[Path, Node]:
+        """The gradient of each parameter."""
+        tree = self._gradients(change, change.changes)
+        for layer, changes in change.own.items():
+            tree |= self._of_layer(layer, change, change.changes | changes)
+        for layer, changes in change.spared.items():
+            tree |= self._of_layer(layer, change, change.changes.without(changes))
+        return tree
+
+    def _of_layer(self, layer: str, change: Change, changes: Changes) -> dict[Path, Node]:
+        return {path: node for path, node in self._gradients(change, changes).items() if path[0] == layer}
+
+    def _gradients(self, change: Change, changes: Changes) -> dict[Path, Node]:
+        network = self.network
+        total = network.total if change.total is None else change.total
+        nodes = dense(differentiate(total, network.targets, changes=changes).nodes, network.targets)
+        tree: dict[Path, Node] = {}
+        for path, node in zip(network.paths, nodes, strict=True):
+            scaled = node if change.scale == 1.0 else change.scale * node
+            penalty = change.penalties.get(path, self.penalties.get(path))
+            tree[path] = scaled if penalty is None else scaled + penalty
+        return tree
+
+
+def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[Made, Change]]:
+    """Every change that a rule makes: in each layer, and of each kind in all layers together."""
+    counts = network.counts
+    for mistake in mistakes:
+        if mistake.kind == "factor":
+            if network.has_penalties:
+                for factor in mistake.build(counts):
+                    yield Made(mistake.name), Change(scale=factor)
+            yield from _of_outputs(network, mistake)
+        alone = [] if mistake.kind not in ("rule", "noise") else list(mistake.build(network))
+        if mistake.changes is not None:
+            alone += mistake.changes(network)
+        yield from ((Made(mistake.name, change.layers), change) for change in alone)
+        forms: list[dict[tuple[str, ...], Change]] = []
+        for change in alone:
+            form = next((form for form in forms if change.layers not in form and _is_of(change, form)), None)
+            if form is None:
+                form = {}
+                forms.append(form)
+            form[change.layers] = change
+        endings = {ending.layer for ending in network.endings}
+        for form in forms:
+            inner = [change for layers, change in form.items() if endings.isdisjoint(layers)]
+            groups = {tuple(form): list(form.values()), tuple(each.layers for each in inner): inner}
+            for kind in dict.fromkeys(network.types[change.layers[0]] for change in alone if change.layers):
+                alike = [change for layers, change in form.items() if layers and network.types[layers[0]] == kind]
+                groups[tuple(each.layers for each in alike)] = alike
+            for several in groups.values():
+                together = _together(several)
+                if together is not None:
+                    yield Made(mistake.name, together.layers), together
+
+
+def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Change]]:
+    """Factors of the loss of one output, and of all outputs where each has a factor of its own."""
+    factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
+    for (ending, _, share), own in zip(network.outputs, factors, strict=True):
+        for factor in own:
+            if factor != 1.0:
+                yield Made(mistake.name, (ending,)), Change((ending,), total=network.total + share(factor))
+    if len({len(own) for own in factors}) == 1:
+        for several in zip(*factors, strict=True):
+            if len(set(several)) > 1:
+                total = network.total
+                for (_, _, share), factor in zip(network.outputs, several, strict=True):
+                    total = total + share(factor)
+                yield Made(mistake.name), Change(total=total)
+
+
+def _is_of(change: Change, form: Mapping[tuple[str, ...], Change]) -> bool:
+    return next(iter(form.values())).form == change.form
+
+
+def _together(changes: Sequence[Change]) -> Change | None:
+    if len(changes) < 2:
+        return None
+    together: Change | None = changes[0]
+    for change in changes[1:]:
+        together = None if together is None else together & change
+    return together
+
+
+@dataclass(frozen=True)
+class VariantsTask:
+    """Asks for all wrong gradients of a network, or for those that have a mistake more than one of them."""
+
+    task: Task
+    base: Made | None = None
+    form: int = 0
+    """Which of the changes of that mistake in these layers."""
+
+    @property
+    def key(self) -> tuple[Task, Made | None, int]:
+        return self.task, self.base, self.form
+
+    @property
+    def effort(self) -> float:
+        return 10.0 * self.task.effort
+
+    def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Variants:
+        return Variants(self, limits, pool, watch)
+
+
+class Variants:
+    """Wrong gradients of a network, ready to be computed."""
+
+    def __init__(
+        self, asked: VariantsTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
+    ) -> None:
+        prepared = prepare(asked.task._replace(dtype="float64", weighted=True), limits, watch, distinct_layers=True)
+        self.network = network = Network(prepared)
+        self.graph: Graph = network.graph
+        self.trees = Trees(network)
+        self.paths = network.paths
+        self.versions: dict[Path, list[Node]] = {path: [self.trees.right[path]] for path in self.paths}
+        """Of each tensor: its different gradients as nodes, the right one first."""
+        self.variants: list[Variant] = []
+        self.left_out = False
+        """Whether some would have taken too many operations."""
+        base: Change | None = None
+        if asked.base is not None and asked.base.code == UPDATED:
+            rate = self.graph.input(RATE, ())
+            penalties = self.trees.penalties if asked.form else {}
+            base = Change(changes=through_updated(network, asked.base.layers, rate, penalties))
+        elif asked.base is not None:
+            matching = [change for made, change in changes_of(network, None) if made == asked.base]
+            base = matching[min(asked.form, len(matching) - 1)]
+        most = len(self.graph.nodes) + MOST_NODES
+        seen: dict[Made, int] = {}
+        self.forms: dict[int, int] = {}
+        """Of each variant by its identity: which of the changes with its name it is."""
+        try:
+            if base is not None and asked.base is not None:
+                self._add(Variant((asked.base,), base), asked.form)
+            for made, change in changes_of(network, None):
+                form = seen[made] = seen.get(made, -1) + 1
+                if base is not None and asked.base is not None:
+                    both = base & change if made.code != asked.base.code else None
+                    if both is None:
+                        continue
+                    self._add(Variant((asked.base, made), both), form)
+                else:
+                    self._add(Variant((made,), change), form)
+                if len(self.graph.nodes) > most:
+                    self.left_out = True
+                    break
+        except LimitExceeded:
+            self.left_out = True
+        outputs = {
+            f"{number}/{place}": sketch(node)
+            for number, path in enumerate(self.paths)
+            for place, node in enumerate(self.versions[path])
+        }
+        self.program = Program(outputs, network.targets, pool=pool, watch=watch)
+        limits.check_program(self.program)
+        self.whole = {path: is_whole(node.shape) for path, node in zip(self.paths, network.targets, strict=True)}
+        self.inputs = {node.attributes[0]: node for node in self.graph.nodes if node.operation.name == "input"}
+        self.signs = inputs_of(self.graph)
+        self.weight = len(self.graph.nodes)
+        """How much of a cache it takes."""
+        self.nbytes = self.program.nbytes + 16 * sum(node.size for node in network.forward)
+
+    def _add(self, variant: Variant, form: int) -> None:
+        for path, node in self.trees.of(variant.change).items():
+            versions = self.versions[path]
+            if node not in versions:
+                versions.append(node)
+            variant.places[path] = versions.index(node)
+        if any(variant.places.values()):
+            self.variants.append(variant)
+            self.forms[id(variant)] = form
+
+    def run(self, leaves: Mapping[str, Array], watch: Watch | None = None) -> dict[Path, Array]:
+        """The pictures of every version of each tensor: (versions, numbers of a picture)."""
+        with self.program.workspace(watch) as workspace:
+            fill(workspace.inputs, {**self.signs, **leaves}, self.inputs)
+            workspace.parameters[...] = np.concatenate(
+                [leaves[node.attributes[0]].reshape(-1) for node in self.network.targets] or [np.zeros(0)]
+            )
+            workspace.run(watch)
+            return {
+                path: np.stack([workspace.outputs[f"{number}/{place}"] for place in range(len(self.versions[path]))])
+                for number, path in enumerate(self.paths)
+            }
+
+    def arrays(
+        self, wanted: Iterable[tuple[Path, int]], leaves: Mapping[str, Array], watch: Watch | None = None
+    ) -> dict[tuple[Path, int], Array]:
+        """Versions of tensors, whole."""
+        asked = list(wanted)
+        nodes = [self.versions[path][place] for path, place in asked]
+        given = {**leaves, **last_of(self.inputs, leaves)}
+        values: dict[Node, Array] = {}
+        for node in reachable(nodes):
+            if node.operation.name == "input":
+                values[node] = given[node.attributes[0]]
+            else:
+                values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
+            if watch is not None:
+                watch.look()
+        return {place: values[node] for place, node in zip(asked, nodes, strict=True)}
+
+
+def fill(room: Mapping[str, Array], given: Mapping[str, Array], inputs: Mapping[str, Node]) -> None:
+    """Write what a program takes."""
+    for name, value in {**given, **last_of(inputs, given)}.items():
+        if name in room:
+            room[name][...] = value
+
+
+def last_of(inputs: Mapping[str, Node], given: Mapping[str, Array]) -> dict[str, Array]:
+    """1 where an index is the last of its kind, as an assignment by indices keeps it, else 0."""
+    found: dict[str, Array] = {}
+    for name in inputs:
+        if name.startswith(LAST):
+            indices = given[name.removeprefix(LAST)]
+            flat = indices.reshape(-1)
+            mask = np.zeros(flat.size)
+            _, places = np.unique(flat[::-1], return_index=True)
+            mask[flat.size - 1 - places] = 1.0
+            found[name] = mask.reshape(indices.shape)
+    return found

@@ -1,0 +1,55 @@
+"""Verdicts in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.engine.insight.mistakes import mistakes
+from service.engine.insight.verify.judging import HARMLESS
+from service.engine.insight.verify.search import Diagnosis
+from service.engine.insight.verify.verdict import FirstWrong, Verdict
+from service.engine.texts import Sentence, say
+
+
+def of_verdict(verdict: Verdict) -> Sentence:
+    """The verdict on everything."""
+    if verdict.verdict == "match":
+        return say("verify.within") if verdict.diagnoses else say("verify.match")
+    names = [f"`{'.'.join(each.path)}`" for each in verdict.tensors if each.verdict == "mismatch"]
+    return say("verify.mismatch", count=len(names), names=names)
+
+
+def of_first_wrong(first: FirstWrong) -> Sentence:
+    """Where the gradient first goes wrong."""
+    if not first.right:
+        return say("verify.first", layer=first.layer)
+    return say("verify.first_after", layer=first.layer, right=[f"`{name}`" for name in first.right])
+
+
+def of_diagnosis(diagnosis: Diagnosis) -> list[Sentence]:
+    """What is wrong."""
+    told = []
+    for made in diagnosis.made:
+        what = mistakes[made.code].what
+        if made.layers and made.code not in HARMLESS:
+            told.append(say("verify.at", places=[f"`{name}`" for name in made.layers], what=what))
+        else:
+            told.append(what)
+    facts = diagnosis.facts
+    if "rate" in facts:
+        told.append(say("verify.rate", rate=facts["rate"]))
+    if "step" in facts:
+        told.append(say("verify.step", step=facts["step"]))
+    if "sample" in facts:
+        told.append(say("verify.sample", sample=int(facts["sample"])))
+    return told
+
+
+def changes_for(diagnosis: Diagnosis) -> list[Sentence]:
+    """What to change in the code."""
+    return [mistakes[code].change for code in dict.fromkeys(made.code for made in diagnosis.made)]
+
+
+def unexplained(verdict: Verdict) -> Sequence[Sentence]:
+    """That no known mistake gives the numbers of a claim."""
+    return [] if verdict.diagnoses or verdict.verdict == "match" else [say("verify.unexplained")]
