@@ -21,11 +21,24 @@ export function frameFor(surface: Surface, width: number, height: number): Frame
   const { lowest, highest } = surface.heights
   const room = (highest - lowest || 1) * 0.08
   const frame = frameOf(width, height, surface.x, [lowest - room, highest + room], margins)
-  return { ...frame, left: margins.left, top: margins.top, width: width - margins.left - margins.right, height: height - margins.top - margins.bottom, equal: false }
+  return {
+    ...frame,
+    left: margins.left,
+    top: margins.top,
+    width: width - margins.left - margins.right,
+    height: height - margins.top - margins.bottom,
+    equal: false,
+  }
 }
 
 /** A picture of the surface without axes: the ground of the 2-D picture and the skin of the 3-D one. */
-export function surfaceImage(surface: Surface, palette: Palette, basins: BasinGrid | null, aspect: number, lines = true): HTMLCanvasElement {
+export function surfaceImage(
+  surface: Surface,
+  palette: Palette,
+  basins: BasinGrid | null,
+  aspect: number,
+  lines = true,
+): HTMLCanvasElement {
   const canvas = document.createElement('canvas')
   canvas.width = Math.round(aspect >= 1 ? SHARPEST : SHARPEST * aspect)
   canvas.height = Math.round(aspect >= 1 ? SHARPEST / aspect : SHARPEST)
@@ -39,13 +52,27 @@ export function surfaceImage(surface: Surface, palette: Palette, basins: BasinGr
   })
   context.putImageData(image, 0, 0)
   if (lines) {
-    const frame: Frame = { left: 0, top: 0, width: canvas.width, height: canvas.height, x: surface.x, y: surface.y, equal: true }
+    const frame: Frame = {
+      left: 0,
+      top: 0,
+      width: canvas.width,
+      height: canvas.height,
+      x: surface.x,
+      y: surface.y,
+      equal: true,
+    }
     drawContours(context, surface, frame, palette, 1.1)
   }
   return canvas
 }
 
-function drawContours(context: CanvasRenderingContext2D, surface: Surface, frame: Frame, palette: Palette, width: number): void {
+function drawContours(
+  context: CanvasRenderingContext2D,
+  surface: Surface,
+  frame: Frame,
+  palette: Palette,
+  width: number,
+): void {
   context.lineWidth = width
   context.strokeStyle = palette.dark ? 'rgb(238 242 248 / 0.2)' : 'rgb(20 24 31 / 0.22)'
   context.beginPath()
@@ -74,7 +101,13 @@ export function drawGround(
     drawCurve(context, surface, frame, palette, basins)
   } else {
     context.imageSmoothingEnabled = true
-    context.drawImage(surfaceImage(surface, palette, basins, frame.width / frame.height, false), frame.left, frame.top, frame.width, frame.height)
+    context.drawImage(
+      surfaceImage(surface, palette, basins, frame.width / frame.height, false),
+      frame.left,
+      frame.top,
+      frame.width,
+      frame.height,
+    )
     drawContours(context, surface, frame, palette, 0.8)
   }
   context.strokeStyle = palette.line
@@ -83,7 +116,13 @@ export function drawGround(
   drawAxes(context, surface, frame, palette, number)
 }
 
-function drawAxes(context: CanvasRenderingContext2D, surface: Surface, frame: Frame, palette: Palette, number: (value: number) => string): void {
+function drawAxes(
+  context: CanvasRenderingContext2D,
+  surface: Surface,
+  frame: Frame,
+  palette: Palette,
+  number: (value: number) => string,
+): void {
   context.font = FONT
   context.fillStyle = palette.ink2
   context.strokeStyle = palette.ink2
@@ -112,7 +151,13 @@ function drawAxes(context: CanvasRenderingContext2D, surface: Surface, frame: Fr
   halo(context, surface.variables[0]!, frame.left + frame.width - 6, frame.top + frame.height - 4, palette)
   context.textAlign = 'left'
   context.textBaseline = 'top'
-  halo(context, surface.dimensions === 1 ? `f(${surface.variables[0]!})` : surface.variables[1]!, frame.left + 6, frame.top + 4, palette)
+  halo(
+    context,
+    surface.dimensions === 1 ? `f(${surface.variables[0]!})` : surface.variables[1]!,
+    frame.left + 6,
+    frame.top + 4,
+    palette,
+  )
 }
 
 /** Text that stands out from whatever is behind it. */
@@ -126,7 +171,13 @@ export function halo(context: CanvasRenderingContext2D, text: string, x: number,
   context.fillText(text, x, y)
 }
 
-function drawCurve(context: CanvasRenderingContext2D, surface: Surface, frame: Frame, palette: Palette, basins: BasinGrid | null): void {
+function drawCurve(
+  context: CanvasRenderingContext2D,
+  surface: Surface,
+  frame: Frame,
+  palette: Palette,
+  basins: BasinGrid | null,
+): void {
   context.fillStyle = palette.panel
   context.fillRect(frame.left, frame.top, frame.width, frame.height)
   if (basins) {

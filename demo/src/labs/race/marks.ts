@@ -16,7 +16,14 @@ export interface Labelled {
   y: number
 }
 
-export function drawMarker(context: CanvasRenderingContext2D, optimizer: number, x: number, y: number, radius: number, palette: Palette): void {
+export function drawMarker(
+  context: CanvasRenderingContext2D,
+  optimizer: number,
+  x: number,
+  y: number,
+  radius: number,
+  palette: Palette,
+): void {
   context.beginPath()
   traceMarker(context, markerOf(optimizer), x, y, radius)
   context.fillStyle = palette.optimizers[optimizer % palette.optimizers.length]!
@@ -27,7 +34,14 @@ export function drawMarker(context: CanvasRenderingContext2D, optimizer: number,
 }
 
 /** Balls of the 2-D picture: few are drawn one by one, many from stamps. */
-export function drawBalls(context: CanvasRenderingContext2D, paths: Paths, time: number, project: Project, palette: Palette, scale: number): void {
+export function drawBalls(
+  context: CanvasRenderingContext2D,
+  paths: Paths,
+  time: number,
+  project: Project,
+  palette: Palette,
+  scale: number,
+): void {
   const place: Place = { x: 0, y: 0, value: 0 }
   const radius = paths.runs > 600 ? 2.6 : paths.runs > 60 ? 3.6 : 7
   const stamps = palette.optimizers.map((_, optimizer) => stampOf(optimizer, radius, palette, scale))
@@ -35,7 +49,8 @@ export function drawBalls(context: CanvasRenderingContext2D, paths: Paths, time:
   for (let run = 0; run < paths.runs; run += 1) {
     placeAt(paths, run, time, place)
     const at = project(place.x, place.y, place.value)
-    if (at) context.drawImage(stamps[paths.optimizer[run]! % stamps.length]!, at[0] - size / 2, at[1] - size / 2, size, size)
+    if (at)
+      context.drawImage(stamps[paths.optimizer[run]! % stamps.length]!, at[0] - size / 2, at[1] - size / 2, size, size)
   }
 }
 
@@ -56,7 +71,12 @@ function stampOf(optimizer: number, radius: number, palette: Palette, scale: num
 }
 
 /** Names at the ends of ways, moved apart where they would cover each other. */
-export function drawLabels(context: CanvasRenderingContext2D, labels: readonly Labelled[], palette: Palette, width: number): void {
+export function drawLabels(
+  context: CanvasRenderingContext2D,
+  labels: readonly Labelled[],
+  palette: Palette,
+  width: number,
+): void {
   context.font = `600 ${FONT}`
   context.textBaseline = 'middle'
   const placed: { left: number; right: number; y: number }[] = []
@@ -76,7 +96,13 @@ export function drawLabels(context: CanvasRenderingContext2D, labels: readonly L
 }
 
 /** A start that can be dragged. */
-export function drawStart(context: CanvasRenderingContext2D, x: number, y: number, palette: Palette, active: boolean): void {
+export function drawStart(
+  context: CanvasRenderingContext2D,
+  x: number,
+  y: number,
+  palette: Palette,
+  active: boolean,
+): void {
   context.beginPath()
   context.arc(x, y, active ? 12 : 10, 0, 2 * Math.PI)
   context.lineWidth = 4
@@ -86,7 +112,12 @@ export function drawStart(context: CanvasRenderingContext2D, x: number, y: numbe
   context.strokeStyle = palette.ink
   context.stroke()
   context.beginPath()
-  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]] as const) {
+  for (const [dx, dy] of [
+    [1, 0],
+    [-1, 0],
+    [0, 1],
+    [0, -1],
+  ] as const) {
     context.moveTo(x + 7 * dx, y + 7 * dy)
     context.lineTo(x + 13 * dx, y + 13 * dy)
   }
@@ -94,7 +125,13 @@ export function drawStart(context: CanvasRenderingContext2D, x: number, y: numbe
 }
 
 /** Signs of stationary points: ▾ minimum, ▴ maximum, ✕ saddle, ○ degenerate. */
-export function drawStationary(context: CanvasRenderingContext2D, classification: string, x: number, y: number, palette: Palette): void {
+export function drawStationary(
+  context: CanvasRenderingContext2D,
+  classification: string,
+  x: number,
+  y: number,
+  palette: Palette,
+): void {
   context.beginPath()
   if (classification === 'saddle') {
     for (const sign of [1, -1]) {
@@ -119,7 +156,13 @@ export function drawStationary(context: CanvasRenderingContext2D, classification
 }
 
 /** The number of a valley on its ground. */
-export function drawValley(context: CanvasRenderingContext2D, valley: number, x: number, y: number, palette: Palette): void {
+export function drawValley(
+  context: CanvasRenderingContext2D,
+  valley: number,
+  x: number,
+  y: number,
+  palette: Palette,
+): void {
   context.beginPath()
   context.arc(x, y, 9, 0, 2 * Math.PI)
   context.fillStyle = css(valleyColour(valley, palette.dark))
@@ -134,7 +177,13 @@ export function drawValley(context: CanvasRenderingContext2D, valley: number, x:
   halo(context, String(valley), x, y + 0.5, palette)
 }
 
-export function drawArrow(context: CanvasRenderingContext2D, from: readonly [number, number], to: readonly [number, number], stroke: string, width = 2): void {
+export function drawArrow(
+  context: CanvasRenderingContext2D,
+  from: readonly [number, number],
+  to: readonly [number, number],
+  stroke: string,
+  width = 2,
+): void {
   const dx = to[0] - from[0]
   const dy = to[1] - from[1]
   const length = Math.hypot(dx, dy)

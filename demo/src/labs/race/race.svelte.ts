@@ -100,7 +100,12 @@ export class Question<T> {
 }
 
 /** Ask with a body made from the state: it has the shape that the service's types ask for. */
-export function asked<P extends PostPath>(path: P, body: object, panel: string, signal: AbortSignal): Promise<AnswerOf<P>> {
+export function asked<P extends PostPath>(
+  path: P,
+  body: object,
+  panel: string,
+  signal: AbortSignal,
+): Promise<AnswerOf<P>> {
   return ask(path, body as BodyOf<P>, { signal, panel })
 }
 

@@ -9,7 +9,13 @@ import type { Project } from './marks'
 /** Runs of which whole trails are drawn anew in each frame. */
 export const FEW = 24
 
-export function drawTrails(context: CanvasRenderingContext2D, paths: Paths, time: number, project: Project, palette: Palette): void {
+export function drawTrails(
+  context: CanvasRenderingContext2D,
+  paths: Paths,
+  time: number,
+  project: Project,
+  palette: Palette,
+): void {
   context.lineJoin = context.lineCap = 'round'
   const place: Place = { x: 0, y: 0, value: 0 }
   for (let run = 0; run < paths.runs; run += 1) {
@@ -43,7 +49,13 @@ export function drawTrails(context: CanvasRenderingContext2D, paths: Paths, time
 }
 
 /** A dot at each place told, where they lie far enough apart to be seen. */
-function drawSteps(context: CanvasRenderingContext2D, paths: Paths, time: number, project: Project, palette: Palette): void {
+function drawSteps(
+  context: CanvasRenderingContext2D,
+  paths: Paths,
+  time: number,
+  project: Project,
+  palette: Palette,
+): void {
   const place: Place = { x: 0, y: 0, value: 0 }
   for (let run = 0; run < paths.runs; run += 1) {
     const last = entryAt(paths, Math.min(time, paths.ends[run]!))
@@ -79,7 +91,15 @@ export class TrailLayer {
   #key = ''
   #time = 0
 
-  draw(context: CanvasRenderingContext2D, paths: Paths, time: number, project: Project, palette: Palette, key: string, clear: () => void): void {
+  draw(
+    context: CanvasRenderingContext2D,
+    paths: Paths,
+    time: number,
+    project: Project,
+    palette: Palette,
+    key: string,
+    clear: () => void,
+  ): void {
     if (paths !== this.#paths || key !== this.#key || time < this.#time) {
       clear()
       this.#paths = paths
