@@ -3,12 +3,14 @@
 import { ask, type AnswerOf, type BodyOf, type PostPath } from '../../api/client'
 import { latest } from '../../api/latest'
 import { asProblem, type Problem } from '../../api/problem'
+import { motion } from '../../stage/theme.svelte'
 import { Timeline } from '../../stage/timeline.svelte'
 import { contoursOf, gridOf, type Contour, type Grid } from './contours'
 import { heightsOf, type Heights, type Spacing } from './heights'
-import { packPaths, type Paths, type Run } from './paths'
+import { packPaths, slowed, type Paths, type Run } from './paths'
 import {
   basinsBody,
+  MOST_STARTS,
   cutOf,
   curvatureBody,
   descendBody,
@@ -22,6 +24,10 @@ import {
   type RaceState,
 } from './state'
 import { reliefOf, type BasinGrid, type Relief } from './terrain'
+
+/** How long a race lasts, in seconds at speed 1, and how many steps a second slow motion makes. */
+const RACE_SECONDS = 9
+const SLOW_RATE = 0.4
 
 export type Stationary = AnswerOf<'/v1/functions/stationary'>
 export type PointAnswer = AnswerOf<'/v1/functions/gradient'>['points'][number]
@@ -120,6 +126,8 @@ export class Race {
   readonly basins: Question<Basins>
   /** The ball in focus with all there is to tell of its steps. */
   readonly ball: Question<{ run: Run; steps: number[] }>
+  /** Value, gradient and curvature at the pointer. */
+  readonly here: Question<PointAnswer>
   /** Where the pointer is over the picture. */
   pointer = $state.raw<number[] | null>(null)
   /** A start is being dragged: whole ways are shown and nothing plays. */
@@ -135,6 +143,61 @@ export class Race {
     this.curvature = new Question((signal) => this.#curvature(signal))
     this.basins = new Question((signal) => this.#basins(signal))
     this.ball = new Question((signal) => this.#ball(signal))
+    this.here = new Question(async (signal) => {
+      const body = curvatureBody(this.state, [this.pointer!])
+      return (await asked('/v1/functions/gradient', body, 'race.here', signal)).points[0]!
+    })
+  }
+
+  /** The next answer plays from its start. */
+  #replay = true
+  /** This browser has no WebGL: only the 2-D picture can be shown. */
+  flatOnly = $state(false)
+
+  /** Another function, or the same one elsewhere. */
+  show(change: Partial<RaceState>, play = true): void {
+    Object.assign(this.state, { basins: -1, ...change })
+    if (this.state.starts === 'grid') {
+      this.state.side = Math.min(this.state.side, Math.floor(MOST_STARTS ** (1 / this.state.variables.length) + 1e-9))
+    }
+    this.state.focus = { optimizer: Math.min(this.state.focus.optimizer, this.state.optimizers.length - 1), start: 0 }
+    if (play) this.replay()
+  }
+
+  /** Let the balls go from their starts once the answer is there. */
+  replay(): void {
+    this.#replay = true
+  }
+
+  /** To be called when balls have been answered: the timeline takes their steps. */
+  begin(descent: Descent): void {
+    const { timeline } = this
+    const ended = timeline.position >= timeline.last
+    timeline.last = Math.max(0, ...descent.runs.map((run) => run.steps_done))
+    timeline.rate = this.state.slow ? SLOW_RATE : Math.max(6, timeline.last / RACE_SECONDS)
+    if (this.dragging || motion.reduced) timeline.seek(timeline.last)
+    else if (this.#replay) {
+      timeline.position = 0
+      timeline.play()
+    } else if (ended || timeline.position > timeline.last) timeline.position = timeline.last
+    if (!this.dragging) this.#replay = false
+  }
+
+  /** The time that is drawn: in slow motion balls stand while the parts of a step are shown. */
+  get time(): number {
+    return this.state.slow ? slowed(this.timeline.shown) : this.timeline.shown
+  }
+
+  /** What is drawn as the picture. */
+  get view(): 'curve' | '3d' | '2d' {
+    if (this.surface.answer?.dimensions === 1) return 'curve'
+    return this.state.view === '3d' && !this.flatOnly ? '3d' : '2d'
+  }
+
+  /** The descent, if it is one on the surface that is drawn. */
+  get drawn(): Descent | undefined {
+    const descent = this.descent.answer
+    return descent && descent.expression === this.surface.answer?.expression ? descent : undefined
   }
 
   /** Valleys of the descent, lowest first. */

@@ -172,6 +172,19 @@ export function oneBallBody(state: RaceState, optimizer: number, starts: number[
   }
 }
 
+/** Body of `/v1/functions/descend` for a sweep: the first start with each of the optimizers; only ends are told. */
+export function sweepBody(state: RaceState, optimizers: Choice[]): Body {
+  return {
+    expression: state.expression,
+    variables: state.variables,
+    starts: [state.points[0]],
+    optimizers,
+    ...rolling(state),
+    ...noiseOf(state),
+    trace: { every: state.steps },
+  }
+}
+
 /** The place that the numbers of all variables beyond the second are taken from. */
 export function cutOf(state: RaceState): Record<string, number> {
   const start = state.points[0] ?? []
