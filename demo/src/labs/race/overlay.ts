@@ -1,13 +1,12 @@
 /** What lies over the picture in both views. */
 
-import type { PointAnswer } from './race.svelte'
 import { sample } from './contours'
 import { FONT, halo } from './flat'
 import { roundTicks, toScene } from './geometry'
 import { drawArrow, drawLabels, drawMarker, drawStart, drawStationary, drawValley, type Labelled, type Project } from './marks'
 import type { Palette } from './palette'
 import { placeAt } from './paths'
-import type { Basins, Race, Surface } from './race.svelte'
+import type { Basins, PointAnswer, Race, Surface } from './race.svelte'
 import type { Scene } from './scene'
 
 export interface Overlay {
@@ -91,7 +90,7 @@ function drawPointer(context: CanvasRenderingContext2D, { race, surface, palette
   const answer: PointAnswer | undefined = race.here.answer
   if (!answer || !race.pointer || surface.dimensions < 2 || race.dragging) return
   const [x = 0, y = 0] = answer.point
-  const [gx = 0, gy = 0] = answer.direction ?? []
+  const [gx, gy] = [answer.direction?.[0] ?? 0, answer.direction?.[1] ?? 0]
   const from = project(x, y, answer.value ?? NaN)
   if (!from) return
   const size = 0.02 * Math.min(surface.x[1] - surface.x[0], surface.y[1] - surface.y[0])

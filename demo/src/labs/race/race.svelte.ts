@@ -29,8 +29,16 @@ import { reliefOf, type BasinGrid, type Relief } from './terrain'
 const RACE_SECONDS = 9
 const SLOW_RATE = 0.4
 
-export type Stationary = AnswerOf<'/v1/functions/stationary'>
-export type PointAnswer = AnswerOf<'/v1/functions/gradient'>['points'][number]
+type Numbers = (number | null)[]
+/** Answers as JSON has them when nothing else is asked for: tensors are lists. */
+type Listed<T, L> = Omit<T, keyof L> & L
+type Points<P extends '/v1/functions/gradient' | '/v1/functions/stationary'> = AnswerOf<P>['points'][number]
+export type PointAnswer = Listed<
+  Points<'/v1/functions/gradient'>,
+  { point: number[]; gradient: Numbers; direction: Numbers | null; hessian?: Numbers[]; eigenvalues?: number[] }
+>
+export type StationaryPoint = Listed<Points<'/v1/functions/stationary'>, { point: number[]; eigenvalues: number[] }>
+export type Stationary = Listed<AnswerOf<'/v1/functions/stationary'>, { points: StationaryPoint[] }>
 export type Valley = { point: number[]; value: number; classification: string; eigenvalues: number[]; runs: number }
 
 /** A surface as it is drawn: the answer and what drawing makes of it. */
@@ -137,15 +145,16 @@ export class Race {
     this.state = state
     this.surface = new Question((signal) => this.#surface(signal))
     this.descent = new Question((signal) => this.#descent(signal))
-    this.stationary = new Question((signal) =>
-      asked('/v1/functions/stationary', stationaryBody(this.state), 'race.stationary', signal),
+    this.stationary = new Question(
+      async (signal) =>
+        (await asked('/v1/functions/stationary', stationaryBody(this.state), 'race.stationary', signal)) as Stationary,
     )
     this.curvature = new Question((signal) => this.#curvature(signal))
     this.basins = new Question((signal) => this.#basins(signal))
     this.ball = new Question((signal) => this.#ball(signal))
     this.here = new Question(async (signal) => {
       const body = curvatureBody(this.state, [this.pointer!])
-      return (await asked('/v1/functions/gradient', body, 'race.here', signal)).points[0]!
+      return (await asked('/v1/functions/gradient', body, 'race.here', signal)).points[0] as PointAnswer
     })
   }
 
@@ -281,7 +290,7 @@ export class Race {
     const points = [...(first ? [this.startOf(first)] : []), ...valleys.map((valley) => valley.point)]
     const body = curvatureBody(this.state, points)
     const answer = await asked('/v1/functions/gradient', body, 'race.curvature', signal)
-    return { points: answer.points, valleys }
+    return { points: answer.points as PointAnswer[], valleys }
   }
 
   async #basins(signal: AbortSignal): Promise<Basins> {
