@@ -1,0 +1,68 @@
+/** State that lives in the address: the same link shows the same numbers. */
+
+import { read, split, write, type Checks, type State } from './links'
+
+class Address {
+  /** The lab that the address names. */
+  lab = $state('')
+  /** Parts of a link that could not be used. */
+  faults = $state<string[]>([])
+}
+export const address = new Address()
+
+const DEBOUNCE = 150
+/** What each lab had in the address when it was last open. */
+const remembered = new Map<string, string>()
+
+/** The fragment that opens a lab as it was left. */
+export function linkTo(lab: string): string {
+  return `#${remembered.get(lab) ?? lab}`
+}
+
+/** Set when the address changes other than by `linked`; each linked state reads it then. */
+let changes = $state(0)
+
+export function followAddress(): () => void {
+  const follow = (): void => {
+    const { lab } = split(location.hash)
+    address.lab = lab
+    changes += 1
+  }
+  follow()
+  addEventListener('hashchange', follow)
+  return () => removeEventListener('hashchange', follow)
+}
+
+/**
+ * A reactive object of JSON values. What differs from `defaults` stands in the fragment (`#race/…`): read at the start,
+ * written a moment after each change. A part that is unknown, malformed or refused by `checks` keeps its default, and
+ * the page says so. Call it while a component is made.
+ */
+export function linked<T extends State>(lab: string, defaults: T, checks: Checks<T> = {}): T {
+  const load = (): T => {
+    const { lab: named, parameters } = split(location.hash)
+    const { state, faults } = read(named === lab ? parameters : '', defaults, checks)
+    address.faults = faults
+    return state
+  }
+  const state = $state<T>(load())
+  let seen = changes
+  let timer: ReturnType<typeof setTimeout> | undefined
+
+  $effect(() => {
+    if (changes === seen) return
+    seen = changes
+    if (split(location.hash).lab === lab) Object.assign(state, load())
+  })
+  $effect(() => {
+    const fragment = write(lab, $state.snapshot(state) as State, defaults)
+    remembered.set(lab, fragment)
+    clearTimeout(timer)
+    timer = setTimeout(() => {
+      const { lab: named } = split(location.hash)
+      if ((named === lab || named === '') && location.hash !== `#${fragment}`) history.replaceState(null, '', `#${fragment}`)
+    }, DEBOUNCE)
+    return () => clearTimeout(timer)
+  })
+  return state
+}
