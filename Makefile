@@ -16,8 +16,12 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
-serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000)
-	@exec $(BIN)/python -m service serve
+serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000); NABLA_DEMO=off leaves the demo out
+	@$(BIN)/python scripts/demo.py --background; exec $(BIN)/python -m service serve
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/ and openapi.yaml say
+	@$(BIN)/python scripts/demo.py
 
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=

@@ -35,7 +35,7 @@ export interface Options {
 }
 
 /** Where the service is mounted: the folder above that of this script, without a slash at the end. */
-export const ROOT = import.meta.env.DEV ? '' : new URL('..', import.meta.url).href.replace(/\/$/, '')
+export const ROOT = import.meta.env.DEV ? '' : new URL(/* @vite-ignore */ '..', import.meta.url).href.replace(/\/$/, '')
 
 const client = createClient<paths>({ baseUrl: ROOT })
 const JSON_TYPE = 'application/json'

@@ -10,6 +10,14 @@ class Address {
 }
 export const address = new Address()
 
+/** What of a lab is shown: `?hide=controls,evidence,transport` lets a teacher leave parts out. */
+export function parts(): { controls: boolean; evidence: boolean; transport: boolean } {
+  const hidden = new Set((new URLSearchParams(location.search).get('hide') ?? '').split(','))
+  return {
+    controls: !hidden.has('controls'), evidence: !hidden.has('evidence'), transport: !hidden.has('transport'),
+  }
+}
+
 const DEBOUNCE = 150
 /** What each lab had in the address when it was last open. */
 const remembered = new Map<string, string>()
