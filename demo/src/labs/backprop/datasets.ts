@@ -115,7 +115,8 @@ export function split(samples: Samples, share: number): { training: number[]; va
     const before = seen.get(group) ?? 0
     seen.set(group, before + 1)
     const held = Math.floor((before + 1) * share + 1e-9) > Math.floor(before * share + 1e-9)
-    (held ? validation : training).push(i)
+    const part = held ? validation : training
+    part.push(i)
   })
   return training.length > 0 ? { training, validation } : { training: validation, validation: training }
 }

@@ -34,12 +34,12 @@ export interface Layout {
   neurons: Neuron[]
   edges: Edge[]
   loss: Point & { radius: number }
-  /** The middle of each layer along the direction of the pass, the loss last. */
-  stations: number[]
 }
 
 /** Below this width layers go from top to bottom. */
 export const NARROW = 560
+/** Downward, a neuron with so much width has its numbers beside it. */
+export const FULL_DOWN = 136
 
 /**
  * @param sizes units of each layer, the input first
@@ -48,19 +48,21 @@ export const NARROW = 560
 export function layoutOf(sizes: number[], names: string[], width: number, height: number): Layout {
   const vertical = width < NARROW
   const most = Math.max(...sizes)
-  const stations = sizes.length + 1
-  const across = vertical ? width : height
-  const room = across / most
-  const radius = Math.max(9, Math.min(vertical ? 26 : 30, room * 0.36))
-  const tall = vertical ? Math.max(height, stations * Math.max(96, radius * 2 + 60)) : height
+  // Downward, the loss stands beside a single output, so that the whole network fits on a phone.
+  const beside = vertical && (sizes[sizes.length - 1] as number) <= 1 && most <= 4
+  const stations = sizes.length + (beside ? 0 : 1)
+  const room = (vertical ? width : height) / most
+  const radius = Math.max(9, Math.min(vertical ? 23 : 30, room * 0.36))
+  const shift = vertical && room >= FULL_DOWN ? 24 : 0
+  const across = (vertical ? width : height) - shift * 2
+  const tall = vertical ? Math.max(height, (stations - 1) * Math.max(86, radius * 2 + 44) + radius * 2 + 60) : height
   const along = vertical ? tall : width
-  const margin = vertical ? radius + 16 : radius + 34
-  const station = (at: number) => margin + ((along - 2 * margin) * at) / (stations - 1)
+  const [first, last] = vertical ? [radius + 20, radius + 30] : [radius + 34, 52]
+  const station = (at: number) => first + ((along - first - last) * at) / Math.max(1, stations - 1)
   const place = (layer: number, unit: number): Point => {
     const count = sizes[layer] as number
-    const gap = Math.min(room, vertical ? 170 : 150)
-    const spread = vertical || most === 1 ? room : Math.max(gap, room * 0.92)
-    const side = across / 2 + (unit - (count - 1) / 2) * spread
+    const spread = across / most
+    const side = across / 2 + (unit - (count - 1) / 2) * (vertical ? spread : Math.min(spread, 170))
     return vertical ? { x: side, y: station(layer) } : { x: station(layer), y: side }
   }
   const neurons: Neuron[] = sizes.flatMap((count, layer) =>
@@ -77,15 +79,9 @@ export function layoutOf(sizes: number[], names: string[], width: number, height
   }
   const middle = across / 2
   const end = station(stations - 1)
-  return {
-    width,
-    height: tall,
-    vertical,
-    neurons,
-    edges,
-    loss: { ...(vertical ? { x: middle, y: end } : { x: end, y: middle }), radius: Math.max(18, Math.min(radius, 26)) },
-    stations: Array.from({ length: stations }, (_, at) => station(at)),
-  }
+  const lossRadius = Math.max(17, Math.min(radius, 24))
+  const loss = beside ? { x: width - lossRadius - 14, y: end } : vertical ? { x: middle, y: end } : { x: end, y: middle }
+  return { width, height: tall, vertical, neurons, edges, loss: { ...loss, radius: lossRadius } }
 }
 
 /** The part of a line that is outside the circles at its ends. */

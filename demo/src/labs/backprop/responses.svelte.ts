@@ -23,7 +23,6 @@ export class Responses {
   problem = $state.raw<Problem>()
   #coarse = $state.raw<{ plane: Plane; inputs: number[][]; layers: number[][][] }>()
   #pictures = new Map<string, string>()
-  readonly #lab: Lab
 
   #boundary = new Follower<Question, Forward>(
     ({ body }, signal) => answerOf<'/v1/forward', Forward>('/v1/forward', body, { signal, panel: 'backprop.boundary' }),
@@ -44,7 +43,6 @@ export class Responses {
   )
 
   constructor(lab: Lab) {
-    this.#lab = lab
     $effect(() => {
       const weights = lab.weights
       const task = lab.task
