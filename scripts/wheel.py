@@ -29,12 +29,12 @@ class Hook(BuildHookInterface[Any]):
         demo = _demo()
         if demo.is_off():
             self.app.display_info("NABLA_DEMO says so: the wheel has no demo.")
-            build_data["artifacts"].clear()
             return
         try:
             demo.build()
         except (demo.NoNode, demo.Failed) as error:
             raise RuntimeError(f"The demo could not be built; NABLA_DEMO=off leaves it out.\n{error}") from None
+        build_data["artifacts"].append("/service/demo/")  # git ignores it, so it has to be named
 
 
 def get_build_hook() -> type[BuildHookInterface[Any]]:
