@@ -87,11 +87,16 @@ def is_new_enough(version: str) -> bool:
     return major > 22 or (major, minor) >= (22, 12) or (major == 20 and minor >= 19)
 
 
+def has_node() -> bool:
+    """Whether this machine has a Node that is new enough, and npm."""
+    node = shutil.which("node")
+    return node is not None and shutil.which("npm") is not None and is_new_enough(_output([node, "--version"]))
+
+
 def npm() -> tuple[list[str], dict[str, str]]:
     """How npm is called, and the environment for it. Raises `NoNode`."""
-    node, manager = shutil.which("node"), shutil.which("npm")
-    if node and manager and is_new_enough(_output([node, "--version"])):
-        return [manager], dict(os.environ)
+    if has_node():
+        return ["npm"], dict(os.environ)
     folder = _node_package()
     programs = folder / "bin"
     # npm's scripts call node by its name. The package's own bin/npm is a copy that does not find its files.
@@ -137,9 +142,14 @@ def _node_package() -> Path:
 def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> str:
     """Run a command; gives what it printed. Raises `Failed` with that."""
     finished = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
+    )
     if finished.returncode:
         raise Failed(_shortened(finished.stdout) or f"{command[0]} ended with status {finished.returncode}")
     return finished.stdout
