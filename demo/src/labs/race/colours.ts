@@ -42,8 +42,8 @@ export function heightColour(height: number, dark: boolean): RGB {
   const below = Math.min(Math.floor(place), VIRIDIS.length - 2)
   const pure = mix(VIRIDIS[below]!, VIRIDIS[below + 1]!, place - below)
   const grey = 0.3 * pure[0] + 0.59 * pure[1] + 0.11 * pure[2]
-  const muted = mix(pure, [grey, grey, grey], 0.3)
-  return dark ? mix(muted, [13, 17, 24], 0.42) : mix(muted, [255, 255, 255], 0.44)
+  const muted = mix(pure, [grey, grey, grey], 0.2)
+  return dark ? mix(muted, [13, 17, 24], 0.42) : mix(muted, [255, 255, 255], 0.4)
 }
 
 /** Colours of 256 heights. */

@@ -7,11 +7,14 @@ import type { Surface } from './race.svelte'
 import { paintTerrain, type BasinGrid } from './terrain'
 
 export const FONT = '11px system-ui, "PingFang SC", "Noto Sans CJK SC", sans-serif'
+/** Pictures narrower than this have their legend above. */
+export const NARROW = 620
 /** Pixels of the picture of a surface along its longer side, at most. */
 const SHARPEST = 720
 
 export function marginsFor(width: number): Margins {
-  return width < 480 ? { left: 34, right: 10, top: 12, bottom: 26 } : { left: 48, right: 18, top: 18, bottom: 34 }
+  // Legend and scale stand beside the map where there is room, else above it.
+  return width < NARROW ? { left: 36, right: 12, top: 62, bottom: 28 } : { left: 48, right: 150, top: 18, bottom: 34 }
 }
 
 /** Where the picture of a surface lies. That of a curve has values along y. */

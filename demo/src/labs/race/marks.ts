@@ -1,6 +1,6 @@
 /** What lies over the picture of either view: balls, labels, starts, stationary points, the gradient at the pointer. */
 
-import { css, markerOf, traceMarker, valleyColour } from './colours'
+import { css, markerOf, traceMarker, valleyColour, type Marker } from './colours'
 import { FONT, halo } from './flat'
 import type { Palette } from './palette'
 import type { Paths, Place } from './paths'
@@ -33,41 +33,35 @@ export function drawMarker(
   context.stroke()
 }
 
-/** Balls of the 2-D picture: few are drawn one by one, many from stamps. */
-export function drawBalls(
-  context: CanvasRenderingContext2D,
-  paths: Paths,
-  time: number,
-  project: Project,
-  palette: Palette,
-  scale: number,
-): void {
+/** Small markers as rectangles x, y, width, height in pixels: thousands of those are drawn in a frame, but not of outlines. */
+const SMALL: Record<Marker, readonly (readonly [number, number, number, number])[]> = {
+  circle: [[-3, -2, 6, 4], [-2, -3, 4, 6]],
+  square: [[-3, -3, 6, 6]],
+  triangle: [[-1, -3, 2, 2], [-2, -1, 4, 2], [-3, 1, 6, 2]],
+  diamond: [[-3, -1, 6, 2], [-2, -2, 4, 4], [-1, -3, 2, 6]],
+  cross: [[-3, -3, 2, 2], [1, -3, 2, 2], [-1, -1, 2, 2], [-3, 1, 2, 2], [1, 1, 2, 2]],
+  plus: [[-3, -1, 6, 2], [-1, -3, 2, 6]],
+}
+/** More balls than these are small. */
+const MANY = 60
+
+/** Balls of the 2-D picture. */
+export function drawBalls(context: CanvasRenderingContext2D, paths: Paths, time: number, project: Project, palette: Palette): void {
   const place: Place = { x: 0, y: 0, value: 0 }
-  const radius = paths.runs > 600 ? 2.6 : paths.runs > 60 ? 3.6 : 7
-  const stamps = palette.optimizers.map((_, optimizer) => stampOf(optimizer, radius, palette, scale))
-  const size = 2 * (radius * 1.4 + 2)
+  let filled = -1
   for (let run = 0; run < paths.runs; run += 1) {
     placeAt(paths, run, time, place)
     const at = project(place.x, place.y, place.value)
-    if (at)
-      context.drawImage(stamps[paths.optimizer[run]! % stamps.length]!, at[0] - size / 2, at[1] - size / 2, size, size)
+    if (!at) continue
+    const optimizer = paths.optimizer[run]!
+    if (paths.runs <= MANY) {
+      drawMarker(context, optimizer, at[0], at[1], 7, palette)
+      continue
+    }
+    if (filled !== optimizer) context.fillStyle = palette.optimizers[optimizer % palette.optimizers.length]!
+    filled = optimizer
+    for (const [dx, dy, w, h] of SMALL[markerOf(optimizer)]) context.fillRect(at[0] + dx, at[1] + dy, w, h)
   }
-}
-
-const stamps = new Map<string, HTMLCanvasElement>()
-
-function stampOf(optimizer: number, radius: number, palette: Palette, scale: number): HTMLCanvasElement {
-  const key = [optimizer, radius, palette.optimizers[optimizer], palette.dark, scale].join()
-  const known = stamps.get(key)
-  if (known) return known
-  const size = 2 * (radius * 1.4 + 2)
-  const canvas = document.createElement('canvas')
-  canvas.width = canvas.height = Math.ceil(size * scale)
-  const context = canvas.getContext('2d')!
-  context.scale(canvas.width / size, canvas.width / size)
-  drawMarker(context, optimizer, size / 2, size / 2, radius, palette)
-  stamps.set(key, canvas)
-  return canvas
 }
 
 /** Names at the ends of ways, moved apart where they would cover each other. */

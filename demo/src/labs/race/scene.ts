@@ -13,7 +13,7 @@ import { FEW } from './trails'
 
 const TAIL_PIECES = 6
 const LIFT = 0.006
-const DISTANCE = 3.35
+const DISTANCE = 4.3
 
 /** Whether this browser draws with the processor: then fewer pixels are drawn. */
 function isSoftware(gl: WebGLRenderingContext | WebGL2RenderingContext): boolean {

@@ -6,7 +6,10 @@ export interface Bound {
   rate: number
   /** 2/λmax at the minimum. */
   step: number
+  /** Larger than that. */
   over: boolean
+  /** And the ball has not come to rest: then this may be why. */
+  lost: boolean
   /** Index of the minimum among the valleys. */
   place: number
 }
@@ -19,7 +22,7 @@ export function boundFor(race: Race, optimizer: number): Bound | null {
   const place = run?.valley ?? run?.basin ?? nearest(race)
   if (place === null || place === undefined) return null
   const step = stepAt(race, place)
-  return step === null ? null : { rate, step, over: rate > step, place }
+  return step === null ? null : { rate, step, over: rate > step, lost: rate > step && run?.valley === null, place }
 }
 
 /** 2/λmax at one of the valleys; null where it is no minimum, or not known yet. */

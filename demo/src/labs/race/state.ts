@@ -93,7 +93,7 @@ export const DEFAULTS: RaceState = {
   focus: { optimizer: 0, start: 0 },
   sweep: { optimizer: 1, option: '' },
   slow: false,
-  eye: [-38, 42, 1],
+  eye: [-28, 40, 1],
 }
 
 /** How many optimizers race at once: as many as there are colours, markers and dashes. */

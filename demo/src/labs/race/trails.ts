@@ -85,28 +85,27 @@ function at(paths: Paths, run: number, entry: number, into: Place): Place {
   return into
 }
 
-/** Adds what many balls have gone since the last frame; starts anew where time went back or something else changed. */
+/** Adds to the still ground what many balls have gone since the last frame; begins anew where something else changed. */
 export class TrailLayer {
   #paths: Paths | null = null
-  #key = ''
+  #still: HTMLCanvasElement | null = null
   #time = 0
+  #drawn = ''
 
-  draw(
-    context: CanvasRenderingContext2D,
-    paths: Paths,
-    time: number,
-    project: Project,
-    palette: Palette,
-    key: string,
-    clear: () => void,
-  ): void {
-    if (paths !== this.#paths || key !== this.#key || time < this.#time) {
-      clear()
+  draw(context: CanvasRenderingContext2D, paths: Paths | null, time: number, project: Project, palette: Palette, still: HTMLCanvasElement): void {
+    const size = `${context.canvas.width} ${context.canvas.height}`
+    if (paths !== this.#paths || still !== this.#still || time < this.#time || size !== this.#drawn) {
+      context.save()
+      context.setTransform(1, 0, 0, 1, 0, 0)
+      context.clearRect(0, 0, context.canvas.width, context.canvas.height)
+      context.drawImage(still, 0, 0)
+      context.restore()
       this.#paths = paths
-      this.#key = key
+      this.#still = still
       this.#time = 0
+      this.#drawn = size
     }
-    if (time <= this.#time) return
+    if (!paths || time <= this.#time) return
     context.lineWidth = 1
     context.globalAlpha = paths.runs > 400 ? 0.3 : 0.5
     const place: Place = { x: 0, y: 0, value: 0 }
