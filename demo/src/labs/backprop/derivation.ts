@@ -37,8 +37,8 @@ export interface Explanation {
   quantities: Quantity[]
 }
 
-/** The order of the lesson: what goes forward, then the error, then back. The service's own order is kept within a kind. */
-export const KINDS = ['forward', 'error', 'delta', 'gradient', 'update'] as const
+/** The gradient first, then what leads to it: forward, the error, and back. The service's own order is kept within a kind. */
+export const KINDS = ['gradient', 'forward', 'error', 'delta', 'update'] as const
 
 /**
  * The formula with each quantity that it uses, and its result, wrapped in `\htmlData{id=…}{symbol}`: KaTeX makes elements of

@@ -32,8 +32,8 @@ export interface GraphPlan {
 }
 
 /**
- * A node's column is one more than that of the last of its inputs. What nothing goes into (an input, a constant) stands one
- * column before the first node that takes it. The way back runs from right to left below: its columns are counted from the
+ * A node stands one column before the first that takes it, so that arrows are short; a result stands one column after the
+ * last of its inputs. The way back runs from right to left below: its columns are counted from the
  * right end of the way forward.
  */
 export function planOf(nodes: GraphNode[]): GraphPlan {
@@ -58,7 +58,6 @@ function depths(nodes: GraphNode[]): Map<string, number> {
     depth.set(node.name, before.length === 0 ? 0 : Math.max(...before) + 1)
   }
   for (const node of [...nodes].reverse()) {
-    if (node.inputs.some((name) => known.has(name))) continue
     const users = nodes.filter((each) => each.inputs.includes(node.name)).map((each) => depth.get(each.name) ?? 1)
     if (users.length > 0) depth.set(node.name, Math.max(0, Math.min(...users) - 1))
   }

@@ -6,7 +6,7 @@ import { Timeline } from '../../stage/timeline.svelte'
 import { CHECKS, DEFAULTS, layerNames, problemOf, requestOf, trainingOf, weightsOf, withData, type Definition } from './definition'
 import type { DatasetName } from './datasets'
 import { Follower } from './follower'
-import { parseAddress, valueAt, withValue, type Tree } from './parameters'
+import { entriesOf, parseAddress, valueAt, withValue, type Tree } from './parameters'
 import { passOf, sizesOf, type Pass, type PassAnswer } from './pass'
 import { lastPhase } from './pulses'
 import type { Place } from './derivation'
@@ -15,7 +15,8 @@ import { Training } from './training.svelte'
 
 export type Mode = 'pass' | 'training'
 export type View = 'network' | 'graph'
-export type Shown = 'both' | 'weight' | 'gradient'
+export const NUMBERS = ['both', 'weight', 'gradient'] as const
+export type Shown = (typeof NUMBERS)[number]
 export const TABS = ['weight', 'numbers', 'flow', 'optimizer'] as const
 export type Tab = (typeof TABS)[number]
 
@@ -48,7 +49,7 @@ export class Lab {
     ...CHECKS,
     mode: (value: Mode) => value === 'pass' || value === 'training',
     view: (value: View) => value === 'network' || value === 'graph',
-    shown: (value: Shown) => ['both', 'weight', 'gradient'].includes(value),
+    shown: (value: Shown) => NUMBERS.includes(value),
     tab: (value: Tab) => TABS.includes(value),
     chosen: (value: string) => parseAddress(value) !== null,
     step: (value: number) => Number.isInteger(value) && value >= 0 && value <= 1_000_000,
@@ -91,7 +92,10 @@ export class Lab {
   readonly phase = $derived(
     this.state.mode === 'training' ? lastPhase(this.names.length) : Math.min(this.passage.shown, this.passage.last),
   )
-  readonly chosen = $derived(valueAt(this.weights, this.state.chosen) === undefined ? null : this.state.chosen)
+  /** The chosen weight; the first one where the network has none of that name. */
+  readonly chosen = $derived(
+    valueAt(this.weights, this.state.chosen) === undefined ? (entriesOf(this.weights ?? {})[0]?.address ?? null) : this.state.chosen,
+  )
 
   #passes = new Follower<Record<string, unknown>, PassAnswer>(
     (request, signal) =>

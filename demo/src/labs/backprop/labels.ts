@@ -1,10 +1,11 @@
 /** What of a neuron's numbers is written, and where, by the room that it has. */
+import { format } from '../../stage/numbers'
 import { FULL_DOWN, type Box, type Layout, type Neuron, type Point } from './layout'
 
 /** full: sum, output, delta and bias; short: output and delta; none: the numbers are in the table and under the pointer. */
 export type Detail = 'full' | 'short' | 'none'
 
-export const LABEL = { width: 62, line: 13 }
+export const LABEL = { width: 66, line: 13 }
 
 export function detailOf(layout: Layout, sizes: number[]): Detail {
   const most = Math.max(...sizes)
@@ -32,10 +33,16 @@ export function deltaPlace(neuron: Neuron, vertical: boolean, detail: Detail): P
 export function neuronBoxes(layout: Layout, detail: Detail): Box[] {
   if (detail === 'none') return []
   return layout.neurons.flatMap((neuron) => {
+    if (layout.vertical && neuron.layer === 0) return [] // inputs have no delta there
     const boxes: Box[] = [{ ...deltaPlace(neuron, layout.vertical, detail), width: LABEL.width, height: LABEL.line + 2 }]
     if (detail === 'full' && neuron.layer > 0) {
       boxes.push({ ...biasPlace(neuron, layout.vertical), width: LABEL.width, height: LABEL.line * 2 + 2 })
     }
     return boxes
   })
+}
+
+/** Inputs and targets as they were given where they are whole, without digits that nobody wrote. */
+export function short(value: number | null | undefined): string {
+  return Number.isInteger(value) && Math.abs(value as number) < 10_000 ? String(value).replace('-', '−') : format(value)
 }

@@ -55,14 +55,14 @@ export function layoutOf(sizes: number[], names: string[], width: number, height
   const radius = Math.max(9, Math.min(vertical ? 23 : 30, room * 0.36))
   const shift = vertical && room >= FULL_DOWN ? 24 : 0
   const across = (vertical ? width : height) - shift * 2
-  const tall = vertical ? Math.max(height, (stations - 1) * Math.max(86, radius * 2 + 44) + radius * 2 + 60) : height
+  const tall = vertical ? Math.max(height, (stations - 1) * (radius * 2 + 60) + radius * 2 + 56) : height
   const along = vertical ? tall : width
   const [first, last] = vertical ? [radius + 20, radius + 30] : [radius + 34, 52]
   const station = (at: number) => first + ((along - first - last) * at) / Math.max(1, stations - 1)
   const place = (layer: number, unit: number): Point => {
     const count = sizes[layer] as number
     const spread = across / most
-    const side = across / 2 + (unit - (count - 1) / 2) * (vertical ? spread : Math.min(spread, 170))
+    const side = across / 2 + (unit - (count - 1) / 2) * (vertical ? spread : Math.min(spread, 200))
     return vertical ? { x: side, y: station(layer) } : { x: station(layer), y: side }
   }
   const neurons: Neuron[] = sizes.flatMap((count, layer) =>
@@ -95,6 +95,9 @@ export function along(start: Point, end: Point, share: number): Point {
   return { x: start.x + (end.x - start.x) * share, y: start.y + (end.y - start.y) * share }
 }
 
+/** Of the edges into a layer so many need room for their numbers, or none is shown. */
+const SHARE = 0.65
+
 export interface Box {
   x: number
   y: number
@@ -124,9 +127,11 @@ export function placeLabels(
   taken.push({ x: layout.loss.x, y: layout.loss.y, width: layout.loss.radius * 2, height: layout.loss.radius * 2 })
   const edges = new Map(layout.edges.map((edge) => [edge.address, edge]))
   const places = new Map<string, Point>()
+  const wanted = new Map<number, number>()
   for (const address of order) {
     const edge = edges.get(address)
     if (!edge) continue
+    wanted.set(edge.layer, (wanted.get(edge.layer) ?? 0) + 1)
     for (const share of [0.36, 0.64, 0.28, 0.72, 0.5, 0.2, 0.8, 0.43, 0.57]) {
       const box = { ...along(edge.start, edge.end, share), ...size }
       const inside =
@@ -137,6 +142,11 @@ export function placeLabels(
         break
       }
     }
+  }
+  // A layer with numbers on few of its edges tells little and hides much: it has none then.
+  for (const [layer, count] of wanted) {
+    const placed = [...places.keys()].filter((address) => edges.get(address)?.layer === layer)
+    if (placed.length < count * SHARE) for (const address of placed) places.delete(address)
   }
   return places
 }

@@ -25,6 +25,7 @@ export function logarithmic(low: number, high: number, from: number, to: number,
   const step = Math.max(1, Math.ceil((last - first + 1) / count))
   const ticks: number[] = []
   for (let power = first; power <= last; power += step) ticks.push(10 ** power)
+  if (ticks.length < 2) ticks.splice(0, ticks.length, ...roundTicks(low, high > low ? high : low * 10, count))
   return { at: (value) => inner.at(Math.log10(value)), back: (place) => 10 ** inner.back(place), ticks }
 }
 

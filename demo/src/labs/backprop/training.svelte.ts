@@ -56,6 +56,13 @@ export class Training extends Timeline {
     super.step()
   }
 
+  /** The loss of the training at the parameters after so many steps: the next step tells it, at the end the summary. */
+  lossAt(step: number): number | null | undefined {
+    const next = this.steps[step]
+    if (next) return next.loss
+    return this.summary && this.summary.status !== 'diverged' && step === this.summary.steps_done ? this.summary.loss : undefined
+  }
+
   /** Forget the trace: what it was made of has changed. */
   clear(): void {
     this.#stream?.abort()
@@ -85,7 +92,6 @@ export class Training extends Timeline {
       this.steps = steps.slice()
       // The last line of a diverged training tells of a step that was not made.
       this.last = this.summary ? Math.min(steps.length, this.summary.steps_done) : steps.length
-      shown = performance.now()
     }
     try {
       for await (const line of stream('/v1/train', body as never, { signal: mine.signal, panel: 'backprop.train' })) {
@@ -93,9 +99,10 @@ export class Training extends Timeline {
         else if ('step' in line) {
           steps.push(line as unknown as TrainingStep)
           // Lines come faster than frames: the page is told of them once a frame.
-          if (performance.now() - shown > 14) {
+          if (performance.now() - shown > 12) {
             show()
             await new Promise(requestAnimationFrame)
+            shown = performance.now()
           }
         }
       }
