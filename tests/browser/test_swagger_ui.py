@@ -185,7 +185,7 @@ def test_a_stream_is_shown_as_its_lines(fresh: Docs, name: str) -> None:
 
 def test_the_page_follows_the_colours_of_the_system(docs: Docs) -> None:
     for scheme in ("dark", "light"):
-        page.docs.emulate_media(color_scheme=scheme)
+        docs.page.emulate_media(color_scheme=scheme)
         docs.until("return document.documentElement.classList.contains('dark-mode') === arguments[0]", scheme == "dark")
 
 
