@@ -29,10 +29,11 @@ const ARROW = 56
 export function drawOverlay(context: CanvasRenderingContext2D, what: Overlay): void {
   const { race, surface, palette, project } = what
   if (what.scene) drawSceneAxes(context, what, what.scene)
+  const balls = ballsOf(what)
   for (const point of race.stationary.answer?.points ?? []) {
     const [x = 0, y = 0] = point.point
     const at = project(x, y, point.value)
-    if (at) drawStationary(context, point.classification, at[0], at[1], palette)
+    if (at && !balls.some((ball) => Math.hypot(ball[0] - at[0], ball[1] - at[1]) < 10)) drawStationary(context, point.classification, at[0], at[1], palette)
   }
   if (what.basins) {
     what.basins.valleys.forEach((valley, index) => {
@@ -49,6 +50,17 @@ export function drawOverlay(context: CanvasRenderingContext2D, what: Overlay): v
   drawFocus(context, what)
   drawNames(context, what)
   drawPointer(context, what)
+}
+
+/** Where the balls of a few runs are: signs of the ground make room for them. */
+function ballsOf({ race, project, time }: Overlay): [number, number][] {
+  const drawn = race.drawn
+  if (!drawn || drawn.paths.runs > 60) return []
+  return drawn.runs.flatMap((_, index) => {
+    const place = placeAt(drawn.paths, index, time)
+    const at = project(place.x, place.y, place.value)
+    return at ? [at] : []
+  })
 }
 
 function heightAt(surface: Surface, point: readonly number[]): number {

@@ -12,6 +12,8 @@ import type { BasinGrid } from './terrain'
 import { FEW } from './trails'
 
 const TAIL_PIECES = 6
+/** Pixels that the processor draws in good time. */
+const MOST_SOFTWARE_PIXELS = 420_000
 const LIFT = 0.006
 const DISTANCE = 4.3
 
@@ -47,6 +49,8 @@ export class Scene {
   #surface: Surface | null = null
   #solid: Solid = { x: 1, y: 1, height: 0.72 }
   #size: [number, number] = [1, 1]
+  #ratio = 1
+  #runs = 0
 
   constructor(canvas: HTMLCanvasElement) {
     const probe = document.createElement('canvas').getContext('webgl2')
@@ -55,7 +59,7 @@ export class Scene {
     probe.getExtension('WEBGL_lose_context')?.loseContext()
     this.#renderer = new THREE.WebGLRenderer({
       canvas,
-      alpha: true,
+      alpha: false,
       antialias: !this.#software,
       powerPreference: 'high-performance',
     })
@@ -63,10 +67,12 @@ export class Scene {
   }
 
   resize(width: number, height: number): void {
-    const ratio = this.#software ? 1 : Math.min(devicePixelRatio, 2)
-    this.#renderer.setPixelRatio(ratio)
-    this.#renderer.setSize(width, height, false)
     this.#size = [width, height]
+    this.#ratio = this.#software
+      ? Math.min(1, Math.sqrt(MOST_SOFTWARE_PIXELS / (width * height)))
+      : Math.min(devicePixelRatio, 2)
+    this.#renderer.setPixelRatio(this.#ratio)
+    this.#renderer.setSize(width, height, false)
     this.#camera.aspect = width / height
     // A narrow picture is looked at from farther away, so that the whole ground is seen.
     this.#camera.fov = width / height >= 1.25 ? 32 : Math.min(60, 32 * (1.25 / (width / height)))
@@ -77,6 +83,7 @@ export class Scene {
   /** The relief and its skin. */
   setSurface(surface: Surface, palette: Palette, basins: BasinGrid | null): void {
     this.#drop(this.#ground)
+    this.#renderer.setClearColor(palette.background)
     this.#surface = surface
     this.#solid = solidOf(surface.x, surface.y)
     const { relief } = surface
@@ -185,7 +192,7 @@ export class Scene {
     this.#uniforms.every.value = paths.every
     this.#uniforms.width.value = paths.width
     this.#uniforms.tail.value = Math.max(8, 5 * paths.every)
-    this.#uniforms.size.value = paths.runs > 600 ? 6 : paths.runs > 60 ? 9 : 17
+    this.#runs = paths.runs
     palette.optimizersRGB.forEach(([r, g, b], index) =>
       this.#uniforms.colours.value[index]!.setRGB(r / 255, g / 255, b / 255, THREE.SRGBColorSpace),
     )
@@ -261,6 +268,7 @@ export class Scene {
 
   render(time: number, eye: Eye): void {
     this.#uniforms.time.value = time
+    this.#uniforms.size.value = this.#ratio * (this.#runs > 600 ? 6 : this.#runs > 60 ? 9 : 17)
     const [x, y, z] = eyePlace(eye, DISTANCE)
     const middle = this.#solid.height * 0.3
     this.#camera.position.set(x, y, z + middle)

@@ -69,6 +69,7 @@ precision highp float;
 in vec3 colour;
 flat in int marker;
 uniform vec3 rim;
+uniform float size;
 out vec4 painted;
 
 float bars(vec2 p) {
@@ -86,7 +87,7 @@ void main() {
   else if (marker == 4) d = bars(mat2(0.7071, -0.7071, 0.7071, 0.7071) * p);
   else d = bars(p);
   if (d > 0.12) discard;
-  painted = vec4(d > -0.14 ? rim : colour, 1.0);
+  painted = vec4(d > -0.14 && size > 11.0 ? rim : colour, 1.0);
   painted = linearToOutputTexel(painted);
 }
 `
