@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,16 +88,27 @@ def is_new_enough(version: str) -> bool:
     return major > 22 or (major, minor) >= (22, 12) or (major == 20 and minor >= 19)
 
 
+def has_node() -> bool:
+    """Whether this machine has a Node that is new enough, and npm."""
+    node = shutil.which("node")
+    return node is not None and shutil.which("npm") is not None and is_new_enough(_output([node, "--version"]))
+
+
 def npm() -> tuple[list[str], dict[str, str]]:
     """How npm is called, and the environment for it. Raises `NoNode`."""
-    node, manager = shutil.which("node"), shutil.which("npm")
-    if node and manager and is_new_enough(_output([node, "--version"])):
-        return [manager], dict(os.environ)
+    if has_node():
+        return ["npm"], dict(os.environ)
     folder = _node_package()
-    programs = folder / "bin"
-    # npm's scripts call node by its name. The package's own bin/npm is a copy that does not find its files.
+    node, manager = folder / "bin" / "node", folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    # npm's scripts call both by their names. The package's own bin/npm is a copy that does not find its files.
+    programs = WORK / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    for name, command in (("node", [node]), ("npm", [node, manager])):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
+        program.chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
-    return [str(programs / "node"), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], environment
+    return [str(programs / "npm")], environment
 
 
 def _output(command: Sequence[str]) -> str:
@@ -137,9 +149,14 @@ def _node_package() -> Path:
 def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> str:
     """Run a command; gives what it printed. Raises `Failed` with that."""
     finished = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
+    )
     if finished.returncode:
         raise Failed(_shortened(finished.stdout) or f"{command[0]} ended with status {finished.returncode}")
     return finished.stdout

@@ -63,3 +63,13 @@ export function powers(low: number, high: number, most: number): number[] {
   for (let power = first; power <= last; power += every) found.push(10 ** power)
   return found
 }
+
+/** A tick as short as it can be: 1e−4, 0.01, 200. */
+export function tickText(x: number): string {
+  const size = Math.abs(x)
+  if (size !== 0 && (size < 0.01 || size >= 1e5)) {
+    const [mantissa = '', exponent = ''] = x.toExponential(2).split('e')
+    return `${Number(mantissa)}e${exponent.replace('+', '')}`.replaceAll('-', '−')
+  }
+  return String(Number(x.toPrecision(6))).replace('-', '−')
+}

@@ -2,6 +2,9 @@
 
 const DIGITS = 4
 const MINUS = '−'
+/** Powers of ten from which on, and below which, numbers are scientific. */
+const LARGE = 6
+const SMALL = -4
 
 /** A number in four significant digits; scientific where it is very large or small. `null` is how JSON says NaN. */
 export function format(x: number | null | undefined, digits = DIGITS): string {
@@ -10,19 +13,13 @@ export function format(x: number | null | undefined, digits = DIGITS): string {
   if (x === -Infinity) return `${MINUS}∞`
   if (x === 0) return '0'
   const size = Math.abs(x)
-  const rounded = Number(size.toPrecision(digits))
+  const [mantissa = '', exponent = ''] = size.toExponential(digits - 1).split('e')
+  const power = Number(exponent) // of the rounded number
   const text =
-    rounded >= 1e6 || rounded < 1e-4 ? scientific(rounded) : rounded.toPrecision(Math.max(digits, whole(rounded)))
+    power >= LARGE || power < SMALL
+      ? `${mantissa}e${exponent.replace('+', '').replace('-', MINUS)}`
+      : size.toFixed(Math.max(0, digits - 1 - power))
   return (x < 0 ? MINUS : '') + text
-}
-
-function whole(size: number): number {
-  return Math.floor(Math.log10(size)) + 1
-}
-
-function scientific(size: number): string {
-  const [mantissa = '', exponent = ''] = size.toExponential(DIGITS - 1).split('e')
-  return `${mantissa}e${exponent.replace('+', '').replace('-', MINUS)}`
 }
 
 /** Every digit that a number has, as JSON and Python read it. */
