@@ -8,19 +8,24 @@ export class Follower<Q, A> {
   readonly #run: (question: Q, signal: AbortSignal) => Promise<A>
   readonly #done: (answer: A, question: Q) => void
   readonly #failed: (error: unknown, question: Q) => void
+  /** Milliseconds between two requests while something moves: the drawing of steps comes first. */
+  readonly #rest: number
+  #waiting: ReturnType<typeof setTimeout> | undefined
 
   constructor(
     run: (question: Q, signal: AbortSignal) => Promise<A>,
     done: (answer: A, question: Q) => void,
     failed: (error: unknown, question: Q) => void,
+    rest = 0,
   ) {
+    this.#rest = rest
     this.#run = run
     this.#done = done
     this.#failed = failed
   }
 
   want(question: Q, moving = false): void {
-    if (this.#running && moving) {
+    if ((this.#running || this.#waiting !== undefined) && moving) {
       this.#next = question
       return
     }
@@ -32,6 +37,8 @@ export class Follower<Q, A> {
     this.#running?.abort()
     this.#running = undefined
     this.#next = undefined
+    clearTimeout(this.#waiting)
+    this.#waiting = undefined
   }
 
   async #ask(question: Q): Promise<void> {
@@ -44,8 +51,11 @@ export class Follower<Q, A> {
     }
     if (this.#running !== mine) return
     this.#running = undefined
-    const next = this.#next
-    this.#next = undefined
-    if (next !== undefined) void this.#ask(next)
+    this.#waiting = setTimeout(() => {
+      this.#waiting = undefined
+      const next = this.#next
+      this.#next = undefined
+      if (next !== undefined) void this.#ask(next)
+    }, this.#rest)
   }
 }

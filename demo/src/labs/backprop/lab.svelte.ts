@@ -43,6 +43,8 @@ const LINK_DEFAULTS: LinkState = {
 
 /** A layer of the network in 250 to 400 milliseconds. */
 const PHASE = 330
+/** While a training is drawn the numbers on the neurons follow a few times a second. */
+const REST = 60
 
 export class Lab {
   readonly state = linked('backprop', LINK_DEFAULTS as never, {
@@ -113,6 +115,7 @@ export class Lab {
       this.problem = asProblem(error)
       this.busy = false
     },
+    REST,
   )
 
   constructor() {

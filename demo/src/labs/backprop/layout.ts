@@ -119,6 +119,28 @@ export function placeLabels(
   size: { width: number; height: number },
   blocked: Box[] = [],
 ): Map<string, Point> {
+  let best = attempt(layout, order, size, blocked)
+  // Who comes first takes room from others: a few other orders may leave room for more.
+  for (let turn = 1; best.size < order.length && order.length <= FEW && turn < order.length; turn += 1) {
+    const [first, ...rest] = order as [string, ...string[]]
+    const found = attempt(layout, [first, ...rest.slice(turn), ...rest.slice(0, turn).reverse()], size, blocked)
+    if (found.size > best.size) best = found
+  }
+  // A layer with numbers on few of its edges tells little and hides much: it has none then.
+  const edges = new Map(layout.edges.map((edge) => [edge.address, edge.layer]))
+  const into = (addresses: Iterable<string>, layer: number): string[] => [...addresses].filter((address) => edges.get(address) === layer)
+  for (const layer of new Set(edges.values())) {
+    const placed = into(best.keys(), layer)
+    if (placed.length < into(order, layer).length * SHARE) for (const address of placed) best.delete(address)
+  }
+  return best
+}
+
+/** Where on an edge a number may stand, the best places first. */
+const SHARES = [0.36, 0.64, 0.28, 0.72, 0.5, 0.2, 0.8, 0.43, 0.57, 0.32, 0.68, 0.24, 0.76, 0.15, 0.85]
+const FEW = 24
+
+function attempt(layout: Layout, order: string[], size: { width: number; height: number }, blocked: Box[]): Map<string, Point> {
   const taken: Box[] = [...blocked]
   for (const each of layout.neurons) {
     const side = each.radius * 2 + 2
@@ -127,26 +149,18 @@ export function placeLabels(
   taken.push({ x: layout.loss.x, y: layout.loss.y, width: layout.loss.radius * 2, height: layout.loss.radius * 2 })
   const edges = new Map(layout.edges.map((edge) => [edge.address, edge]))
   const places = new Map<string, Point>()
-  const wanted = new Map<number, number>()
   for (const address of order) {
     const edge = edges.get(address)
     if (!edge) continue
-    wanted.set(edge.layer, (wanted.get(edge.layer) ?? 0) + 1)
-    for (const share of [0.36, 0.64, 0.28, 0.72, 0.5, 0.2, 0.8, 0.43, 0.57]) {
+    for (const share of SHARES) {
       const box = { ...along(edge.start, edge.end, share), ...size }
-      const inside =
-        box.x - size.width / 2 >= 0 && box.x + size.width / 2 <= layout.width && box.y - size.height / 2 >= 0
+      const inside = box.x - size.width / 2 >= 0 && box.x + size.width / 2 <= layout.width && box.y - size.height / 2 >= 0
       if (inside && !taken.some((each) => overlaps(each, box))) {
         taken.push(box)
         places.set(address, { x: box.x, y: box.y })
         break
       }
     }
-  }
-  // A layer with numbers on few of its edges tells little and hides much: it has none then.
-  for (const [layer, count] of wanted) {
-    const placed = [...places.keys()].filter((address) => edges.get(address)?.layer === layer)
-    if (placed.length < count * SHARE) for (const address of placed) places.delete(address)
   }
   return places
 }

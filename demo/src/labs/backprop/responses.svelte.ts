@@ -15,6 +15,8 @@ type Question = { body: Record<string, unknown>; plane: Plane }
 
 const FINE = 48
 const COARSE = 18
+/** While a training is drawn the plane follows a few times a second. */
+const REST = 160
 
 export class Responses {
   /** Outputs over the fine plane. */
@@ -32,6 +34,7 @@ export class Responses {
       this.problem = undefined
     },
     (error) => (this.problem = asProblem(error)),
+    REST,
   )
   #neurons = new Follower<Question, Forward>(
     ({ body }, signal) => answerOf<'/v1/forward', Forward>('/v1/forward', body, { signal, panel: 'backprop.responses' }),
@@ -40,6 +43,7 @@ export class Responses {
       this.#coarse = { plane, inputs: plane.inputs, layers: (answer.layers ?? []).map((layer) => layer.output) }
     },
     () => (this.#coarse = undefined),
+    REST,
   )
 
   constructor(lab: Lab) {

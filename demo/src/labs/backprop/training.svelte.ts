@@ -87,7 +87,7 @@ export class Training extends Timeline {
     const steps = [...this.steps]
     this.running = this.open = true
     this.problem = undefined
-    let shown = performance.now()
+    let frame = 0
     const show = (): void => {
       this.steps = steps.slice()
       // The last line of a diverged training tells of a step that was not made.
@@ -98,17 +98,17 @@ export class Training extends Timeline {
         if ('status' in line) this.summary = line as unknown as Summary
         else if ('step' in line) {
           steps.push(line as unknown as TrainingStep)
-          // Lines come faster than frames: the page is told of them once a frame.
-          if (performance.now() - shown > 12) {
-            show()
-            await new Promise(requestAnimationFrame)
-            shown = performance.now()
-          }
+          // Lines come faster than frames: the page is told of them once a frame, and reading never waits for it.
+          frame ||= requestAnimationFrame(() => {
+            frame = 0
+            if (this.#stream === mine) show()
+          })
         }
       }
     } catch (error) {
       if (!isAbort(error) && !mine.signal.aborted) this.problem = asProblem(error)
     }
+    cancelAnimationFrame(frame)
     if (this.#stream !== mine) return
     show()
     this.running = this.open = false
