@@ -71,13 +71,17 @@ def tab(chromium: Browser, server: Server) -> Iterator[Tab]:
 
 @pytest.fixture
 def visit(chromium: Browser, server: Server, built_demo: Path) -> Iterator[Visit]:
-    """Open a link of the demo in a tab of its own: `visit("race", "zh", color_scheme="dark")`."""
+    """
+    Open a link of the demo in a tab of its own: `visit("race", "zh", color_scheme="dark")`.
+
+    Motion is reduced unless a test is about it: then what is asked for is there at once, and nothing is drawn in vain.
+    """
     demos: list[Demo] = []
 
     def open_link(
         link: str = "", language: str = "en", *, browser: Browser = chromium, query: str = "", **options: Any
     ) -> Demo:
-        context = browser.new_context(**({"viewport": WINDOW} | options))
+        context = browser.new_context(**({"viewport": WINDOW, "reduced_motion": "reduce"} | options))
         demos.append(Demo(context, server, language))
         demos[-1].open(link, query)
         return demos[-1]

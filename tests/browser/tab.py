@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request
 
 from tests.support import LOOPBACK, ROOT, Server
 
-SECONDS = 30
+SECONDS = 15
 """More than anything takes that a page does here, also while other tests compute."""
 expect.set_options(timeout=1000 * SECONDS)
 DRIVER = re.compile(r"GL Driver Message|Automatic fallback to software WebGL")
@@ -161,3 +161,11 @@ def number(place: Locator) -> float:
     """The one number in a part of the page."""
     (found,) = numbers(place)
     return found
+
+
+def shown(value: float) -> str:
+    """A number as the page writes it, in four significant digits."""
+    mantissa, _, exponent = f"{abs(value):.3e}".partition("e")
+    power = int(exponent)
+    text = f"{abs(value):.{max(0, 3 - power)}f}" if -4 <= power < 6 else f"{mantissa}e{power}"
+    return ("-" + text if value < 0 else text).replace("-", "−")
