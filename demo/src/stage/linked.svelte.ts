@@ -20,11 +20,11 @@ export function parts(): { controls: boolean; evidence: boolean; transport: bool
 
 const DEBOUNCE = 150
 /** What each lab had in the address when it was last open. */
-const remembered = new Map<string, string>()
+const remembered = $state<Record<string, string>>({})
 
 /** The fragment that opens a lab as it was left. */
 export function linkTo(lab: string): string {
-  return `#${remembered.get(lab) ?? lab}`
+  return `#${remembered[lab] ?? lab}`
 }
 
 /** Set when the address changes other than by `linked`; each linked state reads it then. */
@@ -64,7 +64,7 @@ export function linked<T extends State>(lab: string, defaults: T, checks: Checks
   })
   $effect(() => {
     const fragment = write(lab, $state.snapshot(state) as State, defaults)
-    remembered.set(lab, fragment)
+    remembered[lab] = fragment
     clearTimeout(timer)
     timer = setTimeout(() => {
       const { lab: named } = split(location.hash)
