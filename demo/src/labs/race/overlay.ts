@@ -2,7 +2,7 @@
 
 import { sample } from './contours'
 import { FONT, halo } from './flat'
-import { roundTicks, toScene } from './geometry'
+import { roundTicks, toPixel, toScene, type Frame } from './geometry'
 import { drawArrow, drawLabels, drawMarker, drawStart, drawStationary, drawValley, type Labelled, type Project } from './marks'
 import type { Palette } from './palette'
 import { placeAt } from './paths'
@@ -18,6 +18,8 @@ export interface Overlay {
   height: number
   time: number
   scene: Scene | undefined
+  /** Where the 2-D picture lies. */
+  frame: Frame | undefined
   basins: Basins | undefined
   /** The start that is being dragged; -1: none. */
   held: number
@@ -68,14 +70,23 @@ function heightAt(surface: Surface, point: readonly number[]): number {
 }
 
 /** Names at the balls of a few runs. */
-function drawNames(context: CanvasRenderingContext2D, { race, palette, project, width, time }: Overlay): void {
+function drawNames(context: CanvasRenderingContext2D, { race, surface, palette, project, width, time, frame }: Overlay): void {
   const drawn = race.drawn
   if (!drawn || drawn.starts > 1 || race.state.slow) return
   const labels: Labelled[] = []
   drawn.runs.forEach((run, index) => {
     const place = placeAt(drawn.paths, index, time)
     const at = project(place.x, place.y, place.value)
-    if (at) labels.push({ text: drawn.optimizers[run.optimizer]!.type, optimizer: run.optimizer, x: at[0], y: at[1] })
+    const name = drawn.optimizers[run.optimizer]!.type
+    if (at) labels.push({ text: name, optimizer: run.optimizer, x: at[0], y: at[1] })
+    else if (frame) {
+      // A ball that has left the picture is shown at its border.
+      const [px, py] = toPixel(frame, place.x, surface.dimensions === 1 ? place.value : place.y)
+      const x = Math.min(Math.max(px, frame.left + 8), frame.left + frame.width - 8)
+      const y = Math.min(Math.max(py, frame.top + 8), frame.top + frame.height - 8)
+      drawMarker(context, run.optimizer, x, y, 5, palette)
+      labels.push({ text: `${name} ↗`, optimizer: run.optimizer, x, y })
+    }
   })
   drawLabels(context, labels, palette, width)
 }

@@ -165,6 +165,8 @@ export class Race {
 
   /** Another function, or the same one elsewhere. */
   show(change: Partial<RaceState>, play = true): void {
+    this.pointer = null
+    this.here.drop()
     Object.assign(this.state, { basins: -1, ...change })
     if (this.state.starts === 'grid') {
       this.state.side = Math.min(this.state.side, Math.floor(MOST_STARTS ** (1 / this.state.variables.length) + 1e-9))
