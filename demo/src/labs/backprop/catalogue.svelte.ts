@@ -60,3 +60,7 @@ export const catalogue = new Catalogue()
 export function editable(entry: Entry | undefined): Option[] {
   return (entry?.options ?? []).filter((option) => ['number', 'integer', 'boolean', 'string'].includes(option.type))
 }
+
+export function defaultOf(entries: Entry[], name: string, option: string): unknown {
+  return entries.find((each) => each.name === name)?.options.find((each) => each.name === option)?.default
+}

@@ -3,7 +3,8 @@ import { untrack } from 'svelte'
 import { asProblem, type Problem } from '../../api/problem'
 import { linked } from '../../stage/linked.svelte'
 import { Timeline } from '../../stage/timeline.svelte'
-import { CHECKS, DEFAULTS, layerNames, problemOf, requestOf, trainingOf, weightsOf, withData, type Definition } from './definition'
+import { CHECKS, DEFAULTS, fits, layerNames, problemOf, requestOf, trainingOf, weightsOf, withData, type Choice, type Definition } from './definition'
+import { catalogue, defaultOf } from './catalogue.svelte'
 import type { DatasetName } from './datasets'
 import { Follower } from './follower'
 import { entriesOf, parseAddress, valueAt, withValue, type Tree } from './parameters'
@@ -81,7 +82,10 @@ export class Lab {
     return at > 0 ? (this.training.steps[at - 1]?.parameters ?? null) : this.start
   })
   /** The weights that are shown: those of the present step at once, others as soon as the service has drawn them. */
-  readonly weights = $derived(this.parameters ?? this.pass?.parameters ?? null)
+  readonly weights = $derived.by((): Tree | null => {
+    const weights = this.parameters ?? this.pass?.parameters ?? null
+    return weights && this.task && fits(weights, this.definition, this.task.inputs) ? weights : null
+  })
   /** The body of `/v1/gradients` without its `include`. */
   readonly request = $derived(
     this.task ? requestOf(this.definition, this.task, this.parameters) : null,
@@ -204,6 +208,12 @@ export class Lab {
     Object.assign(this.state, withData(this.definition, data))
     this.state.step = 0
     this.state.mode = 'pass'
+  }
+
+  /** The learning rate is always said: links compare a choice with that of the defaults, part by part. */
+  chooseOptimizer(choice: Choice): void {
+    const rate = choice.learning_rate ?? defaultOf(catalogue.optimizers, choice.type, 'learning_rate') ?? 0.01
+    this.state.optimizer = { ...choice, learning_rate: rate as number }
   }
 
   /** One weight by hand: the weights that are shown become the start, with this one changed. */

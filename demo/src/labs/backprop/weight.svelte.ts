@@ -2,7 +2,7 @@
 import { untrack } from 'svelte'
 import { asProblem, type Problem } from '../../api/problem'
 import { spoken } from '../../stage/language.svelte'
-import { catalogue } from './catalogue.svelte'
+import { catalogue, defaultOf } from './catalogue.svelte'
 import type { Explanation, Meaning } from './derivation'
 import { Follower } from './follower'
 import type { Lab } from './lab.svelte'
@@ -13,7 +13,7 @@ export interface Curve {
   loss: number
   losses: number[]
   tangent: number[]
-  axes: { centre: number; values: number[]; slope: number; curvature: number; largest_stable_step: number | null; texts: string[] }[]
+  axes: { centre: number; values: number[]; slopes: number[]; slope: number; curvature: number; largest_stable_step: number | null; texts: string[] }[]
 }
 
 /** Up to so many samples the derivation is that of the whole batch; of more it is that of one sample. */
@@ -81,9 +81,7 @@ export class WeightEvidence {
     const subject = $derived.by(() => {
       const { request } = lab
       if (!request || lab.training.playing || lab.problem) return null
-      const rate =
-        lab.state.optimizer.learning_rate ??
-        catalogue.optimizers.find((each) => each.name === lab.state.optimizer.type)?.options.find((each) => each.name === 'learning_rate')?.default
+      const rate = lab.state.optimizer.learning_rate ?? defaultOf(catalogue.optimizers, lab.state.optimizer.type, 'learning_rate')
       return {
         ...request,
         convention: lab.state.convention,
