@@ -7,6 +7,18 @@
 ARG BASE=python:3.11-slim
 FROM ${BASE} AS base
 
+# The page at /, built with the Node that requirements/node.txt pins. --build-arg NABLA_DEMO=off makes an image without it.
+FROM base AS demo
+ARG NABLA_DEMO=on
+WORKDIR /app
+COPY openapi.yaml ./
+COPY requirements/node.txt requirements/
+COPY scripts/demo.py scripts/
+COPY demo demo
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/root/.npm \
+    mkdir -p service/demo && python scripts/demo.py
+
 FROM base AS build
 WORKDIR /app
 # Every package is checked against its hash, and wheels only: nothing is compiled or run at installation.
@@ -18,6 +30,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY gunicorn.conf.py openapi.yaml ./
 COPY schemas schemas
 COPY service service
+COPY --from=demo /app/service/demo service/demo
 # Bytecode now, because a read-only container cannot keep any; by hash, so that file times do not matter.
 # Readable by all, because a checkout under a strict umask is not.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash schemas service \

@@ -16,8 +16,12 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
-serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000)
-	@exec $(BIN)/python -m service serve
+serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000); NABLA_DEMO=off leaves the demo out
+	@$(BIN)/python scripts/demo.py --background; exec $(BIN)/python -m service serve
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/ and openapi.yaml say
+	@$(BIN)/python scripts/demo.py
 
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
@@ -25,6 +29,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 # One process more than there are cores: some tests wait for servers and browsers. What `check` says follows the tests.
 .PHONY: test
 test: $(VENV)/.dev ## set everything up and run every check and test
+	@$(BIN)/python scripts/demo.py || [ $$? = 3 ]
 	@checks=$$(mktemp); trap 'rm -f "$$checks"' EXIT; \
 	$(MAKE) --no-print-directory check >"$$checks" 2>&1 & \
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal; \
@@ -75,10 +80,12 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 		-c requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		-c requirements/dev.txt --group audit -o requirements/audit.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		--group demo -o requirements/node.txt
 
 .PHONY: clean
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(VENV)-audit sbom.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit sbom.json service/demo demo/.build demo/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A stamp per set of packages, renewed when its lock changes. Every file is checked against its hash.
 $(VENV)/.runtime: requirements/runtime.txt

@@ -123,7 +123,8 @@ class Settings:
         metadata={"about": "json, text, or auto: text where standard output is a terminal", "words": LOG_FORMATS},
     )
     server_timing: bool = field(default=True, metadata={"about": "tell callers the stages of their requests"})
-    docs: bool = field(default=True, metadata={"about": "serve the home page and Swagger UI"})
+    docs: bool = field(default=True, metadata={"about": "serve the pages: the demo, the reference and Swagger UI"})
+    demo: bool = field(default=True, metadata={"about": "serve the demo at /; make serve builds it"})
 
     def __post_init__(self) -> None:
         bounds = ("max_connections", "max_connections_per_address", "min_bytes_per_second")
@@ -291,7 +292,7 @@ def _read(variable: str, text: str, default: Any, words: tuple[str, ...] = ()) -
             raise ConfigurationError(f"{variable} takes one of {', '.join(words)}, got {text!r}")
         return text.lower()
     if kind is bool:
-        flags = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        flags = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
         if text.lower() not in flags:
             raise ConfigurationError(f"{variable} takes true or false, got {text!r}")
         return flags[text.lower()]

@@ -295,10 +295,15 @@ def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = la
     return pieces
 
 
+def accepts_gzip(environ: Mapping[str, Any]) -> bool:
+    """Whether the client reads gzip."""
+    accepted = environ.get("HTTP_ACCEPT_ENCODING")
+    return bool(accepted) and parse_accept_header(accepted)["gzip"] > 0
+
+
 def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
     """The pieces of a body as gzip where the client accepts that; the body is empty then."""
-    accepted = environ.get("HTTP_ACCEPT_ENCODING")
-    if not accepted or parse_accept_header(accepted)["gzip"] <= 0:
+    if not accepts_gzip(environ):
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
     body.reverse()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -21,6 +22,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
@@ -53,6 +55,16 @@ def make_client() -> Callable[..., FlaskClient]:
 def app() -> Flask:
     """The application with its defaults, quiet."""
     return create_app(Settings(log_requests=False))
+
+
+@pytest.fixture(scope="session")
+def built_demo() -> Path:
+    """The folder of the demo, built from the present files. Skips where there is no Node and none is to be had."""
+    try:
+        demo.build()
+    except demo.NoNode as error:
+        pytest.skip(f"the demo is not built: {error}")
+    return demo.RESULT
 
 
 @pytest.fixture(scope="session")

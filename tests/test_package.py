@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import demo
 from service import __version__, cli
 from tests.support import LOOPBACK, ROOT, strict_json, xor
 
@@ -28,15 +29,22 @@ SECONDS = 30
 """More than any start takes."""
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def build_wheel(folder: Path, **variables: str) -> Path:
     # In this environment, not in one that the build backend would be downloaded into.
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder], cwd=ROOT, check=True
-    )
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
+    subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as it is published, or without the demo where there is no Node to build that with."""
+    try:
+        demo.build()
+    except demo.NoNode:
+        return build_wheel(tmp_path_factory.mktemp("wheel"), NABLA_DEMO="off")
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +126,32 @@ def test_the_wheel_holds_what_the_service_reads_and_the_license(wheel: Path) -> 
         (license_file,) = (name for name in names if name.endswith("/LICENSE"))
         assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
     files = {path.relative_to(ROOT).as_posix() for name in ("service", "schemas") for path in (ROOT / name).rglob("*")}
-    wanted = {name for name in files if "__pycache__" not in name and (ROOT / name).is_file()}
+    ignored = ("__pycache__", "service/demo/")  # the demo has a test of its own
+    wanted = {name for name in files if not any(part in name for part in ignored) and (ROOT / name).is_file()}
     assert wanted <= set(names)
     assert f"nabla_service-{__version__}" in wheel.name
     assert {name.split("/")[0] for name in names} == {"service", "schemas", f"nabla_service-{__version__}.dist-info"}
 
 
+def test_the_wheel_holds_the_demo_with_the_notices_of_its_parts(wheel: Path, built_demo: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("service/demo/") for name in archive.namelist() if name.startswith("service/demo/")}
+    assert names == {path.relative_to(built_demo).as_posix() for path in built_demo.rglob("*") if path.is_file()}
+    assert {"index.html", "assets/licenses.txt"} <= names
+
+
+def test_a_wheel_can_be_built_without_the_demo(built_demo: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build_wheel(tmp_path, NABLA_DEMO="off")) as archive:
+        assert not [name for name in archive.namelist() if name.startswith("service/demo/")]
+    assert (built_demo / "index.html").exists()
+
+
 def test_the_installed_package_serves_everything_from_any_folder(installed: Path, elsewhere: Path) -> None:
     with serving(installed / "nabla", "serve", "--port", "0", cwd=elsewhere, PORT="1") as (port, _):
-        for path in ("/", "/docs", "/docs/swagger-ui-bundle.js", "/static/page.css", "/problems/invalid", "/metrics"):
+        for path in (
+            *("/", "/reference", "/docs", "/docs/swagger-ui-bundle.js", "/static/page.css", "/problems/invalid"),
+            "/metrics",
+        ):
             assert ask(port, path)[0] == 200, path
         status, _, description = ask(port, "/openapi.yaml")
         assert (status, description) == (200, (ROOT / "openapi.yaml").read_bytes())

@@ -132,7 +132,7 @@ def test_everything_that_leads_somewhere_leads_below_the_prefix(make_client: Mak
             if response.mimetype == "text/html":
                 for link in re.findall(r"(?:href|src|data-root)=\"([^\"]+)\"", response.text):
                     assert link == "/nabla" or link.startswith("/nabla/"), (path, link)
-    assert "curl -s https://example.org/nabla/v1/gradients" in client.get("/", headers=ROOT_OF).text
+    assert "curl -s https://example.org/nabla/v1/gradients" in client.get("/reference", headers=ROOT_OF).text
     assert client.get("/openapi.yaml", headers=ROOT_OF).text.endswith("\nservers:\n- url: /nabla\n")
     assert client.get("/openapi.json", headers=ROOT_OF).json["servers"] == [{"url": "/nabla"}]
 

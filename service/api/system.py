@@ -15,7 +15,7 @@ from flask import Blueprint, Response, abort, render_template, request, send_fro
 from markupsafe import Markup
 
 from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
-from service import __version__, wire
+from service import __version__, demo, wire
 from service.api.catalogue import REGISTRIES
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
 from service.api.operation import OPERATIONS, describe, in_order, runtime
@@ -38,8 +38,10 @@ SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 # inline images, nothing else is allowed.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
+FOREVER = "public, max-age=31536000, immutable"
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -53,9 +55,11 @@ def _root() -> str:
 
 
 def _page(template: str, **values: Any) -> Response:
-    response = Response(
-        render_template(template, version=__version__, root=_root(), **values), content_type="text/html; charset=utf-8"
-    )
+    return _html(render_template(template, version=__version__, root=_root(), **values))
+
+
+def _html(text: str) -> Response:
+    response = Response(text, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
 
@@ -143,12 +147,44 @@ def _in_rows(text: str) -> str:
 
 
 def home() -> Response:
+    """The demo; where it is not built, how to get it."""
+    shown = runtime().settings.demo
+    text = demo.page(_root()) if shown else None
+    if text is None:
+        why = demo.why_absent() if shown else {"state": "off", "detail": ""}
+        response = _page("absent.html", **why)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+    response = _html(text)
+    response.headers["Cache-Control"] = "no-cache"  # it names the files of one build
+    response.add_etag(weak=True)
+    response.make_conditional(request)
+    return response
+
+
+def demo_file(name: str) -> Response:
+    """A file that the demo loads. Its name changes with its content, so that browsers ask once."""
+    found = demo.asset(name, wire.accepts_gzip(request.environ)) if runtime().settings.demo else None
+    if found is None:
+        raise Problem("not-found", f"There is no file {name!r}.")
+    response = Response(content_type=found.media_type)
+    # As it is: compressed when it was built, or not worth it.
+    response.response, response.direct_passthrough = [found.content], True
+    response.content_length = len(found.content)
+    response.headers["Cache-Control"] = FOREVER if found.immutable else "max-age=3600"
+    response.headers["Vary"] = "Accept-Encoding"
+    if found.gzipped:
+        response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+def reference() -> Response:
     body = orjson.dumps(
         {key: value for key, value in GRADIENTS["xor"].items() if key != "include"}, option=orjson.OPT_INDENT_2
     ).decode()
     function = orjson.dumps(FUNCTION_GRADIENT["rosenbrock"], option=orjson.OPT_INDENT_2).decode()
     return _page(
-        "home.html",
+        "reference.html",
         operations=in_order(),
         function=_in_rows(function),
         body=_in_rows(body),
@@ -201,6 +237,8 @@ pages = Blueprint(
 )
 for _path, _page_view in (
     ("/", home),
+    ("/assets/<name>", demo_file),
+    ("/reference", reference),
     ("/docs", swagger),
     ("/docs/<name>", swagger_file),
     ("/favicon.ico", logo),

@@ -30,7 +30,8 @@ def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, clos
     if _date[0] != now:
         _date = (now, formatdate(now, usegmt=True))
     lines = [f"{protocol} {status}", f"Date: {_date[1]}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    # Werkzeug dates what can be asked for conditionally; there must be one date.
+    lines += [f"{name}: {value}" for name, value in headers if name != "Date"]
     if close:
         lines.append("Connection: close")
     elif protocol == "HTTP/1.0":

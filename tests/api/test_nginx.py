@@ -224,7 +224,7 @@ def links(text: str) -> set[str]:
 
 
 def test_under_a_path_everything_leads_back_to_it(prefixed: Server) -> None:
-    for page in ("/nabla/", "/nabla/docs", "/nabla/problems/invalid"):
+    for page in ("/nabla/", "/nabla/reference", "/nabla/docs", "/nabla/problems/invalid"):
         answer = prefixed.get(page)
         assert answer.status_code == 200
         found = links(answer.body.decode())

@@ -13,7 +13,7 @@ from service.config import Settings
 from service.problems import KINDS
 from tests.support import Server, assert_problem, read_yaml, strict_json
 
-PAGES = ["/", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
+PAGES = ["/", "/reference", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
@@ -132,7 +132,7 @@ def test_swagger_ui_is_told_whether_keys_are_set(make_client: Callable[..., Flas
 
 def test_pages_can_be_left_out(make_client: Callable[..., FlaskClient]) -> None:
     bare = make_client(docs=False)
-    for path in ("/", "/docs", "/static/page.css"):
+    for path in ("/", "/reference", "/docs", "/static/page.css"):
         assert_problem(bare.get(path), "not-found")
     for path in ("/v1", "/openapi.yaml", "/metrics", "/health/live", "/problems/invalid"):
         assert bare.get(path).status_code == 200

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from service.api.examples import TRAIN
-from tests.browser.conftest import Browser
+from tests.browser.conftest import WINDOW
+from tests.browser.tab import Tab
 from tests.support import LOOPBACK, Server, xor
 
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:"><title>Another page</title><script>
@@ -41,18 +43,22 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.mark.parametrize("host", ["localhost", LOOPBACK])
 def test_a_page_of_this_machine_reads_a_gradient_and_a_stream(
-    host: str, browser: Browser, server: Server, tmp_path: Path
+    host: str, chromium: Browser, server: Server, tmp_path: Path
 ) -> None:
     page = PAGE.replace("SERVICE", f"http://{LOOPBACK}:{server.port}")
     page = page.replace("GRADIENTS", json.dumps(xor())).replace("TRAIN", json.dumps(TRAIN["xor"]))
     (tmp_path / "index.html").write_text(page)
     with ThreadingHTTPServer((LOOPBACK, 0), partial(Quiet, directory=tmp_path)) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()
+        origin = f"http://{host}:{pages.server_port}"
+        tab = Tab(chromium.new_context(viewport=WINDOW), origin, f"http://{LOOPBACK}:{server.port}")
+        tab.expect_status(422)
         try:
-            browser.open(f"http://{host}:{pages.server_port}/")
-            found = browser.wait("return window.found")
+            tab.go("/")
+            found = tab.wait("() => window.found")
         finally:
             pages.shutdown()
+        tab.done()
     assert isinstance(found, dict), found
     assert found["gradients"]["loss"] == 0.15500779048137614
     assert found["gradients"] == server.post(json.dumps(xor()).encode()).json

@@ -346,3 +346,11 @@ def test_answers_of_the_edge_are_recorded(opened: Running, monkeypatch: pytest.M
     ]
     assert (records[1].request_id, records[1].received) == ("mine", 2**30)
     assert records[2].sent == len(b'{"status":"ok"}\n')
+
+
+def test_every_answer_has_one_date(opened: Running) -> None:
+    for path in ("/docs/swagger-ui.css", "/", "/v1", "/nothing"):
+        with opened.connect() as connection:
+            connection.sendall(b"GET %b HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path.encode())
+            first, _, _ = all_of(connection).partition(b"\r\n\r\n")
+        assert first.count(b"\r\nDate: ") == 1, path
