@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 import random
@@ -60,25 +61,25 @@ def _steps(answer: bytes) -> float:
     return float(sum(map(int, re.findall(rb'"steps_done":(\d+)', answer))))
 
 
-def _same(body: Any) -> Callable[[int], bytes]:
-    made = packed(body)
-    return lambda _: made
+def _same(make: Callable[[], Any]) -> Callable[[int], bytes]:
+    """The same body each time, made when it is first asked for."""
+    made = functools.cache(lambda: packed(make()))
+    return lambda _: made()
 
 
-def _gradients() -> bytes:
+def _gradients() -> dict[str, Any]:
     """30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
     first = {"type": "dense", "name": "first", "units": 700, "activation": "tanh"}
     shared = {"type": "dense", "name": "shared", "units": 700, "activation": "tanh"}
     again = [{"type": "dense", "units": 700, "activation": "tanh", "shares": "shared"} for _ in range(28)]
     layers = [first, shared, *again, {"type": "dense", "name": "last", "units": 1}]
-    body = {
+    return {
         "network": {"layers": layers},
         "inputs": rows(500, 2),
         "targets": rows(500, 1),
         "loss": "mean_squared_error",
         "exclude": ["parameters"],
     }
-    return packed(body)
 
 
 def elementwise(samples: int, layers: int = 240) -> bytes:
@@ -93,9 +94,9 @@ def elementwise(samples: int, layers: int = 240) -> bytes:
     return packed(body)
 
 
-def _hessian() -> bytes:
+def _hessian() -> dict[str, Any]:
     """Second derivatives by some 640 parameters, over many samples."""
-    body = {
+    return {
         "network": {"layers": [{"type": "dense", "units": 20, "activation": "tanh"}, {"type": "dense", "units": 1}]},
         "inputs": rows(6000, 30),
         "targets": rows(6000, 1),
@@ -103,7 +104,6 @@ def _hessian() -> bytes:
         "kind": "hessian",
         "exclude": ["parameters"],
     }
-    return packed(body)
 
 
 EXPRESSION = " + ".join(f"sin({n}x + {n + 1}y)/{n + 1} + (x*y)^2/{n + 50}" for n in range(1, 15))
@@ -164,13 +164,13 @@ def unique_lstm(number: int, steps: int = 1000) -> bytes:
 HEAVY: dict[str, Heavy] = {
     heavy.family: heavy
     for heavy in (
-        Heavy("gradients", "/v1/gradients", _same(json.loads(_gradients())), _whole, "requests"),
-        Heavy("elementwise", "/v1/forward", _same(json.loads(elementwise(1500))), _whole, "requests"),
-        Heavy("hessian", "/v1/derivatives", _same(json.loads(_hessian())), _whole, "requests"),
-        Heavy("descend", "/v1/functions/descend", _same(_descend()), _steps, "steps"),
-        Heavy("train", "/v1/train", _same(_train()), _steps, "steps"),
-        Heavy("stationary", "/v1/functions/stationary", _same(_stationary()), _whole, "requests"),
-        Heavy("basins", "/v1/functions/surface", _same(_basins()), _whole, "requests"),
+        Heavy("gradients", "/v1/gradients", _same(_gradients), _whole, "requests"),
+        Heavy("elementwise", "/v1/forward", _same(lambda: json.loads(elementwise(1500))), _whole, "requests"),
+        Heavy("hessian", "/v1/derivatives", _same(_hessian), _whole, "requests"),
+        Heavy("descend", "/v1/functions/descend", _same(_descend), _steps, "steps"),
+        Heavy("train", "/v1/train", _same(_train), _steps, "steps"),
+        Heavy("stationary", "/v1/functions/stationary", _same(_stationary), _whole, "requests"),
+        Heavy("basins", "/v1/functions/surface", _same(_basins), _whole, "requests"),
         Heavy("compile", "/v1/gradients", unique_lstm, _whole, "requests"),
     )
 }

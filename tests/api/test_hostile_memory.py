@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from collections.abc import Callable
@@ -24,46 +25,49 @@ MARK = Path("/proc/self/clear_refs")
 
 def filled(key: str, opening: str, part: str, closing: str, size: int = SIZE, **changes: Any) -> bytes:
     """The XOR request with a long text of JSON as the value of a key."""
-    text = opening + part * (size // len(part)) + closing
+    text = opening + part * max(1, size // len(part)) + closing
     return json.dumps(xor(**changes) | {key: "HERE"}).replace('"HERE"', text).encode()
 
 
-def keys(count: int) -> str:
-    return "{" + ",".join(f'"k{number}":1' for number in range(count)) + "}"
+def keys() -> str:
+    return "{" + ",".join(f'"k{number}":1' for number in range(80_000)) + "}"
 
 
-BOMBS: dict[str, bytes] = {
-    "ones and a word": filled("inputs", "[", "1,", '"x"]'),
-    "floats and a word": filled("inputs", "[", "0.1,", '"x"]'),
-    "a word and ones": filled("inputs", '["x",', "1,", "1]"),
-    "rows and a word": filled("inputs", "[", "[1,2],", '["x",1]]'),
-    "empty lists": filled("inputs", "[", "[],", "[]]"),
-    "empty objects": filled("inputs", "[", "{},", "{}]"),
-    "small objects": filled("inputs", "[", '{"a":1},', "{}]"),
-    "ragged rows": filled("inputs", "[", "[1],", "[1,2]]"),
-    "lists of lists and a word": filled("inputs", "[", "[[1]],", '[["x"]]]'),
-    "deep lists": filled("inputs", "[", "[" * 15 + "1" + "]" * 15 + ",", "1]"),
-    "strings": filled("inputs", "[", '"x",', '"x"]'),
-    "words": filled("include", "[", '"layers",', '"x"]'),
-    "numbers below an unknown key": filled("foo", "[", "1,", "1]"),
-    "numbers as a loss": filled("loss", "[", "0.5,", "1]"),
-    "numbers as a network": filled("network", "[", "1,", "1]"),
-    "numbers as a seed": filled("seed", "[", "1,", "1]"),
-    "an input shape": filled("network", '{"layers":[{"type":"dense","units":1}],"input_shape":[', "1,", "1]}"),
-    "layers that are objects": filled("network", '{"layers":[', "{},", "{}]}"),
-    "layers that are lists": filled("network", '{"layers":[', "[],", "[]]}"),
-    "layers": filled("network", '{"layers":[', '{"type":"dense","units":1},', '{"type":"dense","units":1}]}'),
-    "keys": keys(80_000).encode(),
-    "a long text": filled("loss", '"', "x", '"'),
-    "a long text with an emoji": filled("loss", '"😀', "x", '"'),
-    "a typed array with a long shape": filled("inputs", '{"dtype":"float64","base64":"AAAA","shape":[', "1,", "1]}"),
-    "a typed array with rows as dtype": filled("inputs", '{"shape":[1],"base64":"AAAA","dtype":[', "[1,2],", "[1,2]]}"),
-    "malformed at the end": filled("inputs", "[", "1,", "]"),
+bomb = functools.partial(functools.partial, filled)
+"""A bomb that is made when a test asks for it."""
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "ones and a word": bomb("inputs", "[", "1,", '"x"]'),
+    "floats and a word": bomb("inputs", "[", "0.1,", '"x"]'),
+    "a word and ones": bomb("inputs", '["x",', "1,", "1]"),
+    "rows and a word": bomb("inputs", "[", "[1,2],", '["x",1]]'),
+    "empty lists": bomb("inputs", "[", "[],", "[]]"),
+    "empty objects": bomb("inputs", "[", "{},", "{}]"),
+    "small objects": bomb("inputs", "[", '{"a":1},', "{}]"),
+    "ragged rows": bomb("inputs", "[", "[1],", "[1,2]]"),
+    "lists of lists and a word": bomb("inputs", "[", "[[1]],", '[["x"]]]'),
+    "deep lists": bomb("inputs", "[", "[" * 15 + "1" + "]" * 15 + ",", "1]"),
+    "strings": bomb("inputs", "[", '"x",', '"x"]'),
+    "words": bomb("include", "[", '"layers",', '"x"]'),
+    "numbers below an unknown key": bomb("foo", "[", "1,", "1]"),
+    "numbers as a loss": bomb("loss", "[", "0.5,", "1]"),
+    "numbers as a network": bomb("network", "[", "1,", "1]"),
+    "numbers as a seed": bomb("seed", "[", "1,", "1]"),
+    "an input shape": bomb("network", '{"layers":[{"type":"dense","units":1}],"input_shape":[', "1,", "1]}"),
+    "layers that are objects": bomb("network", '{"layers":[', "{},", "{}]}"),
+    "layers that are lists": bomb("network", '{"layers":[', "[],", "[]]}"),
+    "layers": bomb("network", '{"layers":[', '{"type":"dense","units":1},', '{"type":"dense","units":1}]}'),
+    "keys": lambda: keys().encode(),
+    "keys of parameters": lambda: filled("parameters", "", keys(), ""),
+    "keys of a layer": lambda: filled("parameters", '{"hidden":', keys(), "}"),
+    "keys of the network": lambda: filled("network", "", keys().replace("{", '{"layers":[],'), ""),
+    "keys of loss_weights": lambda: filled("loss_weights", "", keys(), ""),
+    "a long text": bomb("loss", '"', "x", '"'),
+    "a long text with an emoji": bomb("loss", '"😀', "x", '"'),
+    "a typed array with a long shape": bomb("inputs", '{"dtype":"float64","base64":"AAAA","shape":[', "1,", "1]}"),
+    "a typed array with rows as dtype": bomb("inputs", '{"shape":[1],"base64":"AAAA","dtype":[', "[1,2],", "[1,2]]}"),
+    "malformed at the end": bomb("inputs", "[", "1,", "]"),
 }
-BOMBS["keys of parameters"] = json.dumps(xor(parameters=json.loads(keys(80_000)))).encode()
-BOMBS["keys of a layer"] = json.dumps(xor(parameters={"hidden": json.loads(keys(80_000))})).encode()
-BOMBS["keys of the network"] = json.dumps(xor(network={"layers": [], **json.loads(keys(80_000))})).encode()
-BOMBS["keys of loss_weights"] = json.dumps(xor(loss_weights=json.loads(keys(80_000)))).encode()
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def resident(which: str) -> int:
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_stays_within_what_is_reserved_for_it(post: Post, reserved: list[int], name: str) -> None:
     """Of the memory of the process, for what parsers set aside and never use is none."""
-    body = BOMBS[name]
+    body = BOMBS[name]()
     before = resident("VmRSS")
     MARK.write_text("5")
     answer = post(body)
@@ -105,12 +109,13 @@ def test_compressed_bombs_are_reserved_before_they_are_there(
     make_client: Callable[..., FlaskClient], reserved: list[int], name: str
 ) -> None:
     client = make_client()
-    body = gzip.compress(BOMBS[name])
+    bomb = BOMBS[name]()
+    body = gzip.compress(bomb)
     headers = {"Content-Encoding": "gzip"}
     answer = client.post("/v1/gradients", data=body, content_type="application/json", headers=headers)
     assert answer.status_code == 422
-    assert max(reserved) >= 2 * len(BOMBS[name])
-    tight = make_client(max_memory_bytes=len(BOMBS[name]))
+    assert max(reserved) >= 2 * len(bomb)
+    tight = make_client(max_memory_bytes=len(bomb))
     answer = tight.post("/v1/gradients", data=body, content_type="application/json", headers=headers)
     assert assert_problem(answer, "limit-exceeded")["errors"][0]["limit"] == "memory_bytes"
     assert tight.application.extensions["nabla.memory"].held == 0
