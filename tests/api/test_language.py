@@ -7,6 +7,7 @@ import pytest
 from service import wire
 from service.api.operation import OPERATIONS
 from service.engine.texts import LANGUAGES
+from tests.conftest import Post
 
 TRANSLATED = [operation.path for operation in OPERATIONS if operation.is_translated]
 
