@@ -8,6 +8,7 @@ from typing import Any
 from schemas.tensor import Array
 from service.engine.graph.blocks import ITEMSIZE
 from service.engine.network.task import Caution
+from service.engine.texts import LANGUAGES, telling
 
 NUMBER_BYTES = 72
 """What a number of an answer takes as text while it is put together: 24, three times."""
@@ -31,11 +32,17 @@ def number(loss: Array | None) -> Any:
     return loss if loss is None or loss.ndim else loss.item()
 
 
-def listed(warnings: Iterable[Caution]) -> list[dict[str, str]]:
-    """Warnings, without the keys that do not apply."""
+def listed(warnings: Iterable[Caution], language: str = LANGUAGES[0]) -> list[dict[str, str]]:
+    """Warnings, without the keys that do not apply; those that are findings in the language of the answer."""
     return [
-        {"code": caution.code, "message": caution.message}
+        {"code": caution.code, "message": _message(caution, language)}
         | ({"layer": caution.layer} if caution.layer else {})
         | ({"quantity": caution.quantity} if caution.quantity else {})
         for caution in warnings
     ]
+
+
+def _message(caution: Caution, language: str) -> str:
+    if language == LANGUAGES[0] or caution.found is None:
+        return caution.message
+    return telling(language)(caution.found.text)

@@ -43,13 +43,12 @@ def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
     Evidence comes with it: the error of central differences over the step, and the order of Taylor remainders, where 2
     is right.
     """
-    tell = telling(context.language)
     steps = request.get("steps")
     ordered = None if steps is None else tuple(sorted(steps, reverse=True))
     wanted = Wanted(request.get("claimed"), request["seed"], request.get("tolerance"), ordered)
     checked, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
-    return _answer(checked, request.get("dtype", "float64"), warnings, tell)
+    return _answer(checked, request.get("dtype", "float64"), warnings, context.language)
 
 
 def _of_function(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
@@ -68,8 +67,8 @@ def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple
         return ready.run(feed, wanted, context.ticket), list(ready.warnings)
 
 
-def _answer(checked: Checked, dtype: str, warnings: list[Caution], tell: Tell) -> dict[str, Any]:
-    report = checked.report
+def _answer(checked: Checked, dtype: str, warnings: list[Caution], language: str) -> dict[str, Any]:
+    tell, report = telling(language), checked.report
     declared = dict.fromkeys(node.scope or node.operation.name for node in report.declared)
     warnings += [
         Caution("declared_slope", tell(say("check.declared_slope", layer=f"`{layer}`")), layer) for layer in declared
@@ -98,7 +97,7 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], tell: Tell) -
     ]
     if checked.parameters is not None:
         answer["parameters"] = checked.parameters
-    return answer | {"finite": finite, "warnings": listed(warnings)}
+    return answer | {"finite": finite, "warnings": listed(warnings, language)}
 
 
 def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:

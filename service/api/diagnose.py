@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from flask import Blueprint, Response
@@ -21,23 +20,20 @@ from schemas.diagnose import (
 )
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
+from service.api.diagnose_answers import or_null, told_curve, told_findings, told_health, told_row, told_run
 from service.api.diagnose_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
-from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
 from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
-from service.engine.insight.health.measures import Health, LayerHealth
 from service.engine.insight.health.rules import ranked
-from service.engine.insight.health.story import Record, judge_record, ratios_of, record_of
+from service.engine.insight.health.story import judge_record, ratios_of, record_of
 from service.engine.insight.health.sweep import (
     AskedSweep,
-    Row,
-    Run,
     Sweep,
     drawn_inputs,
     drawn_targets,
@@ -49,20 +45,12 @@ from service.engine.texts import telling
 
 blueprint = Blueprint("diagnose", __name__)
 
-MOST_CURVE = 200
-"""Steps that a curve of a training has, at most."""
 MOST_DRAWN = 1_000_000
 """Numbers of inputs or targets that are drawn for a sweep."""
 SAMPLES = 64
 """Of a sweep for which none are sent."""
 STEP_BYTES, LOOK_BYTES = 200, 1_000
 """What is remembered of a step, several times while it is judged, and of a layer at some steps."""
-
-
-class DiagnosedWork(Protocol):
-    """A work whose findings are told at the end, or one by one."""
-
-    found: Sequence[Found]
 
 
 @post(
@@ -94,7 +82,7 @@ def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, A
     # What matters most comes first.
     first = {key: summary[key] for key in ("status", "reason", "verdict", "text") if key in summary}
     rest = {key: value for key, value in summary.items() if key not in first}
-    return {**first, "findings": _told(work.found, context.language, work.networks), **rest, **named}
+    return {**first, "findings": work.told(), **rest, **named}
 
 
 def _work(request: LoadedDiagnose, context: Context) -> _Work:
@@ -119,6 +107,10 @@ class _Work:
         self._waiting: Iterator[dict[str, Any]] | None = None
         self._finished = False
 
+    def told(self) -> list[dict[str, Any]]:
+        """All findings, in the language of the answer."""
+        return told_findings(self.found, self.context.language, self.networks)
+
     @property
     def finished(self) -> bool:
         return self._finished
@@ -129,7 +121,7 @@ class _Work:
             record = self.compute()
             if self.is_computed:
                 self.conclude()
-                streamed = _told(self.found, self.context.language, self.networks) if self._streams_findings else []
+                streamed = self.told() if self._streams_findings else []
                 self._waiting = iter([{"step": place, "finding": each} for place, each in enumerate(streamed, 1)])
                 self._finished = not streamed
             return record
@@ -205,10 +197,10 @@ class NetworkDiagnosis(_Work):
         assert result.loss is not None
         told = {
             "dtype": self.dtype,
-            "loss": _or_null(float(result.loss.sum())),
-            "gradient_norm": _or_null(result.gradient_norm),
+            "loss": or_null(float(result.loss.sum())),
+            "gradient_norm": or_null(result.gradient_norm),
         }
-        return told | _health(self.diagnosis.health) | {"finite": result.finite}
+        return told | told_health(self.diagnosis.health) | {"finite": result.finite}
 
 
 class TrainingDiagnosis(_Work):
@@ -271,17 +263,17 @@ class TrainingDiagnosis(_Work):
             "status": outcome.status,
             "reason": outcome.reason,
             "steps_done": outcome.step,
-            "loss": _or_null(outcome.loss),
-            "curve": _curve(record),
+            "loss": or_null(outcome.loss),
+            "curve": told_curve(record),
         }
         result = start_.result
         assert result.loss is not None
         told = {
             "dtype": self.dtype,
-            "loss": _or_null(float(result.loss.sum())),
-            "gradient_norm": _or_null(result.gradient_norm),
+            "loss": or_null(float(result.loss.sum())),
+            "gradient_norm": or_null(result.gradient_norm),
         }
-        return told | {"training": training} | _health(start_.health) | {"finite": outcome.finite and result.finite}
+        return told | {"training": training} | told_health(start_.health) | {"finite": outcome.finite and result.finite}
 
     def close(self) -> None:
         self.watched.training.close()
@@ -319,7 +311,7 @@ class TraceWork(_Work):
     def more(self) -> dict[str, Any]:
         record = self.record
         finite = bool(np.isfinite(record.losses).all() and np.isfinite(record.norms).all())
-        return {"training": {"steps_done": int(record.steps[-1]), "curve": _curve(record)}, "finite": finite}
+        return {"training": {"steps_done": int(record.steps[-1]), "curve": told_curve(record)}, "finite": finite}
 
 
 class SweepWork(_Work):
@@ -362,8 +354,8 @@ class SweepWork(_Work):
         if run is None:
             return None
         if self.context.form == "json":
-            return _run(run)
-        return {"step": run.number, "run": _run(run)}
+            return told_run(run)
+        return {"step": run.number, "run": told_run(run)}
 
     @property
     def is_computed(self) -> bool:
@@ -381,8 +373,8 @@ class SweepWork(_Work):
             self._finished = True
 
     def more(self) -> dict[str, Any]:
-        rows = [_row(row) for row in self.sweep.rows]
-        findings = _told(self.found, self.context.language, self.networks) if self.context.form != "json" else None
+        rows = [told_row(row) for row in self.sweep.rows]
+        findings = self.told() if self.context.form != "json" else None
         told: dict[str, Any] = {"dtype": self.dtype, "networks": self.sweep.done}
         return told | ({} if findings is None else {"findings": findings}) | {"table": rows, "finite": True}
 
@@ -440,117 +432,3 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
         dtype,
     )
     return asked, cast("Array", inputs), cast("Array", targets)
-
-
-def _told(these: Sequence[Found], language: str, networks: Sequence[int] | None) -> list[dict[str, Any]]:
-    tell = telling(language)
-    told = []
-    for place, each in enumerate(these):
-        entry: dict[str, Any] = {"code": each.code, "severity": each.severity}
-        optional = {"layer": each.layer, "quantity": each.quantity, "step": each.step}
-        entry |= {key: value for key, value in optional.items() if value is not None}
-        entry |= {
-            "text": tell(each.text),
-            "meaning": each.finding.description[language],
-            "advice": tell(each.finding.advice()),
-        }
-        if each.value is not None:
-            entry["value"] = _or_null(each.value)
-        if each.threshold is not None:
-            entry["threshold"] = each.threshold
-        entry["source"] = "; ".join(each.finding.sources)
-        if networks is not None:
-            entry["networks"] = networks[place]
-        told.append(entry)
-    return told
-
-
-def _health(health: Health) -> dict[str, Any]:
-    chain = {"layers": health.chain, "ratio": _or_null(health.ratio), "factor": _or_null(health.factor)}
-    return {"chain": chain, "layers": [_layer(layer) for layer in health.layers.values()]}
-
-
-def _layer(layer: LayerHealth) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "type": layer.type,
-        "activation": layer.activation,
-        "mean": _or_null(layer.mean),
-        "deviation": _or_null(layer.deviation),
-        "delta_norm": _or_null(layer.delta_norm),
-        "gradient_norm": _or_null(layer.gradient_norm),
-        "weight_norm": _or_null(layer.weight_norm),
-        "ratio": _or_null(layer.ratio),
-        "saturated_left": layer.saturated_left,
-        "saturated_right": layer.saturated_right,
-        "dead": layer.dead,
-    }
-
-
-def _run(run: Run) -> dict[str, Any]:
-    layers = list(run.health.layers.values())
-    saturated = [
-        None
-        if layer.saturated_left is None and layer.saturated_right is None
-        else (layer.saturated_left or 0.0) + (layer.saturated_right or 0.0)
-        for layer in layers
-    ]
-    return {
-        "depth": run.depth,
-        "activation": _block(run.activation),
-        "initializer": _block(run.initializer),
-        "seed": run.seed,
-        "verdict": run.verdict,
-        "loss": _or_null(run.loss),
-        "ratio": _or_null(run.health.ratio),
-        "factor": _or_null(run.health.factor),
-        "gradient_norms": [_or_null(layer.gradient_norm) for layer in layers],
-        "delta_norms": [_or_null(layer.delta_norm) for layer in layers],
-        "variances": [_or_null(layer.deviation * layer.deviation) for layer in layers],
-        "saturated": saturated,
-        "dead": [layer.dead for layer in layers],
-        "findings": [_short(each) for each in run.findings],
-    }
-
-
-def _short(each: Found) -> dict[str, Any]:
-    entry: dict[str, Any] = {"code": each.code, "severity": each.severity}
-    if each.layer is not None:
-        entry["layer"] = each.layer
-    if each.value is not None:
-        entry["value"] = _or_null(each.value)
-    if each.threshold is not None:
-        entry["threshold"] = each.threshold
-    return entry
-
-
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        "depth": row.depth,
-        "activation": _block(row.activation),
-        "initializer": _block(row.initializer),
-        "networks": row.runs,
-        "ratio": _or_null(row.ratio),
-        "factor": _or_null(row.factor),
-        "verdicts": row.verdicts,
-        "findings": row.findings,
-    }
-
-
-def _block(selection: Selection[Any]) -> dict[str, Any]:
-    return {"type": selection.name, **selection.options}
-
-
-def _curve(record: Record) -> dict[str, Any]:
-    """The course of a training, thinned out."""
-    count = len(record.steps)
-    places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()
-    return {
-        "steps": [int(record.steps[place]) for place in places],
-        "loss": [_or_null(float(record.losses[place])) for place in places],
-        "gradient_norm": [_or_null(float(record.norms[place])) for place in places],
-    }
-
-
-def _or_null(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -56,7 +56,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
     if not finite:
         warnings.append(Caution("non_finite", tell(say("graph.not_finite")), quantity="graph"))
     context.timer.mark("compute")
-    return answer | {"finite": finite, "warnings": listed(warnings)}
+    return answer | {"finite": finite, "warnings": listed(warnings, context.language)}
 
 
 Shown = tuple[int, Values, View, list[Caution]]

@@ -73,7 +73,7 @@ def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:
         )
         found = survey.run()
     context.timer.mark("compute")
-    return _answer(request, found, vector, telling(context.language))
+    return _answer(request, found, vector, context.language)
 
 
 def _trajectory(request: LoadedLandscape) -> Trajectory | None:
@@ -87,8 +87,9 @@ def _trajectory(request: LoadedLandscape) -> Trajectory | None:
     return Trajectory([point.tree for point in sent], paths)
 
 
-def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector, tell: Tell) -> dict[str, Any]:
+def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector, language: str) -> dict[str, Any]:
     """The answer, what matters most first."""
+    tell = telling(language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],
         "loss": found.loss,
@@ -108,7 +109,7 @@ def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector,
         answer["trajectory"] = _path(found.path)
     if "spectrum" in request:
         answer["spectrum"] = None if found.spectrum is None else _spectrum(found.spectrum, found, tell)
-    answer |= {"finite": found.finite, "warnings": listed(found.warnings)}
+    answer |= {"finite": found.finite, "warnings": listed(found.warnings, language)}
     if found.parameters is not None and "parameters" not in request["exclude"]:
         answer["parameters"] = found.parameters
     return answer

@@ -416,9 +416,6 @@ def _about_inputs(seen: Seen) -> Iterator[Found]:
             "condition": condition,
             "better": better,
         }
-        badly: list[Found] = []
         if condition is not None and better is not None and condition >= BETTER * better:
-            badly = found_if("badly_scaled_inputs", condition, quantity="input", name=repr(name), **words)
-        yield from badly
-        if not badly:
-            yield from found_if("large_inputs", scale.size, quantity="input", name=repr(name), size=scale.size)
+            yield from found_if("badly_scaled_inputs", condition, quantity="input", name=repr(name), **words)
+        yield from found_if("large_inputs", scale.size, quantity="input", name=repr(name), size=scale.size)
