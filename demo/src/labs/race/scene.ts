@@ -2,12 +2,14 @@
 
 import * as THREE from 'three'
 import { eyePlace, solidOf, toScene, type Eye, type Solid } from './geometry'
+import { parseColour } from './colours'
 import { surfaceImage } from './flat'
 import type { Palette } from './palette'
 import { textureOf, type Paths } from './paths'
 import type { Surface } from './race.svelte'
 import { piecesOf } from './ribbons'
 import * as shaders from './shaders'
+import { Still } from './still'
 import type { BasinGrid } from './terrain'
 import { FEW } from './trails'
 
@@ -22,6 +24,16 @@ function isSoftware(gl: WebGLRenderingContext | WebGL2RenderingContext): boolean
   const info = gl.getExtension('WEBGL_debug_renderer_info')
   const name = info ? String(gl.getParameter(info.UNMASKED_RENDERER_WEBGL)) : ''
   return /swiftshader|llvmpipe|software|basic render/i.test(name)
+}
+
+/** Each entry of so many numbers, four times in a row. */
+function fourTimes(numbers: Float32Array, size: number): Float32Array {
+  const all = new Float32Array(4 * numbers.length)
+  for (let at = 0; at < numbers.length; at += size) {
+    const entry = numbers.subarray(at, at + size)
+    for (let corner = 0; corner < 4; corner += 1) all.set(entry, 4 * at + corner * size)
+  }
+  return all
 }
 
 export class Scene {
@@ -50,6 +62,8 @@ export class Scene {
   #solid: Solid = { x: 1, y: 1, height: 0.72 }
   #size: [number, number] = [1, 1]
   #ratio = 1
+  /** Where the processor draws, the ground is kept until it changes. */
+  #still: Still | null = null
   #runs = 0
 
   constructor(canvas: HTMLCanvasElement) {
@@ -64,6 +78,7 @@ export class Scene {
       powerPreference: 'high-performance',
     })
     this.#camera.up.set(0, 0, 1)
+    if (this.#software) this.#still = new Still(this.#renderer)
   }
 
   resize(width: number, height: number): void {
@@ -73,6 +88,7 @@ export class Scene {
       : Math.min(devicePixelRatio, 2)
     this.#renderer.setPixelRatio(this.#ratio)
     this.#renderer.setSize(width, height, false)
+    this.#still?.resize(Math.floor(width * this.#ratio), Math.floor(height * this.#ratio))
     this.#camera.aspect = width / height
     // A narrow picture is looked at from farther away, so that the whole ground is seen.
     this.#camera.fov = width / height >= 1.25 ? 32 : Math.min(60, 32 * (1.25 / (width / height)))
@@ -83,7 +99,9 @@ export class Scene {
   /** The relief and its skin. */
   setSurface(surface: Surface, palette: Palette, basins: BasinGrid | null): void {
     this.#drop(this.#ground)
-    this.#renderer.setClearColor(palette.background)
+    const [red, green, blue] = parseColour(palette.background)
+    const space = this.#still ? THREE.LinearSRGBColorSpace : THREE.SRGBColorSpace
+    this.#renderer.setClearColor(new THREE.Color().setRGB(red / 255, green / 255, blue / 255, space))
     this.#surface = surface
     this.#solid = solidOf(surface.x, surface.y)
     const { relief } = surface
@@ -97,7 +115,8 @@ export class Scene {
 
     const group = new THREE.Group()
     const skin = new THREE.CanvasTexture(surfaceImage(surface, palette, basins, this.#solid.x / this.#solid.y))
-    skin.colorSpace = THREE.SRGBColorSpace
+    // What is kept goes to the screen as it is.
+    skin.colorSpace = this.#still ? THREE.NoColorSpace : THREE.SRGBColorSpace
     skin.anisotropy = this.#software ? 1 : 8
     skin.generateMipmaps = !this.#software
     if (this.#software) skin.minFilter = THREE.LinearFilter
@@ -111,6 +130,7 @@ export class Scene {
     group.add(new THREE.Mesh(this.#reliefGeometry(surface), material))
     group.add(this.#walls(surface, palette))
     this.#ground = group
+    this.#still?.changed()
     this.#scene.add(group)
   }
 
@@ -168,7 +188,9 @@ export class Scene {
     const geometry = new THREE.BufferGeometry()
     geometry.setAttribute('position', new THREE.Float32BufferAttribute(position, 3))
     geometry.setIndex(index)
-    const colour = new THREE.Color(palette.dark ? '#222b38' : '#cfd6df')
+    const [red, green, blue] = palette.dark ? [34, 43, 56] : [207, 214, 223]
+    const space = this.#still ? THREE.LinearSRGBColorSpace : THREE.SRGBColorSpace
+    const colour = new THREE.Color().setRGB(red! / 255, green! / 255, blue! / 255, space)
     return new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ color: colour, side: THREE.DoubleSide }))
   }
 
@@ -217,14 +239,21 @@ export class Scene {
       tall: this.#solid.height,
       lift: LIFT,
     })
-    const geometry = new THREE.InstancedBufferGeometry()
-    geometry.instanceCount = pieces.count
-    geometry.setAttribute('side', new THREE.Float32BufferAttribute([0, -1, 1, -1, 1, 1, 0, 1], 2))
-    geometry.setIndex([0, 1, 2, 0, 2, 3])
-    geometry.setAttribute('from', new THREE.InstancedBufferAttribute(pieces.from, 4))
-    geometry.setAttribute('to', new THREE.InstancedBufferAttribute(pieces.to, 4))
-    geometry.setAttribute('optimizer', new THREE.InstancedBufferAttribute(pieces.optimizer, 1))
-    geometry.setAttribute('along', new THREE.InstancedBufferAttribute(pieces.along, 1))
+    // Four corners for each piece: drawing instances is slow where the processor draws.
+    const geometry = new THREE.BufferGeometry()
+    const { count } = pieces
+    const side = new Float32Array(8 * count)
+    const index = new Uint32Array(6 * count)
+    for (let piece = 0; piece < count; piece += 1) {
+      side.set([0, -1, 1, -1, 1, 1, 0, 1], 8 * piece)
+      index.set([0, 1, 2, 0, 2, 3].map((corner) => 4 * piece + corner), 6 * piece)
+    }
+    geometry.setAttribute('side', new THREE.BufferAttribute(side, 2))
+    geometry.setIndex(new THREE.BufferAttribute(index, 1))
+    geometry.setAttribute('from', new THREE.BufferAttribute(fourTimes(pieces.from, 4), 4))
+    geometry.setAttribute('to', new THREE.BufferAttribute(fourTimes(pieces.to, 4), 4))
+    geometry.setAttribute('optimizer', new THREE.BufferAttribute(fourTimes(pieces.optimizer, 1), 1))
+    geometry.setAttribute('along', new THREE.BufferAttribute(fourTimes(pieces.along, 1), 1))
     const material = this.#material(shaders.TRAIL_VERTEX, shaders.TRAIL_FRAGMENT)
     material.side = THREE.DoubleSide
     return this.#unculled(new THREE.Mesh(geometry, material))
@@ -273,6 +302,9 @@ export class Scene {
     const middle = this.#solid.height * 0.3
     this.#camera.position.set(x, y, z + middle)
     this.#camera.lookAt(0, 0, middle)
+    if (this.#still && this.#ground) {
+      this.#still.keep(this.#scene, this.#camera, this.#ground, this.#balls, eye.join())
+    }
     this.#renderer.render(this.#scene, this.#camera)
   }
 
@@ -323,6 +355,7 @@ export class Scene {
     this.#drop(this.#balls)
     this.#uniforms.paths.value?.dispose()
     this.#uniforms.relief.value?.dispose()
+    this.#still?.dispose()
     this.#renderer.dispose()
     this.#renderer.forceContextLoss()
   }
