@@ -21,6 +21,7 @@ def test_each_kind_of_setting_is_read() -> None:
     )
     assert (settings.max_layers, settings.max_seconds, settings.docs) == (7, 0.5, False)
     assert settings.cors_origins == ("http://a", "http://b")
+    assert [read(NABLA_DEMO=word).demo for word in ("off", "FALSE", "on", "1")] == [False, False, True, True]
     assert read(NABLA_LOG_FORMAT="TEXT").log_format == "text"
     assert settings.limits.layers == 7
     assert settings.shown_limits["layers"] == 7

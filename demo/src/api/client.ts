@@ -37,7 +37,10 @@ export interface Options {
 /** Where the service is mounted: the folder above that of this script, without a slash at the end. */
 export const ROOT = import.meta.env.DEV ? '' : new URL(/* @vite-ignore */ '..', import.meta.url).href.replace(/\/$/, '')
 
-const client = createClient<paths>({ baseUrl: ROOT })
+const client = createClient<paths>({ baseUrl: ROOT, fetch: (request) => globalThis.fetch(request) })
+/** How often a busy service is asked, and the longest time in seconds that is waited in between. */
+const ATTEMPTS = 3
+const LONGEST_PAUSE = 5
 const JSON_TYPE = 'application/json'
 
 /** Ask for a whole answer. Throws `Problem`, or an AbortError when the signal ends the request. */
@@ -71,16 +74,21 @@ export async function send(entry: Recorded, { signal }: Options): Promise<Respon
     path: string, init: object,
   ) => Promise<{ response: Response; error?: unknown }>
   let found: { response: Response; error?: unknown }
-  try {
-    found = await call(entry.path, {
-      body: entry.body,
-      headers: { Accept: entry.accept, 'Accept-Language': entry.language, ...key.header },
-      signal,
-      parseAs: 'stream',
-    })
-  } catch (error) {
-    if (isAbort(error)) throw error
-    throw new Problem({ title: t('stage.fault.unreachable'), detail: t('stage.fault.unreachable_detail') })
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      found = await call(entry.path, {
+        body: entry.body,
+        headers: { Accept: entry.accept, 'Accept-Language': entry.language, ...key.header },
+        signal,
+        parseAs: 'stream',
+      })
+    } catch (error) {
+      if (isAbort(error)) throw error
+      throw new Problem({ title: t('stage.fault.unreachable'), detail: t('stage.fault.unreachable_detail') })
+    }
+    const seconds = again(found.response)
+    if (seconds === undefined || attempt === ATTEMPTS) break
+    await pause(seconds, signal)
   }
   const { response, error } = found
   entry.status = response.status
@@ -89,6 +97,25 @@ export async function send(entry: Recorded, { signal }: Options): Promise<Respon
   throw typeof error === 'object' && error !== null
     ? new Problem(error as ProblemDocument, response.status)
     : new Problem({ detail: String(error).slice(0, 200) }, response.status)
+}
+
+/** In how many seconds a service that is busy, or was asked too often, wants to be asked again; undefined for not soon. */
+function again(response: Response): number | undefined {
+  if (response.status !== 429 && response.status !== 503) return undefined
+  const seconds = Number(response.headers.get('Retry-After') ?? 1)
+  return seconds <= LONGEST_PAUSE ? seconds : undefined
+}
+
+function pause(seconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((done, fail) => {
+    const end = (): void => fail(new DOMException('aborted', 'AbortError'))
+    if (signal?.aborted) return end()
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', end)
+      done()
+    }, seconds * 1000)
+    signal?.addEventListener('abort', () => { clearTimeout(timer); end() }, { once: true })
+  })
 }
 
 function parsed(text: string, response: Response): unknown {

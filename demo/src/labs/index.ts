@@ -16,3 +16,8 @@ export const labs: [Lab, ...Lab[]] = [
   { id: 'race', title: 'race.title', load: () => import('./race/Race.svelte') },
   { id: 'backprop', title: 'backprop.title', load: () => import('./backprop/Backprop.svelte') },
 ]
+
+/** The lab of a link; the first one where the link names none. */
+export function labNamed(id: string): Lab {
+  return labs.find((lab) => lab.id === id) ?? labs[0]
+}

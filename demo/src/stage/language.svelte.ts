@@ -47,7 +47,6 @@ export async function speak(language: Language, remember = false): Promise<void>
   spoken.texts = texts
   spoken.language = language
   document.documentElement.lang = language === 'zh' ? 'zh-Hans' : 'en'
-  document.title = t('stage.page')
   if (remember) {
     try {
       localStorage.setItem(STORED, language)

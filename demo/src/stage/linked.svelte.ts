@@ -20,20 +20,24 @@ export function parts(): { controls: boolean; evidence: boolean; transport: bool
 
 const DEBOUNCE = 150
 /** What each lab had in the address when it was last open. */
-const remembered = new Map<string, string>()
+const remembered = $state<Record<string, string>>({})
 
 /** The fragment that opens a lab as it was left. */
 export function linkTo(lab: string): string {
-  return `#${remembered.get(lab) ?? lab}`
+  return `#${remembered[lab] ?? lab}`
 }
 
 /** Set when the address changes other than by `linked`; each linked state reads it then. */
 let changes = $state(0)
 
-export function followAddress(): () => void {
+/** Read the address now and whenever it changes; `known` are the names of the labs, the first one is the default. */
+export function followAddress(known: readonly [string, ...string[]]): () => void {
   const follow = (): void => {
     const { lab } = split(location.hash)
-    address.lab = lab
+    const named = lab === '' || known.includes(lab)
+    if (!named) history.replaceState(null, '', `#${known[0]}`)
+    address.lab = named ? lab : known[0]
+    address.faults = named ? [] : [lab.slice(0, 40)]
     changes += 1
   }
   follow()
@@ -50,7 +54,7 @@ export function linked<T extends State>(lab: string, defaults: T, checks: Checks
   const load = (): T => {
     const { lab: named, parameters } = split(location.hash)
     const { state, faults } = read(named === lab ? parameters : '', defaults, checks)
-    address.faults = faults
+    if (faults.length) address.faults = faults
     return state
   }
   const state = $state<T>(load())
@@ -64,7 +68,7 @@ export function linked<T extends State>(lab: string, defaults: T, checks: Checks
   })
   $effect(() => {
     const fragment = write(lab, $state.snapshot(state) as State, defaults)
-    remembered.set(lab, fragment)
+    remembered[lab] = fragment
     clearTimeout(timer)
     timer = setTimeout(() => {
       const { lab: named } = split(location.hash)
