@@ -10,7 +10,7 @@ import numpy as np
 from service.engine.graph.ir import Array
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.claims import Claim
-from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32
+from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32, largest
 from service.engine.insight.verify.search import Diagnosis, Option, Reading, option
 from service.engine.insight.verify.variants import Made, Path
 from service.engine.insight.verify.verdict import Entry, FirstWrong, TensorVerdict, Tolerance, Verdict
@@ -125,7 +125,7 @@ class Judge:
         part = slice(piece.start, piece.stop)
         claimed, exact = vector[part], self.exact[part]
         off = np.nan_to_num(np.abs(claimed - exact))
-        places = np.argsort(-off, kind="stable")[:WORST]
+        places = largest(off, WORST)
         worst = int(places[0])
         size = float(np.linalg.norm(exact))
         length = float(np.linalg.norm(np.nan_to_num(claimed - exact)))

@@ -129,7 +129,7 @@ class Rounding:
         if off[worst] > max(FAR * float(np.abs(self.exact).max()), NOISES * noise / SMALLEST[dtype]):
             return None
         asked = ~np.isnan(claim)
-        first = np.argsort(-off, kind="stable")[:FEWEST]
+        first = largest(off, FEWEST)
         for kind, step in self._candidates(worst, float(claim[worst]), noise, SMALLEST[dtype]):
             allowed = NOISES * noise / abs(step)
             if not all(self._is_quotient(kind, int(place), step, claim, allowed) for place in first if asked[place]):
@@ -235,6 +235,15 @@ class Rounding:
             chosen |= set(inside[np.argsort(-off[piece], kind="stable")][:2].tolist())
         chosen |= set(self._generator.choice(asked, min(CHOSEN, asked.size), replace=False).tolist())
         return sorted((place for place in chosen if chosen_from[place]), key=lambda place: -off[place])
+
+
+def largest(numbers: Array, count: int) -> Array:
+    """The places of the largest numbers, the largest first; of a few among many, without sorting all."""
+    if count >= numbers.size:
+        return np.argsort(-numbers, kind="stable")
+    chosen = np.sort(np.argpartition(-numbers, count)[:count])
+    ordered: Array = chosen[np.argsort(-numbers[chosen], kind="stable")]
+    return ordered
 
 
 def is_float32(numbers: Array) -> bool:
