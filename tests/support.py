@@ -81,10 +81,14 @@ def resolves(pointer: str, document: Any) -> bool:
 
 
 def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in a JSON document, its own first."""
+    """The paths of the values in a JSON document, its own first. Of numbers and rows the first and the last stand for
+    those between them."""
     yield path
     if isinstance(document, dict | list):
-        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        items = list(document.items() if isinstance(document, dict) else enumerate(document))
+        if isinstance(document, list) and all(isinstance(value, int | float | list) for value in document):
+            items = [*items[:1], *items[1:][-1:]]
+        for key, value in items:
             yield from pointers(value, (*path, key))
 
 
