@@ -199,16 +199,56 @@ print(json.dumps({
 """
 
 
+PROGRAMS = {
+    "an activation": ACTIVATION,
+    "a loss": LOSS,
+    "a layer": LAYER,
+    "an optimizer": OPTIMIZER,
+    "a word to expressions": WORD,
+    "a preset": PRESET,
+    "a kind of option": KIND,
+    "an endpoint": ENDPOINT,
+}
+"""The endpoint stands last: it imports the schemas, which know what was declared before."""
+TOGETHER = """
+import contextlib, functools, io, json, sys
+programs = json.load(sys.stdin)
+namespaces, found = {}, {}
+for thing, (declaring, _, snippet) in programs.items():
+    sys.stdin = io.StringIO(snippet)
+    exec(declaring, namespaces.setdefault(thing, {}))
+from service import openapi
+openapi.describe = functools.cache(openapi.describe)
+for thing, (_, asking, _) in programs.items():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(asking, namespaces[thing])
+    found[thing] = json.loads(printed.getvalue())
+print(json.dumps(found))
+"""
+
+
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
-    finished = subprocess.run(
-        [sys.executable, "-c", program], input=snippet, capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    finished = subprocess.run([sys.executable, "-c", program], input=snippet, capture_output=True, text=True, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
 
-def test_an_activation_is_one_declaration():
-    found = run(ACTIVATION, SNIPPETS["an activation"])
+@pytest.fixture(scope="module")
+def added():
+    """What each program finds, in one process for all: declarations first, then the application is asked."""
+    endpoint = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    snippets = SNIPPETS | {"an endpoint": json.dumps(re.findall(r"```python\n(.*?)```", endpoint[1], re.DOTALL))}
+    first = "from service.app import create_app\n"
+    programs = {}
+    for thing, program in PROGRAMS.items():
+        declaring, asking = program.split(first)
+        programs[thing] = [declaring, first + asking, snippets[thing]]
+    return run(TOGETHER, json.dumps(programs))
+
+
+def test_an_activation_is_one_declaration(added):
+    found = added["an activation"]
     value, slope = 0.5 * 0.25 + 0.75, 0.75 / 2.5 + 1.0
     assert found["entry"]["curve"]["value"][0] == value
     assert found["entry"]["curve"]["derivative"][0] == slope
@@ -217,8 +257,8 @@ def test_an_activation_is_one_declaration():
     assert found["listed"]
 
 
-def test_a_loss_is_one_declaration():
-    found = run(LOSS, SNIPPETS["a loss"])
+def test_a_loss_is_one_declaration(added):
+    found = added["a loss"]
     # 1 is 1 too low and costs 0.75, 5 is 3 too high and costs 3 quarters; the mean of both.
     assert found["answer"]["loss"] == 0.75
     assert found["answer"]["input_gradients"] == [[-0.375, 0.125]]
@@ -227,8 +267,8 @@ def test_a_loss_is_one_declaration():
     assert found["options"] == ["type", "level"]
 
 
-def test_a_layer_is_one_declaration():
-    found = run(LAYER, SNIPPETS["a layer"])
+def test_a_layer_is_one_declaration(added):
+    found = added["a layer"]
     answer = found["answer"]
     # dL/ds = sum of s x^2 over the samples, and 2 * 0.5 s of the penalty.
     assert answer["gradients"]["s"]["factor"] == [2.0 * (1.0 + 4.0) + 2.0, 3.0 * (25.0 + 49.0) + 3.0]
@@ -240,8 +280,8 @@ def test_a_layer_is_one_declaration():
     assert {"type", "factor_initializer", "factor_regularizer"} <= set(found["options"])
 
 
-def test_an_optimizer_is_one_declaration():
-    found = run(OPTIMIZER, SNIPPETS["an optimizer"])
+def test_an_optimizer_is_one_declaration(added):
+    found = added["an optimizer"]
     whole, last = found["whole"], found["last"]
     # Each number is its own gradient and goes 0.25 towards 0 at each step: from 1 to 0, and from -2 to -1.
     assert [step["updates"]["w"]["kernel"] for step in whole["steps"]] == [[[-0.25, 0.25]]] * 4
@@ -256,8 +296,8 @@ def test_an_optimizer_is_one_declaration():
     assert {"type", "learning_rate", "beta", "weight_decay", "maximize"} <= set(found["options"])
 
 
-def test_a_word_is_one_declaration():
-    found = run(WORD, SNIPPETS["a word to expressions"])
+def test_a_word_is_one_declaration(added):
+    found = added["a word to expressions"]
     inside, end, outside = found["answer"]["points"]
     assert inside["value"] == pytest.approx(-math.log(3.0), rel=1e-15)
     assert inside["gradient"] == [1.0 / 0.25 + 1.0 / 0.75]
@@ -272,8 +312,8 @@ def test_a_word_is_one_declaration():
     assert "logit takes 1 argument" in found["wrong"]["errors"][0]["detail"]
 
 
-def test_a_preset_is_one_declaration():
-    found = run(PRESET, SNIPPETS["a preset"])
+def test_a_preset_is_one_declaration(added):
+    found = added["a preset"]
     (minimum,) = found["stationary"]["points"]
     (stated,) = found["entry"]["minima"]
     assert minimum["point"] == stated["point"]
@@ -285,8 +325,8 @@ def test_a_preset_is_one_declaration():
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
 
 
-def test_a_kind_of_option_is_one_class():
-    found = run(KIND, SNIPPETS["a kind of option"])
+def test_a_kind_of_option_is_one_class(added):
+    found = added["a kind of option"]
     assert [answer["outputs"] for answer in found["taken"]] == [[[2.0]], [[6.0]]]
     for value, problem in found["refused"].items():
         (error,) = problem["errors"]
@@ -311,9 +351,8 @@ def test_a_kind_of_option_is_one_class():
     }
 
 
-def test_an_endpoint_is_a_schema_and_a_view():
-    section = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    found = run(ENDPOINT, json.dumps(re.findall(r"```python\n(.*?)```", section[1], re.DOTALL)))
+def test_an_endpoint_is_a_schema_and_a_view(added):
+    found = added["an endpoint"]
     assert found["answers"] == [{"slopes": [[2.0, 3.0], [4.0, 3.0]], "warnings": []}] * 2
     assert [error["pointer"] for error in found["wrong"]] == ["#/points", "#/expression", "#/point", "#/expression"]
     assert found["wrong"][2]["detail"] == "unknown key; did you mean 'points'?"

@@ -48,6 +48,7 @@ from service.engine.graph.operations import (
     with_slope,
 )
 from tests.engine.graph.examples import ALL_EXAMPLES, EXAMPLES, LEAVES, missing_examples
+from tests.support import every
 
 TINY = 1e-30
 STEP = 1e-3
@@ -115,7 +116,7 @@ def test_examples_are_of_operations_that_exist():
     assert {example.operation for example in EXAMPLES} <= set(OPERATIONS)
 
 
-@pytest.mark.parametrize("example", ALL_EXAMPLES, ids=str)
+@every("example", ALL_EXAMPLES)
 def test_an_example_is_the_operation_it_says(example):
     assert example.apply(example.inputs(Graph("float64"))).operation.name == example.operation
 
@@ -130,7 +131,7 @@ def test_a_row_of_the_table_is_complete(operation):
     assert operation.work > 0
 
 
-@pytest.mark.parametrize("example", DIFFERENTIABLE, ids=str)
+@every("example", DIFFERENTIABLE)
 def test_pullbacks_agree_with_numeric_derivatives(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -143,7 +144,7 @@ def test_pullbacks_agree_with_numeric_derivatives(example):
     check(graph)
 
 
-@pytest.mark.parametrize("example", DIFFERENTIABLE, ids=str)
+@every("example", DIFFERENTIABLE)
 def test_gradients_can_be_differentiated_again(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -165,7 +166,7 @@ def test_gradients_can_be_differentiated_again(example):
     check(graph)
 
 
-@pytest.mark.parametrize("example", STEPPED, ids=str)
+@every("example", STEPPED)
 def test_step_functions_answer_that_their_derivative_is_zero(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -179,7 +180,7 @@ def test_step_functions_answer_that_their_derivative_is_zero(example):
         assert found.blocked_by == [output] * len(inputs)
 
 
-@pytest.mark.parametrize("example", FLOATING, ids=str)
+@every("example", FLOATING)
 def test_float32_is_float64_to_its_own_precision(example):
     answers = {}
     for dtype in ("float64", "float32"):
@@ -194,7 +195,7 @@ def test_float32_is_float64_to_its_own_precision(example):
         np.testing.assert_allclose(answers["float32"], answers["float64"], rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("example", FLOATING, ids=str)
+@every("example", FLOATING)
 def test_gradients_keep_the_dtype(example):
     graph = Graph("float32")
     inputs = example.inputs(graph)

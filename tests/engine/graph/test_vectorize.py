@@ -26,6 +26,7 @@ from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
 from tests.engine.graph.examples import ALL_EXAMPLES, Example
 from tests.engine.support import dense_gradients, random_examples, random_graphs
+from tests.support import every
 
 SMOOTH = (
     "add", "subtract", "multiply", "negate", "tanh", "sigmoid", "softplus", "softmax", "log_softmax", "logsumexp",
@@ -64,7 +65,7 @@ def subsets(inputs):
     return itertools.chain.from_iterable(itertools.combinations(inputs, n) for n in range(1, len(inputs) + 1))
 
 
-@pytest.mark.parametrize("example", [*ALL_EXAMPLES, *AMBIGUOUS], ids=str)
+@every("example", [*ALL_EXAMPLES, *AMBIGUOUS])
 @pytest.mark.parametrize("size", [1, 3])
 def test_every_operation_for_many_samples_is_that_of_each(example, size):
     inputs = example.inputs(Graph("float64"))
@@ -76,7 +77,7 @@ def test_every_operation_for_many_samples_is_that_of_each(example, size):
         assert_vectorized([example.apply(inputs)], inputs, values, chosen, size, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"], ids=str)
+@every("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"])
 def test_every_gradient_for_many_samples_is_that_of_each(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)

@@ -21,6 +21,7 @@ from service.engine.graph.plan import Program
 from service.engine.network.layers import layers
 from service.engine.network.model import assemble
 from tests.engine.support import dense_gradients
+from tests.support import every
 
 DATA = Path(__file__).parents[2] / "data" / "pytorch"
 # Relative error, and absolute error as a share of the largest number among those compared (at least 1).
@@ -148,7 +149,7 @@ def test_every_option_that_changes_numbers_is_recorded():
     assert not declared - recorded, "add them to scripts/record_pytorch_layers.py and run it"
 
 
-@pytest.mark.parametrize("position", range(len(RECORDS)), ids=map(title, RECORDS))
+@every("position", range(len(RECORDS)), ids=lambda position: title(RECORDS[position]))
 def test_parameters_have_the_layout_of_keras(position):
     record, built = RECORDS[position], found(position, "float64")[0]
     shapes = {each.name: each.node.shape for each in built.model.parameters}
@@ -157,7 +158,7 @@ def test_parameters_have_the_layout_of_keras(position):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("position", range(len(RECORDS)), ids=map(title, RECORDS))
+@every("position", range(len(RECORDS)), ids=lambda position: title(RECORDS[position]))
 def test_outputs_and_gradients(position, dtype, tolerance):
     record = RECORDS[position]
     built, results = found(position, dtype)
@@ -168,7 +169,7 @@ def test_outputs_and_gradients(position, dtype, tolerance):
     assert_all_close(results["state"], record.get("state", {}), tolerance, "state")
 
 
-@pytest.mark.parametrize("position", range(len(RECORDS)), ids=map(title, RECORDS))
+@every("position", range(len(RECORDS)), ids=lambda position: title(RECORDS[position]))
 def test_second_derivatives(position):
     record = RECORDS[position]
     built, results = found(position, "float64")
