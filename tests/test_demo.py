@@ -230,7 +230,6 @@ def test_node_from_a_package_runs_npm_within_npm(nodeless: Path, monkeypatch: py
         (package / "bin" / name).write_text(text)
         (package / "bin" / name).chmod(0o755)
     monkeypatch.setattr(building, "_node_package", lambda: package)
-    monkeypatch.setenv("PATH", "/usr/bin:/bin" if not (Path("/usr/bin/node").exists()) else str(nodeless))
     command, environment = building.npm()
     script = str(package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
     for program in (command, ["/bin/sh", "-c", 'npm "$@"', "sh"]):
