@@ -15,6 +15,8 @@ export interface Pieces {
 
 /** Longest piece over the ground, in units of the scene. */
 const LONGEST = 0.05
+/** Steps that lie closer together than this are one piece. */
+const SHORTEST = 0.003
 /** Pieces that one way is divided into, at most, whatever its length. */
 const MOST_FOR_ONE = 60
 
@@ -32,15 +34,19 @@ export function piecesOf(paths: Paths, grid: Grid, shape: Shape): Pieces {
   const along: number[] = []
   for (let run = 0; run < paths.runs; run += 1) {
     let length = 0
-    for (let entry = 0; entry + 1 < paths.width; entry += 1) {
-      const a = 4 * (run * paths.width + entry)
-      const b = a + 4
+    let begin = 0
+    for (let entry = 1; entry < paths.width; entry += 1) {
+      const a = 4 * (run * paths.width + begin)
+      const b = 4 * (run * paths.width + entry)
       const [ta, tb] = [paths.data[a + 3]!, paths.data[b + 3]!]
       if (tb <= ta) break
       const [xa, ya] = shape.place(paths.data[a]!, paths.data[a + 1]!)
       const [xb, yb] = shape.place(paths.data[b]!, paths.data[b + 1]!)
       const far = Math.hypot(xb - xa, yb - ya)
       if (!(far < 1e6)) break
+      const last = entry + 1 === paths.width || paths.data[b + 7]! <= tb
+      if (far < SHORTEST && !last) continue
+      begin = entry
       const parts = Math.min(MOST_FOR_ONE, Math.max(1, Math.ceil(far / LONGEST)))
       let before: number[] | null = null
       for (let part = 0; part <= parts; part += 1) {

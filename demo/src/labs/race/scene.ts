@@ -2,12 +2,14 @@
 
 import * as THREE from 'three'
 import { eyePlace, solidOf, toScene, type Eye, type Solid } from './geometry'
+import { parseColour } from './colours'
 import { surfaceImage } from './flat'
 import type { Palette } from './palette'
 import { textureOf, type Paths } from './paths'
 import type { Surface } from './race.svelte'
 import { piecesOf } from './ribbons'
 import * as shaders from './shaders'
+import { Still } from './still'
 import type { BasinGrid } from './terrain'
 import { FEW } from './trails'
 
@@ -50,6 +52,8 @@ export class Scene {
   #solid: Solid = { x: 1, y: 1, height: 0.72 }
   #size: [number, number] = [1, 1]
   #ratio = 1
+  /** Where the processor draws, the ground is kept until it changes. */
+  #still: Still | null = null
   #runs = 0
 
   constructor(canvas: HTMLCanvasElement) {
@@ -64,6 +68,7 @@ export class Scene {
       powerPreference: 'high-performance',
     })
     this.#camera.up.set(0, 0, 1)
+    if (this.#software) this.#still = new Still(this.#renderer)
   }
 
   resize(width: number, height: number): void {
@@ -73,6 +78,7 @@ export class Scene {
       : Math.min(devicePixelRatio, 2)
     this.#renderer.setPixelRatio(this.#ratio)
     this.#renderer.setSize(width, height, false)
+    this.#still?.resize(Math.floor(width * this.#ratio), Math.floor(height * this.#ratio))
     this.#camera.aspect = width / height
     // A narrow picture is looked at from farther away, so that the whole ground is seen.
     this.#camera.fov = width / height >= 1.25 ? 32 : Math.min(60, 32 * (1.25 / (width / height)))
@@ -83,7 +89,9 @@ export class Scene {
   /** The relief and its skin. */
   setSurface(surface: Surface, palette: Palette, basins: BasinGrid | null): void {
     this.#drop(this.#ground)
-    this.#renderer.setClearColor(palette.background)
+    const [red, green, blue] = parseColour(palette.background)
+    const space = this.#still ? THREE.LinearSRGBColorSpace : THREE.SRGBColorSpace
+    this.#renderer.setClearColor(new THREE.Color().setRGB(red / 255, green / 255, blue / 255, space))
     this.#surface = surface
     this.#solid = solidOf(surface.x, surface.y)
     const { relief } = surface
@@ -97,7 +105,8 @@ export class Scene {
 
     const group = new THREE.Group()
     const skin = new THREE.CanvasTexture(surfaceImage(surface, palette, basins, this.#solid.x / this.#solid.y))
-    skin.colorSpace = THREE.SRGBColorSpace
+    // What is kept goes to the screen as it is.
+    skin.colorSpace = this.#still ? THREE.NoColorSpace : THREE.SRGBColorSpace
     skin.anisotropy = this.#software ? 1 : 8
     skin.generateMipmaps = !this.#software
     if (this.#software) skin.minFilter = THREE.LinearFilter
@@ -111,6 +120,7 @@ export class Scene {
     group.add(new THREE.Mesh(this.#reliefGeometry(surface), material))
     group.add(this.#walls(surface, palette))
     this.#ground = group
+    this.#still?.changed()
     this.#scene.add(group)
   }
 
@@ -168,7 +178,9 @@ export class Scene {
     const geometry = new THREE.BufferGeometry()
     geometry.setAttribute('position', new THREE.Float32BufferAttribute(position, 3))
     geometry.setIndex(index)
-    const colour = new THREE.Color(palette.dark ? '#222b38' : '#cfd6df')
+    const [red, green, blue] = palette.dark ? [34, 43, 56] : [207, 214, 223]
+    const space = this.#still ? THREE.LinearSRGBColorSpace : THREE.SRGBColorSpace
+    const colour = new THREE.Color().setRGB(red! / 255, green! / 255, blue! / 255, space)
     return new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ color: colour, side: THREE.DoubleSide }))
   }
 
@@ -273,6 +285,9 @@ export class Scene {
     const middle = this.#solid.height * 0.3
     this.#camera.position.set(x, y, z + middle)
     this.#camera.lookAt(0, 0, middle)
+    if (this.#still && this.#ground) {
+      this.#still.keep(this.#scene, this.#camera, this.#ground, this.#balls, eye.join())
+    }
     this.#renderer.render(this.#scene, this.#camera)
   }
 
@@ -323,6 +338,7 @@ export class Scene {
     this.#drop(this.#balls)
     this.#uniforms.paths.value?.dispose()
     this.#uniforms.relief.value?.dispose()
+    this.#still?.dispose()
     this.#renderer.dispose()
     this.#renderer.forceContextLoss()
   }
