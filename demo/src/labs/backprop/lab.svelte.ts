@@ -90,10 +90,8 @@ export class Lab {
   readonly request = $derived(
     this.task ? requestOf(this.definition, this.task, this.parameters) : null,
   )
-  /** Whether the numbers on the neurons belong to the weights that are shown. */
-  readonly fresh = $derived(
-    this.pass !== undefined && !this.problem && (this.parameters === null || this.pass.parameters === this.parameters),
-  )
+  /** Whether the pass that was answered is the one that is asked: its numbers belong to the weights that are shown. */
+  readonly fresh = $derived(this.pass !== undefined && !this.problem && this.pass.request === this.request)
   /** Where the pulse is: everything is known while a training is shown. */
   readonly phase = $derived(
     this.state.mode === 'training' ? lastPhase(this.names.length) : Math.min(this.passage.shown, this.passage.last),

@@ -122,9 +122,8 @@ export function placeLabels(
   let best = attempt(layout, order, size, blocked)
   // Who comes first takes room from others: a few other orders may leave room for more.
   for (let turn = 1; best.size < order.length && order.length <= FEW && turn < order.length; turn += 1) {
-    const [first, ...rest] = order as [string, ...string[]]
-    const found = attempt(layout, [first, ...rest.slice(turn), ...rest.slice(0, turn).reverse()], size, blocked)
-    if (found.size > best.size) best = found
+    const found = attempt(layout, [...order.slice(turn), ...order.slice(0, turn).reverse()], size, blocked)
+    if (found.size > best.size && found.has(order[0] as string)) best = found
   }
   // A layer with numbers on few of its edges tells little and hides much: it has none then.
   const edges = new Map(layout.edges.map((edge) => [edge.address, edge.layer]))

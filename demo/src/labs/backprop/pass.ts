@@ -25,6 +25,7 @@ export interface PassAnswer {
 
 /** An answer together with what was asked: numbers of different requests are never mixed. */
 export interface Pass {
+  request: object
   answer: PassAnswer
   parameters: Tree
   inputs: number[][]
@@ -40,6 +41,7 @@ export function passOf(
   rows: number[],
 ): Pass {
   return {
+    request,
     answer,
     parameters: request.parameters ?? answer.parameters ?? {},
     inputs: request.inputs,

@@ -51,7 +51,7 @@ export class Responses {
       const weights = lab.weights
       const task = lab.task
       const network = lab.request?.network
-      if (!weights || !task || !network || task.inputs === 0) return
+      if (!weights || !task || !network || (!lab.fresh && !lab.training.playing)) return
       const batch = lab.state.sample < 0
       untrack(() => {
         const rest = task.samples.inputs[task.rows[0] ?? 0] ?? []
