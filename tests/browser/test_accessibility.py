@@ -14,6 +14,12 @@ from tests.browser.test_page import ready
 
 AXE = building.SOURCE / "node_modules" / "axe-core" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+SCRIPT = """async ([rules, within]) => {
+  const found = await axe.run(within ?? document, { runOnly: rules, resultTypes: ['violations'] })
+  return found.violations.flatMap(({ id, nodes }) => nodes.map(node => [
+    id, node.target.join(' '), node.html.slice(0, 160), ...[...node.any, ...node.all].map(one => one.message),
+  ].join(': ')))
+}"""
 DEVICES: dict[str, dict[str, Any]] = {"desktop": {"viewport": WINDOW}, "phone": PHONE}
 
 
@@ -27,12 +33,7 @@ def axe() -> str:
 def findings(demo: Demo, within: str | None = None) -> list[str]:
     """What axe finds in the page, or in a part of it: the rule, and where."""
     demo.run(f"() => {{ if (!window.axe) {{ {axe()} }} }}")
-    found = demo.run(
-        "async ([rules, within]) => (await axe.run(within ?? document, { runOnly: rules, resultTypes: ['violations'] }))"
-        ".violations.flatMap(each => each.nodes.map(node => `${each.id}: ${node.target.join(' ')}: ${node.html.slice(0, 160)}"
-        " ${node.any.concat(node.all).map(one => one.message).join('; ').slice(0, 200)}`))",
-        [RULES, within],
-    )
+    found = demo.run(SCRIPT, [RULES, within])
     return [str(each) for each in found]
 
 

@@ -1,4 +1,4 @@
-"""The page around the labs: languages, colours, links, keys, widths, requests to copy, and what happens without WebGL."""
+"""The page around the labs: languages, colours, links, keys, widths, requests to copy; and life without WebGL."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_the_whole_page_speaks_the_language_of_its_reader(visit: Visit, lab: str
     demo = visit(lab, "zh", locale="en-GB")
     ready(demo, lab)
     page = demo.page
-    assert page.title() == text("zh", "stage.page")
+    title = text("zh", "race.title" if lab.startswith("race") else "backprop.title")
+    assert page.title() == f"{title} · {text('zh', 'stage.page')}"
     expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
     assert re.search("[一-鿿]", page.locator("nav").inner_text())
     page.get_by_role("button", name="English").click()
