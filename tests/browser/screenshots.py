@@ -22,11 +22,16 @@ LARGEST = 150_000
 COLOURS = (256, 96, 48)
 """As many as fit."""
 DESK = {"viewport": {"width": 1280, "height": 800}}
+MOONS = "&".join((
+    "data=moons", "sample=-1", "steps=300", "holdout=0.25", "reduction=mean", "chosen=hidden.kernel[0][1]",
+    'layers=[{"units":4,"activation":{"type":"tanh"}},{"units":1,"activation":{"type":"sigmoid"}}]',
+    'loss={"type":"binary_crossentropy"}', 'optimizer={"type":"adam","learning_rate":0.05}',
+))  # fmt: skip
 PICTURES: dict[str, dict[str, Any]] = {
     "race": {"link": "race", "step": 36},
     "race-basins": {"link": "race/view=2d&starts=grid&side=12&basins=1", "step": 12, "language": "zh", "dark": True},
     "backprop": {"link": "backprop"},
-    "backprop-training": {"link": "backprop/data=spiral&sample=-1&mode=training&steps=500&step=500", "dark": True},
+    "backprop-training": {"link": f"backprop/{MOONS}&mode=training&step=300", "dark": True},
     "race-phone": {"link": "race", "step": 36, "device": PHONE},
     "backprop-phone": {"link": "backprop", "device": PHONE, "language": "zh", "dark": True},
 }
@@ -55,6 +60,7 @@ def test_picture(visit: Visit, name: str) -> None:
         demo.seek(wanted["step"])
     expect(demo.page.locator(".progress .bar")).to_have_count(0)
     demo.page.wait_for_load_state("networkidle")
+    demo.run("() => document.activeElement.blur()")
     picture = pixels(demo, demo.page.screenshot())
     content = next(
         (png for count in COLOURS if len(png := palette_png(picture, count)) <= LARGEST), b" " * (LARGEST + 1)
@@ -78,7 +84,7 @@ def palette_png(picture: NDArray[np.uint8], count: int) -> bytes:
     colours, places, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
     boxes = [np.arange(len(colours))]
     while len(boxes) < min(count, len(colours)):
-        spans = [np.ptp(colours[box].astype(int), axis=0).max() * np.sqrt(counts[box].sum()) for box in boxes]
+        spans = [np.ptp(colours[box].astype(int), axis=0).max() * counts[box].sum() ** 0.25 for box in boxes]
         box = boxes.pop(int(np.argmax(spans)))
         axis = int(np.ptp(colours[box].astype(int), axis=0).argmax())
         box = box[np.argsort(colours[box, axis], kind="stable")]
