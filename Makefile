@@ -52,6 +52,11 @@ format: $(VENV)/.dev ## format the code and mend what the linter can mend
 openapi: $(VENV)/.dev ## write openapi.yaml from the schemas
 	@$(BIN)/python -m service.openapi
 
+.PHONY: screenshots
+screenshots: $(VENV)/.dev ## make the pictures of README and docs anew, in docs/images
+	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python -m pytest tests/browser/screenshots.py
+
 .PHONY: bench
 bench: $(VENV)/.dev ## measure; see benchmarks/README.md for the peers it can compare with
 	@$(BIN)/python -m benchmarks

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "layers", "training", "streams", "compile", "functions", "service", "memory")
+NAMES = ("engine", "layers", "training", "streams", "compile", "functions", "service", "memory", "page")
 
 
 def main() -> int:

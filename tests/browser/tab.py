@@ -165,6 +165,8 @@ def number(place: Locator) -> float:
 
 def shown(value: float) -> str:
     """A number as the page writes it, in four significant digits."""
+    if value == 0:
+        return "0"
     mantissa, _, exponent = f"{abs(value):.3e}".partition("e")
     power = int(exponent)
     text = f"{abs(value):.{max(0, 3 - power)}f}" if -4 <= power < 6 else f"{mantissa}e{power}"

@@ -311,9 +311,11 @@ def test_a_sweep_is_a_map_of_ends(race: Demo) -> None:
     # By keyboard one walks over the map, hears of a field, and races with its pair.
     field.press("ArrowRight")
     heard = part.locator(".told").inner_text()
-    (place,) = (i for i, row in enumerate(rows) if heard.startswith(f"η {shown(row[0])}, momentum {shown(row[1])}:"))
+    names = [f"η {shown(row[0])}, momentum {shown(row[1])}:" for row in rows]
+    found = [i for i, name in enumerate(names) if heard.startswith(name)]
+    assert len(found) == 1, (heard, names)
     field.press("Enter")
-    race.wait('rate => decodeURIComponent(location.hash).includes(`"learning_rate":${rate}`)', rows[place][0])
+    race.wait('rate => decodeURIComponent(location.hash).includes(`"learning_rate":${rate}`)', rows[found[0]][0])
 
 
 def test_hundreds_of_balls_are_counted_by_the_valley_that_they_end_in(visit: Visit) -> None:
