@@ -264,7 +264,7 @@ def _add(plural: str) -> None:
 
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = (
-        "Every finding that an answer may tell, with its thresholds, where they come from, and what to try."
+        f"Every {kind} that an answer may tell, with what it means and what to do about it."
         if registry.told_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )
