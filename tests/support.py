@@ -35,15 +35,16 @@ def every(name: str, cases: Iterable[Any], ids: Callable[[Any], str] = str) -> C
 
     def decorate(test: Test) -> Test:
         def of_every(**fixtures: Any) -> None:
-            failures = []
+            failures: dict[str, Exception] = {}
             for case in cases:
                 try:
                     test(**{name: case}, **fixtures)
                 except Exception as error:
                     error.add_note(f"{name}: {ids(case)}")
-                    failures.append(error)
+                    failures[ids(case)] = error
             if failures:
-                raise ExceptionGroup(f"{len(failures)} of {len(cases)} cases fail", failures)
+                told = f"{len(failures)} of {len(cases)} cases fail: {', '.join(failures)}"
+                raise ExceptionGroup(told, list(failures.values()))
 
         rest = [each for each in inspect.signature(test).parameters.values() if each.name != name]
         functools.update_wrapper(of_every, test).__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import pytest
 
 from service import pieces
 from service.pieces import Written, dump, written
+from tests.support import every
 
 GENERATOR = np.random.default_rng(1986)
 NUMBERS = GENERATOR.standard_normal(3001) * 10.0 ** GENERATOR.integers(-300, 300, 3001)
@@ -61,7 +62,7 @@ def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
     return size
 
 
-@pytest.mark.parametrize("name", VALUES)
+@every("name", VALUES)
 def test_pieces_are_what_one_call_writes(name: str, part: int) -> None:
     assert b"".join(written(VALUES[name])) == dump(VALUES[name])
 
@@ -78,7 +79,7 @@ def encoded(value: Any) -> Any:
     return {"dtype": value.dtype.name, "shape": list(value.shape), "base64": text}
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if name != "a tuple"])
+@every("name", [name for name in VALUES if name != "a tuple"])
 def test_pieces_with_typed_arrays_are_what_one_call_writes(name: str, part: int) -> None:
     assert b"".join(written(VALUES[name], base64=True)) == dump(encoded(VALUES[name]))
 

@@ -32,6 +32,7 @@ from service.engine.graph.operations import (
 from service.engine.graph.plan import Program, WorkspacePool
 from tests.engine.graph.examples import ALL_EXAMPLES
 from tests.engine.support import dense_gradients, random_examples, random_graphs
+from tests.support import every
 from tests.watches import Looks
 
 
@@ -142,7 +143,7 @@ def test_a_workspace_forgets_the_run_before(plan, seed):
         assert_identical(run(program, workspace, first), fresh)
 
 
-@pytest.mark.parametrize("example", ALL_EXAMPLES, ids=str)
+@every("example", ALL_EXAMPLES)
 @pytest.mark.parametrize("repeat", [1, 40])
 def test_every_operation_bears_the_memory_it_is_given(example, repeat):
     """Each operand once as an input, once as an intermediate value whose memory may be written over."""

@@ -9,13 +9,14 @@ from service.engine.graph.ir import OPERATIONS, Graph
 from tests.engine.graph.examples import EXAMPLES, LEAVES
 from tests.reference import RULES, evaluate, expand, settled, ulps
 from tests.series import FUNCTIONS
+from tests.support import every
 
 
 def test_every_operation_has_a_rule():
     assert set(RULES) == set(OPERATIONS) - LEAVES
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+@every("example", EXAMPLES)
 def test_values_are_those_of_the_engine(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)

@@ -19,6 +19,7 @@ from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.support import dense_gradients
+from tests.support import every
 
 DATA = Path(__file__).parents[2] / "data" / "pytorch"
 EXACT = {"rtol": 1e-12, "atol": 1e-15}
@@ -89,7 +90,7 @@ def tolerances_of(record, dtype, tolerance, what):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("record", ACTIVATIONS["activations"], ids=title)
+@every("record", ACTIVATIONS["activations"], ids=title)
 def test_activations(record, dtype, tolerance):
     values, slopes, second = curve(record, dtype)
     with np.errstate(over="ignore"):  # beyond the range of float32 both are infinite
@@ -148,7 +149,7 @@ def assert_loss(record, dtype, tolerance):
     assert_close(result.input_gradients["input"], record["gradient"], tolerance)
 
 
-@pytest.mark.parametrize("record", LOSSES["losses"], ids=title)
+@every("record", LOSSES["losses"], ids=title)
 def test_losses(record):
     assert_loss(record, "float64", EXACT)
 
@@ -159,13 +160,13 @@ def holds_in_single_precision(record):
     return (points.astype("float32") == points).all()
 
 
-@pytest.mark.parametrize("record", list(filter(holds_in_single_precision, LOSSES["losses"])), ids=title)
+@every("record", filter(holds_in_single_precision, LOSSES["losses"]), ids=title)
 def test_losses_in_float32(record):
     assert_loss(record, "float32", SINGLE)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("record", LOSSES["losses"], ids=title)
+@every("record", LOSSES["losses"], ids=title)
 def test_reductions(record, weighted):
     weights = np.asarray(record["weights"]) if weighted else np.ones(len(record["weights"]))
     gradient = np.asarray(record["gradient"])
