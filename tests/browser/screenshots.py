@@ -24,7 +24,7 @@ COLOURS = (256, 96, 48)
 DESK = {"viewport": {"width": 1280, "height": 800}}
 MOONS = "&".join((
     "data=moons", "sample=-1", "steps=300", "holdout=0.25", "reduction=mean", "chosen=hidden.kernel[0][1]",
-    'layers=[{"units":4,"activation":{"type":"tanh"}},{"units":1,"activation":{"type":"sigmoid"}}]',
+    'layers=[{"units":3,"activation":{"type":"tanh"}},{"units":1,"activation":{"type":"sigmoid"}}]',
     'loss={"type":"binary_crossentropy"}', 'optimizer={"type":"adam","learning_rate":0.05}',
 ))  # fmt: skip
 PICTURES: dict[str, dict[str, Any]] = {

@@ -14,12 +14,15 @@ from tests.browser.test_page import ready
 
 AXE = building.SOURCE / "node_modules" / "axe-core" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-SCRIPT = """async ([rules, within]) => {
-  const found = await axe.run(within ?? document, { runOnly: rules, resultTypes: ['violations'] })
+SCRIPT = """async (rules) => {
+  // Of formulas, MathML is what is read; the thousands of boxes that draw them are hidden from readers.
+  const found = await axe.run({ exclude: ['.katex-html'] }, { runOnly: rules, resultTypes: ['violations'] })
   return found.violations.flatMap(({ id, nodes }) => nodes.map(node => [
     id, node.target.join(' '), node.html.slice(0, 160), ...[...node.any, ...node.all].map(one => one.message),
   ].join(': ')))
 }"""
+UNFOLD = """(table) => document.querySelectorAll('main details:not([open]) > summary').forEach(
+  each => { if (each.textContent.trim() !== table) each.click() })"""
 DEVICES: dict[str, dict[str, Any]] = {"desktop": {"viewport": WINDOW}, "phone": PHONE}
 
 
@@ -30,10 +33,10 @@ def axe() -> str:
     return AXE.read_text()
 
 
-def findings(demo: Demo, within: str | None = None) -> list[str]:
-    """What axe finds in the page, or in a part of it: the rule, and where."""
+def findings(demo: Demo, rules: Any = RULES) -> list[str]:
+    """What axe finds in the page: the rule, and where."""
     demo.run(f"() => {{ if (!window.axe) {{ {axe()} }} }}")
-    found = demo.run(SCRIPT, [RULES, within])
+    found = demo.run(SCRIPT, rules)
     return [str(each) for each in found]
 
 
@@ -43,15 +46,17 @@ def findings(demo: Demo, within: str | None = None) -> list[str]:
 def test_axe_finds_nothing(visit: Visit, lab: str, language: str, device: str) -> None:
     demo = visit(lab, language, **DEVICES[device])
     ready(demo, lab)
-    # Whatever can be unfolded is.
-    demo.run("() => document.querySelectorAll('main details:not([open]) > summary').forEach(each => each.click())")
+    if language == "en":
+        # Whatever can be unfolded is, but for tables of hundreds of rows.
+        demo.run(UNFOLD, demo.text("stage.table"))
     if device == "phone":
         demo.page.locator(".transport .opener").tap()
     demo.wait("() => !document.querySelector('.progress .bar')")
-    for scheme in ("light", "dark"):
-        demo.page.emulate_media(color_scheme=scheme)
-        demo.wait("scheme => document.documentElement.classList.contains(scheme)", scheme)
-        assert findings(demo) == [], scheme
+    assert findings(demo) == []
+    # Of the rules, colours alone are another matter in the dark.
+    demo.page.emulate_media(color_scheme="dark")
+    demo.wait("() => document.documentElement.classList.contains('dark')")
+    assert findings(demo, {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}) == []
 
 
 @pytest.mark.parametrize("name", ["numbers", "flow", "optimizer", "graph", "help", "copy"])

@@ -29,7 +29,7 @@ export interface Summary {
 }
 
 /** Steps drawn in a second at speed 1. */
-const RATE = 40
+const RATE = 60
 
 export class Training extends Timeline {
   /** Every step in order; none is left out. */
