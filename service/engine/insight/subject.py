@@ -35,9 +35,13 @@ CHANGED = 4.0
 """Digits that a value is changed by, from one end to the other: less would mostly be rounded away."""
 SUMS = frozenset(("matmul", "sum", "overlap_add"))
 """Operations that add up many terms."""
+TENTH = 0.1
+"""Of a digit: noise is measured in whole ones, which are multiplied before they are compared."""
 ROUNDINGS = 0.25
 """Of a sum of n terms in any order, each term may be off by so many digits times the root of n."""
 
+_SMALLEST = {True: float(np.finfo(np.float32).tiny), False: float(np.finfo(np.float64).tiny)}
+"""What is smaller is 0 in float32, or in float64."""
 STEEPEST = 1e10
 """Slopes beyond are those beside a pole, where a declaration may bound them."""
 
@@ -154,20 +158,23 @@ class Located:
         return np.where(np.isfinite(spread), spread, np.concatenate(sizes or [spread]))
 
     def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
-        """As `noise`, but of every term of a sum too: how far each entry of the gradient moves, and how far the value.
+        """As `noise`, but as the formulas round that most programs use: how far each entry of the gradient moves, and
+        how far the value.
 
-        Sums are where other programs differ: they add in another order, with as many roundings as there are terms.
-        Root mean squares over the repeats.
+        Sums are added in another order, with as many roundings as there are terms; slopes such as a (1 - a) lose their
+        digits where this service keeps them; what is too small is 0. Root mean squares over the repeats.
         """
         outputs = [self.subject.output, *self.subject.gradients]
         exact = self._interpret(outputs, self.leaves)
-        squares = {node: np.zeros(node.shape) for node in outputs}
+        totals = {node: np.zeros(node.shape) for node in outputs}
         for _ in range(repeats):
             found = self._interpret(outputs, self.leaves, generator, digit, terms=True)
-            for node in squares:
-                squares[node] += np.square(found[node] - exact[node])
-        roots = {node: np.sqrt(total / repeats) for node, total in squares.items()}
-        for node, root in roots.items():
+            for node in totals:
+                off = quietly(np.subtract, found[node], exact[node])
+                totals[node] = quietly(np.hypot, totals[node], off)  # squares may be too small for numbers
+        roots = {}
+        for node, total in totals.items():
+            root = total / math.sqrt(repeats)
             roots[node] = np.where(np.isfinite(root), root, np.abs(exact[node]))
         flat = np.concatenate([_smoothed(roots[node]).reshape(-1) for node in self.subject.gradients] or [np.zeros(0)])
         return flat, float(roots[self.subject.output])
@@ -225,14 +232,10 @@ class Located:
                 values[node] = leaves[node]
                 continue
             operands = [values[x] for x in node.operands]
-            if terms and generator is not None and node.operation.name in SUMS:
-                place = min(range(len(operands)), key=lambda place: operands[place].size)
-                count = max(1.0, operands[0].size / node.size if len(operands) == 1 else operands[0].shape[-1])
-                if operands[place].dtype.kind == "f":
-                    changed = _last_digits(
-                        generator, operands[place].shape, digit * (1.0 + ROUNDINGS * math.sqrt(count))
-                    )
-                    operands[place] = operands[place] * changed
+            if terms and generator is not None:
+                values[node] = quietly(_as_others_compute, node, operands, generator, digit)
+                self.check_time()
+                continue
             values[node] = quietly(evaluate, node, operands)
             if generator is not None and node.inputs and node.operation.view is None:
                 values[node] = values[node] * _last_digits(generator, node.shape, digit)
@@ -313,13 +316,41 @@ def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: 
     return 1.0 + CHANGED * digit * (generator.random(shape) - 0.5)
 
 
+def _as_others_compute(node: Node, operands: list[Array], generator: np.random.Generator, digit: float) -> Array:
+    """The value of a node, off by what the plainest formula for it rounds in numbers with this last digit."""
+    name = node.operation.name
+    if node.operation.view is not None or not node.inputs:
+        return evaluate(node, operands)
+    if name == "balanced":
+        return operands[0]  # others do not take off what rounding left over
+    if name in SUMS:
+        place = min(range(len(operands)), key=lambda place: operands[place].size)
+        count = operands[0].shape[-1] if name == "matmul" else max(1.0, operands[0].size / node.size)
+        if operands[place].dtype.kind == "f":
+            several = digit * (1.0 + ROUNDINGS * math.sqrt(count))
+            operands[place] = operands[place] * _last_digits(generator, operands[place].shape, several)
+    value = evaluate(node, operands)
+    off = np.abs(value) * digit + _SMALLEST[digit > 1e-12] * (value != 0.0)
+    if name == "logistic_slope":  # a (1 - a)
+        off += digit / (1.0 + np.exp(-operands[0]))
+    elif name == "tanh_slope":  # 1 - a²
+        off += digit * np.square(np.tanh(operands[0]))
+    elif name == "row_excess" or (name == "sigmoid" and node.scope == "loss"):  # a - t
+        off += digit
+    elif name == "sigmoid":  # (1 + tanh(x / 2)) / 2
+        off += TENTH * digit
+    changed: Array = value + CHANGED * off * (generator.random(node.shape) - 0.5)
+    return changed
+
+
 def _smoothed(noise: Array) -> Array:
     """Noise of a matrix, at least what its row and its column let expect: a few runs may miss it in one entry."""
-    if noise.ndim < 2 or not noise.any():
+    largest = float(noise.max(initial=0.0))
+    if noise.ndim < 2 or not 0.0 < largest < math.inf:
         return noise
-    squares = np.square(noise.reshape(-1, noise.shape[-1]))
+    squares = np.square(noise.reshape(-1, noise.shape[-1]) / largest)
     rows, columns = squares.mean(1, keepdims=True), squares.mean(0, keepdims=True)
-    expected = np.sqrt(rows * columns / squares.mean()).reshape(noise.shape)
+    expected = largest * np.sqrt(rows * columns / squares.mean()).reshape(noise.shape)
     smoothed: Array = np.maximum(noise, expected)
     return smoothed
 

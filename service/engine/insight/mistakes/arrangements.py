@@ -68,7 +68,7 @@ def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if len([n for n in shape if n > 1]) > 1:
         yield claim.reshape(-1).reshape(shape, order="F")
         yield claim.reshape(-1, order="F").reshape(shape)
-        if len(shape) == 2:  # the transpose, read as if it had the right shape
+        if len(shape) == 2 and claim.shape != shape[::-1]:  # the transpose, read as if it had the right shape
             yield claim.reshape(shape[::-1]).T
 
 

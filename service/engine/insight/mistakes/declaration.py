@@ -70,8 +70,8 @@ class Change:
     """What is changed for the parameters of a layer alone, and not for what the layer passes on."""
     spared: Mapping[str, Changes] = field(default_factory=dict)
     """Which of `changes` do not concern the parameters of a layer."""
-    tree: Mapping[Path, Node] | None = None
-    """Gradients that are given outright; those that are missing are right."""
+    penalties: Mapping[Path, Node] = field(default_factory=dict)
+    """Gradients of the penalties, where they are others than the right ones."""
     form: str = ""
     """Which of several ways to make the mistake; what is made in all layers is of one form."""
     scale: float = 1.0
@@ -81,9 +81,12 @@ class Change:
         """Both; None where they do not fit together."""
         totals = {each.total for each in (self, other) if each.total is not None}
         own, its = self.changes, other.changes
-        pairs = ((own.rules, its.rules), (own.jumps, its.jumps), (self.own, other.own))
+        pairs = (
+            *((own.rules, its.rules), (own.jumps, its.jumps)),
+            *((self.own, other.own), (self.penalties, other.penalties)),
+        )
         clash = any(not set(one).isdisjoint(two) for one, two in pairs)
-        if clash or len(totals) > 1 or self.tree is not None or other.tree is not None:
+        if clash or len(totals) > 1:
             return None
         return Change(
             tuple(dict.fromkeys((*self.layers, *other.layers))),
@@ -91,7 +94,7 @@ class Change:
             self.total if self.total is not None else other.total,
             {**self.own, **other.own},
             {**self.spared, **other.spared},
-            None,
+            {**self.penalties, **other.penalties},
             self.form,
             self.scale * other.scale,
         )

@@ -123,26 +123,18 @@ def _penalties(network: Network) -> dict[tuple[str, ...], Node]:
     }
 
 
-def _right(network: Network) -> dict[tuple[str, ...], Node]:
-    found = differentiate(network.objective.total, network.targets).nodes
-    return dict(zip(network.paths, dense(found, network.targets), strict=True))
-
-
 def _with_penalties(network: Network, factor: float) -> Iterator[Change]:
     """The penalties' share times a factor: of all parameters, and of each layer."""
-    if not network.has_penalties:
-        return
-    right = _right(network)
-    changed = {path: right[path] + (factor - 1.0) * node for path, node in _penalties(network).items()}
-    yield from _of_each_layer(changed)
+    if network.has_penalties:
+        yield from _of_each_layer({path: factor * node for path, node in _penalties(network).items()})
 
 
 def _of_each_layer(changed: dict[tuple[str, ...], Node]) -> Iterator[Change]:
     if changed:
-        yield Change(tree=changed)
+        yield Change(penalties=changed)
     owners = dict.fromkeys(path[0] for path in changed)
     for owner in owners if len(owners) > 1 else ():
-        yield Change((owner,), tree={path: node for path, node in changed.items() if path[0] == owner})
+        yield Change((owner,), penalties={path: node for path, node in changed.items() if path[0] == owner})
 
 
 @declare(
@@ -181,14 +173,14 @@ def regularizer_halved(network: Network) -> Iterator[Change]:
     """The squares' share times a half: there the derivative has a factor 2 to lose."""
     if not network.has_penalties:
         return
-    right = _right(network)
+    whole = _penalties(network)
     changed: dict[tuple[str, ...], Node] = {}
     options = {layer.name: layer.layer.options for layer in network.definition.layers}
     for each in network.trained:
         chosen = options[each.layer].get(f"{each.name}_regularizer")
         strength = 0.0 if chosen is None else chosen.options.get("l2", 0.0)
         if strength:
-            changed[each.layer, each.name] = right[each.layer, each.name] - strength * each.node
+            changed[each.layer, each.name] = whole[each.layer, each.name] - strength * each.node
     yield from _of_each_layer(changed)
 
 

@@ -22,7 +22,7 @@ from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.search import Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
-from service.engine.insight.verify.variants import Made, Path, Trees, fill
+from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
 from service.engine.limits import Limits
 from service.engine.network.task import Task, prepare
 from service.engine.watch import Watch
@@ -36,7 +36,6 @@ MOST_UPDATED = 8
 MOST_RATES = 4
 """Learning rates that are tried of each way."""
 SHARES = "verify/shares"
-RATE = "verify/rate"
 NEAR = 1e-6
 """How near shares lie to whole multiples."""
 
@@ -310,6 +309,46 @@ class Data:
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)
         }
+
+    # --- together with other mistakes ---
+
+    def versions(
+        self, right: Mapping[Path, Array], leaves: Mapping[str, Array], watch: Watch | None
+    ) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
+        """Wrong gradients of the usual mistakes of data: as variants, with what each changes of the leaves, and as
+        pictures of all versions of each tensor."""
+        variants: list[Variant] = []
+        changes: list[dict[str, Array]] = []
+        pictures: dict[Path, list[Array]] = {path: [right[path]] for path in self.paths}
+        if not self.has_shares or self.program is None or self.samples < 2:
+            return variants, changes, {path: np.stack(several) for path, several in pictures.items()}
+        count, places = self.samples, np.arange(self.samples)
+        weights = leaves["sample_weights"]
+        if not weights.all():
+            return variants, changes, {path: np.stack(several) for path, several in pictures.items()}
+        ratios: list[tuple[Made, Array]] = []
+        for sample in (count - 1, 0):
+            one = np.where(places == sample, 1.0, 0.0)
+            ratios += [(Made("stale_sample"), one), (Made("stale_sample"), count * one)]
+            ratios += [(Made("sample_left_out"), 1.0 - one)]
+        if (weights > 0.0).all() and len(set(weights.tolist())) > 1:
+            ratios += [(Made("sample_weights_forgotten"), 1.0 / weights), (Made("sample_weights_doubled"), weights)]
+        plain = {f"{SHARES}/{name}": np.full(count, self.right_share) for name in self.outputs}
+        tried = [(made, {"sample_weights": weights * ratio}) for made, ratio in ratios]
+        for order in (np.roll(places, 1), np.roll(places, -1), places[::-1]):
+            turned = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in self.outputs}
+            tried.append((Made("shuffled_samples"), turned))
+        for place, (made, change) in enumerate(tried, 1):
+            more = dict(change)
+            if "sample_weights" in more:
+                ratio = more["sample_weights"] / weights
+                more = {f"{SHARES}/{name}": self.right_share * ratio for name in self.outputs}
+            given = self._run(self.program, leaves, {**plain, **more}, watch)
+            for number, path in enumerate(self.paths):
+                pictures[path].append(given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0))
+            variants.append(Variant((made,), Change(), dict.fromkeys(self.paths, place)))
+            changes.append(change)
+        return variants, changes, {path: np.stack(several) for path, several in pictures.items()}
 
 
 def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, int]:

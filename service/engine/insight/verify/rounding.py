@@ -12,7 +12,6 @@ what a difference of two losses can be, are not excused as noise of that size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +32,21 @@ FEWER = 3
 """Of large computations, in which neighbours tell what was missed."""
 LARGE = 1e6
 """Operations of a large computation."""
-STEPS = tuple(10.0**-k for k in range(1, 13))
+STEPS = tuple(float(f"1e-{k}") for k in range(1, 13))
 FINER = (5.0, 2.0)
+LEAST = 0.09
+"""A step is looked for between this share of a power of ten and the power."""
+MOST_FITTING = 8
+"""Steps that fit one number."""
+FAR = 0.5
+"""Differences with a sensible step are off by no more than this share of the largest entry,"""
+SMALLEST = 1e-9
+"""or by what rounding does with this step."""
+FEWEST = 4
+"""Numbers that have to fit a step which nobody would choose."""
 USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0.004921566601151848)
 """Roots of the last digits, which many use as steps."""
+TABLED = frozenset((*STEPS, *USUAL, *(factor * step for step in STEPS for factor in FINER)))
 VISIBLE = 0.02
 """Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
 TELLS = 0.05
@@ -91,8 +101,8 @@ class Rounding:
 
     def noise_of_value(self, dtype: str) -> float:
         """How far the loss moves."""
-        least = float(np.finfo(dtype).eps) * abs(self.value)
-        return max((self._float32 if dtype == "float32" else self._float64)[1], least)
+        digit = float(np.finfo(dtype).eps)
+        return max(self._float64[1] * digit / float(np.finfo(np.float64).eps), digit * abs(self.value))
 
     def agrees(self, claim: Array) -> bool:
         """Whether every entry agrees within the relative tolerance alone: the quick answer."""
@@ -111,17 +121,22 @@ class Rounding:
 
         `pieces` are the tensors with such entries.
         """
-        if not math.isfinite(self.value):
-            return None
         off = np.where(wrong, np.abs(claim - self.exact), 0.0)
         worst = int(off.argmax())
         noise = self.noise_of_value(dtype)
+        if off[worst] > max(FAR * float(np.abs(self.exact).max()), NOISES * noise / SMALLEST):
+            return None
+        asked = ~np.isnan(claim)
         for kind, step in self._candidates(worst, float(claim[worst]), noise):
             allowed = NOISES * noise / abs(step)
             found = Differences(kind, abs(step), allowed)
-            if self._is_evident(allowed, claim, off, pieces, step, kind, dtype) and all(
+            if not self._is_evident(allowed, claim, off, pieces, step, kind, dtype):
+                continue
+            if abs(step) not in TABLED and int((off > allowed).sum()) < FEWEST:
+                continue  # one number is soon explained by a step of its own
+            if all(
                 abs(self._quotient(kind, place, step) - claim[place]) <= allowed + self.relative * abs(claim[place])
-                for place in self._places(off, wrong, pieces)
+                for place in self._places(off, asked, pieces)
             ):
                 return found
         return None
@@ -132,32 +147,30 @@ class Rounding:
         error = claimed - exact
         for kind, order in (("central_differences", 2.0), ("forward_differences", 1.0)):
             for sign in (1.0, -1.0) if order == 1.0 else (1.0,):
-                found: list[float] = []
-                tried: dict[float, float] = {}
+                fitting = 0
                 for step in STEPS:
-                    tried[step] = quotient = self._quotient(kind, place, sign * step)
-                    if abs(quotient - claimed) <= NOISES * noise / step:
-                        found.append(step)
-                        break
+                    quotient = self._quotient(kind, place, sign * step)
+                    finer: list[float] = []
+                    fits = abs(quotient - claimed) <= NOISES * noise / step
+                    if fits:
+                        finer = [factor * step for factor in FINER]
+                        finer += [usual for usual in USUAL if step < usual < 10.0 * step]
                     ratio = error / (quotient - exact) if quotient != exact else 0.0
-                    if 0.0 < ratio < 10.0**order and step < 1.0:
-                        guess = step * ratio ** (1.0 / order)
-                        if 0.09 * step <= guess <= 1.5 * step:
-                            found += self._near(kind, place, sign, claimed, guess, noise)
-                            if found:
-                                break
-                first = found[0] if found else 0.0
-                finer = [first * factor for factor in FINER] if first in STEPS else []
-                usual = [step for step in USUAL if first and first < step < 10.0 * first]
-                for step in [*finer, *usual, *found]:
-                    if abs(self._quotient(kind, place, sign * step) - claimed) <= NOISES * noise / step:
+                    if not fitting and not fits and LEAST**order <= ratio < 1.0:
+                        finer = self._near(kind, place, sign, claimed, step * ratio ** (1.0 / order), noise)
+                    for each in finer:
+                        if abs(self._quotient(kind, place, sign * each) - claimed) <= NOISES * noise / each:
+                            yield kind, sign * each
+                            fitting += 1
+                    if fits:
                         yield kind, sign * step
+                        fitting += 1
+                    if fitting > MOST_FITTING:
+                        break
 
     def _near(self, kind: str, place: int, sign: float, claimed: float, guess: float, noise: float) -> list[float]:
         """Usual steps near a guess, and the guess itself, as far as they fit."""
-        scale = 10.0 ** math.floor(math.log10(guess))
-        usual = [k * scale for k in (1.0, 2.0, 5.0, 10.0)] + list(USUAL)
-        tried = [step for step in usual if abs(step / guess - 1.0) < 0.3] + [guess]
+        tried = [step for step in sorted(TABLED) if abs(step / guess - 1.0) < 0.3] + [guess]
         return [
             step
             for step in tried
@@ -196,17 +209,17 @@ class Rounding:
             told = told or bool(whole.any())
         return told
 
-    def _places(self, off: Array, wrong: Array, pieces: list[slice]) -> list[int]:
-        """The entries that are compared with a difference of their own."""
-        asked = np.flatnonzero(wrong)
+    def _places(self, off: Array, chosen_from: Array, pieces: list[slice]) -> list[int]:
+        """The entries that are compared with a difference of their own, those that are farthest off first."""
+        asked = np.flatnonzero(chosen_from)
         if asked.size <= MOST_JUDGED and self.exact.size <= MOST_JUDGED:
-            return [int(place) for place in asked]
+            return [int(place) for place in asked[np.argsort(-off[asked], kind="stable")]]
         chosen = set(asked[np.argsort(-off[asked], kind="stable")][: CHOSEN // 4].tolist())
         for piece in pieces:
             inside = np.arange(piece.start, piece.stop)
             chosen |= set(inside[np.argsort(-off[piece], kind="stable")][:2].tolist())
         chosen |= set(self._generator.choice(asked, min(CHOSEN, asked.size), replace=False).tolist())
-        return sorted(place for place in chosen if wrong[place])
+        return sorted((place for place in chosen if chosen_from[place]), key=lambda place: -off[place])
 
 
 def is_float32(numbers: Array) -> bool:

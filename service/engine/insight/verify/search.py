@@ -150,15 +150,22 @@ class Search:
             for path, place in variant.places.items():
                 self.places[row, self.paths.index(path)] = place
 
-    def look(self, readings: Sequence[Reading], *, pairs: bool = False) -> list[Diagnosis]:
-        """All diagnoses that explain the whole claim with as few mistakes as possible."""
-        fits = {
+    def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:
+        """How well the versions of each tensor fit each way to read it."""
+        return {
             reading.path: [
                 fit(each.picture, self.pictures[reading.path], self.squares[reading.path], reading.noise)
                 for each in reading.options
             ]
             for reading in readings
         }
+
+    def look(
+        self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
+    ) -> list[Diagnosis]:
+        """All diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
+        readings, where they are known."""
+        fits = self.fits(readings) if fits is None else fits
         possible = np.ones(len(self.variants), bool)
         columns = {path: self.places[:, column] for column, path in enumerate(self.paths)}
         for reading in readings:
@@ -186,7 +193,7 @@ class Search:
                 return
             ways.append((reading, place, of_tensor))
         own = () if variant is None else variant.made
-        limit = (2 if pairs else 1) - (len(own) if not pairs else 1 if own else 0)
+        limit = (2 if pairs else 1) - len(own)
         for codes in _covers([[way[0] for way in of_tensor] for _, _, of_tensor in ways], limit):
             if not own and not codes:
                 continue
@@ -247,38 +254,32 @@ class Search:
 
     # --- parts ---
 
-    def bases(self, readings: Sequence[Reading], order: Mapping[Path, int]) -> list[int]:
+    def bases(
+        self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]
+    ) -> list[int]:
         """Variants that explain the wrong tensors nearest to the loss, and no right one wrongly: those that explain
         most first. `order` is how far from the loss a tensor is."""
-        wrong = sorted((each for each in readings if each.is_wrong), key=lambda each: order[each.path])
+        wrong = [each for each in readings if each.is_wrong]
         if not wrong:
             return []
-        first = [each for each in wrong if order[each.path] == order[wrong[0].path]]
-        scored = []
-        for row in range(1, len(self.variants)):
-            explained = 0
-            for reading in readings:
-                place = int(self.places[row, self.paths.index(reading.path)])
-                fits = [
-                    fit(
-                        option.picture,
-                        self.pictures[reading.path][[0, place]],
-                        self.squares[reading.path][[0, place]],
-                        reading.noise,
-                    )
-                    for option in reading.options[:1]
-                ]
-                near = bool(fits) and fits[0].plain[1] <= reading.tolerance
-                if near and reading.is_wrong and fits[0].plain[1] <= BETTER * fits[0].plain[0]:
-                    explained += 1
-                elif not near and (
-                    reading in first or (not reading.is_wrong and order[reading.path] < order[wrong[0].path])
-                ):
-                    explained = -1
-                    break
-            if explained > 0:
-                scored.append((-explained, row))
-        return [row for _, row in sorted(scored)[:MOST_BASES]]
+        nearest = min(order[each.path] for each in wrong)
+        explained = np.zeros(len(self.variants), np.int64)
+        possible, first = np.ones(len(self.variants), bool), np.zeros(len(self.variants), bool)
+        possible[0] = False
+        for reading in readings:
+            if not reading.options or reading.options[0].codes:
+                continue
+            plain = fits[reading.path][0].plain[self.places[:, self.paths.index(reading.path)]]
+            near = plain <= reading.tolerance
+            if reading.is_wrong:
+                near &= plain <= BETTER * fits[reading.path][0].plain[0]
+                explained += near
+            if order[reading.path] < nearest:
+                possible &= near
+            elif reading.is_wrong and order[reading.path] == nearest:
+                first |= near
+        rows = np.flatnonzero(possible & first)
+        return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
 
     def parts(self, readings: Sequence[Reading]) -> list[Diagnosis]:
         """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""

@@ -15,6 +15,7 @@ from service.engine.graph.ir import Array, Graph, Node, NoGradient, reachable
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
+from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
 from service.engine.limits import Limits
 from service.engine.network.task import Task, prepare
@@ -24,6 +25,9 @@ Path = tuple[str, ...]
 MOST_NODES = 20_000
 """Operations that all wrong gradients together may take, beyond those of the right one: more would take seconds to
 plan. What does not fit is left out, and the answer says so."""
+UPDATED = "updated_weights"
+RATE = "verify/rate"
+"""The learning rate with which weights were updated too early."""
 LAST = "last/"
 """Inputs that say of each index whether it is the last of its kind."""
 
@@ -65,8 +69,6 @@ class Trees:
 
     def of(self, change: Change) -> dict[Path, Node]:
         """The gradient of each parameter."""
-        if change.tree is not None:
-            return {**self.right, **change.tree}
         tree = self._gradients(change, change.changes)
         for layer, changes in change.own.items():
             tree |= self._of_layer(layer, change, change.changes | changes)
@@ -84,7 +86,7 @@ class Trees:
         tree: dict[Path, Node] = {}
         for path, node in zip(network.paths, nodes, strict=True):
             scaled = node if change.scale == 1.0 else change.scale * node
-            penalty = self.penalties.get(path)
+            penalty = change.penalties.get(path, self.penalties.get(path))
             tree[path] = scaled if penalty is None else scaled + penalty
         return tree
 
@@ -178,7 +180,7 @@ class Variants:
     def __init__(
         self, asked: VariantsTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
     ) -> None:
-        prepared = prepare(asked.task._replace(dtype="float64"), limits, watch, distinct_layers=True)
+        prepared = prepare(asked.task._replace(dtype="float64", weighted=True), limits, watch, distinct_layers=True)
         self.network = network = Network(prepared)
         self.graph: Graph = network.graph
         self.trees = Trees(network)
@@ -189,7 +191,11 @@ class Variants:
         self.left_out = False
         """Whether some would have taken too many operations."""
         base: Change | None = None
-        if asked.base is not None:
+        if asked.base is not None and asked.base.code == UPDATED:
+            rate = self.graph.input(RATE, ())
+            penalties = self.trees.penalties if asked.form else {}
+            base = Change(changes=through_updated(network, asked.base.layers, rate, penalties))
+        elif asked.base is not None:
             matching = [change for made, change in changes_of(network, None) if made == asked.base]
             base = matching[min(asked.form, len(matching) - 1)]
         most = len(self.graph.nodes) + MOST_NODES
@@ -197,29 +203,20 @@ class Variants:
         self.forms: dict[int, int] = {}
         """Of each variant by its identity: which of the changes with its name it is."""
         try:
+            if base is not None and asked.base is not None:
+                self._add(Variant((asked.base,), base), asked.form)
             for made, change in changes_of(network, None):
                 form = seen[made] = seen.get(made, -1) + 1
-                if base is not None:
-                    if made.code == asked.base.code:  # type: ignore[union-attr]
-                        continue
-                    both = base & change
+                if base is not None and asked.base is not None:
+                    both = base & change if made.code != asked.base.code else None
                     if both is None:
                         continue
-                    change = both
+                    self._add(Variant((asked.base, made), both), form)
+                else:
+                    self._add(Variant((made,), change), form)
                 if len(self.graph.nodes) > most:
                     self.left_out = True
                     break
-                several = (made,) if asked.base is None else (asked.base, made)
-                variant = Variant(several, change)
-                tree = self.trees.of(change)
-                for path, node in tree.items():
-                    versions = self.versions[path]
-                    if node not in versions:
-                        versions.append(node)
-                    variant.places[path] = versions.index(node)
-                if any(variant.places.values()):
-                    self.variants.append(variant)
-                    self.forms[id(variant)] = form
         except LimitExceeded:
             self.left_out = True
         outputs = {
@@ -235,6 +232,16 @@ class Variants:
         self.weight = len(self.graph.nodes)
         """How much of a cache it takes."""
         self.nbytes = self.program.nbytes + 16 * sum(node.size for node in network.forward)
+
+    def _add(self, variant: Variant, form: int) -> None:
+        for path, node in self.trees.of(variant.change).items():
+            versions = self.versions[path]
+            if node not in versions:
+                versions.append(node)
+            variant.places[path] = versions.index(node)
+        if any(variant.places.values()):
+            self.variants.append(variant)
+            self.forms[id(variant)] = form
 
     def run(self, leaves: Mapping[str, Array], watch: Watch | None = None) -> dict[Path, Array]:
         """The pictures of every version of each tensor: (versions, numbers of a picture)."""

@@ -21,8 +21,8 @@ from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.data import Data, DataTask
 from service.engine.insight.verify.judging import Judge
 from service.engine.insight.verify.rounding import Rounding
-from service.engine.insight.verify.search import Diagnosis, Factors, Option, Reading, Search, option, ranked
-from service.engine.insight.verify.variants import Made, Path, Variants, VariantsTask
+from service.engine.insight.verify.search import FEW, Diagnosis, Factors, Option, Reading, Search, option, ranked
+from service.engine.insight.verify.variants import RATE, UPDATED, Made, Path, Variants, VariantsTask
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
 from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
@@ -121,6 +121,7 @@ class NetworkVerify:
         if faults:
             raise InvalidRequest(faults[:MOST_ERRORS])
         named = {node.attributes[0]: _wide(value) for node, value in leaves.values().items()}
+        named.setdefault("sample_weights", np.ones(self.task.samples))
         here = Located(self.subject, {node: named[name] for name, node in self.inputs.items() if name in named}, watch)
         rounding = Rounding(here, feed.seed, wanted.tolerance)
         if not (math.isfinite(rounding.value) and np.isfinite(rounding.exact).all()):
@@ -158,6 +159,8 @@ class _Judge(Judge):
         self.left_out = False
         self._searches: dict[tuple[Made, int] | None, tuple[Variants, Search]] = {}
         self._cache: dict[str, object] = {}
+        self._of_data: tuple[list[dict[str, Array]], Search] | None = None
+        self._at_data: dict[int, Search] = {}
         self._arrays: dict[tuple[tuple[Made, int] | None, Path, int], Array] = {}
 
     def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
@@ -170,7 +173,8 @@ class _Judge(Judge):
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
         variants, search = self._search(None)
-        found = self._exactly(search.look(readings), readings, None)
+        fits = search.fits(readings)
+        found = self._exactly(search.look(readings, fits), readings, None)
         if found and all(len(each.made) == 1 for each in found):
             return ranked(found)
         right = {path: pictures[0] for path, pictures in search.pictures.items()}
@@ -178,16 +182,68 @@ class _Judge(Judge):
         of_data = data.look(readings, right, self.leaves, self.watch, self._cache)
         if of_data:
             return ranked(of_data)
-        found += self._exactly(search.look(readings, pairs=True), readings, None)
-        for row in search.bases(readings, self.order):
+        found += self._exactly(search.look(readings, fits, pairs=True), readings, None)
+        for row in search.bases(readings, fits, self.order):
             variant = search.variants[row]
             assert variant is not None
             base = (variant.made[0], variants.forms[id(variant)])
             _, more = self._search(base)
             found += self._exactly(more.look(readings, pairs=True), readings, base)
-            if self.watch is not None:
-                self.watch.look()
+            self._look()
+        if not found:
+            found += self._with_data(data, readings, right)
+        if not found:
+            found += self._with_updates(readings)
         return ranked(found) if found else ranked(self._exactly(search.parts(readings), readings, None))
+
+    def _look(self) -> None:
+        if self.watch is not None:
+            self.watch.look()
+
+    def _with_data(self, data: Data, readings: Sequence[Reading], right: Mapping[Path, Array]) -> list[Diagnosis]:
+        """A mistake of data together with another one."""
+        if self._of_data is None:
+            made, changes, pictures = data.versions(right, self.leaves, self.watch)
+            self._of_data = changes, Search(data.paths, made, pictures, self.factors)
+        changes, search = self._of_data
+        fits = search.fits(readings)
+        found = search.look(readings, fits, pairs=True)
+        for row in search.bases(readings, fits, self.order):
+            base = search.variants[row]
+            assert base is not None
+            if row not in self._at_data:
+                variants, _ = self._search(None)
+                pictures = variants.run({**self.leaves, **changes[row - 1]}, self.watch)
+                self._at_data[row] = Search(variants.paths, variants.variants, pictures, self.factors)
+            for each in self._at_data[row].look(readings):
+                found.append(replace(each, made=(*base.made, *each.made)))
+            self._look()
+        return found
+
+    def _with_updates(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+        """Weights that were updated too early, together with another mistake."""
+        network = self.verify.network
+        nearest = sorted((each for each in readings if each.is_wrong), key=lambda each: self.order[each.path])
+        owners = [name for name in network.order if any(path[0] == name for path in network.paths)]
+        several = [tuple(owners), *((name,) for name in reversed(owners[-MOST_UPDATED:]))]
+        for form in range(2 if network.has_penalties else 1):
+            for layers in several:
+                base = Made(UPDATED, layers)
+                variants: Variants = self.compiled(VariantsTask(self.verify.task, base, form))
+                if not variants.variants:
+                    continue
+                at_zero, at_one = (self._at_rate(variants, rate) for rate in (0.0, 1.0))
+                for rate in _rates(nearest, at_zero.pictures, at_one.pictures):
+                    found = self._at_rate(variants, rate).look(readings, pairs=True)
+                    found = [each for each in found if any(made.code == UPDATED for made in each.made)]
+                    if found:
+                        return [_with_rate(each, rate, layers == several[0]) for each in found]
+                self._look()
+        return []
+
+    def _at_rate(self, variants: Variants, rate: float) -> Search:
+        pictures = variants.run({**self.leaves, RATE: np.asarray(rate)}, self.watch)
+        return Search(variants.paths, variants.variants, pictures, self.factors)
 
     def _search(self, base: tuple[Made, int] | None) -> tuple[Variants, Search]:
         found = self._searches.get(base)
@@ -253,5 +309,42 @@ def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]
     return found
 
 
+def _with_rate(diagnosis: Diagnosis, rate: float, everywhere: bool) -> Diagnosis:
+    made = tuple(Made(each.code) if each.code == UPDATED and everywhere else each for each in diagnosis.made)
+    return replace(diagnosis, made=made, facts={"rate": rate})
+
+
+def _rates(readings: Sequence[Reading], at_zero: Mapping[Path, Array], at_one: Mapping[Path, Array]) -> list[float]:
+    """Learning rates that fit the tensors nearest to the loss, for any version of them, whole or times a factor.
+
+    Where weights change a tensor first, it is linear in the rate: a times the version plus b times the change.
+    """
+    found: list[float] = []
+    for reading in readings:
+        if not reading.options or reading.options[0].codes or reading.size < FEW:
+            continue
+        claim, whole = reading.options[0].picture, at_zero[reading.path]
+        change = at_one[reading.path] - whole
+        with np.errstate(all="ignore"):
+            ww, wc, cc = ((x * y).sum(1) for x, y in ((whole, whole), (whole, change), (change, change)))
+            w, c = whole @ claim, change @ claim
+            below = ww * cc - wc * wc
+            a, b = (cc * w - wc * c) / below, (ww * c - wc * w) / below
+            left = np.linalg.norm(a[:, None] * whole + b[:, None] * change - claim, axis=1)
+            rates = b / a
+        near = np.isfinite(rates) & (left <= LINEAR * float(np.linalg.norm(claim))) & (rates > 0.0)
+        for rate in rates[near].tolist():
+            if all(abs(rate - other) > 1e-5 * rate for other in found):
+                found.append(rate)
+        if found:
+            break
+    return found[:MOST_RATES]
+
+
+LINEAR = 1e-4
+"""How near a tensor is to one that is linear in the learning rate."""
+MOST_RATES = 6
+MOST_UPDATED = 4
+"""Layers whose weights alone may have been updated too early, beside another mistake."""
 MOST_KEPT = 8_000_000
 """Numbers of wrong gradients that are kept for the claims of one request."""
