@@ -328,7 +328,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
         count = operands[0].shape[-1] if name == "matmul" else max(1.0, operands[0].size / node.size)
         if operands[place].dtype.kind == "f":
             several = digit * (1.0 + ROUNDINGS * math.sqrt(count))
-            operands[place] = operands[place] * _last_digits(generator, operands[place].shape, several)
+            random = generator.random(operands[place].shape, np.float32) - np.float32(0.5)
+            operands[place] = operands[place] * (1.0 + CHANGED * several * random)
     value = evaluate(node, operands)
     off = np.abs(value) * digit + _SMALLEST[digit > 1e-12] * (value != 0.0)
     if name == "logistic_slope":  # a (1 - a)
@@ -339,7 +340,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
         off += digit
     elif name == "sigmoid":  # (1 + tanh(x / 2)) / 2
         off += TENTH * digit
-    changed: Array = value + CHANGED * off * (generator.random(node.shape) - 0.5)
+    random = generator.random(node.shape, np.float32) - np.float32(0.5)
+    changed: Array = value + CHANGED * off * random
     return changed
 
 

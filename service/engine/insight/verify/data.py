@@ -29,7 +29,9 @@ from service.engine.watch import Watch
 
 MOST_SAMPLES = 256
 """Shares of more samples are not solved for."""
-MOST_PERMUTED = 5
+MOST_WORK = 5e7
+"""Floating-point operations that single samples may take."""
+MOST_PERMUTED = 4
 """Of so many samples, every order of the targets is tried."""
 MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
@@ -145,10 +147,18 @@ class Data:
         the claims of one request."""
         if any(not reading.options or reading.options[0].codes for reading in readings):
             return []
-        found: list[Diagnosis] = []
-        for search in (self._updated, self._shares, self._shuffled):
-            found += search(readings, right, leaves, watch, cache)
+        found = self._updated(readings, right, leaves, watch, cache)
+        if self._is_solved:
+            found += self._shares(readings, right, leaves, watch, cache)
+        found += self._shuffled(readings, right, leaves, watch, cache)
         return found
+
+    @property
+    def _is_solved(self) -> bool:
+        """Whether the shares of samples are solved for; where that takes long, only the usual ones are tried."""
+        work = 0.0 if self.program is None else self.program.work
+        unknown = self.samples * len(self.outputs)
+        return self.has_shares and 1 < unknown <= MOST_SAMPLES and unknown * work <= MOST_WORK
 
     # --- weights that were updated too early ---
 
@@ -201,8 +211,6 @@ class Data:
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         unknown = self.samples * len(self.outputs)
-        if not self.has_shares or self.program is None or self.samples < 2 or unknown > MOST_SAMPLES:
-            return []
         of_samples = cache.get("samples")
         if of_samples is None:
             of_samples = cache["samples"] = self._of_samples(leaves, watch)

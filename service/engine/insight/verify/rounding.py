@@ -27,7 +27,7 @@ RELATIVE_FLOAT32 = 1e-5
 """The same for a gradient that was computed in float32."""
 NOISES = 16.0
 """How many times the measured noise an error may be: it was measured a few times only."""
-REPEATS = 6
+REPEATS = 5
 FEWER = 3
 """Of large computations, in which neighbours tell what was missed."""
 LARGE = 1e6
@@ -40,8 +40,8 @@ MOST_FITTING = 8
 """Steps that fit one number."""
 FAR = 0.5
 """Differences with a sensible step are off by no more than this share of the largest entry,"""
-SMALLEST = 1e-9
-"""or by what rounding does with this step."""
+SMALLEST = {"float64": 1e-9, "float32": 1e-5}
+"""or by what rounding does with this step, the smallest that is tried."""
 FEWEST = 4
 """Numbers that have to fit a step which nobody would choose."""
 USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0.004921566601151848)
@@ -49,6 +49,7 @@ USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0
 TABLED = frozenset((*STEPS, *USUAL, *(factor * step for step in STEPS for factor in FINER)))
 VISIBLE = 0.02
 """Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
+MOST_VALUES = 10_000
 TELLS = 0.05
 """Multiples of which rounding leaves less than that say something."""
 WHOLE_NUMBERS = 1e-3
@@ -85,6 +86,7 @@ class Rounding:
         self.relative = RELATIVE if tolerance is None else tolerance
         self.relative_float32 = RELATIVE_FLOAT32 if tolerance is None else tolerance
         self._generator = np.random.default_rng([seed, 3])
+        self._values: dict[tuple[int, float], float] = {}
         self.repeats = FEWER if here.subject.work > LARGE else REPEATS
 
     @cached_property
@@ -124,24 +126,28 @@ class Rounding:
         off = np.where(wrong, np.abs(claim - self.exact), 0.0)
         worst = int(off.argmax())
         noise = self.noise_of_value(dtype)
-        if off[worst] > max(FAR * float(np.abs(self.exact).max()), NOISES * noise / SMALLEST):
+        if off[worst] > max(FAR * float(np.abs(self.exact).max()), NOISES * noise / SMALLEST[dtype]):
             return None
         asked = ~np.isnan(claim)
-        for kind, step in self._candidates(worst, float(claim[worst]), noise):
+        first = np.argsort(-off, kind="stable")[:FEWEST]
+        for kind, step in self._candidates(worst, float(claim[worst]), noise, SMALLEST[dtype]):
             allowed = NOISES * noise / abs(step)
+            if not all(self._is_quotient(kind, int(place), step, claim, allowed) for place in first if asked[place]):
+                continue
             found = Differences(kind, abs(step), allowed)
             if not self._is_evident(allowed, claim, off, pieces, step, kind, dtype):
                 continue
             if abs(step) not in TABLED and int((off > allowed).sum()) < FEWEST:
                 continue  # one number is soon explained by a step of its own
-            if all(
-                abs(self._quotient(kind, place, step) - claim[place]) <= allowed + self.relative * abs(claim[place])
-                for place in self._places(off, asked, pieces)
-            ):
+            if all(self._is_quotient(kind, place, step, claim, allowed) for place in self._places(off, asked, pieces)):
                 return found
         return None
 
-    def _candidates(self, place: int, claimed: float, noise: float) -> Iterator[tuple[str, float]]:
+    def _is_quotient(self, kind: str, place: int, step: float, claim: Array, allowed: float) -> bool:
+        off = abs(self._quotient(kind, place, step) - claim[place])
+        return bool(off <= allowed + self.relative * abs(claim[place]))
+
+    def _candidates(self, place: int, claimed: float, noise: float, least: float) -> Iterator[tuple[str, float]]:
         """Steps with which the quotient at a place is what is claimed, the largest first of each kind."""
         exact = float(self.exact[place])
         error = claimed - exact
@@ -149,6 +155,8 @@ class Rounding:
             for sign in (1.0, -1.0) if order == 1.0 else (1.0,):
                 fitting = 0
                 for step in STEPS:
+                    if step < 0.9 * least:
+                        break
                     quotient = self._quotient(kind, place, sign * step)
                     finer: list[float] = []
                     fits = abs(quotient - claimed) <= NOISES * noise / step
@@ -179,14 +187,21 @@ class Rounding:
         ]
 
     def _quotient(self, kind: str, place: int, step: float) -> float:
-        point = self.here.point
-        moved = point.copy()
-        moved[place] += step
-        ahead = self.here.value(moved)
+        ahead = self._value(place, step)
         if kind == "forward_differences":
             return (ahead - self.value) / step
-        moved[place] = point[place] - step
-        return (ahead - self.here.value(moved)) / (2.0 * step)
+        return (ahead - self._value(place, -step)) / (2.0 * step)
+
+    def _value(self, place: int, step: float) -> float:
+        """The loss with one parameter moved; remembered, for several claims ask for the same."""
+        found = self._values.get((place, step))
+        if found is None:
+            moved = self.here.point.copy()
+            moved[place] += step
+            if len(self._values) >= MOST_VALUES:
+                self._values.clear()
+            found = self._values[place, step] = self.here.value(moved)
+        return found
 
     def _is_evident(
         self, allowed: float, claim: Array, off: Array, pieces: list[slice], step: float, kind: str, dtype: str

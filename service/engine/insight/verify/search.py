@@ -281,15 +281,27 @@ class Search:
         rows = np.flatnonzero(possible & first)
         return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
 
-    def parts(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def begins(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]) -> bool:
+        """Whether something is known of the tensors nearest to the loss: they are right, or fit a version up to a
+        factor. Otherwise no pair of mistakes is looked for among layers before them."""
+        nearest = min((order[each.path] for each in readings if each.is_wrong), default=0)
+        for reading in readings:
+            if not reading.is_wrong and order[reading.path] < nearest:
+                return True
+            if order[reading.path] != nearest or reading.size < FEW:
+                continue
+            if any(bool((each.scaled <= reading.tolerance).any()) for each in fits[reading.path]):
+                return True
+        return False
+
+    def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[Diagnosis]:
         """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""
         found: list[Diagnosis] = []
         right = [each for each in readings if not each.is_wrong]
         for reading in readings:
             if not reading.is_wrong or reading.size < FEW:
                 continue
-            for each in self.look([*right, reading]):
-                found.append(each)
+            found += self.look([*right, reading], fits)
         merged: dict[tuple[Made, ...], Diagnosis] = {}
         for each in found:
             key = tuple(Made(made.code, made.layers if made.layers in self._layers else ()) for made in each.made)

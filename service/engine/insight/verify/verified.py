@@ -183,6 +183,7 @@ class _Judge(Judge):
         if of_data:
             return ranked(of_data)
         found += self._exactly(search.look(readings, fits, pairs=True), readings, None)
+        begun = search.begins(readings, fits, self.order)
         for row in search.bases(readings, fits, self.order):
             variant = search.variants[row]
             assert variant is not None
@@ -192,9 +193,9 @@ class _Judge(Judge):
             self._look()
         if not found:
             found += self._with_data(data, readings, right)
-        if not found:
+        if not found and begun:
             found += self._with_updates(readings)
-        return ranked(found) if found else ranked(self._exactly(search.parts(readings), readings, None))
+        return ranked(found or self._exactly(search.parts(readings, fits), readings, None))
 
     def _look(self) -> None:
         if self.watch is not None:
@@ -207,16 +208,15 @@ class _Judge(Judge):
             self._of_data = changes, Search(data.paths, made, pictures, self.factors)
         changes, search = self._of_data
         fits = search.fits(readings)
-        found = search.look(readings, fits, pairs=True)
-        for row in search.bases(readings, fits, self.order):
+        found = search.look(readings, fits) or search.look(readings, fits, pairs=True)
+        for row in search.bases(readings, fits, self.order) if not found else ():
             base = search.variants[row]
             assert base is not None
             if row not in self._at_data:
                 variants, _ = self._search(None)
                 pictures = variants.run({**self.leaves, **changes[row - 1]}, self.watch)
                 self._at_data[row] = Search(variants.paths, variants.variants, pictures, self.factors)
-            for each in self._at_data[row].look(readings):
-                found.append(replace(each, made=(*base.made, *each.made)))
+            found += [replace(each, made=(*base.made, *each.made)) for each in self._at_data[row].look(readings)]
             self._look()
         return found
 
