@@ -57,6 +57,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("along", "trajectory", "spectrum"), "/v1/landscape")
     | dict.fromkeys(("learning_rates", "seeds"), "/v1/train/compare")
     | dict.fromkeys(("claimed", "tolerance"), "/v1/gradients/check")
+    | dict.fromkeys(("submissions", "layout"), "/v1/gradients/verify")
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
 )

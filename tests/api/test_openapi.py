@@ -366,7 +366,7 @@ def with_fewer_blocks(document: dict[str, Any]) -> dict[str, Any]:
 FEW = with_fewer_blocks(DOCUMENT)
 REPEATED = (
     *("/v1/forward", "/v1/derivatives", "/v1/train", "/v1/train/compare"),
-    *("/v1/graph", "/v1/gradients/check", "/v1/gradients/explain", "/v1/landscape"),
+    *("/v1/graph", "/v1/gradients/check", "/v1/gradients/verify", "/v1/gradients/explain", "/v1/landscape"),
 )
 """Most of what these take is the network of `/v1/gradients`. The cases that Schemathesis makes for every keyword of a
 schema take seconds, so they are tried there; random ones everywhere. Options of optimizers and schedules are tried by

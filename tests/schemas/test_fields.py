@@ -15,13 +15,16 @@ from schemas.tensor import TensorField
 from schemas.training import OptimizersField
 from service.api.catalogue import REGISTRIES
 from service.engine.declarations import Declaration, Registry
+from service.engine.insight.mistakes import mistakes
 from service.engine.options import Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
 
-CHOICES = {plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural}
-"""Those that requests choose from; words and presets are named within expressions."""
+CHOICES = {
+    plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and plural != mistakes.plural
+}
+"""Those that requests choose from; words and presets are named within expressions, mistakes in answers."""
 
 CASES = [
     pytest.param(registry, declaration, option, id=f"{registry.kind}-{declaration.name}-{option.name}")

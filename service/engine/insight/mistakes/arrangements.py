@@ -65,10 +65,10 @@ def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
         return
     if claim.shape != shape:
         yield claim.reshape(shape)
-    if len([n for n in shape if n > 1]) > 1:
+    if claim.shape != shape[::-1] and len([n for n in shape if n > 1]) > 1:
         yield claim.reshape(-1).reshape(shape, order="F")
         yield claim.reshape(-1, order="F").reshape(shape)
-        if len(shape) == 2 and claim.shape != shape[::-1]:  # the transpose, read as if it had the right shape
+        if len(shape) == 2:  # the transpose, read as if it had the right shape
             yield claim.reshape(shape[::-1]).T
 
 
