@@ -333,7 +333,7 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
     value = evaluate(node, operands)
     off = np.abs(value) * digit + _SMALLEST[digit > 1e-12] * (value != 0.0)
     if name == "logistic_slope":  # a (1 - a)
-        off += digit / (1.0 + np.exp(-operands[0]))
+        off += digit * (1.0 / (1.0 + np.exp(-operands[0])) + TENTH)
     elif name == "tanh_slope":  # 1 - a²
         off += digit * np.square(np.tanh(operands[0]))
     elif name == "row_excess" or (name == "sigmoid" and node.scope == "loss"):  # a - t
