@@ -79,8 +79,8 @@ def names(said: Iterable[str], claim: Claim) -> bool:
         options = codes_of(made)
         if len(options) == 1 and codes in options[0]:
             return True
-        if len(options) == 1 and made[0].layer is None and codes and codes <= frozenset().union(*options[0]):
-            return True  # each layer's mistake has a name of its own
+        if len(options) == 1 and codes and codes <= frozenset().union(*options[0]):
+            return True  # the mistake in each tensor has a name of its own
         if len(options) == 2 and any(codes == a | b for a in options[0] for b in options[1]):
             return True
     return False
