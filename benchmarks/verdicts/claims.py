@@ -269,7 +269,7 @@ def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Cla
     for central, steps in STEPS.items():
         for name, h in itertools.product(names, steps):
             for attempt in range(2 if share == 1.0 else 1):
-                if share < 1.0 and (names.index(name) + steps.index(h)) % len(steps):
+                if share < 1.0 and (7 * names.index(name) + steps.index(h)) % max(1, round(2.0 / share)):
                     continue
                 network = make(name, seed + attempt)
                 prepare(network)

@@ -19,8 +19,8 @@ LEARNING_RATES = (0.1, 0.01, 0.5)
 
 
 def sigmoid(z: Array) -> Array:
-    positive = 1.0 / (1.0 + np.exp(-np.abs(z)))
-    return np.where(z >= 0.0, positive, 1.0 - positive)
+    power = np.exp(-np.abs(z))
+    return np.where(z >= 0.0, 1.0 / (1.0 + power), power / (1.0 + power))
 
 
 def softmax(z: Array) -> Array:

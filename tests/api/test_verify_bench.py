@@ -5,6 +5,7 @@ The backward passes are those of `benchmarks/verdicts`, which hands in thousands
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.verdicts import claims
 from benchmarks.verdicts.judge import Judge, Send, correct, erring, masks_from, patternless
 from benchmarks.verdicts.networks import MAKERS, make
 
-SHARE = 0.03
+SHARE = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_the_gradients_by_hand_are_those_of_the_service_and_of_differences(name:
 def test_real_mistakes_are_found(name: str, send: Send) -> None:
     judge = Judge(send)
     handed_in = [claim for claim in claims.singles(masks_from(send), [name]) if "beyond" not in claim.kind]
-    judge.judge(handed_in[:: max(1, len(handed_in) // 8)], erring)
+    judge.judge(handed_in[:: max(1, len(handed_in) // 4)], erring)
     for row in judge.rows.values():
         assert row.counts["+first"] + row.counts["among three"] == row.claims, row.confusions
         assert row.counts["+first layer"] == row.claims, row.confusions
@@ -65,7 +66,7 @@ def test_nothing_right_is_called_wrong(send: Send) -> None:
 def test_nothing_wrong_is_called_right_or_excused(send: Send) -> None:
     judge = Judge(send)
     judge.judge(claims.unexplained(masks_from(send), SHARE), patternless)
-    judge.judge(claims.small(masks_from(send)), patternless)
+    judge.judge(itertools.islice(claims.small(masks_from(send)), 0, None, 8), patternless)
     for row in judge.rows.values():
         assert row.counts["+wrong"] == row.counts["+first layer"] == row.claims, row.confusions
         assert not row.counts["false excuse"], row.confusions
