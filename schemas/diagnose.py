@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
@@ -13,7 +13,7 @@ from marshmallow import ValidationError, fields, validates_schema
 from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LossField
+from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -27,14 +27,18 @@ from schemas.fields import (
 )
 from schemas.network import NetworkField
 from schemas.tensor import Array, ParametersField, TensorAnswerField, TensorsField, narrow
-from schemas.training import LoadedTraining, SeedsField, TrainingRequest, TrainingStepSchema, misfits
+from schemas.training import LoadedValidation, SeedsField, TrainingRequest, TrainingStepSchema, misfits
 from service.engine.declarations import Selection
+from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
+from service.engine.descent.schedules import Schedule
+from service.engine.descent.update import Clip
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.health.diagnosis import VERDICTS
 from service.engine.network.activations import Activation, activations
+from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
-from service.engine.network.losses import losses
+from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
 MOST_TRACED = 100_000
@@ -225,11 +229,34 @@ class DiagnoseSweepSchema(PartSchema):
     )
 
 
-class LoadedDiagnose(LoadedTraining):
+class LoadedDiagnose(TypedDict):
     """A request for a diagnosis, loaded: of a network, of its training where there is an optimizer, of a trace, or of a
-    sweep; then the keys of a network are missing."""
+    sweep. The first two have the keys of a network or of a training, the others have not."""
 
+    seed: int
+    dtype: str
+    reduction: str
+    training: bool
+    shuffle: bool
+    frozen: tuple[str, ...]
+    network: NotRequired[NetworkDefinition]
+    parameters: NotRequired[Tree]
+    inputs: NotRequired[Tensors]
+    targets: NotRequired[Tensors]
+    loss: NotRequired[Selection[Loss] | dict[str, Selection[Loss]]]
+    loss_weights: NotRequired[dict[str, float]]
+    sample_weights: NotRequired[Array]
+    normalize_weights: NotRequired[bool]
     optimizer: NotRequired[Selection[Optimizer]]
+    schedule: NotRequired[Selection[Schedule]]
+    clip: NotRequired[Clip]
+    steps: NotRequired[int]
+    epochs: NotRequired[int]
+    batch_size: NotRequired[int]
+    batches: NotRequired[tuple[Array, ...]]
+    validation: NotRequired[LoadedValidation]
+    stop: NotRequired[Stop]
+    trace: NotRequired[tuple[TracedStep, ...]]
     sweep: NotRequired[LoadedSweep]
     language: NotRequired[str]
 

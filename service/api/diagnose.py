@@ -18,6 +18,7 @@ from schemas.diagnose import (
     LoadedSweep,
     TracedStep,
 )
+from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
 from service.api.diagnose_answers import or_null, told_curve, told_findings, told_health, told_row, told_run
@@ -89,7 +90,7 @@ def _work(request: LoadedDiagnose, context: Context) -> _Work:
     if "sweep" in request:
         return SweepWork(request, context)
     if "trace" in request:
-        return TraceWork(cast("tuple[TracedStep, ...]", request["trace"]), context)
+        return TraceWork(request["trace"], context)
     if "optimizer" in request:
         return TrainingDiagnosis(request, context)
     return NetworkDiagnosis(request, context)
@@ -178,7 +179,7 @@ class NetworkDiagnosis(_Work):
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
         self.dtype = request["dtype"]
-        task, self.feed = task_and_feed(request, context.runtime.settings.limits, INCLUDE)
+        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits, INCLUDE)
         self.evaluation = compiled(EvaluationTask(task), self.feed, context)
         program = self.evaluation.program
         admission_of(context)(program, program.work, 0.0, 1)
@@ -209,7 +210,7 @@ class TrainingDiagnosis(_Work):
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
         self.dtype = request["dtype"]
-        task, self.feed = task_and_feed(request, context.runtime.settings.limits)
+        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         wanted = cast("LoadedTraining", {**request, "trace": Trace(1)})
         watched = EvaluationTask(task._replace(include=INCLUDE))
         evaluation = built(watched, self.feed, context)

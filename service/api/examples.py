@@ -397,6 +397,11 @@ MISTAKES: dict[str, Example] = {
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
         | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
     ),
+    "/v1/gradients/verify": Example(
+        "The layer has two units: no arrangement of its biases has three numbers.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
+    ),
     "/v1/gradients/diagnose": Example(
         "There is no such activation, and a depth of 0 is none.",
         sweep={"depths": [0, 5], "activations": ["sigmod"], "seeds": [0, 1]},

@@ -320,7 +320,7 @@ def test_targets_of_a_sweep_suit_its_loss(post: Post, loss: str) -> None:
 
 
 def test_a_sweep_that_takes_too_long_has_the_networks_so_far(make_client: Callable[..., FlaskClient]) -> None:
-    client = make_client(max_seconds=0.5)
+    client = make_client(max_seconds=2.0)
     sweep = {
         "depths": list(range(1, 41)),
         "activations": ["tanh", "relu", "gelu"],
