@@ -43,6 +43,12 @@ STEPPED = """(seconds) => new Promise(done => {
   }
   requestAnimationFrame(tick)
 })"""
+PAINTED = """new MutationObserver((_, observer) => {
+  if (!document.querySelector('main li .now data')) return
+  observer.disconnect()
+  requestAnimationFrame(() => setTimeout(() => { window.usable = performance.now() / 1000 }))
+}).observe(document, { subtree: true, childList: true })"""
+"""Notes when the numbers of the race are on the screen: after the frame that follows them in the document."""
 DERIVED = """(address) => new Promise(done => {
   const place = document.querySelector(`svg [data-address="${address}"]`)
   const value = document.querySelector('.weight select').value
@@ -84,10 +90,11 @@ def opened(browser: Browser, origin: str, link: str, **options: Any) -> Page:
 
 
 def usable(browser: Browser, origin: str) -> float:
-    """Seconds from opening the page, with an empty cache, until the race says where balls are."""
-    page = opened(browser, origin, "")
-    page.locator("main li .now data").first.wait_for()
-    seconds = page.evaluate("() => performance.now() / 1000")
+    """Seconds from opening the page, with an empty cache, until the screen says where the balls of the race are."""
+    page = browser.new_context(viewport=WINDOW).new_page()
+    page.add_init_script(PAINTED)
+    page.goto(f"{origin}/?lang=en", wait_until="commit")
+    seconds = page.wait_for_function("() => window.usable").json_value()
     page.context.close()
     return float(seconds)
 
