@@ -99,6 +99,13 @@ class CatalogueEntrySchema(Schema):
     state = fields.List(
         fields.String(), metadata={"description": "what an optimizer remembers, with all options that ask for more"}
     )
+    stable_factor = fields.Float(
+        allow_none=True,
+        metadata={
+            "description": "of an optimizer with default options: on a parabola it is stable while the learning rate "
+            "is less than this number over the largest curvature; null: no such number is known"
+        },
+    )
     severities = fields.Dict(
         keys=fields.String(),
         values=fields.Float(allow_none=True),

@@ -18,6 +18,7 @@ from service.api.operation import describe
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
+from service.engine.descent.update import Rules
 from service.engine.findings import Finding, findings
 from service.engine.functions.formulas import formulas_of, slopes_of
 from service.engine.functions.presets import Preset, presets
@@ -107,6 +108,7 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         entry["conventions"] = {name: dict(defaults) for name, defaults in declaration.conventions.items()}
         entry["counter_example"] = declaration.counter_example
         entry["state"] = _state_of(declaration)
+        entry["stable_factor"] = _stable_factor_of(declaration)
     if isinstance(declaration, Word):
         entry |= _word(declaration)
     if isinstance(declaration, Mistake):
@@ -162,6 +164,13 @@ def _state_of(optimizer: Optimizer) -> list[str]:
     """What an optimizer remembers under any of its options: those flags and numbers that ask for more are set."""
     options = {option.name: True if isinstance(option, Flag) else 0.5 for option in optimizer.options}
     return [*optimizer.state(**options), *optimizer.histories, *optimizer.numbers]
+
+
+def _stable_factor_of(optimizer: Optimizer) -> float | None:
+    """With default options, the learning rate times the curvature below which descent on a parabola is stable."""
+    if optimizer.stable is None:
+        return None
+    return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))
 
 
 @cache

@@ -252,3 +252,25 @@ def test_the_most_points_are_drawn(client: FlaskClient) -> None:
 def test_the_catalogue_is_linked_from_the_service(client: FlaskClient) -> None:
     links = client.get("/v1").json["links"].values()
     assert {f"/v1/{registry.path}" for registry in REGISTRIES.values()} <= set(links)
+
+
+def test_the_stable_factor_of_an_optimizer_is_where_descent_on_a_parabola_begins_to_diverge(
+    client: FlaskClient, post: Post
+) -> None:
+    factors = {each["name"]: each["stable_factor"] for each in client.get("/v1/optimizers").json["optimizers"]}
+    known = {name: factor for name, factor in factors.items() if factor is not None}
+    assert {"sgd", "momentum", "nesterov"} <= set(known) and factors["adam"] is None
+    for name, factor in known.items():
+        below, above = (
+            abs(post(body, "/v1/functions/descend").json["runs"][0]["value"])
+            for body in (
+                {
+                    "expression": "5*x^2",
+                    "starts": [[1]],
+                    "optimizers": [{"type": name, "learning_rate": share * factor / 10}],
+                    "steps": 600,
+                }
+                for share in (0.97, 1.03)
+            )
+        )
+        assert below < 1.0 < above, name

@@ -26,6 +26,8 @@ export interface Entry {
   sources: string[]
   counter_example?: boolean
   state?: string[]
+  /** Of an optimizer: the learning rate times λmax that it bears on a parabola; null: nobody knows one. */
+  stable_factor?: number | null
   expression?: string
   variables?: string[]
   domain?: number[][]
