@@ -22,10 +22,14 @@ serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
 
-# One process more than there are cores: some tests wait for servers and browsers.
+# One process more than there are cores: some tests wait for servers and browsers. What `check` says follows the tests.
 .PHONY: test
-test: check ## set everything up and run every check and test
-	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
+test: $(VENV)/.dev ## set everything up and run every check and test
+	@checks=$$(mktemp); trap 'rm -f "$$checks"' EXIT; \
+	$(MAKE) --no-print-directory check >"$$checks" 2>&1 & \
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal; \
+	tested=$$?; wait $$!; checked=$$?; cat "$$checks"; \
+	[ $$tested = 0 ] && [ $$checked = 0 ]
 
 .PHONY: check
 check: $(VENV)/.dev ## format, lint, types, and openapi.yaml against the schemas

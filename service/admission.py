@@ -51,8 +51,17 @@ MEMORY, MOST_MEMORY = 0.1, 0.3
 Ten long ones take minutes, and what the first tells is true for those who wait now. Where there were few yet, all weigh
 the same.
 """
-MOST_DOUBT = 0.5
-"""A lane whose requests take very unlike times still promises waits up to two thirds of the time limit."""
+LEAST_DOUBT, MOST_DOUBT = 0.15, 0.5
+"""The pace of a machine changes by the first in half a minute, however like each other its requests are.
+
+With the second a lane still promises waits up to two thirds of the time limit, however unlike its requests are.
+"""
+OVERRUN = 1.5
+"""How many times its estimate a request costs at most in a lane that is for less.
+
+Without that, one estimated at just below a second computes for a second, moves on, and may be refused there: its work
+is lost.
+"""
 RECHECK_SECONDS = 0.5
 """How often the waits in a lane are foreseen anew."""
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
@@ -148,7 +157,7 @@ class Lane:
 
     def doubt(self) -> float:
         """How much longer than foreseen a wait may become, as a share of it."""
-        return min(self.spread / self.slowdown, MOST_DOUBT)
+        return min(max(self.spread / self.slowdown, LEAST_DOUBT), MOST_DOUBT) if self.learned else 0.0
 
     def rest(self, now: float) -> float:
         """Seconds until the next of those with a slot gives it back."""
@@ -424,6 +433,11 @@ class Ticket:
     def __post_init__(self) -> None:
         self.deadline = self.arrived + self.admission.seconds
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it may wait for memory while it holds its slot: tiny requests are many, and have few slots."""
+        return self.lane is not self.admission.tiny
+
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
         """Ask for a slot in which a body of so many bytes is read and validated; without a body, for one of the system.
 
@@ -448,14 +462,15 @@ class Ticket:
         if not self.begin(nbytes, gate.release):
             self._wait(gate)
 
-    def weigh(self, cost: float) -> None:
+    def weigh(self, cost: float, *, alone: bool = False) -> None:
         """The rest of the request costs so many seconds: wait for a slot of a lane for that, unless it has one.
 
-        Raises `Problem` 503, `DeadlineExceeded` and `Abandoned`.
+        `alone`: it takes a slot of the heavy lane whatever it costs. Raises `Problem` 503, `DeadlineExceeded` and
+        `Abandoned`.
         """
         lane = self.lane
-        if lane is not None and cost > lane.most:
-            self._move(cost)
+        if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
+            self._move(cost, alone=alone)
         else:
             self.cost = max(self.cost, cost)
 
@@ -485,21 +500,21 @@ class Ticket:
         if self._started is None:
             self._started = cpu
         spent = cpu - self._started
-        if spent > lane.most:
+        if spent > max(lane.most, min(OVERRUN * self.cost, 2.0 * lane.most)):
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
             self._move(max(2.0 * lane.most, spent))
 
-    def ask(self, cost: float, ready: Callable[[], None]) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, as `begin` does."""
+    def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
+        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
         self.give_slot_back()
         with admission.lock:
-            return admission._enter(self, admission.lane_of(cost), cost, ready)
+            return admission._enter(self, admission.heavy if alone else admission.lane_of(cost), cost, ready)
 
-    def _move(self, cost: float) -> None:
+    def _move(self, cost: float, *, alone: bool = False) -> None:
         gate = threading.Lock()
         gate.acquire()
-        if not self.ask(cost, gate.release):
+        if not self.ask(cost, gate.release, alone=alone):
             self._wait(gate)
         self._started = self.admission.cpu()
 

@@ -4,8 +4,9 @@ Account       how much there is, who holds how much, and who waits for more
 Reservation   the share of one request
 Cache         what is kept for later requests, and given up when a request needs the memory
 
-Memory that is not free is waited for in the order in which the requests came. What a request needs is the caller's to
-say; `service/wire.py` and the views know the factors, and docs/decisions/0017 has the measurements.
+Memory that is not free is waited for in the order in which the requests came. A part is set aside for light requests,
+which need little and would otherwise wait behind those that need much. What a request needs is the caller's to say;
+`service/wire.py` and the views know the factors, and docs/decisions/0017 has the measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.problems import Problem
@@ -24,6 +25,8 @@ SMALL = 64 * 1024
 """Bytes of a request that are not counted: tiny requests never wait. The share of the worker itself covers them."""
 PATIENCE = 5.0
 """Seconds that a request waits for memory, unless its deadline comes first."""
+LIGHT_SHARE = 8
+"""A request is light while it needs at most one eighth of what is set aside for light ones."""
 GLANCE = 0.1
 """Seconds between two looks at the request while it waits."""
 MEMORY_OF_RATE = 10.0
@@ -43,13 +46,32 @@ class Cache(Protocol):
         """Forget so many bytes, or everything if there are not as many."""
 
 
+class Waiter(Protocol):
+    """A request that may wait for memory."""
+
+    @property
+    def deadline(self) -> float:
+        """A reading of `time.monotonic` after which it waits no longer."""
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it may wait at all: others would wait with it for what it holds."""
+
+    def look(self) -> object:
+        """Called now and then; what it raises ends the wait."""
+
+
 class Account:
     """The memory that requests and caches of a worker share. For many threads."""
 
-    def __init__(self, total: int, caches: Sequence[Cache] = ()) -> None:
+    def __init__(self, total: int, caches: Sequence[Cache] = (), aside: int = 0) -> None:
+        """`aside` bytes of the total are for light requests only."""
         self.total = total
+        self.aside = aside
         self.held = 0
         """Bytes that requests hold."""
+        self._light = 0
+        """Bytes that light requests hold."""
         self._caches = tuple(caches)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -60,6 +82,11 @@ class Account:
     def free(self) -> int:
         """Bytes that no request holds; caches may have them until somebody asks."""
         return self.total - self.held
+
+    @property
+    def most(self) -> int:
+        """Bytes that one request may hold."""
+        return self.total - self.aside
 
     @property
     def cached(self) -> int:
@@ -75,10 +102,31 @@ class Account:
         """The share of a request, empty at first. Requests wait in the order in which these are made."""
         return Reservation(self, next(self._numbers))
 
+    def _light_part(self, nbytes: int) -> int:
+        """The bytes of a share of this size that count as light: all or none."""
+        return nbytes if nbytes * LIGHT_SHARE <= self.aside else 0
+
+    def _fits_aside(self, share: Reservation, nbytes: int) -> bool:
+        """Whether a share of this size fits into what is set aside for light ones. The lock is held."""
+        light = self._light_part(nbytes)
+        return 0 < light <= self.aside - self._light + self._light_part(share.held)
+
+    def _is_behind(self, share: Reservation, nbytes: int) -> bool:
+        """Whether a share waits because an older request waits already. The lock is held."""
+        waits = bool(self._line) and self._line[0].share.number < share.number
+        return waits and not self._fits_aside(share, nbytes)
+
+    def _hold(self, share: Reservation, nbytes: int) -> None:
+        """Note that a share holds so many bytes from now on. The lock is held."""
+        self._light += self._light_part(nbytes) - self._light_part(share.held)
+        self.held += nbytes - share.held
+        share.held = nbytes
+
     def _take(self, share: Reservation, nbytes: int) -> bool:
         """Give a share more memory if there is so much, at the cost of caches if need be. The lock is held."""
         missing = nbytes - share.held - self.free
-        if missing > 0:
+        kept = 0 if self._fits_aside(share, nbytes) else max(0, self.aside - self._light)
+        if missing + kept > 0:
             return False
         missing += self.cached
         if missing > 0:
@@ -88,14 +136,13 @@ class Account:
                 missing -= before - cache.nbytes
                 if missing <= 0:
                     break
-        self.held += nbytes - share.held
-        share.held = nbytes
+        self._hold(share, nbytes)
         return True
 
     def _claim(self, share: Reservation, nbytes: int) -> _Wish | None:
         """Give a share more memory, or a place in the line."""
         with self._lock:
-            if not (self._line and self._line[0].share.number < share.number) and self._take(share, nbytes):
+            if not self._is_behind(share, nbytes) and self._take(share, nbytes):
                 return None
             wish = _Wish(share, nbytes)
             bisect.insort(self._line, wish, key=lambda other: other.share.number)
@@ -104,8 +151,7 @@ class Account:
 
     def _try(self, share: Reservation, nbytes: int) -> bool:
         with self._lock:
-            behind = self._line and self._line[0].share.number < share.number
-            return not behind and self._take(share, nbytes)
+            return not self._is_behind(share, nbytes) and self._take(share, nbytes)
 
     def _give_back(self, share: Reservation, nbytes: int) -> None:
         """Leave a share with so many bytes, fewer than it holds."""
@@ -114,8 +160,7 @@ class Account:
             now = time.monotonic()
             self._given_back = self._given_back * math.exp((self._when - now) / MEMORY_OF_RATE) + freed
             self._when = now
-            self.held -= freed
-            share.held = nbytes
+            self._hold(share, nbytes)
             self._settle()
 
     def _withdraw(self, wish: _Wish) -> None:
@@ -153,10 +198,8 @@ class Reservation:
         self.number = number
         self.held = 0
         """Bytes that are held. What is small is not counted."""
-        self.deadline = math.inf
-        """A reading of `time.monotonic` after which `need` waits no longer."""
-        self.look: Callable[[], object] | None = None
-        """Called now and then while `need` waits; what it raises ends the wait."""
+        self.waiter: Waiter | None = None
+        """The request, whose patience bounds what `need` waits."""
 
     def __enter__(self) -> Reservation:
         return self
@@ -167,8 +210,9 @@ class Reservation:
     def need(self, nbytes: int) -> None:
         """Hold `nbytes` in all from now on, instead of what was held before; waits for what is not free.
 
-        Raises `Problem` 422 for more than there is at all, so that nobody waits in vain, and 503 when the wait was
-        too long. Then everything held before is still held.
+        Raises `Problem` 422 for more than one request may have, so that nobody waits in vain, 503 when the wait was
+        too long or the request may not wait, and what the look of the waiter raises. Then everything held before is
+        still held.
         """
         if nbytes <= self.held:
             if nbytes < self.held:
@@ -176,8 +220,12 @@ class Reservation:
             return
         if not self.held and nbytes <= SMALL:
             return
-        if nbytes > self.account.total:
-            raise too_much(nbytes, self.account.total)
+        if nbytes > self.account.most:
+            raise too_much(nbytes, self.account.most)
+        if self.waiter is not None and not self.waiter.may_wait:
+            if not self.account._try(self, nbytes):
+                raise self.busy(nbytes)
+            return
         wish = self.account._claim(self, nbytes)
         if wish is not None:
             self._wait(wish)
@@ -195,11 +243,14 @@ class Reservation:
             self.account._give_back(self, 0)
 
     def _wait(self, wish: _Wish) -> None:
-        end = min(time.monotonic() + PATIENCE, self.deadline)
+        waiter = self.waiter
+        end = time.monotonic() + PATIENCE
+        if waiter is not None:
+            end = min(end, waiter.deadline)
         try:
             while not wish.gate.acquire(timeout=max(0.0, min(GLANCE, end - time.monotonic()))):
-                if self.look is not None:
-                    self.look()
+                if waiter is not None:
+                    waiter.look()
                 if time.monotonic() >= end:
                     break
         finally:

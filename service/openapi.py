@@ -248,7 +248,8 @@ def agree(one: Any, other: Any) -> bool:
 
 def main(arguments: list[str]) -> int:
     text = write()
-    same = SPECIFICATION.exists() and agree(yaml.safe_load(text), yaml.safe_load(SPECIFICATION.read_text()))
+    committed = SPECIFICATION.read_text() if SPECIFICATION.exists() else ""
+    same = agree(*(yaml.load(each, Loader=_LOADER) for each in (text, committed)))
     if arguments == ["--check"]:
         print("openapi.yaml is up to date" if same else "openapi.yaml is out of date: run 'make openapi'")
         return 0 if same else 1

@@ -21,10 +21,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service import openapi
 from service.app import create_app
 from service.config import Settings
-from tests.support import LOOPBACK, ROOT, Server
+from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
@@ -59,7 +58,7 @@ def app() -> Flask:
 @pytest.fixture(scope="session")
 def schemas() -> dict[str, Any]:
     """JSON schemas of requests and answers, as OpenAPI has them."""
-    found: dict[str, Any] = openapi.describe()["components"]["schemas"]
+    found: dict[str, Any] = openapi_document()["components"]["schemas"]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import yaml
+
 from service.api.examples import GRADIENTS
+from service.api.system import SPECIFICATION
 from service.problems import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +45,17 @@ def strict_json(content: bytes | str) -> Any:
         return dict(pairs)
 
     return json.loads(content, parse_constant=refuse, object_pairs_hook=once)
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """By the parser in C where there is one: the other takes seconds for openapi.yaml."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@functools.cache
+def openapi_document() -> Any:
+    """The committed openapi.yaml. test_openapi.py compares it with what the code writes."""
+    return read_yaml(SPECIFICATION.read_text())
 
 
 def tokens(pointer: str) -> list[str]:

@@ -112,6 +112,20 @@ def test_requests_go_by_their_cost_to_lanes_that_do_not_wait_for_each_other(benc
     assert bench.ask(0.5)[1] and bench.ask(0.02)[1] and bench.ask(0.001)[1]
 
 
+def test_what_takes_much_memory_waits_in_the_heavy_lane_though_it_costs_little(bench: Bench) -> None:
+    long, _ = bench.ask(5.0)
+    large, granted = bench.ask(0.001)
+    assert granted and not large.may_wait  # others would wait with it
+    large.weigh(0.004)
+    assert large.lane is bench.admission.tiny
+    assert not large.ask(0.004, lambda: bench.ready.append(large), alone=True)
+    assert bench.load(bench.admission.heavy) == (1, 1) and bench.load(bench.admission.tiny) == (0, 0)
+    long.end()
+    assert bench.ready == [large] and large.may_wait
+    large.weigh(0.1, alone=True)  # it has that slot
+    assert large.lane is bench.admission.heavy
+
+
 def test_a_body_waits_for_a_slot_by_its_length_and_no_body_for_one_of_the_system(bench: Bench) -> None:
     lanes = {}
     for nbytes in (0, BODY, 1_000_000, 10_000_000, 200_000_000):
@@ -424,6 +438,24 @@ def test_a_request_that_moves_on_waits_without_its_slot(bench: Bench) -> None:
     first.end()
     thread.join()
     assert moving.lane is bench.admission.small
+
+
+@pytest.mark.parametrize(
+    ("estimated", "stays", "moves"),
+    [(0.9, 1.3, 1.4), (0.99, 1.4, 1.5), (0.5, 0.9, 1.01), (0.1, 0.9, 1.01)],
+)
+def test_one_that_was_estimated_a_little_too_low_ends_in_its_lane(
+    bench: Bench, estimated: float, stays: float, moves: float
+) -> None:
+    """Its work would be lost where the next lane refuses it."""
+    ticket, _ = bench.ask(estimated)
+    ticket.look()
+    bench.clock.now, bench.clock.spent = 1_001.0, 5.0 + stays
+    ticket.look()
+    assert ticket.lane is bench.admission.medium
+    bench.clock.now, bench.clock.spent = 1_002.0, 5.0 + moves
+    ticket.look()
+    assert ticket.lane is bench.admission.heavy
 
 
 def test_a_settled_request_keeps_its_lane(bench: Bench) -> None:

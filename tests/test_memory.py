@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -37,6 +39,15 @@ class Waiting:
     def end(self) -> None:
         self.thread.join(10)
         assert not self.thread.is_alive()
+
+
+@dataclass
+class Request:
+    """A request that waits for memory."""
+
+    deadline: float = math.inf
+    may_wait: bool = True
+    look: Callable[[], object] = lambda: None
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -192,7 +203,7 @@ def test_the_deadline_of_a_request_ends_its_wait() -> None:
     account = Account(MEGA)
     account.reservation().need(MEGA)
     share = account.reservation()
-    share.deadline = time.monotonic()
+    share.waiter = Request(deadline=time.monotonic())
     refused(lambda: share.need(MEGA), "busy")
 
 
@@ -206,7 +217,7 @@ def test_a_client_that_left_ends_the_wait() -> None:
     account = Account(MEGA)
     account.reservation().need(MEGA)
     share = account.reservation()
-    share.look = look
+    share.waiter = Request(look=look)
     with pytest.raises(Left):
         share.need(MEGA)
     assert account.waiting == 0
@@ -247,3 +258,51 @@ def test_many_threads_leave_nothing_behind() -> None:
         thread.join(30)
     assert account.held == account.waiting == 0
     assert max(most) <= account.total
+
+
+def test_a_light_request_has_memory_though_heavy_ones_hold_the_rest_and_wait() -> None:
+    account = Account(16 * MEGA, aside=8 * MEGA)
+    assert account.most == 8 * MEGA
+    holder, waiting, light, heavy = (account.reservation() for _ in range(4))
+    holder.need(8 * MEGA)
+    told: list[Reservation] = []
+    first = Waiting(waiting, 2 * MEGA, told)
+    assert account.waiting == 1
+    light.need(MEGA)  # an eighth of what is set aside, though an older request waits
+    assert account.held == 9 * MEGA
+    assert not heavy.try_need(MEGA + 1)
+    # Light requests get no more than what is set aside while another waits.
+    more = [account.reservation() for _ in range(8)]
+    assert [share.try_need(MEGA) for share in more] == [True] * 7 + [False]
+    holder.release()
+    first.end()
+    assert told == [waiting]
+    for share in (waiting, light, *more):
+        share.release()
+    assert account.held == account.waiting == 0
+
+
+def test_what_grows_beyond_light_leaves_its_place_to_light_ones() -> None:
+    account = Account(16 * MEGA, aside=8 * MEGA)
+    shares = [account.reservation() for _ in range(8)]
+    for share in shares:
+        share.need(MEGA)
+    shares[0].need(8 * MEGA)
+    late = account.reservation()
+    assert late.try_need(MEGA)
+    assert not account.reservation().try_need(MEGA)
+    assert account.held == 16 * MEGA
+    shares[0].need(MEGA // 2)
+    assert account.held == 8 * MEGA + MEGA // 2
+    refused(lambda: late.need(8 * MEGA + 1), "limit-exceeded")
+
+
+def test_a_request_that_may_not_wait_is_refused_at_once() -> None:
+    account = Account(10 * MEGA)
+    account.reservation().need(10 * MEGA)
+    share = account.reservation()
+    share.waiter = Request(may_wait=False)
+    began = time.monotonic()
+    problem = refused(lambda: share.need(MEGA), "busy")
+    assert time.monotonic() < began + memory.PATIENCE and int(problem.headers["Retry-After"]) >= 1
+    assert account.waiting == 0

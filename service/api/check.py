@@ -64,8 +64,7 @@ def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple
         task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         ready = built(NetworkCheckTask(task), feed, context)
         context.mark_compiled(ready.nbytes)
-        context.weigh(ready.subject.program, EVALUATIONS * ready.twin.work)
-        context.memory.need(context.loaded_bytes + ready.nbytes)
+        context.reserve(ready.subject.program, EVALUATIONS * ready.twin.work, ready.nbytes)
         return ready.run(feed, wanted, context.ticket), list(ready.warnings)
 
 

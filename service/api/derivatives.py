@@ -45,10 +45,13 @@ def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
         derivation = compiled(asked, feed, context)
         nbytes = 2 * derivation.program.nbytes + RESULT_FACTOR * derivation.result_bytes
-        context.weigh(
-            derivation.program, derivation.work, derivation.blocks * len(derivation.program.nodes), derivation.size
+        context.reserve(
+            derivation.program,
+            derivation.work,
+            nbytes,
+            calls=derivation.blocks * len(derivation.program.nodes),
+            numbers=derivation.size,
         )
-        context.memory.need(context.loaded_bytes + nbytes)
         result = derivation.run(feed, vectors, context.watch_over(derivation.program, derivation.work))
     context.timer.mark("compute")
     return result

@@ -56,10 +56,9 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         task, feed = task_and_feed(request, context.runtime.settings.limits, include)
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
-        context.weigh(program, program.work, numbers=program.told)
         initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)
         answered = answer_bytes(program.told + initialised, request["dtype"])
-        context.memory.need(context.loaded_bytes + program.weight + answered)
+        context.reserve(program, program.work, program.weight + answered, numbers=program.told)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)

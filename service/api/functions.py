@@ -95,10 +95,13 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     graph = compiled(GraphTask(expression)) if "graph" in include else None
     formulas = compiled(FormulasTask(expression)) if "symbolic" in include else None
     context.mark_compiled(function.program.nbytes)
-    context.weigh(
-        function.program, function.work_at(count), ANALYSING * math.ceil(count / BLOCK), count * (1 + dimension) ** 2
+    context.reserve(
+        function.program,
+        function.work_at(count),
+        NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension),
+        calls=ANALYSING * math.ceil(count / BLOCK),
+        numbers=count * (1 + dimension) ** 2,
     )
-    context.memory.need(context.loaded_bytes + NUMBER_BYTES * count * (4 + dimension) * (4 + 2 * dimension))
     calculus = analyse(function, points, request["tolerance"], context.ticket)
     finite = bool(calculus.finite.all())
     answer: dict[str, Any] = {
@@ -141,8 +144,7 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     low, high = box.T
     work = SEARCHING * function.work_at(request["starts"])
     calls = SEARCHING * len(function.program.nodes) * math.ceil(request["starts"] / SEARCH_BLOCK)
-    context.weigh(function.program, work, calls)
-    context.memory.need(context.loaded_bytes + 100 * request["starts"] * (1 + len(box)) ** 2)
+    context.reserve(function.program, work, 100 * request["starts"] * (1 + len(box)) ** 2, calls=calls)
     found = search(function, low, high, request["starts"], context.ticket)
     calculus = analyse(function, found.points, math.inf, context.ticket, found.flat)
     classes = calculus.classes or []
@@ -209,8 +211,9 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
     axes, shape, points = _grid(request)
     function = context.compiled(FunctionTask(expression, min(len(points), BLOCK), 1))
     context.mark_compiled(function.program.nbytes)
-    context.weigh(function.program, function.work_at(len(points)), numbers=len(points) * (1 + points.shape[1]))
-    context.memory.need(context.loaded_bytes + NUMBER_BYTES * len(points) * (4 + points.shape[1]))
+    count, dimension = points.shape
+    nbytes = NUMBER_BYTES * count * (4 + dimension)
+    context.reserve(function.program, function.work_at(count), nbytes, numbers=count * (1 + dimension))
     values, gradients = sample(function, points, shape, context.ticket)
     levels = levels_for(values, request["levels"])
     finite = np.isfinite(values)

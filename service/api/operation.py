@@ -88,19 +88,32 @@ class Context:
         ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
 
-    def weigh(self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0) -> None:
+    def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
+        """Wait for a slot as `weigh` does, and then for so many bytes beside those of the request itself.
+
+        Three lanes compute beside each other. What takes more than a third of the memory goes to the heavy one, where
+        it waits in a queue that foresees the wait, instead of holding a slot of another lane while it waits for memory.
+        """
+        whole = self.loaded_bytes + nbytes
+        self.weigh(program, work, calls, numbers, alone=3 * whole > self.memory.account.total)
+        self.memory.need(whole)
+
+    def weigh(
+        self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0, *, alone: bool = False
+    ) -> None:
         """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
 
         Before memory is reserved: whoever waits for a slot must not hold what those with one need.
 
-        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer. Raises `Problem`
-        503 where the wait would be too long, `DeadlineExceeded` and `Abandoned`.
+        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer; with `alone` it is
+        a slot of the heavy lane. Raises `Problem` 503 where the wait would be too long, `DeadlineExceeded` and
+        `Abandoned`.
         """
         calls += len(program.nodes)
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
-        if estimated > WORTH_LEARNING:
+        if estimated > WORTH_LEARNING or alone:
             kind: str = self.environ["PATH_INFO"]
-            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind))
+            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind), alone=alone)
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
@@ -218,7 +231,7 @@ def post(
                 memory = held.memory
                 body = wire.read_body(environ, settings.max_body_bytes, memory.need)
                 ticket = _ticket_of(environ, running, len(body), held)
-                memory.deadline, memory.look = ticket.deadline, ticket.look
+                memory.waiter = ticket
                 is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
                 value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)

@@ -16,6 +16,7 @@ from service.config import Settings
 from service.cors import Cors
 from service.edge.answers import Answers
 from service.edge.connection import Connection, is_plain, unsupported_coding
+from service.edge.crowds import Crowds
 from service.edge.exchange import READY
 from service.edge.pool import Pool
 from service.memory import Account, Reservation
@@ -37,8 +38,16 @@ class Edge:
     """The connections of one worker and what stands behind them. Used from the thread of the event loop alone."""
 
     def __init__(
-        self, app: Any, loop: asyncio.AbstractEventLoop, *, keep_alive: float, parser_options: dict[str, Any]
+        self,
+        app: Any,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        keep_alive: float,
+        parser_options: dict[str, Any],
+        crowds: Crowds | None = None,
+        place: int = 0,
     ) -> None:
+        """`crowds` tells how many clients other workers serve; `place` is that of this worker among them."""
         extensions = getattr(app, "extensions", {})
         runtime = extensions.get("nabla")
         self.app: Callable[..., Any] = app
@@ -49,8 +58,12 @@ class Edge:
         self.pool = Pool()
         self.stopping = False
         self.connections: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
-        """Connections without a request, the one that rests longest first."""
+        self._idle: dict[Connection, bool] = {}
+        """Connections without a request, the one that rests longest first, and whether they had an answer before."""
+        self._resting = 0
+        """How many of them had one: the others are likely to ask in a moment."""
+        self._crowds, self._place = crowds, place
+        self._tell()
         self._addresses: Counter[str] = Counter()
         self.ready = False
         """Whether the application has called itself ready; it does not change its mind."""
@@ -72,6 +85,7 @@ class Edge:
     def join(self, connection: Connection, address: str) -> None:
         """Take a connection. Where there are too many, the one that rests longest goes, or else the new one."""
         self.connections.add(connection)
+        self._tell()
         settings, here = self.settings, 0
         if _is_bounded(address) and not self._proxies.trusts(address):
             connection.address = address
@@ -92,12 +106,12 @@ class Edge:
                 return
             self.busy(oldest)
             oldest.transport.abort()
-        self._idle[connection] = None
+        self._idle[connection] = False
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
         self.connections.discard(connection)
-        self._idle.pop(connection, None)
+        self.busy(connection)
         if connection.address:
             self._addresses[connection.address] -= 1
             if not self._addresses[connection.address]:
@@ -105,16 +119,20 @@ class Edge:
 
     def busy(self, connection: Connection) -> None:
         """The connection has a request now."""
-        self._idle.pop(connection, None)
+        self._resting -= self._idle.pop(connection, False)
+        self._tell()
 
     def rest(self, connection: Connection) -> None:
         """The connection has answered its request."""
-        self._idle[connection] = None
+        self._resting += not self._idle.get(connection, False)
+        self._idle[connection] = True
+        self._tell()
 
     async def sweep(self) -> None:
         """Look at all deadlines, again and again."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._tell()
             now = time.monotonic()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.expire(now)
@@ -124,6 +142,8 @@ class Edge:
     async def stop(self, seconds: float) -> None:
         """Answer what is there and what comes on open connections now; whoever is left after `seconds` is cut off."""
         self.stopping = True
+        if self._crowds is not None:
+            self._crowds.forget(self._place)
         now = time.monotonic()
         last, end = now + min(LAST_SECONDS, seconds), now + seconds
         while self.connections and now < end:
@@ -183,6 +203,14 @@ class Edge:
             return None
         return self.answers.healthy(environ, seconds, close=close)
 
+    def is_least_crowded(self) -> bool:
+        """Whether no other worker serves fewer clients."""
+        return self._crowds is None or self._crowds.is_least(self._place)
+
+    def _tell(self) -> None:
+        if self._crowds is not None and not self.stopping:
+            self._crowds.tell(self._place, len(self.connections) - self._resting)
+
     def backlog(self) -> float:
         """Seconds of work that wait for this worker."""
         return 1.0 if self._admission is None else self._admission.backlog()
@@ -195,7 +223,7 @@ class Edge:
         name = None if self._gate is None else self._gate.keys.name_of(environ.get("HTTP_AUTHORIZATION"))
         client = client_name(name, environ["nabla.peer"])
         ticket = environ["nabla.ticket"] = self._admission.ticket(client, arrived)
-        environ["nabla.memory"].deadline = ticket.deadline
+        environ["nabla.memory"].waiter = ticket
         return ticket
 
 

@@ -15,6 +15,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 
 from service.api.streaming import stopping
 from service.edge.accepting import Accepting
+from service.edge.crowds import Crowds
 from service.edge.edge import Edge
 
 HEARTBEAT = 1.0
@@ -29,6 +30,9 @@ PARSER_OPTIONS = (
     "permit_unconventional_http_version",
 )
 """Settings of gunicorn that its parser takes."""
+
+CROWDS = Crowds()
+"""Made when this is imported, which is in gunicorn's first process, so that all workers share it."""
 
 log = logging.getLogger("nabla.error")
 
@@ -73,7 +77,14 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     async def _serve(self) -> None:
         cfg = self.cfg
         options = {name: getattr(cfg, name) for name in PARSER_OPTIONS}
-        edge = Edge(self.wsgi, self.loop, keep_alive=cfg.keepalive, parser_options=options)
+        edge = Edge(
+            self.wsgi,
+            self.loop,
+            keep_alive=cfg.keepalive,
+            parser_options=options,
+            crowds=CROWDS,
+            place=getattr(self, "metrics_place", len(CROWDS)),
+        )
         _allow_files(edge.settings.max_connections + OTHER_FILES)
         tls = ssl_context(cfg) if cfg.is_ssl else None
         accepting = Accepting(edge, [listener.sock for listener in self.sockets], tls)

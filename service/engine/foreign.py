@@ -241,6 +241,12 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("negative_slope slope leak", "alpha"),
         ("scale_factor", "size"),
         ("dim dims_wanted", "axis axes dims"),
+        # options of initializers
+        ("stddev std stdev sigma sd", "standard_deviation"),
+        ("minval low lower_bound", "minimum"),
+        ("maxval high upper_bound", "maximum"),
+        ("loc mu_of_normal", "mean"),
+        ("val fill fill_value constant_value", "value"),
         # options of optimizers, schedules and losses
         ("lr η eta step_size learningrate learning_rate_init rate_of_learning eta0 alpha_rate init_lr base_lr",
          "learning_rate decay_steps"),

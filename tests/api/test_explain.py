@@ -107,6 +107,12 @@ def test_the_same_request_gives_the_same_bytes(post: Post) -> None:
         ({"language": "de"}, "#/language", "'en', 'zh'"),
         ({"include": ["layers"]}, "#/include", "unknown key"),
         ({"targets": [[0], [1], [1]]}, "#/targets", "they take [4, 1]"),
+        # Of one sample, what is wrong with all of them is told in their shapes.
+        ({"targets": [[0], [1], [1]], "sample": 1}, "#/targets", "targets have shape [3, 1]; they take [4, 1]"),
+        ({"targets": [[0], [1], [1]], "sample": 3}, "#/targets", "targets have shape [3, 1]; they take [4, 1]"),
+        ({"targets": [0, 1, 1, 0], "sample": 3}, "#/targets", "targets have shape [4]; they take [4, 1]"),
+        ({"sample_weights": [1, 2, 3], "sample": 1}, "#/sample_weights", "has shape [3]; it takes [4]"),
+        ({"sample_weights": [1, 2, 3], "sample": 3}, "#/sample_weights", "has shape [3]; it takes [4]"),
         ({"inputs": [[0, 0]] * 300, "targets": [[0]] * 300, "parameter": "output.bias"}, "#/depth", "of at most 4"),
         ({"inputs": [[0, 0]] * 300, "targets": [[0]] * 300}, "#/parameter", "name a single 'parameter'"),
     ],

@@ -19,6 +19,7 @@ from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.foreign import FOREIGN
 from service.engine.network.activations import activations
+from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from tests.conftest import Post
@@ -26,6 +27,13 @@ from tests.support import assert_problem, resolves
 
 DENSE: dict[str, Any] = {"type": "dense", "units": 1}
 GRADIENTS: dict[str, Any] = {"network": {"layers": [DENSE]}, "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"}
+
+
+def initialised(initializer: dict[str, Any]) -> dict[str, Any]:
+    """A network of which the first kernel begins so."""
+    return {"network": {"layers": [{"type": "dense", "units": 1, "kernel_initializer": initializer}]}}
+
+
 TRAIN = GRADIENTS | {"optimizer": "sgd", "steps": 1}
 KERNEL, BIAS = [[1], [2]], [0]
 KERAS = {
@@ -169,6 +177,13 @@ REQUESTS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("/v1/train", {"optimizer": {"type": "sgd", "lr": 0.1}}, ["'learning_rate'"]),
     ("/v1/train", {"optimizer": {"type": "sgd", "alpha": 0.1}}, ["'learning_rate'"]),
     ("/v1/train", {"optimizer": {"type": "Adam", "betas": [0.9, 0.999], "eps": 1e-8}}, ["beta_1", "'epsilon'"]),
+    (
+        "/v1/gradients",
+        initialised({"type": "random_normal", "stddev": 1, "loc": 0}),
+        ["'standard_deviation'", "'mean'"],
+    ),
+    ("/v1/gradients", initialised({"type": "random_uniform", "minval": 0, "high": 1}), ["'minimum'", "'maximum'"]),
+    ("/v1/gradients", initialised({"type": "constant", "fill_value": 1}), ["'value'"]),
     ("/v1/train", {"optimizer": "torch.optim.SGD"}, ["'sgd'"]),
     ("/v1/train", {"optimizer": "AdamOptimizer"}, ["'adam'"]),
     ("/v1/train", {"optimizer": "RMSProp"}, ["'rmsprop'"]),
@@ -265,7 +280,7 @@ def test_a_long_list_yields_to_a_suggestion(post: Post, registry: Registry[Any],
 
 def test_foreign_keys_mean_keys_that_there_are() -> None:
     schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in OPERATIONS if each.takes is not None)]
-    every: list[Registry[Any]] = [layers, activations, losses, optimizers, schedules]
+    every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules]
     schemas += [options_schema(declaration) for registry in every for declaration in registry]
     known = {key for schema in schemas for key in schema.load_fields} | {"type"}
     for name, foreign in FOREIGN["key"].items():

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable
 
 import pytest
-import yaml
 from flask.testing import FlaskClient
 
 from service import __version__
 from service.config import Settings
 from service.problems import KINDS
-from tests.support import Server, assert_problem, strict_json
+from tests.support import Server, assert_problem, read_yaml, strict_json
 
 PAGES = ["/", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
 
@@ -45,7 +44,7 @@ def test_the_description_is_the_committed_file(client: FlaskClient) -> None:
     document = client.get("/openapi.json").json
     response = client.get("/openapi.yaml")
     assert response.headers["Content-Type"] == "application/yaml"
-    assert yaml.safe_load(response.get_data()) == document
+    assert read_yaml(response.get_data()) == document
 
 
 def samples(text: str, name: str) -> dict[str, float]:

@@ -33,10 +33,10 @@ KEEP_ALIVE = 0.5
 class Running:
     """A running edge: for its clients a port, for the tests its inside too."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, listener: socket.socket | None = None, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
-        self.edge = Edge(app, self.loop, keep_alive=KEEP_ALIVE, parser_options={})
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=512)
+        self.edge = Edge(app, self.loop, keep_alive=KEEP_ALIVE, parser_options={}, **options)
+        self.listener = listener or socket.create_server((LOOPBACK, 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         self.errors: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))

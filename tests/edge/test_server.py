@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import ServerFactory, wait_for
 from tests.edge.support import all_of
 from tests.support import LOOPBACK, Server, assert_problem, head, read_answer, strict_json, xor
 
+ARENA = 64 << 20
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 READY = b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n"
 TRAIN = "/v1/train"
@@ -163,3 +167,25 @@ def _stop(server: Server, held: ExitStack) -> None:
     assert b'"checkpoint"' in all_of(stream)
     wait_for(lambda: not Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
     assert time.monotonic() < start + 20
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc has arenas")
+def test_all_threads_of_a_worker_share_one_arena_of_memory(start_server: ServerFactory) -> None:
+    """Another would keep what was freed: workers took twice the memory for large answers."""
+    body = json.dumps({"network": {"layers": [{"type": "dense", "units": 300}]}, "inputs": [[0.1]] * 1000}).encode()
+    request = head("/v1/forward", len(body)) + body
+    with start_server(WEB_CONCURRENCY="1") as server, ExitStack() as stack:
+        for connection in [stack.enter_context(server.connect()) for _ in range(4)]:
+            connection.sendall(request)
+            stack.callback(read_answer, connection)
+        stack.pop_all().close()
+        (worker,) = server.workers
+        mapped = [line.split()[:2] for line in Path(f"/proc/{worker}/maps").read_text().splitlines()]
+    places = [[int(end, 16) for end in place.split("-")] for place, _ in mapped]
+    # An arena is 64 MiB of addresses: the part in use, and behind it the part that may not be touched yet.
+    arenas = [
+        start
+        for (start, middle), (begin, end), (_, rights) in zip(places, places[1:], mapped[1:], strict=False)
+        if start % ARENA == 0 and begin == middle and end == start + ARENA and rights.startswith("---")
+    ]
+    assert not arenas

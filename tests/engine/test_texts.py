@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ CODE = re.compile(r"`[^`]*`|\{\w+\}")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
+@functools.cache
 def said() -> dict[str, set[str]]:
     """Every key that the code says, with the arguments that it gives."""
     found: dict[str, set[str]] = {}
@@ -37,11 +39,8 @@ def said() -> dict[str, set[str]]:
     return found
 
 
-SAID = said()
-
-
 def test_every_text_that_is_said_is_there_and_no_other():
-    assert set(ENGLISH) - OF_THIS_MODULE == set(SAID)
+    assert set(ENGLISH) - OF_THIS_MODULE == set(said())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -51,36 +50,38 @@ def test_every_language_has_every_text(language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("key", KEYS)
-def test_a_text_has_the_places_that_the_code_fills(language, key):
-    forms = TEXTS[language][key]
-    assert "other" in forms
-    assert set(places(forms["other"])) == SAID[key]
-    for form in forms.values():
-        assert form and form == form.strip()
-        assert SAID[key] - {"count"} <= set(places(form)) <= SAID[key], "the one sample needs no number"
-    if len(forms) > 1:
-        assert "count" in SAID[key]
-        assert set(forms) == {PLURALS[language](count) for count in range(200)}
+def test_a_text_has_the_places_that_the_code_fills(language):
+    wanted = {PLURALS[language](count) for count in range(200)}
+    for key in KEYS:
+        forms, names = TEXTS[language][key], said()[key]
+        assert "other" in forms, key
+        assert set(places(forms["other"])) == names, key
+        for form in forms.values():
+            assert form and form == form.strip(), key
+            assert names - {"count"} <= set(places(form)) <= names, f"{key}: the one sample needs no number"
+        if len(forms) > 1:
+            assert "count" in names, key
+            assert set(forms) == wanted, key
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("key", KEYS)
-def test_code_is_quoted_and_quotes_are_closed(language, key):
-    for form in TEXTS[language][key].values():
-        assert form.count("`") % 2 == 0
-        ends = form.endswith(("." if language == "en" else "。", "}"))
-        assert ends == ENGLISH[key]["other"].endswith((".", "}")), "one is a sentence, and the other is not"
+def test_code_is_quoted_and_quotes_are_closed(language):
+    for key in KEYS:
+        for form in TEXTS[language][key].values():
+            assert form.count("`") % 2 == 0, key
+            ends = form.endswith(("." if language == "en" else "。", "}"))
+            whole = ENGLISH[key]["other"].endswith((".", "}"))
+            assert ends == whole, f"{key}: one is a sentence, and the other is not"
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_chinese_texts_are_chinese_and_english_ones_english(key):
-    for form in TEXTS["zh"][key].values():
-        assert not re.findall(r"[A-Za-z]{2,}", CODE.sub("", form)), "code stands between backticks"
-    for form in ENGLISH[key].values():
-        assert not CHINESE.search(form)
-    words = re.search(r"[A-Za-z]{2,}", CODE.sub("", ENGLISH[key]["other"]))
-    assert not words or any(map(CHINESE.search, TEXTS["zh"][key].values())), "it is not translated"
+def test_chinese_texts_are_chinese_and_english_ones_english():
+    for key in KEYS:
+        for form in TEXTS["zh"][key].values():
+            assert not re.findall(r"[A-Za-z]{2,}", CODE.sub("", form)), f"{key}: code stands between backticks"
+        for form in ENGLISH[key].values():
+            assert not CHINESE.search(form), key
+        words = re.search(r"[A-Za-z]{2,}", CODE.sub("", ENGLISH[key]["other"]))
+        assert not words or any(map(CHINESE.search, TEXTS["zh"][key].values())), f"{key}: it is not translated"
 
 
 def test_numbers_are_short_and_keep_their_size():

@@ -26,11 +26,11 @@ CHOICES = {
 }
 """Those that requests choose from; words and presets are named within expressions, mistakes in answers."""
 
-CASES = [
-    pytest.param(registry, declaration, option, id=f"{registry.kind}-{declaration.name}-{option.name}")
+BLOCKS = [
+    pytest.param(registry, declaration, id=f"{registry.kind}-{declaration.name}")
     for registry in CHOICES.values()
     for declaration in registry
-    for option in declaration.options
+    if declaration.options
 ]
 
 
@@ -72,11 +72,11 @@ def request_with(registry: Registry[Any], declaration: Declaration, **options: A
     return xor(network=network(dense | {where: block}), parameters=...), f"#/network/layers/0/{where}"
 
 
-@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
 def test_options_refuse_wrong_values_at_their_place(
-    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
+    post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
-    for value in bad(option):
+    for option, value in ((each, value) for each in declaration.options for value in bad(each)):
         if isinstance(value, int) and value >= 2**64:
             body = request_with(registry, declaration, **{option.name: "HUGE"})[0]
             # Beyond 64 bits the parser itself refuses, or hands a float on.
@@ -87,21 +87,21 @@ def test_options_refuse_wrong_values_at_their_place(
         document = assert_problem(post(body, path_of(registry)), "invalid", body)
         places = list(faults(document))
         inside = f"{place}/{option.name}"
-        assert all(pointer == inside or pointer.startswith(inside + "/") for pointer in places), (value, document)
+        at_it = [pointer == inside or pointer.startswith(inside + "/") for pointer in places]
+        assert all(at_it), (inside, value, document)
 
 
-@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
-def test_options_take_values_up_to_their_bounds(
-    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
-) -> None:
-    for value in option.accepted():
+@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
+    for option, value in ((each, value) for each in declaration.options for value in each.accepted()):
         body, place = request_with(registry, declaration, **{option.name: value})
         response = post(body, path_of(registry))
         assert response.status_code in (200, 422), response.text
         if response.status_code == 422:  # the network may still not fit together, but not for this option's type
             details = faults(assert_problem(response, "invalid", body))
             inside = f"{place}/{option.name}"
-            assert not any(text.startswith("takes") for pointer, text in details.items() if pointer.startswith(inside))
+            told = [text for pointer, text in details.items() if pointer.startswith(inside)]
+            assert not any(text.startswith("takes") for text in told), (inside, value, told)
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -112,16 +112,18 @@ def parts(value: Any) -> Iterator[Any]:
             yield from parts(entry)
 
 
-@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
+@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
 def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
-    registry: Registry[Any], declaration: Declaration, option: Option
+    registry: Registry[Any], declaration: Declaration
 ) -> None:
-    if isinstance(option, Value):
-        schema = jsonschema.Draft202012Validator(option.schema())
-        assert all(map(schema.is_valid, option.accepted()))
-        for value in filter(schema.is_valid, option.refused()):
-            # To JSON Schema 1.0 is an integer, and no number is too large.
-            assert any(type(part) is float or (type(part) is int and part >= 2**63) for part in parts(value)), value
+    for option in declaration.options:
+        if isinstance(option, Value):
+            schema = jsonschema.Draft202012Validator(option.schema())
+            assert all(map(schema.is_valid, option.accepted())), option.name
+            for value in filter(schema.is_valid, option.refused()):
+                # To JSON Schema 1.0 is an integer, and no number is too large.
+                large = (type(part) is float or (type(part) is int and part >= 2**63) for part in parts(value))
+                assert any(large), (option.name, value)
 
 
 def subclasses(parent: type[StrictField]) -> Iterator[type[StrictField]]:
@@ -138,22 +140,21 @@ def test_every_field_describes_itself() -> None:
         StrictField().json_schema(Components())
 
 
-@pytest.mark.parametrize(("registry", "declaration", "option"), CASES)
-def test_required_options_are_asked_for(
-    post: Post, registry: Registry[Any], declaration: Declaration, option: Option
-) -> None:
-    body, place = request_with(registry, declaration)
-    block: Any = body
-    for key in place[2:].split("/"):
-        block = block[int(key)] if key.isdigit() else block[key]
-    block.pop(option.name, None)
-    response = post(body, path_of(registry))
-    if option.required:
-        assert faults(assert_problem(response, "invalid", body))[f"{place}/{option.name}"] == "is required"
-    elif response.status_code != 200:
-        # A default need not fit these inputs, but it is a value that the option takes.
-        told = faults(assert_problem(response, "invalid", body)).get(f"{place}/{option.name}", "")
-        assert not told.startswith(("takes", "is required", "may not be null"))
+@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+def test_required_options_are_asked_for(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
+    for option in declaration.options:
+        body, place = request_with(registry, declaration)
+        block: Any = body
+        for key in place[2:].split("/"):
+            block = block[int(key)] if key.isdigit() else block[key]
+        block.pop(option.name, None)
+        response = post(body, path_of(registry))
+        if option.required:
+            assert faults(assert_problem(response, "invalid", body))[f"{place}/{option.name}"] == "is required"
+        elif response.status_code != 200:
+            # A default need not fit these inputs, but it is a value that the option takes.
+            told = faults(assert_problem(response, "invalid", body)).get(f"{place}/{option.name}", "")
+            assert not told.startswith(("takes", "is required", "may not be null")), (option.name, told)
 
 
 @pytest.mark.parametrize("plural", CHOICES)

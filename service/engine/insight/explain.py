@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.errors import LimitExceeded
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.interpreter import steps as interpreted
 from service.engine.graph.ir import Array, Node, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
@@ -80,6 +80,7 @@ class Explanation:
         self.scene = scene
         self.depth, self.convention = asked.depth, asked.convention
         self.task = scene.task
+        self.samples = asked.task.samples
         self.feeder = Feeder(scene.prepared, limits)
         self.nodes = reachable([*scene.outputs, *(parameter.node for parameter in scene.prepared.model.parameters)])
         self.work = sum(map(count_work, self.nodes))
@@ -175,11 +176,15 @@ class Explanation:
         scene, sample = self.scene, self.scene.sample
         prepared = scene.prepared
         model, dtype = prepared.model, self.task.dtype
+        weights = feed.sample_weights
+        if weights is not None and weights.shape != (self.samples,):
+            detail = f"has shape {list(weights.shape)}; it takes {[self.samples]}, one per sample"
+            raise InvalidRequest([Fault(("sample_weights",), detail)])
         own = Feed(
             {name: sliced(array, sample) for name, array in feed.inputs.items()},
             feed.parameters,
             {name: sliced(array, sample) for name, array in feed.targets.items()},
-            None if feed.sample_weights is None else sliced(feed.sample_weights, sample),
+            None if weights is None else sliced(weights, sample),
             feed.seed,
         )
         self.feeder.check(own)

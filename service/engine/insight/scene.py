@@ -144,8 +144,16 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
         if sample >= task.samples:
             detail = f"takes the number of a sample, from 0 to {task.samples - 1}, got {sample}"
             raise InvalidRequest([Fault(("sample",), detail)])
-        whole, task = task, _one(task)
-    prepared = prepare(task, limits, watch)
+        whole = task
+        task = _one(whole)
+        if any(shape[:1] != (whole.samples,) for _, shape in (*whole.inputs, *(whole.targets or ()))):
+            prepare(whole, limits, watch)  # it says which has how many samples
+    try:
+        prepared = prepare(task, limits, watch)
+    except InvalidRequest:
+        if whole is not None:
+            prepare(whole, limits, watch)  # what is wrong, in the shapes of all samples
+        raise
     model, objective = prepared.model, prepared.objective
     assert objective is not None
     if whole is not None and whole.samples > 1 and model.couples_samples:

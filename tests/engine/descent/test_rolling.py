@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.descent.loop import Descent
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import MOST_RUNS, MOST_SEARCHES, Rolling, run_of
+from service.engine.descent.rolling import MOST_RUNS, MOST_SEARCHES, STATUS, Rolling, run_of
 from service.engine.descent.schedules import schedules
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import parse
@@ -17,7 +17,7 @@ from service.engine.functions.presets import presets
 from service.engine.limits import Limits
 from tests.engine.descent.building import recipe
 from tests.engine.descent.test_optimizers import CHOICES
-from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolling
+from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolled, rolling
 
 BENT = "(1 - x)^2 + 3*(y - x^2)^2 + x*y/4"
 """Products and sums alone, so that all digits are the same wherever a ball stands in its row."""
@@ -67,10 +67,10 @@ def alone(text, start, steps, chosen, schedule=None, clip=None):
 
 
 def assert_as_alone(text, chosen, starts=STARTS, steps=STEPS, rtol=0.0, **details):
-    running, _, outcome = roll(text, chosen, starts, steps, include=("gradients", "state"), **details)
+    running, _ = rolled(text, chosen, starts, steps, include=("gradients", "state"), **details)
     for run, start in enumerate(starts):
         places, values, state, status = alone(text, start, steps, chosen, **details)
-        assert (outcome.status[run], outcome.steps_done[run]) == (status, len(places) - 1)
+        assert (STATUS[running.status[run]], running.ended_at[run]) == (status, len(places) - 1)
         way = run_of(running, run)
         np.testing.assert_allclose(way["path"], places, rtol=rtol, atol=0.0, err_msg=str(start))
         np.testing.assert_allclose(way["values"], values, rtol=rtol, atol=0.0)
@@ -135,7 +135,7 @@ def test_a_search_with_options():
 
 
 def test_what_is_shown_of_a_state_is_kept_too():
-    running, _, _ = roll(BENT, "adam", STARTS, 3, include=("state",))
+    running, _ = rolled(BENT, "adam", STARTS, 3, include=("state",))
     state = run_of(running, 0)["state"]
     np.testing.assert_allclose(
         state["corrected_first_moment"][2], state["first_moment"][2] / (1.0 - 0.9**2), rtol=1e-12
@@ -164,7 +164,7 @@ def test_balls_together_are_as_one_by_one():
     together, _, outcome = roll(BENT, SEVERAL, starts, 20, include=("gradients", "state"))
     for number, chosen in enumerate(SEVERAL):
         for place, start in enumerate(starts):
-            single, _, _ = roll(BENT, chosen, [start], 20, include=("gradients", "state"))
+            single, _ = rolled(BENT, chosen, [start], 20, include=("gradients", "state"))
             ours, theirs = run_of(together, number * len(starts) + place), run_of(single, 0)
             for name in ("path", "values", "gradients"):
                 np.testing.assert_array_equal(ours[name], theirs[name], f"{chosen} from {start}")
@@ -192,7 +192,7 @@ def test_what_is_told_is_what_is_kept():
 
 
 def test_the_gradient_told_of_a_look_ahead_is_the_one_kept():
-    running, told, _ = roll(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
+    running, told = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
     for place, (*_, gradients) in enumerate(told):
         np.testing.assert_array_equal(gradients, running.told_gradients[:, place])
 
@@ -211,7 +211,7 @@ def test_the_starts_are_left_alone():
 
 def noises(scale=0.5, seed=7, starts=((0.0, 0.0), (0.0, 0.0)), chosen="sgd", steps=6, text="0x + 0y"):
     """What is added to the gradients, seen on level ground by how balls of learning rate 1 move."""
-    running, _, _ = roll(
+    running, _ = rolled(
         text, {"name": chosen, "learning_rate": 1.0}, starts, steps, noise={"scale": scale, "seed": seed}
     )
     return -np.diff(running.paths, axis=1)
@@ -236,9 +236,9 @@ def test_noise_is_normal():
 
 def test_noise_is_the_same_for_all_optimizers():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, {"name": "momentum", "learning_rate": 0.01, "momentum": 0.0}]
-    running, _, _ = roll(BENT, chosen, [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
+    running, _ = rolled(BENT, chosen, [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
     np.testing.assert_array_equal(running.paths[:2], running.paths[2:])
-    more, _, _ = roll(BENT, [*chosen, "adam"], [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
+    more, _ = rolled(BENT, [*chosen, "adam"], [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
     np.testing.assert_array_equal(running.paths, more.paths[:4])
 
 
@@ -273,7 +273,7 @@ def test_what_is_told_of_a_step_is_without_noise():
 
 
 def test_noise_is_clipped_with_the_gradient():
-    running, _, _ = roll(
+    running, _ = rolled(
         "0x",
         {"name": "sgd", "learning_rate": 1.0},
         [0.0, 0.0],
@@ -338,7 +338,7 @@ def test_one_that_diverges_rests_while_others_go_on():
     text = "x^4 - 3x^2 + x"
     running, told, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
     assert outcome.status == ["completed", "diverged", "completed"]
-    calm, _, _ = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, -0.5], 60)
+    calm, _ = rolled(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, -0.5], 60)
     np.testing.assert_array_equal(running.paths[[0, 2]], calm.paths)
     end = outcome.steps_done[1]
     assert end == 2
@@ -429,8 +429,8 @@ def test_a_gradient_that_is_not_finite():
     [(20, 7, [0, 7, 14, 20]), (21, 7, [0, 7, 14, 21]), (5, 100, [0, 5]), (3, 1, [0, 1, 2, 3]), (1, 1, [0, 1])],
 )
 def test_thinning(steps, every, told):
-    running, seen, _ = roll(BENT, "adam", STARTS, steps, every=every, include=("state",))
-    whole, _, _ = roll(BENT, "adam", STARTS, steps, include=("state",))
+    running, seen = rolled(BENT, "adam", STARTS, steps, every=every, include=("state",))
+    whole, _ = rolled(BENT, "adam", STARTS, steps, include=("state",))
     assert running.told.tolist() == told == [step for step, *_ in seen]
     for run in range(len(STARTS)):
         ours, theirs = run_of(running, run), run_of(whole, run)
@@ -491,7 +491,7 @@ def test_cancelling_in_the_middle():
     outcome = arrived(running)
     assert outcome.status == ["cancelled"] * 10
     assert outcome.steps_done == [7] * 10
-    whole, _, _ = roll(BENT, [{"name": "sgd", "learning_rate": 0.01}, "adam"], STARTS, 20)
+    whole, _ = rolled(BENT, [{"name": "sgd", "learning_rate": 0.01}, "adam"], STARTS, 20)
     for run in range(10):
         np.testing.assert_array_equal(run_of(running, run)["path"], whole.paths[run, :8])
     assert outcome.reasons[0].startswith("it was cut short after 7 steps; ")
@@ -530,7 +530,7 @@ def test_cancelling_while_searches_are_at_work():
     running.advance()
     running.cancel()
     outcome = arrived(running)
-    whole, _, _ = roll("x^2 + 1", chosen, starts, 5, stop={"value_below": 2.5})
+    whole, _ = rolled("x^2 + 1", chosen, starts, 5, stop={"value_below": 2.5})
     for run, steps in enumerate(outcome.steps_done):
         np.testing.assert_array_equal(run_of(running, run)["path"], whole.paths[run, : steps + 1])
         np.testing.assert_array_equal(outcome.points[run], whole.paths[run, steps])

@@ -183,7 +183,7 @@ def values_of(option):
 
 
 @pytest.mark.parametrize("name", [each.name for each in schedules])
-@random_examples(max_examples=100)
+@random_examples(max_examples=40)
 @given(data=st.data())
 def test_no_option_within_its_range_makes_a_schedule_fail(name, data):
     options = {option.name: data.draw(values_of(option), option.name) for option in schedules[name].options}

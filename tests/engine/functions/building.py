@@ -80,12 +80,17 @@ def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
 
 def finish(running):
     """Roll to the end: the snapshots that were told, as copies, and the outcome."""
+    return to_the_end(running), arrived(running)
+
+
+def to_the_end(running):
+    """Roll to the end: the snapshots that were told, as copies."""
     told = []
     while not running.finished:
         snapshot = running.advance()
         if snapshot is not None:
             told.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
-    return told, arrived(running)
+    return told
 
 
 def arrived(running):
@@ -98,5 +103,11 @@ def arrived(running):
 
 def roll(*arguments, **details):
     """The rolling when it is over, what it told, and its outcome."""
+    running, told = rolled(*arguments, **details)
+    return running, told, arrived(running)
+
+
+def rolled(*arguments, **details):
+    """The rolling when it is over and what it told. To find where the balls have come to takes most of the time."""
     running = rolling(*arguments, **details)
-    return running, *finish(running)
+    return running, to_the_end(running)

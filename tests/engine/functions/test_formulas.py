@@ -21,7 +21,7 @@ from tests.engine.functions.random_expressions import random_expressions
 from tests.engine.functions.samples import SAMPLES
 from tests.engine.functions.test_symbolic import HOSTILE
 
-RANDOM = 800
+RANDOM = 500
 
 # --- the reader ---------------------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ def test_blocks_change_no_bit():
     found = {}
 
     @given(chained(), st.integers(0, 1000), st.integers(1, 7))
-    @random_examples(max_examples=500)
+    @random_examples(max_examples=300)
     def compare(plan, seed, block):
         graph, outputs, parameters, gradients = plan
         check(graph)
