@@ -164,11 +164,10 @@ class Located:
         Sums are added in another order, with as many roundings as there are terms; slopes such as a (1 - a) lose their
         digits where this service keeps them; what is too small is 0. Root mean squares over the repeats.
         """
-        outputs = [self.subject.output, *self.subject.gradients]
-        exact = self._interpret(outputs, self.leaves)
-        totals = {node: np.zeros(node.shape) for node in outputs}
+        exact = self._answers
+        totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
-            found = self._interpret(outputs, self.leaves, generator, digit, terms=True)
+            found = self._roughly(list(exact), generator, digit)
             for node in totals:
                 off = quietly(np.subtract, found[node], exact[node])
                 totals[node] = quietly(np.hypot, totals[node], off)  # squares may be too small for numbers
@@ -178,6 +177,34 @@ class Located:
             roots[node] = np.where(np.isfinite(root), root, np.abs(exact[node]))
         flat = np.concatenate([_smoothed(roots[node]).reshape(-1) for node in self.subject.gradients] or [np.zeros(0)])
         return flat, float(roots[self.subject.output])
+
+    @cached_property
+    def _answers(self) -> dict[Node, Array]:
+        """The number itself and its gradients."""
+        return self._roughly([self.subject.output, *self.subject.gradients])
+
+    def _roughly(
+        self, outputs: Sequence[Node], generator: np.random.Generator | None = None, digit: float = 0.0
+    ) -> dict[Node, Array]:
+        """Outputs as other programs may compute them, exactly without a generator. What is needed no more is let go."""
+        nodes = reachable(outputs)
+        last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
+        last |= dict.fromkeys(outputs, len(nodes))
+        values: dict[Node, Array] = {}
+        for place, node in enumerate(nodes):
+            if node in self.leaves:
+                values[node] = self.leaves[node]
+                continue
+            operands = [values[x] for x in node.operands]
+            if generator is None:
+                values[node] = quietly(evaluate, node, operands)
+            else:
+                values[node] = quietly(_as_others_compute, node, operands, generator, digit)
+            for operand in node.operands:
+                if last[operand] == place:
+                    values.pop(operand, None)
+            self.check_time()
+        return {node: values[node] for node in outputs}
 
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
@@ -222,20 +249,14 @@ class Located:
         leaves: Mapping[Node, Array],
         generator: np.random.Generator | None = None,
         digit: float = 0.0,
-        *,
-        terms: bool = False,
     ) -> dict[Node, Array]:
-        """Values, with their last digits drawn at random where a generator is given; and those of terms of sums."""
+        """Values, with their last digits drawn at random where a generator is given."""
         values: dict[Node, Array] = {}
         for node in reachable(outputs):
             if node in leaves:
                 values[node] = leaves[node]
                 continue
             operands = [values[x] for x in node.operands]
-            if terms and generator is not None:
-                values[node] = quietly(_as_others_compute, node, operands, generator, digit)
-                self.check_time()
-                continue
             values[node] = quietly(evaluate, node, operands)
             if generator is not None and node.inputs and node.operation.view is None:
                 values[node] = values[node] * _last_digits(generator, node.shape, digit)

@@ -20,6 +20,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.layers import through_updated
+from service.engine.insight.verify.budget import NODE, OPERATION, Budget, cost
 from service.engine.insight.verify.search import Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
@@ -88,6 +89,7 @@ class Data:
             if penalty is not None:
                 outputs[f"penalty/{number}"] = sketch(penalty)
         self.updated: Program | None = None
+        made: dict[str, Node] = {}
         self.forms = 0
         """Ways to have updated weights too early: all of them, or those of one layer."""
         try:
@@ -96,7 +98,6 @@ class Data:
                 layer.name for layer in task.definition.layers if layer.shares is not None
             ]
             several = [owners, *([owner] for owner in reversed(owners[-MOST_UPDATED:]))]
-            made: dict[str, Node] = {}
             for penalties in ({}, trees.penalties) if trees.penalties else ({},):
                 for layers in several:
                     changes = through_updated(network, layers, rate, penalties)
@@ -111,13 +112,20 @@ class Data:
         except LimitExceeded:
             self.updated = None
         self.program = Program(outputs, network.targets, pool=pool, watch=watch) if outputs else None
-        if self.program is not None:
-            limits.check_program(self.program)
+        if self.program is not None and self.program.nbytes > limits.workspace_bytes:
+            self.program = None
+        self.cost, self.updated_cost = (
+            0.0 if program is None else cost(program.nodes) for program in (self.program, self.updated)
+        )
+        """Seconds that a run of each program takes, roughly."""
+        self.making = NODE * len(graph.nodes)
+        """Seconds that it takes to make this, roughly."""
         self.inputs = {node.attributes[0]: node for node in graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(graph)
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
-        self.nbytes = sum(program.nbytes for program in (self.program, self.updated) if program is not None)
+        numbers = sum(node.size for node in outputs.values()) + sum(node.size for node in made.values())
+        self.nbytes = 8 * numbers + sum(each.nbytes for each in (self.program, self.updated) if each is not None)
 
     @property
     def right_share(self) -> float:
@@ -140,17 +148,17 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         """Mistakes of data that explain a whole claim. `right` are the pictures of the right gradient; `cache` is for
         the claims of one request."""
         if any(not reading.options or reading.options[0].codes for reading in readings):
             return []
-        found = self._updated(readings, right, leaves, watch, cache)
+        found = self._updated(readings, right, leaves, budget, cache)
         if self._is_solved:
-            found += self._shares(readings, right, leaves, watch, cache)
-        found += self._shuffled(readings, right, leaves, watch, cache)
+            found += self._shares(readings, right, leaves, budget, cache)
+        found += self._shuffled(readings, right, leaves, budget, cache)
         return found
 
     @property
@@ -167,14 +175,16 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         if self.updated is None:
             return []
         unit = cache.get("updated")
         if unit is None:
-            unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, watch)
+            if not budget.may("data", self.updated_cost):
+                return []
+            unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, budget.watch)
         assert isinstance(unit, dict)
         for form in range(self.forms):
             tried: list[float] = []
@@ -190,8 +200,10 @@ class Data:
                 known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
                 if known or left > 1e-2 * float(np.linalg.norm(off)):
                     continue
+                if not budget.may("data", self.updated_cost):
+                    return []
                 tried.append(rate)
-                given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
+                given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
                 pictures = {path: given[f"updated/{form}/{place}"] for place, path in enumerate(self.paths)}
                 precision = _precision(readings, pictures)
                 if precision is not None:
@@ -207,13 +219,15 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         unknown = self.samples * len(self.outputs)
         of_samples = cache.get("samples")
         if of_samples is None:
-            of_samples = cache["samples"] = self._of_samples(leaves, watch)
+            if not budget.may("data", unknown * self.cost):
+                return []
+            of_samples = cache["samples"] = self._of_samples(leaves, budget.watch)
         assert isinstance(of_samples, dict)
         rows, sides = [], []
         for reading in readings:
@@ -228,6 +242,8 @@ class Data:
             return []
         matrix, side = np.concatenate(rows), np.concatenate(sides)
         if len(side) < unknown or not np.isfinite(matrix).all():
+            return []
+        if not budget.may("data", OPERATION * len(side) * unknown * unknown):
             return []
         shares, _, rank, singular = np.linalg.lstsq(matrix, side, rcond=None)
         if rank < unknown or singular[-1] < 1e-9 * singular[0]:
@@ -277,7 +293,7 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         if not self.has_shares or self.program is None or self.samples < 2:
@@ -286,7 +302,10 @@ class Data:
         if versions is None:
             several = [self.outputs, *((name,) for name in self.outputs if len(self.outputs) > 1)]
             versions = cache["shuffled"] = [
-                (names, self._with_order(order, names, leaves, watch)) for names in several for order in self._orders()
+                (names, self._with_order(order, names, leaves, budget.watch))
+                for names in several
+                for order in self._orders()
+                if budget.may("data", self.cost)
             ]
         assert isinstance(versions, list)
         best: tuple[float, tuple[str, ...]] | None = None
@@ -321,7 +340,7 @@ class Data:
     # --- together with other mistakes ---
 
     def versions(
-        self, right: Mapping[Path, Array], leaves: Mapping[str, Array], watch: Watch | None
+        self, right: Mapping[Path, Array], leaves: Mapping[str, Array], budget: Budget
     ) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
         """Wrong gradients of the usual mistakes of data: as variants, with what each changes of the leaves, and as
         pictures of all versions of each tensor."""
@@ -347,11 +366,13 @@ class Data:
             turned = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in self.outputs}
             tried.append((Made("shuffled_samples"), turned))
         for place, (made, change) in enumerate(tried, 1):
+            if not budget.may("pairs", self.cost):
+                break
             more = dict(change)
             if "sample_weights" in more:
                 ratio = more["sample_weights"] / weights
                 more = {f"{SHARES}/{name}": self.right_share * ratio for name in self.outputs}
-            given = self._run(self.program, leaves, {**plain, **more}, watch)
+            given = self._run(self.program, leaves, {**plain, **more}, budget.watch)
             for number, path in enumerate(self.paths):
                 pictures[path].append(given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0))
             variants.append(Variant((made,), Change(), dict.fromkeys(self.paths, place)))

@@ -101,7 +101,9 @@ class FunctionVerify:
             detail = "the value or the gradient is not finite at this point, so there is nothing to compare with"
             raise InvalidRequest([Fault(("point",), detail)])
         judge = _Judge(self, rounding, leaves, watch)
-        return Verdicts(rounding.value, [judge.verdict(claim) for claim in claims], left_out=self.left_out)
+        return Verdicts(
+            rounding.value, [judge.verdict(claim) for claim in claims], missed=("rules",) if self.left_out else ()
+        )
 
     def _read(self, claimed: Any, at: Place) -> Claim:
         """A claim: numbers by variable, or a list of them in the order of the variables."""
