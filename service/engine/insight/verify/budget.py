@@ -24,7 +24,7 @@ FIT = 2e-5
 """Seconds to compare a tensor with its wrong versions, beside those of their numbers."""
 MOST = 4.0
 """Seconds of one request."""
-LEAST = 1.0
+LEAST = 2.0
 """A search in a small network may take so long,"""
 SHARE = 50.0
 """and in a larger one so many times what its gradient takes."""

@@ -84,6 +84,8 @@ class Fit(NamedTuple):
     factors: Array
     scaled: Array
     """The relative error of each version times its factor."""
+    off: float
+    """How far the claim is from the right version."""
 
 
 def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
@@ -99,9 +101,9 @@ def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fi
         scaled = np.linalg.norm(factors[:, None] * versions - claim, axis=1) / size
     if size == 0.0:
         zero = squares == 0.0
-        return Fit(np.where(zero, 0.0, 1.0), np.ones(len(versions)), np.where(zero, 0.0, 1.0))
+        return Fit(np.where(zero, 0.0, 1.0), np.ones(len(versions)), np.where(zero, 0.0, 1.0), float(off[0]))
     bad = ~np.isfinite(plain)
-    return Fit(np.where(bad, 1.0, plain), factors, np.where(np.isfinite(scaled), scaled, 1.0))
+    return Fit(np.where(bad, 1.0, plain), factors, np.where(np.isfinite(scaled), scaled, 1.0), float(off[0]))
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class Search:
         self, possible: Array, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], *, pairs: bool = False
     ) -> list[Diagnosis]:
         found: list[Diagnosis] = []
+        if not any(_tells(each, fits[each.path]) for each in readings):
+            return []
         for row in np.flatnonzero(possible).tolist():
             found += self._of_variant(row, readings, fits, pairs)
         if not found:
@@ -316,7 +320,7 @@ class Search:
         right = [each for each in readings if not each.is_wrong]
         possible = self._possible(right, fits)
         for reading in readings:
-            if not reading.is_wrong or reading.size < FEW:
+            if reading.size < FEW or not _tells(reading, fits[reading.path]):
                 continue
             found += self._fewest(possible & self._possible([reading], fits), [*right, reading], fits)
         merged: dict[tuple[Made, ...], Diagnosis] = {}
@@ -337,6 +341,13 @@ class Search:
     @property
     def _layers(self) -> set[tuple[str, ...]]:
         return {made.layers for variant in self.variants if variant is not None for made in variant.made}
+
+
+def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
+    """Whether a tensor is so wrong that rounding cannot make a wrong version look like it."""
+    if not (reading.is_wrong and reading.options):
+        return False
+    return bool(reading.options[0].codes) or reading.noise <= BETTER * fits[0].off
 
 
 def _is_bias(path: Path) -> bool:

@@ -220,6 +220,8 @@ class _Judge(Judge):
         of_data = self._of_mistaken_data(readings)
         if of_data:
             return ranked(of_data)
+        if tried[0][0] is None:
+            self.budget.missed["pairs"] = None
         begun = False
         for variants, search, fits in looked:
             found += self._exactly(search.look(readings, fits, pairs=True), readings, variants)
