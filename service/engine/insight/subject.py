@@ -167,7 +167,7 @@ class Located:
         exact = self._answers
         totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
-            found = self._roughly(list(exact), generator, digit)
+            found = quietly(self._roughly, generator, digit)
             for node in totals:
                 off = quietly(np.subtract, found[node], exact[node])
                 totals[node] = quietly(np.hypot, totals[node], off)  # squares may be too small for numbers
@@ -181,30 +181,35 @@ class Located:
     @cached_property
     def _answers(self) -> dict[Node, Array]:
         """The number itself and its gradients."""
-        return self._roughly([self.subject.output, *self.subject.gradients])
+        return quietly(self._roughly)
 
-    def _roughly(
-        self, outputs: Sequence[Node], generator: np.random.Generator | None = None, digit: float = 0.0
-    ) -> dict[Node, Array]:
-        """Outputs as other programs may compute them, exactly without a generator. What is needed no more is let go."""
+    @cached_property
+    def _order(self) -> list[tuple[Node, list[Node]]]:
+        """The nodes on the way to the number and its gradients, each with those that are needed no more after it."""
+        outputs = [self.subject.output, *self.subject.gradients]
         nodes = reachable(outputs)
         last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
         last |= dict.fromkeys(outputs, len(nodes))
+        return [
+            (node, list({each for each in node.operands if last[each] == place})) for place, node in enumerate(nodes)
+        ]
+
+    def _roughly(self, generator: np.random.Generator | None = None, digit: float = 0.0) -> dict[Node, Array]:
+        """The number itself and its gradients as other programs may compute them, exactly without a generator."""
         values: dict[Node, Array] = {}
-        for place, node in enumerate(nodes):
+        for node, needed_no_more in self._order:
             if node in self.leaves:
                 values[node] = self.leaves[node]
                 continue
             operands = [values[x] for x in node.operands]
             if generator is None:
-                values[node] = quietly(evaluate, node, operands)
+                values[node] = evaluate(node, operands)
             else:
-                values[node] = quietly(_as_others_compute, node, operands, generator, digit)
-            for operand in node.operands:
-                if last[operand] == place:
-                    values.pop(operand, None)
+                values[node] = _as_others_compute(node, operands, generator, digit)
+            for each in needed_no_more:
+                del values[each]
             self.check_time()
-        return {node: values[node] for node in outputs}
+        return {node: values[node] for node in (self.subject.output, *self.subject.gradients)}
 
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
@@ -361,8 +366,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
         off += digit
     elif name == "sigmoid":  # (1 + tanh(x / 2)) / 2
         off += TENTH * digit
-    random = generator.random(node.shape, np.float32) - np.float32(0.5)
-    changed: Array = value + CHANGED * off * random
+    off *= CHANGED * (generator.random(node.shape, np.float32) - np.float32(0.5))
+    changed: Array = value + off
     return changed
 
 

@@ -7,7 +7,7 @@ delta that passed weights updated with the rate η is linear in η in the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -135,13 +135,32 @@ class Data:
     def _run(
         self, program: Program, leaves: Mapping[str, Array], more: Mapping[str, Array], watch: Watch | None
     ) -> dict[str, Array]:
+        return next(self._runs(program, leaves, [more], watch))
+
+    def _runs(
+        self,
+        program: Program,
+        leaves: Mapping[str, Array],
+        several: Iterable[Mapping[str, Array]],
+        watch: Watch | None,
+    ) -> Iterator[dict[str, Array]]:
+        """What a program gives with one change of its inputs after the other; each names the inputs that it changes,
+        and the next one starts from the leaves again."""
         with program.workspace(watch) as workspace:
-            fill(workspace.inputs, {**self.signs, **leaves, **more}, self.inputs)
+            plain = {**self.signs, **leaves}
+            fill(workspace.inputs, plain, self.inputs)
             workspace.parameters[...] = np.concatenate(
                 [leaves[node.attributes[0]].reshape(-1) for node in self.network.targets]
             )
-            workspace.run(watch)
-            return {name: output.copy() for name, output in workspace.outputs.items()}
+            for more in several:
+                rooms = [(workspace.inputs[name], name) for name in more if name in workspace.inputs]
+                for room, name in rooms:
+                    room[...] = more[name]
+                workspace.run(watch)
+                yield {name: output.copy() for name, output in workspace.outputs.items()}
+                for room, name in rooms:
+                    if name in plain:
+                        room[...] = plain[name]
 
     def look(
         self,
@@ -263,15 +282,19 @@ class Data:
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
+        for given in self._runs(self.program, leaves, self._single(), watch):
+            for number, path in enumerate(self.paths):
+                rows[path].append(given[f"shares/{number}"])
+                penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
+        return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
+
+    def _single(self) -> Iterator[dict[str, Array]]:
+        """Shares of which one is 1: that of each sample at each output."""
         for output in self.outputs:
             for sample in range(self.samples):
                 chosen = {f"{SHARES}/{name}": np.zeros(self.samples) for name in self.outputs}
                 chosen[f"{SHARES}/{output}"][sample] = 1.0
-                given = self._run(self.program, leaves, chosen, watch)
-                for number, path in enumerate(self.paths):
-                    rows[path].append(given[f"shares/{number}"])
-                    penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
-        return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
+                yield chosen
 
     def _told(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
@@ -301,11 +324,15 @@ class Data:
         versions = cache.get("shuffled")
         if versions is None:
             several = [self.outputs, *((name,) for name in self.outputs if len(self.outputs) > 1)]
+            tried = [(names, order) for names in several for order in self._orders() if budget.may("data", self.cost)]
+            plain = {f"{SHARES}/{name}": np.full(self.samples, self.right_share) for name in self.outputs}
+            changes = [
+                plain | {f"targets/{name}": leaves[f"targets/{name}"][order] for name in names}
+                for names, order in tried
+            ]
+            runs = self._runs(self.program, leaves, changes, budget.watch)
             versions = cache["shuffled"] = [
-                (names, self._with_order(order, names, leaves, budget.watch))
-                for names in several
-                for order in self._orders()
-                if budget.may("data", self.cost)
+                (names, self._whole(given)) for (names, _), given in zip(tried, runs, strict=True)
             ]
         assert isinstance(versions, list)
         best: tuple[float, tuple[str, ...]] | None = None
@@ -325,13 +352,8 @@ class Data:
         else:
             yield from (np.roll(places, 1), np.roll(places, -1), places[::-1])
 
-    def _with_order(
-        self, order: Array, names: Sequence[str], leaves: Mapping[str, Array], watch: Watch | None
-    ) -> dict[Path, Array]:
-        assert self.program is not None
-        more = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in names}
-        more |= {f"{SHARES}/{name}": np.full(self.samples, self.right_share) for name in self.outputs}
-        given = self._run(self.program, leaves, more, watch)
+    def _whole(self, given: Mapping[str, Array]) -> dict[Path, Array]:
+        """The pictures of gradients, those of the penalties included."""
         return {
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)
@@ -365,16 +387,18 @@ class Data:
         for order in (np.roll(places, 1), np.roll(places, -1), places[::-1]):
             turned = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in self.outputs}
             tried.append((Made("shuffled_samples"), turned))
-        for place, (made, change) in enumerate(tried, 1):
-            if not budget.may("pairs", self.cost):
-                break
-            more = dict(change)
-            if "sample_weights" in more:
-                ratio = more["sample_weights"] / weights
+        tried = [each for each in tried if budget.may("pairs", self.cost)]
+        mores = []
+        for _, change in tried:
+            more = change
+            if "sample_weights" in change:
+                ratio = change["sample_weights"] / weights
                 more = {f"{SHARES}/{name}": self.right_share * ratio for name in self.outputs}
-            given = self._run(self.program, leaves, {**plain, **more}, budget.watch)
-            for number, path in enumerate(self.paths):
-                pictures[path].append(given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0))
+            mores.append({**plain, **more})
+        runs = self._runs(self.program, leaves, mores, budget.watch)
+        for place, ((made, change), given) in enumerate(zip(tried, runs, strict=True), 1):
+            for path, array in self._whole(given).items():
+                pictures[path].append(array)
             variants.append(Variant((made,), Change(), dict.fromkeys(self.paths, place)))
             changes.append(change)
         return variants, changes, {path: np.stack(several) for path, several in pictures.items()}
