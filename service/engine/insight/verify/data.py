@@ -7,6 +7,7 @@ delta that passed weights updated with the rate η is linear in η in the first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -38,6 +39,8 @@ MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
 MOST_RATES = 4
 """Learning rates that are tried of each way."""
+LEAST_RATE, LARGEST_RATE = 1e-6, 1e3
+"""Learning rates that somebody may have used."""
 SHARES = "verify/shares"
 NEAR = 1e-6
 """How near shares lie to whole multiples."""
@@ -217,7 +220,9 @@ class Data:
                 rate = float(off @ direction) / size
                 left = float(np.linalg.norm(off - rate * direction))
                 known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
-                if known or left > 1e-2 * float(np.linalg.norm(off)):
+                if known or not LEAST_RATE <= abs(rate) <= LARGEST_RATE:
+                    continue
+                if not left <= 1e-2 * float(np.linalg.norm(off)) < math.inf:
                     continue
                 if not budget.may("data", self.updated_cost):
                     return []

@@ -15,6 +15,7 @@ from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExcee
 from service.engine.errors import Path as Place
 from service.engine.graph.ir import Array, reachable
 from service.engine.graph.plan import WorkspacePool
+from service.engine.graph.quiet import quietly
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
@@ -146,7 +147,7 @@ class NetworkVerify:
             raise InvalidRequest([Fault(("inputs",), detail)])
         budget = Budget(self.cost, most, self.nbytes + 16 * self.side.size * len(read), reserve, watch)
         judge = _Judge(self, rounding, named, compiled, wanted, budget, feed)
-        verdicts = [judge.verdict(claim) for claim in read]
+        verdicts = [quietly(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
 
