@@ -131,7 +131,7 @@ def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Chan
     """Factors of the loss of one output, and of all outputs where each has a factor of its own."""
     factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
     for (ending, _, share), own in zip(network.outputs, factors, strict=True):
-        for factor in own:
+        for factor in dict.fromkeys(own):
             if factor != 1.0:
                 yield Made(mistake.name, (ending,)), Change((ending,), total=network.total + share(factor))
     if len({len(own) for own in factors}) == 1:
