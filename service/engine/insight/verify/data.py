@@ -37,6 +37,12 @@ MOST_PERMUTED = 4
 """Of so many samples, every order of the targets is tried."""
 MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
+LINEAR = 1e-2
+"""What a tensor that is linear in the learning rate leaves over at most, as a share of its error;"""
+BENT = 0.7
+"""and one that is not."""
+MOST_REFINED = 2
+MOST_STEPS = 10
 MOST_RATES = 4
 """Learning rates that are tried of each way."""
 LEAST_RATE, LARGEST_RATE = 1e-6, 1e3
@@ -210,6 +216,7 @@ class Data:
         assert isinstance(unit, dict)
         for form in range(self.forms):
             tried: list[float] = []
+            refined = 0
             for reading in readings:
                 number = self.paths.index(reading.path)
                 direction = unit[f"updated/{form}/{number}"] - right[reading.path]
@@ -218,11 +225,15 @@ class Data:
                     continue
                 off = reading.options[0].picture - right[reading.path]
                 rate = float(off @ direction) / size
-                left = float(np.linalg.norm(off - rate * direction))
+                left, length = float(np.linalg.norm(off - rate * direction)), float(np.linalg.norm(off))
+                if LINEAR * length < left <= BENT * length and refined < MOST_REFINED:
+                    refined += 1
+                    rate = self._refined(form, reading, rate, right, leaves, budget)
+                    left = 0.0
                 known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
                 if known or not LEAST_RATE <= abs(rate) <= LARGEST_RATE:
                     continue
-                if not left <= 1e-2 * float(np.linalg.norm(off)) < math.inf:
+                if not left <= LINEAR * length < math.inf:
                     continue
                 if not budget.may("data", self.updated_cost):
                     return []
@@ -235,6 +246,32 @@ class Data:
                 if len(tried) >= MOST_RATES:
                     break
         return []
+
+    def _refined(
+        self,
+        form: int,
+        reading: Reading,
+        rate: float,
+        right: Mapping[Path, Array],
+        leaves: Mapping[str, Array],
+        budget: Budget,
+    ) -> float:
+        """The learning rate that fits a tensor which is not linear in it, by the secant method."""
+        assert self.updated is not None
+        claim, before, picture_before = reading.options[0].picture, 0.0, right[reading.path]
+        for _ in range(MOST_STEPS):
+            if not budget.may("data", self.updated_cost):
+                break
+            given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
+            picture = given[f"updated/{form}/{self.paths.index(reading.path)}"]
+            slope = (picture - picture_before) / (rate - before)
+            step = float((claim - picture) @ slope) / float(slope @ slope)
+            if not math.isfinite(step) or step == 0.0:
+                break
+            before, picture_before, rate = rate, picture, rate + step
+            if abs(step) <= 1e-13 * abs(rate):
+                break
+        return rate
 
     # --- the shares of samples ---
 

@@ -22,7 +22,7 @@ from service.engine.insight.subject import Located, Subject
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.data import Data, DataTask
-from service.engine.insight.verify.judging import Judge
+from service.engine.insight.verify.judging import NEAR, Judge
 from service.engine.insight.verify.rounding import Rounding
 from service.engine.insight.verify.search import FEW, Diagnosis, Factors, Option, Reading, Search, option, ranked
 from service.engine.insight.verify.sketch import is_whole, picture
@@ -200,6 +200,13 @@ class _Judge(Judge):
         place = self.order[piece.path]
         for path in sorted(alike, key=lambda path: abs(self.order[path] - place))[:MOST_SWAPPED]:
             yield option(("tensors_swapped",), claim.tensors[path])
+        right = self.exact[piece.start : piece.stop].reshape(piece.shape)
+        for other in self.space.pieces if array.shape == piece.shape else ():
+            if other.shape == piece.shape and other.path != piece.path:
+                exact = self.exact[other.start : other.stop].reshape(piece.shape)
+                if float(np.linalg.norm(array - exact)) <= NEAR[self.dtype] * float(np.linalg.norm(exact)):
+                    yield option(("tensors_swapped",), right)
+                    break
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
         """The cheapest families first; each as far as the budget reaches."""
