@@ -37,7 +37,7 @@ MOST_PERMUTED = 4
 """Of so many samples, every order of the targets is tried."""
 MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
-LINEAR = 1e-2
+STRAIGHT = 1e-2
 """What a tensor that is linear in the learning rate leaves over at most, as a share of its error;"""
 BENT = 0.7
 """and one that is not."""
@@ -226,14 +226,14 @@ class Data:
                 off = reading.options[0].picture - right[reading.path]
                 rate = float(off @ direction) / size
                 left, length = float(np.linalg.norm(off - rate * direction)), float(np.linalg.norm(off))
-                if LINEAR * length < left <= BENT * length and refined < MOST_REFINED:
+                if left > reading.tolerance * length and left <= BENT * length and refined < MOST_REFINED:
                     refined += 1
                     rate = self._refined(form, reading, rate, right, leaves, budget)
                     left = 0.0
                 known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
                 if known or not LEAST_RATE <= abs(rate) <= LARGEST_RATE:
                     continue
-                if not left <= LINEAR * length < math.inf:
+                if not left <= STRAIGHT * length < math.inf:
                     continue
                 if not budget.may("data", self.updated_cost):
                     return []
@@ -265,7 +265,8 @@ class Data:
             given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
             picture = given[f"updated/{form}/{self.paths.index(reading.path)}"]
             slope = (picture - picture_before) / (rate - before)
-            step = float((claim - picture) @ slope) / float(slope @ slope)
+            size = float(slope @ slope)
+            step = float((claim - picture) @ slope) / size if size > 0.0 else 0.0
             if not math.isfinite(step) or step == 0.0:
                 break
             before, picture_before, rate = rate, picture, rate + step
