@@ -156,7 +156,7 @@ class Search:
     def cost(self, readings: Sequence[Reading]) -> float:
         """Seconds that `fits` takes, roughly."""
         return sum(
-            len(reading.options) * (FIT + 6.0 * OPERATION * self.pictures[reading.path].size) for reading in readings
+            len(reading.options) * (FIT + 2.0 * OPERATION * self.pictures[reading.path].size) for reading in readings
         )
 
     def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:

@@ -203,26 +203,41 @@ class _Judge(Judge):
         place = self.order[piece.path]
         for path in sorted(alike, key=lambda path: abs(self.order[path] - place))[:MOST_SWAPPED]:
             yield option(("tensors_swapped",), claim.tensors[path])
-        right = self.exact[piece.start : piece.stop].reshape(piece.shape)
-        for other in self.space.pieces if array.shape == piece.shape else ():
+        if array.shape == piece.shape and self._is_of_another(piece, array):
+            yield option(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
+
+    def _is_of_another(self, piece: Piece, array: Array) -> bool:
+        """Whether a tensor is the right gradient of another one."""
+        length, near = float(np.linalg.norm(array)), NEAR[self.dtype]
+        for place in np.flatnonzero(np.abs(self._lengths - length) <= near * length).tolist():
+            other = self.space.pieces[place]
             if other.shape == piece.shape and other.path != piece.path:
                 exact = self.exact[other.start : other.stop].reshape(piece.shape)
-                if float(np.linalg.norm(array - exact)) <= NEAR[self.dtype] * float(np.linalg.norm(exact)):
-                    yield option(("tensors_swapped",), right)
-                    break
+                if float(np.linalg.norm(array - exact)) <= near * length:
+                    return True
+        return False
+
+    @cached_property
+    def _lengths(self) -> Array:
+        return np.array([np.linalg.norm(self.exact[piece.start : piece.stop]) for piece in self.space.pieces])
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
         """The cheapest families first; each as far as the budget reaches."""
         wrong = min((each for each in readings if each.is_wrong), key=lambda each: self.order[each.path])
-        tried = [self._plain if (made := self._made("rules")) is None else made]
-        if tried[0][0] is None or tried[0][0].left_out:
+        tried: list[tuple[Variants | None, Search]] = []
+        general = self._made("rules")
+        if general is not None and self.budget.may("rules", general[1].cost(readings)):
+            tried.append(general)
+        if general is None or general[0].left_out:
             self.budget.missed["rules"] = None
             near = self._made("rules", layer=wrong.path[0])
-            tried += [] if near is None else [near]
+            if near is not None and self.budget.may("rules", near[1].cost(readings)):
+                tried.append(near)
+        if not tried:
+            tried.append(self._plain)
         found: list[Diagnosis] = []
         looked = []
         for variants, search in tried:
-            self.budget.spend(search.cost(readings))
             fits = search.fits(readings)
             looked.append((variants, search, fits))
             found += self._exactly(search.look(readings, fits), readings, variants)
