@@ -397,6 +397,11 @@ MISTAKES: dict[str, Example] = {
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
         | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
     ),
+    "/v1/gradients/verify": Example(
+        "The claimed kernel has three numbers, and the layer takes two numbers to two units.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"claimed": {"hidden": {"kernel": [0, 0, 0]}}},
+    ),
     "/v1/landscape": Example(
         "The layer has two units, counted from 0.",
         **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}

@@ -26,6 +26,12 @@ from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)
 
+MISSED = {
+    "rules": say("verify.missed.rules"),
+    "data": say("verify.missed.data"),
+    "pairs": say("verify.missed.pairs"),
+}
+"""What is told of families of mistakes of which some were not tried."""
 SEARCHING = 0.15
 """The share of the time of a request that the search for mistakes may take."""
 
@@ -51,7 +57,7 @@ def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
     found, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
     if found.missed:
-        told = tell(say("verify.left_out", families=[say(f"verify.missed.{family}") for family in found.missed]))
+        told = tell(say("verify.left_out", families=[MISSED[family] for family in found.missed]))
         warnings.append(Caution("mistakes_left_out", told, quantity="diagnoses"))
     answer: dict[str, Any] = {}
     if "submissions" in request:

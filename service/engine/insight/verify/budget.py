@@ -28,8 +28,6 @@ LEAST = 2.0
 """A search in a small network may take so long,"""
 SHARE = 50.0
 """and in a larger one so many times what its gradient takes."""
-FAMILIES = ("rules", "data", "pairs")
-"""What may be left out, as the answer tells it."""
 
 Reserve = Callable[[Program, float, int], bool]
 """Called before a program runs, with its floating-point operations and the bytes that it takes beside the request
@@ -59,7 +57,7 @@ class Budget:
         self.left = min(max(LEAST, SHARE * gradient), most)
         self.watch = watch
         self.missed: dict[str, None] = {}
-        """Families of mistakes of which some were not tried."""
+        """Families of mistakes of which some were not tried: `rules`, `data` or `pairs`."""
         self._reserve = reserve
         self._held = held
 
