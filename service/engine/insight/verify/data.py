@@ -22,7 +22,7 @@ from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.budget import NODE, OPERATION, Budget, cost
-from service.engine.insight.verify.search import Diagnosis, Reading
+from service.engine.insight.verify.search import FEW, Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
 from service.engine.limits import Limits
@@ -39,8 +39,8 @@ MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
 STRAIGHT = 1e-2
 """What a tensor that is linear in the learning rate leaves over at most, as a share of its error;"""
-BENT = 0.7
-"""and one that is not."""
+BENT = 0.3
+"""and one that is not. So much is left after each better guess, too."""
 MOST_REFINED = 2
 MOST_STEPS = 10
 MOST_RATES = 4
@@ -214,9 +214,9 @@ class Data:
                 return []
             unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, budget.watch)
         assert isinstance(unit, dict)
+        refined = 0
         for form in range(self.forms):
             tried: list[float] = []
-            refined = 0
             for reading in readings:
                 number = self.paths.index(reading.path)
                 direction = unit[f"updated/{form}/{number}"] - right[reading.path]
@@ -226,7 +226,12 @@ class Data:
                 off = reading.options[0].picture - right[reading.path]
                 rate = float(off @ direction) / size
                 left, length = float(np.linalg.norm(off - rate * direction)), float(np.linalg.norm(off))
-                if left > reading.tolerance * length and left <= BENT * length and refined < MOST_REFINED:
+                if (
+                    left > reading.tolerance * length
+                    and left <= BENT * length
+                    and refined < MOST_REFINED
+                    and reading.size >= FEW
+                ):
                     refined += 1
                     rate = self._refined(form, reading, rate, right, leaves, budget)
                     left = 0.0
@@ -259,11 +264,15 @@ class Data:
         """The learning rate that fits a tensor which is not linear in it, by the secant method."""
         assert self.updated is not None
         claim, before, picture_before = reading.options[0].picture, 0.0, right[reading.path]
+        left = float(np.linalg.norm(claim - picture_before))
         for _ in range(MOST_STEPS):
             if not budget.may("data", self.updated_cost):
                 break
             given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
             picture = given[f"updated/{form}/{self.paths.index(reading.path)}"]
+            left, left_before = float(np.linalg.norm(claim - picture)), left
+            if not left <= BENT * left_before:
+                break
             slope = (picture - picture_before) / (rate - before)
             size = float(slope @ slope)
             step = float((claim - picture) @ slope) / size if size > 0.0 else 0.0
