@@ -14,6 +14,8 @@ from service.api.function_answers import cautions_of
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.api.verify_examples import VERIFY
+from service.engine.graph.plan import Program
+from service.engine.insight.verify.budget import MOST
 from service.engine.insight.verify.formula import FunctionVerifyTask
 from service.engine.insight.verify.search import Diagnosis
 from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts
@@ -23,6 +25,15 @@ from service.engine.network.task import Caution
 from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)
+
+MISSED = {
+    "rules": say("verify.missed.rules"),
+    "data": say("verify.missed.data"),
+    "pairs": say("verify.missed.pairs"),
+}
+"""What is told of families of mistakes of which some were not tried."""
+SEARCHING = 0.15
+"""The share of the time of a request that the search for mistakes may take."""
 
 
 @post(
@@ -45,8 +56,9 @@ def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
     wanted = Wanted(_submissions(request), request["layout"], request.get("tolerance"), request.get("learning_rate"))
     found, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
-    if found.left_out:
-        warnings.append(Caution("mistakes_left_out", tell(say("verify.left_out")), quantity="diagnoses"))
+    if found.missed:
+        told = tell(say("verify.left_out", families=[MISSED[family] for family in found.missed]))
+        warnings.append(Caution("mistakes_left_out", told, quantity="diagnoses"))
     answer: dict[str, Any] = {}
     if "submissions" in request:
         names = [submission.id for submission in request["submissions"]]
@@ -84,7 +96,15 @@ def _of_network(request: LoadedVerify, wanted: Wanted, context: Context) -> tupl
         work = (EVALUATIONS + len(wanted.submissions)) * ready.subject.work
         context.weigh(ready.subject.program, work, numbers=len(wanted.submissions) * ready.side.size)
         context.memory.need(context.loaded_bytes + ready.nbytes)
-        return ready.run(feed, wanted, context.compiled, context.ticket), list(ready.warnings)
+
+        def reserve(program: Program, work: float, nbytes: int) -> bool:
+            if context.loaded_bytes + nbytes > context.memory.account.most:
+                return False
+            context.reserve(program, work, nbytes)
+            return True
+
+        most = min(MOST, SEARCHING * context.runtime.settings.max_seconds)
+        return ready.run(feed, wanted, context.compiled, reserve, most, context.ticket), list(ready.warnings)
 
 
 def _verdict(verdict: Verdict, tell: Tell) -> dict[str, Any]:

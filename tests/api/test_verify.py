@@ -182,6 +182,44 @@ def test_mistakes_with_typed_functions(client, expression, point, claimed, code)
     assert [code] in [first["mistakes"], *first["equivalent"]]
 
 
+@pytest.mark.parametrize(
+    ("expression", "point", "claimed", "expected"),
+    [
+        ("|x|", [0], [1], "match"),
+        ("|x|", [0], [-1], "match"),
+        ("|x|", [0], [0.3], "match"),
+        ("|x|", [0], [2], "mismatch"),
+        ("max(x,0)", [0], [1], "match"),
+        ("max(x,y)", [1, 1], [1, 0], "match"),
+        ("max(x,y)", [1, 1], [1, 1], "mismatch"),
+        ("|x|+y^2", [0, 3], [1, 9], "mismatch"),
+        ("|x|+y^2", [0, 3], [1, 6], "match"),
+    ],
+)
+def test_on_a_kink_every_slope_between_those_of_both_sides_is_right(client, expression, point, claimed, expected):
+    answer = client.post(PATH, json={"expression": expression, "point": point, "claimed": claimed}).json
+    assert answer["verdict"] == expected
+    noise = {mistake.name for mistake in mistakes if mistake.kind == "noise"}
+    assert expected == "mismatch" or {code for each in codes(answer) for code in each} <= noise
+
+
+def test_huge_numbers_are_wrong_and_nothing_else(client):
+    answer = verdict(client, claimed={"hidden": {"kernel": [[1e308, -1e308, 1e308], [1e308, 1e308, -1e308]]}})
+    assert answer["verdict"] == "mismatch" and answer["diagnoses"] == []
+
+
+def test_what_is_claimed_twice_is_refused(client, right):
+    kernel = right["hidden"]["kernel"]
+    answer = client.post(PATH, json=BODY | {"claimed": {"hidden.kernel": kernel, "hidden": {"kernel": kernel}}})
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json["errors"]] == ["#/claimed/hidden/kernel"]
+
+
+def test_an_unknown_layer_is_told_once(client):
+    answer = client.post(PATH, json=BODY | {"claimed": {"hiden": {"kernel": [[1]], "bias": [1]}}})
+    assert [error["pointer"] for error in answer.json["errors"]] == ["#/claimed/hiden"]
+
+
 def test_sentences_come_in_the_language_of_the_request(client, right):
     answer = verdict(client, claimed=scaled(right, -1.0), language="zh")
     assert answer["text"].startswith("梯度有误")

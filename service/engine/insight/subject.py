@@ -164,11 +164,10 @@ class Located:
         Sums are added in another order, with as many roundings as there are terms; slopes such as a (1 - a) lose their
         digits where this service keeps them; what is too small is 0. Root mean squares over the repeats.
         """
-        outputs = [self.subject.output, *self.subject.gradients]
-        exact = self._interpret(outputs, self.leaves)
-        totals = {node: np.zeros(node.shape) for node in outputs}
+        exact = self._answers
+        totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
-            found = self._interpret(outputs, self.leaves, generator, digit, terms=True)
+            found = quietly(self._roughly, generator, digit)
             for node in totals:
                 off = quietly(np.subtract, found[node], exact[node])
                 totals[node] = quietly(np.hypot, totals[node], off)  # squares may be too small for numbers
@@ -178,6 +177,39 @@ class Located:
             roots[node] = np.where(np.isfinite(root), root, np.abs(exact[node]))
         flat = np.concatenate([_smoothed(roots[node]).reshape(-1) for node in self.subject.gradients] or [np.zeros(0)])
         return flat, float(roots[self.subject.output])
+
+    @cached_property
+    def _answers(self) -> dict[Node, Array]:
+        """The number itself and its gradients."""
+        return quietly(self._roughly)
+
+    @cached_property
+    def _order(self) -> list[tuple[Node, list[Node]]]:
+        """The nodes on the way to the number and its gradients, each with those that are needed no more after it."""
+        outputs = [self.subject.output, *self.subject.gradients]
+        nodes = reachable(outputs)
+        last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
+        last |= dict.fromkeys(outputs, len(nodes))
+        return [
+            (node, list({each for each in node.operands if last[each] == place})) for place, node in enumerate(nodes)
+        ]
+
+    def _roughly(self, generator: np.random.Generator | None = None, digit: float = 0.0) -> dict[Node, Array]:
+        """The number itself and its gradients as other programs may compute them, exactly without a generator."""
+        values: dict[Node, Array] = {}
+        for node, needed_no_more in self._order:
+            if node in self.leaves:
+                values[node] = self.leaves[node]
+                continue
+            operands = [values[x] for x in node.operands]
+            if generator is None:
+                values[node] = evaluate(node, operands)
+            else:
+                values[node] = _as_others_compute(node, operands, generator, digit)
+            for each in needed_no_more:
+                del values[each]
+            self.check_time()
+        return {node: values[node] for node in (self.subject.output, *self.subject.gradients)}
 
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
@@ -222,20 +254,14 @@ class Located:
         leaves: Mapping[Node, Array],
         generator: np.random.Generator | None = None,
         digit: float = 0.0,
-        *,
-        terms: bool = False,
     ) -> dict[Node, Array]:
-        """Values, with their last digits drawn at random where a generator is given; and those of terms of sums."""
+        """Values, with their last digits drawn at random where a generator is given."""
         values: dict[Node, Array] = {}
         for node in reachable(outputs):
             if node in leaves:
                 values[node] = leaves[node]
                 continue
             operands = [values[x] for x in node.operands]
-            if terms and generator is not None:
-                values[node] = quietly(_as_others_compute, node, operands, generator, digit)
-                self.check_time()
-                continue
             values[node] = quietly(evaluate, node, operands)
             if generator is not None and node.inputs and node.operation.view is None:
                 values[node] = values[node] * _last_digits(generator, node.shape, digit)
@@ -340,8 +366,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
         off += digit
     elif name == "sigmoid":  # (1 + tanh(x / 2)) / 2
         off += TENTH * digit
-    random = generator.random(node.shape, np.float32) - np.float32(0.5)
-    changed: Array = value + CHANGED * off * random
+    off *= CHANGED * (generator.random(node.shape, np.float32) - np.float32(0.5))
+    changed: Array = value + off
     return changed
 
 

@@ -141,6 +141,20 @@ def of_one_sample(network: Network) -> Iterator[Change]:
             for node, position in uses:
                 rules[node.index, position] = partial(_of_one_sample, samples, form)
             yield Change((layer,), Changes(rules), form=form)
+    yield from _spread_over_samples(network)
+
+
+def _spread_over_samples(network: Network) -> Iterator[Change]:
+    """Biases that layers share, to which one adds a delta for each sample: what the others add is there N times."""
+    samples = network.task.samples
+    owners = {each.name: each.shares or each.name for each in network.definition.layers}
+    uses = dict(_uses_of_biases(network))
+    for layer in uses if samples > 1 else ():
+        others = [name for name in uses if name != layer and owners[name] == owners[layer]]
+        if others:
+            times = _divided_by(1.0 / samples)
+            rules = {(node.index, position): times for name in others for node, position in uses[name]}
+            yield Change((layer,), Changes(rules), form="spread")
 
 
 def averaged_by_use(network: Network) -> Iterator[Change]:

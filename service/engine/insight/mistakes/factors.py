@@ -67,6 +67,7 @@ def mean_over_wrong_count(counts: Counts) -> Iterator[float]:
             yield samples * outputs if counts.averages else 1.0 / (samples * outputs)
         else:
             yield 1.0 / (samples * outputs)
+        yield 1.0 / outputs  # once more than the loss does, if it does
     if counts.reduction == "mean" and samples > 1.0:
         yield samples / (samples - 1.0)
         yield samples / (samples + 1.0)

@@ -35,6 +35,8 @@ class Claim:
     narrow: bool = False
     """Whether it came as float32."""
     faults: list[Fault] = field(default_factory=list)
+    names: set[tuple[str, str]] = field(default_factory=set)
+    """The names that were read."""
 
 
 class Claims:
@@ -99,6 +101,10 @@ class Claims:
         place: Place,
     ) -> None:
         claim.narrow = claim.narrow or array.dtype == np.float32
+        if (layer, name) in claim.names:
+            claim.faults.append(Fault(place, f"claims {layer}.{name}, which is claimed elsewhere already"))
+            return
+        claim.names.add((layer, name))
         if layout == "pytorch":
             found = list(self._from_pytorch(layer, name, array))
             if found:
@@ -110,7 +116,8 @@ class Claims:
                 return
         path = (layer, name)
         if path not in self.shapes:
-            claim.faults += self._unknown(layer, name, array, place, layout)
+            faults = self._unknown(layer, name, array, place, layout)
+            claim.faults += [fault for fault in faults if fault not in claim.faults]
         else:
             given[path] = array, place
 

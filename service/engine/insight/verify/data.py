@@ -7,7 +7,8 @@ delta that passed weights updated with the rate η is linear in η in the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -20,7 +21,8 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.layers import through_updated
-from service.engine.insight.verify.search import Diagnosis, Reading
+from service.engine.insight.verify.budget import NODE, OPERATION, Budget, cost
+from service.engine.insight.verify.search import FEW, Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
 from service.engine.limits import Limits
@@ -35,8 +37,16 @@ MOST_PERMUTED = 4
 """Of so many samples, every order of the targets is tried."""
 MOST_UPDATED = 8
 """Layers whose weights alone may have been updated too early."""
+STRAIGHT = 1e-2
+"""What a tensor that is linear in the learning rate leaves over at most, as a share of its error;"""
+BENT = 0.3
+"""and one that is not. So much is left after each better guess, too."""
+MOST_REFINED = 2
+MOST_STEPS = 10
 MOST_RATES = 4
 """Learning rates that are tried of each way."""
+LEAST_RATE, LARGEST_RATE = 1e-6, 1e3
+"""Learning rates that somebody may have used."""
 SHARES = "verify/shares"
 NEAR = 1e-6
 """How near shares lie to whole multiples."""
@@ -88,6 +98,7 @@ class Data:
             if penalty is not None:
                 outputs[f"penalty/{number}"] = sketch(penalty)
         self.updated: Program | None = None
+        made: dict[str, Node] = {}
         self.forms = 0
         """Ways to have updated weights too early: all of them, or those of one layer."""
         try:
@@ -96,7 +107,6 @@ class Data:
                 layer.name for layer in task.definition.layers if layer.shares is not None
             ]
             several = [owners, *([owner] for owner in reversed(owners[-MOST_UPDATED:]))]
-            made: dict[str, Node] = {}
             for penalties in ({}, trees.penalties) if trees.penalties else ({},):
                 for layers in several:
                     changes = through_updated(network, layers, rate, penalties)
@@ -111,13 +121,20 @@ class Data:
         except LimitExceeded:
             self.updated = None
         self.program = Program(outputs, network.targets, pool=pool, watch=watch) if outputs else None
-        if self.program is not None:
-            limits.check_program(self.program)
+        if self.program is not None and self.program.nbytes > limits.workspace_bytes:
+            self.program = None
+        self.cost, self.updated_cost = (
+            0.0 if program is None else cost(program.nodes) for program in (self.program, self.updated)
+        )
+        """Seconds that a run of each program takes, roughly."""
+        self.making = NODE * len(graph.nodes)
+        """Seconds that it takes to make this, roughly."""
         self.inputs = {node.attributes[0]: node for node in graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(graph)
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
-        self.nbytes = sum(program.nbytes for program in (self.program, self.updated) if program is not None)
+        numbers = sum(node.size for node in outputs.values()) + sum(node.size for node in made.values())
+        self.nbytes = 8 * numbers + sum(each.nbytes for each in (self.program, self.updated) if each is not None)
 
     @property
     def right_share(self) -> float:
@@ -127,30 +144,49 @@ class Data:
     def _run(
         self, program: Program, leaves: Mapping[str, Array], more: Mapping[str, Array], watch: Watch | None
     ) -> dict[str, Array]:
+        return next(self._runs(program, leaves, [more], watch))
+
+    def _runs(
+        self,
+        program: Program,
+        leaves: Mapping[str, Array],
+        several: Iterable[Mapping[str, Array]],
+        watch: Watch | None,
+    ) -> Iterator[dict[str, Array]]:
+        """What a program gives with one change of its inputs after the other; each names the inputs that it changes,
+        and the next one starts from the leaves again."""
         with program.workspace(watch) as workspace:
-            fill(workspace.inputs, {**self.signs, **leaves, **more}, self.inputs)
+            plain = {**self.signs, **leaves}
+            fill(workspace.inputs, plain, self.inputs)
             workspace.parameters[...] = np.concatenate(
                 [leaves[node.attributes[0]].reshape(-1) for node in self.network.targets]
             )
-            workspace.run(watch)
-            return {name: output.copy() for name, output in workspace.outputs.items()}
+            for more in several:
+                rooms = [(workspace.inputs[name], name) for name in more if name in workspace.inputs]
+                for room, name in rooms:
+                    room[...] = more[name]
+                workspace.run(watch)
+                yield {name: output.copy() for name, output in workspace.outputs.items()}
+                for room, name in rooms:
+                    if name in plain:
+                        room[...] = plain[name]
 
     def look(
         self,
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         """Mistakes of data that explain a whole claim. `right` are the pictures of the right gradient; `cache` is for
         the claims of one request."""
         if any(not reading.options or reading.options[0].codes for reading in readings):
             return []
-        found = self._updated(readings, right, leaves, watch, cache)
+        found = self._updated(readings, right, leaves, budget, cache)
         if self._is_solved:
-            found += self._shares(readings, right, leaves, watch, cache)
-        found += self._shuffled(readings, right, leaves, watch, cache)
+            found += self._shares(readings, right, leaves, budget, cache)
+        found += self._shuffled(readings, right, leaves, budget, cache)
         return found
 
     @property
@@ -167,15 +203,18 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         if self.updated is None:
             return []
         unit = cache.get("updated")
         if unit is None:
-            unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, watch)
+            if not budget.may("data", self.updated_cost):
+                return []
+            unit = cache["updated"] = self._run(self.updated, leaves, {RATE: np.asarray(1.0)}, budget.watch)
         assert isinstance(unit, dict)
+        refined = 0
         for form in range(self.forms):
             tried: list[float] = []
             for reading in readings:
@@ -186,12 +225,25 @@ class Data:
                     continue
                 off = reading.options[0].picture - right[reading.path]
                 rate = float(off @ direction) / size
-                left = float(np.linalg.norm(off - rate * direction))
+                left, length = float(np.linalg.norm(off - rate * direction)), float(np.linalg.norm(off))
+                if (
+                    left > reading.tolerance * length
+                    and left <= BENT * length
+                    and refined < MOST_REFINED
+                    and reading.size >= FEW
+                ):
+                    refined += 1
+                    rate = self._refined(form, reading, rate, right, leaves, budget)
+                    left = 0.0
                 known = any(abs(rate - each) <= 1e-6 * abs(each) for each in tried)
-                if known or left > 1e-2 * float(np.linalg.norm(off)):
+                if known or not LEAST_RATE <= abs(rate) <= LARGEST_RATE:
                     continue
+                if not left <= STRAIGHT * length < math.inf:
+                    continue
+                if not budget.may("data", self.updated_cost):
+                    return []
                 tried.append(rate)
-                given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
+                given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
                 pictures = {path: given[f"updated/{form}/{place}"] for place, path in enumerate(self.paths)}
                 precision = _precision(readings, pictures)
                 if precision is not None:
@@ -200,6 +252,37 @@ class Data:
                     break
         return []
 
+    def _refined(
+        self,
+        form: int,
+        reading: Reading,
+        rate: float,
+        right: Mapping[Path, Array],
+        leaves: Mapping[str, Array],
+        budget: Budget,
+    ) -> float:
+        """The learning rate that fits a tensor which is not linear in it, by the secant method."""
+        assert self.updated is not None
+        claim, before, picture_before = reading.options[0].picture, 0.0, right[reading.path]
+        left = float(np.linalg.norm(claim - picture_before))
+        for _ in range(MOST_STEPS):
+            if not budget.may("data", self.updated_cost):
+                break
+            given = self._run(self.updated, leaves, {RATE: np.asarray(rate)}, budget.watch)
+            picture = given[f"updated/{form}/{self.paths.index(reading.path)}"]
+            left, left_before = float(np.linalg.norm(claim - picture)), left
+            if not left <= BENT * left_before:
+                break
+            slope = (picture - picture_before) / (rate - before)
+            size = float(slope @ slope)
+            step = float((claim - picture) @ slope) / size if size > 0.0 else 0.0
+            if not math.isfinite(step) or step == 0.0:
+                break
+            before, picture_before, rate = rate, picture, rate + step
+            if abs(step) <= 1e-13 * abs(rate):
+                break
+        return rate
+
     # --- the shares of samples ---
 
     def _shares(
@@ -207,13 +290,15 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         unknown = self.samples * len(self.outputs)
         of_samples = cache.get("samples")
         if of_samples is None:
-            of_samples = cache["samples"] = self._of_samples(leaves, watch)
+            if not budget.may("data", unknown * self.cost):
+                return []
+            of_samples = cache["samples"] = self._of_samples(leaves, budget.watch)
         assert isinstance(of_samples, dict)
         rows, sides = [], []
         for reading in readings:
@@ -228,6 +313,8 @@ class Data:
             return []
         matrix, side = np.concatenate(rows), np.concatenate(sides)
         if len(side) < unknown or not np.isfinite(matrix).all():
+            return []
+        if not budget.may("data", OPERATION * len(side) * unknown * unknown):
             return []
         shares, _, rank, singular = np.linalg.lstsq(matrix, side, rcond=None)
         if rank < unknown or singular[-1] < 1e-9 * singular[0]:
@@ -247,15 +334,19 @@ class Data:
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
+        for given in self._runs(self.program, leaves, self._single(), watch):
+            for number, path in enumerate(self.paths):
+                rows[path].append(given[f"shares/{number}"])
+                penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
+        return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
+
+    def _single(self) -> Iterator[dict[str, Array]]:
+        """Shares of which one is 1: that of each sample at each output."""
         for output in self.outputs:
             for sample in range(self.samples):
                 chosen = {f"{SHARES}/{name}": np.zeros(self.samples) for name in self.outputs}
                 chosen[f"{SHARES}/{output}"][sample] = 1.0
-                given = self._run(self.program, leaves, chosen, watch)
-                for number, path in enumerate(self.paths):
-                    rows[path].append(given[f"shares/{number}"])
-                    penalties[path] = given.get(f"penalty/{number}", np.zeros_like(rows[path][-1]))
-        return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
+                yield chosen
 
     def _told(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
@@ -277,7 +368,7 @@ class Data:
         readings: Sequence[Reading],
         right: Mapping[Path, Array],
         leaves: Mapping[str, Array],
-        watch: Watch | None,
+        budget: Budget,
         cache: dict[str, object],
     ) -> list[Diagnosis]:
         if not self.has_shares or self.program is None or self.samples < 2:
@@ -285,8 +376,15 @@ class Data:
         versions = cache.get("shuffled")
         if versions is None:
             several = [self.outputs, *((name,) for name in self.outputs if len(self.outputs) > 1)]
+            tried = [(names, order) for names in several for order in self._orders() if budget.may("data", self.cost)]
+            plain = {f"{SHARES}/{name}": np.full(self.samples, self.right_share) for name in self.outputs}
+            changes = [
+                plain | {f"targets/{name}": leaves[f"targets/{name}"][order] for name in names}
+                for names, order in tried
+            ]
+            runs = self._runs(self.program, leaves, changes, budget.watch)
             versions = cache["shuffled"] = [
-                (names, self._with_order(order, names, leaves, watch)) for names in several for order in self._orders()
+                (names, self._whole(given)) for (names, _), given in zip(tried, runs, strict=True)
             ]
         assert isinstance(versions, list)
         best: tuple[float, tuple[str, ...]] | None = None
@@ -306,13 +404,8 @@ class Data:
         else:
             yield from (np.roll(places, 1), np.roll(places, -1), places[::-1])
 
-    def _with_order(
-        self, order: Array, names: Sequence[str], leaves: Mapping[str, Array], watch: Watch | None
-    ) -> dict[Path, Array]:
-        assert self.program is not None
-        more = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in names}
-        more |= {f"{SHARES}/{name}": np.full(self.samples, self.right_share) for name in self.outputs}
-        given = self._run(self.program, leaves, more, watch)
+    def _whole(self, given: Mapping[str, Array]) -> dict[Path, Array]:
+        """The pictures of gradients, those of the penalties included."""
         return {
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)
@@ -321,7 +414,7 @@ class Data:
     # --- together with other mistakes ---
 
     def versions(
-        self, right: Mapping[Path, Array], leaves: Mapping[str, Array], watch: Watch | None
+        self, right: Mapping[Path, Array], leaves: Mapping[str, Array], budget: Budget
     ) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
         """Wrong gradients of the usual mistakes of data: as variants, with what each changes of the leaves, and as
         pictures of all versions of each tensor."""
@@ -346,14 +439,18 @@ class Data:
         for order in (np.roll(places, 1), np.roll(places, -1), places[::-1]):
             turned = {f"targets/{name}": leaves[f"targets/{name}"][order] for name in self.outputs}
             tried.append((Made("shuffled_samples"), turned))
-        for place, (made, change) in enumerate(tried, 1):
-            more = dict(change)
-            if "sample_weights" in more:
-                ratio = more["sample_weights"] / weights
+        tried = [each for each in tried if budget.may("pairs", self.cost)]
+        mores = []
+        for _, change in tried:
+            more = change
+            if "sample_weights" in change:
+                ratio = change["sample_weights"] / weights
                 more = {f"{SHARES}/{name}": self.right_share * ratio for name in self.outputs}
-            given = self._run(self.program, leaves, {**plain, **more}, watch)
-            for number, path in enumerate(self.paths):
-                pictures[path].append(given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0))
+            mores.append({**plain, **more})
+        runs = self._runs(self.program, leaves, mores, budget.watch)
+        for place, ((made, change), given) in enumerate(zip(tried, runs, strict=True), 1):
+            for path, array in self._whole(given).items():
+                pictures[path].append(array)
             variants.append(Variant((made,), Change(), dict.fromkeys(self.paths, place)))
             changes.append(change)
         return variants, changes, {path: np.stack(several) for path, several in pictures.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph
 from service.engine.graph.plan import WorkspacePool
+from service.engine.graph.quiet import quietly
 from service.engine.insight.mistakes import Counts, mistakes
 from service.engine.insight.mistakes.formulas import Formula
 from service.engine.insight.subject import Located, Subject
@@ -101,7 +103,11 @@ class FunctionVerify:
             detail = "the value or the gradient is not finite at this point, so there is nothing to compare with"
             raise InvalidRequest([Fault(("point",), detail)])
         judge = _Judge(self, rounding, leaves, watch)
-        return Verdicts(rounding.value, [judge.verdict(claim) for claim in claims], left_out=self.left_out)
+        return Verdicts(
+            rounding.value,
+            [quietly(judge.verdict, claim) for claim in claims],
+            missed=("rules",) if self.left_out else (),
+        )
 
     def _read(self, claimed: Any, at: Place) -> Claim:
         """A claim: numbers by variable, or a list of them in the order of the variables."""
@@ -146,6 +152,9 @@ class _Judge(Judge):
                 yield option(("variables_swapped",), other)
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+        if self._is_between_slopes(readings):
+            wrong = tuple(reading.path for reading in readings if reading.is_wrong)
+            return [Diagnosis((Made("kink_convention"),), wrong, 0.0)]
         if self._search is None:
             nodes = [node for versions in self.verify.versions.values() for node in versions]
             values = interpret(nodes, self.leaves)
@@ -157,6 +166,39 @@ class _Judge(Judge):
         found = self._search.look(readings) or self._search.look(readings, pairs=True)
         return ranked(found or self._search.parts(readings))
 
+    def _is_between_slopes(self, readings: Sequence[Reading]) -> bool:
+        """Whether the point lies on a kink, and what is claimed between the slopes on both sides, in every direction:
+        along each variable, and along sums and differences of two of them.
+        """
+        here = self.rounding.here
+        if not here.ties():
+            return False
+        claimed = {reading.path[0]: float(reading.options[0].array) for reading in readings}
+        axes = [np.eye(len(self.exact))[place] for place, name in enumerate(self.verify.names) if name in claimed]
+        vector = np.array([claimed.get(name, 0.0) for name in self.verify.names])
+        allowed = self.rounding.allowed("float64")
+        pairs = [one + sign * two for one, two in combinations(axes[:MOST_PAIRED], 2) for sign in (1.0, -1.0)]
+        for direction in (*axes, *pairs):
+            step = BESIDE * max(1.0, float(np.abs(here.point).max()))
+            sides = [here.moved(here.point + side * direction).gradient() @ direction for side in (step, -step)]
+            low, high = min(sides), max(sides)
+            size = abs(low) + abs(high)
+            slope, room = float(vector @ direction), ROOM * size
+            if not math.isfinite(size):
+                return False
+            if high - low <= 10.0 * room:  # no kink in this direction
+                low = high = float(self.exact @ direction)
+                room = float(allowed @ np.abs(direction))
+            if not low - room <= slope <= high + room:
+                return False
+        return True
 
+
+BESIDE = 1e-7
+"""How far from a kink the slopes of both sides are taken."""
+ROOM = 1e-5
+"""By what share of them a slope between them may be beyond."""
+MOST_PAIRED = 12
+"""Variables of which two are moved together."""
 ONE = Counts(1, 1, "sum", averages=False)
 """A function has one value: there is no mean to go wrong."""

@@ -87,6 +87,7 @@ class Rounding:
         self.relative_float32 = RELATIVE_FLOAT32 if tolerance is None else tolerance
         self._generator = np.random.default_rng([seed, 3])
         self._values: dict[tuple[int, float], float] = {}
+        self._allowed: dict[str, Array] = {}
         self.repeats = FEWER if here.subject.work > LARGE else REPEATS
 
     @cached_property
@@ -112,9 +113,10 @@ class Rounding:
 
     def allowed(self, dtype: str) -> Array:
         """How far each entry may be off."""
-        relative = self.relative_float32 if dtype == "float32" else self.relative
-        allowed: Array = relative * np.abs(self.exact) + NOISES * self.noise(dtype)
-        return allowed
+        if dtype not in self._allowed:
+            relative = self.relative_float32 if dtype == "float32" else self.relative
+            self._allowed[dtype] = relative * np.abs(self.exact) + NOISES * self.noise(dtype)
+        return self._allowed[dtype]
 
     # --- quotients of differences ---
 

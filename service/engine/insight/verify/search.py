@@ -16,6 +16,7 @@ import numpy as np
 
 from service.engine.graph.ir import Array
 from service.engine.insight.mistakes import Counts, mistakes
+from service.engine.insight.verify.budget import FIT, OPERATION
 from service.engine.insight.verify.sketch import picture
 from service.engine.insight.verify.variants import Made, Path, Variant
 
@@ -83,6 +84,8 @@ class Fit(NamedTuple):
     factors: Array
     scaled: Array
     """The relative error of each version times its factor."""
+    off: float
+    """How far the claim is from the right version."""
 
 
 def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
@@ -98,9 +101,9 @@ def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fi
         scaled = np.linalg.norm(factors[:, None] * versions - claim, axis=1) / size
     if size == 0.0:
         zero = squares == 0.0
-        return Fit(np.where(zero, 0.0, 1.0), np.ones(len(versions)), np.where(zero, 0.0, 1.0))
+        return Fit(np.where(zero, 0.0, 1.0), np.ones(len(versions)), np.where(zero, 0.0, 1.0), float(off[0]))
     bad = ~np.isfinite(plain)
-    return Fit(np.where(bad, 1.0, plain), factors, np.where(np.isfinite(scaled), scaled, 1.0))
+    return Fit(np.where(bad, 1.0, plain), factors, np.where(np.isfinite(scaled), scaled, 1.0), float(off[0]))
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ class Search:
             for path, place in variant.places.items():
                 self.places[row, self.paths.index(path)] = place
 
+    def cost(self, readings: Sequence[Reading]) -> float:
+        """Seconds that `fits` takes, roughly."""
+        return sum(
+            len(reading.options) * (FIT + 2.0 * OPERATION * self.pictures[reading.path].size) for reading in readings
+        )
+
     def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:
         """How well the versions of each tensor fit each way to read it."""
         return {
@@ -160,20 +169,30 @@ class Search:
             for reading in readings
         }
 
+    def _possible(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]]) -> Array:
+        """Which variants fit all readings, perhaps up to factors."""
+        possible = np.ones(len(self.variants), bool)
+        for reading in readings:
+            near = np.zeros(len(self.pictures[reading.path]), bool)
+            for each in fits[reading.path]:
+                near |= (each.plain <= reading.tolerance) | (each.scaled <= reading.tolerance)
+            possible &= near[self.places[:, self.paths.index(reading.path)]]
+        return possible
+
     def look(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
     ) -> list[Diagnosis]:
         """All diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
         readings, where they are known."""
         fits = self.fits(readings) if fits is None else fits
-        possible = np.ones(len(self.variants), bool)
-        columns = {path: self.places[:, column] for column, path in enumerate(self.paths)}
-        for reading in readings:
-            near = np.zeros(len(self.pictures[reading.path]), bool)
-            for each in fits[reading.path]:
-                near |= (each.plain <= reading.tolerance) | (each.scaled <= reading.tolerance)
-            possible &= near[columns[reading.path]]
+        return self._fewest(self._possible(readings, fits), readings, fits, pairs=pairs)
+
+    def _fewest(
+        self, possible: Array, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], *, pairs: bool = False
+    ) -> list[Diagnosis]:
         found: list[Diagnosis] = []
+        if not any(_tells(each, fits[each.path]) for each in readings):
+            return []
         for row in np.flatnonzero(possible).tolist():
             found += self._of_variant(row, readings, fits, pairs)
         if not found:
@@ -297,11 +316,13 @@ class Search:
     def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[Diagnosis]:
         """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""
         found: list[Diagnosis] = []
+        fits = self.fits(readings) if fits is None else fits
         right = [each for each in readings if not each.is_wrong]
+        possible = self._possible(right, fits)
         for reading in readings:
-            if not reading.is_wrong or reading.size < FEW:
+            if reading.size < FEW or not _tells(reading, fits[reading.path]):
                 continue
-            found += self.look([*right, reading], fits)
+            found += self._fewest(possible & self._possible([reading], fits), [*right, reading], fits)
         merged: dict[tuple[Made, ...], Diagnosis] = {}
         for each in found:
             key = tuple(Made(made.code, made.layers if made.layers in self._layers else ()) for made in each.made)
@@ -320,6 +341,13 @@ class Search:
     @property
     def _layers(self) -> set[tuple[str, ...]]:
         return {made.layers for variant in self.variants if variant is not None for made in variant.made}
+
+
+def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
+    """Whether a tensor is so wrong that rounding cannot make a wrong version look like it."""
+    if not (reading.is_wrong and reading.options):
+        return False
+    return bool(reading.options[0].codes) or reading.noise <= BETTER * fits[0].off
 
 
 def _is_bias(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.graph.quiet import quietly
 from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
 from service.engine.insight.mistakes.layers import through_updated
+from service.engine.insight.verify.budget import NODE, cost, cost_of
 from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
 from service.engine.limits import Limits
 from service.engine.network.task import Task, prepare
@@ -25,6 +26,8 @@ Path = tuple[str, ...]
 MOST_NODES = 20_000
 """Operations that all wrong gradients together may take, beyond those of the right one: more would take seconds to
 plan. What does not fit is left out, and the answer says so."""
+MOST_SECONDS = 1.5
+"""What one run of all wrong gradients may cost. What would cost more is left out, too."""
 UPDATED = "updated_weights"
 RATE = "verify/rate"
 """The learning rate with which weights were updated too early."""
@@ -128,7 +131,7 @@ def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Chan
     """Factors of the loss of one output, and of all outputs where each has a factor of its own."""
     factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
     for (ending, _, share), own in zip(network.outputs, factors, strict=True):
-        for factor in own:
+        for factor in dict.fromkeys(own):
             if factor != 1.0:
                 yield Made(mistake.name, (ending,)), Change((ending,), total=network.total + share(factor))
     if len({len(own) for own in factors}) == 1:
@@ -161,10 +164,12 @@ class VariantsTask:
     base: Made | None = None
     form: int = 0
     """Which of the changes of that mistake in these layers."""
+    layer: str = ""
+    """Where not all can be tried: the layer whose mistakes are."""
 
     @property
-    def key(self) -> tuple[Task, Made | None, int]:
-        return self.task, self.base, self.form
+    def key(self) -> tuple[Task, Made | None, int, str]:
+        return self.task, self.base, self.form, self.layer
 
     @property
     def effort(self) -> float:
@@ -185,59 +190,100 @@ class Variants:
         self.graph: Graph = network.graph
         self.trees = Trees(network)
         self.paths = network.paths
-        self.versions: dict[Path, list[Node]] = {path: [self.trees.right[path]] for path in self.paths}
+        self.versions: dict[Path, list[Node]] = {path: [] for path in self.paths}
         """Of each tensor: its different gradients as nodes, the right one first."""
         self.variants: list[Variant] = []
         self.left_out = False
         """Whether some would have taken too many operations."""
-        base: Change | None = None
-        if asked.base is not None and asked.base.code == UPDATED:
-            rate = self.graph.input(RATE, ())
-            penalties = self.trees.penalties if asked.form else {}
-            base = Change(changes=through_updated(network, asked.base.layers, rate, penalties))
-        elif asked.base is not None:
-            matching = [change for made, change in changes_of(network, None) if made == asked.base]
-            base = matching[min(asked.form, len(matching) - 1)]
-        most = len(self.graph.nodes) + MOST_NODES
-        seen: dict[Made, int] = {}
+        self.cost = 0.0
+        """Seconds that a run takes, roughly."""
+        self._counted: set[Node] = set()
+        for path, node in self.trees.right.items():
+            self.versions[path].append(node)
+            self._count(sketch(node))
         self.forms: dict[int, int] = {}
         """Of each variant by its identity: which of the changes with its name it is."""
+        most = len(self.graph.nodes) + MOST_NODES
         try:
-            if base is not None and asked.base is not None:
-                self._add(Variant((asked.base,), base), asked.form)
-            for made, change in changes_of(network, None):
-                form = seen[made] = seen.get(made, -1) + 1
-                if base is not None and asked.base is not None:
-                    both = base & change if made.code != asked.base.code else None
-                    if both is None:
-                        continue
-                    self._add(Variant((asked.base, made), both), form)
-                else:
-                    self._add(Variant((made,), change), form)
-                if len(self.graph.nodes) > most:
+            for variant, form in self._asked(asked):
+                self._add(variant, form)
+                if watch is not None:
+                    watch.look()
+                if len(self.graph.nodes) > most or self.cost > MOST_SECONDS:
                     self.left_out = True
                     break
         except LimitExceeded:
             self.left_out = True
+        self.program = self._planned(pool, watch)
+        if self.program.nbytes > limits.workspace_bytes or self.program.work > limits.operations:
+            self.left_out = True
+            self.versions = {path: nodes[:1] for path, nodes in self.versions.items()}
+            self.variants = []
+            self.program = self._planned(pool, watch)
+        self.cost = cost(self.program.nodes)
+        self.making = NODE * len(self.graph.nodes)
+        """Seconds that it takes to make this, roughly."""
+        self.whole = {path: is_whole(node.shape) for path, node in zip(self.paths, network.targets, strict=True)}
+        self.numbers = sum(node.size for node in self.program.outputs.values())
+        """Numbers of all pictures."""
+        self.inputs = {node.attributes[0]: node for node in self.graph.nodes if node.operation.name == "input"}
+        self.signs = inputs_of(self.graph)
+        self.weight = len(self.graph.nodes)
+        """How much of a cache it takes."""
+        self.nbytes = self.program.nbytes + 16 * self.numbers
+        """What a run takes, with its pictures."""
+
+    def _asked(self, asked: VariantsTask) -> Iterator[tuple[Variant, int]]:
+        """The wrong gradients to be made, each with the number of its form."""
+        network, made = self.network, asked.base
+        base: Change | None = None
+        if made is not None and made.code == UPDATED:
+            rate = self.graph.input(RATE, ())
+            penalties = self.trees.penalties if asked.form else {}
+            base = Change(changes=through_updated(network, made.layers, rate, penalties))
+        elif made is not None:
+            matching = [change for other, change in changes_of(network, None) if other == made]
+            base = matching[min(asked.form, len(matching) - 1)]
+        if made is not None and base is not None:
+            yield Variant((made,), base), asked.form
+        seen: dict[Made, int] = {}
+        changes = changes_of(network, None)
+        if asked.layer:
+            near = [each for each in changes if asked.layer in each[0].layers]
+            changes = iter(sorted(near, key=lambda each: len(each[0].layers)))
+        for other, change in changes:
+            form = seen[other] = seen.get(other, -1) + 1
+            if made is None or base is None:
+                yield Variant((other,), change), form
+            elif other.code != made.code:
+                both = base & change
+                if both is not None:
+                    yield Variant((made, other), both), form
+
+    def _planned(self, pool: WorkspacePool | None, watch: Watch | None) -> Program:
         outputs = {
             f"{number}/{place}": sketch(node)
             for number, path in enumerate(self.paths)
             for place, node in enumerate(self.versions[path])
         }
-        self.program = Program(outputs, network.targets, pool=pool, watch=watch)
-        limits.check_program(self.program)
-        self.whole = {path: is_whole(node.shape) for path, node in zip(self.paths, network.targets, strict=True)}
-        self.inputs = {node.attributes[0]: node for node in self.graph.nodes if node.operation.name == "input"}
-        self.signs = inputs_of(self.graph)
-        self.weight = len(self.graph.nodes)
-        """How much of a cache it takes."""
-        self.nbytes = self.program.nbytes + 16 * sum(node.size for node in network.forward)
+        return Program(outputs, self.network.targets, pool=pool, watch=watch)
+
+    def _count(self, node: Node) -> None:
+        """Add what a node costs, with all that only it needs."""
+        new = [node]
+        while new:
+            each = new.pop()
+            if each not in self._counted:
+                self._counted.add(each)
+                self.cost += cost_of(each)
+                new += each.operands
 
     def _add(self, variant: Variant, form: int) -> None:
         for path, node in self.trees.of(variant.change).items():
             versions = self.versions[path]
             if node not in versions:
                 versions.append(node)
+                self._count(sketch(node))
             variant.places[path] = versions.index(node)
         if any(variant.places.values()):
             self.variants.append(variant)
@@ -256,22 +302,19 @@ class Variants:
                 for number, path in enumerate(self.paths)
             }
 
-    def arrays(
-        self, wanted: Iterable[tuple[Path, int]], leaves: Mapping[str, Array], watch: Watch | None = None
-    ) -> dict[tuple[Path, int], Array]:
-        """Versions of tensors, whole."""
-        asked = list(wanted)
-        nodes = [self.versions[path][place] for path, place in asked]
+    def array(self, path: Path, place: int, leaves: Mapping[str, Array], watch: Watch | None = None) -> Array:
+        """A version of a tensor, whole."""
+        wanted = self.versions[path][place]
         given = {**leaves, **last_of(self.inputs, leaves)}
         values: dict[Node, Array] = {}
-        for node in reachable(nodes):
+        for node in reachable([wanted]):
             if node.operation.name == "input":
                 values[node] = given[node.attributes[0]]
             else:
                 values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
             if watch is not None:
                 watch.look()
-        return {place: values[node] for place, node in zip(asked, nodes, strict=True)}
+        return values[wanted]
 
 
 def fill(room: Mapping[str, Array], given: Mapping[str, Array], inputs: Mapping[str, Node]) -> None:

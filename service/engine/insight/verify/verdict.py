@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.engine.graph.ir import Array
@@ -86,5 +87,5 @@ class Verdicts:
     parameters: dict[str, dict[str, Array]] | None = None
     """Where they were initialised here."""
     finite: bool = True
-    left_out: bool = False
-    """Whether some mistakes were not tried, because the network is large."""
+    missed: Sequence[str] = ()
+    """Families of mistakes of which some were not tried, because that would have taken too long."""
