@@ -107,7 +107,9 @@ def npm() -> tuple[list[str], dict[str, str]]:
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
         program.chmod(0o755)
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    # As pip does, it trusts whom the machine trusts, such as a proxy with a certificate of its own.
+    trusting = {"NODE_USE_SYSTEM_CA": "1"}
+    environment = os.environ | trusting | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     return [str(programs / "npm")], environment
 
 

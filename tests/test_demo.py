@@ -235,6 +235,8 @@ def test_node_from_a_package_runs_npm_within_npm(nodeless: Path, monkeypatch: py
     for program in (command, ["/bin/sh", "-c", 'npm "$@"', "sh"]):
         printed = subprocess.run([*program, "run", "a b"], env=environment, capture_output=True, text=True).stdout
         assert printed == f"node {script} run a b\n"
+    # It brings certificates of its own, and would refuse a proxy that pip gets through.
+    assert environment["NODE_USE_SYSTEM_CA"] == "1"
 
 
 def test_a_build_that_fails_says_why_and_leaves_the_one_before(
