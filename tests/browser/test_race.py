@@ -305,6 +305,7 @@ def test_a_sweep_is_a_map_of_ends(race: Demo) -> None:
     part = panel(race, "race.sweep")
     field = part.get_by_role("group", name=race.text("race.sweep_says"))
     part.get_by_text(race.text("stage.table"), exact=True).click()
+    expect(part.locator("tbody tr").nth(60)).to_be_attached()  # the table is made once it is opened
     rows = [numbers(row) for row in part.locator("tbody tr").all()]
     statuses = part.locator("tbody tr td:last-child").all_inner_texts()
     assert len(rows) > 60 and {"diverged"} < set(statuses)
