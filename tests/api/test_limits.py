@@ -163,7 +163,9 @@ def test_requests_wait_for_memory_and_are_sent_away_in_the_end(
     account: Account = client.application.extensions["nabla.memory"]
     monkeypatch.setattr(memory, "PATIENCE", 0.0)
     others = [account.reservation() for _ in range(1 + memory.LIGHT_SHARE)]
-    for share, nbytes in zip(others, [account.most, *[account.aside // memory.LIGHT_SHARE] * 8], strict=True):
+    for share, nbytes in zip(
+        others, [account.most, *[account.aside // memory.LIGHT_SHARE] * memory.LIGHT_SHARE], strict=True
+    ):
         share.need(nbytes)
     response = client.post(GRADIENTS, data=padded(70_000), content_type="application/json")
     assert_problem(response, "busy")
