@@ -2,7 +2,7 @@
 
 A `Graph` holds `Node`s in the order they were made, which is a topological order because a node
 can only name nodes that exist. A node is one application of one `Operation` of the table in
-`operations.py`; two applications that are equal are the same node (hash-consing), so a shared
+`operations/`; two applications that are equal are the same node (hash-consing), so a shared
 subexpression is computed once however often a formula writes it.
 
 Shapes are static and known when a node is made. A shape that does not fit is a bug in the code
@@ -40,19 +40,6 @@ class NoGradient(enum.Enum):
     ZERO = "the derivative is zero everywhere"
 
 
-class Smoothness(enum.Enum):
-    """What may be assumed of an operation when its gradient is tested or explained."""
-
-    ANALYTIC = "analytic"
-    """Extends to complex numbers: its gradient can be tested by the complex step."""
-    SMOOTH = "smooth"
-    """Differentiable everywhere, but computed with comparisons or absolute values."""
-    KINKED = "kinked"
-    """Differentiable except at isolated points, where a convention is stated."""
-    STEPPED = "stepped"
-    """Constant between jumps: its derivative is zero."""
-
-
 Rule = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
 Selection = Callable[[int, "Node"], "Node | None"]
@@ -84,7 +71,6 @@ class Operation:
     batch: Callable[..., Node] | None
     """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
     latex: str
-    smoothness: Smoothness = Smoothness.ANALYTIC
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
     view: Callable[[Array, Attributes, Shape], Array] | None = None
     """For operations that only look at their first input differently."""
@@ -113,7 +99,7 @@ class Operation:
     branch: Branch | None = None
     """For operations with kinks or jumps: which branch each element takes."""
     continuation: Continuation | None = None
-    """Its value for complex inputs near real ones; None: that of its kernel if it is analytic, else there is none."""
+    """Its value for complex inputs near real ones, where its kernel takes none (see `operations/`)."""
 
     @property
     def signature(self) -> str:
@@ -144,7 +130,7 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
-"""The one table, filled by `operations.py`."""
+"""The one table, filled by the modules of `operations/`."""
 
 
 class GraphTypeError(TypeError):

@@ -1,7 +1,7 @@
 """A number of a graph at a point, looked at in every way that tells its slopes.
 
 * the gradient: the reverse mode of `differentiate`;
-* the complex step: a slope along one direction from values alone, to all digits (see `graph/continuations.py`);
+* the complex step: a slope along one direction from values alone, to all digits (see `graph/operations`);
 * values, for differences, and the branches that operations take, which tell kinks between two points.
 
 Rounding is measured and not guessed: a computation is repeated with every value changed at random in its last digits
