@@ -41,6 +41,7 @@ from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 MOST_TRACED = 100_000
 """Steps of a trace."""
@@ -122,7 +123,7 @@ class TraceField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         number: JSONSchema = {"type": ["number", "null"]}
-        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": LARGEST_EXACT_INTEGER}
         step: JSONSchema = {
             "type": "object",
             "properties": {
@@ -141,7 +142,7 @@ class TraceField(StrictField):
 def _whole(value: Any, key: str, errors: dict[str, Any]) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or not 0 < value < 2**53:
+    if type(value) is not int or not 0 < value <= LARGEST_EXACT_INTEGER:
         errors[key] = [Message("is required: an integer from 1 up" if value is None else "takes an integer from 1 up")]
         return 0
     return value

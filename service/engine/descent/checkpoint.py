@@ -14,6 +14,7 @@ from service.engine.descent.loop import Descent, Progress
 from service.engine.descent.schedules import schedules
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.network.parameters import Part, Tree, tree_of
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 
 @dataclass
@@ -70,7 +71,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
     ]
     for name in ("best_step", "waited"):
         value = checkpoint.progress.get(name, 0)
-        if not (isinstance(value, int) and 0 <= value < 2**53):
+        if not (isinstance(value, int) and 0 <= value <= LARGEST_EXACT_INTEGER):
             faults.append(Fault(("checkpoint", "progress", name), "takes an integer at least 0, a number of steps"))
     if faults:
         raise InvalidRequest(faults[:MOST_ERRORS])

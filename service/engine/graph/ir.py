@@ -188,9 +188,9 @@ class Node:
         return not self.inputs and self.operation.name != "input"
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"%{node.index}" for node in self.inputs)
-        details = "".join(f", {attribute!r}" for attribute in self.attributes)
-        return f"%{self.index}: {self.dtype}{list(self.shape)} = {self.operation.name}({inputs}{details})"
+        arguments = [f"%{node.index}" for node in self.inputs]
+        arguments += [f"{name}={value!r}" for name, value in self.operation.named(self.attributes).items()]
+        return f"%{self.index}: {self.dtype}{list(self.shape)} = {self.operation.name}({', '.join(arguments)})"
 
     def __add__(self, other: Node | float) -> Node:
         return self.graph.apply("add", self, other)
@@ -250,6 +250,9 @@ class Graph:
 
     def __exit__(self, *_: object) -> None:
         self.seal()
+
+    def __str__(self) -> str:
+        return "\n".join(map(repr, self.nodes))
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
         """A value that is supplied at every run."""
@@ -369,11 +372,6 @@ def check(graph: Graph) -> None:
         shape, dtype = node.operation.infer(node.inputs, node.attributes)
         if (shape, dtype or graph.dtype) != (node.shape, node.dtype):
             raise GraphTypeError(f"{node!r} should be {dtype or graph.dtype}{list(shape)}")
-
-
-def listing(nodes: Iterable[Node]) -> str:
-    """The computation as straight-line code, one node a line."""
-    return "\n".join(map(repr, nodes))
 
 
 def count_work(node: Node) -> float:
