@@ -80,7 +80,7 @@ class Program:
 
     def __str__(self) -> str:
         """The plan as text: each node in the order of running, with the place of its value in the arena."""
-        lines = []
+        lines: list[str] = []
         for plain, chain in self.steps:
             lines += map(self._line, plain)
             if chain is not None:
