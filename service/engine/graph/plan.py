@@ -98,7 +98,7 @@ class Program:
             place = f"over %{self.overwrites[node.index]}"
         else:
             place = f"at {self.places[node.index].offset}"
-        return f"{node!r:<60}# {place}"
+        return f"{node!r:<68}# {place}"
 
     def __del__(self) -> None:
         # Of a program that could not be planned, some of this is missing.
