@@ -20,7 +20,8 @@ from service.engine.insight.subject import Located, Path, Subject
 from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Prepared, Task, prepare
+from service.engine.network.prepare import Prepared, prepare
+from service.engine.network.task import Caution, Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 

@@ -22,7 +22,8 @@ from service.engine.insight.leaves import leaves_of
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Prepared, Task, prepare
+from service.engine.network.prepare import Prepared, prepare
+from service.engine.network.task import Caution, Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 

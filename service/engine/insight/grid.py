@@ -24,8 +24,9 @@ from service.engine.limits import Limits
 from service.engine.network.cautions import first_non_finite
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import Part
+from service.engine.network.prepare import prepare
 from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Task, prepare
+from service.engine.network.task import Caution, Task
 from service.engine.watch import Watch
 
 BLOCK_BYTES = 4 * 2**20

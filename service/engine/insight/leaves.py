@@ -7,7 +7,7 @@ import numpy as np
 from service.engine.graph.ir import Array, Node
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
-from service.engine.network.task import Prepared
+from service.engine.network.prepare import Prepared
 from service.engine.watch import Watch
 
 

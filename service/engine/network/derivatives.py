@@ -32,8 +32,9 @@ from service.engine.limits import Limits
 from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
+from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
+from service.engine.network.task import Caution, Task, caution
 from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, Space, TensorsSide
 from service.engine.watch import Watch
 

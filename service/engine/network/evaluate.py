@@ -24,9 +24,10 @@ from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
 from service.engine.network.parameters import Part, parts_of, tree_of
+from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.surprises import Surprises, constant
-from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
+from service.engine.network.task import Caution, Task, caution
 from service.engine.watch import Watch
 
 

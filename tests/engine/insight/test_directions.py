@@ -11,7 +11,7 @@ from service.engine.errors import InvalidRequest
 from service.engine.insight.directions import UNIT_AXES, check_plane, principal_directions, random_direction
 from service.engine.network.layers import layers
 from service.engine.network.parameters import parts_of
-from service.engine.network.task import prepare
+from service.engine.network.prepare import prepare
 from tests.engine.network.building import ROOMY, dense, layer, network, task_for
 
 UNITS = ("units", "filters", "4 * units", "3 * units", "outputs", "num_heads", "key_dim", "value_dim", "pieces")

@@ -16,7 +16,7 @@ from service.engine.network.activations import activations
 from service.engine.network.layers import LayerOutput
 from service.engine.network.losses import Prediction, losses
 from service.engine.network.objective import build_objective
-from service.engine.network.task import Prepared
+from service.engine.network.prepare import Prepared
 
 
 @dataclass(frozen=True)

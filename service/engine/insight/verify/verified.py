@@ -32,7 +32,8 @@ from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Task, prepare
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Caution, Task
 from service.engine.network.vectors import ParametersSide, Piece
 from service.engine.watch import Watch
 
