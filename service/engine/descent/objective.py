@@ -20,7 +20,7 @@ from service.engine.network.cautions import first_non_finite, misread, unfit
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from service.engine.network.task import Caution, Task
 from service.engine.watch import Watch
 
@@ -98,11 +98,11 @@ class NetworkObjective:
     def _open(self, evaluation: Evaluation) -> _Run:
         workspace = self._stack.enter_context(evaluation.program.workspace(self.watch))
         read, frozen = workspace.outputs, frozenset(evaluation.task.frozen)
-        places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
+        places = {piece.path: slice(piece.start, piece.stop) for piece in evaluation.parameters.pieces}
         carried = [
-            (read[f"state/{part.layer}.{part.name}"].reshape(-1), places[part.layer, part.name])
-            for part in evaluation.state
-            if f"{part.layer}.{part.name}" not in frozen
+            (read[f"state/{layer}.{name}"].reshape(-1), places[layer, name])
+            for (layer, name), *_ in evaluation.state
+            if f"{layer}.{name}" not in frozen
         ]
         flat, gradients = workspace.parameters, workspace.gradients
         return _Run(evaluation, workspace, workspace.calls, flat, gradients, read["loss"], carried)
@@ -110,7 +110,7 @@ class NetworkObjective:
     def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
         try:
             evaluation = self._compile(EvaluationTask(task))
-            if evaluation.parameters.parts != main.parameters.parts:
+            if evaluation.parameters.pieces != main.parameters.pieces:
                 detail = "have another shape than those that are trained on, so that the parameters do not fit both"
                 raise InvalidRequest([Fault(("inputs",), detail)])
             evaluation.feeder.check(feed)
@@ -151,7 +151,7 @@ class NetworkObjective:
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
         feed = _rows_of(self._feed, self._rows)
-        feed.parameters, feed.step = tree_of(self.vector.parts, self.flat), self._step
+        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
@@ -159,7 +159,7 @@ class NetworkObjective:
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
-            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.parts, self.watch
+            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.pieces, self.watch
         )
 
     def finish(self) -> None:

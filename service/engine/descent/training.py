@@ -23,7 +23,7 @@ from service.engine.limits import Limits
 from service.engine.network.derivatives import Derivation
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from service.engine.network.quantities import first_true, is_finite
 from service.engine.network.task import Caution, Task, caution
 from service.engine.watch import Watch
@@ -296,7 +296,7 @@ class Training:
         remembered = [objective.flat, *map(np.asarray, vars(descent.state).values())]
         if not all(map(is_finite, remembered)):
             return None
-        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        parameters = tree_of(objective.vector.pieces, objective.flat.copy())
         return checkpoint_of(descent, self.seed, parameters, objective.vector.trained)
 
     def _more(self, step: Step) -> dict[str, Any]:
@@ -317,7 +317,7 @@ class Training:
         if "parameters" in include:
             flat = objective.flat.copy()
             self._see(step.number, "parameters", flat)
-            more["parameters"] = tree_of(objective.vector.parts, flat)
+            more["parameters"] = tree_of(objective.vector.pieces, flat)
         if "state" in include:
             values = {**vars(descent.state), **descent.shown()}
             more["state"] = {name: self._told(step, name, value) for name, value in values.items()}
@@ -352,7 +352,7 @@ class Training:
         done = descent.progress.step
         loss, validation_loss = self._losses()
         misread = objective.misread(everything=True) if loss is not None else []
-        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        parameters = tree_of(objective.vector.pieces, objective.flat.copy())
         status, reason = self.status or "cancelled", self.reason
         whole = is_finite(objective.flat)
         sound = whole and (loss is None or math.isfinite(loss))

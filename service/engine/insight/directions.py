@@ -12,7 +12,7 @@ from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
-from service.engine.network.parameters import Part
+from service.engine.network.flat import Piece
 from service.engine.network.quantities import norm_of_flat
 
 DIRECTIONS: Mapping[str, str] = {
@@ -78,7 +78,7 @@ class Direction(NamedTuple):
 
 
 def random_direction(
-    definition: NetworkDefinition, trained: Sequence[Part], base: Array, normalize: str, stream: Sequence[int]
+    definition: NetworkDefinition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
     """Standard normal numbers for all trained parameters, normalised. `stream` seeds them.
 

@@ -22,7 +22,7 @@ from service.engine.graph.interpreter import evaluate
 from service.engine.graph.ir import Array, Node, reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.quiet import quietly
-from service.engine.network.vectors import Space
+from service.engine.network.flat import Space
 from service.engine.watch import Watch
 
 STEP = 1e-50

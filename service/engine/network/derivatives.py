@@ -31,11 +31,11 @@ from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import Space, tree_of
 from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.quantities import is_finite
 from service.engine.network.task import Caution, Task, caution
-from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, Space, TensorsSide
+from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, TensorsSide
 from service.engine.watch import Watch
 
 KINDS = ("jacobian", "jvp", "vjp", "hessian", "hvp")
@@ -189,7 +189,7 @@ class Derivation:
             values = [read[f"values/{position}"].copy() for position in range(len(self.of.nodes))]
             answer = Derivative(self.of.nested(values), sheet.entry(), self.sweep.labels)
             if feed.parameters is None:
-                answer.parameters = tree_of(self.parameters.parts, workspace.parameters.copy())
+                answer.parameters = tree_of(self.parameters.pieces, workspace.parameters.copy())
             if trouble is None and not (all(map(is_finite, values)) and is_finite(workspace.parameters)):
                 trouble = self._trouble(workspace, watch)
             answer.finite = trouble is None
@@ -202,7 +202,7 @@ class Derivation:
         return answer
 
     def _trouble(self, workspace: Workspace, watch: Watch | None) -> Caution:
-        return first_non_finite(self.program, workspace, self.model, self.parameters.parts, watch)
+        return first_non_finite(self.program, workspace, self.model, self.parameters.pieces, watch)
 
     def _fill(self, workspace: Workspace, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Array | None:
         """Write everything but the vectors, and give these as rows of a matrix; None where none are sent."""

@@ -21,9 +21,9 @@ from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked, doubtful, first_non_finite, is_plain, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
+from service.engine.network.flat import Piece, Space, tree_of
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
-from service.engine.network.parameters import Part, parts_of, tree_of
 from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.surprises import Surprises, constant
@@ -90,7 +90,7 @@ class Evaluation:
         self.warnings = tuple(warnings)
         self.feeder = feeder
         self.parameters = self.feeder.parameters
-        self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
+        self.state = Space((path, node.shape) for path, node in prepared.model.state.items()).pieces
         self.is_plain = is_plain(self.task)
         self.watched = to_be_read(self.task, self.model)
         self.surprises = Surprises(self.task, self.model, self.parameters)
@@ -114,7 +114,7 @@ class Evaluation:
             result = self._collect(workspace)
             if initialised:
                 flat = workspace.parameters
-                result.parameters = tree_of(self.parameters.parts, flat.copy())
+                result.parameters = tree_of(self.parameters.pieces, flat.copy())
                 result.finite = result.finite and is_finite(flat)
             if not self.is_plain:
                 result.warnings += unfit(self.task, feed)
@@ -124,7 +124,7 @@ class Evaluation:
                 result.warnings += self.surprises.found(workspace)
             else:
                 result.warnings.append(
-                    first_non_finite(self.program, workspace, self.model, self.parameters.parts, watch)
+                    first_non_finite(self.program, workspace, self.model, self.parameters.pieces, watch)
                 )
         return result
 
@@ -185,13 +185,14 @@ class Evaluation:
 
 
 def _read_tree(
-    read: Mapping[str, Array], kind: str, parts: Sequence[Part], checked: list[Array]
+    read: Mapping[str, Array], kind: str, pieces: Sequence[Piece], checked: list[Array]
 ) -> dict[str, dict[str, Array]]:
     """Outputs called `<kind>/<layer>.<name>` by layer and name; they are to be checked too."""
     tree: dict[str, dict[str, Array]] = {}
-    for part in parts:
-        array = read[f"{kind}/{part.layer}.{part.name}"].copy()
-        tree.setdefault(part.layer, {})[part.name] = array
+    for piece in pieces:
+        layer, name = piece.path
+        array = read[f"{kind}/{layer}.{name}"].copy()
+        tree.setdefault(layer, {})[name] = array
         checked.append(array)
     return tree
 

@@ -32,9 +32,10 @@ from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed, Feeder
+from service.engine.network.flat import Piece
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Caution, Task
-from service.engine.network.vectors import ParametersSide, Piece
+from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 
 Compile = Callable[[Compilable[Any]], Any]
