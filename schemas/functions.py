@@ -32,7 +32,8 @@ from schemas.fields import (
     read_each,
 )
 from schemas.requests import R, RequestSchema
-from schemas.tensor import Array, TensorField, decode, is_typed, typed_array
+from schemas.tensor import TensorField, decode, is_typed, typed_array
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.operations import sum_over
-from service.engine.graph.quiet import quietly
 from service.engine.insight.differences import QUARTERS, STEPS, Curve, Taylor, curve_along, taylor_along
 from service.engine.insight.subject import SMALLEST_SLOPE, Located, Path, Subject
 from service.engine.network.flat import Piece, Space
@@ -182,7 +183,9 @@ def check_at(
     `dtype`, or the same as `here`. Differences are made of the values of `computed`. `steps` are those of all
     differences. Raises `DeadlineExceeded`.
     """
-    return quietly(_Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors)
+    return without_float_warnings(
+        _Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors
+    )
 
 
 class _Check:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
 from service.engine.functions.function import MOST_NODES, ExpressionTask, build
-from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import Report, check_at, subject_vector
 from service.engine.insight.differences import STEPS
@@ -21,7 +23,7 @@ from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.prepare import Prepared, prepare
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 

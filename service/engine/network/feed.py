@@ -8,12 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from service.engine.arrays import Array, first_true
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.graph.ir import Array
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
 from service.engine.network.prepare import Prepared
-from service.engine.network.quantities import first_true
 from service.engine.watch import Watch
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import reshape, slice_axis
 
 Key = tuple[str, ...]

@@ -8,8 +8,9 @@ from itertools import islice, permutations
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault
-from service.engine.graph.ir import Array, Shape
+from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.flat import Space

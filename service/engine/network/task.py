@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from service.engine.declarations import Selection
-from service.engine.findings import Found, found
 from service.engine.graph.ir import Shape
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.layers import Layer
 from service.engine.network.losses import Loss
-from service.engine.texts import telling
 
 NODES_OF_LAYER = 50
 NODES_OF_STEP = 40
@@ -65,25 +62,3 @@ def _sequences_in(layer: Selection[Layer]) -> int:
     if inner is None:
         return int(layer.declaration.recurrent)
     return 2 * _sequences_in(inner) + layer.declaration.couples_samples
-
-
-@dataclass(frozen=True)
-class Caution:
-    """Something true of the answer that a caller should know."""
-
-    code: str
-    message: str
-    layer: str | None = None
-    quantity: str | None = None
-    found: Found | None = field(default=None, compare=False)
-    """The finding that it tells, if it is one of the table."""
-
-    @classmethod
-    def of(cls, finding: Found) -> Caution:
-        """A finding as a warning: its sentence in English."""
-        return cls(finding.code, telling("en")(finding.text), finding.layer, finding.quantity, finding)
-
-
-def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:
-    """The warning of a finding that needs no number."""
-    return Caution.of(found(code, layer=layer, quantity=quantity, **words))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault, Path
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 from service.engine.network.definition import INPUT
 from service.engine.network.flat import Space
 from service.engine.network.model import Model

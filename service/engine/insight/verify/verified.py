@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.compiling import Compilable
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
-from service.engine.graph.ir import Array, reachable
+from service.engine.float_warnings import without_float_warnings
+from service.engine.graph.ir import reachable
 from service.engine.graph.plan import WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
@@ -34,7 +36,7 @@ from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import Piece
 from service.engine.network.prepare import prepare
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 
@@ -152,7 +154,7 @@ class NetworkVerify:
             raise InvalidRequest([Fault(("inputs",), detail)])
         budget = Budget(self.cost, most, self.nbytes + 16 * self.side.size * len(read), reserve, watch)
         judge = _Judge(self, rounding, named, compiled, wanted, budget, feed)
-        verdicts = [quietly(judge.verdict, claim) for claim in read]
+        verdicts = [without_float_warnings(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
 
