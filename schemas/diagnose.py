@@ -40,7 +40,7 @@ from service.engine.network.activations import Activation, activations
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
-from service.engine.network.objective import REDUCTIONS
+from service.engine.network.total_loss import REDUCTIONS
 
 MOST_TRACED = 100_000
 """Steps of a trace."""

@@ -54,7 +54,7 @@ from schemas.tensor import (
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
-from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import Schedule, schedules
@@ -359,12 +359,12 @@ class SeedsField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
         seeds = whole(value)
-        if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
-            raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
+        if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_TRAININGS:
+            raise self.refuse(f"a list of 1 to {MOST_TRAININGS} seeds", seeds)
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
+        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_TRAININGS)
 
 
 class ComparisonTraceSchema(PartSchema):

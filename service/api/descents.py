@@ -15,8 +15,8 @@ from service.api.operation import Context
 from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
-from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import Rolling, RollingPlan, run_of
+from service.engine.descent.run_ends import RunEnds
+from service.engine.descent.runs import Runs, RunsPlan, run_of
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
@@ -34,7 +34,7 @@ class RollingWork:
     def __init__(
         self,
         expression: Expression,
-        plan: RollingPlan,
+        plan: RunsPlan,
         context: Context,
         beside: int = 0,
         known: Known | None = None,
@@ -44,7 +44,7 @@ class RollingWork:
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
         runtime = context.runtime
-        self.rolling = Rolling(
+        self.rolling = Runs(
             context.compiled, expression, plan, runtime.settings.limits, self._reserve, admission_of(context)
         )
         context.mark_compiled(self.rolling.memory)
@@ -80,8 +80,8 @@ class RollingWork:
             self.arrival = self._look()
         self.arrival.cancel()
 
-    def _look(self) -> Arrival:
-        return Arrival(self.rolling, self.known, self.following)
+    def _look(self) -> RunEnds:
+        return RunEnds(self.rolling, self.known, self.following)
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome
@@ -111,11 +111,11 @@ class RollingWork:
         }
 
     @property
-    def _outcome(self) -> Arrival:
+    def _outcome(self) -> RunEnds:
         assert self.arrival is not None
         return self.arrival
 
-    def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
+    def _run(self, outcome: RunEnds, run: int, count: int) -> dict[str, Any]:
         valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
         told: dict[str, Any] = {
             "optimizer": run // count,
@@ -139,7 +139,7 @@ class DescendWork(RollingWork):
     """The work of `/v1/functions/descend`."""
 
     def __init__(self, request: LoadedDescend, context: Context) -> None:
-        plan = RollingPlan(
+        plan = RunsPlan(
             request["optimizers"],
             request["starts"],
             request["steps"],
@@ -180,7 +180,7 @@ _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
 
 def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
     """Where a run from each point of a grid of this shape arrives."""
-    plan = RollingPlan(
+    plan = RunsPlan(
         (request["optimizer"],),
         points,
         request["steps"],

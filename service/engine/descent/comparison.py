@@ -18,7 +18,7 @@ from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.limits import Limits
 
-MOST_RUNS = 100
+MOST_TRAININGS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
 
 
@@ -33,8 +33,8 @@ class Contender(NamedTuple):
 
 def check_runs(count: int, path: Path = ()) -> None:
     """Raise `LimitExceeded` when there are too many."""
-    if count > MOST_RUNS:
-        raise LimitExceeded("runs", count, MOST_RUNS, path)
+    if count > MOST_TRAININGS:
+        raise LimitExceeded("runs", count, MOST_TRAININGS, path)
 
 
 @dataclass

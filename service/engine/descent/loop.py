@@ -217,7 +217,7 @@ class Descent:
 
     def _search(self, loss: float, gradient: Array, learning_rate: float) -> float:
         self.gradient = gradient.copy()  # the search evaluates again
-        problem = _Problem(self.objective, loss, self.gradient)
+        problem = _HereObjective(self.objective, loss, self.gradient)
         update = self.update
         length: float = update.declaration.build(
             problem, update.state, self.progress.step, learning_rate, **update.options
@@ -321,7 +321,7 @@ class Descent:
         return largest if 0.0 < largest < math.inf else None
 
 
-class _Problem:
+class _HereObjective:
     """What a search sees of the objective."""
 
     def __init__(self, objective: Objective, loss: float, gradient: Array) -> None:

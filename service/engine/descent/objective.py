@@ -17,7 +17,7 @@ from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
-from service.engine.network.cautions import first_non_finite, misread, unfit
+from service.engine.network.answer_warnings import first_non_finite, misread, unfit
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed

@@ -60,13 +60,13 @@ WARMUP_START = Number(
     description="where the warm-up starts, as a fraction of the rate it grows to: the schedule's first",
 )
 UNIT = Choice(name="unit", default="step", values=("step", "epoch"), description="what the schedule counts as a step")
-COMMON: tuple[Option, ...] = (UNIT, WARMUP_STEPS, WARMUP_START)
+SCHEDULER_OPTIONS: tuple[Option, ...] = (UNIT, WARMUP_STEPS, WARMUP_START)
 """Options of every schedule; the loop obeys them."""
 
 
 def common_to_all(*options: Option) -> tuple[Option, ...]:
     """The options of a schedule and those that all have."""
-    return (*options, *COMMON)
+    return (*options, *SCHEDULER_OPTIONS)
 
 
 def _power(base: float, exponent: float) -> float:

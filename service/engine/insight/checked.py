@@ -20,7 +20,7 @@ from service.engine.insight.differences import STEPS
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.subject import Located, Path, Subject
 from service.engine.limits import Limits
-from service.engine.network.cautions import doubtful
+from service.engine.network.answer_warnings import doubtful
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.prepare import Prepared, prepare
 from service.engine.network.task import Task

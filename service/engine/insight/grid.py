@@ -23,7 +23,7 @@ from service.engine.graph.operations import broadcast, concatenate, reshape, sli
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import first_non_finite
+from service.engine.network.answer_warnings import first_non_finite
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import Piece
 from service.engine.network.prepare import prepare

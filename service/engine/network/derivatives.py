@@ -31,7 +31,7 @@ from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
+from service.engine.network.answer_warnings import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import Space, tree_of
 from service.engine.network.prepare import Prepared, one_sample, prepare

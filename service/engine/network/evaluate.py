@@ -21,14 +21,22 @@ from service.engine.graph.operations import absolute, broadcast, reshape, sign
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, is_plain, misread, to_be_read, unfit
+from service.engine.network.answer_warnings import (
+    blocked,
+    doubtful,
+    first_non_finite,
+    is_plain,
+    misread,
+    to_be_read,
+    unfit,
+)
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import Piece, Space, tree_of
 from service.engine.network.model import Model
-from service.engine.network.objective import Objective
 from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.surprises import Surprises, constant
 from service.engine.network.task import Task
+from service.engine.network.total_loss import TotalLoss
 from service.engine.watch import Watch
 
 
@@ -259,7 +267,7 @@ def _asks_deltas(task: Task) -> bool:
     return not task.include.isdisjoint(("layers", "norms"))
 
 
-def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:
+def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Node], dict[str, Node], list[Caution]]:
     """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
     trained = [parameter for parameter in model.parameters if parameter.trainable]
     more: dict[str, Node] = {}
@@ -280,7 +288,7 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
     return gradients, others, warnings
 
 
-def _per_sample(prepared: Prepared, objective: Objective) -> dict[str, Node]:
+def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
     """Each sample's weighted loss and its gradients."""
     model, samples = prepared.model, prepared.task.samples
     graph = model.graph

@@ -17,8 +17,8 @@ from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.losses import Loss, Prediction
 from service.engine.network.model import Model, assemble
-from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
 from service.engine.network.task import Task
+from service.engine.network.total_loss import TotalLoss, build_total_loss, check_loss, target_shape
 from service.engine.watch import Watch
 
 
@@ -30,7 +30,7 @@ class Prepared:
     model: Model
     targets: Mapping[str, Node]
     weights: Node | None
-    objective: Objective | None
+    objective: TotalLoss | None
 
 
 def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
@@ -59,7 +59,7 @@ def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_
         return Prepared(task, model, {}, None, None)
     targets = _declare_targets(task, model)
     weights = graph.input("sample_weights", (task.samples,)) if task.weighted else None
-    return Prepared(task, model, targets, weights, objective_of(task, model, targets, weights))
+    return Prepared(task, model, targets, weights, total_loss_of(task, model, targets, weights))
 
 
 def _freeze(names: tuple[str, ...], model: Model) -> None:
@@ -108,7 +108,7 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
     targets = {name: one_of(node) for name, node in prepared.targets.items()}
     weights = None if prepared.weights is None else one_of(prepared.weights)
     # Penalties belong to no sample, and a sum over one sample is that sample's loss.
-    objective = objective_of(task, model, targets, weights) if task.losses is not None else None
+    objective = total_loss_of(task, model, targets, weights) if task.losses is not None else None
     pairs = [(model.inputs[name], whole.inputs[name]) for name in model.inputs]
     pairs += [(targets[name], node) for name, node in prepared.targets.items()]
     pairs += [(own.node, all_of_them.node) for own, all_of_them in zip(model.noises, whole.noises, strict=True)]
@@ -186,7 +186,7 @@ def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str,
     return f"{text}, the shape of the output of layer {name!r}{hint}"
 
 
-def objective_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> Objective:
+def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:
     """The loss of a model against its targets."""
     assert task.losses is not None
     predictions = {}
@@ -196,7 +196,7 @@ def objective_of(task: Task, model: Model, targets: Mapping[str, Node], weights:
             layer.output, layer.pre_activation if layer.activation else None, layer.activation
         )
     names = task.definition.output_names
-    return build_objective(
+    return build_total_loss(
         dict(zip(names, task.losses, strict=True)),
         predictions,
         targets,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.descent.comparison import CURVES, MOST_RUNS, Comparison, Contender
+from service.engine.descent.comparison import CURVES, MOST_TRAININGS, Comparison, Contender
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
@@ -166,9 +166,9 @@ def test_cancelled_before_the_first_step():
 
 def test_too_many_runs():
     with pytest.raises(LimitExceeded) as caught:
-        compare("adam", seeds=range(MOST_RUNS + 1), steps=1)
-    assert (caught.value.name, caught.value.asked, caught.value.allowed) == ("runs", MOST_RUNS + 1, MOST_RUNS)
-    assert len(run("adam", seeds=range(MOST_RUNS), steps=1).rows) == MOST_RUNS
+        compare("adam", seeds=range(MOST_TRAININGS + 1), steps=1)
+    assert (caught.value.name, caught.value.asked, caught.value.allowed) == ("runs", MOST_TRAININGS + 1, MOST_TRAININGS)
+    assert len(run("adam", seeds=range(MOST_TRAININGS), steps=1).rows) == MOST_TRAININGS
 
 
 @pytest.mark.parametrize(

@@ -714,7 +714,7 @@ def test_rules_give_the_same_bits_in_blocks(name, details, monkeypatch):
     start = np.linspace(-2.0, 1.0, 20)
     ends = []
     for size in (1 << 17, 20, 7, 3):
-        monkeypatch.setattr(update, "BLOCK", size)
+        monkeypatch.setattr(update, "RULE_BLOCK", size)
         objective = Function(quadratic(curvatures), start)
         ends.append(descend(objective, {"name": name, "weight_decay": 0.01}, 7, **details))
     steps, whole = ends[0]

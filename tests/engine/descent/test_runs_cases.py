@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.engine.descent.rolling import run_of
+from service.engine.descent.runs import run_of
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.functions.building import roll
 from tests.engine.test_cases import CASES, close, members_of, of_kind

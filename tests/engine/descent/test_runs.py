@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.descent.loop import Descent
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import MOST_RUNS, MOST_SEARCHES, STATUS, Rolling, run_of
+from service.engine.descent.runs import MOST_RUNS, MOST_SEARCHES, STATUS, Runs, run_of
 from service.engine.descent.schedules import schedules
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import parse
@@ -475,7 +475,7 @@ def test_memory_is_reserved_before_it_is_taken():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        Rolling(COMPILE, parse(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
+        Runs(COMPILE, parse(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
     assert reserved[0] > 11 * len(STARTS) * 3 * 8
 
 

@@ -54,14 +54,14 @@ ARRIVED = 1e-3
 """How far a ball may be from a stationary point, beside the point's distance from 0, to have arrived there."""
 KINKS = ("kink", "vertical", "jump")
 """Kinds of problems at points with a value but without a slope, or with an infinite one."""
-TRACED = ("gradients", "state")
+RECORDED = ("gradients", "state")
 """What a trace may include of each step beside places and values."""
 
 ROLLING, COMPLETED, STOPPED, DIVERGED, CANCELLED = range(5)
 STATUS = ("", "completed", "stopped", "diverged", "cancelled")
 
 
-class Noise(NamedTuple):
+class GradientNoise(NamedTuple):
     """Normal numbers times `scale`, added to each gradient."""
 
     scale: float
@@ -78,7 +78,7 @@ class Bounds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RollingPlan:
+class RunsPlan:
     """What rolls where, for how long, and what is kept of it."""
 
     optimizers: Sequence[Selection[Optimizer]]
@@ -88,11 +88,11 @@ class RollingPlan:
     schedule: Selection[Schedule] | None = None
     clip: Clip | None = None
     stop: Bounds = field(default_factory=Bounds)
-    noise: Noise | None = None
+    noise: GradientNoise | None = None
     every: int = 1
     """Places after steps 0, every, 2 every, … are told, and the last."""
     include: frozenset[str] = frozenset()
-    """Out of `TRACED`."""
+    """Out of `RECORDED`."""
     keep: bool = True
     """Whether paths are kept until the end."""
     arrived: float = ARRIVED
@@ -143,7 +143,7 @@ class _Group(NamedTuple):
     gradient: Array
 
 
-class _Search:
+class _SingleRun:
     """One ball of an optimizer with a search, as an objective of the loop."""
 
     steps_per_epoch = 1
@@ -151,7 +151,7 @@ class _Search:
     def __init__(
         self, one: Callable[[Array], tuple[float, Array]], compiled: Callable[[int, int], Function], start: Array
     ) -> None:
-        """`compiled` gives the function as `Rolling.compiled` does."""
+        """`compiled` gives the function as `Runs.compiled` does."""
         self.parameters = start.copy()
         self._one, self._compiled = one, compiled
 
@@ -184,7 +184,7 @@ class Snapshot(NamedTuple):
     gradients: Array
 
 
-class Rolling:
+class Runs:
     """Balls on their way. It holds memory until `close`.
 
     Run number `optimizer * count + start` is that one of the `count` starts with that optimizer.
@@ -194,7 +194,7 @@ class Rolling:
         self,
         compile: Compiler,  # noqa: A002 (the verb fits)
         expression: Expression,
-        plan: RollingPlan,
+        plan: RunsPlan,
         limits: Limits,
         reserve: Callable[[int], None] = lambda nbytes: None,
         admit: Admit = no_need,
@@ -282,7 +282,7 @@ class Rolling:
             return float(rows[0, 0]), rows[1:, 0]
 
         for ball, start in zip(range(balls.start, balls.stop), self.plan.starts, strict=True):
-            yield ball, Descent(_Search(one, self.compiled, start), Recipe(optimizer, self.plan.schedule))
+            yield ball, Descent(_SingleRun(one, self.compiled, start), Recipe(optimizer, self.plan.schedule))
 
     def close(self) -> None:
         """Give back the memory."""
@@ -416,7 +416,7 @@ class Rolling:
         np.add(self.gradients, np.tile(self._drawn(self.plan.noise), len(self.plan.optimizers)), out=self._noisy)
         return self._noisy
 
-    def _drawn(self, noise: Noise) -> Array:
+    def _drawn(self, noise: GradientNoise) -> Array:
         """The noise of this step, the same for all optimizers."""
         generator = np.random.Generator(np.random.PCG64([noise.seed, NOISE, self.step]))
         drawn: Array = noise.scale * generator.standard_normal((len(self.plan.starts), self.function.dimension))
@@ -475,7 +475,7 @@ def kink_of(problems: Sequence[Problem]) -> Problem | None:
     return next((problem for problem in problems if problem.kind in KINKS), None)
 
 
-def run_of(rolling: Rolling, run: int) -> dict[str, Any]:
+def run_of(rolling: Runs, run: int) -> dict[str, Any]:
     """What is kept of one run's way: places, values and what else the plan includes."""
     told, ended = rolling.told, int(rolling.ended_at[run])
     count = int(np.searchsorted(told, ended, side="right"))
