@@ -49,7 +49,7 @@ class RollingWork:
         )
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
-        self.arrival: Arrival | None = None
+        self.arrival: RunEnds | None = None
         """Once the balls have come to their end."""
 
     def _reserve(self, nbytes: int) -> None:
