@@ -32,7 +32,7 @@ from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.schedules import Schedule
+from service.engine.descent.scheduler import Schedule
 from service.engine.descent.update import Clip
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.health.diagnosis import VERDICTS

@@ -37,7 +37,8 @@ from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.runs import ARRIVED, RECORDED, Bounds, GradientNoise
-from service.engine.descent.schedules import Schedule, schedules
+from service.engine.descent.scheduler import Schedule
+from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY

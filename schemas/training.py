@@ -57,7 +57,8 @@ from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.schedules import Schedule, schedules
+from service.engine.descent.scheduler import Schedule
+from service.engine.descent.schedules import schedules
 from service.engine.descent.training import TRACED
 from service.engine.descent.update import Clip
 

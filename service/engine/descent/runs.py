@@ -23,7 +23,7 @@ from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
 from service.engine.descent.loop import RULE_CALLS, RUNAWAY, Admit, Descent, Recipe, no_need
 from service.engine.descent.optimizers.declaration import Optimizer
-from service.engine.descent.schedules import Schedule
+from service.engine.descent.scheduler import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.float_warnings import without_float_warnings

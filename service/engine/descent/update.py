@@ -21,7 +21,7 @@ from service.engine.descent.optimizers.declaration import (
     Optimizer,
     State,
 )
-from service.engine.descent.schedules import Rate, Schedule, Scheduler
+from service.engine.descent.scheduler import Rate, Schedule, Scheduler
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.texts import Sentence, say
 

@@ -9,7 +9,8 @@ import pytest
 from service.engine.descent import update
 from service.engine.descent.loop import SMALL, Descent
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.schedules import Scheduler, schedules
+from service.engine.descent.scheduler import Scheduler
+from service.engine.descent.schedules import schedules
 from service.engine.errors import EngineError
 from tests.engine.descent.building import recipe
 from tests.engine.network.building import select

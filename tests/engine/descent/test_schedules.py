@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.descent.schedules import SCHEDULER_OPTIONS, Rate, Scheduler, schedules
+from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Scheduler
+from service.engine.descent.schedules import schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
 
