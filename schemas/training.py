@@ -59,7 +59,7 @@ from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.scheduler import Schedule
 from service.engine.descent.schedules import schedules
-from service.engine.descent.training import TRACED
+from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
 
 MOST_BATCHES = 100_000

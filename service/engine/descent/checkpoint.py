@@ -42,7 +42,7 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
         seed=seed,
         parameters=parameters,
         optimizer=descent.update.declaration.name,
-        state={name: told(trained, value) for name, value in vars(descent.state).items()},
+        state={name: tree_or_number(trained, value) for name, value in vars(descent.state).items()},
         progress={
             item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
         },
@@ -50,7 +50,7 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
     )
 
 
-def told(trained: Sequence[Piece], value: Any) -> Any:
+def tree_or_number(trained: Sequence[Piece], value: Any) -> Any:
     """A number as it is, a flat array as a tree of copies."""
     return tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
 

@@ -14,7 +14,7 @@ from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.answer_warnings import first_non_finite, misread, unfit
@@ -24,6 +24,9 @@ from service.engine.network.feed import Feed
 from service.engine.network.flat import tree_of
 from service.engine.network.task import Task
 from service.engine.watch import Watch
+
+QUICK_OPERATIONS = 1e9
+"""Floating-point operations that are made even when the time is over."""
 
 
 class _Run(NamedTuple):
@@ -176,6 +179,15 @@ class NetworkObjective:
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
         return self._compute(run)
+
+    def final_losses(self, step: int) -> tuple[float | None, float | None]:
+        """Return the loss over all samples and that of validation; None where there is no such data, or no time."""
+        if self.total_work + self.validation_work <= QUICK_OPERATIONS:
+            self.watch = None
+        try:
+            return self.total(step), self.validate()
+        except DeadlineExceeded:
+            return None, None
 
     @property
     def rows(self) -> Array | None:

@@ -21,7 +21,8 @@ import numpy as np
 from service.engine.arrays import Array, norms_of
 from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
-from service.engine.descent.loop import RULE_CALLS, RUNAWAY, Admit, Descent, Recipe, no_need
+from service.engine.descent.cost import RULE_CALLS, RULE_OPERATIONS, STATE_ROWS, Admit, no_need
+from service.engine.descent.loop import RUNAWAY, Descent, Recipe
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.scheduler import Schedule
 from service.engine.descent.update import Clip, Rules, Update
@@ -40,14 +41,12 @@ SEARCH_CALLS = 200
 """What a search itself takes for each evaluation, in operations."""
 MOST_CALLS = 100_000
 """Operations that one step of one ball may take: nothing else is done meanwhile."""
-RULE_OPERATIONS = 20
-"""What a rule takes for each number, roughly."""
-STATE_ROWS = 8
-"""Matrices like the balls' places that are kept and worked with, at most."""
 RUN_BYTES = 500
 """What is told of a run beside its way, a quarter of it: whoever reserves memory takes four times as much."""
 TOLD_BYTES = 48
 """What a number of a step takes, in a list."""
+MATRICES = STATE_ROWS + 2
+"""Matrices of a number for each run and variable that are kept and worked with: state, places and gradients."""
 NOISE = 3
 """The stream of random numbers of the noise, apart from those of networks."""
 ARRIVED = 1e-3
@@ -115,7 +114,7 @@ class RunsPlan:
         dimension = self.starts.shape[1]
         each = 1 + dimension
         each += dimension if "gradients" in self.include else 0
-        each += STATE_ROWS * dimension if "state" in self.include else 0
+        each += MATRICES * dimension if "state" in self.include else 0
         # Counted without making the list of them.
         limits.check_trace(self.runs * each * (math.ceil(self.steps / self.every) + 2 if self.keep else 2))
         for place, optimizer in enumerate(self.optimizers):
@@ -214,8 +213,8 @@ class Runs:
         work = (function.program.work + RULE_OPERATIONS * dimension * plan.runs) * plan.steps
         limits.check_operations(work)
         admit(function.program, work, len(function.program.nodes) + RULE_CALLS * len(plan.optimizers), plan.steps)
-        kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * STATE_ROWS)) if plan.keep else 0
-        self.memory = function.program.nbytes + kept + STATE_ROWS * 8 * dimension * plan.runs + TOLD_BYTES * len(told)
+        kept = plan.runs * len(told) * 8 * (1 + dimension * (1 + len(plan.include) * MATRICES)) if plan.keep else 0
+        self.memory = function.program.nbytes + kept + MATRICES * 8 * dimension * plan.runs + TOLD_BYTES * len(told)
         self.memory += plan.runs * RUN_BYTES
         reserve(self.memory)
         self.step = 0
