@@ -32,7 +32,8 @@ from benchmarks.networks import Array
 from service.engine.compiling import Compiler
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.run_ends import BLOCK_POINTS, RunEnds
-from service.engine.descent.runs import Runs, RunsPlan
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
 from service.engine.functions.expression import parse

@@ -36,7 +36,7 @@ from schemas.tensor import TensorField, decode, is_typed, typed_array
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.runs import ARRIVED, RECORDED, Bounds, GradientNoise
+from service.engine.descent.runs_plan import ARRIVED, RECORDED, Bounds, GradientNoise
 from service.engine.descent.scheduler import Schedule
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip

@@ -16,7 +16,8 @@ from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.descent.run_ends import RunEnds
-from service.engine.descent.runs import Runs, RunsPlan, run_of
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
@@ -102,7 +103,7 @@ class RollingWork:
         return {
             "variables": self.expression.variables,
             "status": status,
-            "steps": [step for step in self.rolling.told.tolist() if step <= max(outcome.steps_done)],
+            "steps": [step for step in self.rolling.paths.steps.tolist() if step <= max(outcome.steps_done)],
             "best": outcome.best,
             "valleys": valleys_of(outcome.valleys),
             "runs": [self._run(outcome, run, count) for run in range(self.plan.runs)],
@@ -129,7 +130,7 @@ class RollingWork:
             "valley": None if valley < 0 else valley,
             "basin": None if basin < 0 else basin,
         }
-        return told | run_of(self.rolling, run) if self.plan.keep else told
+        return told | self.rolling.path_of(run) if self.plan.keep else told
 
     def close(self) -> None:
         self.rolling.close()

@@ -50,7 +50,7 @@ from service.api.streaming import collect, respond
 from service.engine.arrays import Array, norms_of
 from service.engine.cautions import Caution
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.runs import RunsPlan
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.valleys import Known
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.float_warnings import without_float_warnings

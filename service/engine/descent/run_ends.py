@@ -115,10 +115,7 @@ class RunEnds:
     def finite(self) -> bool:
         """Whether all that is told is."""
         rolling = self.rolling
-        told = [self.values, self.points, self.norms, rolling.paths, rolling.told_values]
-        told += [] if rolling.told_gradients is None else [rolling.told_gradients]
-        told += [state for states in rolling.told_states for state in states.values()]
-        return all(map(is_finite, told))
+        return all(map(is_finite, [self.values, self.points, self.norms, *rolling.paths.arrays]))
 
     def _look(self) -> Iterator[None]:
         yield from self._find_kinks()
@@ -140,7 +137,7 @@ class RunEnds:
                 continue
             # Most balls end in few places, and alike.
             same = self.steps_done[run], self.valleys.of_run[run]
-            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.moved
+            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.searches.last_moves
             plain = plain and bool(self.norms[run] <= STATIONARY)
             reason = known.get(same) if plain else None
             if reason is None:
@@ -351,7 +348,7 @@ class RunEnds:
                 text = f"it was cut short after {steps}"
             case _:
                 text = f"after {steps} {self._what(run)}"
-        moved = rolling.moved.get(run)
+        moved = rolling.searches.last_moves.get(run)
         if moved is not None and moved < done:
             text += f", the last {done - moved:,} of which moved nothing"
         return text
@@ -414,7 +411,7 @@ class RunEnds:
             if math.isfinite(value) and math.isfinite(self.norms[run]) and value < rolling.first[run]:
                 found[run] = f"{reason}; there is no lowest value on this way, however small the steps"
                 continue
-            update = rolling.update_of(run)
+            update = rolling.rules.update_of(run)
             if update is None:
                 continue
             rate = update.rate(self.steps_done[run]).learning_rate

@@ -15,7 +15,7 @@ import mpmath as mp
 import numpy as np
 
 from service.engine.descent.run_ends import RunEnds
-from service.engine.descent.runs import ARRIVED
+from service.engine.descent.runs_plan import ARRIVED
 from service.engine.descent.valleys import Known
 from service.engine.functions.calculus import DEGENERATE, MINIMUM
 from service.engine.functions.expression import parse

@@ -8,7 +8,8 @@ import numpy as np
 
 from service.engine.compiling import Compiler
 from service.engine.descent.run_ends import RunEnds
-from service.engine.descent.runs import Bounds, GradientNoise, Runs, RunsPlan
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import Bounds, GradientNoise, RunsPlan
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.functions.calculus import STATIONARY, analyse
