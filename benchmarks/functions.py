@@ -30,9 +30,10 @@ from benchmarks.measure import (
 )
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
-from service.engine.descent.arrival import BLOCK, Arrival
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import Rolling, RollingPlan
+from service.engine.descent.run_ends import BLOCK_POINTS, RunEnds
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
 from service.engine.functions.expression import parse
@@ -157,17 +158,17 @@ def new_expression(rounds: int) -> None:
 # --- many balls ---------------------------------------------------------------------------------
 
 
-def rolling(starts: Array, optimizer: str, rate: float, steps: int, every: int, keep: bool) -> Callable[[], Rolling]:
+def rolling(starts: Array, optimizer: str, rate: float, steps: int, every: int, keep: bool) -> Callable[[], Runs]:
     """Makes the same run again and again; the expression is compiled once."""
     pool = WorkspacePool()
     expression = parse(presets["himmelblau"].expression)
     compile_once = Compiler(LIMITS, 10**12, pool)
     chosen = optimizers.select(optimizer, learning_rate=rate)
-    plan = RollingPlan([chosen], starts, steps, every=every, keep=keep)
-    return lambda: Rolling(compile_once, expression, plan, LIMITS)
+    plan = RunsPlan([chosen], starts, steps, every=every, keep=keep)
+    return lambda: Runs(compile_once, expression, plan, LIMITS)
 
 
-def to_the_end(make: Callable[[], Rolling]) -> Rolling:
+def to_the_end(make: Callable[[], Runs]) -> Runs:
     running = make()
     while not running.finished:
         running.advance()
@@ -175,9 +176,9 @@ def to_the_end(make: Callable[[], Rolling]) -> Rolling:
     return running
 
 
-def arrived(running: Rolling) -> Arrival:
+def arrived(running: Runs) -> RunEnds:
     """Where the balls have come to."""
-    arrival = Arrival(running)
+    arrival = RunEnds(running)
     while not arrival.finished:
         arrival.advance()
     return arrival
@@ -232,7 +233,7 @@ def many_balls(rounds: int, with_torch: bool) -> None:
 # --- a basin map --------------------------------------------------------------------------------
 
 
-def basin_map() -> Callable[[], Rolling]:
+def basin_map() -> Callable[[], Runs]:
     axis = np.linspace(-5.0, 5.0, SIDE)
     starts = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     return rolling(starts, "sgd", BASIN_RATE, BASIN_STEPS, BASIN_STEPS, keep=False)
@@ -268,7 +269,7 @@ def basins(rounds: int) -> None:
 
 
 def searching(preset: str) -> Callable[[], int]:
-    function = compiled(preset, BLOCK, 2)
+    function = compiled(preset, BLOCK_POINTS, 2)
     low, high = np.array(presets[preset].domain).T
     return lambda: len(search(function, low, high, STARTS).points)
 

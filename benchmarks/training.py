@@ -16,7 +16,8 @@ from service.api.training import record_of
 from service.engine.compiling import Compiler
 from service.engine.descent.loop import Recipe
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.training import Plan, Training
+from service.engine.descent.training import Training
+from service.engine.descent.training_plan import Plan
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.feed import Feed

@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validates_schema
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.fields import Message, NumberField, StrictSchema, WordField, read_each
-from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
 
@@ -75,13 +75,13 @@ class OptimizersField(ChoiceField):
     """A list of optimizers."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_RUNS:
-            raise self.refuse(f"a list of 1 to {MOST_RUNS} optimizers", value)
+        if not isinstance(value, list) or not 0 < len(value) <= MOST_TRAININGS:
+            raise self.refuse(f"a list of 1 to {MOST_TRAININGS} optimizers", value)
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_RUNS)
+        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_TRAININGS)
 
 
 class AnswerWarningSchema(StrictSchema):

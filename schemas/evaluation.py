@@ -39,7 +39,7 @@ from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.losses import Loss, losses
-from service.engine.network.objective import REDUCTIONS
+from service.engine.network.total_loss import REDUCTIONS
 
 DTYPES = ("float64", "float32")
 

@@ -36,8 +36,9 @@ from schemas.tensor import TensorField, decode, is_typed, typed_array
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise
-from service.engine.descent.schedules import Schedule, schedules
+from service.engine.descent.runs_plan import ARRIVED, RECORDED, Bounds, GradientNoise
+from service.engine.descent.scheduler import Schedule
+from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
@@ -252,7 +253,7 @@ class StartsField(StrictField):
 class GradientNoiseSchema(PartSchema):
     """Random numbers that are added to each gradient."""
 
-    made = Noise
+    made = GradientNoise
 
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
     seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
@@ -279,7 +280,7 @@ class DescentTraceSchema(PartSchema):
         minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
     )
     include = WordsField(
-        TRACED,
+        RECORDED,
         load_default=frozenset(),
         metadata=about("gradients at the places told; what the optimizer remembers there"),
     )
@@ -326,7 +327,7 @@ class LoadedDescend(LoadedRoll):
     starts: Array
     """(starts, variables)"""
     optimizers: tuple[Selection[Optimizer], ...]
-    noise: NotRequired[Noise]
+    noise: NotRequired[GradientNoise]
     stop: Bounds
     trace: Trace
 

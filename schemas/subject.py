@@ -20,7 +20,7 @@ from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.losses import Loss, losses
-from service.engine.network.objective import REDUCTIONS
+from service.engine.network.total_loss import REDUCTIONS
 
 OF_A_NETWORK = (
     *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
-
-import numpy as np
 from marshmallow import ValidationError, fields
-
 from schemas.common import (
-    MOST_STEPS,
-    STATUSES,
-    TO_ONE_NUMBER,
     AnswerWarningSchema,
     GradientClipSchema,
+    MOST_STEPS,
     OptimizersField,
     PartSchema,
+    STATUSES,
+    TO_ONE_NUMBER,
     Trace,
     about,
     finite_field,
@@ -25,7 +21,7 @@ from schemas.common import (
 )
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
+from schemas.evaluation import LoadedNetwork, LossRequest, Tensors, WITH_A_LOSS
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -54,13 +50,16 @@ from schemas.tensor import (
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
-from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.schedules import Schedule, schedules
-from service.engine.descent.training import TRACED
+from service.engine.descent.scheduler import Schedule
+from service.engine.descent.schedules import schedules
+from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
 from service.engine.options import LARGEST_EXACT_INTEGER
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 MOST_BATCHES = 100_000
 
@@ -364,12 +363,12 @@ class SeedsField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[int, ...]:
         seeds = whole(value)
-        if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_RUNS:
-            raise self.refuse(f"a list of 1 to {MOST_RUNS} seeds", seeds)
+        if not isinstance(seeds, list) or not 0 < len(seeds) <= MOST_TRAININGS:
+            raise self.refuse(f"a list of 1 to {MOST_TRAININGS} seeds", seeds)
         return tuple(read_each(enumerate(seeds), self.seed.deserialize).values())
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_RUNS)
+        return list_of(self.seed.json_schema(components), minItems=1, maxItems=MOST_TRAININGS)
 
 
 class ComparisonTraceSchema(PartSchema):

@@ -15,8 +15,9 @@ from service.api.operation import Context
 from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
-from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import Rolling, RollingPlan, run_of
+from service.engine.descent.run_ends import RunEnds
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
@@ -34,7 +35,7 @@ class RollingWork:
     def __init__(
         self,
         expression: Expression,
-        plan: RollingPlan,
+        plan: RunsPlan,
         context: Context,
         beside: int = 0,
         known: Known | None = None,
@@ -44,12 +45,12 @@ class RollingWork:
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
         runtime = context.runtime
-        self.rolling = Rolling(
+        self.rolling = Runs(
             context.compiled, expression, plan, runtime.settings.limits, self._reserve, admission_of(context)
         )
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
-        self.arrival: Arrival | None = None
+        self.arrival: RunEnds | None = None
         """Once the balls have come to their end."""
 
     def _reserve(self, nbytes: int) -> None:
@@ -80,8 +81,8 @@ class RollingWork:
             self.arrival = self._look()
         self.arrival.cancel()
 
-    def _look(self) -> Arrival:
-        return Arrival(self.rolling, self.known, self.following)
+    def _look(self) -> RunEnds:
+        return RunEnds(self.rolling, self.known, self.following)
 
     def summary(self) -> Mapping[str, Any]:
         outcome = self._outcome
@@ -102,7 +103,7 @@ class RollingWork:
         return {
             "variables": self.expression.variables,
             "status": status,
-            "steps": [step for step in self.rolling.told.tolist() if step <= max(outcome.steps_done)],
+            "steps": [step for step in self.rolling.paths.steps.tolist() if step <= max(outcome.steps_done)],
             "best": outcome.best,
             "valleys": valleys_of(outcome.valleys),
             "runs": [self._run(outcome, run, count) for run in range(self.plan.runs)],
@@ -111,11 +112,11 @@ class RollingWork:
         }
 
     @property
-    def _outcome(self) -> Arrival:
+    def _outcome(self) -> RunEnds:
         assert self.arrival is not None
         return self.arrival
 
-    def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
+    def _run(self, outcome: RunEnds, run: int, count: int) -> dict[str, Any]:
         valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
         told: dict[str, Any] = {
             "optimizer": run // count,
@@ -129,7 +130,7 @@ class RollingWork:
             "valley": None if valley < 0 else valley,
             "basin": None if basin < 0 else basin,
         }
-        return told | run_of(self.rolling, run) if self.plan.keep else told
+        return told | self.rolling.path_of(run) if self.plan.keep else told
 
     def close(self) -> None:
         self.rolling.close()
@@ -139,7 +140,7 @@ class DescendWork(RollingWork):
     """The work of `/v1/functions/descend`."""
 
     def __init__(self, request: LoadedDescend, context: Context) -> None:
-        plan = RollingPlan(
+        plan = RunsPlan(
             request["optimizers"],
             request["starts"],
             request["steps"],
@@ -180,7 +181,7 @@ _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
 
 def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
     """Where a run from each point of a grid of this shape arrives."""
-    plan = RollingPlan(
+    plan = RunsPlan(
         (request["optimizer"],),
         points,
         request["steps"],

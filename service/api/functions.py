@@ -50,7 +50,7 @@ from service.api.streaming import collect, respond
 from service.engine.arrays import Array, norms_of
 from service.engine.cautions import Caution
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import RollingPlan
+from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.valleys import Known
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.float_warnings import without_float_warnings
@@ -263,7 +263,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     expression = parse(line.expression, request["variables"])
     optimum = np.array([line.slope, line.intercept])
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * line.largest_stable_step),))
-    plan = RollingPlan(
+    plan = RunsPlan(
         chosen,
         request["start"][None],
         request["steps"],

@@ -26,7 +26,8 @@ from service.engine.insight.landscape import (
 from service.engine.insight.landscape_words import about_axis, about_spectrum
 from service.engine.insight.spectrum import Spectrum
 from service.engine.network.evaluate import EvaluationTask
-from service.engine.network.parameters import ParameterVector, tree_of
+from service.engine.network.flat import tree_of
+from service.engine.network.parameters import ParameterVector
 from service.engine.texts import Tell, telling
 
 blueprint = Blueprint("landscape", __name__)
@@ -135,7 +136,7 @@ def _axis(axis: AxisValues, vector: ParameterVector | None, tell: Tell) -> dict[
     if axis.slopes is not None:
         entry["slopes"] = axis.slopes
     if vector is not None:
-        entry["vector"] = tree_of(vector.parts, direction.vector)
+        entry["vector"] = tree_of(vector.pieces, direction.vector)
     entry["texts"] = [tell(sentence) for sentence in about_axis(axis)]
     return entry
 

@@ -20,7 +20,8 @@ from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.losses import Loss
 from service.engine.network.parameters import ParameterVector
-from service.engine.network.task import Task, prepare
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Task
 
 C = TypeVar("C", bound=Evaluation | Derivation)
 B = TypeVar("B", bound=Compiled)

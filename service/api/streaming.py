@@ -19,7 +19,7 @@ from flask import Response
 
 from service import wire
 from service.api.operation import Context
-from service.engine.descent.loop import Admit
+from service.engine.descent.cost import Admit
 from service.engine.errors import Abandoned, DeadlineExceeded, EngineError, InvalidRequest
 from service.engine.graph.plan import Program
 from service.observability import OPEN_STREAMS, count_stream

@@ -28,9 +28,12 @@ from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import Comparison, Contender, Row, check_runs
-from service.engine.descent.loop import Admit, Recipe, Stop, no_need
+from service.engine.descent.cost import Admit, no_need
+from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.optimizers import Optimizer
-from service.engine.descent.training import Plan, Recorded, Training
+from service.engine.descent.trace import Recorded
+from service.engine.descent.training import Training
+from service.engine.descent.training_plan import Plan
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task

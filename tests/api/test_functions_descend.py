@@ -286,7 +286,7 @@ def test_places_are_told_every_so_many_steps(post: Post, every: int) -> None:
 
 @pytest.mark.parametrize("name", presets.names)
 def test_the_trials_of_presets_run(post: Post, name: str) -> None:
-    """Their first steps: tests/engine/descent/test_rolling.py rolls them to their ends."""
+    """Their first steps: tests/engine/descent/test_runs.py rolls them to their ends."""
     preset = presets[name]
     for trial in preset.trials:
         steps = min(trial.steps, 20)

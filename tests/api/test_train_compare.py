@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE
-from service.engine.descent.comparison import MOST_RUNS
+from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.training import Training
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
@@ -205,7 +205,7 @@ def test_there_are_limits_to_runs_steps_curves_and_operations(make_client: MakeC
     most = {"optimizers": ["sgd"] * 5, "learning_rates": [0.1] * 5, "seeds": [1] * 4, "steps": 1}
     assert ask(**most)[0].status_code == 200
     many, body = ask(**(most | {"optimizers": ["sgd"] * 6}))
-    assert refused(many, body, "#/optimizers")["asked"] == 120 and MOST_RUNS == 100
+    assert refused(many, body, "#/optimizers")["asked"] == 120 and MOST_TRAININGS == 100
     assert ask(steps=50)[0].status_code == 200
     assert refused(*ask(steps=51), "#/steps")["asked"] == 102
     error = refused(*ask(steps=20, optimizers=["sgd"] * 5, learning_rates=[0.1, 1, 2]), "#/trace")

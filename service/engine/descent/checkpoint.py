@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.descent.loop import Descent, Progress
 from service.engine.descent.schedules import schedules
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
-from service.engine.network.parameters import Part, Tree, tree_of
+from service.engine.errors import Fault, InvalidRequest, MOST_ERRORS
+from service.engine.network.flat import Piece, tree_of
+from service.engine.network.parameters import Tree
 from service.engine.options import LARGEST_EXACT_INTEGER
+from typing import Any
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Checkpoint:
     schedule: Mapping[str, float] = field(default_factory=dict)
 
 
-def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Part]) -> Checkpoint:
+def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Piece]) -> Checkpoint:
     """Where a descent stands."""
     standing = descent.progress
     return Checkpoint(
@@ -42,7 +41,7 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
         seed=seed,
         parameters=parameters,
         optimizer=descent.update.declaration.name,
-        state={name: told(trained, value) for name, value in vars(descent.state).items()},
+        state={name: tree_or_number(trained, value) for name, value in vars(descent.state).items()},
         progress={
             item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
         },
@@ -50,7 +49,7 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
     )
 
 
-def told(trained: Sequence[Part], value: Any) -> Any:
+def tree_or_number(trained: Sequence[Piece], value: Any) -> Any:
     """A number as it is, a flat array as a tree of copies."""
     return tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
 
@@ -82,7 +81,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
 class StateReader:
     """Reads an optimizer's state out of a checkpoint; what is wrong is told with its place."""
 
-    def __init__(self, descent: Descent, trained: Sequence[Part]) -> None:
+    def __init__(self, descent: Descent, trained: Sequence[Piece]) -> None:
         self.descent = descent
         self.optimizer = descent.update.declaration
         self.trained = trained
@@ -147,7 +146,7 @@ class StateReader:
     def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
         """The flat array that a tree was."""
         history = name in self.optimizer.histories
-        wanted = {(part.layer, part.name): part for part in self.trained}
+        wanted = {piece.path: piece for piece in self.trained}
         faults = [
             Fault(("checkpoint", "state", name, layer, own), "is no parameter that is trained")
             for layer, arrays in tree.items()
@@ -155,13 +154,13 @@ class StateReader:
             if (layer, own) not in wanted
         ]
         lengths = set()
-        for (layer, own), part in wanted.items():
+        for (layer, own), piece in wanted.items():
             array = tree.get(layer, {}).get(own)
             path = ("checkpoint", "state", name, layer, own)
             if array is None:
-                faults.append(Fault(path, f"{own} of layer {layer!r} is missing; it has shape {list(part.shape)}"))
-            elif (array.shape[1:] if history else array.shape) != part.shape:
-                takes = f"[steps, {', '.join(map(str, part.shape))}]" if history else list(part.shape)
+                faults.append(Fault(path, f"{own} of layer {layer!r} is missing; it has shape {list(piece.shape)}"))
+            elif (array.shape[1:] if history else array.shape) != piece.shape:
+                takes = f"[steps, {', '.join(map(str, piece.shape))}]" if history else list(piece.shape)
                 faults.append(Fault(path, f"has shape {list(array.shape)}; it takes {takes}"))
             elif history:
                 lengths.add(len(array))
@@ -172,6 +171,6 @@ class StateReader:
             return np.empty(0)
         lead = tuple(lengths)
         flat = np.empty((*lead, self.size), self.dtype)
-        for (layer, own), part in wanted.items():
-            flat[..., part.start : part.stop] = tree[layer][own].reshape((*lead, part.stop - part.start))
+        for (layer, own), piece in wanted.items():
+            flat[..., piece.start : piece.stop] = tree[layer][own].reshape((*lead, piece.stop - piece.start))
         return flat

@@ -12,13 +12,14 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.declarations import Selection
-from service.engine.descent.loop import RULE_CALLS, Recipe, Step
+from service.engine.descent.cost import RULE_CALLS
+from service.engine.descent.loop import Recipe, Step
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.limits import Limits
 
-MOST_RUNS = 100
+MOST_TRAININGS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
 
 
@@ -33,8 +34,8 @@ class Contender(NamedTuple):
 
 def check_runs(count: int, path: Path = ()) -> None:
     """Raise `LimitExceeded` when there are too many."""
-    if count > MOST_RUNS:
-        raise LimitExceeded("runs", count, MOST_RUNS, path)
+    if count > MOST_TRAININGS:
+        raise LimitExceeded("runs", count, MOST_TRAININGS, path)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Comparison:
             work = 0.0
             for contender in contenders:
                 own = replace(recipe, optimizer=contender.optimizer)
-                work += self._training.work_of(own, ("optimizers", contender.place))
+                work += self._training.cost.work(own, ("optimizers", contender.place))
             limits.check_operations(work)
             self.work = work
             """Floating-point operations of all runs together, at most and roughly."""
@@ -106,7 +107,7 @@ class Comparison:
         assert training is not None
         recipe = training.plan.recipe
         contenders = (self.rows[-1].contender, *self._waiting)
-        return max(training.memory_of(replace(recipe, optimizer=each.optimizer)) for each in contenders)
+        return max(training.cost.memory(replace(recipe, optimizer=each.optimizer)) for each in contenders)
 
     def _add(self, contender: Contender, reason: str = "") -> None:
         """A row, and curves that are empty so far."""

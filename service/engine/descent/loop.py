@@ -7,7 +7,7 @@ read until the next one: `parameters` and `state` after it, `gradient` of before
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,6 @@ from service.engine.descent.update import Rules, Update
 from service.engine.errors import EngineError
 from service.engine.findings import Found, findings, found
 from service.engine.float_warnings import without_float_warnings
-from service.engine.graph.plan import Program
 from service.engine.texts import Sentence, telling
 
 RUNAWAY = 1e12
@@ -28,17 +27,6 @@ SMALL = 200
 """With at most so many parameters, the curvature is looked at to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
 """What looking at the curvature may cost."""
-
-
-RULE_CALLS = 20
-"""Of NumPy in each step, beside those of the program."""
-Admit = Callable[[Program, float, float, int], None]
-"""Told, before it takes memory, what a descent will cost: its program, the floating-point operations of all its steps,
-the calls of NumPy in each of them, and the number of steps. It may take its time, or raise."""
-
-
-def no_need(program: Program, work: float, calls: float, steps: int) -> None:
-    """Admits everything at once."""
 
 
 class Objective(Protocol):
@@ -217,7 +205,7 @@ class Descent:
 
     def _search(self, loss: float, gradient: Array, learning_rate: float) -> float:
         self.gradient = gradient.copy()  # the search evaluates again
-        problem = _Problem(self.objective, loss, self.gradient)
+        problem = _HereObjective(self.objective, loss, self.gradient)
         update = self.update
         length: float = update.declaration.build(
             problem, update.state, self.progress.step, learning_rate, **update.options
@@ -321,7 +309,7 @@ class Descent:
         return largest if 0.0 < largest < math.inf else None
 
 
-class _Problem:
+class _HereObjective:
     """What a search sees of the objective."""
 
     def __init__(self, objective: Objective, loss: float, gradient: Array) -> None:

@@ -14,16 +14,19 @@ from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
-from service.engine.network.cautions import first_non_finite, misread, unfit
+from service.engine.network.answer_warnings import first_non_finite, misread, unfit
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from service.engine.network.task import Task
 from service.engine.watch import Watch
+
+QUICK_OPERATIONS = 1e9
+"""Floating-point operations that are made even when the time is over."""
 
 
 class _Run(NamedTuple):
@@ -99,11 +102,11 @@ class NetworkObjective:
     def _open(self, evaluation: Evaluation) -> _Run:
         workspace = self._stack.enter_context(evaluation.program.workspace(self.watch))
         read, frozen = workspace.outputs, frozenset(evaluation.task.frozen)
-        places = {(part.layer, part.name): slice(part.start, part.stop) for part in evaluation.parameters.parts}
+        places = {piece.path: slice(piece.start, piece.stop) for piece in evaluation.parameters.pieces}
         carried = [
-            (read[f"state/{part.layer}.{part.name}"].reshape(-1), places[part.layer, part.name])
-            for part in evaluation.state
-            if f"{part.layer}.{part.name}" not in frozen
+            (read[f"state/{layer}.{name}"].reshape(-1), places[layer, name])
+            for (layer, name), *_ in evaluation.state
+            if f"{layer}.{name}" not in frozen
         ]
         flat, gradients = workspace.parameters, workspace.gradients
         return _Run(evaluation, workspace, workspace.calls, flat, gradients, read["loss"], carried)
@@ -111,7 +114,7 @@ class NetworkObjective:
     def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
         try:
             evaluation = self._compile(EvaluationTask(task))
-            if evaluation.parameters.parts != main.parameters.parts:
+            if evaluation.parameters.pieces != main.parameters.pieces:
                 detail = "have another shape than those that are trained on, so that the parameters do not fit both"
                 raise InvalidRequest([Fault(("inputs",), detail)])
             evaluation.feeder.check(feed)
@@ -152,7 +155,7 @@ class NetworkObjective:
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
         feed = _rows_of(self._feed, self._rows)
-        feed.parameters, feed.step = tree_of(self.vector.parts, self.flat), self._step
+        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
@@ -160,7 +163,7 @@ class NetworkObjective:
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
-            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.parts, self.watch
+            evaluation.program, run.workspace, evaluation.model, evaluation.parameters.pieces, self.watch
         )
 
     def finish(self) -> None:
@@ -176,6 +179,15 @@ class NetworkObjective:
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
         return self._compute(run)
+
+    def final_losses(self, step: int) -> tuple[float | None, float | None]:
+        """Return the loss over all samples and that of validation; None where there is no such data, or no time."""
+        if self.total_work + self.validation_work <= QUICK_OPERATIONS:
+            self.watch = None
+        try:
+            return self.total(step), self.validate()
+        except DeadlineExceeded:
+            return None, None
 
     @property
     def rows(self) -> Array | None:

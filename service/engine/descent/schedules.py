@@ -1,26 +1,19 @@
-"""Schedules, each declared once: how the learning rate changes from step to step.
-
-A schedule is a function of the base learning rate (the optimizer's own) and of how often it was asked before:
-
-    schedule(base, count, **options) -> Rate
-
-`count` is 0 at the first step. With `unit: epoch` it counts epochs instead of steps. The warm-up comes before: the rate
-grows in a line to where the schedule starts. A schedule that watches the loss keeps numbers in `state` (see `watch`).
-All others are closed forms, so a count of many millions costs what the first does, and so does going back.
-"""
+"""Schedules, each declared once: how the learning rate changes from step to step (see `scheduler`)."""
 
 from __future__ import annotations
 
 import math
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.declarations import Registry
+from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Schedule, between
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers, Option
+
+schedules: Registry[Schedule] = Registry("schedule", "schedules", Schedule)
 
 PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
 KERAS = "https://keras.io/api/optimizers/learning_rate_schedules/"
@@ -29,44 +22,9 @@ SMALLEST_CHANGE = 1e-8
 """A plateau does not lower a rate by less: PyTorch's eps."""
 
 
-class Rate(NamedTuple):
-    """What holds for the next step."""
-
-    learning_rate: float
-    momentum: float | None = None
-    """Replaces the optimizer's `momentum`, or its `beta_1`; None: it stays as it is."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Schedule(Declaration):
-    """A schedule: see the module."""
-
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    """The state before the first step; a schedule that has some takes it as `state`, a dictionary."""
-    watch: Callable[..., None] | None = None
-    """`watch(state, loss, base, **options)`: told the loss of each epoch (of validation, where there is some)."""
-
-
-schedules: Registry[Schedule] = Registry("schedule", "schedules", Schedule)
-
-WARMUP_STEPS = Integer(
-    name="warmup_steps", default=0, minimum=0, description="first the rate grows in a line over so many steps"
-)
-WARMUP_START = Number(
-    name="warmup_start",
-    default=0.0,
-    minimum=0.0,
-    maximum=1.0,
-    description="where the warm-up starts, as a fraction of the rate it grows to: the schedule's first",
-)
-UNIT = Choice(name="unit", default="step", values=("step", "epoch"), description="what the schedule counts as a step")
-COMMON: tuple[Option, ...] = (UNIT, WARMUP_STEPS, WARMUP_START)
-"""Options of every schedule; the loop obeys them."""
-
-
 def common_to_all(*options: Option) -> tuple[Option, ...]:
     """The options of a schedule and those that all have."""
-    return (*options, *COMMON)
+    return (*options, *SCHEDULER_OPTIONS)
 
 
 def _power(base: float, exponent: float) -> float:
@@ -80,10 +38,6 @@ def _power(base: float, exponent: float) -> float:
 def _wave(part: float) -> float:
     """Half a cosine: from 1 at part 0 down to 0 at part 1."""
     return 0.5 * (1.0 + math.cos(math.pi * part))
-
-
-def _between(start: float, end: float, part: float) -> float:
-    return start + (end - start) * part
 
 
 def _refuse_unordered(name: str, steps: tuple[int, ...]) -> tuple[str, str] | None:
@@ -226,7 +180,7 @@ def polynomial(base: float, count: int, decay_steps: int, end_learning_rate: flo
     if cycle:
         decay_steps *= max(1, -(-count // decay_steps))
     left = 1.0 - min(count, decay_steps) / decay_steps
-    return Rate(_between(end_learning_rate, base, _power(left, power)))
+    return Rate(between(end_learning_rate, base, _power(left, power)))
 
 
 @schedules.declare(
@@ -242,7 +196,7 @@ def polynomial(base: float, count: int, decay_steps: int, end_learning_rate: flo
     sources=(PYTORCH,),
 )
 def linear(base: float, count: int, start_factor: float, end_factor: float, total_steps: int) -> Rate:
-    return Rate(base * _between(start_factor, end_factor, min(count, total_steps) / total_steps))
+    return Rate(base * between(start_factor, end_factor, min(count, total_steps) / total_steps))
 
 
 @schedules.declare(
@@ -279,7 +233,7 @@ def constant_factor(base: float, count: int, factor: float, total_steps: int) ->
 def cosine(base: float, count: int, decay_steps: int, minimum: float, alpha: float, stay: bool) -> Rate:
     # The cosine of a large angle is inexact, the remainder of two integers is not.
     place = min(count, decay_steps) if stay else count % (2 * decay_steps)
-    return Rate(_between(max(minimum, alpha * base), base, _wave(place / decay_steps)))
+    return Rate(between(max(minimum, alpha * base), base, _wave(place / decay_steps)))
 
 
 @schedules.declare(
@@ -388,8 +342,8 @@ def one_cycle(
     if annealing == "cosine":
         left = _wave(1.0 - left)
     # Seen from its end, which may be many times smaller than its start.
-    momentum = _between(after[2], before[2], left) if cycle_momentum else None
-    return Rate(_between(after[1], before[1], left), momentum)
+    momentum = between(after[2], before[2], left) if cycle_momentum else None
+    return Rate(between(after[1], before[1], left), momentum)
 
 
 @schedules.declare(
@@ -439,8 +393,8 @@ def cyclic(
         height *= _power(0.5, cycles)
     elif mode == "exp_range":
         height *= _power(gamma, count)
-    momentum = _between(max_momentum, base_momentum, height) if cycle_momentum else None
-    return Rate(_between(base, max_learning_rate, height), momentum)
+    momentum = between(max_momentum, base_momentum, height) if cycle_momentum else None
+    return Rate(between(base, max_learning_rate, height), momentum)
 
 
 @schedules.declare(
@@ -528,38 +482,3 @@ def _watch_for_plateau(
 def plateau(base: float, count: int, state: Mapping[str, float], minimum: float, **others: Any) -> Rate:
     # A rate that is below the minimum from the start is not raised.
     return Rate(max(base * state["scale"], min(minimum, base)))
-
-
-class Scheduler:
-    """A schedule at work: what it remembers between the steps."""
-
-    def __init__(self, schedule: Selection[Schedule], base: float, steps_per_epoch: int) -> None:
-        options = dict(schedule.options)
-        self.declaration = schedule.declaration
-        self.base = base
-        self.steps_per_epoch = steps_per_epoch
-        self.unit: str = options.pop(UNIT.name)
-        self.warmup_steps: int = options.pop(WARMUP_STEPS.name)
-        self.warmup_start: float = options.pop(WARMUP_START.name)
-        self.options: dict[str, Any] = options
-        self.state: dict[str, float] = dict(schedule.declaration.numbers)
-
-    def rate(self, step: int) -> Rate:
-        """For a step, counted from 0."""
-        if step < self.warmup_steps:
-            first = self._at(0)
-            return Rate(
-                first.learning_rate * _between(self.warmup_start, 1.0, step / self.warmup_steps), first.momentum
-            )
-        each = 1 if self.unit == "step" else self.steps_per_epoch
-        return self._at(step // each - self.warmup_steps // each)
-
-    def _at(self, count: int) -> Rate:
-        more = {"state": self.state} if self.state else {}
-        rate: Rate = self.declaration.build(self.base, count, **more, **self.options)
-        return rate
-
-    def watch(self, loss: float) -> None:
-        """Tell the loss after an epoch."""
-        if self.declaration.watch is not None:
-            self.declaration.watch(self.state, loss, self.base, **self.options)

@@ -12,20 +12,20 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers.declaration import (
-    COMMON,
     CONVENTION,
     DECOUPLED,
+    LOOP_OPTIONS,
     MAXIMIZE,
     WEIGHT_DECAY,
     Move,
     Optimizer,
     State,
 )
-from service.engine.descent.schedules import Rate, Schedule, Scheduler
+from service.engine.descent.scheduler import Rate, Schedule, Scheduler
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.texts import Sentence, say
 
-BLOCK = 1 << 17
+RULE_BLOCK = 1 << 17
 """Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
 CLIP_EPSILON = 1e-6
 """Added to the norm in PyTorch's clipping."""
@@ -56,7 +56,7 @@ class Rules:
     @property
     def own_options(self) -> dict[str, Any]:
         """The options that the rule itself takes: without those of the loop and the learning rate."""
-        loops = (*COMMON, "learning_rate")
+        loops = (*LOOP_OPTIONS, "learning_rate")
         return {name: value for name, value in self.optimizer.options.items() if name not in loops}
 
 
@@ -159,7 +159,7 @@ class Update:
             if known is gradient:
                 return parts
         parameters = self.parameters
-        blocks = [slice(start, start + BLOCK) for start in range(0, parameters.shape[-1], BLOCK)]
+        blocks = [slice(start, start + RULE_BLOCK) for start in range(0, parameters.shape[-1], RULE_BLOCK)]
         if len(blocks) == 1:
             parts = [(blocks[0], parameters, gradient, self.state)]
         else:

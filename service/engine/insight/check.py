@@ -25,7 +25,7 @@ from service.engine.graph.ir import Node
 from service.engine.graph.operations import sum_over
 from service.engine.insight.differences import QUARTERS, STEPS, Curve, Taylor, curve_along, taylor_along
 from service.engine.insight.subject import SMALLEST_SLOPE, Located, Path, Subject
-from service.engine.network.vectors import Piece, Space
+from service.engine.network.flat import Piece, Space
 
 VERDICTS = ("right", "kink", "unsure", "wrong", "undefined")
 """From good to bad."""

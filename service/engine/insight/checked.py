@@ -20,9 +20,10 @@ from service.engine.insight.differences import STEPS
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.subject import Located, Path, Subject
 from service.engine.limits import Limits
-from service.engine.network.cautions import doubtful
+from service.engine.network.answer_warnings import doubtful
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Prepared, Task, prepare
+from service.engine.network.prepare import Prepared, prepare
+from service.engine.network.task import Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 

@@ -22,9 +22,10 @@ from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachab
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked
+from service.engine.network.answer_warnings import blocked
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Prepared, Task, prepare
+from service.engine.network.prepare import Prepared, prepare
+from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 

@@ -12,7 +12,7 @@ from service.engine.arrays import Array, norm_of_flat
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.float_warnings import without_float_warnings
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
-from service.engine.network.parameters import Part
+from service.engine.network.flat import Piece
 
 DIRECTIONS: Mapping[str, str] = {
     "random": "standard normal numbers, by default as long in each filter as its weights are",
@@ -77,7 +77,7 @@ class Direction(NamedTuple):
 
 
 def random_direction(
-    definition: NetworkDefinition, trained: Sequence[Part], base: Array, normalize: str, stream: Sequence[int]
+    definition: NetworkDefinition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
     """Standard normal numbers for all trained parameters, normalised. `stream` seeds them.
 

@@ -26,7 +26,7 @@ from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, Outlin
 from service.engine.insight.scene import Scene, build_scene, sliced
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
@@ -193,7 +193,7 @@ class Explanation:
         flat = np.empty(sum(node.size for node in vector.nodes), dtype)
         self.feeder.fill_parameters(flat, own, watch)
         found: dict[Node, Array] = {}
-        for parameter, part in zip(model.parameters, vector.parts, strict=True):
+        for parameter, part in zip(model.parameters, vector.pieces, strict=True):
             found[parameter.node] = flat[part.start : part.stop].reshape(part.shape)
         for name, node in model.inputs.items():
             found[node] = np.ascontiguousarray(own.inputs[name], node.dtype)
@@ -205,7 +205,7 @@ class Explanation:
         for place, (noise, drawn) in enumerate(zip(model.noises, scene.noises, strict=True)):
             generator = np.random.Generator(np.random.PCG64([feed.seed, 1, place]))
             found[noise.node] = np.ascontiguousarray(sliced(drawn.draw(generator), sample), dtype)
-        initialised = tree_of(vector.parts, flat) if feed.parameters is None else None
+        initialised = tree_of(vector.pieces, flat) if feed.parameters is None else None
         return found, initialised
 
 

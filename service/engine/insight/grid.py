@@ -23,10 +23,11 @@ from service.engine.graph.operations import broadcast, concatenate, reshape, sli
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import first_non_finite
+from service.engine.network.answer_warnings import first_non_finite
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.parameters import Part
-from service.engine.network.task import Task, prepare
+from service.engine.network.flat import Piece
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 BLOCK_BYTES = 4 * 2**20
@@ -79,7 +80,7 @@ class Values:
 class Grid:
     """A grid task, planned. Immutable and safe to run from many threads."""
 
-    def __init__(self, asked: GridTask, program: Program, block: int, feeder: Feeder, moved: Sequence[Part]) -> None:
+    def __init__(self, asked: GridTask, program: Program, block: int, feeder: Feeder, moved: Sequence[Piece]) -> None:
         self.asked = asked
         self.program = program
         self.block = block
@@ -131,7 +132,7 @@ class Grid:
                     values.curvatures[start:stop] = found["curvatures"]
                 if values.trouble is None and not all(map(is_finite, found.values())):
                     values.trouble = first_non_finite(
-                        self.program, workspace, self.feeder.model, self.feeder.parameters.parts, watch
+                        self.program, workspace, self.feeder.model, self.feeder.parameters.pieces, watch
                     )
         return values
 
@@ -159,7 +160,7 @@ def compile_grid(
     assert prepared.objective is not None
     feeder = Feeder(prepared, limits)
     wanted = frozenset(asked.moved)
-    moved = sorted((part for part in feeder.parameters.parts if f"{part.layer}.{part.name}" in wanted), key=_start)
+    moved = sorted((part for part in feeder.parameters.pieces if f"{part.layer}.{part.name}" in wanted), key=_start)
     by_name = {(parameter.layer, parameter.name): parameter.node for parameter in model.parameters}
     nodes = [by_name[part.layer, part.name] for part in moved]
     directions = graph.input("directions", (asked.axes, sum(node.size for node in nodes)))
@@ -190,7 +191,7 @@ def compile_grid(
     return Grid(asked, program, block, feeder, moved)
 
 
-def _start(part: Part) -> int:
+def _start(part: Piece) -> int:
     return part.start
 
 

@@ -204,7 +204,7 @@ class Survey:
         if not size:
             detail = "has no parameters that are trained, so the loss has no landscape"
             raise InvalidRequest([Fault(("network",), detail)])
-        parameters = max(part.stop for part in self.vector.parts)
+        parameters = max(part.stop for part in self.vector.pieces)
         self._hold(2 * self.evaluation.program.nbytes + 8 * 4 * parameters)
         result = self.evaluation.run(self.feed, self._watched(self.evaluation.program.work))
         if result.parameters is not None:
@@ -330,7 +330,7 @@ class Survey:
         vector = np.zeros(self._base.size)
         trained = vector[: self.vector.trained_size]
         if axis.parameter is not None:
-            selected = select_one(axis.parameter, self.vector.parts, (*path, "parameter"))
+            selected = select_one(axis.parameter, self.vector.pieces, (*path, "parameter"))
             vector[selected.start] = 1.0
             return Direction(vector, selected.start)
         if axis.direction == "random":
@@ -385,7 +385,7 @@ class Survey:
         coordinates = np.stack([mesh.reshape(-1) for mesh in meshes], -1)
         moved = tuple(
             f"{part.layer}.{part.name}"
-            for part in sorted(self.vector.parts, key=lambda part: part.start)
+            for part in sorted(self.vector.pieces, key=lambda part: part.start)
             if rows[:, part.start : part.stop].any()
         )
         at_centre = self._grid(moved, len(rows), 1, 2)

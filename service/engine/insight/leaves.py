@@ -7,8 +7,8 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.graph.ir import Node
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.parameters import tree_of
-from service.engine.network.task import Prepared
+from service.engine.network.flat import tree_of
+from service.engine.network.prepare import Prepared
 from service.engine.watch import Watch
 
 
@@ -31,13 +31,13 @@ class Leaves:
         """By the nodes."""
         found = {node: self.inputs[node.attributes[0]] for node in self._nodes}
         vector = self._feeder.parameters
-        for parameter, part in zip(vector.parameters, vector.parts, strict=True):
+        for parameter, part in zip(vector.parameters, vector.pieces, strict=True):
             found[parameter.node] = self.parameters[part.start : part.stop].reshape(part.shape)
         return found
 
     def tree(self) -> dict[str, dict[str, Array]]:
         """The parameters by layer and name."""
-        return tree_of(self._feeder.parameters.parts, self.parameters)
+        return tree_of(self._feeder.parameters.pieces, self.parameters)
 
 
 def leaves_of(prepared: Prepared, feeder: Feeder, feed: Feed, watch: Watch | None) -> Leaves:

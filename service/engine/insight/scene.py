@@ -21,7 +21,8 @@ from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.model import Noise, Parameter, assemble
 from service.engine.network.parameters import ParameterVector
-from service.engine.network.task import Prepared, Task, prepare
+from service.engine.network.prepare import Prepared, prepare
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 _LETTERS = {

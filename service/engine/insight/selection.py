@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.network.parameters import Part
+from service.engine.network.flat import Piece
 from service.engine.suggestions import suggest
 
 LONGEST_SELECTOR = 256
@@ -24,7 +24,7 @@ EXAMPLE = "'hidden.kernel[0][1]'"
 class Selected:
     """Some numbers of one parameter."""
 
-    part: Part
+    part: Piece
     """The parameter."""
     index: tuple[int, ...]
     """Positions along its first axes; () selects the whole parameter."""
@@ -48,7 +48,7 @@ class Selected:
         return f"{self.part.layer}.{self.part.name}" + "".join(f"[{n}]" for n in self.index)
 
 
-def select(text: str, parts: Sequence[Part], path: Path) -> list[Selected]:
+def select(text: str, parts: Sequence[Piece], path: Path) -> list[Selected]:
     """The parameters that a selector names: all of a layer, or one of them, or a part of one.
 
     `path` is where the selector stands in the request. Raises `InvalidRequest` with what is possible there.
@@ -73,7 +73,7 @@ def select(text: str, parts: Sequence[Part], path: Path) -> list[Selected]:
     return [Selected(part, _read_indices(indices, part, path))]
 
 
-def select_one(text: str, parts: Sequence[Part], path: Path) -> Selected:
+def select_one(text: str, parts: Sequence[Piece], path: Path) -> Selected:
     """The one number that a selector names. Raises `InvalidRequest` also where it names several."""
     selected = select(text, parts, path)
     if len(selected) == 1 and len(selected[0].index) == len(selected[0].part.shape):
@@ -88,7 +88,7 @@ def select_one(text: str, parts: Sequence[Part], path: Path) -> Selected:
     raise InvalidRequest([Fault(path, detail, _labels(each.part for each in selected))])
 
 
-def _read_indices(text: str, part: Part, path: Path) -> tuple[int, ...]:
+def _read_indices(text: str, part: Piece, path: Path) -> tuple[int, ...]:
     written = re.findall(r"\[([^\[\]]*)\]", text)
     label = f"{part.layer}.{part.name}"
     indices = []
@@ -111,6 +111,6 @@ def _read_indices(text: str, part: Part, path: Path) -> tuple[int, ...]:
     return tuple(indices)
 
 
-def _labels(parts: Iterable[Part]) -> tuple[str, ...]:
+def _labels(parts: Iterable[Piece]) -> tuple[str, ...]:
     """Selectors of whole parameters."""
     return tuple(f"{part.layer}.{part.name}" for part in islice(parts, MOST_ALLOWED))

@@ -21,13 +21,22 @@ from service.engine.graph.operations import absolute, broadcast, reshape, sign
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.cautions import blocked, doubtful, first_non_finite, is_plain, misread, to_be_read, unfit
+from service.engine.network.answer_warnings import (
+    blocked,
+    doubtful,
+    first_non_finite,
+    is_plain,
+    misread,
+    to_be_read,
+    unfit,
+)
 from service.engine.network.feed import Feed, Feeder
+from service.engine.network.flat import Piece, Space, tree_of
 from service.engine.network.model import Model
-from service.engine.network.objective import Objective
-from service.engine.network.parameters import Part, parts_of, tree_of
+from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.surprises import Surprises, constant
-from service.engine.network.task import Prepared, Task, one_sample, prepare
+from service.engine.network.task import Task
+from service.engine.network.total_loss import TotalLoss
 from service.engine.watch import Watch
 
 
@@ -90,7 +99,7 @@ class Evaluation:
         self.warnings = tuple(warnings)
         self.feeder = feeder
         self.parameters = self.feeder.parameters
-        self.state = parts_of([(layer, name, node) for (layer, name), node in prepared.model.state.items()])
+        self.state = Space((path, node.shape) for path, node in prepared.model.state.items()).pieces
         self.is_plain = is_plain(self.task)
         self.watched = to_be_read(self.task, self.model)
         self.surprises = Surprises(self.task, self.model, self.parameters)
@@ -114,7 +123,7 @@ class Evaluation:
             result = self._collect(workspace)
             if initialised:
                 flat = workspace.parameters
-                result.parameters = tree_of(self.parameters.parts, flat.copy())
+                result.parameters = tree_of(self.parameters.pieces, flat.copy())
                 result.finite = result.finite and is_finite(flat)
             if not self.is_plain:
                 result.warnings += unfit(self.task, feed)
@@ -124,7 +133,7 @@ class Evaluation:
                 result.warnings += self.surprises.found(workspace)
             else:
                 result.warnings.append(
-                    first_non_finite(self.program, workspace, self.model, self.parameters.parts, watch)
+                    first_non_finite(self.program, workspace, self.model, self.parameters.pieces, watch)
                 )
         return result
 
@@ -185,13 +194,14 @@ class Evaluation:
 
 
 def _read_tree(
-    read: Mapping[str, Array], kind: str, parts: Sequence[Part], checked: list[Array]
+    read: Mapping[str, Array], kind: str, pieces: Sequence[Piece], checked: list[Array]
 ) -> dict[str, dict[str, Array]]:
     """Outputs called `<kind>/<layer>.<name>` by layer and name; they are to be checked too."""
     tree: dict[str, dict[str, Array]] = {}
-    for part in parts:
-        array = read[f"{kind}/{part.layer}.{part.name}"].copy()
-        tree.setdefault(part.layer, {})[part.name] = array
+    for piece in pieces:
+        layer, name = piece.path
+        array = read[f"{kind}/{layer}.{name}"].copy()
+        tree.setdefault(layer, {})[name] = array
         checked.append(array)
     return tree
 
@@ -257,7 +267,7 @@ def _asks_deltas(task: Task) -> bool:
     return not task.include.isdisjoint(("layers", "norms"))
 
 
-def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Node], dict[str, Node], list[Caution]]:
+def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Node], dict[str, Node], list[Caution]]:
     """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
     trained = [parameter for parameter in model.parameters if parameter.trainable]
     more: dict[str, Node] = {}
@@ -278,7 +288,7 @@ def _gradients(task: Task, model: Model, objective: Objective) -> tuple[list[Nod
     return gradients, others, warnings
 
 
-def _per_sample(prepared: Prepared, objective: Objective) -> dict[str, Node]:
+def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
     """Each sample's weighted loss and its gradients."""
     model, samples = prepared.model, prepared.task.samples
     graph = model.graph

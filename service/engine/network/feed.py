@@ -12,7 +12,7 @@ from service.engine.arrays import Array, first_true
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
-from service.engine.network.task import Prepared
+from service.engine.network.prepare import Prepared
 from service.engine.watch import Watch
 
 

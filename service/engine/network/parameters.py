@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, permutations
-from typing import NamedTuple
 
 import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault
-from service.engine.graph.ir import Node, Shape
+from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
+from service.engine.network.flat import Space
 from service.engine.network.model import Parameter
 from service.engine.suggestions import MOST_SUGGESTIONS, suggest
 from service.engine.watch import Watch
@@ -23,35 +23,6 @@ Tree = Mapping[str, Mapping[str, Array]]
 
 MOST_LISTED = 20
 """Names that one sentence lists."""
-
-
-class Part(NamedTuple):
-    """Where a parameter, or its gradient, lies in a flat vector."""
-
-    layer: str
-    name: str
-    start: int
-    stop: int
-    shape: Shape
-
-
-def parts_of(named: Sequence[tuple[str, str, Node]]) -> list[Part]:
-    """Nodes of layers, one after the other in a flat vector."""
-    parts = []
-    start = 0
-    for layer, name, node in named:
-        stop = start + node.size
-        parts.append(Part(layer, name, start, stop, node.shape))
-        start = stop
-    return parts
-
-
-def tree_of(parts: Sequence[Part], flat: Array) -> dict[str, dict[str, Array]]:
-    """A flat vector as arrays by layer and name; further axes may come before it. The arrays are views."""
-    tree: dict[str, dict[str, Array]] = {}
-    for layer, name, start, stop, shape in parts:
-        tree.setdefault(layer, {})[name] = flat[..., start:stop].reshape((*flat.shape[:-1], *shape))
-    return tree
 
 
 class ParameterVector:
@@ -66,25 +37,26 @@ class ParameterVector:
         flat = sorted(self.parameters, key=lambda parameter: not parameter.trainable)
         self.nodes = [parameter.node for parameter in flat]
         """In the order of the flat vector."""
-        parts = {(part.layer, part.name): part for part in parts_of([(p.layer, p.name, p.node) for p in flat])}
-        self.parts = [parts[parameter.layer, parameter.name] for parameter in self.parameters]
+        space = Space(((each.layer, each.name), each.node.shape) for each in flat)
+        places = {piece.path: piece for piece in space.pieces}
+        self.pieces = [places[parameter.layer, parameter.name] for parameter in self.parameters]
         """In the order of the network."""
-        self.trained = [parts[p.layer, p.name] for p in flat if p.trainable]
+        self.trained = [piece for piece, each in zip(space.pieces, flat, strict=True) if each.trainable]
         self.trained_size = self.trained[-1].stop if self.trained else 0
         self.owners = len({parameter.layer for parameter in parameters})
 
     def fill(self, flat: Array, tree: Tree) -> None:
         """Copy a tree that `fits` into a flat vector."""
-        for part in self.parts:
-            flat[part.start : part.stop] = tree[part.layer][part.name].reshape(-1)
+        for (layer, name), start, stop, _ in self.pieces:
+            flat[start:stop] = tree[layer][name].reshape(-1)
 
     def fits(self, tree: Tree) -> bool:
         """Whether a tree is just what is wanted: the common case, told quickly."""
-        if sum(map(len, tree.values())) != len(self.parts) or len(tree) != self.owners:
+        if sum(map(len, tree.values())) != len(self.pieces) or len(tree) != self.owners:
             return False
-        for part in self.parts:
-            arrays = tree.get(part.layer)
-            if arrays is None or part.name not in arrays or arrays[part.name].shape != part.shape:
+        for (layer, name), _, _, shape in self.pieces:
+            arrays = tree.get(layer)
+            if arrays is None or name not in arrays or arrays[name].shape != shape:
                 return False
         return True
 
@@ -127,13 +99,16 @@ class ParameterVector:
         Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
         """
         limits.check_operations(
-            sum(p.initializer.declaration.work(part.shape) for p, part in zip(self.parameters, self.parts, strict=True))
+            sum(
+                p.initializer.declaration.work(piece.shape)
+                for p, piece in zip(self.parameters, self.pieces, strict=True)
+            )
         )
-        for position, (parameter, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
+        for position, (parameter, piece) in enumerate(zip(self.parameters, self.pieces, strict=True)):
             generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
             selection = parameter.initializer
-            values = selection.declaration.build(generator, part.shape, parameter.fans, **selection.options)
-            flat[part.start : part.stop] = values.reshape(-1)
+            values = selection.declaration.build(generator, piece.shape, parameter.fans, **selection.options)
+            flat[piece.start : piece.stop] = values.reshape(-1)
             if watch is not None:
                 watch.look()
 

@@ -23,8 +23,9 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Workspace
 from service.engine.network.activations import Activation
 from service.engine.network.definition import LayerDefinition
+from service.engine.network.flat import Key, Piece
 from service.engine.network.model import Model
-from service.engine.network.parameters import ParameterVector, Part
+from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 
@@ -118,7 +119,7 @@ class _Rectified:
     start: int
     stop: int
     """A number of the gradient for each unit: of the bias, or of the first row of the kernel."""
-    kernel: Part | None
+    kernel: Piece | None
     """Where there is no bias."""
 
 
@@ -127,9 +128,9 @@ class _Hidden:
     """A layer whose units may be alike: weights into each unit, and out of it."""
 
     name: str
-    kernel: Part
-    bias: Part | None
-    following: tuple[Part, ...]
+    kernel: Piece
+    bias: Piece | None
+    following: tuple[Piece, ...]
 
 
 class Surprises:
@@ -138,7 +139,7 @@ class Surprises:
     def __init__(self, task: Task, model: Model, vector: ParameterVector) -> None:
         self.task, self.model, self.vector = task, model, vector
         learns = task.losses is not None and task.differentiated
-        trained = {(part.layer, part.name): part for part in vector.trained if learns}
+        trained = {piece.path: piece for piece in vector.trained if learns}
         self.rectified = self._find_rectified(trained)
         self.hidden = self._find_hidden(trained)
         self.watched = _places((each.start, each.stop) for each in self.rectified)
@@ -161,7 +162,7 @@ class Surprises:
                     cautions.append(caution)
         return cautions
 
-    def _find_rectified(self, trained: Mapping[tuple[str, str], Part]) -> list[_Rectified]:
+    def _find_rectified(self, trained: Mapping[Key, Piece]) -> list[_Rectified]:
         layers = self.task.definition.layers
         found = []
         for position, layer in enumerate(layers):
@@ -191,12 +192,12 @@ class Surprises:
         if activation is None or size > CLOSER_BYTES or not known:
             return []
         if each.kernel is not None:
-            part = each.kernel
-            if workspace.gradients[part.start : part.stop].reshape(-1, part.shape[-1]).any(0).all():
+            piece = each.kernel
+            if workspace.gradients[piece.start : piece.stop].reshape(-1, piece.shape[-1]).any(0).all():
                 return []
         values = {node: workspace.inputs[node.attributes[0]] for node in fed}
-        for parameter, part in zip(model.parameters, self.vector.parts, strict=True):
-            values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
+        for parameter, piece in zip(model.parameters, self.vector.pieces, strict=True):
+            values[parameter.node] = workspace.parameters[piece.start : piece.stop].reshape(piece.shape)
         z = interpret([built.pre_activation], values)[built.pre_activation]
         flat = ~slopes(activation, z.astype(np.float64)).reshape(-1, z.shape[-1]).any(0)
         count = int(flat.sum())
@@ -214,7 +215,7 @@ class Surprises:
         )
         return [Caution.of(off)]
 
-    def _find_hidden(self, trained: Mapping[tuple[str, str], Part]) -> list[_Hidden]:
+    def _find_hidden(self, trained: Mapping[Key, Piece]) -> list[_Hidden]:
         definition = self.task.definition
         tied = {name for layer in definition.layers if layer.shares for name in (layer.name, layer.shares)}
         found = []
@@ -223,15 +224,15 @@ class Surprises:
             if layer.layer.name not in WEIGHTED or kernel is None or kernel.shape[-1] < 2 or layer.name in tied:
                 continue
             following = self._following(layer.name, kernel.shape[-1])
-            if following and tied.isdisjoint(part.layer for part in following):
-                bias = next((part for part in self.vector.parts if part[:2] == (layer.name, "bias")), None)
+            if following and tied.isdisjoint(piece.layer for piece in following):
+                bias = next((piece for piece in self.vector.pieces if piece.path == (layer.name, "bias")), None)
                 found.append(_Hidden(layer.name, kernel, bias, following))
         return found
 
-    def _following(self, name: str, units: int) -> tuple[Part, ...]:
+    def _following(self, name: str, units: int) -> tuple[Piece, ...]:
         """The kernels that take the units of a layer one by one; none if anything else takes them."""
         definition = self.task.definition
-        parts = {(part.layer, part.name): part for part in self.vector.parts}
+        pieces = {piece.path: piece for piece in self.vector.pieces}
         pending, kernels = [name], []
         while pending:
             taken = pending.pop()
@@ -242,7 +243,7 @@ class Surprises:
                     continue
                 kind = layer.layer.name
                 if kind in WEIGHTED and layer.layer.options.get("groups", 1) == 1:
-                    kernel = parts.get((layer.name, "kernel"))
+                    kernel = pieces.get((layer.name, "kernel"))
                     if kernel is None or kernel.shape[-2] != units:
                         return ()
                     kernels.append(kernel)
@@ -280,8 +281,8 @@ def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
     rows = [parameters[hidden.kernel.start : hidden.kernel.stop].reshape(-1, units)]
     if hidden.bias is not None:
         rows.append(parameters[hidden.bias.start : hidden.bias.stop][None])
-    for part in hidden.following:
-        whole = parameters[part.start : part.stop].reshape(part.shape)
+    for piece in hidden.following:
+        whole = parameters[piece.start : piece.stop].reshape(piece.shape)
         rows.append(np.moveaxis(whole, -2, -1).reshape(-1, units))
     group = _largest_group(rows, units)
     if group is None:

@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault, Path
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import reshape, slice_axis
+from service.engine.graph.ir import Node
 from service.engine.network.definition import INPUT
+from service.engine.network.flat import Space
 from service.engine.network.model import Model
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 
 Entry = Any
 """One vector as it is sent or answered: an array, arrays by name, or arrays by layer and parameter name."""
-
-
-class Piece(NamedTuple):
-    """Where a named array lies in a flat vector."""
-
-    path: tuple[str, ...]
-    start: int
-    stop: int
-    shape: Shape
-
-
-class Space:
-    """Named arrays, one after the other in a flat vector of `size` numbers."""
-
-    def __init__(self, named: Iterable[tuple[tuple[str, ...], Shape]]) -> None:
-        pieces, start = [], 0
-        for path, shape in named:
-            stop = start + math.prod(shape)
-            pieces.append(Piece(path, start, stop, shape))
-            start = stop
-        self.pieces = tuple(pieces)
-        self.size = start
-
-    def cut(self, vector: Node, start: int = 0) -> list[Node]:
-        """The arrays in a flat node, which begin at `start` in it."""
-        return [
-            reshape(slice_axis(vector, 0, start + piece.start, start + piece.stop), piece.shape)
-            for piece in self.pieces
-        ]
-
-    def of_a_sample(self) -> Space:
-        """The same for one sample, each array flat; the first axis of every array here is the samples'."""
-        return Space((piece.path, (math.prod(piece.shape[1:]),)) for piece in self.pieces)
-
-    def nested(self, arrays: Iterable[Any]) -> Entry:
-        """Values in the order of the pieces as an object by their paths; the value itself if its path is empty."""
-        tree: dict[str, Any] = {}
-        for piece, array in zip(self.pieces, arrays, strict=True):
-            if not piece.path:
-                return array
-            inner = tree
-            for key in piece.path[:-1]:
-                inner = inner.setdefault(key, {})
-            inner[piece.path[-1]] = array
-        return tree
-
-    def labels(self, shapes: Sequence[Shape] | None = None) -> list[str]:
-        """A name for every number, such as `hidden.kernel[0][1]`; its places are counted in the shapes given."""
-        labels = []
-        for position, piece in enumerate(self.pieces):
-            name = ".".join(piece.path)
-            for place in np.ndindex(*(piece.shape if shapes is None else shapes[position])):
-                labels.append(name + "".join(f"[{n}]" for n in place))
-        return labels
 
 
 class Side(Space):

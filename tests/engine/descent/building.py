@@ -9,7 +9,8 @@ from service.engine.declarations import Selection
 from service.engine.descent.loop import Recipe, Stop
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
-from service.engine.descent.training import Plan, Training
+from service.engine.descent.training import Training
+from service.engine.descent.training_plan import Plan
 from service.engine.descent.update import Clip
 from service.engine.graph.plan import WorkspacePool
 from service.engine.network.feed import Feed

@@ -14,8 +14,8 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 
-from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import ARRIVED
+from service.engine.descent.run_ends import RunEnds
+from service.engine.descent.runs_plan import ARRIVED
 from service.engine.descent.valleys import Known
 from service.engine.functions.calculus import DEGENERATE, MINIMUM
 from service.engine.functions.expression import parse
@@ -31,7 +31,7 @@ FLOW_STEPS = 2_000
 NAMES = ("w", "b")
 
 
-def balls_on(case: Case, chance: np.random.Generator) -> Arrival:
+def balls_on(case: Case, chance: np.random.Generator) -> RunEnds:
     """Balls of several optimizers on a function, some of which have not come far."""
     size = case.high - case.low
     starts = case.low + size * chance.uniform(size=(3, len(size)))
@@ -47,7 +47,7 @@ def balls_on(case: Case, chance: np.random.Generator) -> Arrival:
     return outcome
 
 
-def faults(case: Case, outcome: Arrival) -> tuple[list[str], int]:
+def faults(case: Case, outcome: RunEnds) -> tuple[list[str], int]:
     """What is false of what is claimed, and how many balls have arrived at places known for certain."""
     expression, size = parse(case.text, case.names), case.high - case.low
     valleys, wrong, arrived = outcome.valleys, [], 0
@@ -81,7 +81,7 @@ def _distances(true: Any, point: list[float]) -> np.ndarray:
     return np.array([abs(float(there - mp.mpf(here))) for there, here in zip(true, point, strict=True)])
 
 
-def _strayed(case: Case, outcome: Arrival, exact: list[Any]) -> list[str]:
+def _strayed(case: Case, outcome: RunEnds, exact: list[Any]) -> list[str]:
     """Basins from which gradient flow, followed in small steps, leads to another minimum."""
     valleys = outcome.valleys
     runs = [run for run, basin in enumerate(valleys.basins) if basin >= 0]
@@ -146,7 +146,7 @@ def fits(chance: np.random.Generator, count: int) -> Iterator[tuple[list[tuple[f
         yield points, fit_line(points, str(chance.choice(["mean_squared_error", "squared_error"])), NAMES)
 
 
-def fitted(line: Line, chance: np.random.Generator) -> Arrival:
+def fitted(line: Line, chance: np.random.Generator) -> RunEnds:
     """Balls of several optimizers on the loss of a line."""
     steepest = line.eigenvalues[1]
     chosen = [{"name": "sgd", "learning_rate": 1.0 / steepest}, {"name": "adam", "learning_rate": 0.1}]
@@ -155,13 +155,13 @@ def fitted(line: Line, chance: np.random.Generator) -> Arrival:
     running = rolling(line.expression, [*chosen, "newton", "l_bfgs"], starts, steps, variables=NAMES)
     finish(running)
     known = Known(np.array([line.slope, line.intercept]), partial(line.near, radius=running.plan.arrived))
-    outcome = Arrival(running, known)
+    outcome = RunEnds(running, known)
     while not outcome.finished:
         outcome.advance()
     return outcome
 
 
-def faults_of_fit(points: list[tuple[float, float]], outcome: Arrival) -> tuple[list[str], int]:
+def faults_of_fit(points: list[tuple[float, float]], outcome: RunEnds) -> tuple[list[str], int]:
     """Balls that have arrived although their line has a loss well above the least one, and how many have arrived."""
     xs, ys = ([Fraction(number) for number in numbers] for numbers in zip(*points, strict=True))
     count = len(points)

@@ -10,7 +10,7 @@ import pytest
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
-from service.engine.descent.training import TRACED
+from service.engine.descent.trace import TRACED
 from service.engine.errors import InvalidRequest
 from tests.engine.descent.building import finish, train, training
 from tests.engine.network.building import dense, layer, network

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.descent.comparison import CURVES, MOST_RUNS, Comparison, Contender
+from service.engine.descent.comparison import CURVES, MOST_TRAININGS, Comparison, Contender
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
@@ -166,9 +166,9 @@ def test_cancelled_before_the_first_step():
 
 def test_too_many_runs():
     with pytest.raises(LimitExceeded) as caught:
-        compare("adam", seeds=range(MOST_RUNS + 1), steps=1)
-    assert (caught.value.name, caught.value.asked, caught.value.allowed) == ("runs", MOST_RUNS + 1, MOST_RUNS)
-    assert len(run("adam", seeds=range(MOST_RUNS), steps=1).rows) == MOST_RUNS
+        compare("adam", seeds=range(MOST_TRAININGS + 1), steps=1)
+    assert (caught.value.name, caught.value.asked, caught.value.allowed) == ("runs", MOST_TRAININGS + 1, MOST_TRAININGS)
+    assert len(run("adam", seeds=range(MOST_TRAININGS), steps=1).rows) == MOST_TRAININGS
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_all_runs_together_are_limited(limit, enough, asked):
 
 def test_the_work_of_all_runs_is_limited():
     running = training(NETWORK, X, Y, sgd(0.1), steps=10)
-    work = running.work_of(running.plan.recipe)
+    work = running.cost.work(running.plan.recipe)
     running.close()
     assert len(run(sgd(0.1), sgd(0.2), steps=10, limits=Limits(operations=2 * work)).rows) == 2
     with pytest.raises(LimitExceeded) as caught:
@@ -230,7 +230,7 @@ def test_the_memory_of_a_comparison_is_that_of_its_largest_run():
     comparison = compare(sgd(0.1), "l_bfgs", "adam", steps=50)
     largest = training(NETWORK, X, Y, "l_bfgs", steps=50)
     smallest = training(NETWORK, X, Y, sgd(0.1), steps=50)
-    assert comparison.nbytes == largest.memory_of(largest.plan.recipe) > smallest.memory_of(smallest.plan.recipe)
+    assert comparison.nbytes == largest.cost.memory(largest.plan.recipe) > smallest.cost.memory(smallest.plan.recipe)
     for each in (comparison, largest, smallest):
         each.close()
 

@@ -9,7 +9,8 @@ import pytest
 from service.engine.descent import update
 from service.engine.descent.loop import SMALL, Descent
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.schedules import Scheduler, schedules
+from service.engine.descent.scheduler import Scheduler
+from service.engine.descent.schedules import schedules
 from service.engine.errors import EngineError
 from tests.engine.descent.building import recipe
 from tests.engine.network.building import select
@@ -714,7 +715,7 @@ def test_rules_give_the_same_bits_in_blocks(name, details, monkeypatch):
     start = np.linspace(-2.0, 1.0, 20)
     ends = []
     for size in (1 << 17, 20, 7, 3):
-        monkeypatch.setattr(update, "BLOCK", size)
+        monkeypatch.setattr(update, "RULE_BLOCK", size)
         objective = Function(quadratic(curvatures), start)
         ends.append(descend(objective, {"name": name, "weight_decay": 0.01}, 7, **details))
     steps, whole = ends[0]

@@ -15,7 +15,7 @@ import pytest
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Move, Optimizer, State, optimizers
-from service.engine.descent.optimizers.declaration import COMMON, KERAS, PYTORCH
+from service.engine.descent.optimizers.declaration import KERAS, LOOP_OPTIONS, PYTORCH
 from tests.engine.descent.references import REFERENCES, Memory
 from tests.engine.values import others
 
@@ -35,7 +35,7 @@ def selected(name: str, convention: str, options: dict[str, Any]) -> Selection[O
 
 
 def rule_options(selection: Selection[Optimizer]) -> dict[str, Any]:
-    return {name: value for name, value in selection.options.items() if name not in (*COMMON, "learning_rate")}
+    return {name: value for name, value in selection.options.items() if name not in (*LOOP_OPTIONS, "learning_rate")}
 
 
 RECORDED = [
@@ -71,7 +71,7 @@ CHOICES |= {
     str((selection.name, rule_options(selection))): selection
     for declaration in NOT_RECORDED
     if not declaration.counter_example
-    for option in ("", *(option.name for option in declaration.options if option.name not in COMMON))
+    for option in ("", *(option.name for option in declaration.options if option.name not in LOOP_OPTIONS))
     for selection in [next(each for name, each in alone(declaration) if name == option)]
 }
 """Nothing was recorded of some: their defaults, and the first other value of each option."""

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.descent.schedules import COMMON, Rate, Scheduler, schedules
+from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Scheduler
+from service.engine.descent.schedules import schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
 
@@ -87,7 +88,7 @@ def test_rates_computed_by_hand(name, options, steps_per_epoch, rates):
 def test_every_schedule_and_every_option_is_compared():
     seen = {(record["name"], option) for record in RECORDS for option in [None, *record["options"]]}
     seen |= {(name, option) for name, options, *_ in BY_HAND for option in [None, *options]}
-    common = {option.name for option in COMMON}
+    common = {option.name for option in SCHEDULER_OPTIONS}
     for schedule in schedules:
         assert (schedule.name, None) in seen
         for option in schedule.options:

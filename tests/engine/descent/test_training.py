@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from service.engine.descent.batches import MiniBatches
+from service.engine.descent.cost import MOST_SECOND_ORDER, SCALARS
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.training import MOST_BATCH_SIZES, MOST_SECOND_ORDER, SCALARS, TRACED
+from service.engine.descent.trace import TRACED
+from service.engine.descent.training_plan import MOST_BATCH_SIZES
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
@@ -588,7 +590,7 @@ def test_the_number_of_steps_is_limited():
 
 def test_the_work_of_all_steps_is_limited():
     running = training(SMALL, X, Y, SGD, steps=50)
-    work = running.work_of(running.plan.recipe)
+    work = running.cost.work(running.plan.recipe)
     running.close()
     assert train(SMALL, X, Y, SGD, steps=50, limits=Limits(operations=work))[1].step == 50
     with pytest.raises(LimitExceeded) as caught:

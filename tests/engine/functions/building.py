@@ -7,8 +7,9 @@ import functools
 import numpy as np
 
 from service.engine.compiling import Compiler
-from service.engine.descent.arrival import Arrival
-from service.engine.descent.rolling import Bounds, Noise, Rolling, RollingPlan
+from service.engine.descent.run_ends import RunEnds
+from service.engine.descent.runs import Runs
+from service.engine.descent.runs_plan import Bounds, GradientNoise, RunsPlan
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.functions.calculus import STATIONARY, analyse
@@ -60,14 +61,14 @@ def calculus(text, points, variables=None, order=2, tolerance=STATIONARY):
 def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=None, include=(), **details):
     """By names or mappings; `clip`, `stop` and `noise` are mappings of what is set."""
     several = chosen if isinstance(chosen, list) else [chosen]
-    return RollingPlan(
+    return RunsPlan(
         [optimizer(each) for each in several],
         table(starts),
         steps,
         schedule=None if schedule is None else select(schedules, schedule),
         clip=None if clip is None else Clip(**clip),
         stop=Bounds(**(stop or {})),
-        noise=None if noise is None else Noise(**noise),
+        noise=None if noise is None else GradientNoise(**noise),
         include=frozenset(include),
         **details,
     )
@@ -75,7 +76,7 @@ def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=No
 
 def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
     """Balls ready for their first step."""
-    return Rolling(COMPILE, parse(text, variables), plan(*arguments, **details), limits)
+    return Runs(COMPILE, parse(text, variables), plan(*arguments, **details), limits)
 
 
 def finish(running):
@@ -95,7 +96,7 @@ def to_the_end(running):
 
 def arrived(running):
     """Where the balls of a rolling that is over have come to."""
-    arrival = Arrival(running)
+    arrival = RunEnds(running)
     while not arrival.finished:
         arrival.advance()
     return arrival

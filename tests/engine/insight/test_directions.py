@@ -9,9 +9,9 @@ import pytest
 
 from service.engine.errors import InvalidRequest
 from service.engine.insight.directions import UNIT_AXES, check_plane, principal_directions, random_direction
+from service.engine.network.flat import Space
 from service.engine.network.layers import layers
-from service.engine.network.parameters import parts_of
-from service.engine.network.task import prepare
+from service.engine.network.prepare import prepare
 from tests.engine.network.building import ROOMY, dense, layer, network, task_for
 
 UNITS = ("units", "filters", "4 * units", "3 * units", "outputs", "num_heads", "key_dim", "value_dim", "pieces")
@@ -45,7 +45,7 @@ NETWORKS = {
 def vectors(name, normalize, seed=0):
     definition, shape = NETWORKS[name]
     model = prepare(task_for(definition, np.zeros(shape)), ROOMY).model
-    parts = parts_of([(each.layer, each.name, each.node) for each in model.parameters])
+    parts = Space(((each.layer, each.name), each.node.shape) for each in model.parameters).pieces
     base = np.random.default_rng(8).standard_normal(parts[-1].stop)
     return parts, base, random_direction(definition, parts, base, normalize, (seed, 2, 0))
 
@@ -83,7 +83,7 @@ def test_heads_and_words_are_filters_of_their_own():
         layer("attention", "multi_head_attention", num_heads=2, key_dim=3),
     )
     model = prepare(task_for(definition, np.zeros((2, 5), np.int64)), ROOMY).model
-    parts = parts_of([(each.layer, each.name, each.node) for each in model.parameters])
+    parts = Space(((each.layer, each.name), each.node.shape) for each in model.parameters).pieces
     base = np.random.default_rng(8).standard_normal(parts[-1].stop)
     direction = random_direction(definition, parts, base, "filter", (0, 2, 0))
     axes = {"embeddings": 1, "query_kernel": 0, "key_kernel": 0, "value_kernel": 0, "attention_output_kernel": (0, 1)}
@@ -98,7 +98,7 @@ def test_a_wrapper_has_the_filters_of_the_layer_inside():
     inner = {"name": "conv2d_transpose", "filters": 3, "kernel_size": [2, 2]}
     definition = network(layer("steps", "time_distributed", layer=inner))
     model = prepare(task_for(definition, np.zeros((1, 2, 4, 4, 2))), ROOMY).model
-    parts = parts_of([(each.layer, each.name, each.node) for each in model.parameters])
+    parts = Space(((each.layer, each.name), each.node.shape) for each in model.parameters).pieces
     base = np.random.default_rng(8).standard_normal(parts[-1].stop)
     direction = random_direction(definition, parts, base, "filter", (0, 2, 0))
     kernel = next(part for part in parts if part.name == "kernel")

@@ -11,7 +11,7 @@ from service.engine.insight.grid import GridTask
 from service.engine.limits import Limits
 from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from tests.engine.network.building import ROOMY, dense, layer, network, task_for
 from tests.watches import Looks
 
@@ -54,9 +54,9 @@ class Case:
         self.task = task_for(definition, inputs, loss, targets, dtype=dtype, training=training)
         self.evaluation = compile_task(self.task, ROOMY)
         self.vector = self.evaluation.feeder.parameters
-        self.size = max(part.stop for part in self.vector.parts)
+        self.size = max(part.stop for part in self.vector.pieces)
         self.base = RANDOM.standard_normal(self.size) * 0.5
-        for part in self.vector.parts:
+        for part in self.vector.pieces:
             if "variance" in part.name:
                 self.base[part.start : part.stop] = 1.0
         self.directions = np.zeros((2, self.size))
@@ -67,7 +67,7 @@ class Case:
     def names(self, wanted=lambda part: True):
         return tuple(
             f"{part.layer}.{part.name}"
-            for part in sorted(self.vector.parts, key=lambda part: part.start)
+            for part in sorted(self.vector.pieces, key=lambda part: part.start)
             if wanted(part)
         )
 
@@ -77,7 +77,7 @@ class Case:
 
     def alone(self, at):
         """The loss and the gradient at one point."""
-        self.feed.parameters = tree_of(self.vector.parts, self.base + at @ self.directions)
+        self.feed.parameters = tree_of(self.vector.pieces, self.base + at @ self.directions)
         found = self.evaluation.run(self.feed)
         gradient = np.zeros(self.size)
         for part in self.vector.trained:
@@ -117,9 +117,9 @@ def test_what_does_not_move_is_computed_once():
     whole = GridTask(case.task, case.names(), 2, 100).compile(ROOMY)
     part = GridTask(case.task, last, 2, 100).compile(ROOMY)
     assert part.work < 0.8 * whole.work
-    case.directions[:, [n for each in case.vector.parts if each.layer == "a" for n in range(each.start, each.stop)]] = (
-        0.0
-    )
+    case.directions[
+        :, [n for each in case.vector.pieces if each.layer == "a" for n in range(each.start, each.stop)]
+    ] = 0.0
     coordinates = RANDOM.uniform(-1, 1, (9, 2))
     np.testing.assert_allclose(
         case.run(1, coordinates, last).slopes, case.run(1, coordinates).slopes, rtol=1e-12, atol=1e-15

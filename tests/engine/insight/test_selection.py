@@ -7,14 +7,14 @@ import pytest
 
 from service.engine.errors import InvalidRequest
 from service.engine.insight.selection import select, select_one
-from service.engine.network.parameters import Part
+from service.engine.network.flat import Piece
 
 PATH = ("along", 0, "parameter")
 PARTS = [
-    Part("hidden", "kernel", 0, 6, (2, 3)),
-    Part("hidden", "bias", 6, 9, (3,)),
-    Part("a layer", "alpha", 9, 10, ()),
-    Part("conv-1", "kernel", 10, 34, (2, 3, 2, 2)),
+    Piece(("hidden", "kernel"), 0, 6, (2, 3)),
+    Piece(("hidden", "bias"), 6, 9, (3,)),
+    Piece(("a layer", "alpha"), 9, 10, ()),
+    Piece(("conv-1", "kernel"), 10, 34, (2, 3, 2, 2)),
 ]
 
 

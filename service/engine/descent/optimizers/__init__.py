@@ -1,12 +1,12 @@
 """Every optimizer, declared once: the modules below register them when they are imported."""
 
 from service.engine.descent.optimizers import adaptive, as_printed, momentum, searches, signed
-from service.engine.descent.optimizers.declaration import Move, Optimizer, Problem, State, optimizers
+from service.engine.descent.optimizers.declaration import LocalObjective, Move, Optimizer, State, optimizers
 
 __all__ = [
+    "LocalObjective",
     "Move",
     "Optimizer",
-    "Problem",
     "State",
     "adaptive",
     "as_printed",

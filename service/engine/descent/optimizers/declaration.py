@@ -7,7 +7,7 @@ flat vector or a part of it, and arrays with further axes in front (one row for 
 
 A **search** asks the objective for further values before it moves:
 
-    search(problem, state, step, learning_rate, **options) -> float
+    search(objective, state, step, learning_rate, **options) -> float
 
 `step` counts from 1. Rules change the arrays of their state in place and leave the gradient alone; numbers are plain
 Python numbers, so that float32 stays float32. Gradients come clipped and with coupled weight decay; decoupled decay
@@ -41,7 +41,7 @@ class Move(NamedTuple):
     """What a gradient counts at its step, where that is not the rate."""
 
 
-class Problem(Protocol):
+class LocalObjective(Protocol):
     """What a search may ask of the objective. A search may move the parameters in place at any time."""
 
     parameters: Array
@@ -112,7 +112,7 @@ DECOUPLED = "decoupled_weight_decay"
 MAXIMIZE = "maximize"
 CONVENTION = "convention"
 CONVENTIONS = ("pytorch", "keras")
-COMMON = (WEIGHT_DECAY, DECOUPLED, MAXIMIZE)
+LOOP_OPTIONS = (WEIGHT_DECAY, DECOUPLED, MAXIMIZE)
 """Options that the loop obeys, not the rule."""
 
 

@@ -8,13 +8,11 @@ on bit by bit.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
-
 import numpy as np
-
 from service.engine.arrays import Array
-from service.engine.descent.optimizers.declaration import PYTORCH, Problem, State, learning_rate, optimizers
-from service.engine.options import LARGEST_EXACT_INTEGER, Choice, Flag, Integer, Number
+from service.engine.descent.optimizers.declaration import LocalObjective, PYTORCH, State, learning_rate, optimizers
+from service.engine.options import Choice, Flag, Integer, LARGEST_EXACT_INTEGER, Number
+from typing import NamedTuple
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
@@ -43,20 +41,20 @@ class _Point(NamedTuple):
 class _Line:
     """The objective along a direction from where the parameters are."""
 
-    def __init__(self, problem: Problem, direction: Array, loss: float, gradient: Array) -> None:
-        self.problem = problem
+    def __init__(self, objective: LocalObjective, direction: Array, loss: float, gradient: Array) -> None:
+        self.objective = objective
         self.direction = direction
-        self.origin = problem.parameters.copy()
+        self.origin = objective.parameters.copy()
         self.start = _Point(0.0, loss, gradient, float(gradient @ direction))
         self.evaluations = 0
 
     def move(self, length: float) -> None:
-        self.problem.parameters[...] = self.origin + length * self.direction
+        self.objective.parameters[...] = self.origin + length * self.direction
 
     def at(self, length: float) -> _Point:
         self.move(length)
         self.evaluations += 1
-        loss, gradient = self.problem.evaluate()
+        loss, gradient = self.objective.evaluate()
         return _Point(length, float(loss), gradient.copy(), float(gradient @ self.direction))
 
     def near(self, length: float, known: _Point) -> _Point:
@@ -235,7 +233,7 @@ def _quasi_newton_direction(state: State, gradient: Array) -> Array:
     most_evaluations=lambda iterations, evaluations, **others: _most_evaluations(iterations, evaluations),
 )
 def l_bfgs(
-    problem: Problem,
+    objective: LocalObjective,
     state: State,
     step: int,
     learning_rate: float,
@@ -246,7 +244,7 @@ def l_bfgs(
     tolerance_gradient: float,
     tolerance_change: float,
 ) -> float:
-    loss, gradient = problem.loss, problem.gradient.copy()
+    loss, gradient = objective.loss, objective.gradient.copy()
     most = _most_evaluations(iterations, evaluations)
     spent, length = 1, 0.0
     for iteration in range(1, iterations + 1):
@@ -260,7 +258,7 @@ def l_bfgs(
         direction = _quasi_newton_direction(state, gradient)
         state.iterations += 1
         state.direction, state.previous_gradient, state.length = direction, gradient, 0.0
-        line = _Line(problem, direction, loss, gradient)
+        line = _Line(objective, direction, loss, gradient)
         if not line.start.slope <= -tolerance_change:
             break
         before = loss
@@ -300,15 +298,15 @@ def l_bfgs(
     second_order=True,
 )
 def newton(
-    problem: Problem,
+    objective: LocalObjective,
     state: State,
     step: int,
     learning_rate: float,
     damping: float,
     absolute_eigenvalues: bool,
 ) -> float:
-    gradient = problem.gradient.astype(np.float64)
-    hessian = np.asarray(problem.hessian(), np.float64)
+    gradient = objective.gradient.astype(np.float64)
+    hessian = np.asarray(objective.hessian(), np.float64)
     if not np.isfinite(hessian).all():
         return 0.0
     curvatures, directions = np.linalg.eigh(0.5 * (hessian + hessian.T))
@@ -317,9 +315,9 @@ def newton(
     curvatures += damping
     sizes = np.abs(curvatures)
     # What rounding alone leaves of a curvature of 0.
-    curved = sizes > sizes.max() * sizes.size * np.finfo(problem.parameters.dtype).eps
+    curved = sizes > sizes.max() * sizes.size * np.finfo(objective.parameters.dtype).eps
     along = (gradient @ directions)[curved] / curvatures[curved]
-    problem.parameters[...] -= learning_rate * (directions[:, curved] @ along)
+    objective.parameters[...] -= learning_rate * (directions[:, curved] @ along)
     return learning_rate
 
 
@@ -340,9 +338,11 @@ def newton(
     search=True,
     most_evaluations=lambda evaluations: evaluations,
 )
-def exact_line_search(problem: Problem, state: State, step: int, learning_rate: float, evaluations: int) -> float:
-    gradient = problem.gradient.copy()
-    line = _Line(problem, -gradient, problem.loss, gradient)
+def exact_line_search(
+    objective: LocalObjective, state: State, step: int, learning_rate: float, evaluations: int
+) -> float:
+    gradient = objective.gradient.copy()
+    line = _Line(objective, -gradient, objective.loss, gradient)
     found = _lowest(line, learning_rate, evaluations) if learning_rate and line.start.slope < 0.0 else line.start
     line.move(found.length)
     return found.length

@@ -18,7 +18,7 @@ from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import COLUMNS, Record, judge_record, ratios_of, record_of
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
-from service.engine.network.parameters import tree_of
+from service.engine.network.flat import tree_of
 from service.engine.watch import Watch
 
 LOOKS = 16
@@ -92,7 +92,7 @@ class Watched:
             self._look(step.number)
 
     def _compare(self, before: Array) -> None:
-        parts = self.training.objective.vector.parts
+        parts = self.training.objective.vector.pieces
         weights = tree_of(parts, before)
         updates = tree_of(parts, self.training.objective.flat - before)
         for layer, ratio in ratios_of(updates, weights).items():
@@ -106,7 +106,7 @@ class Watched:
 
     def _diagnose(self) -> Diagnosis:
         objective = self.training.objective
-        parameters = tree_of(objective.vector.parts, objective.flat.copy())
+        parameters = tree_of(objective.vector.pieces, objective.flat.copy())
         return diagnose(self.evaluation, replace(self.feed, parameters=parameters), self.watch)
 
     def record(self) -> Record:

@@ -11,7 +11,7 @@ from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Ending, Network, handed, times, unchanged
 from service.engine.network.activations import activations
 from service.engine.network.losses import Prediction, losses
-from service.engine.network.objective import build_objective
+from service.engine.network.total_loss import build_total_loss
 from service.engine.texts import say
 
 
@@ -76,7 +76,7 @@ def _of_logits(network: Network) -> Node:
         targets[name] = one_hot(target, output.shape[-1]) if loss.declaration.indices else target
         positions = output.size // output.shape[0] // (1 if loss.name == "binary_crossentropy" else output.shape[-1])
         weights[name] = weight / positions
-    made = build_objective(
+    made = build_total_loss(
         dict.fromkeys(names, half),
         {name: Prediction(network.model.layers[name].output) for name in names},
         targets,

@@ -15,8 +15,8 @@ from service.engine.insight.mistakes.declaration import Counts, Path
 from service.engine.network.activations import activations
 from service.engine.network.layers import LayerOutput
 from service.engine.network.losses import Prediction, losses
-from service.engine.network.objective import build_objective
-from service.engine.network.task import Prepared
+from service.engine.network.prepare import Prepared
+from service.engine.network.total_loss import build_total_loss
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Network:
                 loss = losses.select(loss.name, **{**loss.options, "from_logits": False})
             chosen[name] = loss
         weights = dict(zip(names, task.loss_weights, strict=True)) if task.loss_weights else None
-        made = build_objective(
+        made = build_total_loss(
             chosen,
             all_of_them,
             self.prepared.targets,

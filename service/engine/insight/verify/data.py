@@ -27,7 +27,8 @@ from service.engine.insight.verify.search import FEW, Diagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
 from service.engine.limits import Limits
-from service.engine.network.task import Task, prepare
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 MOST_SAMPLES = 256

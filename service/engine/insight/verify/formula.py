@@ -31,7 +31,7 @@ from service.engine.insight.verify.variants import Made, Path, Variant
 from service.engine.insight.verify.verdict import Verdicts
 from service.engine.insight.verify.verified import Wanted
 from service.engine.limits import Limits
-from service.engine.network.vectors import Piece
+from service.engine.network.flat import Piece
 from service.engine.watch import Watch
 
 MOST_WRONG_NODES = 10 * MOST_NODES

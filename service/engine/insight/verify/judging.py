@@ -15,7 +15,7 @@ from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32,
 from service.engine.insight.verify.search import Diagnosis, Option, Reading, option
 from service.engine.insight.verify.variants import Made, Path
 from service.engine.insight.verify.verdict import Entry, FirstWrong, TensorVerdict, Tolerance, Verdict
-from service.engine.network.vectors import Piece, Space
+from service.engine.network.flat import Piece, Space
 from service.engine.watch import Watch
 
 WORST = 3

@@ -20,7 +20,8 @@ from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.budget import NODE, cost, cost_of
 from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
 from service.engine.limits import Limits
-from service.engine.network.task import Task, prepare
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 Path = tuple[str, ...]

@@ -31,11 +31,13 @@ from service.engine.insight.verify.sketch import is_whole, picture
 from service.engine.insight.verify.variants import RATE, UPDATED, Made, Path, Variants, VariantsTask
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
 from service.engine.limits import Limits
-from service.engine.network.cautions import doubtful
+from service.engine.network.answer_warnings import doubtful
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Task, prepare
-from service.engine.network.vectors import ParametersSide, Piece
+from service.engine.network.flat import Piece
+from service.engine.network.prepare import prepare
+from service.engine.network.task import Task
+from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 
 Compile = Callable[[Compilable[Any]], Any]

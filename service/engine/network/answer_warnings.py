@@ -17,9 +17,9 @@ from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program, Workspace
 from service.engine.network.activations import Activation
 from service.engine.network.feed import Feed
+from service.engine.network.flat import Piece
 from service.engine.network.losses import Loss
 from service.engine.network.model import Model
-from service.engine.network.parameters import Part
 from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
@@ -158,11 +158,11 @@ def _blocked(node: Node, model: Model) -> Caution:
 
 
 def first_non_finite(
-    program: Program, workspace: Workspace, model: Model, parts: Sequence[Part], watch: Watch | None
+    program: Program, workspace: Workspace, model: Model, pieces: Sequence[Piece], watch: Watch | None
 ) -> Caution:
     """Where a value stopped being finite, found by running again with everything kept.
 
-    `parts` say where the model's parameters lie in the workspace's flat vector.
+    `pieces` say where the model's parameters lie in the workspace's flat vector.
     """
     fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:
@@ -172,8 +172,8 @@ def first_non_finite(
         for node in program.nodes
         if node.operation.name == "input" and node.attributes[0] in workspace.inputs
     }
-    for parameter, part in zip(model.parameters, parts, strict=True):
-        values[parameter.node] = workspace.parameters[part.start : part.stop].reshape(part.shape)
+    for parameter, piece in zip(model.parameters, pieces, strict=True):
+        values[parameter.node] = workspace.parameters[piece.start : piece.stop].reshape(piece.shape)
     quantities = {output.output: ("output", name) for name, output in model.layers.items()}
     quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
     wanted = [*program.outputs.values(), *program.gradients]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.engine.descent.rolling import run_of
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.functions.building import roll
 from tests.engine.test_cases import CASES, close, members_of, of_kind
@@ -35,7 +34,7 @@ def test_descents(case, tolerance):
     assert [step for step, *_ in told] == list(range(case["steps"] + 1))
     for run, expected in enumerate(case["expected"]):
         assert set(expected) - {"basin"} == RUN
-        way = run_of(running, run)
+        way = running.path_of(run)
         for number, wanted in enumerate(expected["trace"]):
             assert wanted["step"] == number + 1
             close(way["values"][number], wanted["value"], tolerance, f"value before step {number + 1}")
@@ -79,7 +78,7 @@ RELATIONS = {
     "learning_rate_regimes": {
         "x_after_20": lambda m: [x.positions[0, 0] for x in m],
         "closed_form": lambda m: [(1.0 - 2.0 * x.plan.optimizers[0].options["learning_rate"]) ** 20 for x in m],
-        "sign_changes": lambda m: [int((x.paths[0, 1:-1, 0] * x.paths[0, 2:, 0] < 0.0).sum()) for x in m],
+        "sign_changes": lambda m: [int((x.paths.points[0, 1:-1, 0] * x.paths.points[0, 2:, 0] < 0.0).sum()) for x in m],
     },
 }
 GROUPS = {

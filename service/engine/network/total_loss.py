@@ -15,7 +15,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 @dataclass(frozen=True)
-class Objective:
+class TotalLoss:
     """The loss in its parts."""
 
     per_sample: Node
@@ -48,7 +48,7 @@ def check_loss(loss: Selection[Loss], output: Node, name: str) -> None:
         )
 
 
-def build_objective(
+def build_total_loss(
     losses: Mapping[str, Selection[Loss]],
     predictions: Mapping[str, Prediction],
     targets: Mapping[str, Node],
@@ -57,7 +57,7 @@ def build_objective(
     reduction: str,
     normalize_weights: bool | None,
     penalties: Sequence[Node],
-) -> Objective:
+) -> TotalLoss:
     """The loss of a network over all its outputs and samples, everything by the names of the outputs.
 
     `mean` divides by the number of samples or, with `normalize_weights`, each output's loss by the sum
@@ -84,7 +84,7 @@ def build_objective(
         for penalty in penalties:
             regularization = regularization + penalty
         data_loss = per_sample if reduction == "none" else total
-        return Objective(per_sample, by_output, data_loss, regularization, total + regularization)
+        return TotalLoss(per_sample, by_output, data_loss, regularization, total + regularization)
 
 
 def _weights(loss: Selection[Loss], prediction: Prediction, target: Node, sample_weights: Node | None) -> Node | None:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from service.engine.arrays import Array, is_finite, norms_of
-from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling, kink_of
+from service.engine.descent.runs import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Runs, kink_of
 from service.engine.descent.valleys import (
     MOST_VALLEYS,
     NOWHERE,
@@ -36,7 +36,7 @@ from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
 from service.engine.texts import telling
 
-BLOCK = 256
+BLOCK_POINTS = 256
 """Points at once where second derivatives are asked for."""
 BLOCK_ELEMENTS = 4_096
 """Numbers of their Hessians at once, if that is fewer points."""
@@ -52,14 +52,14 @@ MOST_EXPLAINED = 1_000
 """Diverged runs whose learning rate is compared with the curvature."""
 
 
-class Arrival:
+class RunEnds:
     """Looks where the balls of a rolling that is over have come to. What is told stands when it is finished.
 
     A ball has arrived if Newton's method from where it is finds a stationary point no farther than the plan says, times
     one plus the ball's distance from 0, and in each variable no farther than that times one plus its own size.
     """
 
-    def __init__(self, rolling: Rolling, known: Known | None = None, following: bool = True) -> None:
+    def __init__(self, rolling: Runs, known: Known | None = None, following: bool = True) -> None:
         """`following` is whether to look for the basins of runs that have not arrived."""
         self.rolling = rolling
         self.points: Array = rolling.positions.T.copy()
@@ -115,10 +115,7 @@ class Arrival:
     def finite(self) -> bool:
         """Whether all that is told is."""
         rolling = self.rolling
-        told = [self.values, self.points, self.norms, rolling.paths, rolling.told_values]
-        told += [] if rolling.told_gradients is None else [rolling.told_gradients]
-        told += [state for states in rolling.told_states for state in states.values()]
-        return all(map(is_finite, told))
+        return all(map(is_finite, [self.values, self.points, self.norms, *rolling.paths.arrays]))
 
     def _look(self) -> Iterator[None]:
         yield from self._find_kinks()
@@ -128,7 +125,7 @@ class Arrival:
             yield from self._find_basins()
         diverged = np.flatnonzero(self.rolling.status == DIVERGED)
         explained: dict[int, str] = {}
-        function = self.rolling.compiled(BLOCK, 2)
+        function = self.rolling.compiled(BLOCK_POINTS, 2)
         size = self._block_size(function)
         for start in range(0, len(diverged), size):
             explained |= self._why_diverged(function, diverged[start : start + size], start < MOST_EXPLAINED)
@@ -140,7 +137,7 @@ class Arrival:
                 continue
             # Most balls end in few places, and alike.
             same = self.steps_done[run], self.valleys.of_run[run]
-            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.moved
+            plain = status == STATUS[COMPLETED] and same[1] >= 0 and run not in self.rolling.searches.last_moves
             plain = plain and bool(self.norms[run] <= STATIONARY)
             reason = known.get(same) if plain else None
             if reason is None:
@@ -153,7 +150,7 @@ class Arrival:
 
     @staticmethod
     def _block_size(function: Function) -> int:
-        return max(4, min(BLOCK, BLOCK_ELEMENTS // function.dimension**2))
+        return max(4, min(BLOCK_POINTS, BLOCK_ELEMENTS // function.dimension**2))
 
     def _has_kinks(self) -> bool:
         """Whether there may be kinks about where the balls have been."""
@@ -185,7 +182,7 @@ class Arrival:
         runs = np.flatnonzero(self._settled)
         if not len(runs):
             return
-        function = self.rolling.compiled(BLOCK, 2)
+        function = self.rolling.compiled(BLOCK_POINTS, 2)
         if self._known is not None:
             self._find_known(function, runs, self._known)
             return
@@ -280,7 +277,7 @@ class Arrival:
         runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
         if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
             return
-        function = rolling.compiled(BLOCK, 2)
+        function = rolling.compiled(BLOCK_POINTS, 2)
         size = WAYS * self._block_size(function)
         signs = self._signs[runs]
         ends, reach = self.points[runs], np.zeros(len(runs))
@@ -351,7 +348,7 @@ class Arrival:
                 text = f"it was cut short after {steps}"
             case _:
                 text = f"after {steps} {self._what(run)}"
-        moved = rolling.moved.get(run)
+        moved = rolling.searches.last_moves.get(run)
         if moved is not None and moved < done:
             text += f", the last {done - moved:,} of which moved nothing"
         return text
@@ -414,7 +411,7 @@ class Arrival:
             if math.isfinite(value) and math.isfinite(self.norms[run]) and value < rolling.first[run]:
                 found[run] = f"{reason}; there is no lowest value on this way, however small the steps"
                 continue
-            update = rolling.update_of(run)
+            update = rolling.rules.update_of(run)
             if update is None:
                 continue
             rate = update.rate(self.steps_done[run]).learning_rate

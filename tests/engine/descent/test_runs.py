@@ -9,7 +9,8 @@ import pytest
 
 from service.engine.descent.loop import Descent
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.rolling import MOST_RUNS, MOST_SEARCHES, STATUS, Rolling, run_of
+from service.engine.descent.runs import STATUS, Runs
+from service.engine.descent.runs_plan import MOST_RUNS, MOST_SEARCHES
 from service.engine.descent.schedules import schedules
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import parse
@@ -71,10 +72,10 @@ def assert_as_alone(text, chosen, starts=STARTS, steps=STEPS, rtol=0.0, **detail
     for run, start in enumerate(starts):
         places, values, state, status = alone(text, start, steps, chosen, **details)
         assert (STATUS[running.status[run]], running.ended_at[run]) == (status, len(places) - 1)
-        way = run_of(running, run)
+        way = running.path_of(run)
         np.testing.assert_allclose(way["path"], places, rtol=rtol, atol=0.0, err_msg=str(start))
         np.testing.assert_allclose(way["values"], values, rtol=rtol, atol=0.0)
-        if running.groups:
+        if running.rules.groups:
             assert set(state) <= set(way["state"])
             for name, array in state.items():
                 np.testing.assert_allclose(way["state"][name][-1], array, rtol=rtol, atol=0.0, err_msg=name)
@@ -120,7 +121,7 @@ def test_zero_gradients_are_clipped_to_zero():
     for start in ((0.0, 0.0), (1e-200, 0.0)):
         running, _, outcome = roll("x^2 + y^2", {"name": "sgd", "learning_rate": 0.1}, [start], 3, clip={"norm": 1.0})
         assert outcome.status == ["completed"]
-        np.testing.assert_allclose(running.paths[0, -1], np.multiply(start, 0.8**3), rtol=1e-14)
+        np.testing.assert_allclose(running.paths.points[0, -1], np.multiply(start, 0.8**3), rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -136,7 +137,7 @@ def test_a_search_with_options():
 
 def test_what_is_shown_of_a_state_is_kept_too():
     running, _ = rolled(BENT, "adam", STARTS, 3, include=("state",))
-    state = run_of(running, 0)["state"]
+    state = running.path_of(0)["state"]
     np.testing.assert_allclose(
         state["corrected_first_moment"][2], state["first_moment"][2] / (1.0 - 0.9**2), rtol=1e-12
     )
@@ -165,7 +166,7 @@ def test_balls_together_are_as_one_by_one():
     for number, chosen in enumerate(SEVERAL):
         for place, start in enumerate(starts):
             single, _ = rolled(BENT, chosen, [start], 20, include=("gradients", "state"))
-            ours, theirs = run_of(together, number * len(starts) + place), run_of(single, 0)
+            ours, theirs = together.path_of(number * len(starts) + place), single.path_of(0)
             for name in ("path", "values", "gradients"):
                 np.testing.assert_array_equal(ours[name], theirs[name], f"{chosen} from {start}")
             assert set(ours["state"]) == set(theirs["state"])
@@ -180,13 +181,13 @@ LOOK_AHEAD = {"name": "nesterov", "learning_rate": 0.01}
 def test_what_is_told_is_what_is_kept():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, "l_bfgs", LOOK_AHEAD, "adam", "newton"]
     running, told, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
-    assert [step for step, *_ in told] == running.told.tolist() == [0, 2, 4, 6, 8, 9]
+    assert [step for step, *_ in told] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
     others = [run for run in range(5 * len(STARTS)) if run // len(STARTS) != 2]
     for place, (_, points, values, gradients) in enumerate(told):
-        np.testing.assert_array_equal(points, running.paths[:, place])
-        np.testing.assert_array_equal(values, running.told_values[:, place])
+        np.testing.assert_array_equal(points, running.paths.points[:, place])
+        np.testing.assert_array_equal(values, running.paths.values[:, place])
         np.testing.assert_array_equal(values, function(BENT, 64, 1).run(points).values)
-        np.testing.assert_array_equal(gradients[others], running.told_gradients[others, place])
+        np.testing.assert_array_equal(gradients[others], running.paths.gradients[others, place])
     np.testing.assert_array_equal(outcome.points, told[-1][1])
     np.testing.assert_array_equal(outcome.values, told[-1][2])
 
@@ -194,7 +195,7 @@ def test_what_is_told_is_what_is_kept():
 def test_the_gradient_told_of_a_look_ahead_is_the_one_kept():
     running, told = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
     for place, (*_, gradients) in enumerate(told):
-        np.testing.assert_array_equal(gradients, running.told_gradients[:, place])
+        np.testing.assert_array_equal(gradients, running.paths.gradients[:, place])
 
 
 def test_the_starts_are_left_alone():
@@ -214,7 +215,7 @@ def noises(scale=0.5, seed=7, starts=((0.0, 0.0), (0.0, 0.0)), chosen="sgd", ste
     running, _ = rolled(
         text, {"name": chosen, "learning_rate": 1.0}, starts, steps, noise={"scale": scale, "seed": seed}
     )
-    return -np.diff(running.paths, axis=1)
+    return -np.diff(running.paths.points, axis=1)
 
 
 def test_noise_comes_from_the_seed():
@@ -237,9 +238,9 @@ def test_noise_is_normal():
 def test_noise_is_the_same_for_all_optimizers():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, {"name": "momentum", "learning_rate": 0.01, "momentum": 0.0}]
     running, _ = rolled(BENT, chosen, [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
-    np.testing.assert_array_equal(running.paths[:2], running.paths[2:])
+    np.testing.assert_array_equal(running.paths.points[:2], running.paths.points[2:])
     more, _ = rolled(BENT, [*chosen, "adam"], [(0.5, 0.5), (1.0, 0.0)], 5, noise={"scale": 0.1, "seed": 1})
-    np.testing.assert_array_equal(running.paths, more.paths[:4])
+    np.testing.assert_array_equal(running.paths.points, more.paths.points[:4])
 
 
 def test_noise_of_one_variable_does_not_depend_on_later_balls():
@@ -281,7 +282,7 @@ def test_noise_is_clipped_with_the_gradient():
         noise={"scale": 9.0, "seed": 2},
         clip={"value": 0.5},
     )
-    assert np.abs(np.diff(running.paths[..., 0])).max() <= 0.5 + 1e-12
+    assert np.abs(np.diff(running.paths.points[..., 0])).max() <= 0.5 + 1e-12
 
 
 # --- ends ---------------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ def test_a_ball_stops_where_its_value_is_low_enough():
     assert outcome.steps_done == [1, 4, 0]
     assert outcome.points[:, 0].tolist() == [0.5, 0.5, 0.01]
     assert [step for step, *_ in told] == [0, 1, 2, 3, 4]
-    assert run_of(running, 1)["path"][:, 0].tolist() == [8.0, 4.0, 2.0, 1.0, 0.5]
+    assert running.path_of(1)["path"][:, 0].tolist() == [8.0, 4.0, 2.0, 1.0, 0.5]
     assert outcome.reasons[1].startswith("after 4 steps the value 0.25 is below 0.3; ")
     assert "the value 0.0001 is below 0.3; " in outcome.reasons[2]
 
@@ -314,7 +315,7 @@ def test_others_go_on_when_one_has_stopped():
     assert outcome.status == ["stopped", "completed"]
     assert outcome.steps_done == [1, 6]
     assert outcome.points[:, 0].tolist() == [0.5, 16.0]
-    assert running.paths[0, :, 0].tolist() == [1.0, *[0.5] * 6]
+    assert running.paths.points[0, :, 0].tolist() == [1.0, *[0.5] * 6]
     assert outcome.reasons[1].startswith("all 6 steps are done; ")
 
 
@@ -328,10 +329,10 @@ def test_one_that_has_stopped_rests(name):
     assert len(stopped) < len(outcome.status)
     for run in stopped:
         end = outcome.steps_done[run]
-        assert (running.paths[run, end:] == running.paths[run, end]).all()
-        assert (running.told_values[run, end:] == running.told_values[run, end]).all()
-        assert running.told_values[run, end] < 0.7
-        assert (running.told_values[run, :end] >= 0.7).all()
+        assert (running.paths.points[run, end:] == running.paths.points[run, end]).all()
+        assert (running.paths.values[run, end:] == running.paths.values[run, end]).all()
+        assert running.paths.values[run, end] < 0.7
+        assert (running.paths.values[run, :end] >= 0.7).all()
 
 
 def test_one_that_diverges_rests_while_others_go_on():
@@ -339,12 +340,12 @@ def test_one_that_diverges_rests_while_others_go_on():
     running, told, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
     assert outcome.status == ["completed", "diverged", "completed"]
     calm, _ = rolled(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, -0.5], 60)
-    np.testing.assert_array_equal(running.paths[[0, 2]], calm.paths)
+    np.testing.assert_array_equal(running.paths.points[[0, 2]], calm.paths.points)
     end = outcome.steps_done[1]
     assert end == 2
     assert len(told) == 61
-    assert (running.paths[1, end:] == running.paths[1, end]).all()
-    way = run_of(running, 1)
+    assert (running.paths.points[1, end:] == running.paths.points[1, end]).all()
+    way = running.path_of(1)
     assert len(way["path"]) == len(way["values"]) == end + 1
     first, last = way["values"][[0, -1]]
     assert abs(last) > 1e12 * first
@@ -401,7 +402,7 @@ def test_leaving_the_domain(name):
     assert math.isnan(outcome.values[0])
     assert outcome.best == 1
     assert not outcome.finite
-    way = run_of(running, 0)
+    way = running.path_of(0)
     assert len(way["path"]) == 2
     assert way["path"][1, 0] < 0.0
 
@@ -431,9 +432,9 @@ def test_a_gradient_that_is_not_finite():
 def test_thinning(steps, every, told):
     running, seen = rolled(BENT, "adam", STARTS, steps, every=every, include=("state",))
     whole, _ = rolled(BENT, "adam", STARTS, steps, include=("state",))
-    assert running.told.tolist() == told == [step for step, *_ in seen]
+    assert running.paths.steps.tolist() == told == [step for step, *_ in seen]
     for run in range(len(STARTS)):
-        ours, theirs = run_of(running, run), run_of(whole, run)
+        ours, theirs = running.path_of(run), whole.path_of(run)
         np.testing.assert_array_equal(ours["path"], theirs["path"][told])
         np.testing.assert_array_equal(ours["values"], theirs["values"][told])
         for name, array in theirs["state"].items():
@@ -445,12 +446,12 @@ def test_the_end_of_a_path_is_told_wherever_it_is():
         "x^2", HALVING, [16.0, 1.0, 4096.0], 9, every=4, stop={"value_below": 1.5}, include=("gradients",)
     )
     assert outcome.steps_done == [4, 0, 9]
-    assert run_of(running, 0)["path"][:, 0].tolist() == [16.0, 1.0]
-    assert run_of(running, 1)["path"][:, 0].tolist() == [1.0]
-    assert run_of(running, 2)["path"][:, 0].tolist() == [4096.0, 256.0, 16.0, 8.0]
+    assert running.path_of(0)["path"][:, 0].tolist() == [16.0, 1.0]
+    assert running.path_of(1)["path"][:, 0].tolist() == [1.0]
+    assert running.path_of(2)["path"][:, 0].tolist() == [4096.0, 256.0, 16.0, 8.0]
     running, _, outcome = roll("x^2", HALVING, [64.0, 4096.0], 9, every=4, stop={"value_below": 1.5})
     assert outcome.steps_done == [6, 9]
-    way = run_of(running, 0)
+    way = running.path_of(0)
     assert way["path"][:, 0].tolist() == [64.0, 4.0, 1.0]
     assert way["values"].tolist() == [4096.0, 16.0, 1.0]
 
@@ -458,7 +459,7 @@ def test_the_end_of_a_path_is_told_wherever_it_is():
 def test_without_keeping_paths_everything_is_still_told():
     kept, told, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
     lean, seen, same = roll(BENT, SEVERAL, STARTS, 10, every=3, keep=False)
-    assert lean.paths.size == lean.told_values.size == 0
+    assert lean.paths.points.size == lean.paths.values.size == 0
     assert lean.memory < kept.memory
     for ours, theirs in zip(seen, told, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
@@ -475,7 +476,7 @@ def test_memory_is_reserved_before_it_is_taken():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        Rolling(COMPILE, parse(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
+        Runs(COMPILE, parse(BENT), plan("sgd", STARTS, 10), Limits(), reserve)
     assert reserved[0] > 11 * len(STARTS) * 3 * 8
 
 
@@ -493,7 +494,7 @@ def test_cancelling_in_the_middle():
     assert outcome.steps_done == [7] * 10
     whole, _ = rolled(BENT, [{"name": "sgd", "learning_rate": 0.01}, "adam"], STARTS, 20)
     for run in range(10):
-        np.testing.assert_array_equal(run_of(running, run)["path"], whole.paths[run, :8])
+        np.testing.assert_array_equal(running.path_of(run)["path"], whole.paths.points[run, :8])
     assert outcome.reasons[0].startswith("it was cut short after 7 steps; ")
     running.close()
 
@@ -504,7 +505,7 @@ def test_cancelling_before_the_first_step_and_after_the_last():
     outcome = arrived(running)
     assert outcome.steps_done == [0] * len(STARTS)
     np.testing.assert_array_equal(outcome.points, STARTS)
-    np.testing.assert_array_equal(run_of(running, 0)["path"], STARTS[:1])
+    np.testing.assert_array_equal(running.path_of(0)["path"], STARTS[:1])
     running, _, outcome = roll(BENT, "sgd", STARTS, 3)
     running.cancel()
     assert arrived(running).status == ["completed"] * len(STARTS)
@@ -518,7 +519,7 @@ def test_cancelling_leaves_those_that_have_ended():
     outcome = arrived(running)
     assert outcome.status == ["stopped", "cancelled"]
     assert outcome.steps_done == [1, 5]
-    assert run_of(running, 1)["path"][:, 0].tolist() == [4096.0, 512.0, 128.0]
+    assert running.path_of(1)["path"][:, 0].tolist() == [4096.0, 512.0, 128.0]
     running.close()
 
 
@@ -532,8 +533,8 @@ def test_cancelling_while_searches_are_at_work():
     outcome = arrived(running)
     whole, _ = rolled("x^2 + 1", chosen, starts, 5, stop={"value_below": 2.5})
     for run, steps in enumerate(outcome.steps_done):
-        np.testing.assert_array_equal(run_of(running, run)["path"], whole.paths[run, : steps + 1])
-        np.testing.assert_array_equal(outcome.points[run], whole.paths[run, steps])
+        np.testing.assert_array_equal(running.path_of(run)["path"], whole.paths.points[run, : steps + 1])
+        np.testing.assert_array_equal(outcome.points[run], whole.paths.points[run, steps])
     running.close()
 
 
@@ -780,27 +781,27 @@ def test_every_trial_is_tried():
 
 
 def test_what_texts_say_of_the_way():
-    ways = [run_of(trial("parabola", number)[0], 0)["path"][:, 0] for number in range(5)]
+    ways = [trial("parabola", number)[0].path_of(0)["path"][:, 0] for number in range(5)]
     for way, rate in zip(ways, (0.1, 0.5, 0.9, 1.0, 1.1), strict=True):
         np.testing.assert_allclose(way[1:], (1.0 - 2.0 * rate) * way[:-1], rtol=1e-12, atol=1e-15)
     assert ways[1][1] == 0.0
-    zigzag = trial("shifted_parabola", 0)[0].paths[0, :40, 0] - 2.0
+    zigzag = trial("shifted_parabola", 0)[0].paths.points[0, :40, 0] - 2.0
     np.testing.assert_allclose(zigzag[1:], -0.96 * zigzag[:-1], rtol=1e-12)
-    flat = trial("quartic_bowl", 1)[0].paths[0]
+    flat = trial("quartic_bowl", 1)[0].paths.points[0]
     np.testing.assert_allclose(flat[1:], flat[:-1] * 2.0 / 3.0, rtol=1e-9)
-    cliff = trial("cliff", 0)[0].paths[0, :, 0]
+    cliff = trial("cliff", 0)[0].paths.points[0, :, 0]
     assert cliff[1] < -8.0
     assert cliff[100] < -0.05
-    hops = trial("absolute_value", 0)[0].told_values[0, -20:]
+    hops = trial("absolute_value", 0)[0].paths.values[0, -20:]
     assert hops.min() > 0.01
     assert hops.max() < 0.2
     for number in (0, 1):
-        branin = trial("branin", number)[0].paths[3]
+        branin = trial("branin", number)[0].paths.points[3]
         assert np.abs(branin - branin[0]).max() < 1e-12
-    powell = trial("powell", 1)[0].told_values[0]
+    powell = trial("powell", 1)[0].paths.values[0]
     np.testing.assert_allclose(powell[11:] / powell[10:-1], (2.0 / 3.0) ** 4, rtol=1e-3)
     for faster, slower in ((1, 0), (2, 0), (3, 0)):
         for name in ("rosenbrock", "ravine")[: 2 if faster < 3 else 1]:
             assert trial(name, faster)[2].values[0] < trial(name, slower)[2].values[0]
-    saddle = trial("saddle", 2)[0].paths[1, :, 1]
+    saddle = trial("saddle", 2)[0].paths.points[1, :, 1]
     np.testing.assert_allclose(saddle[1:], 2.0 * saddle[:-1], rtol=1e-12)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.descent.arrival import Arrival
+from service.engine.descent.run_ends import RunEnds
 from tests.engine.descent.claims import balls_on, faults, faults_of_fit, fits, fitted
 from tests.engine.functions.building import finish, roll, rolling
 from tests.engine.functions.claims import others, quadratics
@@ -136,7 +136,7 @@ def test_jumps_leave_basins_open():
 def test_basins_are_not_asked_for_in_maps():
     running = rolling(DOUBLE_WELL, SLOW, [(0.5, 1.0)], 10)
     finish(running)
-    arrival = Arrival(running, following=False)
+    arrival = RunEnds(running, following=False)
     while not arrival.finished:
         arrival.advance()
     assert (arrival.valleys.basins, len(arrival.valleys.points)) == ([-1], 0)
@@ -145,7 +145,7 @@ def test_basins_are_not_asked_for_in_maps():
 def test_what_is_known_is_told_when_time_runs_out():
     running = rolling(DOUBLE_WELL, SLOW, [(0.5, 1.0), (-1.0, 0.0)], 10)
     finish(running)
-    arrival = Arrival(running)
+    arrival = RunEnds(running)
     while not arrival.valleys.counts:
         arrival.advance()
     arrival.advance()

@@ -1,0 +1,91 @@
+"""Runs of optimizers that are rules: columns of one matrix, moved with as few array operations as one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.arrays import Array, norms_of
+from service.engine.declarations import Selection
+from service.engine.descent.optimizers.declaration import Optimizer
+from service.engine.descent.runs_plan import GradientNoise, RunsPlan
+from service.engine.descent.update import Rules, Update
+
+NOISE = 3
+"""The stream of random numbers of the noise, apart from those of networks."""
+
+
+class Group(NamedTuple):
+    """The runs of one optimizer."""
+
+    runs: slice
+    update: Update
+    gradient: Array
+    """(variables, runs): the gradients that the rule gets."""
+
+
+class RuleRuns:
+    """All runs of optimizers that are rules. They move in place in the matrices of all runs."""
+
+    def __init__(
+        self, plan: RunsPlan, positions: Array, values: Array, gradients: Array, evaluate: Callable[[], None]
+    ) -> None:
+        """`evaluate` fills `values` (runs,) and `gradients` (variables, runs) at `positions` (variables, runs)."""
+        self.plan, self.positions, self.values, self.gradients = plan, positions, values, gradients
+        self._evaluate = evaluate
+        self._noisy = np.empty_like(gradients)
+        self.groups: list[Group] = []
+
+    def add(self, optimizer: Selection[Optimizer], place: int) -> None:
+        """Add a run from each start. `place` is that of the optimizer in the plan."""
+        count = len(self.plan.starts)
+        runs = slice(place * count, (place + 1) * count)
+        rules = Rules(optimizer, self.plan.schedule, self.plan.clip)
+        seen = self.gradients if self.plan.noise is None else self._noisy
+        self.groups.append(Group(runs, Update(rules, self.positions[:, runs]), seen[:, runs]))
+
+    def move(self, step: int) -> None:
+        """Make a step, counted from 0, from where all was evaluated."""
+        rates = [group.update.begin(step) for group in self.groups]
+        gradients = self._gradients_ahead(step)
+        norms: Array | float = math.nan
+        if self.plan.clip is not None and self.plan.clip.norm is not None:
+            norms = norms_of(gradients.T)
+        for group, rate in zip(self.groups, rates, strict=True):
+            own = norms[group.runs] if isinstance(norms, np.ndarray) else norms
+            group.update.move(group.gradient, own, step + 1, rate)
+
+    def _gradients_ahead(self, step: int) -> Array:
+        """Return the gradients for the rules: with noise, and at the point that a rule looks ahead to."""
+        ahead = []
+        for group in self.groups:
+            offset = group.update.ahead()
+            if offset is not None:
+                ahead.append((group.runs, offset))
+        if ahead:
+            values, gradients, before = self.values.copy(), self.gradients.copy(), self.positions.copy()
+            for runs, offset in ahead:
+                self.positions[:, runs] += offset
+            self._evaluate()
+            for runs, _ in ahead:
+                gradients[:, runs] = self.gradients[:, runs]
+            self.positions[...] = before
+            self.values[...], self.gradients[...] = values, gradients
+        if self.plan.noise is None:
+            return self.gradients
+        noise = np.tile(self._drawn(self.plan.noise, step), len(self.plan.optimizers))
+        np.add(self.gradients, noise, out=self._noisy)
+        return self._noisy
+
+    def _drawn(self, noise: GradientNoise, step: int) -> Array:
+        """Draw the noise of a step, the same for all optimizers: (variables, starts)."""
+        generator = np.random.Generator(np.random.PCG64([noise.seed, NOISE, step]))
+        drawn: Array = noise.scale * generator.standard_normal(self.plan.starts.shape)
+        return drawn.T
+
+    def update_of(self, run: int) -> Update | None:
+        """Return the update that moves a run; None for a run of a search."""
+        return next((each.update for each in self.groups if each.runs.start <= run < each.runs.stop), None)

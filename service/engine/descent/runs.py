@@ -1,0 +1,237 @@
+"""Many runs on one typed function: every start with every optimizer, all moved at once.
+
+The runs are columns of one matrix, so a step evaluates the expression once for all of them, and a rule moves all of
+its runs with as few array operations as one. Runs of searches move one after the other (`search_runs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from service.engine.arrays import Array, norms_of
+from service.engine.compiling import Compiler
+from service.engine.descent.cost import RULE_CALLS, RULE_OPERATIONS, Admit, no_need
+from service.engine.descent.loop import RUNAWAY
+from service.engine.descent.paths import Paths, Snapshot
+from service.engine.descent.rule_runs import RuleRuns
+from service.engine.descent.runs_plan import MATRICES, RunsPlan
+from service.engine.descent.search_runs import SearchRuns
+from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.expression import Expression
+from service.engine.functions.function import Function, FunctionTask, Problem, Results
+from service.engine.limits import Limits
+
+RUN_BYTES = 500
+"""A quarter of the memory of a run's answer beside its path: whoever reserves memory takes four times as much."""
+NUMBER_BYTES = 48
+"""Memory of the number of a step, in a list."""
+KINKS = ("kink", "vertical", "jump")
+"""Kinds of problems at points that have a value but no slope, or an infinite one."""
+
+RUNNING, COMPLETED, STOPPED, DIVERGED, CANCELLED = range(5)
+STATUS = ("", "completed", "stopped", "diverged", "cancelled")
+
+
+class Runs:
+    """All runs of a plan. They hold memory until `close`.
+
+    Run `optimizer * count + start` is that of one of the `count` starts with one of the optimizers.
+    """
+
+    def __init__(
+        self,
+        compile: Compiler,  # noqa: A002 (the verb fits)
+        expression: Expression,
+        plan: RunsPlan,
+        limits: Limits,
+        reserve: Callable[[int], None] = lambda nbytes: None,
+        admit: Admit = no_need,
+    ) -> None:
+        """Compile, and get ready for the first step. `admit` is called with the cost, then `reserve` with the bytes.
+
+        Raises `InvalidRequest` where the parts of the plan do not fit, `LimitExceeded` where the runs cost too much.
+        """
+        plan.check(limits)
+        self.plan = plan
+        self.expression = expression
+        self._compile = compile
+        function = self.function = self.compiled(plan.runs, 1)
+        work = (function.program.work + RULE_OPERATIONS * function.dimension * plan.runs) * plan.steps
+        limits.check_operations(work)
+        admit(function.program, work, len(function.program.nodes) + RULE_CALLS * len(plan.optimizers), plan.steps)
+        self.memory = self._memory()
+        reserve(self.memory)
+        self.step = 0
+        """Steps done."""
+        self.finished = False
+        self._stack = ExitStack()
+        workspace = self._stack.enter_context(function.program.workspace())
+        self._calls = workspace.calls
+        self.positions, rows = function.columns(workspace)
+        """(variables, runs)"""
+        self.positions[...] = np.tile(plan.starts.T, len(plan.optimizers))
+        self.values, self.gradients = rows[0], rows[1:]
+        self.status = np.full(plan.runs, RUNNING)
+        self.ended_at = np.full(plan.runs, plan.steps)
+        self._ended: Array | None = None
+        """Which runs have ended, as soon as one has."""
+        self._resting = self.positions.copy()
+        """The points where runs ended."""
+        self.first: Array = np.empty(0)
+        """The values at the starts."""
+        self.kinks: dict[int, Problem] = {}
+        """The kink that ended a run: a point with a value but no slope to follow."""
+        self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, self._evaluate)
+        self.searches = SearchRuns(plan, self.compiled, self._stack)
+        self._before = self.positions
+        """The points before a step of searches that is going on."""
+        for place, optimizer in enumerate(plan.optimizers):
+            (self.searches if optimizer.declaration.search else self.rules).add(optimizer, place)
+        self.paths = Paths(plan, self.rules.groups)
+
+    def _memory(self) -> int:
+        plan, program, dimension = self.plan, self.function.program, self.function.dimension
+        recorded = len(plan.recorded)
+        kept = plan.runs * recorded * 8 * (1 + dimension * (1 + len(plan.include) * MATRICES)) if plan.keep else 0
+        matrices = MATRICES * 8 * dimension * plan.runs
+        return program.nbytes + kept + matrices + NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
+
+    def compiled(self, points: int, order: int) -> Function:
+        """Return the compiled function for so many points, with derivatives up to an order."""
+        return self._compile(FunctionTask(self.expression, points, order))
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._stack.close()
+
+    def advance(self) -> Snapshot | None:
+        """Evaluate at the points of all runs, then move them one step. After the last step only evaluate.
+
+        Returns what was evaluated, if the step is recorded. Where searches run, a step may take several calls.
+        """
+        return without_float_warnings(self._advance)
+
+    def _advance(self) -> Snapshot | None:
+        if self.searches.in_step:
+            self._move_searches()
+            return None
+        self._evaluate()
+        self._check()
+        snapshot = self._record()
+        if self.step == self.plan.steps or (self._ended is not None and bool(self._ended.all())):
+            self.finished = True
+            self.status[self.status == RUNNING] = COMPLETED
+            return snapshot
+        if snapshot is not None:
+            # The caller reads the snapshot after the move.
+            snapshot = snapshot._replace(points=self.positions.T.copy(), gradients=self.gradients.T.copy())
+        self._move()
+        return snapshot
+
+    def _evaluate(self) -> None:
+        for call in self._calls:
+            call()
+
+    def _check(self) -> None:
+        """End the runs that have diverged or meet a bound."""
+        stop, values = self.plan.stop, self.values
+        if not self.first.size:
+            self.first = values.copy()
+            self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
+            self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
+        near = np.isfinite(values) & np.logical_and.reduce(np.isfinite(self.gradients), axis=0)
+        near &= (values <= self._highest) & (values >= -self._farthest)
+        if not near.all():
+            lost = ~near if self._ended is None else ~(near | self._ended)
+            on_kinks = self._on_kinks(lost)
+            self._end(on_kinks, STOPPED)
+            self._end(lost & ~on_kinks, DIVERGED)
+        if stop.value_below is not None:
+            self._end(values < stop.value_below, STOPPED)
+        if stop.gradient_norm_below is not None:
+            self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
+
+    def _on_kinks(self, lost: Array) -> Array:
+        """Find the runs that stand at a kink: there is a value but no finite slope."""
+        found = np.zeros(len(lost), bool)
+        runs = np.flatnonzero(lost & np.isfinite(self.values))
+        if not len(runs) or not self.function.checks:
+            return found
+        points, results = self.positions[:, runs].T, Results(self.values[runs], self.gradients[:, runs].T, None)
+        problems = self.function.problems(points, results)
+        for place, run in enumerate(runs.tolist()):
+            kink = kink_of(problems.get(place, ()))
+            if kink is not None and not np.isfinite(self.gradients[:, run]).all():
+                self.kinks[run], found[run] = kink, True
+        return found
+
+    def _end(self, met: Array, status: int) -> None:
+        if self._ended is not None:
+            met = met & ~self._ended
+        if met.any():
+            self._resting[:, met] = self.positions[:, met]
+            self.status[met] = status
+            self.ended_at[met] = self.step
+            self._ended = met.copy() if self._ended is None else self._ended | met
+
+    def _record(self) -> Snapshot | None:
+        """Return the snapshot of a recorded step, or of the last one."""
+        place = self.paths.place_of(self.step)
+        if place is None and (self._ended is None or not self._ended.all()):
+            return None
+        snapshot = self._snapshot()
+        if place is not None:
+            self.paths.record(place, snapshot)
+        return snapshot
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.step, self.positions.T, self.values, self.gradients.T)
+
+    def _move(self) -> None:
+        before = self.positions.copy() if self.searches else self.positions
+        self.rules.move(self.step)
+        if self.searches:
+            self._before = before
+            self.searches.begin()
+        else:
+            self._finish_step()
+
+    def _move_searches(self) -> None:
+        if self.searches.go_on(self.positions, self.status == RUNNING, self.step + 1):
+            self._finish_step()
+
+    def _finish_step(self) -> None:
+        self.step += 1
+        if self._ended is not None:
+            np.copyto(self.positions, self._resting, where=self._ended)
+
+    def cancel(self) -> None:
+        """Make no more steps."""
+        if not self.finished:
+            self.finished = True
+            in_step = self.searches.in_step
+            if in_step:  # undo the half of a step
+                self.positions[...] = self._before
+            without_float_warnings(self._evaluate)
+            without_float_warnings(self._check)
+            if not in_step:
+                self._record()
+            running = self.status == RUNNING
+            self.status[running] = CANCELLED
+            self.ended_at[running] = self.step
+
+    def path_of(self, run: int) -> dict[str, Any]:
+        """Return the recorded path of one run: points, values and what else the plan includes."""
+        return self.paths.of(run, int(self.ended_at[run]), self._snapshot())
+
+
+def kink_of(problems: Sequence[Problem]) -> Problem | None:
+    """Return the kink among the problems of a point; None if it has none, or no value at all."""
+    kinds = [problem.kind for problem in problems]
+    if "domain" in kinds or "pole" in kinds:
+        return None
+    return next((problem for problem in problems if problem.kind in KINKS), None)

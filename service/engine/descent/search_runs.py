@@ -1,0 +1,125 @@
+"""Runs of optimizers with a search: each is a descent of its own, made by the one loop of `loop.py`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+
+from service.engine.arrays import Array
+from service.engine.declarations import Selection
+from service.engine.descent.loop import Descent, Recipe
+from service.engine.descent.optimizers.declaration import Optimizer
+from service.engine.descent.runs_plan import RunsPlan
+from service.engine.descent.update import Rules
+from service.engine.errors import LimitExceeded
+from service.engine.functions.function import Function
+
+SEARCH_SECONDS = 0.004
+"""Searches go on for so long, one after the other, before other work has its turn."""
+SEARCH_CALLS = 200
+"""Calls that a search itself makes for each evaluation, roughly."""
+MOST_CALLS = 100_000
+"""Calls that one step of one run may make: no other work has a turn meanwhile."""
+
+
+class _FunctionObjective:
+    """A typed function at one point, as the objective of the loop."""
+
+    steps_per_epoch = 1
+
+    def __init__(
+        self, evaluate: Callable[[Array], tuple[float, Array]], second_order: Callable[[], Function], start: Array
+    ) -> None:
+        """`second_order` compiles the function for one point with second derivatives."""
+        self.parameters = start.copy()
+        self._evaluate, self._second_order = evaluate, second_order
+
+    def begin(self, step: int) -> None:
+        """Every step evaluates the same function."""
+
+    def evaluate(self) -> tuple[float, Array]:
+        return self._evaluate(self.parameters)
+
+    def hessian(self, most_work: float = math.inf) -> Array:
+        hessians = self._second_order().run(self.parameters[None]).hessians
+        assert hessians is not None
+        hessian: Array = hessians[0]
+        return hessian
+
+    def finish(self) -> None:
+        """Nothing else changes."""
+
+    def validate(self) -> float | None:
+        return None
+
+
+class SearchRuns:
+    """All runs of optimizers with a search. A step of all of them may take several calls."""
+
+    def __init__(self, plan: RunsPlan, compiled: Callable[[int, int], Function], stack: ExitStack) -> None:
+        """`compiled` is `Runs.compiled`; `stack` gives back the memory."""
+        self.plan, self._compiled, self._stack = plan, compiled, stack
+        self.last_moves: dict[int, int] = {}
+        """For each run, the number of steps after which it moved last."""
+        self._descents: list[tuple[int, Descent]] = []
+        self._moving: Iterator[tuple[int, Descent]] | None = None
+        """The runs that have not made the present step, while a step is going on."""
+
+    def __bool__(self) -> bool:
+        return bool(self._descents)
+
+    @property
+    def in_step(self) -> bool:
+        """True while some runs have made the present step and others have not."""
+        return self._moving is not None
+
+    def add(self, optimizer: Selection[Optimizer], place: int) -> None:
+        """Add a run from each start. `place` is that of the optimizer in the plan.
+
+        Raises `LimitExceeded` where one step would take too many calls.
+        """
+        function = self._compiled(1, 1)
+        each = len(function.program.nodes) + SEARCH_CALLS
+        calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
+        if calls > MOST_CALLS:
+            path = ("optimizers", place)
+            raise LimitExceeded(f"operations of one step of {optimizer.name}", calls, MOST_CALLS, path)
+        workspace = self._stack.enter_context(function.program.workspace())
+        variables, rows = function.columns(workspace)
+
+        def evaluate(point: Array) -> tuple[float, Array]:
+            variables[:, 0] = point
+            for call in workspace.calls:
+                call()
+            return float(rows[0, 0]), rows[1:, 0]
+
+        starts = self.plan.starts
+        for run, start in enumerate(starts, place * len(starts)):
+            objective = _FunctionObjective(evaluate, lambda: self._compiled(1, 2), start)
+            self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
+
+    def begin(self) -> None:
+        """Begin the next step of all runs."""
+        self._moving = iter(self._descents)
+
+    def go_on(self, positions: Array, moves: Array, number: int) -> bool:
+        """Move some of the runs. Return whether step `number` is done for all of them.
+
+        `positions` is (variables, runs), changed in place; `moves` tells which runs have not ended.
+        """
+        assert self._moving is not None
+        end = time.monotonic() + SEARCH_SECONDS
+        for run, descent in self._moving:
+            if moves[run]:
+                descent.advance()
+                if np.any(positions[:, run] != descent.parameters):
+                    self.last_moves[run] = number
+                positions[:, run] = descent.parameters
+            if time.monotonic() > end:
+                return False
+        self._moving = None
+        return True

@@ -1,0 +1,208 @@
+"""Build the graph that every answer about a network starts from: its layers, targets, weights and loss.
+
+Evaluations and derivatives go on from a `Prepared` network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from service.engine.declarations import Selection
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.graph.ir import Graph, Node, Shape
+from service.engine.graph.operations import reshape
+from service.engine.limits import Limits
+from service.engine.network.definition import INPUT
+from service.engine.network.losses import Loss, Prediction
+from service.engine.network.model import Model, assemble
+from service.engine.network.task import Task
+from service.engine.network.total_loss import TotalLoss, build_total_loss, check_loss, target_shape
+from service.engine.watch import Watch
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network in the graph with what is compared to it."""
+
+    task: Task
+    model: Model
+    targets: Mapping[str, Node]
+    weights: Node | None
+    objective: TotalLoss | None
+
+
+def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
+    """Build the model and, where the task has losses, the objective.
+
+    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
+    network is too large, and what `watch` raises.
+    """
+    limits.check_layers(len(task.definition.layers))
+    _check_inputs(task)
+    graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)
+    model = assemble(
+        task.definition,
+        graph,
+        dict(task.inputs),
+        training=task.training,
+        parameter_shapes=dict(task.parameters),
+        frozen=frozenset(task.frozen),
+        distinct_layers=distinct_layers,
+        check_parameters=limits.check_parameters,
+    )
+    limits.check_parameters(sum(parameter.node.size for parameter in model.parameters))
+    if task.frozen:
+        _freeze(task.frozen, model)
+    if task.losses is None:
+        return Prepared(task, model, {}, None, None)
+    targets = _declare_targets(task, model)
+    weights = graph.input("sample_weights", (task.samples,)) if task.weighted else None
+    return Prepared(task, model, targets, weights, total_loss_of(task, model, targets, weights))
+
+
+def _freeze(names: tuple[str, ...], model: Model) -> None:
+    known = dict.fromkeys(name for each in model.parameters for name in (each.layer, f"{each.layer}.{each.name}"))
+    unknown = ((place, name) for place, name in enumerate(names) if name not in known)
+    allowed = tuple(islice(known, MOST_ERRORS))
+    faults = [
+        Fault(
+            ("frozen", place),
+            f"no layer with parameters of its own, nor a parameter, is called {name[:128]!r}",
+            allowed,
+        )
+        for place, name in islice(unknown, MOST_ERRORS)
+    ]
+    if faults:
+        raise InvalidRequest(faults)
+    frozen = frozenset(names)
+    model.parameters = [
+        each if frozen.isdisjoint((each.layer, f"{each.layer}.{each.name}")) else replace(each, trainable=False)
+        for each in model.parameters
+    ]
+
+
+def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
+    """The same network on one sample, its loss summed and without penalties, in the same graph.
+
+    Also for every node that a sample has of its own: where it lies among those of all samples, as `vectorize`
+    takes it.
+    """
+    task = prepared.task._replace(reduction="sum", normalize_weights=False)
+    whole, graph = prepared.model, prepared.model.graph
+    prefix = "one/"
+    model = assemble(
+        task.definition,
+        graph,
+        {name: (1, *shape[1:]) for name, shape in task.inputs},
+        training=task.training,
+        parameter_shapes=dict(task.parameters),
+        frozen=frozenset(task.frozen),
+        prefix=prefix,
+    )
+
+    def one_of(node: Node) -> Node:
+        return graph.input(prefix + node.attributes[0], (1, *node.shape[1:]), node.dtype)
+
+    targets = {name: one_of(node) for name, node in prepared.targets.items()}
+    weights = None if prepared.weights is None else one_of(prepared.weights)
+    # Penalties belong to no sample, and a sum over one sample is that sample's loss.
+    objective = total_loss_of(task, model, targets, weights) if task.losses is not None else None
+    pairs = [(model.inputs[name], whole.inputs[name]) for name in model.inputs]
+    pairs += [(targets[name], node) for name, node in prepared.targets.items()]
+    pairs += [(own.node, all_of_them.node) for own, all_of_them in zip(model.noises, whole.noises, strict=True)]
+    if weights is not None and prepared.weights is not None:
+        pairs.append((weights, prepared.weights))
+    places = {own: reshape(node, (task.samples, *own.shape)) for own, node in pairs}
+    return Prepared(task, model, targets, weights, objective), places
+
+
+def input_label(name: str) -> str:
+    """An input of the network at the start of a sentence."""
+    return "inputs have" if name == INPUT else f"input {name!r} has"
+
+
+def _check_inputs(task: Task) -> None:
+    faults = []
+    indices = task.definition.index_inputs  # of which a sample may hold a single one
+    for name, shape in task.inputs:
+        path, label = ("inputs", name), input_label(name)
+        wanted = task.definition.input_shapes.get(name)
+        if not shape or (len(shape) < 2 and name not in indices):
+            detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]{_as_rows(shape)}"
+            faults.append(Fault(path, detail))
+        elif 0 in shape:
+            faults.append(Fault(path, f"{label} shape {list(shape)}; at least one value is needed"))
+        elif wanted is not None and shape[1:] != wanted:
+            takes = ", ".join(["samples", *map(str, wanted)])
+            detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
+            if len(shape) == 2 and shape[:1] == wanted:
+                detail += "; they are transposed: a sample is a row"
+            faults.append(Fault(path, detail))
+        elif shape[0] != task.samples:
+            first = next(other for other, others in task.inputs if others)
+            detail = f"{label} {shape[0]} samples, but input {first!r} has {task.samples}"
+            faults.append(Fault(path, detail))
+    if faults:
+        raise InvalidRequest(faults)
+
+
+def _as_rows(shape: Shape) -> str:
+    if not shape:
+        return ""
+    return "; write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one"
+
+
+def _declare_targets(task: Task, model: Model) -> dict[str, Node]:
+    assert task.losses is not None and task.targets is not None
+    given = dict(task.targets)
+    faults = []
+    nodes: dict[str, Node] = {}
+    for name, loss in zip(task.definition.output_names, task.losses, strict=True):
+        output = model.layers[name].output
+        check_loss(loss, output, name)
+        wanted = target_shape(loss, output)
+        if given[name] != wanted:
+            faults.append(Fault(("targets", name), _wrong_target(loss, given[name], wanted, name, output)))
+        nodes[name] = model.graph.input(f"targets/{name}", wanted, "int64" if loss.declaration.indices else task.dtype)
+    if faults:
+        raise InvalidRequest(faults)
+    return nodes
+
+
+def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str, output: Node) -> str:
+    text = f"targets have shape {list(given)}; they take {list(wanted)}"
+    if loss.declaration.indices:
+        one_hot = "; for one-hot targets use the loss categorical_crossentropy" if given == output.shape else ""
+        return f"{text}: one class index for each distribution that layer {name!r} gives{one_hot}"
+    hint = ""
+    if given == output.shape[:-1] and loss.name == "categorical_crossentropy":
+        hint = "; for class indices use the loss sparse_categorical_crossentropy"
+    elif (*given, 1) == wanted:
+        hint = "; put each target in a list of its own"
+    elif len(wanted) == 2 and given == wanted[::-1]:
+        hint = "; they are transposed: a sample is a row"
+    return f"{text}, the shape of the output of layer {name!r}{hint}"
+
+
+def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:
+    """The loss of a model against its targets."""
+    assert task.losses is not None
+    predictions = {}
+    for name in task.definition.output_names:
+        layer = model.layers[name]
+        predictions[name] = Prediction(
+            layer.output, layer.pre_activation if layer.activation else None, layer.activation
+        )
+    names = task.definition.output_names
+    return build_total_loss(
+        dict(zip(names, task.losses, strict=True)),
+        predictions,
+        targets,
+        dict(zip(names, task.loss_weights, strict=True)) if task.loss_weights else None,
+        weights,
+        task.reduction,
+        task.normalize_weights,
+        model.penalties,
+    )
