@@ -35,9 +35,9 @@ from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import Rolling, RollingPlan
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.formulas import formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import search
 from service.engine.graph.plan import WorkspacePool

@@ -11,12 +11,12 @@ from schemas.tensor import Array
 from service.engine.descent.valleys import Valleys
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along
+from service.engine.functions.compiled import Function, PointProblem, all_finite
 from service.engine.functions.expression import Expression
 from service.engine.functions.fit import LATEX, Line
 from service.engine.functions.formulas import Formulas
-from service.engine.functions.function import Function, Problem, all_finite
 from service.engine.functions.ranges import kinks_within
-from service.engine.functions.stationary import Search
+from service.engine.functions.stationary import StationarySearch
 from service.engine.functions.symbolic import Printed
 from service.engine.network.task import Caution
 
@@ -70,7 +70,7 @@ def second_order_of(place: int, calculus: Calculus) -> dict[str, Any]:
     return entry
 
 
-def missed_by(function: Function, found: Search, low: Array, high: Array) -> list[Caution]:
+def missed_by(function: Function, found: StationarySearch, low: Array, high: Array) -> list[Caution]:
     """Cautions about what a search may have missed."""
     cautions = []
     kinks = kinks_within(function, low, high)
@@ -99,7 +99,7 @@ def missed_by(function: Function, found: Search, low: Array, high: Array) -> lis
     return cautions
 
 
-def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
+def _problem(expression: Expression, problem: PointProblem) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
     if problem.step is not None:
         told |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
@@ -119,7 +119,7 @@ def cautions_of(expression: Expression) -> list[Caution]:
     ]
 
 
-def lost_at(problems: Mapping[int, Sequence[Problem]], lost: Array) -> list[Caution]:
+def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array) -> list[Caution]:
     places = np.flatnonzero(lost)
     if not len(places):
         return []

@@ -35,8 +35,8 @@ from service.engine.functions.calculus import (
     finite_matrices,
     norms_of,
 )
+from service.engine.functions.compiled import Function, PointProblem, Results, all_finite
 from service.engine.functions.flow import follow
-from service.engine.functions.function import Function, Problem, Results, all_finite
 from service.engine.functions.newton import near, polish, refine
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
@@ -84,7 +84,7 @@ class Arrival:
         self._usual = usual_size(rolling.first)
         self._settled: Array = (rolling.status != DIVERGED) & np.isfinite(self.values)
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
-        self._on_kinks: dict[int, Problem] = {}
+        self._on_kinks: dict[int, PointProblem] = {}
         """The kink at the end of a run, where the slope is a convention."""
         self._note = "; at the kinks of this function it need not vanish" if quietly(self._has_kinks) else ""
         self._arrivals_known = False
@@ -282,7 +282,7 @@ class Arrival:
         rolling = self.rolling
         of_run = np.array(self.valleys.of_run)
         runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
-        if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
+        if not len(runs) or any(check.singularity.kind == "jump" for check in rolling.function.checks):
             return
         function = rolling.compiled(BLOCK, 2)
         size = WAYS * self._block_size(function)
@@ -428,7 +428,7 @@ class Arrival:
         return found
 
 
-def _named(kink: Problem) -> str:
+def _named(kink: PointProblem) -> str:
     return "a jump" if kink.kind == "jump" else "a kink"
 
 

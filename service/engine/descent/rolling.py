@@ -26,8 +26,8 @@ from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.functions.calculus import norms_of
+from service.engine.functions.compiled import Function, FunctionTask, PointProblem, Results
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import Function, FunctionTask, Problem, Results
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
@@ -237,7 +237,7 @@ class Rolling:
         """The values at the starts."""
         self.moved: dict[int, int] = {}
         """Of runs with a search: after how many steps it moved last."""
-        self.kinks: dict[int, Problem] = {}
+        self.kinks: dict[int, PointProblem] = {}
         """The kink that a run came to, where there is a value but no slope to follow."""
         self._noisy = np.empty_like(self.gradients)
         self.groups: list[_Group] = []
@@ -468,7 +468,7 @@ class Rolling:
         ]
 
 
-def kink_of(problems: Sequence[Problem]) -> Problem | None:
+def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:
     """The kink among the problems of a point; None: it has none, or no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:

@@ -25,11 +25,11 @@ LONGEST_POWER = 128
 P = TypeVar("P", "Atom", "Term", "Sum")
 
 
-class Refused(Exception):
+class NoFormula(Exception):
     """This formula is not worth its size, or has no value."""
 
 
-class Exhausted(Exception):
+class WorkExhausted(Exception):
     """All the work that was allowed is done."""
 
 
@@ -148,7 +148,7 @@ class Algebra:
     def spend(self, work: int) -> None:
         self.left -= work
         if self.left < 0:
-            raise Exhausted
+            raise WorkExhausted
 
     def exact(self, value: Rational) -> Rational:
         """The number as an int if it is one; refuses what is too large."""
@@ -157,11 +157,11 @@ class Algebra:
             if value.denominator != 1:
                 if -LARGEST < value.numerator < LARGEST and value.denominator < LARGEST:
                     return value
-                raise Refused
+                raise NoFormula
             value = value.numerator
         if -LARGEST < value < LARGEST:
             return value
-        raise Refused
+        raise NoFormula
 
     def _part(self, kind: type[P], key: Hashable, *details: Any) -> P:
         """The part that is like this: equal ones are one object."""
@@ -170,7 +170,7 @@ class Algebra:
             self.spend(3)
             part = kind(len(self.parts), *details)
             if part.depth > DEEPEST:
-                raise Refused
+                raise NoFormula
             self.parts[key] = part
         return part
 
@@ -207,7 +207,7 @@ class Algebra:
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
                     if self._slopes and _cancels(term, added, terms[term]):
-                        raise Refused
+                        raise NoFormula
                     added += terms[term]
                 if added:
                     terms[term] = self.exact(added)
@@ -297,7 +297,7 @@ class Algebra:
             factors = ((representative, 1),)
         elif not coefficient:
             if isinstance(exponent, Sum) or exponent < 0:
-                raise Refused
+                raise NoFormula
             return 0, []
         if type(exponent) is int:
             power = self._raised(coefficient, exponent)
@@ -318,7 +318,7 @@ class Algebra:
     def _number(self, value: Rational, exponent: Exponent) -> list[Factor]:
         """A power of a positive number as powers of whole numbers."""
         if value < 0:
-            raise Refused
+            raise NoFormula
         parts = ((value.numerator, exponent), (value.denominator, self.times(exponent, -1)))
         return [(self.atom(str(whole)), power) for whole, power in parts if whole > 1]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from service.engine.errors import LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Graph, Node, NoGradient
 from service.engine.graph.plan import Program, WorkspacePool
@@ -16,7 +16,7 @@ from service.engine.limits import Limits
 from service.engine.watch import Watch
 
 
-class Vertex(NamedTuple):
+class GraphValue(NamedTuple):
     """A value of the graph."""
 
     name: str
@@ -27,7 +27,7 @@ class Vertex(NamedTuple):
     """The part of the expression that it is the value of; empty where it is only on the way there."""
 
 
-class Edge(NamedTuple):
+class Dependence(NamedTuple):
     """How one value depends on another."""
 
     source: str
@@ -77,7 +77,7 @@ class ExpressionGraph:
             words.setdefault(node, step.word)
         names = _names(shown)
         self.vertices = [
-            Vertex(
+            GraphValue(
                 names[node],
                 words[node] if node.operation.name == "with_slope" else node.operation.name,
                 tuple(names[x] for x in _inputs(node)),
@@ -86,7 +86,7 @@ class ExpressionGraph:
             for node in shown
         ]
         """In an order of computation."""
-        self.edges = [Edge(names[source], names[target]) for source, target, _ in arrows]
+        self.edges = [Dependence(names[source], names[target]) for source, target, _ in arrows]
         """In the order of the way back: from the value of the expression on."""
         self.value = names[steps[-1]]
         """The vertex that is the value of the expression."""

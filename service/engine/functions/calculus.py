@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 
-from service.engine.functions.function import Function, Problem, Results, all_finite
+from service.engine.functions.compiled import Function, PointProblem, Results, all_finite
 from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
 from service.engine.graph.ir import Array
@@ -42,7 +42,7 @@ class Calculus:
     """Of steepest ascent: unit vectors; not a number where there is none."""
     stationary: Array
     """Whether the gradient is 0, to the tolerance."""
-    problems: dict[int, list[Problem]]
+    problems: dict[int, list[PointProblem]]
     eigenvalues: Array | None = None
     """(points, variables), ascending."""
     eigenvectors: Array | None = None

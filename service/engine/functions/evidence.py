@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.engine.functions.calculus import every, norms_of
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
 from service.engine.graph.ir import Array

@@ -39,7 +39,7 @@ _MOST_SUGGESTIONS = 10
 """Looking for a similar name takes long; the first few unknown names teach enough."""
 
 
-class Step(NamedTuple):
+class ExpressionStep(NamedTuple):
     """One operation of an expression; operands are positions of earlier steps."""
 
     word: str
@@ -58,7 +58,7 @@ class Expression:
 
     text: str
     variables: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[ExpressionStep, ...]
     """Operands before what takes them; the last is the value of the expression."""
     slips: tuple[str, ...] = ()
     """Sentences about variables that are probably none; only where nobody listed them."""
@@ -74,7 +74,7 @@ class Expression:
         words = dict.fromkeys(step.word for step in self.steps)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 
-    def quoted(self, step: Step) -> str:
+    def quoted(self, step: ExpressionStep) -> str:
         """The text of a step, shortened."""
         return _shown(" ".join(self.text[step.start : step.stop].split()))
 
@@ -186,7 +186,7 @@ class _Parser:
         self.depth = 0
         self.bars = 0
         """How many are open within the innermost parentheses."""
-        self.steps: list[Step] = []
+        self.steps: list[ExpressionStep] = []
         self.unknown: dict[str, tuple[_Token, bool]] = {}
         """Names that mean nothing: where first, and whether a parenthesis follows."""
 
@@ -366,7 +366,7 @@ class _Parser:
 
     def step(self, word: str, operands: tuple[int, ...], start: int, text: str = "") -> int:
         """Add a step that ends with the token before; answers its position."""
-        self.steps.append(Step(word, operands, start, self.tokens[self.at - 1].stop, text))
+        self.steps.append(ExpressionStep(word, operands, start, self.tokens[self.at - 1].stop, text))
         return len(self.steps) - 1
 
     def refused(self, token: _Token, sentence: str) -> InvalidRequest:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import finite_matrices, norms_of
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 

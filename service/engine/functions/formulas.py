@@ -7,11 +7,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from service.engine.errors import InvalidRequest, LimitExceeded
-from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, Step, parse
-from service.engine.functions.function import MOST_NODES as MOST_COMPILED
-from service.engine.functions.function import ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES as MOST_COMPILED
+from service.engine.functions.compiled import ExpressionTask, build
+from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, ExpressionStep, parse
 from service.engine.functions.printing import as_written
-from service.engine.functions.symbolic import Leaf, Printed, Writer
+from service.engine.functions.symbolic import FormulaWriter, Leaf, Printed
 from service.engine.functions.vocabulary import Word
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node
@@ -58,7 +58,7 @@ def formulas_of(expression: Expression) -> Formulas:
     graph = Graph("float64", MOST_NODES)
     leaves: dict[Node, Leaf] = {}
 
-    def leaf(step: Step, literal: float) -> Node:
+    def leaf(step: ExpressionStep, literal: float) -> Node:
         # As an input, so that nothing is computed with it in floating point.
         node = graph.input(step.text or step.word, ())
         leaves[node] = Fraction(step.text) if step.word == "number" else step.word
@@ -72,7 +72,7 @@ def formulas_of(expression: Expression) -> Formulas:
     decimals = any(step.word == "number" and "." in step.text for step in expression.steps)
     try:
         value = build(expression, graph, variables, leaf)[-1]
-        writer = Writer(value, leaves, decimals=decimals)
+        writer = FormulaWriter(value, leaves, decimals=decimals)
         first = dense(differentiate(value, variables).nodes, variables)
         found.gradient[:] = [_sendable(formula, expression) for formula in writer.printed(first)]
         if None not in found.gradient:
@@ -123,6 +123,6 @@ def slopes_of(word: Word) -> list[str]:
     names = ("a", "b")[: word.arguments]
     if not names:
         return []
-    steps = [Step("variable", (), 0, 1, name) for name in names]
-    expression = Expression(word.name, names, (*steps, Step(word.name, tuple(range(len(names))), 0, 1)))
+    steps = [ExpressionStep("variable", (), 0, 1, name) for name in names]
+    expression = Expression(word.name, names, (*steps, ExpressionStep(word.name, tuple(range(len(names))), 0, 1)))
     return [partial.latex for partial in formulas_of(expression).gradient if partial is not None]

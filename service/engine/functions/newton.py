@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import every, finite_matrices, norms_of
-from service.engine.functions.function import Function, all_finite
+from service.engine.functions.compiled import Function, all_finite
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly

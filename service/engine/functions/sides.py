@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.functions.compiled import MOST_PROBLEMS, Function, PointProblem, Results, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_PROBLEMS, Function, Problem, Results, build
 from service.engine.graph.expansion import expand
 from service.engine.graph.ir import Array, Graph, Node, reachable
 from service.engine.graph.series import EPS, Series
@@ -290,7 +290,7 @@ class Settled(NamedTuple):
     """Results and problems, where the sides have been asked."""
 
     results: Results
-    problems: dict[int, list[Problem]]
+    problems: dict[int, list[PointProblem]]
     kinks: set[int]
     """At which points there is no gradient, and what is told follows a convention."""
 
@@ -299,7 +299,7 @@ def settle(
     function: Function,
     points: Array,
     results: Results,
-    problems: dict[int, list[Problem]],
+    problems: dict[int, list[PointProblem]],
     watch: Watch | None = None,
 ) -> Settled:
     """What value and derivatives are at points with problems, asked from all sides.
@@ -351,11 +351,11 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         if known:
             told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
         if sides.alone[place].any():
-            told = [*told, Problem("domain", None, ALONE)]
+            told = [*told, PointProblem("domain", None, ALONE)]
         elif known and not np.isfinite(gradient).all():
-            told = [*told, Problem("kink", first, NO_SLOPE)]
+            told = [*told, PointProblem("kink", first, NO_SLOPE)]
         elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in told):
-            told = [*told, Problem("not_finite", None, UNKNOWN)]
+            told = [*told, PointProblem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]
         diagonal = np.sqrt(np.abs(np.nan_to_num(np.diag(true))))
@@ -366,13 +366,13 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         hessian[lost], hessian[:, lost] = np.nan, np.nan
         if np.isnan(hessian[~lost][:, ~lost]).any():
             if not steady:
-                told = [*told, Problem("jump", first, JUMPS)]
+                told = [*told, PointProblem("jump", first, JUMPS)]
             elif sides.bent[place]:
-                told = [*told, Problem("not_finite", None, INFINITE)]
+                told = [*told, PointProblem("not_finite", None, INFINITE)]
             elif sides.silent[place]:
-                told = [*told, Problem("not_finite", None, UNKNOWN)]
+                told = [*told, PointProblem("not_finite", None, UNKNOWN)]
             else:
-                told = [*told, Problem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
+                told = [*told, PointProblem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
     if told:
         settled.problems[row] = told[:MOST_PROBLEMS]
     else:

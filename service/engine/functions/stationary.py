@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.functions.calculus import every, norms_of
+from service.engine.functions.compiled import Function, Results
 from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
-from service.engine.functions.function import Function, Results
 from service.engine.functions.newton import (
     POLISHING,
     SAME,
@@ -48,7 +48,7 @@ MOST_DESCENTS = 16
 """Starts from where a way down is followed: those lower than all minima that are found."""
 
 
-class Search(NamedTuple):
+class StationarySearch(NamedTuple):
     """What a search in a box found."""
 
     points: Array
@@ -68,7 +68,7 @@ class Search(NamedTuple):
     chance that one more finds a new place (Good 1953)."""
 
 
-def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> Search:
+def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> StationarySearch:
     """The stationary points in a box that Newton's method finds from about so many places spread over it.
 
     Raises what `watch` raises.
@@ -76,7 +76,7 @@ def search(function: Function, low: Array, high: Array, starts: int, watch: Watc
     return quietly(_search, function, low, high, starts, watch)
 
 
-def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> Search:
+def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> StationarySearch:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
@@ -119,7 +119,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, watch: Wat
     order = lowest_first(found, function.run(found, watch).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
-    return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
+    return StationarySearch(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
 def _told(points: Array, verdicts: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.graph.ir import Array
 from service.engine.watch import Watch
 

@@ -18,18 +18,18 @@ from service.engine.functions.algebra import (
     Algebra,
     Atom,
     Base,
-    Exhausted,
     Exponent,
     Factor,
-    Refused,
+    NoFormula,
     Sum,
     Term,
+    WorkExhausted,
     plain,
 )
-from service.engine.functions.printing import SMALLEST_PLAIN, Latex, Piece, Rational, Text, latex_names
+from service.engine.functions.printing import SMALLEST_PLAIN, Fragment, Latex, Rational, Text, latex_names
 from service.engine.graph.ir import Node
 
-__all__ = ["Leaf", "Printed", "Writer"]
+__all__ = ["FormulaWriter", "Leaf", "Printed"]
 
 MOST_WORK = 10_000
 """Elementary steps, each a microsecond or two, for all formulas of an expression together; `peaks` takes most of it."""
@@ -79,7 +79,7 @@ class Tidier(Algebra):
         if known is None:
             known = self._neat_inside(whole) if whole.depth > 1 else whole
             if known.depth > 1 or len(known.terms) > 1:
-                with suppress(Refused):  # a form on the way to a shorter one may have no value, or be too large
+                with suppress(NoFormula):  # a form on the way to a shorter one may have no value, or be too large
                     known = self._shorter(known)
             self._neat[whole] = self._neat[known] = known
         return known
@@ -248,7 +248,7 @@ UNITS = (("pi", -HALF, math.pi**-0.5), ("2", 1, math.log(2.0)), ("10", 1, math.l
 def recognised(value: float) -> tuple[Rational, str, Exponent]:
     """A float as a fraction times a power of one of the constants, as 1.128… is 2 times pi to -1/2."""
     if not math.isfinite(value):
-        raise Refused
+        raise NoFormula
     fraction = Fraction(value).limit_denominator(SMALL)
     if float(fraction) == value:
         return fraction, "", 0
@@ -271,7 +271,7 @@ def read(algebra: Tidier, node: Node, inputs: Sequence[Sum], leaves: Mapping[Nod
         base = algebra.symbol(constant) if constant == "pi" else algebra.call("log", (algebra.number(int(constant)),))
         return algebra.product(fraction, [(base, exponent)])
     if not inputs:
-        raise Refused
+        raise NoFormula
     name = node.operation.name
     if name in TRANSPARENT:
         return inputs[0]
@@ -293,25 +293,25 @@ class Printer:
         self._small = None if notation.small is notation else Printer(algebra, notation.small)
         self.typed = 0
         """Sums that were among the first so many parts keep the order of their terms."""
-        self._pieces: dict[Sum, Piece] = {}
+        self._pieces: dict[Sum, Fragment] = {}
 
     @property
     def small(self) -> Printer:
         """Lays out exponents."""
         return self._small or self
 
-    def piece(self, whole: Sum) -> Piece:
+    def piece(self, whole: Sum) -> Fragment:
         known = self._pieces.get(whole)
         if known is None:
             self.algebra.spend(4 * sum([1 + len(term.factors) for term in whole.terms]))
             known = self._layout(whole)
             if len(known.text) > LONGEST_FORMULA:
-                raise Refused
+                raise NoFormula
             self.algebra.spend(len(known.text) // 32)
             self._pieces[whole] = known
         return known
 
-    def _layout(self, whole: Sum) -> Piece:
+    def _layout(self, whole: Sum) -> Fragment:
         """A sum in its order; over one denominator, or as multiple of what was typed, where it can be."""
         if not whole.terms:
             return self.notation.number("0")
@@ -334,7 +334,7 @@ class Printer:
         terms.insert(0, terms.pop(first))
         return terms
 
-    def _group(self, terms: Sequence[tuple[Term, Rational]]) -> Piece | None:
+    def _group(self, terms: Sequence[tuple[Term, Rational]]) -> Fragment | None:
         """With those terms that are a multiple of a typed sum as one product, as in 400 x (x^2 - y) - 2 (1 - x)."""
         group = {term: c for term, c in terms if not any(isinstance(base, Sum) for base, _ in term.factors)}
         if len(group) < 2 or math.gcd(*[c.numerator for c in group.values()]) == 1:
@@ -346,13 +346,16 @@ class Printer:
         parts = [(c < 0, self._term(term, max(c, -c))) for term, c in terms if term not in group]
         return self.notation.total([*parts, (times < 0, product)])
 
-    def _total(self, terms: Iterable[tuple[Term, Rational]]) -> Piece:
+    def _total(self, terms: Iterable[tuple[Term, Rational]]) -> Fragment:
         return self.notation.total([(c < 0, self._term(term, max(c, -c))) for term, c in terms])
 
-    def _term(self, term: Term, coefficient: Rational) -> Piece:
-        top: list[Piece] = []
-        bottom: list[Piece] = []
-        roots: tuple[list[Piece], list[Piece]] = [], []  # of constants: those above, and those below, are one root
+    def _term(self, term: Term, coefficient: Rational) -> Fragment:
+        top: list[Fragment] = []
+        bottom: list[Fragment] = []
+        roots: tuple[list[Fragment], list[Fragment]] = (
+            [],
+            [],
+        )  # of constants: those above, and those below, are one root
         for base, exponent in sorted(term.factors, key=_display):
             if isinstance(exponent, Sum):
                 top.append(self._power(base, exponent))
@@ -370,7 +373,7 @@ class Printer:
                 side.insert(0, self.notation.root(self.notation.product(pieces)))
         return self._quotient(coefficient, top, bottom)
 
-    def _quotient(self, coefficient: Rational, top: list[Piece], bottom: list[Piece]) -> Piece:
+    def _quotient(self, coefficient: Rational, top: list[Fragment], bottom: list[Fragment]) -> Fragment:
         number, divisor = self.notation.rational(coefficient, divides=bool(bottom))
         if number != "1" or not top:
             top = [self.notation.number(number), *top]
@@ -379,7 +382,7 @@ class Printer:
         whole = self.notation.product(top)
         return self.notation.fraction(whole, self.notation.product(bottom)) if bottom else whole
 
-    def _power(self, base: Base, exponent: Exponent) -> Piece:
+    def _power(self, base: Base, exponent: Exponent) -> Fragment:
         if exponent == 1:
             return self._base(base)
         if exponent == HALF:
@@ -389,7 +392,7 @@ class Printer:
             return self.notation.exponential(raised)
         return self.notation.power(self._base(base), raised)
 
-    def _base(self, base: Base) -> Piece:
+    def _base(self, base: Base) -> Fragment:
         if isinstance(base, Sum):
             return self.piece(base)
         if not base.arguments:
@@ -430,7 +433,7 @@ def _rank(item: tuple[Term, Rational]) -> tuple[int, int, list[tuple[int, Ration
     return 0, -term.degree, [(base.index, -e) for base, e in term.factors if base.degree and not isinstance(e, Sum)]
 
 
-class Writer:
+class FormulaWriter:
     """Formulas of a graph in both notations, within a budget of work."""
 
     def __init__(self, value: Node, leaves: Mapping[Node, Leaf], *, decimals: bool = False, most_work: int = MOST_WORK):
@@ -455,7 +458,7 @@ class Writer:
     def _within(self, share: int, make: Callable[[Node], Printed | None], node: Node) -> Printed | None:
         made = None
         self._algebra.left = share
-        with suppress(Exhausted, Refused):
+        with suppress(WorkExhausted, NoFormula):
             made = make(node)
         self.left -= share - max(self._algebra.left, 0)
         return made
@@ -489,9 +492,9 @@ class Writer:
                     inputs = [value for x in node.operands if (value := self._values[x])]
                     known = len(inputs) == len(node.operands)
                     self._values[node] = read(self._algebra, node, inputs, self._leaves) if known else None
-                except Refused:
+                except NoFormula:
                     self._values[node] = None
         found = self._values[wanted]
         if found is None:
-            raise Refused
+            raise NoFormula
         return found

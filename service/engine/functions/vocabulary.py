@@ -23,7 +23,7 @@ def never(*literals: float | None) -> bool:
     return False
 
 
-class Trouble(NamedTuple):
+class Singularity(NamedTuple):
     """Where a word of an expression has no value, or no derivative."""
 
     kind: str
@@ -34,7 +34,7 @@ class Trouble(NamedTuple):
     text: str
     """What to tell: `log takes numbers above 0`."""
     harmless: Callable[..., bool] = never
-    """From the arguments that are literal numbers (others are None) to whether this trouble cannot come."""
+    """From the arguments that are literal numbers (others are None) to whether this singularity cannot come."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +47,7 @@ class Word(Declaration):
     """Its derivative is taken as 0 everywhere."""
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
-    troubles: tuple[Trouble, ...] = ()
+    singularities: tuple[Singularity, ...] = ()
     takes_literals: bool = False
     """Its builder is told the literal numbers among its arguments too."""
     plain: Callable[..., Node] | None = None
@@ -72,25 +72,25 @@ def _where_whole(x: Array) -> Array:
     return mask
 
 
-def _kink(where: Callable[..., Array], text: str) -> Trouble:
-    return Trouble("kink", where, text)
+def _kink(where: Callable[..., Array], text: str) -> Singularity:
+    return Singularity("kink", where, text)
 
 
-def _jump(where: Callable[..., Array], text: str) -> Trouble:
-    return Trouble("jump", where, text)
+def _jump(where: Callable[..., Array], text: str) -> Singularity:
+    return Singularity("jump", where, text)
 
 
-def _logarithm(name: str) -> tuple[Trouble, ...]:
+def _logarithm(name: str) -> tuple[Singularity, ...]:
     return (
-        Trouble("domain", _where_negative, f"{name} takes numbers above 0"),
-        Trouble("pole", _where_zero, f"{name} of 0 is minus infinity"),
+        Singularity("domain", _where_negative, f"{name} takes numbers above 0"),
+        Singularity("pole", _where_zero, f"{name} of 0 is minus infinity"),
     )
 
 
-def _inverse(name: str) -> tuple[Trouble, ...]:
+def _inverse(name: str) -> tuple[Singularity, ...]:
     return (
-        Trouble("domain", lambda x: np.abs(x) > 1.0, f"{name} takes numbers from -1 to 1"),
-        Trouble("vertical", lambda x: np.abs(x) == 1.0, f"the slope of {name} is infinite at -1 and 1"),
+        Singularity("domain", lambda x: np.abs(x) > 1.0, f"{name} takes numbers from -1 to 1"),
+        Singularity("vertical", lambda x: np.abs(x) == 1.0, f"the slope of {name} is infinite at -1 and 1"),
     )
 
 
@@ -130,7 +130,9 @@ def multiply(a: Node, b: Node) -> Node:
     operator=True,
     aliases=("/", "÷"),
     latex=r"\frac{a}{b}",
-    troubles=(Trouble("pole", lambda a, b: b == 0.0, "division by 0", lambda a, b: b is not None and b != 0.0),),
+    singularities=(
+        Singularity("pole", lambda a, b: b == 0.0, "division by 0", lambda a, b: b is not None and b != 0.0),
+    ),
 )
 def divide(a: Node, b: Node) -> Node:
     return a / b
@@ -162,20 +164,20 @@ MOST_FACTORS = 8
     aliases=("^", "**"),
     latex="a^b",
     takes_literals=True,
-    troubles=(
-        Trouble(
+    singularities=(
+        Singularity(
             "domain",
             lambda a, b: (a < 0.0) & ~_where_whole(b),
             "a negative number has whole powers only",
             _only_for(lambda b: not b.is_integer(), lambda a: a < 0.0),
         ),
-        Trouble(
+        Singularity(
             "pole",
             lambda a, b: (a == 0.0) & (b < 0.0),
             "0 has no negative powers",
             _only_for(lambda b: b < 0.0, lambda a: a == 0.0),
         ),
-        Trouble(
+        Singularity(
             "vertical",
             lambda a, b: (a == 0.0) & (b > 0.0) & (b < 1.0),
             "the slope of a root is infinite at 0",
@@ -242,7 +244,7 @@ _function(
     "The natural logarithm.",
     "自然对数。",
     aliases=("ln",),
-    troubles=_logarithm("log"),
+    singularities=_logarithm("log"),
 )
 _function(
     "log1p",
@@ -250,13 +252,18 @@ _function(
     r"\ln(1 + a)",
     "log(1 + a), exact near 0.",
     "log(1 + a),在 0 附近保持精度。",
-    troubles=(
-        Trouble("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
-        Trouble("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
+    singularities=(
+        Singularity("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
+        Singularity("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
     ),
 )
 _function(
-    "log2", elementary.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", troubles=_logarithm("log2")
+    "log2",
+    elementary.log2,
+    r"\log_2 a",
+    "The logarithm to base 2.",
+    "以 2 为底的对数。",
+    singularities=_logarithm("log2"),
 )
 _function(
     "log10",
@@ -265,7 +272,7 @@ _function(
     "The logarithm to base 10.",
     "以 10 为底的对数。",
     aliases=("lg",),
-    troubles=_logarithm("log10"),
+    singularities=_logarithm("log10"),
 )
 _function(
     "sqrt",
@@ -274,9 +281,9 @@ _function(
     "The square root.",
     "平方根。",
     aliases=("√",),
-    troubles=(
-        Trouble("domain", _where_negative, "sqrt takes numbers from 0 on"),
-        Trouble("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
+    singularities=(
+        Singularity("domain", _where_negative, "sqrt takes numbers from 0 on"),
+        Singularity("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
     ),
 )
 _function(
@@ -285,16 +292,28 @@ _function(
     r"\sqrt[3]{a}",
     "The cube root, also of negative numbers.",
     "立方根,负数亦可。",
-    troubles=(Trouble("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
+    singularities=(Singularity("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
 )
 _function("sin", elementary.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
 _function("cos", elementary.cos, r"\cos a", "The cosine.", "余弦。")
 _function("tan", elementary.tan, r"\tan a", "The tangent.", "正切。")
 _function(
-    "asin", elementary.asin, r"\arcsin a", "The arc sine.", "反正弦。", aliases=("arcsin",), troubles=_inverse("asin")
+    "asin",
+    elementary.asin,
+    r"\arcsin a",
+    "The arc sine.",
+    "反正弦。",
+    aliases=("arcsin",),
+    singularities=_inverse("asin"),
 )
 _function(
-    "acos", elementary.acos, r"\arccos a", "The arc cosine.", "反余弦。", aliases=("arccos",), troubles=_inverse("acos")
+    "acos",
+    elementary.acos,
+    r"\arccos a",
+    "The arc cosine.",
+    "反余弦。",
+    aliases=("arccos",),
+    singularities=_inverse("acos"),
 )
 _function("atan", elementary.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
 _function(
@@ -305,7 +324,7 @@ _function(
     "点 (b, a) 的辐角。",
     arguments=2,
     aliases=("arctan2",),
-    troubles=(
+    singularities=(
         _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
         _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
     ),
@@ -330,9 +349,9 @@ _function(
     "The inverse of cosh.",
     "反双曲余弦。",
     aliases=("arcosh",),
-    troubles=(
-        Trouble("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
-        Trouble("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
+    singularities=(
+        Singularity("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
+        Singularity("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
     ),
 )
 _function(
@@ -342,9 +361,9 @@ _function(
     "The inverse of tanh.",
     "反双曲正切。",
     aliases=("artanh",),
-    troubles=(
-        Trouble("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
-        Trouble("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
+    singularities=(
+        Singularity("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
+        Singularity("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
     ),
 )
 
@@ -371,7 +390,7 @@ _function(
     zh="正数取自身,否则取 0;在 0 处斜率取 0。",
     arguments=1,
     latex=r"\max(0, a)",
-    troubles=(_kink(_where_zero, "relu has a kink at 0; its slope is taken as 0 there"),),
+    singularities=(_kink(_where_zero, "relu has a kink at 0; its slope is taken as 0 there"),),
 )
 def relu(a: Node) -> Node:
     return operations.with_slope(a, operations.maximum(a, 0.0), operations.greater(a, 0.0))
@@ -412,7 +431,7 @@ _function(
     aliases=("heaviside",),
     latex=r"[a \ge 0]",
     flat=True,
-    troubles=(_jump(_where_zero, "step jumps at 0"),),
+    singularities=(_jump(_where_zero, "step jumps at 0"),),
     plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
@@ -429,7 +448,7 @@ _function(
     "取 -1、0 或 1;斜率处处取 0。",
     aliases=("sgn",),
     flat=True,
-    troubles=(_jump(_where_zero, "sign jumps at 0"),),
+    singularities=(_jump(_where_zero, "sign jumps at 0"),),
 )
 _function(
     "abs",
@@ -437,7 +456,7 @@ _function(
     "|a|",
     "The absolute value, also written |a|; its slope at 0 is taken as 0.",
     "绝对值,也可写作 |a|;在 0 处斜率取 0。",
-    troubles=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
+    singularities=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
 )
 _function(
     "floor",
@@ -446,7 +465,7 @@ _function(
     "The largest integer that is not above a.",
     "不大于 a 的最大整数。",
     flat=True,
-    troubles=(_jump(_where_whole, "floor jumps at whole numbers"),),
+    singularities=(_jump(_where_whole, "floor jumps at whole numbers"),),
 )
 _function(
     "ceil",
@@ -455,7 +474,7 @@ _function(
     "The least integer that is not below a.",
     "不小于 a 的最小整数。",
     flat=True,
-    troubles=(_jump(_where_whole, "ceil jumps at whole numbers"),),
+    singularities=(_jump(_where_whole, "ceil jumps at whole numbers"),),
 )
 _function(
     "round",
@@ -464,7 +483,7 @@ _function(
     "The nearest integer; of two, the even one.",
     "最近的整数;恰在中间时取偶数。",
     flat=True,
-    troubles=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
+    singularities=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
 )
 _function(
     "min",
@@ -473,7 +492,9 @@ _function(
     "The smaller of two; where they are equal, each has half of the slope.",
     "两数中较小者;相等时斜率各取一半。",
     arguments=2,
-    troubles=(_kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),),
+    singularities=(
+        _kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),
+    ),
 )
 _function(
     "max",
@@ -482,7 +503,9 @@ _function(
     "The larger of two; where they are equal, each has half of the slope.",
     "两数中较大者;相等时斜率各取一半。",
     arguments=2,
-    troubles=(_kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),),
+    singularities=(
+        _kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),
+    ),
 )
 vocabulary.declare(
     "pow",
@@ -491,7 +514,7 @@ vocabulary.declare(
     arguments=2,
     latex="a^b",
     takes_literals=True,
-    troubles=vocabulary["power"].troubles,
+    singularities=vocabulary["power"].singularities,
 )(raise_to)
 
 
@@ -505,8 +528,8 @@ def _plain_mod(a: Node, b: Node) -> Node:
     zh="余数 a - b floor(a/b)。",
     arguments=2,
     latex=r"a \bmod b",
-    troubles=(
-        Trouble("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
+    singularities=(
+        Singularity("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
         _jump(lambda a, b: (b != 0.0) & (np.mod(a, b) == 0.0), "mod jumps where its arguments divide"),
     ),
     plain=_plain_mod,
@@ -525,7 +548,7 @@ def _plain_hypot(a: Node, b: Node) -> Node:
     zh="向量 (a, b) 的长度。",
     arguments=2,
     latex=r"\sqrt{a^2 + b^2}",
-    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
+    singularities=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
     plain=_plain_hypot,
 )
 def hypot(a: Node, b: Node) -> Node:

@@ -22,7 +22,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import sum_over
 from service.engine.graph.quiet import quietly
-from service.engine.insight.differences import QUARTERS, STEPS, Curve, Taylor, curve_along, taylor_along
+from service.engine.insight.differences import QUARTERS, STEPS, DifferenceCurve, Taylor, curve_along, taylor_along
 from service.engine.insight.subject import SMALLEST_SLOPE, Located, Path, Subject
 from service.engine.network.vectors import Piece, Space
 
@@ -60,7 +60,7 @@ MOST_SIDES = 50
 
 
 @dataclass
-class Entry:
+class CheckedEntry:
     """One number of a gradient."""
 
     label: str
@@ -87,13 +87,13 @@ class TensorCheck:
     """The largest relative error found: of an entry, or along a direction."""
     wrong: int = 0
     """Entries that differ by more than rounding."""
-    worst: Entry | None = None
+    worst: CheckedEntry | None = None
     """The entry with the largest error; None: none was compared by itself, or all agree exactly."""
     ratio: float | None = None
     """Of all entries to what they should be, where that is one number."""
     sides: tuple[float, float] | None = None
     """At a kink, the slopes on either side of the worst entry."""
-    curve: Curve | None = None
+    curve: DifferenceCurve | None = None
     """Along a random direction of this tensor."""
 
 
@@ -108,7 +108,7 @@ class Report:
     space: Space
     """Where its parts are."""
     tensors: list[TensorCheck] = field(default_factory=list)
-    curve: Curve | None = None
+    curve: DifferenceCurve | None = None
     """Along a random direction through everything."""
     taylor: list[Taylor] = field(default_factory=list)
     declared: list[Node] = field(default_factory=list)
@@ -312,7 +312,7 @@ class _Check:
                 found.worst, found.sides = kink
         return found
 
-    def _kink(self, piece: Piece) -> tuple[Entry, tuple[float, float]] | None:
+    def _kink(self, piece: Piece) -> tuple[CheckedEntry, tuple[float, float]] | None:
         """An entry whose slopes on both sides of the point differ, or a random direction through all; None: none."""
         assert self.tested is not None
         places = range(piece.start, piece.stop) if piece.stop - piece.start <= MOST_SIDES else ()
@@ -327,7 +327,7 @@ class _Check:
         if places or not self._jumps(direction):
             return None
         slope, reference = float(np.nan_to_num(self.tested) @ direction), self.here.along(direction)
-        return Entry(".".join(piece.path), slope, reference, 0.0), self._sides(direction)
+        return CheckedEntry(".".join(piece.path), slope, reference, 0.0), self._sides(direction)
 
     def _jumps(self, direction: Array) -> bool:
         """Whether the slope along a direction is another before and behind the point."""
@@ -395,14 +395,14 @@ class _Check:
         before, behind = (self.here.moved(self.here.point + sign * size * unit).along(unit) for sign in (-1.0, 1.0))
         return before, behind
 
-    def _entry(self, place: int, reference: float) -> Entry:
+    def _entry(self, place: int, reference: float) -> CheckedEntry:
         assert self.tested is not None
         if self.labels is None:
             self.labels = self.space.labels() if self.space.size <= 10_000 else []
         label = self.labels[place] if self.labels else self._label(place)
         claimed = float(self.tested[place])
         error = float(_relative(np.array([claimed]), np.array([reference]))[0])
-        return Entry(label, claimed, reference, error)
+        return CheckedEntry(label, claimed, reference, error)
 
     def _label(self, place: int) -> str:
         piece = next(each for each in self.space.pieces if each.start <= place < each.stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.engine.insight.check import Report, TensorCheck
-from service.engine.insight.differences import Curve, Taylor
+from service.engine.insight.differences import DifferenceCurve, Taylor
 from service.engine.texts import Sentence, say
 
 ROUNDING = 1e-11
@@ -66,7 +66,7 @@ def _right(name: str, tensor: TensorCheck) -> Sentence:
     return say("check.tensor.each", name=name, count=tensor.size, near=near)
 
 
-def of_curve(curve: Curve) -> list[Sentence]:
+def of_curve(curve: DifferenceCurve) -> list[Sentence]:
     """What central differences tell."""
     told: list[Sentence] = []
     if curve.best is not None and curve.best.error > FAR:

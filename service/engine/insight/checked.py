@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.ir import Array, Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import Report, check_at, subject_vector
@@ -30,7 +30,7 @@ EVALUATIONS = 100
 """How many evaluations a check takes at least, roughly."""
 
 
-class Wanted(NamedTuple):
+class CheckOptions(NamedTuple):
     """How to check."""
 
     claimed: Any = None
@@ -104,7 +104,7 @@ class NetworkCheck:
         self.weight = 2 * len(model.graph.nodes)
         """How much of a cache it takes."""
 
-    def run(self, feed: Feed, wanted: Wanted, watch: Watch | None = None) -> Checked:
+    def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
         try:
@@ -198,7 +198,7 @@ class FunctionCheck:
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
 
-    def run(self, point: Array, wanted: Wanted, watch: Watch | None = None) -> Checked:
+    def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
         values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
         claimed, missing = None, []

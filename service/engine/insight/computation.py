@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Array, Graph, Node, NoGradient, count_work, reachable
@@ -45,7 +45,7 @@ class Roots:
     """Pre-activations, whose adjoints are the deltas of layers."""
 
 
-class Values(NamedTuple):
+class ComputedValues(NamedTuple):
     """The numbers of one run."""
 
     of: Mapping[Node, Array]
@@ -156,11 +156,11 @@ class NetworkGraph:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.warnings: list[Caution] = blocked(self.computation.blocked, self.model)
 
-    def run(self, feed: Feed, watch: Watch | None = None) -> Values:
+    def run(self, feed: Feed, watch: Watch | None = None) -> ComputedValues:
         """Every value. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         values = self.computation.evaluate(leaves.values(), watch)
-        return Values(values, leaves.tree() if feed.parameters is None else None)
+        return ComputedValues(values, leaves.tree() if feed.parameters is None else None)
 
 
 def _network_roots(prepared: Prepared) -> Roots:
@@ -209,9 +209,9 @@ class FunctionGraph:
         self.weight = self.computation.weight
         self.nbytes = 8 * len(self.computation.nodes)
 
-    def run(self, point: Sequence[Array], watch: Watch | None = None) -> Values:
+    def run(self, point: Sequence[Array], watch: Watch | None = None) -> ComputedValues:
         """Every value at a point, an array of shape () for each variable."""
-        return Values(self.computation.evaluate(dict(zip(self.variables, point, strict=True)), watch), None)
+        return ComputedValues(self.computation.evaluate(dict(zip(self.variables, point, strict=True)), watch), None)
 
 
 def check_size(asked: float, allowed: float, path: tuple[str, ...], what: str, instead: str) -> None:

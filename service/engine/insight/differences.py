@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 
 @dataclass
-class Curve:
+class DifferenceCurve:
     """The error of central differences along one direction."""
 
     slope: float
@@ -74,7 +74,7 @@ class Taylor:
     """The exponent of h; None: nothing is left over but rounding, or every step reaches a kink."""
 
 
-def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> Curve:
+def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> DifferenceCurve:
     """The error of central differences along a direction, against a slope."""
     reached = _kinks(here, direction, steps)
     rows = []
@@ -84,7 +84,7 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
         scale = max(abs(value), abs(slope))
         error = abs(value - slope) / scale if scale > 0.0 else 0.0
         rows.append(Difference(step, value, error if math.isfinite(value) else math.inf, kink))
-    curve = Curve(slope, rows)
+    curve = DifferenceCurve(slope, rows)
     clean = [row for row in rows if not row.kink and math.isfinite(row.error)]
     curve.kink = min((row.step for row in rows if row.kink), default=None)
     if clean:

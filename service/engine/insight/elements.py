@@ -15,7 +15,18 @@ from itertools import product as places_of
 import numpy as np
 
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.insight.formula import Call, Formula, Number, Ref, Square, Sum, negative, product, quotient, total
+from service.engine.insight.formula import (
+    Call,
+    Constant,
+    NumberFormula,
+    Ref,
+    Square,
+    TermSum,
+    negative,
+    product,
+    quotient,
+    total,
+)
 
 Element = tuple[int, int]
 """The index of a node, and the place of one of its elements in row-major order."""
@@ -149,18 +160,18 @@ def read_by(node: Node) -> tuple[Node, ...]:
 
 # --- operations that compute --------------------------------------------------------------------
 
-Terms = Callable[[Node, int], Formula]
+Terms = Callable[[Node, int], NumberFormula]
 
 
-def _plus(a: Formula, b: Formula) -> Formula:
+def _plus(a: NumberFormula, b: NumberFormula) -> NumberFormula:
     return total([(False, a), (False, b)])
 
 
-def _minus(a: Formula, b: Formula) -> Formula:
+def _minus(a: NumberFormula, b: NumberFormula) -> NumberFormula:
     return total([(False, a), (True, b)])
 
 
-_ARITHMETIC: Mapping[str, Callable[..., Formula]] = {
+_ARITHMETIC: Mapping[str, Callable[..., NumberFormula]] = {
     "add": _plus,
     "subtract": _minus,
     "multiply": lambda a, b: product([a, b]),
@@ -170,7 +181,7 @@ _ARITHMETIC: Mapping[str, Callable[..., Formula]] = {
 }
 
 
-def _elementwise(node: Node, place: int, term: Terms) -> Formula:
+def _elementwise(node: Node, place: int, term: Terms) -> NumberFormula:
     parts = [term(x, place if x.shape == node.shape else 0) for x in node.inputs]
     build = _ARITHMETIC.get(node.operation.name)
     return Call(node.operation.name, parts) if build is None else build(*parts)
@@ -189,20 +200,20 @@ def _check_length(count: int) -> None:
         raise OverflowError(count)
 
 
-def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[Formula]:
+def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[NumberFormula]:
     """The elements that are taken together by a node whose first attribute is the axes that disappear."""
     return [term(x, k) for k in _over_axes(x, node.attributes[0], index_of(node.shape, place))]
 
 
-def _all(terms: Sequence[Formula]) -> Formula:
+def _all(terms: Sequence[NumberFormula]) -> NumberFormula:
     return total([(False, each) for each in terms])
 
 
-def _sum(node: Node, place: int, term: Terms) -> Formula:
+def _sum(node: Node, place: int, term: Terms) -> NumberFormula:
     return _all(_reduced(node, place, node.inputs[0], term))
 
 
-def _matmul(node: Node, place: int, term: Terms) -> Formula:
+def _matmul(node: Node, place: int, term: Terms) -> NumberFormula:
     a, b = node.inputs
     *lead, i, j = index_of(node.shape, place)
     _check_length(a.shape[-1])
@@ -212,71 +223,71 @@ def _matmul(node: Node, place: int, term: Terms) -> Formula:
     )
 
 
-def _row(x: Node, row: int, term: Terms) -> list[Formula]:
+def _row(x: Node, row: int, term: Terms) -> list[NumberFormula]:
     width = x.shape[-1]
     _check_length(width)
     return [term(x, row * width + k) for k in range(width)]
 
 
-def _exponentials(parts: Sequence[Formula]) -> Formula:
+def _exponentials(parts: Sequence[NumberFormula]) -> NumberFormula:
     return _all([Call("exp", (part,)) for part in parts])
 
 
-def _softmax(node: Node, place: int, term: Terms) -> Formula:
+def _softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     x = node.inputs[1]
     row, k = divmod(place, x.shape[-1])
     parts = _row(x, row, term)
     return quotient(Call("exp", (parts[k],)), _exponentials(parts))
 
 
-def _log_softmax(node: Node, place: int, term: Terms) -> Formula:
+def _log_softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     x = node.inputs[1]
     row, k = divmod(place, x.shape[-1])
     parts = _row(x, row, term)
     return _minus(parts[k], Call("log", (_exponentials(parts),)))
 
 
-def _logsumexp(node: Node, place: int, term: Terms) -> Formula:
+def _logsumexp(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("log", (_exponentials(_row(node.inputs[1], place, term)),))
 
 
-def _row_excess(node: Node, place: int, term: Terms) -> Formula:
-    return _minus(_all(_row(node.inputs[1], place, term)), Number(1.0))
+def _row_excess(node: Node, place: int, term: Terms) -> NumberFormula:
+    return _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0))
 
 
-def _row_maximum(node: Node, place: int, term: Terms) -> Formula:
+def _row_maximum(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("max", _row(node.inputs[0], place, term))
 
 
-def _extreme(node: Node, place: int, term: Terms) -> Formula:
+def _extreme(node: Node, place: int, term: Terms) -> NumberFormula:
     name = {"maximum": "max", "minimum": "min"}[node.attributes[0]]
     return Call(name, [term(x, place if x.shape else 0) for x in node.inputs[1:]])
 
 
-def _largest(node: Node, place: int, term: Terms) -> Formula:
+def _largest(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("max", _reduced(node, place, node.inputs[0], term))
 
 
-def _first_largest(node: Node, place: int, term: Terms) -> Formula:
+def _first_largest(node: Node, place: int, term: Terms) -> NumberFormula:
     (x,), (axes,) = node.inputs, node.attributes
     kept = [k for axis, k in enumerate(index_of(node.shape, place)) if axis not in axes]
     candidates = _over_axes(x, axes, kept)
-    return Call("first_largest", [Number(float(candidates.index(place))), *(term(x, k) for k in candidates)])
+    return Call("first_largest", [Constant(float(candidates.index(place))), *(term(x, k) for k in candidates)])
 
 
-def _one_hot(node: Node, place: int, term: Terms) -> Formula:
+def _one_hot(node: Node, place: int, term: Terms) -> NumberFormula:
     row, k = divmod(place, node.attributes[0])
-    return Call("equal", (term(node.inputs[0], row), Number(float(k))))
+    return Call("equal", (term(node.inputs[0], row), Constant(float(k))))
 
 
-def _root_mean_square(node: Node, place: int, term: Terms) -> Formula:
+def _root_mean_square(node: Node, place: int, term: Terms) -> NumberFormula:
     axes, count, epsilon = node.attributes
     x = node.inputs[1]
     squares = [Square((term(x, k),)) for k in _over_axes(x, axes, index_of(node.shape, place))]
-    return Call("sqrt", (_plus(quotient(_all(squares), Number(count)), Number(epsilon)),))
+    return Call("sqrt", (_plus(quotient(_all(squares), Constant(count)), Constant(epsilon)),))
 
 
-def _overlapped(node: Node, place: int, term: Terms) -> Formula:
+def _overlapped(node: Node, place: int, term: Terms) -> NumberFormula:
     (x,), (sliding, _) = node.inputs, node.attributes
     index = index_of(node.shape, place)
     counts = sliding.positions(node.shape)
@@ -297,7 +308,7 @@ def _overlapped(node: Node, place: int, term: Terms) -> Formula:
     return _all(found)
 
 
-RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
+RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
     "sum": _sum,
     "matmul": _matmul,
     "softmax": _softmax,
@@ -329,17 +340,17 @@ class Elements:
         self._work, self._most_work = 0, MOST_WORK
         self._level = 0
         self._several, self._mixed = _uses(nodes, self.named)
-        self._inside: dict[Element, Formula] = {}
+        self._inside: dict[Element, NumberFormula] = {}
         self._nodes = {node.index: node for node in nodes}
 
     def node(self, element: Element) -> Node:
         return self._nodes[element[0]]
 
-    def formula(self, node: Node, place: int) -> Formula:
+    def formula(self, node: Node, place: int) -> NumberFormula:
         """How an element is computed, in terms of elements that have names, or are long or used more than once."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
-            return Number(moved)
+            return Constant(moved)
         source, at = moved
         if source is not node:
             return self._part(source, at, MOST_TERMS)
@@ -347,9 +358,9 @@ class Elements:
         if name == "balanced":  # what it takes off is what rounding left over
             return self.formula(node.inputs[0], place)
         if name == "constant":
-            return Number(float(node.attributes[0]))
+            return Constant(float(node.attributes[0]))
         if name == "vector":
-            return Number(float(node.attributes[0][place]))
+            return Constant(float(node.attributes[0][place]))
         if name == "scatter_rows":
             return self._scattered(node, place)
         found = RULES.get(name, _elementwise)(node, place, self._addend if name in _ADDING else self.term)
@@ -373,23 +384,23 @@ class Elements:
         finally:
             self._work, self._most_work = before
 
-    def term(self, node: Node, place: int) -> Formula:
+    def term(self, node: Node, place: int) -> NumberFormula:
         """An element as a part of a formula: its name, or how it is computed if that is short and used but once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)
-        return Number(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
+        return Constant(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
 
-    def _addend(self, node: Node, place: int) -> Formula:
+    def _addend(self, node: Node, place: int) -> NumberFormula:
         """As `term`, but a sum in a sum may be long: there it is no more than further terms."""
         found = self.term(node, place)
         if isinstance(found, Ref) and isinstance(found.key, tuple):
             inside = self._inside.get(found.key)
-            if isinstance(inside, Sum) and found.key[0] not in self._several | self._mixed:
+            if isinstance(inside, TermSum) and found.key[0] not in self._several | self._mixed:
                 return inside
         return found
 
-    def _part(self, node: Node, place: int, longest: int) -> Formula:
+    def _part(self, node: Node, place: int, longest: int) -> NumberFormula:
         """An element of a node that does not only move numbers, or has a name, as a part of a formula."""
         element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
@@ -434,7 +445,7 @@ class Elements:
         lead = position // math.prod(indices.shape[node.attributes[0] :])
         return table, (lead * rows + int(self._integers(indices).flat[position])) * width + column
 
-    def _scattered(self, node: Node, place: int) -> Formula:
+    def _scattered(self, node: Node, place: int) -> NumberFormula:
         values, indices = node.inputs
         rows, lead_axes = node.attributes
         width = node.shape[-1]

@@ -21,7 +21,7 @@ from service.engine.insight.elements import BY_INDICES
 from service.engine.insight.formula import Key, evaluate
 from service.engine.insight.meaning import Meaning, meaning_of
 from service.engine.insight.notation import number
-from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, Outline, Quantity, Step, draw
+from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, DerivationStep, Outline, Quantity, draw
 from service.engine.insight.scene import Scene, build_scene, sliced
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed, Feeder
@@ -58,12 +58,12 @@ class ExplainTask:
 
 
 @dataclass(frozen=True)
-class Derivation:
+class WorkedDerivation:
     """A derivation with its numbers."""
 
     loss: float
     quantities: list[tuple[Quantity, float]]
-    steps: list[tuple[Step, float, str]]
+    steps: list[tuple[DerivationStep, float, str]]
     """Each with its value, and its formula with the numbers put in."""
     meanings: list[Meaning]
     finite: bool
@@ -96,7 +96,7 @@ class Explanation:
         """How much of a cache it takes."""
         scene.prepared.model.graph.seal()
 
-    def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> Derivation:
+    def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
         """Compute and fill in. `feed` holds all samples, also where one was chosen.
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
@@ -119,7 +119,7 @@ class Explanation:
         values: Mapping[int, Array],
         rate: float,
         parameters: dict[str, dict[str, Array]] | None,
-    ) -> Derivation:
+    ) -> WorkedDerivation:
         def held(key: Key) -> float:
             """What the graph holds at a key."""
             assert isinstance(key, tuple)
@@ -130,7 +130,7 @@ class Explanation:
         for quantity in outline.quantities:
             if quantity.key != RATE:
                 shown[quantity.key] = _signed(held(quantity.key), quantity.signed)
-        later: list[Step] = []
+        later: list[DerivationStep] = []
         for step in outline.steps:
             if step.element is None:
                 later.append(step)
@@ -169,7 +169,7 @@ class Explanation:
         loss = float(values[objective.total.index].item())
         quantities = [(quantity, shown[quantity.key]) for quantity in outline.quantities]
         finite = lost is None and math.isfinite(loss) and all(math.isfinite(value) for _, value in quantities)
-        return Derivation(loss, quantities, steps, meanings, finite, lost, parameters)
+        return WorkedDerivation(loss, quantities, steps, meanings, finite, lost, parameters)
 
     def _inputs(self, feed: Feed, watch: Watch | None) -> tuple[dict[Node, Array], dict[str, dict[str, Array]] | None]:
         """The values of all inputs of the graph; and the parameters, if they were initialised here."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.engine.graph.ir import Array
 from service.engine.insight.computation import Label
-from service.engine.insight.graph_view import BACKWARD, Vertex, View
+from service.engine.insight.graph_view import BACKWARD, View, ViewVertex
 from service.engine.texts import Tell, short
 
 COMMENT_COLUMN = 44
@@ -20,7 +20,7 @@ LONGEST_LABEL = 60
 """Characters of a label in a drawing."""
 
 
-def label_of(vertex: Vertex, tell: Tell) -> str:
+def label_of(vertex: ViewVertex, tell: Tell) -> str:
     """What a vertex is, in words; empty where there is nothing to say."""
     return "; ".join(_told(label, tell) for label in vertex.labels)
 
@@ -34,7 +34,7 @@ def code(view: View, tell: Tell) -> str:
     return "".join(f"{line}\n" for line in _lines(view.vertices, tell))
 
 
-def _lines(vertices: Sequence[Vertex], tell: Tell) -> list[str]:
+def _lines(vertices: Sequence[ViewVertex], tell: Tell) -> list[str]:
     lines = []
     for vertex in vertices:
         arguments = [*vertex.inputs, *(f"{name}={_literal(value)}" for name, value in vertex.attributes.items())]
@@ -107,21 +107,21 @@ def _identities(view: View) -> dict[str, str]:
     return {vertex.name: f"n{place}" for place, vertex in enumerate(view.vertices)}
 
 
-def _groups(view: View) -> list[tuple[str | None, list[Vertex]]]:
+def _groups(view: View) -> list[tuple[str | None, list[ViewVertex]]]:
     """Vertices that follow each other in one layer and half. Layers that are collapsed are boxes already."""
     if view.detail == "layers":
         return [(None, view.vertices)]
 
-    def group(vertex: Vertex) -> str | None:
+    def group(vertex: ViewVertex) -> str | None:
         return None if vertex.layer is None else f"{vertex.layer}{' ∂' if vertex.phase == BACKWARD else ''}"
 
-    together: dict[str | None, list[Vertex]] = {}
+    together: dict[str | None, list[ViewVertex]] = {}
     for key, vertices in groupby(view.vertices, group):
         together.setdefault(key, []).extend(vertices)
     return list(together.items())
 
 
-def _label_lines(vertex: Vertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
+def _label_lines(vertex: ViewVertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
     """The lines inside a box: name and operation, label, shape or value."""
     given = vertex.attributes.get("name")
     lines = [f"{vertex.name} {vertex.operation}" + (f" {given}" if isinstance(given, str) else "")]

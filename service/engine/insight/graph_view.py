@@ -22,7 +22,7 @@ READABLE_NUMBERS = 50_000
 FORWARD, BACKWARD = "forward", "backward"
 
 
-class Vertex(NamedTuple):
+class ViewVertex(NamedTuple):
     """An operation, or a layer."""
 
     name: str
@@ -53,7 +53,7 @@ class View:
     """What is shown of a computation."""
 
     detail: str
-    vertices: list[Vertex]
+    vertices: list[ViewVertex]
     outputs: dict[str, str]
     """Vertices by the names of what they are."""
     loss: str | None = None
@@ -109,7 +109,7 @@ def by_operation(computation: Computation) -> View:
             labels.append(say("graph.back", name=names[served]))
         adjoint = computation.adjoints.get(node) if ahead else None
         vertices.append(
-            Vertex(
+            ViewVertex(
                 names[node],
                 node.operation.name,
                 tuple(names[x] for x in node.operands),
@@ -164,7 +164,7 @@ def by_layer(graph: NetworkGraph) -> View:
     for name, node in nodes.items():
         adjoint = computation.adjoints.get(node)
         vertices.append(
-            Vertex(
+            ViewVertex(
                 name,
                 types.get(name, "loss" if name == loss else "input"),
                 definition.output_names if name == loss else takes.get(name, ()),
@@ -185,7 +185,7 @@ def by_layer(graph: NetworkGraph) -> View:
         if name in reached:
             count = back["loss" if name == loss else name]
             vertices.append(
-                Vertex(
+                ViewVertex(
                     f"{name}.backward",
                     vertex.operation,
                     tuple(f"{each}.backward" for each in taken_by.get(name, ()) if each in reached),

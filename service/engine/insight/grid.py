@@ -63,7 +63,7 @@ class GridTask(NamedTuple):
 
 
 @dataclass
-class Values:
+class GridValues:
     """What was found at the points, in their order. Values that are not finite are there as they came out."""
 
     losses: Array
@@ -71,7 +71,7 @@ class Values:
     """`(points, axes)`; without slopes, no points."""
     curvatures: Array
     """`(points, axes, axes)`; without second derivatives, no points."""
-    trouble: Caution | None = None
+    caution: Caution | None = None
     """The first value that is not finite, of the first block of points that has one."""
 
 
@@ -91,7 +91,9 @@ class Grid:
         self.weight = len(feeder.model.graph.nodes) + len(asked.task.parameters)
         """How much of a cache it takes."""
 
-    def run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None) -> Values:
+    def run(
+        self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None
+    ) -> GridValues:
         """The values at `base + coordinates @ directions`.
 
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
@@ -99,10 +101,10 @@ class Grid:
         """
         return quietly(self._run, feed, base, directions, coordinates, watch)
 
-    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> Values:
+    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> GridValues:
         count, axes = coordinates.shape
         order, dtype = self.asked.order, self.asked.task.dtype
-        values = Values(
+        values = GridValues(
             np.empty(count, dtype),
             np.empty((count if order > 0 else 0, axes), dtype),
             np.empty((count if order > 1 else 0, axes, axes), dtype),
@@ -128,8 +130,8 @@ class Grid:
                     values.slopes[start:stop] = found["slopes"]
                 if order > 1:
                     values.curvatures[start:stop] = found["curvatures"]
-                if values.trouble is None and not all(map(is_finite, found.values())):
-                    values.trouble = first_non_finite(
+                if values.caution is None and not all(map(is_finite, found.values())):
+                    values.caution = first_non_finite(
                         self.program, workspace, self.feeder.model, self.feeder.parameters.parts, watch
                     )
         return values

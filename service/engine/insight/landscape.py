@@ -412,7 +412,7 @@ class Survey:
         if way is not None:
             way.losses = grid.run(self.feed, origin, rows, way.coordinates, self._watched(grid.work)).losses
             found.path = way
-        self._warn(found, values.trouble or here.trouble, finite)
+        self._warn(found, values.caution or here.caution, finite)
 
     def _grid(self, moved: tuple[str, ...], axes: int, points: int, order: int) -> Grid:
         grid = self.compile(GridTask(self.task, moved, axes, points, order))
@@ -443,13 +443,13 @@ class Survey:
         places: Array = np.linspace(low, high, count)
         return places
 
-    def _warn(self, found: Landscape, trouble: Caution | None, finite: Array) -> None:
-        if trouble is None:
+    def _warn(self, found: Landscape, caution: Caution | None, finite: Array) -> None:
+        if caution is None:
             return
         found.finite = False
         lost = int((~finite).sum())
         where = f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "a slope is not finite"
-        found.warnings.append(replace(trouble, message=f"{where}: {trouble.message}"))
+        found.warnings.append(replace(caution, message=f"{where}: {caution.message}"))
 
     def _check_finite(self, found: Landscape) -> None:
         """Tell of what is too large for a number though the losses are not, such as the tangent far away."""

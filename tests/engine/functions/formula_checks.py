@@ -14,9 +14,9 @@ import mpmath
 import numpy as np
 
 from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.formulas import Formulas, formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.printing import latex_names
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.fit import LATEX
 from service.engine.functions.formulas import formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_names
 from service.engine.functions.vocabulary import vocabulary

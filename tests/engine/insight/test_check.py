@@ -7,7 +7,7 @@ from service.engine.graph.differentiate import differentiate
 from service.engine.graph.ir import OPERATIONS, Graph, Smoothness
 from service.engine.graph.operations import absolute, log, maximum, square, sum_over, tanh
 from service.engine.insight.check import check_at, check_gradient
-from service.engine.insight.checked import NetworkCheck, Wanted
+from service.engine.insight.checked import CheckOptions, NetworkCheck
 from service.engine.insight.subject import Located, Subject
 from service.engine.network.activations import activations
 from service.engine.network.feed import Feed
@@ -211,7 +211,7 @@ class Spoilt(Located):
 
 def test_a_wrong_entry_of_the_engine_is_found_among_many_by_halving(monkeypatch):
     check, feed = wide()
-    right = check.run(feed, Wanted(steps=(1e-4,)))
+    right = check.run(feed, CheckOptions(steps=(1e-4,)))
     assert right.report.verdict == "right"
     assert {tensor.compared for tensor in right.report.tensors if tensor.size > 200} == {"probes"}
     gradient = right.report.gradient
@@ -220,7 +220,7 @@ def test_a_wrong_entry_of_the_engine_is_found_among_many_by_halving(monkeypatch)
     monkeypatch.setattr("service.engine.insight.checked.Located", Spoilt)
     for place in (ordered[-1], ordered[len(ordered) // 2], ordered[len(ordered) // 20]):
         monkeypatch.setattr(Spoilt, "place", place)
-        found = check.run(feed, Wanted(steps=(1e-4,)))
+        found = check.run(feed, CheckOptions(steps=(1e-4,)))
         (tensor,) = [tensor for tensor in found.report.tensors if tensor.verdict == "wrong"]
         assert tensor.worst.reference == pytest.approx(gradient[place], rel=1e-9)
         assert tensor.worst.gradient == pytest.approx(gradient[place] * (1.0 + 1e-6), rel=1e-12)

@@ -22,7 +22,7 @@ from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.budget import NODE, OPERATION, Budget, cost
-from service.engine.insight.verify.search import FEW, Diagnosis, Reading
+from service.engine.insight.verify.search import FEW, ClaimDiagnosis, Reading
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Made, Path, Trees, Variant, fill
 from service.engine.limits import Limits
@@ -178,7 +178,7 @@ class Data:
         leaves: Mapping[str, Array],
         budget: Budget,
         cache: dict[str, object],
-    ) -> list[Diagnosis]:
+    ) -> list[ClaimDiagnosis]:
         """Mistakes of data that explain a whole claim. `right` are the pictures of the right gradient; `cache` is for
         the claims of one request."""
         if any(not reading.options or reading.options[0].codes for reading in readings):
@@ -205,7 +205,7 @@ class Data:
         leaves: Mapping[str, Array],
         budget: Budget,
         cache: dict[str, object],
-    ) -> list[Diagnosis]:
+    ) -> list[ClaimDiagnosis]:
         if self.updated is None:
             return []
         unit = cache.get("updated")
@@ -292,7 +292,7 @@ class Data:
         leaves: Mapping[str, Array],
         budget: Budget,
         cache: dict[str, object],
-    ) -> list[Diagnosis]:
+    ) -> list[ClaimDiagnosis]:
         unknown = self.samples * len(self.outputs)
         of_samples = cache.get("samples")
         if of_samples is None:
@@ -350,7 +350,7 @@ class Data:
 
     def _told(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
-    ) -> Iterator[Diagnosis]:
+    ) -> Iterator[ClaimDiagnosis]:
         """What shares of samples, beside the right ones, mean: (outputs, samples)."""
         said = [_of_shares(own, near, weights) for own in ratios]
         wrong = [place for place, each in enumerate(said) if each != ("", -1)]
@@ -370,7 +370,7 @@ class Data:
         leaves: Mapping[str, Array],
         budget: Budget,
         cache: dict[str, object],
-    ) -> list[Diagnosis]:
+    ) -> list[ClaimDiagnosis]:
         if not self.has_shares or self.program is None or self.samples < 2:
             return []
         versions = cache.get("shuffled")
@@ -499,6 +499,6 @@ def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> f
 
 def _diagnosis(
     code: str, readings: Sequence[Reading], precision: float, places: tuple[str, ...] = (), **facts: float
-) -> Diagnosis:
+) -> ClaimDiagnosis:
     explains = tuple(reading.path for reading in readings if reading.is_wrong)
-    return Diagnosis((Made(code, places),), explains, precision, facts=facts)
+    return ClaimDiagnosis((Made(code, places),), explains, precision, facts=facts)

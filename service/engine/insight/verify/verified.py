@@ -24,7 +24,16 @@ from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.data import Data, DataTask
 from service.engine.insight.verify.judging import NEAR, Judge
 from service.engine.insight.verify.rounding import Rounding
-from service.engine.insight.verify.search import FEW, Diagnosis, Factors, Option, Reading, Search, option, ranked
+from service.engine.insight.verify.search import (
+    FEW,
+    ClaimDiagnosis,
+    Factors,
+    Interpretation,
+    Reading,
+    VariantSearch,
+    interpretation,
+    ranked,
+)
 from service.engine.insight.verify.sketch import is_whole, picture
 from service.engine.insight.verify.variants import RATE, UPDATED, Made, Path, Variants, VariantsTask
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
@@ -52,7 +61,7 @@ class Submission(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class VerifyOptions:
     """How to judge."""
 
     submissions: Sequence[Submission]
@@ -118,7 +127,7 @@ class NetworkVerify:
     def run(
         self,
         feed: Feed,
-        wanted: Wanted,
+        wanted: VerifyOptions,
         compiled: Compile,
         reserve: Reserve = lambda program, work, nbytes: True,
         most: float = MOST,
@@ -149,7 +158,7 @@ class NetworkVerify:
             detail = "the loss or its gradient is not finite for these numbers, so there is nothing to compare with"
             raise InvalidRequest([Fault(("inputs",), detail)])
         budget = Budget(self.cost, most, self.nbytes + 16 * self.side.size * len(read), reserve, watch)
-        judge = _Judge(self, rounding, named, compiled, wanted, budget, feed)
+        judge = NetworkJudge(self, rounding, named, compiled, wanted, budget, feed)
         verdicts = [quietly(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
@@ -159,7 +168,7 @@ def _wide(value: Array) -> Array:
     return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
-class _Judge(Judge):
+class NetworkJudge(Judge):
     """Judges the claims of one request about a network."""
 
     def __init__(
@@ -168,7 +177,7 @@ class _Judge(Judge):
         rounding: Rounding,
         leaves: Mapping[str, Array],
         compiled: Compile,
-        wanted: Wanted,
+        wanted: VerifyOptions,
         budget: Budget,
         feed: Feed,
     ) -> None:
@@ -180,14 +189,14 @@ class _Judge(Judge):
         last = len(network.order)
         self.order = {path: last - network.order.index(path[0]) for path in network.paths}
         """How far from the loss a tensor is."""
-        self._searches: dict[VariantsTask, tuple[Variants, Search] | None] = {}
+        self._searches: dict[VariantsTask, tuple[Variants, VariantSearch] | None] = {}
         self._data: Data | None = None
         exact = {piece.path: self.exact[piece.start : piece.stop].reshape(piece.shape) for piece in self.space.pieces}
         self.right = {path: picture(array) for path, array in exact.items()}
         """The pictures of the right gradient."""
         self._cache: dict[str, object] = {}
-        self._of_data: tuple[list[dict[str, Array]], Search] | None = None
-        self._at_data: dict[int, Search] = {}
+        self._of_data: tuple[list[dict[str, Array]], VariantSearch] | None = None
+        self._at_data: dict[int, VariantSearch] = {}
         self._arrays: dict[tuple[Variants, Path, int], Array] = {}
 
     @cached_property
@@ -195,16 +204,16 @@ class _Judge(Judge):
         result = self.compiled(EvaluationTask(self.verify.task)).run(self.feed, self.watch)
         return np.concatenate([result.gradients[layer][name].reshape(-1) for layer, name in self.right])
 
-    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Interpretation]:
         kind = self.verify.network.types[piece.path[0]]
         for code, turned in undone(array, piece.shape, kind):
-            yield option((code,), turned)
+            yield interpretation((code,), turned)
         alike = [path for path, other in claim.tensors.items() if path != piece.path and other.shape == piece.shape]
         place = self.order[piece.path]
         for path in sorted(alike, key=lambda path: abs(self.order[path] - place))[:MOST_SWAPPED]:
-            yield option(("tensors_swapped",), claim.tensors[path])
+            yield interpretation(("tensors_swapped",), claim.tensors[path])
         if array.shape == piece.shape and self._is_of_another(piece, array):
-            yield option(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
+            yield interpretation(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
 
     def _is_of_another(self, piece: Piece, array: Array) -> bool:
         """Whether a tensor is the right gradient of another one."""
@@ -221,10 +230,10 @@ class _Judge(Judge):
     def _lengths(self) -> Array:
         return np.array([np.linalg.norm(self.exact[piece.start : piece.stop]) for piece in self.space.pieces])
 
-    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """The cheapest families first; each as far as the budget reaches."""
         wrong = min((each for each in readings if each.is_wrong), key=lambda each: self.order[each.path])
-        tried: list[tuple[Variants | None, Search]] = []
+        tried: list[tuple[Variants | None, VariantSearch]] = []
         general = self._made("rules")
         if general is not None and self.budget.may("rules", general[1].cost(readings)):
             tried.append(general)
@@ -235,7 +244,7 @@ class _Judge(Judge):
                 tried.append(near)
         if not tried:
             tried.append(self._plain)
-        found: list[Diagnosis] = []
+        found: list[ClaimDiagnosis] = []
         looked = []
         for variants, search in tried:
             fits = search.fits(readings)
@@ -268,13 +277,15 @@ class _Judge(Judge):
         return ranked(found)
 
     @cached_property
-    def _plain(self) -> tuple[Variants | None, Search]:
+    def _plain(self) -> tuple[Variants | None, VariantSearch]:
         """The right gradient alone, for factors and arrangements."""
-        return None, Search(list(self.right), [], {path: one[None] for path, one in self.right.items()}, self.factors)
+        return None, VariantSearch(
+            list(self.right), [], {path: one[None] for path, one in self.right.items()}, self.factors
+        )
 
     def _made(
         self, family: str, base: Made | None = None, form: int = 0, *, layer: str = "", like: Variants | None = None
-    ) -> tuple[Variants, Search] | None:
+    ) -> tuple[Variants, VariantSearch] | None:
         """The wrong gradients of the rules, or those with one mistake more than `base`; None: they cost too much.
 
         `like` are some that cost as much, as far as anybody knows before they are made.
@@ -292,8 +303,8 @@ class _Judge(Judge):
                     self._searches[asked] = variants, self._search(variants, pictures)
         return self._searches[asked]
 
-    def _search(self, variants: Variants, pictures: Mapping[Path, Array]) -> Search:
-        return Search(variants.paths, variants.variants, pictures, self.factors)
+    def _search(self, variants: Variants, pictures: Mapping[Path, Array]) -> VariantSearch:
+        return VariantSearch(variants.paths, variants.variants, pictures, self.factors)
 
     def _run(self, family: str, variants: Variants, leaves: Mapping[str, Array]) -> dict[Path, Array] | None:
         """The pictures of wrong gradients; None: that costs too much."""
@@ -303,7 +314,7 @@ class _Judge(Judge):
             return None
         return variants.run(leaves, self.watch)
 
-    def _of_mistaken_data(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def _of_mistaken_data(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         if self._data is None:
             if not self.budget.may("data", BEFORE * self.verify.cost):
                 return []
@@ -314,7 +325,7 @@ class _Judge(Judge):
             return []
         return self._data.look(readings, self.right, self.leaves, self.budget, self._cache)
 
-    def _with_data(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def _with_data(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """A mistake of data together with another one."""
         data, made = self._data, self._made("rules")
         if data is None or made is None:
@@ -322,7 +333,7 @@ class _Judge(Judge):
         variants, _ = made
         if self._of_data is None:
             mistaken, changes, pictures = data.versions(self.right, self.leaves, self.budget)
-            self._of_data = changes, Search(data.paths, mistaken, pictures, self.factors)
+            self._of_data = changes, VariantSearch(data.paths, mistaken, pictures, self.factors)
         changes, search = self._of_data
         if not self.budget.may("pairs", search.cost(readings)):
             return []
@@ -342,7 +353,7 @@ class _Judge(Judge):
             found += [replace(each, made=(*base.made, *each.made)) for each in self._at_data[row].look(readings)]
         return found
 
-    def _with_updates(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def _with_updates(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """Weights that were updated too early, together with another mistake."""
         network, general = self.verify.network, self._made("rules")
         if general is None:
@@ -373,13 +384,13 @@ class _Judge(Judge):
                         return [_with_rate(each, rate, layers == several[0]) for each in found]
         return []
 
-    def _at_rate(self, variants: Variants, rate: float) -> Search | None:
+    def _at_rate(self, variants: Variants, rate: float) -> VariantSearch | None:
         pictures = self._run("pairs", variants, {**self.leaves, RATE: np.asarray(rate)})
         return None if pictures is None else self._search(variants, pictures)
 
     def _exactly(
-        self, found: Sequence[Diagnosis], readings: Sequence[Reading], variants: Variants | None
-    ) -> list[Diagnosis]:
+        self, found: Sequence[ClaimDiagnosis], readings: Sequence[Reading], variants: Variants | None
+    ) -> list[ClaimDiagnosis]:
         """Those diagnoses that hold number by number, where only pictures of large tensors were compared."""
         pieces = {piece.path: piece for piece in self.space.pieces}
         whole = {path: is_whole(piece.shape) for path, piece in pieces.items()}
@@ -445,7 +456,7 @@ def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]
     return found
 
 
-def _with_rate(diagnosis: Diagnosis, rate: float, everywhere: bool) -> Diagnosis:
+def _with_rate(diagnosis: ClaimDiagnosis, rate: float, everywhere: bool) -> ClaimDiagnosis:
     made = tuple(Made(each.code) if each.code == UPDATED and everywhere else each for each in diagnosis.made)
     return replace(diagnosis, made=made, facts={"rate": rate})
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.errors import LimitExceeded
-from service.engine.functions.expression import Expression, Step
-from service.engine.functions.vocabulary import Trouble, vocabulary
+from service.engine.functions.expression import Expression, ExpressionStep
+from service.engine.functions.vocabulary import Singularity, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Array, Graph, Node, is_fixed
@@ -101,7 +101,10 @@ def literals_of(expression: Expression) -> list[float | None]:
 
 
 def build(
-    expression: Expression, graph: Graph, variables: Sequence[Node], leaf: Callable[[Step, float], Node] | None = None
+    expression: Expression,
+    graph: Graph,
+    variables: Sequence[Node],
+    leaf: Callable[[ExpressionStep, float], Node] | None = None,
 ) -> list[Node]:
     """The node of each step of an expression; the last one is its value.
 
@@ -130,10 +133,10 @@ def build(
 
 
 class Check(NamedTuple):
-    """A trouble that one step of an expression may meet."""
+    """A singularity that one step of an expression may meet."""
 
     step: int
-    trouble: Trouble
+    singularity: Singularity
     operands: tuple[int, ...]
 
 
@@ -144,19 +147,23 @@ def checks_of(expression: Expression) -> list[Check]:
     for place, step in enumerate(expression.steps):
         if step.word in ("number", "variable"):
             continue
-        troubles = vocabulary[step.word].troubles
-        if troubles:
+        singularities = vocabulary[step.word].singularities
+        if singularities:
             arguments = [literals[operand] for operand in step.operands]
-            checks += [Check(place, trouble, step.operands) for trouble in troubles if not trouble.harmless(*arguments)]
+            checks += [
+                Check(place, singularity, step.operands)
+                for singularity in singularities
+                if not singularity.harmless(*arguments)
+            ]
     return checks
 
 
-class Problem(NamedTuple):
+class PointProblem(NamedTuple):
     """Why an expression has no value, or no certain derivative, at a point."""
 
     kind: str
-    """That of the trouble, or `not_finite`: a number beyond what float64 holds."""
-    step: Step | None
+    """That of the singularity, or `not_finite`: a number beyond what float64 holds."""
+    step: ExpressionStep | None
     """Where it arises; None: in a derivative."""
     text: str
 
@@ -243,25 +250,25 @@ class Function:
         hessians = found.take(self._index, 0).transpose(2, 0, 1) if self.task.order > 1 else None
         return Results(found[0], found[1 : 1 + self.dimension].T, hessians)
 
-    def problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
+    def problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
         """What is wrong at which of the points: the first few problems of each."""
         if not self.checks and all(part is None or all_finite(part) for part in results):
             return {}
         return quietly(self._problems, points, results)
 
-    def _problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
+    def _problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
         lost = ~(np.isfinite(results.values) & np.isfinite(results.gradients).all(-1))
         if results.hessians is not None:
             lost |= ~np.isfinite(results.hessians).all((-1, -2))
         values = self._values(points)
-        found: dict[int, list[Problem]] = {}
+        found: dict[int, list[PointProblem]] = {}
         for check in self.checks:
-            met = check.trouble.where(*[values[place] for place in check.operands])
+            met = check.singularity.where(*[values[place] for place in check.operands])
             step = self.expression.steps[check.step]
             for point in np.flatnonzero(np.broadcast_to(met, lost.shape)).tolist():
                 problems = found.setdefault(point, [])
                 if len(problems) < MOST_PROBLEMS:
-                    problems.append(Problem(check.trouble.kind, step, check.trouble.text))
+                    problems.append(PointProblem(check.singularity.kind, step, check.singularity.text))
         for point in np.flatnonzero(lost).tolist():
             if point not in found:
                 found[point] = [self._not_finite(point, values)]
@@ -275,20 +282,20 @@ class Function:
         values = interpret(nodes, dict(zip(variables, points.T, strict=True)))
         return [np.broadcast_to(values[node], len(points)) for node in nodes]
 
-    def _not_finite(self, point: int, values: Sequence[Array]) -> Problem:
+    def _not_finite(self, point: int, values: Sequence[Array]) -> PointProblem:
         for step, value in zip(self.expression.steps, values, strict=True):
             if not math.isfinite(value[point]):
-                return Problem("not_finite", step, "the value is beyond what 64-bit numbers hold")
-        return Problem("not_finite", None, "a derivative is not finite here")
+                return PointProblem("not_finite", step, "the value is beyond what 64-bit numbers hold")
+        return PointProblem("not_finite", None, "a derivative is not finite here")
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Texts of the troubles without a gradient, but for roots of what is never 0, as of x² + 1."""
+    """Texts of the singularities without a gradient, but for roots of what is never 0, as of x² + 1."""
     texts = [
-        check.trouble.text
+        check.singularity.text
         for check in checks
-        if check.trouble.kind in ("kink", "jump")
-        or (check.trouble.kind == "vertical" and not positive(nodes[check.operands[0]]))
+        if check.singularity.kind in ("kink", "jump")
+        or (check.singularity.kind == "vertical" and not positive(nodes[check.operands[0]]))
     ]
     return list(dict.fromkeys(texts))
 
