@@ -44,12 +44,11 @@ from service.engine.functions.expression import (
     LONGEST_EXPRESSION,
     LONGEST_NAME,
     MOST_VARIABLES,
-    NAME,
-    TAKEN,
     Expression,
     parse,
 )
 from service.engine.functions.fit import LOSSES
+from service.engine.functions.tokens import NAME, TAKEN
 
 MOST_POINTS = 10_000
 """Points that are told of one by one."""

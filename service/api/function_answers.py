@@ -14,10 +14,10 @@ from service.engine.functions.calculus import UNDEFINED, Calculus, along
 from service.engine.functions.compiled import Function, PointProblem, all_finite
 from service.engine.functions.expression import Expression
 from service.engine.functions.fit import LATEX, Line
+from service.engine.functions.formula_writer import Printed
 from service.engine.functions.formulas import Formulas
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import StationarySearch
-from service.engine.functions.symbolic import Printed
 from service.engine.network.task import Caution
 
 MOST_UNSEEN = 0.02

@@ -133,17 +133,15 @@ OF_NUMBERS: dict[str, Callable[..., Rational]] = {
 """What is rational of rational numbers."""
 
 
-class Algebra:
-    """Makes formulas, and counts the work that takes."""
+class PartTable:
+    """Makes the parts of formulas, equal ones only once, and counts the work."""
 
     def __init__(self) -> None:
         self.left = 0
-        """How much may be done yet."""
+        """Steps of work that may still be done."""
         self.parts: dict[Hashable, Any] = {}
-        self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
-        self._powers: dict[Factor, Product | None] = {}
-        self._slopes = False
-        """Whether there are signs of derivatives."""
+        self.has_slopes = False
+        """True once an atom `slope` was made."""
 
     def spend(self, work: int) -> None:
         self.left -= work
@@ -176,7 +174,7 @@ class Algebra:
 
     def atom(self, name: str, arguments: tuple[Sum, ...] = ()) -> Atom:
         if name == "slope":
-            self._slopes = True
+            self.has_slopes = True
         return self._part(Atom, (name, arguments), name, arguments)
 
     def term(self, factors: Iterable[Factor]) -> Term:
@@ -188,6 +186,15 @@ class Algebra:
 
     def number(self, value: Rational) -> Sum:
         return self.sum({self.term(()): self.exact(value)} if value else {})
+
+
+class Algebra(PartTable):
+    """Makes formulas in canonical form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
+        self._powers: dict[Factor, Product | None] = {}
 
     def symbol(self, name: str) -> Sum:
         return self.product(1, [(self.atom(name), 1)])
@@ -206,7 +213,7 @@ class Algebra:
             for term, coefficient in part.terms.items():
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
-                    if self._slopes and _cancels(term, added, terms[term]):
+                    if self.has_slopes and _cancels(term, added, terms[term]):
                         raise NoFormula
                     added += terms[term]
                 if added:

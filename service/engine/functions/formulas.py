@@ -10,8 +10,9 @@ from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.compiled import MOST_NODES as MOST_COMPILED
 from service.engine.functions.compiled import ExpressionTask, build
 from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, ExpressionStep, parse
+from service.engine.functions.formula_reader import Leaf
+from service.engine.functions.formula_writer import FormulaWriter, Printed
 from service.engine.functions.printing import as_written
-from service.engine.functions.symbolic import FormulaWriter, Leaf, Printed
 from service.engine.functions.vocabulary import Word
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node

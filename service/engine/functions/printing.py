@@ -14,8 +14,10 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from service.engine.functions.expression import Expression, ExpressionStep
+from service.engine.functions.tokens import LETTERS
 
 Rational: TypeAlias = int | Fraction
+HALF = Fraction(1, 2)
 
 REMAINDER, SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(6)
 """How tightly a piece binds. Readers disagree on x + y mod 2: a remainder is never part of a sum."""
@@ -27,9 +29,7 @@ LARGEST_WHOLE = 10**15
 SMALLEST_PLAIN = Fraction(1, 10_000)
 """Numbers from here to `LARGEST_WHOLE` are printed without a power of ten."""
 
-_LOWER = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi"
-_UPPER = "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
-_GREEK = frozenset(f"{_LOWER} {_UPPER}".split())
+_GREEK = frozenset(f"{LETTERS} Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split()) - {"omicron"}
 """Letters that LaTeX knows by their names."""
 _NAME = re.compile(r"(?P<head>[A-Za-z]+?)(?:_?(?P<digits>[0-9]+)|_(?P<suffix>[A-Za-z0-9]+))?")
 _PLAIN = {"sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}

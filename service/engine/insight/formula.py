@@ -1,7 +1,7 @@
 """Formulas of single numbers: small trees over named numbers, with functions that evaluate and write them.
 
-A `NumberFormula` computes one number from others and refers to those by keys. `evaluate` computes it, `expression` writes
-it for programs, and `turned` rewrites it with the sign of some names turned. `notation.py` writes it in LaTeX.
+A `NumberFormula` computes one number from others and refers to those by keys. `evaluate` computes it, `expression`
+writes it for programs, and `turned` rewrites it with the sign of some names turned. `notation.py` writes it in LaTeX.
 """
 
 from __future__ import annotations

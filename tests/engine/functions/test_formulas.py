@@ -19,7 +19,7 @@ from tests.engine.functions.formula_values import FLOATS, value_of
 from tests.engine.functions.latex_reader import Misprint, read
 from tests.engine.functions.random_expressions import random_expressions
 from tests.engine.functions.samples import SAMPLES
-from tests.engine.functions.test_symbolic import HOSTILE
+from tests.engine.functions.test_formula_writer import HOSTILE
 
 RANDOM = 500
 

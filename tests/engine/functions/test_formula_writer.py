@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from service.engine.functions.compiled import build
 from service.engine.functions.expression import ExpressionStep, parse
+from service.engine.functions.formula_reader import Leaf, recognised
+from service.engine.functions.formula_writer import FormulaWriter, Printed
 from service.engine.functions.formulas import formulas_of
 from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_name
-from service.engine.functions.symbolic import FormulaWriter, Leaf, Printed, recognised
 from service.engine.functions.vocabulary import vocabulary
 from service.engine.graph import elementary, operations
 from service.engine.graph.differentiate import dense, differentiate
