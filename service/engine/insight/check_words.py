@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.engine.insight.check import Report, TensorCheck
+from service.engine.insight.check_report import Report, TensorCheck
 from service.engine.insight.differences import DifferenceCurve, Taylor
 from service.engine.texts import Sentence, say
 

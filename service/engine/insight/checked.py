@@ -13,7 +13,8 @@ from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
 from service.engine.graph.ir import Array, Graph, Node
 from service.engine.graph.plan import WorkspacePool
-from service.engine.insight.check import Report, check_at, subject_vector
+from service.engine.insight.check import check_at, subject_vector
+from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.subject import Located, Path, Subject
