@@ -18,6 +18,7 @@ from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.subject import Located, Path, Subject
+from service.engine.insight.twin_task import TwinTask
 from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.feed import Feed, Feeder
@@ -55,18 +56,8 @@ class Checked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NetworkCheckTask:
+class NetworkCheckTask(TwinTask):
     """Asks for a check of the gradients of a network's loss."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return 3.0 * self.task.effort  # twice, and once more in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkCheck:
         return NetworkCheck(self.task, limits, pool, watch)
