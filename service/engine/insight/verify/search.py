@@ -224,7 +224,7 @@ class VariantSearch:
         """Codes with the error they leave, the factor, and the claim as it is read."""
         tolerance = reading.tolerance
         for interpretation, each in zip(reading.options, fits, strict=True):
-            if not self._is_better(reading, each.plain[place], fits, place, interpretation):
+            if not _is_better(reading, each.plain[place], fits, interpretation):
                 continue
             if each.plain[place] <= tolerance:
                 yield interpretation.codes, float(each.plain[place]), 1.0, interpretation.array
@@ -232,18 +232,10 @@ class VariantSearch:
             error, factor = float(each.scaled[place]), float(each.factors[place])
             if error > tolerance or not math.isfinite(factor) or each.plain[place] <= tolerance:
                 continue
-            if not self._is_better(reading, error, fits, place, interpretation):
+            if not _is_better(reading, error, fits, interpretation):
                 continue
             for codes in self.factors.named(reading.path, factor, tolerance, pairs=pairs):
                 yield interpretation.codes | codes, error, factor, interpretation.array
-
-    def _is_better(
-        self, reading: Reading, error: float, fits: Sequence[Fit], place: int, interpretation: Interpretation
-    ) -> bool:
-        """Whether an explanation of a wrong tensor leaves much less than the right gradient does."""
-        if not reading.is_wrong or interpretation.codes:
-            return True
-        return bool(error <= BETTER * fits[0].plain[0])
 
     def _diagnosis(
         self,
@@ -350,6 +342,13 @@ def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
     if not (reading.is_wrong and reading.options):
         return False
     return bool(reading.options[0].codes) or reading.noise <= BETTER * fits[0].off
+
+
+def _is_better(reading: Reading, error: float, fits: Sequence[Fit], way: Interpretation) -> bool:
+    """Return whether an explanation of a wrong tensor leaves much less than the right gradient does."""
+    if not reading.is_wrong or way.codes:
+        return True
+    return bool(error <= BETTER * fits[0].plain[0])
 
 
 def _is_bias(path: Path) -> bool:
