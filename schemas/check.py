@@ -11,7 +11,8 @@ from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
 from schemas.fields import Message, NumberField, NumbersField, StrictSchema
 from schemas.subject import LoadedSubject, SubjectRequest
-from schemas.tensor import Array, ParametersAnswerField
+from schemas.tensor import ParametersAnswerField
+from service.engine.arrays import Array
 from service.engine.insight.check import TOLERANCES
 from service.engine.insight.check_report import VERDICTS
 from service.engine.insight.differences import STEPS

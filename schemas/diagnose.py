@@ -26,8 +26,9 @@ from schemas.fields import (
     read_each,
 )
 from schemas.network import NetworkField
-from schemas.tensor import Array, ParametersField, TensorAnswerField, TensorsField, narrow
+from schemas.tensor import ParametersField, TensorAnswerField, TensorsField, narrow
 from schemas.training import LoadedValidation, SeedsField, TrainingRequest, TrainingStepSchema, misfits
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.loop import Stop
 from service.engine.descent.optimizers import Optimizer, optimizers

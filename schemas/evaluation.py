@@ -27,7 +27,6 @@ from schemas.fields import (
 from schemas.network import NetworkField
 from schemas.requests import R, RequestSchema
 from schemas.tensor import (
-    Array,
     ParametersAnswerField,
     ParametersField,
     TensorAnswerField,
@@ -36,6 +35,7 @@ from schemas.tensor import (
     TensorsField,
     narrow,
 )
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.losses import Loss, losses

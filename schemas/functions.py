@@ -32,7 +32,8 @@ from schemas.fields import (
     read_each,
 )
 from schemas.requests import R, RequestSchema
-from schemas.tensor import Array, TensorField, decode, is_typed, typed_array
+from schemas.tensor import TensorField, decode, is_typed, typed_array
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.rolling import ARRIVED, TRACED, Bounds, Noise
@@ -40,13 +41,7 @@ from service.engine.descent.schedules import Schedule, schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
-from service.engine.functions.expression import (
-    LONGEST_EXPRESSION,
-    LONGEST_NAME,
-    MOST_VARIABLES,
-    Expression,
-    parse,
-)
+from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
 from service.engine.functions.fit import LOSSES
 from service.engine.functions.tokens import NAME, TAKEN
 

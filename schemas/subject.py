@@ -14,7 +14,8 @@ from schemas.fields import Message, WordField
 from schemas.functions import ExpressionField, VariablesField
 from schemas.network import NetworkField
 from schemas.requests import R
-from schemas.tensor import Array, TensorField, TensorsField
+from schemas.tensor import TensorField, TensorsField
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
 from service.engine.network.definition import NetworkDefinition

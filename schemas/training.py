@@ -43,7 +43,6 @@ from schemas.fields import (
 )
 from schemas.requests import R
 from schemas.tensor import (
-    Array,
     ParametersAnswerField,
     ParametersField,
     TensorAnswerField,
@@ -52,6 +51,7 @@ from schemas.tensor import (
     tree_answer_schema,
     tree_schema,
 )
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import MOST_RUNS

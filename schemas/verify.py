@@ -12,7 +12,8 @@ from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, closed_object, list_of
 from schemas.fields import Message, NumberField, StrictField, StrictSchema, WordField, hint, plain, read_each, shown
 from schemas.subject import LoadedSubject, SubjectRequest
-from schemas.tensor import Array, ParametersAnswerField
+from schemas.tensor import ParametersAnswerField
+from service.engine.arrays import Array
 from service.engine.insight.verify.claims import LAYOUTS
 from service.engine.insight.verify.rounding import NOISES, RELATIVE, RELATIVE_FLOAT32
 

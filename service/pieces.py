@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 import pybase64
 
-from schemas.tensor import Array, encode
+from schemas.tensor import encode
+from service.engine.arrays import Array
 
 PART = 2**15
 """Numbers that are written in one call: some 3 milliseconds."""

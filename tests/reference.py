@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
-from service.engine.graph.ir import Array, Node, reachable
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node, reachable
 from tests import series
 from tests.series import FUNCTIONS, ONE, ZERO, Series, constant, number
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.tensor import Array
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.graph.blocks import ITEMSIZE
-from service.engine.network.task import Caution
 from service.engine.texts import LANGUAGES, telling
 
 NUMBER_BYTES = 72

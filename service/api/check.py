@@ -16,11 +16,11 @@ from service.api.function_answers import cautions_of
 from service.api.graph_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
+from service.engine.cautions import Caution
 from service.engine.insight.check_report import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
 from service.engine.insight.checked import EVALUATIONS, Checked, CheckOptions, FunctionCheckTask, NetworkCheckTask
 from service.engine.insight.differences import DifferenceCurve
-from service.engine.network.task import Caution
 from service.engine.texts import Sentence, Tell, say, telling
 
 blueprint = Blueprint("check", __name__)

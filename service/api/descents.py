@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from schemas.functions import LoadedDescend, LoadedSurface
-from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.function_answers import cautions_of, valleys_of
 from service.api.operation import Context
 from service.api.streaming import admission_of, collect
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.descent.arrival import Arrival
 from service.engine.descent.rolling import Rolling, RollingPlan, run_of
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
-from service.engine.network.task import Caution
 
 DIVERGED = -2
 """In a map of basins: runs that diverged."""

@@ -27,9 +27,9 @@ from service.api.network_request import built, compiled, in_terms_of, task_and_f
 from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
+from service.engine.arrays import Array
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
-from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
 from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import judge_record, ratios_of, record_of

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from schemas.tensor import Array
+from service.engine.arrays import Array, is_finite
+from service.engine.cautions import Caution
 from service.engine.descent.valleys import Valleys
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along
-from service.engine.functions.compiled import Function, PointProblem, all_finite
+from service.engine.functions.compiled import Function, PointProblem
 from service.engine.functions.expression import Expression
 from service.engine.functions.fit import LATEX, Line
 from service.engine.functions.formula_writer import Printed
 from service.engine.functions.formulas import Formulas
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import StationarySearch
-from service.engine.network.task import Caution
 
 MOST_UNSEEN = 0.02
 """Chance that one more start of a search finds a new point, above which the starts are few."""
@@ -172,7 +172,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
             for edge, derivative, contribution in edges
         ],
     }
-    return told, all(map(all_finite, found))
+    return told, all(map(is_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:

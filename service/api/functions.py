@@ -30,7 +30,6 @@ from schemas.functions import (
     StationaryRequest,
     SurfaceRequest,
 )
-from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.descents import DescendWork, RollingWork, basins
 from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE
@@ -48,20 +47,21 @@ from service.api.function_answers import (
 )
 from service.api.operation import Context, post
 from service.api.streaming import collect, respond
+from service.engine.arrays import Array, norms_of
+from service.engine.cautions import Caution
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import RollingPlan
 from service.engine.descent.valleys import Known
 from service.engine.errors import Fault, InvalidRequest
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.backpropagation import GraphTask
-from service.engine.functions.calculus import analyse, norms_of
+from service.engine.functions.calculus import analyse
 from service.engine.functions.compiled import BLOCK, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.fit import fit_line
 from service.engine.functions.formulas import FormulasTask
 from service.engine.functions.stationary import search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
-from service.engine.graph.quiet import quietly
-from service.engine.network.task import Caution
 
 ANALYSING = 200
 """Calls of NumPy to analyse a block of points, roughly."""
@@ -274,7 +274,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     work = RollingWork(expression, plan, context, known=known)
     _, summary = collect(work, context)
     runs = summary["runs"]
-    distances = quietly(norms_of, np.array([run["point"] for run in runs]) - optimum)
+    distances = without_float_warnings(norms_of, np.array([run["point"] for run in runs]) - optimum)
     for run, distance in zip(runs, distances.tolist(), strict=True):
         run["distance"] = distance
     context.timer.mark("compute")

@@ -15,13 +15,13 @@ from service.api.function_answers import cautions_of
 from service.api.graph_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
-from service.engine.graph.ir import Array, Node
-from service.engine.graph.quiet import quietly
+from service.engine.arrays import Array, is_finite
+from service.engine.cautions import Caution
+from service.engine.float_warnings import without_float_warnings
+from service.engine.graph.ir import Node
 from service.engine.insight import graph_text
 from service.engine.insight.computation import ComputedValues, FunctionGraphTask, NetworkGraphTask
 from service.engine.insight.graph_view import View, ViewVertex, by_layer, by_operation, chosen_detail
-from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution
 from service.engine.texts import Tell, say, telling
 
 VERTEX_BYTES = 2_000
@@ -52,7 +52,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
         warnings.append(Caution("collapsed", tell(say("graph.shown_by_layer", count=count))))
     answer = _answer(view, values, request, tell)
     sources = [node for vertex in view.vertices for node in (vertex.source, vertex.adjoint_source) if node is not None]
-    finite = quietly(_all_finite, [values.of[node] for node in sources if node.dtype != "int64"])
+    finite = without_float_warnings(_all_finite, [values.of[node] for node in sources if node.dtype != "int64"])
     if not finite:
         warnings.append(Caution("non_finite", tell(say("graph.not_finite")), quantity="graph"))
     context.timer.mark("compute")

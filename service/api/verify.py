@@ -14,6 +14,7 @@ from service.api.function_answers import cautions_of
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.api.verify_examples import VERIFY
+from service.engine.cautions import Caution
 from service.engine.graph.plan import Program
 from service.engine.insight.verify.budget import MOST
 from service.engine.insight.verify.formula import FunctionVerifyTask
@@ -21,7 +22,6 @@ from service.engine.insight.verify.search import ClaimDiagnosis
 from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts
 from service.engine.insight.verify.verified import EVALUATIONS, NetworkVerifyTask, Submission, VerifyOptions
 from service.engine.insight.verify.words import changes_for, of_diagnosis, of_first_wrong, of_verdict, unexplained
-from service.engine.network.task import Caution
 from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)

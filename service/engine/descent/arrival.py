@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite, norms_of
 from service.engine.descent.rolling import CANCELLED, COMPLETED, DIVERGED, STATUS, STOPPED, Rolling, kink_of
 from service.engine.descent.valleys import (
     MOST_VALLEYS,
@@ -25,23 +26,14 @@ from service.engine.descent.valleys import (
     judged,
     sizes,
 )
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions import evidence
-from service.engine.functions.calculus import (
-    MAXIMUM,
-    MINIMUM,
-    SADDLE,
-    STATIONARY,
-    analyse,
-    finite_matrices,
-    norms_of,
-)
-from service.engine.functions.compiled import Function, PointProblem, Results, all_finite
+from service.engine.functions.calculus import MAXIMUM, MINIMUM, SADDLE, STATIONARY, analyse, finite_matrices
+from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.flow import follow
 from service.engine.functions.newton import near, polish, refine
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.texts import telling
 
 BLOCK = 256
@@ -73,7 +65,9 @@ class Arrival:
         self.points: Array = rolling.positions.T.copy()
         """(runs, variables)"""
         self.values: Array = rolling.values.copy()
-        self.norms: Array = np.where(np.isnan(self.values), np.nan, quietly(norms_of, rolling.gradients.T))
+        self.norms: Array = np.where(
+            np.isnan(self.values), np.nan, without_float_warnings(norms_of, rolling.gradients.T)
+        )
         self.status = [STATUS[code] for code in rolling.status.tolist()]
         self.steps_done: list[int] = rolling.ended_at.tolist()
         nowhere = [NOWHERE] * len(self.points)
@@ -86,14 +80,16 @@ class Arrival:
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
         self._on_kinks: dict[int, PointProblem] = {}
         """The kink at the end of a run, where the slope is a convention."""
-        self._note = "; at the kinks of this function it need not vanish" if quietly(self._has_kinks) else ""
+        self._note = (
+            "; at the kinks of this function it need not vanish" if without_float_warnings(self._has_kinks) else ""
+        )
         self._arrivals_known = False
         self._flat = np.zeros(0, bool)
         self._work = self._look()
 
     def advance(self) -> None:
         """Look at some more of the balls."""
-        if quietly(next, self._work, self) is self:
+        if without_float_warnings(next, self._work, self) is self:
             self.finished = True
 
     def cancel(self) -> None:
@@ -122,7 +118,7 @@ class Arrival:
         told = [self.values, self.points, self.norms, rolling.paths, rolling.told_values]
         told += [] if rolling.told_gradients is None else [rolling.told_gradients]
         told += [state for states in rolling.told_states for state in states.values()]
-        return all(map(all_finite, told))
+        return all(map(is_finite, told))
 
     def _look(self) -> Iterator[None]:
         yield from self._find_kinks()
@@ -213,7 +209,7 @@ class Arrival:
         yield
         known = np.append(verdicts == evidence.KNOWN, False)[groups]
         near_by = ~known
-        near_by[known] = quietly(alike, function, places[rows[known]], valleys[groups[known]], radius)
+        near_by[known] = without_float_warnings(alike, function, places[rows[known]], valleys[groups[known]], radius)
         rows, groups = rows[near_by], groups[near_by]
         reached = np.bincount(groups[groups >= 0], minlength=len(valleys)) > 0
         told = np.flatnonzero((verdicts != evidence.HIDDEN) & (verdicts != evidence.NONE) & reached)
@@ -229,7 +225,7 @@ class Arrival:
 
     def _find_known(self, function: Function, runs: Array, known: Known) -> None:
         of_run, basins = np.full((2, len(self.points)), NOWHERE)
-        of_run[runs[quietly(known.near, self.points[runs])]] = 0
+        of_run[runs[without_float_warnings(known.near, self.points[runs])]] = 0
         basins[runs[self._signs[runs] > 0.0]] = 0
         self._set_valleys(function, known.point[None], np.zeros(1, bool), of_run)
         assert self.valleys.calculus is not None

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 
 SHUFFLING = 2
 """The stream of random numbers that orders samples; 0 and 1 are those of parameters and of layers."""

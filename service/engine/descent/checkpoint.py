@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.descent.loop import Descent, Progress
 from service.engine.descent.schedules import schedules
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
-from service.engine.graph.ir import Array
 from service.engine.network.parameters import Part, Tree, tree_of
 
 

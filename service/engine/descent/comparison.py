@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.declarations import Selection
 from service.engine.descent.loop import RULE_CALLS, Recipe, Step
 from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
-from service.engine.graph.ir import Array
 from service.engine.limits import Limits
-from service.engine.network.task import Caution
 
 MOST_RUNS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")

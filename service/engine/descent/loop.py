@@ -13,14 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from service.engine.arrays import Array, norm_of_flat
 from service.engine.descent.optimizers.declaration import State
 from service.engine.descent.update import Rules, Update
 from service.engine.errors import EngineError
 from service.engine.findings import Found, findings, found
-from service.engine.graph.ir import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import Program
-from service.engine.graph.quiet import quietly
-from service.engine.network.quantities import norm_of_flat
 from service.engine.texts import Sentence, telling
 
 RUNAWAY = 1e12
@@ -159,7 +158,7 @@ class Descent:
 
     def advance(self) -> Step:
         """Make one step. One that finds the loss or the gradient run away changes nothing and ends the descent."""
-        return quietly(self._advance)
+        return without_float_warnings(self._advance)
 
     def _advance(self) -> Step:
         objective, progress = self.objective, self.progress
@@ -288,7 +287,7 @@ class Descent:
         if first is None or self.update.sign < 0.0 or not loss > most * abs(first):
             return None
         rate = self._rate_now()
-        bound = quietly(self._bound, rate)
+        bound = without_float_warnings(self._bound, rate)
         value = loss / abs(first) if first else math.inf
         words: dict[str, Any] = {"first": f"{first:.6g}", "last": f"{loss:.6g}", "rate": f"{rate:g}"}
         words["bound"] = "" if bound is None else bound
@@ -296,7 +295,9 @@ class Descent:
 
     def why_diverged_at_the_end(self, loss: float) -> str:
         """Why the last update led nowhere: `loss` is what comes after it."""
-        return quietly(self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate_now(), math.nan))
+        return without_float_warnings(
+            self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate_now(), math.nan)
+        )
 
     def shown(self) -> Mapping[str, Array]:
         """What follows from the state after the last step and helps to understand it."""

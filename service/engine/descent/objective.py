@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
-from service.engine.graph.ir import Array
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.cautions import first_non_finite, misread, unfit
@@ -21,7 +22,7 @@ from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 

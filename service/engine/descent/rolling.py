@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, norms_of
 from service.engine.compiling import Compiler
 from service.engine.declarations import Selection
 from service.engine.descent.loop import RULE_CALLS, RUNAWAY, Admit, Descent, Recipe, no_need
@@ -25,11 +26,9 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.schedules import Schedule
 from service.engine.descent.update import Clip, Rules, Update
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded, Path
-from service.engine.functions.calculus import norms_of
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function, FunctionTask, PointProblem, Results
 from service.engine.functions.expression import Expression
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 
 MOST_RUNS = 50_000
@@ -294,7 +293,7 @@ class Rolling:
 
         Gives what was seen if it is to be told. Where searches are at work, a step takes several calls.
         """
-        return quietly(self._advance)
+        return without_float_warnings(self._advance)
 
     def _advance(self) -> Snapshot | None:
         if self._moving is not None:
@@ -447,8 +446,8 @@ class Rolling:
             self.finished = True
             if self._moving is not None:  # half of a step is none
                 self.positions[...] = self._before
-            quietly(self._evaluate)
-            quietly(self._check)
+            without_float_warnings(self._evaluate)
+            without_float_warnings(self._check)
             if self._moving is None:
                 self._tell()
             rolling = self.status == ROLLING

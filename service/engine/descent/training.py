@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, first_true, is_finite
+from service.engine.cautions import Caution, caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, checkpoint_of, progress_of, told
@@ -17,15 +19,13 @@ from service.engine.descent.loop import RULE_CALLS, Admit, Descent, Recipe, Step
 from service.engine.descent.objective import NetworkObjective, hessian_of
 from service.engine.errors import MOST_ERRORS, DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
 from service.engine.findings import found
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 from service.engine.limits import Limits
 from service.engine.network.derivatives import Derivation
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import tree_of
-from service.engine.network.quantities import first_true, is_finite
-from service.engine.network.task import Caution, Task, caution
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 MOST_SECOND_ORDER = 500
@@ -228,7 +228,7 @@ class Training:
     def trace_elements(self) -> int:
         """How many numbers the whole trace will hold."""
         include, trained = self.plan.include, self.objective.parameters.size
-        remembered = (*vars(self.descent.state).values(), *quietly(self.descent.shown).values())
+        remembered = (*vars(self.descent.state).values(), *without_float_warnings(self.descent.shown).values())
         arrays = [value.size for value in remembered if isinstance(value, np.ndarray)]
         each = SCALARS
         each += trained * len(include & {"gradients", "updates", "effective_learning_rate"})
@@ -285,9 +285,9 @@ class Training:
         # Told once, with the first step that is told since: thinning must not hide it.
         step = step._replace(validation_loss=self._validation_loss)
         self._validation_loss = None
-        more = quietly(self._more, step) if self.plan.include else {}
+        more = without_float_warnings(self._more, step) if self.plan.include else {}
         made = descent.progress.step == step.number  # one that finds the loss run away is not
-        checkpoint = quietly(self._checkpoint) if kept and made else None
+        checkpoint = without_float_warnings(self._checkpoint) if kept and made else None
         return Recorded(step, more if checkpoint is None else more | {"checkpoint": checkpoint})
 
     def _checkpoint(self) -> Checkpoint | None:
@@ -335,7 +335,7 @@ class Training:
 
     def outcome(self) -> Outcome:
         """Where the training stands now that it is over."""
-        return quietly(self._outcome)
+        return without_float_warnings(self._outcome)
 
     def _losses(self) -> tuple[float | None, float | None]:
         """Over all samples and of validation; None where there is no such data, or no time."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers.declaration import (
     COMMON,
@@ -22,7 +23,6 @@ from service.engine.descent.optimizers.declaration import (
 )
 from service.engine.descent.schedules import Rate, Schedule, Scheduler
 from service.engine.errors import Fault, InvalidRequest
-from service.engine.graph.ir import Array
 from service.engine.texts import Sentence, say
 
 BLOCK = 1 << 17

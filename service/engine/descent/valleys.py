@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import Calculus, norms_of
+from service.engine.arrays import Array, norms_of
+from service.engine.functions.calculus import Calculus
 from service.engine.functions.compiled import Function
 from service.engine.functions.evidence import judge
 from service.engine.functions.newton import Curvature, distinct
-from service.engine.graph.ir import Array
 
 MOST_VALLEYS = 500
 SAME = 1e-6

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from service.engine.arrays import Array
 from service.engine.errors import LimitExceeded
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Graph, Node, NoGradient
+from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.limits import Limits
 from service.engine.watch import Watch

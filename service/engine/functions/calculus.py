@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
-from service.engine.functions.compiled import Function, PointProblem, Results, all_finite
+from service.engine.arrays import Array, is_finite, norms_of
+from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.watch import Watch
 
 STATIONARY = 1e-8
@@ -21,8 +20,6 @@ ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 """How far, beside its distance from 0, a stationary point may be from the number next to it."""
 UNEVEN = 1e-4
 """Where curvatures differ by more than this, each direction has a bound of its own for what rounding leaves."""
-FEW_COLUMNS = 8
-"""Up to this many columns are added one by one: NumPy takes ten times longer for the sums of so short rows."""
 HALF_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
 """How well a place is known, beside its distance from 0, where the gradient vanishes together with the curvature."""
 
@@ -74,7 +71,7 @@ def analyse(
     Raises what `watch` raises.
     """
     results = function.run(points, watch)
-    return quietly(_analyse, function, points, results, tolerance, watch, flat)
+    return without_float_warnings(_analyse, function, points, results, tolerance, watch, flat)
 
 
 def _analyse(
@@ -196,34 +193,9 @@ def _undefine(results: Results, rows: list[int]) -> None:
         results.hessians[rows] = np.nan
 
 
-def norms_of(rows: Array) -> Array:
-    """The Euclidean norm of each row, also where squares overflow or vanish."""
-    squares = rows * rows
-    if 1 < rows.shape[-1] < FEW_COLUMNS:
-        norms: Array = np.sqrt(reduce(np.add, _columns(squares)))
-    else:
-        norms = np.sqrt(squares.sum(-1))
-    if not (norms.min(initial=1.0) > 1e-150 and norms.max(initial=1.0) < 1e150):
-        rough: Array = np.logical_not((norms > 1e-150) & (norms < 1e150))
-        largest = np.abs(rows[rough]).max(-1, keepdims=True)
-        scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
-        norms[rough] = scale[:, 0] * np.sqrt(np.square(rows[rough] / scale).sum(-1))
-    return norms
-
-
-def every(conditions: Array) -> Array:
-    """Whether all of each row hold: one column after the other, as rows are short."""
-    found: Array = reduce(np.logical_and, _columns(conditions))
-    return found
-
-
-def _columns(rows: Array) -> Array:
-    return rows.T if rows.ndim == 2 else np.moveaxis(rows, -1, 0)
-
-
 def finite_matrices(hessians: Array) -> tuple[Array, Array]:
     """The matrices, 0 in place of each with a number that is not finite, and which ones are finite."""
-    if all_finite(hessians):
+    if is_finite(hessians):
         return hessians, np.ones(len(hessians), bool)
     finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
     return np.where(finite[:, None, None], hessians, 0.0), finite
@@ -234,7 +206,7 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
 
     The largest component of each eigenvector is positive.
     """
-    whole = all_finite(hessians)
+    whole = is_finite(hessians)
     if not whole:
         hessians, finite = finite_matrices(hessians)
     values, vectors = np.linalg.eigh(hessians)
@@ -279,7 +251,7 @@ def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: 
 
 def along(gradients: Array, directions: Array) -> Array:
     """Directional derivatives: (points, directions), for directions of any length but 0."""
-    return quietly(_along, gradients, directions)
+    return without_float_warnings(_along, gradients, directions)
 
 
 def _along(gradients: Array, directions: Array) -> Array:

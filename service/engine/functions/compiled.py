@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite
 from service.engine.errors import LimitExceeded
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.expression import Expression, ExpressionStep
 from service.engine.functions.vocabulary import Singularity, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph, Node, is_fixed
+from service.engine.graph.ir import Graph, Node, is_fixed
 from service.engine.graph.operations import broadcast, positive
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.limits import Limits
 from service.engine.watch import Watch
 
@@ -252,9 +253,9 @@ class Function:
 
     def problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
         """What is wrong at which of the points: the first few problems of each."""
-        if not self.checks and all(part is None or all_finite(part) for part in results):
+        if not self.checks and all(part is None or is_finite(part) for part in results):
             return {}
-        return quietly(self._problems, points, results)
+        return without_float_warnings(self._problems, points, results)
 
     def _problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
         lost = ~(np.isfinite(results.values) & np.isfinite(results.gradients).all(-1))
@@ -298,12 +299,6 @@ def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
         or (check.singularity.kind == "vertical" and not positive(nodes[check.operands[0]]))
     ]
     return list(dict.fromkeys(texts))
-
-
-def all_finite(numbers: Array) -> bool:
-    """Whether no number is infinite or none at all."""
-    # A sum may overflow all the same; what is not finite never leaves it finite.
-    return math.isfinite(quietly(np.add.reduce, numbers, None)) or bool(np.isfinite(numbers).all())
 
 
 def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shape: tuple[int, ...]) -> list[Node]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.functions.calculus import every, norms_of
+from service.engine.arrays import Array, every, norms_of
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.watch import Watch
 
 MOST_NOISE = 16.0
@@ -62,7 +61,7 @@ def judge(function: Function, points: Array, scale: Array, watch: Watch | None =
     """
     if not len(points):
         return np.zeros(0, np.intp)
-    return quietly(_judge, function, points, scale, watch)
+    return without_float_warnings(_judge, function, points, scale, watch)
 
 
 def _judge(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:

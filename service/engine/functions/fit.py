@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.functions.expression import LONGEST_EXPRESSION
-from service.engine.graph.ir import Array
 
 LOSSES = ("mean_squared_error", "squared_error", "half_squared_error")
 """What is minimised: the mean of the squared residuals, their sum, or half of it."""

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import finite_matrices, norms_of
+from service.engine.arrays import Array, norms_of
+from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.calculus import finite_matrices
 from service.engine.functions.compiled import Function
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 
 STEPS = 100
 """Enough for nearly all ways; the rest is given up."""
@@ -61,11 +61,11 @@ def follow(function: Function, starts: Array, signs: Array) -> Generator[None, N
     `function` has second derivatives. Pauses after each step, so that other work has its turn.
     """
     ways = Ways(starts.copy(), np.zeros(len(starts)))
-    flow = quietly(_Flow, function, starts, signs)
+    flow = without_float_warnings(_Flow, function, starts, signs)
     for _ in range(STEPS):
         if not len(flow.rows):
             break
-        landed = quietly(flow.advance)
+        landed = without_float_warnings(flow.advance)
         ways.ends[landed.rows], ways.reach[landed.rows] = landed.ends, landed.lengths
         yield
     return ways

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import every, finite_matrices, norms_of
-from service.engine.functions.compiled import Function, all_finite
+from service.engine.arrays import Array, every, is_finite, norms_of
+from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.calculus import finite_matrices
+from service.engine.functions.compiled import Function
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.watch import Watch
 
 ITERATIONS = 40
@@ -77,7 +77,7 @@ def refine(
     Raises what `watch` raises.
     """
     units = np.ones(starts.shape[-1]) if scale is None else scale
-    return quietly(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
+    return without_float_warnings(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
 
 
 def _refine(
@@ -160,7 +160,7 @@ def descend(
     step is longer than `reach`, in the size of the box, and it is halved until the value is lower.
     Raises what `watch` raises.
     """
-    return quietly(_descend, function, starts, low, high, reach, watch)
+    return without_float_warnings(_descend, function, starts, low, high, reach, watch)
 
 
 def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None) -> Array:
@@ -195,7 +195,7 @@ def near(
 ) -> Array:
     """Which points have a stationary point within reach, as far as one step of Newton's method can tell."""
     units = np.ones(points.shape[-1]) if scale is None else scale
-    return quietly(_near, function, points, reach, watch, units)
+    return without_float_warnings(_near, function, points, reach, watch, units)
 
 
 def _near(function: Function, points: Array, reach: Array, watch: Watch | None, scale: Array) -> Array:
@@ -290,7 +290,7 @@ class Curvature:
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
     """The steps, no longer than the reach; none where they are not finite."""
     shrinking = np.where(lengths > reach, reach / lengths, 1.0)
-    if not all_finite(lengths):
+    if not is_finite(lengths):
         steps, shrinking = np.nan_to_num(steps), np.where(np.isfinite(lengths), shrinking, 0.0)
     return np.asarray(steps * shrinking[:, None])
 
@@ -334,7 +334,7 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
 def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
     """Points near stationary points, moved there as exactly as numbers allow."""
     units = np.ones(points.shape[-1]) if scale is None else scale
-    return quietly(_polish, function, points, watch, units)
+    return without_float_warnings(_polish, function, points, watch, units)
 
 
 def _polish(function: Function, points: Array, watch: Watch | None, scale: Array) -> Array:

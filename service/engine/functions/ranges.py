@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Check, Function, literals_of
 from service.engine.functions.expression import Expression
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 
 Range = tuple[float, float]
 ANYTHING: Range = (-math.inf, math.inf)
@@ -20,7 +20,7 @@ KINKS = ("kink", "vertical", "jump")
 
 def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
     """Texts of the kinks of a function, without those that can be shown to lie outside a box."""
-    ranges = quietly(ranges_of, function.expression, low.tolist(), high.tolist())
+    ranges = without_float_warnings(ranges_of, function.expression, low.tolist(), high.tolist())
     texts = [check.singularity.text for check in function.checks if _within(check, ranges)]
     literals = literals_of(function.expression)
     for step in function.expression.steps:

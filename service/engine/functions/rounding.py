@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.functions.compiled import Function
-from service.engine.graph.ir import Array
 from service.engine.watch import Watch
 
 EPS = float(np.finfo(np.float64).eps)

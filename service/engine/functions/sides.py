@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.functions.compiled import MOST_PROBLEMS, Function, PointProblem, Results, build
 from service.engine.functions.expression import Expression
 from service.engine.graph.expansion import expand
-from service.engine.graph.ir import Array, Graph, Node, reachable
+from service.engine.graph.ir import Graph, Node, reachable
 from service.engine.graph.series import EPS, Series
 from service.engine.watch import Watch
 

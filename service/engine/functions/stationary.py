@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.functions.calculus import every, norms_of
+from service.engine.arrays import Array, every, norms_of
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function, Results
 from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.newton import (
@@ -22,8 +23,6 @@ from service.engine.functions.newton import (
     refine,
 )
 from service.engine.functions.sides import settle
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from service.engine.watch import Watch
 
 SAME_VALUE = 1e-14
@@ -73,7 +72,7 @@ def search(function: Function, low: Array, high: Array, starts: int, watch: Watc
 
     Raises what `watch` raises.
     """
-    return quietly(_search, function, low, high, starts, watch)
+    return without_float_warnings(_search, function, low, high, starts, watch)
 
 
 def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> StationarySearch:

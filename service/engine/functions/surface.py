@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.functions.compiled import Function
-from service.engine.graph.ir import Array
 from service.engine.watch import Watch
 
 SKEWED = 8.0

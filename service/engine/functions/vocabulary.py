@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry
 from service.engine.graph import elementary, operations
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 
 
 def never(*literals: float | None) -> bool:

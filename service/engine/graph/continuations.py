@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Attributes, Continuation
+from service.engine.arrays import Array
+from service.engine.graph.ir import Attributes, Continuation
 from service.engine.graph.special import erf as erf_kernel
 from service.engine.graph.special import erfc as erfc_kernel
 from service.engine.graph.special import normal_cdf as normal_cdf_kernel

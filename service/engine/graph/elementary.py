@@ -11,8 +11,9 @@ import math
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph import continuations
-from service.engine.graph.ir import Array, Node, Smoothness
+from service.engine.graph.ir import Node, Smoothness
 from service.engine.graph.operations import (
     TWO_OVER_ROOT_PI,
     always,

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node
 from service.engine.graph.series import (
     EPS,
     FAR,

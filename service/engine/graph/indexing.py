@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph import continuations
-from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
+from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import broadcast, declare, disconnected, infer_same_dtype, reshape, zero
 
 # Up to this many candidates the largest is found by comparing one after the other, which NumPy does

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node, reachable
-from service.engine.graph.quiet import quietly
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
+from service.engine.graph.ir import Node, reachable
 
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
@@ -25,7 +26,7 @@ def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tup
         if node in inputs:
             values[node] = inputs[node]
         else:
-            values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
+            values[node] = without_float_warnings(evaluate, node, [values[x] for x in node.operands])
         yield node, values[node]
 
 

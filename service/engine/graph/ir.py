@@ -20,12 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
+from service.engine.arrays import Array
 from service.engine.errors import LimitExceeded
 from service.engine.watch import NODES_BETWEEN_LOOKS, Watch
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Attributes = tuple[Any, ...]
 Call = Callable[[], object]

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph import continuations
 from service.engine.graph.ir import (
     OPERATIONS,
-    Array,
     Attributes,
     Branch,
     Call,

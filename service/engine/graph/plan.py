@@ -20,10 +20,11 @@ from time import monotonic
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.blocks import Chain
-from service.engine.graph.ir import Array, Call, Node, count_work, is_fixed, reachable
+from service.engine.graph.ir import Call, Node, count_work, is_fixed, reachable
 from service.engine.graph.layout import ALIGNMENT, Layout, Place
-from service.engine.graph.quiet import quietly
 from service.engine.watch import Watch, looked_at
 
 NODE_BYTES = 768
@@ -190,7 +191,7 @@ class Workspace:
                 operation = node.operation
                 if node.is_constant:
                     # A number may be too large for float32: it is infinite there.
-                    arrays[index] = quietly(np.array, node.attributes[0], node.dtype)
+                    arrays[index] = without_float_warnings(np.array, node.attributes[0], node.dtype)
                     continue
                 if index in program.views:
                     assert operation.view is not None
@@ -226,7 +227,7 @@ class Workspace:
 
         Raises, between two calls, what `watch` raises.
         """
-        quietly(self._run, watch)
+        without_float_warnings(self._run, watch)
 
     def _run(self, watch: Watch | None) -> None:
         if watch is None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph import continuations
-from service.engine.graph.ir import Array, Attributes, Call, GraphTypeError, Node, Shape, Smoothness
+from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import (
     broadcast,
     declare,

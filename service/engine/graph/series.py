@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 
 EPS = float(np.finfo(np.float64).eps)
 DEPTH = 6

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 
 # (1 + 2x) exp(x²) erfc(x) in Chebyshev polynomials of t = (x - 3.75) / (x + 3.75) for x ≥ 0, the
 # expansion of Shepherd and Laframboise, Math. Comp. 36 (1981), 249-253. The coefficients were

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
 from service.engine.graph.operations import declare, infer_same_dtype, reshape
 
 

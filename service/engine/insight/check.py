@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.ir import Graph, Node
 from service.engine.graph.operations import sum_over
-from service.engine.graph.quiet import quietly
 from service.engine.insight.check_report import VERDICTS, Report, TensorCheck
 from service.engine.insight.comparison import (
     EACH,
@@ -111,7 +112,9 @@ def check_at(
     `dtype`, or the same as `here`. Differences are made of the values of `computed`. `steps` are those of all
     differences. Raises `DeadlineExceeded`.
     """
-    return quietly(_Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors)
+    return without_float_warnings(
+        _Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors
+    )
 
 
 class _Check:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from service.engine.graph.ir import Array, Node
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node
 from service.engine.insight.differences import DifferenceCurve, Taylor
 from service.engine.insight.subject import Path
 from service.engine.network.vectors import Space

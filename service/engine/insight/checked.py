@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.graph.ir import Array, Graph, Node
+from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import check_at, subject_vector
 from service.engine.insight.check_report import Report
@@ -22,7 +24,7 @@ from service.engine.insight.twin_task import TwinTask
 from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Prepared, Task, prepare
+from service.engine.network.task import Prepared, Task, prepare
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.check_report import VERDICTS, CheckedEntry, TensorCheck
 from service.engine.insight.subject import SMALLEST_SLOPE, Located
 from service.engine.network.vectors import Piece

@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
-from service.engine.graph.ir import Array, Graph, Node, NoGradient, count_work, reachable
+from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Prepared, Task, prepare
+from service.engine.network.task import Prepared, Task, prepare
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 

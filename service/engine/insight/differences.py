@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.subject import Located
 
 STEPS = tuple(float(f"{10.0 ** (-place / 2.0):.3g}") for place in range(1, 25))

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, norm_of_flat
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
 from service.engine.network.parameters import Part
-from service.engine.network.quantities import norm_of_flat
 
 DIRECTIONS: Mapping[str, str] = {
     "random": "standard normal numbers, by default as long in each filter as its weights are",
@@ -127,7 +126,7 @@ def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Pr
 
     `paths` are the places in the request of the axes that ask for them. Raises `InvalidRequest` where there are fewer.
     """
-    return quietly(_principal, points, count, paths)
+    return without_float_warnings(_principal, points, count, paths)
 
 
 def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:

@@ -14,7 +14,8 @@ from itertools import product as places_of
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node, Shape
 from service.engine.insight.formula import (
     Call,
     Constant,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.interpreter import steps as interpreted
-from service.engine.graph.ir import Array, Node, count_work, reachable
+from service.engine.graph.ir import Node, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.elements import BY_INDICES
 from service.engine.insight.formula import Key, evaluate

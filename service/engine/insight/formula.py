@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.ir import OPERATIONS
-from service.engine.graph.quiet import quietly
 
 Key = Hashable
 """What a formula calls a number: an element of a node, as (node, place), or a name."""
@@ -244,10 +244,10 @@ def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
     if isinstance(formula, Square):
         return parts[0] * parts[0]
     if isinstance(formula, Quotient):
-        return quietly(_operate, "divide", parts)
+        return without_float_warnings(_operate, "divide", parts)
     assert isinstance(formula, Call)
     function = FUNCTIONS.get(formula.name)
-    return quietly(_operate, formula.name, parts) if function is None else function(*parts)
+    return without_float_warnings(_operate, formula.name, parts) if function is None else function(*parts)
 
 
 def _operate(name: str, values: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.computation import Label
 from service.engine.insight.graph_view import BACKWARD, View, ViewVertex
 from service.engine.texts import Tell, short

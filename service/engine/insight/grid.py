@@ -14,18 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite
+from service.engine.cautions import Caution
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Node, reachable
+from service.engine.graph.ir import Node, reachable
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, sum_over, transpose
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.cautions import first_non_finite
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import Part
-from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Task, prepare
+from service.engine.network.task import Task, prepare
 from service.engine.watch import Watch
 
 BLOCK_BYTES = 4 * 2**20
@@ -99,7 +100,7 @@ class Grid:
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
         `coordinates` is `(points, axes)`. The feed's own parameters are not looked at. Raises what `watch` raises.
         """
-        return quietly(self._run, feed, base, directions, coordinates, watch)
+        return without_float_warnings(self._run, feed, base, directions, coordinates, watch)
 
     def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> GridValues:
         count, axes = coordinates.shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 
 Product = Callable[[Array], Array]
 """The matrix times a vector of float64; raises where time is over."""

@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite, norm_of_flat
+from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.surface import Levels, levels_for
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
-from service.engine.insight.directions import STREAM as DIRECTIONS_STREAM
+from service.engine.insight.directions import (
+    STREAM as DIRECTIONS_STREAM,
+)
 from service.engine.insight.directions import (
     AskedAxis,
     Direction,
@@ -29,18 +32,12 @@ from service.engine.insight.directions import (
 )
 from service.engine.insight.grid import Grid, GridTask
 from service.engine.insight.selection import select_one
-from service.engine.insight.spectrum import (
-    AskedSpectrum,
-    NotFinite,
-    Spectrum,
-    spectrum_of,
-)
+from service.engine.insight.spectrum import AskedSpectrum, NotFinite, Spectrum, spectrum_of
 from service.engine.limits import WATCHED_OPERATIONS, Limits
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.parameters import Tree
-from service.engine.network.quantities import is_finite, norm_of_flat
-from service.engine.network.task import Caution, Task
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 MOST_SIDE = 1_000
@@ -197,7 +194,7 @@ class Survey:
 
     def run(self) -> Landscape:
         """Raises `InvalidRequest`, `LimitExceeded` and what the watch raises."""
-        return quietly(self._run)
+        return without_float_warnings(self._run)
 
     def _run(self) -> Landscape:
         size = self.vector.trained_size

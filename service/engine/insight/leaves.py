@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Node
+from service.engine.arrays import Array
+from service.engine.graph.ir import Node
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
 from service.engine.network.task import Prepared

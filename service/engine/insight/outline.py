@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest
-from service.engine.graph.ir import Array, Node, reachable
+from service.engine.graph.ir import Node, reachable
 from service.engine.insight import notation
 from service.engine.insight.elements import MOST_TERMS, Element, Elements, index_of
 from service.engine.insight.formula import (

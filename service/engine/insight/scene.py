@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.ir import Array, Node, NoGradient, Shape, is_fixed
+from service.engine.graph.ir import Node, NoGradient, Shape, is_fixed
 from service.engine.graph.operations import broadcast
 from service.engine.insight import notation
 from service.engine.insight.elements import index_of

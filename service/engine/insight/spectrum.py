@@ -14,15 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite
 from service.engine.compiling import Compiler
 from service.engine.errors import LimitExceeded
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 from service.engine.insight.lanczos import Pairs, Quadrature, extremes, quadratures
 from service.engine.limits import WATCHED_OPERATIONS, Limits
 from service.engine.network.derivatives import Derivation, DerivativeTask
 from service.engine.network.feed import Feed
-from service.engine.network.quantities import is_finite
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
@@ -165,14 +164,14 @@ def spectrum_of(
     if size <= DENSE_SIZE:
         derivation = compile(DerivativeTask(task, "hessian", "loss", "parameters"))
         hold(2 * derivation.program.nbytes)
-        return quietly(_dense, derivation, task, feed, asked, watch)
+        return without_float_warnings(_dense, derivation, task, feed, asked, watch)
     derivation = compile(DerivativeTask(task, "hvp", "loss", "parameters", 1))
     hold(2 * derivation.program.nbytes)
     products = 2 * asked.steps + (asked.probes * asked.probe_steps if asked.density else 0)
     limits.check_operations(derivation.program.work * products)
     hessian = Hessian(derivation, feed, watch)
     try:
-        return quietly(_lanczos, hessian, asked, feed.seed, task.dtype)
+        return without_float_warnings(_lanczos, hessian, asked, feed.seed, task.dtype)
     finally:
         hessian.close()
 

@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import evaluate
-from service.engine.graph.ir import Array, Node, reachable
+from service.engine.graph.ir import Node, reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.network.vectors import Space
 from service.engine.watch import Watch
 
@@ -167,10 +168,12 @@ class Located:
         exact = self._answers
         totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
-            found = quietly(self._roughly, generator, digit)
+            found = without_float_warnings(self._roughly, generator, digit)
             for node in totals:
-                off = quietly(np.subtract, found[node], exact[node])
-                totals[node] = quietly(np.hypot, totals[node], off)  # squares may be too small for numbers
+                off = without_float_warnings(np.subtract, found[node], exact[node])
+                totals[node] = without_float_warnings(
+                    np.hypot, totals[node], off
+                )  # squares may be too small for numbers
         roots = {}
         for node, total in totals.items():
             root = total / math.sqrt(repeats)
@@ -181,7 +184,7 @@ class Located:
     @cached_property
     def _answers(self) -> dict[Node, Array]:
         """The number itself and its gradients."""
-        return quietly(self._roughly)
+        return without_float_warnings(self._roughly)
 
     @cached_property
     def _order(self) -> list[tuple[Node, list[Node]]]:
@@ -213,13 +216,13 @@ class Located:
 
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
-        return quietly(self._along, direction, None, 0.0)
+        return without_float_warnings(self._along, direction, None, 0.0)
 
     def along_with_noise(self, direction: Array, generator: np.random.Generator) -> Slope:
         """The same, and what rounding may have done to it."""
         value = self.along(direction)
         digit = float(np.finfo(np.float64).eps)
-        moved = [abs(quietly(self._along, direction, generator, digit) - value) for _ in range(REPEATS)]
+        moved = [abs(without_float_warnings(self._along, direction, generator, digit) - value) for _ in range(REPEATS)]
         return Slope(value, max(noise if math.isfinite(noise) else abs(value) for noise in moved))
 
     def moved(self, point: Array) -> Located:
@@ -235,7 +238,7 @@ class Located:
         if point is not None:
             inputs = [x for node in nodes for x in node.operands]
             values = self._interpret(inputs, self.leaves | self._cut(point))
-        return [quietly(_branch, node, [values[x] for x in node.operands]) for node in nodes]
+        return [without_float_warnings(_branch, node, [values[x] for x in node.operands]) for node in nodes]
 
     def ties(self) -> bool:
         """Whether an operation is exactly at a kink or a jump."""
@@ -262,7 +265,7 @@ class Located:
                 values[node] = leaves[node]
                 continue
             operands = [values[x] for x in node.operands]
-            values[node] = quietly(evaluate, node, operands)
+            values[node] = without_float_warnings(evaluate, node, operands)
             if generator is not None and node.inputs and node.operation.view is None:
                 values[node] = values[node] * _last_digits(generator, node.shape, digit)
             self.check_time()
@@ -326,9 +329,9 @@ class Located:
             if each.index > value.index:
                 break
             if each.index > x.index and any(operand in moved for operand in each.operands):
-                moved[each] = quietly(self._continued, each, moved)
+                moved[each] = without_float_warnings(self._continued, each, moved)
                 if each.operation.branch is not None and each.shape == node.shape:
-                    branch = quietly(_branch, each, [self.values[operand] for operand in each.operands])
+                    branch = without_float_warnings(_branch, each, [self.values[operand] for operand in each.operands])
                     kinks |= np.mod(branch, 2.0) == 0.0
         own = moved.get(value)
         slope_of_value = np.zeros(node.shape) if own is None else own.imag / STEP

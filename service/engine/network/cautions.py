@@ -7,19 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite
+from service.engine.cautions import Caution, caution
 from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded
 from service.engine.findings import found
 from service.engine.graph.interpreter import steps
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program, Workspace
 from service.engine.network.activations import Activation
 from service.engine.network.feed import Feed
 from service.engine.network.losses import Loss
 from service.engine.network.model import Model
 from service.engine.network.parameters import Part
-from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Task, caution
+from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph, Node, NoGradient
+from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.operations import broadcast, concatenate, slice_axis, sum_over
 from service.engine.network.activations import Activation
 from service.engine.network.losses import Loss, Prediction

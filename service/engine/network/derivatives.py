@@ -21,19 +21,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite
+from service.engine.cautions import Caution, caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Graph, Node, NoGradient, Shape, reachable
+from service.engine.graph.ir import Graph, Node, NoGradient, Shape, reachable
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked, doubtful, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.parameters import tree_of
-from service.engine.network.quantities import is_finite
-from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
+from service.engine.network.task import Prepared, Task, one_sample, prepare
 from service.engine.network.vectors import Entry, LossSide, ParametersSide, Side, Space, TensorsSide
 from service.engine.watch import Watch
 
@@ -167,7 +168,7 @@ class Derivation:
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
-        return quietly(self._run, feed, vectors, watch)
+        return without_float_warnings(self._run, feed, vectors, watch)
 
     def _run(self, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Derivative:
         sheet = self.sweep.sheet()

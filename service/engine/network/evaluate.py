@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite, norm, norm_of_flat
+from service.engine.cautions import Caution, caution
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Node, NoGradient, Shape
+from service.engine.graph.ir import Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked, doubtful, first_non_finite, is_plain, misread, to_be_read, unfit
@@ -24,9 +26,8 @@ from service.engine.network.feed import Feed, Feeder
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective
 from service.engine.network.parameters import Part, parts_of, tree_of
-from service.engine.network.quantities import is_finite, norm, norm_of_flat
 from service.engine.network.surprises import Surprises, constant
-from service.engine.network.task import Caution, Prepared, Task, caution, one_sample, prepare
+from service.engine.network.task import Prepared, Task, one_sample, prepare
 from service.engine.watch import Watch
 
 
@@ -101,7 +102,7 @@ class Evaluation:
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
-        return quietly(self._run, feed, watch, consume)
+        return without_float_warnings(self._run, feed, watch, consume)
 
     def _run(self, feed: Feed, watch: Watch | None, consume: bool) -> Result:
         initialised = feed.parameters is None

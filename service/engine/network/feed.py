@@ -8,11 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from service.engine.arrays import Array, first_true
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.graph.ir import Array
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
-from service.engine.network.quantities import first_true
 from service.engine.network.task import Prepared
 from service.engine.watch import Watch
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Array, Shape
+from service.engine.graph.ir import Shape
 from service.engine.options import Flag, Number
 
 

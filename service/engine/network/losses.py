@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.graph.elementary import sinh, xlogy
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
     absolute,
     broadcast,

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
-from service.engine.graph.ir import Array, Graph, Node, Shape
+from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import mark
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.initializers import Initializer

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.ir import Node, Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.model import Parameter

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution, caution
 from service.engine.declarations import Selection
 from service.engine.findings import found
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph, NoGradient
+from service.engine.graph.ir import Graph, NoGradient
 from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Workspace
 from service.engine.network.activations import Activation
 from service.engine.network.definition import LayerDefinition
 from service.engine.network.model import Model
 from service.engine.network.parameters import ParameterVector, Part
-from service.engine.network.task import Caution, Task, caution
+from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 
 CLOSER_BYTES = 32 * 2**20

@@ -7,13 +7,12 @@ Evaluations and derivatives go on from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from service.engine.declarations import Selection
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
-from service.engine.findings import Found, found
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
@@ -22,7 +21,6 @@ from service.engine.network.layers import Layer
 from service.engine.network.losses import Loss, Prediction
 from service.engine.network.model import Model, assemble
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
-from service.engine.texts import telling
 from service.engine.watch import Watch
 
 NODES_OF_LAYER = 50
@@ -77,28 +75,6 @@ def _sequences_in(layer: Selection[Layer]) -> int:
     if inner is None:
         return int(layer.declaration.recurrent)
     return 2 * _sequences_in(inner) + layer.declaration.couples_samples
-
-
-@dataclass(frozen=True)
-class Caution:
-    """Something true of the answer that a caller should know."""
-
-    code: str
-    message: str
-    layer: str | None = None
-    quantity: str | None = None
-    found: Found | None = field(default=None, compare=False)
-    """The finding that it tells, if it is one of the table."""
-
-    @classmethod
-    def of(cls, finding: Found) -> Caution:
-        """A finding as a warning: its sentence in English."""
-        return cls(finding.code, telling("en")(finding.text), finding.layer, finding.quantity, finding)
-
-
-def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:
-    """The warning of a finding that needs no number."""
-    return Caution.of(found(code, layer=layer, quantity=quantity, **words))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault, Path
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import reshape, slice_axis
 from service.engine.network.definition import INPUT
 from service.engine.network.model import Model

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Move, Optimizer, State, optimizers
 from service.engine.descent.optimizers.declaration import COMMON, KERAS, PYTORCH
-from service.engine.graph.ir import Array
 from tests.engine.descent.references import REFERENCES, Memory
 from tests.engine.values import others
 

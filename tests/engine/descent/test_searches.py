@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.engine.descent.optimizers import State, optimizers
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 
 RECORDS = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "l_bfgs.json").read_text())["records"]
 
@@ -49,7 +49,7 @@ class Search:
 
     def step(self):
         self.number += 1
-        return quietly(self._step)
+        return without_float_warnings(self._step)
 
     def _step(self):
         self.problem.evaluate()

@@ -13,13 +13,13 @@ import latex2mathml.converter
 import mpmath
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.formulas import Formulas, formulas_of
 from service.engine.functions.printing import latex_names
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
 from tests.engine.functions.formula_values import DIGITS, FLOATS, Table, Undecidable, tree_of, value_of
 from tests.engine.functions.latex_reader import Misprint, Tree, read
 
@@ -158,7 +158,7 @@ def _compared(
 ) -> tuple[str, int]:
     """What is wrong with a formula's values, if something is, and how many were compared."""
     columns = dict(zip(expression.variables, points.T, strict=True)) | {"pi": math.pi, "e": math.e}
-    value = quietly(value_of, tree, FLOATS, {symbols[name]: column for name, column in columns.items()})
+    value = without_float_warnings(value_of, tree, FLOATS, {symbols[name]: column for name, column in columns.items()})
     value = np.broadcast_to(value, expected.shape)
     finite = np.isfinite(expected)
     with np.errstate(all="ignore"):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from service.engine.arrays import norms_of
 from service.engine.functions.calculus import (
     CLASSES,
     DEGENERATE,
@@ -19,7 +20,6 @@ from service.engine.functions.calculus import (
     along,
     classify,
     eigen,
-    norms_of,
 )
 from tests.engine.functions.building import calculus
 

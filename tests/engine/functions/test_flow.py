@@ -6,9 +6,9 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.flow import _phi_1, _phis, follow
 from service.engine.functions.stationary import search
-from service.engine.graph.quiet import quietly
 from tests.engine.functions.building import function, table
 
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
@@ -118,7 +118,7 @@ def test_no_end_is_told_where_there_is_none_for_certain(text, start):
 
 def test_phi_functions():
     numbers = np.array([-1e4, -50.0, -2.0, -1.0, -0.999, -0.3, -1e-9, 0.0, 1e-9, 0.3, 0.999, 1.0, 1.5])
-    first, third, fourth = quietly(_phis, numbers)
+    first, third, fourth = without_float_warnings(_phis, numbers)
     for place, number in enumerate(numbers.tolist()):
         with mp.workdps(60):
             z = mp.mpf(number)
@@ -126,4 +126,4 @@ def test_phi_functions():
                 rest = mp.exp(z) - sum(z**power / mp.factorial(power) for power in range(order))
                 exact = rest / z**order if number else 1 / mp.factorial(order)
                 assert found[place] == pytest.approx(float(exact), rel=1e-12)
-    np.testing.assert_allclose(quietly(_phi_1, numbers), first, rtol=1e-12)
+    np.testing.assert_allclose(without_float_warnings(_phi_1, numbers), first, rtol=1e-12)

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import build
 from service.engine.functions.expression import ExpressionStep, parse
 from service.engine.functions.formula_reader import Leaf, recognised
@@ -24,8 +26,7 @@ from service.engine.functions.vocabulary import vocabulary
 from service.engine.graph import elementary, operations
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph, Node
-from service.engine.graph.quiet import quietly
+from service.engine.graph.ir import Graph, Node
 from tests.engine.support import random_examples
 
 _error_function = np.vectorize(math.erf)
@@ -121,9 +122,9 @@ def differences(text: str, low: float, high: float) -> tuple[list[float], list[P
     names = [leaf for leaf in leaves.values() if isinstance(leaf, str) and leaf not in ("pi", "e")]
     variables = {name: generator.uniform(low, high, 12) for name in names}
     errors = []
-    for formula, expected in zip(found, quietly(values_of, nodes, leaves, variables), strict=True):
+    for formula, expected in zip(found, without_float_warnings(values_of, nodes, leaves, variables), strict=True):
         if formula is not None:
-            value = quietly(meaning, formula.text, variables)
+            value = without_float_warnings(meaning, formula.text, variables)
             wrong = np.abs(value - expected) / (1.0 + np.abs(expected))
             errors.append(float(np.max(np.where(np.isfinite(expected), wrong, 0.0))))
     return errors, found
@@ -223,11 +224,11 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
     nodes, leaves = nodes_of(f"{text} + x*y", 1)
     generator = np.random.default_rng(0)
     variables = {name: generator.uniform(0.3, 1.7, 7) for name in ("x", "y")}
-    expected = quietly(values_of, nodes, leaves, variables)
+    expected = without_float_warnings(values_of, nodes, leaves, variables)
     for formula, value in zip(printed(nodes, leaves, decimals=True), expected, strict=True):
         plain = np.isfinite(value) & (np.abs(value) < 1e6)
         if formula is not None and plain.all():
-            found = quietly(meaning, formula.text, variables)
+            found = without_float_warnings(meaning, formula.text, variables)
             # What the graph loses by cancelling numbers a formula does not: the points may differ, not most of them.
             assert np.median(np.abs(found - value) / (1.0 + np.abs(value))) < 1e-7, formula.text
 

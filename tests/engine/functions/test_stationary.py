@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from service.engine.arrays import norms_of
 from service.engine.errors import DeadlineExceeded
-from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE, norms_of
+from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE
 from service.engine.functions.compiled import BLOCK
 from service.engine.functions.newton import distinct, near, polish, refine
 from service.engine.functions.presets import presets

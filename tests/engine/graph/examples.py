@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.graph.ir import OPERATIONS, Array, Attributes, Graph, GraphTypeError, Node, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import OPERATIONS, Attributes, Graph, GraphTypeError, Node, Shape
 from service.engine.graph.operations import (
     balanced,
     broadcast,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from service.engine.arrays import norm
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.activations import activations
@@ -15,7 +16,6 @@ from service.engine.network.definition import INPUT
 from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
-from service.engine.network.quantities import norm
 from service.engine.network.task import Task
 from tests.engine.network.building import (
     as_arrays,

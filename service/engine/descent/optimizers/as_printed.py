@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.descent.optimizers.adaptive import BETA_1, BETA_2, corrected_moments, moments
 from service.engine.descent.optimizers.declaration import (
     Move,
@@ -14,7 +15,6 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.graph.ir import Array
 
 SOURCES = ("misprinted in a Chinese series of articles on gradient descent",)
 

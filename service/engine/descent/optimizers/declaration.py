@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
+from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Array
 from service.engine.options import Choice, Flag, Number, Option
 
 PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html"

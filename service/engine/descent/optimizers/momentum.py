@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from service.engine.arrays import Array
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -16,7 +17,6 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.graph.ir import Array
 from service.engine.options import Flag, Number
 
 MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.descent.optimizers.declaration import PYTORCH, Problem, State, learning_rate, optimizers
-from service.engine.graph.ir import Array
 from service.engine.options import Choice, Flag, Integer, Number
 
 SUFFICIENT_DECREASE = 1e-4

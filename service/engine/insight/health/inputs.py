@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.arrays import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.network.definition import NetworkDefinition
 
 MOST_ROWS = 4096
@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 def scale_of(inputs: Array) -> Scale:
     """The scale of an input, (samples, ..., features)."""
-    return quietly(_scale_of, inputs)
+    return without_float_warnings(_scale_of, inputs)
 
 
 def _scale_of(inputs: Array) -> Scale:

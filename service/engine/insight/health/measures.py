@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.arrays import Array, is_finite, norm
+from service.engine.float_warnings import without_float_warnings
 from service.engine.insight.health.slopes import NO_TAILS, Tails, tails_of
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
 from service.engine.network.feed import Feed
-from service.engine.network.quantities import is_finite, norm
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Health:
 
 def measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
     """The health of a network that was evaluated with `layers` included."""
-    return quietly(_measure, evaluation, feed, result)
+    return without_float_warnings(_measure, evaluation, feed, result)
 
 
 def _measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
@@ -134,11 +133,6 @@ def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array
         if matrices:
             found[layer] = max(matrices, key=lambda array: array.size)
     return found
-
-
-def norm_of_tree(parameters: Mapping[str, Mapping[str, Array]]) -> float:
-    """The Euclidean norm of all of them together."""
-    return math.hypot(*[norm(array) for arrays in parameters.values() for array in arrays.values()])
 
 
 def chain_of(

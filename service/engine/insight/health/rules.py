@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array, is_finite, norm_of_tree
 from service.engine.declarations import Selection
 from service.engine.findings import Found, findings, found, found_if
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 from service.engine.insight.health.inputs import scale_of, weighed_inputs
-from service.engine.insight.health.measures import Health, LayerHealth, kernels_of, norm_of_tree
+from service.engine.insight.health.measures import Health, LayerHealth, kernels_of
 from service.engine.insight.health.slopes import tails_of
 from service.engine.network.activations import Activation
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
 from service.engine.network.feed import Feed
-from service.engine.network.quantities import is_finite
 from service.engine.network.surprises import slopes
 
 SHALLOW = 4
@@ -88,7 +87,7 @@ class Seen:
 
 def judge(seen: Seen) -> list[Found]:
     """Everything that is found, the gravest first."""
-    return ranked(quietly(_judge, seen))
+    return ranked(without_float_warnings(_judge, seen))
 
 
 def ranked(these: list[Found]) -> list[Found]:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph
-from service.engine.graph.quiet import quietly
+from service.engine.graph.ir import Graph
 from service.engine.network.activations import Activation
 from service.engine.network.surprises import slopes
 
@@ -57,8 +58,8 @@ def tails_of(activation: Selection[Activation]) -> Tails:
 def _tails(declaration: Activation, options: tuple[tuple[str, Any], ...]) -> Tails:
     activation = Selection(declaration, dict(options))
     z = np.linspace(-REACH, REACH, POINTS)
-    steep = np.abs(quietly(slopes, activation, z))
-    values = quietly(_values, activation, z)
+    steep = np.abs(without_float_warnings(slopes, activation, z))
+    values = without_float_warnings(_values, activation, z)
     if not (np.isfinite(steep).all() and np.isfinite(values).all()) or not steep.any():
         return NO_TAILS
     largest = float(steep.max())

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.descent.loop import RUNAWAY
 from service.engine.findings import Found, findings, found, found_if
-from service.engine.graph.ir import Array
-from service.engine.graph.quiet import quietly
+from service.engine.float_warnings import without_float_warnings
 
 FEWEST = 50
 """Steps that a plateau has at least; fewer are too few to tell."""
@@ -87,7 +87,7 @@ def judge_record(record: Record, status: str | None = None) -> list[Found]:
 
     Steps are those that were told: with few of all steps, a word about neighbours is about those that were told.
     """
-    return quietly(lambda: list(_judge(record, status)))
+    return without_float_warnings(lambda: list(_judge(record, status)))
 
 
 def _judge(record: Record, status: str | None) -> Iterator[Found]:
@@ -275,7 +275,7 @@ def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
     """By layer: the norm of the update of its weights beside that of the weights, where these are not 0."""
-    return quietly(_ratios_of, updates, weights)
+    return without_float_warnings(_ratios_of, updates, weights)
 
 
 def _ratios_of(updates: Arrays, weights: Arrays) -> dict[str, float]:

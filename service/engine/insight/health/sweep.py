@@ -13,10 +13,11 @@ from itertools import product
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded, LimitExceeded
 from service.engine.findings import Found
-from service.engine.graph.ir import Array, sealing
+from service.engine.graph.ir import sealing
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
 from service.engine.insight.health.measures import Health
 from service.engine.limits import Limits

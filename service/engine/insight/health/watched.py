@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.descent.training import Outcome, Training
 from service.engine.errors import DeadlineExceeded
 from service.engine.findings import Found, found, found_if
-from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import Diagnosis, diagnose
 from service.engine.insight.health.measures import Health
 from service.engine.insight.health.rules import ranked

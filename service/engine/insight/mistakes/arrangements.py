@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph.differentiate import Changes
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network

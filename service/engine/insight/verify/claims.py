@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.errors import Path as Place
-from service.engine.graph.ir import Array, Shape
+from service.engine.graph.ir import Shape
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.pytorch import PyTorchLayout
 from service.engine.network.definition import NetworkDefinition

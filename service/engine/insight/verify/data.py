@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import LimitExceeded
 from service.engine.graph.differentiate import dense, differentiate
-from service.engine.graph.ir import Array, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network

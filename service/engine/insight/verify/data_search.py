@@ -13,7 +13,7 @@ from itertools import permutations
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.mistakes import Change
 from service.engine.insight.verify.budget import OPERATION, Budget
 from service.engine.insight.verify.data import SHARES, DataGradients

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Array, Graph
+from service.engine.graph.ir import Graph
 from service.engine.graph.plan import WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.insight.mistakes import Counts, mistakes
 from service.engine.insight.mistakes.formulas import FormulaInGraph
 from service.engine.insight.subject import Located, Subject
@@ -113,7 +114,7 @@ class FunctionVerify:
         judge = FormulaJudge(self, rounding, leaves, watch)
         return Verdicts(
             rounding.value,
-            [quietly(judge.verdict, claim) for claim in claims],
+            [without_float_warnings(judge.verdict, claim) for claim in claims],
             missed=("rules",) if self.left_out else (),
         )
 

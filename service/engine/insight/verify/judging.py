@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.claims import Claim
 from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32, largest

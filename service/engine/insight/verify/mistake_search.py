@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.compiling import Compilable
-from service.engine.graph.ir import Array, reachable
+from service.engine.graph.ir import reachable
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Subject
 from service.engine.insight.verify.budget import Budget, cost

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import Shape
 from service.engine.network.definition import NetworkDefinition
 
 Path = tuple[str, ...]

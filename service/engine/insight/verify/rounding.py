@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.subject import Located
 
 RELATIVE = 1e-7

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.mistakes import Counts, mistakes
 from service.engine.insight.verify.budget import FIT, OPERATION
 from service.engine.insight.verify.sketch import picture

@@ -12,7 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from service.engine.graph.ir import Array, Graph, Node, Shape
+from service.engine.arrays import Array
+from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 
 WHOLE = 2048

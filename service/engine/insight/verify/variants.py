@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.errors import LimitExceeded
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import Changes, dense, differentiate
 from service.engine.graph.interpreter import evaluate
-from service.engine.graph.ir import Array, Graph, Node, NoGradient, reachable
+from service.engine.graph.ir import Graph, Node, NoGradient, reachable
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
 from service.engine.insight.mistakes.layers import through_updated
 from service.engine.insight.verify.budget import NODE, cost, cost_of
@@ -311,7 +312,7 @@ class Variants:
             if node.operation.name == "input":
                 values[node] = given[node.attributes[0]]
             else:
-                values[node] = quietly(evaluate, node, [values[x] for x in node.operands])
+                values[node] = without_float_warnings(evaluate, node, [values[x] for x in node.operands])
             if watch is not None:
                 watch.look()
         return values[wanted]

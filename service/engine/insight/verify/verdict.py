@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.engine.graph.ir import Array
+from service.engine.arrays import Array
 from service.engine.insight.verify.search import ClaimDiagnosis
 from service.engine.insight.verify.variants import Path
 

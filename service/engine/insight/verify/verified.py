@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.engine.arrays import Array
+from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
-from service.engine.graph.ir import Array
+from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
-from service.engine.graph.quiet import quietly
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
@@ -24,18 +25,13 @@ from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
 from service.engine.insight.verify.mistake_search import Compile, MistakeSearch
 from service.engine.insight.verify.rounding import Rounding
-from service.engine.insight.verify.search import (
-    ClaimDiagnosis,
-    Interpretation,
-    Reading,
-    interpretation,
-)
+from service.engine.insight.verify.search import ClaimDiagnosis, Interpretation, Reading, interpretation
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
 from service.engine.limits import Limits
 from service.engine.network.cautions import doubtful
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed, Feeder
-from service.engine.network.task import Caution, Task, prepare
+from service.engine.network.task import Task, prepare
 from service.engine.network.vectors import ParametersSide, Piece
 from service.engine.watch import Watch
 
@@ -142,7 +138,7 @@ class NetworkVerify:
             raise InvalidRequest([Fault(("inputs",), detail)])
         budget = Budget(self.cost, most, self.nbytes + 16 * self.side.size * len(read), reserve, watch)
         judge = NetworkJudge(self, rounding, named, compiled, wanted.learning_rate, budget, feed)
-        verdicts = [quietly(judge.verdict, claim) for claim in read]
+        verdicts = [without_float_warnings(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
+from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.errors import Path
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.ir import Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.declarations import Selection
-from service.engine.graph.ir import Array, Node, Shape
+from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
