@@ -1,4 +1,7 @@
-"""Functions to learn descent with, each declared once: where their minima are, what to try on them and what to see."""
+"""Functions for learning about descent, each declared once: its minima, and what to try on it and to see.
+
+The module is long because it is one list of declarations.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an expression may name: operators, functions and constants, each declared once.
+"""The words of expressions: operators, functions and constants, each declared once.
 
-A declaration says how many arguments a word takes, how it is built from the primitive operations (which know its
-derivative), and where it has no value, no slope or no certain slope. Parser, catalogue, the problems told of a point
-and the generic tests read it.
+A declaration gives the number of arguments of a word, builds it from the primitive operations (which know their
+derivatives), and says where it has no value, no slope or no certain slope. The parser, the catalogue, the problems of a
+point and the generic tests read it. The module is long because it is one list of declarations.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ class Outline:
     """The position of each key among quantities and steps, quantities first."""
 
 
-class _Draft:
-    """An outline while it grows."""
+class _Growth:
+    """Finds the numbers of an outline, from the gradients on."""
 
     def __init__(self, scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> None:
         self.scene = scene
@@ -125,8 +125,6 @@ class _Draft:
         self.terms = 0
         self.look_through = MOST_LOOKED_THROUGH
         self._samples: dict[Element, frozenset[int]] = {}
-
-    # --- which numbers ---
 
     def grow(self) -> None:
         """Find the steps, level by level from the gradients on. Raises `InvalidRequest` when there are too many."""
@@ -256,7 +254,13 @@ class _Draft:
             waiting.pop()
         return known[element]
 
-    # --- how they are written ---
+
+class _Writing:
+    """Writes the numbers that were found as the steps of an outline."""
+
+    def __init__(self, growth: _Growth) -> None:
+        self.scene, self.heaton, self.nodes, self.elements = growth.scene, growth.heaton, growth.nodes, growth.elements
+        self.formulas, self.given, self.asked, self.parts = growth.formulas, growth.given, growth.asked, growth.parts
 
     def finish(self) -> Outline:
         elements = [key for key in self.formulas if isinstance(key, tuple)]
@@ -412,6 +416,6 @@ def draw(scene: Scene, indices: Mapping[int, Array], depth: int | None, conventi
 
     Raises `InvalidRequest` when it has too many steps.
     """
-    draft = _Draft(scene, indices, depth, convention)
-    draft.grow()
-    return draft.finish()
+    growth = _Growth(scene, indices, depth, convention)
+    growth.grow()
+    return _Writing(growth).finish()

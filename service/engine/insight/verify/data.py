@@ -14,7 +14,7 @@ from service.engine.graph.ir import Node
 from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
-from service.engine.insight.mistakes.layers import through_updated
+from service.engine.insight.mistakes.linear_layers import through_updated
 from service.engine.insight.twin_task import TwinTask
 from service.engine.insight.verify.budget import NODE, cost
 from service.engine.insight.verify.sketch import inputs_of, sketch
