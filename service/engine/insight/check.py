@@ -26,8 +26,8 @@ from service.engine.insight.check_report import VERDICTS, Report, TensorCheck
 from service.engine.insight.comparison import (
     EACH,
     MOST_EXAMINED,
-    Comparison,
     Evidence,
+    TensorComparison,
     largest,
     product,
     ratio,
@@ -156,8 +156,8 @@ class _Check:
         has_ties = self.here.ties()
         noise = np.zeros(self.space.size) if has_ties else self.here.noise(self.generator, self.digit)
         self.evidence = Evidence(self.here, self.exact, self.value, self.digit, self.generator, has_ties, noise)
-        self.proof = Comparison(self.evidence, self.exact, TOLERANCES["float64"])
-        self.claim = Comparison(self.evidence, self.tested, self.tolerance)
+        self.proof = TensorComparison(self.evidence, self.exact, TOLERANCES["float64"])
+        self.claim = TensorComparison(self.evidence, self.tested, self.tolerance)
         for piece in self.space.pieces:
             part = slice(piece.start, piece.stop)
             if piece.stop > piece.start and asked[part].any():

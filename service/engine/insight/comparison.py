@@ -174,7 +174,7 @@ class EntryComparison:
         return ".".join(piece.path) + "".join(f"[{n}]" for n in index)
 
 
-class Comparison(EntryComparison):
+class TensorComparison(EntryComparison):
     """A tested gradient against the complex step, a tensor at a time."""
 
     def __init__(self, evidence: Evidence, tested: Array, tolerance: float) -> None:

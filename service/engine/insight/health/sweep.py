@@ -90,7 +90,7 @@ class SweepRow:
     """How many networks have a finding with this code that is no note."""
 
 
-class Sweep:
+class NetworkSweep:
     """Networks one after the other. `largest` is the one that costs most."""
 
     def __init__(

@@ -40,7 +40,7 @@ NEAR = 1e-6
 """How near shares lie to whole multiples."""
 
 
-class _Search:
+class _OneSearch:
     """A search for mistakes of one kind, in the claims of one request."""
 
     def __init__(
@@ -50,7 +50,7 @@ class _Search:
         self.data, self.right, self.leaves, self.budget = data, right, leaves, budget
 
 
-class _UpdatedWeights(_Search):
+class _UpdatedWeights(_OneSearch):
     """Finds weights that were updated too early, and the learning rate."""
 
     _unit: dict[str, Array] | None = None
@@ -122,7 +122,7 @@ class _UpdatedWeights(_Search):
         return rate
 
 
-class _SampleShares(_Search):
+class _SampleShares(_OneSearch):
     """Solves for the share of each sample in a claim."""
 
     _of_samples: dict[Path, tuple[Array, Array]] | None = None
@@ -185,7 +185,7 @@ class _SampleShares(_Search):
         yield _diagnosis(code, readings, precision, places, **facts)
 
 
-class _ShuffledTargets(_Search):
+class _ShuffledTargets(_OneSearch):
     """Finds targets that belong to other samples."""
 
     _versions: list[tuple[tuple[str, ...], dict[Path, Array]]] | None = None
@@ -229,7 +229,7 @@ class _ShuffledTargets(_Search):
             yield from (np.roll(places, 1), np.roll(places, -1), places[::-1])
 
 
-class DataSearch(_Search):
+class DataSearch(_OneSearch):
     """The search for mistakes of data, in the claims of one request."""
 
     def __init__(
