@@ -1,7 +1,7 @@
-"""From the text of an expression to its operations: a parser by precedence.
+"""Parses the text of an expression into operations, by precedence.
 
-It builds a flat list of steps and evaluates nothing. Whatever it is given, it answers in bounded time: length, nesting
-and steps are capped, and only what nests recurses. Every refusal says where, and what to write instead.
+The parser builds a flat list of steps and evaluates nothing. It takes bounded time for any text: length, nesting and
+steps are capped, and only nesting recurses. Every refusal names the place and what to write instead.
 
     x + y, x - y              bind least, from the left
     x * y, x / y, 2x, x(y+1)  a product without a sign binds as one with it: 1/2x is (1/2)*x
@@ -9,8 +9,8 @@ and steps are capped, and only what nests recurses. Every refusal says where, an
     x^y, x**y                 from the right; the exponent may have a sign: 2^-x
     x², x³                    bind most: 2^x² is 2^(x^2)
 
-A bar opens an absolute value where an operand is expected. Where an operator could stand it closes the innermost one
-that was opened within the same parentheses; if there is none, it opens a factor.
+A bar where an operand is expected opens an absolute value. A bar where an operator could stand closes the innermost one
+within the same parentheses; if none is open, it opens a factor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.engine.functions.vocabulary import Word, vocabulary
 
 LONGEST_EXPRESSION = 2000
 DEEPEST_NESTING = 50
-"""Parentheses, bars and exponents within each other."""
+"""Most parentheses, bars and exponents within each other."""
 MOST_STEPS = 500
 MOST_VARIABLES = 20
 LONGEST_NAME = 31
@@ -41,47 +41,47 @@ _OPERAND = 'a number, a name or "("'
 
 
 class ExpressionStep(NamedTuple):
-    """One operation of an expression; operands are positions of earlier steps."""
+    """One operation of an expression; its operands are positions of earlier steps."""
 
     word: str
     """`number`, `variable`, or the name of a word of the vocabulary."""
     operands: tuple[int, ...]
     start: int
-    """Where its text begins in the expression, counted from 0."""
+    """The position of its text in the expression, counted from 0."""
     stop: int
     text: str = ""
-    """Of a number its literal, which `float` and `Fraction` take; of a variable its name."""
+    """The literal of a number, which `float` and `Fraction` read, or the name of a variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """What was typed, and the operations that it means."""
+    """A parsed expression: its text, its variables and its operations."""
 
     text: str
     variables: tuple[str, ...]
     steps: tuple[ExpressionStep, ...]
-    """Operands before what takes them; the last is the value of the expression."""
+    """The steps, each after its operands; the last one gives the value of the expression."""
     slips: tuple[str, ...] = ()
-    """Sentences about variables that are probably none; only where nobody listed them."""
+    """Sentences about names that are probably no variables; only where the caller listed none."""
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """Equal for expressions that mean the same; their slips may differ."""
+        """Equal for expressions with the same meaning; their slips may differ."""
         return self.text, self.variables
 
     @property
     def flat_words(self) -> list[str]:
-        """The words in it whose derivative is 0 everywhere, so that nothing flows back through them."""
+        """The words of the expression with a derivative that is 0 everywhere, so no gradient flows back through them."""
         words = dict.fromkeys(step.word for step in self.steps)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 
     def quoted(self, step: ExpressionStep) -> str:
-        """The text of a step, shortened."""
+        """Return the text of a step, shortened."""
         return shown(" ".join(self.text[step.start : step.stop].split()))
 
 
 def parse(text: str, variables: Sequence[str] | None = None) -> Expression:
-    """The expression typed as `text`, over these variables in their order; None: those found in it, sorted.
+    """Parse an expression over these variables, in their order; None takes the variables of the text, sorted.
 
     Raises `InvalidRequest` with faults at ("expression",) or ("variables", position).
     """
@@ -114,7 +114,7 @@ def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
 
 
 def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
-    """The refusal of a text, with what to type instead if that can be read."""
+    """Return the refusal of a text, with what to type instead if that can be read."""
     found = translation(text, FUNCTIONS)
     if found is None:
         return error
@@ -129,7 +129,7 @@ def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None
 
 
 class _Parser(Refusing):
-    """One pass over the tokens of a text."""
+    """A parser that passes once over the tokens of a text."""
 
     __slots__ = ("bars", "depth", "steps")
 
@@ -137,7 +137,7 @@ class _Parser(Refusing):
         super().__init__(text, listed)
         self.depth = 0
         self.bars = 0
-        """How many are open within the innermost parentheses."""
+        """Bars that are open within the innermost parentheses."""
         self.steps: list[ExpressionStep] = []
 
     def whole(self) -> None:
@@ -152,7 +152,7 @@ class _Parser(Refusing):
             raise self.stray_comma()
 
     def value(self, minimum: int) -> int:
-        """Read an operand and every operator after it that binds at least so tightly."""
+        """Read an operand and every operator after it that binds at least as tightly as `minimum`."""
         tokens = self.tokens
         start = tokens[self.at].start
         left = self.operand()
@@ -189,7 +189,8 @@ class _Parser(Refusing):
             left = self.step(word, (left, right), start)
 
     def operand(self) -> int:
-        """Read what an operator takes: a number, a name, a call, something in parentheses or bars, or its negative."""
+        """Read the operand of an operator: a number, a name, a call, parentheses, bars, or the negative of one of
+        these."""
         token = self.tokens[self.at]
         kind = token.kind
         if kind == "name":
@@ -206,7 +207,7 @@ class _Parser(Refusing):
         raise self.unexpected(token, _OPERAND)
 
     def signed(self) -> int:
-        """Read signs, as many as there are, and what they are of."""
+        """Read any number of signs and their operand."""
         minuses = []
         while (token := self.tokens[self.at]).kind == "operator":
             word = OPERATORS[token.text]
@@ -221,7 +222,7 @@ class _Parser(Refusing):
         return position
 
     def literal(self, token: Token) -> str:
-        """The text of a number that is known to be one."""
+        """Return the digits of a number, as `float` and `Fraction` read them."""
         text = token.text if token.kind == "number" else token.text.translate(SUPERSCRIPTS)
         value = float(text)
         if math.isinf(value):
@@ -277,7 +278,7 @@ class _Parser(Refusing):
         return self.step(word.name, operands, token.start)
 
     def arguments(self) -> tuple[int, ...]:
-        """Read from the parenthesis that opens a call to the one that closes it."""
+        """Read the arguments of a call, from its opening parenthesis to its closing one."""
         opening = self.tokens[self.at]
         outer = self.open(opening)
         operands: list[int] = []
@@ -290,7 +291,7 @@ class _Parser(Refusing):
         return tuple(operands)
 
     def open(self, opening: Token) -> int:
-        """Step into parentheses or bars; answers how many bars were open outside."""
+        """Step into parentheses or bars; return the count of bars that were open outside."""
         self.descend(opening)
         self.at += 1
         outer, self.bars = self.bars, 0
@@ -308,20 +309,20 @@ class _Parser(Refusing):
         self.bars = outer
 
     def descend(self, token: Token) -> None:
-        """Only what nests recurses, and so deep at most."""
+        """Count a level of nesting, for only nesting recurses; refuse it if it is too deep."""
         self.depth += 1
         if self.depth > DEEPEST_NESTING:
             nested = f"parentheses, bars and exponents are nested at least {self.depth} deep"
             raise self.refused(token, f"{nested}; allowed are {DEEPEST_NESTING}")
 
     def step(self, word: str, operands: tuple[int, ...], start: int, text: str = "") -> int:
-        """Add a step that ends with the token before; answers its position."""
+        """Add a step that ends with the token before; return its position."""
         self.steps.append(ExpressionStep(word, operands, start, self.tokens[self.at - 1].stop, text))
         return len(self.steps) - 1
 
 
 def _checked(variables: Sequence[str]) -> tuple[str, ...]:
-    """The variables by their Latin names, if each can be one."""
+    """Return the Latin names of the variables, if each is a valid name."""
     faults = []
     if len(variables) > MOST_VARIABLES:
         sentence = f"{len(variables):,} variables are listed; allowed are {MOST_VARIABLES}"

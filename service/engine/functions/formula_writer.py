@@ -49,7 +49,7 @@ class Printer:
         self.notation = notation
         self._small = None if notation.small is notation else Printer(algebra, notation.small)
         self.typed = 0
-        """Sums that were among the first so many parts keep the order of their terms."""
+        """Sums with an index below this one keep the order of their terms."""
         self._pieces: dict[Sum, Fragment] = {}
 
     @property
@@ -69,7 +69,7 @@ class Printer:
         return known
 
     def _layout(self, whole: Sum) -> Fragment:
-        """A sum in its order; over one denominator, or as multiple of what was typed, where it can be."""
+        """Lay out a sum in its order: over one denominator, or as a multiple of a typed sum, where possible."""
         if not whole.terms:
             return self.notation.number("0")
         terms = self._ordered(whole)
@@ -83,7 +83,8 @@ class Printer:
         return self.notation.fraction(top, self.notation.number(str(divisor)))
 
     def _ordered(self, whole: Sum) -> list[tuple[Term, Rational]]:
-        """As typed; else polynomials by degree, then functions, then constants. One that is added comes first."""
+        """Return the terms as typed; else polynomials by degree, then functions, then constants. A positive term comes
+        first."""
         terms = list(whole.terms.items())
         if whole.index >= self.typed:
             terms.sort(key=_rank)
@@ -92,7 +93,7 @@ class Printer:
         return terms
 
     def _group(self, terms: Sequence[tuple[Term, Rational]]) -> Fragment | None:
-        """With those terms that are a multiple of a typed sum as one product, as in 400 x (x^2 - y) - 2 (1 - x)."""
+        """Lay out a sum with the multiple of a typed sum as one product, as in 400 x (x^2 - y) - 2 (1 - x)."""
         group = {term: c for term, c in terms if not any(isinstance(base, Sum) for base, _ in term.factors)}
         if len(group) < 2 or math.gcd(*[c.numerator for c in group.values()]) == 1:
             return None
@@ -161,7 +162,7 @@ class Printer:
 
 
 def _divisor(terms: Sequence[tuple[Term, Rational]]) -> int:
-    """The denominator, if several terms have one and the same number as theirs; else 1."""
+    """Return the denominator that several terms share, if it is the same number in all; else 1."""
     divisor = terms[0][1].denominator
     for term, c in terms:
         if c.denominator != divisor or any(not isinstance(e, Sum) and e < 0 for _, e in term.factors):
@@ -170,7 +171,7 @@ def _divisor(terms: Sequence[tuple[Term, Rational]]) -> int:
 
 
 def _display(factor: Factor) -> tuple[int, int]:
-    """The order within a product: numbers, constants, variables, powers and roots, functions, sums."""
+    """Return the order within a product: numbers, constants, variables, powers and roots, functions, sums."""
     base, exponent = factor
     if isinstance(base, Atom) and base.constant and not isinstance(exponent, Sum):
         kind = 0 if base.name.isdecimal() else 1
@@ -194,8 +195,11 @@ class FormulaWriter:
     """Formulas of a graph in both notations, within a budget of work."""
 
     def __init__(self, value: Node, leaves: Mapping[Node, Leaf], *, decimals: bool = False, most_work: int = MOST_WORK):
-        """`leaves` says what the inputs of the graph stand for; variables are printed in its order. What the `value`
-        is made of keeps its form in derivatives. With `decimals` fractions are decimals where they end."""
+        """Prepare the formulas of a graph.
+
+        `leaves` gives the meaning of the inputs of the graph, with variables in the order of printing. Derivatives keep
+        the form of the parts of `value`. With `decimals`, fractions are decimals where these end.
+        """
         self.left = most_work
         self._leaves = leaves
         self._algebra = Tidier(value.index)
@@ -205,7 +209,7 @@ class FormulaWriter:
         self._within(most_work // 2, self._begin, value)
 
     def printed(self, nodes: Sequence[Node]) -> list[Printed | None]:
-        """The formula of each node; None where it takes more than thrice its share of the work that is left."""
+        """Return the formula of each node; None where it takes more than thrice its share of the work that is left."""
         remaining = range(len(nodes), 0, -1)
         return [
             self._within(3 * self.left // (count + 2), self._printed, node)
@@ -234,7 +238,7 @@ class FormulaWriter:
         return Printed(latex, text)
 
     def _read(self, wanted: Node) -> Sum:
-        """The formula of a node, after those of what it is made of."""
+        """Return the formula of a node, after those of its operands."""
         waiting = [wanted]
         while waiting:
             node = waiting[-1]

@@ -21,9 +21,9 @@ from service.engine.limits import Limits
 from service.engine.watch import Watch
 
 MOST_NODES = 600
-"""Beyond so many operations a formula would not be read."""
+"""Most operations of a formula; nobody would read a longer one."""
 FEW_STEPS = MOST_STEPS // 3
-"""An expression of so many steps can be compiled with its gradient: products of softplus, the longest, take 5 each."""
+"""Most steps of an expression that certainly compiles with its gradient: softplus, the longest, takes 5 nodes each."""
 
 
 _PARENTHESES = re.compile("[()]")
@@ -39,7 +39,7 @@ class Formulas(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How much of a cache they take, roughly."""
+        """Roughly the share of a cache that the formulas take."""
         return 10 * (1 + len(self.gradient)) ** 2
 
 
@@ -55,7 +55,7 @@ class FormulasTask(ExpressionTask):
 
 
 def formulas_of(expression: Expression) -> Formulas:
-    """The formulas of an expression, its derivatives and its second derivatives."""
+    """Return the formulas of an expression, of its derivatives and of its second derivatives."""
     graph = Graph("float64", MOST_NODES)
     leaves: dict[Node, Leaf] = {}
 
@@ -91,7 +91,7 @@ def formulas_of(expression: Expression) -> Formulas:
 
 
 def _sendable(formula: Printed | None, expression: Expression) -> Printed | None:
-    """The formula, unless its text is longer than what can be sent as an expression and compiled with its gradient."""
+    """Return the formula, unless its text is too long to be sent as an expression and compiled with its gradient."""
     if formula is None:
         return None
     text = formula.text
@@ -111,7 +111,7 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
 
 
 def _levels(text: str) -> int:
-    """How deep parentheses are nested."""
+    """Return the depth of nested parentheses."""
     level = deepest = 0
     for mark in _PARENTHESES.findall(text):
         level += 1 if mark == "(" else -1
@@ -120,7 +120,7 @@ def _levels(text: str) -> int:
 
 
 def slopes_of(word: Word) -> list[str]:
-    """LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
+    """Return the LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
     names = ("a", "b")[: word.arguments]
     if not names:
         return []

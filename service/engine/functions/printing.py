@@ -20,7 +20,8 @@ Rational: TypeAlias = int | Fraction
 HALF = Fraction(1, 2)
 
 REMAINDER, SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(6)
-"""How tightly a piece binds. Readers disagree on x + y mod 2: a remainder is never part of a sum."""
+"""The binding of a fragment, from loose to tight. Readers disagree on x + y mod 2: a remainder is never part of a sum.
+"""
 
 LARGEST_DIGITS = 10**6
 """Fractions with more than this above or below are printed as decimals."""
@@ -53,15 +54,15 @@ class Fragment:
     text: str
     level: int = ATOM
     head: str = ""
-    """Of a function: its name as the text begins, where an exponent may be put."""
+    """For a function, the beginning of the text up to the place of an exponent: its name."""
     closed: str = ""
-    """Where the text ends in an argument without parentheses: the same with them."""
+    """For a text that ends in an argument without parentheses, the same text with them."""
     bare: bool = False
-    """It may be such an argument: a name, a whole number, or one times a name."""
+    """True for an argument that needs no parentheses: a name, a whole number, or one times a name."""
     callable: bool = False
-    """It ends in a name that a parenthesis after it would make a function."""
+    """True if the text ends in a name that a parenthesis after it would make a function."""
     negates: Fragment | None = None
-    """What it is the negative of, where it is no more than that."""
+    """The fragment without its sign, where this one is just its negative."""
 
 
 class Text:
@@ -78,7 +79,7 @@ class Text:
         return self._small or self
 
     def number(self, literal: str) -> Fragment:
-        """A positive number, from its digits."""
+        """Return a positive number, from its digits."""
         return Fragment(literal, bare=literal.isdecimal())
 
     def symbol(self, name: str) -> Fragment:
@@ -88,11 +89,11 @@ class Text:
         return f"({text})"
 
     def wrap(self, piece: Fragment, level: int) -> str:
-        """The piece as an operand of what binds as tightly as `level`."""
+        """Return a fragment as an operand of an operation with the binding `level`."""
         return piece.text if piece.level >= level else self.group(piece.text)
 
     def total(self, parts: Sequence[tuple[bool, Fragment]]) -> Fragment:
-        """A sum of pieces, each with whether it is subtracted."""
+        """Return a sum of fragments, each given with whether it is subtracted."""
         (negative, first), *rest = parts
         if not rest and not negative:
             return first
@@ -130,7 +131,7 @@ class Text:
         return self.call("sqrt", [piece])
 
     def call(self, name: str, arguments: Sequence[Fragment]) -> Fragment:
-        """A function of its arguments; of a comparison the last one is b - a or, for `greater_equal`, a - b."""
+        """Return a function of its arguments. A comparison has a last argument b - a or, for `greater_equal`, a - b."""
         if name == "greater":
             return Fragment(f"1 - step({arguments[-1].text})", SUM)
         if name == "greater_equal":
@@ -138,9 +139,9 @@ class Text:
         return Fragment(f"{name}({', '.join(argument.text for argument in arguments)})")
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
-        """A positive number as a numerator, which may be a decimal, and a denominator.
+        """Return a positive number as a numerator, which may be a decimal, and a denominator.
 
-        `divides`: there is a denominator in any case.
+        `divides` means that there is a denominator in any case.
         """
         top, bottom = value.numerator, value.denominator
         if (value < SMALLEST_PLAIN and bottom > LARGEST_DIGITS) or value >= LARGEST_WHOLE:
@@ -193,13 +194,13 @@ class Latex(Text):
         return Fragment(text, PRODUCT, closed=closed, bare=bare, callable=callable_)
 
     def _before(self, piece: Fragment, following: Fragment | None) -> str:
-        """A factor as it stands before another one."""
+        """Return a factor as it stands before another one."""
         if piece.closed and following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
             return self._closed(piece, PRODUCT)
         return self.wrap(piece, PRODUCT)
 
     def _closed(self, piece: Fragment, level: int) -> str:
-        """The piece as an operand of what binds as tightly as `level`, where more follows."""
+        """Return a fragment as an operand with the binding `level`, where more text follows."""
         return piece.closed if piece.closed and piece.level >= level else self.wrap(piece, level)
 
     def _fraction(self, top: Fragment, bottom: Fragment) -> Fragment:
@@ -252,7 +253,7 @@ class Latex(Text):
 
 @lru_cache(maxsize=256)
 def latex_name(name: str) -> str:
-    """The LaTeX of a variable: Greek letters by their names, and trailing digits or `_suffix` as an index."""
+    """Return the LaTeX of a variable: Greek letters by their names, and trailing digits or `_suffix` as an index."""
     match = _NAME.fullmatch(name)
     if match is None:
         return rf"\mathrm{{{_escaped(name)}}}"
@@ -275,12 +276,12 @@ def _braced(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _callable(latex: str) -> bool:
-    """Whether a parenthesis after this name would make it a function's."""
+    """Return whether a parenthesis after this name would make it a function."""
     return latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
 
 
 def latex_names(names: Iterable[str]) -> dict[str, str]:
-    """The LaTeX of the variables of one expression: x1 and x_1 are told apart."""
+    """Return the LaTeX of the variables of one expression; x1 and x_1 differ."""
     found = {name: latex_name(name) for name in names}
     latex = list(found.values())
     if len(set(latex)) < len(latex):
@@ -290,9 +291,9 @@ def latex_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _beside(left: str, right: str, *, apart: bool) -> str:
-    """Two factors side by side, with a dot between numbers and a little space beside names of several letters.
+    """Join two factors, with a dot between numbers and a little space beside names of several letters.
 
-    `apart`: a parenthesis beside the left one would be read as its argument.
+    `apart` means that a parenthesis after the left one would be read as its argument.
     """
     if (
         right[0].isdecimal()
@@ -306,13 +307,13 @@ def _beside(left: str, right: str, *, apart: bool) -> str:
 
 
 def _shortest(value: Rational) -> str:
-    """The fewest digits that mean the same float."""
+    """Return the fewest digits that mean the same float."""
     mantissa, _, exponent = repr(float(value)).partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa.removesuffix(".0")
 
 
 def _decimal(top: int, bottom: int) -> str:
-    """A fraction as a decimal, if it is one of few places."""
+    """Return a fraction as a decimal, if it has few places."""
     for places in range(1, LONGEST_DECIMALS + 1):
         if 10**places % bottom == 0:
             digits = str(top * (10**places // bottom)).rjust(places + 1, "0")
@@ -324,7 +325,7 @@ def _decimal(top: int, bottom: int) -> str:
 
 
 def as_written(expression: Expression) -> str:
-    """The LaTeX of an expression in the order it was typed, nothing simplified."""
+    """Return the LaTeX of an expression as it was typed, nothing simplified."""
     notation = Latex(latex_names(expression.variables))
     small = [False] * len(expression.steps)
     for place, step in reversed([*enumerate(expression.steps)]):
@@ -338,11 +339,11 @@ def as_written(expression: Expression) -> str:
 
 
 _RAISED = frozenset((("power", 1), ("pow", 1), ("exp", 0), ("expm1", 0), ("gaussian", 0), ("softplus", 0)))
-"""Words and those of their arguments that become exponents."""
+"""Words with the position of the argument that becomes an exponent."""
 
 
 def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> Fragment:
-    """One step, from its operands."""
+    """Return the fragment of one step, from those of its operands."""
     match step.word, operands:
         case "number", _:
             return notation.number(step.text)
@@ -378,7 +379,7 @@ def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> 
 
 
 def _chained(notation: Text, left: Fragment, minus: bool, right: Fragment) -> Fragment:
-    """A sum or difference; what is added keeps no parentheses of its own, unless it begins with a sign."""
+    """Return a sum or difference. The right part keeps no parentheses of its own, unless it begins with a sign."""
     text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
     return Fragment(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
 

@@ -19,7 +19,7 @@ KINKS = ("kink", "vertical", "jump")
 
 
 def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
-    """Texts of the kinks of a function, without those that can be shown to lie outside a box."""
+    """Return the texts of the kinks of a function, without those that provably lie outside a box."""
     ranges = without_float_warnings(ranges_of, function.expression, low.tolist(), high.tolist())
     texts = [check.singularity.text for check in function.checks if _within(check, ranges)]
     literals = literals_of(function.expression)
@@ -45,7 +45,7 @@ def _within(check: Check, ranges: list[Range]) -> bool:
 
 
 def ranges_of(expression: Expression, low: list[float], high: list[float]) -> list[Range]:
-    """A range of each step that contains all its values in the box; words that are not known here may be anything."""
+    """Return a range of each step that contains all its values in the box; an unknown word may have any value."""
     literals = literals_of(expression)
     found: list[Range] = []
     for place, step in enumerate(expression.steps):

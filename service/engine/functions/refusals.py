@@ -23,7 +23,7 @@ from service.engine.functions.tokens import (
 from service.engine.functions.vocabulary import Word
 
 MOST_SUGGESTIONS = 10
-"""Similar names are looked for in so many faults only: the search is slow, and the first few teach enough."""
+"""Most faults with a similar name: the search is slow, and the first few teach enough."""
 
 
 class Refusing:
@@ -40,7 +40,7 @@ class Refusing:
         """Unknown names, each with its first token and whether a parenthesis follows that."""
 
     def refused(self, token: Token, sentence: str) -> InvalidRequest:
-        """The text cannot be read on from a token; unknown names before it are told, too."""
+        """Return the refusal of a token, after the faults of unknown names before it."""
         return InvalidRequest([*self.unknown_names()[: MOST_ERRORS - 1], self.fault(token, sentence)])
 
     def fault(self, token: Token, sentence: str, allowed: Sequence[str] = ()) -> Fault:
@@ -106,7 +106,7 @@ class Refusing:
         return faults
 
     def instead(self, name: str, allowed: Sequence[str], called: bool) -> str:
-        """What may have been meant by an unknown name."""
+        """Return a hint at the probable meaning of an unknown name."""
         if called and name in ELSEWHERE:
             return f"; write {ELSEWHERE[name]} for {name}(…)"
         factors = [] if self.listed is None else _factors(name, {*self.listed, *CONSTANTS}, called)
@@ -121,7 +121,7 @@ class Refusing:
 
 
 def _factors(name: str, known: set[str], called: bool) -> list[str]:
-    """The fewest known names that, one after the other, spell a name; the last may be a function if it is called."""
+    """Return the fewest known names that spell a name in sequence; a called name may end in a function."""
     best: list[list[str] | None] = [[], *([None] * len(name))]
     for stop in range(1, len(name) + 1):
         for start in range(stop):
@@ -134,7 +134,7 @@ def _factors(name: str, known: set[str], called: bool) -> list[str]:
 
 
 def decimal_comma(before: str, after: str) -> str:
-    """What to write if a comma between two texts stands for a decimal point."""
+    """Return the hint to write a decimal point, if a comma between two texts stands for one."""
     if before.isdecimal() and after.isdecimal():
         return f"; write {shown(f'{before}.{after}')} with a point"
     return ""

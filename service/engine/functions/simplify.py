@@ -35,14 +35,14 @@ class Tidier(Algebra):
         self._neat: dict[Sum, Sum] = {}
 
     def log1p(self, x: Sum) -> Sum:
-        """ln(1 + x); of a small number as that word, for the sum would round to 1."""
+        """Return ln(1 + x); for a small number as the word log1p, as the sum would round to 1."""
         number = x.number
         if number and -SMALLEST_PLAIN < number < SMALLEST_PLAIN:
             return self.call("log1p", (x,))
         return self.call("log", (self.total([(self.number(1), 1), (x, 1)]),))
 
     def neat(self, whole: Sum) -> Sum:
-        """The same in a form that prints shorter, if there is one."""
+        """Return the same value in a form that prints shorter, if there is one."""
         known = self._neat.get(whole)
         if known is None:
             known = self._neat_inside(whole) if whole.depth > 1 else whole
@@ -71,7 +71,7 @@ class Tidier(Algebra):
         return base, exponent
 
     def _shorter(self, whole: Sum) -> Sum:
-        """The shortest of some forms; one that is less usual has to save more."""
+        """Return the shortest of some forms; a less usual form has to save more."""
         collected = self._collected(whole)
         if collected is not whole and collected.weight <= 0.9 * whole.weight:
             return collected  # what is left inside has been looked at
@@ -89,7 +89,7 @@ class Tidier(Algebra):
         return best
 
     def _collected(self, whole: Sum) -> Sum:
-        """What all terms have in common pulled out, over a common denominator where that is simple."""
+        """Pull out the common factors of all terms, over a common denominator where that is simple."""
         if len(whole.terms) < 2:
             return whole
         exponents: dict[Base, list[Exponent]] = {}
@@ -113,7 +113,7 @@ class Tidier(Algebra):
         return self.product(1, [(self.neat(rest), 1), *common])
 
     def _grouped(self, whole: Sum) -> Sum:
-        """Terms that have a sum as a factor put together, with as much of that sum as is among the other terms."""
+        """Join terms that have a sum as a factor, with as much of that sum as the other terms contain."""
         groups: dict[Sum, dict[Term, Rational]] = {}
         others: dict[Term, Rational] = {}
         for term, c in whole.terms.items():
@@ -136,7 +136,7 @@ class Tidier(Algebra):
         return self.total([*parts, (rest, 1)])
 
     def _expanded(self, whole: Sum, power: int) -> Sum:
-        """Sums up to a power multiplied out, unless that makes too many terms."""
+        """Multiply out sums up to a power, unless that makes too many terms."""
         sums = [_sums(term, power) for term in whole.terms]
         products = sum([math.prod([len(base.terms) for base in bases]) for bases in sums])
         if products > MOST_PRODUCTS or not any(sums):
@@ -159,7 +159,7 @@ class Tidier(Algebra):
 
 
 def _sums(term: Term, power: int = MOST_POWER) -> list[Sum]:
-    """What can be multiplied out: sums up to a power, each as often as it is a factor."""
+    """Return the factors that can be multiplied out: sums up to a power, each as often as it is a factor."""
     return [
         base
         for base, exponent in term.factors

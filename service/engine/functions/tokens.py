@@ -63,12 +63,12 @@ def tokens(text: str) -> list[Token]:
 
 
 def latin(name: str) -> str:
-    """A name with a Greek letter written out."""
+    """Return a name with a Greek letter written out."""
     return name if name.isascii() else GREEK.get(name[0], name[0]) + name[1:]
 
 
 def shown(text: str) -> str:
-    """A text shortened, with what does not print as its code point."""
+    """Shorten a text, and show characters that do not print as code points."""
     if len(text) > LONGEST_QUOTE:
         text = text[: LONGEST_QUOTE - 1] + "…"
     return "".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in text)

@@ -25,17 +25,17 @@ def never(*literals: float | None) -> bool:
 
 
 class Singularity(NamedTuple):
-    """Where a word of an expression has no value, or no derivative."""
+    """A set of points where a word has no value, or no derivative."""
 
     kind: str
     """domain: there is no real value; pole: the value is infinite; vertical: the slope is; kink, jump: there is none,
     and the answer follows a convention."""
     where: Callable[..., Array]
-    """From the arguments (arrays of one shape) to the elements that it concerns."""
+    """Maps the arguments, arrays of one shape, to a mask of the points."""
     text: str
-    """What to tell: `log takes numbers above 0`."""
+    """The sentence of answers, such as `log takes numbers above 0`."""
     harmless: Callable[..., bool] = never
-    """From the arguments that are literal numbers (others are None) to whether this singularity cannot come."""
+    """Maps the literal arguments, None for others, to whether they rule this singularity out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,14 +43,14 @@ class Word(Declaration):
     """An operator, a function or a constant: see the module."""
 
     arguments: int
-    """How many it takes; 0: it is a constant."""
+    """The count of arguments; 0 for a constant."""
     flat: bool = False
-    """Its derivative is taken as 0 everywhere."""
+    """True if the derivative is taken as 0 everywhere."""
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
     singularities: tuple[Singularity, ...] = ()
     takes_literals: bool = False
-    """Its builder is told the literal numbers among its arguments too."""
+    """True if `build` takes the literal numbers among the arguments as well."""
     plain: Callable[..., Node] | None = None
     """Builds what formulas show instead, where the digits of derivatives take more than a textbook says."""
 
@@ -147,7 +147,7 @@ def negate(a: Node) -> Node:
 
 
 def _only_for(exponents: Callable[[float], bool], bases: Callable[[float], bool]) -> Callable[..., bool]:
-    """Harmless unless both a literal exponent and a literal base are such numbers."""
+    """Return a test that rules a singularity out unless literal exponent and base can meet it."""
     return lambda a, b: (b is not None and not exponents(b)) or (a is not None and not bases(a))
 
 
