@@ -10,6 +10,7 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.valleys import Valleys
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along
 from service.engine.functions.compiled import Function, PointProblem
@@ -172,7 +173,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
             for edge, derivative, contribution in edges
         ],
     }
-    return told, all(map(is_finite, found))
+    return told, without_float_warnings(all, map(is_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:

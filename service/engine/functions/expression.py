@@ -71,7 +71,7 @@ class Expression:
 
     @property
     def flat_words(self) -> list[str]:
-        """The words of the expression with a derivative that is 0 everywhere, so no gradient flows back through them."""
+        """The words with a derivative that is 0 everywhere, so no gradient flows back through them."""
         words = dict.fromkeys(step.word for step in self.steps)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 

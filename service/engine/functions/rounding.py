@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """Differences of the Hessians: (neighbours, points, variables, variables)."""
 
     def along(self, vectors: Array) -> tuple[Array, Array]:
-        """Return the sizes of the errors of gradients and of curvatures along vectors, (points, variables, directions)."""
+        """Return the sizes of the errors of gradients and curvatures along vectors, (points, variables, directions)."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
         # Where the border of the domain is next to a point, the neighbours inside tell.
@@ -59,7 +59,7 @@ def sample(function: Function, points: Array, units: Array, watch: Watch | None 
 
 
 def equilibrating(matrices: Array) -> Array:
-    """Return powers of two for each variable: D, such that the largest number in rows of D H D is about 1 (Ruiz 2001)."""
+    """Return powers of two for each variable: D, with about 1 as the largest number in rows of D H D (Ruiz 2001)."""
     sizes = np.abs(matrices)
     factors = np.ones(matrices.shape[:-1])
     for _ in range(SWEEPS):

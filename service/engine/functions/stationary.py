@@ -222,7 +222,8 @@ def lowest_first(points: Array, values: Array, usual: float) -> Array:
 
 
 def spread(low: Array, high: Array, count: int) -> Array:
-    """Return about `count` places in a box: a grid off its symmetries or, in many variables, a sequence that fills it."""
+    """Return about `count` places in a box: a grid off its symmetries; in many variables, a sequence that fills the
+    box."""
     dimension = len(low)
     each = round(count ** (1.0 / dimension))
     if each >= 3:

@@ -47,8 +47,8 @@ def check_gradient(function: Callable[..., Node], *arguments: Array | float, ord
     """Check the derivatives of a function of nodes at a point, up to an order.
 
     `function` takes a node for each argument and returns a node of any shape; a sum of its elements with random weights
-    is checked. Arguments of integers are not differentiated by. The second derivatives are checked along a random
-    vector: those of its product with the gradient.
+    is checked. Arguments of integers have no derivatives. Second derivatives are checked as the gradient of a product:
+    the gradient times a random vector.
     """
     generator = np.random.default_rng([seed, 2])
     graph = Graph("float64")
@@ -87,7 +87,7 @@ def _check_orders(
 
 
 def subject_vector(subject: Subject, claimed: Mapping[Path, Array]) -> Array:
-    """A claimed gradient as a flat vector; NaN stands for what is not claimed."""
+    """Return a claimed gradient as a flat vector, with NaN where nothing is claimed."""
     flat = np.full(subject.space.size, math.nan)
     for piece in subject.space.pieces:
         if piece.path in claimed:
@@ -108,9 +108,9 @@ def check_at(
 ) -> Report:
     """Check a gradient at a point of a float64 graph.
 
-    `claimed` is flat, NaN where nothing is claimed; None: that of `computed` is checked, which is the same subject in
-    `dtype`, or the same as `here`. Differences are made of the values of `computed`. `steps` are those of all
-    differences. Raises `DeadlineExceeded`.
+    `claimed` is flat, with NaN where nothing is claimed. Without it, the check tests the gradient of `computed`, which
+    is the same subject in `dtype`, or by default `here`. Differences are taken of the values of `computed`, with
+    `steps`. Raises `DeadlineExceeded`.
     """
     return without_float_warnings(
         _Check(here, claimed, dtype, seed, tolerance, computed or here).report, steps, curves_of_tensors

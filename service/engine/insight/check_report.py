@@ -11,7 +11,7 @@ from service.engine.insight.subject import Path
 from service.engine.network.vectors import Space
 
 VERDICTS = ("right", "kink", "unsure", "wrong", "undefined")
-"""From good to bad."""
+"""The verdicts, from good to bad."""
 
 
 @dataclass
@@ -19,18 +19,18 @@ class CheckedEntry:
     """One number of a gradient."""
 
     label: str
-    """Such as `hidden.kernel[0][1]`."""
+    """The name of the entry, such as `hidden.kernel[0][1]`."""
     gradient: float
-    """As it is claimed, or computed here."""
+    """The value that is claimed, or computed here."""
     reference: float
-    """By the complex step."""
+    """The value by the complex step."""
     error: float
     """Their difference, as a share of the larger one."""
 
 
 @dataclass
 class TensorCheck:
-    """What there is to say of one parameter or variable."""
+    """The check of one parameter or variable."""
 
     path: Path
     size: int
@@ -45,7 +45,7 @@ class TensorCheck:
     worst: CheckedEntry | None = None
     """The entry with the largest error; None: none was compared by itself, or all agree exactly."""
     ratio: float | None = None
-    """Of all entries to what they should be, where that is one number."""
+    """The ratio of all entries to the right ones, where it is one number."""
     sides: tuple[float, float] | None = None
     """At a kink, the slopes on either side of the worst entry."""
     curve: DifferenceCurve | None = None
@@ -54,14 +54,14 @@ class TensorCheck:
 
 @dataclass
 class Report:
-    """Whether a gradient is right, and what speaks for it."""
+    """The verdict on a gradient, with its evidence."""
 
     verdict: str
     value: float
     gradient: Array
-    """What was checked, flat."""
+    """The tested gradient, flat."""
     space: Space
-    """Where its parts are."""
+    """The positions of its tensors."""
     tensors: list[TensorCheck] = field(default_factory=list)
     curve: DifferenceCurve | None = None
     """Along a random direction through everything."""
@@ -69,13 +69,13 @@ class Report:
     declared: list[Node] = field(default_factory=list)
     """Nodes with a slope that is declared in place of 0: it was taken as it is."""
     second: Report | None = None
-    """Of the second derivatives, where they were asked for."""
+    """The check of the second derivatives, if they were asked for."""
 
     def parts(self) -> dict[Path, Array]:
-        """The gradient that was checked, in parts."""
+        """Return the tested gradient as tensors."""
         return {piece.path: self.gradient[piece.start : piece.stop].reshape(piece.shape) for piece in self.space.pieces}
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing speaks against the gradient; at a kink it follows a convention."""
+        """True if nothing contradicts the gradient; at a kink it follows a convention."""
         return self.verdict in ("right", "kink") and (self.second is None or self.second.is_right)

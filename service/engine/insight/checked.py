@@ -1,4 +1,4 @@
-"""What can be checked: the gradient of a network's loss by its parameters, and that of a typed function."""
+"""Checks of the gradient of a network's loss by its parameters, and of the gradient of a typed function."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from service.engine.watch import Watch
 CURVE_OPERATIONS = 1e10
 """Floating-point operations that curves of single tensors may take; beyond, there is one curve for all together."""
 EVALUATIONS = 100
-"""How many evaluations a check takes at least, roughly."""
+"""Roughly the fewest evaluations of a check."""
 
 
 class CheckOptions(NamedTuple):
-    """How to check."""
+    """The options of a check."""
 
     claimed: Any = None
     """A gradient in parts: by layer and parameter, by variable, or a vector of all variables; None: the exact one."""
@@ -43,7 +43,7 @@ class CheckOptions(NamedTuple):
     tolerance: float | None = None
     """Relative differences that are not called wrong."""
     steps: Sequence[float] | None = None
-    """Of differences and remainders, the largest first; None: a usual choice."""
+    """The steps of differences and remainders, the largest first; None for the usual ones."""
 
 
 class Checked(NamedTuple):
@@ -51,9 +51,9 @@ class Checked(NamedTuple):
 
     report: Report
     missing: list[str]
-    """Parameters or variables of which nothing is claimed."""
+    """Parameters or variables without a claim."""
     parameters: dict[str, dict[str, Array]] | None = None
-    """Where they were initialised here."""
+    """The parameters, if they were initialised here."""
     curves_left_out: bool = False
 
 
@@ -66,7 +66,7 @@ class NetworkCheckTask(TwinTask):
 
 
 class NetworkCheck:
-    """The loss of a network, ready to be checked: in float64, and in the precision that is asked for."""
+    """The loss of a network, compiled for a check: in float64, and in the precision of the request."""
 
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
@@ -96,7 +96,7 @@ class NetworkCheck:
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.weight = 2 * len(model.graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
     def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
@@ -149,7 +149,7 @@ def _wide(value: Array) -> Array:
 
 
 def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
-    """Everything that keeps a claim from being a part of the gradient."""
+    """Return all faults that keep a claim from being a part of the gradient."""
     if claimed is None:
         return []
     if not isinstance(claimed, Mapping):
@@ -190,7 +190,7 @@ class FunctionCheck:
             raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.nbytes = self.subject.nbytes
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
     def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""

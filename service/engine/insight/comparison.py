@@ -13,30 +13,30 @@ from service.engine.insight.subject import SMALLEST_SLOPE, Located
 from service.engine.network.vectors import Piece
 
 EACH = 200
-"""Up to so many numbers, every one has an evaluation of its own."""
+"""Most numbers with an evaluation each."""
 MOST_EVALUATED = 100_000
 """Operations that these evaluations make together, at most."""
 PROBES = 3
 """Random directions through all entries of a larger tensor."""
 ROUNDINGS = 10.0
-"""How many times the measured noise an error may be: it was measured a few times only."""
+"""Largest error as a multiple of the measured noise, which was measured only a few times."""
 DIGITS = 64.0
 """Last digits of the largest entry of a tensor that any entry may be off."""
 LARGEST_NOISE = 1e-6
-"""Noise that hides an error leaves a verdict in doubt where it is larger than this, beside gradient and value."""
+"""Noise that hides an error leaves a verdict in doubt above this share of gradient and value."""
 SMALLEST_WEIGHT = 1e-8
-"""Entries that are smaller than this, beside the largest of their tensor, weigh less in probes."""
+"""Entries below this share of the largest of their tensor weigh less in probes."""
 MOST_EXAMINED = 8
 """Entries of a tensor that are judged one by one where a claim differs in many."""
 MOST_HALVINGS = 200
 """Evaluations that a search for wrong entries takes."""
 ASIDE = 1e-6
-"""How far beside a kink its slopes are looked at."""
+"""The distance from a kink at which its slopes are taken."""
 ASIDE_TOLERANCE = 1e-4
 JUMP = 0.1
 """Slopes of two sides that differ by this share of it still when they are a hundred times nearer differ by a jump."""
 MOST_SIDES = 50
-"""Entries whose slopes on both sides of a kink are looked at one by one."""
+"""Most entries with slopes on both sides of a kink."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Evidence:
         return size <= EACH and size * len(self.here.subject.moving) <= MOST_EVALUATED
 
     def direction(self, mask: Array) -> Array:
-        """A random direction of length 1 through some entries."""
+        """Return a random direction of length 1 through the entries of a mask."""
         direction = self.generator.standard_normal(self.here.subject.space.size) * mask
         length = math.sqrt(product(direction, direction))
         unit: Array = direction / length if length > 0.0 else direction
@@ -79,7 +79,7 @@ class EntryComparison:
         self.labels: list[str] | None = None
 
     def judged(self, piece: Piece, places: Array, compared: str) -> TensorCheck:
-        """Entries, each by an evaluation of its own."""
+        """Judge entries, each by an evaluation of its own."""
         found = TensorCheck(piece.path, piece.stop - piece.start, "right", compared, 0.0)
         allowed = self.allowed(piece)
         for place in places.tolist():
@@ -102,7 +102,7 @@ class EntryComparison:
         return ratio(self.tested[part], self.exact[part])
 
     def _judge(self, place: int, claimed: float, allowed: float) -> tuple[str, float, tuple[float, float] | None]:
-        """Verdict and slope of one entry; at a kink, the slopes on both sides."""
+        """Return verdict and slope of one entry and, at a kink, the slopes on both sides."""
         unit = np.zeros(self.space.size)
         unit[place] = 1.0
         reference = self.here.along(unit)
@@ -122,22 +122,22 @@ class EntryComparison:
         return "wrong", reference, None
 
     def _is_small(self, noise: float) -> bool:
-        """Whether noise is small beside the gradient and the value."""
+        """Return whether noise is small relative to the gradient and the value."""
         return noise <= LARGEST_NOISE * max(float(np.abs(self.exact).max()), abs(self.evidence.value), LARGEST_NOISE)
 
     def _sides(self, unit: Array, distance: float = ASIDE) -> tuple[float, float]:
-        """Slopes along a direction just before and just behind the point."""
+        """Return the slopes along a direction just before and just behind the point."""
         size = distance * max(1.0, float(np.abs(self.here.point @ unit)))
         before, behind = (self.here.moved(self.here.point + sign * size * unit).along(unit) for sign in (-1.0, 1.0))
         return before, behind
 
     def _jumps(self, direction: Array) -> bool:
-        """Whether the slope along a direction is another before and behind the point."""
+        """Return whether the slopes along a direction before and behind the point differ."""
         (a, b), (c, d) = self._sides(direction), self._sides(direction, 0.01 * ASIDE)
         return abs(c - d) > JUMP * abs(a - b) and abs(c - d) > ASIDE_TOLERANCE * max(abs(c), abs(d))
 
     def allowed(self, piece: Piece) -> Array:
-        """How far each entry of a tensor may be off."""
+        """Return the largest error that each entry of a tensor may have."""
         part = slice(piece.start, piece.stop)
         exact = np.abs(self.exact[part])
         rounding = ROUNDINGS * self.evidence.noise[part] + DIGITS * self.evidence.digit * exact.max()
@@ -145,7 +145,8 @@ class EntryComparison:
         return allowed
 
     def _kink(self, piece: Piece) -> tuple[CheckedEntry, tuple[float, float]] | None:
-        """An entry whose slopes on both sides of the point differ, or a random direction through all; None: none."""
+        """Return an entry with different slopes on both sides of the point, or a random direction through all; None if
+        there is no kink."""
         places = range(piece.start, piece.stop) if piece.stop - piece.start <= MOST_SIDES else ()
         for place in places:
             unit = np.zeros(self.space.size)
@@ -194,7 +195,7 @@ class TensorComparison(EntryComparison):
         return found
 
     def _probed(self, piece: Piece) -> TensorCheck:
-        """A tensor along random directions that weigh its entries alike."""
+        """Check a tensor along random directions that weigh its entries alike."""
         found = TensorCheck(piece.path, piece.stop - piece.start, "right", "probes", 0.0)
         part = slice(piece.start, piece.stop)
         size = np.abs(self.exact[part])
@@ -219,7 +220,7 @@ class TensorComparison(EntryComparison):
         return found
 
     def _residual(self, places: Array, weights: Array) -> tuple[float, bool]:
-        """How far the gradient is off along some entries, as a share of what it is made of; and whether too far."""
+        """Return the error of the gradient along some entries, as a share of its terms, and whether it is too large."""
         direction = np.zeros(self.space.size)
         direction[places] = weights[places]
         parts = self.tested[places] * direction[places]
@@ -236,7 +237,7 @@ class TensorComparison(EntryComparison):
         return off / scale if scale > 0.0 else 0.0, off > allowed
 
     def _search(self, places: Array, weights: Array) -> list[int]:
-        """Wrong entries, by halving; the first few of them."""
+        """Find the first few wrong entries by halving."""
         found: list[int] = []
         pending = [places]
         while pending and self._halvings > 0 and len(found) < MOST_EXAMINED:
@@ -253,12 +254,12 @@ class TensorComparison(EntryComparison):
 
 
 def product(a: Array, b: Array) -> float:
-    """The inner product; without BLAS, so that every processor gives the same one of a few numbers."""
+    """Return the inner product, without BLAS: every processor gives the same product of a few numbers."""
     return float(np.sum(a * b))
 
 
 def relative(a: Array, b: Array) -> Array:
-    """Differences as shares of the larger of both."""
+    """Return the differences as shares of the larger number of both."""
     scale = np.maximum(np.abs(a), np.abs(b))
     shares: Array = np.divide(np.abs(a - b), scale, out=np.zeros_like(scale), where=scale > 0.0)
     return shares
@@ -269,7 +270,7 @@ def largest(errors: Array) -> float:
 
 
 def ratio(tested: Array, exact: Array) -> float | None:
-    """The one number that all entries are too large by."""
+    """Return the ratio of all tested entries to the exact ones, if it is one number."""
     used = (np.abs(exact) > 1e-6 * np.abs(exact).max(initial=0.0)) & ~np.isnan(tested)
     if used.sum() < 2:
         return None
@@ -279,7 +280,7 @@ def ratio(tested: Array, exact: Array) -> float | None:
 
 
 def between(slope: float, convention: float, sides: tuple[float, float]) -> bool:
-    """Whether a slope is one that another convention may give: of several kinks, each may be on its other side."""
+    """Return whether another convention may give a slope: with several kinks, each may be on its other side."""
     choices = (*sides, convention, sum(sides) - convention)
     room = ASIDE_TOLERANCE * max(map(abs, choices))
     return min(choices) - room <= slope <= max(choices) + room

@@ -1,8 +1,8 @@
-"""The graph one number at a time: which elements of which nodes an element of a node is computed from, and how.
+"""The graph one number at a time: the formula of each element of a node in terms of other elements.
 
 `Elements` reads formulas of single elements out of the graph. Operations that only move numbers, such as reshape,
 disappear on the way, and short formulas of values without a name are written into the formulas that use them. So the
-gradient of a weight of a dense layer reads as its textbook says, and that of any other layer reads in the same way.
+gradient of a weight of a dense layer reads as in a textbook, and that of any other layer reads in the same way.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ Element = tuple[int, int]
 MOST_TERMS = 20_000
 """Names in a formula."""
 MOST_WORK = 200_000
-"""Names in all formulas that are read, also those that turn out too long to stand inside others: a second's work."""
+"""Most names in all formulas that are read, including those that are too long to stand inside others: a second's work.
+"""
 LONGEST_INSIDE = 24
 """Names in a formula that is written into another one; a longer one is a value of its own."""
 DEEPEST_INSIDE = 30
-"""So deep formulas nest in each other. What lies deeper is a value of its own, so that nothing recurses for long."""
+"""Deepest nesting of formulas. Deeper parts are values of their own, so nothing recurses for long."""
 
 Moved = tuple[Node, int] | float
-"""Where an element comes from, or the number that it always is."""
+"""The origin of an element, or the constant that it is."""
 
 
 def index_of(shape: Shape, place: int) -> list[int]:
-    """The index of a place in an array."""
+    """Return the index of a place in an array."""
     index = []
     for n in reversed(shape):
         place, k = divmod(place, n)
@@ -55,7 +56,7 @@ def index_of(shape: Shape, place: int) -> list[int]:
 
 
 def place_of(shape: Shape, index: Sequence[int]) -> int:
-    """The place of an index in an array."""
+    """Return the place of an index in an array."""
     place = 0
     for n, k in zip(shape, index, strict=True):
         place = place * n + k
@@ -148,7 +149,7 @@ _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_
 
 
 def read_by(node: Node) -> tuple[Node, ...]:
-    """The nodes that the formula of an element is in terms of."""
+    """Return the nodes that occur in the formula of an element."""
     name = node.operation.name
     if name in _SECOND:
         return node.inputs[1:2]
@@ -189,7 +190,7 @@ def _elementwise(node: Node, place: int, term: Terms) -> NumberFormula:
 
 
 def _over_axes(x: Node, axes: Collection[int], kept: Sequence[int]) -> list[int]:
-    """The places of all elements along some axes; `kept` is the index along the others."""
+    """Return the places of all elements along some axes; `kept` is the index along the others."""
     _check_length(math.prod([x.shape[axis] for axis in axes]))
     rest = iter(kept)
     ranges = [range(n) if axis in axes else (next(rest),) for axis, n in enumerate(x.shape)]
@@ -202,7 +203,7 @@ def _check_length(count: int) -> None:
 
 
 def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[NumberFormula]:
-    """The elements that are taken together by a node whose first attribute is the axes that disappear."""
+    """Return the elements that a node joins; the first attribute of the node is the axes that disappear."""
     return [term(x, k) for k in _over_axes(x, node.attributes[0], index_of(node.shape, place))]
 
 
@@ -328,13 +329,13 @@ RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
 
 
 class Elements:
-    """Formulas of the elements of a graph, read as they are asked for."""
+    """Formulas of the elements of a graph, read on demand."""
 
     def __init__(self, nodes: Sequence[Node], named: Collection[int], indices: Mapping[int, Array]) -> None:
-        """`nodes` are all that matter, in topological order, and `named` the indices of those with a name of their own.
+        """`nodes` are all that matter, in topological order, and `named` are the indices of nodes with a name.
 
-        `indices` holds the integers of the inputs that have some, by node. What reads formulas raises `OverflowError`
-        where one of them, or all together, have too many names.
+        `indices` holds the integers of inputs by node. Reading raises `OverflowError` where one formula, or all
+        together, have too many names.
         """
         self.named = frozenset(named)
         self.indices = indices
@@ -348,7 +349,7 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """How an element is computed, in terms of elements that have names, or are long or used more than once."""
+        """Return the formula of an element, in terms of elements that have names, are long, or are used more than once."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)
@@ -372,12 +373,12 @@ class Elements:
 
     @property
     def spent(self) -> int:
-        """How many names the formulas have that were read so far, or inside `spending` since it began."""
+        """The count of names in all formulas read so far or, inside `spending`, since it began."""
         return self._work
 
     @contextmanager
     def spending(self, most: int) -> Iterator[None]:
-        """Within, formulas may have so many names together, which are not counted among those outside."""
+        """Limit the names of the formulas that are read within; the count outside leaves them out."""
         before = self._work, self._most_work
         self._work, self._most_work = 0, most
         try:
@@ -386,14 +387,14 @@ class Elements:
             self._work, self._most_work = before
 
     def term(self, node: Node, place: int) -> NumberFormula:
-        """An element as a part of a formula: its name, or how it is computed if that is short and used but once."""
+        """Return an element as a part of a formula: its name, or its own formula if that is short and used only once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)
         return Constant(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
 
     def _addend(self, node: Node, place: int) -> NumberFormula:
-        """As `term`, but a sum in a sum may be long: there it is no more than further terms."""
+        """Return an element as a term of a sum. In contrast to `term`, it may be a long sum, which only adds terms."""
         found = self.term(node, place)
         if isinstance(found, Ref) and isinstance(found.key, tuple):
             inside = self._inside.get(found.key)
@@ -402,7 +403,7 @@ class Elements:
         return found
 
     def _part(self, node: Node, place: int, longest: int) -> NumberFormula:
-        """An element of a node that does not only move numbers, or has a name, as a part of a formula."""
+        """Return an element of a node that does more than move numbers, or has a name, as a part of a formula."""
         element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
             return Ref(element)
@@ -424,7 +425,7 @@ class Elements:
         return found
 
     def _moved(self, node: Node, place: int) -> Moved:
-        """Where an element comes from, past all that only moves numbers and has no name; or the number that it is."""
+        """Return the origin of an element, past all nodes that only move numbers and have no name, or its constant."""
         first = True
         while first or node.index not in self.named:
             first = False
@@ -460,7 +461,7 @@ class Elements:
         )
 
     def _integers(self, node: Node) -> Array:
-        """The integers of a node, which only moves lie between it and an input."""
+        """Return the integers of a node, with only moves between it and an input."""
         if node.index in self.indices:
             return self.indices[node.index]
         assert node.operation.view is not None, "integers come from inputs"
@@ -468,9 +469,9 @@ class Elements:
 
 
 def _uses(nodes: Sequence[Node], named: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Nodes that are used more than once, and nodes whose single use takes each element several times.
+    """Return the nodes with several uses, and the nodes with a single use that takes each element several times.
 
-    Who reads what only moves numbers reads what it moves, unless that has a name.
+    A user of a node that only moves numbers uses the origin of these, unless the node has a name.
     """
     readers: dict[int, set[tuple[int, int]]] = {}
     spread: set[int] = set()

@@ -37,10 +37,10 @@ class ExplainTask:
 
     task: Task
     parameter: str | None = None
-    """As `hidden.kernel[0][1]`; a layer or a whole parameter; None: all that are trained."""
+    """A selector such as `hidden.kernel[0][1]`, a layer, or a whole parameter; None for all trained parameters."""
     sample: int | None = None
     depth: int | None = None
-    """How many steps from the gradients on are derived; None: all."""
+    """The count of steps back from the gradients; None for all."""
     convention: str = "standard"
 
     @property
@@ -94,7 +94,7 @@ class Explanation:
         self.most_steps = MOST_STEPS if self._outline is None else len(self._outline.places)
         """Steps and quantities, or how many steps there may be at most."""
         self.weight = len(scene.prepared.model.graph.nodes) + 10 * self.most_steps
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
         scene.prepared.model.graph.seal()
 
     def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
@@ -122,7 +122,7 @@ class Explanation:
         parameters: dict[str, dict[str, Array]] | None,
     ) -> WorkedDerivation:
         def held(key: Key) -> float:
-            """What the graph holds at a key."""
+            """Return the number in the graph at a key."""
             assert isinstance(key, tuple)
             return float(values[key[0]].item(key[1]))
 
@@ -173,7 +173,7 @@ class Explanation:
         return WorkedDerivation(loss, quantities, steps, meanings, finite, lost, parameters)
 
     def _inputs(self, feed: Feed, watch: Watch | None) -> tuple[dict[Node, Array], dict[str, dict[str, Array]] | None]:
-        """The values of all inputs of the graph; and the parameters, if they were initialised here."""
+        """Return the values of all inputs of the graph, and the parameters if they were initialised here."""
         scene, sample = self.scene, self.scene.sample
         prepared = scene.prepared
         model, dtype = prepared.model, self.task.dtype

@@ -16,7 +16,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.ir import OPERATIONS
 
 Key = Hashable
-"""What a formula calls a number: an element of a node, as (node, place), or a name."""
+"""The key of a number in formulas: an element of a node, as (node, place), or a name."""
 
 
 class NumberFormula:
@@ -111,7 +111,7 @@ class Call(_Compound):
 
 
 def total(terms: Sequence[tuple[bool, NumberFormula]]) -> NumberFormula:
-    """A sum without sums inside it."""
+    """Return a sum without sums inside it."""
     flat: list[tuple[bool, NumberFormula]] = []
     for minus, term in terms:
         if isinstance(term, TermSum):
@@ -130,7 +130,7 @@ def negative(formula: NumberFormula) -> NumberFormula:
 
 
 def product(factors: Sequence[NumberFormula]) -> NumberFormula:
-    """A product without products inside it; signs of its factors come to the front."""
+    """Return a product without products inside it; the signs of its factors come to the front."""
     flat: list[NumberFormula] = []
     minus = False
     for given in factors:
@@ -156,7 +156,7 @@ def quotient(top: NumberFormula, bottom: NumberFormula) -> NumberFormula:
 
 
 def names(formula: NumberFormula) -> Iterator[Key]:
-    """The keys of a formula, in the order in which it is written, repeated where it repeats them."""
+    """Yield the keys of a formula in the order of writing, as often as they occur."""
     waiting = [formula]
     while waiting:
         here = waiting.pop()
@@ -167,7 +167,7 @@ def names(formula: NumberFormula) -> Iterator[Key]:
 
 
 def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """The negative of a formula, in terms of the negatives of all names that are `signed`.
+    """Return the negative of a formula, in terms of the negatives of all names that are `signed`.
 
     A formula that is linear in these names keeps its form, as deltas in terms of deltas do.
     """
@@ -192,7 +192,7 @@ def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormu
 
 
 def kept(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """The same number, in terms of the negatives of all names that are `signed`."""
+    """Return the same number, in terms of the negatives of all names that are `signed`."""
     if not _any_signed(formula, signed):
         return formula
     if isinstance(formula, Ref):
@@ -231,7 +231,7 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
 
 
 def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
-    """The number that a formula stands for, in float64."""
+    """Compute the number that a formula stands for, in float64."""
     if isinstance(formula, Ref):
         return value(formula.key)
     if isinstance(formula, Constant):
@@ -251,7 +251,7 @@ def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
 
 
 def _operate(name: str, values: Sequence[float]) -> float:
-    """An elementwise operation of the graph on single numbers."""
+    """Apply an elementwise operation of the graph to single numbers."""
     operation = OPERATIONS[name]
     out = np.empty(())
     scratch = [np.empty(()) for _ in range(2)]
@@ -268,7 +268,7 @@ _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 
 
 def expression(formula: NumberFormula, name: Callable[[Key], str]) -> str:
-    """A formula for programs: Python's arithmetic, functions by the names of operations, whole digits of constants."""
+    """Write a formula for programs: Python's arithmetic, functions by the names of operations, all digits of constants."""
     return _written(formula, name)[0]
 
 
