@@ -17,17 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import (
-    RATIO_HEADER,
-    Bar,
-    Timing,
-    blas,
-    duration,
-    installed,
-    ratio_rows,
-    table,
-    time_in_turns,
-)
+from benchmarks.measure import RATIO_HEADER, Bar, Timing, blas, duration, installed, ratio_rows, table, time_in_turns
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
 from service.engine.descent.optimizers import optimizers
@@ -36,9 +26,9 @@ from service.engine.descent.runs import Runs
 from service.engine.descent.runs_plan import RunsPlan
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.formulas import formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import search
 from service.engine.graph.plan import WorkspacePool

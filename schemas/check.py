@@ -13,7 +13,8 @@ from schemas.fields import Message, NumberField, NumbersField, StrictSchema
 from schemas.subject import LoadedSubject, SubjectRequest
 from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array
-from service.engine.insight.check import TOLERANCES, VERDICTS
+from service.engine.insight.check import TOLERANCES
+from service.engine.insight.check_report import VERDICTS
 from service.engine.insight.differences import STEPS
 
 MOST_STEPS = 100

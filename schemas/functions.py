@@ -42,16 +42,9 @@ from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
-from service.engine.functions.expression import (
-    LONGEST_EXPRESSION,
-    LONGEST_NAME,
-    MOST_VARIABLES,
-    NAME,
-    TAKEN,
-    Expression,
-    parse,
-)
+from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
 from service.engine.functions.fit import LOSSES
+from service.engine.functions.tokens import NAME, TAKEN
 
 MOST_POINTS = 10_000
 """Points that are told of one by one."""

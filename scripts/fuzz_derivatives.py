@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.calculus import analyse
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import parse
-from service.engine.functions.function import Function, FunctionTask
 from tests.engine.functions.reference import Judge, answers, random_cases
 
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 from service.engine.errors import InvalidRequest, LimitExceeded  # noqa: E402
 from service.engine.functions.backpropagation import ExpressionGraph  # noqa: E402
 from service.engine.functions.calculus import analyse  # noqa: E402
+from service.engine.functions.compiled import Function, FunctionTask  # noqa: E402
 from service.engine.functions.expression import parse  # noqa: E402
 from service.engine.functions.formulas import formulas_of  # noqa: E402
-from service.engine.functions.function import Function, FunctionTask  # noqa: E402
 from tests.engine.functions.hostile import hostile_expressions  # noqa: E402
 
 COUNT = 100_000

@@ -24,8 +24,8 @@ from service.config import Settings
 from service.edge.connection import Connection
 from service.edge.edge import Edge
 from service.engine.errors import EngineError
+from service.engine.functions.compiled import FunctionTask
 from service.engine.functions.expression import parse
-from service.engine.functions.function import FunctionTask
 from service.engine.graph import plan
 from service.engine.graph.ir import Graph, Node, sealing
 from service.engine.limits import Limits

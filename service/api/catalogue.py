@@ -133,7 +133,7 @@ def _word(word: Word) -> dict[str, Any]:
         "derivative": ",\\quad ".join(slopes_of(word)),
         "arguments": word.arguments,
         "operator": word.operator,
-        "troubles": [{"kind": trouble.kind, "message": trouble.text} for trouble in word.troubles],
+        "troubles": [{"kind": each.kind, "message": each.text} for each in word.singularities],
     }
 
 

@@ -17,10 +17,10 @@ from service.api.graph_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.cautions import Caution
-from service.engine.insight.check import TensorCheck
+from service.engine.insight.check_report import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
-from service.engine.insight.checked import EVALUATIONS, Checked, FunctionCheckTask, NetworkCheckTask, Wanted
-from service.engine.insight.differences import Curve
+from service.engine.insight.checked import EVALUATIONS, Checked, CheckOptions, FunctionCheckTask, NetworkCheckTask
+from service.engine.insight.differences import DifferenceCurve
 from service.engine.texts import Sentence, Tell, say, telling
 
 blueprint = Blueprint("check", __name__)
@@ -45,20 +45,20 @@ def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
     """
     steps = request.get("steps")
     ordered = None if steps is None else tuple(sorted(steps, reverse=True))
-    wanted = Wanted(request.get("claimed"), request["seed"], request.get("tolerance"), ordered)
+    wanted = CheckOptions(request.get("claimed"), request["seed"], request.get("tolerance"), ordered)
     checked, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
     return _answer(checked, request.get("dtype", "float64"), warnings, context.language)
 
 
-def _of_function(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
+def _of_function(request: LoadedCheck, wanted: CheckOptions, context: Context) -> tuple[Checked, list[Caution]]:
     ready = context.compiled(FunctionCheckTask(request["expression"]))
     context.mark_compiled(ready.nbytes)
     context.memory.need(context.loaded_bytes + ready.nbytes)
     return ready.run(request["point"], wanted, context.ticket), cautions_of(request["expression"])
 
 
-def _of_network(request: LoadedCheck, wanted: Wanted, context: Context) -> tuple[Checked, list[Caution]]:
+def _of_network(request: LoadedCheck, wanted: CheckOptions, context: Context) -> tuple[Checked, list[Caution]]:
     with in_terms_of(request):
         task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         ready = built(NetworkCheckTask(task), feed, context)
@@ -121,7 +121,7 @@ def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:
     return told
 
 
-def _curve(curve: Curve, tell: Tell) -> dict[str, Any]:
+def _curve(curve: DifferenceCurve, tell: Tell) -> dict[str, Any]:
     told: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _told(of_curve(curve), tell)}
     if curve.best is not None:
         told["best"] = _finite(curve.best._asdict())

@@ -35,7 +35,7 @@ from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import judge_record, ratios_of, record_of
 from service.engine.insight.health.sweep import (
     AskedSweep,
-    Sweep,
+    NetworkSweep,
     drawn_inputs,
     drawn_targets,
 )
@@ -324,7 +324,7 @@ class SweepWork(_Work):
         asked, inputs, targets = _asked(request, request["sweep"])
         limits = context.runtime.settings.limits
         try:
-            self.sweep = Sweep(asked, inputs, targets, limits, context.ticket)
+            self.sweep = NetworkSweep(asked, inputs, targets, limits, context.ticket)
             largest = context.compiled(self.sweep.largest)
             work = self.sweep.admit(largest)
         except LimitExceeded as error:

@@ -12,7 +12,7 @@ from service.engine.declarations import Selection
 from service.engine.findings import Found
 from service.engine.insight.health.measures import Health, LayerHealth
 from service.engine.insight.health.story import Record
-from service.engine.insight.health.sweep import Row, Run
+from service.engine.insight.health.sweep import Run, SweepRow
 from service.engine.texts import telling
 
 MOST_CURVE = 200
@@ -101,7 +101,7 @@ def _short(each: Found) -> dict[str, Any]:
     return entry
 
 
-def told_row(row: Row) -> dict[str, Any]:
+def told_row(row: SweepRow) -> dict[str, Any]:
     return {
         "depth": row.depth,
         "activation": _block(row.activation),

@@ -10,9 +10,9 @@ from schemas.explain import ExplainRequest, ExplainResponse, LoadedExplain
 from service.api.insight_examples import EXPLAIN
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.api.operation import Context, post
-from service.engine.insight.explain import Derivation, ExplainTask
+from service.engine.insight.explain import ExplainTask, WorkedDerivation
 from service.engine.insight.meaning import Meaning
-from service.engine.insight.outline import Quantity, Step
+from service.engine.insight.outline import DerivationStep, Quantity
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.texts import Tell, say, telling
 
@@ -52,7 +52,7 @@ def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
     return _answer(request, context, derivation)
 
 
-def _answer(request: LoadedExplain, context: Context, derivation: Derivation) -> dict[str, Any]:
+def _answer(request: LoadedExplain, context: Context, derivation: WorkedDerivation) -> dict[str, Any]:
     """The answer, what matters most first."""
     tell = telling(context.language)
     answer: dict[str, Any] = {
@@ -75,7 +75,7 @@ def _answer(request: LoadedExplain, context: Context, derivation: Derivation) ->
     return answer
 
 
-def _step(step: Step, value: float, numbers: str, tell: Tell) -> dict[str, Any]:
+def _step(step: DerivationStep, value: float, numbers: str, tell: Tell) -> dict[str, Any]:
     return {
         "id": step.id,
         "kind": step.kind,

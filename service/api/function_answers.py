@@ -10,15 +10,16 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.valleys import Valleys
+from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along
+from service.engine.functions.compiled import Function, PointProblem
 from service.engine.functions.expression import Expression
 from service.engine.functions.fit import LATEX, Line
+from service.engine.functions.formula_writer import Printed
 from service.engine.functions.formulas import Formulas
-from service.engine.functions.function import Function, Problem
 from service.engine.functions.ranges import kinks_within
-from service.engine.functions.stationary import Search
-from service.engine.functions.symbolic import Printed
+from service.engine.functions.stationary import StationarySearch
 
 MOST_UNSEEN = 0.02
 """Chance that one more start of a search finds a new point, above which the starts are few."""
@@ -70,7 +71,7 @@ def second_order_of(place: int, calculus: Calculus) -> dict[str, Any]:
     return entry
 
 
-def missed_by(function: Function, found: Search, low: Array, high: Array) -> list[Caution]:
+def missed_by(function: Function, found: StationarySearch, low: Array, high: Array) -> list[Caution]:
     """Cautions about what a search may have missed."""
     cautions = []
     kinks = kinks_within(function, low, high)
@@ -99,7 +100,7 @@ def missed_by(function: Function, found: Search, low: Array, high: Array) -> lis
     return cautions
 
 
-def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
+def _problem(expression: Expression, problem: PointProblem) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
     if problem.step is not None:
         told |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
@@ -119,7 +120,7 @@ def cautions_of(expression: Expression) -> list[Caution]:
     ]
 
 
-def lost_at(problems: Mapping[int, Sequence[Problem]], lost: Array) -> list[Caution]:
+def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array) -> list[Caution]:
     places = np.flatnonzero(lost)
     if not len(places):
         return []
@@ -172,7 +173,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
             for edge, derivative, contribution in edges
         ],
     }
-    return told, all(map(is_finite, found))
+    return told, without_float_warnings(all, map(is_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:

@@ -56,10 +56,10 @@ from service.engine.errors import Fault, InvalidRequest
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.backpropagation import GraphTask
 from service.engine.functions.calculus import analyse
+from service.engine.functions.compiled import BLOCK, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.fit import fit_line
 from service.engine.functions.formulas import FormulasTask
-from service.engine.functions.function import BLOCK, FunctionTask
 from service.engine.functions.stationary import search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 

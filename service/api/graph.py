@@ -20,8 +20,8 @@ from service.engine.cautions import Caution
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.ir import Node
 from service.engine.insight import graph_text
-from service.engine.insight.computation import FunctionGraphTask, NetworkGraphTask, Values
-from service.engine.insight.graph_view import Vertex, View, by_layer, by_operation, chosen_detail
+from service.engine.insight.computation import ComputedValues, FunctionGraphTask, NetworkGraphTask
+from service.engine.insight.graph_view import View, ViewVertex, by_layer, by_operation, chosen_detail
 from service.engine.texts import Tell, say, telling
 
 VERTEX_BYTES = 2_000
@@ -59,7 +59,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
     return answer | {"finite": finite, "warnings": listed(warnings, context.language)}
 
 
-Shown = tuple[int, Values, View, list[Caution]]
+Shown = tuple[int, ComputedValues, View, list[Caution]]
 """How many operations there are, their values, what is shown of them, and warnings."""
 
 
@@ -93,7 +93,7 @@ def _all_finite(arrays: Iterable[Array]) -> bool:
     return all(map(is_finite, arrays))
 
 
-def _answer(view: View, values: Values, request: LoadedGraph, tell: Tell) -> dict[str, Any]:
+def _answer(view: View, values: ComputedValues, request: LoadedGraph, tell: Tell) -> dict[str, Any]:
     by_operations = view.detail == "operations"
     results: dict[str, Any] = {"outputs": view.outputs}
     if view.loss is not None:
@@ -125,7 +125,7 @@ def _answer(view: View, values: Values, request: LoadedGraph, tell: Tell) -> dic
     return answer
 
 
-def _node(vertex: Vertex, values: Mapping[Node, Array], tell: Tell) -> dict[str, Any]:
+def _node(vertex: ViewVertex, values: Mapping[Node, Array], tell: Tell) -> dict[str, Any]:
     node: dict[str, Any] = {
         "name": vertex.name,
         "operation": vertex.operation,
@@ -152,7 +152,7 @@ def _number(value: Array) -> Any:
     return value if value.ndim else value.item()
 
 
-def _groups(vertices: Iterable[Vertex]) -> Iterable[dict[str, Any]]:
+def _groups(vertices: Iterable[ViewVertex]) -> Iterable[dict[str, Any]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for vertex in vertices:
         if vertex.layer is not None:

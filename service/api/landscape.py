@@ -13,16 +13,8 @@ from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.errors import Path
 from service.engine.insight.lanczos import Pairs
-from service.engine.insight.landscape import (
-    AskedLandscape,
-    AxisValues,
-    Extreme,
-    Landscape,
-    PathValues,
-    Survey,
-    Trajectory,
-    points_of,
-)
+from service.engine.insight.landscape import Survey, Trajectory, points_of
+from service.engine.insight.landscape_values import AskedLandscape, AxisValues, Extreme, Landscape, PathValues
 from service.engine.insight.landscape_words import about_axis, about_spectrum
 from service.engine.insight.spectrum import Spectrum
 from service.engine.network.evaluate import EvaluationTask

@@ -18,9 +18,9 @@ from service.engine.cautions import Caution
 from service.engine.graph.plan import Program
 from service.engine.insight.verify.budget import MOST
 from service.engine.insight.verify.formula import FunctionVerifyTask
-from service.engine.insight.verify.search import Diagnosis
+from service.engine.insight.verify.search import ClaimDiagnosis
 from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts
-from service.engine.insight.verify.verified import EVALUATIONS, NetworkVerifyTask, Submission, Wanted
+from service.engine.insight.verify.verified import EVALUATIONS, NetworkVerifyTask, Submission, VerifyOptions
 from service.engine.insight.verify.words import changes_for, of_diagnosis, of_first_wrong, of_verdict, unexplained
 from service.engine.texts import Tell, say, telling
 
@@ -53,7 +53,9 @@ def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
     that known mistakes give, alone and in pairs. A claim that none of them explains is told where it first goes wrong.
     """
     tell = telling(context.language)
-    wanted = Wanted(_submissions(request), request["layout"], request.get("tolerance"), request.get("learning_rate"))
+    wanted = VerifyOptions(
+        _submissions(request), request["layout"], request.get("tolerance"), request.get("learning_rate")
+    )
     found, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
     if found.missed:
@@ -81,14 +83,14 @@ def _submissions(request: LoadedVerify) -> list[Submission]:
     ]
 
 
-def _of_function(request: LoadedVerify, wanted: Wanted, context: Context) -> tuple[Verdicts, list[Caution]]:
+def _of_function(request: LoadedVerify, wanted: VerifyOptions, context: Context) -> tuple[Verdicts, list[Caution]]:
     ready = context.compiled(FunctionVerifyTask(request["expression"]))
     context.mark_compiled(ready.nbytes)
     context.memory.need(context.loaded_bytes + ready.nbytes)
     return ready.run(request["point"], wanted, context.ticket), cautions_of(request["expression"])
 
 
-def _of_network(request: LoadedVerify, wanted: Wanted, context: Context) -> tuple[Verdicts, list[Caution]]:
+def _of_network(request: LoadedVerify, wanted: VerifyOptions, context: Context) -> tuple[Verdicts, list[Caution]]:
     with in_terms_of(request):
         task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
         ready = built(NetworkVerifyTask(task), feed, context)
@@ -152,7 +154,7 @@ def _tensor(tensor: TensorVerdict) -> dict[str, Any]:
     return told
 
 
-def _diagnosis(diagnosis: Diagnosis, tell: Tell) -> dict[str, Any]:
+def _diagnosis(diagnosis: ClaimDiagnosis, tell: Tell) -> dict[str, Any]:
     facts = diagnosis.facts
     told: dict[str, Any] = {
         "mistakes": list(dict.fromkeys(made.code for made in diagnosis.made)),

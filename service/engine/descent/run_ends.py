@@ -29,8 +29,8 @@ from service.engine.descent.valleys import (
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions import evidence
 from service.engine.functions.calculus import MAXIMUM, MINIMUM, SADDLE, STATIONARY, analyse, finite_matrices
+from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.flow import follow
-from service.engine.functions.function import Function, Problem, Results
 from service.engine.functions.newton import near, polish, refine
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, usual_size
@@ -78,7 +78,7 @@ class RunEnds:
         self._usual = usual_size(rolling.first)
         self._settled: Array = (rolling.status != DIVERGED) & np.isfinite(self.values)
         self._settled &= np.logical_and.reduce(np.isfinite(self.points), axis=1)
-        self._on_kinks: dict[int, Problem] = {}
+        self._on_kinks: dict[int, PointProblem] = {}
         """The kink at the end of a run, where the slope is a convention."""
         self._note = (
             "; at the kinks of this function it need not vanish" if without_float_warnings(self._has_kinks) else ""
@@ -275,7 +275,7 @@ class RunEnds:
         rolling = self.rolling
         of_run = np.array(self.valleys.of_run)
         runs = np.flatnonzero(self._settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
-        if not len(runs) or any(check.trouble.kind == "jump" for check in rolling.function.checks):
+        if not len(runs) or any(check.singularity.kind == "jump" for check in rolling.function.checks):
             return
         function = rolling.compiled(BLOCK_POINTS, 2)
         size = WAYS * self._block_size(function)
@@ -421,7 +421,7 @@ class RunEnds:
         return found
 
 
-def _named(kink: Problem) -> str:
+def _named(kink: PointProblem) -> str:
     return "a jump" if kink.kind == "jump" else "a kink"
 
 

@@ -21,8 +21,8 @@ from service.engine.descent.rule_runs import RuleRuns
 from service.engine.descent.runs_plan import MATRICES, RunsPlan
 from service.engine.descent.search_runs import SearchRuns
 from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import Function, FunctionTask, PointProblem, Results
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import Function, FunctionTask, Problem, Results
 from service.engine.limits import Limits
 
 RUN_BYTES = 500
@@ -83,7 +83,7 @@ class Runs:
         """The points where runs ended."""
         self.first: Array = np.empty(0)
         """The values at the starts."""
-        self.kinks: dict[int, Problem] = {}
+        self.kinks: dict[int, PointProblem] = {}
         """The kink that ended a run: a point with a value but no slope to follow."""
         self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, self._evaluate)
         self.searches = SearchRuns(plan, self.compiled, self._stack)
@@ -229,7 +229,7 @@ class Runs:
         return self.paths.of(run, int(self.ended_at[run]), self._snapshot())
 
 
-def kink_of(problems: Sequence[Problem]) -> Problem | None:
+def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:
     """Return the kink among the problems of a point; None if it has none, or no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:

@@ -16,7 +16,7 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.update import Rules
 from service.engine.errors import LimitExceeded
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 
 SEARCH_SECONDS = 0.004
 """Searches go on for so long, one after the other, before other work has its turn."""

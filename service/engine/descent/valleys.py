@@ -10,8 +10,8 @@ import numpy as np
 
 from service.engine.arrays import Array, norms_of
 from service.engine.functions.calculus import Calculus
+from service.engine.functions.compiled import Function
 from service.engine.functions.evidence import judge
-from service.engine.functions.function import Function
 from service.engine.functions.newton import Curvature, distinct
 
 MOST_VALLEYS = 500

@@ -1,7 +1,7 @@
-"""What a finding says of itself: its name, when it is serious, whose threshold that is, what it means, what to try.
+"""The declaration of findings: name, meaning, severities with their thresholds and sources, and advice.
 
-A finding is something true of a network, its numbers or its training that its owner should know. Answers of
-`/v1/gradients/diagnose` hold findings whole; the warnings of other answers hold their sentence.
+A finding is a fact about a network, its numbers or its training that its owner should know. Answers of
+`/v1/gradients/diagnose` hold whole findings; the warnings of other answers hold their sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from service.engine.declarations import Declaration, Registry
 from service.engine.texts import Sentence
 
 SEVERITIES = ("note", "warning", "problem")
-"""From mild to grave. A note is worth knowing, with a warning learning is slow or fragile, a problem prevents it."""
+"""From mild to grave: a note is worth knowing, a warning means slow or fragile learning, a problem prevents learning.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,10 +30,10 @@ class Finding(Declaration):
     below: bool = False
     """A value is graver the smaller it is, not the larger."""
     advice: Callable[[], Sentence]
-    """What to try."""
+    """The sentence with remedies."""
 
     def judge(self, value: float | None) -> tuple[str, float | None] | None:
-        """The severity of a value and the bound that it crossed; None: it is fine."""
+        """Return the severity of a value and the bound that it crossed; None for a value without a finding."""
         for severity, bound in reversed(list(self.severities.items())):
             if bound is None:
                 return severity, None
@@ -41,7 +42,7 @@ class Finding(Declaration):
         return None
 
     def bound(self, severity: str) -> float:
-        """The value from which on it has this severity."""
+        """Return the value from which on the finding has this severity."""
         bound = self.severities[severity]
         assert bound is not None
         return bound
@@ -59,7 +60,7 @@ class Found:
     layer: str | None = None
     quantity: str | None = None
     step: int | None = None
-    """Of a training."""
+    """The step of a training."""
 
     @property
     def code(self) -> str:
@@ -84,9 +85,9 @@ def found(
     step: int | None = None,
     **words: Any,
 ) -> Found:
-    """The finding of this code, whatever its value. `severity` is given where it does not follow from the value alone.
+    """Return the finding with this code, whatever its value. `severity` is given where the value does not decide it.
 
-    `words` are what its sentence names beside the layer and the step.
+    `words` fill the places of its sentence beside layer and step.
     """
     finding = findings[code]
     judged = finding.judge(value)
@@ -104,7 +105,7 @@ def found(
 
 @cache
 def _named(finding: Finding) -> frozenset[str]:
-    """What the sentence of a finding names."""
+    """Return the names of the places in the sentence of a finding."""
     return frozenset(signature(finding.build).parameters)
 
 
@@ -118,7 +119,7 @@ def found_if(
     step: int | None = None,
     **words: Any,
 ) -> list[Found]:
-    """The finding of this code where its value crosses a threshold."""
+    """Return the finding with this code if its value crosses a threshold."""
     if findings[code].judge(value) is None:
         return []
     return [found(code, value=value, layer=layer, quantity=quantity, step=step, **words)]

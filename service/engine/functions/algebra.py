@@ -1,7 +1,8 @@
-"""Formulas in canonical form: sums of terms with rational coefficients, a term being a product of powers.
+"""Formulas in canonical form: sums of terms with rational coefficients, where a term is a product of powers.
 
-Like terms and powers of one base meet as soon as they are made, so equal formulas are one object, and one that shares
-its parts stays small. Every step is counted; what takes too many, grows too large or nests too deep is refused.
+Like terms and powers of one base are joined as soon as they are made, so equal formulas are one object and a formula
+that repeats its parts stays small. Every step of work is counted. Formulas that take too many steps, grow too large or
+nest too deep are refused.
 """
 
 from __future__ import annotations
@@ -15,48 +16,48 @@ from service.engine.functions.printing import Rational
 
 DEEPEST = 80
 LARGEST = 2**512
-"""Numerators and denominators stay below."""
+"""Bound of numerators and denominators."""
 MOST_CANCELLED = 10**6
-"""How much larger one of two coefficients of a sign may be than the other: (A + B)/2 + (A - B)/2 sgn x is B where the
-sign is -1, without the digits of A."""
+"""Largest ratio of two coefficients of a sign. (A + B)/2 + (A - B)/2 sgn x is B where the sign is -1, and the digits of
+A would be lost beyond this ratio."""
 LONGEST_POWER = 128
-"""Bits of a power of a number that is written out."""
+"""Most bits of a power of a number that is written out."""
 
 P = TypeVar("P", "Atom", "Term", "Sum")
 
 
-class Refused(Exception):
-    """This formula is not worth its size, or has no value."""
+class NoFormula(Exception):
+    """Raised for a formula that is too large, or that has no value."""
 
 
-class Exhausted(Exception):
-    """All the work that was allowed is done."""
+class WorkExhausted(Exception):
+    """Raised once all the work that was allowed is done."""
 
 
 # Parts of formulas. Only `Algebra` makes them; they are compared by identity.
 
 
 class Atom:
-    """A variable, pi, e or a whole number above 1; with arguments a function of them."""
+    """A variable, pi, e or a whole number above 1; with arguments, a function of them."""
 
     __slots__ = ("arguments", "constant", "degree", "depth", "index", "name", "weight")
 
     def __init__(self, index: int, name: str, arguments: tuple[Sum, ...]) -> None:
         self.index = index
-        """Parts are counted as they appear."""
+        """The position of this part in the order in which parts are made."""
         self.name = name
         self.arguments = arguments
         self.constant = not arguments and (name in ("pi", "e") or name.isdecimal())
-        """It is, and is positive."""
+        """True for a constant; all constants here are positive."""
         self.depth: int = 1 + max([argument.depth for argument in arguments], default=-1)
         self.degree: int | None = None if arguments else int(not self.constant)
-        """As a polynomial; None: it is none."""
+        """The degree as a polynomial; None for everything else."""
         self.weight: int = 3 + len(name) + sum([x.weight for x in arguments]) if arguments else 2
-        """About how many characters it takes to type."""
+        """About the number of characters that it takes to type."""
 
 
 class Term:
-    """Powers of different bases, in the order in which the bases appeared. Without any it is 1."""
+    """A product of powers of different bases, in the order in which the bases appeared. Without factors it is 1."""
 
     __slots__ = ("degree", "depth", "factors", "index", "weight")
 
@@ -85,7 +86,7 @@ class Term:
 
 
 class Sum:
-    """Terms and their coefficients, none of them 0; no terms are 0. Every value is a sum, often of one term."""
+    """A sum of terms with coefficients other than 0. Without terms it is 0. Every value is a sum, often of one term."""
 
     __slots__ = ("degree", "depth", "index", "terms", "weight")
 
@@ -104,7 +105,7 @@ class Sum:
 
     @property
     def number(self) -> Rational | None:
-        """Its value, if it is a rational number."""
+        """The value, if it is a rational number."""
         if len(self.terms) > 1:
             return None
         for term, coefficient in self.terms.items():
@@ -114,12 +115,12 @@ class Sum:
 
 Base: TypeAlias = Atom | Sum
 Exponent: TypeAlias = int | Fraction | Sum
-"""A sum only where it is not a number."""
+"""A `Sum` only where the exponent is not a number."""
 Factor: TypeAlias = tuple[Base, Exponent]
 Product: TypeAlias = tuple[Rational, Sequence[Factor]]
 
 ODD = frozenset(("sin", "tan", "asin", "atan", "sinh", "tanh", "asinh", "atanh", "cbrt", "erf", "sign", "slope"))
-"""`slope` is the sign that a derivative has from abs, max or min: that of x² is taken as 1, as |x²| is x²."""
+"""`slope` is the sign in derivatives of abs, max and min. The sign of x² is taken as 1, as |x²| is x²."""
 EVEN = frozenset(("cos", "cosh", "abs"))
 OF_NUMBERS: dict[str, Callable[..., Rational]] = {
     "floor": math.floor,
@@ -130,53 +131,51 @@ OF_NUMBERS: dict[str, Callable[..., Rational]] = {
     "greater": lambda a, b, _: int(a > b),
     "greater_equal": lambda a, b, _: int(a >= b),
 }
-"""What is rational of rational numbers."""
+"""Functions whose value at rational numbers is rational."""
 
 
-class Algebra:
-    """Makes formulas, and counts the work that takes."""
+class PartTable:
+    """Makes the parts of formulas, equal ones only once, and counts the work."""
 
     def __init__(self) -> None:
         self.left = 0
-        """How much may be done yet."""
+        """Steps of work that may still be done."""
         self.parts: dict[Hashable, Any] = {}
-        self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
-        self._powers: dict[Factor, Product | None] = {}
-        self._slopes = False
-        """Whether there are signs of derivatives."""
+        self.has_slopes = False
+        """True once an atom `slope` was made."""
 
     def spend(self, work: int) -> None:
         self.left -= work
         if self.left < 0:
-            raise Exhausted
+            raise WorkExhausted
 
     def exact(self, value: Rational) -> Rational:
-        """The number as an int if it is one; refuses what is too large."""
+        """Return a number, as an int if it is one. Raises `NoFormula` if it is too large."""
         if type(value) is not int:
             self.spend(3)
             if value.denominator != 1:
                 if -LARGEST < value.numerator < LARGEST and value.denominator < LARGEST:
                     return value
-                raise Refused
+                raise NoFormula
             value = value.numerator
         if -LARGEST < value < LARGEST:
             return value
-        raise Refused
+        raise NoFormula
 
     def _part(self, kind: type[P], key: Hashable, *details: Any) -> P:
-        """The part that is like this: equal ones are one object."""
+        """Return the one part with this key, which is made if there is none yet."""
         part: P | None = self.parts.get(key)
         if part is None:
             self.spend(3)
             part = kind(len(self.parts), *details)
             if part.depth > DEEPEST:
-                raise Refused
+                raise NoFormula
             self.parts[key] = part
         return part
 
     def atom(self, name: str, arguments: tuple[Sum, ...] = ()) -> Atom:
         if name == "slope":
-            self._slopes = True
+            self.has_slopes = True
         return self._part(Atom, (name, arguments), name, arguments)
 
     def term(self, factors: Iterable[Factor]) -> Term:
@@ -189,13 +188,22 @@ class Algebra:
     def number(self, value: Rational) -> Sum:
         return self.sum({self.term(()): self.exact(value)} if value else {})
 
+
+class Algebra(PartTable):
+    """Makes formulas in canonical form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._representatives: dict[Hashable, tuple[Sum, Rational]] = {}
+        self._powers: dict[Factor, Product | None] = {}
+
     def symbol(self, name: str) -> Sum:
         return self.product(1, [(self.atom(name), 1)])
 
     # sums and products
 
     def total(self, parts: Iterable[tuple[Sum, Rational]]) -> Sum:
-        """The sum of some sums, each times a number."""
+        """Return the sum of the parts, each times its number."""
         terms: dict[Term, Rational] = {}
         for part, scale in parts:
             if not terms and scale == 1:
@@ -206,8 +214,8 @@ class Algebra:
             for term, coefficient in part.terms.items():
                 added = coefficient if scale == 1 else scale * coefficient
                 if term in terms:
-                    if self._slopes and _cancels(term, added, terms[term]):
-                        raise Refused
+                    if self.has_slopes and _cancels(term, added, terms[term]):
+                        raise NoFormula
                     added += terms[term]
                 if added:
                     terms[term] = self.exact(added)
@@ -216,7 +224,7 @@ class Algebra:
         return self.sum(terms)
 
     def product(self, coefficient: Rational, factors: Iterable[Factor]) -> Sum:
-        """A number times powers: those of one base meet, and each is simplified."""
+        """Return a number times powers. Powers of one base are joined, and each is simplified."""
         exponents: dict[Base, Exponent] = {}
         waiting = [*factors]
         waiting.reverse()
@@ -269,7 +277,7 @@ class Algebra:
     # powers
 
     def _simpler(self, base: Base, exponent: Exponent) -> Product | None:
-        """A power as a number times simpler powers; None: it is simple."""
+        """Return a power as a number times simpler powers; None if it is simple already."""
         if type(base) is Sum:
             if type(exponent) is not int and len(base.terms) > 1:
                 return None
@@ -297,7 +305,7 @@ class Algebra:
             factors = ((representative, 1),)
         elif not coefficient:
             if isinstance(exponent, Sum) or exponent < 0:
-                raise Refused
+                raise NoFormula
             return 0, []
         if type(exponent) is int:
             power = self._raised(coefficient, exponent)
@@ -316,14 +324,14 @@ class Algebra:
         return None
 
     def _number(self, value: Rational, exponent: Exponent) -> list[Factor]:
-        """A power of a positive number as powers of whole numbers."""
+        """Return a power of a positive number as powers of whole numbers."""
         if value < 0:
-            raise Refused
+            raise NoFormula
         parts = ((value.numerator, exponent), (value.denominator, self.times(exponent, -1)))
         return [(self.atom(str(whole)), power) for whole, power in parts if whole > 1]
 
     def _simpler_number(self, value: int, exponent: Rational) -> Product | None:
-        """Roots of whole numbers are kept with exponents between -1 and 0, so that they meet."""
+        """Simplify a root of a whole number to exponents between -1 and 0, so that equal roots meet."""
         root = math.isqrt(value)
         if root * root == value and type(exponent) is Fraction and exponent.denominator == 2:
             return 1, [(self.atom(str(root)), 2 * exponent)]
@@ -332,14 +340,14 @@ class Algebra:
         return None if power is None else (power, self._number(value, exponent - whole))
 
     def _raised(self, value: Rational, exponent: int) -> Rational | None:
-        """A power of a number, if it is short enough to be written out."""
+        """Return a power of a number, if it is short enough to be written out."""
         bits = max(abs(value.numerator).bit_length(), value.denominator.bit_length())
         if abs(value) != 1 and bits * abs(exponent) >= LONGEST_POWER:
             return None
         return value**exponent if exponent > 0 else self.exact(Fraction(value) ** exponent)
 
     def represent(self, whole: Sum) -> tuple[Sum, Rational]:
-        """The one sum that stands for all its multiples, and how many times it this one is."""
+        """Return the sum that stands for all multiples of a sum, and the factor from that one to this."""
         known = self._representatives.get(whole)
         if known is None:
             self.spend(6 * len(whole.terms))
@@ -360,7 +368,7 @@ class Algebra:
     # functions
 
     def call(self, name: str, arguments: tuple[Sum, ...]) -> Sum:
-        """A function of some arguments: signs, and factors of absolute values, come before it."""
+        """Return a function of arguments. Signs, and factors of absolute values, are put before it."""
         x = arguments[0]
         if (not x.terms and (name in ODD or name == "abs")) or (x.number == 1 and name in ("log", "log2", "log10")):
             return self.number(0)
@@ -383,7 +391,7 @@ class Algebra:
 
 
 def split(whole: Sum) -> Product:
-    """A coefficient and powers; a sum of several terms is a power of itself."""
+    """Return a sum as a coefficient and powers; a sum of several terms is a power of itself."""
     if len(whole.terms) == 1:
         for term, coefficient in whole.terms.items():
             return coefficient, term.factors
@@ -396,7 +404,7 @@ def plain(whole: Sum) -> Exponent:
 
 
 def _cancels(term: Term, a: Rational, b: Rational) -> bool:
-    """Whether one of two coefficients of a sign would take the digits of the other."""
+    """Return whether one of two coefficients of a sign would take the digits of the other."""
     a, b = max(a, -a), max(b, -b)
     far = a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
     return far and any(isinstance(base, Atom) and base.name == "slope" for base, _ in term.factors)
@@ -411,4 +419,4 @@ def _positive(base: Base, exponent: Exponent) -> bool:
 
 
 _POSITIVE = {"abs": _never_negative, "slope": _never_negative, "sign": _positive}
-"""What a factor of the argument must be so that a sign is 1, and an absolute value its argument."""
+"""Conditions on all factors of an argument under which a sign is 1, and an absolute value its argument."""

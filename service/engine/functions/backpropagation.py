@@ -1,4 +1,4 @@
-"""An expression as a graph at one point: every value on the way forward, every adjoint on the way back."""
+"""An expression as a graph at one point: every value of the forward pass, and every adjoint of the backward pass."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from service.engine.arrays import Array
 from service.engine.errors import LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.plan import Program, WorkspacePool
@@ -17,19 +17,19 @@ from service.engine.limits import Limits
 from service.engine.watch import Watch
 
 
-class Vertex(NamedTuple):
+class GraphValue(NamedTuple):
     """A value of the graph."""
 
     name: str
-    """A variable's own, else v1, v2, … in the order of computation; numbers are c1, c2, …"""
+    """The name of a variable; v1, v2, … for computed values, in the order of computation; c1, c2, … for numbers."""
     operation: str
     inputs: tuple[str, ...]
     text: str
-    """The part of the expression that it is the value of; empty where it is only on the way there."""
+    """The part of the expression with this value; empty for a value that no part has."""
 
 
-class Edge(NamedTuple):
-    """How one value depends on another."""
+class Dependence(NamedTuple):
+    """The dependence of a value, the target, on another one, the source."""
 
     source: str
     target: str
@@ -39,13 +39,13 @@ class Backpropagation(NamedTuple):
     """The numbers of one point."""
 
     values: Array
-    """Of each vertex."""
+    """The value of each vertex."""
     adjoints: Array
     """The derivative of the expression by each vertex."""
     derivatives: Array
-    """Of each edge: of its target by its source."""
+    """For each edge, the derivative of its target by its source."""
     contributions: Array
-    """Of each edge: what its target adds to the adjoint of its source."""
+    """For each edge, the share of its target in the adjoint of its source."""
 
 
 class GraphTask(ExpressionTask):
@@ -56,10 +56,10 @@ class GraphTask(ExpressionTask):
 
 
 class ExpressionGraph:
-    """The vertices and edges of an expression, compiled."""
+    """The compiled graph of an expression, with its vertices and edges."""
 
     def __init__(self, expression: Expression) -> None:
-        """Raises `LimitExceeded` when there are too many."""
+        """Raises `LimitExceeded` when there are too many vertices."""
         graph = Graph("float64", MOST_NODES)
         try:
             variables = [graph.input(name, ()) for name in expression.variables]
@@ -78,7 +78,7 @@ class ExpressionGraph:
             words.setdefault(node, step.word)
         names = _names(shown)
         self.vertices = [
-            Vertex(
+            GraphValue(
                 names[node],
                 words[node] if node.operation.name == "with_slope" else node.operation.name,
                 tuple(names[x] for x in _inputs(node)),
@@ -87,8 +87,8 @@ class ExpressionGraph:
             for node in shown
         ]
         """In an order of computation."""
-        self.edges = [Edge(names[source], names[target]) for source, target, _ in arrows]
-        """In the order of the way back: from the value of the expression on."""
+        self.edges = [Dependence(names[source], names[target]) for source, target, _ in arrows]
+        """In the order of the backward pass, from the value of the expression on."""
         self.value = names[steps[-1]]
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}
@@ -97,10 +97,10 @@ class ExpressionGraph:
         derivatives = [derivative for _, _, derivative in arrows]
         self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
     def run(self, point: Array) -> Backpropagation:
-        """All numbers at one point, (variables,)."""
+        """Return all numbers at one point, (variables,)."""
         count = len(self.vertices)
         with self.program.workspace() as workspace:
             workspace.parameters[...] = point
@@ -114,7 +114,7 @@ class ExpressionGraph:
 
 
 def _inputs(node: Node) -> tuple[Node, ...]:
-    """What a value is shown to depend on: of one with a declared slope, what the slope is of."""
+    """Return the shown inputs of a value; a value with a declared slope depends on the argument of that slope."""
     return node.inputs[1:2] if node.operation.name == "with_slope" else node.inputs
 
 
@@ -144,13 +144,13 @@ def _names(nodes: list[Node]) -> dict[Node, str]:
 
 
 def _sum_of_uses(source: Node, target: Node, uses: Mapping[tuple[int, int], Node]) -> Node:
-    """The contribution of a dependent value to a cotangent, over all its uses."""
+    """Return the sum of what a target adds to the adjoint of a source, over all its uses."""
     parts = [uses.get((target.index, place)) for place, operand in enumerate(target.inputs) if operand is source]
     return sum((part for part in parts if part is not None), start=target.graph.constant(0.0))
 
 
 def _arrows(nodes: list[Node]) -> list[tuple[Node, Node, Node]]:
-    """Source, target and local derivative of each dependence, the last target first."""
+    """Return source, target and local derivative of each dependence, the last target first."""
     arrows: list[tuple[Node, Node, Node]] = []
     for node in reversed(nodes):
         one = node.graph.constant(1.0)

@@ -1,4 +1,4 @@
-"""What value, gradient and Hessian say of a point: how steep, which way, and what kind of place it is."""
+"""The analysis of points by value, gradient and Hessian: steepness, direction, and the kind of stationary point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.arrays import Array, is_finite, norms_of
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.function import Function, Problem, Results
+from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
 from service.engine.watch import Watch
@@ -17,11 +17,11 @@ from service.engine.watch import Watch
 STATIONARY = 1e-8
 """A gradient norm up to this is taken as 0, unless the caller says otherwise."""
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
-"""How far, beside its distance from 0, a stationary point may be from the number next to it."""
+"""Distance between a stationary point and the float next to it, relative to the distance from 0."""
 UNEVEN = 1e-4
-"""Where curvatures differ by more than this, each direction has a bound of its own for what rounding leaves."""
+"""Where the ratio of curvatures is below this, each direction has a bound of its own for its rounding."""
 HALF_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
-"""How well a place is known, beside its distance from 0, where the gradient vanishes together with the curvature."""
+"""Relative accuracy of a point at which the gradient and the curvature vanish together."""
 
 MINIMUM, MAXIMUM, SADDLE = "minimum", "maximum", "saddle"
 DEGENERATE, NOT_STATIONARY, UNDEFINED = "degenerate", "not_stationary", "undefined"
@@ -30,30 +30,30 @@ CLASSES = (MINIMUM, MAXIMUM, SADDLE, DEGENERATE, NOT_STATIONARY, UNDEFINED)
 
 @dataclass
 class Calculus:
-    """Arrays over the points, and lists with an entry for each."""
+    """The analysis of several points: arrays over the points, and lists with an entry for each."""
 
     results: Results
     norms: Array
-    """Of the gradients."""
+    """The norm of each gradient."""
     directions: Array
-    """Of steepest ascent: unit vectors; not a number where there is none."""
+    """Unit vectors of steepest ascent; NaN where there is none."""
     stationary: Array
-    """Whether the gradient is 0, to the tolerance."""
-    problems: dict[int, list[Problem]]
+    """True where the gradient is 0, within the tolerance."""
+    problems: dict[int, list[PointProblem]]
     eigenvalues: Array | None = None
     """(points, variables), ascending."""
     eigenvectors: Array | None = None
     """(points, variables, variables): a row for each eigenvalue."""
     classes: list[str] | None = None
-    """Out of `CLASSES`."""
+    """One of `CLASSES` for each point."""
     condition_numbers: Array | None = None
-    """At minima and maxima the largest curvature over the smallest; else not a number."""
+    """The largest curvature over the smallest one, at minima and maxima; else NaN."""
     stable_steps: Array | None = None
-    """At minima 2/λmax, which a learning rate of gradient descent must stay below; else not finite."""
+    """At minima 2/λmax, the bound of the learning rate of gradient descent; else not finite."""
 
     @property
     def finite(self) -> Array:
-        """At which points all of it is finite."""
+        """True where all numbers of a point are finite."""
         finite: Array = np.isfinite(self.results.values) & np.isfinite(self.norms)
         return finite if self.eigenvalues is None else finite & np.isfinite(self.eigenvalues).all(-1)
 
@@ -65,10 +65,10 @@ def analyse(
     watch: Watch | None = None,
     flat: Array | None = None,
 ) -> Calculus:
-    """Everything that is told of each row of `points`; second derivatives only if the function has them.
+    """Analyse each row of `points`, with second derivatives if the function has them.
 
-    `flat` tells of which points it is known that a curvature vanishes, beside what is seen at the points themselves.
-    Raises what `watch` raises.
+    `flat` marks points with a curvature that is known to vanish, in addition to what the points themselves show. Raises
+    what `watch` raises.
     """
     results = function.run(points, watch)
     return without_float_warnings(_analyse, function, points, results, tolerance, watch, flat)
@@ -112,7 +112,7 @@ def _analyse(
 
 
 def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
-    """The condition number and the largest stable step of each point that has them."""
+    """Return the condition number and the largest stable step of each point, NaN where a point has none."""
     lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
     conditions, steps = [math.nan] * len(classes), [math.nan] * len(classes)
     for place, kind in enumerate(classes):
@@ -124,7 +124,7 @@ def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
 
 
 def _in_each_direction(function: Function, points: Array, found: Calculus, rows: Array) -> Array:
-    """Whether rounding explains the gradient of each of the points also along directions of little curvature."""
+    """Return for each point whether rounding explains its gradient also along directions of little curvature."""
     results, eigenvalues, eigenvectors = found.results, found.eigenvalues, found.eigenvectors
     assert results.hessians is not None and eigenvalues is not None and eigenvectors is not None
     explained = np.ones(len(rows), bool)
@@ -142,12 +142,12 @@ def _in_each_direction(function: Function, points: Array, found: Calculus, rows:
 
 
 def _doubtful(function: Function, points: Array, found: Calculus, watch: Watch | None) -> Array:
-    """What may be left of each point's smallest curvature where the gradient vanishes exactly; 0 elsewhere.
+    """Return the uncertainty of each point's smallest curvature where the gradient vanishes; 0 elsewhere.
 
-    The place of a stationary point is known to the last step of Newton's method, and no better than to where its
-    gradient rounds to 0: half the digits where curvature vanishes too. So the curvature along its flattest direction is
-    looked at that far to both sides: it says something if it is larger than what it changes by, as it is not beside
-    0 of x³.
+    Newton's method finds a stationary point up to its last step, and never closer than to where the gradient rounds to
+    0, which is half the digits where the curvature vanishes too. So the curvature along the flattest direction is
+    computed that far to both sides as well. It is certain only if it is larger than its change, which it is not at 0
+    for x³.
     """
     doubt = np.zeros(len(points))
     rows = np.flatnonzero(found.stationary & ~np.isnan(found.norms))
@@ -177,7 +177,7 @@ def _doubtful(function: Function, points: Array, found: Calculus, watch: Watch |
 
 
 def _where_defined(results: Results) -> Results:
-    """Without derivatives at points without a value: formulas such as 1/x go on where log x has ended."""
+    """Remove derivatives at points without a value: formulas such as 1/x continue where log x has ended."""
     undefined = np.isnan(results.values)
     if undefined.any():
         results.gradients[undefined] = np.nan
@@ -187,14 +187,14 @@ def _where_defined(results: Results) -> Results:
 
 
 def _undefine(results: Results, rows: list[int]) -> None:
-    """No value and no derivatives where a part has no value: comparisons such as that of step make numbers of it."""
+    """Remove value and derivatives where a part of the expression has no value, such as the argument of `step`."""
     results.values[rows], results.gradients[rows] = np.nan, np.nan
     if results.hessians is not None:
         results.hessians[rows] = np.nan
 
 
 def finite_matrices(hessians: Array) -> tuple[Array, Array]:
-    """The matrices, 0 in place of each with a number that is not finite, and which ones are finite."""
+    """Return the matrices with 0 in place of each that is not finite, and a mask of the finite ones."""
     if is_finite(hessians):
         return hessians, np.ones(len(hessians), bool)
     finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
@@ -202,7 +202,7 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
 
 
 def eigen(hessians: Array) -> tuple[Array, Array]:
-    """Eigenvalues, ascending, and eigenvectors as rows, of each matrix; not numbers where one is not finite.
+    """Return eigenvalues, ascending, and eigenvectors as rows of each matrix; NaN where a matrix is not finite.
 
     The largest component of each eigenvector is positive.
     """
@@ -217,7 +217,7 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
 
 
 def _turned(vectors: Array) -> Array:
-    """The vectors (matrices, vectors, components), each so that its largest component is positive."""
+    """Turn the vectors, (matrices, vectors, components), so that the largest component of each is positive."""
     rows = vectors.reshape(-1, vectors.shape[-1])
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
     turned: Array = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
@@ -225,10 +225,10 @@ def _turned(vectors: Array) -> Array:
 
 
 def classify(norms: Array, stationary: Array, eigenvalues: Array, doubt: Array) -> list[str]:
-    """The class of each point, out of `CLASSES`.
+    """Return the class of each point, out of `CLASSES`.
 
-    Eigenvalues up to `doubt` count as 0. A point with curvatures of both signs is a saddle whatever the others are; one
-    with a curvature of 0 is degenerate: second derivatives do not decide what it is.
+    Eigenvalues up to `doubt` count as 0. A point with curvatures of both signs is a saddle, whatever the others are.
+    Any other point with a curvature of 0 is degenerate: second derivatives do not decide its kind.
     """
     lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
     return list(map(_class, norms.tolist(), stationary.tolist(), lowest, highest, doubt.tolist()))
@@ -250,7 +250,7 @@ def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: 
 
 
 def along(gradients: Array, directions: Array) -> Array:
-    """Directional derivatives: (points, directions), for directions of any length but 0."""
+    """Return directional derivatives, (points, directions), for directions of any length but 0."""
     return without_float_warnings(_along, gradients, directions)
 
 

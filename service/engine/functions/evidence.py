@@ -1,10 +1,10 @@
-"""What may be claimed of a place where Newton's method has come to an end.
+"""The evidence for a stationary point at a place where Newton's method has ended.
 
-Rounding leaves an error in each gradient and each Hessian. It is measured: the gradients at neighbouring numbers differ
-from what the Hessian predicts by what rounding makes of them. A stationary point is claimed where that error, divided
-by the curvature, moves the point by very little in every direction. Elsewhere the function is looked at some way off
-along the direction: it may be flat there to all digits, as on a curve of stationary points; it may rise faster than
-with the square of the distance, as at a degenerate point; else rounding hides where the point is, if there is one.
+Rounding leaves an error in each gradient and each Hessian. The error is measured: gradients at neighbouring floats
+differ from the prediction of the Hessian by rounding. A point is a stationary point if that error, divided by the
+curvature, moves it by very little in every direction. In other directions the function is evaluated at some distance.
+It may be flat there to all digits, as on a curve of stationary points, or rise faster than with the square of the
+distance, as at a degenerate point. Otherwise rounding hides whether and where there is a point.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
 from service.engine.watch import Watch
 
 MOST_NOISE = 16.0
-"""Times the noise that was measured that it may be, as few places are looked at."""
+"""Most noise that is accepted, as a multiple of the measured noise: few places are measured."""
 CLAIMED = 0.25 * SAME
 """A stationary point is claimed if rounding moves it by no more than this share of the scale."""
 FLAT = 1e-3
-"""Directions with up to this share of the largest curvature are looked at as flat ones."""
+"""Directions with up to this share of the largest curvature count as flat."""
 PROBES = (0.02, 0.0071, 0.0023)
-"""How far along a flat direction the function is looked at, in the scale."""
+"""Distances along a flat direction at which the function is evaluated, in the scale."""
 RESOLVED = 0.01 * EPS
 """A direction is flat to all digits if its curvature is certainly below this share of the largest one around."""
 SAME_VALUE = 1e-12
-"""Values along a curve of stationary points differ by no more than this, beside those around."""
+"""Most relative difference of values along a curve of stationary points."""
 BENDS = 0.5
 """Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
 BACK, FALLS = 8.0, 8.0
-"""A gradient that is so many times larger so many steps back is on its way to 0."""
+"""A gradient that is `FALLS` times larger `BACK` steps earlier is on its way to 0."""
 FADES = 2.0
 """A step divides a gradient by no less on its way to 0: by e, where it falls with a high power of the distance."""
 ITERATIONS = 40
 MOST_ROWS = 4_096
-"""Places looked at around flat points; where there are more points than that allows, a part of them."""
+"""Most places that are evaluated around flat points; of more points, a part is taken."""
 MOST_NUMBERS = 1_000_000
-"""Of second derivatives at once."""
+"""Most numbers of second derivatives at once."""
 UNSTEADY = 1e-3
-"""How much of the curvature around may change from one number to the next."""
+"""Largest share of the surrounding curvature that may change from one float to the next."""
 UNDERFLOW = 1e-270
-"""A gradient that fades below this before it is 0 has never become 0."""
+"""A gradient that falls below this before it is 0 has underflowed, and never become 0."""
 FARTHEST, HALVINGS = 12, 20
-"""How often the scale is halved in the search for a gradient that is not 0, and its distance in the search for the last
-one."""
+"""Halvings of the scale in the search for a gradient that is not 0, and of its distance in the search for the last one.
+"""
 
 KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
-"""The verdicts: a point to all the digits that its curvature allows; one of a curve or a plain; one whose curvature
-vanishes; one that rounding hides; no stationary point."""
+"""The verdicts: a point known to all digits that its curvature allows; a point on a curve or a plain; a point with a
+vanishing curvature; a point that rounding hides; no stationary point."""
 
 
 def judge(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """The verdict on each place at which Newton's method has ended; `scale` is a length for each variable.
+    """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable.
 
     Raises what `watch` raises.
     """
@@ -102,11 +102,11 @@ def _judge_block(function: Function, points: Array, scale: Array, watch: Watch |
 def _approached(
     function: Function, points: Array, sampled: Sample, curvature: Curvature, left: Array, spread: Array
 ) -> Array:
-    """Whether what is left of the gradient along directions of known curvature is rounding, or on its way to 0.
+    """Return whether the gradient along directions of known curvature is rounding, or on its way to 0.
 
-    On its way to 0 it falls with the distance that Newton's step tells, or faster, from farther away and with that step
-    too. Beside the border of a domain or a kink it does not: the gradient of sqrt(x)·y at y = 0, as short as the root
-    of the distance, never vanishes, though the step does; and a step across a kink leads to another slope.
+    On its way to 0 it falls with the distance given by Newton's step, or faster, also from farther away and with that
+    step. Beside the border of a domain or a kink it does not. At y = 0 the gradient of sqrt(x)·y is as short as the
+    root of the distance and never vanishes, though the step does; and a step across a kink leads to another slope.
     """
     rounding = ROUNDING * (np.abs(sampled.hessians) @ np.abs(points)[..., None])
     moved = (np.abs(curvature.vectors).transpose(0, 2, 1) @ rounding)[..., 0]
@@ -126,7 +126,7 @@ def _approached(
 
 
 def in_noise(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Those of the points where what is left of the gradient is noise, although Newton's next step is long."""
+    """Return the points whose gradient is noise, although Newton's next step is long."""
     if not len(points):
         return points
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
@@ -140,10 +140,10 @@ def in_noise(function: Function, points: Array, scale: Array, watch: Watch | Non
 def _look_around(
     function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, watch: Watch | None
 ) -> Array:
-    """The verdicts on points whose curvature is not known in all directions, from what lies some way off.
+    """Return the verdicts on points with unknown curvature in some direction, judged from their surroundings.
 
-    `unexplained` tells where more than noise is left of the gradient along a direction of unknown curvature, `settled`
-    where nothing but noise is, and Newton's next step is short.
+    `unexplained` marks points with more than noise in the gradient along a direction of unknown curvature. `settled`
+    marks points with nothing but noise, where Newton's next step is short.
     """
     count, dimension = points.shape
     looked_at = np.arange(count)
@@ -259,7 +259,7 @@ def _probe(
 
 
 def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
-    """The largest curvature and the largest value at places around each point: (places, points, variables)."""
+    """Return the largest curvature and the largest value at places around each point, (places, points, variables)."""
     results = function.run(places.reshape(-1, places.shape[-1]))
     assert results.hessians is not None
     shape = places.shape[:2]
@@ -268,15 +268,15 @@ def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Arr
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:
-    """How large the curvatures are, with variables in the scale."""
+    """Return the size of the curvatures, with variables in the scale."""
     largest: Array = np.abs(scale[:, None] * hessians * scale).max((-1, -2))
     return largest
 
 
 def _faded(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
-    """Where gradients around are 0 only because they are below what numbers hold, as far out on exp(-x^2).
+    """Return where gradients around are 0 only because they underflow, as far out on exp(-x^2).
 
-    On the way from each point along the axes, the last gradient before it is 0 tells.
+    The last gradient before 0, on the way from each point along the axes, decides.
     """
     dimension = points.shape[-1]
     ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale

@@ -1,7 +1,7 @@
 """The least squares line through points: its loss as an expression of slope and intercept, and its optimum.
 
-The optimum is Gauss's closed form in whole numbers, rounded at the end: no digits are lost wherever the points lie. The
-expression can be descended on like any other.
+The optimum is Gauss's closed form in whole numbers, rounded at the end, so no digits are lost wherever the points lie.
+The expression can be descended on like any other.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from service.engine.errors import Fault, InvalidRequest
 from service.engine.functions.expression import LONGEST_EXPRESSION
 
 LOSSES = ("mean_squared_error", "squared_error", "half_squared_error")
-"""What is minimised: the mean of the squared residuals, their sum, or half of it."""
+"""The losses: the mean of the squared residuals, their sum, or half of their sum."""
 LATEX = r"w = \frac{\sum_i (x_i - \bar x)(y_i - \bar y)}{\sum_i (x_i - \bar x)^2},\quad b = \bar y - w \bar x"
 MOST_WRITTEN = 40
-"""Points up to which the loss is written as the sum of their squares."""
+"""Most points for which the loss is written as a sum of squares."""
 ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
-"""How far a line at the mean of x may be from where it should, beside the size of its terms, for rounding alone."""
+"""Most error of a line at the mean of x that rounding explains, relative to the size of its terms."""
 
 
 class Line(NamedTuple):
@@ -31,7 +31,7 @@ class Line(NamedTuple):
     slope: float
     intercept: float
     residuals: list[float]
-    """y - (slope x + intercept) at each point, of the line before slope and intercept are rounded."""
+    """y - (slope x + intercept) at each point, for the line before slope and intercept are rounded."""
     loss: float
     r_squared: float | None
     """The share of the variance of y that the line explains; None where y does not vary."""
@@ -45,7 +45,7 @@ class Line(NamedTuple):
     hessian: list[list[float]]
     """Second derivatives of the loss by slope and intercept."""
     eigenvalues: list[float]
-    """Of the Hessian, ascending."""
+    """The eigenvalues of the Hessian, ascending."""
     expression: str
     """The loss in terms of slope and intercept."""
 
@@ -56,15 +56,15 @@ class Line(NamedTuple):
 
     @property
     def largest_stable_step(self) -> float:
-        """The learning rate that gradient descent must stay below."""
+        """The bound of the learning rate of gradient descent."""
         return 2.0 / self.eigenvalues[1]
 
     def near(self, parameters: Array, radius: float) -> Array:
-        """Which rows of [slope, intercept] are this line, but for a share `radius` and what rounding makes.
+        """Return which rows of [slope, intercept] are this line, within a share `radius` and rounding.
 
-        Each parameter differs by no more than that share of 1 plus its own size, and the line, at the mean of x and one
-        standard deviation of x from there, by no more than that share of the standard deviation of y. A change of the
-        slope by 1 moves a line little where all x are about 1, and far where they are time stamps.
+        Each parameter differs by no more than that share of 1 plus its own size. At the mean of x, and one standard
+        deviation of x from there, the line differs by no more than that share of the standard deviation of y. A change
+        of the slope by 1 moves a line little where all x are about 1, and far where they are time stamps.
         """
         best = np.array([self.slope, self.intercept])
         errors = parameters - best
@@ -82,7 +82,7 @@ class Line(NamedTuple):
 
 
 def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str]) -> Line:
-    """The line with the least `loss` (out of `LOSSES`); `names` are those of slope and intercept in the expression.
+    """Return the line with the least `loss`, out of `LOSSES`; `names` are the names of slope and intercept.
 
     Raises `InvalidRequest` where the points do not determine it.
     """
@@ -139,21 +139,21 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
 
 
 def _whole(numbers: Sequence[float]) -> tuple[list[int], int]:
-    """Whole numbers that make those given when divided by the second answer, a power of 2."""
+    """Return whole numbers, and the power of 2 that divides them to give the numbers."""
     ratios = [number.as_integer_ratio() for number in numbers]
     unit = max(denominator for _, denominator in ratios)
     return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
 def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:
-    """Of a symmetric 2 × 2 matrix with this determinant: the smaller one by division, for a difference would cancel."""
+    """Return the eigenvalues of a symmetric 2 × 2 matrix; the smaller one by division, as a difference would cancel."""
     trace = hessian[0][0] + hessian[1][1]
     largest = 0.5 * (trace + math.hypot(hessian[0][0] - hessian[1][1], 2.0 * hessian[0][1]))
     return [determinant / largest, largest]
 
 
 def _divisor(loss: str, count: int) -> int:
-    """Of the sum of the squared residuals."""
+    """Return the divisor of the sum of the squared residuals."""
     return {"mean_squared_error": count, "squared_error": 1, "half_squared_error": 2}[loss]
 
 
@@ -182,7 +182,7 @@ def _number(value: float) -> str:
 
 
 def _line(x: float, names: tuple[str, str]) -> str:
-    """slope x + intercept."""
+    """Write slope x + intercept."""
     slope, intercept = names
     if not x:
         return intercept

@@ -1,9 +1,9 @@
-"""Where the way of steepest descent leads from a point: gradient flow, followed so closely that its end is certain.
+"""Gradient flow from a point, followed so closely that its end is certain.
 
-Gradient flow is the path x' = -f'(x), which gradient descent with ever smaller steps follows. It is integrated with an
-exponential Rosenbrock method of order 4 with an error estimate of order 3 (exprb43 of Hochbruck, Ostermann, Schweitzer
-2009, doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not make
-them short; only curvature that changes does.
+Gradient flow is the path x' = -f'(x), which gradient descent with ever smaller steps follows. An exponential Rosenbrock
+method of order 4 with an error estimate of order 3 integrates it (exprb43 of Hochbruck, Ostermann, Schweitzer 2009,
+doi:10.1137/080717717). Its steps are exact on quadratic functions, so a steep and narrow valley does not shorten them;
+only a change of the curvature does.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ import numpy as np
 from service.engine.arrays import Array, norms_of
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.calculus import finite_matrices
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 
 STEPS = 100
-"""Enough for nearly all ways; the rest is given up."""
+"""Steps that suffice for nearly all paths; longer ones are given up."""
 TOLERANCE = 2e-2
-"""The error of a step that is allowed, as a share of its length."""
+"""Largest error of a step, as a share of its length."""
 LONGEST = 0.1
-"""No step is longer than this share of 1 plus the distance from 0: a hump between two looks must be that narrow."""
+"""Longest step, as a share of 1 plus the distance from 0; narrower humps between two points may be missed."""
 FASTER = 5.0
-"""How much longer, in time, a step is at most than the one before."""
+"""Largest ratio of the durations of a step and the one before."""
 SHORTER = 0.3
 APART = 1.5
-"""How much neighbouring ways may part in one step, as a power of e."""
+"""Most that neighbouring paths may part in one step, as a power of e."""
 STRAIGHT = 0.8
-"""The cosine up to which a way has turned so much in a step that directions across it mean little."""
+"""The cosine up to which a path has turned so much in a step that directions across it mean little."""
 TUBE = 0.1
-"""How far the true way may be from the computed one, as a share of the length on which the curvature changes."""
+"""Largest distance between the true path and the computed one, as a share of the length on which curvature changes."""
 FORESEEN = 0.25
-"""By what share of what a quadratic model says the value may change otherwise on a step."""
+"""Largest deviation of the change of the value from that of a quadratic model, as a share."""
 PROBING = 1e-2
-"""The share of the allowed error from which a step says how far the curvature stays the same."""
+"""The share of the allowed error from which a step shows how far the curvature stays the same."""
 LANDING = 5.0
-"""A step that is so much longer than the slowest direction takes, in time, ends at the minimum of its model."""
+"""A step this many times as long as the duration of the slowest direction ends at the minimum of its model."""
 THERE = 1e-9
-"""Newton's step at a minimum is no longer than this share of 1 plus the distance from 0."""
+"""Longest Newton step at a minimum, as a share of 1 plus the distance from 0."""
 SAME_CURVATURE = 0.25
-"""By what share the curvature may change, in any direction, within the last step."""
+"""Largest change of the curvature within the last step, in any direction, as a share."""
 
 
 class Ways(NamedTuple):
-    """Where gradient flow leads."""
+    """The ends of gradient flow."""
 
     ends: Array
-    """(points, variables): next to a minimum; uphill, to a maximum."""
+    """(points, variables): a point next to a minimum or, uphill, a maximum."""
     reach: Array
-    """No farther from its end is that minimum. 0: the end is not certain, because the way is too long, or so close to
+    """Largest distance of the minimum from the end. 0 marks an uncertain end: the path is too long, or so close to
     another basin that rounding or the length of the steps may have led to the wrong one."""
 
 
@@ -72,31 +72,31 @@ def follow(function: Function, starts: Array, signs: Array) -> Generator[None, N
 
 
 class _Landed(NamedTuple):
-    """Ways that have come to their end in a step."""
+    """Paths that ended in a step."""
 
     rows: Array
-    """The starts they come from."""
+    """The rows of their starts."""
     ends: Array
     lengths: Array
-    """Of the last step."""
+    """The length of the last step."""
 
 
 class _Tried(NamedTuple):
     """A step from each point."""
 
     times: Array
-    """Its duration."""
+    """The duration of each step."""
     lengths: Array
     to_go: Array
     """The length of Newton's step."""
     ends: Array
     errors: Array
-    """(points, variables): what the method of one order less would do otherwise."""
+    """(points, variables): the difference to the method of one order less."""
     values: Array
     gradients: Array
     hessians: Array
     seen: Array
-    """Whether everything on the way is finite, and values are about as foreseen and do not rise."""
+    """True where every number of the step is finite, and values are about as predicted and do not rise."""
 
 
 _KEPT = (
@@ -106,12 +106,12 @@ _KEPT = (
 
 
 class _Flow:
-    """The points that are still on their way."""
+    """The points of paths that have not ended."""
 
     def __init__(self, function: Function, starts: Array, signs: Array) -> None:
         self.function = function
         self.rows = np.arange(len(starts))
-        """The starts they come from."""
+        """The rows of their starts."""
         self.signs = signs
         self.points = starts
         self.values, self.gradients, self.hessians, defined = self._look(starts, signs)
@@ -119,11 +119,11 @@ class _Flow:
         self.ahead, self.across = _across(self.gradients, self.hessians)
         steepest = np.abs(self.eigenvalues).max(-1)
         self.times = np.where(steepest > 0.0, 1.0 / steepest, 1.0)
-        """The length of the next step."""
+        """The duration of the next step."""
         self.growth = np.full(len(starts), FASTER)
-        """By how much the next step may be longer: not at all where one has just been given up."""
+        """Largest growth of the next step: 1 after a step was given up."""
         self.tubes = 8.0 * np.finfo(np.float64).eps * norms_of(starts)
-        """A bound of the distance between the points and the true way."""
+        """Bounds of the distances between the points and the true paths."""
         self._keep(defined)
 
     def _keep(self, staying: Array) -> None:
@@ -131,7 +131,7 @@ class _Flow:
             setattr(self, name, getattr(self, name)[staying])
 
     def _look(self, points: Array, signs: Array) -> tuple[Array, Array, Array, Array]:
-        """Values, gradients and Hessians, and where they are finite; uphill, of the negative of the function."""
+        """Return values, gradients and Hessians, and where they are finite; uphill, of the negative of the function."""
         results = self.function.run(points)
         assert results.hessians is not None
         hessians, defined = finite_matrices(results.hessians)
@@ -140,7 +140,7 @@ class _Flow:
         return signs[:, 0] * results.values, signs * results.gradients, signs[..., None] * hessians, defined
 
     def advance(self) -> _Landed:
-        """Try one step from each point. Those whose end is certain leave, and so do those that are lost."""
+        """Try one step from each point. Points with a certain end leave, and so do lost ones."""
         tried = self._try()
         lowest = self.eigenvalues[:, 0]
         shares = np.where(tried.seen, norms_of(tried.errors) / tried.lengths, np.inf)
@@ -190,7 +190,7 @@ class _Flow:
         return _Tried(times, lengths, to_go, ends, _times(vectors, errors), values, gradients, hessians, there)
 
     def _move(self, rows: Array, tried: _Tried, shares: Array, landed: Array) -> Array:
-        """Make the steps of some points. Gives which of them are still next to the true way."""
+        """Make the steps of some points; return which of them are still next to the true path."""
         gradients, hessians = tried.gradients[rows], tried.hessians[rows]
         values, vectors = np.linalg.eigh(hessians)
         ahead, across = _across(gradients, hessians)
@@ -216,7 +216,8 @@ class _Flow:
         return near
 
     def _unforeseen(self, moves: Array) -> tuple[Array, Array, Array]:
-        """Gradients after such moves less those of the quadratic models; where values are as foreseen, and finite."""
+        """Return gradients after the moves less those of the quadratic models, and where values are as predicted and
+        finite."""
         values, gradients, _, defined = self._look(self.points + moves, self.signs)
         bends = _times(self.hessians, moves)
         left = gradients - (self.gradients + bends)
@@ -226,7 +227,7 @@ class _Flow:
         return left, foreseen, defined
 
     def _alike(self, hessians: Array) -> Array:
-        """Whether other Hessians differ little from those at the points, in any direction by its own measure."""
+        """Return whether other Hessians differ little from those at the points, in any direction by its own measure."""
         scales = np.sqrt(np.maximum(self.eigenvalues, np.finfo(np.float64).tiny))
         inner = self.vectors.transpose(0, 2, 1) @ (hessians - self.hessians) @ self.vectors
         inner /= scales[:, :, None] * scales[:, None, :]
@@ -235,7 +236,7 @@ class _Flow:
 
 
 def _across(gradients: Array, hessians: Array) -> tuple[Array, Array]:
-    """The direction of each way, and the lowest curvature across it."""
+    """Return the direction of each path, and the lowest curvature across it."""
     lengths = norms_of(gradients)[:, None]
     ahead = np.where(lengths > 0.0, gradients / np.where(lengths > 0.0, lengths, 1.0), 0.0)
     bends = _times(hessians, ahead)
@@ -252,13 +253,14 @@ def _times(matrices: Array, vectors: Array) -> Array:
 
 
 def _phi_1(z: Array) -> Array:
-    """(exp z - 1)/z, and 1 at 0."""
+    """Compute (exp z - 1)/z, which is 1 at 0."""
     found: Array = np.where(z == 0.0, 1.0, np.expm1(z) / np.where(z == 0.0, 1.0, z))
     return found
 
 
 def _phis(z: Array) -> tuple[Array, Array, Array]:
-    """The first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z. Near 0 that cancels: by series."""
+    """Compute the first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z. Series near 0 avoid
+    cancellation."""
     near = np.abs(z) < 1.0
     far = np.where(near, 1.0, z)
     small = np.where(near, z, 0.0)

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from service.engine.errors import InvalidRequest, LimitExceeded
-from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, Step, parse
-from service.engine.functions.function import MOST_NODES as MOST_COMPILED
-from service.engine.functions.function import ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES as MOST_COMPILED
+from service.engine.functions.compiled import ExpressionTask, build
+from service.engine.functions.expression import DEEPEST_NESTING, MOST_STEPS, Expression, ExpressionStep, parse
+from service.engine.functions.formula_reader import Leaf
+from service.engine.functions.formula_writer import FormulaWriter, Printed
 from service.engine.functions.printing import as_written
-from service.engine.functions.symbolic import Leaf, Printed, Writer
 from service.engine.functions.vocabulary import Word
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node
@@ -20,9 +21,9 @@ from service.engine.limits import Limits
 from service.engine.watch import Watch
 
 MOST_NODES = 600
-"""Beyond so many operations a formula would not be read."""
+"""Most operations of a formula; nobody would read a longer one."""
 FEW_STEPS = MOST_STEPS // 3
-"""An expression of so many steps can be compiled with its gradient: products of softplus, the longest, take 5 each."""
+"""Most steps of an expression that certainly compiles with its gradient: softplus, the longest, takes 5 nodes each."""
 
 
 _PARENTHESES = re.compile("[()]")
@@ -38,7 +39,7 @@ class Formulas(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How much of a cache they take, roughly."""
+        """Roughly the share of a cache that the formulas take."""
         return 10 * (1 + len(self.gradient)) ** 2
 
 
@@ -54,11 +55,11 @@ class FormulasTask(ExpressionTask):
 
 
 def formulas_of(expression: Expression) -> Formulas:
-    """The formulas of an expression, its derivatives and its second derivatives."""
+    """Return the formulas of an expression, of its derivatives and of its second derivatives."""
     graph = Graph("float64", MOST_NODES)
     leaves: dict[Node, Leaf] = {}
 
-    def leaf(step: Step, literal: float) -> Node:
+    def leaf(step: ExpressionStep, literal: float) -> Node:
         # As an input, so that nothing is computed with it in floating point.
         node = graph.input(step.text or step.word, ())
         leaves[node] = Fraction(step.text) if step.word == "number" else step.word
@@ -72,7 +73,7 @@ def formulas_of(expression: Expression) -> Formulas:
     decimals = any(step.word == "number" and "." in step.text for step in expression.steps)
     try:
         value = build(expression, graph, variables, leaf)[-1]
-        writer = Writer(value, leaves, decimals=decimals)
+        writer = FormulaWriter(value, leaves, decimals=decimals)
         first = dense(differentiate(value, variables).nodes, variables)
         found.gradient[:] = [_sendable(formula, expression) for formula in writer.printed(first)]
         if None not in found.gradient:
@@ -90,7 +91,7 @@ def formulas_of(expression: Expression) -> Formulas:
 
 
 def _sendable(formula: Printed | None, expression: Expression) -> Printed | None:
-    """The formula, unless its text is longer than what can be sent as an expression and compiled with its gradient."""
+    """Return the formula, unless its text is too long to be sent as an expression and compiled with its gradient."""
     if formula is None:
         return None
     text = formula.text
@@ -110,7 +111,7 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
 
 
 def _levels(text: str) -> int:
-    """How deep parentheses are nested."""
+    """Return the depth of nested parentheses."""
     level = deepest = 0
     for mark in _PARENTHESES.findall(text):
         level += 1 if mark == "(" else -1
@@ -119,10 +120,10 @@ def _levels(text: str) -> int:
 
 
 def slopes_of(word: Word) -> list[str]:
-    """LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
+    """Return the LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
     names = ("a", "b")[: word.arguments]
     if not names:
         return []
-    steps = [Step("variable", (), 0, 1, name) for name in names]
-    expression = Expression(word.name, names, (*steps, Step(word.name, tuple(range(len(names))), 0, 1)))
+    steps = [ExpressionStep("variable", (), 0, 1, name) for name in names]
+    expression = Expression(word.name, names, (*steps, ExpressionStep(word.name, tuple(range(len(names))), 0, 1)))
     return [partial.latex for partial in formulas_of(expression).gradient if partial is not None]

@@ -15,7 +15,7 @@ import numpy as np
 from service.engine.arrays import Array, every, is_finite, norms_of
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.calculus import finite_matrices
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.watch import Watch
 
@@ -31,7 +31,7 @@ FAR_OUT = 1e-11
 LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS
-"""How far a gradient may be from 0, beside the curvature times the place, and be 0 but for rounding."""
+"""Largest gradient that rounding explains, relative to the curvature times the distance from 0."""
 SAME = 1e-6
 """Places that are closer than this share of the size of the box, or of themselves, are one."""
 ROUNDED = 10.0 * SAME
@@ -41,20 +41,20 @@ DIGITS = (9, 6, 3)
 
 
 class Refined(NamedTuple):
-    """Where Newton's method led."""
+    """The results of Newton's method."""
 
     points: Array
     """(points, variables)"""
     arrived: Array
-    """Whether the gradient is zero there, as exactly as numbers allow."""
+    """True where the gradient is zero, as exactly as floats allow."""
     hidden: Array
-    """Whether it has come to an end there, but rounding hides the curvature along which the gradient is left."""
+    """True where the method has ended, but rounding hides the curvature along the gradient that is left."""
     lengths: Array
-    """Of the next steps, in the scale."""
+    """The lengths of the next steps, in the scale."""
     faded: Array
-    """By what factor the gradients, in the scale, have become shorter."""
+    """The factors by which the gradients, in the scale, have become shorter."""
     known: Array
-    """Whether the curvature is, in all directions."""
+    """True where the curvature is known in all directions."""
 
 
 def refine(
@@ -68,13 +68,13 @@ def refine(
     scale: Array | None = None,
     flat: float = 0.0,
 ) -> Refined:
-    """The stationary points that Newton's method finds from each start.
+    """Find stationary points from each start by Newton's method.
 
-    `function` has second derivatives. No step is longer than `reach`, one length for each start, and each is halved so
-    often at most. `scale` is a length for each variable, by default 1: lengths are counted in it, and a point has
-    arrived if the next step is very short beside it. Along directions whose curvature is up to the share `flat` of the
-    largest no step is made, which leads to some point of a curve of stationary points.
-    Raises what `watch` raises.
+    `function` has second derivatives. No step is longer than `reach`, one length for each start, and each is halved at
+    most `halvings` times. `scale` is a length for each variable, by default 1; lengths are measured in it, and a point
+    has arrived if the next step is very short in it. The method takes no step along directions with a curvature up to
+    the share `flat` of the largest, so it reaches some point of a curve of stationary points. Raises what `watch`
+    raises.
     """
     units = np.ones(starts.shape[-1]) if scale is None else scale
     return without_float_warnings(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
@@ -154,11 +154,11 @@ def _refine(
 def descend(
     function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None = None
 ) -> Array:
-    """Where the way down leads from each start: next to a minimum, or out of the box, or to where it goes on for long.
+    """Go downhill from each start: next to a minimum, out of the box, or as far as the iterations reach.
 
-    Newton's method with curvatures without their signs (Dauphin et al. 2014, arXiv:1406.2572) goes downhill only. No
-    step is longer than `reach`, in the size of the box, and it is halved until the value is lower.
-    Raises what `watch` raises.
+    Newton's method with the absolute values of curvatures (Dauphin et al. 2014, arXiv:1406.2572) goes downhill only. No
+    step is longer than `reach`, in the size of the box, and it is halved until the value is lower. Raises what `watch`
+    raises.
     """
     return without_float_warnings(_descend, function, starts, low, high, reach, watch)
 
@@ -193,7 +193,7 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
 def near(
     function: Function, points: Array, reach: Array, watch: Watch | None = None, *, scale: Array | None = None
 ) -> Array:
-    """Which points have a stationary point within reach, as far as one step of Newton's method can tell."""
+    """Return which points have a stationary point within reach, judged by one step of Newton's method."""
     units = np.ones(points.shape[-1]) if scale is None else scale
     return without_float_warnings(_near, function, points, reach, watch, units)
 
@@ -206,10 +206,10 @@ def _near(function: Function, points: Array, reach: Array, watch: Watch | None, 
 
 
 def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, ...]:
-    """Whether Newton's next step is short; whether no gradient is left that it cannot explain; its length; whether the
-    curvature is known in all directions.
+    """Return four arrays: whether Newton's next step is short, whether it explains the whole gradient, its length, and
+    whether the curvature is known in all directions.
 
-    A short gradient alone says little: on a plateau it is short everywhere.
+    A short gradient alone proves little: on a plateau it is short everywhere.
     """
     curvature = Curvature(hessians, scale, flat)
     lengths = norms_of(curvature.steps(gradients) / scale)
@@ -221,7 +221,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
 
 
 def derivatives(function: Function, points: Array, watch: Watch | None) -> tuple[Array, Array]:
-    """Gradients and Hessians. Raises what `watch` raises."""
+    """Return gradients and Hessians. Raises what `watch` raises."""
     if watch is not None:
         watch.look()
     results = function.run(points, watch)
@@ -241,10 +241,10 @@ class Curvature:
     vectors: Array
     """(points, variables, directions): a column for each direction."""
     known: Array
-    """Which curvatures rounding cannot have made of 0."""
+    """True for curvatures that rounding cannot have made of 0."""
 
     def __init__(self, hessians: Array, scale: Array | None = None, flat: float = 0.0) -> None:
-        """With `flat` up to that share of the largest curvature count as unknown, as variables are in `scale`."""
+        """Curvatures up to the share `flat` of the largest count as unknown, with variables in `scale`."""
         matrices = finite_matrices(hessians)[0]
         if flat and scale is not None:
             matrices = scale[:, None] * matrices * scale
@@ -266,21 +266,21 @@ class Curvature:
         self._inverse = np.where(self.known, 1.0 / values, 0.0)
 
     def at(self, rows: Array) -> Curvature:
-        """Those of some of the points."""
+        """Return the curvatures of some of the points."""
         part = object.__new__(Curvature)
         part.values, part.vectors, part.known = self.values[rows], self.vectors[rows], self.known[rows]
         part._inverse = self._inverse[rows]
         return part
 
     def components(self, gradients: Array) -> Array:
-        """Components of the gradients along the directions, in scaled variables."""
+        """Return the components of the gradients along the directions, in scaled variables."""
         found: Array = (self.vectors.transpose(0, 2, 1) @ gradients[..., None])[..., 0]
         return found
 
     def steps(self, gradients: Array, downhill: bool = False) -> Array:
-        """Minus the inverse of each Hessian times its gradient; no part along directions of unknown curvature.
+        """Return minus the inverse of each Hessian times its gradient, without directions of unknown curvature.
 
-        Downhill it is that of the Hessian with the absolute values of its curvatures.
+        With `downhill`, the Hessian has the absolute values of its curvatures.
         """
         inverse = np.abs(self._inverse) if downhill else self._inverse
         found: Array = -(self.vectors @ (inverse * self.components(gradients))[..., None])[..., 0]
@@ -288,7 +288,7 @@ class Curvature:
 
 
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
-    """The steps, no longer than the reach; none where they are not finite."""
+    """Return the steps, no longer than the reach; 0 where they are not finite."""
     shrinking = np.where(lengths > reach, reach / lengths, 1.0)
     if not is_finite(lengths):
         steps, shrinking = np.nan_to_num(steps), np.where(np.isfinite(lengths), shrinking, 0.0)
@@ -296,9 +296,10 @@ def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
 
 
 def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
-    """One of each group of places that are closer than `apart`: a length for each variable, or for each of each place.
+    """Choose one of each group of places closer than `apart`: a length for each variable, or for each variable and
+    place.
 
-    Gives the rows of those chosen, at most so many, and for each row the place of its group among them, or -1.
+    Return the rows of the chosen places, at most `most`, and for each row the position of its group among them, or -1.
     """
     groups = np.full(len(points), -1)
     if not len(points):
@@ -332,7 +333,7 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
 
 
 def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
-    """Points near stationary points, moved there as exactly as numbers allow."""
+    """Move points near stationary points there, as exactly as floats allow."""
     units = np.ones(points.shape[-1]) if scale is None else scale
     return without_float_warnings(_polish, function, points, watch, units)
 
@@ -365,6 +366,6 @@ def _polish(function: Function, points: Array, watch: Watch | None, scale: Array
 
 
 def _lengths(curvature: Curvature, gradients: Array, scale: Array) -> tuple[Array, Array]:
-    """Lengths of Newton's steps, and the gradients along directions of unknown curvature."""
+    """Return the lengths of Newton's steps, and the gradients along directions of unknown curvature."""
     rest = np.where(curvature.known, 0.0, curvature.components(gradients))
     return norms_of(curvature.steps(gradients) / scale), norms_of(rest)

@@ -1,4 +1,7 @@
-"""Functions to learn descent with, each declared once: where their minima are, what to try on them and what to see."""
+"""Functions for learning about descent, each declared once: its minima, and what to try on it and to see.
+
+The module is long because it is one list of declarations.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Preset(Declaration):
     stationary: tuple[Stationary, ...] = ()
     """Other points worth a look."""
     teaches: Mapping[str, str] = field(default_factory=dict)
-    """What to look at, per language (`en`, `zh`)."""
+    """The lesson of the preset, per language (`en`, `zh`)."""
     starts: tuple[Point, ...] = ()
     trials: tuple[Trial, ...] = ()
 
@@ -99,13 +102,13 @@ def _trial(optimizer: str, steps: int, **options: Any) -> Trial:
 
 
 def _mirrored(point: Point, value: float, center: float = 0.0) -> list[Minimum]:
-    """A minimum with its mirror images on all axes through the center."""
+    """Return a minimum with its mirror images on all axes through the center."""
     sides = [sorted({offset, -offset}) for offset in point]
     return [Minimum(tuple(center + offset for offset in offsets), value) for offsets in product(*sides)]
 
 
 def _swapped(minima: Sequence[Minimum]) -> list[Minimum]:
-    """Each minimum, and where it would be with the variables exchanged."""
+    """Return each minimum, and its image with the variables exchanged."""
     return [*minima, *(Minimum(minimum.point[::-1], minimum.value) for minimum in minima)]
 
 

@@ -13,12 +13,15 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TypeAlias
 
-from service.engine.functions.expression import Expression, Step
+from service.engine.functions.expression import Expression, ExpressionStep
+from service.engine.functions.tokens import LETTERS
 
 Rational: TypeAlias = int | Fraction
+HALF = Fraction(1, 2)
 
 REMAINDER, SUM, QUOTIENT, PRODUCT, POWER, ATOM = range(6)
-"""How tightly a piece binds. Readers disagree on x + y mod 2: a remainder is never part of a sum."""
+"""The binding of a fragment, from loose to tight. Readers disagree on x + y mod 2: a remainder is never part of a sum.
+"""
 
 LARGEST_DIGITS = 10**6
 """Fractions with more than this above or below are printed as decimals."""
@@ -27,9 +30,7 @@ LARGEST_WHOLE = 10**15
 SMALLEST_PLAIN = Fraction(1, 10_000)
 """Numbers from here to `LARGEST_WHOLE` are printed without a power of ten."""
 
-_LOWER = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi"
-_UPPER = "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
-_GREEK = frozenset(f"{_LOWER} {_UPPER}".split())
+_GREEK = frozenset(f"{LETTERS} Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split()) - {"omicron"}
 """Letters that LaTeX knows by their names."""
 _NAME = re.compile(r"(?P<head>[A-Za-z]+?)(?:_?(?P<digits>[0-9]+)|_(?P<suffix>[A-Za-z0-9]+))?")
 _PLAIN = {"sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
@@ -47,21 +48,21 @@ _FENCES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceil": (r"\l
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Fragment:
     """Part of a formula."""
 
     text: str
     level: int = ATOM
     head: str = ""
-    """Of a function: its name as the text begins, where an exponent may be put."""
+    """For a function, the beginning of the text up to the place of an exponent: its name."""
     closed: str = ""
-    """Where the text ends in an argument without parentheses: the same with them."""
+    """For a text that ends in an argument without parentheses, the same text with them."""
     bare: bool = False
-    """It may be such an argument: a name, a whole number, or one times a name."""
+    """True for an argument that needs no parentheses: a name, a whole number, or one times a name."""
     callable: bool = False
-    """It ends in a name that a parenthesis after it would make a function."""
-    negates: Piece | None = None
-    """What it is the negative of, where it is no more than that."""
+    """True if the text ends in a name that a parenthesis after it would make a function."""
+    negates: Fragment | None = None
+    """The fragment without its sign, where this one is just its negative."""
 
 
 class Text:
@@ -77,31 +78,31 @@ class Text:
         """The notation of exponents."""
         return self._small or self
 
-    def number(self, literal: str) -> Piece:
-        """A positive number, from its digits."""
-        return Piece(literal, bare=literal.isdecimal())
+    def number(self, literal: str) -> Fragment:
+        """Return a positive number, from its digits."""
+        return Fragment(literal, bare=literal.isdecimal())
 
-    def symbol(self, name: str) -> Piece:
-        return Piece(name, bare=True)
+    def symbol(self, name: str) -> Fragment:
+        return Fragment(name, bare=True)
 
     def group(self, text: str) -> str:
         return f"({text})"
 
-    def wrap(self, piece: Piece, level: int) -> str:
-        """The piece as an operand of what binds as tightly as `level`."""
+    def wrap(self, piece: Fragment, level: int) -> str:
+        """Return a fragment as an operand of an operation with the binding `level`."""
         return piece.text if piece.level >= level else self.group(piece.text)
 
-    def total(self, parts: Sequence[tuple[bool, Piece]]) -> Piece:
-        """A sum of pieces, each with whether it is subtracted."""
+    def total(self, parts: Sequence[tuple[bool, Fragment]]) -> Fragment:
+        """Return a sum of fragments, each given with whether it is subtracted."""
         (negative, first), *rest = parts
         if not rest and not negative:
             return first
         text = ("-" if negative else "") + self.wrap(first, QUOTIENT)
         for minus, piece in rest:
             text += f" {'-' if minus else '+'} {self.wrap(piece, QUOTIENT)}"
-        return Piece(text, SUM, negates=None if rest else first)
+        return Fragment(text, SUM, negates=None if rest else first)
 
-    def product(self, pieces: Sequence[Piece]) -> Piece:
+    def product(self, pieces: Sequence[Fragment]) -> Fragment:
         first, *rest = pieces
         if not rest:
             return first
@@ -109,38 +110,38 @@ class Text:
             return self.total([(True, self.product([first.negates, *rest]))])
         return self._product(pieces)
 
-    def _product(self, pieces: Sequence[Piece]) -> Piece:
-        return Piece("*".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
+    def _product(self, pieces: Sequence[Fragment]) -> Fragment:
+        return Fragment("*".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
 
-    def fraction(self, top: Piece, bottom: Piece) -> Piece:
+    def fraction(self, top: Fragment, bottom: Fragment) -> Fragment:
         if top.negates:
             return self.total([(True, self.fraction(top.negates, bottom))])
         return self._fraction(top, bottom)
 
-    def _fraction(self, top: Piece, bottom: Piece) -> Piece:
-        return Piece(f"{top.closed or self.wrap(top, PRODUCT)}/{self.wrap(bottom, POWER)}", QUOTIENT)
+    def _fraction(self, top: Fragment, bottom: Fragment) -> Fragment:
+        return Fragment(f"{top.closed or self.wrap(top, PRODUCT)}/{self.wrap(bottom, POWER)}", QUOTIENT)
 
-    def power(self, base: Piece, exponent: Piece) -> Piece:
-        return Piece(f"{self.wrap(base, ATOM)}^{self.wrap(exponent, ATOM)}", POWER)
+    def power(self, base: Fragment, exponent: Fragment) -> Fragment:
+        return Fragment(f"{self.wrap(base, ATOM)}^{self.wrap(exponent, ATOM)}", POWER)
 
-    def exponential(self, exponent: Piece) -> Piece:
+    def exponential(self, exponent: Fragment) -> Fragment:
         return self.call("exp", [exponent])
 
-    def root(self, piece: Piece) -> Piece:
+    def root(self, piece: Fragment) -> Fragment:
         return self.call("sqrt", [piece])
 
-    def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
-        """A function of its arguments; of a comparison the last one is b - a or, for `greater_equal`, a - b."""
+    def call(self, name: str, arguments: Sequence[Fragment]) -> Fragment:
+        """Return a function of its arguments. A comparison has a last argument b - a or, for `greater_equal`, a - b."""
         if name == "greater":
-            return Piece(f"1 - step({arguments[-1].text})", SUM)
+            return Fragment(f"1 - step({arguments[-1].text})", SUM)
         if name == "greater_equal":
             name, arguments = "step", arguments[-1:]
-        return Piece(f"{name}({', '.join(argument.text for argument in arguments)})")
+        return Fragment(f"{name}({', '.join(argument.text for argument in arguments)})")
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
-        """A positive number as a numerator, which may be a decimal, and a denominator.
+        """Return a positive number as a numerator, which may be a decimal, and a denominator.
 
-        `divides`: there is a denominator in any case.
+        `divides` means that there is a denominator in any case.
         """
         top, bottom = value.numerator, value.denominator
         if (value < SMALLEST_PLAIN and bottom > LARGEST_DIGITS) or value >= LARGEST_WHOLE:
@@ -165,23 +166,23 @@ class Latex(Text):
         """Within an exponent: fractions are written with a slash."""
         self._small = None if inline else Latex(names, decimals, inline=True)
 
-    def number(self, literal: str) -> Piece:
+    def number(self, literal: str) -> Fragment:
         mantissa, _, exponent = literal.lower().partition("e")
         whole, point, places = mantissa.partition(".")
         mantissa = (whole.lstrip("0") or "0") + (point + places if places else "")
         if not exponent:
-            return Piece(mantissa, bare=mantissa.isdecimal())
+            return Fragment(mantissa, bare=mantissa.isdecimal())
         power = f"10^{_braced(str(int(exponent)))}"
-        return Piece(power, POWER) if mantissa == "1" else Piece(rf"{mantissa} \cdot {power}", PRODUCT)
+        return Fragment(power, POWER) if mantissa == "1" else Fragment(rf"{mantissa} \cdot {power}", PRODUCT)
 
-    def symbol(self, name: str) -> Piece:
+    def symbol(self, name: str) -> Fragment:
         latex = self.names.get(name) or latex_name(name)
-        return Piece(latex, bare=True, callable=_callable(latex))
+        return Fragment(latex, bare=True, callable=_callable(latex))
 
     def group(self, text: str) -> str:
         return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
 
-    def _product(self, pieces: Sequence[Piece]) -> Piece:
+    def _product(self, pieces: Sequence[Fragment]) -> Fragment:
         text, callable_ = "", False
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             factor = self._before(piece, following)
@@ -190,69 +191,69 @@ class Latex(Text):
         last = pieces[-1]
         closed = text.removesuffix(last.text) + last.closed if last.closed else ""
         bare = len(pieces) == 2 and pieces[0].text.isdecimal() and last.bare and not last.text[0].isdecimal()
-        return Piece(text, PRODUCT, closed=closed, bare=bare, callable=callable_)
+        return Fragment(text, PRODUCT, closed=closed, bare=bare, callable=callable_)
 
-    def _before(self, piece: Piece, following: Piece | None) -> str:
-        """A factor as it stands before another one."""
+    def _before(self, piece: Fragment, following: Fragment | None) -> str:
+        """Return a factor as it stands before another one."""
         if piece.closed and following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
             return self._closed(piece, PRODUCT)
         return self.wrap(piece, PRODUCT)
 
-    def _closed(self, piece: Piece, level: int) -> str:
-        """The piece as an operand of what binds as tightly as `level`, where more follows."""
+    def _closed(self, piece: Fragment, level: int) -> str:
+        """Return a fragment as an operand with the binding `level`, where more text follows."""
         return piece.closed if piece.closed and piece.level >= level else self.wrap(piece, level)
 
-    def _fraction(self, top: Piece, bottom: Piece) -> Piece:
+    def _fraction(self, top: Fragment, bottom: Fragment) -> Fragment:
         if self.inline:
             return super()._fraction(top, bottom)
-        return Piece(rf"\frac{{{top.text}}}{{{bottom.text}}}", PRODUCT)
+        return Fragment(rf"\frac{{{top.text}}}{{{bottom.text}}}", PRODUCT)
 
-    def power(self, base: Piece, exponent: Piece) -> Piece:
+    def power(self, base: Fragment, exponent: Fragment) -> Fragment:
         raised = f"^{_braced(exponent.text)}"
         if base.head and exponent.text.isdecimal():
             head = base.head + raised
             closed = base.closed and head + base.closed.removeprefix(base.head)
-            return Piece(head + base.text.removeprefix(base.head), POWER, closed=closed)
-        return Piece(self._closed(base, ATOM) + raised, POWER, callable=base.callable and base.level == ATOM)
+            return Fragment(head + base.text.removeprefix(base.head), POWER, closed=closed)
+        return Fragment(self._closed(base, ATOM) + raised, POWER, callable=base.callable and base.level == ATOM)
 
-    def exponential(self, exponent: Piece) -> Piece:
-        return Piece(f"e^{_braced(exponent.text)}", POWER)
+    def exponential(self, exponent: Fragment) -> Fragment:
+        return Fragment(f"e^{_braced(exponent.text)}", POWER)
 
-    def root(self, piece: Piece) -> Piece:
-        return Piece(rf"\sqrt{{{piece.text}}}")
+    def root(self, piece: Fragment) -> Fragment:
+        return Fragment(rf"\sqrt{{{piece.text}}}")
 
-    def call(self, name: str, arguments: Sequence[Piece]) -> Piece:
+    def call(self, name: str, arguments: Sequence[Fragment]) -> Fragment:
         text = ", ".join(argument.text for argument in arguments)
         closed = self.group(text)
         if name in _HEADS:
             head = _HEADS[name]
             if arguments[0].bare:
-                return Piece(f"{head} {text}", head=head, closed=head + closed)
-            return Piece(head + closed, head=head)
+                return Fragment(f"{head} {text}", head=head, closed=head + closed)
+            return Fragment(head + closed, head=head)
         if name == "mod":
             a, b = arguments
-            return Piece(rf"{self._closed(a, POWER)} \bmod {self.wrap(b, POWER)}", REMAINDER)
+            return Fragment(rf"{self._closed(a, POWER)} \bmod {self.wrap(b, POWER)}", REMAINDER)
         if name in _FENCES:
             left, right = _FENCES[name]
             if r"\frac" in text or "|" in text:
                 left, right = rf"\left{left}", rf"\right{right.strip()}"
-            return Piece(f"{left}{text}{right}")
+            return Fragment(f"{left}{text}{right}")
         if name in _COMPARISONS:
-            return Piece(f"[{arguments[0].text} {_COMPARISONS[name]} {arguments[1].text}]")
+            return Fragment(f"[{arguments[0].text} {_COMPARISONS[name]} {arguments[1].text}]")
         if name == "cbrt":
             single = arguments[0].bare and arguments[0].level == ATOM
-            return Piece(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")
+            return Fragment(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")
         if name == "log1p":
             a = arguments[0]
             return self.call("log", [self.total([(False, _ONE), (a.negates is not None, a.negates or a)])])
         if name == "softplus":
-            return self.call("log", [Piece(f"1 + {self.exponential(arguments[0]).text}", SUM)])
-        return Piece(_NAMES.get(name, rf"\operatorname{{{_escaped(name)}}}") + closed)
+            return self.call("log", [Fragment(f"1 + {self.exponential(arguments[0]).text}", SUM)])
+        return Fragment(_NAMES.get(name, rf"\operatorname{{{_escaped(name)}}}") + closed)
 
 
 @lru_cache(maxsize=256)
 def latex_name(name: str) -> str:
-    """The LaTeX of a variable: Greek letters by their names, and trailing digits or `_suffix` as an index."""
+    """Return the LaTeX of a variable: Greek letters by their names, and trailing digits or `_suffix` as an index."""
     match = _NAME.fullmatch(name)
     if match is None:
         return rf"\mathrm{{{_escaped(name)}}}"
@@ -275,12 +276,12 @@ def _braced(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _callable(latex: str) -> bool:
-    """Whether a parenthesis after this name would make it a function's."""
+    """Return whether a parenthesis after this name would make it a function."""
     return latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
 
 
 def latex_names(names: Iterable[str]) -> dict[str, str]:
-    """The LaTeX of the variables of one expression: x1 and x_1 are told apart."""
+    """Return the LaTeX of the variables of one expression; x1 and x_1 differ."""
     found = {name: latex_name(name) for name in names}
     latex = list(found.values())
     if len(set(latex)) < len(latex):
@@ -290,9 +291,9 @@ def latex_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _beside(left: str, right: str, *, apart: bool) -> str:
-    """Two factors side by side, with a dot between numbers and a little space beside names of several letters.
+    """Join two factors, with a dot between numbers and a little space beside names of several letters.
 
-    `apart`: a parenthesis beside the left one would be read as its argument.
+    `apart` means that a parenthesis after the left one would be read as its argument.
     """
     if (
         right[0].isdecimal()
@@ -306,13 +307,13 @@ def _beside(left: str, right: str, *, apart: bool) -> str:
 
 
 def _shortest(value: Rational) -> str:
-    """The fewest digits that mean the same float."""
+    """Return the fewest digits that mean the same float."""
     mantissa, _, exponent = repr(float(value)).partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa.removesuffix(".0")
 
 
 def _decimal(top: int, bottom: int) -> str:
-    """A fraction as a decimal, if it is one of few places."""
+    """Return a fraction as a decimal, if it has few places."""
     for places in range(1, LONGEST_DECIMALS + 1):
         if 10**places % bottom == 0:
             digits = str(top * (10**places // bottom)).rjust(places + 1, "0")
@@ -324,13 +325,13 @@ def _decimal(top: int, bottom: int) -> str:
 
 
 def as_written(expression: Expression) -> str:
-    """The LaTeX of an expression in the order it was typed, nothing simplified."""
+    """Return the LaTeX of an expression as it was typed, nothing simplified."""
     notation = Latex(latex_names(expression.variables))
     small = [False] * len(expression.steps)
     for place, step in reversed([*enumerate(expression.steps)]):
         for position, operand in enumerate(step.operands):
             small[operand] = small[place] or (step.word, position) in _RAISED
-    pieces: list[Piece] = []
+    pieces: list[Fragment] = []
     for step, is_small in zip(expression.steps, small, strict=True):
         operands = [pieces[place] for place in step.operands]
         pieces.append(_written(notation.small if is_small else notation, step, operands))
@@ -338,11 +339,11 @@ def as_written(expression: Expression) -> str:
 
 
 _RAISED = frozenset((("power", 1), ("pow", 1), ("exp", 0), ("expm1", 0), ("gaussian", 0), ("softplus", 0)))
-"""Words and those of their arguments that become exponents."""
+"""Words with the position of the argument that becomes an exponent."""
 
 
-def _written(notation: Text, step: Step, operands: list[Piece]) -> Piece:
-    """One step, from its operands."""
+def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> Fragment:
+    """Return the fragment of one step, from those of its operands."""
     match step.word, operands:
         case "number", _:
             return notation.number(step.text)
@@ -377,10 +378,10 @@ def _written(notation: Text, step: Step, operands: list[Piece]) -> Piece:
     return notation.call(step.word, operands)
 
 
-def _chained(notation: Text, left: Piece, minus: bool, right: Piece) -> Piece:
-    """A sum or difference; what is added keeps no parentheses of its own, unless it begins with a sign."""
+def _chained(notation: Text, left: Fragment, minus: bool, right: Fragment) -> Fragment:
+    """Return a sum or difference. The right part keeps no parentheses of its own, unless it begins with a sign."""
     text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
-    return Piece(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
+    return Fragment(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
 
 
-_ZERO, _ONE, _TWO = Piece("0"), Piece("1"), Piece("2")
+_ZERO, _ONE, _TWO = Fragment("0"), Fragment("1"), Fragment("2")

@@ -8,8 +8,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import Check, Function, literals_of
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import Check, Function, literals_of
 
 Range = tuple[float, float]
 ANYTHING: Range = (-math.inf, math.inf)
@@ -19,9 +19,9 @@ KINKS = ("kink", "vertical", "jump")
 
 
 def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
-    """Texts of the kinks of a function, without those that can be shown to lie outside a box."""
+    """Return the texts of the kinks of a function, without those that provably lie outside a box."""
     ranges = without_float_warnings(ranges_of, function.expression, low.tolist(), high.tolist())
-    texts = [check.trouble.text for check in function.checks if _within(check, ranges)]
+    texts = [check.singularity.text for check in function.checks if _within(check, ranges)]
     literals = literals_of(function.expression)
     for step in function.expression.steps:
         if step.word == "power":
@@ -33,11 +33,11 @@ def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
 
 
 def _within(check: Check, ranges: list[Range]) -> bool:
-    if check.trouble.kind not in KINKS:
+    if check.singularity.kind not in KINKS:
         return False
     operands = [np.zeros(1)] + [np.full(1, 0.5)] * (len(check.operands) - 1)
-    at_zero = check.trouble.where(*operands).all()
-    elsewhere = [check.trouble.where(np.full(1, number), *operands[1:]).any() for number in AWAY]
+    at_zero = check.singularity.where(*operands).all()
+    elsewhere = [check.singularity.where(np.full(1, number), *operands[1:]).any() for number in AWAY]
     if not at_zero or any(elsewhere):
         return True  # not a kink where the first argument is 0, which is all that is looked at here
     least, most = ranges[check.operands[0]]
@@ -45,7 +45,7 @@ def _within(check: Check, ranges: list[Range]) -> bool:
 
 
 def ranges_of(expression: Expression, low: list[float], high: list[float]) -> list[Range]:
-    """A range of each step that contains all its values in the box; words that are not known here may be anything."""
+    """Return a range of each step that contains all its values in the box; an unknown word may have any value."""
     literals = literals_of(expression)
     found: list[Range] = []
     for place, step in enumerate(expression.steps):

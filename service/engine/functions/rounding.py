@@ -1,4 +1,4 @@
-"""What rounding makes of gradients, Hessians and eigenvalues, and what is left of it in a better scale."""
+"""The rounding of gradients, Hessians and eigenvalues, and the smaller rounding in a better scale."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.watch import Watch
 
 EPS = float(np.finfo(np.float64).eps)
 GRADED = 1e-8
-"""Where curvatures differ by more than this, the variables are scaled before the small ones are believed."""
+"""Where the ratio of curvatures is below this, the variables are scaled before small curvatures count."""
 SWEEPS = 12
-"""Of the scaling, at most: each takes the square root of what is left to do."""
+"""Most sweeps of the scaling; each takes the square root of the remaining factor."""
 UNKNOWN = 4.0 * EPS
 """Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
 OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """Differences of the Hessians: (neighbours, points, variables, variables)."""
 
     def along(self, vectors: Array) -> tuple[Array, Array]:
-        """How large the errors of gradients and of curvatures along vectors (points, variables, directions) are."""
+        """Return the sizes of the errors of gradients and curvatures along vectors, (points, variables, directions)."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
         # Where the border of the domain is next to a point, the neighbours inside tell.
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 
 def sample(function: Function, points: Array, units: Array, watch: Watch | None = None) -> Sample:
-    """What rounding does near points: neighbours are some `units` of rounding off, as long as each variable.
+    """Measure rounding near points, at neighbours some `units` of rounding away along each variable.
 
     Raises what `watch` raises.
     """
@@ -59,7 +59,7 @@ def sample(function: Function, points: Array, units: Array, watch: Watch | None 
 
 
 def equilibrating(matrices: Array) -> Array:
-    """Powers of two for each variable: D with rows of D H D whose largest number is about 1 (Ruiz 2001)."""
+    """Return powers of two for each variable: D, with about 1 as the largest number in rows of D H D (Ruiz 2001)."""
     sizes = np.abs(matrices)
     factors = np.ones(matrices.shape[:-1])
     for _ in range(SWEEPS):
@@ -72,12 +72,11 @@ def equilibrating(matrices: Array) -> Array:
 
 
 def graded_eigen(matrices: Array, values: Array, vectors: Array, watch: Watch | None = None) -> Array:
-    """Put right the small eigenvalues of matrices whose large ones are those of badly scaled variables.
+    """Correct small eigenvalues of matrices with large ones from badly scaled variables.
 
-    `values` and `vectors` (columns) are what the usual method found, whose error is that of the largest eigenvalue, and
-    are changed in place. Gives what that leaves of the smallest eigenvalue of each matrix: its error at most. Jacobi's
-    method has the error of the scaled matrix instead (Demmel and Veselić 1992).
-    Raises what `watch` raises.
+    `values` and `vectors` (columns) come from the usual method, which has the error of the largest eigenvalue; they are
+    changed in place. Jacobi's method has the error of the scaled matrix instead (Demmel and Veselić 1992). Return the
+    largest error of the smallest eigenvalue of each matrix. Raises what `watch` raises.
     """
     sizes = np.abs(values)
     errors: Array = UNKNOWN * values.shape[-1] * sizes.max(-1)
@@ -96,7 +95,7 @@ def graded_eigen(matrices: Array, values: Array, vectors: Array, watch: Watch | 
 
 
 def _jacobi(matrices: Array, watch: Watch | None) -> tuple[Array, Array]:
-    """Eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
+    """Return eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
     matrices = matrices.copy()
     dimension = matrices.shape[-1]
     vectors = np.broadcast_to(np.eye(dimension), matrices.shape).copy()

@@ -1,8 +1,8 @@
-"""Derivatives at places where the chain rule does not say what they are: kinks, roots of 0, 0 · ∞.
+"""Derivatives at places where the chain rule does not give them: kinks, roots of 0, 0 · ∞.
 
-The function is expanded along rays to all sides of the place. Where the one-sided slopes are those of one gradient
-there is no kink, whatever the formula looks like: |x|² is x². The same is asked of the second derivatives. What the
-sides disagree about is not a number.
+The function is expanded along rays to all sides of the place. Where the one-sided slopes belong to one gradient, there
+is no kink, whatever the formula looks like: |x|² is x². The same holds for the second derivatives. A number is
+undefined where the sides disagree about it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
+from service.engine.functions.compiled import MOST_PROBLEMS, Function, PointProblem, Results, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_PROBLEMS, Function, Problem, Results, build
 from service.engine.graph.expansion import expand
 from service.engine.graph.ir import Graph, Node, reachable
 from service.engine.graph.series import EPS, Series
@@ -24,9 +24,9 @@ from service.engine.watch import Watch
 OTHERS = 4
 """Rays in directions of no particular kind, for each place; their opposites too."""
 ROWS = 4_096
-"""Rays that are looked at together."""
+"""Rays that are expanded together."""
 AGREEMENT = 64.0 * EPS
-"""Numbers from several sides are one if they differ by no more than this, beside their sizes and errors."""
+"""Largest difference between equal numbers from several sides, relative to their sizes and errors."""
 BLURRED = 1e-3
 SAME = 1e-9
 """A derivative by the chain rule that is as close to that of the sides has more digits than theirs."""
@@ -43,11 +43,11 @@ UNKNOWN = "the chain rule meets 0 · ∞ here, and how the function goes on besi
 MENDED = frozenset(("kink", "vertical", "jump"))
 """Kinds of problems that are none where the sides agree."""
 ASKED = MENDED | {"pole", "not_finite"}
-"""Kinds of problems for which the sides are asked."""
+"""Kinds of problems that the sides may resolve."""
 
 
 class Sides(NamedTuple):
-    """What the rays say, of each place."""
+    """The findings of the rays at each place."""
 
     gradients: Array
     """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
@@ -62,17 +62,17 @@ class Sides(NamedTuple):
     hessian_errors: Array
     """(places, variables, variables)"""
     smooth: Array
-    """Whether all sides agree about the value and about one gradient."""
+    """True where all sides agree about the value and about one gradient."""
     steady: Array
-    """Whether all sides agree about the value."""
+    """True where all sides agree about the value."""
     vertical: Array
     """(places, variables): whether a slope is infinite along this axis."""
     bent: Array
-    """Whether a curvature is infinite where the slope is not."""
+    """True where a curvature is infinite and the slope is not."""
     unknown: Array
     """(places, variables): whether nothing is known of the slope to some side along this axis."""
     silent: Array
-    """Whether nothing is known of the slope or the curvature along some ray."""
+    """True where nothing is known of the slope or the curvature along some ray."""
     alone: Array
     """(places, variables): whether the function has no values to either side along this axis."""
 
@@ -81,9 +81,9 @@ class Ends(NamedTuple):
     """Derivatives at the near ends of rays: (places, rays)."""
 
     alive: Array
-    """Where the function has values beside the place."""
+    """True where the function has values beside the place."""
     steady: Array
-    """Where these tend to the value at the place, or may."""
+    """True where these values tend to the value at the place, or may."""
     slopes: Array
     """Infinite, or not a number where nothing is known."""
     slope_errors: Array
@@ -93,7 +93,7 @@ class Ends(NamedTuple):
 
 
 class Surroundings:
-    """An expression beside its places."""
+    """The surroundings of places, for one expression."""
 
     def __init__(self, expression: Expression) -> None:
         with Graph("float64") as graph:
@@ -102,7 +102,8 @@ class Surroundings:
         self.nodes: Sequence[Node] = reachable([self.output])
 
     def look(self, points: Array, values: Array) -> Sides | None:
-        """The derivatives to all sides at each row of `points`, where the function has these values; None: unknown."""
+        """Return the derivatives to all sides at each row of `points`, where the function has `values`; None if
+        unknown."""
         axes = np.concatenate([np.eye(points.shape[1]), -np.eye(points.shape[1])])
         first = self._ends(points, values, np.broadcast_to(axes, (len(points), *axes.shape)))
         if first is None:
@@ -114,7 +115,7 @@ class Surroundings:
         return _agreed(first, second, directions)
 
     def _ends(self, points: Array, values: Array, directions: Array) -> Ends | None:
-        """`directions` are (places, rays, variables)."""
+        """Expand along `directions`, (places, rays, variables)."""
         places, count, dimension = directions.shape
         if not count:
             nothing = np.zeros((places, 0))
@@ -133,7 +134,7 @@ class Surroundings:
 
 
 def _between(dimension: int) -> Array:
-    """Directions between each two axes, to all four sides, and some of no kind."""
+    """Return directions between each two axes, to all four sides, and some general ones."""
     rows = []
     for i, j in combinations(range(dimension), 2):
         for a, b in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)):
@@ -148,7 +149,7 @@ def _between(dimension: int) -> Array:
 
 
 def _scales(axes: Ends) -> Array:
-    """Lengths along each axis that make curvatures alike, so that mixed ones keep their digits."""
+    """Return lengths along each axis that make curvatures alike, so that mixed ones keep their digits."""
     half = axes.curvatures.shape[1] // 2
     curvatures = np.fmax(np.abs(axes.curvatures[:, :half]), np.abs(axes.curvatures[:, half:]))
     errors = np.fmax(axes.curvature_errors[:, :half], axes.curvature_errors[:, half:])
@@ -159,7 +160,7 @@ def _scales(axes: Ends) -> Array:
 
 
 def _read(found: Series, values: Array) -> tuple[Array, ...]:
-    """The parts of `Ends`, one number for each ray."""
+    """Return the parts of `Ends`, one number for each ray."""
     steps, length = found.steps, found.length
     first = np.where(found.zero, 0, found.first)
     known = np.where(found.zero, FAR_AWAY, first + found.known)
@@ -240,14 +241,14 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
 
 
 def _blurred(errors: Array, numbers: Array) -> Array:
-    """Where numbers from two sides are alike only because rounding hides by what they differ."""
+    """Return where numbers from two sides are alike only because rounding hides their difference."""
     return errors > BLURRED * np.maximum(np.abs(numbers), BLURRED)
 
 
 def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
-    """The derivatives along each axis, from both sides or from the only one that there is, and their errors.
+    """Return the derivatives along each axis and their errors, from both sides or from the only side there is.
 
-    Rays ahead come first, then those behind, whose numbers have this parity.
+    Rays ahead come first, then those behind; numbers of the latter have this parity.
     """
     half = numbers.shape[1] // 2
     ahead, behind = numbers[:, :half], parity * numbers[:, half:]
@@ -259,7 +260,7 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[
 
 
 def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
-    """The mixed derivative and its error, from the curvatures to four sides: no number unless they agree."""
+    """Return the mixed derivative and its error, from the curvatures to four sides; NaN unless these agree."""
     a, b = directions[:, four, i], directions[:, four, j]
     curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
     straight = np.zeros_like(curvatures)
@@ -291,19 +292,19 @@ class Settled(NamedTuple):
     """Results and problems, where the sides have been asked."""
 
     results: Results
-    problems: dict[int, list[Problem]]
+    problems: dict[int, list[PointProblem]]
     kinks: set[int]
-    """At which points there is no gradient, and what is told follows a convention."""
+    """Points without a gradient; their answers follow a convention."""
 
 
 def settle(
     function: Function,
     points: Array,
     results: Results,
-    problems: dict[int, list[Problem]],
+    problems: dict[int, list[PointProblem]],
     watch: Watch | None = None,
 ) -> Settled:
-    """What value and derivatives are at points with problems, asked from all sides.
+    """Find value and derivatives at points with problems, from all sides.
 
     Raises what `watch` raises.
     """
@@ -352,11 +353,11 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         if known:
             told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
         if sides.alone[place].any():
-            told = [*told, Problem("domain", None, ALONE)]
+            told = [*told, PointProblem("domain", None, ALONE)]
         elif known and not np.isfinite(gradient).all():
-            told = [*told, Problem("kink", first, NO_SLOPE)]
+            told = [*told, PointProblem("kink", first, NO_SLOPE)]
         elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in told):
-            told = [*told, Problem("not_finite", None, UNKNOWN)]
+            told = [*told, PointProblem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]
         diagonal = np.sqrt(np.abs(np.nan_to_num(np.diag(true))))
@@ -367,13 +368,13 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         hessian[lost], hessian[:, lost] = np.nan, np.nan
         if np.isnan(hessian[~lost][:, ~lost]).any():
             if not steady:
-                told = [*told, Problem("jump", first, JUMPS)]
+                told = [*told, PointProblem("jump", first, JUMPS)]
             elif sides.bent[place]:
-                told = [*told, Problem("not_finite", None, INFINITE)]
+                told = [*told, PointProblem("not_finite", None, INFINITE)]
             elif sides.silent[place]:
-                told = [*told, Problem("not_finite", None, UNKNOWN)]
+                told = [*told, PointProblem("not_finite", None, UNKNOWN)]
             else:
-                told = [*told, Problem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
+                told = [*told, PointProblem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
     if told:
         settled.problems[row] = told[:MOST_PROBLEMS]
     else:

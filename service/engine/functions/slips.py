@@ -1,7 +1,7 @@
-"""Expressions as they are typed elsewhere: in Python, JavaScript, LaTeX, a calculator or on paper.
+"""Expressions in the notation of Python, JavaScript, LaTeX, a calculator or paper.
 
-`translation` says what to type instead of a text that cannot be read; `slips` tells of names that can be read, but are
-probably not what was meant, such as `sinx`. Neither changes what an expression means.
+`translation` proposes a text in place of one that cannot be read. `slips` warns of readable names that probably mean
+something else, such as `sinx`. Neither changes the meaning of an expression.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class _Rule(NamedTuple):
-    """How one habit is written here."""
+    """A habit of another notation, and the notation here."""
 
     pattern: re.Pattern[str]
     replacement: str
     sentence: str = ""
-    """What to say of the habit, in place of what the parser says; empty: the parser says it well."""
+    """The sentence about the habit, in place of the parser's; empty where the parser's is good."""
 
 
 def _rule(pattern: str, replacement: str, sentence: str = "") -> _Rule:
@@ -86,7 +86,7 @@ HINTS = {
     "∞": "infinity is no number; try a large one",
     "⁻": "a negative power is typed as x^-1",
 }
-"""What to say of a character that no token begins with."""
+"""Sentences about characters that begin no token."""
 ELSEWHERE = {
     "cot": "1/tan(…)",
     "ctg": "1/tan(…)",
@@ -134,7 +134,7 @@ _WORDS = frozenset(
 )
 """Names that begin with a function's by chance."""
 _LETTERS = re.compile(r"[0-9]*(?:[a-zA-Z][0-9]?|theta|alpha|beta|phi|omega)")
-"""What a function may have been meant of: a number, a letter, or both."""
+"""The probable argument of a function: a number, a letter, or both."""
 _KEYWORDS = {
     **dict.fromkeys(
         ("and", "or", "not", "if", "else", "is", "in", "for", "while", "then"),
@@ -149,15 +149,15 @@ _KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/
 
 
 class Translation(NamedTuple):
-    """What to type instead of a text."""
+    """A text to type instead of another one."""
 
     text: str
     sentence: str
-    """Why, if that is not what the parser says."""
+    """The reason, if it differs from the parser's."""
 
 
 def translation(text: str, functions: Collection[str]) -> Translation | None:
-    """A text in the words of this service, if anything in it looks like those of others."""
+    """Return a text in the notation of this service, if any part of it looks like another notation."""
     if len(text) > LONGEST:
         return None
     sentences, found = [], text
@@ -172,7 +172,7 @@ def translation(text: str, functions: Collection[str]) -> Translation | None:
 
 
 def _called(text: str, functions: Collection[str]) -> str:
-    """Functions in lower case, with their arguments in parentheses and their powers behind them."""
+    """Write functions in lower case, with arguments in parentheses and powers behind these."""
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
     text = re.sub(rf"(?<!\w)(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
@@ -189,7 +189,7 @@ def _known(name: str, functions: Collection[str]) -> str:
 
 
 def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tuple[str, ...]:
-    """Sentences about variables that are probably none; for variables that nobody listed."""
+    """Return sentences about names that are probably no variables, for variables that nobody listed."""
     told = []
     names = tuple(variables)
     if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):
@@ -206,7 +206,7 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
 
 
 def of_a_function(name: str, functions: Collection[str]) -> str:
-    """`sin(x)` for `sinx`; empty for a name that is none of a function and its argument."""
+    """Return `sin(x)` for `sinx`; an empty text for a name that is not a function with its argument."""
     if name in _WORDS:
         return ""
     for start in (0, 1):  # sinx, xsinx
@@ -220,5 +220,5 @@ def of_a_function(name: str, functions: Collection[str]) -> str:
 
 
 def _product(name: str, others: set[str]) -> str:
-    """`x*y` for `xy` where x and y are variables too; empty for other names."""
+    """Return `x*y` for `xy` where x and y are variables too; an empty text for other names."""
     return "*".join(name) if len(name) == 2 and set(name) <= others else ""

@@ -9,8 +9,8 @@ import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
 from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import Function, Results
 from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
-from service.engine.functions.function import Function, Results
 from service.engine.functions.newton import (
     POLISHING,
     SAME,
@@ -26,15 +26,15 @@ from service.engine.functions.sides import settle
 from service.engine.watch import Watch
 
 SAME_VALUE = 1e-14
-"""Values closer than this, beside their size or that of usual values, are equal but for rounding."""
+"""Largest relative difference of values that are equal but for rounding."""
 SPREAD = 1e-2
-"""Degenerate points that are closer than this share of the box are hardly told apart by their gradients."""
+"""Degenerate points closer than this share of the box can hardly be separated by their gradients."""
 MOST_FOUND = 500
-"""Stationary points that are told."""
+"""Most stationary points of an answer."""
 UNSETTLED = 0.1
 """Newton's method may be kept from arriving by rounding where its step is still this long, in the size of the box."""
 MOST_HIDDEN = 16
-"""Places where rounding hides a stationary point that are looked at."""
+"""Most places where rounding hides a stationary point."""
 FADED = 1e-6
 """A gradient that became so much smaller although Newton's method has not arrived is that of a flat function."""
 MOST_FLAT = 256
@@ -47,35 +47,35 @@ MOST_DESCENTS = 16
 """Starts from where a way down is followed: those lower than all minima that are found."""
 
 
-class Search(NamedTuple):
-    """What a search in a box found."""
+class StationarySearch(NamedTuple):
+    """The result of a search in a box."""
 
     points: Array
     """(found, variables), within the box and sorted by value."""
     flat: Array
-    """Whether the curvature vanishes along some direction, for each point."""
+    """True for a point with a vanishing curvature along some direction."""
     starts: int
-    """From how many places it searched."""
+    """The count of starts."""
     complete: bool
-    """False: there are more than are told."""
+    """False if the answer leaves points out."""
     curves: bool
-    """Whether stationary points lie dense, as on a curve or in a plain."""
+    """True if stationary points lie dense, as on a curve or in a plain."""
     hidden: Array
     """(hidden, variables): where stationary points may be near, but rounding hides them."""
     unseen: float
-    """Of the starts that came to an end in the box, the share that did so at a place no other start came to: about the
-    chance that one more finds a new place (Good 1953)."""
+    """The share of starts that ended in the box at a place no other start reached: about the chance that one more start
+    finds a new place (Good 1953)."""
 
 
-def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> Search:
-    """The stationary points in a box that Newton's method finds from about so many places spread over it.
+def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> StationarySearch:
+    """Find the stationary points in a box by Newton's method, from about `starts` places spread over it.
 
     Raises what `watch` raises.
     """
     return without_float_warnings(_search, function, low, high, starts, watch)
 
 
-def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> Search:
+def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> StationarySearch:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
@@ -118,11 +118,11 @@ def _search(function: Function, low: Array, high: Array, starts: int, watch: Wat
     order = lowest_first(found, function.run(found, watch).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
-    return Search(found[order], plain[order], len(places), complete, curves, doubted, unseen)
+    return StationarySearch(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
 def _told(points: Array, verdicts: Array) -> tuple[Array, Array]:
-    """Those that are stationary points for certain."""
+    """Return the points that are certainly stationary, with their verdicts."""
     certain = (verdicts != HIDDEN) & (verdicts != NONE)
     return points[certain], verdicts[certain]
 
@@ -137,9 +137,9 @@ def _lower(
     high: Array,
     watch: Watch | None,
 ) -> Array:
-    """Stationary points down from the lowest starts, if these are lower than all minima among those found.
+    """Return stationary points downhill from the lowest starts, if these are lower than all minima in `found`.
 
-    Newton's method for the gradient passes by minima in long valleys, where it is drawn to bends instead.
+    Newton's method for the gradient misses minima in long valleys, where bends attract it instead.
     """
     size = high - low
     candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
@@ -164,7 +164,7 @@ def _lower(
 
 
 def _smooth(function: Function, points: Array, results: Results, watch: Watch | None) -> Array:
-    """Which points have derivatives: on a kink they may only be 0 by convention."""
+    """Return which points have derivatives; on a kink a derivative may be 0 only by convention."""
     problems = function.problems(points, results)
     if problems:
         results = settle(function, points, results, problems, watch).results
@@ -175,7 +175,7 @@ def _smooth(function: Function, points: Array, results: Results, watch: Watch | 
 
 
 def _flat(function: Function, places: Array, refined: Refined, found: Array, watch: Watch | None) -> Array:
-    """Starts from where hardly any gradient is left, but Newton's method goes on along a curve, even out of the box."""
+    """Return starts whose gradient has nearly vanished while Newton's method follows a curve, even out of the box."""
     rows = np.flatnonzero((refined.faded <= FADED) & ~found)
     if len(rows):
         before, after = (derivatives(function, at[rows], watch)[1] for at in (places, refined.points))
@@ -188,7 +188,7 @@ def _flat(function: Function, places: Array, refined: Refined, found: Array, wat
 def _without_plains(
     function: Function, points: Array, plain: Array, size: Array, watch: Watch | None
 ) -> tuple[Array, Array]:
-    """One point for each group of degenerate points that lie close: where the gradient is too flat to part them."""
+    """Keep one point of each group of close degenerate points, where the gradient is too flat to separate them."""
     plains = points[plain]
     chosen, groups = distinct(plains, SPREAD * size, len(plains))
     if len(chosen) in (0, len(plains)):
@@ -207,13 +207,13 @@ def _without_plains(
 
 
 def usual_size(values: Array) -> float:
-    """How large values are where a search or descents start: what is far smaller is what rounding leaves."""
+    """Return the median size of the values; much smaller values are rounding."""
     finite = np.abs(values[np.isfinite(values)])
     return float(np.sort(finite)[len(finite) // 2]) if len(finite) else 0.0
 
 
 def lowest_first(points: Array, values: Array, usual: float) -> Array:
-    """The order by value; of points that are equally low but for rounding, by their coordinates."""
+    """Return the order by value; points with equal values but for rounding are ordered by their coordinates."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order], prepend=values[order[:1]])
     level = np.cumsum(steps > SAME_VALUE * np.maximum(usual, np.abs(values[order])))
@@ -222,7 +222,8 @@ def lowest_first(points: Array, values: Array, usual: float) -> Array:
 
 
 def spread(low: Array, high: Array, count: int) -> Array:
-    """About so many places in a box: a grid off its symmetries, or in many variables a sequence that fills it."""
+    """Return about `count` places in a box: a grid off its symmetries; in many variables, a sequence that fills the
+    box."""
     dimension = len(low)
     each = round(count ** (1.0 / dimension))
     if each >= 3:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.functions.function import Function
+from service.engine.functions.compiled import Function
 from service.engine.watch import Watch
 
 SKEWED = 8.0
-"""Where the upper values rise so many times farther above the lowest than the middle ones, levels are logarithmic."""
+"""Levels are logarithmic where the upper values rise this many times as far above the lowest as the middle ones."""
 FARTHEST = 1e12
 """Levels do not differ by more: what is closer to the least value is a point in any drawing."""
 SMALLEST = 1e-290
@@ -23,7 +23,7 @@ class Axis(NamedTuple):
     """One edge of a grid."""
 
     variable: int
-    """Its place among the variables."""
+    """The position among the variables."""
     low: float
     high: float
     points: int
@@ -43,7 +43,7 @@ class Levels(NamedTuple):
 
 
 def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
-    """Every point of the grid, (points, variables), the first axis fastest; other variables are as in `at`."""
+    """Return every point of the grid, (points, variables), the first axis fastest; other variables are as in `at`."""
     meshes = np.meshgrid(*[axis.numbers for axis in axes])
     points = np.tile(at, (meshes[0].size, 1))
     for axis, mesh in zip(axes, meshes, strict=True):
@@ -52,16 +52,16 @@ def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
 
 
 def sample(function: Function, points: Array, shape: tuple[int, ...], watch: Watch | None) -> tuple[Array, Array]:
-    """Values, of `shape`, and gradients, of `shape` and the variables, at the points of a grid."""
+    """Return the values, of `shape`, and the gradients, of `shape` and the variables, at the points of a grid."""
     results = function.run(points, watch)
     return results.values.reshape(shape), results.gradients.reshape(*shape, -1)
 
 
 def levels_for(values: Array, count: int) -> Levels:
-    """About so many round numbers between the least and the largest value.
+    """Return about `count` round numbers between the least and the largest value.
 
-    Where a few values tower over the rest, as on the walls of a narrow valley, their distances from the least value
-    grow by equal factors; else the numbers are evenly spaced.
+    Where a few values tower over the rest, as on the walls of a narrow valley, the distances from the least value grow
+    by equal factors; else the numbers are evenly spaced.
     """
     finite = np.sort(values[np.isfinite(values)])
     if not count or not len(finite) or finite[0] == finite[-1]:
@@ -93,16 +93,16 @@ def _logarithmic(low: float, finite: Array, count: int) -> list[float]:
 
 
 def _round_up(step: float) -> float:
-    """The next number of the form 1, 2 or 5 times a power of ten."""
+    """Return the next number of the form 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= step * (1.0 - 1e-12))
 
 
 def _round(number: float) -> float:
-    """A number to two digits."""
+    """Round a number to two digits."""
     return float(f"{number:.1e}")
 
 
 def _tidy(value: float, step: float) -> float:
-    """A value without digits far below a step."""
+    """Return a value without digits far below a step."""
     return round(value, max(0, 2 - math.floor(math.log10(step)))) + 0.0

@@ -1,8 +1,8 @@
-"""What an expression may name: operators, functions and constants, each declared once.
+"""The words of expressions: operators, functions and constants, each declared once.
 
-A declaration says how many arguments a word takes, how it is built from the primitive operations (which know its
-derivative), and where it has no value, no slope or no certain slope. Parser, catalogue, the problems told of a point
-and the generic tests read it.
+A declaration gives the number of arguments of a word, builds it from the primitive operations (which know their
+derivatives), and says where it has no value, no slope or no certain slope. The parser, the catalogue, the problems of a
+point and the generic tests read it. The module is long because it is one list of declarations.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def never(*literals: float | None) -> bool:
     return False
 
 
-class Trouble(NamedTuple):
-    """Where a word of an expression has no value, or no derivative."""
+class Singularity(NamedTuple):
+    """A set of points where a word has no value, or no derivative."""
 
     kind: str
     """domain: there is no real value; pole: the value is infinite; vertical: the slope is; kink, jump: there is none,
     and the answer follows a convention."""
     where: Callable[..., Array]
-    """From the arguments (arrays of one shape) to the elements that it concerns."""
+    """Maps the arguments, arrays of one shape, to a mask of the points."""
     text: str
-    """What to tell: `log takes numbers above 0`."""
+    """The sentence of answers, such as `log takes numbers above 0`."""
     harmless: Callable[..., bool] = never
-    """From the arguments that are literal numbers (others are None) to whether this trouble cannot come."""
+    """Maps the literal arguments, None for others, to whether they rule this singularity out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,14 +43,14 @@ class Word(Declaration):
     """An operator, a function or a constant: see the module."""
 
     arguments: int
-    """How many it takes; 0: it is a constant."""
+    """The count of arguments; 0 for a constant."""
     flat: bool = False
-    """Its derivative is taken as 0 everywhere."""
+    """True if the derivative is taken as 0 everywhere."""
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
-    troubles: tuple[Trouble, ...] = ()
+    singularities: tuple[Singularity, ...] = ()
     takes_literals: bool = False
-    """Its builder is told the literal numbers among its arguments too."""
+    """True if `build` takes the literal numbers among the arguments as well."""
     plain: Callable[..., Node] | None = None
     """Builds what formulas show instead, where the digits of derivatives take more than a textbook says."""
 
@@ -73,25 +73,25 @@ def _where_whole(x: Array) -> Array:
     return mask
 
 
-def _kink(where: Callable[..., Array], text: str) -> Trouble:
-    return Trouble("kink", where, text)
+def _kink(where: Callable[..., Array], text: str) -> Singularity:
+    return Singularity("kink", where, text)
 
 
-def _jump(where: Callable[..., Array], text: str) -> Trouble:
-    return Trouble("jump", where, text)
+def _jump(where: Callable[..., Array], text: str) -> Singularity:
+    return Singularity("jump", where, text)
 
 
-def _logarithm(name: str) -> tuple[Trouble, ...]:
+def _logarithm(name: str) -> tuple[Singularity, ...]:
     return (
-        Trouble("domain", _where_negative, f"{name} takes numbers above 0"),
-        Trouble("pole", _where_zero, f"{name} of 0 is minus infinity"),
+        Singularity("domain", _where_negative, f"{name} takes numbers above 0"),
+        Singularity("pole", _where_zero, f"{name} of 0 is minus infinity"),
     )
 
 
-def _inverse(name: str) -> tuple[Trouble, ...]:
+def _inverse(name: str) -> tuple[Singularity, ...]:
     return (
-        Trouble("domain", lambda x: np.abs(x) > 1.0, f"{name} takes numbers from -1 to 1"),
-        Trouble("vertical", lambda x: np.abs(x) == 1.0, f"the slope of {name} is infinite at -1 and 1"),
+        Singularity("domain", lambda x: np.abs(x) > 1.0, f"{name} takes numbers from -1 to 1"),
+        Singularity("vertical", lambda x: np.abs(x) == 1.0, f"the slope of {name} is infinite at -1 and 1"),
     )
 
 
@@ -131,7 +131,9 @@ def multiply(a: Node, b: Node) -> Node:
     operator=True,
     aliases=("/", "÷"),
     latex=r"\frac{a}{b}",
-    troubles=(Trouble("pole", lambda a, b: b == 0.0, "division by 0", lambda a, b: b is not None and b != 0.0),),
+    singularities=(
+        Singularity("pole", lambda a, b: b == 0.0, "division by 0", lambda a, b: b is not None and b != 0.0),
+    ),
 )
 def divide(a: Node, b: Node) -> Node:
     return a / b
@@ -145,7 +147,7 @@ def negate(a: Node) -> Node:
 
 
 def _only_for(exponents: Callable[[float], bool], bases: Callable[[float], bool]) -> Callable[..., bool]:
-    """Harmless unless both a literal exponent and a literal base are such numbers."""
+    """Return a test that rules a singularity out unless literal exponent and base can meet it."""
     return lambda a, b: (b is not None and not exponents(b)) or (a is not None and not bases(a))
 
 
@@ -163,20 +165,20 @@ MOST_FACTORS = 8
     aliases=("^", "**"),
     latex="a^b",
     takes_literals=True,
-    troubles=(
-        Trouble(
+    singularities=(
+        Singularity(
             "domain",
             lambda a, b: (a < 0.0) & ~_where_whole(b),
             "a negative number has whole powers only",
             _only_for(lambda b: not b.is_integer(), lambda a: a < 0.0),
         ),
-        Trouble(
+        Singularity(
             "pole",
             lambda a, b: (a == 0.0) & (b < 0.0),
             "0 has no negative powers",
             _only_for(lambda b: b < 0.0, lambda a: a == 0.0),
         ),
-        Trouble(
+        Singularity(
             "vertical",
             lambda a, b: (a == 0.0) & (b > 0.0) & (b < 1.0),
             "the slope of a root is infinite at 0",
@@ -243,7 +245,7 @@ _function(
     "The natural logarithm.",
     "自然对数。",
     aliases=("ln",),
-    troubles=_logarithm("log"),
+    singularities=_logarithm("log"),
 )
 _function(
     "log1p",
@@ -251,13 +253,18 @@ _function(
     r"\ln(1 + a)",
     "log(1 + a), exact near 0.",
     "log(1 + a),在 0 附近保持精度。",
-    troubles=(
-        Trouble("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
-        Trouble("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
+    singularities=(
+        Singularity("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
+        Singularity("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
     ),
 )
 _function(
-    "log2", operations.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", troubles=_logarithm("log2")
+    "log2",
+    operations.log2,
+    r"\log_2 a",
+    "The logarithm to base 2.",
+    "以 2 为底的对数。",
+    singularities=_logarithm("log2"),
 )
 _function(
     "log10",
@@ -266,7 +273,7 @@ _function(
     "The logarithm to base 10.",
     "以 10 为底的对数。",
     aliases=("lg",),
-    troubles=_logarithm("log10"),
+    singularities=_logarithm("log10"),
 )
 _function(
     "sqrt",
@@ -275,9 +282,9 @@ _function(
     "The square root.",
     "平方根。",
     aliases=("√",),
-    troubles=(
-        Trouble("domain", _where_negative, "sqrt takes numbers from 0 on"),
-        Trouble("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
+    singularities=(
+        Singularity("domain", _where_negative, "sqrt takes numbers from 0 on"),
+        Singularity("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
     ),
 )
 _function(
@@ -286,16 +293,28 @@ _function(
     r"\sqrt[3]{a}",
     "The cube root, also of negative numbers.",
     "立方根,负数亦可。",
-    troubles=(Trouble("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
+    singularities=(Singularity("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
 )
 _function("sin", operations.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
 _function("cos", operations.cos, r"\cos a", "The cosine.", "余弦。")
 _function("tan", operations.tan, r"\tan a", "The tangent.", "正切。")
 _function(
-    "asin", operations.asin, r"\arcsin a", "The arc sine.", "反正弦。", aliases=("arcsin",), troubles=_inverse("asin")
+    "asin",
+    operations.asin,
+    r"\arcsin a",
+    "The arc sine.",
+    "反正弦。",
+    aliases=("arcsin",),
+    singularities=_inverse("asin"),
 )
 _function(
-    "acos", operations.acos, r"\arccos a", "The arc cosine.", "反余弦。", aliases=("arccos",), troubles=_inverse("acos")
+    "acos",
+    operations.acos,
+    r"\arccos a",
+    "The arc cosine.",
+    "反余弦。",
+    aliases=("arccos",),
+    singularities=_inverse("acos"),
 )
 _function("atan", operations.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
 _function(
@@ -306,7 +325,7 @@ _function(
     "点 (b, a) 的辐角。",
     arguments=2,
     aliases=("arctan2",),
-    troubles=(
+    singularities=(
         _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
         _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
     ),
@@ -331,9 +350,9 @@ _function(
     "The inverse of cosh.",
     "反双曲余弦。",
     aliases=("arcosh",),
-    troubles=(
-        Trouble("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
-        Trouble("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
+    singularities=(
+        Singularity("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
+        Singularity("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
     ),
 )
 _function(
@@ -343,9 +362,9 @@ _function(
     "The inverse of tanh.",
     "反双曲正切。",
     aliases=("artanh",),
-    troubles=(
-        Trouble("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
-        Trouble("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
+    singularities=(
+        Singularity("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
+        Singularity("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
     ),
 )
 
@@ -372,7 +391,7 @@ _function(
     zh="正数取自身,否则取 0;在 0 处斜率取 0。",
     arguments=1,
     latex=r"\max(0, a)",
-    troubles=(_kink(_where_zero, "relu has a kink at 0; its slope is taken as 0 there"),),
+    singularities=(_kink(_where_zero, "relu has a kink at 0; its slope is taken as 0 there"),),
 )
 def relu(a: Node) -> Node:
     return operations.with_slope(a, operations.maximum(a, 0.0), operations.greater(a, 0.0))
@@ -413,7 +432,7 @@ _function(
     aliases=("heaviside",),
     latex=r"[a \ge 0]",
     flat=True,
-    troubles=(_jump(_where_zero, "step jumps at 0"),),
+    singularities=(_jump(_where_zero, "step jumps at 0"),),
     plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
@@ -430,7 +449,7 @@ _function(
     "取 -1、0 或 1;斜率处处取 0。",
     aliases=("sgn",),
     flat=True,
-    troubles=(_jump(_where_zero, "sign jumps at 0"),),
+    singularities=(_jump(_where_zero, "sign jumps at 0"),),
 )
 _function(
     "abs",
@@ -438,7 +457,7 @@ _function(
     "|a|",
     "The absolute value, also written |a|; its slope at 0 is taken as 0.",
     "绝对值,也可写作 |a|;在 0 处斜率取 0。",
-    troubles=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
+    singularities=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
 )
 _function(
     "floor",
@@ -447,7 +466,7 @@ _function(
     "The largest integer that is not above a.",
     "不大于 a 的最大整数。",
     flat=True,
-    troubles=(_jump(_where_whole, "floor jumps at whole numbers"),),
+    singularities=(_jump(_where_whole, "floor jumps at whole numbers"),),
 )
 _function(
     "ceil",
@@ -456,7 +475,7 @@ _function(
     "The least integer that is not below a.",
     "不小于 a 的最小整数。",
     flat=True,
-    troubles=(_jump(_where_whole, "ceil jumps at whole numbers"),),
+    singularities=(_jump(_where_whole, "ceil jumps at whole numbers"),),
 )
 _function(
     "round",
@@ -465,7 +484,7 @@ _function(
     "The nearest integer; of two, the even one.",
     "最近的整数;恰在中间时取偶数。",
     flat=True,
-    troubles=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
+    singularities=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
 )
 _function(
     "min",
@@ -474,7 +493,9 @@ _function(
     "The smaller of two; where they are equal, each has half of the slope.",
     "两数中较小者;相等时斜率各取一半。",
     arguments=2,
-    troubles=(_kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),),
+    singularities=(
+        _kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),
+    ),
 )
 _function(
     "max",
@@ -483,7 +504,9 @@ _function(
     "The larger of two; where they are equal, each has half of the slope.",
     "两数中较大者;相等时斜率各取一半。",
     arguments=2,
-    troubles=(_kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),),
+    singularities=(
+        _kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),
+    ),
 )
 vocabulary.declare(
     "pow",
@@ -492,7 +515,7 @@ vocabulary.declare(
     arguments=2,
     latex="a^b",
     takes_literals=True,
-    troubles=vocabulary["power"].troubles,
+    singularities=vocabulary["power"].singularities,
 )(raise_to)
 
 
@@ -506,8 +529,8 @@ def _plain_mod(a: Node, b: Node) -> Node:
     zh="余数 a - b floor(a/b)。",
     arguments=2,
     latex=r"a \bmod b",
-    troubles=(
-        Trouble("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
+    singularities=(
+        Singularity("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
         _jump(lambda a, b: (b != 0.0) & (np.mod(a, b) == 0.0), "mod jumps where its arguments divide"),
     ),
     plain=_plain_mod,
@@ -526,7 +549,7 @@ def _plain_hypot(a: Node, b: Node) -> Node:
     zh="向量 (a, b) 的长度。",
     arguments=2,
     latex=r"\sqrt{a^2 + b^2}",
-    troubles=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
+    singularities=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
     plain=_plain_hypot,
 )
 def hypot(a: Node, b: Node) -> Node:

@@ -1,9 +1,9 @@
-"""What a check found, in sentences."""
+"""The results of a check, in sentences."""
 
 from __future__ import annotations
 
-from service.engine.insight.check import Report, TensorCheck
-from service.engine.insight.differences import Curve, Taylor
+from service.engine.insight.check_report import Report, TensorCheck
+from service.engine.insight.differences import DifferenceCurve, Taylor
 from service.engine.texts import Sentence, say
 
 ROUNDING = 1e-11
@@ -15,7 +15,7 @@ SQUARE = 1.5
 
 
 def of_report(report: Report) -> Sentence:
-    """The verdict on everything."""
+    """Return the sentence on the whole gradient."""
     match report.verdict:
         case "right":
             return say("check.right")
@@ -30,7 +30,7 @@ def of_report(report: Report) -> Sentence:
 
 
 def of_tensor(tensor: TensorCheck) -> list[Sentence]:
-    """What was found of one parameter or variable."""
+    """Return the sentences on one parameter or variable."""
     name, worst = ".".join(tensor.path), tensor.worst
     if tensor.verdict == "right" or worst is None:
         return [_right(name, tensor)]
@@ -66,8 +66,8 @@ def _right(name: str, tensor: TensorCheck) -> Sentence:
     return say("check.tensor.each", name=name, count=tensor.size, near=near)
 
 
-def of_curve(curve: Curve) -> list[Sentence]:
-    """What central differences tell."""
+def of_curve(curve: DifferenceCurve) -> list[Sentence]:
+    """Return the sentences on central differences."""
     told: list[Sentence] = []
     if curve.best is not None and curve.best.error > FAR:
         told.append(say("check.curve.far", error=curve.best.error))
@@ -84,7 +84,7 @@ def of_curve(curve: Curve) -> list[Sentence]:
 
 
 def of_taylor(taylor: Taylor) -> Sentence:
-    """What a tangent leaves over."""
+    """Return the sentence on Taylor remainders."""
     if taylor.order is None:
         return say("check.taylor.nothing")
     order = round(taylor.order, 2)

@@ -1,4 +1,4 @@
-"""What can be checked: the gradient of a network's loss by its parameters, and that of a typed function."""
+"""Checks of the gradient of a network's loss by its parameters, and of the gradient of a typed function."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
-from service.engine.insight.check import Report, check_at, subject_vector
+from service.engine.insight.check import check_at, subject_vector
+from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.leaves import leaves_of
 from service.engine.insight.subject import Located, Path, Subject
+from service.engine.insight.twin_task import TwinTask
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import doubtful
 from service.engine.network.feed import Feed, Feeder
@@ -30,11 +32,11 @@ from service.engine.watch import Watch
 CURVE_OPERATIONS = 1e10
 """Floating-point operations that curves of single tensors may take; beyond, there is one curve for all together."""
 EVALUATIONS = 100
-"""How many evaluations a check takes at least, roughly."""
+"""Roughly the fewest evaluations of a check."""
 
 
-class Wanted(NamedTuple):
-    """How to check."""
+class CheckOptions(NamedTuple):
+    """The options of a check."""
 
     claimed: Any = None
     """A gradient in parts: by layer and parameter, by variable, or a vector of all variables; None: the exact one."""
@@ -42,7 +44,7 @@ class Wanted(NamedTuple):
     tolerance: float | None = None
     """Relative differences that are not called wrong."""
     steps: Sequence[float] | None = None
-    """Of differences and remainders, the largest first; None: a usual choice."""
+    """The steps of differences and remainders, the largest first; None for the usual ones."""
 
 
 class Checked(NamedTuple):
@@ -50,32 +52,22 @@ class Checked(NamedTuple):
 
     report: Report
     missing: list[str]
-    """Parameters or variables of which nothing is claimed."""
+    """Parameters or variables without a claim."""
     parameters: dict[str, dict[str, Array]] | None = None
-    """Where they were initialised here."""
+    """The parameters, if they were initialised here."""
     curves_left_out: bool = False
 
 
 @dataclass(frozen=True)
-class NetworkCheckTask:
+class NetworkCheckTask(TwinTask):
     """Asks for a check of the gradients of a network's loss."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return 3.0 * self.task.effort  # twice, and once more in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkCheck:
         return NetworkCheck(self.task, limits, pool, watch)
 
 
 class NetworkCheck:
-    """The loss of a network, ready to be checked: in float64, and in the precision that is asked for."""
+    """The loss of a network, compiled for a check: in float64, and in the precision of the request."""
 
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
@@ -105,9 +97,9 @@ class NetworkCheck:
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.weight = 2 * len(model.graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
-    def run(self, feed: Feed, wanted: Wanted, watch: Watch | None = None) -> Checked:
+    def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
         try:
@@ -158,7 +150,7 @@ def _wide(value: Array) -> Array:
 
 
 def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
-    """Everything that keeps a claim from being a part of the gradient."""
+    """Return all faults that keep a claim from being a part of the gradient."""
     if claimed is None:
         return []
     if not isinstance(claimed, Mapping):
@@ -199,9 +191,9 @@ class FunctionCheck:
             raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.nbytes = self.subject.nbytes
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
-    def run(self, point: Array, wanted: Wanted, watch: Watch | None = None) -> Checked:
+    def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
         values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
         claimed, missing = None, []

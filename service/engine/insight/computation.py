@@ -14,8 +14,8 @@ from typing import NamedTuple
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
@@ -30,17 +30,17 @@ from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 Label = Sentence | str
-"""What a node is, beside its operation: a sentence, or words of code."""
+"""The role of a node beside its operation: a sentence, or words of code."""
 
 
 @dataclass
 class Roots:
-    """Where a graph begins and ends."""
+    """The ends of a graph: its outputs, its loss, and the nodes to differentiate by."""
 
     outputs: dict[str, Node]
-    """What is computed on the way forward, by name."""
+    """The results of the forward pass, by name."""
     total: Node | None
-    """What is differentiated; None: there is no way back."""
+    """The node to differentiate; None if there is no backward pass."""
     wrt: list[tuple[tuple[str, ...], Node]]
     """With respect to what: by layer and parameter, by input, or by variable."""
     labels: dict[Node, list[Label]] = field(default_factory=dict)
@@ -48,13 +48,13 @@ class Roots:
     """Pre-activations, whose adjoints are the deltas of layers."""
 
 
-class Values(NamedTuple):
+class ComputedValues(NamedTuple):
     """The numbers of one run."""
 
     of: Mapping[Node, Array]
-    """Of every node."""
+    """The value of every node."""
     parameters: dict[str, dict[str, Array]] | None
-    """Where they were initialised here."""
+    """The parameters, if they were initialised here."""
 
 
 class Computation:
@@ -67,7 +67,7 @@ class Computation:
         self.forward = reachable([*ends, *(node for _, node in roots.wrt)])
         """In an order of computation."""
         self.adjoints: dict[Node, Node] = {}
-        """Of each forward node that a derivative reaches: the node that holds it, among the others or a number."""
+        """For each forward node that a derivative reaches, the node with that derivative."""
         self.gradients: dict[tuple[str, ...], Node] = {}
         self.blocked: list[Node] = []
         if roots.total is not None:
@@ -79,7 +79,7 @@ class Computation:
         self.numbers = sum(node.size for node in self.nodes) + sum(node.size for node in self.adjoints.values())
         """In all values and adjoints."""
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
         graph.seal()
 
     def _differentiate(self, total: Node) -> None:
@@ -98,7 +98,7 @@ class Computation:
         self.gradients = dict(zip([path for path, _ in self.roots.wrt], of_targets, strict=True))
 
     def _served(self) -> dict[Node, Node]:
-        """The forward node of each backward node. A declared slope serves the value that declares it."""
+        """Return the forward node of each backward node. A declared slope serves the value that declares it."""
         nodes = self.nodes[0].graph.nodes
         forward = set(self.forward)
         served: dict[Node, Node] = {}
@@ -113,7 +113,7 @@ class Computation:
         return served
 
     def evaluate(self, leaves: Mapping[Node, Array], watch: Watch | None = None) -> dict[Node, Array]:
-        """The value of every node. Raises what `watch` raises."""
+        """Compute the value of every node. Raises what `watch` raises."""
         values: dict[Node, Array] = {}
         for node, value in steps([*self.forward, *self.gradients.values(), *self.adjoints.values()], leaves):
             values[node] = value
@@ -159,11 +159,11 @@ class NetworkGraph:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.warnings: list[Caution] = blocked(self.computation.blocked, self.model)
 
-    def run(self, feed: Feed, watch: Watch | None = None) -> Values:
-        """Every value. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
+    def run(self, feed: Feed, watch: Watch | None = None) -> ComputedValues:
+        """Compute every value. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         values = self.computation.evaluate(leaves.values(), watch)
-        return Values(values, leaves.tree() if feed.parameters is None else None)
+        return ComputedValues(values, leaves.tree() if feed.parameters is None else None)
 
 
 def _network_roots(prepared: Prepared) -> Roots:
@@ -212,12 +212,12 @@ class FunctionGraph:
         self.weight = self.computation.weight
         self.nbytes = 8 * len(self.computation.nodes)
 
-    def run(self, point: Sequence[Array], watch: Watch | None = None) -> Values:
-        """Every value at a point, an array of shape () for each variable."""
-        return Values(self.computation.evaluate(dict(zip(self.variables, point, strict=True)), watch), None)
+    def run(self, point: Sequence[Array], watch: Watch | None = None) -> ComputedValues:
+        """Compute every value at a point, an array of shape () for each variable."""
+        return ComputedValues(self.computation.evaluate(dict(zip(self.variables, point, strict=True)), watch), None)
 
 
 def check_size(asked: float, allowed: float, path: tuple[str, ...], what: str, instead: str) -> None:
-    """Refuse what would be too long to tell. Raises `InvalidRequest` at `path`."""
+    """Refuse an answer that would be too long. Raises `InvalidRequest` at `path`."""
     if asked > allowed:
         raise InvalidRequest([Fault(path, f"the graph has {asked:,} {what}; allowed are {allowed:,}; {instead}")])

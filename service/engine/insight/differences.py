@@ -1,8 +1,8 @@
-"""Differences of values: the error of central differences over the step, and what a tangent leaves over.
+"""Differences of values: the errors of central differences over the step, and Taylor remainders.
 
-A central difference is off by about h² (truncation) and by about 1/h (rounding), so that its error over h is a V in a
+A central difference is off by about h² (truncation) and by about 1/h (rounding), so its error over h is a V in a
 drawing with logarithmic axes, with the slopes 2 and -1. The Taylor remainder, f(x + hv) - f(x) - h g·v, shrinks as h²
-if g is the gradient, and as h if it is not. Neither tells anything across a kink: steps that reach one are told apart.
+if g is the gradient, and as h if it is not. Both prove nothing across a kink, so steps that reach one are marked.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from service.engine.arrays import Array
 from service.engine.insight.subject import Located
 
 STEPS = tuple(float(f"{10.0 ** (-place / 2.0):.3g}") for place in range(1, 25))
-"""Of central differences, two for each power of ten."""
+"""The steps of central differences, two for each power of ten."""
 QUARTERS = tuple(4.0**-place for place in range(1, 21))
 """Steps of Taylor remainders: however steep a function is, some of them are short enough."""
 FEWEST = 3
 """Points that a slope is fitted through."""
 CLEAR = 1e3
-"""A remainder so many times as large as rounding is no rounding."""
+"""Smallest remainder that is not rounding, as a multiple of rounding."""
 
 
 class Difference(NamedTuple):
@@ -34,17 +34,17 @@ class Difference(NamedTuple):
     step: float
     value: float
     error: float
-    """Its distance from the slope that the gradient gives, as a share of the larger of the two."""
+    """The distance from the slope of the gradient, as a share of the larger of the two."""
     kink: bool
     """An operation takes another branch within the step."""
 
 
 @dataclass
-class Curve:
+class DifferenceCurve:
     """The error of central differences along one direction."""
 
     slope: float
-    """What the gradient says: its product with the direction."""
+    """The product of the gradient with the direction."""
     rows: list[Difference]
     best: Difference | None = None
     """The smallest error without a kink; None: every step reaches one."""
@@ -57,7 +57,7 @@ class Curve:
 
 
 class Remainder(NamedTuple):
-    """What a tangent leaves over."""
+    """A Taylor remainder."""
 
     step: float
     value: float
@@ -74,8 +74,8 @@ class Taylor:
     """The exponent of h; None: nothing is left over but rounding, or every step reaches a kink."""
 
 
-def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> Curve:
-    """The error of central differences along a direction, against a slope."""
+def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> DifferenceCurve:
+    """Compute the errors of central differences along a direction, relative to a slope."""
     reached = _kinks(here, direction, steps)
     rows = []
     for step, kink in zip(steps, reached, strict=True):
@@ -84,7 +84,7 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
         scale = max(abs(value), abs(slope))
         error = abs(value - slope) / scale if scale > 0.0 else 0.0
         rows.append(Difference(step, value, error if math.isfinite(value) else math.inf, kink))
-    curve = Curve(slope, rows)
+    curve = DifferenceCurve(slope, rows)
     clean = [row for row in rows if not row.kink and math.isfinite(row.error)]
     curve.kink = min((row.step for row in rows if row.kink), default=None)
     if clean:
@@ -100,7 +100,7 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
 
 
 def taylor_along(here: Located, direction: Array, slope: float, digit: float, steps: Sequence[float]) -> Taylor:
-    """Taylor remainders along a direction; `digit` is the relative rounding of values."""
+    """Compute Taylor remainders along a direction; `digit` is the relative rounding of values."""
     start = here.value(here.point)
     taylor = Taylor(slope)
     largest = abs(start)
@@ -118,7 +118,7 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float, st
 
 
 def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool]:
-    """Whether an operation takes another branch within each step; smaller steps than a clean one are not looked at."""
+    """Return whether an operation takes another branch within each step; steps below the largest clean one are clean."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
     for step in sorted(steps if base else (), reverse=True):
@@ -130,7 +130,7 @@ def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool
 
 
 def _exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """The slope of the line through the logarithms; None where there are too few points."""
+    """Return the slope of the line through the logarithms; None for too few points."""
     usable = {math.log10(step): math.log10(error) for step, error in points if error > 0.0}  # a step may come twice
     if len(usable) < FEWEST:
         return None

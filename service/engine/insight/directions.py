@@ -1,4 +1,4 @@
-"""Directions through the space of the parameters, along which a loss is looked at."""
+"""Directions through the space of the parameters, as the axes of a landscape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NORMALIZATIONS: Mapping[str, str] = {
     "none": "the whole direction has length 1",
 }
 STREAM = 2
-"""Random numbers of a seed for directions, apart from those of parameters (0) and of noise (1)."""
+"""The stream of random numbers for directions, apart from those for parameters (0) and noise (1)."""
 PARALLEL = 1e-9
 """Directions whose cosine differs from 1 or -1 by less span no plane."""
 FLAT = 1e-12
@@ -46,17 +46,17 @@ one word, are a filter."""
 
 @dataclass(frozen=True)
 class AskedAxis:
-    """One axis of a landscape, as it is asked for. Exactly one of `parameter` and `direction` is given."""
+    """One axis of a landscape, as requested. Exactly one of `parameter` and `direction` is given."""
 
     parameter: str | None = None
     direction: str | None = None
     normalize: str = "filter"
-    """Of a random direction."""
+    """The normalisation of a random direction."""
     seed: int | None = None
-    """Of a random direction; None: that of the request."""
+    """The seed of a random direction; None for the seed of the request."""
     index: int = 0
-    """Of an eigenvector, from the largest eigenvalue on, or from the smallest one back: -1 is that of the smallest.
-    Of a principal direction, from the one with the largest variance on."""
+    """The position of an eigenvector from the largest eigenvalue on; negative from the smallest back, which is -1. For
+    a principal direction, the position from the largest variance on."""
     values: tuple[float, ...] | None = None
     """Places along the axis; None: `resolution` places over `range`."""
     range: tuple[float, float] | None = None
@@ -64,7 +64,7 @@ class AskedAxis:
 
 
 class Direction(NamedTuple):
-    """Where an axis leads."""
+    """The direction of an axis."""
 
     vector: Array
     """Over the flat vector of all parameters, in float64."""
@@ -79,7 +79,7 @@ class Direction(NamedTuple):
 def random_direction(
     definition: NetworkDefinition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
-    """Standard normal numbers for all trained parameters, normalised. `stream` seeds them.
+    """Draw standard normal numbers for all trained parameters, normalised. `stream` seeds them.
 
     Filter normalisation is that of Li, Xu, Taylor, Studer, Goldstein, "Visualizing the Loss Landscape of Neural Nets",
     2018, arXiv:1712.09913: d ← d / ‖d‖ · ‖w‖ for each filter.
@@ -122,9 +122,9 @@ class Principal(NamedTuple):
 
 
 def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Principal:
-    """The directions along which points `(steps, trained parameters)` vary most, about their mean.
+    """Return the directions along which points `(steps, trained parameters)` vary most, about their mean.
 
-    `paths` are the places in the request of the axes that ask for them. Raises `InvalidRequest` where there are fewer.
+    `paths` are the places of the axes in the request. Raises `InvalidRequest` where there are fewer directions.
     """
     return without_float_warnings(_principal, points, count, paths)
 
@@ -152,7 +152,7 @@ def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
 
 
 def check_plane(one: Array, other: Array, path: Path) -> float:
-    """The cosine of the angle between two directions. Raises `InvalidRequest` where they span no plane."""
+    """Return the cosine of the angle between two directions. Raises `InvalidRequest` where they span no plane."""
     cosine = float((one / norm_of_flat(one)) @ (other / norm_of_flat(other)))
     if 1.0 - abs(cosine) <= PARALLEL:
         way = "the same way as" if cosine > 0.0 else "the opposite way of"

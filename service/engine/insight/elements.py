@@ -1,8 +1,8 @@
-"""The graph one number at a time: which elements of which nodes an element of a node is computed from, and how.
+"""The graph one number at a time: the formula of each element of a node in terms of other elements.
 
 `Elements` reads formulas of single elements out of the graph. Operations that only move numbers, such as reshape,
 disappear on the way, and short formulas of values without a name are written into the formulas that use them. So the
-gradient of a weight of a dense layer reads as its textbook says, and that of any other layer reads in the same way.
+gradient of a weight of a dense layer reads as in a textbook, and that of any other layer reads in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Node, Shape
-from service.engine.insight.formula import Call, Formula, Number, Ref, Square, Sum, negative, product, quotient, total
+from service.engine.insight.formula import (
+    Call,
+    Constant,
+    NumberFormula,
+    Ref,
+    Square,
+    TermSum,
+    negative,
+    product,
+    quotient,
+    total,
+)
 
 Element = tuple[int, int]
 """The index of a node, and the place of one of its elements in row-major order."""
@@ -24,18 +35,19 @@ Element = tuple[int, int]
 MOST_TERMS = 20_000
 """Names in a formula."""
 MOST_WORK = 200_000
-"""Names in all formulas that are read, also those that turn out too long to stand inside others: a second's work."""
+"""Most names in all formulas that are read, including those that are too long to stand inside others: a second's work.
+"""
 LONGEST_INSIDE = 24
 """Names in a formula that is written into another one; a longer one is a value of its own."""
 DEEPEST_INSIDE = 30
-"""So deep formulas nest in each other. What lies deeper is a value of its own, so that nothing recurses for long."""
+"""Deepest nesting of formulas. Deeper parts are values of their own, so nothing recurses for long."""
 
 Moved = tuple[Node, int] | float
-"""Where an element comes from, or the number that it always is."""
+"""The origin of an element, or the constant that it is."""
 
 
 def index_of(shape: Shape, place: int) -> list[int]:
-    """The index of a place in an array."""
+    """Return the index of a place in an array."""
     index = []
     for n in reversed(shape):
         place, k = divmod(place, n)
@@ -44,7 +56,7 @@ def index_of(shape: Shape, place: int) -> list[int]:
 
 
 def place_of(shape: Shape, index: Sequence[int]) -> int:
-    """The place of an index in an array."""
+    """Return the place of an index in an array."""
     place = 0
     for n, k in zip(shape, index, strict=True):
         place = place * n + k
@@ -137,7 +149,7 @@ _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_
 
 
 def read_by(node: Node) -> tuple[Node, ...]:
-    """The nodes that the formula of an element is in terms of."""
+    """Return the nodes that occur in the formula of an element."""
     name = node.operation.name
     if name in _SECOND:
         return node.inputs[1:2]
@@ -150,18 +162,18 @@ def read_by(node: Node) -> tuple[Node, ...]:
 
 # --- operations that compute --------------------------------------------------------------------
 
-Terms = Callable[[Node, int], Formula]
+Terms = Callable[[Node, int], NumberFormula]
 
 
-def _plus(a: Formula, b: Formula) -> Formula:
+def _plus(a: NumberFormula, b: NumberFormula) -> NumberFormula:
     return total([(False, a), (False, b)])
 
 
-def _minus(a: Formula, b: Formula) -> Formula:
+def _minus(a: NumberFormula, b: NumberFormula) -> NumberFormula:
     return total([(False, a), (True, b)])
 
 
-_ARITHMETIC: Mapping[str, Callable[..., Formula]] = {
+_ARITHMETIC: Mapping[str, Callable[..., NumberFormula]] = {
     "add": _plus,
     "subtract": _minus,
     "multiply": lambda a, b: product([a, b]),
@@ -171,14 +183,14 @@ _ARITHMETIC: Mapping[str, Callable[..., Formula]] = {
 }
 
 
-def _elementwise(node: Node, place: int, term: Terms) -> Formula:
+def _elementwise(node: Node, place: int, term: Terms) -> NumberFormula:
     parts = [term(x, place if x.shape == node.shape else 0) for x in node.inputs]
     build = _ARITHMETIC.get(node.operation.name)
     return Call(node.operation.name, parts) if build is None else build(*parts)
 
 
 def _over_axes(x: Node, axes: Collection[int], kept: Sequence[int]) -> list[int]:
-    """The places of all elements along some axes; `kept` is the index along the others."""
+    """Return the places of all elements along some axes; `kept` is the index along the others."""
     _check_length(math.prod([x.shape[axis] for axis in axes]))
     rest = iter(kept)
     ranges = [range(n) if axis in axes else (next(rest),) for axis, n in enumerate(x.shape)]
@@ -190,20 +202,20 @@ def _check_length(count: int) -> None:
         raise OverflowError(count)
 
 
-def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[Formula]:
-    """The elements that are taken together by a node whose first attribute is the axes that disappear."""
+def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[NumberFormula]:
+    """Return the elements that a node joins; the first attribute of the node is the axes that disappear."""
     return [term(x, k) for k in _over_axes(x, node.attributes[0], index_of(node.shape, place))]
 
 
-def _all(terms: Sequence[Formula]) -> Formula:
+def _all(terms: Sequence[NumberFormula]) -> NumberFormula:
     return total([(False, each) for each in terms])
 
 
-def _sum(node: Node, place: int, term: Terms) -> Formula:
+def _sum(node: Node, place: int, term: Terms) -> NumberFormula:
     return _all(_reduced(node, place, node.inputs[0], term))
 
 
-def _matmul(node: Node, place: int, term: Terms) -> Formula:
+def _matmul(node: Node, place: int, term: Terms) -> NumberFormula:
     a, b = node.inputs
     *lead, i, j = index_of(node.shape, place)
     _check_length(a.shape[-1])
@@ -213,71 +225,71 @@ def _matmul(node: Node, place: int, term: Terms) -> Formula:
     )
 
 
-def _row(x: Node, row: int, term: Terms) -> list[Formula]:
+def _row(x: Node, row: int, term: Terms) -> list[NumberFormula]:
     width = x.shape[-1]
     _check_length(width)
     return [term(x, row * width + k) for k in range(width)]
 
 
-def _exponentials(parts: Sequence[Formula]) -> Formula:
+def _exponentials(parts: Sequence[NumberFormula]) -> NumberFormula:
     return _all([Call("exp", (part,)) for part in parts])
 
 
-def _softmax(node: Node, place: int, term: Terms) -> Formula:
+def _softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     x = node.inputs[1]
     row, k = divmod(place, x.shape[-1])
     parts = _row(x, row, term)
     return quotient(Call("exp", (parts[k],)), _exponentials(parts))
 
 
-def _log_softmax(node: Node, place: int, term: Terms) -> Formula:
+def _log_softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     x = node.inputs[1]
     row, k = divmod(place, x.shape[-1])
     parts = _row(x, row, term)
     return _minus(parts[k], Call("log", (_exponentials(parts),)))
 
 
-def _logsumexp(node: Node, place: int, term: Terms) -> Formula:
+def _logsumexp(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("log", (_exponentials(_row(node.inputs[1], place, term)),))
 
 
-def _row_excess(node: Node, place: int, term: Terms) -> Formula:
-    return _minus(_all(_row(node.inputs[1], place, term)), Number(1.0))
+def _row_excess(node: Node, place: int, term: Terms) -> NumberFormula:
+    return _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0))
 
 
-def _row_maximum(node: Node, place: int, term: Terms) -> Formula:
+def _row_maximum(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("max", _row(node.inputs[0], place, term))
 
 
-def _extreme(node: Node, place: int, term: Terms) -> Formula:
+def _extreme(node: Node, place: int, term: Terms) -> NumberFormula:
     name = {"maximum": "max", "minimum": "min"}[node.attributes[0]]
     return Call(name, [term(x, place if x.shape else 0) for x in node.inputs[1:]])
 
 
-def _largest(node: Node, place: int, term: Terms) -> Formula:
+def _largest(node: Node, place: int, term: Terms) -> NumberFormula:
     return Call("max", _reduced(node, place, node.inputs[0], term))
 
 
-def _first_largest(node: Node, place: int, term: Terms) -> Formula:
+def _first_largest(node: Node, place: int, term: Terms) -> NumberFormula:
     (x,), (axes,) = node.inputs, node.attributes
     kept = [k for axis, k in enumerate(index_of(node.shape, place)) if axis not in axes]
     candidates = _over_axes(x, axes, kept)
-    return Call("first_largest", [Number(float(candidates.index(place))), *(term(x, k) for k in candidates)])
+    return Call("first_largest", [Constant(float(candidates.index(place))), *(term(x, k) for k in candidates)])
 
 
-def _one_hot(node: Node, place: int, term: Terms) -> Formula:
+def _one_hot(node: Node, place: int, term: Terms) -> NumberFormula:
     row, k = divmod(place, node.attributes[0])
-    return Call("equal", (term(node.inputs[0], row), Number(float(k))))
+    return Call("equal", (term(node.inputs[0], row), Constant(float(k))))
 
 
-def _root_mean_square(node: Node, place: int, term: Terms) -> Formula:
+def _root_mean_square(node: Node, place: int, term: Terms) -> NumberFormula:
     axes, count, epsilon = node.attributes
     x = node.inputs[1]
     squares = [Square((term(x, k),)) for k in _over_axes(x, axes, index_of(node.shape, place))]
-    return Call("sqrt", (_plus(quotient(_all(squares), Number(count)), Number(epsilon)),))
+    return Call("sqrt", (_plus(quotient(_all(squares), Constant(count)), Constant(epsilon)),))
 
 
-def _overlapped(node: Node, place: int, term: Terms) -> Formula:
+def _overlapped(node: Node, place: int, term: Terms) -> NumberFormula:
     (x,), (sliding, _) = node.inputs, node.attributes
     index = index_of(node.shape, place)
     counts = sliding.positions(node.shape)
@@ -298,7 +310,7 @@ def _overlapped(node: Node, place: int, term: Terms) -> Formula:
     return _all(found)
 
 
-RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
+RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
     "sum": _sum,
     "matmul": _matmul,
     "softmax": _softmax,
@@ -317,30 +329,30 @@ RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
 
 
 class Elements:
-    """Formulas of the elements of a graph, read as they are asked for."""
+    """Formulas of the elements of a graph, read on demand."""
 
     def __init__(self, nodes: Sequence[Node], named: Collection[int], indices: Mapping[int, Array]) -> None:
-        """`nodes` are all that matter, in topological order, and `named` the indices of those with a name of their own.
+        """`nodes` are all that matter, in topological order, and `named` are the indices of nodes with a name.
 
-        `indices` holds the integers of the inputs that have some, by node. What reads formulas raises `OverflowError`
-        where one of them, or all together, have too many names.
+        `indices` holds the integers of inputs by node. Reading raises `OverflowError` where one formula, or all
+        together, have too many names.
         """
         self.named = frozenset(named)
         self.indices = indices
         self._work, self._most_work = 0, MOST_WORK
         self._level = 0
         self._several, self._mixed = _uses(nodes, self.named)
-        self._inside: dict[Element, Formula] = {}
+        self._inside: dict[Element, NumberFormula] = {}
         self._nodes = {node.index: node for node in nodes}
 
     def node(self, element: Element) -> Node:
         return self._nodes[element[0]]
 
-    def formula(self, node: Node, place: int) -> Formula:
-        """How an element is computed, in terms of elements that have names, or are long or used more than once."""
+    def formula(self, node: Node, place: int) -> NumberFormula:
+        """Return the formula of an element, in terms of elements that have names, are long, or are used more than once."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
-            return Number(moved)
+            return Constant(moved)
         source, at = moved
         if source is not node:
             return self._part(source, at, MOST_TERMS)
@@ -348,9 +360,9 @@ class Elements:
         if name == "balanced":  # what it takes off is what rounding left over
             return self.formula(node.inputs[0], place)
         if name == "constant":
-            return Number(float(node.attributes[0]))
+            return Constant(float(node.attributes[0]))
         if name == "vector":
-            return Number(float(node.attributes[0][place]))
+            return Constant(float(node.attributes[0][place]))
         if name == "scatter_rows":
             return self._scattered(node, place)
         found = RULES.get(name, _elementwise)(node, place, self._addend if name in _ADDING else self.term)
@@ -361,12 +373,12 @@ class Elements:
 
     @property
     def spent(self) -> int:
-        """How many names the formulas have that were read so far, or inside `spending` since it began."""
+        """The count of names in all formulas read so far or, inside `spending`, since it began."""
         return self._work
 
     @contextmanager
     def spending(self, most: int) -> Iterator[None]:
-        """Within, formulas may have so many names together, which are not counted among those outside."""
+        """Limit the names of the formulas that are read within; the count outside leaves them out."""
         before = self._work, self._most_work
         self._work, self._most_work = 0, most
         try:
@@ -374,24 +386,24 @@ class Elements:
         finally:
             self._work, self._most_work = before
 
-    def term(self, node: Node, place: int) -> Formula:
-        """An element as a part of a formula: its name, or how it is computed if that is short and used but once."""
+    def term(self, node: Node, place: int) -> NumberFormula:
+        """Return an element as a part of a formula: its name, or its own formula if that is short and used only once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)
-        return Number(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
+        return Constant(moved) if isinstance(moved, float) else self._part(*moved, LONGEST_INSIDE)
 
-    def _addend(self, node: Node, place: int) -> Formula:
-        """As `term`, but a sum in a sum may be long: there it is no more than further terms."""
+    def _addend(self, node: Node, place: int) -> NumberFormula:
+        """Return an element as a term of a sum. In contrast to `term`, it may be a long sum, which only adds terms."""
         found = self.term(node, place)
         if isinstance(found, Ref) and isinstance(found.key, tuple):
             inside = self._inside.get(found.key)
-            if isinstance(inside, Sum) and found.key[0] not in self._several | self._mixed:
+            if isinstance(inside, TermSum) and found.key[0] not in self._several | self._mixed:
                 return inside
         return found
 
-    def _part(self, node: Node, place: int, longest: int) -> Formula:
-        """An element of a node that does not only move numbers, or has a name, as a part of a formula."""
+    def _part(self, node: Node, place: int, longest: int) -> NumberFormula:
+        """Return an element of a node that does more than move numbers, or has a name, as a part of a formula."""
         element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
             return Ref(element)
@@ -413,7 +425,7 @@ class Elements:
         return found
 
     def _moved(self, node: Node, place: int) -> Moved:
-        """Where an element comes from, past all that only moves numbers and has no name; or the number that it is."""
+        """Return the origin of an element, past all nodes that only move numbers and have no name, or its constant."""
         first = True
         while first or node.index not in self.named:
             first = False
@@ -435,7 +447,7 @@ class Elements:
         lead = position // math.prod(indices.shape[node.attributes[0] :])
         return table, (lead * rows + int(self._integers(indices).flat[position])) * width + column
 
-    def _scattered(self, node: Node, place: int) -> Formula:
+    def _scattered(self, node: Node, place: int) -> NumberFormula:
         values, indices = node.inputs
         rows, lead_axes = node.attributes
         width = node.shape[-1]
@@ -449,7 +461,7 @@ class Elements:
         )
 
     def _integers(self, node: Node) -> Array:
-        """The integers of a node, which only moves lie between it and an input."""
+        """Return the integers of a node, with only moves between it and an input."""
         if node.index in self.indices:
             return self.indices[node.index]
         assert node.operation.view is not None, "integers come from inputs"
@@ -457,9 +469,9 @@ class Elements:
 
 
 def _uses(nodes: Sequence[Node], named: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Nodes that are used more than once, and nodes whose single use takes each element several times.
+    """Return the nodes with several uses, and the nodes with a single use that takes each element several times.
 
-    Who reads what only moves numbers reads what it moves, unless that has a name.
+    A user of a node that only moves numbers uses the origin of these, unless the node has a name.
     """
     readers: dict[int, set[tuple[int, int]]] = {}
     spread: set[int] = set()

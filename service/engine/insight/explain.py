@@ -22,7 +22,7 @@ from service.engine.insight.elements import BY_INDICES
 from service.engine.insight.formula import Key, evaluate
 from service.engine.insight.meaning import Meaning, meaning_of
 from service.engine.insight.notation import number
-from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, Outline, Quantity, Step, draw
+from service.engine.insight.outline import MEAN_SQUARE, MOST_STEPS, RATE, DerivationStep, Outline, Quantity, draw
 from service.engine.insight.scene import Scene, build_scene, sliced
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed, Feeder
@@ -37,10 +37,10 @@ class ExplainTask:
 
     task: Task
     parameter: str | None = None
-    """As `hidden.kernel[0][1]`; a layer or a whole parameter; None: all that are trained."""
+    """A selector such as `hidden.kernel[0][1]`, a layer, or a whole parameter; None for all trained parameters."""
     sample: int | None = None
     depth: int | None = None
-    """How many steps from the gradients on are derived; None: all."""
+    """The count of steps back from the gradients; None for all."""
     convention: str = "standard"
 
     @property
@@ -59,12 +59,12 @@ class ExplainTask:
 
 
 @dataclass(frozen=True)
-class Derivation:
+class WorkedDerivation:
     """A derivation with its numbers."""
 
     loss: float
     quantities: list[tuple[Quantity, float]]
-    steps: list[tuple[Step, float, str]]
+    steps: list[tuple[DerivationStep, float, str]]
     """Each with its value, and its formula with the numbers put in."""
     meanings: list[Meaning]
     finite: bool
@@ -94,10 +94,10 @@ class Explanation:
         self.most_steps = MOST_STEPS if self._outline is None else len(self._outline.places)
         """Steps and quantities, or how many steps there may be at most."""
         self.weight = len(scene.prepared.model.graph.nodes) + 10 * self.most_steps
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
         scene.prepared.model.graph.seal()
 
-    def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> Derivation:
+    def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
         """Compute and fill in. `feed` holds all samples, also where one was chosen.
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
@@ -120,9 +120,9 @@ class Explanation:
         values: Mapping[int, Array],
         rate: float,
         parameters: dict[str, dict[str, Array]] | None,
-    ) -> Derivation:
+    ) -> WorkedDerivation:
         def held(key: Key) -> float:
-            """What the graph holds at a key."""
+            """Return the number in the graph at a key."""
             assert isinstance(key, tuple)
             return float(values[key[0]].item(key[1]))
 
@@ -131,7 +131,7 @@ class Explanation:
         for quantity in outline.quantities:
             if quantity.key != RATE:
                 shown[quantity.key] = _signed(held(quantity.key), quantity.signed)
-        later: list[Step] = []
+        later: list[DerivationStep] = []
         for step in outline.steps:
             if step.element is None:
                 later.append(step)
@@ -170,10 +170,10 @@ class Explanation:
         loss = float(values[objective.total.index].item())
         quantities = [(quantity, shown[quantity.key]) for quantity in outline.quantities]
         finite = lost is None and math.isfinite(loss) and all(math.isfinite(value) for _, value in quantities)
-        return Derivation(loss, quantities, steps, meanings, finite, lost, parameters)
+        return WorkedDerivation(loss, quantities, steps, meanings, finite, lost, parameters)
 
     def _inputs(self, feed: Feed, watch: Watch | None) -> tuple[dict[Node, Array], dict[str, dict[str, Array]] | None]:
-        """The values of all inputs of the graph; and the parameters, if they were initialised here."""
+        """Return the values of all inputs of the graph, and the parameters if they were initialised here."""
         scene, sample = self.scene, self.scene.sample
         prepared = scene.prepared
         model, dtype = prepared.model, self.task.dtype

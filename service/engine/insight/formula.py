@@ -1,7 +1,7 @@
-"""Formulas of single numbers: a small tree over named numbers, and what can be done with it.
+"""Formulas of single numbers: small trees over named numbers, with functions that evaluate and write them.
 
-A `Formula` says how one number comes from others, which it names by keys. It can be evaluated, written as an expression
-that a program reads, and seen with the sign of some names turned. How it looks in LaTeX is said in `notation.py`.
+A `NumberFormula` computes one number from others and refers to those by keys. `evaluate` computes it, `expression`
+writes it for programs, and `turned` rewrites it with the sign of some names turned. `notation.py` writes it in LaTeX.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.ir import OPERATIONS
 
 Key = Hashable
-"""What a formula calls a number: an element of a node, as (node, place), or a name."""
+"""The key of a number in formulas: an element of a node, as (node, place), or a name."""
 
 
-class Formula:
+class NumberFormula:
     """A number, in terms of others. `size` counts the names in it, `depth` how deep it nests."""
 
     __slots__ = ("depth", "size")
@@ -28,11 +28,11 @@ class Formula:
     depth: int
 
     @property
-    def parts(self) -> tuple[Formula, ...]:
+    def parts(self) -> tuple[NumberFormula, ...]:
         return ()
 
 
-class Ref(Formula):
+class Ref(NumberFormula):
     """Another number, by its key."""
 
     __slots__ = ("key",)
@@ -42,7 +42,7 @@ class Ref(Formula):
         self.size, self.depth = 1, 0
 
 
-class Number(Formula):
+class Constant(NumberFormula):
     """A constant."""
 
     __slots__ = ("value",)
@@ -52,30 +52,30 @@ class Number(Formula):
         self.size, self.depth = 0, 0
 
 
-class _Compound(Formula):
+class _Compound(NumberFormula):
     __slots__ = ("_parts",)
 
-    def __init__(self, parts: Sequence[Formula]) -> None:
+    def __init__(self, parts: Sequence[NumberFormula]) -> None:
         self._parts = tuple(parts)
         self.size = sum([part.size for part in self._parts])
         self.depth = 1 + max([part.depth for part in self._parts])
 
     @property
-    def parts(self) -> tuple[Formula, ...]:
+    def parts(self) -> tuple[NumberFormula, ...]:
         return self._parts
 
 
-class Sum(_Compound):
+class TermSum(_Compound):
     """Terms, each with whether it is subtracted."""
 
     __slots__ = ("minus",)
 
-    def __init__(self, terms: Sequence[tuple[bool, Formula]]) -> None:
+    def __init__(self, terms: Sequence[tuple[bool, NumberFormula]]) -> None:
         super().__init__([term for _, term in terms])
         self.minus = tuple([minus for minus, _ in terms])
 
     @property
-    def terms(self) -> list[tuple[bool, Formula]]:
+    def terms(self) -> list[tuple[bool, NumberFormula]]:
         return list(zip(self.minus, self._parts, strict=True))
 
 
@@ -102,7 +102,7 @@ class Call(_Compound):
 
     __slots__ = ("name",)
 
-    def __init__(self, name: str, arguments: Sequence[Formula]) -> None:
+    def __init__(self, name: str, arguments: Sequence[NumberFormula]) -> None:
         super().__init__(arguments)
         self.name = name
 
@@ -110,44 +110,44 @@ class Call(_Compound):
 # --- building -----------------------------------------------------------------------------------
 
 
-def total(terms: Sequence[tuple[bool, Formula]]) -> Formula:
-    """A sum without sums inside it."""
-    flat: list[tuple[bool, Formula]] = []
+def total(terms: Sequence[tuple[bool, NumberFormula]]) -> NumberFormula:
+    """Return a sum without sums inside it."""
+    flat: list[tuple[bool, NumberFormula]] = []
     for minus, term in terms:
-        if isinstance(term, Sum):
+        if isinstance(term, TermSum):
             flat += [(minus != inner, part) for inner, part in term.terms]
-        elif not isinstance(term, Number) or term.value or len(terms) == 1:
+        elif not isinstance(term, Constant) or term.value or len(terms) == 1:
             flat.append((minus, term))
     if not flat:
-        return Number(0.0)
-    return flat[0][1] if len(flat) == 1 and not flat[0][0] else Sum(flat)
+        return Constant(0.0)
+    return flat[0][1] if len(flat) == 1 and not flat[0][0] else TermSum(flat)
 
 
-def negative(formula: Formula) -> Formula:
-    if isinstance(formula, Number):
-        return Number(-formula.value)
+def negative(formula: NumberFormula) -> NumberFormula:
+    if isinstance(formula, Constant):
+        return Constant(-formula.value)
     return total([(True, formula)])
 
 
-def product(factors: Sequence[Formula]) -> Formula:
-    """A product without products inside it; signs of its factors come to the front."""
-    flat: list[Formula] = []
+def product(factors: Sequence[NumberFormula]) -> NumberFormula:
+    """Return a product without products inside it; the signs of its factors come to the front."""
+    flat: list[NumberFormula] = []
     minus = False
     for given in factors:
         factor = given
-        if isinstance(factor, Sum) and len(factor.minus) == 1:
+        if isinstance(factor, TermSum) and len(factor.minus) == 1:
             minus = not minus
             factor = factor.parts[0]
         if isinstance(factor, Product):
             flat += factor.parts
-        elif not isinstance(factor, Number) or factor.value != 1.0:
+        elif not isinstance(factor, Constant) or factor.value != 1.0:
             flat.append(factor)
-    found = Number(1.0) if not flat else flat[0] if len(flat) == 1 else Product(flat)
+    found = Constant(1.0) if not flat else flat[0] if len(flat) == 1 else Product(flat)
     return negative(found) if minus else found
 
 
-def quotient(top: Formula, bottom: Formula) -> Formula:
-    if isinstance(top, Sum) and len(top.minus) == 1:
+def quotient(top: NumberFormula, bottom: NumberFormula) -> NumberFormula:
+    if isinstance(top, TermSum) and len(top.minus) == 1:
         return negative(quotient(top.parts[0], bottom))
     return Quotient((top, bottom))
 
@@ -155,8 +155,8 @@ def quotient(top: Formula, bottom: Formula) -> Formula:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def names(formula: Formula) -> Iterator[Key]:
-    """The keys of a formula, in the order in which it is written, repeated where it repeats them."""
+def names(formula: NumberFormula) -> Iterator[Key]:
+    """Yield the keys of a formula in the order of writing, as often as they occur."""
     waiting = [formula]
     while waiting:
         here = waiting.pop()
@@ -166,14 +166,14 @@ def names(formula: Formula) -> Iterator[Key]:
             waiting += reversed(here.parts)
 
 
-def turned(formula: Formula, signed: Callable[[Key], bool]) -> Formula:
-    """The negative of a formula, in terms of the negatives of all names that are `signed`.
+def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
+    """Return the negative of a formula, in terms of the negatives of all names that are `signed`.
 
     A formula that is linear in these names keeps its form, as deltas in terms of deltas do.
     """
     if isinstance(formula, Ref):
         return formula if signed(formula.key) else negative(formula)
-    if isinstance(formula, Sum):
+    if isinstance(formula, TermSum):
         return total([(minus, turned(term, signed)) for minus, term in formula.terms])
     if isinstance(formula, Product):
         factors = list(formula.parts)
@@ -191,14 +191,14 @@ def turned(formula: Formula, signed: Callable[[Key], bool]) -> Formula:
     return negative(kept(formula, signed))
 
 
-def kept(formula: Formula, signed: Callable[[Key], bool]) -> Formula:
-    """The same number, in terms of the negatives of all names that are `signed`."""
+def kept(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
+    """Return the same number, in terms of the negatives of all names that are `signed`."""
     if not _any_signed(formula, signed):
         return formula
     if isinstance(formula, Ref):
         return negative(formula)
     parts = [kept(part, signed) for part in formula.parts]
-    if isinstance(formula, Sum):
+    if isinstance(formula, TermSum):
         return total(list(zip(formula.minus, parts, strict=True)))
     if isinstance(formula, Product):
         return product(parts)
@@ -210,7 +210,7 @@ def kept(formula: Formula, signed: Callable[[Key], bool]) -> Formula:
     return Call(formula.name, parts)
 
 
-def _any_signed(formula: Formula, signed: Callable[[Key], bool]) -> bool:
+def _any_signed(formula: NumberFormula, signed: Callable[[Key], bool]) -> bool:
     return any(signed(key) for key in names(formula))
 
 
@@ -230,14 +230,14 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
 """Functions that are no operation of the graph as they stand here; the others are."""
 
 
-def evaluate(formula: Formula, value: Callable[[Key], float]) -> float:
-    """The number that a formula stands for, in float64."""
+def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
+    """Compute the number that a formula stands for, in float64."""
     if isinstance(formula, Ref):
         return value(formula.key)
-    if isinstance(formula, Number):
+    if isinstance(formula, Constant):
         return formula.value
     parts = [evaluate(part, value) for part in formula.parts]
-    if isinstance(formula, Sum):
+    if isinstance(formula, TermSum):
         return sum([-part if minus else part for minus, part in zip(formula.minus, parts, strict=True)])
     if isinstance(formula, Product):
         return math.prod(parts)
@@ -251,7 +251,7 @@ def evaluate(formula: Formula, value: Callable[[Key], float]) -> float:
 
 
 def _operate(name: str, values: Sequence[float]) -> float:
-    """An elementwise operation of the graph on single numbers."""
+    """Apply an elementwise operation of the graph to single numbers."""
     operation = OPERATIONS[name]
     out = np.empty(())
     scratch = [np.empty(()) for _ in range(2)]
@@ -267,22 +267,22 @@ def _operate(name: str, values: Sequence[float]) -> float:
 _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 
 
-def expression(formula: Formula, name: Callable[[Key], str]) -> str:
-    """A formula for programs: Python's arithmetic, functions by the names of operations, whole digits of constants."""
+def expression(formula: NumberFormula, name: Callable[[Key], str]) -> str:
+    """Write a formula for programs: Python's arithmetic, functions by the names of operations, all digits of constants."""
     return _written(formula, name)[0]
 
 
-def _written(formula: Formula, name: Callable[[Key], str]) -> tuple[str, int]:
+def _written(formula: NumberFormula, name: Callable[[Key], str]) -> tuple[str, int]:
     if isinstance(formula, Ref):
         return name(formula.key), _ATOM
-    if isinstance(formula, Number):
+    if isinstance(formula, Constant):
         return _literal(formula.value)
     parts: list[Any] = [_written(part, name) for part in formula.parts]
 
     def wrap(part: tuple[str, int], level: int) -> str:
         return part[0] if part[1] >= level else f"({part[0]})"
 
-    if isinstance(formula, Sum):
+    if isinstance(formula, TermSum):
         text = "".join(
             f"{'-' if minus else '+'}{wrap(part, _PRODUCT)}" for minus, part in zip(formula.minus, parts, strict=True)
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.engine.arrays import Array
 from service.engine.insight.computation import Label
-from service.engine.insight.graph_view import BACKWARD, Vertex, View
+from service.engine.insight.graph_view import BACKWARD, View, ViewVertex
 from service.engine.texts import Tell, short
 
 COMMENT_COLUMN = 44
@@ -20,8 +20,8 @@ LONGEST_LABEL = 60
 """Characters of a label in a drawing."""
 
 
-def label_of(vertex: Vertex, tell: Tell) -> str:
-    """What a vertex is, in words; empty where there is nothing to say."""
+def label_of(vertex: ViewVertex, tell: Tell) -> str:
+    """Return the role of a vertex in words; empty where it has none."""
     return "; ".join(_told(label, tell) for label in vertex.labels)
 
 
@@ -30,11 +30,11 @@ def _told(label: Label, tell: Tell) -> str:
 
 
 def code(view: View, tell: Tell) -> str:
-    """Straight-line code: each line uses names of lines before it alone."""
+    """Write straight-line code, where each line uses only names of earlier lines."""
     return "".join(f"{line}\n" for line in _lines(view.vertices, tell))
 
 
-def _lines(vertices: Sequence[Vertex], tell: Tell) -> list[str]:
+def _lines(vertices: Sequence[ViewVertex], tell: Tell) -> list[str]:
     lines = []
     for vertex in vertices:
         arguments = [*vertex.inputs, *(f"{name}={_literal(value)}" for name, value in vertex.attributes.items())]
@@ -47,7 +47,7 @@ def _lines(vertices: Sequence[Vertex], tell: Tell) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """A value as Python writes it; a float that is not finite as `inf` or `nan`."""
+    """Return a value as Python writes it; a float that is not finite as `inf` or `nan`."""
     return repr(value)
 
 
@@ -56,7 +56,7 @@ def _one_line(text: str) -> str:
 
 
 def dot(view: View, values: Mapping[str, Array], tell: Tell) -> str:
-    """A drawing for Graphviz: a box for each layer and half; adjoints flow along dashed arrows."""
+    """Write a drawing for Graphviz: a box for each layer and pass, with dashed arrows for adjoints."""
     lines = ["digraph computation {", "  rankdir=LR;", "  node [shape=box, style=rounded];"]
     identities = _identities(view)
     for place, (group, vertices) in enumerate(_groups(view)):
@@ -80,7 +80,7 @@ def dot(view: View, values: Mapping[str, Array], tell: Tell) -> str:
 
 
 def mermaid(view: View, values: Mapping[str, Array], tell: Tell) -> str:
-    """A flowchart for Mermaid, with the same boxes and arrows."""
+    """Write a flowchart for Mermaid, with the same boxes and arrows."""
     lines = ["flowchart LR"]
     identities = _identities(view)
     for place, (group, vertices) in enumerate(_groups(view)):
@@ -103,26 +103,26 @@ def mermaid(view: View, values: Mapping[str, Array], tell: Tell) -> str:
 
 
 def _identities(view: View) -> dict[str, str]:
-    """Names that both languages take without quotation marks."""
+    """Return names that both languages take without quotation marks."""
     return {vertex.name: f"n{place}" for place, vertex in enumerate(view.vertices)}
 
 
-def _groups(view: View) -> list[tuple[str | None, list[Vertex]]]:
-    """Vertices that follow each other in one layer and half. Layers that are collapsed are boxes already."""
+def _groups(view: View) -> list[tuple[str | None, list[ViewVertex]]]:
+    """Return groups of consecutive vertices of one layer and pass. Collapsed layers are boxes already."""
     if view.detail == "layers":
         return [(None, view.vertices)]
 
-    def group(vertex: Vertex) -> str | None:
+    def group(vertex: ViewVertex) -> str | None:
         return None if vertex.layer is None else f"{vertex.layer}{' ∂' if vertex.phase == BACKWARD else ''}"
 
-    together: dict[str | None, list[Vertex]] = {}
+    together: dict[str | None, list[ViewVertex]] = {}
     for key, vertices in groupby(view.vertices, group):
         together.setdefault(key, []).extend(vertices)
     return list(together.items())
 
 
-def _label_lines(vertex: Vertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
-    """The lines inside a box: name and operation, label, shape or value."""
+def _label_lines(vertex: ViewVertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
+    """Return the lines inside a box: name and operation, label, shape or value."""
     given = vertex.attributes.get("name")
     lines = [f"{vertex.name} {vertex.operation}" + (f" {given}" if isinstance(given, str) else "")]
     label = _one_line(label_of(vertex, tell))
@@ -137,12 +137,12 @@ def _label_lines(vertex: Vertex, values: Mapping[str, Array], tell: Tell) -> lis
 
 
 def _quoted(text: str) -> str:
-    """A string of Graphviz."""
+    """Return a string of Graphviz."""
     plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{plain}"'
 
 
 def _escaped(text: str) -> str:
-    """Text inside quotation marks in Mermaid, where `#` begins an entity and `<` a tag."""
+    """Escape text for quotation marks in Mermaid, where `#` begins an entity and `<` a tag."""
     special = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"}
     return "".join(special.get(character, character) for character in text)

@@ -1,4 +1,4 @@
-"""How a computation is shown: operation by operation, or collapsed to a vertex for each layer and half."""
+"""Views of a computation: operation by operation, or collapsed to a vertex for each layer and pass."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MOST_NUMBERS = 1_000_000
 """Numbers in the values and adjoints of an answer."""
 READABLE_OPERATIONS = 150
 READABLE_NUMBERS = 50_000
-"""Up to here operations are shown one by one unless something else is asked for."""
+"""Up to these limits a view shows single operations unless the request says otherwise."""
 FORWARD, BACKWARD = "forward", "backward"
 
 
-class Vertex(NamedTuple):
+class ViewVertex(NamedTuple):
     """An operation, or a layer."""
 
     name: str
@@ -34,26 +34,26 @@ class Vertex(NamedTuple):
     phase: str
     layer: str | None = None
     serves: str | None = None
-    """Of a backward vertex: the forward one whose inputs it helps to give their adjoints."""
+    """For a backward vertex, the forward vertex whose inputs get their adjoints with its help."""
     adjoint: str | None = None
-    """Of a forward vertex: the one that holds the derivative with respect to it."""
+    """For a forward vertex, the vertex with the derivative by it."""
     labels: tuple[Label, ...] = ()
     attributes: Mapping[str, Any] = {}
     dtype: str = ""
     latex: str = ""
     operations: int = 1
-    """How many it stands for."""
+    """The count of operations that the vertex stands for."""
     source: Node | None = None
-    """Whose value it has."""
+    """The node with its value."""
     adjoint_source: Node | None = None
 
 
 @dataclass
 class View:
-    """What is shown of a computation."""
+    """The shown part of a computation."""
 
     detail: str
-    vertices: list[Vertex]
+    vertices: list[ViewVertex]
     outputs: dict[str, str]
     """Vertices by the names of what they are."""
     loss: str | None = None
@@ -70,15 +70,15 @@ class View:
         )
 
     def check_numbers(self) -> None:
-        """Raises `InvalidRequest` where there are too many to tell."""
+        """Raises `InvalidRequest` where an answer would have too many numbers."""
         instead = "set values to false" if self.detail == "layers" else "set values to false, or detail to layers"
         check_size(self.numbers, MOST_NUMBERS, ("values",), "numbers in its values and adjoints", instead)
 
 
 def chosen_detail(computation: Computation, asked: str | None) -> str:
-    """The detail asked for; of its own accord operations, as long as there are few enough to read.
+    """Return the requested detail or, without a request, operations as long as they are few enough to read.
 
-    Raises `InvalidRequest` when operations are asked for and there are too many.
+    Raises `InvalidRequest` when operations are requested and there are too many.
     """
     count = len(computation.nodes)
     if asked == "operations":
@@ -89,7 +89,7 @@ def chosen_detail(computation: Computation, asked: str | None) -> str:
 
 
 def by_operation(computation: Computation) -> View:
-    """A vertex for each operation, named by its place in the straight-line code."""
+    """Return a view with a vertex for each operation, named by its place in the straight-line code."""
     roots, nodes = computation.roots, computation.nodes
     names = {node: f"%{place}" for place, node in enumerate(nodes)}
     forward = set(computation.forward)
@@ -109,7 +109,7 @@ def by_operation(computation: Computation) -> View:
             labels.append(say("graph.back", name=names[served]))
         adjoint = computation.adjoints.get(node) if ahead else None
         vertices.append(
-            Vertex(
+            ViewVertex(
                 names[node],
                 node.operation.name,
                 tuple(names[x] for x in node.operands),
@@ -138,7 +138,7 @@ def by_operation(computation: Computation) -> View:
 
 
 def by_layer(graph: NetworkGraph) -> View:
-    """A vertex for each input, each layer and the loss, and one on the way back for each that adjoints go through."""
+    """Return a view with a vertex for each input, each layer and the loss, and one for each adjoint of these."""
     computation, model, definition = graph.computation, graph.model, graph.task.definition
     ahead = Counter(node.scope for node in computation.forward if node.inputs)
     back = Counter(node.scope for node in computation.backward)
@@ -164,7 +164,7 @@ def by_layer(graph: NetworkGraph) -> View:
     for name, node in nodes.items():
         adjoint = computation.adjoints.get(node)
         vertices.append(
-            Vertex(
+            ViewVertex(
                 name,
                 types.get(name, "loss" if name == loss else "input"),
                 definition.output_names if name == loss else takes.get(name, ()),
@@ -185,7 +185,7 @@ def by_layer(graph: NetworkGraph) -> View:
         if name in reached:
             count = back["loss" if name == loss else name]
             vertices.append(
-                Vertex(
+                ViewVertex(
                     f"{name}.backward",
                     vertex.operation,
                     tuple(f"{each}.backward" for each in taken_by.get(name, ()) if each in reached),

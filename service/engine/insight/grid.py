@@ -37,7 +37,7 @@ FLOAT_BYTES = {"float64": 8, "float32": 4}
 
 
 class GridTask(NamedTuple):
-    """What is to be computed at points, for which shapes. Hashable: equal tasks share one program.
+    """Asks for losses at points, for given shapes. Hashable: equal tasks share one program.
 
     `task` has losses, no `include`, and a reduction to one number.
     """
@@ -46,9 +46,9 @@ class GridTask(NamedTuple):
     moved: tuple[str, ...]
     """The parameters that differ from point to point, as `layer.name`, in the order of the flat vector."""
     axes: int
-    """How many directions there are."""
+    """The count of directions."""
     points: int
-    """How many points there are."""
+    """The count of points."""
     order: int = 1
     """0: losses alone; 1: and slopes along the directions; 2: and second derivatives."""
 
@@ -65,15 +65,15 @@ class GridTask(NamedTuple):
 
 
 @dataclass
-class Values:
-    """What was found at the points, in their order. Values that are not finite are there as they came out."""
+class GridValues:
+    """The results at the points, in their order. Values that are not finite stay in place."""
 
     losses: Array
     slopes: Array
     """`(points, axes)`; without slopes, no points."""
     curvatures: Array
     """`(points, axes, axes)`; without second derivatives, no points."""
-    trouble: Caution | None = None
+    caution: Caution | None = None
     """The first value that is not finite, of the first block of points that has one."""
 
 
@@ -91,20 +91,22 @@ class Grid:
         self.work = program.work * self.blocks
         """Floating-point operations of a run, roughly."""
         self.weight = len(feeder.model.graph.nodes) + len(asked.task.parameters)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
-    def run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None) -> Values:
-        """The values at `base + coordinates @ directions`.
+    def run(
+        self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None
+    ) -> GridValues:
+        """Compute the values at `base + coordinates @ directions`.
 
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
-        `coordinates` is `(points, axes)`. The feed's own parameters are not looked at. Raises what `watch` raises.
+        `coordinates` is `(points, axes)`. The feed's own parameters are ignored. Raises what `watch` raises.
         """
         return without_float_warnings(self._run, feed, base, directions, coordinates, watch)
 
-    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> Values:
+    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> GridValues:
         count, axes = coordinates.shape
         order, dtype = self.asked.order, self.asked.task.dtype
-        values = Values(
+        values = GridValues(
             np.empty(count, dtype),
             np.empty((count if order > 0 else 0, axes), dtype),
             np.empty((count if order > 1 else 0, axes, axes), dtype),
@@ -130,8 +132,8 @@ class Grid:
                     values.slopes[start:stop] = found["slopes"]
                 if order > 1:
                     values.curvatures[start:stop] = found["curvatures"]
-                if values.trouble is None and not all(map(is_finite, found.values())):
-                    values.trouble = first_non_finite(
+                if values.caution is None and not all(map(is_finite, found.values())):
+                    values.caution = first_non_finite(
                         self.program, workspace, self.feeder.model, self.feeder.parameters.pieces, watch
                     )
         return values
@@ -165,7 +167,7 @@ def compile_grid(
     nodes = [by_name[part.layer, part.name] for part in moved]
     directions = graph.input("directions", (asked.axes, sum(node.size for node in nodes)))
     ways: dict[Node, Node] = {}
-    """Of each parameter that moves, its part of the directions: (axes, size)."""
+    """For each parameter that moves, its part of the directions: (axes, size)."""
     start = 0
     for node in nodes:
         ways[node] = slice_axis(directions, 1, start, start + node.size)
@@ -196,7 +198,7 @@ def _start(part: Piece) -> int:
 
 
 def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
-    """The derivative of a number along each direction: (axes,)."""
+    """Return the derivative of a number along each direction: (axes,)."""
     nodes = list(ways)
     gradients = dense(differentiate(number, nodes).nodes, nodes)
     total: Node | float = 0.0
@@ -208,12 +210,12 @@ def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
 
 
 def _stacked(rows: Sequence[Node]) -> Node:
-    """Vectors as the rows of a matrix."""
+    """Stack vectors as the rows of a matrix."""
     return reshape(concatenate(rows, 0), (len(rows), rows[0].size))
 
 
 def _block_of(results: Iterable[Node], ways: Mapping[Node, Node], asked: GridTask) -> int:
-    """How many points are taken at once: as many as memory allows, in blocks of nearly equal length."""
+    """Return the count of points of one run: as many as memory allows, in blocks of nearly equal length."""
     depend = {node.index for node in ways}
     elements = sum(node.size for node in ways)
     for node in reachable(results):

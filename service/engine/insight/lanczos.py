@@ -21,7 +21,7 @@ Product = Callable[[Array], Array]
 LOOSE = 1e-4
 """A search for eigenvalues that were missed has seen enough at residuals of so much of the largest eigenvalue."""
 MORE_PASSES = 2
-"""Searches beyond those that find one eigenvalue each: for what was missed, and to see that nothing was."""
+"""Searches beyond those that find one eigenvalue each: they find missed ones, and confirm that there are no more."""
 CHECKED_EVERY = 5
 """Steps between the first looks at the Ritz values."""
 CHECKED_SHARE = 8
@@ -29,7 +29,7 @@ CHECKED_SHARE = 8
 ORDINARY = 100
 """Powers of two by which a matrix may differ from 1 without any danger for squares."""
 TINY = 1e-13
-"""A new vector that is shorter than so much of the matrix is rounding: the Krylov space is closed."""
+"""A new vector shorter than this share of the matrix is rounding: the Krylov space is closed."""
 
 
 @dataclass
@@ -42,27 +42,27 @@ class Pairs:
     residuals: Array
     """‖A v - λ v‖ of each, computed with one more product."""
     products: int
-    """How many products it took, the residuals included."""
+    """The count of products, including those for residuals."""
     converged: bool
-    """Whether every residual is within the tolerance."""
+    """True if every residual is within the tolerance."""
 
     def first(self, count: int) -> Pairs:
-        """The first ones alone."""
+        """Return the first pairs."""
         return self.part(0, min(count, len(self.values)))
 
     def last(self, count: int) -> Pairs:
-        """The last ones alone."""
+        """Return the last pairs."""
         return self.part(max(len(self.values) - count, 0), len(self.values))
 
     def part(self, start: int, stop: int) -> Pairs:
-        """Those from one place to another."""
+        """Return the pairs from one position to another."""
         kept = slice(start, stop)
         return replace(self, values=self.values[kept], vectors=self.vectors[kept], residuals=self.residuals[kept])
 
 
 @dataclass
 class Quadrature:
-    """What one probe tells of the spectrum: eigenvalues of the tridiagonal matrix and the share of each."""
+    """The spectrum seen by one probe: eigenvalues of the tridiagonal matrix and the share of each."""
 
     nodes: Array
     weights: Array
@@ -91,7 +91,7 @@ class Krylov:
         return len(self.diagonal)
 
     def grow(self) -> None:
-        """One product more."""
+        """Grow the space by one product."""
         size = self.size
         self.basis[size] = self.next
         image = self.product(self.next)
@@ -105,7 +105,7 @@ class Krylov:
             self.next = rest / length
 
     def _orthogonal(self, vector: Array, size: int) -> Array:
-        """What is left of a vector beside the basis and what is locked. Twice is enough (Parlett, Kahan)."""
+        """Remove from a vector its part in the basis and in the locked vectors. Twice is enough (Parlett, Kahan)."""
         rest = vector.copy()
         for _ in range(2):
             rest -= self.basis[:size].T @ (self.basis[:size] @ rest)
@@ -113,7 +113,7 @@ class Krylov:
         return rest
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Ritz values, the smallest first, with bounds of their residuals and their vectors in the basis as columns."""
+        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors in the basis as columns."""
         beside = self.beside[: self.size - 1]
         values, columns = np.linalg.eigh(np.diag(self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         return values, np.abs(self.beside[-1] * columns[-1]), columns
@@ -128,11 +128,11 @@ def extremes(
     most_steps: int,
     tolerance: float,
 ) -> Pairs:
-    """The `largest` largest and `smallest` smallest eigenvalues, fewer where the matrix has fewer.
+    """Find the `largest` largest and `smallest` smallest eigenvalues, fewer where the matrix has fewer.
 
     A search stops at residuals of `tolerance` times the largest absolute eigenvalue, or after `most_steps` products. A
-    Krylov space holds one vector of an eigenvalue that is there several times, so further searches, orthogonal to all
-    that is found, look whether anything as extreme was missed.
+    Krylov space holds one vector of a multiple eigenvalue, so further searches, orthogonal to all found vectors, look
+    for anything as extreme that was missed.
     """
     above = min(largest, size)
     below = min(smallest, size - above)
@@ -170,8 +170,8 @@ def extremes(
 
 
 def _scaled(product: Product, vector: Array) -> tuple[Product, float]:
-    """The matrix times a power of two that brings it near 1, so that no square overflows or vanishes; and the inverse
-    of the factor."""
+    """Return the matrix times a power of two that brings it near 1, so that squares neither overflow nor vanish, and
+    the inverse of that power."""
     largest = float(np.abs(product(vector)).max())
     exponent = max(-1000, min(1000, int(np.frexp(largest)[1]))) if largest else 0
     if abs(exponent) < ORDINARY:
@@ -182,10 +182,10 @@ def _scaled(product: Product, vector: Array) -> tuple[Product, float]:
 def _search(
     space: Krylov, wanted: tuple[int, int], known: Array, counts: tuple[int, int], tolerance: float
 ) -> tuple[Array, bool]:
-    """Grow a space until it holds what is wanted: so many of its largest and of its smallest Ritz values.
+    """Grow a space until it holds the wanted counts of its largest and smallest Ritz values.
 
-    Gives their places, and whether all are converged. Of values that are known already, later searches look only for
-    what is more extreme than the last that counts; they give nothing where there is nothing.
+    Return their positions, and whether all are converged. After values are known, later searches only look for more
+    extreme values than the last one that counts, and return none if there are none.
     """
     most = len(space.basis)
     look = CHECKED_EVERY
@@ -213,7 +213,7 @@ def _search(
 
 
 def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int, int], scale: float) -> Array:
-    """Which values belong among the extreme ones that are known, or are copies of the last of them."""
+    """Return which values belong among the known extreme ones, or are copies of the last of them."""
     above, below = counts
     ordered = np.sort(known)
     slack = bounds + 1e-9 * scale
@@ -228,7 +228,7 @@ def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int,
 
 
 def _measured(product: Product, factor: float, vectors: Array) -> Pairs:
-    """Rayleigh quotients and residuals of vectors that are nearly eigenvectors."""
+    """Return Rayleigh quotients and residuals of vectors that are nearly eigenvectors."""
     count = len(vectors)
     values, residuals = np.empty(count), np.empty(count)
     for place, vector in enumerate(vectors):
@@ -242,7 +242,8 @@ def _measured(product: Product, factor: float, vectors: Array) -> Pairs:
 def quadratures(
     product: Product, size: int, probes: int, steps: int, generator: np.random.Generator
 ) -> list[Quadrature]:
-    """Stochastic Lanczos quadrature of the spectral density (Ubaru, Chen, Saad 2017, doi:10.1137/16M1104974).
+    """Compute the stochastic Lanczos quadrature of the spectral density (Ubaru, Chen, Saad 2017,
+    doi:10.1137/16M1104974).
 
     For a random vector of signs the eigenvalues of its tridiagonal matrix, weighted with the squared first components
     of their vectors, integrate the spectrum as its mean over all directions does.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.surface import Levels, levels_for
-from service.engine.insight.directions import STREAM as DIRECTIONS_STREAM
+from service.engine.functions.surface import levels_for
+from service.engine.insight.directions import (
+    STREAM as DIRECTIONS_STREAM,
+)
 from service.engine.insight.directions import (
     AskedAxis,
     Direction,
@@ -29,13 +31,9 @@ from service.engine.insight.directions import (
     random_direction,
 )
 from service.engine.insight.grid import Grid, GridTask
+from service.engine.insight.landscape_values import AskedLandscape, AxisValues, Extreme, Landscape, PathValues
 from service.engine.insight.selection import select_one
-from service.engine.insight.spectrum import (
-    AskedSpectrum,
-    NotFinite,
-    Spectrum,
-    spectrum_of,
-)
+from service.engine.insight.spectrum import AskedSpectrum, NotFinite, Spectrum, spectrum_of
 from service.engine.limits import WATCHED_OPERATIONS, Limits
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
@@ -53,99 +51,6 @@ DEFAULT_RESOLUTIONS = {1: 101, 2: 51}
 """Points along an axis, by how many axes there are: odd numbers, so that there is one in the middle."""
 MARGIN = 0.2
 """Of the extent of a trajectory, how much more is shown on either side."""
-
-
-class AskedLandscape(NamedTuple):
-    """What is to be found."""
-
-    axes: tuple[AskedAxis, ...] = ()
-    """None, one or two."""
-    slopes: bool = True
-    levels: int = 12
-    """About how many contour levels."""
-    spectrum: AskedSpectrum | None = None
-
-
-@dataclass
-class AxisValues:
-    """One axis, and what there is at the centre along it."""
-
-    asked: AskedAxis
-    direction: Direction
-    centre: float
-    """The place of the centre: the present value of a parameter, 0 of a direction."""
-    values: Array
-    """The places."""
-    norm: float
-    """The length of the direction."""
-    slope: float = math.nan
-    """The derivative of the loss along the axis, at the centre."""
-    curvature: float = math.nan
-    """The second one."""
-    slopes: Array | None = None
-    """The derivative at each point of the grid, shaped like the losses."""
-
-    @property
-    def bend(self) -> float:
-        """The curvature per unit of length."""
-        return self.curvature / self.norm / self.norm
-
-    @property
-    def largest_stable_step(self) -> float | None:
-        """The learning rate beyond which plain gradient descent along this line alone overshoots more and more.
-
-        Along a line with curvature c per unit of length a step multiplies the distance from the minimum of the
-        parabola by 1 - η c, so it shrinks for η < 2 / c. None where the line does not bend upward.
-        """
-        step = 2.0 / self.bend if 0.0 < self.bend < math.inf else math.inf
-        return step if math.isfinite(step) else None
-
-
-class Extreme(NamedTuple):
-    """The least or largest loss on the grid."""
-
-    place: list[float]
-    loss: float
-
-
-@dataclass
-class PathValues:
-    """A trajectory on the line or the plane of the axes."""
-
-    coordinates: Array
-    """(points, axes): the nearest places."""
-    losses: Array
-    """There, not at the points of the trajectory."""
-    distances: Array
-    """Of each point from the line or plane, Euclidean."""
-
-
-@dataclass
-class Landscape:
-    """What was found; all arrays belong to the caller. Values that are not finite are there as they came out."""
-
-    loss: float
-    gradient_norm: float
-    axes: list[AxisValues] = field(default_factory=list)
-    losses: Array | None = None
-    """(first axis) or (second axis, first axis)."""
-    tangent: Array | None = None
-    """Of a single axis: the line that touches the curve at the centre."""
-    parabola: Array | None = None
-    """Of a single axis: the parabola with the slope and the curvature that the curve has at the centre."""
-    hessian: Array | None = None
-    """Second derivatives along the axes, at the centre."""
-    cosine: float | None = None
-    """Of the angle between two axes."""
-    minimum: Extreme | None = None
-    maximum: Extreme | None = None
-    levels: Levels | None = None
-    path: PathValues | None = None
-    spectrum: Spectrum | None = None
-    parameters: dict[str, dict[str, Array]] | None = None
-    """Present when they were initialised here."""
-    finite: bool = True
-    warnings: list[Caution] = field(default_factory=list)
 
 
 def points_of(asked: AskedLandscape) -> int:
@@ -191,9 +96,8 @@ class Survey:
         self.feed = feed
         self._reserve = reserve
         self._held = 0
-        self._spectrum: Spectrum | None = None
-        self._base: Array
-        self._gradient: Array
+        self.base: Array
+        self.gradient: Array
 
     def run(self) -> Landscape:
         """Raises `InvalidRequest`, `LimitExceeded` and what the watch raises."""
@@ -205,33 +109,34 @@ class Survey:
             detail = "has no parameters that are trained, so the loss has no landscape"
             raise InvalidRequest([Fault(("network",), detail)])
         parameters = max(part.stop for part in self.vector.pieces)
-        self._hold(2 * self.evaluation.program.nbytes + 8 * 4 * parameters)
-        result = self.evaluation.run(self.feed, self._watched(self.evaluation.program.work))
+        self.hold(2 * self.evaluation.program.nbytes + 8 * 4 * parameters)
+        result = self.evaluation.run(self.feed, self.watched(self.evaluation.program.work))
         if result.parameters is not None:
             self.feed = replace(self.feed, parameters=result.parameters)
         assert self.feed.parameters is not None and result.loss is not None
-        self._base = np.empty(parameters)
-        self.vector.fill(self._base, self.feed.parameters)
-        self._gradient = np.empty(size)
+        self.base = np.empty(parameters)
+        self.vector.fill(self.base, self.feed.parameters)
+        self.gradient = np.empty(size)
         for part in self.vector.trained:
-            self._gradient[part.start : part.stop] = result.gradients[part.layer][part.name].reshape(-1)
+            self.gradient[part.start : part.stop] = result.gradients[part.layer][part.name].reshape(-1)
         assert result.gradient_norm is not None
         found = Landscape(float(result.loss), result.gradient_norm, parameters=result.parameters)
         found.warnings = list(result.warnings)
         found.finite = result.finite
         points = self._points() if self.trajectory is not None else None
-        self._look_for_spectrum(found)
+        directions = _Directions(self)
+        directions.look_for_spectrum(found)
         if self.asked.axes:
-            self._draw(found, points)
+            _Drawing(self, directions.find(points)).draw(found, points)
         self._check_finite(found)
         return found
 
-    def _hold(self, nbytes: int) -> None:
+    def hold(self, nbytes: int) -> None:
         """Reserve so many bytes more."""
         self._held += nbytes
         self._reserve(self._held)
 
-    def _watched(self, work: float) -> Watch | None:
+    def watched(self, work: float) -> Watch | None:
         return self.watch if work > WATCHED_OPERATIONS else None
 
     # --- what is sent beside the parameters ---
@@ -248,208 +153,13 @@ class Survey:
                 break
         if faults:
             raise InvalidRequest(faults)
-        count, size = len(trees), self._base.size
-        self._hold(8 * 4 * count * size)
+        count, size = len(trees), self.base.size
+        self.hold(8 * 4 * count * size)
         self.limits.check_operations(20.0 * count * size * min(count, size))
         points = np.empty((count, size))
         for row, tree in zip(points, trees, strict=True):
             self.vector.fill(row, tree)
         return points
-
-    # --- eigenvalues ---
-
-    def _look_for_spectrum(self, found: Landscape) -> None:
-        """Eigenvalues for the answer, and eigenvectors for axes, in one search."""
-        axes = [(place, axis) for place, axis in enumerate(self.asked.axes) if axis.direction == "hessian"]
-        if not axes and self.asked.spectrum is None:
-            return
-        size = self.vector.trained_size
-        faults = [
-            Fault(("along", place, "index"), f"takes {-size} to {size - 1}, for there are {size} eigenvalues")
-            for place, axis in axes
-            if not -size <= axis.index < size
-        ]
-        if faults:
-            raise InvalidRequest(faults)
-        asked = self.asked.spectrum or AskedSpectrum(0, 0)
-        indices = [axis.index for _, axis in axes]
-        wanted = asked._replace(
-            largest=max([asked.largest, *(index + 1 for index in indices)]),
-            smallest=max([asked.smallest, *(-index for index in indices)]),
-        )
-        try:
-            spectrum = spectrum_of(
-                self.compile, self.task, self.feed, wanted, self.limits, self.watch, size, self._hold
-            )
-        except NotFinite:
-            message = "the Hessian holds values that are not finite at these parameters, so it has no eigenvalues"
-            if axes:
-                raise InvalidRequest([Fault(("along", place), message) for place, _ in axes]) from None
-            found.finite = False
-            found.warnings.append(Caution("non_finite", message, quantity="spectrum"))
-            return
-        self._spectrum = spectrum
-        if not spectrum.converged:
-            worst = max([*spectrum.largest.residuals, *spectrum.smallest.residuals], default=math.inf)
-            message = (
-                f"some eigenvalues are not found to the last digits: their residuals are up to {worst:.3g}, which "
-                "bounds the distance to an eigenvalue, but others may lie between; more steps help"
-            )
-            found.warnings.append(Caution("not_converged", message, quantity="spectrum"))
-        if self.asked.spectrum is not None:
-            found.spectrum = replace(
-                spectrum,
-                largest=spectrum.largest.first(asked.largest),
-                smallest=spectrum.smallest.last(asked.smallest),
-            )
-
-    # --- directions ---
-
-    def _directions(self, points: Array | None) -> list[Direction]:
-        axes = self.asked.axes
-        principal = self._principal(points)
-        directions = [self._direction(place, axis, principal) for place, axis in enumerate(axes)]
-        for place, direction in enumerate(directions):
-            if not (is_finite(direction.vector) and direction.vector.any()):
-                detail = "holds numbers that are too large: the parameters are, or the gradient is not finite"
-                raise InvalidRequest([Fault(("along", place), detail)])
-        return directions
-
-    def _principal(self, points: Array | None) -> Principal | None:
-        asking = [place for place, axis in enumerate(self.asked.axes) if axis.direction == "trajectory"]
-        if not asking:
-            return None
-        assert points is not None
-        count = 1 + max(self.asked.axes[place].index for place in asking)
-        asking.sort(key=lambda place: self.asked.axes[place].index)
-        paths = [("along", place) for place in asking]
-        return principal_directions(points[:, : self.vector.trained_size], count, paths)
-
-    def _direction(self, place: int, axis: AskedAxis, principal: Principal | None) -> Direction:
-        path: Path = ("along", place)
-        vector = np.zeros(self._base.size)
-        trained = vector[: self.vector.trained_size]
-        if axis.parameter is not None:
-            selected = select_one(axis.parameter, self.vector.pieces, (*path, "parameter"))
-            vector[selected.start] = 1.0
-            return Direction(vector, selected.start)
-        if axis.direction == "random":
-            seed = self.feed.seed if axis.seed is None else axis.seed
-            stream = (seed, DIRECTIONS_STREAM, place)
-            vector = random_direction(self.task.definition, self.vector.trained, self._base, axis.normalize, stream)
-            if not vector.any():
-                detail = "is 0: every kernel is 0, and filters are as long as their weights; set normalize to none"
-                raise InvalidRequest([Fault((*path, "normalize"), detail, ("none",))])
-            return Direction(vector)
-        if axis.direction == "gradient":
-            length = norm_of_flat(self._gradient)
-            if length == 0.0:
-                detail = "the gradient is 0 at these parameters, so it gives no direction"
-                raise InvalidRequest([Fault(path, detail, ("random", "hessian"))])
-            trained[:] = self._gradient / length
-            return Direction(vector)
-        if axis.direction == "hessian":
-            assert self._spectrum is not None
-            pairs = self._spectrum.largest if axis.index >= 0 else self._spectrum.smallest
-            if not -len(pairs.values) <= axis.index < len(pairs.values):
-                detail = "was not found within so many steps"
-                raise InvalidRequest([Fault((*path, "index"), detail)])
-            trained[:] = pairs.vectors[axis.index]
-            return Direction(vector, None, float(pairs.values[axis.index]), float(pairs.residuals[axis.index]))
-        assert principal is not None
-        trained[:] = principal.vectors[axis.index]
-        return Direction(vector, explained=float(principal.explained[axis.index]))
-
-    # --- the grid ---
-
-    def _draw(self, found: Landscape, points: Array | None) -> None:
-        directions = self._directions(points)
-        rows = np.stack([direction.vector for direction in directions])
-        if len(rows) == 2:
-            found.cosine = check_plane(rows[0], rows[1], ("along", 1))
-        # Along a parameter, places are its values: it is 0 at the origin, so that each comes out to the last bit.
-        origin = self._base.copy()
-        for direction in directions:
-            if direction.place is not None:
-                origin[direction.place] = 0.0
-        centre = [0.0 if each.place is None else float(self._base[each.place]) for each in directions]
-        way = None if points is None else self._projected(points, rows, centre)
-        for position, (asked, direction) in enumerate(zip(self.asked.axes, directions, strict=True)):
-            places = self._places(
-                position, asked, centre[position], None if way is None else way.coordinates[:, position]
-            )
-            length = norm_of_flat(direction.vector)
-            found.axes.append(AxisValues(asked, direction, centre[position], places, length))
-        shape = tuple(len(axis.values) for axis in reversed(found.axes))
-        meshes = np.meshgrid(*[axis.values for axis in found.axes])
-        coordinates = np.stack([mesh.reshape(-1) for mesh in meshes], -1)
-        moved = tuple(
-            f"{part.layer}.{part.name}"
-            for part in sorted(self.vector.pieces, key=lambda part: part.start)
-            if rows[:, part.start : part.stop].any()
-        )
-        at_centre = self._grid(moved, len(rows), 1, 2)
-        grid = self._grid(moved, len(rows), len(coordinates), 1 if self.asked.slopes else 0)
-        # At the centre the parameters themselves are taken, so that nothing is rounded.
-        here = at_centre.run(self.feed, self._base, rows, np.zeros((1, len(rows))), self._watched(at_centre.work))
-        values = grid.run(self.feed, origin, rows, coordinates, self._watched(grid.work))
-        found.losses = losses = values.losses.reshape(shape)
-        found.hessian = here.curvatures[0]
-        for position, axis in enumerate(found.axes):
-            axis.slope, axis.curvature = float(here.slopes[0, position]), float(here.curvatures[0, position, position])
-            if self.asked.slopes:
-                axis.slopes = values.slopes[:, position].reshape(shape)
-        found.levels = levels_for(losses, self.asked.levels)
-        finite = np.isfinite(losses)
-        if finite.any():
-            found.minimum = _extreme(coordinates, values.losses, np.where(finite, losses, np.inf).argmin())
-            found.maximum = _extreme(coordinates, values.losses, np.where(finite, losses, -np.inf).argmax())
-        if len(found.axes) == 1:
-            away = found.axes[0].values - centre[0]
-            slope, curvature = found.axes[0].slope, found.axes[0].curvature
-            found.tangent = found.loss + slope * away
-            found.parabola = found.loss + (slope + 0.5 * curvature * away) * away
-        if way is not None:
-            way.losses = grid.run(self.feed, origin, rows, way.coordinates, self._watched(grid.work)).losses
-            found.path = way
-        self._warn(found, values.trouble or here.trouble, finite)
-
-    def _grid(self, moved: tuple[str, ...], axes: int, points: int, order: int) -> Grid:
-        grid = self.compile(GridTask(self.task, moved, axes, points, order))
-        self._hold(2 * grid.program.nbytes + 8 * points * (1 + axes) * 2)
-        return grid
-
-    def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
-        """The nearest places on the line or plane, by least squares."""
-        lengths = np.array([norm_of_flat(row) for row in rows])
-        units = rows / lengths[:, None]
-        away = points - self._base
-        moved = np.linalg.solve(units @ units.T, units @ away.T).T
-        distances = np.array([norm_of_flat(row) for row in away - moved @ units])
-        coordinates = moved / lengths + np.array(centre)
-        if not (is_finite(coordinates) and is_finite(distances)):
-            detail = "lies too far away to be shown on these axes"
-            raise InvalidRequest([Fault(("trajectory",), detail)])
-        return PathValues(coordinates, np.empty(0), distances)
-
-    def _places(self, position: int, asked: AskedAxis, centre: float, way: Array | None) -> Array:
-        if asked.values is not None:
-            return np.array(asked.values)
-        count = asked.resolution or DEFAULT_RESOLUTIONS[len(self.asked.axes)]
-        low, high = asked.range or _default_range(asked, centre, way)
-        if not math.isfinite(high - low):
-            detail = f"has the value {centre:g}, which is too large to choose a range around it; give a range"
-            raise InvalidRequest([Fault(("along", position), detail)])
-        places: Array = np.linspace(low, high, count)
-        return places
-
-    def _warn(self, found: Landscape, trouble: Caution | None, finite: Array) -> None:
-        if trouble is None:
-            return
-        found.finite = False
-        lost = int((~finite).sum())
-        where = f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "a slope is not finite"
-        found.warnings.append(replace(trouble, message=f"{where}: {trouble.message}"))
 
     def _check_finite(self, found: Landscape) -> None:
         """Tell of what is too large for a number though the losses are not, such as the tangent far away."""
@@ -471,6 +181,222 @@ class Survey:
             message = f"some values of {', '.join(lost)} are not finite, and null in JSON"
             found.warnings.append(Caution("non_finite", message, quantity=lost[0]))
         found.finite = found.finite and not lost
+
+
+class _Directions:
+    """Finds the directions of the axes, and the eigenvalues that the answer and the axes need, in one search."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.survey = survey
+        self._spectrum: Spectrum | None = None
+
+    def look_for_spectrum(self, found: Landscape) -> None:
+        """Eigenvalues for the answer, and eigenvectors for axes, in one search."""
+        axes = [(place, axis) for place, axis in enumerate(self.survey.asked.axes) if axis.direction == "hessian"]
+        if not axes and self.survey.asked.spectrum is None:
+            return
+        size = self.survey.vector.trained_size
+        faults = [
+            Fault(("along", place, "index"), f"takes {-size} to {size - 1}, for there are {size} eigenvalues")
+            for place, axis in axes
+            if not -size <= axis.index < size
+        ]
+        if faults:
+            raise InvalidRequest(faults)
+        asked = self.survey.asked.spectrum or AskedSpectrum(0, 0)
+        indices = [axis.index for _, axis in axes]
+        wanted = asked._replace(
+            largest=max([asked.largest, *(index + 1 for index in indices)]),
+            smallest=max([asked.smallest, *(-index for index in indices)]),
+        )
+        try:
+            spectrum = spectrum_of(
+                self.survey.compile,
+                self.survey.task,
+                self.survey.feed,
+                wanted,
+                self.survey.limits,
+                self.survey.watch,
+                size,
+                self.survey.hold,
+            )
+        except NotFinite:
+            message = "the Hessian holds values that are not finite at these parameters, so it has no eigenvalues"
+            if axes:
+                raise InvalidRequest([Fault(("along", place), message) for place, _ in axes]) from None
+            found.finite = False
+            found.warnings.append(Caution("non_finite", message, quantity="spectrum"))
+            return
+        self._spectrum = spectrum
+        if not spectrum.converged:
+            worst = max([*spectrum.largest.residuals, *spectrum.smallest.residuals], default=math.inf)
+            message = (
+                f"some eigenvalues are not found to the last digits: their residuals are up to {worst:.3g}, which "
+                "bounds the distance to an eigenvalue, but others may lie between; more steps help"
+            )
+            found.warnings.append(Caution("not_converged", message, quantity="spectrum"))
+        if self.survey.asked.spectrum is not None:
+            found.spectrum = replace(
+                spectrum,
+                largest=spectrum.largest.first(asked.largest),
+                smallest=spectrum.smallest.last(asked.smallest),
+            )
+
+    def find(self, points: Array | None) -> list[Direction]:
+        axes = self.survey.asked.axes
+        principal = self._principal(points)
+        directions = [self._direction(place, axis, principal) for place, axis in enumerate(axes)]
+        for place, direction in enumerate(directions):
+            if not (is_finite(direction.vector) and direction.vector.any()):
+                detail = "holds numbers that are too large: the parameters are, or the gradient is not finite"
+                raise InvalidRequest([Fault(("along", place), detail)])
+        return directions
+
+    def _principal(self, points: Array | None) -> Principal | None:
+        asking = [place for place, axis in enumerate(self.survey.asked.axes) if axis.direction == "trajectory"]
+        if not asking:
+            return None
+        assert points is not None
+        count = 1 + max(self.survey.asked.axes[place].index for place in asking)
+        asking.sort(key=lambda place: self.survey.asked.axes[place].index)
+        paths = [("along", place) for place in asking]
+        return principal_directions(points[:, : self.survey.vector.trained_size], count, paths)
+
+    def _direction(self, place: int, axis: AskedAxis, principal: Principal | None) -> Direction:
+        path: Path = ("along", place)
+        vector = np.zeros(self.survey.base.size)
+        trained = vector[: self.survey.vector.trained_size]
+        if axis.parameter is not None:
+            selected = select_one(axis.parameter, self.survey.vector.pieces, (*path, "parameter"))
+            vector[selected.start] = 1.0
+            return Direction(vector, selected.start)
+        if axis.direction == "random":
+            seed = self.survey.feed.seed if axis.seed is None else axis.seed
+            stream = (seed, DIRECTIONS_STREAM, place)
+            vector = random_direction(
+                self.survey.task.definition, self.survey.vector.trained, self.survey.base, axis.normalize, stream
+            )
+            if not vector.any():
+                detail = "is 0: every kernel is 0, and filters are as long as their weights; set normalize to none"
+                raise InvalidRequest([Fault((*path, "normalize"), detail, ("none",))])
+            return Direction(vector)
+        if axis.direction == "gradient":
+            length = norm_of_flat(self.survey.gradient)
+            if length == 0.0:
+                detail = "the gradient is 0 at these parameters, so it gives no direction"
+                raise InvalidRequest([Fault(path, detail, ("random", "hessian"))])
+            trained[:] = self.survey.gradient / length
+            return Direction(vector)
+        if axis.direction == "hessian":
+            assert self._spectrum is not None
+            pairs = self._spectrum.largest if axis.index >= 0 else self._spectrum.smallest
+            if not -len(pairs.values) <= axis.index < len(pairs.values):
+                detail = "was not found within so many steps"
+                raise InvalidRequest([Fault((*path, "index"), detail)])
+            trained[:] = pairs.vectors[axis.index]
+            return Direction(vector, None, float(pairs.values[axis.index]), float(pairs.residuals[axis.index]))
+        assert principal is not None
+        trained[:] = principal.vectors[axis.index]
+        return Direction(vector, explained=float(principal.explained[axis.index]))
+
+
+class _Drawing:
+    """Fills in the grid of a landscape."""
+
+    def __init__(self, survey: Survey, directions: Sequence[Direction]) -> None:
+        self.survey, self.directions = survey, directions
+
+    def draw(self, found: Landscape, points: Array | None) -> None:
+        rows = np.stack([direction.vector for direction in self.directions])
+        if len(rows) == 2:
+            found.cosine = check_plane(rows[0], rows[1], ("along", 1))
+        # Along a parameter, places are its values: it is 0 at the origin, so that each comes out to the last bit.
+        origin = self.survey.base.copy()
+        for direction in self.directions:
+            if direction.place is not None:
+                origin[direction.place] = 0.0
+        centre = [0.0 if each.place is None else float(self.survey.base[each.place]) for each in self.directions]
+        way = None if points is None else self._projected(points, rows, centre)
+        for position, (asked, direction) in enumerate(zip(self.survey.asked.axes, self.directions, strict=True)):
+            places = self._places(
+                position, asked, centre[position], None if way is None else way.coordinates[:, position]
+            )
+            length = norm_of_flat(direction.vector)
+            found.axes.append(AxisValues(asked, direction, centre[position], places, length))
+        shape = tuple(len(axis.values) for axis in reversed(found.axes))
+        meshes = np.meshgrid(*[axis.values for axis in found.axes])
+        coordinates = np.stack([mesh.reshape(-1) for mesh in meshes], -1)
+        moved = tuple(
+            f"{part.layer}.{part.name}"
+            for part in sorted(self.survey.vector.pieces, key=lambda part: part.start)
+            if rows[:, part.start : part.stop].any()
+        )
+        at_centre = self._grid(moved, len(rows), 1, 2)
+        grid = self._grid(moved, len(rows), len(coordinates), 1 if self.survey.asked.slopes else 0)
+        # At the centre the parameters themselves are taken, so that nothing is rounded.
+        here = at_centre.run(
+            self.survey.feed, self.survey.base, rows, np.zeros((1, len(rows))), self.survey.watched(at_centre.work)
+        )
+        values = grid.run(self.survey.feed, origin, rows, coordinates, self.survey.watched(grid.work))
+        found.losses = losses = values.losses.reshape(shape)
+        found.hessian = here.curvatures[0]
+        for position, axis in enumerate(found.axes):
+            axis.slope, axis.curvature = float(here.slopes[0, position]), float(here.curvatures[0, position, position])
+            if self.survey.asked.slopes:
+                axis.slopes = values.slopes[:, position].reshape(shape)
+        found.levels = levels_for(losses, self.survey.asked.levels)
+        finite = np.isfinite(losses)
+        if finite.any():
+            found.minimum = _extreme(coordinates, values.losses, np.where(finite, losses, np.inf).argmin())
+            found.maximum = _extreme(coordinates, values.losses, np.where(finite, losses, -np.inf).argmax())
+        if len(found.axes) == 1:
+            away = found.axes[0].values - centre[0]
+            slope, curvature = found.axes[0].slope, found.axes[0].curvature
+            found.tangent = found.loss + slope * away
+            found.parabola = found.loss + (slope + 0.5 * curvature * away) * away
+        if way is not None:
+            way.losses = grid.run(
+                self.survey.feed, origin, rows, way.coordinates, self.survey.watched(grid.work)
+            ).losses
+            found.path = way
+        self._warn(found, values.caution or here.caution, finite)
+
+    def _grid(self, moved: tuple[str, ...], axes: int, points: int, order: int) -> Grid:
+        grid = self.survey.compile(GridTask(self.survey.task, moved, axes, points, order))
+        self.survey.hold(2 * grid.program.nbytes + 8 * points * (1 + axes) * 2)
+        return grid
+
+    def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
+        """The nearest places on the line or plane, by least squares."""
+        lengths = np.array([norm_of_flat(row) for row in rows])
+        units = rows / lengths[:, None]
+        away = points - self.survey.base
+        moved = np.linalg.solve(units @ units.T, units @ away.T).T
+        distances = np.array([norm_of_flat(row) for row in away - moved @ units])
+        coordinates = moved / lengths + np.array(centre)
+        if not (is_finite(coordinates) and is_finite(distances)):
+            detail = "lies too far away to be shown on these axes"
+            raise InvalidRequest([Fault(("trajectory",), detail)])
+        return PathValues(coordinates, np.empty(0), distances)
+
+    def _places(self, position: int, asked: AskedAxis, centre: float, way: Array | None) -> Array:
+        if asked.values is not None:
+            return np.array(asked.values)
+        count = asked.resolution or DEFAULT_RESOLUTIONS[len(self.survey.asked.axes)]
+        low, high = asked.range or _default_range(asked, centre, way)
+        if not math.isfinite(high - low):
+            detail = f"has the value {centre:g}, which is too large to choose a range around it; give a range"
+            raise InvalidRequest([Fault(("along", position), detail)])
+        places: Array = np.linspace(low, high, count)
+        return places
+
+    def _warn(self, found: Landscape, caution: Caution | None, finite: Array) -> None:
+        if caution is None:
+            return
+        found.finite = False
+        lost = int((~finite).sum())
+        where = f"at {lost:,} of {finite.size:,} points the loss is not finite" if lost else "a slope is not finite"
+        found.warnings.append(replace(caution, message=f"{where}: {caution.message}"))
 
 
 def _default_range(asked: AskedAxis, centre: float, way: Array | None) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from service.engine.insight.landscape import AxisValues, Landscape
+from service.engine.insight.landscape_values import AxisValues, Landscape
 from service.engine.insight.spectrum import Spectrum
 from service.engine.texts import Sentence, say
 

@@ -14,14 +14,14 @@ from service.engine.graph.ir import NoGradient
 from service.engine.insight.elements import Element
 from service.engine.insight.formula import (
     Call,
-    Formula,
+    Constant,
     Key,
-    Number,
+    NumberFormula,
     Product,
     Quotient,
     Ref,
     Square,
-    Sum,
+    TermSum,
     evaluate,
     names,
 )
@@ -109,7 +109,7 @@ def meaning_of(
     return Meaning(asked, parameter, 0.0, updated, "stationary", reasons, text)
 
 
-class Found(NamedTuple):
+class Cause(NamedTuple):
     """A code, and the layer that it is about."""
 
     code: str
@@ -123,9 +123,9 @@ def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key]
         return [Reason("blocked", layers[0], (), say("explain.reason.blocked", layers=_quoted(layers)))]
     if isinstance(gradient, NoGradient):
         return [Reason("disconnected", None, (), say("explain.reason.disconnected"))]
-    search = _Search(scene, outline, value)
+    search = _CauseSearch(scene, outline, value)
     formulas = {step.key: step.formula for step in outline.steps}
-    by_found: dict[Found, set[int]] = {}
+    by_found: dict[Cause, set[int]] = {}
     shares = [key for key in formulas if isinstance(key, str) and key.startswith(f"{asked.gradient}@")]
     shown = [(int(key.rpartition("@")[2]), key) for key in shares]
     if not shown:
@@ -133,7 +133,7 @@ def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key]
         for found in search.of(formula):
             by_found.setdefault(found, set()).update((scene.sample or 0,) if scene.task.samples == 1 else ())
     elif any(search.number(formulas[key]) for _, key in shown):
-        by_found[Found("cancels")] = set()
+        by_found[Cause("cancels")] = set()
     else:
         for sample, key in shown:
             for found in search.of(formulas[key]):
@@ -145,7 +145,7 @@ def _quoted(names: Iterable[str]) -> list[str]:
     return [f"`{name}`" for name in names]
 
 
-def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
+def _told(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
     code, layer = found
     count = len(samples)
     if code == "inactive" and count == scene.task.samples:
@@ -191,98 +191,98 @@ def _told(scene: Scene, found: Found, samples: tuple[int, ...]) -> Reason:
     return Reason(code, layer or None, samples, text)
 
 
-class _Search:
+class _CauseSearch:
     """Follows formulas that are 0 to where that comes from."""
 
     def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
         self.scene = scene
         self.elements = outline.elements
         self.value = value
-        self.known: dict[Element, list[Found | Element]] = {}
+        self.known: dict[Element, list[Cause | Element]] = {}
 
-    def number(self, formula: Formula) -> float:
+    def number(self, formula: NumberFormula) -> float:
         return evaluate(formula, self.value)
 
-    def of(self, formula: Formula) -> list[Found]:
+    def of(self, formula: NumberFormula) -> list[Cause]:
         """Why a formula that is 0 is so, nearest reasons first."""
-        found: dict[Found, None] = {}
+        found: dict[Cause, None] = {}
         seen: set[Element] = set()
         try:
             with self.elements.spending(MOST_FOLLOWED):
                 level = list(self._of(formula))
                 while level:
-                    following: list[Found | Element] = []
+                    following: list[Cause | Element] = []
                     for each in level:
-                        if isinstance(each, Found):
+                        if isinstance(each, Cause):
                             found[each] = None
                         elif each not in seen:
                             seen.add(each)
                             following += self._of_element(each)
                     level = following
         except OverflowError:
-            found.setdefault(Found("far_back"))
+            found.setdefault(Cause("far_back"))
         return list(found)
 
-    def _of_element(self, element: Element) -> list[Found | Element]:
+    def _of_element(self, element: Element) -> list[Cause | Element]:
         known = self.known.get(element)
         if known is None:
             known = self.known[element] = list(self._named(element) or self._read(element))
         return known
 
-    def _named(self, element: Element) -> list[Found]:
+    def _named(self, element: Element) -> list[Cause]:
         """The reason that an element is by its name."""
         name = self.scene.names.get(element[0])
         if name is None:
             return []
         if name.quantity == "slope":
-            return [Found(self._flat(name.owner), name.owner)]
+            return [Cause(self._flat(name.owner), name.owner)]
         code = CODES.get(name.quantity)
         layer = name.owner if name.quantity in ("parameter", "output", "pre_activation") else ""
-        return [] if code is None else [Found(code, layer)]
+        return [] if code is None else [Cause(code, layer)]
 
-    def _read(self, element: Element) -> Iterable[Found | Element]:
+    def _read(self, element: Element) -> Iterable[Cause | Element]:
         return self._of(self.elements.formula(self.elements.node(element), element[1]))
 
-    def _of(self, formula: Formula) -> Iterable[Found | Element]:
+    def _of(self, formula: NumberFormula) -> Iterable[Cause | Element]:
         """Reasons that a formula tells itself, and elements that have to be followed."""
-        if isinstance(formula, Number):
-            return [Found("unused")]
+        if isinstance(formula, Constant):
+            return [Cause("unused")]
         if isinstance(formula, Ref):
             assert isinstance(formula.key, tuple)
             return [formula.key]
-        if isinstance(formula, Sum):
+        if isinstance(formula, TermSum):
             if any(map(self.number, formula.parts)):
-                return [Found("zero_error" if self._has_target(formula) else "cancels")]
+                return [Cause("zero_error" if self._has_target(formula) else "cancels")]
             return self._of_each(formula.parts)
         if isinstance(formula, Quotient | Square):
             top = formula.parts[0]
-            return [Found("underflow")] if self.number(top) else self._of(top)
+            return [Cause("underflow")] if self.number(top) else self._of(top)
         if isinstance(formula, Product):
-            return self._of_zeros(formula) or [Found("underflow")]
+            return self._of_zeros(formula) or [Cause("underflow")]
         assert isinstance(formula, Call)
         return self._of_call(formula)
 
-    def _of_each(self, formulas: Iterable[Formula]) -> list[Found | Element]:
+    def _of_each(self, formulas: Iterable[NumberFormula]) -> list[Cause | Element]:
         return [found for each in formulas for found in self._of(each)]
 
-    def _of_zeros(self, formula: Formula) -> list[Found | Element]:
+    def _of_zeros(self, formula: NumberFormula) -> list[Cause | Element]:
         """What makes those parts 0 that are."""
         return self._of_each(part for part in formula.parts if not self.number(part))
 
-    def _of_call(self, formula: Call) -> Iterable[Found | Element]:
+    def _of_call(self, formula: Call) -> Iterable[Cause | Element]:
         name = formula.name
         if name == "first_largest":
-            return [Found("not_selected")]
+            return [Cause("not_selected")]
         layer = next((each for each in map(self._layer, names(formula)) if each), "")
         if name in ("logistic_slope", "tanh_slope"):
-            return [Found("saturated", layer)]
+            return [Cause("saturated", layer)]
         if name in ("greater", "greater_equal", "sign") and layer:
-            return [Found(self._flat(layer), layer)]
+            return [Cause(self._flat(layer), layer)]
         if name in ("gate", "weighted"):
-            return self._of_zeros(formula) or [Found("underflow")]
+            return self._of_zeros(formula) or [Cause("underflow")]
         if name in ("sign", "absolute", "tanh", "sqrt", "min", "max", "minimum", "maximum"):
-            return self._of_zeros(formula) or [Found("cancels")]
-        return [Found("underflow", layer)]
+            return self._of_zeros(formula) or [Cause("cancels")]
+        return [Cause("underflow", layer)]
 
     def _flat(self, layer: str) -> str:
         """What a slope of 0 is called: it depends on the activation."""
@@ -298,6 +298,6 @@ class _Search:
         name = self.scene.names.get(key[0]) if isinstance(key, tuple) else None
         return name.owner if name is not None and name.quantity in ("pre_activation", "output") else ""
 
-    def _has_target(self, formula: Formula) -> bool:
+    def _has_target(self, formula: NumberFormula) -> bool:
         found = [self.scene.names.get(key[0]) for key in names(formula) if isinstance(key, tuple)]
         return any(name is not None and name.quantity == "target" for name in found)

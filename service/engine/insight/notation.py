@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from service.engine.functions.printing import ATOM, POWER, PRODUCT, SUM, Latex, Piece
-from service.engine.insight.formula import Call, Formula, Key, Number, Product, Quotient, Ref, Square, Sum
+from service.engine.functions.printing import ATOM, POWER, PRODUCT, SUM, Fragment, Latex
+from service.engine.insight.formula import Call, Constant, Key, NumberFormula, Product, Quotient, Ref, Square, TermSum
 
 DIGITS = 6
 """Significant digits of numbers in formulas."""
@@ -22,7 +22,7 @@ _OPEN, _BARE, _FACTOR, _BASE = "\ue000", "\ue001", "\ue002", "\ue003"
 """A place of a number is its position between `_OPEN` and one of the others: `_FACTOR` where a negative one needs
 parentheses, `_BASE` where one with a power of ten needs them too."""
 _PLACE = re.compile(f"{_OPEN}(\\d+)([{_BARE}{_FACTOR}{_BASE}])")
-Leaf = Callable[[Key, str], Piece]
+Leaf = Callable[[Key, str], Fragment]
 """A key, and one of these marks, to the piece that stands for it."""
 
 _NAMES = {"absolute": "abs", "maximum": "max", "minimum": "min"}
@@ -39,16 +39,16 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ -]+")
 class _Numeric(Latex):
     """Products of numbers need a dot."""
 
-    def _product(self, pieces: Sequence[Piece]) -> Piece:
-        return Piece(r" \cdot ".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
+    def _product(self, pieces: Sequence[Fragment]) -> Fragment:
+        return Fragment(r" \cdot ".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
 
 
 _SYMBOLIC, _NUMERIC = Latex({}), _Numeric({})
 
 
-def symbolic(formula: Formula, symbol: Callable[[Key], str]) -> str:
+def symbolic(formula: NumberFormula, symbol: Callable[[Key], str]) -> str:
     """The formula with the symbols of its names."""
-    return _piece(_SYMBOLIC, formula, lambda key, _: Piece(symbol(key), POWER)).text
+    return _piece(_SYMBOLIC, formula, lambda key, _: Fragment(symbol(key), POWER)).text
 
 
 class Template:
@@ -56,11 +56,11 @@ class Template:
 
     __slots__ = ("_pieces", "_places")
 
-    def __init__(self, formula: Formula, place: Callable[[Key], int]) -> None:
+    def __init__(self, formula: NumberFormula, place: Callable[[Key], int]) -> None:
         """`place` says which of the numbers of `fill` belongs to a name."""
 
-        def mark(key: Key, kind: str) -> Piece:
-            return Piece(f"{_OPEN}{place(key)}{kind}")
+        def mark(key: Key, kind: str) -> Fragment:
+            return Fragment(f"{_OPEN}{place(key)}{kind}")
 
         parts = _PLACE.split(_piece(_NUMERIC, formula, mark).text)
         self._pieces = parts[::3]
@@ -100,13 +100,13 @@ def text(name: str) -> str:
     return rf"\text{{{name}}}" if _SPECIAL.isdisjoint(name) else rf"\mathrm{{{escaped}}}"
 
 
-def _piece(notation: Latex, formula: Formula, leaf: Leaf, kind: str = _BARE) -> Piece:
+def _piece(notation: Latex, formula: NumberFormula, leaf: Leaf, kind: str = _BARE) -> Fragment:
     """`kind`: what a number in place of the whole formula would need here."""
     if isinstance(formula, Ref):
         return leaf(formula.key, kind)
-    if isinstance(formula, Number):
+    if isinstance(formula, Constant):
         return _constant(notation, formula.value)
-    if isinstance(formula, Sum):
+    if isinstance(formula, TermSum):
         first = kind if not formula.minus[0] else _FACTOR
         kinds = [first, *[_FACTOR] * (len(formula.minus) - 1)]
         pieces = [_piece(notation, part, leaf, each) for part, each in zip(formula.parts, kinds, strict=True)]
@@ -120,14 +120,14 @@ def _piece(notation: Latex, formula: Formula, leaf: Leaf, kind: str = _BARE) -> 
         top, bottom = (_piece(notation, part, leaf) for part in formula.parts)
         return notation.fraction(top, bottom)
     if isinstance(formula, Square):
-        return notation.power(_piece(notation, formula.parts[0], leaf, _BASE), Piece("2"))
+        return notation.power(_piece(notation, formula.parts[0], leaf, _BASE), Fragment("2"))
     assert isinstance(formula, Call)
     return _call(notation, formula.name, formula.parts, leaf)
 
 
-def _constant(notation: Latex, value: float) -> Piece:
+def _constant(notation: Latex, value: float) -> Fragment:
     if not math.isfinite(value):
-        return Piece(number(value), SUM if value < 0 else ATOM)
+        return Fragment(number(value), SUM if value < 0 else ATOM)
     if value < 0:
         return notation.total([(True, _constant(notation, -value))])
     literal = repr(value).removesuffix(".0")
@@ -139,24 +139,24 @@ def _constant(notation: Latex, value: float) -> Piece:
     return notation.number(literal)
 
 
-def _call(notation: Latex, name: str, parts: Sequence[Formula], leaf: Leaf) -> Piece:
+def _call(notation: Latex, name: str, parts: Sequence[NumberFormula], leaf: Leaf) -> Fragment:
     if name == "weighted":
         return notation.product([_piece(notation, part, leaf, _FACTOR) for part in parts])
     if name == "first_largest":
         place, *values = parts
-        assert isinstance(place, Number)
+        assert isinstance(place, Constant)
         pieces = [_piece(notation, part, leaf) for part in values]
         largest = notation.call("max", pieces).text
-        return Piece(f"[{pieces[int(place.value)].text} = {largest}]")
+        return Fragment(f"[{pieces[int(place.value)].text} = {largest}]")
     raised = name in ("power", "gaussian")
     arguments = [_piece(notation, part, leaf, _BASE if raised else _BARE) for part in parts]
     match name:
         case "exp":
             return notation.exponential(arguments[0])
         case "expm1":
-            return notation.total([(False, notation.exponential(arguments[0])), (True, Piece("1"))])
+            return notation.total([(False, notation.exponential(arguments[0])), (True, Fragment("1"))])
         case "gaussian":
-            return notation.exponential(notation.total([(True, notation.power(arguments[0], Piece("2")))]))
+            return notation.exponential(notation.total([(True, notation.power(arguments[0], Fragment("2")))]))
         case "sqrt":
             return notation.root(arguments[0])
         case "power":
@@ -164,11 +164,11 @@ def _call(notation: Latex, name: str, parts: Sequence[Formula], leaf: Leaf) -> P
         case "xlogy":
             return notation.product([arguments[0], notation.call("log", arguments[1:])])
         case "equal":
-            return Piece(f"[{arguments[0].text} = {arguments[1].text}]")
+            return Fragment(f"[{arguments[0].text} = {arguments[1].text}]")
         case "gate":
-            return notation.product([Piece(rf"[{arguments[0].text} \ne 0]"), arguments[1]])
+            return notation.product([Fragment(rf"[{arguments[0].text} \ne 0]"), arguments[1]])
         case "greater" | "greater_equal":
             return notation.call(name, arguments)
     if name in _OPERATORS:
-        return Piece(_OPERATORS[name] + notation.group(", ".join(each.text for each in arguments)))
+        return Fragment(_OPERATORS[name] + notation.group(", ".join(each.text for each in arguments)))
     return notation.call(_NAMES.get(name, name), arguments)

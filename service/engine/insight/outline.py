@@ -15,12 +15,12 @@ from service.engine.graph.ir import Node, reachable
 from service.engine.insight import notation
 from service.engine.insight.elements import MOST_TERMS, Element, Elements, index_of
 from service.engine.insight.formula import (
-    Formula,
+    Constant,
     Key,
-    Number,
+    NumberFormula,
     Ref,
     Square,
-    Sum,
+    TermSum,
     expression,
     names,
     product,
@@ -29,7 +29,7 @@ from service.engine.insight.formula import (
     turned,
 )
 from service.engine.insight.notation import Template
-from service.engine.insight.scene import SIGNED, Scene, Selected, brackets, subscript
+from service.engine.insight.scene import SIGNED, Scene, SelectedParameter, brackets, subscript
 from service.engine.insight.sentences import sentence_of
 from service.engine.texts import Sentence, say
 
@@ -47,7 +47,7 @@ _KINDS |= dict.fromkeys(("error", "loss", "sample_loss", "penalty"), "error")
 
 
 @dataclass(slots=True)
-class Step:
+class DerivationStep:
     """One number, and how it is derived. All but its value."""
 
     key: Key
@@ -58,7 +58,7 @@ class Step:
     unit: list[int]
     sample: int | None
     symbol: str
-    formula: Formula
+    formula: NumberFormula
     sentence: Sentence
     signed: bool
     """What is shown is the negative of what the graph holds."""
@@ -90,7 +90,7 @@ class Asked:
     """One parameter's gradient: the keys of what is shown of it."""
 
     path: str
-    selected: Selected
+    selected: SelectedParameter
     place: int
     parameter: Key
     gradient: str
@@ -99,7 +99,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outline:
-    steps: list[Step]
+    steps: list[DerivationStep]
     quantities: list[Quantity]
     asked: list[Asked]
     elements: Elements
@@ -107,8 +107,8 @@ class Outline:
     """The position of each key among quantities and steps, quantities first."""
 
 
-class _Draft:
-    """An outline while it grows."""
+class _Growth:
+    """Finds the numbers of an outline, from the gradients on."""
 
     def __init__(self, scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> None:
         self.scene = scene
@@ -117,7 +117,7 @@ class _Draft:
         wanted = reachable([*scene.outputs, *(each.parameter.node for each in scene.selected)])
         self.nodes = {node.index: node for node in wanted}
         self.elements = Elements(wanted, scene.names, indices)
-        self.formulas: dict[Key, Formula] = {}
+        self.formulas: dict[Key, NumberFormula] = {}
         self.given: dict[Element, None] = {}
         self.asked: list[Asked] = []
         self.parts: dict[str, tuple[Asked, int | None]] = {}
@@ -125,8 +125,6 @@ class _Draft:
         self.terms = 0
         self.look_through = MOST_LOOKED_THROUGH
         self._samples: dict[Element, frozenset[int]] = {}
-
-    # --- which numbers ---
 
     def grow(self) -> None:
         """Find the steps, level by level from the gradients on. Raises `InvalidRequest` when there are too many."""
@@ -169,22 +167,22 @@ class _Draft:
     def _gradient(self, asked: Asked, found: dict[Element, None]) -> None:
         gradient = asked.selected.gradient
         if not isinstance(gradient, Node):
-            formula: Formula = Number(0.0)
+            formula: NumberFormula = Constant(0.0)
         elif gradient.index in self.scene.names:
             formula = Ref((gradient.index, asked.place))
         else:
             formula = self._formula(gradient, asked.place, 0)
-        terms = formula.terms if isinstance(formula, Sum) else [(False, formula)]
+        terms = formula.terms if isinstance(formula, TermSum) else [(False, formula)]
         several = self.scene.task.samples > 1
-        shares: dict[int, list[tuple[bool, Formula]]] = {}
-        rest: list[tuple[bool, Formula]] = []
+        shares: dict[int, list[tuple[bool, NumberFormula]]] = {}
+        rest: list[tuple[bool, NumberFormula]] = []
         for minus, term in terms:
             samples = self._samples_of(term) if several else frozenset()
             if len(samples) == 1:
                 shares.setdefault(next(iter(samples)), []).append((minus, term))
             else:
                 rest.append((minus, term))
-        combined: list[tuple[bool, Formula]] = []
+        combined: list[tuple[bool, NumberFormula]] = []
         for sample, own in sorted(shares.items()):
             share = f"{asked.gradient}@{sample}"
             self.parts[share] = (asked, sample)
@@ -200,13 +198,13 @@ class _Draft:
         move = product([Ref(RATE), Ref(asked.gradient)])
         self._add(asked.update, total([(False, Ref(asked.parameter)), (not self.heaton, move)]), 0)
 
-    def _formula(self, node: Node, place: int, fits: int) -> Formula:
+    def _formula(self, node: Node, place: int, fits: int) -> NumberFormula:
         try:
             return self.elements.formula(node, place)
         except OverflowError:
             raise self._too_large(fits) from None
 
-    def _add(self, key: Key, formula: Formula, fits: int) -> None:
+    def _add(self, key: Key, formula: NumberFormula, fits: int) -> None:
         self.formulas[key] = formula
         self.terms += formula.size
         if len(self.formulas) > MOST_STEPS or self.terms > MOST_TERMS:
@@ -218,7 +216,7 @@ class _Draft:
         detail = f"the derivation is too long: {most}; {_FEWER}{deepest}"
         return InvalidRequest([Fault(("depth",) if fits else ("parameter",), detail)])
 
-    def _unknown(self, formula: Formula) -> dict[Element, None]:
+    def _unknown(self, formula: NumberFormula) -> dict[Element, None]:
         """The elements of a formula that are still to be derived; those that never are become quantities."""
         found: dict[Element, None] = {}
         for key in names(formula):
@@ -226,7 +224,7 @@ class _Draft:
                 (self.given if self.nodes[key[0]].is_leaf else found)[key] = None
         return found
 
-    def _samples_of(self, formula: Formula) -> frozenset[int]:
+    def _samples_of(self, formula: NumberFormula) -> frozenset[int]:
         """The samples that a formula is made of; none where that would take too long to find out."""
         with self.elements.spending(self.look_through):
             try:
@@ -256,7 +254,13 @@ class _Draft:
             waiting.pop()
         return known[element]
 
-    # --- how they are written ---
+
+class _Writing:
+    """Writes the numbers that were found as the steps of an outline."""
+
+    def __init__(self, growth: _Growth) -> None:
+        self.scene, self.heaton, self.nodes, self.elements = growth.scene, growth.heaton, growth.nodes, growth.elements
+        self.formulas, self.given, self.asked, self.parts = growth.formulas, growth.given, growth.asked, growth.parts
 
     def finish(self) -> Outline:
         elements = [key for key in self.formulas if isinstance(key, tuple)]
@@ -267,14 +271,14 @@ class _Draft:
         errors = [key for key in elements if self._is_error(key)]
         if self.heaton and errors:
             squares = total([(False, Square((Ref(key),))) for key in sorted(errors)])
-            self.formulas[MEAN_SQUARE] = quotient(squares, Number(float(len(errors))))
+            self.formulas[MEAN_SQUARE] = quotient(squares, Constant(float(len(errors))))
         signed = self._signed()
         quantities = [self._quantity(key, signed) for key in sorted(self.given)]
         rate = Quantity(RATE, RATE, RATE, None, [], None, r"\eta", False)
         quantities.append(rate)
         steps = [self._step(key, formula, key in signed) for key, formula in self.formulas.items()]
         steps.sort(key=self._heatons_order if self.heaton else self._order)
-        shown: list[Quantity | Step] = [*quantities, *steps]
+        shown: list[Quantity | DerivationStep] = [*quantities, *steps]
         by_key = {each.key: each for each in shown}
         places = {each.key: place for place, each in enumerate(shown)}
         for step in steps:
@@ -298,7 +302,7 @@ class _Draft:
                     found.add(key)
         return frozenset(found | {key for key in self.parts if not str(key).startswith("update:")})
 
-    def _in_his_sign(self, step: Step, signed: frozenset[Key]) -> Formula:
+    def _in_his_sign(self, step: DerivationStep, signed: frozenset[Key]) -> NumberFormula:
         if step.key in signed:
             return turned(step.formula, signed.__contains__)
         return step.formula
@@ -326,18 +330,20 @@ class _Draft:
         quantity, layer, sample, index, identifier, symbol = self._described(element)
         return Quantity(element, identifier, quantity, layer, index, sample, symbol, element in signed)
 
-    def _step(self, key: Key, formula: Formula, signed: bool) -> Step:
+    def _step(self, key: Key, formula: NumberFormula, signed: bool) -> DerivationStep:
         if isinstance(key, tuple):
             node = self.nodes[key[0]]
             quantity, layer, sample, unit, identifier, symbol = self._described(key)
             kind = _KINDS.get(quantity) or self._kind(node)
             sentence = sentence_of(quantity, self.scene, node, layer, unit, self.heaton)
-            return Step(
+            return DerivationStep(
                 key, identifier, kind, quantity, layer, unit, sample, symbol, formula, sentence, signed, key, node
             )
         if key == MEAN_SQUARE:
             sentence = say("explain.mean_squared_error")
-            return Step(key, MEAN_SQUARE, "error", MEAN_SQUARE, None, [], None, "E", formula, sentence, False, None)
+            return DerivationStep(
+                key, MEAN_SQUARE, "error", MEAN_SQUARE, None, [], None, "E", formula, sentence, False, None
+            )
         asked, sample = self.parts[str(key)]
         selected = asked.selected
         parameter = selected.parameter
@@ -354,7 +360,7 @@ class _Draft:
             elif isinstance(selected.gradient, Node):
                 element = (selected.gradient.index, asked.place)
         sentence = sentence_of(quantity, self.scene, None, parameter.layer, unit, self.heaton, asked.path)
-        return Step(
+        return DerivationStep(
             key, str(key), kind, quantity, parameter.layer, unit, sample, shown, formula, sentence, signed, element
         )
 
@@ -363,7 +369,9 @@ class _Draft:
             return "error"
         return "forward" if node.serves is None else "delta"
 
-    def _write(self, step: Step, by_key: Mapping[Key, Quantity | Step], places: Mapping[Key, int]) -> None:
+    def _write(
+        self, step: DerivationStep, by_key: Mapping[Key, Quantity | DerivationStep], places: Mapping[Key, int]
+    ) -> None:
         used = list(dict.fromkeys(names(step.formula)))
         step.uses = tuple([by_key[key].id for key in used])
         position = {key: f"u{place}" for place, key in enumerate(used)}
@@ -374,13 +382,13 @@ class _Draft:
 
     # --- in which order ---
 
-    def _order(self, step: Step) -> tuple[object, ...]:
+    def _order(self, step: DerivationStep) -> tuple[object, ...]:
         rank = KINDS.index(step.kind)
         if isinstance(step.key, tuple):
             return (rank, *step.key)
         return (rank, self.positions[str(step.key)], 0)
 
-    def _heatons_order(self, step: Step) -> tuple[object, ...]:
+    def _heatons_order(self, step: DerivationStep) -> tuple[object, ...]:
         """For each sample the outputs first, each unit with sum, output and delta; then gradients, a unit at a time."""
         depth = self._depth_of(step.layer)
         if step.kind == "gradient" or step.kind == "update":
@@ -408,6 +416,6 @@ def draw(scene: Scene, indices: Mapping[int, Array], depth: int | None, conventi
 
     Raises `InvalidRequest` when it has too many steps.
     """
-    draft = _Draft(scene, indices, depth, convention)
-    draft.grow()
-    return draft.finish()
+    growth = _Growth(scene, indices, depth, convention)
+    growth.grow()
+    return _Writing(growth).finish()

@@ -63,7 +63,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedParameter:
     """A parameter of which some gradients are asked for."""
 
     parameter: Parameter
@@ -85,7 +85,7 @@ class Scene:
     """A network with its loss and gradients in the graph."""
 
     prepared: Prepared
-    selected: list[Selected]
+    selected: list[SelectedParameter]
     names: dict[int, Name]
     """By the index of the node."""
     blocked: tuple[str, ...]
@@ -170,7 +170,7 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
     wanted = [*(parameter.node for parameter, _ in chosen), *(layer.pre_activation for layer in layers.values())]
     found = differentiate(objective.total, wanted)
     selected = [
-        Selected(parameter, places, gradient)
+        SelectedParameter(parameter, places, gradient)
         for (parameter, places), gradient in zip(chosen, found.nodes, strict=False)
     ]
     deltas = dict(zip(layers, found.nodes[len(chosen) :], strict=True))

@@ -21,7 +21,7 @@ EXAMPLE = "'hidden.kernel[0][1]'"
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedNumbers:
     """Some numbers of one parameter."""
 
     part: Piece
@@ -48,7 +48,7 @@ class Selected:
         return f"{self.part.layer}.{self.part.name}" + "".join(f"[{n}]" for n in self.index)
 
 
-def select(text: str, parts: Sequence[Piece], path: Path) -> list[Selected]:
+def select(text: str, parts: Sequence[Piece], path: Path) -> list[SelectedNumbers]:
     """The parameters that a selector names: all of a layer, or one of them, or a part of one.
 
     `path` is where the selector stands in the request. Raises `InvalidRequest` with what is possible there.
@@ -64,16 +64,16 @@ def select(text: str, parts: Sequence[Piece], path: Path) -> list[Selected]:
         detail = f"no layer with parameters of its own is called {layer[:64]!r}{suggest('', layer, layers)}"
         raise InvalidRequest([Fault(path, detail, layers[:MOST_ALLOWED])])
     if name is None:
-        return [Selected(part, ()) for part in of_layer]
+        return [SelectedNumbers(part, ()) for part in of_layer]
     part = next((part for part in of_layer if part.name == name), None)
     if part is None:
         names = [part.name for part in of_layer]
         detail = f"layer {layer!r} has no parameter {name[:64]!r}{suggest('parameter', name, names)}"
         raise InvalidRequest([Fault(path, detail, _labels(of_layer))])
-    return [Selected(part, _read_indices(indices, part, path))]
+    return [SelectedNumbers(part, _read_indices(indices, part, path))]
 
 
-def select_one(text: str, parts: Sequence[Piece], path: Path) -> Selected:
+def select_one(text: str, parts: Sequence[Piece], path: Path) -> SelectedNumbers:
     """The one number that a selector names. Raises `InvalidRequest` also where it names several."""
     selected = select(text, parts, path)
     if len(selected) == 1 and len(selected[0].index) == len(selected[0].part.shape):

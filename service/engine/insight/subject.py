@@ -11,9 +11,12 @@ Rounding is measured and not guessed: a computation is repeated with every value
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
@@ -22,7 +25,6 @@ from service.engine.graph.ir import Node, reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.network.flat import Space
 from service.engine.watch import Watch
-from typing import NamedTuple
 
 STEP = 1e-50
 """Of the complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""
@@ -32,15 +34,6 @@ REPEATS = 3
 """Runs with random last digits."""
 CHANGED = 4.0
 """Digits that a value is changed by, from one end to the other: less would mostly be rounded away."""
-SUMS = frozenset(("matmul", "sum", "overlap_add"))
-"""Operations that add up many terms."""
-TENTH = 0.1
-"""Of a digit: noise is measured in whole ones, which are multiplied before they are compared."""
-ROUNDINGS = 0.25
-"""Of a sum of n terms in any order, each term may be off by so many digits times the root of n."""
-
-_SMALLEST = {True: float(np.finfo(np.float32).tiny), False: float(np.finfo(np.float64).tiny)}
-"""What is smaller is 0 in float32, or in float64."""
 STEEPEST = 1e10
 """Slopes beyond are those beside a pole, where a declaration may bound them."""
 
@@ -155,62 +148,6 @@ class Located:
             spread = np.maximum(spread, np.concatenate(moved or [spread]))
         sizes = [np.abs(exact[node]).reshape(-1) for node in self.subject.gradients]
         return np.where(np.isfinite(spread), spread, np.concatenate(sizes or [spread]))
-
-    def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
-        """As `noise`, but as the formulas round that most programs use: how far each entry of the gradient moves, and
-        how far the value.
-
-        Sums are added in another order, with as many roundings as there are terms; slopes such as a (1 - a) lose their
-        digits where this service keeps them; what is too small is 0. Root mean squares over the repeats.
-        """
-        exact = self._answers
-        totals = {node: np.zeros(node.shape) for node in exact}
-        for _ in range(repeats):
-            found = without_float_warnings(self._roughly, generator, digit)
-            for node in totals:
-                off = without_float_warnings(np.subtract, found[node], exact[node])
-                totals[node] = without_float_warnings(
-                    np.hypot, totals[node], off
-                )  # squares may be too small for numbers
-        roots = {}
-        for node, total in totals.items():
-            root = total / math.sqrt(repeats)
-            roots[node] = np.where(np.isfinite(root), root, np.abs(exact[node]))
-        flat = np.concatenate([_smoothed(roots[node]).reshape(-1) for node in self.subject.gradients] or [np.zeros(0)])
-        return flat, float(roots[self.subject.output])
-
-    @cached_property
-    def _answers(self) -> dict[Node, Array]:
-        """The number itself and its gradients."""
-        return without_float_warnings(self._roughly)
-
-    @cached_property
-    def _order(self) -> list[tuple[Node, list[Node]]]:
-        """The nodes on the way to the number and its gradients, each with those that are needed no more after it."""
-        outputs = [self.subject.output, *self.subject.gradients]
-        nodes = reachable(outputs)
-        last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
-        last |= dict.fromkeys(outputs, len(nodes))
-        return [
-            (node, list({each for each in node.operands if last[each] == place})) for place, node in enumerate(nodes)
-        ]
-
-    def _roughly(self, generator: np.random.Generator | None = None, digit: float = 0.0) -> dict[Node, Array]:
-        """The number itself and its gradients as other programs may compute them, exactly without a generator."""
-        values: dict[Node, Array] = {}
-        for node, needed_no_more in self._order:
-            if node in self.leaves:
-                values[node] = self.leaves[node]
-                continue
-            operands = [values[x] for x in node.operands]
-            if generator is None:
-                values[node] = evaluate(node, operands)
-            else:
-                values[node] = _as_others_compute(node, operands, generator, digit)
-            for each in needed_no_more:
-                del values[each]
-            self.check_time()
-        return {node: values[node] for node in (self.subject.output, *self.subject.gradients)}
 
     def along(self, direction: Array) -> float:
         """The derivative along a direction by the complex step."""
@@ -341,47 +278,6 @@ class Located:
 def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: float) -> Array:
     """Factors close to 1."""
     return 1.0 + CHANGED * digit * (generator.random(shape) - 0.5)
-
-
-def _as_others_compute(node: Node, operands: list[Array], generator: np.random.Generator, digit: float) -> Array:
-    """The value of a node, off by what the plainest formula for it rounds in numbers with this last digit."""
-    name = node.operation.name
-    if node.operation.view is not None or not node.inputs:
-        return evaluate(node, operands)
-    if name == "balanced":
-        return operands[0]  # others do not take off what rounding left over
-    if name in SUMS:
-        place = min(range(len(operands)), key=lambda place: operands[place].size)
-        count = operands[0].shape[-1] if name == "matmul" else max(1.0, operands[0].size / node.size)
-        if operands[place].dtype.kind == "f":
-            several = digit * (1.0 + ROUNDINGS * math.sqrt(count))
-            random = generator.random(operands[place].shape, np.float32) - np.float32(0.5)
-            operands[place] = operands[place] * (1.0 + CHANGED * several * random)
-    value = evaluate(node, operands)
-    off = np.abs(value) * digit + _SMALLEST[digit > 1e-12] * (value != 0.0)
-    if name == "logistic_slope":  # a (1 - a)
-        off += digit * (1.0 / (1.0 + np.exp(-operands[0])) + TENTH)
-    elif name == "tanh_slope":  # 1 - a²
-        off += digit * np.square(np.tanh(operands[0]))
-    elif name == "row_excess" or (name == "sigmoid" and node.scope == "loss"):  # a - t
-        off += digit
-    elif name == "sigmoid":  # (1 + tanh(x / 2)) / 2
-        off += TENTH * digit
-    off *= CHANGED * (generator.random(node.shape, np.float32) - np.float32(0.5))
-    changed: Array = value + off
-    return changed
-
-
-def _smoothed(noise: Array) -> Array:
-    """Noise of a matrix, at least what its row and its column let expect: a few runs may miss it in one entry."""
-    largest = float(noise.max(initial=0.0))
-    if noise.ndim < 2 or not 0.0 < largest < math.inf:
-        return noise
-    squares = np.square(noise.reshape(-1, noise.shape[-1]) / largest)
-    rows, columns = squares.mean(1, keepdims=True), squares.mean(0, keepdims=True)
-    expected = largest * np.sqrt(rows * columns / squares.mean()).reshape(noise.shape)
-    smoothed: Array = np.maximum(noise, expected)
-    return smoothed
 
 
 def _branch(node: Node, inputs: list[Array]) -> Array:

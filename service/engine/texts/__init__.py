@@ -1,9 +1,9 @@
-"""Sentences of answers, in every language: made as data, told at the end.
+"""The sentences of answers, in every language.
 
-The engine makes a `Sentence`: the key of a text and what goes into its places. A view tells it in the language of the
-request with `telling(language)`. The texts are in one file per language beside this module, `en.toml` and `zh.toml`,
-which a translator can edit; the head of `en.toml` explains how. `say` is always called with its key as a literal, so
-that the tests can compare the code with the files.
+The engine makes a `Sentence`: the key of a text, and arguments for its places. A view turns it into the language of the
+request with `telling(language)`. Each language has a file of texts beside this module, `en.toml` and `zh.toml`, for
+translators to edit; the head of `en.toml` explains how. `say` is always called with a literal key, so that the tests
+can compare the code with the files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LANGUAGES = ("en", "zh")
 """The first one is used where a caller asks for none of them."""
 FOLDER = Path(__file__).parent
 DIGITS = 6
-"""Significant digits of numbers in sentences. Answers hold the whole numbers beside them."""
+"""Significant digits of numbers in sentences; answers hold the exact numbers as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ Tell = Callable[[Sentence], str]
 
 
 def say(key: str, /, **arguments: Any) -> Sentence:
-    """The sentence with this key; the arguments are what the text names in braces."""
+    """Return the sentence with this key; the arguments fill the places in braces."""
     return Sentence(key, arguments)
 
 
@@ -53,7 +53,7 @@ PLURALS: Mapping[str, Callable[[int], str]] = {
 
 @cache
 def texts_of(language: str) -> dict[str, dict[str, str]]:
-    """The texts of a language by key; each by category of plurals, of which `other` is always there."""
+    """Return the texts of a language by key, each by category of plurals; the category `other` always exists."""
     content = tomllib.loads((FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
     found: dict[str, dict[str, str]] = {}
 
@@ -72,13 +72,14 @@ def texts_of(language: str) -> dict[str, dict[str, str]]:
 
 
 def places(text: str) -> list[str]:
-    """The names in braces of a text, each once."""
+    """Return the names in braces of a text, each once."""
     return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name is not None))
 
 
 @cache
 def telling(language: str) -> Tell:
-    """What tells sentences in a language. Raises `KeyError` for a key or a place that is not filled."""
+    """Return a function that writes sentences in a language. It raises `KeyError` for an unknown key or an unfilled
+    place."""
     texts = texts_of(language)
     plural = PLURALS[language]
     between_words, between_sentences, stop = (texts[f"list.{key}"]["other"] for key in ("words", "sentences", "stop"))
@@ -109,7 +110,7 @@ def telling(language: str) -> Tell:
 
 
 def short(number: float) -> str:
-    """A number as sentences have it: six significant digits, `-1.25e-7` where it is small."""
+    """Write a number with six significant digits, as in `-1.25e-7` where it is small."""
     text = f"{number:.{DIGITS}g}"
     if "e" not in text:
         return text

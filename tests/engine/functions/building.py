@@ -13,8 +13,8 @@ from service.engine.descent.runs_plan import Bounds, GradientNoise, RunsPlan
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.functions.calculus import STATIONARY, analyse
+from service.engine.functions.compiled import FunctionTask
 from service.engine.functions.expression import parse
-from service.engine.functions.function import FunctionTask
 from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
 from tests.engine.descent.building import optimizer

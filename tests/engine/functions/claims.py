@@ -14,10 +14,10 @@ import mpmath as mp
 import numpy as np
 
 from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE, analyse
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import Expression, parse
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.ranges import kinks_within
-from service.engine.functions.stationary import Search, search
+from service.engine.functions.stationary import StationarySearch, search
 
 DIGITS = 60
 APART = 1e-6
@@ -242,7 +242,7 @@ def _part(rng: np.random.Generator, names: tuple[str, ...]) -> str:
     return str(rng.choice(choices))
 
 
-def warned(found: Search) -> bool:
+def warned(found: StationarySearch) -> bool:
     """Whether it admits that something may be missing."""
     return bool(found.curves or not found.complete or len(found.hidden) or found.unseen > FEW)
 

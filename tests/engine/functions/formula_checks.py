@@ -16,9 +16,9 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import Expression, parse
 from service.engine.functions.formulas import Formulas, formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.printing import latex_names
 from tests.engine.functions.formula_values import DIGITS, FLOATS, Table, Undecidable, tree_of, value_of
 from tests.engine.functions.latex_reader import Misprint, Tree, read

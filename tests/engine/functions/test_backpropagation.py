@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.engine.errors import LimitExceeded
-from service.engine.functions.backpropagation import Edge, ExpressionGraph
+from service.engine.functions.backpropagation import Dependence, ExpressionGraph
 from service.engine.functions.expression import parse
 from service.engine.functions.vocabulary import vocabulary
 from tests.engine.functions.building import results
@@ -89,7 +89,13 @@ def test_a_graph_by_hand():
         ("v3", "add", ("v1", "v2"), "x*y + sin(x)"),
     ]
     assert graph.value == "v3"
-    assert graph.edges == [Edge("v1", "v3"), Edge("v2", "v3"), Edge("x", "v2"), Edge("x", "v1"), Edge("y", "v1")]
+    assert graph.edges == [
+        Dependence("v1", "v3"),
+        Dependence("v2", "v3"),
+        Dependence("x", "v2"),
+        Dependence("x", "v1"),
+        Dependence("y", "v1"),
+    ]
     slope = math.cos(2.0)
     np.testing.assert_allclose(found.values, [2.0, 3.0, 6.0, math.sin(2.0), 6.0 + math.sin(2.0)], rtol=1e-15)
     np.testing.assert_allclose(found.adjoints, [3.0 + slope, 2.0, 1.0, 1.0, 1.0], rtol=1e-15)
@@ -100,7 +106,7 @@ def test_a_graph_by_hand():
 def test_what_stands_twice_is_one_vertex():
     graph, found = run("(x + y)*(x + y)", (1.0, 2.0))
     assert [vertex.name for vertex in graph.vertices] == ["x", "y", "v1", "v2"]
-    assert graph.edges == [Edge("v1", "v2"), Edge("x", "v1"), Edge("y", "v1")]
+    assert graph.edges == [Dependence("v1", "v2"), Dependence("x", "v1"), Dependence("y", "v1")]
     assert found.derivatives.tolist() == [6.0, 1.0, 1.0]
 
 

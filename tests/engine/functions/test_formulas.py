@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.expression import parse
 from service.engine.functions.fit import LATEX
 from service.engine.functions.formulas import formulas_of
-from service.engine.functions.function import Function, FunctionTask
 from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_names
 from service.engine.functions.vocabulary import vocabulary
@@ -19,7 +19,7 @@ from tests.engine.functions.formula_values import FLOATS, value_of
 from tests.engine.functions.latex_reader import Misprint, read
 from tests.engine.functions.random_expressions import random_expressions
 from tests.engine.functions.samples import SAMPLES
-from tests.engine.functions.test_symbolic import HOSTILE
+from tests.engine.functions.test_formula_writer import HOSTILE
 
 RANDOM = 500
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.descent.optimizers import optimizers
 from service.engine.functions.calculus import DEGENERATE, MINIMUM, UNDEFINED, Calculus, analyse
-from service.engine.functions.function import Function, FunctionTask
+from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.presets import Point, Preset, presets
 
 PRESETS = list(presets)

@@ -20,8 +20,8 @@ from service.engine.functions.calculus import (
     NOT_STATIONARY,
     analyse,
 )
+from service.engine.functions.compiled import Function, FunctionTask, build
 from service.engine.functions.expression import parse
-from service.engine.functions.function import Function, FunctionTask, build
 from service.engine.functions.vocabulary import vocabulary
 from service.engine.graph.expansion import RULES
 from service.engine.graph.ir import Graph, reachable

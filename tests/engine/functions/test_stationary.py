@@ -10,7 +10,7 @@ import pytest
 from service.engine.arrays import norms_of
 from service.engine.errors import DeadlineExceeded
 from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE
-from service.engine.functions.function import BLOCK
+from service.engine.functions.compiled import BLOCK
 from service.engine.functions.newton import distinct, near, polish, refine
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, search, spread

@@ -1,4 +1,4 @@
-"""Every word of expressions: its value, its derivatives, its conventions at kinks, and the troubles that it declares.
+"""Every word of expressions: values, derivatives, conventions at kinks, and declared singularities.
 
 Values are compared with Python's mathematics, derivatives with differences of what they are derived from, and all of
 it with answers of PyTorch (scripts/record_pytorch_functions.py).
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.engine.functions.compiled import checks_of
 from service.engine.functions.expression import parse
-from service.engine.functions.function import checks_of
 from service.engine.functions.vocabulary import MOST_FACTORS, vocabulary
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
@@ -126,7 +126,7 @@ def test_expressions_are_as_pytorch_has_them(record):
     assert_as_recorded(record)
 
 
-# --- conventions and troubles -------------------------------------------------------------------
+# --- conventions and singularities -------------------------------------------------------------------
 
 NAN, INF = math.nan, math.inf
 CONVENTIONS = [
@@ -174,7 +174,7 @@ def test_conventions(text, point, value, gradient):
     np.testing.assert_array_equal(found.gradients, [gradient])
 
 
-TROUBLES = {
+SINGULAR_POINTS = {
     "divide": {"pole": [(1.0, 0.0), (0.0, -0.0)]},
     "power": {
         "domain": [(-8.0, 1.0 / 3.0), (-0.1, -2.5)],
@@ -205,7 +205,7 @@ TROUBLES = {
     "mod": {"pole": [(1.0, 0.0)], "jump": [(4.0, 2.0), (0.0, 3.0), (-6.0, 1.5)]},
     "hypot": {"kink": [(0.0, 0.0)]},
 }
-"""Where each trouble is met, by word and kind."""
+"""Where each singularity is met, by word and kind."""
 ELSEWHERE = {
     "divide": [(0.0, 1.0)],
     "power": [(0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (-2.0, 3.0), (-2.0, -3.0), (-2.0, 0.0)],
@@ -217,17 +217,17 @@ ELSEWHERE = {
     "log1p": [(-0.999,), (0.0,)],
     "acosh": [(2.0,)],
 }
-"""Close to troubles, or at those of other words."""
+"""Close to singularities, or at those of other words."""
 
 
-def test_every_trouble_is_tried():
-    assert set(TROUBLES) == {word.name for word in WORDS if word.troubles}
-    for name, points in TROUBLES.items():
-        assert list(points) == [trouble.kind for trouble in vocabulary[name].troubles]
+def test_every_singularity_is_tried():
+    assert set(SINGULAR_POINTS) == {word.name for word in WORDS if word.singularities}
+    for name, points in SINGULAR_POINTS.items():
+        assert list(points) == [singularity.kind for singularity in vocabulary[name].singularities]
 
 
 def told(word, points):
-    """Kinds and texts of the troubles told at each point."""
+    """Kinds and texts of the singularities told at each point."""
     compiled = function(written(word), len(points), 1, VARIABLES[: word.arguments])
     rows = table(points)
     found = compiled.problems(rows, compiled.run(rows))
@@ -235,10 +235,10 @@ def told(word, points):
 
 
 @words
-def test_troubles_are_told_where_they_are(word):
-    for trouble in word.troubles:
-        points = TROUBLES[word.name][trouble.kind]
-        assert told(word, points) == [{(trouble.kind, trouble.text)}] * len(points)
+def test_singularities_are_told_where_they_are(word):
+    for singularity in word.singularities:
+        points = SINGULAR_POINTS[word.name][singularity.kind]
+        assert told(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
     assert not any(told(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
 
 

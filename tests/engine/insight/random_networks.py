@@ -12,7 +12,7 @@ import numpy as np
 from schemas.declared import ChoiceField
 from service.engine.errors import InvalidRequest
 from service.engine.graph.ir import Graph
-from service.engine.insight.explain import Derivation, ExplainTask
+from service.engine.insight.explain import ExplainTask, WorkedDerivation
 from service.engine.network.activations import activations
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
 from service.engine.network.feed import Feed
@@ -37,7 +37,7 @@ class Case:
     paths: list[str]
     """Elements of its trained parameters."""
 
-    def explained(self, parameter: str | None, **asked: Any) -> Derivation:
+    def explained(self, parameter: str | None, **asked: Any) -> WorkedDerivation:
         compiled = ExplainTask(self.task, parameter, **asked).compile(ROOMY)
         return compiled.run(self.feed, 0.1)
 

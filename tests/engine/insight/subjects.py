@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.insight.checked import Checked, NetworkCheck, Wanted
+from service.engine.insight.checked import Checked, CheckOptions, NetworkCheck
 from service.engine.network.feed import Feed
 from tests.engine.network.building import ROOMY, as_arrays, by_input, by_output, compiled, run, task_for
 
@@ -38,7 +38,7 @@ def checked(
     (only,) = targets.values()
     check = NetworkCheck(task_for(definition, inputs, loss, only, dtype=dtype, training=training), ROOMY)
     feed = Feed(inputs, None if parameters is None else as_arrays(parameters, dtype), targets)
-    return check.run(feed, Wanted(claimed, steps=steps))
+    return check.run(feed, CheckOptions(claimed, steps=steps))
 
 
 def tree(report, change=lambda path, array: array):

@@ -7,7 +7,7 @@ from service.engine.graph.differentiate import differentiate
 from service.engine.graph.ir import OPERATIONS, Graph
 from service.engine.graph.operations import absolute, log, maximum, square, sum_over, tanh
 from service.engine.insight.check import check_at, check_gradient
-from service.engine.insight.checked import NetworkCheck, Wanted
+from service.engine.insight.checked import CheckOptions, NetworkCheck
 from service.engine.insight.subject import Located, Subject
 from service.engine.network.activations import activations
 from service.engine.network.feed import Feed
@@ -80,14 +80,7 @@ def test_losses_have_right_gradients(loss, dtype):
 
 
 def test_second_derivatives_are_checked_too():
-    graph = Graph("float64")
-    x, y = graph.input("x", (3,)), graph.input("y", ())
-    report = check_gradient(
-        sum_over(tanh(x * y) * square(x)),
-        [(("x",), x), (("y",), y)],
-        {x: np.array([0.3, -1.2, 2.0]), y: np.array(0.7)},
-        order=2,
-    )
+    report = check_gradient(lambda x, y: sum_over(tanh(x * y) * square(x)), np.array([0.3, -1.2, 2.0]), 0.7)
     assert report.is_right and report.second is not None and report.second.verdict == "right"
     assert [tensor.compared for tensor in report.second.tensors] == ["each", "each"]
 
@@ -211,7 +204,7 @@ class Spoilt(Located):
 
 def test_a_wrong_entry_of_the_engine_is_found_among_many_by_halving(monkeypatch):
     check, feed = wide()
-    right = check.run(feed, Wanted(steps=(1e-4,)))
+    right = check.run(feed, CheckOptions(steps=(1e-4,)))
     assert right.report.verdict == "right"
     assert {tensor.compared for tensor in right.report.tensors if tensor.size > 200} == {"probes"}
     gradient = right.report.gradient
@@ -220,7 +213,7 @@ def test_a_wrong_entry_of_the_engine_is_found_among_many_by_halving(monkeypatch)
     monkeypatch.setattr("service.engine.insight.checked.Located", Spoilt)
     for place in (ordered[-1], ordered[len(ordered) // 2], ordered[len(ordered) // 20]):
         monkeypatch.setattr(Spoilt, "place", place)
-        found = check.run(feed, Wanted(steps=(1e-4,)))
+        found = check.run(feed, CheckOptions(steps=(1e-4,)))
         (tensor,) = [tensor for tensor in found.report.tensors if tensor.verdict == "wrong"]
         assert tensor.worst.reference == pytest.approx(gradient[place], rel=1e-9)
         assert tensor.worst.gradient == pytest.approx(gradient[place] * (1.0 + 1e-6), rel=1e-12)
@@ -239,9 +232,7 @@ def test_a_wrong_rule_of_differentiation_is_found(monkeypatch):
     differentiate(value, [x])
     changed = {field: getattr(wrong, field) for field in wrong.__dataclass_fields__} | {"bind": bind}
     monkeypatch.setitem(OPERATIONS, "tanh_slope", type(wrong)(**changed))
-    graph = Graph("float64")
-    x = graph.input("x", (3,))
-    report = check_gradient(sum_over(tanh(x)), [(("x",), x)], {x: np.array([0.1, -2.0, 1.0])})
+    report = check_gradient(tanh, np.array([0.1, -2.0, 1.0]), order=1)
     assert report.verdict == "wrong" and report.tensors[0].wrong == 3
     assert report.tensors[0].ratio is None or report.tensors[0].ratio == pytest.approx(1.0)
     assert not report.is_right
@@ -299,11 +290,5 @@ def test_the_same_seed_gives_the_same_report():
 @pytest.mark.parametrize("example", [each for each in EXAMPLES if each.operation not in SHIFTS], ids=str)
 def test_the_pullbacks_of_every_operation_pass(example):
     """Each operation alone, weighted at random: its continuation against its pullback."""
-    graph = Graph("float64")
-    inputs = example.inputs(graph)
-    node = example.apply(inputs)
-    weights = graph.input("weights", node.shape)
-    values = dict(zip(inputs, example.values(), strict=True))
-    values[weights] = np.random.default_rng(4).standard_normal(node.shape)
-    wrt = [((x.attributes[0],), x) for x in inputs if x.dtype != "int64"]
-    assert check_gradient(sum_over(node * weights), wrt, values).verdict == "right"
+    report = check_gradient(lambda *inputs: example.apply(inputs), *example.values())
+    assert report.verdict == report.second.verdict == "right"

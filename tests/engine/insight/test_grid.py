@@ -91,7 +91,7 @@ def test_losses_and_slopes_are_those_of_single_runs(name, monkeypatch):
     case = Case(name)
     coordinates = RANDOM.uniform(-1, 1, (23, 2))
     found = case.run(1, coordinates)
-    assert found.trouble is None
+    assert found.caution is None
     for place, at in enumerate(coordinates):
         loss, gradient = case.alone(at)
         assert found.losses[place] == pytest.approx(loss, rel=1e-13)
@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_told():
     found = case.run(1, np.array([[0.0, 0.0], [1e308, 1e308]]))
     assert np.isfinite(found.losses[0])
     assert not np.isfinite(found.slopes[1]).all() or not np.isfinite(found.losses[1])
-    assert found.trouble is not None and found.trouble.code == "non_finite"
+    assert found.caution is not None and found.caution.code == "non_finite"
 
 
 def test_a_network_with_nothing_to_learn_from_has_a_flat_landscape():

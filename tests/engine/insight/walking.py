@@ -11,7 +11,7 @@ from typing import Any
 
 import mpmath
 
-from service.engine.insight.explain import Derivation
+from service.engine.insight.explain import WorkedDerivation
 
 SAFETY = 16.0
 """The engine computes some values another way than their formula says, such as softmax, which shifts its logits."""
@@ -181,7 +181,7 @@ def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) 
     return arithmetic.number(eval(expression, {"__builtins__": {}}, functions | names))
 
 
-def walk(derivation: Derivation, dtype: str = "float64", *, ordered: bool = True) -> int:
+def walk(derivation: WorkedDerivation, dtype: str = "float64", *, ordered: bool = True) -> int:
     """Assert of every step that its value is that of its expression on what it names; how many there are.
 
     With `ordered`, a step names only what stands before it.

@@ -1,7 +1,7 @@
-"""The rules that find what is wrong with a network in the numbers of one evaluation.
+"""The rules that find what is wrong with a network, in the numbers of one evaluation.
 
-A rule measures, and `service/engine/findings/table.py` says from which number on that is worth a word. What may be
-chance is not called wrong: units that are off because all samples look alike to a deep network, for example.
+A rule measures a number; `service/engine/findings` declares from which value on that number is a finding. Rules leave
+out what may be chance, such as units that are off because all samples look alike to a deep network.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Series:
+class LossSeries:
     """Losses that can be compared: each of all samples, or averaged over steps of different samples."""
 
     steps: Array
@@ -131,21 +131,21 @@ def _until(record: Record, place: int) -> Record:
     )
 
 
-def comparable(record: Record) -> Series:
+def comparable(record: Record) -> LossSeries:
     """Losses of all samples as they are; of batches, averaged over epochs or over windows."""
     losses, steps, epochs = record.losses, record.steps, record.epochs
     if not (np.diff(epochs) == 0).any():
-        return Series(steps, losses, False)
+        return LossSeries(steps, losses, False)
     edges = np.flatnonzero(np.diff(epochs)) + 1
     if len(edges) + 1 < FEWEST_SWINGS:
         windows = max(1, min(WINDOWS, len(losses) // FEWEST_IN_WINDOW))
         edges = np.linspace(0, len(losses), windows + 1).astype(np.intp)[1:-1]
     ends = np.append(edges, len(losses)) - 1
     means = np.array([part.mean() for part in np.split(losses, edges)])
-    return Series(steps[ends], means, True)
+    return LossSeries(steps[ends], means, True)
 
 
-def _rose(series: Series) -> Iterator[Found]:
+def _rose(series: LossSeries) -> Iterator[Found]:
     losses = series.losses
     place, first, last = int(losses.argmin()), float(losses[0]), float(losses[-1])
     lowest = float(losses[place])
@@ -155,7 +155,7 @@ def _rose(series: Series) -> Iterator[Found]:
     yield from found_if("loss_rose", share, quantity="loss", step=step, lowest=lowest, last=last)
 
 
-def _plateau(series: Series, record: Record) -> Iterator[Found]:
+def _plateau(series: LossSeries, record: Record) -> Iterator[Found]:
     """At the end: the longest stretch in which the loss stood still."""
     losses, steps = series.losses, series.steps
     highest = np.maximum.accumulate(losses[::-1])[::-1]
@@ -172,7 +172,7 @@ def _plateau(series: Series, record: Record) -> Iterator[Found]:
         yield found("plateau", value=gained, quantity="loss", step=first, **words)
 
 
-def _passed(series: Series) -> Iterator[Found]:
+def _passed(series: LossSeries) -> Iterator[Found]:
     """The longest stretch in which the loss stood still, if it fell afterwards."""
     losses, steps = series.losses, series.steps
     still, start, best = STILL * abs(float(losses[0])), 0, (0, 0, 0)
@@ -241,7 +241,7 @@ def _updates(record: Record) -> Iterator[Found]:
             yield from found_if("updates_too_small", ratio, layer=layer, quantity="updates", ratio=ratio)
 
 
-def _swings(series: Series) -> Iterator[Found]:
+def _swings(series: LossSeries) -> Iterator[Found]:
     half = len(series.losses) // 2
     losses = series.losses[half:]
     alive, swings = (LOW, SWINGS_OF_MEANS) if series.averaged else (ALIVE, SWINGS)

@@ -75,7 +75,7 @@ class Run:
 
 
 @dataclass
-class Row:
+class SweepRow:
     """All seeds of one depth, activation and initializer together."""
 
     depth: int
@@ -90,7 +90,7 @@ class Row:
     """How many networks have a finding with this code that is no note."""
 
 
-class Sweep:
+class NetworkSweep:
     """Networks one after the other. `largest` is the one that costs most."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Sweep:
         self._evaluation: Evaluation | None = None
         self.runs: list[Run] = []
         self.done = 0
-        self.rows: list[Row] = []
+        self.rows: list[SweepRow] = []
         self.worst: dict[tuple[str, str], tuple[Found, int]] = {}
         """Of each code and severity the first finding, and how many networks have one."""
         self.status, self.reason = "completed", f"all {asked.count:,} networks were diagnosed"
@@ -189,7 +189,7 @@ class Sweep:
             count = len(self.runs)
             ordered = dict(sorted(codes.items()))
             self.rows.append(
-                Row(first.depth, first.activation, first.initializer, count, ratio, factor, verdicts, ordered)
+                SweepRow(first.depth, first.activation, first.initializer, count, ratio, factor, verdicts, ordered)
             )
         self.runs = []
         self._evaluation = None

@@ -1,15 +1,19 @@
 """The known mistakes in gradients, each declared once, in the module of its family."""
 
-from service.engine.insight.mistakes import (
-    activations,
-    arrangements,
-    data,
-    factors,
-    formulas,
-    layers,
-    losses,
-    noise,
-)
+# Declared in the order of the catalogue, which is also that of equally good explanations.
+# isort: off
+from service.engine.insight.mistakes import activations
+from service.engine.insight.mistakes import arrangements
+from service.engine.insight.mistakes import layers
+from service.engine.insight.mistakes import linear_layers
+from service.engine.insight.mistakes import links
+from service.engine.insight.mistakes import data
+from service.engine.insight.mistakes import factors
+from service.engine.insight.mistakes import formulas
+from service.engine.insight.mistakes import losses
+from service.engine.insight.mistakes import noise
+
+# isort: on
 from service.engine.insight.mistakes.declaration import Change, Counts, Mistake, mistakes
 from service.engine.insight.mistakes.network import Network
 
@@ -24,6 +28,8 @@ __all__ = [
     "factors",
     "formulas",
     "layers",
+    "linear_layers",
+    "links",
     "losses",
     "mistakes",
     "noise",

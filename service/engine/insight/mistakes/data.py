@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import declare
-from service.engine.insight.mistakes.layers import of_other_samples
+from service.engine.insight.mistakes.linear_layers import of_other_samples
 from service.engine.texts import say
 
 declare(

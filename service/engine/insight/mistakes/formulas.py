@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from service.engine.functions.compiled import literals_of
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import literals_of
 from service.engine.graph.differentiate import Changes, differentiate
 from service.engine.graph.ir import Node, NoGradient
 from service.engine.insight.mistakes.arrangements import anything
@@ -15,7 +15,7 @@ from service.engine.insight.mistakes.network import handed, times, unchanged
 from service.engine.texts import say
 
 
-class Formula:
+class FormulaInGraph:
     """An expression in the graph, as the rules see it."""
 
     def __init__(self, expression: Expression, variables: Sequence[Node], nodes: Sequence[Node]) -> None:
@@ -39,16 +39,18 @@ class Formula:
         (found,) = differentiate(node, [variable]).nodes
         return node.graph.constant(0.0) if isinstance(found, NoGradient) else found
 
-    def parts(self, *words: str) -> Iterator[Part]:
+    def parts(self, *words: str) -> Iterator[FormulaPart]:
         """The parts that one of these words makes and that a gradient passes."""
         for place, step in enumerate(self.expression.steps):
             node = self.nodes[place]
             if step.word in words and node.inputs and self.depends[node.index]:
-                yield Part(node, [self.nodes[k] for k in step.operands], [self.literals[k] for k in step.operands])
+                yield FormulaPart(
+                    node, [self.nodes[k] for k in step.operands], [self.literals[k] for k in step.operands]
+                )
 
 
 @dataclass(frozen=True)
-class Part:
+class FormulaPart:
     """A part of an expression: its node, and the nodes and numbers of its operands."""
 
     node: Node
@@ -64,7 +66,7 @@ class Part:
     wrong="d sin(x^2) = cos(x^2)",
     right="d sin(x^2) = cos(x^2) * 2x",
 )
-def inner_derivative_missing(formula: Formula) -> Iterator[Change]:
+def inner_derivative_missing(formula: FormulaInGraph) -> Iterator[Change]:
     seen: set[int] = set()
     for place, step in enumerate(formula.expression.steps):
         if step.word in ("add", "subtract", "negate", "multiply"):
@@ -87,7 +89,7 @@ def inner_derivative_missing(formula: Formula) -> Iterator[Change]:
     wrong="d (x * sin(x)) = cos(x)",
     right="d (x * sin(x)) = sin(x) + x * cos(x)",
 )
-def product_rule(formula: Formula) -> Iterator[Change]:
+def product_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("multiply"):
         first, second = part.operands
         if not formula.variables_of(first) or not formula.variables_of(second):
@@ -109,7 +111,7 @@ def product_rule(formula: Formula) -> Iterator[Change]:
     wrong="d (u / v) = (u v' - u' v) / v^2",
     right="d (u / v) = (u' v - u v') / v^2",
 )
-def quotient_rule(formula: Formula) -> Iterator[Change]:
+def quotient_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("divide"):
         top, bottom = part.operands
         if not formula.variables_of(bottom):
@@ -142,7 +144,7 @@ def quotient_rule(formula: Formula) -> Iterator[Change]:
     wrong="d x^3 = x^2",
     right="d x^3 = 3 x^2",
 )
-def power_rule(formula: Formula) -> Iterator[Change]:
+def power_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("power"):
         base, exponent = part.operands[0], part.literals[1]
         if exponent is None or (not base.inputs and base.is_constant) or part.node is base:

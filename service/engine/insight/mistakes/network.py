@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import mul
 
-from service.engine.graph.differentiate import differentiate
+from service.engine.graph.differentiate import Changes, differentiate
 from service.engine.graph.ir import Node, NoGradient
 from service.engine.graph.operations import broadcast, sum_over
 from service.engine.insight.mistakes.declaration import Counts, Path
@@ -246,3 +246,8 @@ LOGARITHMIC = frozenset(
     ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy", "kl_divergence")
 )
 """Losses that ask a prediction for its logarithm."""
+
+
+def cut(places: Sequence[tuple[Node, int]]) -> Changes:
+    """Return the changes that pass nothing to these operands, each given as a node and a position."""
+    return Changes({(node.index, position): nothing for node, position in places})

@@ -13,23 +13,31 @@ from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
 from service.engine.float_warnings import without_float_warnings
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
-from service.engine.functions.function import MOST_NODES, ExpressionTask, build
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.mistakes import Counts, mistakes
-from service.engine.insight.mistakes.formulas import Formula
+from service.engine.insight.mistakes.formulas import FormulaInGraph
 from service.engine.insight.subject import Located, Subject
 from service.engine.insight.verify.claims import Claim
 from service.engine.insight.verify.judging import Judge
 from service.engine.insight.verify.rounding import Rounding
-from service.engine.insight.verify.search import Diagnosis, Factors, Option, Reading, Search, option, ranked
+from service.engine.insight.verify.search import (
+    ClaimDiagnosis,
+    Factors,
+    Interpretation,
+    Reading,
+    VariantSearch,
+    interpretation,
+    ranked,
+)
 from service.engine.insight.verify.sketch import picture
 from service.engine.insight.verify.variants import Made, Path, Variant
 from service.engine.insight.verify.verdict import Verdicts
-from service.engine.insight.verify.verified import Wanted
+from service.engine.insight.verify.verified import VerifyOptions
 from service.engine.limits import Limits
 from service.engine.network.flat import Piece
 from service.engine.watch import Watch
@@ -68,7 +76,7 @@ class FunctionVerify:
         self.versions = {path: [node] for path, node in zip(paths, self.subject.gradients, strict=True)}
         self.variants: list[Variant] = []
         self.left_out = False
-        formula = Formula(expression, self.variables, nodes)
+        formula = FormulaInGraph(expression, self.variables, nodes)
         try:
             for mistake in mistakes:
                 if mistake.kind == "function":
@@ -88,7 +96,7 @@ class FunctionVerify:
         self.weight = len(graph.nodes)
         """How much of a cache it takes."""
 
-    def run(self, point: Array, wanted: Wanted, watch: Watch | None = None) -> Verdicts:
+    def run(self, point: Array, wanted: VerifyOptions, watch: Watch | None = None) -> Verdicts:
         """Judge every claim at a point, (variables,). Raises `InvalidRequest` when a claim does not fit."""
         claims, faults = [], []
         for submission in wanted.submissions:
@@ -103,7 +111,7 @@ class FunctionVerify:
         if not (math.isfinite(rounding.value) and np.isfinite(rounding.exact).all()):
             detail = "the value or the gradient is not finite at this point, so there is nothing to compare with"
             raise InvalidRequest([Fault(("point",), detail)])
-        judge = _Judge(self, rounding, leaves, watch)
+        judge = FormulaJudge(self, rounding, leaves, watch)
         return Verdicts(
             rounding.value,
             [without_float_warnings(judge.verdict, claim) for claim in claims],
@@ -137,7 +145,7 @@ class FunctionVerify:
         return claim
 
 
-class _Judge(Judge):
+class FormulaJudge(Judge):
     """Judges claims about a typed function."""
 
     def __init__(
@@ -145,17 +153,17 @@ class _Judge(Judge):
     ) -> None:
         super().__init__(verify.subject.space, rounding, "float64", watch)
         self.verify, self.leaves = verify, leaves
-        self._search: Search | None = None
+        self._search: VariantSearch | None = None
 
-    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Interpretation]:
         for path, other in claim.tensors.items():
             if path != piece.path:
-                yield option(("variables_swapped",), other)
+                yield interpretation(("variables_swapped",), other)
 
-    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         if self._is_between_slopes(readings):
             wrong = tuple(reading.path for reading in readings if reading.is_wrong)
-            return [Diagnosis((Made("kink_convention"),), wrong, 0.0)]
+            return [ClaimDiagnosis((Made("kink_convention"),), wrong, 0.0)]
         if self._search is None:
             nodes = [node for versions in self.verify.versions.values() for node in versions]
             values = interpret(nodes, self.leaves)
@@ -163,7 +171,7 @@ class _Judge(Judge):
                 path: np.stack([picture(values[node]) for node in versions])
                 for path, versions in self.verify.versions.items()
             }
-            self._search = Search(self.verify.paths, self.verify.variants, pictures, Factors.of(ONE))
+            self._search = VariantSearch(self.verify.paths, self.verify.variants, pictures, Factors.of(ONE))
         found = self._search.look(readings) or self._search.look(readings, pairs=True)
         return ranked(found or self._search.parts(readings))
 

@@ -12,9 +12,9 @@ from service.engine.arrays import Array
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.claims import Claim
 from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32, largest
-from service.engine.insight.verify.search import Diagnosis, Option, Reading, option
+from service.engine.insight.verify.search import ClaimDiagnosis, Interpretation, Reading, interpretation
 from service.engine.insight.verify.variants import Made, Path
-from service.engine.insight.verify.verdict import Entry, FirstWrong, TensorVerdict, Tolerance, Verdict
+from service.engine.insight.verify.verdict import ClaimedEntry, FirstWrong, TensorVerdict, Tolerance, Verdict
 from service.engine.network.flat import Piece, Space
 from service.engine.watch import Watch
 
@@ -37,11 +37,11 @@ class Judge:
         self.space, self.rounding, self.dtype, self.watch = space, rounding, dtype, watch
         self.exact = rounding.exact
 
-    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Option]:
+    def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Interpretation]:
         """Ways to read a wrong tensor, beside what it claims."""
         raise NotImplementedError
 
-    def diagnoses(self, readings: Sequence[Reading]) -> list[Diagnosis]:
+    def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """Mistakes that explain a wrong claim."""
         raise NotImplementedError
 
@@ -136,7 +136,7 @@ class Judge:
     def _noted(self, verdict: Verdict, code: str, **facts: float) -> Verdict:
         paths = tuple(each.path for each in verdict.tensors)
         precision = max((each.relative for each in verdict.tensors), default=0.0)
-        verdict.diagnoses = [Diagnosis((Made(code),), paths, precision, facts=facts)]
+        verdict.diagnoses = [ClaimDiagnosis((Made(code),), paths, precision, facts=facts)]
         return verdict
 
     def _tensor(
@@ -153,7 +153,7 @@ class Judge:
         count = int(wrong[part].sum())
         allowed = more if more is not None else self._allowed_at(piece.start + worst, dtype, float(off[worst]), own=own)
         entries = [
-            Entry(
+            ClaimedEntry(
                 tuple(int(n) for n in np.unravel_index(place, piece.shape)), float(exact[place]), float(claimed[place])
             )
             for place in places.tolist()
@@ -199,7 +199,7 @@ class Judge:
     def _reading(
         self, piece: Piece, array: Array | None, whole: Array, dtype: str, claim: Claim, *, is_wrong: bool
     ) -> Reading:
-        options = [] if array is None else [option((), np.nan_to_num(array))]
+        options = [] if array is None else [interpretation((), np.nan_to_num(array))]
         if is_wrong:
             options += self.other_readings(piece, whole, claim)
         part = slice(piece.start, piece.stop)

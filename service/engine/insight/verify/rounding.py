@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from service.engine.arrays import Array
+from service.engine.insight.other_programs import OtherPrograms
 from service.engine.insight.subject import Located
 
 RELATIVE = 1e-7
@@ -85,6 +86,7 @@ class Rounding:
         self.value = here.value(here.point)
         self.relative = RELATIVE if tolerance is None else tolerance
         self.relative_float32 = RELATIVE_FLOAT32 if tolerance is None else tolerance
+        self._others = OtherPrograms(here)
         self._generator = np.random.default_rng([seed, 3])
         self._values: dict[tuple[int, float], float] = {}
         self._allowed: dict[str, Array] = {}
@@ -92,11 +94,11 @@ class Rounding:
 
     @cached_property
     def _float64(self) -> tuple[Array, float]:
-        return self.here.spread(self._generator, float(np.finfo(np.float64).eps), self.repeats)
+        return self._others.spread(self._generator, float(np.finfo(np.float64).eps), self.repeats)
 
     @cached_property
     def _float32(self) -> tuple[Array, float]:
-        return self.here.spread(self._generator, float(np.finfo(np.float32).eps), self.repeats)
+        return self._others.spread(self._generator, float(np.finfo(np.float32).eps), self.repeats)
 
     def noise(self, dtype: str) -> Array:
         """How far each entry moves with the last digits of every value."""

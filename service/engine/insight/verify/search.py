@@ -35,7 +35,7 @@ FEW = 3
 
 
 @dataclass
-class Diagnosis:
+class ClaimDiagnosis:
     """Mistakes that explain a claim, or a part of it."""
 
     made: tuple[Made, ...]
@@ -55,7 +55,7 @@ class Diagnosis:
         return tuple(sorted(each.code for each in self.made))
 
 
-class Option(NamedTuple):
+class Interpretation(NamedTuple):
     """One way to read a claimed tensor."""
 
     codes: frozenset[str]
@@ -68,7 +68,7 @@ class Reading:
     """A claimed tensor: the ways to read it, and how near a version has to be."""
 
     path: Path
-    options: list[Option]
+    options: list[Interpretation]
     tolerance: float
     is_wrong: bool
     size: int
@@ -137,7 +137,7 @@ class Factors:
                     yield frozenset((one, two))
 
 
-class Search:
+class VariantSearch:
     """The search in the versions of one compiled set of variants, for any number of claims."""
 
     def __init__(
@@ -181,7 +181,7 @@ class Search:
 
     def look(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
-    ) -> list[Diagnosis]:
+    ) -> list[ClaimDiagnosis]:
         """All diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
         readings, where they are known."""
         fits = self.fits(readings) if fits is None else fits
@@ -189,8 +189,8 @@ class Search:
 
     def _fewest(
         self, possible: Array, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], *, pairs: bool = False
-    ) -> list[Diagnosis]:
-        found: list[Diagnosis] = []
+    ) -> list[ClaimDiagnosis]:
+        found: list[ClaimDiagnosis] = []
         if not any(_tells(each, fits[each.path]) for each in readings):
             return []
         for row in np.flatnonzero(possible).tolist():
@@ -202,7 +202,7 @@ class Search:
 
     def _of_variant(
         self, row: int, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], pairs: bool
-    ) -> Iterator[Diagnosis]:
+    ) -> Iterator[ClaimDiagnosis]:
         variant = self.variants[row]
         ways = []
         for reading in readings:
@@ -223,32 +223,26 @@ class Search:
     ) -> Iterator[tuple[frozenset[str], float, float, Array]]:
         """Codes with the error they leave, the factor, and the claim as it is read."""
         tolerance = reading.tolerance
-        for option, each in zip(reading.options, fits, strict=True):
-            if not self._is_better(reading, each.plain[place], fits, place, option):
+        for interpretation, each in zip(reading.options, fits, strict=True):
+            if not _is_better(reading, each.plain[place], fits, interpretation):
                 continue
             if each.plain[place] <= tolerance:
-                yield option.codes, float(each.plain[place]), 1.0, option.array
-        for option, each in zip(reading.options, fits, strict=True):
+                yield interpretation.codes, float(each.plain[place]), 1.0, interpretation.array
+        for interpretation, each in zip(reading.options, fits, strict=True):
             error, factor = float(each.scaled[place]), float(each.factors[place])
             if error > tolerance or not math.isfinite(factor) or each.plain[place] <= tolerance:
                 continue
-            if not self._is_better(reading, error, fits, place, option):
+            if not _is_better(reading, error, fits, interpretation):
                 continue
             for codes in self.factors.named(reading.path, factor, tolerance, pairs=pairs):
-                yield option.codes | codes, error, factor, option.array
-
-    def _is_better(self, reading: Reading, error: float, fits: Sequence[Fit], place: int, option: Option) -> bool:
-        """Whether an explanation of a wrong tensor leaves much less than the right gradient does."""
-        if not reading.is_wrong or option.codes:
-            return True
-        return bool(error <= BETTER * fits[0].plain[0])
+                yield interpretation.codes | codes, error, factor, interpretation.array
 
     def _diagnosis(
         self,
         own: tuple[Made, ...],
         codes: frozenset[str],
         ways: Sequence[tuple[Reading, int, list[tuple[frozenset[str], float, float, Array]]]],
-    ) -> Diagnosis:
+    ) -> ClaimDiagnosis:
         precision, explains = 0.0, []
         where: dict[str, list[Path]] = {}
         versions: dict[Path, tuple[int, float, Array]] = {}
@@ -269,7 +263,7 @@ class Search:
                 name = "bias_mean"
             everywhere = len(paths) == len(wrong) and len(wrong) == len(ways)
             made.append(Made(name, () if everywhere else tuple(".".join(path) for path in paths)))
-        return Diagnosis(tuple(made), tuple(explains), precision, versions=versions)
+        return ClaimDiagnosis(tuple(made), tuple(explains), precision, versions=versions)
 
     # --- parts ---
 
@@ -313,9 +307,9 @@ class Search:
                 return True
         return False
 
-    def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[Diagnosis]:
+    def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[ClaimDiagnosis]:
         """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""
-        found: list[Diagnosis] = []
+        found: list[ClaimDiagnosis] = []
         fits = self.fits(readings) if fits is None else fits
         right = [each for each in readings if not each.is_wrong]
         possible = self._possible(right, fits)
@@ -323,7 +317,7 @@ class Search:
             if reading.size < FEW or not _tells(reading, fits[reading.path]):
                 continue
             found += self._fewest(possible & self._possible([reading], fits), [*right, reading], fits)
-        merged: dict[tuple[Made, ...], Diagnosis] = {}
+        merged: dict[tuple[Made, ...], ClaimDiagnosis] = {}
         for each in found:
             key = tuple(Made(made.code, made.layers if made.layers in self._layers else ()) for made in each.made)
             if key in merged:
@@ -350,6 +344,13 @@ def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
     return bool(reading.options[0].codes) or reading.noise <= BETTER * fits[0].off
 
 
+def _is_better(reading: Reading, error: float, fits: Sequence[Fit], way: Interpretation) -> bool:
+    """Return whether an explanation of a wrong tensor leaves much less than the right gradient does."""
+    if not reading.is_wrong or way.codes:
+        return True
+    return bool(error <= BETTER * fits[0].plain[0])
+
+
 def _is_bias(path: Path) -> bool:
     return path[-1].endswith(("bias", "beta"))
 
@@ -373,14 +374,14 @@ def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[fr
             return
 
 
-def ranked(found: Iterable[Diagnosis]) -> list[Diagnosis]:
+def ranked(found: Iterable[ClaimDiagnosis]) -> list[ClaimDiagnosis]:
     """Diagnoses of one claim in order: those with the same numbers as one, with the others as its equivalents.
 
     Among equals, what is made in all layers comes before what is made in some, and what the table names first.
     """
     names = {mistake.name: place for place, mistake in enumerate(mistakes)}
 
-    def key(each: Diagnosis) -> tuple[float, ...]:
+    def key(each: ClaimDiagnosis) -> tuple[float, ...]:
         return (
             -len(each.explains),
             len(each.made),
@@ -389,7 +390,7 @@ def ranked(found: Iterable[Diagnosis]) -> list[Diagnosis]:
             *(names.get(made.code, len(names)) for made in each.made),
         )
 
-    ordered: list[Diagnosis] = []
+    ordered: list[ClaimDiagnosis] = []
     for each in sorted(found, key=key):
         for known in ordered:
             if set(known.explains) == set(each.explains) and (
@@ -406,9 +407,9 @@ def ranked(found: Iterable[Diagnosis]) -> list[Diagnosis]:
     return ordered[:MOST_DIAGNOSES]
 
 
-Look = Callable[[Sequence[Reading]], list[Diagnosis]]
+Look = Callable[[Sequence[Reading]], list[ClaimDiagnosis]]
 
 
-def option(codes: Iterable[str], array: Array) -> Option:
+def interpretation(codes: Iterable[str], array: Array) -> Interpretation:
     """A way to read a claimed tensor."""
-    return Option(frozenset(codes), array, picture(array))
+    return Interpretation(frozenset(codes), array, picture(array))

@@ -16,7 +16,7 @@ from service.engine.graph.interpreter import evaluate
 from service.engine.graph.ir import Graph, Node, NoGradient, reachable
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Mistake, Network, mistakes
-from service.engine.insight.mistakes.layers import through_updated
+from service.engine.insight.mistakes.linear_layers import through_updated
 from service.engine.insight.verify.budget import NODE, cost, cost_of
 from service.engine.insight.verify.sketch import inputs_of, is_whole, sketch
 from service.engine.limits import Limits

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.engine.arrays import Array
-from service.engine.insight.verify.search import Diagnosis
+from service.engine.insight.verify.search import ClaimDiagnosis
 from service.engine.insight.verify.variants import Path
 
 VERDICTS = ("match", "mismatch")
 
 
 @dataclass
-class Entry:
+class ClaimedEntry:
     """One number of a claim that is wrong, or the one that is farthest off."""
 
     index: tuple[int, ...]
@@ -37,7 +37,7 @@ class TensorVerdict:
     """How far the entry with the largest difference may be off."""
     wrong: int
     """Entries that are off by more."""
-    worst: list[Entry] = field(default_factory=list)
+    worst: list[ClaimedEntry] = field(default_factory=list)
     ratio: float | None = None
     """Of all entries to what they should be, where that is one number."""
 
@@ -75,7 +75,7 @@ class Verdict:
     missing: list[Path]
     tensors: list[TensorVerdict]
     first_wrong: FirstWrong | None = None
-    diagnoses: list[Diagnosis] = field(default_factory=list)
+    diagnoses: list[ClaimDiagnosis] = field(default_factory=list)
 
 
 @dataclass

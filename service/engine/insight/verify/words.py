@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.judging import HARMLESS
-from service.engine.insight.verify.search import Diagnosis
+from service.engine.insight.verify.search import ClaimDiagnosis
 from service.engine.insight.verify.verdict import FirstWrong, Verdict
 from service.engine.texts import Sentence, say
 
@@ -26,7 +26,7 @@ def of_first_wrong(first: FirstWrong) -> Sentence:
     return say("verify.first_after", layer=first.layer, right=[f"`{name}`" for name in first.right])
 
 
-def of_diagnosis(diagnosis: Diagnosis) -> list[Sentence]:
+def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
     """What is wrong."""
     told = []
     for made in diagnosis.made:
@@ -45,7 +45,7 @@ def of_diagnosis(diagnosis: Diagnosis) -> list[Sentence]:
     return told
 
 
-def changes_for(diagnosis: Diagnosis) -> list[Sentence]:
+def changes_for(diagnosis: ClaimDiagnosis) -> list[Sentence]:
     """What to change in the code."""
     return [mistakes[code].change for code in dict.fromkeys(made.code for made in diagnosis.made)]
 

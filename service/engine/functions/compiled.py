@@ -1,8 +1,8 @@
 """A typed expression as a program: value, gradient and Hessian at many points at once.
 
-Each variable is one input of shape (points,), so that everything an expression does is elementwise over the points.
-The results of a run lie in one matrix, a row for each number and a column for each point: the value, the derivative by
-each variable, then the second derivatives by each pair of them.
+Each variable is one input of shape (points,), so every operation is elementwise over the points. The results of a run
+are one matrix with a column for each point. Its rows are the value, the derivatives by each variable, and the second
+derivatives by each pair of variables.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.errors import LimitExceeded
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.expression import Expression, Step
-from service.engine.functions.vocabulary import Trouble, vocabulary
+from service.engine.functions.expression import Expression, ExpressionStep
+from service.engine.functions.vocabulary import Singularity, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, Node, is_fixed
@@ -31,11 +31,11 @@ from service.engine.limits import Limits
 from service.engine.watch import Watch
 
 MOST_NODES = 1_100
-"""Operations of an expression and its derivatives together: more would take longer to compile than a caller waits."""
+"""Most operations of an expression together with its derivatives; more would take too long to compile."""
 MOST_PROBLEMS = 8
-"""Of one point; more would teach no more."""
+"""Most problems that are reported of one point."""
 BLOCK = 4_096
-"""Points that are computed at once: their rows stay in the cache, and memory stays bounded."""
+"""Points of one run: their rows fit into the cache, and memory stays bounded."""
 
 _ARITHMETIC: dict[str, Callable[..., float]] = {
     "negate": operator.neg,
@@ -48,7 +48,7 @@ _ARITHMETIC: dict[str, Callable[..., float]] = {
 
 @dataclass(frozen=True)
 class ExpressionTask:
-    """What is asked of an expression alone. Tasks of each kind add how they are compiled."""
+    """A question about an expression alone. Each kind of task adds `compile`."""
 
     expression: Expression
 
@@ -59,12 +59,12 @@ class ExpressionTask:
 
     @property
     def effort(self) -> float:
-        """Nodes of graphs that are made when it is compiled, at most."""
+        """Most nodes of the graphs that compiling makes."""
         return MOST_NODES
 
 
 class FunctionTask(NamedTuple):
-    """What is compiled: an expression for so many points, with derivatives up to an order."""
+    """Asks for an expression with derivatives up to an order, compiled for a number of points."""
 
     expression: Expression
     points: int
@@ -84,7 +84,7 @@ class FunctionTask(NamedTuple):
 
 
 def literals_of(expression: Expression) -> list[float | None]:
-    """The number of each step that is made of literal numbers and constants alone; else None."""
+    """Return the number of each step that is made of literal numbers and constants alone; None for other steps."""
     literals: list[float | None] = []
     for step in expression.steps:
         literal: float | None = None
@@ -103,12 +103,15 @@ def literals_of(expression: Expression) -> list[float | None]:
 
 
 def build(
-    expression: Expression, graph: Graph, variables: Sequence[Node], leaf: Callable[[Step, float], Node] | None = None
+    expression: Expression,
+    graph: Graph,
+    variables: Sequence[Node],
+    leaf: Callable[[ExpressionStep, float], Node] | None = None,
 ) -> list[Node]:
-    """The node of each step of an expression; the last one is its value.
+    """Return the node of each step of an expression; the last one is its value.
 
-    `leaf` makes the nodes of numbers and constants, for formulas: words then are what a textbook says that they are. By
-    default they are constants of the graph.
+    `leaf` makes the nodes of numbers and constants for formulas; words are then built in their textbook form. By
+    default these nodes are constants of the graph.
     """
     by_name = dict(zip(expression.variables, variables, strict=True))
     literals = literals_of(expression)
@@ -132,39 +135,43 @@ def build(
 
 
 class Check(NamedTuple):
-    """A trouble that one step of an expression may meet."""
+    """A singularity that one step of an expression may meet."""
 
     step: int
-    trouble: Trouble
+    singularity: Singularity
     operands: tuple[int, ...]
 
 
 def checks_of(expression: Expression) -> list[Check]:
-    """What has to be asked of the arguments at every point; nothing for most expressions."""
+    """Return the checks of the arguments at each point; most expressions need none."""
     literals = literals_of(expression)
     checks = []
     for place, step in enumerate(expression.steps):
         if step.word in ("number", "variable"):
             continue
-        troubles = vocabulary[step.word].troubles
-        if troubles:
+        singularities = vocabulary[step.word].singularities
+        if singularities:
             arguments = [literals[operand] for operand in step.operands]
-            checks += [Check(place, trouble, step.operands) for trouble in troubles if not trouble.harmless(*arguments)]
+            checks += [
+                Check(place, singularity, step.operands)
+                for singularity in singularities
+                if not singularity.harmless(*arguments)
+            ]
     return checks
 
 
-class Problem(NamedTuple):
-    """Why an expression has no value, or no certain derivative, at a point."""
+class PointProblem(NamedTuple):
+    """A reason why an expression has no value, or no certain derivative, at a point."""
 
     kind: str
-    """That of the trouble, or `not_finite`: a number beyond what float64 holds."""
-    step: Step | None
-    """Where it arises; None: in a derivative."""
+    """The kind of the singularity, or `not_finite` for a number that float64 cannot hold."""
+    step: ExpressionStep | None
+    """The step where it arises; None for a derivative."""
     text: str
 
 
 class Results(NamedTuple):
-    """What was computed at some points, in arrays of their own."""
+    """The results at several points, in arrays of their own."""
 
     values: Array
     """(points,)"""
@@ -175,7 +182,7 @@ class Results(NamedTuple):
 
 
 class Function:
-    """A compiled expression. Its program may be run by many threads, each in a workspace of its own."""
+    """A compiled expression. Many threads may run its program, each in a workspace of its own."""
 
     def __init__(self, task: FunctionTask, limits: Limits | None = None, pool: WorkspacePool | None = None) -> None:
         """Raises `LimitExceeded` when the expression and its derivatives are too long together."""
@@ -194,10 +201,10 @@ class Function:
             raise LimitExceeded(f"operations of the expression {what}".strip(), *_counts(error)) from None
         self.checks = checks_of(expression)
         self.kinks = _kinks(self.checks, nodes)
-        """Why the gradient need not vanish at a minimum: what is told of kinks, vertical slopes and jumps."""
+        """Texts of kinks, vertical slopes and jumps: reasons why the gradient need not vanish at a minimum."""
         self.program = Program({}, variables, rows, pool=pool)
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
         if limits is not None:
             limits.check_program(self.program)
         self.rows = len(rows)
@@ -208,19 +215,16 @@ class Function:
         """The row of each entry of the Hessian."""
 
     def work_at(self, points: int) -> float:
-        """Floating-point operations of a run at so many points, roughly."""
+        """Return roughly the floating-point operations of a run at this many points."""
         return self.program.work * math.ceil(points / self.task.points)
 
     def columns(self, workspace: Workspace) -> tuple[Array, Array]:
-        """The variables of a workspace, (variables, points), and its results, (rows, points): views."""
+        """Return views of a workspace: the variables, (variables, points), and the results, (rows, points)."""
         points = self.task.points
         return workspace.parameters.reshape(-1, points), workspace.gradients.reshape(-1, points)
 
     def run(self, points: Array, watch: Watch | None = None) -> Results:
-        """What is asked at each row of `points`, any number of them.
-
-        Raises what `watch` raises.
-        """
+        """Compute the results at each row of `points`. Raises what `watch` raises."""
         count, size = len(points), self.task.points
         with self.program.workspace() as workspace:
             variables, rows = self.columns(workspace)
@@ -241,62 +245,62 @@ class Function:
         return self.split(found)
 
     def split(self, found: Array) -> Results:
-        """The matrix of all results in its parts."""
+        """Split the matrix of all results into its parts."""
         hessians = found.take(self._index, 0).transpose(2, 0, 1) if self.task.order > 1 else None
         return Results(found[0], found[1 : 1 + self.dimension].T, hessians)
 
-    def problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
-        """What is wrong at which of the points: the first few problems of each."""
-        if not self.checks and all(part is None or is_finite(part) for part in results):
+    def problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
+        """Return the first few problems of each point that has any, by the point's row."""
+        if not self.checks and all(part is None or without_float_warnings(is_finite, part) for part in results):
             return {}
         return without_float_warnings(self._problems, points, results)
 
-    def _problems(self, points: Array, results: Results) -> dict[int, list[Problem]]:
+    def _problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
         lost = ~(np.isfinite(results.values) & np.isfinite(results.gradients).all(-1))
         if results.hessians is not None:
             lost |= ~np.isfinite(results.hessians).all((-1, -2))
         values = self._values(points)
-        found: dict[int, list[Problem]] = {}
+        found: dict[int, list[PointProblem]] = {}
         for check in self.checks:
-            met = check.trouble.where(*[values[place] for place in check.operands])
+            met = check.singularity.where(*[values[place] for place in check.operands])
             step = self.expression.steps[check.step]
             for point in np.flatnonzero(np.broadcast_to(met, lost.shape)).tolist():
                 problems = found.setdefault(point, [])
                 if len(problems) < MOST_PROBLEMS:
-                    problems.append(Problem(check.trouble.kind, step, check.trouble.text))
+                    problems.append(PointProblem(check.singularity.kind, step, check.singularity.text))
         for point in np.flatnonzero(lost).tolist():
             if point not in found:
                 found[point] = [self._not_finite(point, values)]
         return found
 
     def _values(self, points: Array) -> list[Array]:
-        """The value of each step at each point."""
+        """Return the value of each step at each point."""
         with Graph("float64") as graph:
             variables = [graph.input(name, (len(points),)) for name in self.expression.variables]
             nodes = build(self.expression, graph, variables)
         values = interpret(nodes, dict(zip(variables, points.T, strict=True)))
         return [np.broadcast_to(values[node], len(points)) for node in nodes]
 
-    def _not_finite(self, point: int, values: Sequence[Array]) -> Problem:
+    def _not_finite(self, point: int, values: Sequence[Array]) -> PointProblem:
         for step, value in zip(self.expression.steps, values, strict=True):
             if not math.isfinite(value[point]):
-                return Problem("not_finite", step, "the value is beyond what 64-bit numbers hold")
-        return Problem("not_finite", None, "a derivative is not finite here")
+                return PointProblem("not_finite", step, "the value is beyond what 64-bit numbers hold")
+        return PointProblem("not_finite", None, "a derivative is not finite here")
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Texts of the troubles without a gradient, but for roots of what is never 0, as of x² + 1."""
+    """Return the texts of singularities without a gradient, except for roots of what is never 0, such as x² + 1."""
     texts = [
-        check.trouble.text
+        check.singularity.text
         for check in checks
-        if check.trouble.kind in ("kink", "jump")
-        or (check.trouble.kind == "vertical" and not positive(nodes[check.operands[0]]))
+        if check.singularity.kind in ("kink", "jump")
+        or (check.singularity.kind == "vertical" and not positive(nodes[check.operands[0]]))
     ]
     return list(dict.fromkeys(texts))
 
 
 def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shape: tuple[int, ...]) -> list[Node]:
-    """Value, derivatives and second derivatives as nodes of one shape."""
+    """Return value, derivatives and second derivatives as nodes of one shape."""
     one = broadcast(graph.constant(1.0), shape)
     value = broadcast(value, shape)
     rows = [value]

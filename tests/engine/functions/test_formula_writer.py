@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.expression import Step, parse
+from service.engine.functions.compiled import build
+from service.engine.functions.expression import ExpressionStep, parse
+from service.engine.functions.formula_reader import Leaf, recognised
+from service.engine.functions.formula_writer import FormulaWriter, Printed
 from service.engine.functions.formulas import formulas_of
-from service.engine.functions.function import build
 from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_name
-from service.engine.functions.symbolic import Leaf, Printed, Writer, recognised
 from service.engine.functions.vocabulary import vocabulary
 from service.engine.graph import operations
 from service.engine.graph.differentiate import dense, differentiate
@@ -57,7 +58,7 @@ def nodes_of(text: str, order: int = 2) -> tuple[list[Node], dict[Node, Leaf]]:
     variables = [graph.input(name, ()) for name in expression.variables]
     leaves: dict[Node, Leaf] = dict(zip(variables, expression.variables, strict=True))
 
-    def leaf(step: Step, literal: float) -> Node:
+    def leaf(step: ExpressionStep, literal: float) -> Node:
         node = graph.input(step.text or step.word, ())
         leaves[node] = Fraction(step.text) if step.word == "number" else step.word
         return node
@@ -74,7 +75,7 @@ def nodes_of(text: str, order: int = 2) -> tuple[list[Node], dict[Node, Leaf]]:
 
 
 def printed(nodes: Sequence[Node], leaves: Mapping[Node, Leaf], **options: Any) -> list[Printed | None]:
-    return Writer(nodes[0], leaves, **options).printed(nodes)
+    return FormulaWriter(nodes[0], leaves, **options).printed(nodes)
 
 
 def formulas(text: str, order: int = 1, **options: Any) -> list[Printed | None]:

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.engine.errors import DeadlineExceeded, LimitExceeded
+from service.engine.functions.compiled import BLOCK, Function, FunctionTask, literals_of
 from service.engine.functions.expression import MOST_VARIABLES, parse
-from service.engine.functions.function import BLOCK, Function, FunctionTask, literals_of
 from service.engine.limits import Limits
 from tests.engine.functions.building import function, problems, results
 from tests.engine.support import random_examples
