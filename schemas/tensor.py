@@ -40,7 +40,7 @@ NUMBERS = frozenset((int, float))
 PART = 2**16
 """Numbers of lists that are looked at in one call."""
 TEXT = str | memoryview
-"""What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
+"""What base64 comes as: a long one is a view of the body (see `service/wire/long_text.py`)."""
 
 
 DESCRIBED_AXES = 8

@@ -10,7 +10,6 @@ from werkzeug.exceptions import HTTPException
 
 from schemas.requests import recipes
 from service import wire
-from service.admission import Admission
 from service.api import (
     catalogue,
     check,
@@ -25,21 +24,23 @@ from service.api import (
     training,
     verify,
 )
-from service.api.operation import Runtime
-from service.collector import Collector
+from service.api.context import Runtime
+from service.api.hints import no_method, nothing_at
+from service.callers.cors import Cors
+from service.callers.proxy import Forwarded, Proxies, client_name
+from service.callers.quotas import Gate
+from service.capacity.admission import Admission
+from service.capacity.collector import Collector
+from service.capacity.memory import Account
 from service.config import Settings
-from service.cors import Cors
-from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.lean import Lean
-from service.memory import Account
-from service.observability import Access, Timer, log_requests, record
+from service.lean_flask import Lean
+from service.observing.access import Access, log_requests, record
+from service.observing.request_ids import request_id
+from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
-from service.proxy import Forwarded, Proxies, client_name
-from service.quotas import Gate
-from service.request_ids import request_id
 
 ASIDE_PART = 16
 """One part of so many of the memory is set aside for light requests: 36 MiB by default."""

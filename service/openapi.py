@@ -20,8 +20,8 @@ from schemas.components import Components, schema_name
 from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
+from service.api.endpoint import TAGS, Endpoint, in_order
 from service.api.examples import MISTAKES, Example, misspelt
-from service.api.operation import TAGS, Operation, in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
@@ -87,7 +87,7 @@ def _described_requests(examples: Mapping[str, Example]) -> dict[str, Any]:
     return {name: _shown(example.summary, example) for name, example in examples.items()}
 
 
-def _answers(operation: Operation, client: Any) -> dict[str, Any]:
+def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
     """The answers to an operation's examples."""
     answers = {}
     for name, example in operation.examples.items():
@@ -97,7 +97,7 @@ def _answers(operation: Operation, client: Any) -> dict[str, Any]:
     return answers
 
 
-def _parts(operation: Operation, client: Any) -> dict[str, Any]:
+def _parts(operation: Endpoint, client: Any) -> dict[str, Any]:
     """The first and the last line of an operation's streamed answer to its first example."""
     example = next(iter(operation.examples.values()))
     response = client.post(operation.path, json=example, headers={"Accept": wire.NDJSON})
@@ -109,7 +109,7 @@ def _parts(operation: Operation, client: Any) -> dict[str, Any]:
     }
 
 
-def _problems(operation: Operation, client: Any) -> dict[str, Any]:
+def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
     """Problem documents that an operation gives for what people get wrong."""
     if operation.takes is not None:
         first = next(iter(operation.examples.values()))
@@ -135,7 +135,7 @@ def _problems(operation: Operation, client: Any) -> dict[str, Any]:
     return found
 
 
-def _problem_responses(operation: Operation, client: Any) -> dict[str, Any]:
+def _problem_responses(operation: Endpoint, client: Any) -> dict[str, Any]:
     statuses = {str(kind.status): kind for kind in reversed(KINDS.values())}
     content = {"schema": _reference("Problem"), "examples": _problems(operation, client)}
     return {
@@ -146,7 +146,7 @@ def _problem_responses(operation: Operation, client: Any) -> dict[str, Any]:
     }
 
 
-def _describe_operation(describer: _Describer, operation: Operation, client: Any) -> dict[str, Any]:
+def _describe_operation(describer: _Describer, operation: Endpoint, client: Any) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ from service.engine.errors import (
     LimitExceeded,
     Path,
 )
-from service.observability import error_log
 
+error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"
 FRAGMENT = "!$&'()*+,;=:@~"
 """Characters that a URI fragment may hold beside letters, digits and - . _ (RFC 3986); quote knows those."""

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from service import metric_files
+from service.observing import metric_files
 from tests.conftest import ServerFactory, wait_for
 from tests.support import ROOT
 

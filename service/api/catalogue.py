@@ -14,7 +14,7 @@ from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
-from service.api.operation import describe
+from service.api.endpoint import describe
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules

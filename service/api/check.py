@@ -12,10 +12,11 @@ from flask import Blueprint
 from schemas.check import CheckRequest, CheckResponse, LoadedCheck
 from schemas.evaluation import LoadedNetwork
 from service.api.answers import listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.function_answers import cautions_of
 from service.api.graph_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.insight.check import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
 from service.engine.insight.checked import EVALUATIONS, Checked, FunctionCheckTask, NetworkCheckTask, Wanted

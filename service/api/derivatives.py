@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.derivatives import DerivativesRequest, DerivativesResponse, LoadedDerivatives
 from service.api.answers import listed, number, unnamed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import DERIVATIVES
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)

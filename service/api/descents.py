@@ -11,8 +11,8 @@ import numpy as np
 from schemas.functions import LoadedDescend, LoadedSurface
 from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
 from service.api.function_answers import cautions_of, valleys_of
-from service.api.operation import Context
 from service.api.streaming import admission_of, collect
 from service.engine.descent.arrival import Arrival
 from service.engine.descent.rolling import Rolling, RollingPlan, run_of

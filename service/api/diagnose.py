@@ -21,10 +21,11 @@ from schemas.diagnose import (
 from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
+from service.api.context import Context
 from service.api.diagnose_answers import or_null, told_curve, told_findings, told_health, told_row, told_run
 from service.api.diagnose_examples import DIAGNOSE
+from service.api.endpoint import post
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded

@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 
 blueprint = Blueprint("evaluation", __name__)

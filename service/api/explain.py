@@ -7,9 +7,10 @@ from typing import Any
 from flask import Blueprint
 
 from schemas.explain import ExplainRequest, ExplainResponse, LoadedExplain
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.insight_examples import EXPLAIN
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.insight.explain import Derivation, ExplainTask
 from service.engine.insight.meaning import Meaning
 from service.engine.insight.outline import Quantity, Step

@@ -32,7 +32,9 @@ from schemas.functions import (
 )
 from schemas.tensor import Array
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
 from service.api.descents import DescendWork, RollingWork, basins
+from service.api.endpoint import post
 from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE
 from service.api.function_answers import (
     backpropagation_of,
@@ -46,7 +48,6 @@ from service.api.function_answers import (
     second_order_of,
     symbolic_of,
 )
-from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.rolling import RollingPlan

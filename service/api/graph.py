@@ -11,10 +11,11 @@ from flask import Blueprint
 from schemas.evaluation import LoadedNetwork
 from schemas.graph import GraphRequest, GraphResponse, LoadedGraph
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.function_answers import cautions_of
 from service.api.graph_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.quiet import quietly
 from service.engine.insight import graph_text

@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.landscape import LandscapeRequest, LandscapeResponse, LoadedLandscape
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.landscape_examples import LANDSCAPE
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.errors import Path
 from service.engine.insight.lanczos import Pairs
 from service.engine.insight.landscape import (

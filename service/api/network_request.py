@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.tensor import Array
 from schemas.training import LoadedTraining
-from service.api.operation import Context
+from service.api.context import Context
 from service.engine.compiling import Compilable, Compiled
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 from flask import Response
 
 from service import wire
-from service.api.operation import Context
+from service.api.context import Context
 from service.engine.descent.loop import Admit
 from service.engine.errors import Abandoned, DeadlineExceeded, EngineError, InvalidRequest
 from service.engine.graph.plan import Program
-from service.observability import OPEN_STREAMS, count_stream
-from service.pieces import Written, dump, written
+from service.observing.metrics import OPEN_STREAMS, count_stream
 from service.problems import Problem, from_engine, from_unexpected
+from service.wire.writing import Written, dump, written
 
 SLICE = 0.005
 """Seconds that a work computes before the next one's turn.

@@ -15,17 +15,18 @@ from flask import Blueprint, Response, abort, render_template, request, send_fro
 from markupsafe import Markup
 
 from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
-from service import __version__, demo, wire
+from service import __version__, demo_files, wire
 from service.api.catalogue import REGISTRIES
+from service.api.context import runtime
+from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
-from service.api.operation import OPERATIONS, describe, in_order, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
-from service.observability import exposition
+from service.observing.metrics import exposition
 from service.packaged import packaged
 from service.problems import KINDS, Problem
 
@@ -105,7 +106,7 @@ def metrics() -> Response:
 def about() -> Response:
     """Name, version, links and the limits in force."""
     root = _root()
-    links = {operation.name: root + operation.path for operation in OPERATIONS if "{" not in operation.path}
+    links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
     return _json(
         {
             "name": "Nabla, the gradient service",
@@ -149,9 +150,9 @@ def _in_rows(text: str) -> str:
 def home() -> Response:
     """The demo; where it is not built, how to get it."""
     shown = runtime().settings.demo
-    text = demo.page(_root()) if shown else None
+    text = demo_files.page(_root()) if shown else None
     if text is None:
-        why = demo.why_absent() if shown else {"state": "off", "detail": ""}
+        why = demo_files.why_absent() if shown else {"state": "off", "detail": ""}
         response = _page("absent.html", **why)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -164,7 +165,7 @@ def home() -> Response:
 
 def demo_file(name: str) -> Response:
     """A file that the demo loads. Its name changes with its content, so that browsers ask once."""
-    found = demo.asset(name, wire.accepts_gzip(request.environ)) if runtime().settings.demo else None
+    found = demo_files.asset(name, wire.accepts_gzip(request.environ)) if runtime().settings.demo else None
     if found is None:
         raise Problem("not-found", f"There is no file {name!r}.")
     response = Response(content_type=found.media_type)

@@ -21,9 +21,10 @@ from schemas.training import (
     TrainSummary,
 )
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import COMPARE, TRAIN
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
-from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint

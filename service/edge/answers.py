@@ -12,10 +12,10 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from service import wire
-from service.cors import Cors
-from service.observability import Access, record
+from service.callers.cors import Cors
+from service.observing.access import Access, record
+from service.observing.request_ids import request_id
 from service.problems import MEDIA_TYPE, Problem
-from service.request_ids import request_id
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"

@@ -16,7 +16,7 @@ from service.edge import kernel
 from service.edge.answers import CONTINUE, PROCESSING
 from service.edge.exchange import Exchange
 from service.edge.parser import LimitRequestHeaders, LimitRequestLine, ParseError, Parser, UnsupportedTransferCoding
-from service.observability import refuse
+from service.observing.metrics import refuse
 from service.problems import Problem
 
 if TYPE_CHECKING:

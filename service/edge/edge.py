@@ -11,19 +11,19 @@ from functools import partial
 from typing import Any
 
 from service import wire
-from service.admission import Admission
+from service.callers.cors import Cors
+from service.callers.proxy import Proxies, client_name
+from service.callers.quotas import Gate
+from service.capacity.admission import Admission
+from service.capacity.memory import Account, Reservation
 from service.config import Settings
-from service.cors import Cors
 from service.edge.answers import Answers
 from service.edge.connection import Connection, is_plain, unsupported_coding
 from service.edge.crowds import Crowds
 from service.edge.exchange import READY
 from service.edge.pool import Pool
-from service.memory import Account, Reservation
-from service.observability import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
+from service.observing.metrics import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
-from service.proxy import Proxies, client_name
-from service.quotas import Gate
 
 SWEEP_SECONDS = 0.25
 """Seconds between two looks at all deadlines. A timer for each request would cost more than the look at thousands."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from flask import current_app
 
-from service.api.operation import OPERATIONS, Operation
+from service.api.endpoint import ENDPOINTS, Endpoint
 
 LONGEST_PATH = 100
 """Characters of a path that may be a slip of another."""
@@ -67,12 +67,12 @@ def no_method(path: str, method: str, allowed: str) -> str:
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
-    operation = next((each for each in OPERATIONS if each.path == path.rstrip("/")), None)
+    operation = next((each for each in ENDPOINTS if each.path == path.rstrip("/")), None)
     body = _body(operation) if operation else ""
     return f"{text}; send POST with a JSON body" + (f" such as {body}" if body else ".")
 
 
-def _body(operation: Operation) -> str:
+def _body(operation: Endpoint) -> str:
     """The smallest body that an operation takes."""
     known = BODIES.get(operation.path)
     bodies = [known] if known is not None else operation.examples.values()

@@ -6,7 +6,7 @@ Cache         what is kept for later requests, and given up when a request needs
 
 Memory that is not free is waited for in the order in which the requests came. A part is set aside for light requests,
 which need little and would otherwise wait behind those that need much. What a request needs is the caller's to say;
-`service/wire.py` and the views know the factors, and docs/decisions/0017 has the measurements.
+`service/wire/` and the views know the factors, and docs/decisions/0017 has the measurements.
 """
 
 from __future__ import annotations

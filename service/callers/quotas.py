@@ -17,9 +17,9 @@ import tempfile
 import threading
 import time
 
-from service.access import Keys
+from service.callers.keys import Keys
+from service.callers.proxy import network_of
 from service.problems import Problem
-from service.proxy import network_of
 
 CLIENTS = 65_536
 """Clients that are remembered at most."""

@@ -1,7 +1,7 @@
-"""One decorator turns a function into an operation of the API.
+"""One decorator turns a function into an endpoint of the API.
 
 The function takes what its request schema loaded and gives what its response schema describes;
-reading, validation, negotiation and writing happen here, the same for all. `OPERATIONS` lists them
+reading, validation, negotiation and writing happen here, the same for all. `ENDPOINTS` lists them
 for OpenAPI.
 """
 
@@ -11,129 +11,27 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
-from service.admission import SMALL_SECONDS, Admission, Ticket
+from service.api.context import Context, Runtime, runtime
 from service.api.examples import Example
-from service.config import Settings
-from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
-from service.engine.compiling import Compiler
+from service.capacity.admission import SMALL_SECONDS
+from service.capacity.memory import SMALL, Reservation
+from service.capacity.ticket import Ticket
 from service.engine.errors import InvalidRequest
-from service.engine.graph.plan import Program
-from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.texts import LANGUAGES
-from service.engine.watch import Watch
-from service.lean import Document
-from service.memory import SMALL, Account, Reservation
-from service.observability import Timer
+from service.lean_flask import Document
+from service.observing.timer import Timer
 from service.problems import from_faults, from_validation
 
-WORTH_LEARNING = 0.001
-"""Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
-
 
 @dataclass(frozen=True)
-class Runtime:
-    """What operations need of the running service."""
-
-    settings: Settings
-    compiled: Compiler
-    """Gives what tasks are compiled to, out of the memory of earlier requests."""
-    memory: Account
-    admission: Admission
-    costs: Costs = field(default_factory=Costs)
-
-
-class _Weighed(NamedTuple):
-    """What a request was estimated to cost, to be compared with what it does cost."""
-
-    program: Program
-    kind: str
-    estimated: float
-    began: float
-    """The processor time of the thread."""
-
-
-@dataclass
-class Context:
-    """What an operation knows of the request beside its content."""
-
-    runtime: Runtime
-    timer: Timer
-    memory: Reservation
-    loaded_bytes: int
-    """An estimate of what the request itself takes, now that it is loaded."""
-    ticket: Ticket
-    """The way of the request through the slots of the worker; the watch of its computation."""
-    environ: Mapping[str, Any]
-    form: wire.Form
-    """`json`, unless the operation may stream and a stream was asked for."""
-    base64: bool
-    """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
-    language: str = LANGUAGES[0]
-    """The language of sentences (see `service/engine/texts`)."""
-
-    compiled: Compiler = field(init=False)
-    """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
-    in_steps: bool = False
-    """Whether it was computed in steps and ended in time: where it stands is told, even if that is late by a little."""
-    _weighed: _Weighed | None = None
-
-    def __post_init__(self) -> None:
-        ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
-        self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
-
-    def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
-        """Wait for a slot as `weigh` does, and then for so many bytes beside those of the request itself.
-
-        Three lanes compute beside each other. What takes more than a third of the memory goes to the heavy one, where
-        it waits in a queue that foresees the wait, instead of holding a slot of another lane while it waits for memory.
-        """
-        whole = self.loaded_bytes + nbytes
-        self.weigh(program, work, calls, numbers, alone=3 * whole > self.memory.account.total)
-        self.memory.need(whole)
-
-    def weigh(
-        self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0, *, alone: bool = False
-    ) -> None:
-        """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
-
-        Before memory is reserved: whoever waits for a slot must not hold what those with one need.
-
-        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer; with `alone` it is
-        a slot of the heavy lane. Raises `Problem` 503 where the wait would be too long, `DeadlineExceeded` and
-        `Abandoned`.
-        """
-        calls += len(program.nodes)
-        estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
-        if estimated > WORTH_LEARNING or alone:
-            kind: str = self.environ["PATH_INFO"]
-            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind), alone=alone)
-            self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
-
-    def learn(self) -> None:
-        """The request is computed: remember what it cost."""
-        if self._weighed is not None:
-            program, kind, estimated, began = self._weighed
-            self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
-
-    def watch_over(self, program: Program, work: float) -> Watch | None:
-        """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
-        return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
-
-    def mark_compiled(self, nbytes: int) -> None:
-        """End the stage in which programs are made, which take so many bytes."""
-        self.timer.mark("compile")
-        self.timer.memory = nbytes
-
-
-@dataclass(frozen=True)
-class Operation:
+class Endpoint:
     """An operation, as OpenAPI describes it."""
 
     method: str
@@ -159,7 +57,7 @@ class Operation:
         return self.takes is not None and "language" in self.takes.load_fields
 
 
-OPERATIONS: list[Operation] = []
+ENDPOINTS: list[Endpoint] = []
 
 TAGS = {
     "Networks": "Outputs, losses and gradients of a network that you define",
@@ -174,16 +72,10 @@ FIRST = "/v1/gradients"
 """What the service is for."""
 
 
-def in_order() -> list[Operation]:
+def in_order() -> list[Endpoint]:
     """All operations as people read them; the order in which modules were imported does not show."""
     tags = list(TAGS)
-    return sorted(OPERATIONS, key=lambda operation: (tags.index(operation.tag), operation.path != FIRST))
-
-
-def runtime() -> Runtime:
-    """The running service's own state."""
-    found: Runtime = current_app.extensions["nabla"]
-    return found
+    return sorted(ENDPOINTS, key=lambda endpoint: (tags.index(endpoint.tag), endpoint.path != FIRST))
 
 
 def describe(
@@ -193,7 +85,7 @@ def describe(
 
     def register(view: Callable[..., Any]) -> Callable[..., Any]:
         text = (view.__doc__ or "").strip()
-        OPERATIONS.append(Operation(method, path, view.__name__, summary, text, tag, **details))
+        ENDPOINTS.append(Endpoint(method, path, view.__name__, summary, text, tag, **details))
         return view
 
     return register
