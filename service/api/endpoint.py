@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,71 +113,33 @@ def post(
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
             environ = request.environ
-            running = runtime()
-            settings = running.settings
             form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
             wire.check_content_type(environ)
-            timer: Timer = environ["nabla.timer"]
-            sent: Callable[[], None] | None = None
-            with _Held(environ, running) as held:
-                memory = held.memory
-                body = wire.read_body(environ, settings.max_body_bytes, memory.need)
-                ticket = _ticket_of(environ, running, len(body), held)
-                memory.waiter = ticket
-                is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
-                timer.mark("receive")
-                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
-                del body
-                timer.mark("parse")
-                if is_large:
-                    ticket.look()
-                try:
-                    loaded = takes.read(value)
-                except ValidationError as error:
-                    raise from_validation(error, value) from None
-                if texts is not None:
-                    texts.release()
-                timer.mark("validate")
-                if is_large:
-                    ticket.look()
+            with _Held(environ, runtime()) as held:
+                value, texts, loaded_bytes = _receive(held, environ, takes.fresh)
+                loaded = _validate(held, takes, value, texts)
                 if form != "json":
-                    ticket.open_stream()
+                    held.ticket.open_stream()
                     environ["nabla.streamed"] = True
                 language = _language(loaded, environ) if translated else LANGUAGES[0]
                 headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
-                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language)
+                context = Context(
+                    held.running, held.timer, held.memory, loaded_bytes, held.ticket, environ, form, base64, language
+                )
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
                     raise from_faults(error, value) from None
                 if isinstance(result, Response):
                     result.headers.update(headers)
-                    ticket.give_slot_back()  # from here on it computes in turns
+                    held.ticket.give_slot_back()  # from here on the stream computes in turns
                     result.call_on_close(held.keep())
                     return result
-                if ticket.cost > SMALL_SECONDS and not context.in_steps:
-                    ticket.look()
-                # What needs no memory to speak of is small.
-                whole = not (base64 or memory.held)
-                look = _nothing if context.in_steps else ticket.look
-                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64, look)
-                context.learn()
-                timer.mark("serialize")
-                if memory.held:
-                    del result, loaded, value, texts
-                    nbytes = sum(map(len, pieces))
-                    memory.need(nbytes)  # until it is sent
-                    if nbytes > SMALL:
-                        sent = held.keep_memory()
-            media_type = "application/json; tensors=base64" if base64 else wire.JSON
-            if len(pieces) == 1:
-                response = Document(pieces[0], content_type=media_type, headers=headers or None)
-            else:
-                headers["Content-Length"] = str(sum(map(len, pieces)))
-                response = Document(pieces, content_type=media_type, headers=headers)
-            if sent is not None:
-                response.call_on_close(sent)
-            return response
+                pieces = _write(result, context)
+                if held.memory.held:
+                    del result, loaded, value, texts  # before memory is reserved for the response alone
+                sent = held.reserve_until_sent(pieces)
+            return _document(pieces, base64, headers, sent)
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
@@ -189,67 +151,135 @@ def post(
     return register
 
 
+def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wire.Parsed:
+    """Read and parse the body. The request holds a ticket from here on. Raises `Problem`."""
+    body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
+    held.begin(environ, len(body))
+    held.timer.mark("receive")
+    parsed = wire.parse(body, keys, held.memory.need)
+    del body
+    held.timer.mark("parse")
+    held.look_if_large()
+    return parsed
+
+
+def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
+    """Load a parsed body, and let go of its long texts. Raises `Problem` 422."""
+    try:
+        loaded = takes.read(value)
+    except ValidationError as error:
+        raise from_validation(error, value) from None
+    if texts is not None:
+        texts.release()
+    held.timer.mark("validate")
+    held.look_if_large()
+    return loaded
+
+
 def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
-    """The language that the request names, or the one of ours that its Accept-Language header likes best."""
+    """Return the language that the request names, else the one that its Accept-Language header prefers."""
     asked: str | None = loaded.get("language")
     return asked or wire.preferred_language(environ, LANGUAGES)
 
 
+def _write(result: dict[str, Any], context: Context) -> list[bytes]:
+    """Write a result as JSON: at once if it is small, else in pieces, between which others may compute."""
+    ticket = context.ticket
+    if ticket.cost > SMALL_SECONDS and not context.in_steps:
+        ticket.look()
+    # A request that needs no memory to speak of has a small response.
+    if context.base64 or context.memory.held:
+        # A computation in steps has ended in time; its response is written even if that is late by a little.
+        pieces = wire.document_in_pieces(result, context.base64, _nothing if context.in_steps else ticket.look)
+    else:
+        pieces = [wire.document(result)]
+    context.learn()
+    context.timer.mark("serialize")
+    return pieces
+
+
 def _nothing() -> None:
-    """What is called between the pieces of an answer that is written however late it is."""
+    """Do nothing."""
+
+
+def _document(pieces: list[bytes], base64: bool, headers: dict[str, str], sent: Callable[[], None] | None) -> Response:
+    """Make the response with these pieces of JSON; `sent` is called once it is sent."""
+    media_type = "application/json; tensors=base64" if base64 else wire.JSON
+    if len(pieces) == 1:
+        response = Document(pieces[0], content_type=media_type, headers=headers or None)
+    else:
+        headers["Content-Length"] = str(sum(map(len, pieces)))
+        response = Document(pieces, content_type=media_type, headers=headers)
+    if sent is not None:
+        response.call_on_close(sent)
+    return response
 
 
 class _Held:
-    """What a request holds until its answer is written: memory and its ticket, unless the edge has made them."""
+    """The memory and the ticket that a request holds until its response is written.
 
-    __slots__ = ("kept", "memory", "owned", "ticket")
+    At the end of the `with` block it gives back those that the edge has not made, unless it is told to keep them.
+    """
+
+    __slots__ = ("_is_large", "_kept", "_owns_memory", "_owns_ticket", "memory", "running", "ticket", "timer")
+
+    ticket: Ticket
 
     def __init__(self, environ: Mapping[str, Any], running: Runtime) -> None:
         memory: Reservation | None = environ.get("nabla.memory")
-        self.owned = memory is None
+        self.running = running
+        self.timer: Timer = environ["nabla.timer"]
         self.memory = running.memory.reservation() if memory is None else memory
-        self.ticket: Ticket | None = None
-        self.kept = False
+        self._owns_memory = memory is None
+        self._owns_ticket = self._kept = False
 
     def __enter__(self) -> _Held:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.kept:
+        if not self._kept:
             self.close()
 
-    def keep(self) -> Callable[[], None]:
-        """Hold everything beyond the block, until what is returned is called."""
-        self.kept = True
-        return self.close
+    def begin(self, environ: dict[str, Any], nbytes: int) -> None:
+        """Take over the ticket that the edge began, or begin one for a body of so many bytes. Raises `Problem` 503."""
+        ticket: Ticket | None = environ.get("nabla.ticket")
+        if ticket is None:
+            arrived = environ.get("nabla.arrived") or time.monotonic()
+            ticket = environ["nabla.ticket"] = self.running.admission.ticket(environ["nabla.client"], arrived)
+            self.ticket, self._owns_ticket = ticket, True
+            ticket.left = hung_up(environ)
+            ticket.begin_blocking(nbytes)
+        self.ticket = self.memory.waiter = ticket
+        self._is_large = nbytes > wire.LARGE_BODY
 
-    def keep_memory(self) -> Callable[[], None] | None:
-        """Hold the memory alone beyond the block, until what is returned is called; None: that is the edge's part."""
-        if not self.owned:
+    def look_if_large(self) -> None:
+        """Let a large request wait or end; a small one is over before a look could matter."""
+        if self._is_large:
+            self.ticket.look()
+
+    def reserve_until_sent(self, pieces: list[bytes]) -> Callable[[], None] | None:
+        """Hold memory for a response and nothing else. Return the function that gives it back; None: the edge does."""
+        if not self.memory.held:
             return None
-        if self.ticket is not None:
+        nbytes = sum(map(len, pieces))
+        self.memory.need(nbytes)
+        if nbytes <= SMALL or not self._owns_memory:
+            return None
+        if self._owns_ticket:
             self.ticket.end()
         return self.keep()
 
+    def keep(self) -> Callable[[], None]:
+        """Hold everything beyond the `with` block, until the returned function is called."""
+        self._kept = True
+        return self.close
+
     def close(self) -> None:
-        if self.owned:
+        """Give back what is held. It may be called twice."""
+        if self._owns_memory:
             self.memory.release()
-        if self.ticket is not None:
+        if self._owns_ticket:
             self.ticket.end()
-
-
-def _ticket_of(environ: dict[str, Any], running: Runtime, nbytes: int, held: _Held) -> Ticket:
-    """The ticket that the edge has begun for a request; where Flask runs alone, a new one with a slot.
-
-    Raises `Problem` 503.
-    """
-    ticket: Ticket | None = environ.get("nabla.ticket")
-    if ticket is None:
-        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
-        held.ticket = environ["nabla.ticket"] = ticket
-        ticket.left = hung_up(environ)
-        ticket.begin_blocking(nbytes)
-    return ticket
 
 
 def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:

@@ -13,6 +13,7 @@ Functions take the WSGI environment as PEP 3333 defines it.
 """
 
 from service.wire.body import announced_length, check_content_type, check_encoding, read_body
+from service.wire.long_text import LongTexts
 from service.wire.negotiation import (
     EVENTS,
     JSON,
@@ -33,6 +34,7 @@ __all__ = [
     "NDJSON",
     "SMALLEST_COMPRESSED",
     "Form",
+    "LongTexts",
     "Parsed",
     "accepts_gzip",
     "announced_length",
