@@ -15,6 +15,7 @@ from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
 from schemas.fields import (
+    LARGEST_EXACT,
     FlagField,
     IntegerField,
     Message,
@@ -121,7 +122,7 @@ class TraceField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         number: JSONSchema = {"type": ["number", "null"]}
-        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": LARGEST_EXACT}
         step: JSONSchema = {
             "type": "object",
             "properties": {
@@ -140,7 +141,7 @@ class TraceField(StrictField):
 def _whole(value: Any, key: str, errors: dict[str, Any]) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or not 0 < value < 2**53:
+    if type(value) is not int or not 0 < value <= LARGEST_EXACT:
         errors[key] = [Message("is required: an integer from 1 up" if value is None else "takes an integer from 1 up")]
         return 0
     return value

@@ -23,8 +23,8 @@ from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
-LARGEST_SEED = 2**53 - 1
-"""The largest integer that JavaScript keeps exactly, as do all who read JSON numbers as float64."""
+LARGEST_EXACT = 2**53 - 1
+"""The largest integer below which float64, and so every reader of JSON, represents all integers exactly."""
 PREVIEW = 60
 """Characters of a refused value that are shown back."""
 
@@ -289,7 +289,7 @@ class SeedField(IntegerField):
     """A seed of random numbers: an integer that JavaScript keeps exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(minimum=0, maximum=LARGEST_SEED, **kwargs)
+        super().__init__(minimum=0, maximum=LARGEST_EXACT, **kwargs)
 
 
 class FlagField(ValueField):

@@ -27,6 +27,7 @@ from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
 from schemas.fields import (
+    LARGEST_EXACT,
     FlagField,
     IntegerField,
     Message,
@@ -76,18 +77,22 @@ class BatchesField(StrictField):
         batch = whole(entry)
         if not isinstance(batch, list) or not batch:
             raise self.refuse("a list of sample indices", batch)
-        if not all(type(index) is int and abs(index) < 2**53 for index in batch):
+        if not all(type(index) is int and abs(index) <= LARGEST_EXACT for index in batch):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        indices = list_of({"type": "integer", "minimum": 0, "maximum": 2**53 - 1}, minItems=1)
+        indices = list_of({"type": "integer", "minimum": 0, "maximum": LARGEST_EXACT}, minItems=1)
         return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
 
 
 def whole(value: Any) -> Any:
     """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
-    if isinstance(value, np.ndarray) and bool((value == np.floor(value)).all()) and np.abs(value).max() < 2**53:
+    if (
+        isinstance(value, np.ndarray)
+        and bool((value == np.floor(value)).all())
+        and np.abs(value).max() <= LARGEST_EXACT
+    ):
         return value.astype(np.int64).tolist()
     return plain(value)
 

@@ -42,9 +42,6 @@ from service.observing.request_ids import request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
-ASIDE_PART = 16
-"""One part of so many of the memory is set aside for light requests: 36 MiB by default."""
-
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application with the given settings, by default those of the environment."""
@@ -58,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.max_memory_bytes // ASIDE_PART
+        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.aside_bytes
     )
     app.extensions["nabla"] = Runtime(
         settings,

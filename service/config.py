@@ -20,6 +20,8 @@ from service.callers.proxy import Proxies
 from service.engine.limits import Limits
 
 MEBI = 2**20
+ASIDE_PART = 16
+"""One part of so many of the memory is set aside for light requests."""
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
@@ -159,13 +161,19 @@ class Settings:
         return settings
 
     def refuse_impossible(self) -> None:
-        """Raise `ConfigurationError` if limits contradict each other: then requests that one allows always fail."""
+        """Raise `ConfigurationError` if one limit allows requests that the memory never has room for."""
+        most = self.max_memory_bytes - self.aside_bytes
         for name in ("max_body_bytes", "max_workspace_bytes"):
-            if getattr(self, name) > self.max_memory_bytes:
+            if getattr(self, name) > most:
                 raise ConfigurationError(
                     f"NABLA_{name.upper()} is {getattr(self, name)}, more than NABLA_MAX_MEMORY_BYTES, "
-                    f"{self.max_memory_bytes}; lower it, or raise the other"
+                    f"{self.max_memory_bytes}, leaves one request, {most}; lower it, or raise the other"
                 )
+
+    @property
+    def aside_bytes(self) -> int:
+        """The part of `max_memory_bytes` that is set aside for light requests, 36 MiB by default."""
+        return self.max_memory_bytes // ASIDE_PART
 
     @property
     def limits(self) -> Limits:

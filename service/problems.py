@@ -21,7 +21,7 @@ from urllib.parse import quote
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import Message
+from schemas.fields import LARGEST_EXACT, Message
 from service.engine.errors import (
     MOST_ERRORS,
     Abandoned,
@@ -272,11 +272,11 @@ def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float
 
 def _number(count: float) -> float:
     """A count as JSON can carry it: beyond 2^53 integers are not read exactly anyway."""
-    return count if count < 2**53 else float(count)
+    return count if count <= LARGEST_EXACT else float(count)
 
 
 def _shown(count: float) -> str:
-    return f"{count:,.0f}" if count < 2**53 else f"{count:.3g}"
+    return f"{count:,.0f}" if count <= LARGEST_EXACT else f"{count:.3g}"
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
