@@ -25,7 +25,7 @@ from schemas.fields import (
     plain,
     read_each,
 )
-from schemas.functions import MOST_LEVELS, RangeField
+from schemas.function_fields import MOST_LEVELS, RangeField
 from schemas.tensor import ParametersAnswerField, ParametersField, TensorAnswerField, tree_schema
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.directions import DIRECTIONS, NORMALIZATIONS, AskedAxis

@@ -11,7 +11,7 @@ from marshmallow import ValidationError, validates_schema
 from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
-from schemas.functions import ExpressionField, VariablesField
+from schemas.function_fields import ExpressionField, VariablesField
 from schemas.network import NetworkField
 from schemas.requests import R
 from schemas.tensor import Array, TensorField, TensorsField

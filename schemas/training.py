@@ -8,20 +8,16 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError
 
 from schemas.common import (
     MOST_STEPS,
-    STATUSES,
     TO_ONE_NUMBER,
-    AnswerWarningSchema,
     GradientClipSchema,
     OptimizersField,
     PartSchema,
     Trace,
     about,
-    finite_field,
-    warnings_field,
 )
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
@@ -45,12 +41,9 @@ from schemas.fields import (
 from schemas.requests import R
 from schemas.tensor import (
     Array,
-    ParametersAnswerField,
     ParametersField,
-    TensorAnswerField,
     TensorsField,
     narrow,
-    tree_answer_schema,
     tree_schema,
 )
 from service.engine.declarations import Selection
@@ -403,122 +396,3 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
         load_default=partial(ComparisonTraceSchema().load, {}),
         metadata=about("at which steps curves are told"),
     )
-
-
-class TreeOrNumberField(StrictField):
-    """A number, or tensors by layer and parameter name, in an answer."""
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
-
-
-class CheckpointAnswerSchema(StrictSchema):
-    """Where the training stands: send it as `checkpoint` to go on."""
-
-    step = fields.Integer(required=True)
-    seed = fields.Integer(required=True)
-    parameters = ParametersAnswerField(required=True)
-    optimizer = fields.String(required=True)
-    state = fields.Dict(keys=fields.String(), values=TreeOrNumberField(), required=True)
-    progress = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
-    schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
-
-
-class TrainingStepSchema(StrictSchema):
-    """One step: loss and gradients before its update, parameters and state after it."""
-
-    step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
-    epoch = fields.Integer(required=True, metadata=about("counted from 1"))
-    loss = fields.Float(required=True, allow_none=True, metadata=about("of the batch, with regularisation"))
-    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("after the schedule"))
-    gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
-    )
-    validation_loss = fields.Float(
-        allow_none=True, metadata=about("after the last epoch that ended since the step told before")
-    )
-    batch = TensorAnswerField(metadata=about("indices of its samples"))
-    gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
-    effective_learning_rate = TreeOrNumberField(
-        metadata=about(
-            "what each number of the gradient, clipped and decayed, or of its running average counted in the update"
-        )
-    )
-    updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
-    parameters = ParametersAnswerField(metadata=about("after the step"))
-    state = fields.Dict(
-        keys=fields.String(), values=TreeOrNumberField(), metadata=about("of the optimizer, after the step")
-    )
-    checkpoint = fields.Nested(
-        CheckpointAnswerSchema,
-        metadata=about("after the step, as `trace.checkpoint_every` asks; absent where numbers are not finite"),
-    )
-
-
-class TrainSummary(StrictSchema):
-    """How a training ended."""
-
-    dtype = fields.String(required=True)
-    status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
-    )
-    reason = fields.String(required=True, metadata=about("why it ended, in words and numbers"))
-    steps_done = fields.Integer(required=True, metadata=about("those before a checkpoint included"))
-    epochs_done = fields.Integer(required=True, metadata=about("the last one may be unfinished"))
-    loss = fields.Float(
-        required=True,
-        allow_none=True,
-        metadata=about("after the last step, over all samples, as the next sees it; null: not finite, or no time left"),
-    )
-    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-    parameters = ParametersAnswerField(required=True, metadata=about("after the last step; {} if excluded"))
-    checkpoint = fields.Nested(
-        CheckpointAnswerSchema,
-        metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
-    )
-    finite = finite_field()
-    warnings = warnings_field()
-
-
-class TrainResponse(TrainSummary):
-    """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
-
-    steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
-
-
-class ComparisonCurvesSchema(StrictSchema):
-    """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
-
-    loss = TensorAnswerField(required=True)
-    gradient_norm = TensorAnswerField(required=True)
-    learning_rate = TensorAnswerField(required=True)
-    validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
-
-
-class ComparisonRowSchema(StrictSchema):
-    """One run: what tells it from the others, and where it ended."""
-
-    optimizer = fields.Dict(required=True, metadata=about("with all its options"))
-    seed = fields.Integer(required=True)
-    status = fields.String(required=True, metadata=about("as of `/v1/train`"))
-    reason = fields.String(required=True)
-    steps_done = fields.Integer(required=True)
-    loss = fields.Float(required=True, allow_none=True, metadata=about("after the last step, over all samples"))
-    best_loss = fields.Float(required=True, allow_none=True, metadata=about("the lowest that any step found"))
-    best_step = fields.Integer(required=True, metadata=about("which one; 0: none"))
-    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-
-
-class CompareResponse(StrictSchema):
-    """Curves of several runs over the same steps, and a table of where each ended."""
-
-    dtype = fields.String(required=True)
-    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
-    table = fields.List(fields.Nested(ComparisonRowSchema), required=True, metadata=about("a row for each run"))
-    warnings = fields.List(
-        fields.Nested(AnswerWarningSchema),
-        required=True,
-        metadata=about("of the network and the data, which all runs share"),
-    )
-    steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
-    curves = fields.List(fields.Nested(ComparisonCurvesSchema), required=True, metadata=about("of each run"))

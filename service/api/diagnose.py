@@ -9,15 +9,8 @@ import numpy as np
 from flask import Blueprint, Response
 
 from schemas.common import Trace
-from schemas.diagnose import (
-    DiagnoseRequest,
-    DiagnoseResponse,
-    DiagnoseStepSchema,
-    DiagnoseSummary,
-    LoadedDiagnose,
-    LoadedSweep,
-    TracedStep,
-)
+from schemas.diagnose import DiagnoseRequest, LoadedDiagnose, LoadedSweep, TracedStep
+from schemas.diagnose_answers import DiagnoseResponse, DiagnoseStepSchema, DiagnoseSummary
 from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES

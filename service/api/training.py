@@ -9,17 +9,8 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from schemas.training import (
-    CompareRequest,
-    CompareResponse,
-    LoadedCompare,
-    LoadedTrain,
-    LoadedTraining,
-    TrainingStepSchema,
-    TrainRequest,
-    TrainResponse,
-    TrainSummary,
-)
+from schemas.training import CompareRequest, LoadedCompare, LoadedTrain, LoadedTraining, TrainRequest
+from schemas.training_answers import CompareResponse, TrainingStepSchema, TrainResponse, TrainSummary
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
