@@ -1,4 +1,4 @@
-"""The application: wires everything, and nothing else."""
+"""The WSGI application: it wires the modules together and does nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application with the given settings, by default those of the environment."""
+    """Return the WSGI application with the given settings, by default those of the environment."""
     settings = settings or Settings.from_environment()
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
@@ -167,7 +167,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
 
 
 def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> int:
-    """Send a document as gzip where the client accepts it. Returns the length of what is sent."""
+    """Compress a response if the client accepts gzip. Return the length of the body that is sent."""
     response.headers.add("Vary", "Accept-Encoding")
     compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is None:
@@ -179,7 +179,7 @@ def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> in
 
 
 def _peer(environ: Mapping[str, Any]) -> str:
-    """The client's address, as trusted proxies tell it."""
+    """Return the client's address: the one that a trusted proxy names, else that of the connection."""
     return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
 
 

@@ -1,6 +1,6 @@
-"""Settings: every one of them, read once from the environment, with the reason for its default.
+"""The settings of the service, read once from the environment.
 
-Each field `some_name` of `Settings` is set by the variable `NABLA_SOME_NAME`; those of `Listening` name theirs.
+The variable `NABLA_SOME_NAME` sets the field `some_name` of `Settings`; each field of `Listening` names its variable.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from service.engine.limits import Limits
 
 MEBI = 2**20
 ASIDE_PART = 16
-"""One part of so many of the memory is set aside for light requests."""
+"""The memory for light requests is one part in this many of the whole."""
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
-"""How browsers write the origin of a page: in lower case, with nothing after the host and port."""
+"""The origin of a page as browsers write it: in lower case, with nothing after the host and port."""
 KUBERNETES = re.compile(
     r"NABLA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|(?P<port>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
 """Variables that Kubernetes sets in every container for a service called nabla, or nabla-something."""
 DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
-"""A key given by its digest, which may have a name. Keys given as they are have none: they may hold = themselves."""
+"""A key that is given by its digest; it may have a name. A plain key has none, for it may contain = itself."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ConfigurationError(ValueError):
-    """A variable of the environment that cannot be understood."""
+    """A variable of the environment has a wrong value or name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What an operator may change. Sizes are in bytes, times in seconds."""
+    """The settings that an operator may change. Sizes are in bytes, times in seconds."""
 
     slots: int = field(
         default=1,
@@ -143,7 +143,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Settings from NABLA_ variables; raises `ConfigurationError` that names the wrong one."""
+        """Read the settings from the NABLA_ variables. Raise `ConfigurationError` that names the wrong variable."""
         names = {f"NABLA_{item.name.upper()}": item for item in fields(cls)}
         known = {*names, *(item.metadata["variable"] for item in fields(Listening))}
         for variable, text in environment.items():
@@ -172,12 +172,12 @@ class Settings:
 
     @property
     def aside_bytes(self) -> int:
-        """The part of `max_memory_bytes` that is set aside for light requests, 36 MiB by default."""
+        """Bytes of `max_memory_bytes` that only light requests may use, 36 MiB by default."""
         return self.max_memory_bytes // ASIDE_PART
 
     @property
     def limits(self) -> Limits:
-        """The part that the engine enforces."""
+        """The limits that the engine enforces."""
         return Limits(
             layers=self.max_layers,
             graph_nodes=self.max_graph_nodes,
@@ -191,23 +191,23 @@ class Settings:
 
     @property
     def shown_limits(self) -> dict[str, float]:
-        """What `/v1` tells callers."""
+        """The limits that `/v1` shows to callers."""
         limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
         return limits | {"streams": self.streams}
 
     @property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
-        """The accepted keys, each as a name for logs and its SHA-256 digest."""
+        """The accepted keys: for each the name that logs show and its SHA-256 digest."""
         return tuple(map(_named_digest, self.api_keys))
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Those that this process may use."""
+"""The number of cores that this process may use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Where and with how many processes the server listens; gunicorn.conf.py hands this on."""
+    """The address that the server listens on, and its number of processes; gunicorn.conf.py passes them on."""
 
     # The first three variables are those that hosting platforms set.
     host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
@@ -225,17 +225,17 @@ class Listening:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Listening:
-        """As the environment says; raises `ConfigurationError` that names the wrong variable."""
+        """Read the environment. Raise `ConfigurationError` that names the wrong variable."""
         return cls(**_read_all({item.metadata["variable"]: item for item in fields(cls)}, environment))
 
     @property
     def bind(self) -> str:
-        """The address as gunicorn takes it."""
+        """The address in the form that gunicorn takes."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def read_or_exit() -> tuple[Listening, Settings]:
-    """What the environment says; one line on standard error and status 1 where it cannot be understood."""
+    """Read the environment. If it is wrong, print one line to standard error and exit with status 1."""
     try:
         return Listening.from_environment(), Settings.from_environment()
     except ConfigurationError as error:
@@ -266,14 +266,14 @@ def _check_origin(origin: str) -> None:
 
 
 def _from_kubernetes(variable: str, text: str) -> bool:
-    """Whether Kubernetes sets this variable, for a service whose name begins with nabla."""
+    """Return whether Kubernetes sets this variable, for a service whose name begins with nabla."""
     found = KUBERNETES.fullmatch(variable)
     # NABLA_PORT=8001 is somebody's slip for PORT.
     return found is not None and (found["port"] is None or "://" in text)
 
 
 def _named_digest(key: str) -> tuple[str, bytes]:
-    """The name and SHA-256 digest of an entry of `NABLA_API_KEYS`; without a name, a key is called by its digest."""
+    """Return the name and SHA-256 digest of an entry of `NABLA_API_KEYS`; an unnamed key is called by its digest."""
     found = DIGEST.fullmatch(key)
     if found is None:
         digest = hashlib.sha256(key.encode()).digest()
@@ -285,7 +285,7 @@ def _named_digest(key: str) -> tuple[str, bytes]:
 
 
 def _read_all(names: Mapping[str, Field[Any]], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The values of those variables that are set, by the names of their fields."""
+    """Return the values of the variables that are set, by the names of their fields."""
     return {
         item.name: _read(variable, environment[variable], item.default, item.metadata.get("words", ()))
         for variable, item in names.items()

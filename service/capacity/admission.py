@@ -1,18 +1,17 @@
-"""Who computes now, who waits, and who is sent away: the slots of a worker.
+"""The slots of a worker: which requests compute now, which wait, and which are refused.
 
-A worker computes on one core, so it computes few requests at once. Each request takes a slot of a lane, by what it
-costs:
+A worker computes on one core, so it computes few requests at once. Each request takes a slot of a lane, by its cost:
 
     system   requests without a body: the catalogue, pages, metrics
-    tiny     up to 0.005 seconds; small bodies start here, for the cost of a request is known once it is validated
+    tiny     up to 0.005 seconds; small bodies start here, for a request's cost is known once it is validated
     small    up to 0.05 seconds
     medium   up to 1 second
     heavy    everything longer
 
-`Admission` holds the lanes of a worker, and `Ticket` is the way of one request through them. Each lane has a queue that
-is bounded, fair between clients, and refuses at once a request whose turn would come too late for its deadline. A
-request that turns out to cost more than its lane is for moves on to the next lane, and waits there in the middle of
-its computation. Costs are seconds of processor time, so a busy machine makes no request heavy.
+`Admission` holds the lanes of a worker, and a `Ticket` takes one request through them. The queue of a lane is bounded
+and fair between clients. It refuses at once a request whose turn would come too late for its deadline. A request that
+costs more than its lane allows moves on to the next lane, and waits there in the middle of its computation. Costs are
+seconds of processor time, so a busy machine makes no request heavy.
 
 Streams compute in turns (`service/api/streaming.py`) and hold a place among the streams instead of a slot.
 """
@@ -30,20 +29,20 @@ from service.engine.errors import Abandoned
 from service.problems import Problem, retry_after
 
 TINY_SECONDS = 0.005
-"""What a tiny request costs at most: sixty clients of such requests let an example wait for 0.15 seconds."""
+"""The cost of a tiny request at most: while sixty clients send such requests, an example waits for 0.15 seconds."""
 SMALL_SECONDS = 0.05
-"""What a small request costs at most: about the first request for a network that needs some hundred nodes."""
+"""The cost of a small request at most: about the first request for a network of some hundred nodes."""
 MEDIUM_SECONDS = 1.0
-"""What a medium request costs at most: shorter than this, nobody should wait for a heavy one."""
+"""The cost of a medium request at most: a shorter request should not wait for a heavy one."""
 TINY_SLOTS = 4
-"""Tiny requests that are worked on at once: one that waits for memory leaves the others some."""
+"""Tiny requests that compute at once: one that waits for memory leaves slots to the others."""
 SYSTEM_SLOTS = 2
 LONGER_QUEUE = 16
-"""How many times longer the queues of short requests are: their waiting holds no thread, and is over soon."""
+"""Queues of short requests are this many times longer: their waiting holds no thread, and is over soon."""
 
 
 class Admission:
-    """The lanes of a worker. For many threads; it is made before the fork and starts none."""
+    """The lanes of a worker. Thread-safe. It is created before the fork and starts no thread."""
 
     def __init__(
         self,
@@ -55,10 +54,10 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`seconds` is the time of a request from its first byte to its last.
+        """`seconds` is the time limit of a request, from its first byte to its last.
 
-        `slots` are those of the small, the medium and the heavy lane each, `queue` bounds how many wait in each of
-        them, and `streams` how many streams are open. `cpu` tells the processor time of the calling thread.
+        The small, the medium and the heavy lane have `slots` slots each, and each queues at most `queue` requests.
+        `streams` bounds the open streams. `cpu` returns the processor time of the calling thread.
         """
         self.seconds = seconds
         self.clock, self.cpu = clock, cpu
@@ -71,22 +70,23 @@ class Admission:
         self.heavy = Lane("heavy", slots, queue, math.inf, 3.0, seconds)
         self.streams = Lane("streams", streams, streams, math.inf, 10.0, seconds)
         self.computing = (self.tiny, self.small, self.medium, self.heavy)
-        """The lanes for requests with a body, by what these cost."""
+        """The lanes for requests with a body, cheapest first."""
         self.lanes = (self.system, *self.computing, self.streams)
         self.closed = False
 
     @property
     def most_threads(self) -> int:
-        """Threads that requests may hold at once: those with a slot or a stream, and those that wait in the core."""
+        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in their
+        computation."""
         waiting = (self.small, self.medium, self.heavy)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
     def ticket(self, client: str, arrived: float) -> Ticket:
-        """The way of a request whose first byte came at the reading `arrived` of the clock."""
+        """Return the ticket of a request whose first byte came at the reading `arrived` of the clock."""
         return Ticket(self, client, arrived)
 
     def close(self) -> None:
-        """The server stops: who waits is refused, and so is everybody who asks for a slot from now on."""
+        """Refuse all waiting requests, and every later one: the server stops."""
         calls = []
         with self.lock:
             self.closed = True
@@ -96,27 +96,27 @@ class Admission:
         call_all(calls)
 
     def load(self) -> Iterator[Load]:
-        """What goes on in each lane."""
+        """Yield the load of each lane."""
         for lane in self.lanes:
             yield Load(lane.name, len(lane.running), lane.length, lane.slots)
 
     def backlog(self) -> float:
-        """In how many seconds the work is done that waits for slots now."""
+        """Return the number of seconds until the work is done that waits for slots now."""
         with self.lock:
             now = self.clock()
             return max(lane.wait_of("", now) for lane in self.computing)
 
     def lane_of(self, cost: float) -> Lane:
-        """The lane for requests of this cost."""
+        """Return the lane for requests of this cost."""
         return next(lane for lane in self.computing if cost <= lane.most)
 
     def _stopping(self) -> Problem:
         return Problem("busy", "This server is stopping.", headers=retry_after(1.0))
 
     def _enter(self, ticket: Ticket, lane: Lane, cost: float, ready: Callable[[], None]) -> bool:
-        """A slot for a request, whether it has it at once. Raises `Problem`, and `Abandoned` where it has ended.
+        """Return True and grant a slot if one is free; else queue the request and return False. The lock is held.
 
-        Called with the lock held.
+        Raise `Problem` if it would wait too long, and `Abandoned` if it has ended.
         """
         if ticket.ended:
             raise Abandoned  # the slot would never come back
@@ -154,7 +154,7 @@ class Admission:
         lane.running[ticket] = now
 
     def _give_back(self, ticket: Ticket) -> list[Callable[[], None]]:
-        """Take the slot from a request, and give it to the next; whom to tell. Called with the lock held."""
+        """Take the slot from a request and grant it to the next. Return the callbacks to call. The lock is held."""
         lane = ticket.lane
         if lane is None:
             return []
@@ -170,13 +170,13 @@ class Admission:
         return calls
 
     def recheck(self, lane: Lane) -> None:
-        """Foresee the waits in a lane anew, whether or not somebody gives a slot back."""
+        """Forecast the waits in a lane anew, even if no slot was given back."""
         with self.lock:
             calls = self._refuse_overdue(lane, self.clock())
         call_all(calls)
 
     def _refuse_overdue(self, lane: Lane, now: float) -> list[Callable[[], None]]:
-        """Refuse at once who cannot be in time any more: nobody waits in vain until the deadline."""
+        """Refuse the requests that cannot end in time any more, so that nobody waits in vain until the deadline."""
         if now < lane.checked + RECHECK_SECONDS:
             return []
         lane.checked = now

@@ -13,57 +13,58 @@ if TYPE_CHECKING:
     from service.capacity.ticket import Ticket
 
 MEMORY, MOST_MEMORY = 0.1, 0.3
-"""The weight of the last request in a moving average: of a short one, and of one that took long.
+"""The weight of the last request in a moving average, for a short and for a long request.
 
-Ten long ones take minutes, and what the first tells is true for those who wait now. Where there were few yet, all weigh
-the same.
+Ten long requests take minutes, and the first of them tells what those who wait now will see. Among the first few
+requests, all weigh the same.
 """
 LEAST_DOUBT, MOST_DOUBT = 0.15, 0.5
-"""The pace of a machine changes by the first in half a minute, however like each other its requests are.
+"""Bounds of the doubt about a forecast.
 
-With the second a lane still promises waits up to two thirds of the time limit, however unlike its requests are.
+The pace of a machine changes by the lower one in half a minute, however like each other its requests are. With the
+upper one a lane still promises waits up to two thirds of the time limit, however unlike its requests are.
 """
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
 
 
 class Lane:
-    """Requests of one kind: those that hold a slot, and those that wait for one. The lock of `Admission` guards it."""
+    """The requests of one size: some hold a slot, the others wait for one. The lock of `Admission` guards a lane."""
 
     def __init__(self, name: str, slots: int, room: int, most: float, service: float, longest: float) -> None:
         self.name = name
         self.slots = slots
         self.room = room
-        """How many may wait."""
+        """The number of requests that may wait."""
         self.share = room - room // 4
-        """How many of one client may wait, or stream."""
+        """The number of requests of one client that may wait, or stream."""
         self.most = most
-        """Seconds that a request of this lane costs at most."""
+        """The cost of a request at most, in seconds."""
         self.longest = max(longest, 1e-9)  # it divides
         """Seconds that any request may take from its first byte to its last."""
         self.running: dict[Ticket, float] = {}
-        """When each was given its slot."""
+        """The time at which each request was given its slot."""
         self.waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
         """The queue of each client, in the order of their turns."""
         self.length = 0
         self.slowdown = 1.0
-        """Seconds on the clock for each second of cost, in the mean of late: how much others slow a request down."""
+        """Seconds on the clock for each second of cost, as a moving average: other requests slow a request down."""
         self.learned = 0
-        """Requests that the mean is of."""
+        """The number of requests in the average."""
         self.spread = 0.0
-        """How far the slowdown of a request is from that mean, in the mean of late."""
+        """The distance between a request's slowdown and that average, as a moving average."""
         self.service = service
-        """Seconds on the clock that a request holds its slot, in the mean of late."""
+        """Seconds on the clock that a request holds its slot, as a moving average."""
         self.checked = -math.inf
-        """When the waits were foreseen last."""
+        """The time of the last forecast."""
 
     def takes(self, cost: float, slowdown: float | None = None) -> float:
-        """Seconds on the clock that a request of this cost will take."""
+        """Return the seconds on the clock that a request of this cost will take."""
         return min(cost * (self.slowdown if slowdown is None else slowdown), self.longest)
 
     def wait_of(self, client: str, now: float, place: int | None = None) -> float:
-        """Seconds until a request of this client will have a slot, as far as can be foreseen.
+        """Return the forecast of the seconds until a request of this client has a slot.
 
-        `place` is that in the queue of its client; None: the last one, of a request that comes now.
+        `place` is its position in the queue of its client; None means the end, where a new request goes.
         """
         if len(self.running) < self.slots and not self.length:
             return 0.0
@@ -79,7 +80,7 @@ class Lane:
         return before / self.slots
 
     def pace(self, now: float) -> float:
-        """The slowdown, with what will be learned at least from those that run longer than they were said to take."""
+        """Return the slowdown, raised by what the requests that run longer than forecast will teach at least."""
         slowdown = self.slowdown
         for ticket, since in self.running.items():
             if now - since > ticket.cost * slowdown > 0.0:
@@ -88,10 +89,10 @@ class Lane:
         return slowdown
 
     def overdue(self, now: float) -> Iterator[tuple[Ticket, float]]:
-        """Requests that wait and cannot end in time any more, as far as can be foreseen.
+        """Yield the waiting requests that cannot end in time any more, by the forecast.
 
-        With each go the seconds after which it would fit again, once those before it have come again too. This plays
-        the turns to come in one pass over the queues.
+        Each comes with the seconds after which it would fit again, once those before it have come again too. The method
+        plays the turns to come in one pass over the queues.
         """
         slowdown = self.pace(now)
         taken = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
@@ -115,15 +116,15 @@ class Lane:
             turns = following
 
     def doubt(self) -> float:
-        """How much longer than foreseen a wait may become, as a share of it."""
+        """Return the share by which a wait may become longer than forecast."""
         return min(max(self.spread / self.slowdown, LEAST_DOUBT), MOST_DOUBT) if self.learned else 0.0
 
     def rest(self, now: float) -> float:
-        """Seconds until the next of those with a slot gives it back."""
+        """Return the seconds until the next slot becomes free."""
         return min(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
 
     def _rest(self, ticket: Ticket, elapsed: float, now: float) -> float:
-        """Seconds that a request will hold its slot from now on."""
+        """Return the seconds that a request will still hold its slot."""
         rest = self.takes(ticket.cost) - elapsed
         if rest <= 0.0:
             rest = 0.5 * elapsed  # the estimate was too low; nobody knows by how much
@@ -143,7 +144,7 @@ class Lane:
             del self.waiting[ticket.client]
 
     def next(self) -> Ticket | None:
-        """Take the request with the next turn out of its queue. The turn after this one is another client's."""
+        """Take the request with the next turn out of its queue. The turn after it is another client's."""
         if not self.waiting:
             return None
         client, queue = next(iter(self.waiting.items()))
@@ -156,7 +157,7 @@ class Lane:
         return ticket
 
     def learn(self, cost: float, seconds: float) -> None:
-        """A request of this cost held its slot for so many seconds on the clock."""
+        """Learn from a request of this cost that held its slot for so many seconds on the clock."""
         self.service += MEMORY * (seconds - self.service)
         if cost > 0.0:
             change, weight = self._news(cost, seconds)
@@ -165,7 +166,8 @@ class Lane:
             self.learned += 1
 
     def _news(self, cost: float, seconds: float) -> tuple[float, float]:
-        """How far the slowdown of a request is from the mean, once it has held its slot for so long; its weight."""
+        """Return how far the slowdown of a request is from the average after so many seconds in its slot, and its
+        weight."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
         weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
         return slowdown - self.slowdown, weight
@@ -173,10 +175,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Load:
-    """What goes on in a lane."""
+    """The load of a lane."""
 
     lane: str
     busy: int
-    """Slots that are taken."""
+    """The number of slots that are taken."""
     waiting: int
     slots: int

@@ -1,4 +1,4 @@
-"""A ticket: the way of one request through the lanes, and the watch of its computation."""
+"""The ticket of a request: its way through the lanes, and the watch of its computation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from service.capacity.admission import Admission
 
 BODY_SECONDS = 2e-8
-"""What a byte of a body costs to read and validate, roughly."""
+"""The cost of a byte of a body, to read and validate it."""
 LOOK_SECONDS = 0.01
-"""How often a computation asks whether its client has left."""
+"""Seconds between two checks whether the client has left."""
 OVERRUN = 1.5
-"""How many times its estimate a request costs at most in a lane that is for less.
+"""The cost of a request in too small a lane, at most, in multiples of its estimate.
 
-Without that, one estimated at just below a second computes for a second, moves on, and may be refused there: its work
-is lost.
+Otherwise a request estimated at just below a second would compute for a second, move on, and perhaps be refused there:
+its work would be lost.
 """
 RECHECK_SECONDS = 0.5
-"""How often the waits in a lane are foreseen anew."""
+"""Seconds between two forecasts of the waits in a lane."""
 
 
 def call_all(calls: list[Callable[[], None]]) -> None:
@@ -35,32 +35,31 @@ def call_all(calls: list[Callable[[], None]]) -> None:
 
 
 def _nothing() -> None:
-    """What to call where nobody waits."""
+    """Do nothing: nobody waits."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """The way of one request through the lanes. It is the watch of its computation too.
+    """The way of one request through the lanes, and the watch of its computation.
 
-    `begin`, `leave`, `expire` and `end` may be called from any thread; the other methods belong to the thread that
-    computes.
+    Any thread may call `begin`, `leave`, `expire` and `end`; the other methods belong to the thread that computes.
     """
 
     admission: Admission
     client: str
     arrived: float
-    """When its first byte came."""
+    """The time of its first byte."""
     deadline: float = field(init=False)
     waited: float = 0.0
     """Seconds in queues so far."""
     refusal: Problem | None = None
-    """Why the request was refused while it waited."""
+    """The reason why the request was refused while it waited."""
     gone: bool = False
     """Whether the client has left."""
     left: Callable[[], bool] | None = None
-    """Asks whether the client has left, where nobody calls `leave`."""
+    """Returns whether the client has left, if nobody calls `leave`."""
     settled: bool = False
-    """Whether the request keeps its lane whatever it costs: it would wait where it must not."""
+    """Whether the request keeps its lane whatever it costs, because it must not wait."""
     lane: Lane | None = None
     cost: float = 0.0
     asked: float = 0.0
@@ -70,21 +69,23 @@ class Ticket:
     streams: bool = False
     _next_look: float = 0.0
     _started: float | None = None
-    """The processor time of its thread at the first look since it was given its slot: few requests live to see one."""
+    """The thread's processor time at the first look in this slot; few requests live to see a look."""
 
     def __post_init__(self) -> None:
         self.deadline = self.arrived + self.admission.seconds
 
     @property
     def may_wait(self) -> bool:
-        """Whether it may wait for memory while it holds its slot: tiny requests are many, and have few slots."""
+        """Whether the request may wait for memory while it holds its slot. Tiny requests may not: they are many,
+        with few slots."""
         return self.lane is not self.admission.tiny
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
-        """Ask for a slot in which a body of so many bytes is read and validated; without a body, for one of the system.
+        """Ask for a slot to read and validate a body of so many bytes; a request without a body gets one of the system
+        lane.
 
-        True: the slot is there. False: the request waits, and `ready` is called once, from any thread, when it has its
-        slot or is refused; then `refusal` says why. Raises `Problem` 503 when it is refused at once.
+        Return True if the slot is granted. Otherwise the request waits, and `ready` is called once, from any thread,
+        when it is granted or refused; `refusal` is set then. Raise `Problem` 503 if it is refused at once.
         """
         admission = self.admission
         cost = nbytes * BODY_SECONDS
@@ -98,16 +99,16 @@ class Ticket:
             return admission._enter(self, lane, cost or lane.service, ready)
 
     def begin_blocking(self, nbytes: int) -> None:
-        """Wait for the slot that `begin` asks for. Raises `Problem` 503 and `Abandoned`."""
+        """Wait for the slot that `begin` asks for. Raise `Problem` 503 and `Abandoned`."""
         gate = threading.Lock()
         gate.acquire()
         if not self.begin(nbytes, gate.release):
             self._wait(gate)
 
     def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """The rest of the request costs so many seconds: wait for a slot of a lane for that, unless it has one.
+        """Announce the cost of the rest of the request in seconds, and wait for a slot of a lane for it if need be.
 
-        `alone`: it takes a slot of the heavy lane whatever it costs. Raises `Problem` 503, `DeadlineExceeded` and
+        With `alone` it takes a slot of the heavy lane whatever it costs. Raise `Problem` 503, `DeadlineExceeded` and
         `Abandoned`.
         """
         lane = self.lane
@@ -117,10 +118,10 @@ class Ticket:
             self.cost = max(self.cost, cost)
 
     def look(self) -> float:
-        """Let the computation go on, or wait for a slot of the next lane if it costs more than its lane is for.
+        """Return at once, or wait for a slot of the next lane if the computation costs more than its lane allows.
 
-        Gives the reading of the clock at which to look again. Raises `DeadlineExceeded`, `Abandoned`, and `Problem`
-        503 where such a wait would be too long.
+        Return the reading of the clock at which to look again. Raise `DeadlineExceeded`, `Abandoned`, and `Problem` 503
+        if the wait would be too long.
         """
         if self.admission.clock() >= self._next_look:
             self._look()
@@ -147,7 +148,8 @@ class Ticket:
             self._move(max(2.0 * lane.most, spent))
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
+        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane; return as `begin`
+        does."""
         admission = self.admission
         self.give_slot_back()
         with admission.lock:
@@ -176,7 +178,7 @@ class Ticket:
             raise self.refusal
 
     def open_stream(self) -> None:
-        """Take a place among the streams, beside the slot. Raises `Problem` 503 when there is none for this client."""
+        """Take a place among the streams, beside the slot. Raise `Problem` 503 if there is none for this client."""
         admission = self.admission
         lane = admission.streams
         with admission.lock:
@@ -195,13 +197,13 @@ class Ticket:
             self.streams = True
 
     def give_slot_back(self) -> None:
-        """Go on without a slot: a stream computes in turns."""
+        """Give the slot back and go on without one: a stream computes in turns."""
         with self.admission.lock:
             calls = self.admission._give_back(self)
         call_all(calls)
 
     def leave(self) -> None:
-        """The client has left: who waits is told, and the computation stops at its next look."""
+        """Note that the client has left: a waiting request is refused, a computation stops at its next look."""
         call = _nothing
         with self.admission.lock:
             self.gone = True
@@ -212,7 +214,7 @@ class Ticket:
         call()
 
     def expire(self) -> None:
-        """The deadline has come: a request that still waits is refused."""
+        """Refuse the request if it still waits: its deadline has come."""
         call = _nothing
         with self.admission.lock:
             if self.queued_in is not None:
@@ -224,7 +226,7 @@ class Ticket:
         call()
 
     def end(self) -> None:
-        """Give back everything. May be called twice."""
+        """Give everything back. It may be called twice."""
         if self.ended:
             return
         self.ended = True
@@ -248,7 +250,7 @@ class Ticket:
         call_all(calls)
 
     def _refuse(self, problem: Problem) -> Callable[[], None]:
-        """Whom to call, now that the request, which is in no queue any more, is refused."""
+        """Refuse the request, which is in no queue any more, and return the callback to call."""
         self.refusal = problem
         self.waited += self.admission.clock() - self.asked
         return self._tell()

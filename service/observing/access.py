@@ -1,4 +1,4 @@
-"""The record of an answered request: it is counted, and logged in one line."""
+"""The access record: every answered request is counted, and logged in one line."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from service.observing.logs import clock, logs_text, output
 from service.observing.metrics import count, refuse
 
 QUIET = ("/health/live", "/health/ready", "/metrics")
-"""Routes that are asked every few seconds by machines: not logged."""
+"""Routes that machines call every few seconds: they are not logged."""
 LONGEST_PATH = 1024
 """Characters of a path that are logged: nearly every line then fits into one write, which does not mix with others."""
 
 
 @dataclass(slots=True)
 class Access:
-    """An answered request, as it is counted and logged. Times are in seconds, sizes in bytes."""
+    """An answered request. Times are in seconds, sizes in bytes."""
 
     request_id: str
     method: str
     route: str
-    """The pattern of the path, `unmatched` where there is none: a client must not be able to make new labels."""
+    """The pattern of the path; `unmatched` if there is none, so that a client cannot create new labels."""
     path: str
     status: int
     seconds: float
-    """From the first byte of the request to the answer; of a stream, to its beginning."""
+    """Time from the first byte of the request to the response; for a stream, to its beginning."""
     client: str = ""
     """The client's address."""
     key: str = ""
@@ -37,24 +37,24 @@ class Access:
     received: int | None = None
     """Length of the request's body as it was sent."""
     sent: int | None = None
-    """Length of the answer's body; None for a stream, whose length nobody knows at its beginning."""
+    """Length of the response's body; None for a stream, whose length is unknown at its beginning."""
     queued: float = 0.0
-    """How long the request waited for others."""
+    """Time that the request waited for others."""
     reason: str = ""
-    """Why it was refused: the kind of problem, or the finer word that `environ["nabla.reason"]` had."""
+    """The reason of a refusal: the kind of problem, or the finer word in `environ["nabla.reason"]`."""
 
 
 _line_of: Callable[[Access], bytes] | None = None
 
 
 def log_requests(log_format: str | None) -> None:
-    """Log the requests that are recorded from here on in one of the formats of `Settings.log_format`; None: do not."""
+    """Log each recorded request from now on, in a format of `Settings.log_format`; None turns logging off."""
     global _line_of
     _line_of = None if log_format is None else _text_line if logs_text(log_format) else _json_line
 
 
 def record(access: Access) -> None:
-    """Count an answered request, and log it unless a machine asks it every few seconds. Never waits for anybody."""
+    """Count an answered request, and log it unless its route is in `QUIET`. This never waits."""
     count(access.method, access.route, access.status, access.seconds, access.queued)
     if access.reason:
         refuse(access.reason)

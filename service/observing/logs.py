@@ -1,4 +1,4 @@
-"""The logs of the service: their two forms, and the writers of standard output and standard error."""
+"""The logs of the service: two formats, and the writers of standard output and standard error."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def clock(second: int) -> str:
 
 
 def logs_text(log_format: str) -> bool:
-    """Whether logs are lines for people: as the setting says, or where standard output is a terminal."""
+    """Return whether logs are text for people: by the setting, or because standard output is a terminal."""
     return log_format == "text" or (log_format == "auto" and os.isatty(STANDARD_OUTPUT))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message and the fields given as `extra={"fields": …}`."""
+    """A formatter of one JSON object a line: time, level, logger, message and the fields of `extra={"fields": …}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, message and fields, and below it the traceback if there is one."""
+    """A formatter for people: time, level, message and fields in a line, and below it the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
@@ -56,7 +56,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(*, as_text: bool) -> None:
-    """Send the service's own logs to standard output, and have gunicorn's in the same form."""
+    """Send the service's logs to standard output, and give gunicorn's logs the same format."""
     formatter = TextFormatter() if as_text else JsonFormatter()
     handler = logging.StreamHandler(Stream(output))
     logger = logging.getLogger("nabla")
@@ -68,9 +68,9 @@ def configure_logging(*, as_text: bool) -> None:
 
 
 def write_from_threads() -> None:
-    """In a worker: write logs from threads of their own, so that no request waits for a reader.
+    """Write logs from threads, so that no request waits for a reader. Before this call, lines are written at once.
 
-    Call it after the fork, which no thread survives. Before it, lines are written at once.
+    Call this in a worker, after the fork, which no thread survives.
     """
     for handler in logging.getLogger("gunicorn.error").handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:

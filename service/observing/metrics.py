@@ -1,6 +1,6 @@
-"""The metrics of the service, as Prometheus counts them.
+"""The Prometheus metrics of the service.
 
-With several workers, `PROMETHEUS_MULTIPROC_DIR` makes them add up: `gunicorn.conf.py` sets it.
+With several workers, they add up through the folder `PROMETHEUS_MULTIPROC_DIR`, which `gunicorn.conf.py` sets.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OPEN_CONNECTIONS = Gauge("nabla_open_connections", "Connections that are open", 
 DROPPED_LINES = Counter("nabla_log_lines_dropped", "Lines of the log that nobody read in time")
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-"""Methods that have a label of their own: a client must not be able to make new ones."""
+"""The methods that have a label of their own: a client must not be able to create labels."""
 
 
 error_log = logging.getLogger("nabla.error")
@@ -73,7 +73,7 @@ def _refusals(reason: str) -> Counter:
 
 
 def count(method: str, route: str, status: int, seconds: float, queued: float) -> None:
-    """Count an answered request that took so many seconds, of which it was queued for some."""
+    """Count an answered request with its seconds, and the seconds that it was queued."""
     requests, durations, waits = _children(method if method in METHODS else "other", route, status)
     requests.inc()
     durations.observe(seconds)
@@ -82,17 +82,17 @@ def count(method: str, route: str, status: int, seconds: float, queued: float) -
 
 
 def refuse(reason: str) -> None:
-    """Count a request or connection that is refused without an answer; `record` counts those that are answered."""
+    """Count a request or connection that is refused without a response; `record` counts those with one."""
     _refusals(reason).inc()
 
 
 def count_stream(outcome: str) -> None:
-    """Record one stream that ended, with the status of its summary or how it was cut off."""
+    """Count a stream that ended, by the status of its summary or the way it was cut off."""
     STREAMS.labels(outcome).inc()
 
 
 def exposition() -> tuple[bytes, str]:
-    """All metrics in Prometheus's text format, summed over the workers, and its media type."""
+    """Return all metrics, summed over the workers, in Prometheus's text format, and the media type of that format."""
     sample_now()
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -105,21 +105,21 @@ _sampled: dict[tuple[Gauge, str], Callable[[], float]] = {}
 
 
 def sample(gauge: Gauge, read: Callable[[], float], lane: str = "") -> None:
-    """Have a gauge tell what `read` gives, once a second and when the metrics are asked for.
+    """Set a gauge to `read()` once a second and whenever the metrics are asked for.
 
-    That costs requests nothing. `lane` is the gauge's label, if it has one. The last `read` counts.
+    This costs requests nothing. `lane` is the gauge's label, if it has one. The last `read` counts.
     """
     _sampled[gauge, lane] = read
 
 
 def sample_now() -> None:
-    """Read what `sample` was given."""
+    """Set every sampled gauge."""
     for (gauge, lane), read in list(_sampled.items()):
         (gauge.labels(lane) if lane else gauge).set(read())
 
 
 def resident_bytes() -> int:
-    """Memory that this process takes: its resident set on Linux, its largest so far elsewhere."""
+    """Return the memory of this process: its resident set on Linux, the maximum of its resident set elsewhere."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -131,7 +131,7 @@ sample(RESIDENT_BYTES, resident_bytes)
 
 
 def start_sampling() -> None:
-    """Read the sampled gauges once a second, in a thread. Call this after the fork, which no thread survives."""
+    """Set the sampled gauges once a second, in a thread. Call this after the fork, which no thread survives."""
     threading.Thread(target=_sample_on, name="nabla-gauges", daemon=True).start()
 
 

@@ -6,7 +6,7 @@ import time
 
 
 class Timer:
-    """The stages of one request, for the Server-Timing header."""
+    """A stopwatch for the stages of one request, for the Server-Timing header."""
 
     __slots__ = ("_last", "memory", "stages", "started")
 
@@ -19,7 +19,7 @@ class Timer:
         """Bytes that the computation takes at its peak."""
 
     def mark(self, stage: str) -> None:
-        """The stage that ends now."""
+        """End the present stage under this name."""
         now = time.monotonic()
         self.stages.append((stage, now - self._last))
         self._last = now
@@ -29,7 +29,7 @@ class Timer:
         return time.monotonic() - self.started
 
     def header(self) -> str:
-        """Milliseconds of each stage, as the Server-Timing header has them, and the memory of the computation."""
+        """Return the Server-Timing header: the milliseconds of each stage, and the memory of the computation."""
         entries = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.stages]
         if self.memory is not None:
             entries.append(f'memory;desc="{self.memory} bytes"')

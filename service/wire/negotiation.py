@@ -13,7 +13,7 @@ from service.problems import Problem
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
 Form = Literal["json", "ndjson", "sse"]
-"""The forms of an answer: one document, a line for each record, server-sent events."""
+"""The form of a response: one document, one line for each record, or server-sent events."""
 # What an Accept header may name, and the form it means.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
@@ -22,13 +22,13 @@ COMMON = (None, "", "*/*", JSON)
 
 
 def wants_base64(environ: Mapping[str, Any]) -> bool:
-    """How tensors are to be encoded; raises `Problem` 406 where JSON is not accepted at all."""
+    """Return whether tensors are to be base64. Raise `Problem` 406 if the client does not accept JSON."""
     accept = environ.get("HTTP_ACCEPT")
     return accept not in COMMON and _negotiate(accept, DOCUMENT)[1]
 
 
 def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
-    """Which form an answer that may be a stream is to have, and whether with base64; raises `Problem` 406."""
+    """Return the form of a response that may be a stream, and whether tensors are base64. Raise `Problem` 406."""
     accept = environ.get("HTTP_ACCEPT")
     return ("json", False) if accept in COMMON else _negotiate(accept, DOCUMENT_OR_STREAM)
 
@@ -53,7 +53,7 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
 
 
 def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> str:
-    """Which of the languages the Accept-Language header likes best; the first one where it likes none of them."""
+    """Return the language that the Accept-Language header prefers; the first language if it names none of them."""
     header = environ.get("HTTP_ACCEPT_LANGUAGE")
     for tag, quality in parse_accept_header(header, LanguageAccept) if header else ():
         # zh-Hant-TW is a kind of zh.
@@ -64,6 +64,6 @@ def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> 
 
 
 def accepts_gzip(environ: Mapping[str, Any]) -> bool:
-    """Whether the client reads gzip."""
+    """Return whether the client accepts gzip."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     return bool(accepted) and parse_accept_header(accepted)["gzip"] > 0

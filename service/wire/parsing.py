@@ -1,4 +1,4 @@
-"""From the bytes of a body to Python: orjson reads small bodies, simdjson the numbers of large ones."""
+"""Parsing of bodies: orjson reads small ones, simdjson the numbers of large ones."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from service.wire.structure import ARRAY_BYTES, structure_of
 LARGE_BODY = 32 * 1024
 """Bytes from which simdjson parses a body: it makes no Python object for each number. Below, orjson is faster."""
 SMALL_READING, SMALL_LOADED = 64, 32
-"""Bytes that a small body takes at most while it is read, and after that, in multiples of its length."""
+"""Bytes that a small body takes at most during and after parsing, in multiples of its length."""
 
 
 class Parsed(NamedTuple):
-    """What was read of a body."""
+    """A parsed body."""
 
     value: dict[str, Any]
     texts: LongTexts | None
-    """Long texts of base64 that are still in the body."""
+    """The long texts of base64 that are still in the body."""
     loaded: int
-    """Bytes that are left when all of it is loaded and the body is gone."""
+    """Bytes that the value takes when it is loaded and the body is gone."""
 
 
 def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Parsed:
-    """A JSON object. Long texts below these keys of it, if any, stay in the body until they are released.
+    """Parse a JSON object. Long texts below these keys of it stay in the body until they are released.
 
-    In large bodies, arrays of numbers are NumPy arrays already. `need` is told beforehand how many bytes reading may
-    take, the body included. Raises `Problem`.
+    In large bodies, arrays of numbers become NumPy arrays. `need` is called beforehand with the bytes that parsing may
+    take, the body included. Raise `Problem`.
     """
     texts = LongTexts(body) if len(body) > LONG else None
     if texts is not None and texts.nbytes:
@@ -51,7 +51,7 @@ def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Pa
 
 
 def _object(body: bytes, need: Callable[[int], None]) -> tuple[dict[str, Any], int]:
-    """The object in a body, and what it takes when it is loaded."""
+    """Return the object in a body, and the bytes that it takes when it is loaded."""
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
     if len(body) < LARGE_BODY:
