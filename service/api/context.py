@@ -1,4 +1,4 @@
-"""What a view knows beside the content of its request: the running service, and the way of the request through it."""
+"""The context of a request: the running service, and the request's memory, ticket and choices."""
 
 from __future__ import annotations
 
@@ -27,49 +27,50 @@ WORTH_LEARNING = 0.001
 
 @dataclass(frozen=True)
 class Runtime:
-    """What operations need of the running service."""
+    """The parts of the running service that views need."""
 
     settings: Settings
     compiled: Compiler
-    """Gives what tasks are compiled to, out of the memory of earlier requests."""
+    """Returns the compiled form of a task, out of the cache if an earlier request compiled an equal one."""
     memory: Account
     admission: Admission
     costs: Costs = field(default_factory=Costs)
 
 
 class _Weighed(NamedTuple):
-    """What a request was estimated to cost, to be compared with what it does cost."""
+    """The estimated cost of a computation, to be compared with the measured cost."""
 
     program: Program
     kind: str
     estimated: float
     began: float
-    """The processor time of the thread."""
+    """The processor time of the thread when the computation began."""
 
 
 @dataclass
 class Context:
-    """What an operation knows of the request beside its content."""
+    """The context of a request, which a view gets beside the loaded request."""
 
     runtime: Runtime
     timer: Timer
     memory: Reservation
     loaded_bytes: int
-    """An estimate of what the request itself takes, now that it is loaded."""
+    """An estimate of the bytes that the loaded request takes."""
     ticket: Ticket
-    """The way of the request through the slots of the worker; the watch of its computation."""
+    """The way of the request through the slots of the worker, and the watch of its computation."""
     environ: Mapping[str, Any]
     form: wire.Form
-    """`json`, unless the operation may stream and a stream was asked for."""
+    """`json`, unless the endpoint streams and the client asked for a stream."""
     base64: bool
-    """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
+    """Whether tensors are to be typed arrays. `post` encodes a document, the view encodes a stream itself."""
     language: str = LANGUAGES[0]
     """The language of sentences (see `service/engine/texts`)."""
 
     compiled: Compiler = field(init=False)
-    """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
+    """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
     in_steps: bool = False
-    """Whether it was computed in steps and ended in time: where it stands is told, even if that is late by a little."""
+    """Whether the request was computed in steps and ended in time: its response is sent even if that is a little
+    late."""
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
@@ -77,10 +78,10 @@ class Context:
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
-        """Wait for a slot as `weigh` does, and then for so many bytes beside those of the request itself.
+        """Wait for a slot as `weigh` does, and then for `nbytes` bytes beside those of the request itself.
 
-        Three lanes compute beside each other. What takes more than a third of the memory goes to the heavy one, where
-        it waits in a queue that foresees the wait, instead of holding a slot of another lane while it waits for memory.
+        Three lanes compute side by side. A request that takes more than a third of the memory goes to the heavy lane.
+        There it waits in a queue with a forecast, instead of holding a slot of another lane while it waits for memory.
         """
         whole = self.loaded_bytes + nbytes
         self.weigh(program, work, calls, numbers, alone=3 * whole > self.memory.account.total)
@@ -89,13 +90,13 @@ class Context:
     def weigh(
         self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0, *, alone: bool = False
     ) -> None:
-        """Wait for a slot that suits what comes now: so many floating-point operations, mostly of this program.
+        """Wait for a slot that suits the work that comes now: `work` floating-point operations, mostly of this program.
 
-        Before memory is reserved: whoever waits for a slot must not hold what those with one need.
+        Call it before memory is reserved: a request that waits for a slot must not hold what those with a slot need.
 
-        `calls` are those of NumPy, beyond one run of the program, and `numbers` those of the answer; with `alone` it is
-        a slot of the heavy lane. Raises `Problem` 503 where the wait would be too long, `DeadlineExceeded` and
-        `Abandoned`.
+        `calls` is the number of NumPy calls beyond one run of the program, `numbers` the count of numbers in the
+        response. With `alone` the slot is one of the heavy lane. Raise `Problem` 503 if the wait would be too long,
+        `DeadlineExceeded` and `Abandoned`.
         """
         calls += len(program.nodes)
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
@@ -105,22 +106,23 @@ class Context:
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
-        """The request is computed: remember what it cost."""
+        """Remember the cost of the request, which is computed."""
         if self._weighed is not None:
             program, kind, estimated, began = self._weighed
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
     def watch_over(self, program: Program, work: float) -> Watch | None:
-        """What a computation of so many floating-point operations looks at; small ones are over before that matters."""
+        """Return the watch for a computation of so many floating-point operations; None for a small one, which ends
+        too soon."""
         return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:
-        """End the stage in which programs are made, which take so many bytes."""
+        """End the compile stage; the programs take so many bytes."""
         self.timer.mark("compile")
         self.timer.memory = nbytes
 
 
 def runtime() -> Runtime:
-    """The running service's own state."""
+    """Return the state of the running service."""
     found: Runtime = current_app.extensions["nabla"]
     return found

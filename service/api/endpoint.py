@@ -1,8 +1,7 @@
-"""One decorator turns a function into an endpoint of the API.
+"""The decorators that turn a function into an endpoint of the API.
 
-The function takes what its request schema loaded and gives what its response schema describes;
-reading, validation, negotiation and writing happen here, the same for all. `ENDPOINTS` lists them
-for OpenAPI.
+The function takes what its request schema loaded and returns what its response schema describes. `post` reads and
+validates the request, negotiates its form and writes the response. `ENDPOINTS` lists all endpoints for OpenAPI.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from service.problems import from_faults, from_validation
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An operation, as OpenAPI describes it."""
+    """An endpoint, as OpenAPI describes it."""
 
     method: str
     path: str
@@ -43,17 +42,18 @@ class Endpoint:
     takes: Schema | None = None
     gives: Schema | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
-    """Request bodies by name; their answers are computed when OpenAPI is written."""
+    """Request bodies by name; the responses are computed when openapi.yaml is written."""
     parameters: tuple[Mapping[str, Any], ...] = ()
-    """Path and query parameters, as OpenAPI has them."""
+    """Path and query parameters, in the form of OpenAPI."""
     media_types: tuple[str, ...] = ("application/json",)
-    """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
+    """The media types of the response. Without any, OpenAPI says nothing of it: generators of clients know no such
+    type."""
     streams: tuple[type[Schema], ...] = ()
-    """What the lines or events of a streamed answer are; none: it is no stream."""
+    """The schemas of the lines or events of a streamed response; empty if the endpoint does not stream."""
 
     @property
     def is_translated(self) -> bool:
-        """Whether the answer holds sentences, in a language that the caller may choose."""
+        """Whether the response holds sentences, in a language that the caller may choose."""
         return self.takes is not None and "language" in self.takes.load_fields
 
 
@@ -67,13 +67,13 @@ TAGS = {
     "Catalogue": "Everything a request may name",
     "System": "Health, metrics and this description",
 }
-"""What operations are about, in the order in which they are shown."""
+"""The subjects of endpoints, in the order in which they are shown."""
 FIRST = "/v1/gradients"
-"""What the service is for."""
+"""The main endpoint, which comes first."""
 
 
 def in_order() -> list[Endpoint]:
-    """All operations as people read them; the order in which modules were imported does not show."""
+    """Return all endpoints in the order for readers, whatever the order of imports."""
     tags = list(TAGS)
     return sorted(ENDPOINTS, key=lambda endpoint: (tags.index(endpoint.tag), endpoint.path != FIRST))
 
@@ -81,7 +81,7 @@ def in_order() -> list[Endpoint]:
 def describe(
     method: str, path: str, *, summary: str, tag: str, **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: put the view below into OpenAPI; the first paragraph of its docstring is the description."""
+    """Decorator: describe the view below in OpenAPI, with its docstring as description."""
 
     def register(view: Callable[..., Any]) -> Callable[..., Any]:
         text = (view.__doc__ or "").strip()
@@ -102,11 +102,11 @@ def post(
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
-    """Decorator: the function below answers POST requests at `path`.
+    """Decorator: let the function below answer POST requests at `path`.
 
-    With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
-    are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
-    answer, and its headers say so.
+    With `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
+    whole response. If requests have the field `language`, `context.language` is the language of the response, and its
+    headers say so.
     """
     translated = "language" in takes.load_fields
 
@@ -152,7 +152,7 @@ def post(
 
 
 def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wire.Parsed:
-    """Read and parse the body. The request holds a ticket from here on. Raises `Problem`."""
+    """Read and parse the body. From here on the request has a ticket. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
     held.timer.mark("receive")
@@ -164,7 +164,7 @@ def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wir
 
 
 def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
-    """Load a parsed body, and let go of its long texts. Raises `Problem` 422."""
+    """Load a parsed body, and release its long texts. Raise `Problem` 422."""
     try:
         loaded = takes.read(value)
     except ValidationError as error:
@@ -218,7 +218,7 @@ def _document(pieces: list[bytes], base64: bool, headers: dict[str, str], sent: 
 class _Held:
     """The memory and the ticket that a request holds until its response is written.
 
-    At the end of the `with` block it gives back those that the edge has not made, unless it is told to keep them.
+    At the end of the `with` block, those that the edge has not made are given back, unless `keep` was called.
     """
 
     __slots__ = ("_is_large", "_kept", "_owns_memory", "_owns_ticket", "memory", "running", "ticket", "timer")
@@ -241,7 +241,7 @@ class _Held:
             self.close()
 
     def begin(self, environ: dict[str, Any], nbytes: int) -> None:
-        """Take over the ticket that the edge began, or begin one for a body of so many bytes. Raises `Problem` 503."""
+        """Take over the ticket that the edge began, or begin one for a body of so many bytes. Raise `Problem` 503."""
         ticket: Ticket | None = environ.get("nabla.ticket")
         if ticket is None:
             arrived = environ.get("nabla.arrived") or time.monotonic()
@@ -253,12 +253,12 @@ class _Held:
         self._is_large = nbytes > wire.LARGE_BODY
 
     def look_if_large(self) -> None:
-        """Let a large request wait or end; a small one is over before a look could matter."""
+        """Let a large request wait or end; a small request is over before a look could matter."""
         if self._is_large:
             self.ticket.look()
 
     def reserve_until_sent(self, pieces: list[bytes]) -> Callable[[], None] | None:
-        """Hold memory for a response and nothing else. Return the function that gives it back; None: the edge does."""
+        """Hold memory for the response alone. Return the function that gives it back; None if the edge does that."""
         if not self.memory.held:
             return None
         nbytes = sum(map(len, pieces))
@@ -283,7 +283,7 @@ class _Held:
 
 
 def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """A function that tells whether the client has closed its connection, where the server gives access to it."""
+    """Return a function that says whether the client has closed its connection; None if the server does not show it."""
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return None  # the next write will tell

@@ -26,7 +26,7 @@ from service.engine.network.task import Caution
 from service.engine.texts import Tell, say, telling
 
 VERTEX_BYTES = 2_000
-"""What a node of an answer takes while it is put together, beside its numbers."""
+"""Bytes that a node of a response takes while it is put together, beside its numbers."""
 
 blueprint = Blueprint("graph", __name__)
 
@@ -41,11 +41,12 @@ blueprint = Blueprint("graph", __name__)
     examples=GRAPH,
 )
 def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
-    """Every operation on the way to the loss and back to the gradients, with its value and its adjoint.
+    """Show every operation on the way to the loss and back to the gradients, with its value and its adjoint.
 
-    Of a network, or of an `expression` at a `point`. `code` is the same as straight-line code, and `operations` says
-    what each operation computes in NumPy. A large graph is collapsed: a node for each layer and half, unless `detail`
-    asks for `operations`. `include` adds drawings for Graphviz (`dot`) and Mermaid, and the way back to the inputs.
+    The graph is that of a network, or of an `expression` at a `point`. `code` is the same graph as straight-line code,
+    and `operations` gives the NumPy expression of each operation. A large graph is collapsed to a node for each layer
+    and direction, unless `detail` asks for `operations`. `include` adds drawings for Graphviz (`dot`) and Mermaid, and
+    the way back to the inputs.
     """
     tell = telling(context.language)
     count, values, view, warnings = (_of_function if "expression" in request else _of_network)(request, context)
@@ -61,7 +62,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
 
 
 Shown = tuple[int, Values, View, list[Caution]]
-"""How many operations there are, their values, what is shown of them, and warnings."""
+"""The number of operations, their values, the part that is shown, and warnings."""
 
 
 def _of_function(request: LoadedGraph, context: Context) -> Shown:

@@ -32,9 +32,9 @@ MISSED = {
     "data": say("verify.missed.data"),
     "pairs": say("verify.missed.pairs"),
 }
-"""What is told of families of mistakes of which some were not tried."""
+"""The sentence about families of mistakes that were not all tried."""
 SEARCHING = 0.15
-"""The share of the time of a request that the search for mistakes may take."""
+"""The share of a request's time that the search for mistakes may take."""
 
 
 @post(
@@ -47,11 +47,12 @@ SEARCHING = 0.15
     examples=VERIFY,
 )
 def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
-    """Compare a claimed gradient with the exact one, and name the mistake that gives such numbers.
+    """Compare a claimed gradient with the exact one, and name the mistake that produces its numbers.
 
-    It takes what `/v1/gradients` takes, or an `expression` and a `point`, and the gradient that is `claimed`: all of it
-    or a part, or `submissions` of a whole class. Each tensor gets a verdict; what is wrong is compared with the numbers
-    that known mistakes give, alone and in pairs. A claim that none of them explains is told where it first goes wrong.
+    The request is that of `/v1/gradients`, or an `expression` and a `point`, and the gradient that you claim
+    (`claimed`): all of it or a part, or `submissions` of a whole class. Each tensor gets a verdict; a wrong one is
+    compared with the numbers that known mistakes produce, alone and in pairs. For a claim that no known mistake
+    explains, the response says where it first goes wrong.
     """
     tell = telling(context.language)
     wanted = Wanted(_submissions(request), request["layout"], request.get("tolerance"), request.get("learning_rate"))

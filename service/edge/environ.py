@@ -1,4 +1,4 @@
-"""The environment of WSGI (PEP 3333), from the head of a request."""
+"""The WSGI environment (PEP 3333), made of the head of a request."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import unquote_to_bytes
 from service.edge.parser import Parser
 
 MOST_NAMES = 500
-"""Names of headers whose keys are remembered: a client must not be able to fill memory with new ones."""
+"""The number of header names whose keys are remembered: clients must not be able to fill memory with new ones."""
 
 _keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
 
 def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
-    """The part that is the same for all requests of a connection."""
+    """Return the part that is the same for all requests of a connection."""
     # The addresses of a Unix socket are texts.
     name, port = sockname[:2] if isinstance(sockname, tuple) else ("localhost", 0)
     peer, peer_port = peername[:2] if isinstance(peername, tuple) else ("", 0)
@@ -38,7 +38,7 @@ def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
 
 
 def add_head(environ: dict[str, Any], parser: Parser) -> None:
-    """Add what the head of a request says. Names with an underscore are left out: they could stand for others."""
+    """Add the head of a request. Names with an underscore are left out: they could stand for others."""
     target: bytes = parser.path
     path, _, query = target.partition(b"#")[0].partition(b"?")
     if not path.startswith(b"/") and b"://" in path:  # the absolute form, which is for proxies
@@ -66,7 +66,7 @@ def add_head(environ: dict[str, Any], parser: Parser) -> None:
 
 
 def _mounted(path: str) -> tuple[str, str]:
-    """SCRIPT_NAME and PATH_INFO. The variable of the environment says below which path the server is mounted."""
+    """Return SCRIPT_NAME and PATH_INFO. The environment variable SCRIPT_NAME says where the server is mounted."""
     mount = os.environ.get("SCRIPT_NAME", "").rstrip("/")
     if mount and (path == mount or path.startswith(mount + "/")):
         return mount, path[len(mount) :]
@@ -74,7 +74,7 @@ def _mounted(path: str) -> tuple[str, str]:
 
 
 def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> None:
-    """Add the body, which is there as a whole and without chunks."""
+    """Add the body, which is complete and without chunks."""
     if body is None:
         body = io.BytesIO()
     else:

@@ -1,4 +1,4 @@
-"""gunicorn's HTTP/1.1 parser, with its two checks of each header done by regular expressions."""
+"""gunicorn's HTTP/1.1 parser, with regular expressions for its two checks of each header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 class Parser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
-    """As gunicorn's own, which looks at each byte in Python: that is a seventh of a small head's time."""
+    """gunicorn's parser, without its look at each byte in Python, which takes a seventh of a small head's time."""
 
     __slots__ = ()
 
