@@ -1,4 +1,4 @@
-"""What the catalogue gives."""
+"""The responses of the catalogue."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class TranslatedTextSchema(Schema):
 
 
 class InputCountSchema(Schema):
-    """How many of something there may be."""
+    """The number of inputs that a block takes."""
 
     minimum = fields.Integer(required=True)
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
 class WordTroubleSchema(Schema):
-    """Where a word of an expression has no value, or no certain derivative."""
+    """A set of points where a word of an expression has no value, or no certain derivative."""
 
     kind = fields.String(required=True)
     message = fields.String(required=True)
@@ -72,7 +72,7 @@ class StationaryPlaceSchema(Schema):
 
 
 class PresetTrialSchema(Schema):
-    """An optimizer that shows something, from each of the starts."""
+    """An optimizer that is worth watching from each of the starts."""
 
     optimizer = fields.Dict(required=True)
     steps = fields.Integer(required=True)

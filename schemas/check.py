@@ -1,4 +1,4 @@
-"""What `/v1/gradients/check` takes and gives."""
+"""The request and the response of `/v1/gradients/check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from schemas.tensor import Array, ParametersAnswerField
 from service.engine.insight.check import TOLERANCES, VERDICTS
 from service.engine.insight.differences import STEPS
 
-MOST_STEPS = 100
+MOST_LENGTHS = 100
 SMALLEST_STEP, LARGEST_STEP = 1e-300, 1e100
 MEANINGS = {
     "right": "nothing speaks against it",
@@ -47,7 +47,7 @@ class LoadedCheck(LoadedSubject):
 
 
 class CheckRequest(SubjectRequest[LoadedCheck]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and perhaps a gradient to check."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and perhaps a gradient to check."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 
@@ -70,16 +70,16 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
     steps = NumbersField(
         minimum=SMALLEST_STEP,
         metadata=about(
-            f"of differences and remainders, 1 to {MOST_STEPS} lengths: by default differences have {len(STEPS)}, from "
+            f"of differences and remainders, 1 to {MOST_LENGTHS} lengths: by default differences have {len(STEPS)}, from "
             f"{STEPS[0]} to {STEPS[-1]}"
         ),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """As for every subject, and the steps within bounds."""
+        """Finish a request about a subject, and check the bounds of the step lengths."""
         steps = loaded.get("steps")
-        if steps is not None and (not 0 < len(steps) <= MOST_STEPS or max(steps) > LARGEST_STEP):
-            detail = f"takes 1 to {MOST_STEPS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
+        if steps is not None and (not 0 < len(steps) <= MOST_LENGTHS or max(steps) > LARGEST_STEP):
+            detail = f"takes 1 to {MOST_LENGTHS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
             raise ValidationError({"steps": [Message(detail)]})
         return super().finish(loaded)
 
@@ -109,7 +109,7 @@ class DifferenceSchema(StrictSchema):
 
 
 class DifferenceCurveSchema(StrictSchema):
-    """The error of central differences along a random direction, over the step: a V in logarithmic axes."""
+    """The error of central differences along a random direction for each step length: a V in logarithmic axes."""
 
     slope = fields.Float(
         required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
@@ -125,7 +125,7 @@ class DifferenceCurveSchema(StrictSchema):
 
 
 class TaylorRemainderSchema(StrictSchema):
-    """|f(x + h v) - f(x) - h g·v|, what the tangent leaves over."""
+    """The Taylor remainder |f(x + h v) - f(x) - h g·v|."""
 
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -170,7 +170,7 @@ class TensorCheckSchema(StrictSchema):
 
 
 class CheckResponse(StrictSchema):
-    """Whether a gradient is right, and why."""
+    """The verdict on a gradient, with its evidence."""
 
     verdict = fields.String(required=True, metadata=about(VERDICT))
     text = fields.String(required=True)

@@ -1,4 +1,4 @@
-"""What `/v1/derivatives` takes and gives."""
+"""The request and the response of `/v1/derivatives`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
 
 OF_THE_LOSS = OF_GRADIENTS
-"""Keys that have a meaning only where the loss is differentiated."""
+"""Keys with a meaning only if the loss is differentiated."""
 MOST_VECTORS = 10_000
-"""Each takes many times the memory of its text if it is but a number."""
+"""The number of vectors at most: a short text may make each take many times its memory."""
 
 
 class VectorsField(StrictField):
@@ -79,7 +79,7 @@ class LoadedDerivatives(LoadedNetwork):
 
 
 class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
-    """A network, its parameters and inputs, and which derivative of what with respect to what."""
+    """A network, its parameters and inputs, and the derivative to compute: of what, with respect to what."""
 
     elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -114,7 +114,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What was left out of the recipe, and tensors in the precision that is computed in."""
+        """Finish the request: add defaults that are not in the recipe, and convert tensors to the dtype."""
         kind = loaded["kind"]
         loaded.setdefault("of", _default_of(kind))
         loaded.setdefault("wrt", "parameters" if loaded["of"] == "loss" else "inputs")
@@ -128,7 +128,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if "kind" in loaded and ("of" in loaded or "of" not in original):
             kind = loaded["kind"]
             errors = misfits(kind, loaded.get("of", _default_of(kind)), original)
@@ -141,7 +141,7 @@ def _default_of(kind: str) -> str:
 
 
 def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     errors: dict[str, list[str]] = {}
     if kind in TAKES_VECTORS and "vectors" not in given:
         errors["vectors"] = [f"is required for kind: {kind}"]
@@ -158,7 +158,8 @@ def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
 
 
 class DerivedField(StrictField):
-    """An answer's derivative: a tensor, tensors by name, tensors by layer and parameter name, or a list of these."""
+    """A derivative in a response: a tensor, tensors by name, tensors by layer and parameter name, or a list of
+    these."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         # What is inside is left open: it would have to refer to itself.

@@ -1,4 +1,4 @@
-"""What `/v1/gradients/diagnose` takes and gives."""
+"""The request of `/v1/gradients/diagnose`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
 MOST_TRACED = 100_000
-"""Steps of a trace."""
+"""The number of steps of a trace, at most."""
 MOST_CHOICES = 100
 MOST_DEPTH = 1_000
 MOST_UNITS = 16_384
@@ -57,7 +57,7 @@ OF_A_TRAINING = (
 )
 WITH_A_SWEEP = frozenset(("inputs", "targets", "loss"))
 ALWAYS_THERE = frozenset(("seed", "dtype", "reduction", "shuffle", "frozen", "training"))
-"""Keys of a loaded request that are there whether they were sent or not."""
+"""Keys that a loaded request always has."""
 
 
 class TracedStep(NamedTuple):
@@ -73,7 +73,7 @@ class TracedStep(NamedTuple):
 
 
 class TraceField(StrictField):
-    """The `steps` of an answer of `/v1/train`."""
+    """The `steps` of a response of `/v1/train`."""
 
     known = tuple(TrainingStepSchema().fields)
 
@@ -190,7 +190,7 @@ class DepthsField(StrictField):
 
 
 class LoadedSweep(NamedTuple):
-    """What is swept over, loaded."""
+    """The lists of a sweep, loaded."""
 
     depths: tuple[int, ...]
     activations: tuple[Selection[Activation], ...]
@@ -203,7 +203,7 @@ class LoadedSweep(NamedTuple):
 
 
 class DiagnoseSweepSchema(PartSchema):
-    """Networks of dense layers, one for each combination of what is listed."""
+    """A sweep over networks of dense layers: one network for each combination of the listed values."""
 
     made = LoadedSweep
 
@@ -230,8 +230,8 @@ class DiagnoseSweepSchema(PartSchema):
 
 
 class LoadedDiagnose(TypedDict):
-    """A request for a diagnosis, loaded: of a network, of its training where there is an optimizer, of a trace, or of a
-    sweep. The first two have the keys of a network or of a training, the others have not."""
+    """A request for a diagnosis, loaded: of a network, of its training if there is an optimizer, of a trace, or of a
+    sweep. The first two have the keys of a network or of a training, the others do not."""
 
     seed: int
     dtype: str
@@ -262,7 +262,7 @@ class LoadedDiagnose(TypedDict):
 
 
 class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
-    """What `/v1/gradients` takes; with an optimizer what `/v1/train` takes; or a trace, or a sweep, alone."""
+    """The keys of `/v1/gradients`; with an optimizer those of `/v1/train`; or a trace alone, or a sweep alone."""
 
     fresh = TrainingRequest.fresh | {"trace"}
     elsewhere = MappingProxyType(
@@ -297,7 +297,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         errors = _misfits([key for key in loaded if key not in ALWAYS_THERE])
         if "optimizer" in loaded and loaded["reduction"] not in TO_ONE_NUMBER:
             errors["reduction"] = [Message("a training needs one number: mean or sum", TO_ONE_NUMBER)]
@@ -325,7 +325,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if isinstance(original, Mapping):
             errors = _misfits(original)
             if errors:
@@ -333,7 +333,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
 
 def _misfits(given: Collection[str]) -> dict[str, list[Message]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     chosen = [key for key in ("sweep", "trace", "optimizer") if key in given]
     errors: dict[str, list[Message]] = {}
     for key in chosen[1:]:

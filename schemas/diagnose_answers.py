@@ -13,7 +13,7 @@ from service.engine.insight.health.diagnosis import VERDICTS
 
 
 class FindingSchema(StrictSchema):
-    """Something that is wrong, or worth knowing, with its number and what to do."""
+    """A fault, or a fact worth knowing, with its number and advice."""
 
     code = fields.String(required=True, metadata=about("its name in `/v1/findings`"))
     severity = fields.String(
@@ -62,7 +62,7 @@ class LayerHealthSchema(StrictSchema):
 
 
 class LayerChainSchema(StrictSchema):
-    """The way with most layers of weights from the inputs to an output."""
+    """The path with most layers of weights from the inputs to an output."""
 
     layers = fields.List(fields.String(), required=True)
     ratio = fields.Float(
@@ -74,7 +74,7 @@ class LayerChainSchema(StrictSchema):
 
 
 class TrainingCurveSchema(StrictSchema):
-    """A number for each of some steps."""
+    """A curve: a number for each of some steps."""
 
     steps = fields.List(fields.Integer(), required=True)
     loss = TensorAnswerField(required=True)
@@ -82,7 +82,7 @@ class TrainingCurveSchema(StrictSchema):
 
 
 class DiagnosedTrainingSchema(StrictSchema):
-    """How a training went."""
+    """The course of a training."""
 
     status = fields.String(metadata=about("as of `/v1/train`"))
     reason = fields.String()
@@ -92,7 +92,7 @@ class DiagnosedTrainingSchema(StrictSchema):
 
 
 class SweepRowSchema(StrictSchema):
-    """All seeds of a depth, an activation and an initializer together."""
+    """A row of the table: all seeds of a depth, an activation and an initializer together."""
 
     depth = fields.Integer(required=True)
     activation = fields.Dict(required=True)
@@ -111,7 +111,7 @@ class SweepRowSchema(StrictSchema):
 
 
 class ShortFindingSchema(StrictSchema):
-    """A finding of one network of a sweep, without its words."""
+    """A finding of one network of a sweep, without its sentences."""
 
     code = fields.String(required=True)
     severity = fields.String(required=True)
@@ -148,7 +148,7 @@ class DiagnoseStepSchema(StrictSchema):
 
 
 class DiagnoseSummary(StrictSchema):
-    """A verdict, and the numbers it comes from."""
+    """The verdict, and the numbers that it comes from."""
 
     status = fields.String(required=True, metadata=about("completed, or cancelled where there was no time for all"))
     reason = fields.String(metadata=about("of a sweep or a training: why it ended"))
@@ -169,7 +169,8 @@ class DiagnoseSummary(StrictSchema):
 
 
 class DiagnoseResponse(DiagnoseSummary):
-    """Findings, the gravest first, and the numbers they come from. Streams send them one by one, and the rest last."""
+    """Findings, the gravest first, and the numbers that they come from. Streams send them one by one, and the rest
+    last."""
 
     findings = fields.List(fields.Nested(FindingSchema), required=True)
     runs = fields.List(fields.Nested(SweepRunSchema), metadata=about("the networks of a sweep"))

@@ -1,4 +1,4 @@
-"""What `/v1/forward` and `/v1/gradients` take and give."""
+"""The requests and responses of `/v1/forward` and `/v1/gradients`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
 )
-"""Keys of other operations, and the operation that takes them."""
+"""Keys of other endpoints, and the endpoint that takes them."""
 WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
     dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
 )
@@ -74,7 +74,7 @@ Tree = dict[str, dict[str, Array]]
 
 
 class LoadedNetwork(TypedDict):
-    """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
+    """A request about a network, loaded. The endpoint decides whether it has targets and a loss."""
 
     network: NetworkDefinition
     inputs: Tensors
@@ -123,7 +123,7 @@ class NetworkRequest(RequestSchema[R]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
         if both:
             raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
@@ -134,7 +134,7 @@ class NetworkRequest(RequestSchema[R]):
         return loaded
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
-        """Tensors in float32, but for indices: float32 does not hold every integer."""
+        """Return tensors in float32, except for indices: float32 cannot represent every integer."""
         network: NetworkDefinition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
@@ -241,7 +241,7 @@ class LayerNormsSchema(StrictSchema):
 
 
 class LayerValuesSchema(StrictSchema):
-    """What one layer computed."""
+    """The values of one layer."""
 
     name = fields.String(required=True)
     type = fields.String(required=True)
@@ -270,7 +270,7 @@ class ForwardResponse(StrictSchema):
 
 
 class PerSampleGradientsSchema(StrictSchema):
-    """Every sample's own share."""
+    """The loss and the gradients of every sample."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
     gradients = ParametersAnswerField(required=True, metadata=about("the tree, with a leading axis of samples"))

@@ -1,4 +1,4 @@
-"""What `/v1/gradients/explain` takes and gives."""
+"""The request and the response of `/v1/gradients/explain`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PathField(StrictField):
 
 
 class ExplainRequest(LossRequest[LoadedExplain]):
-    """What `/v1/gradients` takes, and which gradient is to be derived."""
+    """The keys of `/v1/gradients`, and the gradient that is to be derived."""
 
     elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
 
@@ -77,7 +77,7 @@ class ExplainRequest(LossRequest[LoadedExplain]):
 
 
 class ExplainStepSchema(StrictSchema):
-    """One number of a derivation, and how it comes from others."""
+    """A number of a derivation, and its formula."""
 
     id = fields.String(required=True, metadata=about("its name in this answer, as `uses` has it"))
     kind = fields.String(required=True, metadata={"description": "what it is about", "enum": list(KINDS)})
@@ -110,7 +110,7 @@ class ExplainStepSchema(StrictSchema):
 
 
 class ExplainQuantitySchema(StrictSchema):
-    """A number that steps use and that is not derived."""
+    """A number that steps use but that is not derived."""
 
     id = fields.String(required=True)
     quantity = fields.String(
@@ -127,7 +127,7 @@ class ExplainQuantitySchema(StrictSchema):
 
 
 class ExplainReasonSchema(StrictSchema):
-    """Why a gradient is 0."""
+    """The reason why a gradient is 0."""
 
     code = fields.String(
         required=True,
@@ -143,7 +143,7 @@ class ExplainReasonSchema(StrictSchema):
 
 
 class ExplainMeaningSchema(StrictSchema):
-    """What a gradient says of its parameter."""
+    """The meaning of a gradient for its parameter."""
 
     parameter = fields.String(required=True, metadata=about("such as hidden.kernel[0][1]"))
     value = fields.Float(required=True, allow_none=True)
@@ -161,7 +161,7 @@ class ExplainMeaningSchema(StrictSchema):
 
 
 class ExplainResponse(StrictSchema):
-    """A derivation, in the order in which it is read."""
+    """A derivation, in reading order."""
 
     dtype = fields.String(required=True)
     convention = fields.String(required=True)

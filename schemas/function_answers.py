@@ -1,4 +1,4 @@
-"""What `/v1/functions/…` give."""
+"""The responses of `/v1/functions/…`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def names() -> fields.List[Any]:
 
 
 class PointProblemSchema(StrictSchema):
-    """Why there is no value, or no certain derivative, at a point."""
+    """The reason why a point has no value, or no certain derivative."""
 
     kind = fields.String(
         required=True,
@@ -37,7 +37,7 @@ class PointProblemSchema(StrictSchema):
 
 
 class FunctionPointSchema(StrictSchema):
-    """What there is to know of one point."""
+    """The calculus at one point."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -73,7 +73,7 @@ class DerivativeFormulaSchema(StrictSchema):
 
 
 class PartialDerivativeSchema(DerivativeFormulaSchema):
-    """A derivative by one variable; formulas are null where they are too long to be of use."""
+    """A derivative with respect to one variable; a formula that is too long to be of use is null."""
 
     variable = fields.String(required=True)
     latex = fields.String(required=True, allow_none=True)
@@ -81,7 +81,7 @@ class PartialDerivativeSchema(DerivativeFormulaSchema):
 
 
 class SymbolicFormulasSchema(StrictSchema):
-    """Formulas, simplified."""
+    """Simplified formulas."""
 
     latex = fields.String(required=True, metadata=about("the expression as it was understood"))
     gradient = fields.List(fields.Nested(PartialDerivativeSchema), required=True)
@@ -118,7 +118,7 @@ class FunctionGradientResponse(StrictSchema):
 
 
 class StationaryPointSchema(StrictSchema):
-    """A place where the gradient is 0."""
+    """A point where the gradient is 0."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True)
@@ -152,7 +152,7 @@ class StationaryResponse(StrictSchema):
 
 
 class ValleySchema(StrictSchema):
-    """A place where runs ended or are bound for."""
+    """A point where runs ended or are going to end."""
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
@@ -188,7 +188,7 @@ class DescentRunSummarySchema(StrictSchema):
 
 
 class DescentRunSchema(DescentRunSummarySchema):
-    """One start with one optimizer, and its way: an entry for each of `steps` up to its end, and its end."""
+    """One start with one optimizer, and its path: an entry for each of `steps` up to its end, and its end."""
 
     path = TensorAnswerField(required=True)
     values = TensorAnswerField(required=True)
@@ -201,7 +201,7 @@ class DescentRunSchema(DescentRunSummarySchema):
 
 
 class DescendSummary(StrictSchema):
-    """Where all runs ended."""
+    """The ends of all runs."""
 
     variables = names()
     status = fields.String(required=True, metadata=about("completed, or cancelled: then runs are where time ran out"))
@@ -218,7 +218,7 @@ class DescendSummary(StrictSchema):
 
 
 class DescendResponse(DescendSummary):
-    """All runs with their ways, and the valleys they ended in. Streams send the places step by step instead."""
+    """All runs with their paths, and the valleys where they ended. Streams send the points step by step instead."""
 
     runs = fields.List(
         fields.Nested(DescentRunSchema), required=True, metadata=about("all starts of the first optimizer first")
@@ -226,7 +226,7 @@ class DescendResponse(DescendSummary):
 
 
 class DescentStepSchema(StrictSchema):
-    """All runs after some steps."""
+    """All runs after a number of steps."""
 
     step = fields.Integer(required=True, metadata=about("how many steps were made"))
     points = TensorAnswerField(required=True, metadata=about("where each run is"))
@@ -235,7 +235,7 @@ class DescentStepSchema(StrictSchema):
 
 
 class BasinMapSchema(StrictSchema):
-    """Which valley a run from each point of the grid arrives at."""
+    """The valley at which a run from each point of the grid arrives."""
 
     grid = TensorAnswerField(
         required=True, metadata=about("indices of valleys; -1: it has arrived at none, -2: it diverged")
@@ -291,7 +291,7 @@ class FitOptimumSchema(StrictSchema):
 
 
 class FitClosedFormSchema(StrictSchema):
-    """How the optimum follows from sums over the points."""
+    """The sums over the points that determine the optimum."""
 
     latex = fields.String(required=True, metadata=about(LATEX))
     points = fields.Integer(required=True)
@@ -303,7 +303,7 @@ class FitClosedFormSchema(StrictSchema):
 
 
 class FitRunSchema(DescentRunSchema):
-    """One descent, and how far from the optimum it ended."""
+    """One descent, and its distance from the optimum at its end."""
 
     distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum, Euclidean"))
 

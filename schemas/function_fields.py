@@ -37,17 +37,17 @@ from service.engine.functions.expression import (
 )
 
 MOST_POINTS = 10_000
-"""Points that are told of one by one."""
+"""The number of points in a request, at most."""
 MOST_DIRECTIONS = 360
 MOST_STARTS = 50_000
 MOST_SIDE = 1_000
-"""Points along one edge of a grid."""
+"""The number of points along one edge of a grid, at most."""
 MOST_LEVELS = 100
 MOST_SEARCH_STARTS = 10_000
 
 
 class ExpressionField(StrictField):
-    """A typed expression. Gives it parsed, with the variables that the request lists."""
+    """A typed expression. It loads the parsed expression, with the variables that the request lists."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Expression:
         if not isinstance(value, str):
@@ -68,7 +68,7 @@ class ExpressionField(StrictField):
 
 
 class VariablesField(StrictField):
-    """Names of variables, in the order in which points list them; `count` is how many there are, if that is fixed."""
+    """The names of variables, in the order of a point's numbers; `count` is their number, if it is fixed."""
 
     def __init__(self, *, count: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -99,7 +99,8 @@ class VariablesField(StrictField):
 
 
 def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
-    """JSON Schema of points: rows of so many numbers each. Where columns may be any, a point of one may be a number."""
+    """Return the JSON Schema of points: rows of `columns` numbers. Without `columns`, a point of one number may be
+    bare."""
     number: JSONSchema = {"type": "number"}
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
     # Two kinds of lists as alternatives would be stricter, but generators of Python clients write what mypy refuses.
@@ -108,13 +109,13 @@ def points_schema(components: Components, *, most: int, fewest: int = 1, columns
 
 
 def typed_schema(components: Components, *axes: int) -> JSONSchema:
-    """JSON Schema of a typed array with one of these numbers of axes."""
+    """Return the JSON Schema of a typed array with one of these numbers of axes."""
     shape = {"minItems": min(axes), "maxItems": max(axes)}
     return {"allOf": [components.refer("TypedArray", typed_array), {"properties": {"shape": shape}}]}
 
 
 class PointsField(TensorField):
-    """A tensor whose rows are points."""
+    """A tensor with a point in each row."""
 
     def __init__(self, *, most: int, fewest: int = 1, columns: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -125,7 +126,7 @@ class PointsField(TensorField):
 
 
 class PointField(TensorField):
-    """A tensor that is one point of so many numbers."""
+    """A tensor that is one point."""
 
     def __init__(self, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -137,7 +138,7 @@ class PointField(TensorField):
 
 
 class RangeField(StrictField):
-    """Two numbers, from low to high."""
+    """A range: two numbers, the lower one first."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -157,7 +158,7 @@ class RangeField(StrictField):
 
 
 class BoxField(StrictField):
-    """A range for each variable, or one for all."""
+    """A range for each variable, or one range for all."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -177,7 +178,7 @@ class BoxField(StrictField):
 
 
 class GridStartsSchema(StrictSchema):
-    """Starts on an even grid."""
+    """Starts on a regular grid."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     resolution = IntegersField(
@@ -190,7 +191,7 @@ class GridStartsSchema(StrictSchema):
 
 
 class RandomStartsSchema(StrictSchema):
-    """Starts drawn evenly from a box."""
+    """Starts drawn uniformly from a box."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("how many (100)"))
@@ -198,7 +199,7 @@ class RandomStartsSchema(StrictSchema):
 
 
 class StartsLayoutSchema(StrictSchema):
-    """Starts that the server lays out: on a grid or at random."""
+    """Starts that the server chooses: on a grid or at random."""
 
     bounds = ONE_OF_THEM
 
@@ -207,7 +208,7 @@ class StartsLayoutSchema(StrictSchema):
 
 
 class StartsField(StrictField):
-    """Points as a tensor, or how to lay them out."""
+    """Points as a tensor, or the layout of starts that the server chooses."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -236,7 +237,7 @@ class GradientNoiseSchema(PartSchema):
 
 
 class DescentStopSchema(PartSchema):
-    """What ends a run early."""
+    """The conditions that end a run early."""
 
     made = Bounds
 
@@ -248,7 +249,7 @@ class DescentStopSchema(PartSchema):
 
 
 class DescentTraceSchema(PartSchema):
-    """What is told of the way."""
+    """The part of a path that the response has."""
 
     made = Trace
 

@@ -1,4 +1,4 @@
-"""What `/v1/functions/…` take."""
+"""The requests of `/v1/functions/…`."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ from service.engine.functions.expression import (
 from service.engine.functions.fit import LOSSES
 
 OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
-"""Keys of a request about a network."""
+"""Keys of requests about a network."""
 OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
     ("starts", "optimizer", "optimizers", "learning_rate", "steps", "noise", "stop", "trace"), "/v1/functions/descend"
 )
-"""Keys of a request that descends."""
+"""Keys of requests that descend."""
 LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimizer": "optimizers"}
 
 
@@ -75,7 +75,7 @@ class LoadedFunction(TypedDict):
 
 
 class LoadedFunctionGradient(LoadedFunction):
-    """A request for the calculus of points, loaded."""
+    """A request for the calculus at points, loaded."""
 
     points: Array
     """(points, variables)"""
@@ -89,12 +89,12 @@ class LoadedStationary(LoadedFunction):
     """A request for the stationary points in a box, loaded."""
 
     box: Array
-    """(variables, 2): low and high."""
+    """(variables, 2): the lower and the upper end."""
     starts: int
 
 
 class LoadedRoll(LoadedFunction):
-    """The common part of requests that let balls roll, loaded."""
+    """The common part of requests that run optimizers on a function, loaded."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]
@@ -125,7 +125,7 @@ class LoadedSurface(LoadedRoll):
     levels: int
     basins: bool
     optimizer: NotRequired[Selection[Optimizer]]
-    """There with basins."""
+    """Present together with basins."""
 
 
 class LoadedFit(TypedDict):
@@ -157,7 +157,7 @@ class FunctionRequest(RequestSchema[R]):
     )
 
     def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
-        """The points under a key: (points, variables). Raises `ValidationError`."""
+        """Return the points under a key: (points, variables). Raise `ValidationError`."""
         names = loaded["expression"].variables
         array: Array = loaded[key]
         if array.ndim == 1 and len(names) == 1:
@@ -173,21 +173,21 @@ class FunctionRequest(RequestSchema[R]):
         return np.ascontiguousarray(array, np.float64)
 
     def ranges(self, loaded: dict[str, Any], box: tuple[tuple[float, float], ...], *path: str) -> Array:
-        """Low and high for each variable, (variables, 2). Raises `ValidationError`."""
+        """Return the lower and the upper end for each variable, (variables, 2). Raise `ValidationError`."""
         names = loaded["expression"].variables
         if len(box) not in (1, len(names)):
             raise nested(path, f"takes one range or {len(names)}, for {', '.join(names)}; got {len(box)}")
         return np.array(box if len(box) == len(names) else box * len(names), np.float64).reshape(-1, 2)
 
     def need_variables(self, loaded: dict[str, Any]) -> None:
-        """Raise `ValidationError` where there is nothing to differentiate by."""
+        """Raise `ValidationError` if the expression has no variable to differentiate with respect to."""
         if not loaded["expression"].variables:
             detail = "has no variables; use some, such as x, or list them in 'variables'"
             raise ValidationError({"expression": [Message(detail)]})
 
 
 def nested(path: tuple[str, ...], detail: str) -> ValidationError:
-    """An error at a place within the request."""
+    """Return an error at a place within the request."""
     message: Any = [Message(detail)]
     for key in reversed(path):
         message = {key: message}
@@ -195,7 +195,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 
 
 class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
-    """An expression and points to look at."""
+    """An expression and points."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
@@ -227,7 +227,7 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Points as a matrix."""
+        """Convert points to a matrix."""
         self.need_variables(loaded)
         loaded["points"] = self.rows(loaded, "points", MOST_POINTS)
         if "directions" in loaded:
@@ -250,13 +250,13 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """The box as a matrix."""
+        """Convert the box to a matrix."""
         self.need_variables(loaded)
         return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
 
 
 class RollRequest(FunctionRequest[R]):
-    """The common part of requests that let balls roll."""
+    """The common part of requests that run optimizers on a function."""
 
     schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
@@ -271,7 +271,7 @@ class RollRequest(FunctionRequest[R]):
 
 
 class DescendRequest(RollRequest[LoadedDescend]):
-    """An expression, starts, and how to descend from them."""
+    """An expression, starts, and optimizers with their settings."""
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
@@ -300,7 +300,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Starts as a matrix."""
+        """Convert starts to a matrix."""
         self.need_variables(loaded)
         starts = loaded["starts"]
         if isinstance(starts, dict):
@@ -330,7 +330,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
 
 
 class SurfaceRequest(RollRequest[LoadedSurface]):
-    """An expression and a grid to look at it on."""
+    """An expression and a grid."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
@@ -356,7 +356,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("of those runs (300)"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Axes and the values of all other variables, checked against the expression."""
+        """Check the axes and the values of all other variables against the expression."""
         self.need_variables(loaded)
         names = loaded["expression"].variables
         wanted = 2 if "y" in loaded else 1
@@ -392,7 +392,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
     @staticmethod
     def _by_variable(loaded: dict[str, Any]) -> dict[str, float]:
-        """The numbers of other variables, by name; of Greek letters by their Latin names, as expressions have them."""
+        """Return the numbers of other variables by name; Greek letters have their Latin names, as in expressions."""
         numbers: dict[str, float] = {}
         for name, number in loaded.get("at", {}).items():
             try:
@@ -404,7 +404,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
 
 class FitRequest(RequestSchema[LoadedFit]):
-    """Points to lay a line through."""
+    """Points to fit a line to."""
 
     fresh = frozenset(("points", "start"))
     elsewhere = LEARNING_RATE_PLACE
@@ -429,7 +429,7 @@ class FitRequest(RequestSchema[LoadedFit]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Points and start as matrices."""
+        """Convert points and start to matrices."""
         points = loaded["points"]
         if points.ndim != 2 or points.shape[1] != 2:
             detail = f"takes a list of points [x, y]; got a tensor of shape {list(points.shape)}"

@@ -1,4 +1,4 @@
-"""What `/v1/graph` takes and gives."""
+"""The request and the response of `/v1/graph`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoadedGraph(LoadedSubject):
 
 
 class GraphRequest(SubjectRequest[LoadedGraph]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and what to show of the graph."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and the parts of the graph to show."""
 
     needs_loss = False
 
@@ -62,7 +62,7 @@ class AttributesField(StrictField):
 
 
 class GraphNodeSchema(StrictSchema):
-    """A value of the computation: an operation or, collapsed, a layer; or an operation on the way back."""
+    """A node of the graph: an operation of the forward or the backward pass or, collapsed, a layer."""
 
     name = fields.String(required=True)
     operation = fields.String(required=True, metadata=about("the operation, or the type of the layer"))
@@ -86,7 +86,8 @@ class GraphNodeSchema(StrictSchema):
 
 
 class GraphEdgeSchema(StrictSchema):
-    """A value that another is computed from. On the way back, adjoint of source += adjoint of target · derivative."""
+    """An edge from a value to one computed from it. In the backward pass: adjoint of source += adjoint of target ·
+    derivative."""
 
     source = fields.String(required=True)
     target = fields.String(required=True)
@@ -95,7 +96,7 @@ class GraphEdgeSchema(StrictSchema):
 
 
 class GraphGroupSchema(StrictSchema):
-    """The nodes of one layer on the way forward or on the way back."""
+    """The nodes of one layer in the forward or in the backward pass."""
 
     layer = fields.String(required=True)
     phase = fields.String(required=True, metadata=about("forward or backward"))
@@ -103,7 +104,7 @@ class GraphGroupSchema(StrictSchema):
 
 
 class GraphOperationSchema(StrictSchema):
-    """What an operation of the graph computes."""
+    """An operation of the graph, with its NumPy expression."""
 
     name = fields.String(required=True)
     signature = fields.String(required=True, metadata=about("inputs and attributes, as of a Python function"))
@@ -112,7 +113,7 @@ class GraphOperationSchema(StrictSchema):
 
 
 class GraphResultsSchema(StrictSchema):
-    """Which nodes hold the results."""
+    """The nodes that hold the results."""
 
     outputs = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata=about("by output name"))
     loss = fields.String(metadata=about("the loss, or the value of the expression"))
@@ -125,7 +126,7 @@ class GraphResultsSchema(StrictSchema):
 
 
 class GraphResponse(StrictSchema):
-    """A computation, forward and backward."""
+    """The graph of a computation, forward and backward."""
 
     detail = fields.String(required=True, metadata=about("operations or layers"))
     dtype = fields.String(required=True)

@@ -1,4 +1,4 @@
-"""What `/v1/landscape` takes and gives."""
+"""The request and the response of `/v1/landscape`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from service.engine.insight.spectrum import AskedSpectrum
 LARGEST_PLACE = 1e100
 """The largest number along an axis."""
 MOST_TRAJECTORY = 2_000
-"""Points of a trajectory."""
-MOST_STEPS = 1_000
-"""Products with the Hessian that one search may take."""
+"""The number of points of a trajectory, at most."""
+MOST_PRODUCTS = 1_000
+"""The number of products with the Hessian in one search, at most."""
 OF_AXES = ("direction", "range", "resolution", "values", "normalize", "index", "axes")
 OF_SPECTRA = ("largest", "smallest", "density", "probes")
 OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -49,7 +49,7 @@ OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         "trajectory": frozenset(("index",)),
     }
 )
-"""Options that a direction has beside places along it."""
+"""The options of a direction beside the places along it."""
 
 
 class SelectorField(StrictField):
@@ -129,7 +129,7 @@ class AlongSchema(PartSchema):
 
 
 def _misfits_of_axis(loaded: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What is missing or too much in an axis, by key."""
+    """Return messages for missing and superfluous keys of an axis, by key."""
     if ("parameter" in loaded) == ("direction" in loaded):
         text = "takes one of 'parameter' and 'direction'" + (", not both" if "parameter" in loaded else "")
         return {"_schema": [Message(text, ("parameter", "direction"))]}
@@ -168,7 +168,7 @@ class AlongField(StrictField):
 
 
 class SpectrumSchema(PartSchema):
-    """What is to be found of the Hessian's eigenvalues."""
+    """A request for eigenvalues of the Hessian."""
 
     made = AskedSpectrum
 
@@ -181,7 +181,7 @@ class SpectrumSchema(PartSchema):
     )
     steps = IntegerField(
         minimum=10,
-        maximum=MOST_STEPS,
+        maximum=MOST_PRODUCTS,
         load_default=200,
         metadata=about("of a large network: products with the Hessian that a search may take (200)"),
     )
@@ -199,7 +199,7 @@ class SentTree(NamedTuple):
 
     tree: Tree
     in_step: bool
-    """It stood in a step of a training."""
+    """Whether the point came inside a step of a training."""
 
 
 class TrajectoryField(StrictField):
@@ -254,7 +254,7 @@ class LoadedLandscape(LoadedNetwork):
 
 
 class LandscapeRequest(LossRequest[LoadedLandscape]):
-    """A network, its parameters, inputs, targets and a loss, and where to look at it."""
+    """A network, its parameters, inputs, targets and a loss, and the axes along which to compute the loss."""
 
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS) | dict.fromkeys(OF_AXES, "along") | dict.fromkeys(OF_SPECTRA, "spectrum")
@@ -284,7 +284,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Without parameters, those at the end of the trajectory."""
+        """Take the parameters from the end of the trajectory if there are none."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -294,7 +294,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if not ({"along", "spectrum"} & set(original) - set(loaded)):
             errors = misfits(loaded, original)
             if errors:
@@ -302,7 +302,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
 
 def misfits(loaded: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """What is missing among the keys, by key; `given` are keys that are there but wrong."""
+    """Return messages for missing keys, by key; `given` are keys that are there but wrong."""
     present = {*loaded, *given}
     if "along" not in present and "spectrum" not in present:
         return {"along": [Message("is required; or ask for spectrum alone")]}
@@ -355,7 +355,7 @@ class LandscapeExtremeSchema(StrictSchema):
 
 
 class LandscapePathSchema(StrictSchema):
-    """A trajectory on the axes."""
+    """A trajectory in the coordinates of the axes."""
 
     coordinates = TensorAnswerField(
         required=True, metadata=about("of each point: the nearest place on the axes, a number for each axis")
@@ -372,7 +372,7 @@ class EigenvalueSchema(StrictSchema):
 
 
 class EigenvalueSignsSchema(StrictSchema):
-    """How many eigenvalues have which sign."""
+    """The number of eigenvalues of each sign."""
 
     positive = fields.Integer(required=True)
     zero = fields.Integer(required=True, metadata=about("up to rounding"))
@@ -380,7 +380,7 @@ class EigenvalueSignsSchema(StrictSchema):
 
 
 class SpectralDensitySchema(StrictSchema):
-    """How the eigenvalues are spread."""
+    """The distribution of the eigenvalues."""
 
     values = TensorAnswerField(required=True)
     density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit, at each value"))

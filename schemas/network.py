@@ -1,4 +1,4 @@
-"""A network definition on the wire, and the engine's definition it becomes."""
+"""The definition of a network in requests, and its conversion to the engine's definition."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from service.engine.suggestions import suggest
 
 LAYER = '{"type": "dense", "units": 3}'
 MOST_LAYERS = 4096
-"""More are refused unread, whatever an operator allows: reading them takes time."""
+"""The number of layers above which a network is refused unread, whatever an operator allows: reading takes time."""
 
 
 class LayerSchema(StrictSchema):
-    """The keys that every layer has, whatever its type."""
+    """The keys that layers of all types have."""
 
     type = WordField(layers.names, required=True, metadata={"description": "which layer this is"})
     name = NameField(metadata={"description": "how others refer to it; by default <type>_<position>"})
@@ -91,7 +91,7 @@ class LayersField(StrictField):
 
 
 def layer_schema(components: Components) -> JSONSchema:
-    """JSON Schema of a layer of any type, told apart by `type`."""
+    """Return the JSON Schema of a layer of any type, discriminated by `type`."""
 
     def make() -> JSONSchema:
         common = {name: schema for name, schema in properties_of(COMMON, components).items() if name != "type"}
@@ -184,7 +184,7 @@ class InputShapeField(StrictField):
 
 
 class NetworkSchema(StrictSchema):
-    """The architecture alone; parameters travel beside it."""
+    """The architecture of a network; parameters are sent beside it."""
 
     layers = LayersField(required=True, metadata={"description": "in the order they are written"})
     inputs = NamesField(

@@ -1,4 +1,4 @@
-"""Requests about a network with its loss, or about a typed function at a point: one of the two."""
+"""Requests about one subject: a network with its loss, or a typed function at a point."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OF_A_NETWORK = (
     *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),
     *("training", "dtype"),
 )
-"""Keys that have a meaning beside a network alone."""
+"""Keys that belong to a network only."""
 OF_A_FUNCTION = ("variables", "point")
-"""Keys that have a meaning beside an expression alone."""
+"""Keys that belong to an expression only."""
 
 
 class LoadedSubject(TypedDict):
-    """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
+    """A request about a network, which also has the keys of `LoadedNetwork`, or about an expression, loaded."""
 
     network: NotRequired[NetworkDefinition]
     inputs: NotRequired[Tensors]
@@ -53,11 +53,11 @@ class LoadedSubject(TypedDict):
 
 
 class SubjectRequest(LossRequest[R]):
-    """A network with what `/v1/gradients` takes, or an expression and a point."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point."""
 
     fresh = frozenset((*LossRequest.fresh, "point"))
     needs_loss = True
-    """Whether a network has to have targets and a loss."""
+    """Whether a network needs targets and a loss."""
 
     class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("exclude",)
@@ -81,7 +81,7 @@ class SubjectRequest(LossRequest[R]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in, and the point as a vector."""
+        """Convert tensors to the dtype, and the point to a vector."""
         given = [key for key in loaded if key in ("network", "expression") or key in self.fresh or key == "loss"]
         errors = self.misfits([key for key in given if key != "seed"])
         if errors:
@@ -93,14 +93,14 @@ class SubjectRequest(LossRequest[R]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if isinstance(original, Mapping):
             errors = self.misfits(original)
             if errors:
                 raise ValidationError(errors)
 
     def misfits(self, given: Collection[str]) -> dict[str, list[str]]:
-        """What is missing or too much among the keys given, by key."""
+        """Return messages for missing and superfluous keys, by key."""
         errors: dict[str, str] = {}
         if "network" in given and "expression" in given:
             errors["expression"] = "has no use beside a network; send one of them"

@@ -1,4 +1,4 @@
-"""What `/v1/train` takes and gives."""
+"""The requests of `/v1/train` and `/v1/train/compare`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MOST_BATCHES = 100_000
 
 
 class BatchesField(StrictField):
-    """Lists of indices of samples, one for each step."""
+    """A list of samples' indices for each step."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
         if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_BATCHES:
@@ -80,7 +80,7 @@ class BatchesField(StrictField):
 
 
 def whole(value: Any) -> Any:
-    """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
+    """Return a list without NumPy arrays. In large bodies, lists of integers come as arrays of floats."""
     if (
         isinstance(value, np.ndarray)
         and bool((value == np.floor(value)).all())
@@ -107,7 +107,7 @@ class FrozenField(StrictField):
 
 
 class StateField(StrictField):
-    """What an optimizer remembers, by name: numbers, and tensors by layer and parameter name if there may be trees."""
+    """The state of an optimizer by name: numbers, and tensors by layer and parameter name if it may have trees."""
 
     def __init__(self, *, trees: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -134,7 +134,7 @@ class StateField(StrictField):
 
 
 class TrainingStopSchema(PartSchema):
-    """When to stop early; a step that meets a condition is still done."""
+    """The conditions that end a training early; a step that meets one is still made."""
 
     made = Stop
 
@@ -152,7 +152,7 @@ class TrainingStopSchema(PartSchema):
 
 
 class TrainingTraceSchema(PartSchema):
-    """What is told of the steps."""
+    """The steps in the response, and the values of each."""
 
     made = Trace
 
@@ -179,14 +179,14 @@ class TrainingTraceSchema(PartSchema):
 
 
 class ValidationDataSchema(StrictSchema):
-    """Data that is not trained on; its loss is told after each epoch, with training off."""
+    """Validation data: the loss on it is computed after each epoch, with training off."""
 
     inputs = TensorsField(required=True, metadata=about("as the request's"))
     targets = TensorsField(required=True, metadata=about("as the request's"))
 
 
 class TrainingCheckpointSchema(StrictSchema):
-    """Where a training stands: as an answer gave it."""
+    """The state of a training, as a response gave it."""
 
     step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
     seed = SeedField(required=True, metadata=about("of all random numbers"))
@@ -202,7 +202,7 @@ class TrainingCheckpointSchema(StrictSchema):
 
 
 class LoadedValidation(TypedDict):
-    """Data to validate on, loaded."""
+    """Validation data, loaded."""
 
     inputs: Tensors
     targets: Tensors
@@ -225,7 +225,7 @@ class LoadedTraining(LoadedNetwork):
 
 
 class LoadedTrain(LoadedTraining):
-    """A request for one training, loaded. Parameters and seed of a checkpoint are those of the request."""
+    """A request for one training, loaded. A checkpoint's parameters and seed take the place of the request's."""
 
     optimizer: Selection[Optimizer]
     exclude: frozenset[str]
@@ -270,7 +270,7 @@ class TrainingRequest(LossRequest[R]):
     stop = ObjectField(TrainingStopSchema(), metadata=about("when to stop early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What does not fit together, and tensors in the precision that is computed in."""
+        """Report keys that do not fit together, and convert tensors to the dtype."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -287,7 +287,7 @@ class TrainingRequest(LossRequest[R]):
 
 
 class TrainRequest(TrainingRequest[LoadedTrain]):
-    """A network, data, a loss, and how to descend on it."""
+    """A network, data, a loss, and an optimizer with its settings."""
 
     fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
@@ -320,7 +320,7 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         loaded = super().finish(loaded)
         if "checkpoint" in loaded:
             given = loaded["checkpoint"]
@@ -339,7 +339,7 @@ def _narrowed_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     errors = {}
     if ("steps" in given) == ("epochs" in given):
         errors["steps"] = [Message("is required, or epochs" if "steps" not in given else "came with epochs; send one")]
@@ -366,7 +366,7 @@ class SeedsField(StrictField):
 
 
 class ComparisonTraceSchema(PartSchema):
-    """At which steps curves are told."""
+    """The steps at which curves are recorded."""
 
     made = Trace
 
@@ -376,7 +376,7 @@ class ComparisonTraceSchema(PartSchema):
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
-    """A network, data, a loss, and several ways to descend on it."""
+    """A network, data, a loss, and several optimizers, learning rates and seeds."""
 
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}

@@ -24,14 +24,14 @@ from schemas.tensor import (
 
 
 class TreeOrNumberField(StrictField):
-    """A number, or tensors by layer and parameter name, in an answer."""
+    """A number, or tensors by layer and parameter name, in a response."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
 
 class CheckpointAnswerSchema(StrictSchema):
-    """Where the training stands: send it as `checkpoint` to go on."""
+    """The state of the training: send it as `checkpoint` to continue."""
 
     step = fields.Integer(required=True)
     seed = fields.Integer(required=True)
@@ -74,7 +74,7 @@ class TrainingStepSchema(StrictSchema):
 
 
 class TrainSummary(StrictSchema):
-    """How a training ended."""
+    """The end of a training."""
 
     dtype = fields.String(required=True)
     status = fields.String(
@@ -99,13 +99,13 @@ class TrainSummary(StrictSchema):
 
 
 class TrainResponse(TrainSummary):
-    """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
+    """The steps of a training, and its end. Streams send the steps one by one and the rest, without them, last."""
 
     steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
 
 
 class ComparisonCurvesSchema(StrictSchema):
-    """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
+    """Curves with a number for each entry of `steps`; null if the run made no such step, or has no such number."""
 
     loss = TensorAnswerField(required=True)
     gradient_norm = TensorAnswerField(required=True)
@@ -114,7 +114,7 @@ class ComparisonCurvesSchema(StrictSchema):
 
 
 class ComparisonRowSchema(StrictSchema):
-    """One run: what tells it from the others, and where it ended."""
+    """One run: its settings and its end."""
 
     optimizer = fields.Dict(required=True, metadata=about("with all its options"))
     seed = fields.Integer(required=True)
@@ -128,7 +128,7 @@ class ComparisonRowSchema(StrictSchema):
 
 
 class CompareResponse(StrictSchema):
-    """Curves of several runs over the same steps, and a table of where each ended."""
+    """Curves of several runs over the same steps, and a table of their ends."""
 
     dtype = fields.String(required=True)
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))

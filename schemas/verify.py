@@ -1,4 +1,4 @@
-"""What `/v1/gradients/verify` takes and gives."""
+"""The request and the response of `/v1/gradients/verify`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = ("id", "claimed")
 
 
 class LoadedSubmission(NamedTuple):
-    """One of several claims."""
+    """A submitted claim, loaded."""
 
     id: str
     claimed: Any
@@ -86,7 +86,7 @@ class LoadedVerify(LoadedSubject):
 
 
 class VerifyRequest(SubjectRequest[LoadedVerify]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and gradients to judge."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and gradients to judge."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed", "submissions"))
 
@@ -125,7 +125,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """As for every subject, with one claim or several."""
+        """Finish a request about a subject, with one claim or several."""
         if ("claimed" in loaded) == ("submissions" in loaded):
             if "claimed" in loaded:
                 raise ValidationError({"submissions": [Message("has no use beside 'claimed'; send one of them")]})
@@ -142,7 +142,7 @@ class WrongEntrySchema(StrictSchema):
 
 
 class TensorVerdictSchema(StrictSchema):
-    """Whether a claimed tensor is right."""
+    """The verdict on a claimed tensor."""
 
     parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     verdict = fields.String(required=True, metadata=about("match or mismatch"))
@@ -164,7 +164,7 @@ class TensorVerdictSchema(StrictSchema):
 
 
 class VerdictToleranceSchema(StrictSchema):
-    """How far an entry may be off: so much of its size, and so many times what rounding was measured to do to it."""
+    """The allowed error of an entry: a share of its size, and a multiple of its measured rounding error."""
 
     relative = fields.Float(required=True)
     noise_factor = fields.Float(required=True, metadata=about(f"times the measured noise of the entry: {NOISES:g}"))
@@ -173,7 +173,7 @@ class VerdictToleranceSchema(StrictSchema):
 
 
 class FirstWrongSchema(StrictSchema):
-    """Where a gradient first goes wrong, going from the loss to the inputs."""
+    """The first place where a gradient goes wrong, on the way from the loss to the inputs."""
 
     layer = fields.String(required=True)
     parameters = fields.List(fields.String(), required=True, metadata=about("that are wrong there"))
@@ -184,7 +184,7 @@ class FirstWrongSchema(StrictSchema):
 
 
 class MistakePlaceSchema(StrictSchema):
-    """A mistake, and where it was made."""
+    """A mistake, and its place."""
 
     mistake = fields.String(required=True)
     places = fields.List(
@@ -193,7 +193,7 @@ class MistakePlaceSchema(StrictSchema):
 
 
 class DiagnosisSchema(StrictSchema):
-    """Known mistakes that give the claimed numbers."""
+    """Known mistakes that produce the claimed numbers."""
 
     mistakes = fields.List(
         fields.String(), required=True, metadata=about("codes, which GET /v1/mistakes explains; two were made together")
