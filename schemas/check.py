@@ -56,22 +56,22 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
 
     claimed = ClaimedField(
         metadata=about(
-            "the gradient to check, or any part of it: tensors by layer and parameter name; beside an expression, "
-            "numbers by variable or a list; left out, the gradient of this service is checked"
+            "the gradient to check, or a part of it: tensors by layer and parameter name; beside an "
+            "expression, numbers by variable or a list; by default the gradient of this service is checked"
         )
     )
     tolerance = NumberField(
         minimum=0.0,
         metadata=about(
-            "relative differences of a claimed gradient that are not called wrong, beside what rounding may do: by "
+            "relative difference of a claimed gradient that is accepted, beside the effect of rounding: by "
             f"default {TOLERANCES['float64']} in float64, {TOLERANCES['float32']} in float32"
         ),
     )
     steps = NumbersField(
         minimum=SMALLEST_STEP,
         metadata=about(
-            f"of differences and remainders, 1 to {MOST_LENGTHS} lengths: by default differences have {len(STEPS)}, from "
-            f"{STEPS[0]} to {STEPS[-1]}"
+            f"step lengths of differences and remainders, 1 to {MOST_LENGTHS} of them; by default {len(STEPS)} "
+            f"for differences, from {STEPS[0]} to {STEPS[-1]}"
         ),
     )
 
@@ -88,12 +88,12 @@ class CheckedEntrySchema(StrictSchema):
     """One number of a gradient."""
 
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
-    gradient = fields.Float(required=True, allow_none=True, metadata=about("as it was claimed or computed"))
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("the claimed or computed number"))
     reference = fields.Float(
         required=True, allow_none=True, metadata=about("the slope by the complex step, or the exact gradient")
     )
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("their difference, relative to the larger of both")
+        required=True, allow_none=True, metadata=about("their difference, relative to the larger of the two")
     )
 
 
@@ -103,7 +103,9 @@ class DifferenceSchema(StrictSchema):
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("relative to the gradient's slope along the direction")
+        required=True,
+        allow_none=True,
+        metadata=about("relative to the slope that the gradient has along the direction"),
     )
     kink = fields.Boolean(required=True, metadata=about("whether the step reaches a kink"))
 
@@ -115,11 +117,13 @@ class DifferenceCurveSchema(StrictSchema):
         required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
     )
     text = fields.String(required=True)
-    best = fields.Nested(
-        DifferenceSchema, metadata=about("the smallest error; missing where every step reaches a kink")
+    best = fields.Nested(DifferenceSchema, metadata=about("the smallest error; missing if every step reaches a kink"))
+    truncation = fields.Float(
+        metadata=about("exponent of the error in the step length where the step is long: about 2")
     )
-    truncation = fields.Float(metadata=about("exponent of the step where it is large: about 2"))
-    rounding = fields.Float(metadata=about("exponent of the step where it is small: about -1"))
+    rounding = fields.Float(
+        metadata=about("exponent of the error in the step length where the step is short: about -1")
+    )
     kink = fields.Float(metadata=about("the smallest step that reaches a kink"))
     steps = fields.List(fields.Nested(DifferenceSchema), required=True)
 
@@ -139,7 +143,7 @@ class TaylorRemaindersSchema(StrictSchema):
         required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
     )
     order = fields.Float(
-        required=True, allow_none=True, metadata=about("2 is right, 1 wrong; null: only rounding is left over")
+        required=True, allow_none=True, metadata=about("2 is right, 1 is wrong; null if only rounding is left")
     )
     text = fields.String(required=True)
     remainders = fields.List(fields.Nested(TaylorRemainderSchema), required=True)
@@ -155,17 +159,17 @@ class TensorCheckSchema(StrictSchema):
     compared = fields.String(
         required=True,
         metadata=about(
-            "each: every entry with a complex step of its own; probes: along random directions through all entries; "
-            "exact: with the exact gradient, which passed one of these"
+            "each: every entry by its own complex step; probes: along random directions through all entries; "
+            "exact: against the exact gradient, which passed one of these"
         ),
     )
     error = fields.Float(
         required=True, allow_none=True, metadata=about("the largest relative error of an entry, or along a direction")
     )
-    wrong = fields.Integer(required=True, metadata=about("how many entries differ"))
+    wrong = fields.Integer(required=True, metadata=about("the number of entries that differ"))
     worst = fields.Nested(CheckedEntrySchema)
-    ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
-    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink, the slopes on both sides of it"))
+    ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
+    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink: the slopes on both sides of it"))
     curve = fields.Nested(DifferenceCurveSchema)
 
 
@@ -177,11 +181,9 @@ class CheckResponse(StrictSchema):
     dtype = fields.String(required=True)
     value = fields.Float(required=True, allow_none=True, metadata=about("the loss, or the value of the expression"))
     checks = fields.List(fields.Nested(TensorCheckSchema), required=True, metadata=about("by parameter or variable"))
-    missing = fields.List(
-        fields.String(), required=True, metadata=about("parameters or variables of which nothing was claimed")
-    )
-    curve = fields.Nested(DifferenceCurveSchema, metadata=about("along a direction through everything"))
+    missing = fields.List(fields.String(), required=True, metadata=about("parameters or variables without a claim"))
+    curve = fields.Nested(DifferenceCurveSchema, metadata=about("along a direction through all entries"))
     taylor = fields.List(fields.Nested(TaylorRemaindersSchema), required=True)
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))
     finite = finite_field()
     warnings = warnings_field()

@@ -60,9 +60,11 @@ class GradientClipSchema(PartSchema):
     made = Clip
     bounds = ONE_OF_THEM
 
-    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
+    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("clip each number to between -value and value"))
     norm = NumberField(
-        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
+        minimum=0.0,
+        open_minimum=True,
+        metadata=about("scale all gradients together down to this Euclidean norm if they are longer"),
     )
 
     @validates_schema
@@ -103,4 +105,6 @@ def warnings_field() -> fields.List[Any]:
 
 def language_field() -> WordField:
     """Return the field `language`. A request with it has its sentences told in that language (see `post`)."""
-    return WordField(LANGUAGES, metadata=about("of the sentences; left out, the Accept-Language header decides (en)"))
+    return WordField(
+        LANGUAGES, metadata=about("language of the sentences; by default the Accept-Language header chooses (en)")
+    )

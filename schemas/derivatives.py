@@ -88,27 +88,30 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     class Meta(NetworkRequest.Meta):
         exclude = ("include",)
 
-    kind = WordField(KINDS, required=True, metadata=about("what to compute"))
+    kind = WordField(KINDS, required=True, metadata=about("the derivative to compute"))
     of = WordField(
-        OF, metadata=about("what is differentiated: by default the loss for hessian and hvp, else the outputs")
+        OF, metadata=about("what to differentiate: by default the loss for hessian and hvp, else the outputs")
     )
     wrt = WordField(
         WRT,
-        metadata=about("with respect to what: by default the trainable parameters for the loss, else the inputs"),
+        metadata=about(
+            "what to differentiate with respect to: by default the trainable parameters for the loss, else the inputs"
+        ),
     )
     vectors = VectorsField(
         metadata=about(
-            "for jvp, vjp and hvp, as many as you like: of jvp and hvp each is shaped like what `wrt` names, of vjp "
-            "like what `of` names; by name where a network has several inputs or outputs"
+            "for jvp, vjp and hvp, any number of vectors: those of jvp and hvp have the shape of what `wrt` "
+            "names, those of vjp the shape of what `of` names; by name if a network has several inputs or "
+            "outputs"
         )
     )
     targets = TensorsField(
-        metadata=about("with of: loss: shaped like the outputs, or class indices; by name where there are several")
+        metadata=about("with of: loss: shaped like the outputs, or class indices; by name if there are several")
     )
     loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
-    loss_weights = NumbersByNameField(metadata=about("with of: loss: factors of the outputs' losses, by name (all 1)"))
+    loss_weights = NumbersByNameField(metadata=about("with of: loss: a factor for each output's loss, by name (all 1)"))
     reduction = WordField(TO_ONE_NUMBER, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
-    sample_weights = TensorField(metadata=about("with of: loss: one factor per sample"))
+    sample_weights = TensorField(metadata=about("with of: loss: one factor for each sample"))
     normalize_weights = FlagField(
         metadata=about("with of: loss: the mean divides by the sum of the weights, not by the number of samples")
     )
@@ -173,20 +176,20 @@ class DerivativesResponse(StrictSchema):
     """Values and their derivatives."""
 
     dtype = fields.String(required=True)
-    values = TensorsAnswerField(
-        required=True, metadata=about("the outputs, by name where there are several, or the loss")
-    )
+    values = TensorsAnswerField(required=True, metadata=about("the outputs, by name if there are several, or the loss"))
     result = DerivedField(
         required=True,
         metadata=about(
-            "jvp, vjp, hvp: a list with one entry for each vector; jacobian of outputs: `[sample][output][input]`, or "
-            "the tree of the parameters with `[sample][output]` before the axes of each; jacobian of the loss: its "
-            "gradient; hessian: a matrix, of outputs one for each `[sample][output]`"
+            "jvp, vjp, hvp: a list with one entry for each vector; jacobian of outputs: "
+            "`[sample][output][input]`, or the tree of the parameters with `[sample][output]` before the axes "
+            "of each; jacobian of the loss: its gradient; hessian: a matrix, and for outputs one matrix for "
+            "each `[sample][output]`"
         ),
     )
     labels = fields.List(
-        fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
+        fields.String(),
+        metadata=about("the numbers that belong to the rows and columns of a Hessian, as `hidden.kernel[0][1]`"),
     )
     finite = finite_field()
     warnings = warnings_field()
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))

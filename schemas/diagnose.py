@@ -208,24 +208,26 @@ class DiagnoseSweepSchema(PartSchema):
     made = LoadedSweep
 
     depths = DepthsField(required=True, metadata=about("numbers of hidden layers"))
-    activations = ChoicesField(activations, required=True, metadata=about("of the hidden layers"))
+    activations = ChoicesField(activations, required=True, metadata=about("activations of the hidden layers"))
     initializers = ChoicesField(
         initializers,
         load_default=lambda: (initializers.select("glorot_uniform"),),
-        metadata=about("of the kernels (glorot_uniform)"),
+        metadata=about("initializers of the kernels (glorot_uniform)"),
     )
-    seeds = SeedsField(load_default=(0,), metadata=about("each network is started with each of them ([0])"))
-    units = IntegerField(minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("of each hidden layer (32)"))
+    seeds = SeedsField(load_default=(0,), metadata=about("seeds; each network starts with each of them ([0])"))
+    units = IntegerField(
+        minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("units of each hidden layer (32)")
+    )
     features = IntegerField(
-        minimum=1, maximum=MOST_UNITS, metadata=about("of the samples that are drawn where no inputs are sent (units)")
+        minimum=1, maximum=MOST_UNITS, metadata=about("features of the random samples, if no inputs are sent (units)")
     )
     samples = IntegerField(
-        minimum=1, maximum=MOST_SAMPLES, metadata=about("that are drawn where no inputs are sent (64)")
+        minimum=1, maximum=MOST_SAMPLES, metadata=about("number of random samples, if no inputs are sent (64)")
     )
     outputs = IntegerField(
         minimum=1,
         maximum=MOST_UNITS,
-        metadata=about("of the output layer, where no targets are sent (1, or 2 classes)"),
+        metadata=about("units of the output layer, if no targets are sent (1, or 2 classes)"),
     )
 
 
@@ -275,20 +277,22 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
         exclude = ("include", "exclude")
 
     network = NetworkField(metadata=about("the architecture"))
-    inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
+    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
     targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name where there are several")
+        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
     )
-    loss = LossField(losses, metadata=about("compares outputs with targets; one for all outputs, or one by each name"))
+    loss = LossField(
+        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
+    )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     training = FlagField(
-        metadata=about("whether dropout and its like are active (false, and true where there is an optimizer)")
+        metadata=about("whether dropout and similar layers are active (false, and true with an optimizer)")
     )
     optimizer = ChoiceField(
-        optimizers, metadata=about("train the network and diagnose the training, by the keys of /v1/train")
+        optimizers, metadata=about("train the network and diagnose the training; takes the keys of /v1/train")
     )
     trace = TraceField(
-        metadata=about("diagnose a training that was made before: the steps of an answer of /v1/train, in their order")
+        metadata=about("diagnose an earlier training: the steps of a response of /v1/train, in their order")
     )
     sweep = ObjectField(
         DiagnoseSweepSchema(),

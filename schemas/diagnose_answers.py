@@ -20,16 +20,18 @@ class FindingSchema(StrictSchema):
         required=True,
         metadata=about("note: worth knowing; warning: learning is slow or fragile; problem: something prevents it"),
     )
-    layer = fields.String(metadata=about("that it is about, if it is about one"))
-    quantity = fields.String(metadata=about("what it was found in"))
-    step = fields.Integer(metadata=about("of the training, at which it happened"))
-    text = fields.String(required=True, metadata=about("what was found, with its numbers"))
-    meaning = fields.String(required=True, metadata=about("what that means"))
-    advice = fields.String(required=True, metadata=about("what to try"))
+    layer = fields.String(metadata=about("the layer of the finding, if it is about one layer"))
+    quantity = fields.String(metadata=about("the tensor or number in which it was found"))
+    step = fields.Integer(metadata=about("the step of the training at which it happened"))
+    text = fields.String(required=True, metadata=about("the fact, with its numbers"))
+    meaning = fields.String(required=True, metadata=about("the meaning of the fact"))
+    advice = fields.String(required=True, metadata=about("advice"))
     value = fields.Float(allow_none=True, metadata=about("the number that was judged, if there is one"))
-    threshold = fields.Float(allow_none=True, metadata=about("from which on it has this severity"))
-    source = fields.String(required=True, metadata=about("where the threshold comes from"))
-    networks = fields.Integer(metadata=about("of a sweep: how many have it; the rest is about the first of them"))
+    threshold = fields.Float(allow_none=True, metadata=about("the value from which on it has this severity"))
+    source = fields.String(required=True, metadata=about("the source of the threshold"))
+    networks = fields.Integer(
+        metadata=about("of a sweep: the number of networks that have it; the rest is about the first of them")
+    )
 
 
 class LayerHealthSchema(StrictSchema):
@@ -38,26 +40,30 @@ class LayerHealthSchema(StrictSchema):
     name = fields.String(required=True)
     type = fields.String(required=True)
     activation = fields.String(allow_none=True, required=True)
-    mean = fields.Float(required=True, allow_none=True, metadata=about("of its outputs"))
-    deviation = fields.Float(required=True, allow_none=True, metadata=about("their standard deviation"))
+    mean = fields.Float(required=True, allow_none=True, metadata=about("mean of its outputs"))
+    deviation = fields.Float(required=True, allow_none=True, metadata=about("standard deviation of its outputs"))
     delta_norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean norm of dL/dz"))
     gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("over its trained parameters; null: it has none")
+        required=True, allow_none=True, metadata=about("gradient norm over its trained parameters; null if it has none")
     )
-    weight_norm = fields.Float(required=True, allow_none=True, metadata=about("of its largest matrix of parameters"))
+    weight_norm = fields.Float(
+        required=True, allow_none=True, metadata=about("norm of its largest matrix of parameters")
+    )
     ratio = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about("its delta's norm beside that of the last layer of the chain; null: it is not in the chain"),
+        metadata=about("norm of its delta over that of the last layer of the chain; null if it is not in the chain"),
     )
     saturated_left = fields.Float(
-        required=True, allow_none=True, metadata=about("share of pre-activations with small slopes; null: none can be")
+        required=True,
+        allow_none=True,
+        metadata=about("share of pre-activations with small slopes; null if no pre-activation can have one"),
     )
     saturated_right = fields.Float(required=True, allow_none=True)
     dead = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about("share of units that are off for every sample; null: none can be"),
+        metadata=about("share of units that are off for every sample; null if no unit can be off"),
     )
 
 
@@ -66,10 +72,12 @@ class LayerChainSchema(StrictSchema):
 
     layers = fields.List(fields.String(), required=True)
     ratio = fields.Float(
-        required=True, allow_none=True, metadata=about("norm of the first delta beside that of the last")
+        required=True, allow_none=True, metadata=about("norm of the first delta over that of the last")
     )
     factor = fields.Float(
-        required=True, allow_none=True, metadata=about("what each layer multiplies the norm by, in geometric mean")
+        required=True,
+        allow_none=True,
+        metadata=about("factor by which each layer multiplies the norm, as a geometric mean"),
     )
 
 
@@ -101,12 +109,15 @@ class SweepRowSchema(StrictSchema):
     ratio = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about("norm of the first layer's delta beside that of the last, the median over the seeds"),
+        metadata=about("norm of the first layer's delta over that of the last: the median over the seeds"),
     )
-    factor = fields.Float(required=True, allow_none=True, metadata=about("of each layer, the median over the seeds"))
+    factor = fields.Float(required=True, allow_none=True, metadata=about("for each layer, the median over the seeds"))
     verdicts = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
     findings = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("networks by code; without notes")
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("number of networks with each finding, by its code; without notes"),
     )
 
 
@@ -134,8 +145,10 @@ class SweepRunSchema(StrictSchema):
     gradient_norms = fields.List(fields.Float(allow_none=True), required=True)
     delta_norms = fields.List(fields.Float(allow_none=True), required=True)
     variances = fields.List(fields.Float(allow_none=True), required=True, metadata=about("of the outputs"))
-    saturated = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share, on either side"))
-    dead = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share of units"))
+    saturated = fields.List(
+        fields.Float(allow_none=True), required=True, metadata=about("share of saturated units, on either side")
+    )
+    dead = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share of dead units"))
     findings = fields.List(fields.Nested(ShortFindingSchema), required=True)
 
 
@@ -150,19 +163,19 @@ class DiagnoseStepSchema(StrictSchema):
 class DiagnoseSummary(StrictSchema):
     """The verdict, and the numbers that it comes from."""
 
-    status = fields.String(required=True, metadata=about("completed, or cancelled where there was no time for all"))
-    reason = fields.String(metadata=about("of a sweep or a training: why it ended"))
-    verdict = fields.String(required=True, metadata=about(f"{', '.join(VERDICTS)}: by the gravest finding"))
+    status = fields.String(required=True, metadata=about("completed; or cancelled, if there was no time for all"))
+    reason = fields.String(metadata=about("of a sweep or a training: the reason of its end"))
+    verdict = fields.String(required=True, metadata=about(f"{', '.join(VERDICTS)}: the verdict of the gravest finding"))
     text = fields.String(required=True)
     dtype = fields.String()
     loss = fields.Float(allow_none=True)
     gradient_norm = fields.Float(allow_none=True)
     chain = fields.Nested(LayerChainSchema)
     layers = fields.List(
-        fields.Nested(LayerHealthSchema), metadata=about("at the parameters as they are sent or start")
+        fields.Nested(LayerHealthSchema), metadata=about("at the parameters that were sent, or at their initial values")
     )
     training = fields.Nested(DiagnosedTrainingSchema)
-    networks = fields.Integer(metadata=about("of a sweep: how many were diagnosed"))
+    networks = fields.Integer(metadata=about("of a sweep: the number of diagnosed networks"))
     table = fields.List(fields.Nested(SweepRowSchema))
     finite = finite_field()
     warnings = warnings_field()

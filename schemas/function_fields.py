@@ -194,8 +194,8 @@ class RandomStartsSchema(StrictSchema):
     """Starts drawn uniformly from a box."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
-    count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("how many (100)"))
-    seed = SeedField(load_default=0, metadata=about("of their random numbers (0)"))
+    count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("number of starts (100)"))
+    seed = SeedField(load_default=0, metadata=about("seed of their random numbers (0)"))
 
 
 class StartsLayoutSchema(StrictSchema):
@@ -203,8 +203,8 @@ class StartsLayoutSchema(StrictSchema):
 
     bounds = ONE_OF_THEM
 
-    grid = ObjectField(GridStartsSchema(), metadata=about("on an even grid"))
-    random = ObjectField(RandomStartsSchema(), metadata=about("at random"))
+    grid = ObjectField(GridStartsSchema(), metadata=about("starts on a regular grid"))
+    random = ObjectField(RandomStartsSchema(), metadata=about("random starts"))
 
 
 class StartsField(StrictField):
@@ -233,7 +233,7 @@ class GradientNoiseSchema(PartSchema):
     made = Noise
 
     scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
-    seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
+    seed = SeedField(load_default=0, metadata=about("their seed (0)"))
 
 
 class DescentStopSchema(PartSchema):
@@ -241,10 +241,12 @@ class DescentStopSchema(PartSchema):
 
     made = Bounds
 
-    value_below = NumberField(metadata=about("stopped: the value is below this"))
-    gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
+    value_below = NumberField(metadata=about("the run stops when the value is below this"))
+    gradient_norm_below = NumberField(minimum=0.0, metadata=about("the run stops when the gradient norm is below this"))
     value_above = NumberField(
-        metadata=about("diverged: the value is above this; by default 1e12 times that of the start, or 1e12")
+        metadata=about(
+            "the run diverged when the value is above this; by default 1e12 times that of the start, or 1e12"
+        )
     )
 
 
@@ -254,10 +256,12 @@ class DescentTraceSchema(PartSchema):
     made = Trace
 
     every = IntegerField(
-        minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
+        minimum=1,
+        load_default=1,
+        metadata=about("record the points after 0, every, 2 every, … steps, and the last one (1)"),
     )
     include = WordsField(
         TRACED,
         load_default=frozenset(),
-        metadata=about("gradients at the places told; what the optimizer remembers there"),
+        metadata=about("more to record: gradients at the points; the state of the optimizer there"),
     )

@@ -153,7 +153,7 @@ class FunctionRequest(RequestSchema[R]):
         ),
     )
     variables = VariablesField(
-        metadata=about("in the order in which points list them; by default the names found, sorted")
+        metadata=about("in the order of the numbers of a point; by default the names in the expression, sorted")
     )
 
     def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
@@ -208,21 +208,20 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     directions = PointsField(
         most=MOST_DIRECTIONS,
         metadata=about(
-            "vectors of any length but 0; the derivative along each is told per unit of length, at most "
-            f"{MOST_DIRECTIONS}"
+            f"vectors of any length but 0; the derivative along each is per unit of length; at most {MOST_DIRECTIONS}"
         ),
     )
     tolerance = NumberField(
         minimum=0.0,
         load_default=STATIONARY,
-        metadata=about("gradient norms up to this, or to what rounding of the point makes, are taken as 0 (1e-8)"),
+        metadata=about("gradient norms up to this, or up to the effect of rounding the point, count as 0 (1e-8)"),
     )
     include = WordsField(
         ("hessian", "symbolic", "graph"),
         load_default=("hessian", "symbolic", "graph"),
         metadata=about(
-            "what to answer beside value and gradient, by default all: second derivatives with what follows from them; "
-            "formulas; the graph of the first point"
+            "parts of the response beside value and gradient, by default all: second derivatives and what "
+            "follows from them; formulas; the graph of the first point"
         ),
     )
 
@@ -246,7 +245,7 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
         minimum=1,
         maximum=MOST_SEARCH_STARTS,
         load_default=1024,
-        metadata=about("about how many places of the box to search from (1024)"),
+        metadata=about("number of starts of the search, roughly (1024)"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -258,14 +257,14 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
 class RollRequest(FunctionRequest[R]):
     """The common part of requests that run optimizers on a function."""
 
-    schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
-    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
+    schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
     valley_radius = NumberField(
         minimum=0.0,
         load_default=ARRIVED,
         metadata=about(
-            "how far a run may end from a stationary point, times 1 plus its distance from 0, and in each variable "
-            "times 1 plus its size, to have arrived (1e-3)"
+            "distance from a stationary point at which a run has arrived: in all, times 1 plus the point's "
+            "distance from 0, and for each variable, times 1 plus its size (1e-3)"
         ),
     )
 
@@ -284,19 +283,21 @@ class DescendRequest(RollRequest[LoadedDescend]):
         }
     )
 
-    starts = StartsField(required=True, metadata=about("points, or how to lay them out"))
-    optimizers = OptimizersField(
-        optimizers, required=True, metadata=about("every start is let go once with each of them")
+    starts = StartsField(required=True, metadata=about("points, or a layout"))
+    optimizers = OptimizersField(optimizers, required=True, metadata=about("every start runs once with each of them"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each run (100)"))
+    noise = ObjectField(
+        GradientNoiseSchema(), metadata=about("random numbers that are added to gradients; none by default")
     )
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
-    noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
     stop = ObjectField(
-        DescentStopSchema(), load_default=partial(DescentStopSchema().load, {}), metadata=about("what ends a run early")
+        DescentStopSchema(),
+        load_default=partial(DescentStopSchema().load, {}),
+        metadata=about("conditions that end a run early"),
     )
     trace = ObjectField(
         DescentTraceSchema(),
         load_default=partial(DescentTraceSchema().load, {}),
-        metadata=about("what is told of the way"),
+        metadata=about("the part of the path to record"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -335,7 +336,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
     x = RangeField(required=True, metadata=about("[low, high] of the first axis"))
-    y = RangeField(metadata=about("[low, high] of the second axis; left out, the answer is a curve"))
+    y = RangeField(metadata=about("[low, high] of the second axis; without it the response is a curve"))
     resolution = IntegersField(
         minimum=2,
         longest=2,
@@ -343,17 +344,15 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
         load_default=(100,),
         metadata=about(f"points along the axes: one number for both, or one for each, at most {MOST_SIDE} (100)"),
     )
-    axes = VariablesField(metadata=about("which variables the axes are; by default the first ones"))
+    axes = VariablesField(metadata=about("variables of the axes; by default the first ones"))
     at = NumbersByNameField(metadata=about("the numbers of all other variables, by name"))
-    include = WordsField(("gradients",), load_default=frozenset(), metadata=about("what more to answer"))
+    include = WordsField(("gradients",), load_default=frozenset(), metadata=about("more parts of the response"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
     )
-    basins = FlagField(
-        load_default=False, metadata=about("whether to let a run go at each point and tell where it ends")
-    )
-    optimizer = ChoiceField(optimizers, metadata=about("of those runs; required with basins"))
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("of those runs (300)"))
+    basins = FlagField(load_default=False, metadata=about("start a run at each point and find the valley of its end"))
+    optimizer = ChoiceField(optimizers, metadata=about("optimizer of those runs; required with basins"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("steps of those runs (300)"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Check the axes and the values of all other variables against the expression."""
@@ -412,20 +411,23 @@ class FitRequest(RequestSchema[LoadedFit]):
     points = PointsField(
         fewest=2, most=MOST_POINTS, columns=2, required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}")
     )
-    loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("what is minimised"))
+    loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("the loss"))
     variables = VariablesField(
         count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
-    start = PointField(2, metadata=about("[slope, intercept] that the descent starts from ([0, 0])"))
+    start = PointField(2, metadata=about("[slope, intercept] at the start of the descents ([0, 0])"))
     optimizers = OptimizersField(
         optimizers,
-        metadata=about("each descends from the start; by default gradient descent at half its largest stable step"),
+        metadata=about(
+            "optimizers, each of which descends from the start; by default gradient descent at half its "
+            "largest stable step"
+        ),
     )
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each descent (100)"))
     trace = ObjectField(
         DescentTraceSchema(),
         load_default=partial(DescentTraceSchema().load, {}),
-        metadata=about("what is told of the way"),
+        metadata=about("the part of the path to record"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:

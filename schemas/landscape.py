@@ -88,7 +88,7 @@ class AlongSchema(PartSchema):
     made = AskedAxis
 
     parameter = SelectorField(
-        metadata=about("one number of the parameters, as `output.kernel[0][0]`; places are its values")
+        metadata=about("one number of the parameters, such as `output.kernel[0][0]`; places are its values")
     )
     direction = WordField(
         tuple(DIRECTIONS),
@@ -101,7 +101,7 @@ class AlongSchema(PartSchema):
         tuple(NORMALIZATIONS),
         metadata=about("of random: " + "; ".join(f"{name}: {text}" for name, text in NORMALIZATIONS.items())),
     )
-    seed = SeedField(metadata=about("of random; left out, it is that of the request"))
+    seed = SeedField(metadata=about("seed of random; by default that of the request"))
     index = IntegerField(
         minimum=-MOST_INDEX,
         maximum=MOST_INDEX - 1,
@@ -112,14 +112,16 @@ class AlongSchema(PartSchema):
     )
     range = RangeField(
         metadata=about(
-            "[low, high]; left out, the present value and about twice its size on either side, or [-1, 1]; "
-            "with a trajectory all of it"
+            "[low, high]; by default the present value and about twice its size on either side, or [-1, 1]; "
+            "with a trajectory the whole of it"
         )
     )
     resolution = IntegerField(
-        minimum=2, maximum=MOST_SIDE, metadata=about("places over the range (101 along one axis, 51 along each of two)")
+        minimum=2,
+        maximum=MOST_SIDE,
+        metadata=about("number of places in the range (101 along one axis, 51 along each of two)"),
     )
-    values = PlacesField(metadata=about("the places themselves, in any order, in place of range and resolution"))
+    values = PlacesField(metadata=about("the places themselves, in any order, instead of range and resolution"))
 
     @validates_schema(pass_original=True, skip_on_field_errors=True)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
@@ -172,12 +174,14 @@ class SpectrumSchema(PartSchema):
 
     made = AskedSpectrum
 
-    largest = IntegerField(minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the largest (5)"))
+    largest = IntegerField(
+        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the largest eigenvalues (5)")
+    )
     smallest = IntegerField(
-        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the smallest (5)")
+        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the smallest eigenvalues (5)")
     )
     density = FlagField(
-        load_default=False, metadata=about("whether to tell how all eigenvalues are spread, and their sum")
+        load_default=False, metadata=about("compute the distribution of all eigenvalues, and their sum")
     )
     steps = IntegerField(
         minimum=10,
@@ -191,7 +195,7 @@ class SpectrumSchema(PartSchema):
     probe_steps = IntegerField(
         minimum=2, maximum=200, load_default=50, metadata=about("of a large network: products for each probe (50)")
     )
-    points = IntegerField(minimum=2, maximum=MOST_SIDE, load_default=101, metadata=about("of the density (101)"))
+    points = IntegerField(minimum=2, maximum=MOST_SIDE, load_default=101, metadata=about("values of the density (101)"))
 
 
 class SentTree(NamedTuple):
@@ -261,25 +265,25 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
     )
     fresh = frozenset((*LossRequest.fresh, "trajectory"))
 
-    along = AlongField(metadata=about("one axis for a curve, two for a surface; may be left out beside spectrum"))
+    along = AlongField(metadata=about("one axis for a curve, two for a surface; optional beside spectrum"))
     trajectory = TrajectoryField(
         metadata=about(
-            "parameters on their way, in the order of time: trees, or the steps of a training that tell parameters. It "
-            "is shown on the axes, and without parameters its last point is the centre"
+            "parameters in the order of time: trees, or the steps of a training that have parameters. The "
+            "trajectory is shown on the axes; without parameters its last point is the centre"
         )
     )
-    spectrum = ObjectField(SpectrumSchema(), metadata=about("ask for eigenvalues of the Hessian at the parameters"))
+    spectrum = ObjectField(SpectrumSchema(), metadata=about("compute eigenvalues of the Hessian at the parameters"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
     )
     reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     include = WordsField(
-        ("directions",), load_default=frozenset(), metadata=about("what more to answer: directions as trees")
+        ("directions",), load_default=frozenset(), metadata=about("more parts of the response: directions as trees")
     )
     exclude = WordsField(
         ("parameters", "slopes"),
         load_default=frozenset(),
-        metadata=about("what to leave out: parameters initialised here, slopes at the points"),
+        metadata=about("parts to leave out: parameters initialised here, slopes at the points"),
     )
     language = language_field()
 
@@ -326,10 +330,10 @@ def _number(text: str, *, required: bool = True, allow_none: bool = True) -> fie
 class LandscapeAxisSchema(StrictSchema):
     """One axis, and slope and curvature at the centre along it."""
 
-    parameter = fields.String(metadata=about("of an axis that is one parameter"))
-    direction = fields.String(metadata=about("of an axis that is a direction"))
+    parameter = fields.String(metadata=about("for an axis that is one parameter"))
+    direction = fields.String(metadata=about("for an axis that is a direction"))
     centre = _number("the place of the parameters: the present value, or 0 of a direction", allow_none=False)
-    values = TensorAnswerField(required=True, metadata=about("the places"))
+    values = TensorAnswerField(required=True, metadata=about("places along the axis"))
     norm = _number(
         "length of the direction: how far apart two parameter vectors are that lie 1 apart", allow_none=False
     )
@@ -343,8 +347,10 @@ class LandscapeAxisSchema(StrictSchema):
     residual = _number("of an eigenvector: length of H v - λ v", required=False, allow_none=False)
     explained = _number("of a principal direction: its share of the variance", required=False, allow_none=False)
     slopes = TensorAnswerField(metadata=about("derivative of the loss along the axis, at each point of losses"))
-    vector = ParametersAnswerField(metadata=about("the direction, as the tree of the parameters, if asked for"))
-    texts = fields.List(fields.String(), required=True, metadata=about("what it is and means, in sentences"))
+    vector = ParametersAnswerField(
+        metadata=about("the direction, as the tree of the parameters, if the request includes it")
+    )
+    texts = fields.List(fields.String(), required=True, metadata=about("the axis and its meaning, in sentences"))
 
 
 class LandscapeExtremeSchema(StrictSchema):
@@ -358,10 +364,12 @@ class LandscapePathSchema(StrictSchema):
     """A trajectory in the coordinates of the axes."""
 
     coordinates = TensorAnswerField(
-        required=True, metadata=about("of each point: the nearest place on the axes, a number for each axis")
+        required=True, metadata=about("for each point: the nearest place on the axes, a number for each axis")
     )
-    losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points beside the axes"))
-    distances = TensorAnswerField(required=True, metadata=about("of each point from the line or plane, Euclidean"))
+    losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points themselves"))
+    distances = TensorAnswerField(
+        required=True, metadata=about("Euclidean distance of each point from the line or plane")
+    )
 
 
 class EigenvalueSchema(StrictSchema):
@@ -383,10 +391,10 @@ class SpectralDensitySchema(StrictSchema):
     """The distribution of the eigenvalues."""
 
     values = TensorAnswerField(required=True)
-    density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit, at each value"))
+    density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit at each value"))
     width = _number("standard deviation of the Gaussian that stands for each eigenvalue", allow_none=False)
     probes = fields.Integer(
-        required=True, metadata=about("random vectors that it is estimated from; 0: all eigenvalues are known")
+        required=True, metadata=about("number of random vectors of the estimate; 0 if all eigenvalues are known")
     )
 
 
@@ -394,18 +402,18 @@ class SpectrumAnswerSchema(StrictSchema):
     """Eigenvalues of the Hessian with respect to the trained parameters."""
 
     method = fields.String(required=True, metadata=about("dense: the whole Hessian was factorised; or lanczos"))
-    size = fields.Integer(required=True, metadata=about("how many eigenvalues there are"))
+    size = fields.Integer(required=True, metadata=about("number of eigenvalues"))
     largest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the largest first"))
     smallest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the smallest last"))
     largest_stable_step = _number("2 divided by the largest eigenvalue; null where that is not positive, or not asked")
-    products = fields.Integer(required=True, metadata=about("products of the Hessian with vectors that it took"))
-    converged = fields.Boolean(required=True, metadata=about("false: some residuals are larger than they should be"))
-    eigenvalues = TensorAnswerField(metadata=about("all of them, the largest first, where the method is dense"))
-    signs = fields.Nested(EigenvalueSignsSchema, metadata=about("where the method is dense"))
+    products = fields.Integer(required=True, metadata=about("number of products of the Hessian with vectors"))
+    converged = fields.Boolean(required=True, metadata=about("false if some residuals are larger than they should be"))
+    eigenvalues = TensorAnswerField(metadata=about("all eigenvalues, the largest first, with method dense"))
+    signs = fields.Nested(EigenvalueSignsSchema, metadata=about("with method dense"))
     trace = _number("sum of all eigenvalues; estimated where the method is lanczos", required=False)
     trace_error = _number("standard error of an estimated trace, 0 of an exact one", required=False)
     density = fields.Nested(SpectralDensitySchema)
-    texts = fields.List(fields.String(), required=True, metadata=about("what it means, in sentences"))
+    texts = fields.List(fields.String(), required=True, metadata=about("the meaning, in sentences"))
 
 
 class LandscapeResponse(StrictSchema):
@@ -416,20 +424,22 @@ class LandscapeResponse(StrictSchema):
     gradient_norm = _number("at the centre")
     axes = fields.List(fields.Nested(LandscapeAxisSchema), required=True)
     losses = TensorAnswerField(
-        metadata=about("a number for each place; of two axes a row for each place of the second")
+        metadata=about("a number for each place; with two axes a row for each place of the second")
     )
-    tangent = TensorAnswerField(metadata=about("of one axis: the line that touches the curve at the centre"))
-    parabola = TensorAnswerField(metadata=about("of one axis: with the slope and curvature of the curve at the centre"))
+    tangent = TensorAnswerField(metadata=about("with one axis: the line that touches the curve at the centre"))
+    parabola = TensorAnswerField(
+        metadata=about("with one axis: the parabola with the slope and curvature of the curve at the centre")
+    )
     hessian = TensorAnswerField(metadata=about("second derivatives along the axes, at the centre"))
     cosine = _number("of the angle between two axes", required=False, allow_none=False)
     minimum = fields.Nested(
-        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite")
+        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null if no loss is finite")
     )
     maximum = fields.Nested(LandscapeExtremeSchema, allow_none=True)
-    levels = fields.List(fields.Float(), metadata=about("losses to draw contours at"))
-    spacing = fields.String(metadata=about("of the levels: linear or logarithmic"))
+    levels = fields.List(fields.Float(), metadata=about("losses for contours"))
+    spacing = fields.String(metadata=about("spacing of the levels: linear or logarithmic"))
     trajectory = fields.Nested(LandscapePathSchema)
-    spectrum = fields.Nested(SpectrumAnswerSchema, allow_none=True, metadata=about("null: the Hessian is not finite"))
+    spectrum = fields.Nested(SpectrumAnswerSchema, allow_none=True, metadata=about("null if the Hessian is not finite"))
     finite = finite_field()
     warnings = warnings_field()
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))

@@ -50,11 +50,11 @@ MOST_LAYERS = 4096
 class LayerSchema(StrictSchema):
     """The keys that layers of all types have."""
 
-    type = WordField(layers.names, required=True, metadata={"description": "which layer this is"})
-    name = NameField(metadata={"description": "how others refer to it; by default <type>_<position>"})
-    inputs = NamesField(metadata={"description": "the layers it takes, or 'input'; by default the one before"})
-    shares = NameField(metadata={"description": "the layer whose parameters it uses too"})
-    trainable = FlagField(metadata={"description": "whether its gradients are computed (true)"})
+    type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
+    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default <type>_<position>"})
+    inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
+    shares = NameField(metadata={"description": "the layer whose parameters it shares"})
+    trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
 
 
 COMMON = LayerSchema()
@@ -186,7 +186,7 @@ class InputShapeField(StrictField):
 class NetworkSchema(StrictSchema):
     """The architecture of a network; parameters are sent beside it."""
 
-    layers = LayersField(required=True, metadata={"description": "in the order they are written"})
+    layers = LayersField(required=True, metadata={"description": "in order: by default a layer takes the one before"})
     inputs = NamesField(
         unique=True,
         new=True,
@@ -194,12 +194,11 @@ class NetworkSchema(StrictSchema):
     )
     input_shape = InputShapeField(
         metadata={
-            "description": "shape of one sample, by name where there are several inputs; "
-            "may be left out where the inputs tell it"
+            "description": "shape of one sample, by name if there are several inputs; optional if the inputs imply it"
         }
     )
     outputs = NamesField(
-        unique=True, metadata={"description": "the layers whose output is wanted; by default the last one"}
+        unique=True, metadata={"description": "the layers whose outputs the network returns; by default the last one"}
     )
 
 

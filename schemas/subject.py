@@ -63,19 +63,21 @@ class SubjectRequest(LossRequest[R]):
         exclude: tuple[str, ...] = ("exclude",)
 
     network = NetworkField(metadata=about("the architecture; or send an expression"))
-    inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
+    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
     targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name where there are several")
+        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
     )
-    loss = LossField(losses, metadata=about("compares outputs with targets; one for all outputs, or one by each name"))
+    loss = LossField(
+        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
+    )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     expression = ExpressionField(
-        metadata=about(
-            f"a function in place of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters"
-        )
+        metadata=about(f"a function instead of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters")
     )
     variables = VariablesField(
-        metadata=about("of the expression, in the order in which the point lists them; by default those found, sorted")
+        metadata=about(
+            "variables of the expression, in the order of the numbers of the point; by default its names, sorted"
+        )
     )
     point = TensorField(metadata=about("beside an expression: a number for each variable"))
     language = language_field()

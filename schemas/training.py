@@ -142,12 +142,15 @@ class TrainingStopSchema(PartSchema):
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
     patience = IntegerField(
         minimum=1,
-        metadata=about("so many epochs without a better loss: of validation where there is such data, else their mean"),
+        metadata=about(
+            "stop after so many epochs without a better loss: the validation loss if there is such data, else "
+            "the mean of the epoch"
+        ),
     )
     min_delta = NumberField(
         minimum=0.0,
         load_default=Stop().min_delta,
-        metadata=about("by how much a loss must be lower to be better (0)"),
+        metadata=about("the least decrease that makes a loss better (0)"),
     )
 
 
@@ -159,21 +162,21 @@ class TrainingTraceSchema(PartSchema):
     every = IntegerField(
         minimum=1,
         load_default=1,
-        metadata=about("steps 1, 1 + every, 1 + 2 every, … are told, and the last unless it is cancelled (1)"),
+        metadata=about("record steps 1, 1 + every, 1 + 2 every, … and the last unless it is cancelled (1)"),
     )
     include = WordsField(
         TRACED,
         load_default=frozenset(),
         metadata=about(
-            "gradients before the update; parameters, optimizer state and updates after it; the factor each number "
-            "of the gradient met; the samples of the batch"
+            "more to record: gradients before the update; parameters, optimizer state and updates after it; "
+            "the factor between each number of the gradient and its update; the samples of the batch"
         ),
     )
     checkpoint_every = IntegerField(
         minimum=1,
         metadata=about(
-            "steps n, 2 n, 3 n, … are told too, each with a checkpoint: whoever loses the connection goes on from the "
-            "last one (none)"
+            "also record steps n, 2 n, 3 n, …, each with a checkpoint: a client that loses the connection "
+            "continues from the last one (none)"
         ),
     )
 
@@ -181,24 +184,24 @@ class TrainingTraceSchema(PartSchema):
 class ValidationDataSchema(StrictSchema):
     """Validation data: the loss on it is computed after each epoch, with training off."""
 
-    inputs = TensorsField(required=True, metadata=about("as the request's"))
-    targets = TensorsField(required=True, metadata=about("as the request's"))
+    inputs = TensorsField(required=True, metadata=about("like those of the request"))
+    targets = TensorsField(required=True, metadata=about("like those of the request"))
 
 
 class TrainingCheckpointSchema(StrictSchema):
     """The state of a training, as a response gave it."""
 
-    step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
-    seed = SeedField(required=True, metadata=about("of all random numbers"))
+    step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("number of steps made"))
+    seed = SeedField(required=True, metadata=about("seed of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
-        [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
+        [declaration.name for declaration in optimizers], required=True, metadata=about("the optimizer of the state")
     )
     state = StateField(required=True, metadata=about("of the optimizer: numbers, and tensors like the parameters"))
     progress = StateField(
-        trees=False, load_default=dict, metadata=about("what the stop rules remember of earlier steps")
+        trees=False, load_default=dict, metadata=about("values that the stop rules remember of earlier steps")
     )
-    schedule = StateField(trees=False, load_default=dict, metadata=about("what the schedule remembers"))
+    schedule = StateField(trees=False, load_default=dict, metadata=about("values that the schedule remembers"))
 
 
 class LoadedValidation(TypedDict):
@@ -249,25 +252,27 @@ class TrainingRequest(LossRequest[R]):
         exclude: tuple[str, ...] = ("include", "exclude")
 
     training = FlagField(
-        load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
+        load_default=True,
+        metadata=about("whether dropout and similar layers are active while parameters are updated (true)"),
     )
     reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
-    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("number of steps; or send epochs"))
     epochs = IntegerField(
-        minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps")
+        minimum=1, maximum=MOST_STEPS, metadata=about("number of passes through all samples; or send steps")
     )
-    batch_size = IntegerField(minimum=1, metadata=about("samples of a step; by default all of them"))
+    batch_size = IntegerField(minimum=1, metadata=about("number of samples in a step; by default all of them"))
     shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
     batches = BatchesField(
-        metadata=about("indices of samples, a list for each step, from the first again after the last")
+        metadata=about("indices of samples, a list for each step; after the last list comes the first again")
     )
     frozen = FrozenField(
-        load_default=(), metadata=about("layers or parameters that stay as they are, as `hidden` or `hidden.kernel`")
+        load_default=(),
+        metadata=about("layers or parameters that stay as they are, such as `hidden` or `hidden.kernel`"),
     )
     validation = ObjectField(ValidationDataSchema(), metadata=about("data that is not trained on"))
-    stop = ObjectField(TrainingStopSchema(), metadata=about("when to stop early"))
+    stop = ObjectField(TrainingStopSchema(), metadata=about("conditions that end the training early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Report keys that do not fit together, and convert tensors to the dtype."""
@@ -304,18 +309,18 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
     exclude = WordsField(  # type: ignore[assignment]
         ("parameters", "checkpoint"),
         load_default=frozenset(),
-        metadata=about("what to leave out of the end: parameters, which are {} then, the checkpoint"),
+        metadata=about("parts to leave out at the end: parameters, which are {} then; the checkpoint"),
     )
     trace = ObjectField(
         TrainingTraceSchema(),
         load_default=partial(TrainingTraceSchema().load, {}),
-        metadata=about("what is told of the steps"),
+        metadata=about("the part of each step to record"),
     )
     checkpoint = ObjectField(
         TrainingCheckpointSchema(),
         metadata=about(
-            "of an earlier answer: the training goes on as if it had never stopped; parameters and seed of the "
-            "checkpoint stand for those of the request"
+            "from an earlier response: the training continues as if it had never stopped; parameters and seed "
+            "of the checkpoint replace those of the request"
         ),
     )
 
@@ -371,7 +376,7 @@ class ComparisonTraceSchema(PartSchema):
     made = Trace
 
     every = IntegerField(
-        minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
+        minimum=1, load_default=1, metadata=about("record steps 1, 1 + every, 1 + 2 every, … and the last (1)")
     )
 
 
@@ -386,13 +391,13 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("each is run on its own"))
+    optimizers = OptimizersField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
     learning_rates = NumbersField(
-        minimum=0.0, metadata=about("each optimizer is run with each of these instead of its own")
+        minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them instead of its own")
     )
-    seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
+    seeds = SeedsField(metadata=about("seeds; everything runs with each of them instead of `seed`"))
     trace = ObjectField(
         ComparisonTraceSchema(),
         load_default=partial(ComparisonTraceSchema().load, {}),
-        metadata=about("at which steps curves are told"),
+        metadata=about("the steps at which curves are recorded"),
     )

@@ -47,20 +47,18 @@ class TrainingStepSchema(StrictSchema):
 
     step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
     epoch = fields.Integer(required=True, metadata=about("counted from 1"))
-    loss = fields.Float(required=True, allow_none=True, metadata=about("of the batch, with regularisation"))
-    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("after the schedule"))
+    loss = fields.Float(required=True, allow_none=True, metadata=about("loss of the batch, with regularisation"))
+    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("learning rate after the schedule"))
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
     )
     validation_loss = fields.Float(
-        allow_none=True, metadata=about("after the last epoch that ended since the step told before")
+        allow_none=True, metadata=about("after the last epoch that ended since the step recorded before")
     )
     batch = TensorAnswerField(metadata=about("indices of its samples"))
     gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
     effective_learning_rate = TreeOrNumberField(
-        metadata=about(
-            "what each number of the gradient, clipped and decayed, or of its running average counted in the update"
-        )
+        metadata=about("factor between each number of the gradient, or of its running average, and its update")
     )
     updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
     parameters = ParametersAnswerField(metadata=about("after the step"))
@@ -69,7 +67,7 @@ class TrainingStepSchema(StrictSchema):
     )
     checkpoint = fields.Nested(
         CheckpointAnswerSchema,
-        metadata=about("after the step, as `trace.checkpoint_every` asks; absent where numbers are not finite"),
+        metadata=about("after the step, as `trace.checkpoint_every` says; absent if numbers are not finite"),
     )
 
 
@@ -80,19 +78,19 @@ class TrainSummary(StrictSchema):
     status = fields.String(
         required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
     )
-    reason = fields.String(required=True, metadata=about("why it ended, in words and numbers"))
-    steps_done = fields.Integer(required=True, metadata=about("those before a checkpoint included"))
-    epochs_done = fields.Integer(required=True, metadata=about("the last one may be unfinished"))
+    reason = fields.String(required=True, metadata=about("the reason of the end, in words and numbers"))
+    steps_done = fields.Integer(required=True, metadata=about("including those before a checkpoint"))
+    epochs_done = fields.Integer(required=True, metadata=about("the last epoch may be unfinished"))
     loss = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about("after the last step, over all samples, as the next sees it; null: not finite, or no time left"),
+        metadata=about("after the last step, over all samples; null if it is not finite, or no time was left"),
     )
     validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
     parameters = ParametersAnswerField(required=True, metadata=about("after the last step; {} if excluded"))
     checkpoint = fields.Nested(
         CheckpointAnswerSchema,
-        metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
+        metadata=about("send it as `checkpoint` to continue; absent if numbers are not finite, or if excluded"),
     )
     finite = finite_field()
     warnings = warnings_field()
@@ -110,7 +108,7 @@ class ComparisonCurvesSchema(StrictSchema):
     loss = TensorAnswerField(required=True)
     gradient_norm = TensorAnswerField(required=True)
     learning_rate = TensorAnswerField(required=True)
-    validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
+    validation_loss = TensorAnswerField(metadata=about("present with validation data"))
 
 
 class ComparisonRowSchema(StrictSchema):
@@ -122,8 +120,8 @@ class ComparisonRowSchema(StrictSchema):
     reason = fields.String(required=True)
     steps_done = fields.Integer(required=True)
     loss = fields.Float(required=True, allow_none=True, metadata=about("after the last step, over all samples"))
-    best_loss = fields.Float(required=True, allow_none=True, metadata=about("the lowest that any step found"))
-    best_step = fields.Integer(required=True, metadata=about("which one; 0: none"))
+    best_loss = fields.Float(required=True, allow_none=True, metadata=about("the lowest loss of any step"))
+    best_step = fields.Integer(required=True, metadata=about("the step with the lowest loss; 0 if there is none"))
     validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
 
 
@@ -136,7 +134,7 @@ class CompareResponse(StrictSchema):
     warnings = fields.List(
         fields.Nested(AnswerWarningSchema),
         required=True,
-        metadata=about("of the network and the data, which all runs share"),
+        metadata=about("about the network and the data, which all runs share"),
     )
-    steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
+    steps = fields.List(fields.Integer(), required=True, metadata=about("the steps of the curves"))
     curves = fields.List(fields.Nested(ComparisonCurvesSchema), required=True, metadata=about("of each run"))

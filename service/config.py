@@ -45,26 +45,24 @@ class Settings:
 
     slots: int = field(
         default=1,
-        metadata={
-            "about": "requests that a worker computes at once: so many of up to 0.05 s, of up to 1 s, and longer"
-        },
+        metadata={"about": "requests of each size that a worker computes at once: up to 0.05 s, up to 1 s, and longer"},
     )
     queue: int = field(
-        default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}
+        default=64, metadata={"about": "requests of each size that may wait for a slot; beyond it 503 is answered"}
     )
     streams: int = field(default=32, metadata={"about": "streams that a worker serves at once"})
     max_body_bytes: int = field(default=32 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
     max_connections_per_address: int = field(
         default=512,
-        metadata={"about": "of these from one address, if it is neither this machine's nor a trusted proxy's"},
+        metadata={"about": "of these from one address, unless it belongs to this machine or a trusted proxy"},
     )
     max_header_seconds: float = field(default=10.0, metadata={"about": "time for the head of a request"})
     max_body_seconds: float = field(
-        default=10.0, metadata={"about": "time for the body of a request, beside that of min_bytes_per_second"}
+        default=10.0, metadata={"about": "time for the body of a request, plus its size at min_bytes_per_second"}
     )
     max_send_seconds: float = field(
-        default=10.0, metadata={"about": "time in which a client must have read at min_bytes_per_second"}
+        default=10.0, metadata={"about": "time in which a client must read what min_bytes_per_second makes of it"}
     )
     min_bytes_per_second: int = field(
         default=64 * 1024, metadata={"about": "least rate at which clients send bodies and read answers"}
@@ -82,7 +80,7 @@ class Settings:
         default=1_000_000, metadata={"about": "steps of a training or descent, or of a comparison together"}
     )
     max_trace_elements: int = field(
-        default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
+        default=10_000_000, metadata={"about": "numbers in the recorded steps of a training or descent"}
     )
     max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(
@@ -90,31 +88,32 @@ class Settings:
     )
     max_memory_bytes: int = field(
         default=576 * MEBI,
-        metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
+        metadata={"about": "memory of a worker for all its requests and caches together"},
     )
     max_requests_per_second: float = field(
-        default=0.0, metadata={"about": "from one address, 0: any number; beyond it 429 is answered"}
+        default=0.0, metadata={"about": "requests from one address, 0: any number; beyond it 429 is answered"}
     )
     max_key_requests_per_second: float = field(
-        default=0.0, metadata={"about": "with one key, 0: any number; beyond it 429 is answered"}
+        default=0.0, metadata={"about": "requests with one key, 0: any number; beyond it 429 is answered"}
     )
     cached_bytes: int = field(
         default=64 * MEBI,
         metadata={"about": "memory of compiled definitions that a worker keeps"},
     )
     pooled_bytes: int = field(
-        default=128 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+        default=128 * MEBI, metadata={"about": "memory of finished computations that a worker keeps for the next"}
     )
     api_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
         metadata={
-            "about": "comma-separated keys, sha256:<hex> or name=sha256:<hex> of them; none: the service is open"
+            "about": "comma-separated keys, or their digests as sha256:<hex> or name=sha256:<hex>; none: the service "
+            "is open"
         },
     )
     trusted_proxies: tuple[str, ...] = field(
         default=(),
-        metadata={"about": "addresses and networks of the proxies whose X-Forwarded-… headers are believed, or unix"},
+        metadata={"about": "addresses and networks of the proxies whose X-Forwarded-… headers count, or unix"},
     )
     cors_origins: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated origins whose pages may call the service, or *"}
@@ -124,7 +123,7 @@ class Settings:
         default="auto",
         metadata={"about": "json, text, or auto: text where standard output is a terminal", "words": LOG_FORMATS},
     )
-    server_timing: bool = field(default=True, metadata={"about": "tell callers the stages of their requests"})
+    server_timing: bool = field(default=True, metadata={"about": "send the Server-Timing header"})
     docs: bool = field(default=True, metadata={"about": "serve the pages: the demo, the reference and Swagger UI"})
     demo: bool = field(default=True, metadata={"about": "serve the demo at /; make serve builds it"})
 

@@ -74,7 +74,7 @@ class _Describer:
 
         converter.add_attribute_function(of_field)  # type: ignore[no-untyped-call]
         self.spec.components.security_scheme(
-            "key", {"type": "http", "scheme": "bearer", "description": "Needed only where the operator set keys"}
+            "key", {"type": "http", "scheme": "bearer", "description": "Needed only if the operator set keys"}
         )
         self.spec.options["security"] = [{}, {"key": []}]
 

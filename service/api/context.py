@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from flask import current_app
 
 from service import wire
-from service.capacity.admission import Admission
+from service.capacity.admission import Admission, Ticket
 from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
-from service.capacity.ticket import Ticket
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program

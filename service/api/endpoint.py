@@ -19,9 +19,8 @@ from schemas.requests import R, RequestSchema
 from service import wire
 from service.api.context import Context, Runtime, runtime
 from service.api.examples import Example
-from service.capacity.admission import SMALL_SECONDS
+from service.capacity.admission import SMALL_SECONDS, Ticket
 from service.capacity.memory import SMALL, Reservation
-from service.capacity.ticket import Ticket
 from service.engine.errors import InvalidRequest
 from service.engine.texts import LANGUAGES
 from service.lean_flask import Document

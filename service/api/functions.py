@@ -170,7 +170,7 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     "/v1/functions/descend",
     takes=DescendRequest(),
     gives=DescendResponse(),
-    summary="Balls rolling into valleys",
+    summary="Runs of optimizers into valleys",
     tag="Functions",
     examples=DESCEND,
     streams=(DescentStepSchema, DescendSummary),

@@ -103,7 +103,9 @@ def metrics() -> Response:
     return Response(content, content_type=media_type)
 
 
-@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceDescriptionSchema())
+@describe(
+    "GET", "/v1", summary="Name, version and limits of the service", tag="System", gives=ServiceDescriptionSchema()
+)
 def about() -> Response:
     """Return name, version, links and the limits in force."""
     root = _root()

@@ -7,10 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from service.capacity.ticket import Ticket
+from typing import Generic, Protocol, TypeVar
 
 MEMORY, MOST_MEMORY = 0.1, 0.3
 """The weight of the last request in a moving average, for a short and for a long request.
@@ -27,7 +24,26 @@ upper one a lane still promises waits up to two thirds of the time limit, howeve
 LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
 
 
-class Lane:
+class Request(Protocol):
+    """A request in a lane."""
+
+    @property
+    def client(self) -> str:
+        """The name of its client."""
+
+    @property
+    def cost(self) -> float:
+        """Its estimated cost, in seconds."""
+
+    @property
+    def deadline(self) -> float:
+        """The reading of the clock at which it must have ended."""
+
+
+R = TypeVar("R", bound=Request)
+
+
+class Lane(Generic[R]):
     """The requests of one size: some hold a slot, the others wait for one. The lock of `Admission` guards a lane."""
 
     def __init__(self, name: str, slots: int, room: int, most: float, service: float, longest: float) -> None:
@@ -41,9 +57,9 @@ class Lane:
         """The cost of a request at most, in seconds."""
         self.longest = max(longest, 1e-9)  # it divides
         """Seconds that any request may take from its first byte to its last."""
-        self.running: dict[Ticket, float] = {}
+        self.running: dict[R, float] = {}
         """The time at which each request was given its slot."""
-        self.waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self.waiting: OrderedDict[str, deque[R]] = OrderedDict()
         """The queue of each client, in the order of their turns."""
         self.length = 0
         self.slowdown = 1.0
@@ -69,12 +85,12 @@ class Lane:
         if len(self.running) < self.slots and not self.length:
             return 0.0
         slowdown = self.pace(now)
-        before = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
+        before = sum(self._rest(request, now - since, now) for request, since in self.running.items())
         # In each round of turns every client has one; so many rounds come before this request has its turn.
         rounds = len(self.waiting.get(client, ())) if place is None else place
         for other, queue in self.waiting.items():
             ahead = rounds if other == client else rounds + 1
-            known = sum(self.takes(ticket.cost, slowdown) for ticket in islice(queue, ahead))
+            known = sum(self.takes(request.cost, slowdown) for request in islice(queue, ahead))
             # Whoever waits now asks again, so it has a turn in each round, of about the same cost.
             before += known * max(1.0, ahead / len(queue))
         return before / self.slots
@@ -82,34 +98,34 @@ class Lane:
     def pace(self, now: float) -> float:
         """Return the slowdown, raised by what the requests that run longer than forecast will teach at least."""
         slowdown = self.slowdown
-        for ticket, since in self.running.items():
-            if now - since > ticket.cost * slowdown > 0.0:
-                change, weight = self._news(ticket.cost, now - since)
+        for request, since in self.running.items():
+            if now - since > request.cost * slowdown > 0.0:
+                change, weight = self._news(request.cost, now - since)
                 slowdown = max(slowdown, self.slowdown + weight * change)
         return slowdown
 
-    def overdue(self, now: float) -> Iterator[tuple[Ticket, float]]:
+    def overdue(self, now: float) -> Iterator[tuple[R, float]]:
         """Yield the waiting requests that cannot end in time any more, by the forecast.
 
         Each comes with the seconds after which it would fit again, once those before it have come again too. The method
         plays the turns to come in one pass over the queues.
         """
         slowdown = self.pace(now)
-        taken = sum(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
+        taken = sum(self._rest(request, now - since, now) for request, since in self.running.items())
         asked_again = refused = 0.0
         turns = [(iter(queue), 0.0) for queue in self.waiting.values()]
         while turns:
             taken += asked_again
             following = []
             for queue, last in turns:
-                for ticket in queue:
-                    own = self.takes(ticket.cost, slowdown)
+                for request in queue:
+                    own = self.takes(request.cost, slowdown)
                     wait = taken / self.slots
-                    if now + wait + own <= ticket.deadline:
+                    if now + wait + own <= request.deadline:
                         taken += own
                         following.append((queue, own))
                         break
-                    yield ticket, wait + refused / self.slots + own - self.longest
+                    yield request, wait + refused / self.slots + own - self.longest
                     refused += own
                 else:
                     asked_again += last  # whoever had all its turns asks again, for about the same cost
@@ -121,40 +137,40 @@ class Lane:
 
     def rest(self, now: float) -> float:
         """Return the seconds until the next slot becomes free."""
-        return min(self._rest(ticket, now - since, now) for ticket, since in self.running.items())
+        return min(self._rest(request, now - since, now) for request, since in self.running.items())
 
-    def _rest(self, ticket: Ticket, elapsed: float, now: float) -> float:
+    def _rest(self, request: R, elapsed: float, now: float) -> float:
         """Return the seconds that a request will still hold its slot."""
-        rest = self.takes(ticket.cost) - elapsed
+        rest = self.takes(request.cost) - elapsed
         if rest <= 0.0:
             rest = 0.5 * elapsed  # the estimate was too low; nobody knows by how much
-        return min(rest, max(0.0, ticket.deadline - now))
+        return min(rest, max(0.0, request.deadline - now))
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, request: R) -> None:
         """Put a request at the end of its client's queue."""
-        self.waiting.setdefault(ticket.client, deque()).append(ticket)
+        self.waiting.setdefault(request.client, deque()).append(request)
         self.length += 1
 
-    def drop(self, ticket: Ticket) -> None:
+    def drop(self, request: R) -> None:
         """Take a request out of its queue."""
-        queue = self.waiting[ticket.client]
-        queue.remove(ticket)
+        queue = self.waiting[request.client]
+        queue.remove(request)
         self.length -= 1
         if not queue:
-            del self.waiting[ticket.client]
+            del self.waiting[request.client]
 
-    def next(self) -> Ticket | None:
+    def next(self) -> R | None:
         """Take the request with the next turn out of its queue. The turn after it is another client's."""
         if not self.waiting:
             return None
         client, queue = next(iter(self.waiting.items()))
-        ticket = queue.popleft()
+        request = queue.popleft()
         self.length -= 1
         if queue:
             self.waiting.move_to_end(client)
         else:
             del self.waiting[client]
-        return ticket
+        return request
 
     def learn(self, cost: float, seconds: float) -> None:
         """Learn from a request of this cost that held its slot for so many seconds on the clock."""

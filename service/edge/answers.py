@@ -17,6 +17,7 @@ from service.observing.access import Access, record
 from service.observing.request_ids import request_id
 from service.problems import MEDIA_TYPE, Problem
 
+LIVE, READY = "/health/live", "/health/ready"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 

@@ -7,20 +7,17 @@ import enum
 import io
 import math
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.edge import environ as wsgi
 from service.edge import kernel
 from service.edge.answers import CONTINUE, PROCESSING
+from service.edge.edge import Edge
 from service.edge.exchange import Exchange
-from service.edge.parser import LimitRequestHeaders, LimitRequestLine, ParseError, Parser, UnsupportedTransferCoding
+from service.edge.parser import LimitRequestHeaders, ParseError, Parser, described, unreadable
 from service.observing.metrics import refuse
 from service.problems import Problem
-
-if TYPE_CHECKING:
-    from service.edge.edge import Edge
 
 METHODS_OF_TRANSPORTS = ("_read_ready_cb", "_write_ready")
 """Attributes of asyncio's transports that hold their own methods."""
@@ -32,8 +29,6 @@ MOST_AHEAD = 64 * 1024
 """Bytes of further requests that are read while one is at work."""
 UNCOUNTED = 64 * 1024
 """Bytes of a body that are not counted in the account of memory."""
-SMALL_BODY = 64 * 1024
-"""Bytes of a body that is read whole even if its head means a refusal, so that the connection stays open."""
 MOST_HEAD = 32 * 1024
 """Bytes of a head. gunicorn bounds each line and their number, which together allow 800 KB."""
 FREE_CHUNKS, SMALLEST_CHUNK = 10_000, 32
@@ -204,7 +199,7 @@ class Connection(asyncio.Protocol):
         self.state = State.HEAD
         rest = self._parse(data)
         if rest is not None:
-            if is_plain(self._environ, self._length):
+            if wsgi.is_plain(self._environ, self._length):
                 self._last_head = data[: len(data) - len(rest)]
                 self._last = (self._environ.copy(), self._length, self._keep_alive)
             self._take(rest)
@@ -217,14 +212,14 @@ class Connection(asyncio.Protocol):
             parser.feed(data)
         except ParseError as error:
             if self.state is State.HEAD:
-                self.refuse(_unreadable(error))
+                self.refuse(unreadable(error))
             elif self.state is State.BODY:
-                self.refuse(Problem("malformed-body", f"The body could not be read: {_named(error)}."))
+                self.refuse(Problem("malformed-body", f"The body could not be read: {described(error)}."))
             return None
         if self.state is State.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD:
-                self.refuse(_unreadable(LimitRequestHeaders()))
+                self.refuse(unreadable(LimitRequestHeaders()))
         if self.state is not State.BODY or not parser.is_complete:
             return None
         rest: bytes = parser.remaining()
@@ -597,31 +592,5 @@ class Connection(asyncio.Protocol):
                 self.edge.loop.call_later(LOOK_SECONDS, self._look, exchange)
 
 
-def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
-    """Return whether a request is read whole, whatever its head says."""
-    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ
-
-
 class _Refused(ParseError):  # type: ignore[misc]  # gunicorn has no types
     """The request is refused already, so the parser has to stop."""
-
-
-def _unreadable(error: ParseError) -> Problem:
-    """Return the problem of a request that is not HTTP."""
-    if isinstance(error, LimitRequestLine):
-        return Problem("bad-request", "The request line is too long.", status=414)
-    if isinstance(error, LimitRequestHeaders):
-        return Problem("bad-request", "The headers are too many or too long.", status=431)
-    if isinstance(error, UnsupportedTransferCoding):
-        return unsupported_coding()
-    return Problem("bad-request", f"The request is not HTTP/1.1: {_named(error)}.")
-
-
-def _named(error: ParseError) -> str:
-    return f"{type(error).__name__}, {str(error)[:200]!r}"
-
-
-def unsupported_coding() -> Problem:
-    """Return the problem of a transfer coding other than chunked."""
-    detail = "Transfer-Encoding may only be chunked; compress the body with Content-Encoding: gzip."
-    return Problem("bad-request", detail, status=501)

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from service import wire
 from service.callers.cors import Cors
@@ -17,10 +17,10 @@ from service.callers.quotas import Gate
 from service.capacity.admission import Admission
 from service.capacity.memory import Account, Reservation
 from service.config import Settings
-from service.edge.answers import Answers
-from service.edge.connection import Connection, is_plain, unsupported_coding
+from service.edge.answers import LIVE, READY, Answers
 from service.edge.crowds import Crowds
-from service.edge.exchange import READY
+from service.edge.environ import is_plain
+from service.edge.parser import unsupported_coding
 from service.edge.pool import Pool
 from service.observing.metrics import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
@@ -31,7 +31,32 @@ LAST_SECONDS = 1.0
 """Seconds for which clients may use an open connection on a stop, so that nothing they just sent is lost."""
 SPARE = 1.25
 """The bound on connections may be exceeded by this factor, while some are politely refused."""
-LIVE = "/health/live"
+
+
+class Member(Protocol):
+    """A connection, as the edge sees it."""
+
+    transport: asyncio.Transport
+    address: str
+    """The peer's address if connections of one address are bounded, else ""."""
+    deadline: float
+    """The reading of `time.monotonic` at which `expire` is called."""
+
+    @property
+    def hungry(self) -> bool:
+        """Whether the body waits for memory."""
+
+    def expire(self, now: float) -> None:
+        """Act on the deadline, which has come."""
+
+    def feed_hungry(self, now: float) -> None:
+        """Read on if memory for the body is free now; refuse the body after a while."""
+
+    def refuse(self, problem: Problem) -> None:
+        """Send a problem now, read on for a while so that it arrives, and close."""
+
+    def end(self) -> None:
+        """Close the connection, which has no request."""
 
 
 class Edge:
@@ -57,8 +82,8 @@ class Edge:
         self.parser_options = parser_options
         self.pool = Pool()
         self.stopping = False
-        self.connections: set[Connection] = set()
-        self._idle: dict[Connection, bool] = {}
+        self.connections: set[Member] = set()
+        self._idle: dict[Member, bool] = {}
         """Connections without a request, the longest idle one first, and whether they had a response before."""
         self._resting = 0
         """The number of idle connections that had one; the others are likely to ask in a moment."""
@@ -82,7 +107,7 @@ class Edge:
 
     # Connections
 
-    def join(self, connection: Connection, address: str) -> None:
+    def join(self, connection: Member, address: str) -> None:
         """Take a connection. If there are too many, close the longest idle one, or else refuse the new one."""
         self.connections.add(connection)
         self._tell()
@@ -108,7 +133,7 @@ class Edge:
             oldest.transport.abort()
         self._idle[connection] = False
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Member) -> None:
         """Forget a connection that is gone."""
         self.connections.discard(connection)
         self.busy(connection)
@@ -117,12 +142,12 @@ class Edge:
             if not self._addresses[connection.address]:
                 del self._addresses[connection.address]
 
-    def busy(self, connection: Connection) -> None:
+    def busy(self, connection: Member) -> None:
         """Note that the connection has a request."""
         self._resting -= self._idle.pop(connection, False)
         self._tell()
 
-    def rest(self, connection: Connection) -> None:
+    def rest(self, connection: Member) -> None:
         """Note that the connection has answered its request."""
         self._resting += not self._idle.get(connection, False)
         self._idle[connection] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -12,6 +13,9 @@ from service.edge.parser import Parser
 
 MOST_NAMES = 500
 """The number of header names whose keys are remembered: clients must not be able to fill memory with new ones."""
+
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that is read whole even if its head means a refusal, so that the connection stays open."""
 
 _keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
@@ -84,3 +88,8 @@ def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> N
     environ["wsgi.input"] = body
     if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
         environ["CONTENT_LENGTH"] = str(length)
+
+
+def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
+    """Return whether a request is read whole, whatever its head says."""
+    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from service.edge.answers import head, request_id_of
+from service.edge.answers import READY, head, request_id_of
+from service.edge.edge import Edge
 from service.problems import Problem, from_unexpected
 
-if TYPE_CHECKING:
-    from service.edge.connection import Connection
-
-READY = "/health/ready"
 WITHOUT_BODY = ("1", "204", "304")
 """The first digits of statuses whose responses have no body."""
+
+
+class Carrier(Protocol):
+    """The connection that a request came on, and that carries its response."""
+
+    edge: Edge
+
+    def answered(self, exchange: Exchange) -> None:
+        """Send the document that the application made."""
+
+    def stream(self, exchange: Exchange, data: bytes) -> None:
+        """Send a piece of a stream, and let the next one be computed."""
+
+    def streamed(self, exchange: Exchange) -> None:
+        """End the response: its stream has ended."""
+
+    def closes(self) -> bool:
+        """Return whether the connection ends after the present request."""
+
+    def end_after_answer(self) -> None:
+        """Close the connection after the present response."""
 
 
 class Exchange:
@@ -43,7 +61,7 @@ class Exchange:
         "ticket",
     )
 
-    def __init__(self, connection: Connection, environ: dict[str, Any], ticket: Any, memory: Any) -> None:
+    def __init__(self, connection: Carrier, environ: dict[str, Any], ticket: Any, memory: Any) -> None:
         self.connection = connection
         self.environ = environ
         self.ticket = ticket
