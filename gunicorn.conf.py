@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-from service import metric_files
 from service.config import read_or_exit
+from service.observing import metric_files
 
 _listening, _settings = read_or_exit()
 
@@ -57,7 +57,7 @@ metric_files.open_folder(worker_tmp_dir)
 def on_starting(server):
     """Log in one form from here on, gunicorn's own messages too, and say at once if the address is not free."""
     from service.listening import refuse_taken
-    from service.observability import configure_logging, logs_text
+    from service.observing.logs import configure_logging, logs_text
 
     configure_logging(as_text=logs_text(_settings.log_format))
     if server.cfg.workers < 1:  # given to gunicorn itself; it would listen, and nobody would answer
@@ -74,18 +74,20 @@ def pre_fork(server, worker):
     """
     metric_files.reserve(worker, server.WORKERS.values())
     gc.freeze()
-    # What the service makes has no cycles, so nothing waits for a collection of everything, which would take 0.3 s with
-    # full caches: there is next to none. The middle generation holds what was made lately: 10 ms. service/collector.py
-    # looks at compiled programs.
+    # The service makes no cycles, so nothing waits for a full collection, which takes 0.3 s when caches are full: there
+    # is next to none. A collection of the middle generation, the objects made lately, takes 10 ms.
+    # service/capacity/collector.py collects compiled programs.
     gc.set_threshold(20_000, 5, 1_000_000)
 
 
 def post_fork(server, worker):
     """Start threads. Let them change places often, and freed megabytes stay with the process."""
-    from service.observability import start_threads
+    from service.observing.logs import write_from_threads
+    from service.observing.metrics import start_sampling
 
     metric_files.take(worker)
-    start_threads()
+    write_from_threads()
+    start_sampling()
     # A request waits for the interpreter lock many times, each time so long while a stream computes: with 30 of
     # them /health/live takes 6 ms, 18 at worst, instead of 25 and 80 with Python's 5 ms. At 0.5 ms requests cost more.
     sys.setswitchinterval(0.001)

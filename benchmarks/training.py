@@ -21,7 +21,7 @@ from service.engine.descent.training_plan import Plan
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.feed import Feed
-from service.pieces import dump
+from service.wire.writing import dump
 
 BARE, TRACED, WRITTEN, TORCH = (
     "Adam step",

@@ -1,4 +1,4 @@
-"""What the catalogue gives."""
+"""The responses of the catalogue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BlockOptionSchema(Schema):
     exclusive_minimum = fields.Float()
     exclusive_maximum = fields.Float()
     values = fields.List(fields.String())
-    of = fields.String(metadata={"description": "the part of the catalogue it chooses from"})
+    of = fields.String(metadata={"description": "the part of the catalogue that this option chooses from"})
 
 
 class TranslatedTextSchema(Schema):
@@ -44,14 +44,14 @@ class TranslatedTextSchema(Schema):
 
 
 class InputCountSchema(Schema):
-    """How many of something there may be."""
+    """The number of inputs that a block takes."""
 
     minimum = fields.Integer(required=True)
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
 class WordTroubleSchema(Schema):
-    """Where a word of an expression has no value, or no certain derivative."""
+    """A set of points where a word of an expression has no value, or no certain derivative."""
 
     kind = fields.String(required=True)
     message = fields.String(required=True)
@@ -72,7 +72,7 @@ class StationaryPlaceSchema(Schema):
 
 
 class PresetTrialSchema(Schema):
-    """An optimizer that shows something, from each of the starts."""
+    """An optimizer that is worth watching from each of the starts."""
 
     optimizer = fields.Dict(required=True)
     steps = fields.Integer(required=True)
@@ -90,63 +90,74 @@ class CatalogueEntrySchema(Schema):
     sources = fields.List(fields.String(), required=True)
     href = fields.String(required=True)
     parameters = fields.Dict(keys=fields.String(), values=fields.String())
-    inputs = fields.Nested(InputCountSchema, metadata={"description": "how many inputs a layer takes"})
+    inputs = fields.Nested(InputCountSchema, metadata={"description": "the number of inputs that a layer takes"})
     conventions = fields.Dict(
         keys=fields.String(),
         values=fields.Dict(),
-        metadata={"description": "defaults that differ where an optimizer's option `convention` has that value"},
+        metadata={"description": "defaults that differ for a value of an optimizer's option `convention`"},
     )
     state = fields.List(
-        fields.String(), metadata={"description": "what an optimizer remembers, with all options that ask for more"}
+        fields.String(),
+        metadata={"description": "the values that an optimizer remembers, with every option set that adds to them"},
     )
     stable_factor = fields.Float(
         allow_none=True,
         metadata={
-            "description": "of an optimizer with default options: on a parabola it is stable while the learning rate "
-            "is less than this number over the largest curvature; null: no such number is known"
+            "description": "of an optimizer with default options: on a parabola it is stable while the "
+            "learning rate is less than this number over the largest curvature; null if no such number is known"
         },
     )
     severities = fields.Dict(
         keys=fields.String(),
         values=fields.Float(allow_none=True),
-        metadata={"description": "of a finding: the bound from which on it is so grave; null: it has no number"},
+        metadata={
+            "description": "of a finding: the value from which on it has this severity; null if it has no number"
+        },
     )
-    below = fields.Boolean(metadata={"description": "of a finding: small numbers are the grave ones"})
-    advice = fields.Nested(TranslatedTextSchema, metadata={"description": "of a finding: what to try"})
+    below = fields.Boolean(metadata={"description": "of a finding: small numbers are the bad ones"})
+    advice = fields.Nested(TranslatedTextSchema, metadata={"description": "of a finding: advice"})
     counter_example = fields.Boolean(
-        metadata={"description": "an optimizer as a text misprints it: to be seen failing, not to be used"}
+        metadata={"description": "an optimizer as a text misprints it, to see it fail; do not use it"}
     )
     curve = fields.Nested(SampledCurveSchema)
     kind = fields.String(
         metadata={
-            "description": "of a mistake, how its numbers come about: factor, arrangement, rule, data, function; "
-            "noise is none"
+            "description": "of a mistake: how it changes the numbers: factor, arrangement, rule, data, function; "
+            "noise is no mistake"
         }
     )
-    change = fields.Nested(TranslatedTextSchema, metadata={"description": "of a mistake: what to change in the code"})
+    change = fields.Nested(
+        TranslatedTextSchema, metadata={"description": "of a mistake: the change to make in the code"}
+    )
     example = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
-        metadata={"description": "of a mistake: a line of code that makes it, `wrong`, and one that does not, `right`"},
+        metadata={"description": "of a mistake: a line of code with it, `wrong`, and without it, `right`"},
     )
-    arguments = fields.Integer(metadata={"description": "how many a word of an expression takes; 0: a constant"})
-    operator = fields.Boolean(metadata={"description": "a word that is written by its aliases, not called by its name"})
+    arguments = fields.Integer(
+        metadata={"description": "the number of arguments of a word of an expression; 0 for a constant"}
+    )
+    operator = fields.Boolean(
+        metadata={"description": "true for a word that is written by its aliases and not called by its name"}
+    )
     troubles = fields.List(
         fields.Nested(WordTroubleSchema),
-        metadata={"description": "where a word has no value, or no certain derivative"},
+        metadata={"description": "points where a word has no value, or no certain derivative"},
     )
     expression = fields.String(metadata={"description": "of a preset: send it to /v1/functions"})
     variables = fields.List(fields.String())
-    domain = fields.List(fields.List(fields.Float()), metadata={"description": "low and high of each variable"})
+    domain = fields.List(
+        fields.List(fields.Float()), metadata={"description": "the lower and the upper end of each variable's range"}
+    )
     minima = fields.List(
-        fields.Nested(PresetMinimumSchema), metadata={"description": "all in the domain, lowest first"}
+        fields.Nested(PresetMinimumSchema), metadata={"description": "all minima in the domain, lowest first"}
     )
     stationary = fields.List(
-        fields.Nested(StationaryPlaceSchema), metadata={"description": "other places without a gradient"}
+        fields.Nested(StationaryPlaceSchema), metadata={"description": "other points where the gradient is 0"}
     )
-    teaches = fields.Nested(TranslatedTextSchema, metadata={"description": "what to look at"})
-    starts = fields.List(fields.List(fields.Float()), metadata={"description": "where to let runs go"})
-    trials = fields.List(fields.Nested(PresetTrialSchema), metadata={"description": "descents that show it"})
+    teaches = fields.Nested(TranslatedTextSchema, metadata={"description": "advice on what to look at"})
+    starts = fields.List(fields.List(fields.Float()), metadata={"description": "good starts for runs"})
+    trials = fields.List(fields.Nested(PresetTrialSchema), metadata={"description": "descents that are worth watching"})
 
 
 class CatalogueListingSchema(Schema):

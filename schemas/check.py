@@ -1,4 +1,4 @@
-"""What `/v1/gradients/check` takes and gives."""
+"""The request and the response of `/v1/gradients/check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.engine.insight.check import TOLERANCES
 from service.engine.insight.check_report import VERDICTS
 from service.engine.insight.differences import STEPS
 
-MOST_STEPS = 100
+MOST_LENGTHS = 100
 SMALLEST_STEP, LARGEST_STEP = 1e-300, 1e100
 MEANINGS = {
     "right": "nothing speaks against it",
@@ -49,7 +49,7 @@ class LoadedCheck(LoadedSubject):
 
 
 class CheckRequest(SubjectRequest[LoadedCheck]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and perhaps a gradient to check."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and perhaps a gradient to check."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 
@@ -58,30 +58,30 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
 
     claimed = ClaimedField(
         metadata=about(
-            "the gradient to check, or any part of it: tensors by layer and parameter name; beside an expression, "
-            "numbers by variable or a list; left out, the gradient of this service is checked"
+            "the gradient to check, or a part of it: tensors by layer and parameter name; beside an "
+            "expression, numbers by variable or a list; by default the gradient of this service is checked"
         )
     )
     tolerance = NumberField(
         minimum=0.0,
         metadata=about(
-            "relative differences of a claimed gradient that are not called wrong, beside what rounding may do: by "
+            "relative difference of a claimed gradient that is accepted, beside the effect of rounding: by "
             f"default {TOLERANCES['float64']} in float64, {TOLERANCES['float32']} in float32"
         ),
     )
     steps = NumbersField(
         minimum=SMALLEST_STEP,
         metadata=about(
-            f"of differences and remainders, 1 to {MOST_STEPS} lengths: by default differences have {len(STEPS)}, from "
-            f"{STEPS[0]} to {STEPS[-1]}"
+            f"step lengths of differences and remainders, 1 to {MOST_LENGTHS} of them; by default {len(STEPS)} "
+            f"for differences, from {STEPS[0]} to {STEPS[-1]}"
         ),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """As for every subject, and the steps within bounds."""
+        """Finish a request about a subject, and check the bounds of the step lengths."""
         steps = loaded.get("steps")
-        if steps is not None and (not 0 < len(steps) <= MOST_STEPS or max(steps) > LARGEST_STEP):
-            detail = f"takes 1 to {MOST_STEPS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
+        if steps is not None and (not 0 < len(steps) <= MOST_LENGTHS or max(steps) > LARGEST_STEP):
+            detail = f"takes 1 to {MOST_LENGTHS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
             raise ValidationError({"steps": [Message(detail)]})
         return super().finish(loaded)
 
@@ -90,12 +90,12 @@ class CheckedEntrySchema(StrictSchema):
     """One number of a gradient."""
 
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
-    gradient = fields.Float(required=True, allow_none=True, metadata=about("as it was claimed or computed"))
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("the claimed or computed number"))
     reference = fields.Float(
         required=True, allow_none=True, metadata=about("the slope by the complex step, or the exact gradient")
     )
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("their difference, relative to the larger of both")
+        required=True, allow_none=True, metadata=about("their difference, relative to the larger of the two")
     )
 
 
@@ -105,29 +105,33 @@ class DifferenceSchema(StrictSchema):
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("relative to the gradient's slope along the direction")
+        required=True,
+        allow_none=True,
+        metadata=about("relative to the slope that the gradient has along the direction"),
     )
     kink = fields.Boolean(required=True, metadata=about("whether the step reaches a kink"))
 
 
 class DifferenceCurveSchema(StrictSchema):
-    """The error of central differences along a random direction, over the step: a V in logarithmic axes."""
+    """The error of central differences along a random direction for each step length: a V in logarithmic axes."""
 
     slope = fields.Float(
         required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
     )
     text = fields.String(required=True)
-    best = fields.Nested(
-        DifferenceSchema, metadata=about("the smallest error; missing where every step reaches a kink")
+    best = fields.Nested(DifferenceSchema, metadata=about("the smallest error; missing if every step reaches a kink"))
+    truncation = fields.Float(
+        metadata=about("exponent of the error in the step length where the step is long: about 2")
     )
-    truncation = fields.Float(metadata=about("exponent of the step where it is large: about 2"))
-    rounding = fields.Float(metadata=about("exponent of the step where it is small: about -1"))
+    rounding = fields.Float(
+        metadata=about("exponent of the error in the step length where the step is short: about -1")
+    )
     kink = fields.Float(metadata=about("the smallest step that reaches a kink"))
     steps = fields.List(fields.Nested(DifferenceSchema), required=True)
 
 
 class TaylorRemainderSchema(StrictSchema):
-    """|f(x + h v) - f(x) - h g·v|, what the tangent leaves over."""
+    """The Taylor remainder |f(x + h v) - f(x) - h g·v|."""
 
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -141,7 +145,7 @@ class TaylorRemaindersSchema(StrictSchema):
         required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
     )
     order = fields.Float(
-        required=True, allow_none=True, metadata=about("2 is right, 1 wrong; null: only rounding is left over")
+        required=True, allow_none=True, metadata=about("2 is right, 1 is wrong; null if only rounding is left")
     )
     text = fields.String(required=True)
     remainders = fields.List(fields.Nested(TaylorRemainderSchema), required=True)
@@ -157,33 +161,31 @@ class TensorCheckSchema(StrictSchema):
     compared = fields.String(
         required=True,
         metadata=about(
-            "each: every entry with a complex step of its own; probes: along random directions through all entries; "
-            "exact: with the exact gradient, which passed one of these"
+            "each: every entry by its own complex step; probes: along random directions through all entries; "
+            "exact: against the exact gradient, which passed one of these"
         ),
     )
     error = fields.Float(
         required=True, allow_none=True, metadata=about("the largest relative error of an entry, or along a direction")
     )
-    wrong = fields.Integer(required=True, metadata=about("how many entries differ"))
+    wrong = fields.Integer(required=True, metadata=about("the number of entries that differ"))
     worst = fields.Nested(CheckedEntrySchema)
-    ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
-    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink, the slopes on both sides of it"))
+    ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
+    sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink: the slopes on both sides of it"))
     curve = fields.Nested(DifferenceCurveSchema)
 
 
 class CheckResponse(StrictSchema):
-    """Whether a gradient is right, and why."""
+    """The verdict on a gradient, with its evidence."""
 
     verdict = fields.String(required=True, metadata=about(VERDICT))
     text = fields.String(required=True)
     dtype = fields.String(required=True)
     value = fields.Float(required=True, allow_none=True, metadata=about("the loss, or the value of the expression"))
     checks = fields.List(fields.Nested(TensorCheckSchema), required=True, metadata=about("by parameter or variable"))
-    missing = fields.List(
-        fields.String(), required=True, metadata=about("parameters or variables of which nothing was claimed")
-    )
-    curve = fields.Nested(DifferenceCurveSchema, metadata=about("along a direction through everything"))
+    missing = fields.List(fields.String(), required=True, metadata=about("parameters or variables without a claim"))
+    curve = fields.Nested(DifferenceCurveSchema, metadata=about("along a direction through all entries"))
     taylor = fields.List(fields.Nested(TaylorRemaindersSchema), required=True)
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))
     finite = finite_field()
     warnings = warnings_field()

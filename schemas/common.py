@@ -1,4 +1,4 @@
-"""Pieces of schemas that several operations share."""
+"""Parts of schemas that several endpoints share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
 
 TO_ONE_NUMBER = ("mean", "sum")
-"""Reductions that give one number, as descents and derivatives of a loss need it."""
+"""Reductions that give one number, as descents and derivatives of a loss need."""
 MOST_STEPS = 10**12
-"""More than any server allows, and still a number that every JSON parser reads exactly."""
+"""A number of steps above every server's limit, which every JSON parser still reads exactly."""
 STATUSES = {
     "completed": "all steps are done",
     "stopped": "a stop rule was met",
@@ -28,12 +28,12 @@ STATUSES = {
 
 
 def about(text: str) -> Mapping[str, str]:
-    """The metadata of a field: what it means."""
+    """Return the metadata of a field with this description."""
     return {"description": text}
 
 
 class PartSchema(StrictSchema):
-    """A part of a request that is loaded into an object of a class of its own."""
+    """A part of a request that is loaded into an object of its own class."""
 
     made: type[Any]
 
@@ -43,7 +43,7 @@ class PartSchema(StrictSchema):
 
 
 class Trace(NamedTuple):
-    """The trace of a training: which steps an answer includes, and what of each."""
+    """The trace of a training: the steps in the response, and the values of each step."""
 
     every: int
     include: frozenset[str] = frozenset()
@@ -51,18 +51,20 @@ class Trace(NamedTuple):
 
 
 ONE_OF_THEM: Mapping[str, int] = MappingProxyType({"minProperties": 1, "maxProperties": 1})
-"""JSON Schema of an object with alternatives, of which one is chosen."""
+"""JSON Schema of an object with alternatives, of which exactly one is chosen."""
 
 
 class GradientClipSchema(PartSchema):
-    """How gradients are cut, before anything else is done to them."""
+    """The clipping of gradients, which happens before everything else."""
 
     made = Clip
     bounds = ONE_OF_THEM
 
-    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("each number to between -value and value"))
+    value = NumberField(minimum=0.0, open_minimum=True, metadata=about("clip each number to between -value and value"))
     norm = NumberField(
-        minimum=0.0, open_minimum=True, metadata=about("all together: scaled down to this Euclidean norm if longer")
+        minimum=0.0,
+        open_minimum=True,
+        metadata=about("scale all gradients together down to this Euclidean norm if they are longer"),
     )
 
     @validates_schema
@@ -85,7 +87,7 @@ class OptimizersField(ChoiceField):
 
 
 class AnswerWarningSchema(StrictSchema):
-    """Something true of the answer that a caller should know."""
+    """A warning about the response."""
 
     code = fields.String(required=True)
     message = fields.String(required=True)
@@ -102,5 +104,7 @@ def warnings_field() -> fields.List[Any]:
 
 
 def language_field() -> WordField:
-    """A request with this field, as `language`, has its sentences told in that language (see `post`)."""
-    return WordField(LANGUAGES, metadata=about("of the sentences; left out, the Accept-Language header decides (en)"))
+    """Return the field `language`. A request with it has its sentences told in that language (see `post`)."""
+    return WordField(
+        LANGUAGES, metadata=about("language of the sentences; by default the Accept-Language header chooses (en)")
+    )

@@ -1,4 +1,4 @@
-"""JSON Schema of what crosses the wire, and the parts of it that have a name."""
+"""JSON Schema of requests and responses, and its named parts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ JSONSchema = dict[str, Any]
 
 
 class Components:
-    """The named schemas of a document, each made at its first use."""
+    """The named schemas of a document; each is made at its first use."""
 
     def __init__(self, schemas: dict[str, JSONSchema] | None = None) -> None:
         self.schemas = {} if schemas is None else schemas
 
     def refer(self, name: str, make: Callable[[], JSONSchema]) -> JSONSchema:
-        """A reference to a component, which is made at its first use."""
+        """Return a reference to a component, which is made at its first use."""
         if name not in self.schemas:
             self.schemas[name] = {}  # keeps its place, and lets what it is made of refer to it
             self.schemas[name] = make()
@@ -23,29 +23,29 @@ class Components:
 
 
 def schema_name(schema: Any) -> str:
-    """The name of the component of a marshmallow schema."""
+    """Return the component name of a marshmallow schema."""
     name: str = schema.__name__ if isinstance(schema, type) else type(schema).__name__
     return name.removesuffix("Schema")
 
 
 def closed_object(properties: Mapping[str, JSONSchema], required: list[str]) -> JSONSchema:
-    """An object of these properties and no others."""
+    """Return the schema of an object with these properties and no others."""
     schema: JSONSchema = {"type": "object", "properties": dict(properties), "additionalProperties": False}
     return schema | {"required": required} if required else schema
 
 
 def by_name(values: JSONSchema, **bounds: int) -> JSONSchema:
-    """An object of any keys with such values, with minProperties and maxProperties."""
+    """Return the schema of an object with any keys and such values, with minProperties and maxProperties."""
     return {"type": "object", **bounds, "additionalProperties": values}
 
 
 def list_of(items: JSONSchema, **bounds: int) -> JSONSchema:
-    """A list, with minItems, maxItems and uniqueItems."""
+    """Return the schema of a list, with minItems, maxItems and uniqueItems."""
     return {"type": "array", **bounds, "items": items}
 
 
 def or_null(schema: JSONSchema) -> JSONSchema:
-    """A schema that takes null too."""
+    """Return a schema that takes null too."""
     if isinstance(schema.get("type"), str) and "enum" not in schema:
         return schema | {"type": [schema["type"], "null"]}
     return {"anyOf": [schema, {"type": "null"}]}

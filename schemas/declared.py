@@ -1,4 +1,4 @@
-"""Fields and schemas made from the engine's declarations, so that nothing is listed twice."""
+"""Fields and schemas made of the engine's declarations, so that nothing is listed twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from service.engine.suggestions import suggest, translated
 
 
 def field_for(option: Option) -> StrictField:
-    """The field that validates one declared option."""
+    """Return the field that validates a declared option."""
     metadata: dict[str, Any] = {"description": option.description}
     if not option.required:
         metadata["default"] = default_of(option)
@@ -49,7 +49,7 @@ def field_for(option: Option) -> StrictField:
 
 
 def default_of(option: Option) -> Any:
-    """The default of an option, as a request would write it."""
+    """Return the default of an option in the form of requests."""
     value = option.default
     if isinstance(value, Selection):
         return {"type": value.name, **value.options}
@@ -58,7 +58,7 @@ def default_of(option: Option) -> Any:
 
 @cache
 def options_schema(declaration: Declaration) -> StrictSchema:
-    """A schema for the options of one declared block; `type` is read before it."""
+    """Return the schema of a declared block's options; `type` is read before it."""
     made = StrictSchema.from_dict(
         {option.name: field_for(option) for option in declaration.options},
         name=f"{type(declaration).__name__}_{declaration.name}",
@@ -72,7 +72,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers
 
 
 def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Message:
-    """The message for a name that a registry does not know; `kind` is what an error calls its blocks."""
+    """Return the message for a name that a registry does not know; `kind` is the word for its blocks."""
     text, known = f"no {kind or registry.kind} is called {shown(name)}", registry.names
     meant = _meant(registry, name)
     if not meant:
@@ -84,12 +84,12 @@ def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Mes
 
 
 def meant_choice(registry: Registry[Any], name: object) -> str:
-    """The name in a registry that an unknown one certainly stands for; empty where there is none."""
+    """Return the registered name that an unknown one certainly stands for; "" if there is none."""
     return translated(registry.kind, name, registry.names).name
 
 
 def _meant(registry: Registry[Any], name: object) -> str:
-    """A suggestion: a name of this registry, or of another one."""
+    """Suggest a name of this registry, or of another one."""
     if isinstance(name, str) and not meant_choice(registry, name):
         for other in REGISTRIES:
             there = name if name in other else translated("", name, other.names).name
@@ -111,12 +111,12 @@ def _of_another_kind(name: str, its: Registry[Any], wanted: Registry[Any]) -> st
 
 
 def article(noun: str) -> str:
-    """A noun with its article."""
+    """Return a noun with its article."""
     return f"a{'n' if noun[0] in 'aeiou' else ''} {noun}"
 
 
 class ChoiceField(StrictField):
-    """A declared block: its name, or an object with `type` and options. Gives a `Selection`."""
+    """A declared block: its name, or an object with `type` and options. It loads a `Selection`."""
 
     def __init__(self, registry: Registry[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -141,7 +141,7 @@ class ChoiceField(StrictField):
         return select(self.registry, self.with_type(value))
 
     def with_type(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A place to let the type be understood from the options: only regularizers do."""
+        """Add the type if the options imply it; only regularizers do that."""
         if self.registry is regularizers and "type" not in value:
             given = [key for key in ("l1", "l2") if key in value]
             if not given:
@@ -154,9 +154,9 @@ class ChoiceField(StrictField):
 
 
 def choice(registry: Registry[Any], components: Components) -> JSONSchema:
-    """JSON Schema of a name, or an object with options, out of a registry.
+    """Return the JSON Schema of a registry's choice: a name, or an object with options.
 
-    Of layers it is whatever stands in the list of a network, which describes itself first.
+    Layers have another form: they stand in the list of a network, which describes itself first.
     """
     kind = registry.kind.capitalize()
 
@@ -187,7 +187,7 @@ def declared_object(
     components: Components,
     common: Mapping[str, JSONSchema] = MappingProxyType({}),
 ) -> JSONSchema:
-    """JSON Schema of the object that chooses one declared block and sets its options, after keys that all have."""
+    """Return the JSON Schema of an object that chooses one block and sets its options, after the keys that all have."""
     name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
 
     def make() -> JSONSchema:
@@ -203,7 +203,7 @@ def declared_object(
 
 
 def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
-    """The selection that an object with `type` and options asks for."""
+    """Return the selection that an object with `type` and options makes."""
     name = value.get("type")
     if name is None:
         raise ValidationError({"type": [missing_type(value, registry)]})
@@ -221,7 +221,7 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
 
 
 def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
-    """The message for an object without 'type', which may have come under another name."""
+    """Return the message for an object without 'type', which may have come under another name."""
     for key, name in value.items():
         known = isinstance(name, str) and (name in registry or meant_choice(registry, name))
         if known and (key == "name" or translated("key", key, ("type",)).name):
@@ -230,7 +230,7 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
 
 
 def _faults_of(options: Mapping[str, Any], registry: Registry[Any], name: object) -> dict[str, Any]:
-    """The faults of the options, if the unknown name certainly stands for a known one."""
+    """Return the faults of the options if the unknown type certainly stands for a known one."""
     meant = meant_choice(registry, name)
     if not meant:
         return {}

@@ -1,4 +1,4 @@
-"""What `/v1/derivatives` takes and gives."""
+"""The request and the response of `/v1/derivatives`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
 
 OF_THE_LOSS = OF_GRADIENTS
-"""Keys that have a meaning only where the loss is differentiated."""
+"""Keys with a meaning only if the loss is differentiated."""
 MOST_VECTORS = 10_000
-"""Each takes many times the memory of its text if it is but a number."""
+"""The number of vectors at most: a short text may make each take many times its memory."""
 
 
 class VectorsField(StrictField):
@@ -79,7 +79,7 @@ class LoadedDerivatives(LoadedNetwork):
 
 
 class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
-    """A network, its parameters and inputs, and which derivative of what with respect to what."""
+    """A network, its parameters and inputs, and the derivative to compute: of what, with respect to what."""
 
     elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -88,33 +88,36 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     class Meta(NetworkRequest.Meta):
         exclude = ("include",)
 
-    kind = WordField(KINDS, required=True, metadata=about("what to compute"))
+    kind = WordField(KINDS, required=True, metadata=about("the derivative to compute"))
     of = WordField(
-        OF, metadata=about("what is differentiated: by default the loss for hessian and hvp, else the outputs")
+        OF, metadata=about("what to differentiate: by default the loss for hessian and hvp, else the outputs")
     )
     wrt = WordField(
         WRT,
-        metadata=about("with respect to what: by default the trainable parameters for the loss, else the inputs"),
+        metadata=about(
+            "what to differentiate with respect to: by default the trainable parameters for the loss, else the inputs"
+        ),
     )
     vectors = VectorsField(
         metadata=about(
-            "for jvp, vjp and hvp, as many as you like: of jvp and hvp each is shaped like what `wrt` names, of vjp "
-            "like what `of` names; by name where a network has several inputs or outputs"
+            "for jvp, vjp and hvp, any number of vectors: those of jvp and hvp have the shape of what `wrt` "
+            "names, those of vjp the shape of what `of` names; by name if a network has several inputs or "
+            "outputs"
         )
     )
     targets = TensorsField(
-        metadata=about("with of: loss: shaped like the outputs, or class indices; by name where there are several")
+        metadata=about("with of: loss: shaped like the outputs, or class indices; by name if there are several")
     )
     loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
-    loss_weights = NumbersByNameField(metadata=about("with of: loss: factors of the outputs' losses, by name (all 1)"))
+    loss_weights = NumbersByNameField(metadata=about("with of: loss: a factor for each output's loss, by name (all 1)"))
     reduction = WordField(TO_ONE_NUMBER, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
-    sample_weights = TensorField(metadata=about("with of: loss: one factor per sample"))
+    sample_weights = TensorField(metadata=about("with of: loss: one factor for each sample"))
     normalize_weights = FlagField(
         metadata=about("with of: loss: the mean divides by the sum of the weights, not by the number of samples")
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What was left out of the recipe, and tensors in the precision that is computed in."""
+        """Finish the request: add defaults that are not in the recipe, and convert tensors to the dtype."""
         kind = loaded["kind"]
         loaded.setdefault("of", _default_of(kind))
         loaded.setdefault("wrt", "parameters" if loaded["of"] == "loss" else "inputs")
@@ -128,7 +131,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if "kind" in loaded and ("of" in loaded or "of" not in original):
             kind = loaded["kind"]
             errors = misfits(kind, loaded.get("of", _default_of(kind)), original)
@@ -141,7 +144,7 @@ def _default_of(kind: str) -> str:
 
 
 def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     errors: dict[str, list[str]] = {}
     if kind in TAKES_VECTORS and "vectors" not in given:
         errors["vectors"] = [f"is required for kind: {kind}"]
@@ -158,7 +161,8 @@ def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
 
 
 class DerivedField(StrictField):
-    """An answer's derivative: a tensor, tensors by name, tensors by layer and parameter name, or a list of these."""
+    """A derivative in a response: a tensor, tensors by name, tensors by layer and parameter name, or a list of
+    these."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         # What is inside is left open: it would have to refer to itself.
@@ -172,20 +176,20 @@ class DerivativesResponse(StrictSchema):
     """Values and their derivatives."""
 
     dtype = fields.String(required=True)
-    values = TensorsAnswerField(
-        required=True, metadata=about("the outputs, by name where there are several, or the loss")
-    )
+    values = TensorsAnswerField(required=True, metadata=about("the outputs, by name if there are several, or the loss"))
     result = DerivedField(
         required=True,
         metadata=about(
-            "jvp, vjp, hvp: a list with one entry for each vector; jacobian of outputs: `[sample][output][input]`, or "
-            "the tree of the parameters with `[sample][output]` before the axes of each; jacobian of the loss: its "
-            "gradient; hessian: a matrix, of outputs one for each `[sample][output]`"
+            "jvp, vjp, hvp: a list with one entry for each vector; jacobian of outputs: "
+            "`[sample][output][input]`, or the tree of the parameters with `[sample][output]` before the axes "
+            "of each; jacobian of the loss: its gradient; hessian: a matrix, and for outputs one matrix for "
+            "each `[sample][output]`"
         ),
     )
     labels = fields.List(
-        fields.String(), metadata=about("what the rows and columns of a Hessian stand for, as `hidden.kernel[0][1]`")
+        fields.String(),
+        metadata=about("the numbers that belong to the rows and columns of a Hessian, as `hidden.kernel[0][1]`"),
     )
     finite = finite_field()
     warnings = warnings_field()
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))

@@ -1,4 +1,4 @@
-"""What `/v1/gradients/diagnose` takes and gives."""
+"""The request of `/v1/gradients/diagnose`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields, validates_schema
+from marshmallow import ValidationError, validates_schema
 
-from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
+from schemas.common import TO_ONE_NUMBER, PartSchema, about, language_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
@@ -20,14 +20,14 @@ from schemas.fields import (
     Message,
     ObjectField,
     StrictField,
-    StrictSchema,
     WordField,
     hint,
     read_each,
 )
 from schemas.network import NetworkField
-from schemas.tensor import ParametersField, TensorAnswerField, TensorsField, narrow
-from schemas.training import LoadedValidation, SeedsField, TrainingRequest, TrainingStepSchema, misfits
+from schemas.tensor import ParametersField, TensorsField, narrow
+from schemas.training import LoadedValidation, SeedsField, TrainingRequest, misfits
+from schemas.training_answers import TrainingStepSchema
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.loop import Stop
@@ -35,7 +35,6 @@ from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.scheduler import Schedule
 from service.engine.descent.update import Clip
 from service.engine.errors import MOST_ERRORS
-from service.engine.insight.health.diagnosis import VERDICTS
 from service.engine.network.activations import Activation, activations
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
@@ -44,7 +43,7 @@ from service.engine.network.total_loss import REDUCTIONS
 from service.engine.options import LARGEST_EXACT_INTEGER
 
 MOST_TRACED = 100_000
-"""Steps of a trace."""
+"""The number of steps of a trace, at most."""
 MOST_CHOICES = 100
 MOST_DEPTH = 1_000
 MOST_UNITS = 16_384
@@ -59,7 +58,7 @@ OF_A_TRAINING = (
 )
 WITH_A_SWEEP = frozenset(("inputs", "targets", "loss"))
 ALWAYS_THERE = frozenset(("seed", "dtype", "reduction", "shuffle", "frozen", "training"))
-"""Keys of a loaded request that are there whether they were sent or not."""
+"""Keys that a loaded request always has."""
 
 
 class TracedStep(NamedTuple):
@@ -75,7 +74,7 @@ class TracedStep(NamedTuple):
 
 
 class TraceField(StrictField):
-    """The `steps` of an answer of `/v1/train`."""
+    """The `steps` of a response of `/v1/train`."""
 
     known = tuple(TrainingStepSchema().fields)
 
@@ -192,7 +191,7 @@ class DepthsField(StrictField):
 
 
 class LoadedSweep(NamedTuple):
-    """What is swept over, loaded."""
+    """The lists of a sweep, loaded."""
 
     depths: tuple[int, ...]
     activations: tuple[Selection[Activation], ...]
@@ -205,35 +204,37 @@ class LoadedSweep(NamedTuple):
 
 
 class DiagnoseSweepSchema(PartSchema):
-    """Networks of dense layers, one for each combination of what is listed."""
+    """A sweep over networks of dense layers: one network for each combination of the listed values."""
 
     made = LoadedSweep
 
     depths = DepthsField(required=True, metadata=about("numbers of hidden layers"))
-    activations = ChoicesField(activations, required=True, metadata=about("of the hidden layers"))
+    activations = ChoicesField(activations, required=True, metadata=about("activations of the hidden layers"))
     initializers = ChoicesField(
         initializers,
         load_default=lambda: (initializers.select("glorot_uniform"),),
-        metadata=about("of the kernels (glorot_uniform)"),
+        metadata=about("initializers of the kernels (glorot_uniform)"),
     )
-    seeds = SeedsField(load_default=(0,), metadata=about("each network is started with each of them ([0])"))
-    units = IntegerField(minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("of each hidden layer (32)"))
+    seeds = SeedsField(load_default=(0,), metadata=about("seeds; each network starts with each of them ([0])"))
+    units = IntegerField(
+        minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("units of each hidden layer (32)")
+    )
     features = IntegerField(
-        minimum=1, maximum=MOST_UNITS, metadata=about("of the samples that are drawn where no inputs are sent (units)")
+        minimum=1, maximum=MOST_UNITS, metadata=about("features of the random samples, if no inputs are sent (units)")
     )
     samples = IntegerField(
-        minimum=1, maximum=MOST_SAMPLES, metadata=about("that are drawn where no inputs are sent (64)")
+        minimum=1, maximum=MOST_SAMPLES, metadata=about("number of random samples, if no inputs are sent (64)")
     )
     outputs = IntegerField(
         minimum=1,
         maximum=MOST_UNITS,
-        metadata=about("of the output layer, where no targets are sent (1, or 2 classes)"),
+        metadata=about("units of the output layer, if no targets are sent (1, or 2 classes)"),
     )
 
 
 class LoadedDiagnose(TypedDict):
-    """A request for a diagnosis, loaded: of a network, of its training where there is an optimizer, of a trace, or of a
-    sweep. The first two have the keys of a network or of a training, the others have not."""
+    """A request for a diagnosis, loaded: of a network, of its training if there is an optimizer, of a trace, or of a
+    sweep. The first two have the keys of a network or of a training, the others do not."""
 
     seed: int
     dtype: str
@@ -264,7 +265,7 @@ class LoadedDiagnose(TypedDict):
 
 
 class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
-    """What `/v1/gradients` takes; with an optimizer what `/v1/train` takes; or a trace, or a sweep, alone."""
+    """The keys of `/v1/gradients`; with an optimizer those of `/v1/train`; or a trace alone, or a sweep alone."""
 
     fresh = TrainingRequest.fresh | {"trace"}
     elsewhere = MappingProxyType(
@@ -277,20 +278,22 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
         exclude = ("include", "exclude")
 
     network = NetworkField(metadata=about("the architecture"))
-    inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
+    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
     targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name where there are several")
+        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
     )
-    loss = LossField(losses, metadata=about("compares outputs with targets; one for all outputs, or one by each name"))
+    loss = LossField(
+        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
+    )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     training = FlagField(
-        metadata=about("whether dropout and its like are active (false, and true where there is an optimizer)")
+        metadata=about("whether dropout and similar layers are active (false, and true with an optimizer)")
     )
     optimizer = ChoiceField(
-        optimizers, metadata=about("train the network and diagnose the training, by the keys of /v1/train")
+        optimizers, metadata=about("train the network and diagnose the training; takes the keys of /v1/train")
     )
     trace = TraceField(
-        metadata=about("diagnose a training that was made before: the steps of an answer of /v1/train, in their order")
+        metadata=about("diagnose an earlier training: the steps of a response of /v1/train, in their order")
     )
     sweep = ObjectField(
         DiagnoseSweepSchema(),
@@ -299,7 +302,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         errors = _misfits([key for key in loaded if key not in ALWAYS_THERE])
         if "optimizer" in loaded and loaded["reduction"] not in TO_ONE_NUMBER:
             errors["reduction"] = [Message("a training needs one number: mean or sum", TO_ONE_NUMBER)]
@@ -327,7 +330,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if isinstance(original, Mapping):
             errors = _misfits(original)
             if errors:
@@ -335,7 +338,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
 
 def _misfits(given: Collection[str]) -> dict[str, list[Message]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     chosen = [key for key in ("sweep", "trace", "optimizer") if key in given]
     errors: dict[str, list[Message]] = {}
     for key in chosen[1:]:
@@ -361,166 +364,3 @@ def _misfits(given: Collection[str]) -> dict[str, list[Message]]:
             if key in given
         }
     return errors
-
-
-class FindingSchema(StrictSchema):
-    """Something that is wrong, or worth knowing, with its number and what to do."""
-
-    code = fields.String(required=True, metadata=about("its name in `/v1/findings`"))
-    severity = fields.String(
-        required=True,
-        metadata=about("note: worth knowing; warning: learning is slow or fragile; problem: something prevents it"),
-    )
-    layer = fields.String(metadata=about("that it is about, if it is about one"))
-    quantity = fields.String(metadata=about("what it was found in"))
-    step = fields.Integer(metadata=about("of the training, at which it happened"))
-    text = fields.String(required=True, metadata=about("what was found, with its numbers"))
-    meaning = fields.String(required=True, metadata=about("what that means"))
-    advice = fields.String(required=True, metadata=about("what to try"))
-    value = fields.Float(allow_none=True, metadata=about("the number that was judged, if there is one"))
-    threshold = fields.Float(allow_none=True, metadata=about("from which on it has this severity"))
-    source = fields.String(required=True, metadata=about("where the threshold comes from"))
-    networks = fields.Integer(metadata=about("of a sweep: how many have it; the rest is about the first of them"))
-
-
-class LayerHealthSchema(StrictSchema):
-    """The numbers of one layer."""
-
-    name = fields.String(required=True)
-    type = fields.String(required=True)
-    activation = fields.String(allow_none=True, required=True)
-    mean = fields.Float(required=True, allow_none=True, metadata=about("of its outputs"))
-    deviation = fields.Float(required=True, allow_none=True, metadata=about("their standard deviation"))
-    delta_norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean norm of dL/dz"))
-    gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("over its trained parameters; null: it has none")
-    )
-    weight_norm = fields.Float(required=True, allow_none=True, metadata=about("of its largest matrix of parameters"))
-    ratio = fields.Float(
-        required=True,
-        allow_none=True,
-        metadata=about("its delta's norm beside that of the last layer of the chain; null: it is not in the chain"),
-    )
-    saturated_left = fields.Float(
-        required=True, allow_none=True, metadata=about("share of pre-activations with small slopes; null: none can be")
-    )
-    saturated_right = fields.Float(required=True, allow_none=True)
-    dead = fields.Float(
-        required=True,
-        allow_none=True,
-        metadata=about("share of units that are off for every sample; null: none can be"),
-    )
-
-
-class LayerChainSchema(StrictSchema):
-    """The way with most layers of weights from the inputs to an output."""
-
-    layers = fields.List(fields.String(), required=True)
-    ratio = fields.Float(
-        required=True, allow_none=True, metadata=about("norm of the first delta beside that of the last")
-    )
-    factor = fields.Float(
-        required=True, allow_none=True, metadata=about("what each layer multiplies the norm by, in geometric mean")
-    )
-
-
-class TrainingCurveSchema(StrictSchema):
-    """A number for each of some steps."""
-
-    steps = fields.List(fields.Integer(), required=True)
-    loss = TensorAnswerField(required=True)
-    gradient_norm = TensorAnswerField(required=True)
-
-
-class DiagnosedTrainingSchema(StrictSchema):
-    """How a training went."""
-
-    status = fields.String(metadata=about("as of `/v1/train`"))
-    reason = fields.String()
-    steps_done = fields.Integer(required=True)
-    loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-    curve = fields.Nested(TrainingCurveSchema, required=True)
-
-
-class SweepRowSchema(StrictSchema):
-    """All seeds of a depth, an activation and an initializer together."""
-
-    depth = fields.Integer(required=True)
-    activation = fields.Dict(required=True)
-    initializer = fields.Dict(required=True)
-    networks = fields.Integer(required=True)
-    ratio = fields.Float(
-        required=True,
-        allow_none=True,
-        metadata=about("norm of the first layer's delta beside that of the last, the median over the seeds"),
-    )
-    factor = fields.Float(required=True, allow_none=True, metadata=about("of each layer, the median over the seeds"))
-    verdicts = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
-    findings = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("networks by code; without notes")
-    )
-
-
-class ShortFindingSchema(StrictSchema):
-    """A finding of one network of a sweep, without its words."""
-
-    code = fields.String(required=True)
-    severity = fields.String(required=True)
-    layer = fields.String()
-    value = fields.Float(allow_none=True)
-    threshold = fields.Float(allow_none=True)
-
-
-class SweepRunSchema(StrictSchema):
-    """One network of a sweep; lists have a number for each layer, the output layer last."""
-
-    depth = fields.Integer(required=True)
-    activation = fields.Dict(required=True)
-    initializer = fields.Dict(required=True)
-    seed = fields.Integer(required=True)
-    verdict = fields.String(required=True)
-    loss = fields.Float(required=True, allow_none=True)
-    ratio = fields.Float(required=True, allow_none=True)
-    factor = fields.Float(required=True, allow_none=True)
-    gradient_norms = fields.List(fields.Float(allow_none=True), required=True)
-    delta_norms = fields.List(fields.Float(allow_none=True), required=True)
-    variances = fields.List(fields.Float(allow_none=True), required=True, metadata=about("of the outputs"))
-    saturated = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share, on either side"))
-    dead = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share of units"))
-    findings = fields.List(fields.Nested(ShortFindingSchema), required=True)
-
-
-class DiagnoseStepSchema(StrictSchema):
-    """A line of a stream: a finding, or a network of a sweep."""
-
-    step = fields.Integer(required=True, metadata=about("counted from 1"))
-    finding = fields.Nested(FindingSchema)
-    run = fields.Nested(SweepRunSchema)
-
-
-class DiagnoseSummary(StrictSchema):
-    """A verdict, and the numbers it comes from."""
-
-    status = fields.String(required=True, metadata=about("completed, or cancelled where there was no time for all"))
-    reason = fields.String(metadata=about("of a sweep or a training: why it ended"))
-    verdict = fields.String(required=True, metadata=about(f"{', '.join(VERDICTS)}: by the gravest finding"))
-    text = fields.String(required=True)
-    dtype = fields.String()
-    loss = fields.Float(allow_none=True)
-    gradient_norm = fields.Float(allow_none=True)
-    chain = fields.Nested(LayerChainSchema)
-    layers = fields.List(
-        fields.Nested(LayerHealthSchema), metadata=about("at the parameters as they are sent or start")
-    )
-    training = fields.Nested(DiagnosedTrainingSchema)
-    networks = fields.Integer(metadata=about("of a sweep: how many were diagnosed"))
-    table = fields.List(fields.Nested(SweepRowSchema))
-    finite = finite_field()
-    warnings = warnings_field()
-
-
-class DiagnoseResponse(DiagnoseSummary):
-    """Findings, the gravest first, and the numbers they come from. Streams send them one by one, and the rest last."""
-
-    findings = fields.List(fields.Nested(FindingSchema), required=True)
-    runs = fields.List(fields.Nested(SweepRunSchema), metadata=about("the networks of a sweep"))

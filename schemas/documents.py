@@ -1,4 +1,4 @@
-"""Models as other libraries write them: recognised and named, with what to send instead. None of them is read."""
+"""Models in the formats of other libraries: they are recognised and named, with advice, but not read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from service.engine.network.layers import layers
 from service.engine.suggestions import translated
 
 LONGEST_EXAMPLE = 240
-"""Characters of a model that is written out in the words of this service."""
+"""Characters of a model that is rewritten in the format of this service."""
 TOLD = ("units", "filters", "kernel_size", "pool_size", "rate", "input_dim", "output_dim", "activation")
-"""Options of Keras layers, of the same name here, that make a layer what it is."""
+"""Options of Keras layers that define a layer and have the same name here."""
 FLAT_ENDINGS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""How the names of a PyTorch state_dict end."""
+"""Endings of the names in a PyTorch state_dict."""
 EXAMPLE = '{"layers": [{"type": "dense", "units": 3, "activation": "relu"}, {"type": "dense", "units": 1}]}'
 
 
 def recognised(value: Any) -> str:
-    """The name of another library's document, and what to send instead; empty where a value is none."""
+    """Return the name of another library's document and the advice for it; "" for any other value."""
     if isinstance(value, str):
         return _text(value)
     if not isinstance(value, Mapping):
@@ -41,13 +41,13 @@ def recognised(value: Any) -> str:
 
 
 def is_state_dict(value: Mapping[str, Any]) -> bool:
-    """Whether an object has the flat, dotted names of a PyTorch state_dict."""
+    """Return whether an object has the flat, dotted names of a PyTorch state_dict."""
     names = list(islice(value, 8))
     return bool(names) and all("." in name and name.rsplit(".", 1)[1].startswith(FLAT_ENDINGS) for name in names)
 
 
 def state_dict(value: Mapping[str, Any]) -> str:
-    """A sentence about a state_dict."""
+    """Return a sentence about a state_dict."""
     return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict, which is not read"
 
 
@@ -85,7 +85,7 @@ def _layers(listed: Iterable[Any]) -> Iterable[dict[str, Any]]:
 
 
 def _layer(layer: Any) -> dict[str, Any]:
-    """A layer of Keras in the words of this service; empty for one that is not here."""
+    """Return a Keras layer in the format of this service; empty if there is none like it."""
     known: Registry[Any] = layers
     if not (isinstance(layer, Mapping) and isinstance(layer.get("class_name"), str)):
         return {}

@@ -1,4 +1,4 @@
-"""What `/v1/forward` and `/v1/gradients` take and give."""
+"""The requests and responses of `/v1/forward` and `/v1/gradients`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
 )
-"""Keys of other operations, and the operation that takes them."""
+"""Keys of other endpoints, and the endpoint that takes them."""
 WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
     dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
 )
@@ -74,7 +74,7 @@ Tree = dict[str, dict[str, Array]]
 
 
 class LoadedNetwork(TypedDict):
-    """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
+    """A request about a network, loaded. The endpoint decides whether it has targets and a loss."""
 
     network: NetworkDefinition
     inputs: Tensors
@@ -105,25 +105,25 @@ class NetworkRequest(RequestSchema[R]):
 
     network = NetworkField(required=True, metadata=about("the architecture"))
     parameters = ParametersField(
-        metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
+        metadata=about("tensors by layer and parameter name; by default they are initialised from the seed")
     )
     seed = SeedField(
         load_default=0,
         metadata=about("the only source of randomness: the same request gives the same bytes"),
     )
     inputs = TensorsField(
-        required=True, metadata=about("one row per sample; by name where the network names its inputs")
+        required=True, metadata=about("one row for each sample; by name if the network names its inputs")
     )
-    dtype = WordField(DTYPES, load_default="float64", metadata=about("what is computed in"))
-    training = FlagField(load_default=False, metadata=about("whether dropout and its like are active"))
-    include = WordsField(("layers",), load_default=frozenset(), metadata=about("what more to answer"))
+    dtype = WordField(DTYPES, load_default="float64", metadata=about("the type of all numbers in the computation"))
+    training = FlagField(load_default=False, metadata=about("whether dropout and similar layers are active"))
+    include = WordsField(("layers",), load_default=frozenset(), metadata=about("more parts of the response"))
     # marshmallow takes fields out of the class, which has an attribute of that name.
     exclude = WordsField(  # type: ignore[assignment]
-        ("parameters",), load_default=frozenset(), metadata=about("what to leave out: parameters initialised here")
+        ("parameters",), load_default=frozenset(), metadata=about("parts to leave out: parameters initialised here")
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
         if both:
             raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
@@ -134,7 +134,7 @@ class NetworkRequest(RequestSchema[R]):
         return loaded
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
-        """Tensors in float32, but for indices: float32 does not hold every integer."""
+        """Return tensors in float32, except for indices: float32 cannot represent every integer."""
         network: NetworkDefinition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
@@ -181,33 +181,33 @@ class LossRequest(NetworkRequest[R]):
 
     targets = TensorsField(
         required=True,
-        metadata=about("shaped like the outputs, or class indices; by output name where there are several"),
+        metadata=about("shaped like the outputs, or class indices; by output name if there are several"),
     )
     loss = LossField(
         losses,
         required=True,
-        metadata=about("compares outputs with targets; one for all outputs, or one by each name"),
+        metadata=about("the loss between outputs and targets; one for all outputs, or one by each name"),
     )
     loss_weights = NumbersByNameField(
-        metadata=about("factors of the losses of a network with several outputs, by output name (all 1)")
+        metadata=about("a factor for each loss of a network with several outputs, by output name (all 1)")
     )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
-    sample_weights = TensorField(metadata=about("one factor per sample"))
+    sample_weights = TensorField(metadata=about("one factor for each sample"))
     normalize_weights = FlagField(
         metadata=about(
-            "the mean divides by the sum of the weights, not by the number of samples (false, with a warning where "
-            "that makes a difference)"
+            "the mean divides by the sum of the weights, not by the number of samples (false, with a warning "
+            "if that makes a difference)"
         )
     )
     include = WordsField(
         ("layers", "norms", "input_gradients", "per_sample", "parameters"),
         load_default=frozenset(),
-        metadata=about("what more to answer"),
+        metadata=about("more parts of the response"),
     )
     exclude = WordsField(
         ("parameters", "gradients"),
         load_default=frozenset(),
-        metadata=about("what to leave out: parameters initialised here, gradients, which are {} then"),
+        metadata=about("parts to leave out: parameters initialised here; gradients, which are {} then"),
     )
 
 
@@ -241,7 +241,7 @@ class LayerNormsSchema(StrictSchema):
 
 
 class LayerValuesSchema(StrictSchema):
-    """What one layer computed."""
+    """The values of one layer."""
 
     name = fields.String(required=True)
     type = fields.String(required=True)
@@ -256,13 +256,13 @@ class ForwardResponse(StrictSchema):
     """The outputs of a network."""
 
     dtype = fields.String(required=True)
-    outputs = TensorsAnswerField(required=True, metadata=about("by output name where there are several"))
+    outputs = TensorsAnswerField(required=True, metadata=about("by output name if there are several"))
     layers = fields.List(fields.Nested(LayerValuesSchema))
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))
     state = ParametersAnswerField(
         metadata=about(
-            "in training: new values of what layers carry along, such as running means; send them back "
-            "among the parameters"
+            "in training: the new values that layers carry from step to step, such as running means; send "
+            "them back among the parameters"
         )
     )
     finite = finite_field()
@@ -270,7 +270,7 @@ class ForwardResponse(StrictSchema):
 
 
 class PerSampleGradientsSchema(StrictSchema):
-    """Every sample's own share."""
+    """The loss and the gradients of every sample."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
     gradients = ParametersAnswerField(required=True, metadata=about("the tree, with a leading axis of samples"))
@@ -283,7 +283,7 @@ class GradientsResponse(ForwardResponse):
     losses = fields.Dict(
         keys=fields.String(),
         values=fields.Float(allow_none=True),
-        metadata=about("data loss of each output before its weight, where there are several"),
+        metadata=about("data loss of each output before its weight, if there are several"),
     )
     data_loss = TensorAnswerField(required=True)
     regularization_loss = fields.Float(required=True, allow_none=True)
@@ -294,5 +294,5 @@ class GradientsResponse(ForwardResponse):
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together")
     )
     norms = fields.Nested(GradientNormsSchema)
-    input_gradients = TensorsAnswerField(metadata=about("by name where the network names its inputs"))
+    input_gradients = TensorsAnswerField(metadata=about("by name if the network names its inputs"))
     per_sample = fields.Nested(PerSampleGradientsSchema)

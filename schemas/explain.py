@@ -1,4 +1,4 @@
-"""What `/v1/gradients/explain` takes and gives."""
+"""The request and the response of `/v1/gradients/explain`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PathField(StrictField):
 
 
 class ExplainRequest(LossRequest[LoadedExplain]):
-    """What `/v1/gradients` takes, and which gradient is to be derived."""
+    """The keys of `/v1/gradients`, and the gradient that is to be derived."""
 
     elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
 
@@ -53,33 +53,39 @@ class ExplainRequest(LossRequest[LoadedExplain]):
         exclude = ("include",)
 
     parameter = PathField(
-        metadata=about("whose gradient: hidden, hidden.kernel or hidden.kernel[0][1] (all that are trained)")
+        metadata=about("the gradients to derive: hidden, hidden.kernel or hidden.kernel[0][1] (all trained parameters)")
     )
     sample = IntegerField(
-        minimum=0, metadata=about("derive the gradient of this sample alone, counted from 0 (all together)")
+        minimum=0, metadata=about("derive the gradient of this sample alone, counted from 0 (of all samples together)")
     )
     depth = IntegerField(
         minimum=1,
         maximum=MOST_DEPTH,
-        metadata=about("how far back from the gradients on: 1 derives them alone, from deltas and activations (all)"),
+        metadata=about(
+            "the number of levels from the gradients backward: 1 derives them alone, from deltas and activations (all)"
+        ),
     )
-    learning_rate = NumberField(load_default=0.1, metadata=about("of the step that updates the parameter"))
+    learning_rate = NumberField(
+        load_default=0.1, metadata=about("learning rate of the step that updates the parameter")
+    )
     convention = WordField(
         CONVENTIONS,
         load_default="standard",
-        metadata=about("whose signs and order: heaton prints deltas and gradients with the other sign, outputs first"),
+        metadata=about(
+            "convention of signs and order: heaton prints deltas and gradients with the other sign, outputs first"
+        ),
     )
     language = language_field()
     # marshmallow takes fields out of the class, which has an attribute of that name.
     exclude = WordsField(
-        ("parameters",), load_default=frozenset(), metadata=about("what to leave out: parameters initialised here")
+        ("parameters",), load_default=frozenset(), metadata=about("parts to leave out: parameters initialised here")
     )
 
 
 class ExplainStepSchema(StrictSchema):
-    """One number of a derivation, and how it comes from others."""
+    """A number of a derivation, and its formula."""
 
-    id = fields.String(required=True, metadata=about("its name in this answer, as `uses` has it"))
+    id = fields.String(required=True, metadata=about("its name in this response, for `uses`"))
     kind = fields.String(required=True, metadata={"description": "what it is about", "enum": list(KINDS)})
     quantity = fields.String(
         required=True,
@@ -90,17 +96,19 @@ class ExplainStepSchema(StrictSchema):
     )
     layer = fields.String(required=True, allow_none=True)
     unit = fields.List(
-        fields.Integer(), required=True, metadata=about("the index without that of the sample; of a gradient all of it")
+        fields.Integer(),
+        required=True,
+        metadata=about("the index without that of the sample; for a gradient all of it"),
     )
-    sample = fields.Integer(required=True, allow_none=True, metadata=about("counted from 0; null: of no single one"))
+    sample = fields.Integer(
+        required=True, allow_none=True, metadata=about("counted from 0; null if it belongs to no single sample")
+    )
     symbol = fields.String(required=True, metadata=about("LaTeX"))
     latex = fields.String(required=True, metadata=about("the formula, in LaTeX"))
-    numbers = fields.String(
-        required=True, metadata=about("the formula with six digits of each number put in, in LaTeX")
-    )
+    numbers = fields.String(required=True, metadata=about("the formula with six digits of each number, in LaTeX"))
     expression = fields.String(
         required=True,
-        metadata=about("the formula for programs: u0 is the first of `uses`; functions are named as in the guide"),
+        metadata=about("the formula for programs: u0 is the first of `uses`; the guide lists the names of functions"),
     )
     text = fields.String(required=True, metadata=about("one sentence"))
     value = fields.Float(required=True, allow_none=True)
@@ -110,13 +118,13 @@ class ExplainStepSchema(StrictSchema):
 
 
 class ExplainQuantitySchema(StrictSchema):
-    """A number that steps use and that is not derived."""
+    """A number that steps use but that is not derived."""
 
     id = fields.String(required=True)
     quantity = fields.String(
         required=True,
         metadata=about(
-            "input, target, parameter, sample_weight, noise, learning_rate; with `depth` also what steps derive"
+            "input, target, parameter, sample_weight, noise, learning_rate; with `depth` also results of steps left out"
         ),
     )
     layer = fields.String(required=True, allow_none=True)
@@ -127,52 +135,59 @@ class ExplainQuantitySchema(StrictSchema):
 
 
 class ExplainReasonSchema(StrictSchema):
-    """Why a gradient is 0."""
+    """The reason why a gradient is 0."""
 
     code = fields.String(
         required=True,
         metadata=about(
-            "zero_input, zero_activation, saturated, inactive (a rectifier that is off), dead (off for all samples), "
-            "blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, dropped, "
-            "not_selected, underflow, unused, cancels, or far_back, which is not known"
+            "zero_input, zero_activation, saturated, inactive (a rectifier that is off), dead (off for all "
+            "samples), blocked (a step), disconnected, zero_error, zero_target, zero_weight, sample_weight, "
+            "dropped, not_selected, underflow, unused, cancels, or far_back, which means that the cause is "
+            "not known"
         ),
     )
     layer = fields.String(required=True, allow_none=True)
-    samples = fields.List(fields.Integer(), required=True, metadata=about("for which ones; none: for the sum of all"))
+    samples = fields.List(
+        fields.Integer(),
+        required=True,
+        metadata=about("samples for which it is 0; none: the sum over all samples is 0"),
+    )
     text = fields.String(required=True)
 
 
 class ExplainMeaningSchema(StrictSchema):
-    """What a gradient says of its parameter."""
+    """The meaning of a gradient for its parameter."""
 
     parameter = fields.String(required=True, metadata=about("such as hidden.kernel[0][1]"))
     value = fields.Float(required=True, allow_none=True)
-    gradient = fields.Float(required=True, allow_none=True, metadata=about("in the sign of the convention"))
+    gradient = fields.Float(required=True, allow_none=True, metadata=about("with the sign of the convention"))
     updated = fields.Float(required=True, allow_none=True, metadata=about("the parameter after one step of descent"))
     advice = fields.String(
         required=True,
         metadata={"description": "what lowers the loss; stationary: the gradient is 0", "enum": list(ADVICE)},
     )
     reasons = fields.List(
-        fields.Nested(ExplainReasonSchema), required=True, metadata=about("why a gradient is 0; else none")
+        fields.Nested(ExplainReasonSchema),
+        required=True,
+        metadata=about("the reasons of a gradient that is 0; else none"),
     )
     text = fields.String(required=True)
     step = fields.String(required=True, metadata=about("the id of the gradient's step"))
 
 
 class ExplainResponse(StrictSchema):
-    """A derivation, in the order in which it is read."""
+    """A derivation, in reading order."""
 
     dtype = fields.String(required=True)
     convention = fields.String(required=True)
     language = fields.String(required=True)
     sample = fields.Integer(required=True, allow_none=True)
-    loss = fields.Float(required=True, allow_none=True, metadata=about("of the sample that was chosen, or of all"))
+    loss = fields.Float(required=True, allow_none=True, metadata=about("loss of the chosen sample, or of all"))
     meanings = fields.List(
-        fields.Nested(ExplainMeaningSchema), required=True, metadata=about("one for each gradient that was asked for")
+        fields.Nested(ExplainMeaningSchema), required=True, metadata=about("one for each gradient of the request")
     )
     steps = fields.List(fields.Nested(ExplainStepSchema), required=True)
     quantities = fields.List(fields.Nested(ExplainQuantitySchema), required=True)
     finite = finite_field()
     warnings = warnings_field()
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))

@@ -1,6 +1,6 @@
-"""Strict scalar fields and the base schema: what came is refused in words that teach.
+"""Strict scalar fields and the base schema: their messages say what was expected and what came.
 
-marshmallow's own Integer, Float and Boolean accept strings; JSON has types, so these do not.
+marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so these fields do not.
 """
 
 from __future__ import annotations
@@ -34,23 +34,21 @@ from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
-LARGEST_SEED = LARGEST_EXACT_INTEGER
-"""The largest integer that JavaScript keeps exactly, as do all who read JSON numbers as float64."""
 PREVIEW = 60
-"""Characters of a refused value that are shown back."""
+"""Characters of a refused value that a message shows."""
 
 
 LONGEST_PLAIN = 100_000
-"""Numbers in a value that is no tensor."""
+"""The count of numbers in a value that is not a tensor, at most."""
 MOST_KEYS = 1000
-"""Keys of an object that are looked at one by one; no valid one has as many."""
+"""Keys of an object that are examined one by one; no valid object has as many."""
 LONG_LIST = 15
-"""Names that are listed beside a suggestion; more would only hide it."""
+"""Names that may be listed beside a suggestion; a longer list would only hide it."""
 NOT_FINITE = "JSON has no NaN and no infinity, and no number may be one"
 
 
 class Message(str):
-    """An error message that also knows which values would have been accepted."""
+    """An error message that also lists the accepted values."""
 
     allowed: tuple[Any, ...]
 
@@ -61,10 +59,10 @@ class Message(str):
 
 
 def plain(value: Any) -> Any:
-    """A parsed JSON value without NumPy arrays, which large bodies have where numbers stand in rows.
+    """Return a parsed JSON value without NumPy arrays, which large bodies have in place of rows of numbers.
 
-    Raises `ValidationError` for more numbers than anything takes but a tensor: as objects they would take four times
-    the memory.
+    Raise `ValidationError` if it has more numbers than any value but a tensor: as Python objects they would take four
+    times the memory.
     """
     if not isinstance(value, np.ndarray):
         return value
@@ -74,7 +72,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A refused value as JSON, shortened."""
+    """Return a refused value as JSON, shortened."""
     if isinstance(value, list | np.ndarray) and len(value) > PREVIEW:
         return f"a list of {len(value)} values"
     if isinstance(value, memoryview):
@@ -89,7 +87,7 @@ def shown(value: Any) -> str:
 
 
 def unquoted(value: Any) -> str:
-    """A hint for a string that holds a number or a truth value."""
+    """Return a hint for a string that holds a number or a truth value."""
     if not isinstance(value, str) or len(value) > PREVIEW:
         return ""
     text = value.strip().lower()
@@ -103,26 +101,26 @@ def unquoted(value: Any) -> str:
 
 
 def _beginning(text: Any) -> str:
-    """More than is shown of a long text of ASCII that is still in the body it came in."""
+    """Return the beginning of a long ASCII text that is still in its body, longer than messages show."""
     if isinstance(text, memoryview):
         return str(text[: 2 * PREVIEW], "ascii")
     raise TypeError
 
 
 def hint(name: object, known: Iterable[str], kind: str = "") -> str:
-    """`; did you mean 'x'?` where a known name was probably meant; `kind` names a table of foreign names."""
+    """Return `; did you mean 'x'?` if a known name was probably meant; `kind` names a table of foreign names."""
     return str(suggest(kind, name, known))
 
 
 def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
-    """The message for a name that is not one of the known ones."""
+    """Return the message for an unknown name."""
     return Message(f"no {kind} is called {shown(name)}{hint(name, known, kind)}", known)
 
 
 def read_each(
     items: Iterable[tuple[K, Any]], read: Callable[[Any], Any], most_errors: int = MOST_ERRORS
 ) -> dict[K, Any]:
-    """What `read` makes of each value, by its key. Raises with the messages of those that it refuses."""
+    """Return `read` of each value, by its key. Raise all messages of the values that it refuses."""
     values: dict[K, Any] = {}
     errors: dict[K, Any] = {}
     for key, value in items:
@@ -138,19 +136,20 @@ def read_each(
 
 
 class StrictSchema(Schema):
-    """Refuses unknown keys with the nearest known one."""
+    """A schema that refuses unknown keys, and names the nearest known one."""
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
-    """Keys that callers may look for here, and where they belong: the key of an object, or the path of an operation."""
+    """Keys that callers may look for here, and their right place: the key of an object, or the path of an endpoint."""
 
     bounds: Mapping[str, int] = MappingProxyType({})
-    """How many keys may stand here at once, in the words of JSON Schema; the schema's own validation refuses others."""
+    """The number of keys that may occur together, in keywords of JSON Schema; the schema's validation refuses
+    others."""
 
     class Meta:
         unknown = RAISE
 
     def load(self, data: Any, **kwargs: Any) -> Any:
-        """As marshmallow does. What is refused is not kept by its refusal."""
+        """Load an object as marshmallow does; the error does not keep the refused value."""
         if isinstance(data, Mapping) and len(data) > MOST_KEYS:
             unknown = islice((key for key in data if key not in self.load_fields), MOST_ERRORS + 1)
             kept = {*self.load_fields, *unknown}
@@ -184,7 +183,7 @@ class StrictSchema(Schema):
         return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str) -> str:
-        """A suggestion for an unknown key: a similar key, or the place where it belongs."""
+        """Suggest a similar key for an unknown one, or the place where it belongs."""
         found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
         place = self.elsewhere.get(found.name)
         if place is None or found.name in self.load_fields:
@@ -194,16 +193,16 @@ class StrictSchema(Schema):
 
 
 class KnownWrong(NamedTuple):
-    """Stands for a value that was refused: what is wrong with it is not found out again, for it may be large.
+    """A placeholder for a refused value: its faults are not looked for again, for it may be large.
 
-    The error itself would not do: raised again, it would know a frame that knows it.
+    The error itself cannot take its place: raised again, it would refer to a frame that refers to it.
     """
 
     messages: Any
 
 
 class StrictField(fields.Field[Any]):
-    """Base of the fields here: says `is required`, and what it takes."""
+    """The base of the fields here, with the messages `is required` and `takes …`."""
 
     default_error_messages: dict[str, Any] = {  # noqa: RUF012 (marshmallow merges it over the classes)
         "required": "is required",
@@ -211,11 +210,11 @@ class StrictField(fields.Field[Any]):
     }
 
     def read(self, value: Any) -> Any:
-        """As `deserialize`, without the steps that no field here needs."""
+        """Deserialize a value, without the steps that no field here needs."""
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
     def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
-        """As marshmallow does, unless the value was refused before."""
+        """Deserialize a value as marshmallow does, unless it was refused before."""
         if isinstance(value, KnownWrong):
             raise ValidationError(value.messages)
         return super().deserialize(value, attr, data, **kwargs)
@@ -226,11 +225,11 @@ class StrictField(fields.Field[Any]):
             self.error_messages["null"] = "may not be null; leave it out instead"
 
     def json_schema(self, components: Components) -> JSONSchema:
-        """The values it takes, in JSON Schema; named parts go into `components`."""
+        """Return the JSON Schema of the accepted values; named parts go into `components`."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it takes: it needs json_schema")
 
     def described(self, components: Components) -> JSONSchema:
-        """As a property of an object: what it takes, what it means, and its default."""
+        """Return the JSON Schema of a property: the accepted values, the description and the default."""
         schema = self.json_schema(components)
         if self.allow_none:
             schema = or_null(schema)
@@ -246,7 +245,7 @@ class StrictField(fields.Field[Any]):
 
 
 class ValueField(StrictField):
-    """A value of any of the kinds in `service/engine/options.py`."""
+    """A value of a kind in `service/engine/options.py`."""
 
     def __init__(self, kind: Value, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -264,7 +263,7 @@ class ValueField(StrictField):
 
 
 def _told(refused: Refused) -> Any:
-    """The messages of a refusal."""
+    """Return the messages of a refusal."""
     if refused.parts:
         return {place: [_message(part)] for place, part in refused.parts.items()}
     return _message(refused)
@@ -300,7 +299,7 @@ class SeedField(IntegerField):
     """A seed of random numbers: an integer that JavaScript keeps exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(minimum=0, maximum=LARGEST_SEED, **kwargs)
+        super().__init__(minimum=0, maximum=LARGEST_EXACT_INTEGER, **kwargs)
 
 
 class FlagField(ValueField):
@@ -332,7 +331,7 @@ class NumbersField(ValueField):
 
 
 class WordsField(StrictField):
-    """A list of words out of a few, as a set."""
+    """A set of words, written as a list."""
 
     def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -354,7 +353,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """A name for a layer."""
+    """The name of a layer."""
 
     FORBIDDEN = frozenset('.[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 64
@@ -380,14 +379,14 @@ class NameField(StrictField):
 
 
 MOST_NAMES = 256
-"""Layers that one layer merges, or outputs that a network has."""
+"""The number of layers that one layer merges, or of outputs of a network, at most."""
 
 
 class NamesField(StrictField):
     """A list of names of layers.
 
-    What the network refuses later, OpenAPI says: a name that stands twice if they are `unique`, and one that no layer
-    could have if they are `new`.
+    The JSON Schema is stricter than this field where the network refuses names later: names that occur twice if they
+    are `unique`, and names that no layer could have if they are `new`.
     """
 
     def __init__(self, *, unique: bool = False, new: bool = False, **kwargs: Any) -> None:
@@ -431,14 +430,14 @@ class ObjectField(StrictField):
 
 
 def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
-    """JSON Schema of an object with the fields of a schema."""
+    """Return the JSON Schema of an object with the fields of a schema."""
     properties = properties_of(schema, components)
     required = [name for name, field in schema.load_fields.items() if field.required]
     return closed_object(properties, required) | dict(schema.bounds)
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
-    """JSON Schema of each field of a schema."""
+    """Return the JSON Schema of each field of a schema."""
     described = {}
     for name, field in schema.load_fields.items():
         assert isinstance(field, StrictField), f"{name} of {schema_name(schema)} cannot describe itself"

@@ -1,4 +1,4 @@
-"""What `/v1/functions/…` give."""
+"""The responses of `/v1/functions/…`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ CLASSIFICATION = ", ".join(CLASSES[:-1]) + f"; null: {CLASSES[-1]}, see problems
 
 
 def names() -> fields.List[Any]:
-    return fields.List(fields.String(), required=True, metadata=about("in the order in which points list them"))
+    return fields.List(fields.String(), required=True, metadata=about("in the order of the numbers of a point"))
 
 
 class PointProblemSchema(StrictSchema):
-    """Why there is no value, or no certain derivative, at a point."""
+    """The reason why a point has no value, or no certain derivative."""
 
     kind = fields.String(
         required=True,
         metadata=about(
-            "domain: no real value; pole: an infinite one; vertical: an infinite slope; kink, jump: no slope, the "
-            "answer follows a convention; not_finite: beyond 64-bit numbers"
+            "domain: no real value; pole: an infinite one; vertical: an infinite slope; kink, jump: no slope, "
+            "the response follows a convention; not_finite: beyond 64-bit numbers"
         ),
     )
     message = fields.String(required=True)
-    column = fields.Integer(metadata=about("where it arises in the expression, counted from 1"))
-    text = fields.String(metadata=about("the part of the expression there"))
+    column = fields.Integer(metadata=about("place in the expression, counted from 1"))
+    text = fields.String(metadata=about("the part of the expression at that place"))
 
 
 class FunctionPointSchema(StrictSchema):
-    """What there is to know of one point."""
+    """The calculus at one point."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -47,21 +47,24 @@ class FunctionPointSchema(StrictSchema):
     gradient = TensorAnswerField(required=True)
     norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient"))
     direction = TensorAnswerField(
-        allow_none=True, metadata=about("of steepest ascent, of length 1; null where the gradient is 0")
+        allow_none=True, metadata=about("direction of steepest ascent, of length 1; null if the gradient is 0")
     )
-    directional_derivative = TensorAnswerField(metadata=about("along each of the directions, per unit of length"))
+    directional_derivative = TensorAnswerField(
+        metadata=about("the derivative along each of the directions, per unit of length")
+    )
     hessian = TensorAnswerField(metadata=about("second derivatives"))
-    eigenvalues = TensorAnswerField(metadata=about("of the Hessian, ascending: the curvatures"))
+    eigenvalues = TensorAnswerField(metadata=about("eigenvalues of the Hessian, ascending: the curvatures"))
     eigenvectors = TensorAnswerField(
         metadata=about("a row of length 1 for each eigenvalue; the largest component is positive")
     )
     classification = fields.String(allow_none=True, metadata=about(CLASSIFICATION))
     condition_number = fields.Float(metadata=about("at minima and maxima: largest curvature over smallest"))
     largest_stable_step = fields.Float(
-        metadata=about("at minima: 2/λmax, which a learning rate of gradient descent must stay below")
+        metadata=about("at minima: 2/λmax; gradient descent needs a learning rate below it")
     )
     problems = fields.List(
-        fields.Nested(PointProblemSchema), metadata=about("where something is wrong or by convention")
+        fields.Nested(PointProblemSchema),
+        metadata=about("places without a value or slope, and places that follow a convention"),
     )
 
 
@@ -69,11 +72,11 @@ class DerivativeFormulaSchema(StrictSchema):
     """A derivative as a formula."""
 
     latex = fields.String(required=True)
-    expression = fields.String(required=True, metadata=about("the same, as it can be sent as an expression"))
+    expression = fields.String(required=True, metadata=about("the same formula in the language of expressions"))
 
 
 class PartialDerivativeSchema(DerivativeFormulaSchema):
-    """A derivative by one variable; formulas are null where they are too long to be of use."""
+    """A derivative with respect to one variable; a formula that is too long to be of use is null."""
 
     variable = fields.String(required=True)
     latex = fields.String(required=True, allow_none=True)
@@ -81,14 +84,14 @@ class PartialDerivativeSchema(DerivativeFormulaSchema):
 
 
 class SymbolicFormulasSchema(StrictSchema):
-    """Formulas, simplified."""
+    """Simplified formulas."""
 
-    latex = fields.String(required=True, metadata=about("the expression as it was understood"))
+    latex = fields.String(required=True, metadata=about("the expression as the service read it"))
     gradient = fields.List(fields.Nested(PartialDerivativeSchema), required=True)
     hessian = fields.List(
         fields.List(fields.Nested(DerivativeFormulaSchema, allow_none=True)),
         required=True,
-        metadata=about("null for formulas that are too long to be of use"),
+        metadata=about("null for a formula that is too long to be of use"),
     )
 
 
@@ -98,10 +101,10 @@ class ComputationGraphSchema(StrictSchema):
     point = TensorAnswerField(required=True)
     output = fields.String(required=True, metadata=about("the node that is the value of the expression"))
     nodes = fields.List(
-        fields.Nested(GraphNodeSchema), required=True, metadata=about("in the order of the way forward")
+        fields.Nested(GraphNodeSchema), required=True, metadata=about("in the order of the forward pass")
     )
     backward = fields.List(
-        fields.Nested(GraphEdgeSchema), required=True, metadata=about("in the order of the way back")
+        fields.Nested(GraphEdgeSchema), required=True, metadata=about("in the order of the backward pass")
     )
 
 
@@ -118,11 +121,11 @@ class FunctionGradientResponse(StrictSchema):
 
 
 class StationaryPointSchema(StrictSchema):
-    """A place where the gradient is 0."""
+    """A point where the gradient is 0."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True)
-    norm = fields.Float(required=True, metadata=about("Euclidean length of the gradient: what rounding leaves of 0"))
+    norm = fields.Float(required=True, metadata=about("Euclidean length of the gradient: 0 up to rounding"))
     classification = fields.String(required=True, metadata=about(CLASSIFICATION))
     hessian = TensorAnswerField(required=True)
     eigenvalues = TensorAnswerField(required=True)
@@ -137,58 +140,68 @@ class StationaryResponse(StrictSchema):
     variables = names()
     points = fields.List(fields.Nested(StationaryPointSchema), required=True)
     counts = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("how many of each class")
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("the number of points in each class"),
     )
-    starts = fields.Integer(required=True, metadata=about("from how many places was searched"))
+    starts = fields.Integer(required=True, metadata=about("the number of starts of the search"))
     warnings = fields.List(
         fields.Nested(AnswerWarningSchema),
         required=True,
         metadata=about(
-            "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more points of "
-            "a curve or a plain; more_points: more than are told; few_starts: places that more starts would find; "
-            "ill_conditioned: points that rounding hides"
+            "what the search may have missed, by code. kinks: minima without a gradient; not_isolated: more "
+            "points of a curve or a plain; more_points: more than the response lists; few_starts: points that "
+            "more starts would find; ill_conditioned: points that rounding hides"
         ),
     )
 
 
 class ValleySchema(StrictSchema):
-    """A place where runs ended or are bound for."""
+    """A point where runs ended or are going to end."""
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
-    classification = fields.String(required=True, metadata=about("a run may rest on a saddle as well as in a valley"))
+    classification = fields.String(
+        required=True, metadata=about("a run may come to rest on a saddle as well as in a valley")
+    )
     eigenvalues = TensorAnswerField(required=True)
-    runs = fields.Integer(required=True, metadata=about("how many have arrived there; 0: some are in its basin only"))
+    runs = fields.Integer(
+        required=True, metadata=about("number of runs that have arrived there; 0 if some are only in its basin")
+    )
 
 
 class DescentRunSummarySchema(StrictSchema):
     """One start with one optimizer."""
 
-    optimizer = fields.Integer(required=True, metadata=about("its place in the request"))
-    start = fields.Integer(required=True, metadata=about("its place among the starts"))
+    optimizer = fields.Integer(required=True, metadata=about("its index in the request"))
+    start = fields.Integer(required=True, metadata=about("its index among the starts"))
     status = fields.String(
         required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
     )
-    reason = fields.String(required=True, metadata=about("where it ended and why, in words and numbers"))
+    reason = fields.String(required=True, metadata=about("its end and the reason, in words and numbers"))
     steps_done = fields.Integer(required=True)
-    point = TensorAnswerField(required=True, metadata=about("where it ended"))
+    point = TensorAnswerField(required=True, metadata=about("its last point"))
     value = fields.Float(required=True, allow_none=True)
-    norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient there"))
+    norm = fields.Float(
+        required=True, allow_none=True, metadata=about("Euclidean length of the gradient at its last point")
+    )
     valley = fields.Integer(
-        required=True, allow_none=True, metadata=about("which of the valleys it has arrived at; null: none")
+        required=True, allow_none=True, metadata=about("the valley at which it has arrived; null for none")
     )
     basin = fields.Integer(
         required=True,
         allow_none=True,
         metadata=about(
-            "the minimum among the valleys that steepest descent leads to from where it ended, whether it has arrived "
-            "or not (of runs that climb, the maximum that steepest ascent leads to); null: none for certain"
+            "the minimum among the valleys to which steepest descent leads from its last point, whether it "
+            "has arrived or not (for runs that climb, the maximum to which steepest ascent leads); null if "
+            "that is not certain"
         ),
     )
 
 
 class DescentRunSchema(DescentRunSummarySchema):
-    """One start with one optimizer, and its way: an entry for each of `steps` up to its end, and its end."""
+    """One start with one optimizer, and its path: an entry for each of `steps` up to its end, and its end."""
 
     path = TensorAnswerField(required=True)
     values = TensorAnswerField(required=True)
@@ -196,19 +209,23 @@ class DescentRunSchema(DescentRunSummarySchema):
     state = fields.Dict(
         keys=fields.String(),
         values=TensorAnswerField(),
-        metadata=about("what the optimizer remembers at the steps told; searches tell nothing"),
+        metadata=about("the state of the optimizer at the recorded steps; searches have none"),
     )
 
 
 class DescendSummary(StrictSchema):
-    """Where all runs ended."""
+    """The ends of all runs."""
 
     variables = names()
-    status = fields.String(required=True, metadata=about("completed, or cancelled: then runs are where time ran out"))
-    steps = fields.List(
-        fields.Integer(), required=True, metadata=about("after how many steps places are told, 0 is the start")
+    status = fields.String(
+        required=True, metadata=about("completed; or cancelled, with the runs as they were when time ran out")
     )
-    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run that ended lowest"))
+    steps = fields.List(
+        fields.Integer(), required=True, metadata=about("the steps at which points are recorded; 0 is the start")
+    )
+    best = fields.Integer(
+        required=True, allow_none=True, metadata=about("index of the run that ended with the lowest value")
+    )
     valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
     runs = fields.List(
         fields.Nested(DescentRunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
@@ -218,7 +235,7 @@ class DescendSummary(StrictSchema):
 
 
 class DescendResponse(DescendSummary):
-    """All runs with their ways, and the valleys they ended in. Streams send the places step by step instead."""
+    """All runs with their paths, and the valleys where they ended. Streams send the points step by step instead."""
 
     runs = fields.List(
         fields.Nested(DescentRunSchema), required=True, metadata=about("all starts of the first optimizer first")
@@ -226,24 +243,22 @@ class DescendResponse(DescendSummary):
 
 
 class DescentStepSchema(StrictSchema):
-    """All runs after some steps."""
+    """All runs after a number of steps."""
 
-    step = fields.Integer(required=True, metadata=about("how many steps were made"))
-    points = TensorAnswerField(required=True, metadata=about("where each run is"))
+    step = fields.Integer(required=True, metadata=about("number of steps so far"))
+    points = TensorAnswerField(required=True, metadata=about("the point of each run"))
     values = TensorAnswerField(required=True)
-    gradients = TensorAnswerField(metadata=about("where the trace includes them"))
+    gradients = TensorAnswerField(metadata=about("present if the trace includes them"))
 
 
 class BasinMapSchema(StrictSchema):
-    """Which valley a run from each point of the grid arrives at."""
+    """The valley at which a run from each point of the grid arrives."""
 
-    grid = TensorAnswerField(
-        required=True, metadata=about("indices of valleys; -1: it has arrived at none, -2: it diverged")
-    )
+    grid = TensorAnswerField(required=True, metadata=about("indices of valleys; -1: no valley, -2: diverged"))
     valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
-    status = fields.String(required=True, metadata=about("completed, or cancelled: time ran out"))
+    status = fields.String(required=True, metadata=about("completed; or cancelled, if time ran out"))
     arrived = fields.Integer(required=True)
-    moving = fields.Integer(required=True, metadata=about("runs that have arrived nowhere"))
+    moving = fields.Integer(required=True, metadata=about("the number of runs that arrived at no valley"))
     diverged = fields.Integer(required=True)
 
 
@@ -261,14 +276,16 @@ class SurfaceResponse(StrictSchema):
     axes = fields.List(fields.String(), required=True, metadata=about("the variables along the axes"))
     x = TensorAnswerField(required=True)
     y = TensorAnswerField()
-    values = TensorAnswerField(required=True, metadata=about("a row for each y, in it a number for each x"))
-    gradients = TensorAnswerField(metadata=about("of the same shape, with the derivatives by all variables"))
+    values = TensorAnswerField(required=True, metadata=about("a row for each y, with a number for each x"))
+    gradients = TensorAnswerField(
+        metadata=about("of the same shape, with the derivative with respect to each variable")
+    )
     minimum = fields.Nested(
-        SurfaceExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite")
+        SurfaceExtremeSchema, allow_none=True, metadata=about("on the grid; null if no value is finite")
     )
     maximum = fields.Nested(SurfaceExtremeSchema, allow_none=True)
-    levels = fields.List(fields.Float(), required=True, metadata=about("values to draw contours at"))
-    spacing = fields.String(required=True, metadata=about("of the levels: linear or logarithmic"))
+    levels = fields.List(fields.Float(), required=True, metadata=about("values for contours"))
+    spacing = fields.String(required=True, metadata=about("spacing of the levels: linear or logarithmic"))
     basins = fields.Nested(BasinMapSchema)
     finite = finite_field()
     warnings = warnings_field()
@@ -280,18 +297,22 @@ class FitOptimumSchema(StrictSchema):
     slope = fields.Float(required=True)
     intercept = fields.Float(required=True)
     value = fields.Float(required=True, metadata=about("of the loss"))
-    residuals = TensorAnswerField(required=True, metadata=about("y minus the line, at each point"))
+    residuals = TensorAnswerField(required=True, metadata=about("y minus the line at each point"))
     r_squared = fields.Float(
-        required=True, allow_none=True, metadata=about("share of the variance of y explained; null: y does not vary")
+        required=True,
+        allow_none=True,
+        metadata=about("share of the variance of y that the line explains; null if y does not vary"),
     )
     hessian = TensorAnswerField(required=True)
     eigenvalues = TensorAnswerField(required=True)
-    condition_number = fields.Float(required=True, allow_none=True, metadata=about("why gradient descent is slow here"))
+    condition_number = fields.Float(
+        required=True, allow_none=True, metadata=about("the reason why gradient descent is slow here")
+    )
     largest_stable_step = fields.Float(required=True)
 
 
 class FitClosedFormSchema(StrictSchema):
-    """How the optimum follows from sums over the points."""
+    """The sums over the points that determine the optimum."""
 
     latex = fields.String(required=True, metadata=about(LATEX))
     points = fields.Integer(required=True)
@@ -303,9 +324,11 @@ class FitClosedFormSchema(StrictSchema):
 
 
 class FitRunSchema(DescentRunSchema):
-    """One descent, and how far from the optimum it ended."""
+    """One descent, and its distance from the optimum at its end."""
 
-    distance = fields.Float(required=True, allow_none=True, metadata=about("from its end to the optimum, Euclidean"))
+    distance = fields.Float(
+        required=True, allow_none=True, metadata=about("Euclidean distance from its end to the optimum")
+    )
 
 
 class FitResponse(StrictSchema):
@@ -313,12 +336,12 @@ class FitResponse(StrictSchema):
 
     variables = names()
     expression = fields.String(
-        required=True, metadata=about("the loss in terms of slope and intercept: send it to the other endpoints")
+        required=True, metadata=about("the loss as a function of slope and intercept; other endpoints take it")
     )
     latex = fields.String(required=True)
     optimum = fields.Nested(FitOptimumSchema, required=True)
     closed_form = fields.Nested(FitClosedFormSchema, required=True)
-    status = fields.String(required=True, metadata=about("of the descents: completed, or cancelled: time ran out"))
+    status = fields.String(required=True, metadata=about("of the descents: completed; or cancelled, if time ran out"))
     steps = fields.List(fields.Integer(), required=True)
     runs = fields.List(fields.Nested(FitRunSchema), required=True, metadata=about("a descent for each optimizer"))
     best = fields.Integer(required=True, allow_none=True)

@@ -1,4 +1,4 @@
-"""What `/v1/functions/…` take."""
+"""The requests of `/v1/functions/…`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, ONE_OF_THEM, GradientClipSchema, OptimizersField, PartSchema, Trace, about
-from schemas.components import Components, JSONSchema, list_of, schema_name
+from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, Trace, about
 from schemas.declared import ChoiceField
 from schemas.fields import (
     FlagField,
@@ -21,262 +20,48 @@ from schemas.fields import (
     NumberField,
     NumbersByNameField,
     ObjectField,
-    SeedField,
-    StrictField,
-    StrictSchema,
     WordField,
     WordsField,
     hint,
-    object_schema,
-    plain,
-    read_each,
+)
+from schemas.function_fields import (
+    MOST_DIRECTIONS,
+    MOST_LEVELS,
+    MOST_POINTS,
+    MOST_SEARCH_STARTS,
+    MOST_SIDE,
+    MOST_STARTS,
+    BoxField,
+    DescentStopSchema,
+    DescentTraceSchema,
+    ExpressionField,
+    GradientNoiseSchema,
+    PointField,
+    PointsField,
+    RangeField,
+    StartsField,
+    VariablesField,
 )
 from schemas.requests import R, RequestSchema
-from schemas.tensor import TensorField, decode, is_typed, typed_array
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
-from service.engine.descent.runs_plan import ARRIVED, RECORDED, Bounds, GradientNoise
+from service.engine.descent.runs_plan import ARRIVED, Bounds, GradientNoise
 from service.engine.descent.scheduler import Schedule
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Clip
 from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
-from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
+from service.engine.functions.expression import LONGEST_EXPRESSION, Expression, parse
 from service.engine.functions.fit import LOSSES
-from service.engine.functions.tokens import NAME, TAKEN
 
-MOST_POINTS = 10_000
-"""Points that are told of one by one."""
-MOST_DIRECTIONS = 360
-MOST_STARTS = 50_000
-MOST_SIDE = 1_000
-"""Points along one edge of a grid."""
-MOST_LEVELS = 100
-MOST_SEARCH_STARTS = 10_000
 OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
-"""Keys of a request about a network."""
+"""Keys of requests about a network."""
 OF_DESCENTS: Mapping[str, str] = dict.fromkeys(
     ("starts", "optimizer", "optimizers", "learning_rate", "steps", "noise", "stop", "trace"), "/v1/functions/descend"
 )
-"""Keys of a request that descends."""
+"""Keys of requests that descend."""
 LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimizer": "optimizers"}
-
-
-class ExpressionField(StrictField):
-    """A typed expression. Gives it parsed, with the variables that the request lists."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Expression:
-        if not isinstance(value, str):
-            raise self.refuse('an expression as a string, such as "x^2 + sin(y)"', value)
-        names = plain(data.get("variables")) if isinstance(data, Mapping) else None
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            names = None
-        try:
-            return parse(value, names)
-        except InvalidRequest as error:
-            details = [fault for fault in error.faults if fault.path[:1] == ("expression",)]
-            if details:
-                raise ValidationError([Message(fault.detail, fault.allowed) for fault in details]) from None
-            return parse("0")  # what is wrong with the variables is told by their own field
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
-
-
-class VariablesField(StrictField):
-    """Names of variables, in the order in which points list them; `count` is how many there are, if that is fixed."""
-
-    def __init__(self, *, count: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fewest, self.most = (count, count) if count else (1, MOST_VARIABLES)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
-        names = plain(value)
-        if not isinstance(names, list) or not names:
-            raise self.refuse(f"a list of 1 to {MOST_VARIABLES} names", names)
-        if not all(isinstance(name, str) for name in names):
-            raise self.refuse("a list of names", names)
-        try:
-            return parse("0", names).variables
-        except InvalidRequest as error:
-            wrong = {fault.path[1]: [Message(fault.detail, fault.allowed)] for fault in error.faults}
-            raise ValidationError(wrong) from None
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        # A word of expressions is no name, and no name stands twice; both also by the names of Greek letters.
-        one: JSONSchema = {
-            "type": "string",
-            "maxLength": LONGEST_NAME,
-            "pattern": f"^({NAME})$",
-            "not": {"enum": TAKEN},
-        }
-        name = components.refer("VariableName", lambda: one)
-        return list_of(name, minItems=self.fewest, maxItems=self.most, uniqueItems=True)
-
-
-def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
-    """JSON Schema of points: rows of so many numbers each. Where columns may be any, a point of one may be a number."""
-    number: JSONSchema = {"type": "number"}
-    row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
-    # Two kinds of lists as alternatives would be stricter, but generators of Python clients write what mypy refuses.
-    points = list_of(row if columns else {"anyOf": [number, row]}, minItems=fewest, maxItems=most)
-    return {"anyOf": [points, typed_schema(components, *((2,) if columns else (1, 2)))]}
-
-
-def typed_schema(components: Components, *axes: int) -> JSONSchema:
-    """JSON Schema of a typed array with one of these numbers of axes."""
-    shape = {"minItems": min(axes), "maxItems": max(axes)}
-    return {"allOf": [components.refer("TypedArray", typed_array), {"properties": {"shape": shape}}]}
-
-
-class PointsField(TensorField):
-    """A tensor whose rows are points."""
-
-    def __init__(self, *, most: int, fewest: int = 1, columns: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.most, self.fewest, self.columns = most, fewest, columns
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return points_schema(components, most=self.most, fewest=self.fewest, columns=self.columns)
-
-
-class PointField(TensorField):
-    """A tensor that is one point of so many numbers."""
-
-    def __init__(self, length: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.length = length
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        numbers = list_of({"type": "number"}, minItems=self.length, maxItems=self.length)
-        return {"anyOf": [numbers, typed_schema(components, 1)]}
-
-
-class RangeField(StrictField):
-    """Two numbers, from low to high."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.number = NumberField(minimum=-1e100, maximum=1e100)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, float]:
-        ends = plain(value)
-        if not isinstance(ends, list) or len(ends) != 2:
-            raise self.refuse("two numbers, [low, high]", ends)
-        low, high = read_each(enumerate(ends), self.number.deserialize).values()
-        if not low < high:
-            raise self.refuse("two numbers of which the second is larger, [low, high]", ends)
-        return low, high
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(self.number.json_schema(components), minItems=2, maxItems=2)
-
-
-class BoxField(StrictField):
-    """A range for each variable, or one for all."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.range = RangeField()
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[tuple[float, float], ...]:
-        given = plain(value)
-        if not isinstance(given, list) or not 0 < len(given) <= MOST_VARIABLES:
-            raise self.refuse("[low, high], or a list of such ranges, one for each variable", given)
-        if not isinstance(given[0], list):
-            return (self.range.deserialize(given),)
-        return tuple(read_each(enumerate(given), self.range.deserialize).values())
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        one = self.range.json_schema(components)
-        return {"anyOf": [one, list_of(one, minItems=1, maxItems=MOST_VARIABLES)]}
-
-
-class GridStartsSchema(StrictSchema):
-    """Starts on an even grid."""
-
-    box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
-    resolution = IntegersField(
-        minimum=1,
-        longest=MOST_VARIABLES,
-        single=True,
-        load_default=(5,),
-        metadata=about("starts along each edge: one number for all, or one for each variable (5)"),
-    )
-
-
-class RandomStartsSchema(StrictSchema):
-    """Starts drawn evenly from a box."""
-
-    box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
-    count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("how many (100)"))
-    seed = SeedField(load_default=0, metadata=about("of their random numbers (0)"))
-
-
-class StartsLayoutSchema(StrictSchema):
-    """Starts that the server lays out: on a grid or at random."""
-
-    bounds = ONE_OF_THEM
-
-    grid = ObjectField(GridStartsSchema(), metadata=about("on an even grid"))
-    random = ObjectField(RandomStartsSchema(), metadata=about("at random"))
-
-
-class StartsField(StrictField):
-    """Points as a tensor, or how to lay them out."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layout = StartsLayoutSchema()
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, Mapping) or is_typed(value):
-            return decode(value)
-        if len(value) != 1 and not set(value) - set(self.layout.load_fields):
-            raise self.refuse("a list of points, or one of {'grid': …} and {'random': …}", plain(dict(value)))
-        layout: dict[str, Any] = self.layout.load(value)
-        return layout
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        layout = components.refer(schema_name(self.layout), lambda: object_schema(self.layout, components))
-        return {"anyOf": [*points_schema(components, most=MOST_STARTS)["anyOf"], layout]}
-
-
-class GradientNoiseSchema(PartSchema):
-    """Random numbers that are added to each gradient."""
-
-    made = GradientNoise
-
-    scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
-    seed = SeedField(load_default=0, metadata=about("what they are drawn from (0)"))
-
-
-class DescentStopSchema(PartSchema):
-    """What ends a run early."""
-
-    made = Bounds
-
-    value_below = NumberField(metadata=about("stopped: the value is below this"))
-    gradient_norm_below = NumberField(minimum=0.0, metadata=about("stopped: the gradient norm is below this"))
-    value_above = NumberField(
-        metadata=about("diverged: the value is above this; by default 1e12 times that of the start, or 1e12")
-    )
-
-
-class DescentTraceSchema(PartSchema):
-    """What is told of the way."""
-
-    made = Trace
-
-    every = IntegerField(
-        minimum=1, load_default=1, metadata=about("places after 0, every, 2 every, … steps are told, and the last (1)")
-    )
-    include = WordsField(
-        RECORDED,
-        load_default=frozenset(),
-        metadata=about("gradients at the places told; what the optimizer remembers there"),
-    )
 
 
 class LoadedFunction(TypedDict):
@@ -287,7 +72,7 @@ class LoadedFunction(TypedDict):
 
 
 class LoadedFunctionGradient(LoadedFunction):
-    """A request for the calculus of points, loaded."""
+    """A request for the calculus at points, loaded."""
 
     points: Array
     """(points, variables)"""
@@ -301,12 +86,12 @@ class LoadedStationary(LoadedFunction):
     """A request for the stationary points in a box, loaded."""
 
     box: Array
-    """(variables, 2): low and high."""
+    """(variables, 2): the lower and the upper end."""
     starts: int
 
 
 class LoadedRoll(LoadedFunction):
-    """The common part of requests that let balls roll, loaded."""
+    """The common part of requests that run optimizers on a function, loaded."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]
@@ -337,7 +122,7 @@ class LoadedSurface(LoadedRoll):
     levels: int
     basins: bool
     optimizer: NotRequired[Selection[Optimizer]]
-    """There with basins."""
+    """Present together with basins."""
 
 
 class LoadedFit(TypedDict):
@@ -365,11 +150,11 @@ class FunctionRequest(RequestSchema[R]):
         ),
     )
     variables = VariablesField(
-        metadata=about("in the order in which points list them; by default the names found, sorted")
+        metadata=about("in the order of the numbers of a point; by default the names in the expression, sorted")
     )
 
     def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
-        """The points under a key: (points, variables). Raises `ValidationError`."""
+        """Return the points under a key: (points, variables). Raise `ValidationError`."""
         names = loaded["expression"].variables
         array: Array = loaded[key]
         if array.ndim == 1 and len(names) == 1:
@@ -385,21 +170,21 @@ class FunctionRequest(RequestSchema[R]):
         return np.ascontiguousarray(array, np.float64)
 
     def ranges(self, loaded: dict[str, Any], box: tuple[tuple[float, float], ...], *path: str) -> Array:
-        """Low and high for each variable, (variables, 2). Raises `ValidationError`."""
+        """Return the lower and the upper end for each variable, (variables, 2). Raise `ValidationError`."""
         names = loaded["expression"].variables
         if len(box) not in (1, len(names)):
             raise nested(path, f"takes one range or {len(names)}, for {', '.join(names)}; got {len(box)}")
         return np.array(box if len(box) == len(names) else box * len(names), np.float64).reshape(-1, 2)
 
     def need_variables(self, loaded: dict[str, Any]) -> None:
-        """Raise `ValidationError` where there is nothing to differentiate by."""
+        """Raise `ValidationError` if the expression has no variable to differentiate with respect to."""
         if not loaded["expression"].variables:
             detail = "has no variables; use some, such as x, or list them in 'variables'"
             raise ValidationError({"expression": [Message(detail)]})
 
 
 def nested(path: tuple[str, ...], detail: str) -> ValidationError:
-    """An error at a place within the request."""
+    """Return an error at a place within the request."""
     message: Any = [Message(detail)]
     for key in reversed(path):
         message = {key: message}
@@ -407,7 +192,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 
 
 class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
-    """An expression and points to look at."""
+    """An expression and points."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
@@ -420,26 +205,25 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     directions = PointsField(
         most=MOST_DIRECTIONS,
         metadata=about(
-            "vectors of any length but 0; the derivative along each is told per unit of length, at most "
-            f"{MOST_DIRECTIONS}"
+            f"vectors of any length but 0; the derivative along each is per unit of length; at most {MOST_DIRECTIONS}"
         ),
     )
     tolerance = NumberField(
         minimum=0.0,
         load_default=STATIONARY,
-        metadata=about("gradient norms up to this, or to what rounding of the point makes, are taken as 0 (1e-8)"),
+        metadata=about("gradient norms up to this, or up to the effect of rounding the point, count as 0 (1e-8)"),
     )
     include = WordsField(
         ("hessian", "symbolic", "graph"),
         load_default=("hessian", "symbolic", "graph"),
         metadata=about(
-            "what to answer beside value and gradient, by default all: second derivatives with what follows from them; "
-            "formulas; the graph of the first point"
+            "parts of the response beside value and gradient, by default all: second derivatives and what "
+            "follows from them; formulas; the graph of the first point"
         ),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Points as a matrix."""
+        """Convert points to a matrix."""
         self.need_variables(loaded)
         loaded["points"] = self.rows(loaded, "points", MOST_POINTS)
         if "directions" in loaded:
@@ -458,32 +242,32 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
         minimum=1,
         maximum=MOST_SEARCH_STARTS,
         load_default=1024,
-        metadata=about("about how many places of the box to search from (1024)"),
+        metadata=about("number of starts of the search, roughly (1024)"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """The box as a matrix."""
+        """Convert the box to a matrix."""
         self.need_variables(loaded)
         return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
 
 
 class RollRequest(FunctionRequest[R]):
-    """The common part of requests that let balls roll."""
+    """The common part of requests that run optimizers on a function."""
 
-    schedule = ChoiceField(schedules, metadata=about("how learning rates change; by default they do not"))
-    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
+    schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
     valley_radius = NumberField(
         minimum=0.0,
         load_default=ARRIVED,
         metadata=about(
-            "how far a run may end from a stationary point, times 1 plus its distance from 0, and in each variable "
-            "times 1 plus its size, to have arrived (1e-3)"
+            "distance from a stationary point at which a run has arrived: in all, times 1 plus the point's "
+            "distance from 0, and for each variable, times 1 plus its size (1e-3)"
         ),
     )
 
 
 class DescendRequest(RollRequest[LoadedDescend]):
-    """An expression, starts, and how to descend from them."""
+    """An expression, starts, and optimizers with their settings."""
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
@@ -496,23 +280,25 @@ class DescendRequest(RollRequest[LoadedDescend]):
         }
     )
 
-    starts = StartsField(required=True, metadata=about("points, or how to lay them out"))
-    optimizers = OptimizersField(
-        optimizers, required=True, metadata=about("every start is let go once with each of them")
+    starts = StartsField(required=True, metadata=about("points, or a layout"))
+    optimizers = OptimizersField(optimizers, required=True, metadata=about("every start runs once with each of them"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each run (100)"))
+    noise = ObjectField(
+        GradientNoiseSchema(), metadata=about("random numbers that are added to gradients; none by default")
     )
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each run (100)"))
-    noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; by default none"))
     stop = ObjectField(
-        DescentStopSchema(), load_default=partial(DescentStopSchema().load, {}), metadata=about("what ends a run early")
+        DescentStopSchema(),
+        load_default=partial(DescentStopSchema().load, {}),
+        metadata=about("conditions that end a run early"),
     )
     trace = ObjectField(
         DescentTraceSchema(),
         load_default=partial(DescentTraceSchema().load, {}),
-        metadata=about("what is told of the way"),
+        metadata=about("the part of the path to record"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Starts as a matrix."""
+        """Convert starts to a matrix."""
         self.need_variables(loaded)
         starts = loaded["starts"]
         if isinstance(starts, dict):
@@ -542,12 +328,12 @@ class DescendRequest(RollRequest[LoadedDescend]):
 
 
 class SurfaceRequest(RollRequest[LoadedSurface]):
-    """An expression and a grid to look at it on."""
+    """An expression and a grid."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
     x = RangeField(required=True, metadata=about("[low, high] of the first axis"))
-    y = RangeField(metadata=about("[low, high] of the second axis; left out, the answer is a curve"))
+    y = RangeField(metadata=about("[low, high] of the second axis; without it the response is a curve"))
     resolution = IntegersField(
         minimum=2,
         longest=2,
@@ -555,20 +341,18 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
         load_default=(100,),
         metadata=about(f"points along the axes: one number for both, or one for each, at most {MOST_SIDE} (100)"),
     )
-    axes = VariablesField(metadata=about("which variables the axes are; by default the first ones"))
+    axes = VariablesField(metadata=about("variables of the axes; by default the first ones"))
     at = NumbersByNameField(metadata=about("the numbers of all other variables, by name"))
-    include = WordsField(("gradients",), load_default=frozenset(), metadata=about("what more to answer"))
+    include = WordsField(("gradients",), load_default=frozenset(), metadata=about("more parts of the response"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
     )
-    basins = FlagField(
-        load_default=False, metadata=about("whether to let a run go at each point and tell where it ends")
-    )
-    optimizer = ChoiceField(optimizers, metadata=about("of those runs; required with basins"))
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("of those runs (300)"))
+    basins = FlagField(load_default=False, metadata=about("start a run at each point and find the valley of its end"))
+    optimizer = ChoiceField(optimizers, metadata=about("optimizer of those runs; required with basins"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("steps of those runs (300)"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Axes and the values of all other variables, checked against the expression."""
+        """Check the axes and the values of all other variables against the expression."""
         self.need_variables(loaded)
         names = loaded["expression"].variables
         wanted = 2 if "y" in loaded else 1
@@ -604,7 +388,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
     @staticmethod
     def _by_variable(loaded: dict[str, Any]) -> dict[str, float]:
-        """The numbers of other variables, by name; of Greek letters by their Latin names, as expressions have them."""
+        """Return the numbers of other variables by name; Greek letters have their Latin names, as in expressions."""
         numbers: dict[str, float] = {}
         for name, number in loaded.get("at", {}).items():
             try:
@@ -616,7 +400,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
 
 class FitRequest(RequestSchema[LoadedFit]):
-    """Points to lay a line through."""
+    """Points to fit a line to."""
 
     fresh = frozenset(("points", "start"))
     elsewhere = LEARNING_RATE_PLACE
@@ -624,24 +408,27 @@ class FitRequest(RequestSchema[LoadedFit]):
     points = PointsField(
         fewest=2, most=MOST_POINTS, columns=2, required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}")
     )
-    loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("what is minimised"))
+    loss = WordField(LOSSES, load_default=LOSSES[0], metadata=about("the loss"))
     variables = VariablesField(
         count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
-    start = PointField(2, metadata=about("[slope, intercept] that the descent starts from ([0, 0])"))
+    start = PointField(2, metadata=about("[slope, intercept] at the start of the descents ([0, 0])"))
     optimizers = OptimizersField(
         optimizers,
-        metadata=about("each descends from the start; by default gradient descent at half its largest stable step"),
+        metadata=about(
+            "optimizers, each of which descends from the start; by default gradient descent at half its "
+            "largest stable step"
+        ),
     )
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("of each descent (100)"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each descent (100)"))
     trace = ObjectField(
         DescentTraceSchema(),
         load_default=partial(DescentTraceSchema().load, {}),
-        metadata=about("what is told of the way"),
+        metadata=about("the part of the path to record"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Points and start as matrices."""
+        """Convert points and start to matrices."""
         points = loaded["points"]
         if points.ndim != 2 or points.shape[1] != 2:
             detail = f"takes a list of points [x, y]; got a tensor of shape {list(points.shape)}"

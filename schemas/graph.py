@@ -1,4 +1,4 @@
-"""What `/v1/graph` takes and gives."""
+"""The request and the response of `/v1/graph`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class LoadedGraph(LoadedSubject):
 
 
 class GraphRequest(SubjectRequest[LoadedGraph]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and what to show of the graph."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and the parts of the graph to show."""
 
     needs_loss = False
 
     detail = WordField(
         DETAILS,
         metadata=about(
-            f"operations: each by itself, up to {MOST_OPERATIONS:,}; layers: a node for each layer and half; by "
-            f"default operations where there are at most {READABLE_OPERATIONS}, with {READABLE_NUMBERS:,} numbers"
+            f"operations: each by itself, up to {MOST_OPERATIONS:,}; layers: a node for each layer and "
+            f"direction; by default operations if there are at most {READABLE_OPERATIONS}, with "
+            f"{READABLE_NUMBERS:,} numbers"
         ),
     )
     values = FlagField(
@@ -48,8 +49,8 @@ class GraphRequest(SubjectRequest[LoadedGraph]):
         ("dot", "mermaid", "input_gradients"),
         load_default=frozenset(),
         metadata=about(
-            "what more to answer: drawings for Graphviz and Mermaid; the way back to the inputs beside that to the "
-            "parameters"
+            "more parts of the response: drawings for Graphviz and Mermaid; the way back to the inputs beside "
+            "that to the parameters"
         ),
     )
 
@@ -62,40 +63,41 @@ class AttributesField(StrictField):
 
 
 class GraphNodeSchema(StrictSchema):
-    """A value of the computation: an operation or, collapsed, a layer; or an operation on the way back."""
+    """A node of the graph: an operation of the forward or the backward pass or, collapsed, a layer."""
 
     name = fields.String(required=True)
     operation = fields.String(required=True, metadata=about("the operation, or the type of the layer"))
-    inputs = fields.List(fields.String(), required=True, metadata=about("names of what it is computed from"))
-    text = fields.String(metadata=about("what it is: the part of the expression, or its part in the network"))
+    inputs = fields.List(fields.String(), required=True, metadata=about("names of its inputs"))
+    text = fields.String(metadata=about("the part of the expression, or its place in the network"))
     value = TensorAnswerField(allow_none=True)
     adjoint = TensorAnswerField(
         allow_none=True, metadata=about("derivative of the loss, or of the expression, with respect to this value")
     )
-    attributes = AttributesField(metadata=about("by name, as the code has them"))
-    latex = fields.String(metadata=about("of the operation"))
+    attributes = AttributesField(metadata=about("attributes by name, as in the code"))
+    latex = fields.String(metadata=about("shape of the value"))
     shape = fields.List(fields.Integer())
     dtype = fields.String()
     phase = fields.String(metadata=about("forward or backward"))
-    layer = fields.String(metadata=about("which layer it belongs to; loss: that of the network"))
-    serves = fields.String(
-        metadata=about("of a backward node: the forward node through which it passes the derivative on")
-    )
+    layer = fields.String(metadata=about("the layer that it belongs to; loss: that of the network"))
+    serves = fields.String(metadata=about("of a backward node: the forward node whose derivative it passes on"))
     adjoint_node = fields.String(metadata=about("the backward node whose value is the adjoint"))
-    operations = fields.Integer(metadata=about("how many operations a collapsed node stands for"))
+    operations = fields.Integer(metadata=about("number of operations of a collapsed node"))
 
 
 class GraphEdgeSchema(StrictSchema):
-    """A value that another is computed from. On the way back, adjoint of source += adjoint of target · derivative."""
+    """An edge from a value to one computed from it. In the backward pass: adjoint of source += adjoint of target ·
+    derivative."""
 
     source = fields.String(required=True)
     target = fields.String(required=True)
-    derivative = fields.Float(allow_none=True, metadata=about("of the target with respect to the source alone"))
-    contribution = fields.Float(allow_none=True, metadata=about("what is added to the source's adjoint"))
+    derivative = fields.Float(
+        allow_none=True, metadata=about("derivative of the target with respect to the source alone")
+    )
+    contribution = fields.Float(allow_none=True, metadata=about("the term that is added to the source's adjoint"))
 
 
 class GraphGroupSchema(StrictSchema):
-    """The nodes of one layer on the way forward or on the way back."""
+    """The nodes of one layer in the forward or in the backward pass."""
 
     layer = fields.String(required=True)
     phase = fields.String(required=True, metadata=about("forward or backward"))
@@ -103,16 +105,16 @@ class GraphGroupSchema(StrictSchema):
 
 
 class GraphOperationSchema(StrictSchema):
-    """What an operation of the graph computes."""
+    """An operation of the graph, with its NumPy expression."""
 
     name = fields.String(required=True)
-    signature = fields.String(required=True, metadata=about("inputs and attributes, as of a Python function"))
-    numpy = fields.String(required=True, metadata=about("its value, as a NumPy expression of them"))
+    signature = fields.String(required=True, metadata=about("inputs and attributes, in the form of a Python function"))
+    numpy = fields.String(required=True, metadata=about("its value, as a NumPy expression of its inputs"))
     latex = fields.String(required=True)
 
 
 class GraphResultsSchema(StrictSchema):
-    """Which nodes hold the results."""
+    """The nodes that hold the results."""
 
     outputs = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata=about("by output name"))
     loss = fields.String(metadata=about("the loss, or the value of the expression"))
@@ -125,7 +127,7 @@ class GraphResultsSchema(StrictSchema):
 
 
 class GraphResponse(StrictSchema):
-    """A computation, forward and backward."""
+    """The graph of a computation, forward and backward."""
 
     detail = fields.String(required=True, metadata=about("operations or layers"))
     dtype = fields.String(required=True)
@@ -137,10 +139,10 @@ class GraphResponse(StrictSchema):
     edges = fields.List(fields.Nested(GraphEdgeSchema), required=True)
     groups = fields.List(fields.Nested(GraphGroupSchema), required=True)
     operations = fields.List(
-        fields.Nested(GraphOperationSchema), required=True, metadata=about("what the operations of the code mean")
+        fields.Nested(GraphOperationSchema), required=True, metadata=about("definitions of the operations in the code")
     )
     dot = fields.String(metadata=about("a drawing for Graphviz"))
     mermaid = fields.String(metadata=about("a drawing for Mermaid"))
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))
     finite = finite_field()
     warnings = warnings_field()

@@ -1,4 +1,4 @@
-"""What `/v1/landscape` takes and gives."""
+"""The request and the response of `/v1/landscape`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from schemas.fields import (
     plain,
     read_each,
 )
-from schemas.functions import MOST_LEVELS, RangeField
+from schemas.function_fields import MOST_LEVELS, RangeField
 from schemas.tensor import ParametersAnswerField, ParametersField, TensorAnswerField, tree_schema
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.directions import DIRECTIONS, NORMALIZATIONS, AskedAxis
@@ -36,9 +36,9 @@ from service.engine.insight.spectrum import AskedSpectrum
 LARGEST_PLACE = 1e100
 """The largest number along an axis."""
 MOST_TRAJECTORY = 2_000
-"""Points of a trajectory."""
-MOST_STEPS = 1_000
-"""Products with the Hessian that one search may take."""
+"""The number of points of a trajectory, at most."""
+MOST_PRODUCTS = 1_000
+"""The number of products with the Hessian in one search, at most."""
 OF_AXES = ("direction", "range", "resolution", "values", "normalize", "index", "axes")
 OF_SPECTRA = ("largest", "smallest", "density", "probes")
 OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -49,7 +49,7 @@ OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         "trajectory": frozenset(("index",)),
     }
 )
-"""Options that a direction has beside places along it."""
+"""The options of a direction beside the places along it."""
 
 
 class SelectorField(StrictField):
@@ -88,7 +88,7 @@ class AlongSchema(PartSchema):
     made = AskedAxis
 
     parameter = SelectorField(
-        metadata=about("one number of the parameters, as `output.kernel[0][0]`; places are its values")
+        metadata=about("one number of the parameters, such as `output.kernel[0][0]`; places are its values")
     )
     direction = WordField(
         tuple(DIRECTIONS),
@@ -101,7 +101,7 @@ class AlongSchema(PartSchema):
         tuple(NORMALIZATIONS),
         metadata=about("of random: " + "; ".join(f"{name}: {text}" for name, text in NORMALIZATIONS.items())),
     )
-    seed = SeedField(metadata=about("of random; left out, it is that of the request"))
+    seed = SeedField(metadata=about("seed of random; by default that of the request"))
     index = IntegerField(
         minimum=-MOST_INDEX,
         maximum=MOST_INDEX - 1,
@@ -112,14 +112,16 @@ class AlongSchema(PartSchema):
     )
     range = RangeField(
         metadata=about(
-            "[low, high]; left out, the present value and about twice its size on either side, or [-1, 1]; "
-            "with a trajectory all of it"
+            "[low, high]; by default the present value and about twice its size on either side, or [-1, 1]; "
+            "with a trajectory the whole of it"
         )
     )
     resolution = IntegerField(
-        minimum=2, maximum=MOST_SIDE, metadata=about("places over the range (101 along one axis, 51 along each of two)")
+        minimum=2,
+        maximum=MOST_SIDE,
+        metadata=about("number of places in the range (101 along one axis, 51 along each of two)"),
     )
-    values = PlacesField(metadata=about("the places themselves, in any order, in place of range and resolution"))
+    values = PlacesField(metadata=about("the places themselves, in any order, instead of range and resolution"))
 
     @validates_schema(pass_original=True, skip_on_field_errors=True)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
@@ -129,7 +131,7 @@ class AlongSchema(PartSchema):
 
 
 def _misfits_of_axis(loaded: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What is missing or too much in an axis, by key."""
+    """Return messages for missing and superfluous keys of an axis, by key."""
     if ("parameter" in loaded) == ("direction" in loaded):
         text = "takes one of 'parameter' and 'direction'" + (", not both" if "parameter" in loaded else "")
         return {"_schema": [Message(text, ("parameter", "direction"))]}
@@ -168,20 +170,22 @@ class AlongField(StrictField):
 
 
 class SpectrumSchema(PartSchema):
-    """What is to be found of the Hessian's eigenvalues."""
+    """A request for eigenvalues of the Hessian."""
 
     made = AskedSpectrum
 
-    largest = IntegerField(minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the largest (5)"))
+    largest = IntegerField(
+        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the largest eigenvalues (5)")
+    )
     smallest = IntegerField(
-        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("how many of the smallest (5)")
+        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the smallest eigenvalues (5)")
     )
     density = FlagField(
-        load_default=False, metadata=about("whether to tell how all eigenvalues are spread, and their sum")
+        load_default=False, metadata=about("compute the distribution of all eigenvalues, and their sum")
     )
     steps = IntegerField(
         minimum=10,
-        maximum=MOST_STEPS,
+        maximum=MOST_PRODUCTS,
         load_default=200,
         metadata=about("of a large network: products with the Hessian that a search may take (200)"),
     )
@@ -191,7 +195,7 @@ class SpectrumSchema(PartSchema):
     probe_steps = IntegerField(
         minimum=2, maximum=200, load_default=50, metadata=about("of a large network: products for each probe (50)")
     )
-    points = IntegerField(minimum=2, maximum=MOST_SIDE, load_default=101, metadata=about("of the density (101)"))
+    points = IntegerField(minimum=2, maximum=MOST_SIDE, load_default=101, metadata=about("values of the density (101)"))
 
 
 class SentTree(NamedTuple):
@@ -199,7 +203,7 @@ class SentTree(NamedTuple):
 
     tree: Tree
     in_step: bool
-    """It stood in a step of a training."""
+    """Whether the point came inside a step of a training."""
 
 
 class TrajectoryField(StrictField):
@@ -254,37 +258,37 @@ class LoadedLandscape(LoadedNetwork):
 
 
 class LandscapeRequest(LossRequest[LoadedLandscape]):
-    """A network, its parameters, inputs, targets and a loss, and where to look at it."""
+    """A network, its parameters, inputs, targets and a loss, and the axes along which to compute the loss."""
 
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS) | dict.fromkeys(OF_AXES, "along") | dict.fromkeys(OF_SPECTRA, "spectrum")
     )
     fresh = frozenset((*LossRequest.fresh, "trajectory"))
 
-    along = AlongField(metadata=about("one axis for a curve, two for a surface; may be left out beside spectrum"))
+    along = AlongField(metadata=about("one axis for a curve, two for a surface; optional beside spectrum"))
     trajectory = TrajectoryField(
         metadata=about(
-            "parameters on their way, in the order of time: trees, or the steps of a training that tell parameters. It "
-            "is shown on the axes, and without parameters its last point is the centre"
+            "parameters in the order of time: trees, or the steps of a training that have parameters. The "
+            "trajectory is shown on the axes; without parameters its last point is the centre"
         )
     )
-    spectrum = ObjectField(SpectrumSchema(), metadata=about("ask for eigenvalues of the Hessian at the parameters"))
+    spectrum = ObjectField(SpectrumSchema(), metadata=about("compute eigenvalues of the Hessian at the parameters"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("about how many contour levels (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
     )
     reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     include = WordsField(
-        ("directions",), load_default=frozenset(), metadata=about("what more to answer: directions as trees")
+        ("directions",), load_default=frozenset(), metadata=about("more parts of the response: directions as trees")
     )
     exclude = WordsField(
         ("parameters", "slopes"),
         load_default=frozenset(),
-        metadata=about("what to leave out: parameters initialised here, slopes at the points"),
+        metadata=about("parts to leave out: parameters initialised here, slopes at the points"),
     )
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Without parameters, those at the end of the trajectory."""
+        """Take the parameters from the end of the trajectory if there are none."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -294,7 +298,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if not ({"along", "spectrum"} & set(original) - set(loaded)):
             errors = misfits(loaded, original)
             if errors:
@@ -302,7 +306,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
 
 def misfits(loaded: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """What is missing among the keys, by key; `given` are keys that are there but wrong."""
+    """Return messages for missing keys, by key; `given` are keys that are there but wrong."""
     present = {*loaded, *given}
     if "along" not in present and "spectrum" not in present:
         return {"along": [Message("is required; or ask for spectrum alone")]}
@@ -326,10 +330,10 @@ def _number(text: str, *, required: bool = True, allow_none: bool = True) -> fie
 class LandscapeAxisSchema(StrictSchema):
     """One axis, and slope and curvature at the centre along it."""
 
-    parameter = fields.String(metadata=about("of an axis that is one parameter"))
-    direction = fields.String(metadata=about("of an axis that is a direction"))
+    parameter = fields.String(metadata=about("for an axis that is one parameter"))
+    direction = fields.String(metadata=about("for an axis that is a direction"))
     centre = _number("the place of the parameters: the present value, or 0 of a direction", allow_none=False)
-    values = TensorAnswerField(required=True, metadata=about("the places"))
+    values = TensorAnswerField(required=True, metadata=about("places along the axis"))
     norm = _number(
         "length of the direction: how far apart two parameter vectors are that lie 1 apart", allow_none=False
     )
@@ -343,8 +347,10 @@ class LandscapeAxisSchema(StrictSchema):
     residual = _number("of an eigenvector: length of H v - λ v", required=False, allow_none=False)
     explained = _number("of a principal direction: its share of the variance", required=False, allow_none=False)
     slopes = TensorAnswerField(metadata=about("derivative of the loss along the axis, at each point of losses"))
-    vector = ParametersAnswerField(metadata=about("the direction, as the tree of the parameters, if asked for"))
-    texts = fields.List(fields.String(), required=True, metadata=about("what it is and means, in sentences"))
+    vector = ParametersAnswerField(
+        metadata=about("the direction, as the tree of the parameters, if the request includes it")
+    )
+    texts = fields.List(fields.String(), required=True, metadata=about("the axis and its meaning, in sentences"))
 
 
 class LandscapeExtremeSchema(StrictSchema):
@@ -355,13 +361,15 @@ class LandscapeExtremeSchema(StrictSchema):
 
 
 class LandscapePathSchema(StrictSchema):
-    """A trajectory on the axes."""
+    """A trajectory in the coordinates of the axes."""
 
     coordinates = TensorAnswerField(
-        required=True, metadata=about("of each point: the nearest place on the axes, a number for each axis")
+        required=True, metadata=about("for each point: the nearest place on the axes, a number for each axis")
     )
-    losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points beside the axes"))
-    distances = TensorAnswerField(required=True, metadata=about("of each point from the line or plane, Euclidean"))
+    losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points themselves"))
+    distances = TensorAnswerField(
+        required=True, metadata=about("Euclidean distance of each point from the line or plane")
+    )
 
 
 class EigenvalueSchema(StrictSchema):
@@ -372,7 +380,7 @@ class EigenvalueSchema(StrictSchema):
 
 
 class EigenvalueSignsSchema(StrictSchema):
-    """How many eigenvalues have which sign."""
+    """The number of eigenvalues of each sign."""
 
     positive = fields.Integer(required=True)
     zero = fields.Integer(required=True, metadata=about("up to rounding"))
@@ -380,13 +388,13 @@ class EigenvalueSignsSchema(StrictSchema):
 
 
 class SpectralDensitySchema(StrictSchema):
-    """How the eigenvalues are spread."""
+    """The distribution of the eigenvalues."""
 
     values = TensorAnswerField(required=True)
-    density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit, at each value"))
+    density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit at each value"))
     width = _number("standard deviation of the Gaussian that stands for each eigenvalue", allow_none=False)
     probes = fields.Integer(
-        required=True, metadata=about("random vectors that it is estimated from; 0: all eigenvalues are known")
+        required=True, metadata=about("number of random vectors of the estimate; 0 if all eigenvalues are known")
     )
 
 
@@ -394,18 +402,18 @@ class SpectrumAnswerSchema(StrictSchema):
     """Eigenvalues of the Hessian with respect to the trained parameters."""
 
     method = fields.String(required=True, metadata=about("dense: the whole Hessian was factorised; or lanczos"))
-    size = fields.Integer(required=True, metadata=about("how many eigenvalues there are"))
+    size = fields.Integer(required=True, metadata=about("number of eigenvalues"))
     largest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the largest first"))
     smallest = fields.List(fields.Nested(EigenvalueSchema), required=True, metadata=about("the smallest last"))
     largest_stable_step = _number("2 divided by the largest eigenvalue; null where that is not positive, or not asked")
-    products = fields.Integer(required=True, metadata=about("products of the Hessian with vectors that it took"))
-    converged = fields.Boolean(required=True, metadata=about("false: some residuals are larger than they should be"))
-    eigenvalues = TensorAnswerField(metadata=about("all of them, the largest first, where the method is dense"))
-    signs = fields.Nested(EigenvalueSignsSchema, metadata=about("where the method is dense"))
+    products = fields.Integer(required=True, metadata=about("number of products of the Hessian with vectors"))
+    converged = fields.Boolean(required=True, metadata=about("false if some residuals are larger than they should be"))
+    eigenvalues = TensorAnswerField(metadata=about("all eigenvalues, the largest first, with method dense"))
+    signs = fields.Nested(EigenvalueSignsSchema, metadata=about("with method dense"))
     trace = _number("sum of all eigenvalues; estimated where the method is lanczos", required=False)
     trace_error = _number("standard error of an estimated trace, 0 of an exact one", required=False)
     density = fields.Nested(SpectralDensitySchema)
-    texts = fields.List(fields.String(), required=True, metadata=about("what it means, in sentences"))
+    texts = fields.List(fields.String(), required=True, metadata=about("the meaning, in sentences"))
 
 
 class LandscapeResponse(StrictSchema):
@@ -416,20 +424,22 @@ class LandscapeResponse(StrictSchema):
     gradient_norm = _number("at the centre")
     axes = fields.List(fields.Nested(LandscapeAxisSchema), required=True)
     losses = TensorAnswerField(
-        metadata=about("a number for each place; of two axes a row for each place of the second")
+        metadata=about("a number for each place; with two axes a row for each place of the second")
     )
-    tangent = TensorAnswerField(metadata=about("of one axis: the line that touches the curve at the centre"))
-    parabola = TensorAnswerField(metadata=about("of one axis: with the slope and curvature of the curve at the centre"))
+    tangent = TensorAnswerField(metadata=about("with one axis: the line that touches the curve at the centre"))
+    parabola = TensorAnswerField(
+        metadata=about("with one axis: the parabola with the slope and curvature of the curve at the centre")
+    )
     hessian = TensorAnswerField(metadata=about("second derivatives along the axes, at the centre"))
     cosine = _number("of the angle between two axes", required=False, allow_none=False)
     minimum = fields.Nested(
-        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null: nothing is finite")
+        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null if no loss is finite")
     )
     maximum = fields.Nested(LandscapeExtremeSchema, allow_none=True)
-    levels = fields.List(fields.Float(), metadata=about("losses to draw contours at"))
-    spacing = fields.String(metadata=about("of the levels: linear or logarithmic"))
+    levels = fields.List(fields.Float(), metadata=about("losses for contours"))
+    spacing = fields.String(metadata=about("spacing of the levels: linear or logarithmic"))
     trajectory = fields.Nested(LandscapePathSchema)
-    spectrum = fields.Nested(SpectrumAnswerSchema, allow_none=True, metadata=about("null: the Hessian is not finite"))
+    spectrum = fields.Nested(SpectrumAnswerSchema, allow_none=True, metadata=about("null if the Hessian is not finite"))
     finite = finite_field()
     warnings = warnings_field()
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them, unless excluded"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them, unless excluded"))

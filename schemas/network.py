@@ -1,4 +1,4 @@
-"""A network definition on the wire, and the engine's definition it becomes."""
+"""The definition of a network in requests, and its conversion to the engine's definition."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from service.engine.suggestions import suggest
 
 LAYER = '{"type": "dense", "units": 3}'
 MOST_LAYERS = 4096
-"""More are refused unread, whatever an operator allows: reading them takes time."""
+"""The number of layers above which a network is refused unread, whatever an operator allows: reading takes time."""
 
 
 class LayerSchema(StrictSchema):
-    """The keys that every layer has, whatever its type."""
+    """The keys that layers of all types have."""
 
-    type = WordField(layers.names, required=True, metadata={"description": "which layer this is"})
-    name = NameField(metadata={"description": "how others refer to it; by default <type>_<position>"})
-    inputs = NamesField(metadata={"description": "the layers it takes, or 'input'; by default the one before"})
-    shares = NameField(metadata={"description": "the layer whose parameters it uses too"})
-    trainable = FlagField(metadata={"description": "whether its gradients are computed (true)"})
+    type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
+    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default <type>_<position>"})
+    inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
+    shares = NameField(metadata={"description": "the layer whose parameters it shares"})
+    trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
 
 
 COMMON = LayerSchema()
@@ -91,7 +91,7 @@ class LayersField(StrictField):
 
 
 def layer_schema(components: Components) -> JSONSchema:
-    """JSON Schema of a layer of any type, told apart by `type`."""
+    """Return the JSON Schema of a layer of any type, discriminated by `type`."""
 
     def make() -> JSONSchema:
         common = {name: schema for name, schema in properties_of(COMMON, components).items() if name != "type"}
@@ -184,9 +184,9 @@ class InputShapeField(StrictField):
 
 
 class NetworkSchema(StrictSchema):
-    """The architecture alone; parameters travel beside it."""
+    """The architecture of a network; parameters are sent beside it."""
 
-    layers = LayersField(required=True, metadata={"description": "in the order they are written"})
+    layers = LayersField(required=True, metadata={"description": "in order: by default a layer takes the one before"})
     inputs = NamesField(
         unique=True,
         new=True,
@@ -194,12 +194,11 @@ class NetworkSchema(StrictSchema):
     )
     input_shape = InputShapeField(
         metadata={
-            "description": "shape of one sample, by name where there are several inputs; "
-            "may be left out where the inputs tell it"
+            "description": "shape of one sample, by name if there are several inputs; optional if the inputs imply it"
         }
     )
     outputs = NamesField(
-        unique=True, metadata={"description": "the layers whose output is wanted; by default the last one"}
+        unique=True, metadata={"description": "the layers whose outputs the network returns; by default the last one"}
     )
 
 

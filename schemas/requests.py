@@ -1,4 +1,4 @@
-"""Requests: validated as a whole, and recognised when all but their numbers came before."""
+"""Requests: they are validated as a whole, and recognised if everything but their numbers came before."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from service.engine.cache import LeastRecentlyUsed
 MOST_DEPTH = 64
 TOO_DEEP = f"is nested deeper than {MOST_DEPTH} levels"
 RECIPES_BYTES = 32 * 2**20
-"""Memory of the recipes that are remembered, of all operations together."""
+"""Bytes of the recipes that are remembered, for all endpoints together."""
 RECIPE_BYTES, RECIPE_FACTOR = 6144, 16
-"""What a recipe takes: so much, and a multiple of its JSON, for itself and the objects made of it."""
+"""Bytes of a remembered recipe: a constant, and a multiple of its JSON, for itself and the objects made of it."""
 
 
 recipes: LeastRecentlyUsed[tuple[type, bytes], dict[str, Any]] = LeastRecentlyUsed(
     RECIPES_BYTES, lambda key, _: RECIPE_BYTES + RECIPE_FACTOR * len(key[1])
 )
-"""One for the process, as schemas are."""
+"""The recipes of this process: one cache, because schemas exist once."""
 
 R = TypeVar("R")
 """The type of a loaded request: a `TypedDict`."""
 
 
 class RequestSchema(StrictSchema, Generic[R]):
-    """A request made of a recipe, which says what to compute, and of fresh values to compute it with.
+    """A request made of a recipe, which says what to compute, and of fresh values, to compute it with.
 
-    A recipe seen before is recognised by its bytes and not validated again: only the `fresh` keys
-    are. The same recipe gives the same objects, so that whatever is compiled for it is found by
-    identity.
+    A recipe that came before is recognised by its bytes and not validated again: only the `fresh` keys are. Equal
+    recipes give the same objects, so that whatever is compiled for them is found by identity.
     """
 
     fresh: frozenset[str] = frozenset()
-    """Keys whose values differ from request to request: tensors and seeds."""
+    """Keys with values that differ from request to request: tensors and seeds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 
     def read(self, request: dict[str, Any]) -> R:
-        """As `load`, with the memory of earlier requests. Raises `ValidationError`."""
+        """Load a request, with the help of remembered recipes. Raise `ValidationError`."""
         fresh = self.fresh
         recipe = {key: value for key, value in request.items() if key not in fresh}
         for value in recipe.values():
@@ -84,14 +83,14 @@ class RequestSchema(StrictSchema, Generic[R]):
             raise
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        """As for every schema; a body that is a model of another library is named instead."""
+        """Raise the error as every schema does; but if the body is a model of another library, name that instead."""
         super().handle_error(error, data, many=many, **kwargs)
         foreign = recognised(data) if "network" not in data and "expression" not in data else ""
         if foreign:
             error.messages = {"_schema": [Message(foreign)]}
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Checks and conversions of a request whose fields are valid."""
+        """Check and convert a request whose fields are valid."""
         return loaded
 
     @post_load
@@ -103,7 +102,7 @@ CONTAINERS = frozenset((dict, list))
 
 
 def containers_in(item: Any) -> list[Any]:
-    """The lists and objects directly within a list or an object."""
+    """Return the lists and objects directly within a list or an object."""
     children = item.values() if type(item) is dict else item
     # Most lists are long and have none: then nothing is made of them.
     if CONTAINERS.isdisjoint(map(type, children)):
@@ -112,7 +111,7 @@ def containers_in(item: Any) -> list[Any]:
 
 
 def nesting(value: Any) -> int:
-    """How deep values lie in lists and objects, counted up to one more than allowed."""
+    """Return the depth of nested lists and objects, counted up to one more than allowed."""
     depth, level = 0, [value] if type(value) in CONTAINERS else []
     while level and depth <= MOST_DEPTH:
         depth += 1

@@ -1,4 +1,4 @@
-"""Requests about a network with its loss, or about a typed function at a point: one of the two."""
+"""Requests about one subject: a network with its loss, or a typed function at a point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marshmallow import ValidationError, validates_schema
 from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
-from schemas.functions import ExpressionField, VariablesField
+from schemas.function_fields import ExpressionField, VariablesField
 from schemas.network import NetworkField
 from schemas.requests import R
 from schemas.tensor import TensorField, TensorsField
@@ -26,13 +26,13 @@ OF_A_NETWORK = (
     *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),
     *("training", "dtype"),
 )
-"""Keys that have a meaning beside a network alone."""
+"""Keys that belong to a network only."""
 OF_A_FUNCTION = ("variables", "point")
-"""Keys that have a meaning beside an expression alone."""
+"""Keys that belong to an expression only."""
 
 
 class LoadedSubject(TypedDict):
-    """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
+    """A request about a network, which also has the keys of `LoadedNetwork`, or about an expression, loaded."""
 
     network: NotRequired[NetworkDefinition]
     inputs: NotRequired[Tensors]
@@ -54,35 +54,37 @@ class LoadedSubject(TypedDict):
 
 
 class SubjectRequest(LossRequest[R]):
-    """A network with what `/v1/gradients` takes, or an expression and a point."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point."""
 
     fresh = frozenset((*LossRequest.fresh, "point"))
     needs_loss = True
-    """Whether a network has to have targets and a loss."""
+    """Whether a network needs targets and a loss."""
 
     class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("exclude",)
 
     network = NetworkField(metadata=about("the architecture; or send an expression"))
-    inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
+    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
     targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name where there are several")
+        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
     )
-    loss = LossField(losses, metadata=about("compares outputs with targets; one for all outputs, or one by each name"))
+    loss = LossField(
+        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
+    )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     expression = ExpressionField(
-        metadata=about(
-            f"a function in place of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters"
-        )
+        metadata=about(f"a function instead of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters")
     )
     variables = VariablesField(
-        metadata=about("of the expression, in the order in which the point lists them; by default those found, sorted")
+        metadata=about(
+            "variables of the expression, in the order of the numbers of the point; by default its names, sorted"
+        )
     )
     point = TensorField(metadata=about("beside an expression: a number for each variable"))
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in, and the point as a vector."""
+        """Convert tensors to the dtype, and the point to a vector."""
         given = [key for key in loaded if key in ("network", "expression") or key in self.fresh or key == "loss"]
         errors = self.misfits([key for key in given if key != "seed"])
         if errors:
@@ -94,14 +96,14 @@ class SubjectRequest(LossRequest[R]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Tell what does not fit together beside what is wrong by itself."""
+        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
         if isinstance(original, Mapping):
             errors = self.misfits(original)
             if errors:
                 raise ValidationError(errors)
 
     def misfits(self, given: Collection[str]) -> dict[str, list[str]]:
-        """What is missing or too much among the keys given, by key."""
+        """Return messages for missing and superfluous keys, by key."""
         errors: dict[str, str] = {}
         if "network" in given and "expression" in given:
             errors["expression"] = "has no use beside a network; send one of them"

@@ -1,4 +1,4 @@
-"""What the system's own resources give, and the form of every error."""
+"""The responses of the system's own resources, and the form of every error."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from marshmallow import INCLUDE, Schema, fields
 
 
 class ServiceHealthSchema(Schema):
-    """Whether all is well."""
+    """The health of the service."""
 
     status = fields.String(required=True)
 
 
 class ServiceDescriptionSchema(Schema):
-    """The service about itself."""
+    """The service's description of itself."""
 
     name = fields.String(required=True)
     version = fields.String(required=True)
@@ -35,7 +35,7 @@ class SpecificationSchema(Schema):
 
 
 class ProblemErrorSchema(Schema):
-    """One thing that is wrong."""
+    """One fault of a request."""
 
     class Meta:
         unknown = INCLUDE

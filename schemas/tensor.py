@@ -1,7 +1,7 @@
-"""Tensors on the wire: nested lists or typed arrays, both ways.
+"""Tensors in requests and responses: nested lists or typed arrays.
 
-A tensor goes through NumPy in one step and is checked once, where it enters: rectangular, numbers
-only, finite. A refusal names the first offending element by its place.
+A tensor goes through NumPy in one step and is checked once, where it enters: it is rectangular, with finite numbers
+only. A message names the first wrong element by its place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
+from schemas.fields import (
+    NOT_FINITE,
+    PREVIEW,
+    Message,
+    StrictField,
+    hint,
+    plain,
+    shown,
+    unquoted,
+)
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
@@ -28,7 +37,7 @@ from service.engine.suggestions import translated
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
 MOST_TENSORS = 4096
-"""Tensors by name in one object; no layer and no network has as many."""
+"""The number of tensors by name in one object, at most; no layer and no network has as many."""
 TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
 TREE = "an object {layer: {parameter: tensor}}"
 EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
@@ -36,17 +45,17 @@ PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.para
 """The names of the parameters of layers."""
 NUMBERS = frozenset((int, float))
 PART = 2**16
-"""Numbers of lists that are looked at in one call."""
+"""Numbers of lists that are converted in one call."""
 TEXT = str | memoryview
-"""What base64 comes as: a long one is a view of the body (see `service/long_text.py`)."""
+"""The types of base64: a long text is a view of the body (see `service/wire/long_text.py`)."""
 
 
 DESCRIBED_AXES = 8
-"""Axes of lists in requests that JSON Schema writes out. Most tools cannot read a schema that refers to itself."""
+"""Axes of lists that JSON Schema writes out for requests. Most tools cannot read a schema that refers to itself."""
 
 
 def _nested_numbers() -> JSONSchema:
-    """A number, or lists of them with up to so many axes."""
+    """Return the schema of a number, or lists of numbers with up to so many axes."""
     alternatives: list[JSONSchema] = [{"type": "number"}]
     for _ in range(DESCRIBED_AXES):
         alternatives.append(list_of(alternatives[-1], minItems=1))
@@ -54,16 +63,16 @@ def _nested_numbers() -> JSONSchema:
 
 
 def _nested_answers() -> JSONSchema:
-    """A number, or lists that are left open.
+    """Return the schema of a number, or of lists without a schema for their items.
 
-    Python clients parse what is written out, item by item, and mypy refuses their code where items may be null.
+    Python clients parse items one by one if they have a schema, and mypy refuses their code if items may be null.
     """
     text = "a number, or nested lists of them; null stands for a number that is not finite"
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
 def typed_array(shortest: int = 1) -> JSONSchema:
-    """JSON Schema of a typed array with no axis that is shorter."""
+    """Return the JSON Schema of a typed array whose axes have at least this length."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
         "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
@@ -74,7 +83,7 @@ def typed_array(shortest: int = 1) -> JSONSchema:
 
 
 def tensor_schema(components: Components) -> JSONSchema:
-    """JSON Schema of a tensor in a request."""
+    """Return the JSON Schema of a tensor in a request."""
 
     def make() -> JSONSchema:
         numbers = components.refer("NestedNumbers", _nested_numbers)
@@ -87,7 +96,7 @@ def tensor_schema(components: Components) -> JSONSchema:
 
 
 def tensor_answer_schema(components: Components) -> JSONSchema:
-    """JSON Schema of a tensor in an answer."""
+    """Return the JSON Schema of a tensor in a response."""
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
@@ -98,12 +107,12 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
 
 def tensors_by_name(components: Components) -> JSONSchema:
-    """JSON Schema of tensors by name in a request."""
+    """Return the JSON Schema of tensors by name in a request."""
     return components.refer("TensorsByName", lambda: by_name(tensor_schema(components)))
 
 
 def tree_schema(components: Components) -> JSONSchema:
-    """JSON Schema of tensors by layer and parameter name in a request."""
+    """Return the JSON Schema of tensors by layer and parameter name in a request."""
 
     def make() -> JSONSchema:
         return {"description": "tensors by layer and parameter name"} | by_name(tensors_by_name(components))
@@ -112,12 +121,12 @@ def tree_schema(components: Components) -> JSONSchema:
 
 
 def tensor_answers_by_name(components: Components) -> JSONSchema:
-    """JSON Schema of tensors by name in an answer."""
+    """Return the JSON Schema of tensors by name in a response."""
     return components.refer("TensorAnswersByName", lambda: by_name(tensor_answer_schema(components)))
 
 
 def tree_answer_schema(components: Components) -> JSONSchema:
-    """JSON Schema of tensors by layer and parameter name in an answer."""
+    """Return the JSON Schema of tensors by layer and parameter name in a response."""
 
     def make() -> JSONSchema:
         return {"description": "tensors by layer and parameter name"} | by_name(tensor_answers_by_name(components))
@@ -136,7 +145,7 @@ class TensorField(StrictField):
 
 
 class TensorAnswerField(TensorField):
-    """A tensor in an answer: as in requests, with null in lists for what is not finite."""
+    """A tensor in a response. In lists, numbers that are not finite are null."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return tensor_answer_schema(components)
@@ -174,12 +183,12 @@ class ParametersField(StrictField):
 
 
 def _parameter(name: str) -> str:
-    """The name of a parameter that a name such as W1 stands for; empty where it does not."""
+    """Return the parameter that a name such as W1 stands for; "" if it stands for none."""
     return translated("parameter", name.rstrip("0123456789_"), PARAMETERS).name
 
 
 def _flat(value: Mapping[str, Any]) -> str:
-    """A hint for parameters by name that are not grouped by layer; empty where the names are others."""
+    """Return a hint for parameters that are not grouped by layer; "" for other names."""
     if is_state_dict(value):
         return (
             f'{state_dict(value)}; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight of a linear layer is '
@@ -193,14 +202,14 @@ def _flat(value: Mapping[str, Any]) -> str:
 
 
 class ParametersAnswerField(ParametersField):
-    """Tensors by layer and parameter name, in an answer."""
+    """Tensors by layer and parameter name, in a response."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return tree_answer_schema(components)
 
 
 class TensorsField(StrictField):
-    """One tensor, or tensors by the name of the input or output where a network has several."""
+    """One tensor, or tensors by the names of a network's inputs or outputs."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
         if not isinstance(value, Mapping) or is_typed(value):
@@ -215,7 +224,7 @@ class TensorsField(StrictField):
 
 
 class TensorsAnswerField(TensorsField):
-    """One tensor, or tensors by name, in an answer."""
+    """One tensor, or tensors by name, in a response."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         answers = [tensor_answer_schema(components), tensor_answers_by_name(components)]
@@ -223,12 +232,12 @@ class TensorsAnswerField(TensorsField):
 
 
 def is_typed(value: Mapping[str, Any]) -> bool:
-    """Whether an object is a typed array, and not tensors by name."""
+    """Return whether an object is a typed array; the alternative is tensors by name."""
     return isinstance(value.get("base64"), TEXT)
 
 
 def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays by name, and the messages of those that are none. Raises `ValidationError` for too many."""
+    """Return the arrays by name, and the messages of the wrong ones. Raise `ValidationError` for too many."""
     if len(tensors) > MOST_TENSORS:
         raise ValidationError(Message(f"has {len(tensors):,} entries; at most {MOST_TENSORS:,} are read"))
     arrays: dict[str, Array] = {}
@@ -244,7 +253,7 @@ def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str,
 
 
 def decode(value: Any) -> Array:
-    """The array that `value` describes; float64 for lists, as typed for typed arrays."""
+    """Return the array that `value` describes: float64 for lists, the stated dtype for typed arrays."""
     if type(value) is list:
         return _from_lists(value)
     if type(value) in NUMBERS:
@@ -262,22 +271,22 @@ def decode(value: Any) -> Array:
 
 
 def encode(array: Array) -> dict[str, Any]:
-    """`array` as a typed array."""
+    """Return `array` as a typed array."""
     return typed(array, base64_of(array).decode("ascii"))
 
 
 def typed(array: Array, text: str) -> dict[str, Any]:
-    """A typed array: its dtype, its shape and a text."""
+    """Return a typed array with this dtype, shape and text."""
     return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
 
 
 def base64_of(array: Array) -> bytes:
-    """The numbers of `array`, little-endian and row-major, as base64."""
+    """Return the numbers of `array` as base64, little-endian and row-major."""
     return pybase64.b64encode(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
 
 
 def narrow(value: Any, key: str) -> Any:
-    """Tensors, or trees of them, as float32; refuses numbers too large for it."""
+    """Return tensors, or trees of them, as float32. Refuse numbers too large for it."""
     if isinstance(value, dict):
         narrowed = {}
         for name, item in value.items():
@@ -297,7 +306,7 @@ def narrow(value: Any, key: str) -> Any:
 
 
 def _from_lists(value: list[Any]) -> Array:
-    """From Python lists. NumPy would take true, null and "1.5" for numbers, so types are checked first."""
+    """Convert Python lists. NumPy would take true, null and "1.5" for numbers, so types are checked first."""
     numbers = value
     shape = [len(value)]
     while numbers and type(numbers[0]) is list:
@@ -359,7 +368,7 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
 
 
 def _check_finite(array: Array) -> None:
-    """Refuse a typed array that carries what lists cannot."""
+    """Refuse numbers in a typed array that lists cannot represent."""
     place = first_true(~np.isfinite(array)) if array.dtype.kind == "f" else None
     if place is not None:
         value = float(array[place])
@@ -374,7 +383,7 @@ def _scalar(value: float) -> Array:
 
 
 def _numeric(item: Any) -> str:
-    """A hint for a value that stands for a number."""
+    """Return a hint for a value that stands for a number."""
     if item is None:
         return f"; {NOT_FINITE}: leave samples without a value out"
     if type(item) is bool:
@@ -390,7 +399,7 @@ def _at(place: tuple[int | str, ...], text: str) -> ValidationError:
 
 
 def _offence(value: list[Any]) -> ValidationError:
-    """The first element, in reading order, that keeps `value` from being a tensor of numbers."""
+    """Return the first element, in reading order, that keeps `value` from being a tensor of numbers."""
     shape: list[int] = []
     probe: Any = value
     while isinstance(probe, list) and probe and len(shape) <= MOST_AXES:
@@ -402,7 +411,7 @@ def _offence(value: list[Any]) -> ValidationError:
 
 
 def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationError | None:
-    """The first element within `item` that is no number, or no list as long as its neighbours."""
+    """Return the first element within `item` that is not a number, or not a list as long as its neighbours."""
     length = shape[len(place)]
     if not isinstance(item, list):
         return _at(place, f"takes a list of {length} like its neighbours, got {shown(item)}")
@@ -430,7 +439,7 @@ def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationEr
 
 
 def _too_large(item: Any, place: tuple[int, ...]) -> ValidationError | None:
-    """The first number that float64 cannot hold. The parsers of bodies let none through."""
+    """Return the first number that float64 cannot hold. The parsers of bodies let none through."""
     if isinstance(item, list):
         return next(filter(None, (_too_large(child, (*place, n)) for n, child in enumerate(item))), None)
     try:

@@ -1,4 +1,4 @@
-"""What `/v1/train` takes and gives."""
+"""The requests of `/v1/train` and `/v1/train/compare`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,9 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError
 
-from schemas.common import (
-    MOST_STEPS,
-    STATUSES,
-    TO_ONE_NUMBER,
-    AnswerWarningSchema,
-    GradientClipSchema,
-    OptimizersField,
-    PartSchema,
-    Trace,
-    about,
-    finite_field,
-    warnings_field,
-)
+from schemas.common import MOST_STEPS, TO_ONE_NUMBER, GradientClipSchema, OptimizersField, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
@@ -42,15 +30,7 @@ from schemas.fields import (
     read_each,
 )
 from schemas.requests import R
-from schemas.tensor import (
-    ParametersAnswerField,
-    ParametersField,
-    TensorAnswerField,
-    TensorsField,
-    narrow,
-    tree_answer_schema,
-    tree_schema,
-)
+from schemas.tensor import ParametersField, TensorsField, narrow, tree_schema
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
@@ -67,7 +47,7 @@ MOST_BATCHES = 100_000
 
 
 class BatchesField(StrictField):
-    """Lists of indices of samples, one for each step."""
+    """A list of samples' indices for each step."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
         if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_BATCHES:
@@ -88,7 +68,7 @@ class BatchesField(StrictField):
 
 
 def whole(value: Any) -> Any:
-    """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
+    """Return a list without NumPy arrays. In large bodies, lists of integers come as arrays of floats."""
     if (
         isinstance(value, np.ndarray)
         and bool((value == np.floor(value)).all())
@@ -115,7 +95,7 @@ class FrozenField(StrictField):
 
 
 class StateField(StrictField):
-    """What an optimizer remembers, by name: numbers, and tensors by layer and parameter name if there may be trees."""
+    """The state of an optimizer by name: numbers, and tensors by layer and parameter name if it may have trees."""
 
     def __init__(self, *, trees: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -142,7 +122,7 @@ class StateField(StrictField):
 
 
 class TrainingStopSchema(PartSchema):
-    """When to stop early; a step that meets a condition is still done."""
+    """The conditions that end a training early; a step that meets one is still made."""
 
     made = Stop
 
@@ -150,67 +130,70 @@ class TrainingStopSchema(PartSchema):
     gradient_norm_below = NumberField(minimum=0.0, metadata=about("its gradient norm is below this"))
     patience = IntegerField(
         minimum=1,
-        metadata=about("so many epochs without a better loss: of validation where there is such data, else their mean"),
+        metadata=about(
+            "stop after so many epochs without a better loss: the validation loss if there is such data, else "
+            "the mean of the epoch"
+        ),
     )
     min_delta = NumberField(
         minimum=0.0,
         load_default=Stop().min_delta,
-        metadata=about("by how much a loss must be lower to be better (0)"),
+        metadata=about("the least decrease that makes a loss better (0)"),
     )
 
 
 class TrainingTraceSchema(PartSchema):
-    """What is told of the steps."""
+    """The steps in the response, and the values of each."""
 
     made = Trace
 
     every = IntegerField(
         minimum=1,
         load_default=1,
-        metadata=about("steps 1, 1 + every, 1 + 2 every, … are told, and the last unless it is cancelled (1)"),
+        metadata=about("record steps 1, 1 + every, 1 + 2 every, … and the last unless it is cancelled (1)"),
     )
     include = WordsField(
         TRACED,
         load_default=frozenset(),
         metadata=about(
-            "gradients before the update; parameters, optimizer state and updates after it; the factor each number "
-            "of the gradient met; the samples of the batch"
+            "more to record: gradients before the update; parameters, optimizer state and updates after it; "
+            "the factor between each number of the gradient and its update; the samples of the batch"
         ),
     )
     checkpoint_every = IntegerField(
         minimum=1,
         metadata=about(
-            "steps n, 2 n, 3 n, … are told too, each with a checkpoint: whoever loses the connection goes on from the "
-            "last one (none)"
+            "also record steps n, 2 n, 3 n, …, each with a checkpoint: a client that loses the connection "
+            "continues from the last one (none)"
         ),
     )
 
 
 class ValidationDataSchema(StrictSchema):
-    """Data that is not trained on; its loss is told after each epoch, with training off."""
+    """Validation data: the loss on it is computed after each epoch, with training off."""
 
-    inputs = TensorsField(required=True, metadata=about("as the request's"))
-    targets = TensorsField(required=True, metadata=about("as the request's"))
+    inputs = TensorsField(required=True, metadata=about("like those of the request"))
+    targets = TensorsField(required=True, metadata=about("like those of the request"))
 
 
 class TrainingCheckpointSchema(StrictSchema):
-    """Where a training stands: as an answer gave it."""
+    """The state of a training, as a response gave it."""
 
-    step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("steps done"))
-    seed = SeedField(required=True, metadata=about("of all random numbers"))
+    step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("number of steps made"))
+    seed = SeedField(required=True, metadata=about("seed of all random numbers"))
     parameters = ParametersField(required=True, metadata=about("tensors by layer and parameter name"))
     optimizer = WordField(
-        [declaration.name for declaration in optimizers], required=True, metadata=about("whose state it is")
+        [declaration.name for declaration in optimizers], required=True, metadata=about("the optimizer of the state")
     )
     state = StateField(required=True, metadata=about("of the optimizer: numbers, and tensors like the parameters"))
     progress = StateField(
-        trees=False, load_default=dict, metadata=about("what the stop rules remember of earlier steps")
+        trees=False, load_default=dict, metadata=about("values that the stop rules remember of earlier steps")
     )
-    schedule = StateField(trees=False, load_default=dict, metadata=about("what the schedule remembers"))
+    schedule = StateField(trees=False, load_default=dict, metadata=about("values that the schedule remembers"))
 
 
 class LoadedValidation(TypedDict):
-    """Data to validate on, loaded."""
+    """Validation data, loaded."""
 
     inputs: Tensors
     targets: Tensors
@@ -233,7 +216,7 @@ class LoadedTraining(LoadedNetwork):
 
 
 class LoadedTrain(LoadedTraining):
-    """A request for one training, loaded. Parameters and seed of a checkpoint are those of the request."""
+    """A request for one training, loaded. A checkpoint's parameters and seed take the place of the request's."""
 
     optimizer: Selection[Optimizer]
     exclude: frozenset[str]
@@ -257,28 +240,30 @@ class TrainingRequest(LossRequest[R]):
         exclude: tuple[str, ...] = ("include", "exclude")
 
     training = FlagField(
-        load_default=True, metadata=about("whether dropout and its like are active while parameters are updated (true)")
+        load_default=True,
+        metadata=about("whether dropout and similar layers are active while parameters are updated (true)"),
     )
     reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
-    clip = ObjectField(GradientClipSchema(), metadata=about("how gradients are cut"))
-    steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("how many steps to make; or say epochs"))
+    clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
+    steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("number of steps; or send epochs"))
     epochs = IntegerField(
-        minimum=1, maximum=MOST_STEPS, metadata=about("how often to go through all samples; or say steps")
+        minimum=1, maximum=MOST_STEPS, metadata=about("number of passes through all samples; or send steps")
     )
-    batch_size = IntegerField(minimum=1, metadata=about("samples of a step; by default all of them"))
+    batch_size = IntegerField(minimum=1, metadata=about("number of samples in a step; by default all of them"))
     shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
     batches = BatchesField(
-        metadata=about("indices of samples, a list for each step, from the first again after the last")
+        metadata=about("indices of samples, a list for each step; after the last list comes the first again")
     )
     frozen = FrozenField(
-        load_default=(), metadata=about("layers or parameters that stay as they are, as `hidden` or `hidden.kernel`")
+        load_default=(),
+        metadata=about("layers or parameters that stay as they are, such as `hidden` or `hidden.kernel`"),
     )
     validation = ObjectField(ValidationDataSchema(), metadata=about("data that is not trained on"))
-    stop = ObjectField(TrainingStopSchema(), metadata=about("when to stop early"))
+    stop = ObjectField(TrainingStopSchema(), metadata=about("conditions that end the training early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """What does not fit together, and tensors in the precision that is computed in."""
+        """Report keys that do not fit together, and convert tensors to the dtype."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -295,7 +280,7 @@ class TrainingRequest(LossRequest[R]):
 
 
 class TrainRequest(TrainingRequest[LoadedTrain]):
-    """A network, data, a loss, and how to descend on it."""
+    """A network, data, a loss, and an optimizer with its settings."""
 
     fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
@@ -312,23 +297,23 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
     exclude = WordsField(  # type: ignore[assignment]
         ("parameters", "checkpoint"),
         load_default=frozenset(),
-        metadata=about("what to leave out of the end: parameters, which are {} then, the checkpoint"),
+        metadata=about("parts to leave out at the end: parameters, which are {} then; the checkpoint"),
     )
     trace = ObjectField(
         TrainingTraceSchema(),
         load_default=partial(TrainingTraceSchema().load, {}),
-        metadata=about("what is told of the steps"),
+        metadata=about("the part of each step to record"),
     )
     checkpoint = ObjectField(
         TrainingCheckpointSchema(),
         metadata=about(
-            "of an earlier answer: the training goes on as if it had never stopped; parameters and seed of the "
-            "checkpoint stand for those of the request"
+            "from an earlier response: the training continues as if it had never stopped; parameters and seed "
+            "of the checkpoint replace those of the request"
         ),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Tensors in the precision that is computed in."""
+        """Convert tensors to the dtype."""
         loaded = super().finish(loaded)
         if "checkpoint" in loaded:
             given = loaded["checkpoint"]
@@ -347,7 +332,7 @@ def _narrowed_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
-    """What is missing or too much among the keys given, by key."""
+    """Return messages for missing and superfluous keys, by key."""
     errors = {}
     if ("steps" in given) == ("epochs" in given):
         errors["steps"] = [Message("is required, or epochs" if "steps" not in given else "came with epochs; send one")]
@@ -374,17 +359,17 @@ class SeedsField(StrictField):
 
 
 class ComparisonTraceSchema(PartSchema):
-    """At which steps curves are told."""
+    """The steps at which curves are recorded."""
 
     made = Trace
 
     every = IntegerField(
-        minimum=1, load_default=1, metadata=about("steps 1, 1 + every, 1 + 2 every, … and the last are told (1)")
+        minimum=1, load_default=1, metadata=about("record steps 1, 1 + every, 1 + 2 every, … and the last (1)")
     )
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
-    """A network, data, a loss, and several ways to descend on it."""
+    """A network, data, a loss, and several optimizers, learning rates and seeds."""
 
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
@@ -394,132 +379,13 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("each is run on its own"))
+    optimizers = OptimizersField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
     learning_rates = NumbersField(
-        minimum=0.0, metadata=about("each optimizer is run with each of these instead of its own")
+        minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them instead of its own")
     )
-    seeds = SeedsField(metadata=about("everything is run with each of these instead of seed"))
+    seeds = SeedsField(metadata=about("seeds; everything runs with each of them instead of `seed`"))
     trace = ObjectField(
         ComparisonTraceSchema(),
         load_default=partial(ComparisonTraceSchema().load, {}),
-        metadata=about("at which steps curves are told"),
+        metadata=about("the steps at which curves are recorded"),
     )
-
-
-class TreeOrNumberField(StrictField):
-    """A number, or tensors by layer and parameter name, in an answer."""
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
-
-
-class CheckpointAnswerSchema(StrictSchema):
-    """Where the training stands: send it as `checkpoint` to go on."""
-
-    step = fields.Integer(required=True)
-    seed = fields.Integer(required=True)
-    parameters = ParametersAnswerField(required=True)
-    optimizer = fields.String(required=True)
-    state = fields.Dict(keys=fields.String(), values=TreeOrNumberField(), required=True)
-    progress = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
-    schedule = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)
-
-
-class TrainingStepSchema(StrictSchema):
-    """One step: loss and gradients before its update, parameters and state after it."""
-
-    step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
-    epoch = fields.Integer(required=True, metadata=about("counted from 1"))
-    loss = fields.Float(required=True, allow_none=True, metadata=about("of the batch, with regularisation"))
-    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("after the schedule"))
-    gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
-    )
-    validation_loss = fields.Float(
-        allow_none=True, metadata=about("after the last epoch that ended since the step told before")
-    )
-    batch = TensorAnswerField(metadata=about("indices of its samples"))
-    gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
-    effective_learning_rate = TreeOrNumberField(
-        metadata=about(
-            "what each number of the gradient, clipped and decayed, or of its running average counted in the update"
-        )
-    )
-    updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
-    parameters = ParametersAnswerField(metadata=about("after the step"))
-    state = fields.Dict(
-        keys=fields.String(), values=TreeOrNumberField(), metadata=about("of the optimizer, after the step")
-    )
-    checkpoint = fields.Nested(
-        CheckpointAnswerSchema,
-        metadata=about("after the step, as `trace.checkpoint_every` asks; absent where numbers are not finite"),
-    )
-
-
-class TrainSummary(StrictSchema):
-    """How a training ended."""
-
-    dtype = fields.String(required=True)
-    status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
-    )
-    reason = fields.String(required=True, metadata=about("why it ended, in words and numbers"))
-    steps_done = fields.Integer(required=True, metadata=about("those before a checkpoint included"))
-    epochs_done = fields.Integer(required=True, metadata=about("the last one may be unfinished"))
-    loss = fields.Float(
-        required=True,
-        allow_none=True,
-        metadata=about("after the last step, over all samples, as the next sees it; null: not finite, or no time left"),
-    )
-    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-    parameters = ParametersAnswerField(required=True, metadata=about("after the last step; {} if excluded"))
-    checkpoint = fields.Nested(
-        CheckpointAnswerSchema,
-        metadata=about("send it as `checkpoint` to go on; absent where numbers are not finite, or if excluded"),
-    )
-    finite = finite_field()
-    warnings = warnings_field()
-
-
-class TrainResponse(TrainSummary):
-    """A trace of a training, and how it ended. Streams send the steps one by one and the rest, without them, last."""
-
-    steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
-
-
-class ComparisonCurvesSchema(StrictSchema):
-    """A number for each entry of `steps`; null where the run made no such step, or had no such number."""
-
-    loss = TensorAnswerField(required=True)
-    gradient_norm = TensorAnswerField(required=True)
-    learning_rate = TensorAnswerField(required=True)
-    validation_loss = TensorAnswerField(metadata=about("where there is data for it"))
-
-
-class ComparisonRowSchema(StrictSchema):
-    """One run: what tells it from the others, and where it ended."""
-
-    optimizer = fields.Dict(required=True, metadata=about("with all its options"))
-    seed = fields.Integer(required=True)
-    status = fields.String(required=True, metadata=about("as of `/v1/train`"))
-    reason = fields.String(required=True)
-    steps_done = fields.Integer(required=True)
-    loss = fields.Float(required=True, allow_none=True, metadata=about("after the last step, over all samples"))
-    best_loss = fields.Float(required=True, allow_none=True, metadata=about("the lowest that any step found"))
-    best_step = fields.Integer(required=True, metadata=about("which one; 0: none"))
-    validation_loss = fields.Float(allow_none=True, metadata=about("after the last step"))
-
-
-class CompareResponse(StrictSchema):
-    """Curves of several runs over the same steps, and a table of where each ended."""
-
-    dtype = fields.String(required=True)
-    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))
-    table = fields.List(fields.Nested(ComparisonRowSchema), required=True, metadata=about("a row for each run"))
-    warnings = fields.List(
-        fields.Nested(AnswerWarningSchema),
-        required=True,
-        metadata=about("of the network and the data, which all runs share"),
-    )
-    steps = fields.List(fields.Integer(), required=True, metadata=about("the steps that curves are told at"))
-    curves = fields.List(fields.Nested(ComparisonCurvesSchema), required=True, metadata=about("of each run"))

@@ -1,4 +1,4 @@
-"""What `/v1/gradients/verify` takes and gives."""
+"""The request and the response of `/v1/gradients/verify`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = ("id", "claimed")
 
 
 class LoadedSubmission(NamedTuple):
-    """One of several claims."""
+    """A submitted claim, loaded."""
 
     id: str
     claimed: Any
@@ -87,7 +87,7 @@ class LoadedVerify(LoadedSubject):
 
 
 class VerifyRequest(SubjectRequest[LoadedVerify]):
-    """A network with what `/v1/gradients` takes, or an expression and a point, and gradients to judge."""
+    """A network with the keys of `/v1/gradients`, or an expression and a point, and gradients to judge."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed", "submissions"))
 
@@ -96,37 +96,37 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
 
     claimed = ClaimedField(
         metadata=about(
-            "the gradient to judge, or any part of it: tensors by layer and parameter name, or by names such as "
-            "`layer.weight`, or one flat list in the order of the parameters; beside an expression, numbers by "
-            "variable or a list"
+            "the gradient to judge, or a part of it: tensors by layer and parameter name, or by names such as "
+            "`layer.weight`, or one flat list in the order of the parameters; beside an expression, numbers "
+            "by variable or a list"
         )
     )
     submissions = SubmissionsField(
-        metadata=about("several claims in place of `claimed`, such as those of a class: each with an id of its own")
+        metadata=about("several claims instead of `claimed`, such as those of a class, each with its own id")
     )
     layout = WordField(
         LAYOUTS,
         load_default="nabla",
         metadata=about(
-            "of claimed tensors. pytorch: `weight` and `bias`, a weight of a linear layer [out, in], of a convolution "
-            "[out, in, …], of a recurrent layer `weight_ih_l0` and its like"
+            "layout of the claimed tensors. pytorch: `weight` and `bias`, the weight of a linear layer [out, "
+            "in], of a convolution [out, in, …], of a recurrent layer `weight_ih_l0` and similar names"
         ),
     )
     tolerance = NumberField(
         minimum=0.0,
         metadata=about(
-            "relative differences of an entry that are not called wrong, beside what rounding may do to it: by default "
-            f"{RELATIVE}, of a claim in float32 {RELATIVE_FLOAT32}"
+            "relative difference of an entry that is accepted, beside the effect of rounding: by default "
+            f"{RELATIVE}, for a claim in float32 {RELATIVE_FLOAT32}"
         ),
     )
     learning_rate = NumberField(
         minimum=0.0,
         open_minimum=True,
-        metadata=about("of the caller's updates, so that an update can be told from a gradient"),
+        metadata=about("learning rate of the caller's updates, to tell an update from a gradient"),
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """As for every subject, with one claim or several."""
+        """Finish a request about a subject, with one claim or several."""
         if ("claimed" in loaded) == ("submissions" in loaded):
             if "claimed" in loaded:
                 raise ValidationError({"submissions": [Message("has no use beside 'claimed'; send one of them")]})
@@ -137,55 +137,63 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
 class WrongEntrySchema(StrictSchema):
     """One number of a gradient."""
 
-    index = fields.List(fields.Integer(), required=True, metadata=about("its place in the tensor, counted from 0"))
+    index = fields.List(fields.Integer(), required=True, metadata=about("its index in the tensor, counted from 0"))
     expected = fields.Float(required=True)
     claimed = fields.Float(required=True)
 
 
 class TensorVerdictSchema(StrictSchema):
-    """Whether a claimed tensor is right."""
+    """The verdict on a claimed tensor."""
 
     parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     verdict = fields.String(required=True, metadata=about("match or mismatch"))
-    shape = fields.List(fields.Integer(), required=True, metadata=about("as it was claimed, in this service's layout"))
+    shape = fields.List(fields.Integer(), required=True, metadata=about("the claimed number, in this service's layout"))
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("the largest difference; null: the shape is wrong")
+        required=True, allow_none=True, metadata=about("the largest difference; null if the shape is wrong")
     )
     relative = fields.Float(
         required=True,
         allow_none=True,
-        metadata=about(
-            "the length of the difference, as a share of the length of the right tensor; null where that is 0"
-        ),
+        metadata=about("length of the difference over the length of the right tensor; null if that is 0"),
     )
-    tolerance = fields.Float(required=True, metadata=about("how far the entry with the largest difference may be off"))
-    wrong = fields.Integer(required=True, metadata=about("how many entries are off by more than they may be"))
-    ratio = fields.Float(metadata=about("what all entries are too large by, where that is one number"))
-    worst = fields.List(fields.Nested(WrongEntrySchema), required=True, metadata=about("entries that differ most"))
+    tolerance = fields.Float(
+        required=True, metadata=about("the allowed error of the entry with the largest difference")
+    )
+    wrong = fields.Integer(required=True, metadata=about("number of entries beyond their allowed error"))
+    ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
+    worst = fields.List(
+        fields.Nested(WrongEntrySchema), required=True, metadata=about("entries with the largest differences")
+    )
 
 
 class VerdictToleranceSchema(StrictSchema):
-    """How far an entry may be off: so much of its size, and so many times what rounding was measured to do to it."""
+    """The allowed error of an entry: a share of its size, and a multiple of its measured rounding error."""
 
     relative = fields.Float(required=True)
-    noise_factor = fields.Float(required=True, metadata=about(f"times the measured noise of the entry: {NOISES:g}"))
-    precision = fields.String(required=True, metadata=about("in which rounding was measured: float64 or float32"))
-    step = fields.Float(metadata=about("of the differences that the claim consists of, which explain what is left"))
+    noise_factor = fields.Float(
+        required=True, metadata=about(f"multiple of the measured noise of the entry: {NOISES:g}")
+    )
+    precision = fields.String(
+        required=True, metadata=about("precision in which rounding was measured: float64 or float32")
+    )
+    step = fields.Float(
+        metadata=about("step length of the differences that the claim consists of, which explain the rest")
+    )
 
 
 class FirstWrongSchema(StrictSchema):
-    """Where a gradient first goes wrong, going from the loss to the inputs."""
+    """The first place where a gradient goes wrong, on the way from the loss to the inputs."""
 
     layer = fields.String(required=True)
-    parameters = fields.List(fields.String(), required=True, metadata=about("that are wrong there"))
+    parameters = fields.List(fields.String(), required=True, metadata=about("parameters that are wrong there"))
     right = fields.List(
-        fields.String(), required=True, metadata=about("layers nearer to the loss, all of whose claims are right")
+        fields.String(), required=True, metadata=about("layers nearer to the loss with only right claims")
     )
     text = fields.String(required=True)
 
 
 class MistakePlaceSchema(StrictSchema):
-    """A mistake, and where it was made."""
+    """A mistake, and its place."""
 
     mistake = fields.String(required=True)
     places = fields.List(
@@ -194,39 +202,39 @@ class MistakePlaceSchema(StrictSchema):
 
 
 class DiagnosisSchema(StrictSchema):
-    """Known mistakes that give the claimed numbers."""
+    """Known mistakes that produce the claimed numbers."""
 
     mistakes = fields.List(
-        fields.String(), required=True, metadata=about("codes, which GET /v1/mistakes explains; two were made together")
+        fields.String(),
+        required=True,
+        metadata=about("codes, which GET /v1/mistakes explains; two codes mean two mistakes together"),
     )
     where = fields.List(fields.Nested(MistakePlaceSchema), required=True)
-    explains = fields.List(fields.String(), required=True, metadata=about("the parameters whose numbers they give"))
+    explains = fields.List(fields.String(), required=True, metadata=about("the parameters that they explain"))
     precision = fields.Float(required=True, metadata=about("the relative error that is left"))
-    text = fields.String(required=True, metadata=about("what is wrong"))
-    change = fields.String(required=True, metadata=about("what to change in the code"))
+    text = fields.String(required=True, metadata=about("the mistake, in a sentence"))
+    change = fields.String(required=True, metadata=about("the change to make in the code"))
     equivalent = fields.List(
         fields.List(fields.String()), required=True, metadata=about("other mistakes that give the same numbers")
     )
-    learning_rate = fields.Float(metadata=about("that fits weights which were updated too early"))
-    step = fields.Float(metadata=about("that fits differences"))
+    learning_rate = fields.Float(metadata=about("learning rate that fits weights which were updated too early"))
+    step = fields.Float(metadata=about("step length that fits differences"))
     sample = fields.Integer(metadata=about("the sample in question, counted from 0"))
 
 
 class VerdictSchema(StrictSchema):
     """The verdict on one claim."""
 
-    verdict = fields.String(
-        required=True, metadata=about("match: right within the tolerance; mismatch: something is wrong")
-    )
+    verdict = fields.String(required=True, metadata=about("match: right within the tolerance; mismatch: wrong"))
     text = fields.String(required=True)
     tolerance = fields.Nested(VerdictToleranceSchema, required=True)
     missing = fields.List(fields.String(), required=True, metadata=about("parameters or variables without a claim"))
     tensors = fields.List(fields.Nested(TensorVerdictSchema), required=True)
-    first_wrong = fields.Nested(FirstWrongSchema, metadata=about("of a network, where something is wrong"))
+    first_wrong = fields.Nested(FirstWrongSchema, metadata=about("of a network with a mismatch"))
     diagnoses = fields.List(
         fields.Nested(DiagnosisSchema),
         required=True,
-        metadata=about("the best first; of a match: how it was computed, where it differs by more than rounding"),
+        metadata=about("the best first; for a match: how it was computed, if it differs by more than rounding"),
     )
 
 
@@ -239,7 +247,7 @@ class SubmissionVerdictSchema(VerdictSchema):
 class VerifyResponse(StrictSchema):
     """The verdict on a claim, or on several."""
 
-    verdict = fields.String(metadata=about("match or mismatch; the following belong to `claimed`"))
+    verdict = fields.String(metadata=about("match or mismatch; this and the following keys belong to `claimed`"))
     text = fields.String()
     tolerance = fields.Nested(VerdictToleranceSchema)
     missing = fields.List(fields.String(), metadata=about("parameters or variables without a claim"))
@@ -250,6 +258,6 @@ class VerifyResponse(StrictSchema):
         fields.Nested(SubmissionVerdictSchema), metadata=about("in the order of the request's `submissions`")
     )
     value = fields.Float(required=True, metadata=about("the loss, or the value of the expression"))
-    parameters = ParametersAnswerField(metadata=about("present when the server initialised them"))
+    parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))
     finite = finite_field()
     warnings = warnings_field()

@@ -226,7 +226,7 @@ def _put(made: Path) -> None:
 
 
 def tell(state: str, detail: str = "", pid: int | None = None) -> None:
-    """Write down how far the build is; service/demo.py reads it."""
+    """Write down how far the build is; service/demo_files.py reads it."""
     WORK.mkdir(exist_ok=True)
     new = STATE.with_suffix(".new")
     new.write_text(json.dumps({"state": state, "detail": detail[:4000], "pid": pid or os.getpid()}))

@@ -1,4 +1,4 @@
-"""The application: wires everything, and nothing else."""
+"""The WSGI application: it wires the modules together and does nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from werkzeug.exceptions import HTTPException
 
 from schemas.requests import recipes
 from service import wire
-from service.admission import Admission
 from service.api import (
     catalogue,
     check,
@@ -25,28 +24,27 @@ from service.api import (
     training,
     verify,
 )
-from service.api.operation import Runtime
-from service.collector import Collector
+from service.api.context import Runtime
+from service.api.hints import no_method, nothing_at
+from service.callers.cors import Cors
+from service.callers.proxy import Forwarded, Proxies, client_name
+from service.callers.quotas import Gate
+from service.capacity.admission import Admission
+from service.capacity.collector import Collector
+from service.capacity.memory import Account
 from service.config import Settings
-from service.cors import Cors
-from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
-from service.lean import Lean
-from service.memory import Account
-from service.observability import Access, Timer, log_requests, record
+from service.lean_flask import Lean
+from service.observing.access import Access, log_requests, record
+from service.observing.request_ids import request_id
+from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
-from service.proxy import Forwarded, Proxies, client_name
-from service.quotas import Gate
-from service.request_ids import request_id
-
-ASIDE_PART = 16
-"""One part of so many of the memory is set aside for light requests: 36 MiB by default."""
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application with the given settings, by default those of the environment."""
+    """Return the WSGI application with the given settings, by default those of the environment."""
     settings = settings or Settings.from_environment()
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
@@ -57,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.max_memory_bytes // ASIDE_PART
+        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.aside_bytes
     )
     app.extensions["nabla"] = Runtime(
         settings,
@@ -169,7 +167,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
 
 
 def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> int:
-    """Send a document as gzip where the client accepts it. Returns the length of what is sent."""
+    """Compress a response if the client accepts gzip. Return the length of the body that is sent."""
     response.headers.add("Vary", "Accept-Encoding")
     compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is None:
@@ -181,7 +179,7 @@ def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> in
 
 
 def _peer(environ: Mapping[str, Any]) -> str:
-    """The client's address, as trusted proxies tell it."""
+    """Return the client's address: the one that a trusted proxy names, else that of the connection."""
     return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
 
 

@@ -3,7 +3,7 @@
     nabla --version
     nabla serve --port 8001
 
-What a command needs is imported by the command, so that the others start at once.
+Each command imports what it needs itself, so that the others start at once.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Run = Callable[[Namespace], int | None]
 
 @dataclass(frozen=True)
 class Command:
-    """A command, as the parser of arguments takes it."""
+    """A command of the command line."""
 
     name: str
     run: Run
-    """Does what the command is for; gives the exit status, None for 0."""
+    """Runs the command and returns its exit status; None means 0."""
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
-    """What to call `ArgumentParser.add_argument` with."""
+    """The arguments of `ArgumentParser.add_argument`, one entry for each argument of the command."""
 
     @property
     def description(self) -> str:
@@ -38,12 +38,12 @@ COMMANDS: list[Command] = []
 
 
 def argument(*names: str, **details: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """An argument of a command, in the words of `ArgumentParser.add_argument`."""
+    """Return an argument of a command; the parameters are those of `ArgumentParser.add_argument`."""
     return names, details
 
 
 def command(*arguments: tuple[tuple[str, ...], dict[str, Any]]) -> Callable[[Run], Run]:
-    """Decorator: the function below is a command of its name; its docstring is the help."""
+    """Decorator: make the function below a command of its name; its docstring is the help."""
 
     def register(run: Run) -> Run:
         COMMANDS.append(Command(run.__name__.replace("_", "-"), run, arguments))
@@ -70,7 +70,7 @@ def serve(arguments: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name, by default those of the process; gives the exit status."""
+    """Run the command that the arguments name, by default those of the process. Return the exit status."""
     parser = ArgumentParser(prog="nabla", description="Nabla, the gradient service.")
     parser.add_argument("--version", action="version", version=f"nabla {__version__}")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,6 +1,6 @@
-"""Settings: every one of them, read once from the environment, with the reason for its default.
+"""The settings of the service, read once from the environment.
 
-Each field `some_name` of `Settings` is set by the variable `NABLA_SOME_NAME`; those of `Listening` name theirs.
+The variable `NABLA_SOME_NAME` sets the field `some_name` of `Settings`; each field of `Listening` names its variable.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from service.callers.proxy import Proxies
 from service.engine.limits import Limits
-from service.proxy import Proxies
 
 MEBI = 2**20
+ASIDE_PART = 16
+"""The memory for light requests is one part in this many of the whole."""
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
-"""How browsers write the origin of a page: in lower case, with nothing after the host and port."""
+"""The origin of a page as browsers write it: in lower case, with nothing after the host and port."""
 KUBERNETES = re.compile(
     r"NABLA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|(?P<port>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
 """Variables that Kubernetes sets in every container for a service called nabla, or nabla-something."""
 DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
-"""A key given by its digest, which may have a name. Keys given as they are have none: they may hold = themselves."""
+"""A key that is given by its digest; it may have a name. A plain key has none, for it may contain = itself."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ConfigurationError(ValueError):
-    """A variable of the environment that cannot be understood."""
+    """A variable of the environment has a wrong value or name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What an operator may change. Sizes are in bytes, times in seconds."""
+    """The settings that an operator may change. Sizes are in bytes, times in seconds."""
 
     slots: int = field(
         default=1,
-        metadata={
-            "about": "requests that a worker computes at once: so many of up to 0.05 s, of up to 1 s, and longer"
-        },
+        metadata={"about": "requests of each size that a worker computes at once: up to 0.05 s, up to 1 s, and longer"},
     )
     queue: int = field(
-        default=64, metadata={"about": "requests that may wait for each kind of these slots; beyond it 503 is answered"}
+        default=64, metadata={"about": "requests of each size that may wait for a slot; beyond it 503 is answered"}
     )
     streams: int = field(default=32, metadata={"about": "streams that a worker serves at once"})
     max_body_bytes: int = field(default=32 * MEBI, metadata={"about": "largest request body, after decompression"})
     max_connections: int = field(default=2048, metadata={"about": "connections that are open at once, for each worker"})
     max_connections_per_address: int = field(
         default=512,
-        metadata={"about": "of these from one address, if it is neither this machine's nor a trusted proxy's"},
+        metadata={"about": "of these from one address, unless it belongs to this machine or a trusted proxy"},
     )
     max_header_seconds: float = field(default=10.0, metadata={"about": "time for the head of a request"})
     max_body_seconds: float = field(
-        default=10.0, metadata={"about": "time for the body of a request, beside that of min_bytes_per_second"}
+        default=10.0, metadata={"about": "time for the body of a request, plus its size at min_bytes_per_second"}
     )
     max_send_seconds: float = field(
-        default=10.0, metadata={"about": "time in which a client must have read at min_bytes_per_second"}
+        default=10.0, metadata={"about": "time in which a client must read what min_bytes_per_second makes of it"}
     )
     min_bytes_per_second: int = field(
         default=64 * 1024, metadata={"about": "least rate at which clients send bodies and read answers"}
@@ -80,7 +80,7 @@ class Settings:
         default=1_000_000, metadata={"about": "steps of a training or descent, or of a comparison together"}
     )
     max_trace_elements: int = field(
-        default=10_000_000, metadata={"about": "numbers in the steps of a training or descent that are told"}
+        default=10_000_000, metadata={"about": "numbers in the recorded steps of a training or descent"}
     )
     max_workspace_bytes: int = field(default=384 * MEBI, metadata={"about": "memory of one computation"})
     max_seconds: float = field(
@@ -88,31 +88,32 @@ class Settings:
     )
     max_memory_bytes: int = field(
         default=576 * MEBI,
-        metadata={"about": "memory that all requests of a worker together, and what it keeps, may take"},
+        metadata={"about": "memory of a worker for all its requests and caches together"},
     )
     max_requests_per_second: float = field(
-        default=0.0, metadata={"about": "from one address, 0: any number; beyond it 429 is answered"}
+        default=0.0, metadata={"about": "requests from one address, 0: any number; beyond it 429 is answered"}
     )
     max_key_requests_per_second: float = field(
-        default=0.0, metadata={"about": "with one key, 0: any number; beyond it 429 is answered"}
+        default=0.0, metadata={"about": "requests with one key, 0: any number; beyond it 429 is answered"}
     )
     cached_bytes: int = field(
         default=64 * MEBI,
         metadata={"about": "memory of compiled definitions that a worker keeps"},
     )
     pooled_bytes: int = field(
-        default=128 * MEBI, metadata={"about": "memory of finished computations kept for the next"}
+        default=128 * MEBI, metadata={"about": "memory of finished computations that a worker keeps for the next"}
     )
     api_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
         metadata={
-            "about": "comma-separated keys, sha256:<hex> or name=sha256:<hex> of them; none: the service is open"
+            "about": "comma-separated keys, or their digests as sha256:<hex> or name=sha256:<hex>; none: the service "
+            "is open"
         },
     )
     trusted_proxies: tuple[str, ...] = field(
         default=(),
-        metadata={"about": "addresses and networks of the proxies whose X-Forwarded-… headers are believed, or unix"},
+        metadata={"about": "addresses and networks of the proxies whose X-Forwarded-… headers count, or unix"},
     )
     cors_origins: tuple[str, ...] = field(
         default=(), metadata={"about": "comma-separated origins whose pages may call the service, or *"}
@@ -122,7 +123,7 @@ class Settings:
         default="auto",
         metadata={"about": "json, text, or auto: text where standard output is a terminal", "words": LOG_FORMATS},
     )
-    server_timing: bool = field(default=True, metadata={"about": "tell callers the stages of their requests"})
+    server_timing: bool = field(default=True, metadata={"about": "send the Server-Timing header"})
     docs: bool = field(default=True, metadata={"about": "serve the pages: the demo, the reference and Swagger UI"})
     demo: bool = field(default=True, metadata={"about": "serve the demo at /; make serve builds it"})
 
@@ -141,7 +142,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Settings from NABLA_ variables; raises `ConfigurationError` that names the wrong one."""
+        """Read the settings from the NABLA_ variables. Raise `ConfigurationError` that names the wrong variable."""
         names = {f"NABLA_{item.name.upper()}": item for item in fields(cls)}
         known = {*names, *(item.metadata["variable"] for item in fields(Listening))}
         for variable, text in environment.items():
@@ -159,17 +160,23 @@ class Settings:
         return settings
 
     def refuse_impossible(self) -> None:
-        """Raise `ConfigurationError` if limits contradict each other: then requests that one allows always fail."""
+        """Raise `ConfigurationError` if one limit allows requests that the memory never has room for."""
+        most = self.max_memory_bytes - self.aside_bytes
         for name in ("max_body_bytes", "max_workspace_bytes"):
-            if getattr(self, name) > self.max_memory_bytes:
+            if getattr(self, name) > most:
                 raise ConfigurationError(
                     f"NABLA_{name.upper()} is {getattr(self, name)}, more than NABLA_MAX_MEMORY_BYTES, "
-                    f"{self.max_memory_bytes}; lower it, or raise the other"
+                    f"{self.max_memory_bytes}, leaves one request, {most}; lower it, or raise the other"
                 )
 
     @property
+    def aside_bytes(self) -> int:
+        """Bytes of `max_memory_bytes` that only light requests may use, 36 MiB by default."""
+        return self.max_memory_bytes // ASIDE_PART
+
+    @property
     def limits(self) -> Limits:
-        """The part that the engine enforces."""
+        """The limits that the engine enforces."""
         return Limits(
             layers=self.max_layers,
             graph_nodes=self.max_graph_nodes,
@@ -183,23 +190,23 @@ class Settings:
 
     @property
     def shown_limits(self) -> dict[str, float]:
-        """What `/v1` tells callers."""
+        """The limits that `/v1` shows to callers."""
         limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
         return limits | {"streams": self.streams}
 
     @property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
-        """The accepted keys, each as a name for logs and its SHA-256 digest."""
+        """The accepted keys: for each the name that logs show and its SHA-256 digest."""
         return tuple(map(_named_digest, self.api_keys))
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Those that this process may use."""
+"""The number of cores that this process may use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Where and with how many processes the server listens; gunicorn.conf.py hands this on."""
+    """The address that the server listens on, and its number of processes; gunicorn.conf.py passes them on."""
 
     # The first three variables are those that hosting platforms set.
     host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
@@ -217,17 +224,17 @@ class Listening:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Listening:
-        """As the environment says; raises `ConfigurationError` that names the wrong variable."""
+        """Read the environment. Raise `ConfigurationError` that names the wrong variable."""
         return cls(**_read_all({item.metadata["variable"]: item for item in fields(cls)}, environment))
 
     @property
     def bind(self) -> str:
-        """The address as gunicorn takes it."""
+        """The address in the form that gunicorn takes."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def read_or_exit() -> tuple[Listening, Settings]:
-    """What the environment says; one line on standard error and status 1 where it cannot be understood."""
+    """Read the environment. If it is wrong, print one line to standard error and exit with status 1."""
     try:
         return Listening.from_environment(), Settings.from_environment()
     except ConfigurationError as error:
@@ -258,14 +265,14 @@ def _check_origin(origin: str) -> None:
 
 
 def _from_kubernetes(variable: str, text: str) -> bool:
-    """Whether Kubernetes sets this variable, for a service whose name begins with nabla."""
+    """Return whether Kubernetes sets this variable, for a service whose name begins with nabla."""
     found = KUBERNETES.fullmatch(variable)
     # NABLA_PORT=8001 is somebody's slip for PORT.
     return found is not None and (found["port"] is None or "://" in text)
 
 
 def _named_digest(key: str) -> tuple[str, bytes]:
-    """The name and SHA-256 digest of an entry of `NABLA_API_KEYS`; without a name, a key is called by its digest."""
+    """Return the name and SHA-256 digest of an entry of `NABLA_API_KEYS`; an unnamed key is called by its digest."""
     found = DIGEST.fullmatch(key)
     if found is None:
         digest = hashlib.sha256(key.encode()).digest()
@@ -277,7 +284,7 @@ def _named_digest(key: str) -> tuple[str, bytes]:
 
 
 def _read_all(names: Mapping[str, Field[Any]], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The values of those variables that are set, by the names of their fields."""
+    """Return the values of the variables that are set, by the names of their fields."""
     return {
         item.name: _read(variable, environment[variable], item.default, item.metadata.get("words", ()))
         for variable, item in names.items()

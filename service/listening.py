@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import Any
 
 OTHER_PORTS = 20
-"""How many ports after a taken one are tried, to name a free one."""
+"""The number of ports after a taken one that are tried, so that the message can name a free one."""
 
 
 def refuse_taken(addresses: Iterable[Any]) -> None:
-    """End the process with one line and status 1 if an address cannot be listened on; gunicorn would try for seconds.
+    """End the process with one line and status 1 if an address is taken; gunicorn would retry for seconds.
 
-    Addresses are as `gunicorn.util.parse_address` gives them; only those of TCP are tried.
+    Addresses have the form that `gunicorn.util.parse_address` returns. Only TCP addresses are tried.
     """
     for address in addresses:
         if isinstance(address, tuple):
@@ -28,7 +28,7 @@ def refuse_taken(addresses: Iterable[Any]) -> None:
 
 
 def _trouble(host: str, port: int) -> OSError | None:
-    """What stands against listening there."""
+    """Return the error that listening on this address raises; None if the address is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As gunicorn binds: a port whose last connections are still closing is free.
@@ -54,7 +54,7 @@ def _in_words(host: str, port: int, error: OSError) -> str:
 
 
 def on_loopback(addresses: Iterable[Any]) -> bool:
-    """Whether all addresses, as `socket.getsockname` gives them, can be reached from this machine alone."""
+    """Return whether only this machine can reach the addresses, which have the form of `socket.getsockname`."""
     return all(_is_loopback(address) for address in addresses)
 
 

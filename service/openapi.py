@@ -1,7 +1,7 @@
-"""Writes openapi.yaml from the schemas and operations. A development tool: the service serves the committed file.
+"""Write openapi.yaml from the schemas and endpoints. A development tool: the service serves the committed file.
 
 python -m service.openapi            rewrite openapi.yaml
-python -m service.openapi --check    fail if it is not what this would write
+python -m service.openapi --check    fail if openapi.yaml would change
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from schemas.components import Components, schema_name
 from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
+from service.api.endpoint import TAGS, Endpoint, in_order
 from service.api.examples import MISTAKES, Example, misspelt
-from service.api.operation import TAGS, Operation, in_order
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
@@ -53,7 +53,7 @@ def _reference(name: str) -> dict[str, str]:
 
 
 class _Describer:
-    """The document as it grows. Our own fields describe themselves; apispec describes those of marshmallow."""
+    """The OpenAPI document while it grows. Our own fields describe themselves; apispec describes marshmallow's."""
 
     def __init__(self) -> None:
         self.plugin = MarshmallowPlugin(schema_name_resolver=schema_name)
@@ -74,7 +74,7 @@ class _Describer:
 
         converter.add_attribute_function(of_field)  # type: ignore[no-untyped-call]
         self.spec.components.security_scheme(
-            "key", {"type": "http", "scheme": "bearer", "description": "Needed only where the operator set keys"}
+            "key", {"type": "http", "scheme": "bearer", "description": "Needed only if the operator set keys"}
         )
         self.spec.options["security"] = [{}, {"key": []}]
 
@@ -87,8 +87,8 @@ def _described_requests(examples: Mapping[str, Example]) -> dict[str, Any]:
     return {name: _shown(example.summary, example) for name, example in examples.items()}
 
 
-def _answers(operation: Operation, client: Any) -> dict[str, Any]:
-    """The answers to an operation's examples."""
+def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
+    """Return the responses to the examples of an endpoint."""
     answers = {}
     for name, example in operation.examples.items():
         response = client.post(operation.path, json=example)
@@ -97,8 +97,8 @@ def _answers(operation: Operation, client: Any) -> dict[str, Any]:
     return answers
 
 
-def _parts(operation: Operation, client: Any) -> dict[str, Any]:
-    """The first and the last line of an operation's streamed answer to its first example."""
+def _parts(operation: Endpoint, client: Any) -> dict[str, Any]:
+    """Return the first and the last line of an endpoint's streamed response to its first example."""
     example = next(iter(operation.examples.values()))
     response = client.post(operation.path, json=example, headers={"Accept": wire.NDJSON})
     assert response.status_code == 200, response.text
@@ -109,8 +109,8 @@ def _parts(operation: Operation, client: Any) -> dict[str, Any]:
     }
 
 
-def _problems(operation: Operation, client: Any) -> dict[str, Any]:
-    """Problem documents that an operation gives for what people get wrong."""
+def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
+    """Return problem documents of an endpoint for common mistakes."""
     if operation.takes is not None:
         first = next(iter(operation.examples.values()))
         wrong = {"misspelt_key": misspelt(first)}
@@ -135,7 +135,7 @@ def _problems(operation: Operation, client: Any) -> dict[str, Any]:
     return found
 
 
-def _problem_responses(operation: Operation, client: Any) -> dict[str, Any]:
+def _problem_responses(operation: Endpoint, client: Any) -> dict[str, Any]:
     statuses = {str(kind.status): kind for kind in reversed(KINDS.values())}
     content = {"schema": _reference("Problem"), "examples": _problems(operation, client)}
     return {
@@ -146,7 +146,7 @@ def _problem_responses(operation: Operation, client: Any) -> dict[str, Any]:
     }
 
 
-def _describe_operation(describer: _Describer, operation: Operation, client: Any) -> dict[str, Any]:
+def _describe_operation(describer: _Describer, operation: Endpoint, client: Any) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -181,7 +181,7 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
 
 
 def describe() -> dict[str, Any]:
-    """The OpenAPI document, with every example's answer computed by the service itself."""
+    """Return the OpenAPI document. The service itself computes the response to every example."""
     describer = _Describer()
     client = create_app(Settings(log_requests=False)).test_client()
     describer.spec.components.schema("Problem", schema=ProblemSchema)
@@ -197,7 +197,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keeps the order of keys, writes numbers in rows and texts in blocks, and repeats instead of using anchors."""
+    """A YAML writer that keeps the order of keys, puts numbers in rows and texts in blocks, and uses no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -217,7 +217,7 @@ _Dumper.add_representer(str, _text)
 
 
 def write() -> str:
-    """openapi.yaml as text. Numbers stay as they stand in the committed file where they agree with it."""
+    """Return the text of openapi.yaml. A number keeps its committed digits if it agrees with them."""
     committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
     document = kept(describe(), committed)
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
@@ -225,7 +225,7 @@ def write() -> str:
 
 
 def kept(new: Any, committed: Any) -> Any:
-    """A document with the committed digits of every number that agrees: another processor adds in another order."""
+    """Return the new document with the committed digits of every number that agrees with its committed value."""
     if isinstance(new, float) and isinstance(committed, float) and agree(new, committed):
         return committed
     if isinstance(new, dict) and isinstance(committed, dict):
@@ -236,7 +236,7 @@ def kept(new: Any, committed: Any) -> Any:
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Whether two documents say the same. BLAS adds in another order on another processor: last digits may differ."""
+    """Return whether two documents agree. Last digits may differ: another processor's BLAS adds in another order."""
     if isinstance(one, float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-15)
     if isinstance(one, dict) and isinstance(other, dict):

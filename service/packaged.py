@@ -1,6 +1,6 @@
-"""Files that stand at the root of the repository, where people and tools look for them, and that the service needs too.
+"""Files at the root of the repository, where people and tools look for them, that the service needs too.
 
-A wheel carries them inside this package (`force-include` in pyproject.toml), so there is one copy in the repository.
+A wheel contains them inside this package (`force-include` in pyproject.toml), so the repository has one copy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ PACKAGE = Path(__file__).parent
 
 
 def packaged(name: str) -> Path:
-    """Where such a file is: in this package if it is installed, else at the root of the repository."""
+    """Return the path of such a file: in this package if it is installed, else at the root of the repository."""
     inside = PACKAGE / name
     return inside if inside.exists() else PACKAGE.parent / name

@@ -1,15 +1,16 @@
-"""Problem documents (RFC 9457): the one way an error leaves the service.
+"""Problem documents (RFC 9457): the only form in which an error leaves the service.
 
-    Problem               an answer with a status, a kind and what is wrong with the request
-    ├── raised by views and the wire for what they find
+    Problem               a response with a status, a kind and the errors of the request
+    ├── raised by views and by `service/wire`
     ├── made of engine errors by `from_engine`
     └── made of validation errors by `from_validation`
 
-`KINDS` is the list of all kinds; each has a page under `/problems/` that explains it.
+`KINDS` lists all kinds; each has a page under `/problems/` that explains it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,16 +32,16 @@ from service.engine.errors import (
     Path,
 )
 from service.engine.options import LARGEST_EXACT_INTEGER
-from service.observability import error_log
 
+error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"
 FRAGMENT = "!$&'()*+,;=:@~"
-"""Characters that a URI fragment may hold beside letters, digits and - . _ (RFC 3986); quote knows those."""
+"""Characters that a URI fragment may contain beside letters, digits and - . _ (RFC 3986), which `quote` knows."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem: its status and what it means."""
+    """A kind of problem: its status and its meaning."""
 
     status: int
     title: str
@@ -136,7 +137,7 @@ _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) i
 
 
 class Problem(Exception):
-    """An error on its way to the client."""
+    """An exception that becomes a problem document."""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class Problem(Exception):
         self.status = status or KINDS[kind].status
 
     def document(self, instance: str, root: str = "") -> bytes:
-        """The body of the answer; `instance` is the request id, `root` the path that the service is mounted at."""
+        """Return the JSON document; `instance` is the request id, `root` the path that the service is mounted at."""
         kind = KINDS[self.kind]
         document: dict[str, Any] = {
             "type": f"{root}/problems/{self.kind}",
@@ -171,14 +172,14 @@ class Problem(Exception):
 
 
 def pointer(path: Path) -> str:
-    """A path as a JSON pointer in a URI fragment (RFC 6901)."""
+    """Return a path as a JSON pointer in a URI fragment (RFC 6901)."""
     return "#" + "".join("/" + quote(str(key).replace("~", "~0").replace("/", "~1"), safe=FRAGMENT) for key in path)
 
 
 def sent_part(path: Path, request: Any) -> Path:
-    """The part of a path that exists in a request: places inside a typed array do not.
+    """Return the part of a path that exists in the request: a place inside a typed array does not.
 
-    A last key that is missing stays, for it says what should be there.
+    A missing last key stays in the path, for it names what should be there.
     """
     for depth, key in enumerate(path):
         if isinstance(request, Mapping):
@@ -210,7 +211,7 @@ def _invalid(errors: list[dict[str, Any]]) -> Problem:
 
 
 def from_validation(error: ValidationError, request: Any) -> Problem:
-    """A problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
+    """Return the problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
     return _invalid(list(_told(error.messages, (), request)))
 
 
@@ -228,19 +229,19 @@ def _told(messages: Any, path: Path, request: Any) -> Iterator[dict[str, Any]]:
 
 
 def from_faults(error: InvalidRequest, request: Any) -> Problem:
-    """A problem of what the engine found wrong with `request`."""
+    """Return the problem of the faults that the engine found in `request`."""
     return _invalid([_error(sent_part(fault.path, request), fault.detail, fault.allowed) for fault in error.faults])
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when to come again: whole seconds, at least one."""
+    """Return the header that says when to retry: whole seconds, at least one."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
-    """A problem of what the engine refused, whatever the request said.
+    """Return the problem of a refusal by the engine that no single field causes.
 
-    `seconds` is the time limit of a request, `backlog` in how many the work is done that waits now.
+    `seconds` is the time limit of a request; `backlog` is the number of seconds until the waiting work is done.
     """
     if isinstance(error, LimitExceeded):
         asked, allowed = _number(error.asked), _number(error.allowed)
@@ -257,9 +258,9 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
 
 
 def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float) -> Problem:
-    """A problem of what nobody foresaw: the log gets all of it, the client what helps it.
+    """Return the problem of an unexpected error: the log gets the traceback, the client gets advice.
 
-    `backlog` is in how many seconds the work is done that waits now.
+    `backlog` is the number of seconds until the waiting work is done.
     """
     fields = {"request_id": environ["nabla.request_id"]}
     if isinstance(error, MemoryError):
@@ -271,7 +272,7 @@ def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float
 
 
 def _number(count: float) -> float:
-    """A count as JSON can carry it: beyond 2^53 integers are not read exactly anyway."""
+    """Return a count as JSON can represent it: readers of JSON lose digits of integers beyond 2^53."""
     return count if count <= LARGEST_EXACT_INTEGER else float(count)
 
 
@@ -280,6 +281,6 @@ def _shown(count: float) -> str:
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """A problem for what the web framework refused by itself."""
+    """Return the problem of a refusal by the web framework."""
     kind = _KIND_OF_STATUS.get(status, "bad-request" if status < 500 else "internal-error")
     return Problem(kind, detail, headers=headers, status=status)

@@ -9,13 +9,13 @@ from service.packaged import packaged
 
 
 class Server(Application):  # type: ignore[misc]  # gunicorn has no types
-    """As the command `gunicorn` in this repository, but it looks for nothing in the current folder.
+    """The command `gunicorn` of this repository, except that it ignores the files of the current folder.
 
-    That may hold another gunicorn.conf.py, or packages of somebody's own that are called `service` or `schemas`.
+    That folder may contain another gunicorn.conf.py, or other packages with the names `service` or `schemas`.
     """
 
     def chdir(self) -> None:
-        """Leave the path of imports alone, where gunicorn puts the current folder first."""
+        """Leave the import path alone; gunicorn puts the current folder first."""
 
     def load_config(self) -> None:
         self.load_config_from_file(str(packaged("gunicorn.conf.py")))

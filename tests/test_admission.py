@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.admission import MEDIUM_SECONDS, SMALL_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Lane, Ticket
+from service.capacity.admission import MEDIUM_SECONDS, SMALL_SECONDS, TINY_SECONDS, TINY_SLOTS, Admission, Ticket
+from service.capacity.lanes import Lane
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem
 from tests.conftest import wait_for

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from service.app import create_app
 from service.config import ConfigurationError, Listening, Settings
 
 
@@ -186,6 +187,15 @@ def test_variables_of_kubernetes_are_left_alone(variable: str) -> None:
 def test_limits_that_contradict_each_other_are_refused(variable: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable} is 3000000, more than NABLA_MAX_MEMORY_BYTES, 2000000"):
         read(**{"NABLA_MAX_BODY_BYTES": "1", "NABLA_MAX_WORKSPACE_BYTES": "1", variable: "3000000"}, **MEMORY)
+
+
+@pytest.mark.parametrize("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
+def test_a_limit_leaves_light_requests_their_memory(variable: str) -> None:
+    others = {"NABLA_MAX_BODY_BYTES": "1", "NABLA_MAX_WORKSPACE_BYTES": "1", **MEMORY}
+    account = create_app(read(**others)).extensions["nabla.memory"]
+    assert read(**others | {variable: str(account.most)})
+    with pytest.raises(ConfigurationError, match=f"{variable} is {account.most + 1}, .*, {account.most};"):
+        read(**others | {variable: str(account.most + 1)})
 
 
 MEMORY = {"NABLA_MAX_MEMORY_BYTES": "2000000"}

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
 from service.api.network_request import task_and_feed
-from service.costs import NODE_SECONDS, Costs
+from service.capacity.costs import NODE_SECONDS, Costs
 from service.engine.graph.ir import Graph
 from service.engine.graph.operations import exp
 from service.engine.graph.plan import Program

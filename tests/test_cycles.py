@@ -16,10 +16,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from schemas.requests import recipes
-from service import collector
-from service.api.operation import OPERATIONS
+from service.api.endpoint import ENDPOINTS
 from service.app import create_app
-from service.collector import Collector
+from service.capacity import collector
+from service.capacity.collector import Collector
 from service.config import Settings
 from service.edge.connection import Connection
 from service.edge.edge import Edge
@@ -33,7 +33,7 @@ from tests.support import network, xor
 
 POSTS = {
     f"{operation.path} {name}": (operation.path, dict(body))
-    for operation in OPERATIONS
+    for operation in ENDPOINTS
     if operation.method == "POST"
     for name, body in operation.examples.items()
 }

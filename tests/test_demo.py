@@ -17,7 +17,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from scripts import demo as building
-from service import demo
+from service import demo_files as demo
 from tests.support import ROOT, Server, assert_problem
 
 MakeClient = Callable[..., FlaskClient]

@@ -1,4 +1,4 @@
-"""`service/lean.py` finds for each request what Flask itself finds."""
+"""`service/lean_flask.py` finds for each request what Flask itself finds."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from service import log_writer
-from service.log_writer import Writer
+from service.observing import log_writer
+from service.observing.log_writer import Writer
 from tests.conftest import ServerFactory, wait_for
 from tests.support import ROOT, Server
 
@@ -53,7 +53,7 @@ def test_lines_are_written_at_once_unless_a_thread_was_started(dropped: list[int
 
 def run(script: str) -> subprocess.Popen[bytes]:
     """A program with a writer to its standard output."""
-    head = "from service.log_writer import *\nwriter = Writer(1, lambda: None)\nwriter.start()\n"
+    head = "from service.observing.log_writer import *\nwriter = Writer(1, lambda: None)\nwriter.start()\n"
     return subprocess.Popen([sys.executable, "-c", head + script], cwd=ROOT, stdout=subprocess.PIPE)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from service import memory
-from service.memory import SMALL, Account, Reservation
+from service.capacity import memory
+from service.capacity.memory import SMALL, Account, Reservation
 from service.problems import Problem
 
 MEGA = 10**6

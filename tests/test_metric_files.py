@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from service import metric_files
+from service.observing import metric_files
 from tests.conftest import ServerFactory, wait_for
 from tests.support import ROOT
 
-OPEN = "import os, sys, time\nfrom service import metric_files\nmetric_files.open_folder(sys.argv[1])\n"
+OPEN = "import os, sys, time\nfrom service.observing import metric_files\nmetric_files.open_folder(sys.argv[1])\n"
 
 
 def owner(folder: Path, script: str) -> subprocess.Popen[str]:

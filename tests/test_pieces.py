@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import pieces
-from service.pieces import Written, dump, written
+from service.wire import writing
+from service.wire.writing import Written, dump, written
 from tests.support import every
 
 GENERATOR = np.random.default_rng(1986)
@@ -52,13 +52,13 @@ VALUES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=[1, 7, 64, 1000, pieces.PART])
+@pytest.fixture(params=[1, 7, 64, 1000, writing.PART])
 def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size: int = request.param
-    monkeypatch.setattr(pieces, "PART", size)
-    monkeypatch.setattr(pieces, "TYPED_PART", size)
-    monkeypatch.setattr(pieces, "BASE64_PART", 3 * size)
-    monkeypatch.setattr(pieces, "SMALLEST_PIECE", size)
+    monkeypatch.setattr(writing, "PART", size)
+    monkeypatch.setattr(writing, "TYPED_PART", size)
+    monkeypatch.setattr(writing, "BASE64_PART", 3 * size)
+    monkeypatch.setattr(writing, "SMALLEST_PIECE", size)
     return size
 
 
@@ -98,7 +98,7 @@ def test_pieces_are_short_and_looked_after() -> None:
     for value in (numbers, numbers.reshape(-1, 1), {"a": [numbers, numbers]}):
         looks.clear()
         made = written(value, look=lambda: looks.append(1))
-        assert max(map(len, made)) < 26 * pieces.PART + pieces.SMALLEST_PIECE
+        assert max(map(len, made)) < 26 * writing.PART + writing.SMALLEST_PIECE
         assert len(looks) >= len(made) // 2 > 5
 
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import pytest
 
-from service import quotas
+from service.callers import quotas
+from service.callers.quotas import Gate, Quota
 from service.problems import Problem
-from service.quotas import Gate, Quota
 
 
 def passes(quota: Quota, client: str) -> bool:

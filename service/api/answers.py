@@ -1,4 +1,4 @@
-"""What answers have in common: tensors by name, numbers, warnings."""
+"""The common parts of responses: tensors by name, numbers, warnings."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from service.engine.graph.blocks import ITEMSIZE
 from service.engine.texts import LANGUAGES, telling
 
 NUMBER_BYTES = 72
-"""What a number of an answer takes as text while it is put together: 24, three times."""
+"""Bytes that a number of a response takes as text while it is put together: 24, three times."""
 
 TEXT_BYTES = {"float64": 25, "float32": 16}
-"""What a number of a tensor takes as text at most, with its comma; as base64 it takes less."""
+"""Bytes that a number of a tensor takes as text at most, with its comma; as base64 it takes less."""
 
 
 def answer_bytes(count: int, dtype: str) -> int:
-    """What so many numbers of tensors take in an answer: as arrays and as text."""
+    """Return the bytes that so many numbers of tensors take in a response: as arrays and as text."""
     return count * (ITEMSIZE[dtype] + TEXT_BYTES[dtype])
 
 
 def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Tensors by name, or the tensor where there is only one to name."""
+    """Return tensors by name, or the tensor itself if there is only one."""
     return arrays if len(names) > 1 or not arrays else next(iter(arrays.values()))
 
 
 def number(loss: Array | None) -> Any:
-    """A scalar loss as a number, in either encoding of tensors; with reduction `none` it is a vector."""
+    """Return a scalar loss as a number, whatever the encoding of tensors; with reduction `none` it is a vector."""
     return loss if loss is None or loss.ndim else loss.item()
 
 
 def listed(warnings: Iterable[Caution], language: str = LANGUAGES[0]) -> list[dict[str, str]]:
-    """Warnings, without the keys that do not apply; those that are findings in the language of the answer."""
+    """Return warnings without the keys that do not apply; findings are in the language of the response."""
     return [
         {"code": caution.code, "message": _message(caution, language)}
         | ({"layer": caution.layer} if caution.layer else {})

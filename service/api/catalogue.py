@@ -1,4 +1,4 @@
-"""The catalogue: everything a request may name, and nothing else is accepted."""
+"""The catalogue: everything that a request may name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
-from service.api.operation import describe
+from service.api.endpoint import describe
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
@@ -62,7 +62,7 @@ _BOUNDS = {
     "exclusiveMaximum": "exclusive_maximum",
     "enum": "values",
 }
-"""What the catalogue calls what JSON Schema says of numbers and words."""
+"""The names in the catalogue for the keywords of JSON Schema about numbers and words."""
 
 
 def _option(option: Option) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _option(option: Option) -> dict[str, Any]:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """The type of an option in a word or two; of lists for which a number may stand it is that of the list."""
+    """Return the type of an option in a word or two; if a number may stand for a list, it is the type of the list."""
     if "anyOf" in schema:
         return _type(schema["anyOf"][-1])
     if schema["type"] == "array":
@@ -161,13 +161,14 @@ def _preset(preset: Preset) -> dict[str, Any]:
 
 
 def _state_of(optimizer: Optimizer) -> list[str]:
-    """What an optimizer remembers under any of its options: those flags and numbers that ask for more are set."""
+    """Return what an optimizer remembers at most: every flag and number that adds to its state is set."""
     options = {option.name: True if isinstance(option, Flag) else 0.5 for option in optimizer.options}
     return [*optimizer.state(**options), *optimizer.histories, *optimizer.numbers]
 
 
 def _stable_factor_of(optimizer: Optimizer) -> float | None:
-    """With default options, the learning rate times the curvature below which descent on a parabola is stable."""
+    """Return the learning rate times the curvature below which descent on a parabola is stable, with default
+    options."""
     if optimizer.stable is None:
         return None
     return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))

@@ -12,10 +12,11 @@ from flask import Blueprint
 from schemas.check import CheckRequest, CheckResponse, LoadedCheck
 from schemas.evaluation import LoadedNetwork
 from service.api.answers import listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.function_answers import cautions_of
 from service.api.graph_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.cautions import Caution
 from service.engine.insight.check_report import TensorCheck
 from service.engine.insight.check_words import of_curve, of_report, of_taylor, of_tensor
@@ -36,12 +37,12 @@ blueprint = Blueprint("check", __name__)
     examples=CHECK,
 )
 def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
-    """Compare a gradient with slopes that come from values alone, without any rule of differentiation.
+    """Check a gradient against slopes that come from values alone, without any rule of differentiation.
 
-    It takes the gradient of this service or one that is `claimed`, of a network's loss or of an `expression` at a
-    `point`. The complex step judges every entry, or random directions through all of them where there are many.
-    Evidence comes with it: the error of central differences over the step, and the order of Taylor remainders, where 2
-    is right.
+    The gradient is that of this service or one that you claim (`claimed`), of the loss of a network or of an
+    `expression` at a `point`. The complex step judges every entry, or random directions through all entries if there
+    are many. The evidence has the error of central differences for each step length, and the order of Taylor
+    remainders, where 2 is right.
     """
     steps = request.get("steps")
     ordered = None if steps is None else tuple(sorted(steps, reverse=True))

@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.derivatives import DerivativesRequest, DerivativesResponse, LoadedDerivatives
 from service.api.answers import listed, number, unnamed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import DERIVATIVES
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)
@@ -29,11 +30,12 @@ RESULT_FACTOR = 5
     examples=DERIVATIVES,
 )
 def derivatives(request: LoadedDerivatives, context: Context) -> dict[str, Any]:
-    """Exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or the trainable parameters.
+    """Compute exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or trainable
+    parameters.
 
-    `jvp` is how much the outputs change along a tangent (J v), `vjp` what a cotangent of the outputs is for the
-    inputs or parameters (vᵀ J), `hvp` how the gradient of the loss changes along a direction (H v): each for as many
-    `vectors` as are sent. `jacobian` and `hessian` are the whole matrices J and H.
+    `jvp` is the change of the outputs along a tangent (J v), `vjp` the pullback of a cotangent of the outputs to the
+    inputs or parameters (vᵀ J), `hvp` the change of the gradient of the loss along a direction (H v): each for as many
+    `vectors` as you send. `jacobian` and `hessian` are the whole matrices J and H.
     """
     return _answer(request, _derive(request, context))
 
@@ -58,7 +60,7 @@ def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
 
 
 def _answer(request: LoadedDerivatives, derived: Derivative) -> dict[str, Any]:
-    """The answer, what matters most first."""
+    """Return the response, the most important part first."""
     answer: dict[str, Any] = {
         "dtype": request["dtype"],
         "values": _entry(request, request["of"], derived.values),
@@ -89,7 +91,7 @@ def _result(request: LoadedDerivatives, result: Any) -> Any:
 
 
 def _entry(request: LoadedDerivatives, side: str, entry: Any) -> Any:
-    """What pairs with inputs, outputs, parameters or the loss, as answers have it."""
+    """Return the entries for inputs, outputs, parameters or the loss in the form of responses."""
     match side:
         case "inputs":
             return unnamed(entry, request["network"].inputs)

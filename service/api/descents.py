@@ -1,4 +1,4 @@
-"""Balls that roll on a typed function, as work in steps: descents, their ends in valleys, maps of basins."""
+"""Descents on a typed function, as work in steps: paths, their ends in valleys, maps of basins."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from schemas.functions import LoadedDescend, LoadedSurface
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
 from service.api.function_answers import cautions_of, valleys_of
-from service.api.operation import Context
 from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
@@ -23,14 +23,14 @@ from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.functions.expression import Expression
 
 DIVERGED = -2
-"""In a map of basins: runs that diverged."""
+"""The number of a diverged run in a map of basins."""
 
 
 class RollingWork:
-    """Balls on their way, in the words of the API."""
+    """Runs of optimizers on a typed function, in the words of the API."""
 
     following = True
-    """Whether runs that have not arrived tell which basin they are in."""
+    """Whether the basin of a run that has not arrived is determined too."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class RollingWork:
         beside: int = 0,
         known: Known | None = None,
     ) -> None:
-        """`beside` are bytes that the answer takes apart from the runs; `known` is the minimum, if it is known."""
+        """`beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known."""
         self.expression, self.plan = expression, plan
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
@@ -51,7 +51,7 @@ class RollingWork:
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
         self.arrival: RunEnds | None = None
-        """Once the balls have come to their end."""
+        """The ends of the runs, once all have come to an end."""
 
     def _reserve(self, nbytes: int) -> None:
         numbers = self.plan.starts.size * len(self.plan.optimizers) if self.streamed else 0
@@ -157,7 +157,7 @@ class DescendWork(RollingWork):
 
 
 class BasinsWork(RollingWork):
-    """Runs of which only the valleys are told that they have arrived at."""
+    """Runs of which the response has only the valleys that they arrive at."""
 
     following = False
 
@@ -176,11 +176,11 @@ class BasinsWork(RollingWork):
 
 
 _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
-"""What a surface calls what a descent has under another name."""
+"""The keys of a surface for what a descent has under another name."""
 
 
 def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Where a run from each point of a grid of this shape arrives."""
+    """Return the valley at which a run from each point of a grid of this shape arrives."""
     plan = RunsPlan(
         (request["optimizer"],),
         points,

@@ -9,22 +9,16 @@ import numpy as np
 from flask import Blueprint, Response
 
 from schemas.common import Trace
-from schemas.diagnose import (
-    DiagnoseRequest,
-    DiagnoseResponse,
-    DiagnoseStepSchema,
-    DiagnoseSummary,
-    LoadedDiagnose,
-    LoadedSweep,
-    TracedStep,
-)
+from schemas.diagnose import DiagnoseRequest, LoadedDiagnose, LoadedSweep, TracedStep
+from schemas.diagnose_answers import DiagnoseResponse, DiagnoseStepSchema, DiagnoseSummary
 from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
+from service.api.context import Context
 from service.api.diagnose_answers import or_null, told_curve, told_findings, told_health, told_row, told_run
 from service.api.diagnose_examples import DIAGNOSE
+from service.api.endpoint import post
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
 from service.engine.arrays import Array
@@ -33,12 +27,7 @@ from service.engine.findings import Found
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
 from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import judge_record, ratios_of, record_of
-from service.engine.insight.health.sweep import (
-    AskedSweep,
-    NetworkSweep,
-    drawn_inputs,
-    drawn_targets,
-)
+from service.engine.insight.health.sweep import AskedSweep, NetworkSweep, drawn_inputs, drawn_targets
 from service.engine.insight.health.watched import LOOKS, Watched
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.losses import losses
@@ -47,11 +36,11 @@ from service.engine.texts import telling
 blueprint = Blueprint("diagnose", __name__)
 
 MOST_DRAWN = 1_000_000
-"""Numbers of inputs or targets that are drawn for a sweep."""
+"""The numbers of inputs or targets that are drawn for a sweep, at most."""
 SAMPLES = 64
-"""Of a sweep for which none are sent."""
+"""The samples of a sweep without inputs."""
 STEP_BYTES, LOOK_BYTES = 200, 1_000
-"""What is remembered of a step, several times while it is judged, and of a layer at some steps."""
+"""Bytes that are kept of a step, several times while it is judged, and of a layer at some steps."""
 
 
 @post(
@@ -65,13 +54,13 @@ STEP_BYTES, LOOK_BYTES = 200, 1_000
     streams=(DiagnoseStepSchema, DiagnoseSummary),
 )
 def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, Any] | Response:
-    """Tell what keeps a network from learning: vanishing gradients, dead or saturated units, badly scaled inputs.
+    """Diagnose why a network does not learn: vanishing gradients, dead or saturated units, badly scaled inputs.
 
-    Each finding has its number, the threshold that it crossed and where that comes from, what it means and what to try.
-    With an `optimizer` the network is trained as by `/v1/train`, and the answer tells what went wrong when; a `trace`
+    Each finding has its number, the threshold that it crossed and the source of that, its meaning and advice. With an
+    `optimizer` the network is trained as by `/v1/train`, and the response says what went wrong at which step; a `trace`
     is that of an earlier training. A `sweep` diagnoses a network for every combination of depth, activation,
-    initializer and seed: a table of gradient norms by layer. With `Accept: application/x-ndjson` or
-    `text/event-stream` findings and networks are sent as they are found, and the rest comes last.
+    initializer and seed: a table of gradient norms by layer. With `Accept: application/x-ndjson` or `text/event-stream`
+    findings and networks are sent as they are found, and the rest at the end.
     """
     with in_terms_of(request):
         work = _work(request, context)
@@ -97,19 +86,19 @@ def _work(request: LoadedDiagnose, context: Context) -> _Work:
 
 
 class _Work:
-    """What the kinds of works have in common: findings are the records of a stream."""
+    """The common part of all kinds of diagnoses: findings are the records of a stream."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.found: list[Found] = []
         self.networks: list[int] | None = None
-        """Of a sweep: how many networks have each of the findings."""
+        """For a sweep: the number of networks with each finding."""
         self.status, self.reason = "completed", ""
         self._waiting: Iterator[dict[str, Any]] | None = None
         self._finished = False
 
     def told(self) -> list[dict[str, Any]]:
-        """All findings, in the language of the answer."""
+        """All findings, in the language of the response."""
         return told_findings(self.found, self.context.language, self.networks)
 
     @property
@@ -117,7 +106,7 @@ class _Work:
         return self._finished
 
     def advance(self) -> Mapping[str, Any] | None:
-        """A part of the work; when all is done, the findings one by one where they are streamed."""
+        """Do a part of the work; at the end, return the findings one by one if they are streamed."""
         if self._waiting is None:
             record = self.compute()
             if self.is_computed:
@@ -135,7 +124,7 @@ class _Work:
         return self.context.form != "json"
 
     def compute(self) -> Mapping[str, Any] | None:
-        """Compute a part; gives a record where that is to be sent."""
+        """Compute a part; return a record if one is to be sent."""
         raise NotImplementedError
 
     @property
@@ -143,7 +132,7 @@ class _Work:
         return True
 
     def conclude(self) -> None:
-        """All is computed: collect the findings."""
+        """Collect the findings, when everything is computed."""
 
     def cancel(self, reason: str) -> None:
         if not self._finished:
@@ -152,11 +141,11 @@ class _Work:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is a result yet."""
         return self._waiting is not None
 
     def summary(self) -> Mapping[str, Any]:
-        """Raises `DeadlineExceeded` where it was cancelled before anything was computed."""
+        """Return the summary. Raise `DeadlineExceeded` if the work was cancelled before anything was computed."""
         if not self.is_begun:
             raise DeadlineExceeded
         verdict, text = verdict_of(self.found)
@@ -174,7 +163,7 @@ class _Work:
 
 
 class NetworkDiagnosis(_Work):
-    """A network at its parameters."""
+    """The diagnosis of a network at its parameters."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -205,7 +194,7 @@ class NetworkDiagnosis(_Work):
 
 
 class TrainingDiagnosis(_Work):
-    """A training, made here."""
+    """The diagnosis of a training that runs here."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -281,7 +270,7 @@ class TrainingDiagnosis(_Work):
 
 
 class TraceWork(_Work):
-    """A training that was made before."""
+    """The diagnosis of an earlier training, by its trace."""
 
     def __init__(self, steps: Sequence[TracedStep], context: Context) -> None:
         super().__init__(context)
@@ -316,7 +305,7 @@ class TraceWork(_Work):
 
 
 class SweepWork(_Work):
-    """A network for each combination."""
+    """The diagnosis of a network for each combination."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -384,7 +373,7 @@ class SweepWork(_Work):
 
 
 def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Array, Array]:
-    """The sweep with the samples that all its networks see."""
+    """Return the sweep with the samples that all its networks see."""
     dtype, seed = request["dtype"], request["seed"]
     loss = request.get("loss")
     if isinstance(loss, dict):

@@ -1,4 +1,4 @@
-"""What `/v1/gradients/diagnose` found, in the words of the API."""
+"""Findings of `/v1/gradients/diagnose` in the words of the API."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _block(selection: Selection[Any]) -> dict[str, Any]:
 
 
 def told_curve(record: Record) -> dict[str, Any]:
-    """The course of a training, thinned out."""
+    """Return the course of a training, thinned out."""
     count = len(record.steps)
     places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()
     return {

@@ -1,4 +1,4 @@
-"""Requests that show what `/v1/gradients/diagnose` finds."""
+"""Example requests of `/v1/gradients/diagnose`."""
 
 from __future__ import annotations
 

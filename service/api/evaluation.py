@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 
 blueprint = Blueprint("evaluation", __name__)
@@ -26,7 +27,8 @@ blueprint = Blueprint("evaluation", __name__)
     examples=FORWARD,
 )
 def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
-    """Run a network forward. With `include: ["layers"]` every layer's pre-activation and output come too."""
+    """Run a network forward. With `include: ["layers"]` the response has every layer's pre-activation and output
+    too."""
     return _answer(request, _evaluate(request, context))
 
 
@@ -40,12 +42,12 @@ def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     examples=GRADIENTS,
 )
 def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
-    """Loss, outputs and the exact gradient of the loss with respect to every parameter.
+    """Compute loss, outputs and the exact gradient of the loss with respect to every parameter.
 
-    Gradients come in the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of
-    descent. `include` adds `layers` (pre-activation, output and delta = dL/dz of each), `input_gradients`,
-    `norms` (of the gradients by parameter and of the deltas by layer), `per_sample` (every sample's own loss and
-    gradients) and `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here.
+    Gradients have the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of descent.
+    `include` adds `layers` (pre-activation, output and delta = dL/dz of each), `input_gradients`, `norms` (of the
+    gradients by parameter and of the deltas by layer), `per_sample` (every sample's own loss and gradients) and
+    `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here.
     """
     return _answer(request, _evaluate(request, context))
 
@@ -67,7 +69,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
 
 
 def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
-    """The answer, what matters most first."""
+    """Return the response, the most important part first."""
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}
     if result.loss is not None:

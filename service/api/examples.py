@@ -1,4 +1,4 @@
-"""Requests that show what the service does. OpenAPI, Swagger UI and the tests use the same ones."""
+"""Example requests. OpenAPI, Swagger UI and the tests use the same ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Example(dict[str, Any]):
-    """A request body, with a sentence that says what it shows."""
+    """A request body, with a sentence that describes it."""
 
     def __init__(self, summary: str, **body: Any) -> None:
         super().__init__(body)
@@ -436,11 +436,11 @@ MISTAKES: dict[str, Example] = {
         "The points have three numbers each.", **FIT["three_points"] | {"points": [[1, 2, 3], [2, 3, 5]]}
     ),
 }
-"""A request of each operation that is refused: its answer stands among the errors of the operation."""
+"""A refused request of each endpoint; OpenAPI shows the response among the errors of the endpoint."""
 
 
 def misspelt(example: Mapping[str, Any]) -> Example:
-    """An example with one key in the singular."""
+    """Return an example with one key in the singular."""
     key = next(key for key in example if key.endswith("s"))
     body = {key[:-1] if name == key else name: value for name, value in example.items()}
     return Example(f"A key is misspelt: {key[:-1]} in place of {key}.", **body)

@@ -7,9 +7,10 @@ from typing import Any
 from flask import Blueprint
 
 from schemas.explain import ExplainRequest, ExplainResponse, LoadedExplain
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.insight_examples import EXPLAIN
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.insight.explain import ExplainTask, WorkedDerivation
 from service.engine.insight.meaning import Meaning
 from service.engine.insight.outline import DerivationStep, Quantity
@@ -19,7 +20,7 @@ from service.engine.texts import Tell, say, telling
 blueprint = Blueprint("explain", __name__)
 
 STEP_BYTES = 4_000
-"""What a step of an answer takes, as objects and as text."""
+"""Bytes that a step of a response takes, as objects and as text."""
 
 
 @post(
@@ -34,9 +35,9 @@ STEP_BYTES = 4_000
 def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
     """Derive gradients with every number on the way: sums, activations, errors, deltas, gradients and the update.
 
-    Each step has its formula in LaTeX, the same with the numbers put in, a sentence, and the ids of what it uses. Steps
-    are what the service computes, read from its graph, for layers of every type. `meanings` say of each parameter which
-    way to go, and of a gradient that is 0, why.
+    Each step has its formula in LaTeX, the formula with the numbers put in, a sentence, and the ids of the steps that
+    it uses. The steps are the computation of the service, read from its graph, for layers of every type. `meanings` say
+    for each parameter which way to change it, and for a gradient of 0 why it is 0.
     """
     with in_terms_of(request):
         task, feed = task_and_feed(request, context.runtime.settings.limits)
@@ -53,7 +54,7 @@ def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
 
 
 def _answer(request: LoadedExplain, context: Context, derivation: WorkedDerivation) -> dict[str, Any]:
-    """The answer, what matters most first."""
+    """Return the response, the most important part first."""
     tell = telling(context.language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],

@@ -1,4 +1,4 @@
-"""How answers of `/v1/functions/…` say what the engine found."""
+"""Results about typed functions in the words of the API."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import StationarySearch
 
 MOST_UNSEEN = 0.02
-"""Chance that one more start of a search finds a new point, above which the starts are few."""
+"""The probability that one more start of a search finds a new point, above which a warning says that the starts are
+few."""
 
 
 def points_of(
     expression: Expression, points: Array, calculus: Calculus, directions: Array | None
 ) -> list[dict[str, Any]]:
-    """An entry for each point: what is undefined at a point is left out, or null."""
+    """Return an entry for each point; a value that is undefined at a point is left out, or null."""
     results = calculus.results
     derivatives = None if directions is None else along(results.gradients, directions)
     entries = []
@@ -72,7 +73,7 @@ def second_order_of(place: int, calculus: Calculus) -> dict[str, Any]:
 
 
 def missed_by(function: Function, found: StationarySearch, low: Array, high: Array) -> list[Caution]:
-    """Cautions about what a search may have missed."""
+    """Return warnings about points that a search may have missed."""
     cautions = []
     kinks = kinks_within(function, low, high)
     if kinks:
@@ -108,7 +109,8 @@ def _problem(expression: Expression, problem: PointProblem) -> dict[str, Any]:
 
 
 def cautions_of(expression: Expression) -> list[Caution]:
-    """Names that are probably slips; words whose derivative is 0 everywhere, so that a descent does not see them."""
+    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere: descents
+    ignore them."""
     return [
         *[Caution("unusual_name", sentence) for sentence in expression.slips],
         *[
@@ -150,7 +152,7 @@ def _formula(formula: Printed | None) -> dict[str, str] | None:
 
 
 def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, Any], bool]:
-    """The graph at a point, and whether all its numbers are finite."""
+    """Return the graph at a point, and whether all its numbers are finite."""
     found = graph.run(point)
     nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
     edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
@@ -204,7 +206,7 @@ def extreme_of(points: Array, values: Array, place: np.intp) -> dict[str, Any] |
 
 
 def optimum_of(line: Line) -> dict[str, Any]:
-    """The line that fits best, and the curvature of the loss there."""
+    """Return the line that fits best, and the curvature of the loss there."""
     return {
         "slope": line.slope,
         "intercept": line.intercept,
@@ -219,7 +221,7 @@ def optimum_of(line: Line) -> dict[str, Any]:
 
 
 def closed_form_of(line: Line) -> dict[str, Any]:
-    """The sums over the points from which the line follows."""
+    """Return the sums over the points that determine the line."""
     return {
         "latex": LATEX,
         "points": len(line.residuals),

@@ -1,4 +1,4 @@
-"""`/v1/functions/…`: typed expressions, their calculus, and what descends on them."""
+"""`/v1/functions/…`: typed expressions, their calculus, and descents on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ from schemas.functions import (
     SurfaceRequest,
 )
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
 from service.api.descents import DescendWork, RollingWork, basins
+from service.api.endpoint import post
 from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE
 from service.api.function_answers import (
     backpropagation_of,
@@ -45,7 +47,6 @@ from service.api.function_answers import (
     second_order_of,
     symbolic_of,
 )
-from service.api.operation import Context, post
 from service.api.streaming import collect, respond
 from service.engine.arrays import Array, norms_of
 from service.engine.cautions import Caution
@@ -64,11 +65,11 @@ from service.engine.functions.stationary import search
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 
 ANALYSING = 200
-"""Calls of NumPy to analyse a block of points, roughly."""
+"""The number of NumPy calls to analyse a block of points."""
 SEARCHING = 60
-"""How often a search evaluates the function at each start, roughly; its own work is about as much again."""
+"""Evaluations of the function for each start of a search; the search's own work is about as much again."""
 SEARCH_BLOCK = 1_024
-"""Points that a search for stationary points looks at together."""
+"""Points that a search for stationary points processes together."""
 
 blueprint = Blueprint("functions", __name__)
 
@@ -83,10 +84,10 @@ blueprint = Blueprint("functions", __name__)
     examples=FUNCTION_GRADIENT,
 )
 def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict[str, Any]:
-    """Type a function, get its value, gradient, Hessian and class at each point.
+    """Compute value, gradient, Hessian and class of a typed function at each point.
 
-    The answer also has the derivatives as formulas, and the graph of the first point with every value on the way
-    forward and every adjoint on the way back. `include` chooses among them.
+    The response also has the derivatives as formulas, and the graph of the first point with every value of the forward
+    pass and every adjoint of the backward pass. `include` chooses among them.
     """
     expression, points, include = request["expression"], request["points"], request["include"]
     count, dimension = points.shape
@@ -132,11 +133,11 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     examples=STATIONARY,
 )
 def function_stationary(request: LoadedStationary, context: Context) -> dict[str, Any]:
-    """Find the places where the gradient vanishes, with Newton's method from many places of a box.
+    """Find the points of a box where the gradient vanishes, with Newton's method from many starts.
 
-    Points are told lowest first, to the last digits where the curvature does not vanish, and to half of them where it
-    does. A search from many places finds what it comes near; more `starts` find more. `warnings` admit what it may have
-    missed, each with a `code`: `kinks`, `not_isolated`, `more_points`, `few_starts` and `ill_conditioned`.
+    Points come lowest first, with all digits where the curvature does not vanish, and half of them where it does. A
+    search finds the points that its starts come near; more `starts` find more. `warnings` name what it may have missed,
+    each with a `code`: `kinks`, `not_isolated`, `more_points`, `few_starts` and `ill_conditioned`.
     """
     expression, box = request["expression"], request["box"]
     function = context.compiled(FunctionTask(expression, SEARCH_BLOCK, 2))
@@ -169,18 +170,19 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     "/v1/functions/descend",
     takes=DescendRequest(),
     gives=DescendResponse(),
-    summary="Balls rolling into valleys",
+    summary="Runs of optimizers into valleys",
     tag="Functions",
     examples=DESCEND,
     streams=(DescentStepSchema, DescendSummary),
 )
 def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any] | Response:
-    """Let every start go with every optimizer, and see in which valley each ends.
+    """Run every optimizer from every start, and find the valley in which each run ends.
 
-    All runs move at once, so a thousand cost little more than one. `reason` tells of each where it is and why: in a
+    All runs move at once, so a thousand cost little more than one. `reason` says for each run where it is and why: in a
     valley, on a saddle, still moving, on a kink, or diverged because the learning rate is above what the curvature
-    allows; `basin` tells in which valley one is that has not arrived, where that is certain. With
-    `Accept: application/x-ndjson` or `text/event-stream` places are sent step by step and everything else comes last.
+    allows. `basin` is the valley of a run that has not arrived, where that is certain. With `Accept:
+    application/x-ndjson` or `text/event-stream` the points of each step are sent as they are computed, and everything
+    else at the end.
     """
     if context.form != "json" and "state" in request["trace"].include:
         detail = "state is told in documents; a stream tells places, values and gradients"
@@ -203,9 +205,10 @@ def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any]
     examples=SURFACE,
 )
 def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]:
-    """Values on a grid for drawing, slopes, contour levels that suit the function.
+    """Compute values on a grid for drawing, slopes, and contour levels that suit the function.
 
-    With `basins` an optimizer is let go at every point of the grid; the answer tells which valley each run arrives at.
+    With `basins` an optimizer starts at every point of the grid, and the response has the valley at which each run
+    arrives.
     """
     expression = request["expression"]
     axes, shape, points = _grid(request)
@@ -256,8 +259,8 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
 def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.
 
-    The expression can be sent to the other endpoints: its surface is the bowl that the descent goes down. A descent has
-    arrived where its slope, its intercept and its line at the points are next to those of the optimum.
+    Other endpoints take the expression: its surface is the bowl of the descent. A descent has arrived when its slope,
+    its intercept and its line at the points are next to those of the optimum.
     """
     line = fit_line(request["points"].tolist(), request["loss"], request["variables"])
     expression = parse(line.expression, request["variables"])
@@ -294,7 +297,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
 
 
 def _grid(request: LoadedSurface) -> tuple[tuple[Axis, ...], tuple[int, ...], Array]:
-    """The axes of a surface, the shape of its values, and its points."""
+    """Return the axes of a surface, the shape of its values, and its points."""
     names = request["expression"].variables
     ranges = [request["x"], request["y"]] if "y" in request else [request["x"]]
     resolution = request["resolution"]

@@ -11,10 +11,11 @@ from flask import Blueprint
 from schemas.evaluation import LoadedNetwork
 from schemas.graph import GraphRequest, GraphResponse, LoadedGraph
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.function_answers import cautions_of
 from service.api.graph_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.float_warnings import without_float_warnings
@@ -25,7 +26,7 @@ from service.engine.insight.graph_view import View, ViewVertex, by_layer, by_ope
 from service.engine.texts import Tell, say, telling
 
 VERTEX_BYTES = 2_000
-"""What a node of an answer takes while it is put together, beside its numbers."""
+"""Bytes that a node of a response takes while it is put together, beside its numbers."""
 
 blueprint = Blueprint("graph", __name__)
 
@@ -40,11 +41,12 @@ blueprint = Blueprint("graph", __name__)
     examples=GRAPH,
 )
 def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
-    """Every operation on the way to the loss and back to the gradients, with its value and its adjoint.
+    """Show every operation on the way to the loss and back to the gradients, with its value and its adjoint.
 
-    Of a network, or of an `expression` at a `point`. `code` is the same as straight-line code, and `operations` says
-    what each operation computes in NumPy. A large graph is collapsed: a node for each layer and half, unless `detail`
-    asks for `operations`. `include` adds drawings for Graphviz (`dot`) and Mermaid, and the way back to the inputs.
+    The graph is that of a network, or of an `expression` at a `point`. `code` is the same graph as straight-line code,
+    and `operations` gives the NumPy expression of each operation. A large graph is collapsed to a node for each layer
+    and direction, unless `detail` asks for `operations`. `include` adds drawings for Graphviz (`dot`) and Mermaid, and
+    the way back to the inputs.
     """
     tell = telling(context.language)
     count, values, view, warnings = (_of_function if "expression" in request else _of_network)(request, context)
@@ -60,7 +62,7 @@ def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
 
 
 Shown = tuple[int, ComputedValues, View, list[Caution]]
-"""How many operations there are, their values, what is shown of them, and warnings."""
+"""The number of operations, their values, the part that is shown, and warnings."""
 
 
 def _of_function(request: LoadedGraph, context: Context) -> Shown:

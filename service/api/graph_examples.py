@@ -1,4 +1,4 @@
-"""Requests that show computational graphs and checks of gradients."""
+"""Example requests about computational graphs and checks of gradients."""
 
 from __future__ import annotations
 

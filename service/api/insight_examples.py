@@ -1,4 +1,4 @@
-"""Requests that show what the endpoints of insight do: what a first lesson on gradients shows."""
+"""Example requests of explanations, for a first lesson on gradients."""
 
 from __future__ import annotations
 

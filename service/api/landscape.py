@@ -8,9 +8,10 @@ from flask import Blueprint
 
 from schemas.landscape import LandscapeRequest, LandscapeResponse, LoadedLandscape
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.landscape_examples import LANDSCAPE
 from service.api.network_request import compiled, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.engine.errors import Path
 from service.engine.insight.lanczos import Pairs
 from service.engine.insight.landscape import Survey, Trajectory, points_of
@@ -35,12 +36,12 @@ blueprint = Blueprint("landscape", __name__)
     examples=LANDSCAPE,
 )
 def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:
-    """Look at the loss along one weight or direction, or over two, with its exact slopes.
+    """Compute the loss along one weight or direction, or over two, with its exact slopes.
 
     Axes are single weights, random directions that are normalised filter by filter, the gradient, eigenvectors of the
-    Hessian, and the principal directions of a trajectory. Each comes with slope and curvature at the parameters and the
-    largest stable step that follows. `spectrum` asks for the eigenvalues of the Hessian: of all of it where the network
-    is small, else by Lanczos' method, with residuals.
+    Hessian, and the principal directions of a trajectory. Each has slope and curvature at the parameters and the
+    largest stable step that follows from them. `spectrum` asks for the eigenvalues of the Hessian: of the whole matrix
+    if the network is small, else by Lanczos' method, with residuals.
     """
     with in_terms_of(request):
         task, feed = task_and_feed(request, context.runtime.settings.limits)
@@ -81,7 +82,7 @@ def _trajectory(request: LoadedLandscape) -> Trajectory | None:
 
 
 def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector, language: str) -> dict[str, Any]:
-    """The answer, what matters most first."""
+    """Return the response, the most important part first."""
     tell = telling(language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],

@@ -1,4 +1,4 @@
-"""Requests to `/v1/landscape` that show what it does (see `examples.py`)."""
+"""Example requests of `/v1/landscape` (see `examples.py`)."""
 
 from __future__ import annotations
 

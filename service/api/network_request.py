@@ -1,4 +1,5 @@
-"""From a loaded request about a network to the engine's task and numbers, and back to the places of what is wrong."""
+"""From a loaded request about a network to the engine's task and numbers, and from faults back to the request's
+places."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.training import LoadedTraining
-from service.api.operation import Context
+from service.api.context import Context
 from service.engine.arrays import Array
 from service.engine.compiling import Compilable, Compiled
 from service.engine.declarations import Selection
@@ -29,7 +30,7 @@ B_co = TypeVar("B_co", bound=Compiled, covariant=True)
 
 
 class NetworkTask(Compilable[B_co], Protocol[B_co]):
-    """What may be asked of a network."""
+    """A task about a network."""
 
     @property
     def task(self) -> Task:
@@ -37,7 +38,7 @@ class NetworkTask(Compilable[B_co], Protocol[B_co]):
 
 
 class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would take four times as long)
-    """Within, faults that the engine finds are told at the places where the caller wrote what is wrong."""
+    """Report the faults that the engine finds within this block at the places of the caller's request."""
 
     __slots__ = ("request",)
 
@@ -53,7 +54,7 @@ class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would tak
 
 
 def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
-    """The task of a request about a network, and the numbers to compute it with. Raises `InvalidRequest`."""
+    """Return the task of a request about a network, and the numbers to compute it with. Raise `InvalidRequest`."""
     definition = request["network"]
     outputs = definition.output_names
     faults: list[Fault] = []
@@ -89,16 +90,16 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
-    """What is asked of a network, compiled, and told to the timer. Raises as `built` does."""
+    """Compile a task about a network, and mark the stage. Raise as `built` does."""
     found = built(asked, feed, context)
     context.mark_compiled(found.program.nbytes)
     return found
 
 
 def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
-    """What is asked of a network, compiled. Where it does not fit, one answer tells what is wrong with parameters too.
+    """Compile a task about a network. If the network does not fit, the error also lists the faults of the parameters.
 
-    Raises `InvalidRequest` and `LimitExceeded`.
+    Raise `InvalidRequest` and `LimitExceeded`.
     """
     try:
         return context.compiled(asked)
@@ -108,7 +109,7 @@ def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
-    """The data that a training is validated on, as a task and its numbers. Raises `InvalidRequest`."""
+    """Return the validation data of a training, as a task and its numbers. Raise `InvalidRequest`."""
     validation = request.get("validation")
     if validation is None:
         return None
@@ -130,7 +131,7 @@ def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | No
 
 
 def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]:
-    """What is wrong with the parameters of a request whose targets do not fit."""
+    """Return the faults of the parameters of a request whose targets do not fit."""
     if feed.parameters is None or task.losses is None:
         return []
     try:
@@ -145,7 +146,7 @@ def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]
 def _by_name(
     given: Tensors | None, key: str, names: tuple[str, ...], what: str, faults: list[Fault]
 ) -> dict[str, Array]:
-    """Tensors in the order of the names they belong to; a single one need not be named."""
+    """Return tensors in the order of their names; a single tensor need not be named."""
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -180,7 +181,8 @@ def _loss_weights(
 
 
 def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
-    """The engine names tensors by input and output; a request with but one need not."""
+    """Translate the engine's place of a tensor, by input or output name, to the request's place; a single one has no
+    name."""
     path = fault.path
     if path[:1] == ("validation",):
         inner = _told_in_terms_of(request["validation"], replace(fault, path=path[1:]))
@@ -194,7 +196,7 @@ def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
 def _unusual_shapes(
     parameters: Tree | None,
 ) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
-    """Shapes that decide between the forms a parameter may have: one number for all instead of one each."""
+    """Return the shapes that choose a form of a parameter: one number for all entries instead of one for each."""
     if parameters is None:
         return ()
     return tuple(

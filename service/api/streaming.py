@@ -1,7 +1,7 @@
-"""Work that is computed step by step, and its answers: whole at the end, or sent while they grow.
+"""Work that is computed step by step, and its responses: whole at the end, or streamed while they grow.
 
-Work       what is computed, one step at a time
-Turns      who may compute now
+Work       a computation in steps
+Turns      the order in which works compute
 collect    runs a work to its end, for one JSON document
 respond    sends the records of a work as they come, as NDJSON or as server-sent events
 """
@@ -18,55 +18,56 @@ from typing import Any, Protocol
 from flask import Response
 
 from service import wire
-from service.api.operation import Context
+from service.api.context import Context
 from service.engine.descent.cost import Admit
 from service.engine.errors import Abandoned, DeadlineExceeded, EngineError, InvalidRequest
 from service.engine.graph.plan import Program
-from service.observability import OPEN_STREAMS, count_stream
-from service.pieces import Written, dump, written
+from service.observing.metrics import OPEN_STREAMS, count_stream
 from service.problems import Problem, from_engine, from_unexpected
+from service.wire.writing import Written, dump, written
 
 SLICE = 0.005
-"""Seconds that a work computes before the next one's turn.
+"""Seconds that a work computes before the next work has its turn.
 
-With 30 streams the last one's first record comes after 0.3 seconds; 10 ms make that 0.45, and 2 ms cost more changes.
+With 30 streams the last one's first record comes after 0.3 seconds. 10 ms make that 0.45 seconds, and 2 ms cost more
+changes of turn.
 """
 FLUSH = 0.02
 """Seconds between two writes: no screen shows more, and each write costs as much as several small steps."""
 ENDING = 0.05
-"""The share of a request's time that is kept for its end: for the last losses, and for writing the answer."""
+"""The share of a request's time that is kept for its end: for the last losses, and for writing the response."""
 HEARTBEAT = 1.0
-"""Seconds of silence after which a sign of life is sent."""
+"""Seconds of silence after which a heartbeat is sent."""
 
 GONE = "the connection was closed"
 STOPPING = "the server is stopping"
 
 stopping = threading.Event()
-"""Set when the process is told to stop; gunicorn.conf.py sees to that."""
+"""Set when the process is told to stop, by `service/edge/worker.py`."""
 
 
 class Work(Protocol):
-    """What is computed step by step. A record is a dictionary with `step`, a number; it may hold arrays."""
+    """A computation in steps. A record is a dictionary with `step`, a number; it may hold arrays."""
 
     @property
     def finished(self) -> bool:
-        """Whether there is no further step."""
+        """Whether no step is left."""
 
     def advance(self) -> Mapping[str, Any] | None:
-        """Compute one step, and give its record if that is to be sent."""
+        """Compute one step, and return its record if it is to be sent."""
 
     def cancel(self, reason: str) -> None:
         """Finish here, for a reason in words."""
 
     def summary(self) -> Mapping[str, Any]:
-        """What stands at the end, `status` among it. It has to outlast `close`."""
+        """Return the final state, `status` included. It has to outlast `close`."""
 
     def close(self) -> None:
-        """Give memory back. May be called twice."""
+        """Give memory back. It may be called twice."""
 
 
 class _Place:
-    """A place in the line, and the gate that opens when its turn has come."""
+    """A place in the line, and the gate that opens at its turn."""
 
     def __init__(self, number: int, stream: bool) -> None:
         self.number = number
@@ -76,11 +77,11 @@ class _Place:
 
 
 class Turns:
-    """Who computes now: one at a time, first come, first served; documents and streams in turns where both wait.
+    """The order in which works compute: one at a time, first come, first served; streams and documents alternate.
 
-    Threads that compute in Python gain nothing from running at once, and each of them would make every other thread
-    of the process wait for the interpreter lock. Those that wait here do not want that lock. Few documents are
-    computed at a time, and each has half the time however many streams are open: it was promised to end in time.
+    Threads that compute in Python gain nothing from running at once, and each makes every other thread of the process
+    wait for the interpreter lock; threads that wait here do not want that lock. Few documents are computed at a time,
+    and each gets half the time however many streams are open, because it was promised to end in time.
     """
 
     def __init__(self) -> None:
@@ -88,16 +89,16 @@ class Turns:
         self._numbers = itertools.count()
         self._taken = False
         self._lines: dict[bool, list[_Place]] = {False: [], True: []}
-        """Who waits, by whether it is a stream."""
+        """The waiting places, by whether they are those of streams."""
         self._last = False
         """Whether the last turn was a stream's."""
 
     def place(self, stream: bool = True) -> _Place:
-        """A place behind all that were given before; good for one turn."""
+        """Return a place at the end of the line, good for one turn."""
         return _Place(next(self._numbers), stream)
 
     def wait(self, place: _Place, seconds: float) -> bool:
-        """Whether the turn of this place came within so many seconds. If not, the place stays good."""
+        """Return whether the turn of this place came within so many seconds. If not, the place stays good."""
         line = self._lines[place.stream]
         with self._lock:
             if not self._taken:
@@ -125,7 +126,7 @@ class Turns:
 
 
 turns = Turns()
-"""One for the process, as there is one interpreter lock."""
+"""The turns of this process: one line, because there is one interpreter lock."""
 
 
 class _Run:
@@ -139,19 +140,19 @@ class _Run:
         self.ticket = context.ticket
         self.seconds = context.runtime.settings.max_seconds
         self.end = self.ticket.deadline - ENDING * self.seconds
-        """When the work is cancelled, so that there is time to say where it stands."""
+        """The time at which the work is cancelled, so that its final state can still be sent."""
         self.stream = context.form != "json"
         self.place = turns.place(self.stream)
         self.separator = separator
         self.records: list[bytes] = []
-        """The records of each turn as they were written, until somebody takes them."""
+        """The written records of the turns so far, until `take` returns them."""
         self.summary: Mapping[str, Any] | None = None
-        """What stands at the end, once the work is finished."""
+        """The final state, once the work is finished."""
         self.gone = False
         """Whether the client closed the connection."""
 
     def proceed(self) -> None:
-        """Wait for a turn and compute, or find after a while that it did not come."""
+        """Wait for a turn and compute; return after a while if it did not come."""
         if turns.wait(self.place, HEARTBEAT):
             try:
                 self._compute()
@@ -162,7 +163,7 @@ class _Run:
             self._look()
 
     def _look(self) -> None:
-        """Between turns: see whether the client is there, and whether this costs more than its slot is for."""
+        """Check between turns whether the client is there, and whether the work costs more than its slot allows."""
         try:
             self.ticket.look()
         except Abandoned:
@@ -201,7 +202,7 @@ class _Run:
             self.summary = work.summary()
 
     def take(self) -> bytes:
-        """The records so far, which are forgotten here."""
+        """Return the records so far, and forget them."""
         content = b"".join(self.records)
         self.records.clear()
         return content
@@ -212,9 +213,9 @@ def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
 
 
 def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
-    """Run a work to its end: the JSON of all records as an array, and the summary.
+    """Run a work to its end. Return the JSON of all records as an array, and the summary.
 
-    At the deadline, when the server stops or the client is gone, the work is cancelled, which its summary tells.
+    At the deadline, when the server stops or when the client leaves, the work is cancelled, and the summary says so.
     """
     try:
         run = _Run(work, context, _writer(context.base64), b",")
@@ -232,7 +233,8 @@ def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
 
 
 def admission_of(context: Context) -> Admit:
-    """What admits work in steps: one for a document waits for a slot, a stream computes in turns without one."""
+    """Return the admission of work in steps: for a document the ticket, which waits for a slot; a stream needs no
+    slot."""
 
     def admit(program: Program, work: float, calls: float, steps: int) -> None:
         if context.form == "json":
@@ -242,7 +244,7 @@ def admission_of(context: Context) -> Admit:
 
 
 class _Lines:
-    """NDJSON: a line for each record, the summary in the last one."""
+    """NDJSON: a line for each record, and the summary in the last line."""
 
     media_type = wire.NDJSON
     heartbeat = b"{}\n"
@@ -280,7 +282,7 @@ class _Events:
 
 
 class _Stream:
-    """The body of a streamed answer. The server closes it in any case, also if it never asked for a piece."""
+    """The body of a streamed response. The server always closes it, even if it never asked for a piece."""
 
     def __init__(self, work: Work, context: Context) -> None:
         self.context = context
@@ -306,7 +308,7 @@ class _Stream:
             self.close()
 
     def close(self) -> None:
-        """End the work, wherever it is."""
+        """End the work at its present step."""
         if not self.closed:
             self.closed = True
             OPEN_STREAMS.dec()
@@ -342,7 +344,7 @@ class _Stream:
 
 
 def respond(work: Work, context: Context) -> Response:
-    """A streamed answer in the form that was asked for. The work is computed while it is sent, and closed after it."""
+    """Return a streamed response in the form that the client asked for. The work runs while the response is sent."""
     stream = _Stream(work, context)
     media_type = stream.format.media_type + ("; tensors=base64" if context.base64 else "")
     # The second header tells nginx not to wait for more.

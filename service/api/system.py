@@ -15,17 +15,18 @@ from flask import Blueprint, Response, abort, render_template, request, send_fro
 from markupsafe import Markup
 
 from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
-from service import __version__, demo, wire
+from service import __version__, demo_files, wire
 from service.api.catalogue import REGISTRIES
+from service.api.context import runtime
+from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
-from service.api.operation import OPERATIONS, describe, in_order, runtime
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
-from service.observability import exposition
+from service.observing.metrics import exposition
 from service.packaged import packaged
 from service.problems import KINDS, Problem
 
@@ -49,7 +50,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _root() -> str:
-    """The path that the service is mounted at: before its own paths in every link."""
+    """Return the path that the service is mounted at, which begins every link."""
     root: str = request.environ.get("SCRIPT_NAME", "")
     return root
 
@@ -66,13 +67,13 @@ def _html(text: str) -> Response:
 
 @describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
-    """Answers while the worker computes; asks nothing of the engine."""
+    """Answer 200 while the worker responds; the engine is not asked."""
     return _json({"status": "ok"})
 
 
 @describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
 def ready() -> Response:
-    """Answers 200 once the engine has passed its self-test."""
+    """Answer 200 once the engine has passed its self-test."""
     if not _engine_works():
         raise Problem("busy", "The engine does not pass its self-test.", headers={"Retry-After": "10"})
     return _json({"status": "ok"})
@@ -80,7 +81,8 @@ def ready() -> Response:
 
 @cache
 def _engine_works() -> bool:
-    """One neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through everything a request passes."""
+    """Test the engine with one neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through all of a
+    request's stages."""
     line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
     loss = losses.select("squared_error")
     shape = (1, 1)
@@ -93,7 +95,7 @@ def _engine_works() -> bool:
 
 @describe("GET", "/metrics", summary="Metrics for Prometheus", tag="System", media_types=("text/plain",))
 def metrics() -> Response:
-    """Counts and times of requests, summed over the workers."""
+    """Return counts and times of requests, summed over the workers."""
     # A proxy closes this path, and would overlook /metrics/ or //metrics, which routing forgives.
     if request.environ["PATH_INFO"] != "/metrics":
         abort(404)
@@ -101,11 +103,13 @@ def metrics() -> Response:
     return Response(content, content_type=media_type)
 
 
-@describe("GET", "/v1", summary="The service about itself", tag="System", gives=ServiceDescriptionSchema())
+@describe(
+    "GET", "/v1", summary="Name, version and limits of the service", tag="System", gives=ServiceDescriptionSchema()
+)
 def about() -> Response:
-    """Name, version, links and the limits in force."""
+    """Return name, version, links and the limits in force."""
     root = _root()
-    links = {operation.name: root + operation.path for operation in OPERATIONS if "{" not in operation.path}
+    links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
     return _json(
         {
             "name": "Nabla, the gradient service",
@@ -124,7 +128,7 @@ def _specification() -> tuple[bytes, bytes]:
 
 @describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
-    """The OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
+    """Return the OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
     text, root = _specification()[0], _root()
     if root:
         # Paths in the description begin at the root of the host, unless it names a server.
@@ -134,7 +138,7 @@ def openapi_yaml() -> Response:
 
 @describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
 def openapi_json() -> Response:
-    """The OpenAPI 3.1 description of the service, as JSON."""
+    """Return the OpenAPI 3.1 description of the service, as JSON."""
     text, root = _specification()[1], _root()
     if root:
         text = b'{"servers":[{"url":"%b"}],' % root.encode() + text.removeprefix(b"{")
@@ -142,16 +146,16 @@ def openapi_json() -> Response:
 
 
 def _in_rows(text: str) -> str:
-    """Indented JSON with every tensor on one line."""
+    """Return indented JSON with every tensor on one line."""
     return re.sub(r"\[[-+.\de,\s\[\]]+\]", lambda match: re.sub(r"\s+", "", match[0]).replace(",", ", "), text)
 
 
 def home() -> Response:
-    """The demo; where it is not built, how to get it."""
+    """Show the demo; if it is not built, show how to build it."""
     shown = runtime().settings.demo
-    text = demo.page(_root()) if shown else None
+    text = demo_files.page(_root()) if shown else None
     if text is None:
-        why = demo.why_absent() if shown else {"state": "off", "detail": ""}
+        why = demo_files.why_absent() if shown else {"state": "off", "detail": ""}
         response = _page("absent.html", **why)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -163,8 +167,8 @@ def home() -> Response:
 
 
 def demo_file(name: str) -> Response:
-    """A file that the demo loads. Its name changes with its content, so that browsers ask once."""
-    found = demo.asset(name, wire.accepts_gzip(request.environ)) if runtime().settings.demo else None
+    """Return a file that the demo loads. Its name changes with its content, so that browsers ask once."""
+    found = demo_files.asset(name, wire.accepts_gzip(request.environ)) if runtime().settings.demo else None
     if found is None:
         raise Problem("not-found", f"There is no file {name!r}.")
     response = Response(content_type=found.media_type)

@@ -9,21 +9,13 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from schemas.training import (
-    CompareRequest,
-    CompareResponse,
-    LoadedCompare,
-    LoadedTrain,
-    LoadedTraining,
-    TrainingStepSchema,
-    TrainRequest,
-    TrainResponse,
-    TrainSummary,
-)
+from schemas.training import CompareRequest, LoadedCompare, LoadedTrain, LoadedTraining, TrainRequest
+from schemas.training_answers import CompareResponse, TrainingStepSchema, TrainResponse, TrainSummary
 from service.api.answers import NUMBER_BYTES, listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.examples import COMPARE, TRAIN
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
-from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
@@ -52,12 +44,12 @@ blueprint = Blueprint("training", __name__)
     streams=(TrainingStepSchema, TrainSummary),
 )
 def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
-    """Train a network step by step, and tell of each step what happened.
+    """Train a network step by step, and report each step.
 
-    Each entry of `steps` has loss and gradient norm before its update; `trace` asks for gradients, updates, parameters,
-    optimizer state and effective learning rates too, or for fewer steps. The `checkpoint` of the answer, sent back,
-    goes on as if the training had never stopped. With `Accept: application/x-ndjson` or `text/event-stream` each step
-    is sent as it is computed and everything else comes last; closing the connection stops the training.
+    Each entry of `steps` has loss and gradient norm before its update; `trace` adds gradients, updates, parameters,
+    optimizer state and effective learning rates, or reduces the steps. The `checkpoint` of the response, sent back,
+    continues the training as if it had never stopped. With `Accept: application/x-ndjson` or `text/event-stream` each
+    step is sent as it is computed, and everything else at the end; closing the connection stops the training.
     """
     with in_terms_of(request):
         work = TrainingWork(request, context)
@@ -83,8 +75,8 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
 def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
     """Train the same network on the same data with several optimizers, learning rates and seeds.
 
-    Every optimizer is run with every learning rate and every seed. The answer has curves over the same steps for all
-    runs, and a table of where each ended.
+    Every optimizer runs with every learning rate and every seed. The response has the curves of all runs over the same
+    steps, and a table of their ends.
     """
     with in_terms_of(request):
         work = ComparisonWork(request, context)
@@ -156,7 +148,7 @@ class TrainingWork:
 
 
 class ComparisonWork:
-    """Several trainings, in the words of the API."""
+    """A comparison of trainings, in the words of the API."""
 
     def __init__(self, request: LoadedCompare, context: Context) -> None:
         self.dtype = request["dtype"]
@@ -237,7 +229,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def reserving(context: Context) -> Callable[[int], None]:
-    """Holds memory for so many bytes of a training; its answer may take as much again, and its text."""
+    """Return a function that reserves the bytes of a training; its response may take as much again, and its text."""
     return lambda nbytes: context.memory.need(context.loaded_bytes + 4 * nbytes)
 
 
@@ -252,7 +244,8 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
-    """A training as the request wants it, ready for its first step; `place` is where it names the optimizer."""
+    """Return a training as the request describes it, ready for its first step; `place` is where it names the
+    optimizer."""
     task = task._replace(frozen=request["frozen"])
     return Training(
         context.compiled,
@@ -270,7 +263,7 @@ def start(
 
 
 def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
-    """How the request wants the network to be trained."""
+    """Return the plan of a training that the request describes."""
     trace = request["trace"]
     recipe = Recipe(optimizer, request.get("schedule"), request.get("clip"), request.get("stop", Stop()))
     return Plan(

@@ -10,9 +10,10 @@ from flask import Blueprint
 from schemas.evaluation import LoadedNetwork
 from schemas.verify import LoadedVerify, VerifyRequest, VerifyResponse
 from service.api.answers import listed
+from service.api.context import Context
+from service.api.endpoint import post
 from service.api.function_answers import cautions_of
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.operation import Context, post
 from service.api.verify_examples import VERIFY
 from service.engine.cautions import Caution
 from service.engine.graph.plan import Program
@@ -31,9 +32,9 @@ MISSED = {
     "data": say("verify.missed.data"),
     "pairs": say("verify.missed.pairs"),
 }
-"""What is told of families of mistakes of which some were not tried."""
+"""The sentence about families of mistakes that were not all tried."""
 SEARCHING = 0.15
-"""The share of the time of a request that the search for mistakes may take."""
+"""The share of a request's time that the search for mistakes may take."""
 
 
 @post(
@@ -46,11 +47,12 @@ SEARCHING = 0.15
     examples=VERIFY,
 )
 def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
-    """Compare a claimed gradient with the exact one, and name the mistake that gives such numbers.
+    """Compare a claimed gradient with the exact one, and name the mistake that produces its numbers.
 
-    It takes what `/v1/gradients` takes, or an `expression` and a `point`, and the gradient that is `claimed`: all of it
-    or a part, or `submissions` of a whole class. Each tensor gets a verdict; what is wrong is compared with the numbers
-    that known mistakes give, alone and in pairs. A claim that none of them explains is told where it first goes wrong.
+    The request is that of `/v1/gradients`, or an `expression` and a `point`, and the gradient that you claim
+    (`claimed`): all of it or a part, or `submissions` of a whole class. Each tensor gets a verdict; a wrong one is
+    compared with the numbers that known mistakes produce, alone and in pairs. For a claim that no known mistake
+    explains, the response says where it first goes wrong.
     """
     tell = telling(context.language)
     wanted = VerifyOptions(

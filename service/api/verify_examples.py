@@ -1,4 +1,4 @@
-"""Requests that show verdicts on gradients: what people get wrong who write back-propagation by hand."""
+"""Example requests of verdicts on gradients: mistakes in back-propagation by hand."""
 
 from __future__ import annotations
 

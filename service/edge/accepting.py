@@ -1,4 +1,4 @@
-"""Listening sockets: taking new connections, one at a time."""
+"""Listening sockets: they accept new connections one at a time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from service.edge.connection import Connection
 from service.edge.edge import Edge
 
 PAUSE_SECONDS = 1.0
-"""How long no connection is taken after the system had no more files."""
+"""Seconds without accepting after the system ran out of files."""
 
 YIELD_SECONDS = 0.002
-"""How long a connection is left to workers with fewer clients: they are awake within a millisecond or two."""
+"""Seconds for which a connection is left to workers with fewer clients: they wake within a millisecond or two."""
 TAKEN_AFTER_YIELD = 8
-"""Connections that are taken then, if nobody else did: in a flood, all workers are needed."""
+"""Connections that are accepted after that, if no other worker did: in a flood, all workers are needed."""
 
 log = logging.getLogger("nabla.error")
 
 
 class Accepting:
-    """Takes connections from listening sockets and hands them to the edge, until it is closed."""
+    """The listening sockets of a worker, whose connections go to the edge."""
 
     def __init__(self, edge: Edge, listeners: Iterable[socket.socket], tls: Any = None) -> None:
         self._edge = edge
@@ -37,7 +37,7 @@ class Accepting:
             self._await(listener)
 
     def close(self) -> None:
-        """Close the listening sockets: whoever connects now is refused by the system, and does not wait in vain."""
+        """Close the listening sockets: the system refuses later clients, so that nobody waits in vain."""
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             listener.close()
@@ -47,7 +47,7 @@ class Accepting:
         self._loop.add_reader(listener, self._offered, listener)
 
     def _offered(self, listener: socket.socket) -> None:
-        """A connection is there, and other workers are awake too: those with fewer clients come first."""
+        """Accept an offered connection, unless other workers, which are awake too, have fewer clients."""
         if self._edge.is_least_crowded():
             self._accept(listener)
         else:
@@ -55,7 +55,7 @@ class Accepting:
             self._loop.call_later(YIELD_SECONDS, self._take, listener)
 
     def _take(self, listener: socket.socket) -> None:
-        """Take connections that were left to others for a while, if they are still there."""
+        """Accept connections that were left to other workers for a while, if they are still there."""
         if listener in self._listeners:
             self._await(listener)
             for _ in range(TAKEN_AFTER_YIELD):
@@ -63,9 +63,9 @@ class Accepting:
                     return
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Take one connection, and say whether there was one. Other workers may take the next ones.
+        """Accept one connection, and return whether there was one. Other workers may accept the next.
 
-        asyncio's own servers take as many as there are, so that one worker may get them all.
+        asyncio's own servers accept all waiting connections at once, so that one worker may get them all.
         """
         try:
             connection, _ = listener.accept()

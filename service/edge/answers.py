@@ -1,4 +1,4 @@
-"""The bytes of answers: heads for those of the application, and whole ones that the edge makes itself."""
+"""The bytes of responses: heads for those of the application, and the responses that the edge makes itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from service import wire
-from service.cors import Cors
-from service.observability import Access, record
+from service.callers.cors import Cors
+from service.observing.access import Access, record
+from service.observing.request_ids import request_id
 from service.problems import MEDIA_TYPE, Problem
-from service.request_ids import request_id
 
+LIVE, READY = "/health/live", "/health/ready"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
@@ -24,7 +25,7 @@ _date = (0, "")
 
 
 def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, close: bool) -> bytes:
-    """The head of an answer. Raises ValueError for a header that would end early and begin another answer."""
+    """Return the head of a response. Raise ValueError for a header that contains a line break."""
     global _date
     now = int(time.time())
     if _date[0] != now:
@@ -43,7 +44,7 @@ def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, clos
 
 
 class Answers:
-    """Answers that do not come from the application. They look like its own, and are counted and logged as they are."""
+    """Responses that the edge makes. They look like those of the application, and are counted and logged alike."""
 
     def __init__(self, app: Any, cors: Cors) -> None:
         self._cors = cors
@@ -52,11 +53,11 @@ class Answers:
         self._healthy = wire.document({"status": "ok"})
 
     def healthy(self, environ: Mapping[str, Any], seconds: float, *, close: bool) -> bytes:
-        """What `/health/live` and `/health/ready` answer when all is well."""
+        """Return the response of `/health/live` and `/health/ready` when all is well."""
         return self._answer(environ, 200, [], wire.JSON, self._healthy, request_id_of(environ), seconds, close)
 
     def problem(self, environ: Mapping[str, Any], problem: Problem, seconds: float, *, close: bool) -> bytes:
-        """A problem document."""
+        """Return a response with a problem document."""
         asked = request_id_of(environ)
         headers = list(problem.headers.items())
         content = problem.document(asked, environ.get("SCRIPT_NAME", "")) + b"\n"
@@ -123,5 +124,5 @@ class Answers:
 
 
 def request_id_of(environ: Mapping[str, Any]) -> str:
-    """The id of a request that the application has not seen."""
+    """Return the id of a request that the application has not seen."""
     return request_id(environ.get("HTTP_X_REQUEST_ID"))

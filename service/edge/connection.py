@@ -7,53 +7,49 @@ import enum
 import io
 import math
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.edge import environ as wsgi
 from service.edge import kernel
 from service.edge.answers import CONTINUE, PROCESSING
+from service.edge.edge import Edge
 from service.edge.exchange import Exchange
-from service.edge.parser import LimitRequestHeaders, LimitRequestLine, ParseError, Parser, UnsupportedTransferCoding
-from service.observability import refuse
+from service.edge.parser import LimitRequestHeaders, ParseError, Parser, described, unreadable
+from service.observing.metrics import refuse
 from service.problems import Problem
 
-if TYPE_CHECKING:
-    from service.edge.edge import Edge
-
 METHODS_OF_TRANSPORTS = ("_read_ready_cb", "_write_ready")
-"""Attributes of asyncio's transports that hold methods of their own."""
+"""Attributes of asyncio's transports that hold their own methods."""
 PIECE = 256 * 1024
-"""Bytes that are given to the transport at a time; it copies what the socket does not take at once."""
+"""Bytes that the transport gets at a time; it copies the part that the socket does not take at once."""
 IN_A_ROW = 4
-"""Pieces after which other connections have their turn."""
+"""Pieces that are sent in a row before other connections have their turn."""
 MOST_AHEAD = 64 * 1024
 """Bytes of further requests that are read while one is at work."""
 UNCOUNTED = 64 * 1024
-"""Bytes of a body that are not worth counting."""
-SMALL_BODY = 64 * 1024
-"""Bytes of a body that is read whole even if its head says that it will be refused: so the connection stays open."""
+"""Bytes of a body that are not counted in the account of memory."""
 MOST_HEAD = 32 * 1024
-"""Bytes of a head. gunicorn bounds each line and their number, which together would be 800 KB."""
+"""Bytes of a head. gunicorn bounds each line and their number, which together allow 800 KB."""
 FREE_CHUNKS, SMALLEST_CHUNK = 10_000, 32
-"""Chunks of a body that may be tiny; more must have so many bytes on average: each takes the event loop 5 us."""
+"""The number of chunks of a body that may be tiny, and the mean size of more: each takes the event loop 5 us."""
 STEP = 1 << 20
 """Bytes of a body that are reserved at a time."""
 REPLAYED = 8 * 1024
-"""Bytes read ahead that are looked at for the next request."""
+"""Bytes of those read ahead that are examined for the next request."""
 DRAIN_SECONDS = 2.0
-"""How long a refused request is read on: closing at once would make the client lose the answer."""
+"""Seconds for which a refused request is read on: the client would lose the response if the connection closed at
+once."""
 HUNGRY_SECONDS = 5.0
-"""How long a body waits for memory."""
+"""Seconds that a body waits for memory."""
 ASK_SECONDS = 0.1
-"""How long after the client has closed its side it is asked whether it is still there."""
+"""Seconds between a client's end of sending and the question whether it is still there."""
 LOOK_SECONDS = 0.5
-"""Seconds between two looks for its answer."""
+"""Seconds between two looks for the client's reply."""
 
 
 class State(enum.Enum):
-    """What a connection does now."""
+    """The states of a connection."""
 
     IDLE = "no byte of the next request is there"
     HEAD = "a part of the next head is there"
@@ -70,15 +66,15 @@ AT_WORK = frozenset((State.WORKING, State.SENDING, State.STREAMING))
 
 
 class Connection(asyncio.Protocol):
-    """A connection of HTTP/1.1 or HTTP/1.0: one request after the other."""
+    """A connection of HTTP/1.1 or HTTP/1.0, which carries one request after the other."""
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
         self.state = State.IDLE
         self.deadline = math.inf
-        """A reading of `time.monotonic` at which `expire` is called."""
+        """The reading of `time.monotonic` at which `expire` is called."""
         self.address = ""
-        """The peer's address where connections of one address are bounded, else empty."""
+        """The peer's address if connections of one address are bounded, else ""."""
         self.transport: asyncio.Transport
         self._socket: Any = None
         self._parser = Parser(on_headers_complete=self._on_head, on_body=self._on_chunk, **edge.parser_options)
@@ -86,7 +82,8 @@ class Connection(asyncio.Protocol):
         self._ahead = bytearray()
         """Bytes of the requests after the present one."""
         self._replayed = 0
-        """How many of these are being read now; they stay there until it is known which of them the request takes."""
+        """The number of these bytes that are being parsed; they stay in `_ahead` until the end of the request is
+        found."""
         self._half_closed = False
         self._write_paused = False
         self._sent = self._mark = 0
@@ -97,10 +94,10 @@ class Connection(asyncio.Protocol):
         self._arrived = 0.0
         self._environ: dict[str, Any] = {}
         self._length: int | None = None
-        """The length of the body; None: it comes in chunks."""
+        """The length of the body; None means that it comes in chunks."""
         self._keep_alive = True
         self._served = False
-        """Whether a request of this connection was answered."""
+        """Whether a request of this connection was answered before."""
         self._received = self._chunks = self._head_bytes = 0
         self._body: io.BytesIO | None = None
         self._memory: Any = None
@@ -126,7 +123,7 @@ class Connection(asyncio.Protocol):
         self.edge.join(self, self._base["REMOTE_ADDR"])
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone, and so is whoever waited for the answer."""
+        """End the present request: the connection is gone."""
         self.state = State.CLOSED
         self.edge.leave(self)
         if self._exchange is not None:
@@ -139,7 +136,7 @@ class Connection(asyncio.Protocol):
             kept.pop(name, None)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take bytes of a request."""
         state = self.state
         if state is State.BODY:
             if self._length is None:
@@ -158,7 +155,7 @@ class Connection(asyncio.Protocol):
                 self._take(rest)
 
     def eof_received(self) -> bool:
-        """The client sends no more. Whether it still reads cannot be seen here. Returns whether to stay open."""
+        """Note that the client sends no more; it may still read. Return whether the connection stays open."""
         self._half_closed = True
         if self.state is State.BODY:
             whole = "" if self._length is None else f" of {self._length:,}"
@@ -169,13 +166,13 @@ class Connection(asyncio.Protocol):
         return self.state in AT_WORK or bool(self._ahead)
 
     def pause_writing(self) -> None:
-        """The client reads slowly: the rest waits, for as long as it reads at all."""
+        """Stop sending until the client reads, and watch that it reads at all."""
         self._write_paused = True
         if self.state in AT_WORK and self.deadline == math.inf:
             self._watch()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Go on sending: the client has read."""
         self._write_paused = False
         # asyncio calls this in the middle of its own work, and would call `connection_lost` twice were it closed here.
         if self.state is State.SENDING:
@@ -202,26 +199,27 @@ class Connection(asyncio.Protocol):
         self.state = State.HEAD
         rest = self._parse(data)
         if rest is not None:
-            if is_plain(self._environ, self._length):
+            if wsgi.is_plain(self._environ, self._length):
                 self._last_head = data[: len(data) - len(rest)]
                 self._last = (self._environ.copy(), self._length, self._keep_alive)
             self._take(rest)
 
     def _parse(self, data: bytes) -> bytes | None:
-        """Read on in a head, or in chunks. Returns what follows a head, if the body has a length and is wanted."""
+        """Parse a part of a head or of a chunked body. Return the bytes after a head whose body has a length and is
+        wanted."""
         parser, in_head = self._parser, self.state is State.HEAD
         try:
             parser.feed(data)
         except ParseError as error:
             if self.state is State.HEAD:
-                self.refuse(_unreadable(error))
+                self.refuse(unreadable(error))
             elif self.state is State.BODY:
-                self.refuse(Problem("malformed-body", f"The body could not be read: {_named(error)}."))
+                self.refuse(Problem("malformed-body", f"The body could not be read: {described(error)}."))
             return None
         if self.state is State.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD:
-                self.refuse(_unreadable(LimitRequestHeaders()))
+                self.refuse(unreadable(LimitRequestHeaders()))
         if self.state is not State.BODY or not parser.is_complete:
             return None
         rest: bytes = parser.remaining()
@@ -233,7 +231,8 @@ class Connection(asyncio.Protocol):
         return None
 
     def _on_head(self) -> bool:
-        """Called by the parser at the end of a head. Returns whether the parser is to leave the body alone."""
+        """Open the request at the end of its head. Return whether the parser leaves the body alone. The parser calls
+        this."""
         parser, environ = self._parser, self._base.copy()
         self._length = None if parser.is_chunked else parser.content_length or 0
         self._keep_alive = parser.should_keep_alive
@@ -248,7 +247,7 @@ class Connection(asyncio.Protocol):
         return not parser.is_chunked
 
     def _on_chunk(self, data: bytes) -> None:
-        """Called by the parser with a part of a body in chunks."""
+        """Take a chunk of a body. The parser calls this."""
         self._chunks += 1
         if self._chunks > FREE_CHUNKS and self._received < self._chunks * SMALLEST_CHUNK:
             self.refuse(Problem("malformed-body", f"The body came in {self._chunks:,} tiny chunks; send larger ones."))
@@ -258,7 +257,7 @@ class Connection(asyncio.Protocol):
             raise _Refused
 
     def _open(self, environ: dict[str, Any]) -> None:
-        """The head is there: await the body."""
+        """Await the body of a request whose head is there."""
         self.state = State.BODY
         self.deadline = self._arrived + self.edge.settings.max_body_seconds
         self._environ = environ
@@ -266,7 +265,7 @@ class Connection(asyncio.Protocol):
         self.edge.busy(self)
 
     def _take(self, data: bytes) -> None:
-        """Take bytes of a body of known length, and what follows it."""
+        """Take bytes of a body of known length, and of the request after it."""
         assert self._length is not None
         missing = self._length - self._received
         if len(data) >= missing:
@@ -278,7 +277,7 @@ class Connection(asyncio.Protocol):
             self._dispatch()
 
     def _keep(self, rest: bytes) -> None:
-        """The present request is read as a whole, and this follows it."""
+        """Keep the bytes that follow the present request, which is complete."""
         if self._replayed:
             del self._ahead[: self._replayed - len(rest)]
             self._replayed = 0
@@ -286,7 +285,7 @@ class Connection(asyncio.Protocol):
             self._ahead += rest
 
     def _add(self, data: bytes) -> None:
-        """Add a part to the body, and hold the memory for it."""
+        """Add a part to the body, and reserve memory for it."""
         self._received += len(data)
         if self._received > self.edge.settings.max_body_bytes:
             self.refuse(self.edge.too_large())
@@ -303,7 +302,7 @@ class Connection(asyncio.Protocol):
     # Answering
 
     def _dispatch(self) -> None:
-        """The request is there as a whole: have it answered."""
+        """Have the application answer the complete request."""
         self.state = State.WORKING
         self.deadline = math.inf
         edge, environ = self.edge, self._environ
@@ -329,7 +328,7 @@ class Connection(asyncio.Protocol):
             self.deadline = exchange.ticket.deadline
 
     def _granted(self, exchange: Exchange) -> None:
-        """The wait for a slot is over."""
+        """Run a request whose wait for a slot is over."""
         if exchange is not self._exchange:
             exchange.ticket.end()
         elif exchange.ticket.refusal is not None:
@@ -343,14 +342,14 @@ class Connection(asyncio.Protocol):
         self.edge.pool.run(exchange.run)
 
     def _answer_problem(self, exchange: Exchange, problem: Problem) -> None:
-        """Answer a request that was read as a whole with a problem of the edge."""
+        """Answer a complete request with a problem of the edge."""
         exchange.ticket.end()
         close = self.closes()
         seconds = time.monotonic() - self._arrived
         self._reply(self.edge.answers.problem(self._environ, problem, seconds, close=close), close=close)
 
     def answered(self, exchange: Exchange) -> None:
-        """A document is there: send it."""
+        """Send the document that the application made."""
         self.edge.pool.done()
         exchange.running = False
         if exchange is not self._exchange:
@@ -399,7 +398,7 @@ class Connection(asyncio.Protocol):
         self.edge.loop.call_soon(self._send)
 
     def stream(self, exchange: Exchange, data: bytes) -> None:
-        """A piece of a stream is there: send it, and have the next one computed."""
+        """Send a piece of a stream, and let the next one be computed."""
         if exchange is self._exchange:
             self.state = State.STREAMING
             self._write(data)
@@ -409,7 +408,7 @@ class Connection(asyncio.Protocol):
                 self._watch()
 
     def streamed(self, exchange: Exchange) -> None:
-        """A stream has ended."""
+        """End the response: its stream has ended."""
         self.edge.pool.done()
         exchange.running = False
         if exchange is not self._exchange:
@@ -422,15 +421,15 @@ class Connection(asyncio.Protocol):
             self._done(close=True)  # without the end of the body, so that the client sees that it is cut off
 
     def closes(self) -> bool:
-        """Whether the connection ends after the present request. Threads may ask."""
+        """Return whether the connection ends after the present request. Any thread may call this."""
         return not self._keep_alive or self.edge.stopping or (self._half_closed and not self._ahead)
 
     def end_after_answer(self) -> None:
-        """Close the connection after the present answer: its end is the end of the connection."""
+        """Close the connection after the present response: its end marks the end of the response."""
         self._keep_alive = False
 
     def refuse(self, problem: Problem) -> None:
-        """Answer now, read on for a while so that the answer arrives, and close."""
+        """Send a problem now, read on for a while so that it arrives, and close."""
         seconds = time.monotonic() - self._arrived
         self.edge.busy(self)
         self._write(self.edge.answers.problem(self._environ or self._base, problem, seconds, close=True))
@@ -453,7 +452,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def _done(self, *, close: bool) -> None:
-        """The answer is with the transport: await the next request, or close."""
+        """Await the next request, or close: the transport has the whole response."""
         if self.state is State.CLOSED:
             return
         self._forget()
@@ -487,12 +486,12 @@ class Connection(asyncio.Protocol):
                 self._close()
 
     def _read_on(self) -> None:
-        """Read, if not too much is read already."""
+        """Read, unless enough is read ahead."""
         if len(self._ahead) <= MOST_AHEAD and not self._half_closed and self._hungry == math.inf:
             self.transport.resume_reading()
 
     def _forget(self) -> None:
-        """Forget the present request. Memory that a thread still uses is given back when that ends."""
+        """Forget the present request. Memory that a thread still uses is given back when the thread is done."""
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             if self._memory is not None:
@@ -514,7 +513,7 @@ class Connection(asyncio.Protocol):
     # Time
 
     def expire(self, now: float) -> None:
-        """The deadline has come."""
+        """Act on the deadline, which has come."""
         state, settings = self.state, self.edge.settings
         if state is State.IDLE or state is State.DRAINING:
             self._close()
@@ -555,11 +554,11 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + self.edge.settings.max_send_seconds
 
     def _acknowledged(self) -> int:
-        """Bytes that the other side has confirmed."""
+        """The number of bytes that the other side has confirmed."""
         return self._sent - self.transport.get_write_buffer_size() - kernel.unacknowledged(self._socket)
 
     def feed_hungry(self, now: float) -> None:
-        """Read on if the memory for the body is there now; after a while refuse it."""
+        """Read on if memory for the body is free now; refuse the body after a while."""
         if self.state is not State.BODY:
             return
         if self._memory.try_need(self._reserved):
@@ -569,7 +568,8 @@ class Connection(asyncio.Protocol):
             self.refuse(self._memory.busy(self._reserved))
 
     def _ask(self, exchange: Exchange | None) -> None:
-        """Find out whether a client that closed its side has left: then it answers an interim answer with a reset."""
+        """Find out whether a client that sends no more has left: then it replies to an interim response with a
+        reset."""
         if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
         if self._interim(PROCESSING):
@@ -578,7 +578,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def _interim(self, answer: bytes) -> bool:
-        """Send an interim answer, unless the client is too old to know them."""
+        """Send an interim response and return True, unless the client speaks HTTP/1.0."""
         if self._environ["SERVER_PROTOCOL"] == "HTTP/1.0":
             return False
         self._write(answer)
@@ -592,31 +592,5 @@ class Connection(asyncio.Protocol):
                 self.edge.loop.call_later(LOOK_SECONDS, self._look, exchange)
 
 
-def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
-    """Whether a request is read whole, whatever its head says."""
-    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ
-
-
 class _Refused(ParseError):  # type: ignore[misc]  # gunicorn has no types
-    """The request is refused already: nothing more is to be parsed."""
-
-
-def _unreadable(error: ParseError) -> Problem:
-    """The problem of a request that is no HTTP."""
-    if isinstance(error, LimitRequestLine):
-        return Problem("bad-request", "The request line is too long.", status=414)
-    if isinstance(error, LimitRequestHeaders):
-        return Problem("bad-request", "The headers are too many or too long.", status=431)
-    if isinstance(error, UnsupportedTransferCoding):
-        return unsupported_coding()
-    return Problem("bad-request", f"The request is not HTTP/1.1: {_named(error)}.")
-
-
-def _named(error: ParseError) -> str:
-    return f"{type(error).__name__}, {str(error)[:200]!r}"
-
-
-def unsupported_coding() -> Problem:
-    """The problem of a body that is encoded on its way in another way than chunked."""
-    detail = "Transfer-Encoding may only be chunked; compress the body with Content-Encoding: gzip."
-    return Problem("bad-request", detail, status=501)
+    """The request is refused already, so the parser has to stop."""

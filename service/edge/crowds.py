@@ -1,8 +1,8 @@
-"""How many clients each worker serves at the moment, in a table that all workers of a server see.
+"""The number of clients of each worker, in a table that all workers of a server share.
 
-The system wakes every worker when a connection comes, and whoever is first gets it. So one of two workers may get most
-of 64 clients, and compute on alone when the other has nothing left to do. A worker therefore leaves a connection for a
-moment to those with fewer clients.
+The system wakes every worker when a connection comes, and the first one gets it. So one of two workers may get most of
+64 clients, and compute on alone when the other has nothing left to do. A worker therefore leaves a connection for a
+moment to workers with fewer clients.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import mmap
 import time
 
 PLACES = 512
-"""Workers beyond so many neither tell nor ask."""
+"""The number of workers in the table; further workers neither write nor read it."""
 FRESH_SECONDS = 1.0
-"""What a worker told longer ago counts no more: it has died, or is stopping."""
+"""Seconds after which an entry no longer counts: its worker has died, or is stopping."""
 
 
 class Crowds:
-    """The table. Make it before the fork; places of 8 bytes are written and read at once."""
+    """The table. Create it before the fork; each place of 8 bytes is read and written at once."""
 
     def __init__(self, places: int = PLACES) -> None:
         whole = memoryview(mmap.mmap(-1, 16 * places))
         self._counts, self._told = whole[: 8 * places].cast("q"), whole[8 * places :].cast("d")
         self._used = memoryview(mmap.mmap(-1, 8)).cast("q")
-        """How many places were ever used."""
+        """The number of places that were ever used."""
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def tell(self, place: int, count: int) -> None:
-        """The worker at this place serves so many clients now."""
+        """Note the number of clients of the worker at this place."""
         if place >= len(self):
             return
         self._counts[place] = count
@@ -38,12 +38,12 @@ class Crowds:
             self._used[0] = place + 1
 
     def forget(self, place: int) -> None:
-        """The worker at this place takes no more connections."""
+        """Note that the worker at this place takes no more connections."""
         if place < len(self):
             self._told[place] = 0.0
 
     def is_least(self, place: int) -> bool:
-        """Whether no other worker serves fewer clients than the one at this place."""
+        """Return whether no other worker serves fewer clients than the worker at this place."""
         if place >= len(self):
             return True
         mine, since = self._counts[place], time.monotonic() - FRESH_SECONDS

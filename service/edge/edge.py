@@ -1,4 +1,4 @@
-"""What the connections of a worker share: bounds, deadlines, early refusals, health, and the way to the core."""
+"""The state that a worker's connections share: bounds, deadlines, early refusals, health, and the application."""
 
 from __future__ import annotations
 
@@ -8,34 +8,59 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from service import wire
-from service.admission import Admission
+from service.callers.cors import Cors
+from service.callers.proxy import Proxies, client_name
+from service.callers.quotas import Gate
+from service.capacity.admission import Admission
+from service.capacity.memory import Account, Reservation
 from service.config import Settings
-from service.cors import Cors
-from service.edge.answers import Answers
-from service.edge.connection import Connection, is_plain, unsupported_coding
+from service.edge.answers import LIVE, READY, Answers
 from service.edge.crowds import Crowds
-from service.edge.exchange import READY
+from service.edge.environ import is_plain
+from service.edge.parser import unsupported_coding
 from service.edge.pool import Pool
-from service.memory import Account, Reservation
-from service.observability import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
+from service.observing.metrics import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
-from service.proxy import Proxies, client_name
-from service.quotas import Gate
 
 SWEEP_SECONDS = 0.25
-"""Seconds between two looks at all deadlines. A timer for each request would cost more than the look at thousands."""
+"""Seconds between two looks at all deadlines. A timer for each request would cost more than a look at thousands."""
 LAST_SECONDS = 1.0
-"""How long clients may use an open connection on a stop: what they send now must not be lost."""
+"""Seconds for which clients may use an open connection on a stop, so that nothing they just sent is lost."""
 SPARE = 1.25
-"""How many times the bound on connections may be there, for the time that it takes to refuse some politely."""
-LIVE = "/health/live"
+"""The bound on connections may be exceeded by this factor, while some are politely refused."""
+
+
+class Member(Protocol):
+    """A connection, as the edge sees it."""
+
+    transport: asyncio.Transport
+    address: str
+    """The peer's address if connections of one address are bounded, else ""."""
+    deadline: float
+    """The reading of `time.monotonic` at which `expire` is called."""
+
+    @property
+    def hungry(self) -> bool:
+        """Whether the body waits for memory."""
+
+    def expire(self, now: float) -> None:
+        """Act on the deadline, which has come."""
+
+    def feed_hungry(self, now: float) -> None:
+        """Read on if memory for the body is free now; refuse the body after a while."""
+
+    def refuse(self, problem: Problem) -> None:
+        """Send a problem now, read on for a while so that it arrives, and close."""
+
+    def end(self) -> None:
+        """Close the connection, which has no request."""
 
 
 class Edge:
-    """The connections of one worker and what stands behind them. Used from the thread of the event loop alone."""
+    """The connections of one worker, and the application behind them. Only the thread of the event loop uses it."""
 
     def __init__(
         self,
@@ -47,7 +72,7 @@ class Edge:
         crowds: Crowds | None = None,
         place: int = 0,
     ) -> None:
-        """`crowds` tells how many clients other workers serve; `place` is that of this worker among them."""
+        """`crowds` has the numbers of clients of all workers; `place` is this worker's place in it."""
         extensions = getattr(app, "extensions", {})
         runtime = extensions.get("nabla")
         self.app: Callable[..., Any] = app
@@ -57,16 +82,16 @@ class Edge:
         self.parser_options = parser_options
         self.pool = Pool()
         self.stopping = False
-        self.connections: set[Connection] = set()
-        self._idle: dict[Connection, bool] = {}
-        """Connections without a request, the one that rests longest first, and whether they had an answer before."""
+        self.connections: set[Member] = set()
+        self._idle: dict[Member, bool] = {}
+        """Connections without a request, the longest idle one first, and whether they had a response before."""
         self._resting = 0
-        """How many of them had one: the others are likely to ask in a moment."""
+        """The number of idle connections that had one; the others are likely to ask in a moment."""
         self._crowds, self._place = crowds, place
         self._tell()
         self._addresses: Counter[str] = Counter()
         self.ready = False
-        """Whether the application has called itself ready; it does not change its mind."""
+        """Whether the application has once called itself ready; it stays ready."""
         self._gate: Gate | None = extensions.get("nabla.gate")
         self._proxies: Proxies = extensions.get("nabla.proxies") or Proxies()
         self._admission: Admission | None = extensions.get("nabla.admission")
@@ -82,8 +107,8 @@ class Edge:
 
     # Connections
 
-    def join(self, connection: Connection, address: str) -> None:
-        """Take a connection. Where there are too many, the one that rests longest goes, or else the new one."""
+    def join(self, connection: Member, address: str) -> None:
+        """Take a connection. If there are too many, close the longest idle one, or else refuse the new one."""
         self.connections.add(connection)
         self._tell()
         settings, here = self.settings, 0
@@ -108,7 +133,7 @@ class Edge:
             oldest.transport.abort()
         self._idle[connection] = False
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Member) -> None:
         """Forget a connection that is gone."""
         self.connections.discard(connection)
         self.busy(connection)
@@ -117,19 +142,19 @@ class Edge:
             if not self._addresses[connection.address]:
                 del self._addresses[connection.address]
 
-    def busy(self, connection: Connection) -> None:
-        """The connection has a request now."""
+    def busy(self, connection: Member) -> None:
+        """Note that the connection has a request."""
         self._resting -= self._idle.pop(connection, False)
         self._tell()
 
-    def rest(self, connection: Connection) -> None:
-        """The connection has answered its request."""
+    def rest(self, connection: Member) -> None:
+        """Note that the connection has answered its request."""
         self._resting += not self._idle.get(connection, False)
         self._idle[connection] = True
         self._tell()
 
     async def sweep(self) -> None:
-        """Look at all deadlines, again and again."""
+        """Check all deadlines, again and again."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._tell()
@@ -140,7 +165,7 @@ class Edge:
                 connection.feed_hungry(now)
 
     async def stop(self, seconds: float) -> None:
-        """Answer what is there and what comes on open connections now; whoever is left after `seconds` is cut off."""
+        """Answer the present requests and those that come on open connections now; after `seconds` cut off the rest."""
         self.stopping = True
         if self._crowds is not None:
             self._crowds.forget(self._place)
@@ -160,11 +185,12 @@ class Edge:
     # Requests
 
     def reservation(self) -> Reservation | Unbounded:
-        """The memory of a new request."""
+        """Return an empty share of the memory for a new request."""
         return _UNBOUNDED if self._memory is None else self._memory.reservation()
 
     def refusal(self, environ: dict[str, Any], length: int | None) -> Problem | None:
-        """What is wrong with a request already by its head, where its body is not worth reading."""
+        """Return the refusal of a request whose head says that its body is not worth reading; None if there is no
+        reason."""
         coding = environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":
             return unsupported_coding()
@@ -183,15 +209,15 @@ class Edge:
         return None
 
     def _find_peer(self, environ: dict[str, Any]) -> None:
-        """Add the address of the client, as trusted proxies tell it."""
+        """Add the client's address, as trusted proxies name it."""
         environ["nabla.peer"] = self._proxies.client_of(environ["REMOTE_ADDR"], environ.get("HTTP_X_FORWARDED_FOR"))
 
     def too_large(self) -> Problem:
-        """The refusal of a body that is too long."""
+        """Return the refusal of a body that is too long."""
         return Problem("too-large", f"The body has more than {self.settings.max_body_bytes:,} bytes.")
 
     def own_answer(self, environ: dict[str, Any], arrived: float, *, close: bool) -> bytes | None:
-        """The answer to a request that needs no thread."""
+        """Return the response to a request that needs no thread; None for all others."""
         path = environ["PATH_INFO"]
         if path not in (LIVE, READY) or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return None
@@ -204,7 +230,7 @@ class Edge:
         return self.answers.healthy(environ, seconds, close=close)
 
     def is_least_crowded(self) -> bool:
-        """Whether no other worker serves fewer clients."""
+        """Return whether no other worker serves fewer clients."""
         return self._crowds is None or self._crowds.is_least(self._place)
 
     def _tell(self) -> None:
@@ -212,11 +238,11 @@ class Edge:
             self._crowds.tell(self._place, len(self.connections) - self._resting)
 
     def backlog(self) -> float:
-        """Seconds of work that wait for this worker."""
+        """Return the seconds of work that wait for this worker."""
         return 1.0 if self._admission is None else self._admission.backlog()
 
     def ticket(self, environ: dict[str, Any], arrived: float) -> Any:
-        """The right of a request to be computed, for the client that sent it."""
+        """Return the ticket of a request, in the name of the client that sent it."""
         environ["nabla.arrived"] = arrived
         if self._admission is None:
             return _Free()
@@ -232,7 +258,7 @@ def _load(admission: Admission, lane: str, what: str) -> float:
 
 
 def _is_bounded(address: str) -> bool:
-    """Whether connections of this address are counted: not those of this machine, where a proxy may stand."""
+    """Return whether connections of this address are bounded. Those of this machine, perhaps of a proxy, are not."""
     try:
         return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:  # a Unix socket has no addresses
@@ -248,10 +274,10 @@ class _Free:
         return True
 
     def leave(self) -> None:
-        """Nobody looks."""
+        """Do nothing: nobody looks."""
 
     def end(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
 
 class Unbounded:
@@ -261,7 +287,7 @@ class Unbounded:
         return True
 
     def release(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
 
 _UNBOUNDED = Unbounded()

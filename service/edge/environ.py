@@ -1,23 +1,27 @@
-"""The environment of WSGI (PEP 3333), from the head of a request."""
+"""The WSGI environment (PEP 3333), made of the head of a request."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from service.edge.parser import Parser
 
 MOST_NAMES = 500
-"""Names of headers whose keys are remembered: a client must not be able to fill memory with new ones."""
+"""The number of header names whose keys are remembered: clients must not be able to fill memory with new ones."""
+
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that is read whole even if its head means a refusal, so that the connection stays open."""
 
 _keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
 
 def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
-    """The part that is the same for all requests of a connection."""
+    """Return the part that is the same for all requests of a connection."""
     # The addresses of a Unix socket are texts.
     name, port = sockname[:2] if isinstance(sockname, tuple) else ("localhost", 0)
     peer, peer_port = peername[:2] if isinstance(peername, tuple) else ("", 0)
@@ -38,7 +42,7 @@ def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
 
 
 def add_head(environ: dict[str, Any], parser: Parser) -> None:
-    """Add what the head of a request says. Names with an underscore are left out: they could stand for others."""
+    """Add the head of a request. Names with an underscore are left out: they could stand for others."""
     target: bytes = parser.path
     path, _, query = target.partition(b"#")[0].partition(b"?")
     if not path.startswith(b"/") and b"://" in path:  # the absolute form, which is for proxies
@@ -66,7 +70,7 @@ def add_head(environ: dict[str, Any], parser: Parser) -> None:
 
 
 def _mounted(path: str) -> tuple[str, str]:
-    """SCRIPT_NAME and PATH_INFO. The variable of the environment says below which path the server is mounted."""
+    """Return SCRIPT_NAME and PATH_INFO. The environment variable SCRIPT_NAME says where the server is mounted."""
     mount = os.environ.get("SCRIPT_NAME", "").rstrip("/")
     if mount and (path == mount or path.startswith(mount + "/")):
         return mount, path[len(mount) :]
@@ -74,7 +78,7 @@ def _mounted(path: str) -> tuple[str, str]:
 
 
 def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> None:
-    """Add the body, which is there as a whole and without chunks."""
+    """Add the body, which is complete and without chunks."""
     if body is None:
         body = io.BytesIO()
     else:
@@ -84,3 +88,8 @@ def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> N
     environ["wsgi.input"] = body
     if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
         environ["CONTENT_LENGTH"] = str(length)
+
+
+def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
+    """Return whether a request is read whole, whatever its head says."""
+    return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ

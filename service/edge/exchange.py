@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from service.edge.answers import head, request_id_of
+from service.edge.answers import READY, head, request_id_of
+from service.edge.edge import Edge
 from service.problems import Problem, from_unexpected
 
-if TYPE_CHECKING:
-    from service.edge.connection import Connection
-
-READY = "/health/ready"
 WITHOUT_BODY = ("1", "204", "304")
-"""How the statuses begin whose answers have no body."""
+"""The first digits of statuses whose responses have no body."""
+
+
+class Carrier(Protocol):
+    """The connection that a request came on, and that carries its response."""
+
+    edge: Edge
+
+    def answered(self, exchange: Exchange) -> None:
+        """Send the document that the application made."""
+
+    def stream(self, exchange: Exchange, data: bytes) -> None:
+        """Send a piece of a stream, and let the next one be computed."""
+
+    def streamed(self, exchange: Exchange) -> None:
+        """End the response: its stream has ended."""
+
+    def closes(self) -> bool:
+        """Return whether the connection ends after the present request."""
+
+    def end_after_answer(self) -> None:
+        """Close the connection after the present response."""
 
 
 class Exchange:
-    """A request and its answer. `run` is for a thread; everything else is for that of the event loop.
+    """A request and its response. A thread calls `run`; only the event loop's thread uses everything else.
 
-    A document is collected as a whole and handed to the connection, which sends it. Of a stream, each piece is handed
-    over, and the next one is computed when it is sent.
+    A document is collected as a whole and handed to the connection, which sends it. Each piece of a stream is handed
+    over by itself, and the next one is computed when it is sent.
     """
 
     __slots__ = (
@@ -43,24 +61,24 @@ class Exchange:
         "ticket",
     )
 
-    def __init__(self, connection: Connection, environ: dict[str, Any], ticket: Any, memory: Any) -> None:
+    def __init__(self, connection: Carrier, environ: dict[str, Any], ticket: Any, memory: Any) -> None:
         self.connection = connection
         self.environ = environ
         self.ticket = ticket
         self.memory = memory
         self.gone = False
-        """Whether the client left."""
+        """Whether the client has left."""
         self.close = False
-        """Whether the connection ends with this answer."""
+        """Whether the connection ends with this response."""
         self.head = b""
         self.pieces: list[bytes] = []
-        """The answer, if it is a document."""
+        """The pieces of the response, if it is a document."""
         self.nbytes = 0
         """Bytes of the pieces that are not sent."""
         self.running = False
-        """Whether a thread has it."""
+        """Whether a thread works on the request."""
         self.failure: Problem | None = None
-        """What the edge has to answer instead of the application."""
+        """The problem that the edge sends instead of a response of the application."""
         self._status = ""
         self._headers: list[tuple[str, str]] = []
         self._length: int | None = None
@@ -68,7 +86,7 @@ class Exchange:
         self._gate: SimpleQueue[None] | None = None
 
     def leave(self) -> None:
-        """Tell the work that its client has left."""
+        """Tell the computation that its client has left."""
         self.gone = True
         self.ticket.leave()
         if self.running:
@@ -82,15 +100,15 @@ class Exchange:
             self._gate.put(None)
 
     def release(self) -> None:
-        """Give the memory of the answer back: it is sent, or nobody wants it."""
+        """Give the memory of the response back: it is sent, or nobody wants it."""
         self.memory.release()
 
     def is_ready(self) -> bool:
-        """Whether the application has just called itself ready."""
+        """Return whether the application has just called itself ready."""
         return self.environ["PATH_INFO"] == READY and self._status.startswith("200")
 
     def run(self) -> None:
-        """Have the application answer, and hand that over to the connection."""
+        """Call the application, and hand its response to the connection."""
         connection = self.connection
         post = connection.edge.loop.call_soon_threadsafe
         streamed = False

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and asyncio does not tell; where it cannot be asked, the careful answer."""
+"""Facts about a connection that the kernel knows and asyncio does not tell; each has a careful default."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.plat
 
 
 def keep_little(connection: Any, nbytes: int) -> None:
-    """Have the kernel take no more bytes than these before it can send them.
+    """Let the kernel take at most so many bytes before it sends them.
 
-    Otherwise it takes megabytes of an answer that nobody reads.
+    Otherwise it takes megabytes of a response that nobody reads.
     """
     if _NOTSENT_LOWAT is not None:
         with suppress(OSError):  # a Unix socket
@@ -24,12 +24,12 @@ def keep_little(connection: Any, nbytes: int) -> None:
 
 
 def unacknowledged(connection: Any) -> int:
-    """Bytes that the kernel has taken and the other side has not confirmed."""
+    """Return the number of bytes that the kernel has taken and the other side has not confirmed."""
     with suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     return 0
 
 
 def broken(connection: Any) -> bool:
-    """Whether the other side has answered that it does not know this connection any more."""
+    """Return whether the other side has replied that it does not know this connection any more."""
     return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))

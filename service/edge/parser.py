@@ -1,4 +1,4 @@
-"""gunicorn's HTTP/1.1 parser, with its two checks of each header done by regular expressions."""
+"""gunicorn's HTTP/1.1 parser, with regular expressions for its two checks of each header."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from gunicorn.asgi.parser import (
     UnsupportedTransferCoding,
 )
 
-__all__ = ["LimitRequestHeaders", "LimitRequestLine", "ParseError", "Parser", "UnsupportedTransferCoding"]
+from service.problems import Problem
+
+__all__ = ["LimitRequestHeaders", "ParseError", "Parser", "described", "unreadable", "unsupported_coding"]
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 class Parser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
-    """As gunicorn's own, which looks at each byte in Python: that is a seventh of a small head's time."""
+    """gunicorn's parser, without its look at each byte in Python, which takes a seventh of a small head's time."""
 
     __slots__ = ()
 
@@ -28,3 +30,25 @@ class Parser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
 
     def _has_invalid_header_chars(self, value: bytes) -> bool:
         return _CONTROL(value) is not None
+
+
+def unreadable(error: ParseError) -> Problem:
+    """Return the problem of a request that is not HTTP."""
+    if isinstance(error, LimitRequestLine):
+        return Problem("bad-request", "The request line is too long.", status=414)
+    if isinstance(error, LimitRequestHeaders):
+        return Problem("bad-request", "The headers are too many or too long.", status=431)
+    if isinstance(error, UnsupportedTransferCoding):
+        return unsupported_coding()
+    return Problem("bad-request", f"The request is not HTTP/1.1: {described(error)}.")
+
+
+def described(error: ParseError) -> str:
+    """Return the name and the beginning of the message of an error."""
+    return f"{type(error).__name__}, {str(error)[:200]!r}"
+
+
+def unsupported_coding() -> Problem:
+    """Return the problem of a transfer coding other than chunked."""
+    detail = "Transfer-Encoding may only be chunked; compress the body with Content-Encoding: gzip."
+    return Problem("bad-request", detail, status=501)

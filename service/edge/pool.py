@@ -1,4 +1,4 @@
-"""The threads in which requests are computed."""
+"""The threads that compute requests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger("nabla.error")
 
 
 class Pool:
-    """Threads that take jobs from one queue. Used from one thread, that of the event loop.
+    """Threads that take jobs from one queue. Only the thread of the event loop uses the pool.
 
-    A thread is started when a job finds all others busy, so there are as many as requests ever ran at once: admission
-    bounds that.
+    A job that finds all threads busy starts a new one. So there are as many threads as requests ever ran at once, which
+    admission bounds.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Pool:
         self.busy = 0
 
     def run(self, job: Callable[[], None]) -> None:
-        """Do this in a thread. It must not raise, and `done` is to be called once its result is there."""
+        """Run a job in a thread. It must not raise; call `done` once its result is there."""
         self.busy += 1
         self._jobs.put(job)
         if self.busy > self.threads:
@@ -37,7 +37,7 @@ class Pool:
                 self.threads += 1
 
     def done(self) -> None:
-        """A job is over: its thread takes the next one."""
+        """Note that a job is over: its thread takes the next one."""
         self.busy -= 1
 
     def _work(self) -> None:

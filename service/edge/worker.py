@@ -32,7 +32,8 @@ PARSER_OPTIONS = (
 """Settings of gunicorn that its parser takes."""
 
 CROWDS = Crowds()
-"""Made when this is imported, which is in gunicorn's first process, so that all workers share it."""
+"""The table of all workers. It is made when gunicorn's first process imports this module, so that all workers share
+it."""
 
 log = logging.getLogger("nabla.error")
 
@@ -41,17 +42,17 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     """A process with one event loop for its connections and a pool of threads for their requests."""
 
     def init_process(self) -> None:
-        """Make the loop, after the fork, and go on."""
+        """Make the event loop, after the fork, and go on."""
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(_report)
         self.stopped = asyncio.Event()
         self.quick = False
-        """Whether the stop cuts off what is not done."""
+        """Whether the stop cuts off unfinished requests."""
         super().init_process()
 
     def init_signals(self) -> None:
-        """As gunicorn's own, but through the loop, which then wakes up at once."""
+        """Handle gunicorn's signals through the event loop, which then wakes at once."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -63,7 +64,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGABRT, self.handle_abort)
 
     def stop(self, quick: bool = False) -> None:
-        """Take no more connections, and end when those that are open are done."""
+        """Accept no more connections, and end when the open ones are done."""
         self.alive = False
         self.quick = self.quick or quick
         if quick:
@@ -71,7 +72,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self.stopped.set()
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until `stop` is called."""
         self.loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
@@ -104,7 +105,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _allow_files(wanted: int) -> None:
-    """Let the process open so many files, if it may."""
+    """Raise the limit of open files to this number, if the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
@@ -113,6 +114,6 @@ def _allow_files(wanted: int) -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what went wrong in the loop, in the form of all logs."""
+    """Log an error of the event loop, in the format of all logs."""
     del loop
     log.error("%s", context.get("message", "error in the event loop"), exc_info=context.get("exception"))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from flask.testing import FlaskClient
 
-from service import quotas
-from service.admission import Admission
+from service.callers import quotas
+from service.capacity.admission import Admission
 from service.config import ConfigurationError, Settings
 from tests.support import assert_problem, xor
 

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from service import cors
+from service.callers import cors
 from service.listening import on_loopback
 from tests.api.test_train import NDJSON, training
 from tests.conftest import ServerFactory

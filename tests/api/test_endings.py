@@ -8,13 +8,13 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
-from service.api.operation import OPERATIONS, Operation
+from service.api.endpoint import ENDPOINTS, Endpoint
 from tests.api.test_train import EVENTS, NDJSON, training
 from tests.conftest import Post
 from tests.support import Server, strict_json, xor
 
-ASKED = [operation for operation in OPERATIONS if operation.method == "POST"]
-LISTED = [operation.path for operation in OPERATIONS if operation.method == "GET" and "{" not in operation.path]
+ASKED = [operation for operation in ENDPOINTS if operation.method == "POST"]
+LISTED = [operation.path for operation in ENDPOINTS if operation.method == "GET" and "{" not in operation.path]
 
 
 def assert_one_newline(content: bytes) -> None:
@@ -24,7 +24,7 @@ def assert_one_newline(content: bytes) -> None:
 
 @pytest.mark.parametrize("accept", ["application/json", "application/json; tensors=base64"])
 @pytest.mark.parametrize("operation", ASKED, ids=lambda operation: operation.path)
-def test_documents(post: Post, operation: Operation, accept: str) -> None:
+def test_documents(post: Post, operation: Endpoint, accept: str) -> None:
     body = next(iter(operation.examples.values()))
     response = post(body, operation.path, Accept=accept)
     assert response.status_code == 200

@@ -12,8 +12,8 @@ from marshmallow import Schema
 from schemas.declared import options_schema
 from schemas.fields import StrictSchema
 from schemas.network import COMMON, SCHEMA
-from service.api.operation import OPERATIONS
-from service.elsewhere import BODIES, WORDS
+from service.api.endpoint import ENDPOINTS
+from service.api.hints import BODIES, WORDS
 from service.engine.declarations import Registry
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
@@ -279,7 +279,7 @@ def test_a_long_list_yields_to_a_suggestion(post: Post, registry: Registry[Any],
 
 
 def test_foreign_keys_mean_keys_that_there_are() -> None:
-    schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in OPERATIONS if each.takes is not None)]
+    schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in ENDPOINTS if each.takes is not None)]
     every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules]
     schemas += [options_schema(declaration) for registry in every for declaration in registry]
     known = {key for schema in schemas for key in schema.load_fields} | {"type"}
@@ -289,7 +289,7 @@ def test_foreign_keys_mean_keys_that_there_are() -> None:
 
 
 def test_keys_of_other_operations_are_keys_of_those() -> None:
-    taken = {each.path: each.takes for each in OPERATIONS if each.takes is not None}
+    taken = {each.path: each.takes for each in ENDPOINTS if each.takes is not None}
     for schema in taken.values():
         assert isinstance(schema, StrictSchema)
         for key, place in schema.elsewhere.items():
@@ -422,7 +422,7 @@ def test_pages_that_are_switched_off_are_not_suggested(make_client: Any) -> None
     assert "/docs" not in detail
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.path)
+@pytest.mark.parametrize("operation", ENDPOINTS, ids=lambda operation: operation.path)
 def test_a_wrong_method_is_told_the_right_one_with_a_body_that_works(client: FlaskClient, operation: Any) -> None:
     path = operation.path.replace("{name}", "relu")
     wrong = "POST" if operation.method == "GET" else "GET"

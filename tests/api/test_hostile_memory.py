@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from service import memory, structure
-from service.memory import Account, Reservation
-from service.structure import structure_of
+from service.capacity import memory
+from service.capacity.memory import Account, Reservation
+from service.wire import structure
+from service.wire.structure import structure_of
 from tests.conftest import Post
 from tests.support import assert_problem, network, pointers, replaced, xor
 

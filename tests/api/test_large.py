@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from service import long_text
-from service.long_text import LONG
+from service.wire import long_text
+from service.wire.long_text import LONG
 from tests.conftest import Post, ServerFactory
 from tests.support import strict_json
 

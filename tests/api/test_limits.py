@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from service import memory
-from service.memory import Account
+from service.capacity import memory
+from service.capacity.memory import Account
 from tests.conftest import Post, ServerFactory
 from tests.support import Server, assert_problem, head, network, xor
 

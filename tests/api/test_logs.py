@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from service import observability
 from service.app import create_app
 from service.config import Settings
-from service.observability import JsonFormatter, TextFormatter, logs_text
+from service.observing import logs, metrics
+from service.observing.logs import JsonFormatter, TextFormatter, logs_text
 from tests.support import xor
 
 MakeClient = Callable[..., FlaskClient]
@@ -88,7 +88,7 @@ def test_requests_of_machines_are_not_logged(written: Callable[[str, str], str])
 def test_a_terminal_decides_unless_the_setting_does(
     monkeypatch: pytest.MonkeyPatch, log_format: str, terminal: bool, text: bool
 ) -> None:
-    monkeypatch.setattr(observability.os, "isatty", lambda descriptor: terminal and descriptor == 1)
+    monkeypatch.setattr(logs.os, "isatty", lambda descriptor: terminal and descriptor == 1)
     assert logs_text(log_format) is text
 
 
@@ -175,20 +175,20 @@ def test_refusals_are_counted_by_reason(make_client: MakeClient) -> None:
     client.post("/v1/gradients", json={})
     client.post("/v1/gradients", data=b" " * 101, content_type="application/json")
     client.get("/v1/losses")
-    observability.refuse("too many connections")
+    metrics.refuse("too many connections")
     after = refusals(client)
     grown = {reason for reason, count in after.items() if count > before.get(reason, 0)}
     assert grown == {"invalid", "too-large", "too many connections"}
 
 
 def test_gauges_are_read_when_metrics_are_asked_for(client: FlaskClient) -> None:
-    observability.sample(observability.BUSY_SLOTS, lambda: 3, "heavy")
-    observability.sample(observability.OPEN_CONNECTIONS, lambda: 17)
+    metrics.sample(metrics.BUSY_SLOTS, lambda: 3, "heavy")
+    metrics.sample(metrics.OPEN_CONNECTIONS, lambda: 17)
     try:
         text = client.get("/metrics").text
     finally:
-        observability.sample(observability.BUSY_SLOTS, lambda: 0, "heavy")
-        observability.sample(observability.OPEN_CONNECTIONS, lambda: 0)
+        metrics.sample(metrics.BUSY_SLOTS, lambda: 0, "heavy")
+        metrics.sample(metrics.OPEN_CONNECTIONS, lambda: 0)
     assert re.search(r'^nabla_busy_slots\{lane="heavy"\} 3\.0$', text, re.MULTILINE)
     assert re.search(r"^nabla_open_connections 17\.0$", text, re.MULTILINE)
     (resident,) = re.findall(r"^nabla_resident_bytes (\S+)$", text, re.MULTILINE)

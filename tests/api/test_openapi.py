@@ -14,8 +14,8 @@ from flask import Flask
 from hypothesis import HealthCheck, settings
 
 from service import openapi
+from service.api.endpoint import in_order
 from service.api.examples import MISTAKES, XOR_NETWORK, XOR_PARAMETERS, misspelt
-from service.api.operation import in_order
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     load_all_checks()
 
 DOCUMENT: dict[str, Any] = openapi_document()
-OPERATIONS = [
+ENDPOINTS = [
     pytest.param(path, method, operation, id=operation["operationId"])
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
@@ -145,7 +145,7 @@ def test_every_route_is_described(app: Flask) -> None:
     assert routes == described
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "method", "operation"), ENDPOINTS)
 def test_every_operation_says_what_it_does(path: str, method: str, operation: dict[str, Any]) -> None:
     assert operation["summary"] and operation["description"] and operation["tags"]
     assert operation["responses"]["default"]["content"].keys() == {MEDIA_TYPE}
@@ -184,7 +184,7 @@ def test_examples_give_the_answers_that_stand_beside_them(
     assert errors(answer["schema"], strict_json(typed.get_data())) == []
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "method", "operation"), ENDPOINTS)
 def test_problems_that_stand_beside_an_operation_are_of_the_service(
     path: str, method: str, operation: dict[str, Any], post: Post
 ) -> None:
@@ -203,7 +203,7 @@ def test_problems_that_stand_beside_an_operation_are_of_the_service(
 STREAMED = ("application/x-ndjson", "text/event-stream")
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "method", "operation"), ENDPOINTS)
 def test_parts_of_a_stream_are_as_their_schema_says(
     path: str, method: str, operation: dict[str, Any], post: Post
 ) -> None:
@@ -223,7 +223,7 @@ def test_gradients_stand_first() -> None:
     assert next(iter(DOCUMENT["paths"])) == "/v1/gradients"
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "method", "operation"), ENDPOINTS)
 def test_answers_to_get_are_as_their_schemas_say(app: Flask, path: str, method: str, operation: dict[str, Any]) -> None:
     if method != "get":
         return

@@ -20,13 +20,14 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from schemas.requests import RequestSchema
 from service import wire
-from service.api import operation, streaming
-from service.api.operation import Context, Runtime, hung_up
+from service.api import endpoint, streaming
+from service.api.context import Context, Runtime
+from service.api.endpoint import hung_up
 from service.api.streaming import Turns, collect, respond, turns
 from service.app import create_app
 from service.config import Settings
 from service.engine.errors import DeadlineExceeded
-from service.observability import Timer
+from service.observing.timer import Timer
 from service.problems import Problem
 from tests.conftest import wait_for
 from tests.support import assert_problem, strict_json
@@ -92,7 +93,7 @@ class Laboratory:
         self.next: Callable[[], Counting] = Counting
         blueprint = Blueprint("counting", __name__)
 
-        @operation.post(
+        @endpoint.post(
             blueprint,
             "/v1/counting",
             takes=RequestSchema(),
@@ -133,8 +134,8 @@ class Laboratory:
 
 @pytest.fixture
 def make_laboratory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Laboratory]:
-    # OpenAPI is not to know of the operation.
-    monkeypatch.setattr(operation, "OPERATIONS", [])
+    # OpenAPI is not to know of the endpoint.
+    monkeypatch.setattr(endpoint, "ENDPOINTS", [])
     return Laboratory
 
 

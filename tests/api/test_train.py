@@ -15,7 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service import memory
+from service.capacity import memory
 from service.engine.descent.optimizers import optimizers
 from tests.api.test_gradients import BASE64, plain
 from tests.api.test_several import TWO

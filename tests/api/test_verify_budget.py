@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api import verify
-from service.api.operation import Context
+from service.api.context import Context
 from service.engine.insight.subject import Located
 from tests.api.test_verify import BODY, PATH, codes, scaled
 

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from service.admission import Ticket
+from service.capacity.admission import Ticket
 from service.engine.errors import Abandoned, DeadlineExceeded
 from tests.support import assert_problem, network, strict_json
 

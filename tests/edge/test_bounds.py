@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from service.capacity.memory import Account
 from service.edge import edge as edges
 from service.edge.pool import Pool
-from service.memory import Account
 from tests.edge.support import Running, all_of, plain, running, wait_until
 from tests.support import assert_problem, head, read_answer, xor
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.memory import Account
+from service.capacity.memory import Account
 from tests.edge.support import Running, all_of, at_once, plain, running, wait_until
 from tests.support import assert_problem, head, read_answer, xor
 

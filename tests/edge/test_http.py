@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.observability import Access
+from service.observing.access import Access
 from tests.edge.support import Running, all_of, plain, running, wait_until
 from tests.support import PROBLEM, Answer, assert_problem, head, read_answer, strict_json, xor
 

@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
 from schemas.requests import MOST_DEPTH
+from service.api.endpoint import ENDPOINTS, Endpoint
 from service.api.examples import FORWARD, GRADIENTS
-from service.api.operation import OPERATIONS, Operation
 from service.engine.network.evaluate import EvaluationTask
 from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
@@ -258,8 +258,8 @@ def kinds_of(hint: Any) -> tuple[type, ...]:
     return (dict,) if is_typeddict(found) else (found,)
 
 
-@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.takes], ids=lambda each: each.path)
-def test_requests_are_loaded_into_what_their_type_says(operation: Operation) -> None:
+@pytest.mark.parametrize("operation", [each for each in ENDPOINTS if each.takes], ids=lambda each: each.path)
+def test_requests_are_loaded_into_what_their_type_says(operation: Endpoint) -> None:
     """Types are checked by mypy; that values are of these types, nobody else checks."""
     schema: Any = operation.takes
     ((loaded_as,),) = [get_args(base) for base in type(schema).__orig_bases__]

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from marshmallow import ValidationError
 
 from schemas.tensor import MOST_AXES, TYPED_DTYPES, decode, encode, narrow
-from service.large_json import Unsure, parse_large
+from service.wire.large_json import Unsure, parse_large
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=64)
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, max_side=5)

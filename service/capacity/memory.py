@@ -1,12 +1,12 @@
-"""The memory of a worker: one account for all that its requests take, counted before it is taken.
+"""The memory of a worker: one account of all memory that its requests take, counted before it is allocated.
 
-Account       how much there is, who holds how much, and who waits for more
+Account       the total, the bytes that each request holds, and the requests that wait for more
 Reservation   the share of one request
-Cache         what is kept for later requests, and given up when a request needs the memory
+Cache         memory kept for later requests, given up when a request needs it
 
-Memory that is not free is waited for in the order in which the requests came. A part is set aside for light requests,
-which need little and would otherwise wait behind those that need much. What a request needs is the caller's to say;
-`service/wire.py` and the views know the factors, and docs/decisions/0017 has the measurements.
+Requests wait for memory in the order in which they came. A part is set aside for light requests, which need little and
+would otherwise wait behind those that need much. The caller says how much a request needs: `service/wire/` and the
+views know the factors, and docs/decisions/0017 has the measurements.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import Protocol
 from service.problems import Problem
 
 SMALL = 64 * 1024
-"""Bytes of a request that are not counted: tiny requests never wait. The share of the worker itself covers them."""
+"""Bytes of a request that are not counted, so that tiny requests never wait. The worker's own share covers them."""
 PATIENCE = 5.0
 """Seconds that a request waits for memory, unless its deadline comes first."""
 LIGHT_SHARE = 8
-"""A request is light while it needs at most one eighth of what is set aside for light ones."""
+"""A request is light while it needs at most one part in this many of the memory for light requests."""
 GLANCE = 0.1
 """Seconds between two looks at the request while it waits."""
 MEMORY_OF_RATE = 10.0
-"""Seconds after which memory that was given back counts for a third in the estimate of when more comes free."""
+"""Seconds after which memory that was given back counts for a third in the forecast of free memory."""
 LONGEST_RETRY = 60
 """The largest Retry-After, in seconds."""
 
 
 class Cache(Protocol):
-    """What is kept for later requests."""
+    """A cache of the worker."""
 
     @property
     def nbytes(self) -> int:
-        """An estimate of what it takes."""
+        """An estimate of the bytes that the cache takes."""
 
     def shrink(self, nbytes: int) -> None:
-        """Forget so many bytes, or everything if there are not as many."""
+        """Forget so many bytes, or everything if there are fewer."""
 
 
 class Waiter(Protocol):
@@ -51,21 +51,21 @@ class Waiter(Protocol):
 
     @property
     def deadline(self) -> float:
-        """A reading of `time.monotonic` after which it waits no longer."""
+        """The reading of `time.monotonic` until which it waits."""
 
     @property
     def may_wait(self) -> bool:
-        """Whether it may wait at all: others would wait with it for what it holds."""
+        """Whether it may wait at all: while it waits, others may wait for its slot."""
 
     def look(self) -> object:
-        """Called now and then; what it raises ends the wait."""
+        """Called now and then; an exception from it ends the wait."""
 
 
 class Account:
-    """The memory that requests and caches of a worker share. For many threads."""
+    """The memory that the requests and caches of a worker share. Thread-safe."""
 
     def __init__(self, total: int, caches: Sequence[Cache] = (), aside: int = 0) -> None:
-        """`aside` bytes of the total are for light requests only."""
+        """Set `aside` bytes of the total aside for light requests."""
         self.total = total
         self.aside = aside
         self.held = 0
@@ -80,7 +80,7 @@ class Account:
 
     @property
     def free(self) -> int:
-        """Bytes that no request holds; caches may have them until somebody asks."""
+        """Bytes that no request holds; caches may use them until a request needs them."""
         return self.total - self.held
 
     @property
@@ -95,35 +95,35 @@ class Account:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for memory."""
+        """The number of requests that wait for memory."""
         return len(self._line)
 
     def reservation(self) -> Reservation:
-        """The share of a request, empty at first. Requests wait in the order in which these are made."""
+        """Return an empty share for a request. Requests wait in the order of these calls."""
         return Reservation(self, next(self._numbers))
 
     def _light_part(self, nbytes: int) -> int:
-        """The bytes of a share of this size that count as light: all or none."""
+        """Return how many bytes of a share of this size count as light: all or none."""
         return nbytes if nbytes * LIGHT_SHARE <= self.aside else 0
 
     def _fits_aside(self, share: Reservation, nbytes: int) -> bool:
-        """Whether a share of this size fits into what is set aside for light ones. The lock is held."""
+        """Return whether a share of this size fits into the memory for light requests. The lock is held."""
         light = self._light_part(nbytes)
         return 0 < light <= self.aside - self._light + self._light_part(share.held)
 
     def _is_behind(self, share: Reservation, nbytes: int) -> bool:
-        """Whether a share waits because an older request waits already. The lock is held."""
+        """Return whether a share has to wait because an older request waits already. The lock is held."""
         waits = bool(self._line) and self._line[0].share.number < share.number
         return waits and not self._fits_aside(share, nbytes)
 
     def _hold(self, share: Reservation, nbytes: int) -> None:
-        """Note that a share holds so many bytes from now on. The lock is held."""
+        """Record the bytes that a share holds from now on. The lock is held."""
         self._light += self._light_part(nbytes) - self._light_part(share.held)
         self.held += nbytes - share.held
         share.held = nbytes
 
     def _take(self, share: Reservation, nbytes: int) -> bool:
-        """Give a share more memory if there is so much, at the cost of caches if need be. The lock is held."""
+        """Give a share more memory if there is enough, and shrink caches for it. The lock is held."""
         missing = nbytes - share.held - self.free
         kept = 0 if self._fits_aside(share, nbytes) else max(0, self.aside - self._light)
         if missing + kept > 0:
@@ -140,7 +140,7 @@ class Account:
         return True
 
     def _claim(self, share: Reservation, nbytes: int) -> _Wish | None:
-        """Give a share more memory, or a place in the line."""
+        """Give a share more memory and return None, or return its place in the line."""
         with self._lock:
             if not self._is_behind(share, nbytes) and self._take(share, nbytes):
                 return None
@@ -154,7 +154,7 @@ class Account:
             return not self._is_behind(share, nbytes) and self._take(share, nbytes)
 
     def _give_back(self, share: Reservation, nbytes: int) -> None:
-        """Leave a share with so many bytes, fewer than it holds."""
+        """Reduce a share to so many bytes."""
         with self._lock:
             freed = share.held - nbytes
             now = time.monotonic()
@@ -164,14 +164,14 @@ class Account:
             self._settle()
 
     def _withdraw(self, wish: _Wish) -> None:
-        """Take a wish out of the line, unless it was granted in this moment."""
+        """Take a wish out of the line, unless it was granted just now."""
         with self._lock:
             if wish in self._line:
                 self._line.remove(wish)
                 self._settle()
 
     def _settle(self) -> None:
-        """Grant what can be granted, in order. The lock is held."""
+        """Grant the wishes that can be granted, in order. The lock is held."""
         line = self._line
         while line and self._take(line[0].share, line[0].nbytes):
             line.pop(0).grant()
@@ -182,7 +182,7 @@ class Account:
             last.gate.release()
 
     def retry_after(self, nbytes: int) -> int:
-        """Seconds after which so many bytes more are likely to be free, by what was given back lately."""
+        """Return the seconds until so many more bytes are likely to be free, by the memory given back lately."""
         with self._lock:
             wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - self.free
             now = time.monotonic()
@@ -191,15 +191,15 @@ class Account:
 
 
 class Reservation:
-    """The share of one request in an `Account`. For one thread at a time."""
+    """The share of one request in an `Account`, for one thread at a time."""
 
     def __init__(self, account: Account, number: int) -> None:
         self.account = account
         self.number = number
         self.held = 0
-        """Bytes that are held. What is small is not counted."""
+        """Bytes that are held; a small share counts as 0."""
         self.waiter: Waiter | None = None
-        """The request, whose patience bounds what `need` waits."""
+        """The request, whose deadline bounds the waiting in `need`."""
 
     def __enter__(self) -> Reservation:
         return self
@@ -208,11 +208,10 @@ class Reservation:
         self.release()
 
     def need(self, nbytes: int) -> None:
-        """Hold `nbytes` in all from now on, instead of what was held before; waits for what is not free.
+        """Hold `nbytes` in all from now on, instead of the present amount; wait until they are free.
 
-        Raises `Problem` 422 for more than one request may have, so that nobody waits in vain, 503 when the wait was
-        too long or the request may not wait, and what the look of the waiter raises. Then everything held before is
-        still held.
+        Raise `Problem` 422 if one request may never have so much, `Problem` 503 if the wait was too long or the request
+        may not wait, and whatever the waiter's `look` raises. After an exception, the previous amount is still held.
         """
         if nbytes <= self.held:
             if nbytes < self.held:
@@ -231,14 +230,14 @@ class Reservation:
             self._wait(wish)
 
     def try_need(self, nbytes: int) -> bool:
-        """Hold `nbytes` in all from now on if they are free and nobody who came before waits; else change nothing."""
+        """Hold `nbytes` in all if they are free and no older request waits. Return whether that succeeded."""
         if nbytes <= self.held or (not self.held and nbytes <= SMALL):
             self.need(nbytes)
             return True
         return self.account._try(self, nbytes)
 
     def release(self) -> None:
-        """Give everything back. May be called twice."""
+        """Give everything back. It may be called twice."""
         if self.held:
             self.account._give_back(self, 0)
 
@@ -259,13 +258,13 @@ class Reservation:
             raise self.busy(wish.nbytes)
 
     def busy(self, nbytes: int) -> Problem:
-        """The refusal of a request that needs so many bytes in all."""
+        """Return the refusal of a request that needs so many bytes in all."""
         wait = self.account.retry_after(nbytes - self.held)
         return Problem("busy", "Other requests hold the memory of this server.", headers={"Retry-After": str(wait)})
 
 
 class _Wish:
-    """A share that is to grow, and the gate that opens when it did or never will."""
+    """The wish of a share to grow, and a gate that opens when it is granted or refused."""
 
     def __init__(self, share: Reservation, nbytes: int) -> None:
         self.share = share
@@ -280,7 +279,7 @@ class _Wish:
 
 
 def too_much(nbytes: int, total: int) -> Problem:
-    """The refusal of a request that needs more memory than all requests may take."""
+    """Return the refusal of a request that needs more memory than one request may have."""
     text = f"The request would take about {nbytes:,} bytes of memory; this server has {total:,} for its requests."
     error = {"pointer": "#", "detail": text, "limit": "memory_bytes", "asked": nbytes, "allowed": [total]}
     return Problem("limit-exceeded", text, [error])

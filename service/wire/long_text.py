@@ -1,8 +1,8 @@
-"""Reading bodies with long texts of base64: the texts stay where they are, in the body.
+"""Bodies with long texts of base64: the texts stay in the body until they are decoded.
 
-A parser would copy such a text three times before anyone decodes it. So it is cut out before parsing, with
-a stand-in in its place, and what is parsed then holds a view of the body. Only what is plainly a typed
-array's base64 is cut out; where anything is in doubt, the body has to be parsed as it came.
+A parser would copy such a text three times before anyone decodes it. So the text is cut out before parsing and a
+placeholder takes its place; afterwards the parsed value holds a view of the body. Only texts that plainly are the
+base64 of a typed array are cut out. In doubt, the body is parsed as it came.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 LONG = 16 * 1024
-"""Shorter texts are not worth the trouble."""
+"""Bytes of a text below which cutting it out is not worth the effort."""
 KEY = b'"base64"'
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
 # How JSON writes the character NUL, which no sensible text has; with it begins what stands in for a text.
@@ -22,17 +22,17 @@ NUL = b"\\u0000"
 
 
 class LongTexts:
-    """The long texts of a body, and the rest of it."""
+    """The long texts of a body, and the rest of the body."""
 
     def __init__(self, body: bytes) -> None:
         self.rest = body
-        """The body with stand-ins for the texts."""
+        """The body with placeholders for the texts."""
         self.texts: list[memoryview] = []
         self.holders: list[dict[str, Any]] = []
-        """The typed arrays that hold the texts, once they are `put_back`."""
+        """The typed arrays that hold the texts, after `put_back`."""
         self._cut(body)
         self.nbytes = sum(map(len, self.texts))
-        """How long the texts are together."""
+        """The length of all texts together."""
 
     def _cut(self, body: bytes) -> None:
         view = memoryview(body)
@@ -58,9 +58,9 @@ class LongTexts:
             self.rest, self.texts = bytes(rest), texts
 
     def put_back(self, value: Any, keys: Collection[str]) -> bool:
-        """Put views of the texts into what was parsed of the rest, an object, below these keys of it.
+        """Put views of the texts into the parsed rest, an object, below these keys of it.
 
-        False where not every text found its place: it was no typed array's, or its key stands twice.
+        Return False if a text did not find its place: it belonged to no typed array, or its key occurs twice.
         """
         pending = [value[key] for key in keys if key in value] if isinstance(value, dict) else []
         while pending:
@@ -77,13 +77,14 @@ class LongTexts:
         return len(self.holders) == len(self.texts)
 
     def release(self) -> None:
-        """Let go of the body, when its texts are decoded; its typed arrays keep an empty text."""
+        """Release the body once its texts are decoded; its typed arrays keep an empty text."""
         for holder in self.holders:
             holder["base64"] = ""
         self.rest, self.texts = b"", []
 
 
 def _is_printable(text: memoryview) -> bool:
-    """Whether a text is ASCII without control characters: JSON allows it, and it is no part of another character."""
+    """Return whether a text is ASCII without control characters: JSON allows it, and it is no part of another
+    character."""
     codes = np.frombuffer(text, np.uint8)
     return bool(codes.min() >= 0x20 and codes.max() < 0x7F)

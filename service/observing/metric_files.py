@@ -1,9 +1,9 @@
-"""The files through which the metrics of all workers add up, as prometheus_client has them.
+"""The files through which the metrics of all workers add up, in the format of prometheus_client.
 
-Every process writes files of its own. They are named by places instead of process numbers, and a new worker takes the
-place of one that died, so its counts go on where they stood. There are as many files as there were workers at once.
+Every process writes its own files. A place names them instead of a process number: a new worker takes the place of one
+that died and continues its counts. So there are as many files as workers ever ran at once.
 
-Nothing here imports prometheus_client, which has to find the folder when it is imported itself.
+This module does not import prometheus_client, which looks for the folder when it is imported.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ BEGINNING = "nabla-metrics-"
 LOCK = "lock"
 
 _place = ""
-"""The place of this process; "" before it has one, as in the master."""
+"""The place of this process; "" as long as it has none, as in the master."""
 
 
 def identifier() -> str:
-    """What names the files of this process."""
+    """Return the name of this process in its file names."""
     return _place or str(os.getpid())
 
 
 def open_folder(parent: str | None) -> None:
-    """Make a folder for the metrics of a server, which is removed when the process ends; unless there is one given.
+    """Create the folder for the metrics of a server, unless the environment names one. It is removed when the process
+    ends.
 
-    However a server ended: folders that it left behind are removed by the next start.
+    If a server is killed, the next start removes the folder that it left.
     """
     if VARIABLE in os.environ:
         return
@@ -56,7 +57,7 @@ def _remove(folder: str, owner: int) -> None:
 
 
 def remove_left_behind(parent: str) -> None:
-    """Remove folders whose servers are gone: nobody holds their locks."""
+    """Remove the folders of servers that are gone: nobody holds their locks."""
     for folder in Path(parent).glob(f"{BEGINNING}*"):
         # Other users' folders cannot be opened.
         with suppress(OSError), (folder / LOCK).open("r+") as file:
@@ -65,20 +66,21 @@ def remove_left_behind(parent: str) -> None:
 
 
 def reserve(worker: Any, others: Iterable[Any]) -> None:
-    """In the master, before a worker is forked: give it the first place that none of the others has."""
+    """Give a worker the first free place. Call this in the master, before the fork."""
     taken = {getattr(other, "metrics_place", -1) for other in others}
     worker.metrics_place = next(place for place in range(len(taken) + 1) if place not in taken)
 
 
 def take(worker: Any) -> None:
-    """In the worker, after the fork: write the files of its place."""
+    """Use the files of the worker's place. Call this in the worker, after the fork."""
     global _place
     # With a folder that outlives servers, two of them may use it at once.
     _place = f"{os.getppid()}-{worker.metrics_place}"
 
 
 def give_back(worker: Any) -> None:
-    """In the master, when a worker is gone: forget its gauges. Its counts stay, and its successor adds to them."""
+    """Forget the gauges of a worker that is gone; its counts stay, and its successor adds to them. Call this in the
+    master."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(f"{os.getpid()}-{worker.metrics_place}")  # type: ignore[no-untyped-call]

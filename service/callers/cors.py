@@ -1,15 +1,14 @@
-"""Which pages may call the service (CORS).
+"""The pages that may call the service (CORS).
 
-A browser lets a page read the answers of another origin only if they name its origin. Two kinds of pages may:
+A browser lets a page read the responses of another origin only if they name its origin. Two kinds of pages may:
 
-- those of the origins in `NABLA_CORS_ORIGINS`, or all with `*`;
-- those of this machine, http(s)://localhost, 127.0.0.1 and [::1] on any port, as long as the server listens on
-  loopback addresses alone. Then only programs of this machine reach it, which need no browser's leave, and nobody has
-  to configure anything to try a page of their own.
+- pages of the origins in `NABLA_CORS_ORIGINS`, or all pages with `*`;
+- pages of this machine, http(s)://localhost, 127.0.0.1 and [::1] on any port, as long as the server listens on
+  loopback addresses alone. Only programs of this machine reach the server then, and they need no browser's leave.
 
-This gives away nothing that is not open anyway: the service has no cookies and takes no credentials that a browser adds
-by itself. Whether the server listens on loopback is read from its sockets, never from the Host header, which anyone can
-write. docs/decisions/0013-pages-of-this-machine.md says more, also about DNS rebinding.
+This exposes nothing that is not open anyway: the service has no cookies, and takes no credentials that a browser adds
+by itself. The sockets say whether the server listens on loopback, never the Host header, which anyone can write.
+docs/decisions/0013-pages-of-this-machine.md says more, also about DNS rebinding.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ PAGES_OF_THIS_MACHINE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:
 ALLOWED_HEADERS = "Content-Type, Content-Encoding, Authorization, X-Request-Id"
 EXPOSED_HEADERS = "ETag, Retry-After, Server-Timing, X-Request-Id"
 MOST_REFUSED = 100
-"""Origins of which a worker logs that it refused them; strangers must not fill memory or log."""
+"""The number of refused origins that a worker logs: strangers must not fill the memory or the log."""
 
 log = logging.getLogger("nabla.cors")
 
 
 class Cors:
-    """The origins whose pages may read answers, and those that were refused."""
+    """The origins whose pages may read responses, and the origins that were refused."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self.origins = frozenset(origins)
         self.on_loopback = False
-        """Whether the server listens on loopback addresses alone; whoever starts it says so."""
+        """Whether the server listens on loopback addresses alone; gunicorn.conf.py sets it."""
         self._lock = threading.Lock()
         self._refused: set[str] = set()
 
     def allow(self, headers: Headers, environ: Mapping[str, Any]) -> None:
-        """Add to an answer's headers what lets the asking page read it, if it may."""
+        """Add the headers that let the calling page read the response, if it may."""
         if not (self.origins or self.on_loopback):
             # No page of another origin may, so answers do not differ by origin.
             if "HTTP_ORIGIN" in environ:
@@ -70,7 +69,7 @@ class Cors:
         return self.on_loopback and PAGES_OF_THIS_MACHINE.fullmatch(origin) is not None
 
     def _refuse(self, environ: Mapping[str, Any]) -> None:
-        """Log an origin at its first refusal, with the setting that would allow it."""
+        """Log the first refusal of an origin, with the setting that would allow it."""
         origin: str = environ["HTTP_ORIGIN"]
         # The service's own pages send their origin too, and need no leave.
         if origin.partition("://")[2] == environ.get("HTTP_HOST") or origin in self._refused:

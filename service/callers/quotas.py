@@ -1,8 +1,8 @@
-"""How often a client may ask, counted over all workers of this machine.
+"""Requests per second of each client, counted over all workers of this machine.
 
-The token buckets stand in a table in memory that is mapped before the workers are forked, so all of them see one table.
-A lock on bytes of the file behind it guards each set of buckets. The kernel releases the locks of a process when it
-ends, however it ends: a worker that is killed leaves nothing locked.
+The token buckets are a table in memory that is mapped before the workers are forked, so all workers share it. A lock on
+bytes of the file behind the table guards each set of buckets. The kernel releases the locks of a process when it ends,
+however it ends: a killed worker leaves nothing locked.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import tempfile
 import threading
 import time
 
-from service.access import Keys
+from service.callers.keys import Keys
+from service.callers.proxy import network_of
 from service.problems import Problem
-from service.proxy import network_of
 
 CLIENTS = 65_536
-"""Clients that are remembered at most."""
+"""The number of clients that are remembered."""
 WAYS = 8
-"""Buckets of a set. A client's name decides its set; there the one that was silent longest is forgotten first."""
+"""The number of buckets in a set. A client's name decides its set; the longest silent client of a set is forgotten
+first."""
 BUCKET = struct.Struct("=Qdd")
-"""A bucket: the mark of a client, its tokens, and when they were counted."""
+"""A bucket: the mark of a client, its tokens, and the time when they were counted."""
 TRIES, PAUSE = 20, 0.0005
-"""How long another worker may keep a lock, which it needs for microseconds, until a count goes on without it: a worker
-that was stopped in the middle must not stop the others."""
+"""The attempts to get a lock that another worker holds, and the seconds between them. After them a count goes on
+without the lock: a worker that was stopped while it held a lock must not stop the others."""
 
 
 class Gate:
-    """Who may pass: by quota of the address, key, and quota of the key, in this order.
+    """The checks of a request, in this order: quota of the address, key, quota of the key.
 
-    So guessing keys uses up the quota of an address, and whoever has no key cannot use up that of a key.
+    So guessing keys uses up the quota of the address, and a client without a key cannot use up the quota of a key.
     """
 
     def __init__(self, keys: tuple[tuple[str, bytes], ...], per_address: float, per_key: float) -> None:
@@ -44,7 +45,7 @@ class Gate:
         self.named = Quota(per_key if keys else 0.0, "one key")
 
     def check(self, address: str, authorization: str | None) -> str:
-        """The name of the client's key, "" where none is needed. Raises `Problem` 401, 403 or 429."""
+        """Return the name of the client's key, "" if none is needed. Raise `Problem` 401, 403 or 429."""
         if self.addresses.per_second:
             self.addresses.check(network_of(address))
         name = self.keys.check(authorization)
@@ -54,9 +55,9 @@ class Gate:
 
 
 class Quota:
-    """A token bucket per client: as many at once as a second allows, then that many a second.
+    """A token bucket for each client: it starts with the requests of one second and gains as many each second.
 
-    Make it before the fork. `whom` says in the answer who one client is.
+    Create it before the fork. `whom` names a client in the message of a refusal.
     """
 
     def __init__(self, per_second: float, whom: str = "one client", clients: int = CLIENTS) -> None:
@@ -76,7 +77,7 @@ class Quota:
         self._threads = threading.Lock()
 
     def check(self, client: str) -> None:
-        """Take a token of this client. Raises `Problem` 429 when it has none, with the seconds until it has one."""
+        """Take a token of this client. Raise `Problem` 429 with the seconds until the next token if there is none."""
         if not self.per_second:
             return
         name = hashlib.blake2b(client.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret).digest()
@@ -88,7 +89,7 @@ class Quota:
             raise Problem("too-many-requests", detail, headers={"Retry-After": str(math.ceil(wait))})
 
     def _take(self, mark: int, place: int) -> float:
-        """Take a token of the bucket with this mark out of the set at this place; gives the seconds to wait, or 0."""
+        """Take a token of the bucket with this mark, in the set at this place. Return the seconds to wait, or 0."""
         locked = self._lock(place)
         try:
             now = time.monotonic()
@@ -118,7 +119,7 @@ class Quota:
 
 
 def _file_in_memory() -> int:
-    """A file that nobody else can open, in memory where the system has such files."""
+    """Return the descriptor of a file that no other process can open, in memory if the system has such files."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("nabla-quota")
     with tempfile.TemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""What to ask instead of a path that there is not, or with a method that a path has not."""
+"""Hints for requests with an unknown path, or a method that the path does not have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 from flask import current_app
 
-from service.api.operation import OPERATIONS, Operation
+from service.api.endpoint import ENDPOINTS, Endpoint
 
 LONGEST_PATH = 100
-"""Characters of a path that may be a slip of another."""
+"""Characters of a path that may be a misspelt one."""
 _FORWARD: dict[str, Any] = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": [[1, 2]]}
 _GRADIENTS = _FORWARD | {"targets": [[1]], "loss": "mse"}
 BODIES: Mapping[str, Mapping[str, Any]] = {
@@ -50,11 +50,11 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(("ready", "readyz"), "/health/ready"),
     **dict.fromkeys(("api", "version", "info", "limits", "index", "v2"), "/v1"),
 }
-"""Last words of paths elsewhere, and the path here."""
+"""Last words of paths of other services, and the path here."""
 
 
 def nothing_at(path: str) -> str:
-    """What to say of a path that there is not."""
+    """Return a sentence about an unknown path, with the path that was probably meant."""
     instead = _meant(path)
     hint = f"; did you mean {instead}?" if instead else "."
     shown = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "…"
@@ -62,31 +62,31 @@ def nothing_at(path: str) -> str:
 
 
 def no_method(path: str, method: str, allowed: str) -> str:
-    """What to say of a method that a path has not; `allowed` are those it has, as the Allow header lists them."""
+    """Return a sentence about a wrong method; `allowed` has the path's methods, as the Allow header lists them."""
     text = f"{path} has no method {method}"
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
-    operation = next((each for each in OPERATIONS if each.path == path.rstrip("/")), None)
+    operation = next((each for each in ENDPOINTS if each.path == path.rstrip("/")), None)
     body = _body(operation) if operation else ""
     return f"{text}; send POST with a JSON body" + (f" such as {body}" if body else ".")
 
 
-def _body(operation: Operation) -> str:
-    """The smallest body that an operation takes."""
+def _body(operation: Endpoint) -> str:
+    """Return the smallest body that an endpoint takes."""
     known = BODIES.get(operation.path)
     bodies = [known] if known is not None else operation.examples.values()
     return min((orjson.dumps(body).decode() for body in bodies), key=len, default="")
 
 
 def _methods() -> dict[str, str]:
-    """The method to ask each path of the service with."""
+    """Return the method of each path of the service."""
     rules = current_app.url_map.iter_rules()
     return {rule.rule: "POST" if "POST" in (rule.methods or ()) else "GET" for rule in rules}
 
 
 def _meant(path: str) -> str:
-    """The method and path that a path probably stands for; empty where there is none."""
+    """Return the method and path that a path probably stands for; "" if there is none."""
     parts = [part for part in path.lower().replace("_", "-").split("/") if part]
     if not parts or len(path) > LONGEST_PATH:
         return ""

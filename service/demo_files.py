@@ -1,6 +1,6 @@
-"""The files of the demo, the page at `/`: where they are, how each is sent, and why there may be none.
+"""The files of the demo, the page at `/`: where they are, how each is sent, and why they may be missing.
 
-They are built from `demo/` by scripts/demo.py, which puts them into this package; a wheel carries them.
+scripts/demo.py builds them from `demo/` into this package; a wheel contains them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.packaged import PACKAGE
 
 FOLDER = PACKAGE / "demo"
 STATE = PACKAGE.parent / "demo" / ".build" / "state.json"
-"""Written by scripts/demo.py in a checkout: whether a build runs, or why the last one failed."""
+"""The state of the build: running, or the reason why the last one failed. scripts/demo.py writes it in a checkout."""
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -30,12 +30,12 @@ TYPES = {
 }
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 HASHED = re.compile(r"-[A-Za-z0-9_-]{8}\.[a-z0-9]+")
-"""How names end that change with their content."""
+"""The end of file names that contain a hash of their content."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent."""
+    """A file, ready to send."""
 
     content: bytes
     media_type: str
@@ -44,7 +44,8 @@ class Asset:
 
 
 def asset(name: str, gzip: bool) -> Asset | None:
-    """A file of the build, compressed if `gzip` and if that was worth it; None where there is none of this name."""
+    """Return a file of the build, compressed if `gzip` is true and a compressed copy exists; None if the name is
+    unknown."""
     media_type = TYPES.get(Path(name).suffix)
     if media_type is None or not NAME.fullmatch(name):
         return None
@@ -59,7 +60,7 @@ def asset(name: str, gzip: bool) -> Asset | None:
 
 
 def page(root: str) -> str | None:
-    """The page, with the path that the service is mounted at before its links; None while it is not built."""
+    """Return the page, whose links begin with the path that the service is mounted at; None if it is not built."""
     try:
         text = (FOLDER / "index.html").read_text()
     except OSError:
@@ -68,7 +69,7 @@ def page(root: str) -> str | None:
 
 
 def why_absent() -> dict[str, Any]:
-    """Why there is no page: `state` is `building`, `failed` or `absent`, `detail` what the build said last."""
+    """Return why there is no page: `state` is `building`, `failed` or `absent`, `detail` the build's last message."""
     try:
         state: dict[str, Any] = orjson.loads(STATE.read_bytes())
     except (OSError, ValueError):

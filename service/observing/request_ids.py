@@ -1,4 +1,4 @@
-"""Request ids: the client's own, or a new one."""
+"""Request ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def request_id(asked: str | None) -> str:
-    """The id that the client asked for, or a new one."""
+    """Return the id that the client asked for if it is valid, else a new one."""
     if asked is not None and REQUEST_ID.fullmatch(asked):
         return asked
     # It only has to be unlike others; the operating system's randomness would cost a call.

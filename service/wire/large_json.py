@@ -1,8 +1,8 @@
-"""Reading large JSON bodies: arrays of numbers become NumPy arrays without a Python object per number.
+"""Large JSON bodies: arrays of numbers become NumPy arrays without a Python object for each number.
 
-simdjson flattens what it copies into a buffer and takes the first of two equal keys, where orjson,
-which reads all other bodies, keeps the structure and takes the last. So whatever is not plainly a
-rectangular array of numbers is left to orjson: `Unsure` is raised, and nothing is guessed.
+simdjson flattens the arrays that it copies into a buffer, and takes the first of two equal keys. orjson, which parses
+all other bodies, keeps the structure and takes the last. So orjson parses whatever is not plainly a rectangular array
+of numbers: `Unsure` is raised, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SMALL_LIST = 64
 
 
 class Unsure(Exception):
-    """The body has to be read by a parser that keeps everything."""
+    """simdjson may lose a part of this body, so another parser has to read it."""
 
 
 def parse_large(body: bytes, brackets: int | None = None) -> Any:
-    """The JSON value in `body`, with arrays of numbers as float64 arrays; `brackets` is how many [ it has, if known.
+    """Return the JSON value in `body`, with arrays of numbers as float64 arrays.
 
-    Raises `Unsure`.
+    `brackets` is the number of [ in the body, if it is known. Raise `Unsure`.
     """
     reader = _Reader()
     try:
@@ -47,7 +47,7 @@ def parse_large(body: bytes, brackets: int | None = None) -> Any:
 class _Reader:
     def __init__(self) -> None:
         self.arrays = 0
-        """How many arrays have been read, nested ones included."""
+        """The number of arrays read so far, nested ones included."""
 
     def read(self, value: Any) -> Any:
         if isinstance(value, simdjson.Object):

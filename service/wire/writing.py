@@ -1,13 +1,14 @@
-"""JSON of large answers in pieces: the same bytes as in one call, and others may compute between two of them.
+"""JSON of long responses in pieces: the bytes are those of one call, and other requests may compute between two pieces.
 
-One call for twenty million numbers holds the interpreter lock for more than a second, and makes a text of its own of
-what is put together again.
+One call for twenty million numbers holds the interpreter lock for more than a second, and puts a copy of the whole text
+together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,25 @@ import pybase64
 
 from schemas.tensor import encode
 from service.engine.arrays import Array
+from service.wire.negotiation import accepts_gzip
 
 PART = 2**15
-"""Numbers that are written in one call: some 3 milliseconds."""
+"""Numbers that are written in one call: about 3 milliseconds."""
 TYPED_PART = 2**11
-"""As `PART`, where arrays are base64: longer texts are not copied into what is around them."""
+"""Like `PART`, for responses with base64: longer texts are not copied into their surroundings."""
 BASE64_PART = 3 * 2**20
 """Bytes of an array that become base64 in one call; a multiple of 3, so that the texts fit together."""
 SMALLEST_PIECE = 2**16
-"""Shorter texts are put together, for each piece is sent by itself."""
+"""Bytes below which texts are joined, because each piece is sent by itself."""
+# Responses smaller than a network packet gain nothing from compression.
+SMALLEST_COMPRESSED = 1400
+# Level 1: on text of numbers the higher levels save a few per cent for several times the price.
+GZIP_LEVEL = 1
 CONTAINERS = frozenset((dict, list, tuple, np.ndarray))
 
 
 class Written:
-    """A part of an answer that is JSON already."""
+    """A part of a response that is JSON already."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces
@@ -39,12 +45,13 @@ class Written:
 
 
 def dump(value: Any) -> bytes:
-    """JSON of a value in one call. In lists, numbers that are not finite become null."""
+    """Return JSON of a value, written in one call. In lists, numbers that are not finite become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=in_words)
 
 
 def written(value: Any, base64: bool = False, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """JSON of a value in pieces, with typed arrays for tensors if `base64`. `look` is called between two pieces."""
+    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`. `look` is called between two
+    pieces."""
     writer = _Writer(base64, look)
     writer.write(value)
     writer.flush()
@@ -52,7 +59,7 @@ def written(value: Any, base64: bool = False, look: Callable[[], object] = lambd
 
 
 def in_words(value: Any) -> Any:
-    """What orjson does not write itself, as something that it does."""
+    """Convert a value that orjson does not write into one that it does."""
     # orjson writes contiguous arrays itself; scalars and views come here.
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -61,8 +68,35 @@ def in_words(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def document(value: Any) -> bytes:
+    """Return JSON of a whole response, with a line feed at the end, so that a terminal's prompt begins a new line."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=in_words)
+
+
+def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = lambda: None) -> list[bytes]:
+    """Return what `document` returns, in pieces, with typed arrays for tensors if `base64`.
+
+    `look` is called between two pieces.
+    """
+    pieces = written(value, base64, look)
+    pieces[-1] += b"\n"
+    return pieces
+
+
+def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
+    """Compress the pieces of a body with gzip and empty the list; return None if the client does not accept gzip."""
+    if not accepts_gzip(environ):
+        return None
+    encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    body.reverse()
+    compressed = []
+    while body:
+        compressed.append(encoder.compress(body.pop()))
+    return [*compressed, encoder.flush()]
+
+
 def _count(value: Any) -> float:
-    """How many numbers a value holds, roughly; strings count by their length."""
+    """Estimate how many numbers a value holds; strings count by their length."""
     kind = type(value)
     if kind is np.ndarray:
         return float(value.size)
@@ -134,7 +168,7 @@ class _Writer:
         return dump(_encoded(value) if self._base64 else value)
 
     def _write_list(self, items: Iterable[Any]) -> None:
-        """A list: short entries many at once, long ones by themselves."""
+        """Write a list: many short entries at once, long entries by themselves."""
         before, group, weight = b"[", list[Any](), 0.0
         for item in items:
             count = _count(item)
@@ -151,7 +185,7 @@ class _Writer:
         self._add((before + self._dump(group)[1:-1] if group else b"") + b"]")
 
     def _write_rows(self, array: Array, contiguous: bool) -> None:
-        """Lists of an array. Of one that is not contiguous, numbers are written as Python has them, as in one call."""
+        """Write the lists of an array. The numbers of one that is not contiguous are written as Python prints them."""
         width = array.size // len(array)
         before = b"["
         if width > PART:
@@ -178,7 +212,7 @@ class _Writer:
 
 
 def _encoded(value: Any) -> Any:
-    """`value` with typed arrays."""
+    """Return `value` with typed arrays for tensors."""
     if isinstance(value, dict):
         return {key: _encoded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a JSON body is made of, counted before it is parsed: how many Python objects it can become is known then."""
+"""Counts of the parts of a JSON body before it is parsed: they bound the number of Python objects that it becomes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from service.problems import Problem
 BLOCK = 64 * 1024
 """Bytes that are counted together: they stay in the processor's cache."""
 MOST_VALUES, MOST_LISTS, MOST_OBJECTS, MOST_STRINGS = 2**22, 2**20, 2**17, 2**19
-"""In one body: more take longer to read than a wrong request may. A typed array is one object, however large it is."""
+"""Largest numbers of parts in one body: more take longer to read than a wrong request may. A typed array is one
+object."""
 VALUE_BYTES, LIST_BYTES, OBJECT_BYTES, STRING_BYTES = 56, 120, 400, 140
-"""What reading takes at most for each value, list, object and string, beside the text (docs/decisions/0017)."""
+"""Bytes that reading takes at most for each value, list, object and string, beside the text (docs/decisions/0017)."""
 ASCII_FACTOR, UNICODE_FACTOR = 3, 8
-"""What texts take while they are read, in multiples of their length."""
+"""Bytes that texts take while they are read, in multiples of their length."""
 ARRAY_BYTES = 8
-"""What is left of a number in an array."""
+"""Bytes that a number takes in an array."""
 
 
 class Structure(NamedTuple):
-    """Counts of a body. Marks inside of strings count too, so that they are never too small."""
+    """The counts of a body. They include marks inside strings, so they are never too small."""
 
     nbytes: int
     text: int
     """Bytes that strings may take."""
     values: int
-    """Entries of lists and objects."""
+    """The number of entries of lists and objects."""
     lists: int
     objects: int
     strings: int
@@ -39,11 +40,11 @@ class Structure(NamedTuple):
 
     @property
     def containers(self) -> int:
-        """Bytes that lists, objects and strings take when they are read, without what they hold."""
+        """Bytes that lists, objects and strings take when they are read, without their content."""
         return self.lists * LIST_BYTES + self.objects * OBJECT_BYTES + self.strings * STRING_BYTES
 
     def check(self) -> None:
-        """Refuse with 422 what is made of more parts than are read."""
+        """Raise `Problem` 422 if the body has too many parts."""
         for name, asked, allowed in (
             ("values", self.values, MOST_VALUES),
             ("lists", self.lists, MOST_LISTS),
@@ -60,7 +61,7 @@ class Structure(NamedTuple):
 
 
 def structure_of(body: bytes) -> Structure:
-    """Count what a body is made of."""
+    """Count the parts of a body."""
     codes = np.frombuffer(body, np.uint8)
     counts = [0, 0, 0, 0]
     for start in range(0, len(codes), BLOCK):

@@ -1,4 +1,4 @@
-"""What is wrong with a body that is no JSON, in words: what came, and what JSON has instead."""
+"""Sentences about bodies that are not JSON: what came, and what JSON has instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 from schemas.fields import NOT_FINITE
 
 SHOWN = 24
-"""Characters that are shown from where reading stopped."""
+"""The number of characters shown from the place where parsing stopped."""
 
 _STARTS: tuple[tuple[str, str], ...] = (
     (r"--[\w-]+\r?\n", "this is a multipart form; send a JSON object, such as {\"key\": \"value\"}"),
@@ -17,7 +17,7 @@ _STARTS: tuple[tuple[str, str], ...] = (
     (r"<", "this is XML or HTML; send a JSON object"),
     (r"---|[A-Za-z_]\w*:\s", "this is YAML; in JSON keys stand in double quotation marks and an object in { and }"),
 )  # fmt: skip
-"""How bodies begin that are of another kind, and what they are."""
+"""Beginnings of bodies in other formats, as patterns, each with its sentence."""
 _HERE: tuple[tuple[str, str], ...] = (
     (r"(?i:nan|inf(inity)?)\b", f"{NOT_FINITE}"),
     (r"undefined\b", "JSON has no undefined: write null, or leave the key out"),
@@ -33,7 +33,7 @@ _HERE: tuple[tuple[str, str], ...] = (
     (r";", "JSON separates entries by commas"),
     (r"\.\.\.|…", "three dots stand for nothing in JSON: write everything out"),
 )  # fmt: skip
-"""What may stand where reading stopped, and what JSON has instead."""
+"""Text at the place where parsing stopped, as patterns, each with the advice for it."""
 _AFTER_NUMBER: tuple[tuple[str, str], ...] = (
     (r"[xXoObB][0-9a-fA-F]", "JSON writes numbers in decimal digits"),
     (r"_", "the digits of a number stand together: 1000, not 1_000"),
@@ -42,7 +42,7 @@ _AFTER_NUMBER: tuple[tuple[str, str], ...] = (
 
 
 def json_fault(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """A sentence about what keeps a body from being JSON."""
+    """Return a sentence that says why a body is not JSON."""
     if body[:2] in (b"\xff\xfe", b"\xfe\xff") or body[1:2] == b"\0" or body[:1] == b"\0":
         return "The body is in UTF-16 or UTF-32; send it in UTF-8."
     text, position = error.doc, error.pos

@@ -1,8 +1,8 @@
-"""Lines of a log on their way out. A reader that stops reading must not stop the service.
+"""The writer of log lines. A reader that stops reading must not stop the service.
 
 Until `start`, lines are written at once. After it, they go into a bounded buffer, which a thread writes ten times a
-second. Where nothing more is taken, as by a pipe that nobody reads, the thread waits, the buffer fills up, and further
-lines are dropped and counted. The thread writes how many as soon as it can.
+second. If the reader takes nothing more, such as a pipe that nobody reads, the thread waits and the buffer fills up.
+Further lines are dropped and counted, and the thread logs their number as soon as it can.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Callable, Iterable, Iterator
 log = logging.getLogger("nabla.log")
 
 BUFFER = 4 * 2**20
-"""Bytes of lines that wait at most: some ten thousand requests."""
+"""Bytes of lines that may wait: some ten thousand requests."""
 GATHER = 0.1
-"""Seconds between two writes: what comes in between is written together."""
+"""Seconds between two writes; the lines of this time are written together."""
 LAST = 1.0
-"""Seconds that a process which ends waits until the last lines are read."""
+"""Seconds that an ending process waits for the reader of its last lines."""
 ATOMIC: int = select.PIPE_BUF
-"""Bytes of one write that a pipe takes as a whole, so that lines of several workers do not mix."""
+"""Bytes that a pipe takes as a whole in one write, so that lines of several workers do not mix."""
 
 
 class Writer:
-    """Writes lines to a file descriptor."""
+    """A writer of lines to a file descriptor."""
 
     def __init__(self, descriptor: int, on_drop: Callable[[], None]) -> None:
-        """`on_drop` is called for each line that is dropped."""
+        """Call `on_drop` for each dropped line."""
         self.descriptor = descriptor
         self.on_drop = on_drop
         self._clear()
@@ -45,7 +45,7 @@ class Writer:
         self._waiting = self._ending = False
 
     def write(self, line: bytes) -> None:
-        """Write a line, its line feed included; after `start`, without waiting for anybody."""
+        """Write a line, which includes its line feed; after `start`, without waiting."""
         if self._wake is None:
             _put(self.descriptor, line)
             return
@@ -63,7 +63,7 @@ class Writer:
             self.on_drop()
 
     def start(self) -> None:
-        """Write from a thread from here on. Threads end with a fork, so this has to be called after it."""
+        """Write from a thread from now on. Call this after a fork, which no thread survives."""
         self._clear()
         wake = self._wake = threading.Event()
         thread = threading.Thread(target=self._run, args=(wake,), name=f"nabla-log-{self.descriptor}", daemon=True)
@@ -71,7 +71,7 @@ class Writer:
         atexit.register(self._end, wake, thread)
 
     def _end(self, wake: threading.Event, thread: threading.Thread) -> None:
-        """Write what is left, if somebody reads it."""
+        """Write the remaining lines, if somebody reads them."""
         self._ending = True
         wake.set()
         thread.join(LAST)
@@ -101,7 +101,7 @@ class Writer:
 
 
 def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines, as many together as one write takes."""
+    """Yield the lines in parts, as many together as one write takes."""
     part: list[bytes] = []
     length = 0
     for line in lines:
@@ -116,7 +116,7 @@ def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _put(descriptor: int, content: bytes) -> None:
-    """Write all of it, however long the reader takes. Without a reader it is lost: no reason to fail a request."""
+    """Write everything, however long the reader takes. Without a reader it is lost: no reason to fail a request."""
     while content:
         try:
             content = content[os.write(descriptor, content) :]
@@ -127,7 +127,7 @@ def _put(descriptor: int, content: bytes) -> None:
 
 
 class Stream:
-    """A writer as `logging.StreamHandler` takes it."""
+    """A stream for `logging.StreamHandler` on top of a writer."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
@@ -136,4 +136,4 @@ class Stream:
         self.writer.write(text.encode("utf-8", "backslashreplace"))
 
     def flush(self) -> None:
-        """Nothing stays here."""
+        """Do nothing: a stream keeps no text."""

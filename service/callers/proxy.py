@@ -1,7 +1,7 @@
-"""What proxies before the service say of a request: the client's address, and the address that the client asked.
+"""Headers of proxies in front of the service: the address of the client, and the address that it asked for.
 
-Anybody can write these headers, so they count only if the connection comes from an address of
-`NABLA_TRUSTED_PROXIES`. By default none does: docs/decisions/0018-exposure.md says why.
+Anyone can write these headers, so they count only if the connection comes from an address in `NABLA_TRUSTED_PROXIES`.
+By default no address is trusted: docs/decisions/0018-exposure.md says why.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
-"""How `NABLA_TRUSTED_PROXIES` names the clients of a Unix socket, which have no address."""
+"""The word in `NABLA_TRUSTED_PROXIES` for the clients of a Unix socket, which have no address."""
 MOST_HOPS = 32
-"""Proxies in a row that are followed back to the client."""
+"""The number of proxies in a row that are followed back to the client."""
 PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
-"""A path before the service's own paths. None of its parts is empty or begins with a dot, so that a link which begins
-with it leads to this host, and never to another one, as //host does."""
+"""A path before the service's own paths. No part is empty or begins with a dot, so that a link with this prefix leads
+to this host and never to another one, as //host does."""
 LONGEST_PREFIX = 256
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 SCHEMES = ("http", "https")
 
 
 class Proxies:
-    """The proxies whose headers are believed."""
+    """The trusted proxies."""
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
-        """Take addresses, networks such as 10.0.0.0/8, and `unix`. Raises `ValueError` for anything else."""
+        """Take addresses, networks such as 10.0.0.0/8, and `unix`. Raise `ValueError` for anything else."""
         words = tuple(trusted)
         self.unix = UNIX in words
         self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(word) for word in words if word != UNIX)
@@ -41,7 +41,7 @@ class Proxies:
         return bool(self.unix or self.networks)
 
     def trusts(self, peer: str) -> bool:
-        """Whether the headers of a connection from this address are believed; "" is the peer of a Unix socket."""
+        """Return whether to believe the headers of a connection from this address; "" is the peer of a Unix socket."""
         return bool(self) and self._trusts(peer)
 
     def _look_up(self, peer: str) -> bool:
@@ -51,10 +51,11 @@ class Proxies:
         return address is not None and any(address in network for network in self.networks)
 
     def client_of(self, peer: str, forwarded_for: str | None) -> str:
-        """The address of the client that `peer` speaks for: the last one of X-Forwarded-For that no trusted proxy has.
+        """Return the address of the client behind `peer`: the last address in X-Forwarded-For that is not a trusted
+        proxy.
 
-        Each proxy appends the address that it was asked from, so everything before the first stranger's address is
-        the stranger's own invention. What is no address ends the search.
+        Each proxy appends the address that called it, so a stranger may have invented every entry before its own. An
+        entry that is not an address ends the search.
         """
         if forwarded_for is None or not self.trusts(peer):
             return peer
@@ -69,11 +70,11 @@ class Proxies:
         return client
 
     def apply(self, environ: dict[str, Any]) -> None:
-        """Change a WSGI environment into that of the request as the client sent it, if a trusted proxy says so.
+        """Apply the headers of a trusted proxy to a WSGI environment, so that it describes the client's own request.
 
-        `nabla.peer` becomes the client's address, `SCRIPT_NAME` the path prefix (X-Forwarded-Prefix) which the proxy
-        has taken off the path, `wsgi.url_scheme` and `HTTP_HOST` what X-Forwarded-Proto and X-Forwarded-Host say. What
-        cannot be one is ignored.
+        `nabla.peer` becomes the client's address. `SCRIPT_NAME` becomes the path prefix that the proxy removed
+        (X-Forwarded-Prefix). `wsgi.url_scheme` and `HTTP_HOST` become the values of X-Forwarded-Proto and
+        X-Forwarded-Host. Malformed values are ignored.
         """
         peer = environ.get("REMOTE_ADDR") or ""
         if not self.trusts(peer):
@@ -91,7 +92,7 @@ class Proxies:
 
 
 class Forwarded:
-    """WSGI middleware that applies what trusted proxies say."""
+    """WSGI middleware that applies the headers of trusted proxies."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]], proxies: Proxies) -> None:
         self.app = app
@@ -103,7 +104,7 @@ class Forwarded:
 
 
 def _address(text: str) -> Address | None:
-    """The address in one entry of X-Forwarded-For, which may have a port; None if there is none."""
+    """Return the address in an entry of X-Forwarded-For, which may have a port; None if there is no address."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -117,7 +118,7 @@ def _address(text: str) -> Address | None:
 
 @lru_cache(4096)
 def network_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network that one subscriber of IPv6 is given."""
+    """Return the network that counts as one client: an IPv4 address, or the /64 network of one IPv6 subscriber."""
     parsed = _address(address)
     if parsed is None or parsed.version == 4:
         return str(parsed or address)
@@ -125,11 +126,11 @@ def network_of(address: str) -> str:
 
 
 def client_name(key: str | None, address: str) -> str:
-    """Who waits and computes as one client: whoever has a valid key, by its name, else whoever shares an address."""
+    """Return the name of a client in queues and slots: that of its valid key, else that of its network."""
     return f"key:{key}" if key else f"address:{network_of(address)}"
 
 
 def _last(environ: dict[str, Any], name: str) -> str:
-    """What the nearest proxy says: the last entry of a header."""
+    """Return the last entry of a header, which the nearest proxy wrote."""
     value: str = environ.get(name, "")
     return value.rpartition(",")[2].strip()

@@ -1,4 +1,4 @@
-"""Who may ask, and how much at once."""
+"""API keys."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from service.problems import Problem
 
 
 class Keys:
-    """API keys: their names, and their SHA-256 digests, which keys are compared by."""
+    """The accepted API keys: their names and the SHA-256 digests that keys are compared by."""
 
     def __init__(self, keys: tuple[tuple[str, bytes], ...]) -> None:
-        """Take names with digests, as `Settings.keys` gives them; without any, everyone may ask."""
+        """Take names with digests, as `Settings.keys` gives them. Without keys, everyone may call."""
         self.keys = keys
 
     def name_of(self, authorization: str | None) -> str | None:
-        """The name of the key in an Authorization header; None if there is none, or not one of these."""
+        """Return the name of the key in an Authorization header; None if there is no key, or an unknown one."""
         if not self.keys or authorization is None:
             return None
         key = _bearer(authorization)
         return self._name(key) if key else None
 
     def check(self, authorization: str | None) -> str:
-        """The name of the key in an Authorization header, "" where none is needed. Raises `Problem` 401 or 403."""
+        """Return the name of the key in an Authorization header, "" if no key is needed. Raise `Problem` 401 or 403."""
         if not self.keys:
             return ""
         key = _bearer(authorization)
@@ -44,6 +44,6 @@ class Keys:
 
 
 def _bearer(authorization: str | None) -> str:
-    """The key in an Authorization header, or nothing."""
+    """Return the key in an Authorization header, or ""."""
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,127 @@
+"""The context of a request: the running service, and the request's memory, ticket and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from flask import current_app
+
+from service import wire
+from service.capacity.admission import Admission, Ticket
+from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
+from service.capacity.memory import Account, Reservation
+from service.config import Settings
+from service.engine.compiling import Compiler
+from service.engine.graph.plan import Program
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.texts import LANGUAGES
+from service.engine.watch import Watch
+from service.observing.timer import Timer
+
+WORTH_LEARNING = 0.001
+"""Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The parts of the running service that views need."""
+
+    settings: Settings
+    compiled: Compiler
+    """Returns the compiled form of a task, out of the cache if an earlier request compiled an equal one."""
+    memory: Account
+    admission: Admission
+    costs: Costs = field(default_factory=Costs)
+
+
+class _Weighed(NamedTuple):
+    """The estimated cost of a computation, to be compared with the measured cost."""
+
+    program: Program
+    kind: str
+    estimated: float
+    began: float
+    """The processor time of the thread when the computation began."""
+
+
+@dataclass
+class Context:
+    """The context of a request, which a view gets beside the loaded request."""
+
+    runtime: Runtime
+    timer: Timer
+    memory: Reservation
+    loaded_bytes: int
+    """An estimate of the bytes that the loaded request takes."""
+    ticket: Ticket
+    """The way of the request through the slots of the worker, and the watch of its computation."""
+    environ: Mapping[str, Any]
+    form: wire.Form
+    """`json`, unless the endpoint streams and the client asked for a stream."""
+    base64: bool
+    """Whether tensors are to be typed arrays. `post` encodes a document, the view encodes a stream itself."""
+    language: str = LANGUAGES[0]
+    """The language of sentences (see `service/engine/texts`)."""
+
+    compiled: Compiler = field(init=False)
+    """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
+    in_steps: bool = False
+    """Whether the request was computed in steps and ended in time: its response is sent even if that is a little
+    late."""
+    _weighed: _Weighed | None = None
+
+    def __post_init__(self) -> None:
+        ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
+        self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
+
+    def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
+        """Wait for a slot as `weigh` does, and then for `nbytes` bytes beside those of the request itself.
+
+        Three lanes compute side by side. A request that takes more than a third of the memory goes to the heavy lane.
+        There it waits in a queue with a forecast, instead of holding a slot of another lane while it waits for memory.
+        """
+        whole = self.loaded_bytes + nbytes
+        self.weigh(program, work, calls, numbers, alone=3 * whole > self.memory.account.total)
+        self.memory.need(whole)
+
+    def weigh(
+        self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0, *, alone: bool = False
+    ) -> None:
+        """Wait for a slot that suits the work that comes now: `work` floating-point operations, mostly of this program.
+
+        Call it before memory is reserved: a request that waits for a slot must not hold what those with a slot need.
+
+        `calls` is the number of NumPy calls beyond one run of the program, `numbers` the count of numbers in the
+        response. With `alone` the slot is one of the heavy lane. Raise `Problem` 503 if the wait would be too long,
+        `DeadlineExceeded` and `Abandoned`.
+        """
+        calls += len(program.nodes)
+        estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
+        if estimated > WORTH_LEARNING or alone:
+            kind: str = self.environ["PATH_INFO"]
+            self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind), alone=alone)
+            self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+
+    def learn(self) -> None:
+        """Remember the cost of the request, which is computed."""
+        if self._weighed is not None:
+            program, kind, estimated, began = self._weighed
+            self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
+
+    def watch_over(self, program: Program, work: float) -> Watch | None:
+        """Return the watch for a computation of so many floating-point operations; None for a small one, which ends
+        too soon."""
+        return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
+
+    def mark_compiled(self, nbytes: int) -> None:
+        """End the compile stage; the programs take so many bytes."""
+        self.timer.mark("compile")
+        self.timer.memory = nbytes
+
+
+def runtime() -> Runtime:
+    """Return the state of the running service."""
+    found: Runtime = current_app.extensions["nabla"]
+    return found

@@ -1,0 +1,51 @@
+"""The wire: bytes to Python and back. Nothing here knows what a request means.
+
+    body.py          the bytes of a request's body, read within bounds and decompressed
+    structure.py     counts of a body's parts, before it is parsed
+    parsing.py       a JSON object out of the bytes
+    large_json.py    arrays of numbers as NumPy arrays, without a Python object for each number
+    long_text.py     long texts of base64, which stay in the body until they are decoded
+    json_faults.py   the sentence that says why a body is not JSON
+    negotiation.py   the form, the encoding and the language that a client's headers choose
+    writing.py       JSON of a response, in pieces where it is long, and gzip
+
+Functions take the WSGI environment as PEP 3333 defines it.
+"""
+
+from service.wire.body import announced_length, check_content_type, check_encoding, read_body
+from service.wire.long_text import LongTexts
+from service.wire.negotiation import (
+    EVENTS,
+    JSON,
+    NDJSON,
+    Form,
+    accepts_gzip,
+    form_and_base64,
+    preferred_language,
+    wants_base64,
+)
+from service.wire.parsing import LARGE_BODY, Parsed, parse
+from service.wire.writing import SMALLEST_COMPRESSED, compress, document, document_in_pieces
+
+__all__ = [
+    "EVENTS",
+    "JSON",
+    "LARGE_BODY",
+    "NDJSON",
+    "SMALLEST_COMPRESSED",
+    "Form",
+    "LongTexts",
+    "Parsed",
+    "accepts_gzip",
+    "announced_length",
+    "check_content_type",
+    "check_encoding",
+    "compress",
+    "document",
+    "document_in_pieces",
+    "form_and_base64",
+    "parse",
+    "preferred_language",
+    "read_body",
+    "wants_base64",
+]

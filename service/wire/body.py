@@ -1,0 +1,136 @@
+"""The bytes of a request's body: bounded reading, decompression and the check of its media type."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from werkzeug.http import parse_options_header
+
+from service.problems import Problem
+from service.wire.negotiation import JSON
+
+CHUNK = 1 << 20
+"""Bytes that are read or decompressed at a time."""
+
+
+def announced_length(environ: Mapping[str, Any], limit: int) -> int:
+    """Return the announced length of the body, at most `limit`; 0 if the header is missing or not a number."""
+    text = environ.get("CONTENT_LENGTH") or "0"
+    return min(int(text), limit) if text.isascii() and text.isdecimal() else 0
+
+
+def check_encoding(environ: Mapping[str, Any]) -> str:
+    """Return the content encoding in lower case. Raise `Problem` 415 for an encoding that cannot be decoded."""
+    encoding: str = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip"):
+        detail = f"The body is encoded as {encoding!r}; send it plain or as gzip."
+        raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": "gzip, identity"})
+    return encoding
+
+
+def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
+    """Return the request's body, decompressed, of at most `limit` bytes.
+
+    `need` is called with the bytes that this may take before they are allocated. Raise `Problem` 400, 408, 413, 415 or
+    503.
+    """
+    need(announced_length(environ, limit))
+    encoding = check_encoding(environ)
+    try:
+        body = _read(environ, limit, need)
+        # A server that read the body before gave it in memory, where it need not stay.
+        environ["wsgi.input"] = io.BytesIO()
+    except Problem:
+        raise
+    except TimeoutError:
+        raise Problem("timeout", "The body came too slowly.") from None
+    except Exception as error:
+        # What a server raises for a broken chunk or a lost connection differs from server to server.
+        raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
+    return _gunzip(body, limit, need) if encoding.endswith("gzip") else body
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("too-large", f"The body has more than {limit:,} bytes.")
+
+
+def _read(environ: Mapping[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
+    stream = environ["wsgi.input"]
+    announced = environ.get("CONTENT_LENGTH")
+    if announced:
+        if not (announced.isascii() and announced.isdecimal()):
+            raise Problem("malformed-body", "Content-Length is not a number.")
+        length = int(announced)
+        if length > limit:
+            raise _too_large(limit)
+        body: bytes = stream.read(length)
+        if len(body) < length:
+            raise Problem("malformed-body", f"The body ended after {len(body):,} of {length:,} bytes.")
+        return body
+    if "chunked" not in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return b""
+    # What is read is bounded, not what is announced: a chunked body announces nothing.
+    parts = []
+    total = 0
+    while part := stream.read(min(CHUNK, limit + 1 - total)):
+        parts.append(part)
+        total += len(part)
+        if total > limit:
+            raise _too_large(limit)
+        need(2 * total)  # the parts, and the whole made of them
+    return b"".join(parts)
+
+
+def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
+    decoder = zlib.decompressobj(wbits=31)
+    # What the stream itself says of its length is mostly right, and one wait better than many.
+    promised = min(int.from_bytes(body[-4:], "little"), limit)
+    parts: list[bytes] = []
+    total = held = 0
+    rest = body
+    try:
+        while not decoder.eof and (rest or not parts):
+            # Twice: the parts, and the whole made of them.
+            held = max(held, len(body) + 2 * max(promised, total + CHUNK))
+            need(held)
+            parts.append(decoder.decompress(rest, CHUNK))
+            total += len(parts[-1])
+            if total > limit:
+                raise _too_large(limit)
+            if not parts[-1]:
+                break  # it is cut off
+            rest = decoder.unconsumed_tail
+    except zlib.error as error:
+        raise Problem("malformed-body", f"The body is not a gzip stream: {error}.") from None
+    if not decoder.eof or decoder.unused_data:
+        raise Problem("malformed-body", "The gzip stream is cut off or followed by other bytes.")
+    return b"".join(parts)
+
+
+def check_content_type(environ: Mapping[str, Any]) -> None:
+    """Raise `Problem` 415 unless the headers announce JSON in UTF-8."""
+    content_type = environ.get("CONTENT_TYPE", "")
+    if content_type == JSON:
+        return
+    media_type, options = parse_options_header(content_type)
+    charset = options.get("charset", "utf-8").lower()
+    if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
+        raise Problem("unsupported-media-type", _wrong_type(content_type, media_type.lower()))
+
+
+def _wrong_type(content_type: str, media_type: str) -> str:
+    """Return a sentence about a body that is not JSON, and how to send JSON."""
+    if not content_type:
+        return "The Content-Type header is missing; send 'Content-Type: application/json'."
+    instead = {
+        "application/x-www-form-urlencoded": "with curl add -H 'Content-Type: application/json', in Python use json=",
+        "multipart/form-data": "there are no forms and files here; the body is one JSON object",
+        "text/plain": "a browser's fetch needs headers: {'Content-Type': 'application/json'}",
+        JSON: "the charset is always UTF-8",
+    }.get(media_type, "")
+    return f"The Content-Type must be application/json, got {content_type[:60]!r}" + (
+        f"; {instead}." if instead else "."
+    )
