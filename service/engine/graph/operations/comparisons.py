@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Graph, Node, NoGradient
+from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.operations.elementwise import (
     Binary,
     Unary,
@@ -40,39 +40,23 @@ __all__ = [
 # --- one number and 0 ---------------------------------------------------------------------------
 
 
-def _branch_side(inputs: Sequence[Array], _: Attributes) -> Any:
-    """Return the side of 0 of each number: -1, 0 or 1."""
-    return np.sign(inputs[0])
-
-
-def _continue_absolute(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return x * np.sign(x.real)
-
-
 absolute = unary(
     "absolute",
     np.absolute,
     lambda g, y, x: g * sign(x),
     "|x|",
-    branch=_branch_side,
-    continuation=_continue_absolute,
+    branch=np.sign,
+    continuation=lambda x: x * np.sign(x.real),
 )
 sign: Unary = unary(
-    "sign",
-    np.sign,
-    zero,
-    r"\operatorname{sgn} x",
-    branch=_branch_side,
-    continuation=continued_as_constant(np.sign),
+    "sign", np.sign, zero, r"\operatorname{sgn} x", branch=np.sign, continuation=continued_as_constant(np.sign)
 )
 
 # --- two numbers --------------------------------------------------------------------------------
 
 
-def _branch_larger(inputs: Sequence[Array], _: Attributes) -> Any:
+def _branch_larger(a: Array, b: Array) -> Any:
     """Return 1 where a is larger, -1 where b is, and 0 where they are equal."""
-    a, b = inputs
     return np.greater(a, b) * 1.0 - np.less(a, b)
 
 
@@ -121,11 +105,6 @@ def _selects_larger(position: int, y: Node) -> Node:
     return greater_equal(a, b) if position == 0 else greater_equal(b, a)
 
 
-def _continue_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
-    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b))
-
-
 maximum = binary(
     "maximum",
     np.maximum,
@@ -135,18 +114,13 @@ maximum = binary(
     bind=call_with_out(np.maximum),
     selects=_selects_larger,
     branch=_branch_larger,
-    continuation=_continue_maximum,
+    continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b)),
 )
 
 
 def _selects_smaller(position: int, y: Node) -> Node:
     a, b = y.inputs
     return greater_equal(b, a) if position == 0 else greater_equal(a, b)
-
-
-def _continue_minimum(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
-    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b))
 
 
 minimum = binary(
@@ -158,7 +132,7 @@ minimum = binary(
     bind=call_with_out(np.minimum),
     selects=_selects_smaller,
     branch=_branch_larger,
-    continuation=_continue_minimum,
+    continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b)),
 )
 
 
@@ -211,11 +185,6 @@ def _gate_algebra(graph: Graph, mask: Node, x: Node) -> Node | None:
     return x if mask.value else broadcast(graph.constant(0.0), x.shape)
 
 
-def _continue_gate(inputs: Sequence[Array], _: Attributes) -> Any:
-    mask, x = inputs
-    return np.where(mask.real == 0.0, 0.0, x)
-
-
 gate: Binary = binary(
     "gate",
     _gate_kernel,
@@ -225,6 +194,6 @@ gate: Binary = binary(
     algebra=_gate_algebra,
     selects=lambda position, y: y.inputs[0],
     numpy="np.where(a == 0, 0, b)",
-    continuation=_continue_gate,
+    continuation=lambda mask, x: np.where(mask.real == 0.0, 0.0, x),
 )
 """x where the mask is not 0, and exactly 0 elsewhere, also of what is infinite or no number."""

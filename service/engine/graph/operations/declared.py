@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from service.engine.graph.ir import Node
-from service.engine.graph.operations.elementwise import batch_elementwise, continued_as_constant, infer_elementwise
+from service.engine.graph.operations.elementwise import batch_elementwise, infer_elementwise
 from service.engine.graph.operations.table import declare_view, disconnected
 
 __all__ = ["mark", "stop_gradient", "with_slope"]
@@ -23,7 +21,7 @@ declare_view(
     batch=batch_elementwise,
     latex="x",
     keeps_order=True,
-    continuation=continued_as_constant(np.positive),
+    continuation=lambda inputs, attributes: inputs[0].real,
 )
 
 

@@ -9,18 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import (
-    Attributes,
-    Branch,
-    Call,
-    Continuation,
-    Graph,
-    GraphTypeError,
-    Node,
-    NoGradient,
-    Selection,
-    Shape,
-)
+from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, NoGradient, Shape
 from service.engine.graph.operations.shapes import broadcast, reshape, scalar_source
 from service.engine.graph.operations.table import declare, infer_same_dtype
 
@@ -38,22 +27,16 @@ def declare_elementwise(
     latex: str,
     *,
     algebra: Algebra | None = None,
-    simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
     bind: Callable[..., Iterable[Call]] | None = None,
-    in_place: bool = True,
-    scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
-    selects: Selection | None = None,
-    singular: Callable[[Node], bool] | None = None,
-    linear: tuple[int, ...] = (),
-    work: float = 1.0,
-    numpy: str = "",
-    attribute_names: tuple[str, ...] = (),
-    branch: Branch | None = None,
-    continuation: Continuation | None = None,
+    branch: Callable[..., Array] | None = None,
+    continuation: Callable[..., Array] | None = None,
+    **details: Any,
 ) -> None:
-    """A row that computes each element from the elements at its place. `numpy` is the ufunc itself by default."""
-    if simplify is None:
-        simplify = partial(through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
+    """Add the row of an operation that computes each element from the elements at its place.
+
+    `ufunc` is the kernel unless `bind` is given, and by default the NumPy expression of the row. `algebra` simplifies.
+    `branch` and `continuation` take the inputs alone. `details` are other fields of `Operation`.
+    """
     declare(
         name,
         infer=infer_elementwise,
@@ -61,18 +44,15 @@ def declare_elementwise(
         pullbacks=pullbacks,
         batch=batch_elementwise,
         latex=latex,
-        simplify=simplify,
         elementwise=True,
-        in_place=in_place,
-        scratch=scratch,
-        selects=selects,
-        singular=singular,
-        linear=linear,
-        work=work,
-        numpy=numpy or f"np.{ufunc.__name__}({', '.join('ab'[: len(pullbacks)])})",
-        attribute_names=attribute_names,
-        branch=branch,
-        continuation=continuation,
+        branch=branch and (lambda inputs, attributes: branch(*inputs)),
+        continuation=continuation and (lambda inputs, attributes: continuation(*inputs)),
+        **{
+            "numpy": f"np.{ufunc.__name__}({', '.join('ab'[: len(pullbacks)])})",
+            "simplify": _simplify_with(name, algebra) if algebra else partial(through_broadcasts, name),
+            "in_place": True,
+            **details,
+        },
     )
 
 
@@ -179,10 +159,6 @@ def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
     return bind
 
 
-def continued_as_constant(function: Callable[..., Any]) -> Continuation:
+def continued_as_constant(function: Callable[..., Any]) -> Callable[..., Array]:
     """Return the continuation of a function that is constant between jumps: that of the real parts, which is real."""
-
-    def continued(inputs: Sequence[Array], _: Attributes) -> Array:
-        return np.asarray(function(*[x.real for x in inputs]), np.float64)
-
-    return continued
+    return lambda *inputs: np.asarray(function(*[x.real for x in inputs]), np.float64)

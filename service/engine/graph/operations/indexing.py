@@ -97,10 +97,7 @@ declare(
     "gather_rows",
     infer=_infer_gather,
     bind=_bind_gather,
-    pullbacks=(
-        lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]),
-        disconnected,
-    ),
+    pullbacks=(lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]), disconnected),
     batch=_batch_gather,
     latex="W_{i}",
     numpy="a[(*np.indices(b.shape, sparse=True)[:lead], b)]",

@@ -35,11 +35,6 @@ def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Cal
     return (partial(np.multiply, weight, x, out), mend)
 
 
-def _continue_weighted(inputs: Sequence[Array], _: Attributes) -> Any:
-    weight, x = inputs
-    return np.where(weight == 0.0, 0.0, weight * x)
-
-
 weighted: Binary = binary(
     "weighted",
     np.multiply,
@@ -50,7 +45,7 @@ weighted: Binary = binary(
     in_place=False,
     work=2.0,
     numpy="np.where(a == 0, 0, a * b)",
-    continuation=_continue_weighted,
+    continuation=lambda weight, x: np.where(weight == 0.0, 0.0, weight * x),
 )
 """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
 

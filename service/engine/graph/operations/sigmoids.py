@@ -15,16 +15,7 @@ from service.engine.graph.operations.elementwise import unary
 from service.engine.graph.operations.table import operand, scalar
 from service.engine.graph.special import tanh_shrink as tanh_shrink_kernel
 
-__all__ = [
-    "logistic_slope",
-    "quick_sigmoid",
-    "quick_tanh",
-    "sigmoid",
-    "softplus",
-    "tanh",
-    "tanh_shrink",
-    "tanh_slope",
-]
+__all__ = ["logistic_slope", "quick_sigmoid", "quick_tanh", "sigmoid", "softplus", "tanh", "tanh_shrink", "tanh_slope"]
 
 QUICK = ("quick",)
 """The attribute of a tanh or sigmoid whose slope is made of its value: it has no digits where that is saturated."""
@@ -45,13 +36,8 @@ def quick_tanh(x: Node) -> Node:
 
 
 def _bind_tanh_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
-    # 1 / cosh² x, for the same reason.
+    # 1 / cosh² x: of 1 - tanh² x nothing is left where tanh x is close to 1.
     return (partial(np.cosh, inputs[0], out), partial(np.square, out, out), partial(np.reciprocal, out, out))
-
-
-def _continue_tanh_slope(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return 4.0 * _continue_logistic_slope((2.0 * x,), ())
 
 
 tanh_slope = unary(
@@ -62,12 +48,11 @@ tanh_slope = unary(
     bind=_bind_tanh_slope,
     work=12,
     numpy="1 / np.square(np.cosh(a))",
-    continuation=_continue_tanh_slope,
+    continuation=lambda x: 4.0 * _continue_logistic_slope(2.0 * x),
 )
 
 
-def _continue_tanh_shrink(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
+def _continue_tanh_shrink(x: Array) -> Any:
     real = x.real
     return real - np.tanh(real) + 1j * (x.imag * np.tanh(real) ** 2)
 
@@ -101,8 +86,7 @@ def _pull_sigmoid(g: Node, y: Node, x: Node) -> Node:
     return g * (y * (1.0 - y)) if y.attributes == QUICK else g * logistic_slope(x)
 
 
-def _continue_sigmoid(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
+def _continue_sigmoid(x: Array) -> Any:
     small = np.exp(np.where(x.real < 0.0, x, -x))  # never overflows
     return np.where(x.real < 0.0, small, 1.0) / (1.0 + small)
 
@@ -134,9 +118,8 @@ def _bind_logistic_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterab
     )
 
 
-def _continue_logistic_slope(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return _continue_sigmoid((x,), ()) * _continue_sigmoid((-x,), ())
+def _continue_logistic_slope(x: Array) -> Any:
+    return _continue_sigmoid(x) * _continue_sigmoid(-x)
 
 
 logistic_slope = unary(
@@ -164,11 +147,6 @@ def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: 
     )
 
 
-def _continue_softplus(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return np.where(x.real < 0.0, 0.0, x) + np.log1p(np.exp(np.where(x.real < 0.0, x, -x)))
-
-
 softplus = unary(
     "softplus",
     np.exp,
@@ -179,5 +157,5 @@ softplus = unary(
     scratch=lambda node: (node.shape,),
     work=24,
     numpy="np.log1p(np.exp(-np.abs(a))) + np.maximum(a, 0)",
-    continuation=_continue_softplus,
+    continuation=lambda x: np.where(x.real < 0.0, 0.0, x) + np.log1p(np.exp(np.where(x.real < 0.0, x, -x))),
 )

@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import (
-    OPERATIONS,
-    Attributes,
-    Call,
-    GraphTypeError,
-    Node,
-    NoGradient,
-    Operation,
-    Shape,
-)
+from service.engine.graph.ir import OPERATIONS, Attributes, Call, GraphTypeError, Node, NoGradient, Operation, Shape
 
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
