@@ -17,7 +17,7 @@ from service.engine.options import Option, Reference
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """What every declared block says of itself. Compared by identity."""
+    """The description of a building block, which its author declares. Compared by identity."""
 
     name: str
     build: Callable[..., Any]
@@ -72,7 +72,7 @@ class Registry(Generic[D]):
     def declare(
         self, name: str, *, en: str, zh: str, options: Sequence[Option] = (), **details: Any
     ) -> Callable[[F], F]:
-        """Decorator: the function below builds the block called `name`."""
+        """Return a decorator: the decorated function builds the block called `name`."""
 
         def register(build: F) -> F:
             declaration = self._type(
@@ -102,11 +102,11 @@ class Registry(Generic[D]):
 
     @property
     def names(self) -> list[str]:
-        """Every name that may be written, aliases included."""
+        """All names that a request may write, aliases included."""
         return [*self._by_name, *self._aliases]
 
     def select(self, name: str, **options: Any) -> Selection[D]:
-        """The block called `name` with its defaults, except for the options given."""
+        """Return the block called `name` with the given options, and its defaults for all others."""
         declaration = self[name]
         values = {option.name: _default(option) for option in declaration.options}
         values |= declaration.conventions.get(options.get("convention", ""), {})

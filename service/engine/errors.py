@@ -23,7 +23,7 @@ MOST_ERRORS = 100
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: where, what was expected and what came."""
+    """One thing that is wrong in a request: its path, what was expected, and what came."""
 
     path: Path
     detail: str
@@ -31,11 +31,11 @@ class Fault:
 
 
 class EngineError(Exception):
-    """Anything the engine refuses."""
+    """The base of all refusals of the engine."""
 
 
 class InvalidRequest(EngineError):
-    """What was asked cannot be computed; `faults` says why, all at once."""
+    """The request cannot be computed. `faults` holds every reason."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -55,8 +55,8 @@ class Stopped(EngineError):
 
 
 class DeadlineExceeded(Stopped):
-    """The time of the computation was over."""
+    """The time for the computation is over."""
 
 
 class Abandoned(Stopped):
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the answer."""

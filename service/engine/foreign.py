@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Foreign(NamedTuple):
-    """The name here that a foreign name stands for, and a hint."""
+    """The names of this service that a foreign name stands for, and a note."""
 
     here: tuple[str, ...]
     """Names of this service, the likeliest first; none: there is nothing of the kind, and the note says what to do."""
@@ -21,16 +21,16 @@ class Foreign(NamedTuple):
 
 
 def fold(name: str) -> str:
-    """What remains of a name when its spelling does not count: letters and digits, all lower case.
+    """Return the letters and digits of a name in lower case: spellings that differ otherwise are the same name.
 
-    Of a call or a path, such as `torch.nn.ReLU()`, the last name.
+    Of a call or a path, such as `torch.nn.ReLU()`, only the last name counts.
     """
     name = name.split("(")[0].rsplit(".", 1)[-1]
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def _table(*rows: tuple[str, str, str] | tuple[str, str]) -> Mapping[str, Foreign]:
-    """Rows of foreign names, what they are here (both separated by spaces), and a note."""
+    """Make a table of rows: foreign names, names of this service (both separated by spaces), and a note."""
     table: dict[str, Foreign] = {}
     for names, here, *note in rows:
         for name in map(fold, names.split()):

@@ -1,4 +1,4 @@
-"""How much one request may cost, checked before the work starts."""
+"""Limits of what one request may cost, checked before the work starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCHED_NODES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest that is computed: counts of numbers, of floating-point operations and of bytes."""
+    """The largest sizes that are computed: counts of numbers, of floating-point operations and of bytes."""
 
     layers: int = 512
     graph_nodes: int = 100_000
@@ -52,7 +52,7 @@ class Limits:
             raise LimitExceeded("steps", count, self.steps, path)
 
     def check_trace(self, count: int) -> None:
-        """Refuse the steps of an answer that together would hold too many numbers."""
+        """Refuse a trace that would hold too many numbers."""
         if count > self.trace_elements:
             raise LimitExceeded("trace_elements", count, self.trace_elements, ("trace",))
 

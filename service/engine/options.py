@@ -29,7 +29,7 @@ MOST_NUMBERS = 10_000
 
 
 class Required:
-    """The default of an option that has none."""
+    """The default of an option that a request must give."""
 
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -39,11 +39,11 @@ REQUIRED = Required()
 
 
 class Refused(ValueError):
-    """A value that a kind does not take.
+    """A value that an option does not take.
 
-    `takes` is what it takes, in words; `allowed` are the values it takes, where these are few; `instead` continues the
-    sentence with what to write. `bare` kinds are written without quotation marks. `parts` are the entries of a list
-    that are refused, by their place; the rest is about the whole list only where there are none.
+    `takes` says in words what the option takes; `allowed` lists the values, where there are few; `instead` continues
+    the sentence with what to write. The error text writes `bare` values without quotation marks. `parts` maps the
+    positions of refused list entries to their errors; where it is empty, the error is about the whole list.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Option(ABC):
-    """One option of a declared block, with what it means and the values it takes."""
+    """One option of a declared block: its name, its meaning and its values."""
 
     name: str = ""
     default: Any = REQUIRED
@@ -76,28 +76,28 @@ class Option(ABC):
 
     @abstractmethod
     def accepted(self) -> Iterator[Any]:
-        """Values that it takes, as JSON has them: an ordinary one first, and those at its bounds."""
+        """Yield JSON values that the option takes: an ordinary one first, then those at its bounds."""
 
     @abstractmethod
     def refused(self) -> Iterator[Any]:
-        """Values that it does not take: of other types, and just beyond its bounds. null is not among them."""
+        """Yield JSON values that the option refuses: of other types, and just beyond its bounds; null is never one."""
 
 
 class Value(Option):
-    """An option whose values are checked here. Without a name it is a kind of value for the keys of requests."""
+    """An option that checks its own values. Without a name, it describes the values of a key of requests."""
 
     @abstractmethod
     def read(self, value: Any) -> Any:
-        """The value of the option that a parsed JSON value stands for. Raises `Refused`."""
+        """Return the value of the option for a parsed JSON value. Raises `Refused`."""
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """The values it takes, in the words of JSON Schema."""
+        """Return the JSON Schema of the values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Value):
-    """A finite number, within bounds where given; `open_*` bounds are excluded themselves."""
+    """A finite number, within bounds where given; an `open_*` bound is itself excluded."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -314,7 +314,7 @@ class Numbers(Value):
 
     @property
     def entry(self) -> Number:
-        """The meaning of each entry."""
+        """The option that each entry fulfils."""
         return Number(minimum=self.minimum)
 
     def read(self, value: Any) -> tuple[float, ...]:
@@ -348,7 +348,7 @@ class Numbers(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Option):
-    """A choice of another registry, with options of its own. Its values are read where requests are."""
+    """A block of another registry, with options of its own. The schemas read its values."""
 
     registry: Registry[Any]
 
@@ -363,5 +363,5 @@ class Reference(Option):
 
 
 def _given(facts: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are there."""
+    """Return the facts that are not None."""
     return {name: fact for name, fact in facts.items() if fact is not None}

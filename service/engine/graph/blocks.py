@@ -34,7 +34,7 @@ Block: TypeAlias = tuple[int | slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """How arrays of one shape are cut: every index of the axes before `axis` with every range of `rows` of it."""
+    """A cut of arrays of one shape: each index of the axes before `axis`, with each range of `rows` of that axis."""
 
     shape: Shape
     axis: int
@@ -42,7 +42,7 @@ class Blocks:
 
     @staticmethod
     def of(shape: Shape, most: int) -> Blocks:
-        """Even blocks of at most `most` elements, and of more than a third as many."""
+        """Cut a shape evenly into blocks of at most `most` elements, and of more than a third as many."""
         axis, inner = len(shape) - 1, 1
         while axis and inner * shape[axis] <= most:
             inner *= shape[axis]
@@ -52,14 +52,14 @@ class Blocks:
 
     @property
     def largest(self) -> Shape:
-        """The shape of a block; the last of the ranges may have fewer rows."""
+        """The shape of a block; the last one may have fewer rows."""
         return (self.rows, *self.shape[self.axis + 1 :])
 
     def __len__(self) -> int:
         return math.prod(self.shape[: self.axis]) * -(-self.shape[self.axis] // self.rows)
 
     def __iter__(self) -> Iterator[tuple[Block, int]]:
-        """Every block, and how many rows it has."""
+        """Yield the index of each block, and its number of rows."""
         length = self.shape[self.axis]
         ranges = [(start, min(start + self.rows, length)) for start in range(0, length, self.rows)]
         for outer in itertools.product(*map(range, self.shape[: self.axis])):
@@ -79,7 +79,7 @@ class Chain:
 
     @property
     def calls(self) -> int:
-        """How many calls its nodes are bound to, if each takes one."""
+        """The number of calls of its nodes, if each takes one for a block."""
         return len(self.members) * len(self.blocks)
 
 
@@ -88,9 +88,9 @@ Step: TypeAlias = tuple[Sequence[Node], Chain | None]
 
 
 def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]) -> list[Step]:
-    """The nodes in topological order, with those that form chains together.
+    """Return the nodes in topological order, each chain in one piece.
 
-    `views` are the nodes that have no memory of their own, `last_use` the last reader of each other.
+    `views` are the indices of nodes without memory of their own; `last_use` maps every other node to its last reader.
     """
     least = LARGE_BYTES // 8
     if not [node for node in nodes if node.size >= least and _may_join(node)]:
@@ -102,15 +102,15 @@ def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]
 
 
 def same_elements(view: Node) -> bool:
-    """Whether a view shows each element of its source at the place where it is."""
+    """Return whether a view shows each element of its source at the same index."""
     return view.operation.keeps_order and view.shape == view.inputs[0].shape
 
 
 class _Finder:
-    """Sees nodes one by one, and keeps one chain open.
+    """A search for chains that sees the nodes one by one and keeps one chain open.
 
-    The order stays topological: what goes before the open chain reads nothing of it or of what comes
-    after it, and what joins the chain reads nothing of what comes after it.
+    The order stays topological: nodes before the open chain read nothing of the chain or of the nodes after it, and
+    nodes of the chain read nothing of the nodes after it.
     """
 
     def __init__(self, views: Set[int], last_use: Mapping[int, int]) -> None:
@@ -152,7 +152,7 @@ class _Finder:
             self._before.append(node)
 
     def finish(self) -> list[Step]:
-        """The nodes seen, in their final order."""
+        """Return all nodes seen, in their final order."""
         self._close()
         return [*self._steps, (self._settled, None)]
 
@@ -161,7 +161,7 @@ class _Finder:
         self._chained.add(node.index)
 
     def _close(self) -> None:
-        """The open chain becomes a step, if it is worth it; else its nodes run as they came."""
+        """Make a step of the open chain, if it is worth it; else let its nodes run in their old order."""
         chain = self._worked_out()
         if chain is None:
             self._settled += sorted([*self._before, *self._chain, *self._after], key=lambda node: node.index)

@@ -22,7 +22,7 @@ from service.engine.graph.operations import broadcast, gate, maximum, sum_over
 
 @dataclass
 class Gradients:
-    """What `differentiate` found, in the order of its `wrt`."""
+    """The result of `differentiate`, in the order of `wrt`."""
 
     nodes: list[Node | NoGradient]
     blocked_by: list[Node] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Changes:
-    """Rules that replace those of the table at chosen nodes, to see what a wrong rule does."""
+    """Wrong rules in place of those of the table at chosen nodes, to see what a mistake does."""
 
     rules: Mapping[tuple[int, int], Callable[[Node], Node | None]] = field(default_factory=dict)
     """By the index of a node and the position of an input: from the cotangent of the node to what that use of the
@@ -43,7 +43,7 @@ class Changes:
         return Changes({**self.rules, **other.rules}, {**self.jumps, **other.jumps})
 
     def without(self, other: Changes) -> Changes:
-        """These but for the places of others."""
+        """Return these changes but for the places that `other` changes."""
         rules = {place: rule for place, rule in self.rules.items() if place not in other.rules}
         return Changes(rules, {place: jump for place, jump in self.jumps.items() if place not in other.jumps})
 
@@ -58,14 +58,13 @@ def differentiate(
     uses: dict[tuple[int, int], Node] | None = None,
     changes: Changes = NO_CHANGES,
 ) -> Gradients:
-    """The gradient of `output` with respect to each node of `wrt`.
+    """Build the gradient of `output` with respect to each node of `wrt`.
 
-    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1. `uses` is filled with what
-    each use of a value adds to its gradient, by the index of the node that uses it and the position among its inputs.
-    `changes` replace some of the rules, which makes the gradient a wrong one.
-    A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
-    but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
-    `NotImplementedError` when a path passes an operation without a pullback.
+    `cotangent` has the shape of `output`; by default `output` is a scalar and the cotangent is 1. `uses` is filled with
+    the contribution of each use of a value to its gradient, by the index of the using node and the position among its
+    inputs. `changes` replaces some rules, for a wrong gradient. Where no cotangent arrives, the result is a
+    `NoGradient`: `ZERO` if a path passes an operation whose derivative is zero, `DISCONNECTED` if there is no path.
+    Raises `NotImplementedError` when a path passes an operation without a pullback.
     """
     graph = output.graph
     if cotangent is None:
@@ -170,7 +169,7 @@ def differentiate(
 
 
 class _Part:
-    """Some elements of a value: those that one selection chooses, or those of either of two parts."""
+    """A part of the elements of a value: those that one selection chooses, or the union of two parts."""
 
     __slots__ = ("_mask", "above", "known", "node", "position")
 
@@ -182,7 +181,7 @@ class _Part:
 
     @property
     def mask(self) -> Node | None:
-        """1 wherever it is, else 0; None: it is all there is. Made when it is first asked for."""
+        """A node that is 1 in the part and 0 elsewhere, made at the first use; None if the part is the whole value."""
         if not self.known:
             masks = [mask for part in self.above if (mask := part.mask) is not None]
             if self.node is None:
@@ -196,7 +195,7 @@ class _Part:
 
 
 class _Reach:
-    """Which elements of each node can influence the output past all selections, and where slopes may be infinite."""
+    """The elements of each node that influence the output past all selections, and the nodes with infinite slopes."""
 
     def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)
@@ -209,7 +208,7 @@ class _Reach:
         """The nodes of which only some elements can."""
 
     def guard(self, node: Node, position: int, x: Node) -> Node | None:
-        """Note this use of `x` by `node`; where the gate for what flows to `x` is open, or None if it needs none."""
+        """Note that `node` uses `x`. Return the mask for the cotangent of `x`, or None if it needs none."""
         operation, here, there = node.operation, node.index, x.index
         singular = operation.singular is not None and operation.singular(node)
         if x.shape != node.shape or not (operation.elementwise or operation.name in _ELEMENT_BY_ELEMENT):
@@ -236,7 +235,7 @@ _ELEMENT_BY_ELEMENT = frozenset(("with_slope", "mark"))
 
 
 def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:
-    """Gradients as nodes: 0 of its target's shape for whatever has none."""
+    """Return gradients as nodes, with zeros of the target's shape in place of each `NoGradient`."""
     return [
         broadcast(target.graph.constant(0.0), target.shape) if isinstance(node, NoGradient) else node
         for node, target in zip(found, targets, strict=True)
@@ -244,7 +243,7 @@ def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[N
 
 
 def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
-    """The cotangents of `x` from nodes of one operation that share it: one for all if that is possible."""
+    """Yield the cotangents of `x` from the nodes of one operation that share it: a single one if possible."""
     graph, operation = x.graph, uses[0][1].operation
     assert operation.joint is not None
     if len(uses) > 1:
@@ -261,5 +260,5 @@ def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) ->
 
 
 def _fit(cotangent: Node, x: Node) -> Node:
-    """Undo the implicit meeting of scalars and tensors in elementwise operations."""
+    """Sum or broadcast a cotangent to the shape of `x`, as elementwise operations combine scalars and tensors."""
     return sum_over(cotangent) if x.shape == () else broadcast(cotangent, x.shape)

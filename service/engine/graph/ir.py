@@ -34,7 +34,7 @@ MOST_BYTES = 10**300
 
 
 class NoGradient(enum.Enum):
-    """Why a cotangent does not reach an input. The reasons differ, so they are never one silent zero."""
+    """The reason why no cotangent reaches an input: never a silent zero."""
 
     DISCONNECTED = "the output does not depend on it"
     ZERO = "the derivative is zero everywhere"
@@ -103,7 +103,7 @@ class Operation:
 
     @property
     def signature(self) -> str:
-        """Its inputs and attributes, as a Python function takes them. A view shows the one input that it looks at."""
+        """The inputs and attributes as parameters of a Python function. A view has only the input that it shows."""
         names = [*(_FIELDS.get(name, (name,)) for name in self.attribute_names)]
         attributes = [f"{name}=None" for several in names for name in several]
         if self.view is not None:
@@ -116,14 +116,14 @@ class Operation:
         return ", ".join([*inputs, *star, *attributes])
 
     def named(self, attributes: Attributes) -> dict[str, Any]:
-        """Attributes of a node by their names."""
+        """Return the attributes of a node by their names."""
         found: dict[str, Any] = {}
         for name, value in zip(self.attribute_names, attributes, strict=False):
             found |= value._asdict() if name in _FIELDS else {name: value}
         return found
 
     def pullback(self, position: int) -> Rule:
-        """The rule for one input; raises `NotImplementedError` where there is none."""
+        """Return the rule for one input. Raises `NotImplementedError` where there is none."""
         if self.pullbacks is None:
             raise NotImplementedError(f"{self.name} has no pullback")
         return self.pullbacks[position] if isinstance(self.pullbacks, tuple) else self.pullbacks(position)
@@ -134,11 +134,11 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 class GraphTypeError(TypeError):
-    """A node was asked for whose inputs do not fit its operation."""
+    """The inputs of a new node do not fit its operation."""
 
 
 class Node:
-    """One value of the computation. Made by `Graph.apply` only; compared by identity."""
+    """One value of the computation. Only `Graph.apply` makes nodes; they are compared by identity."""
 
     __slots__ = (
         "attributes",
@@ -229,7 +229,7 @@ class Graph:
     def __init__(
         self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES, watch: Watch | None = None
     ) -> None:
-        """`watch` is looked at while the graph grows."""
+        """While the graph grows, `watch` is looked at."""
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
@@ -255,22 +255,22 @@ class Graph:
         return "\n".join(map(repr, self.nodes))
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
-        """A value that is supplied at every run."""
+        """Return a value that every run is given."""
         return self.apply("input", attributes=(name, shape, dtype or self.dtype))
 
     def constant(self, value: float) -> Node:
-        """A scalar that never changes."""
+        """Return a scalar that never changes."""
         name = repr(value)  # tells 0.0 from -0.0, which compare equal as dictionary keys
         return self._constants.get(name) or self._constants.setdefault(
             name, self.apply("constant", attributes=(value, name))
         )
 
     def vector(self, values: tuple[float, ...]) -> Node:
-        """A vector that never changes."""
+        """Return a vector that never changes."""
         return self.apply("vector", attributes=(values,))
 
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
-        """The node for `name(*inputs)`; numbers among the inputs become constants.
+        """Return the node for `name(*inputs)`; numbers among the inputs become constants.
 
         Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
         """
@@ -300,9 +300,10 @@ class Graph:
         return known
 
     def seal(self) -> None:
-        """Forget all nodes: no more can be made. Those that somebody holds stay, the others are gone.
+        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive.
 
-        A graph and its nodes hold each other, and would stay until the garbage collector looks for such cycles.
+        A graph and its nodes reference each other, and would otherwise stay until the garbage collector finds such
+        cycles.
         """
         self.nodes.clear()
         self._known.clear()
@@ -311,7 +312,7 @@ class Graph:
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:
-        """New nodes belong to `scope` (a layer's name, `loss`, …)."""
+        """Give new nodes the scope `scope` (a layer's name, `loss`, …) in the block."""
         before, self.scope = self.scope, scope
         try:
             yield
@@ -328,7 +329,7 @@ _opened = _Opened()
 
 @contextmanager
 def sealing() -> Iterator[None]:
-    """Every graph that this thread makes within is sealed at the end, also after an error."""
+    """Seal every graph that this thread makes in the block at its end, also after an error."""
     before, made = _opened.graphs, list[Graph]()
     _opened.graphs = made
     try:
@@ -340,7 +341,7 @@ def sealing() -> Iterator[None]:
 
 
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
-    """All nodes that the values of the outputs need, in topological order; with `gradients` their slopes too."""
+    """Return all nodes that the values of `outputs` need, in topological order; with `gradients`, their slopes too."""
     wanted = list(outputs)
     if not wanted:
         return []
@@ -354,17 +355,17 @@ def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]
 
 
 def is_fixed(node: Node) -> bool:
-    """Whether a value is a number, or a view of one."""
+    """Return whether a value is a constant, or a view of one."""
     while node.operation.view is not None:
         node = node.inputs[0]
     return node.is_constant
 
 
 def check(graph: Graph) -> None:
-    """Infer every node again and compare: the executable type rules of the graph.
+    """Infer the type of every node again and compare.
 
-    Raises `GraphTypeError` at the first node that is out of order or whose shape or dtype is not
-    what its operation says.
+    Raises `GraphTypeError` at the first node that is out of order or has another shape or dtype than its operation
+    says.
     """
     for position, node in enumerate(graph.nodes):
         if node.index != position or any(x.index >= position or x.graph is not graph for x in node.inputs):
@@ -375,7 +376,7 @@ def check(graph: Graph) -> None:
 
 
 def count_work(node: Node) -> float:
-    """An estimate of the floating-point operations that one evaluation of `node` takes."""
+    """Estimate the floating-point operations of one evaluation of `node`."""
     operation = node.operation
     if operation.view is not None or not node.inputs:
         return 0.0

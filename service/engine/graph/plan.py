@@ -38,9 +38,9 @@ POOLED_BYTES = 256 * 2**20
 class Program:
     """A planned computation: immutable, shared by threads, run through a `Workspace`.
 
-    `outputs` are read by name after a run. `parameters` are input nodes that form one flat
-    vector, `gradients` nodes that form another, each in the order given. With `reuse=False`
-    nothing is overwritten: slower, and an oracle for the memory rules.
+    `outputs` are read by name after a run. `parameters` are input nodes that form one flat vector, `gradients` nodes
+    that form another, each in the given order. With `reuse=False` no memory is used twice: slower, to test the memory
+    rules.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Program:
         self._pool = pool or WorkspacePool()
 
     def __str__(self) -> str:
-        """The plan as text: each node in the order of running, with the place of its value in the arena."""
+        """Return the plan as text: each node in the order of running, with the place of its value in the arena."""
         lines: list[str] = []
         for plain, chain in self.steps:
             lines += map(self._line, plain)
@@ -106,12 +106,12 @@ class Program:
             self._pool.forget(self)
 
     def workspace(self, watch: Watch | None = None) -> Loan:
-        """A workspace for the calling thread alone, until the block ends; `watch` is looked at while one is made."""
+        """Lend a workspace to the calling thread until the block ends; making a new one looks at `watch`."""
         return Loan(self._pool, self, watch)
 
 
 class Loan:
-    """A workspace lent from a pool for the time of a block: what `contextmanager` would make, at half the price."""
+    """A workspace that a pool lends for the time of a block. A `contextmanager` would take twice as long."""
 
     __slots__ = ("_pool", "_program", "_watch", "_workspace")
 
@@ -129,7 +129,7 @@ class Loan:
 
 
 class WorkspacePool:
-    """Idle workspaces of many programs, bounded in memory: what was idle for longest goes first."""
+    """The idle workspaces of many programs, bounded in memory: the one idle for longest goes first."""
 
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
@@ -139,7 +139,7 @@ class WorkspacePool:
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
 
     def lend(self, program: Program, watch: Watch | None = None) -> Workspace:
-        """An idle workspace of `program`, or a new one."""
+        """Return an idle workspace of `program`, or a new one."""
         with self._lock:
             if program.idle:
                 workspace = program.idle.pop()
@@ -149,7 +149,7 @@ class WorkspacePool:
         return Workspace(program, watch)
 
     def take_back(self, workspace: Workspace) -> None:
-        """Keep a workspace for the next run of its program, as far as there is room."""
+        """Keep a workspace for the next run of its program, if there is room."""
         program = workspace.program
         if program.weight > self.capacity:
             return  # keeping it would cost all the others
@@ -161,7 +161,7 @@ class WorkspacePool:
                 self._drop_oldest()
 
     def forget(self, program: Program) -> None:
-        """Let go of the workspaces of a program."""
+        """Drop the workspaces of a program."""
         with self._lock:
             for workspace in program.idle:
                 del self._idle[workspace]
@@ -170,11 +170,11 @@ class WorkspacePool:
 
     @property
     def nbytes(self) -> int:
-        """Memory that idle workspaces take."""
+        """The memory of all idle workspaces."""
         return self.weight
 
     def shrink(self, nbytes: int) -> None:
-        """Let go of so many bytes, what was idle for longest first, or of everything."""
+        """Drop workspaces of at least this many bytes, or all: those idle for longest first."""
         with self._lock:
             least = self.weight - nbytes
             while self._idle and self.weight > least:
@@ -190,8 +190,8 @@ class WorkspacePool:
 class Workspace:
     """Memory for one run at a time of a program, and its calls bound to that memory.
 
-    Fill `inputs` and `parameters`, call `run`, read `outputs` and `gradients`: all are arrays in
-    the arena, overwritten by the next run. Whoever reads gradients leaves them as they are.
+    Fill `inputs` and `parameters`, call `run`, read `outputs` and `gradients`. All are arrays in the arena that the
+    next run overwrites. Readers must not change gradients.
     """
 
     def __init__(self, program: Program, watch: Watch | None = None) -> None:
@@ -266,7 +266,7 @@ class Workspace:
 def _in_blocks(
     chain: Chain, program: Program, arrays: dict[int, Array], array: Callable[[Place], Array]
 ) -> Iterator[Call]:
-    """The calls of a chain. Adds the arrays of its values to `arrays`: one block of those that stay inside."""
+    """Yield the calls of a chain. Adds the arrays of its values to `arrays`: one block for those that stay inside."""
     for node in chain.nodes:
         index = node.index
         if index in program.views:

@@ -14,10 +14,10 @@ from service.engine.graph.operations import broadcast
 
 
 def vectorize(outputs: Sequence[Node], replacements: Mapping[Node, Node], size: int) -> list[Node]:
-    """`outputs` with every key of `replacements` replaced by `size` values along a new leading axis.
+    """Build `outputs` with every key of `replacements` replaced by `size` values along a new leading axis.
 
-    A replacement for a node of shape `s` has shape `(size,) + s`; so have the answers, in the
-    order of `outputs`. Raises `NotImplementedError` for an operation without a batch rule.
+    A replacement for a node of shape `s` has shape `(size,) + s`; so have the results, in the order of `outputs`.
+    Raises `NotImplementedError` for an operation without a batch rule.
     """
     batched: dict[int, Node] = {}
     for node, replacement in replacements.items():

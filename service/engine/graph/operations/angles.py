@@ -77,7 +77,7 @@ atan2 = binary(
 
 
 def _share(a: Node, b: Node, length: Node) -> Node:
-    """a / hypot(a, b): the cosine of an angle, and its slope by a or b is that by the angle."""
+    """Return a / hypot(a, b), the cosine of an angle, with the slope of the cosine."""
     return with_slope(atan2(b, a), a / length, -(b / length))
 
 

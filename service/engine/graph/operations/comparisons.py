@@ -83,12 +83,12 @@ greater_equal = binary(
 
 
 def less(a: Node, b: float) -> Node:
-    """1 where a < b, else 0."""
+    """Return 1 where a < b, else 0."""
     return a.graph.apply("greater", b, a)
 
 
 def less_equal(a: Node, b: float) -> Node:
-    """1 where a ≤ b, else 0."""
+    """Return 1 where a ≤ b, else 0."""
     return a.graph.apply("greater_equal", b, a)
 
 
@@ -96,7 +96,7 @@ def less_equal(a: Node, b: float) -> Node:
 
 
 def _tie_share(a: Node, b: Node) -> Node:
-    """1 where a > b, ½ where they are equal, 0 elsewhere."""
+    """Return 1 where a > b, ½ where they are equal, 0 elsewhere."""
     return 0.5 * sign(a - b) + 0.5
 
 
@@ -137,12 +137,12 @@ minimum = binary(
 
 
 def clip(x: Node, low: float, high: float) -> Node:
-    """x limited to [low, high]."""
+    """Limit x to [low, high]."""
     return minimum(maximum(x, low), high)
 
 
 def extreme(name: str, inputs: Sequence[Node]) -> Node:
-    """The elementwise `maximum` or `minimum` of inputs of one shape. Those that are equal to it share its gradient."""
+    """Return the elementwise `maximum` or `minimum` of inputs of one shape. Equal ones share its gradient."""
     value = reduce(lambda a, b: a.graph.apply(name, a, b), inputs)
     # Two inputs share evenly by the pullback of the operation itself; of more, pairs would share by halves.
     return value if len(inputs) < 3 else value.graph.apply("extreme", value, *inputs, attributes=(name,))

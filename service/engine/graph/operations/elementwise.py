@@ -32,9 +32,9 @@ def declare_elementwise(
     continuation: Callable[..., Array] | None = None,
     **details: Any,
 ) -> None:
-    """Add the row of an operation that computes each element from the elements at its place.
+    """Add the row of an operation that computes each element from the elements at the same index.
 
-    `ufunc` is the kernel unless `bind` is given, and by default the NumPy expression of the row. `algebra` simplifies.
+    `ufunc` is the kernel unless `bind` is given, and gives the NumPy expression of the row. `algebra` simplifies.
     `branch` and `continuation` take the inputs alone. `details` are other fields of `Operation`.
     """
     declare(
@@ -57,7 +57,7 @@ def declare_elementwise(
 
 
 def unary(name: str, ufunc: Callable[..., Any], pullback: Pullback, latex: str, **details: Any) -> Unary:
-    """Declare an elementwise operation with one input. Returns the function that builds its nodes."""
+    """Declare an elementwise operation with one input. Return the function that builds its nodes."""
     declare_elementwise(name, ufunc, (pullback,), latex, **details)
 
     def build(x: Node) -> Node:
@@ -68,7 +68,7 @@ def unary(name: str, ufunc: Callable[..., Any], pullback: Pullback, latex: str, 
 
 
 def binary(name: str, ufunc: Callable[..., Any], of_a: Pullback, of_b: Pullback, latex: str, **details: Any) -> Binary:
-    """Declare an elementwise operation with two inputs, a pullback for each. Returns the function that builds nodes."""
+    """Declare an elementwise operation with two inputs, a pullback for each. Return the function that builds nodes."""
     declare_elementwise(name, ufunc, (of_a, of_b), latex, **details)
 
     def build(a: Node, b: Node | float) -> Node:
@@ -92,7 +92,7 @@ def infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str
 
 
 def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
-    """One operand of an elementwise operation, ready to meet others of shape `(size,) + shape`."""
+    """Bring one operand of an elementwise operation to the shape `(size,) + shape`, if it is not a scalar."""
     if not is_batched:
         return x if x.shape == () else broadcast(x, (size, *shape))
     if x.shape == (size,) and shape:
@@ -110,7 +110,7 @@ def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[b
 
 
 def through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    """Let a repeated scalar act as a scalar: a ufunc takes it at full speed, and constants fold."""
+    """Use a repeated scalar as a scalar: a ufunc takes it at full speed, and constants fold."""
     for x in inputs:
         if x.operation.name == "broadcast" and x.inputs[0].shape == ():
             break
@@ -135,7 +135,7 @@ def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, 
 
 
 def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """A kernel that is one call of a NumPy function; `out` by position is the faster way."""
+    """Make the kernel that is one call of a NumPy function; `out` by position is the faster way."""
 
     def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
         return (partial(ufunc, *map(_narrow, inputs), out),)
@@ -151,7 +151,7 @@ def _narrow(x: Array) -> Array:
 
 
 def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """As `_call`, for np.maximum and np.minimum, which deprecate a positional `out`."""
+    """Make a kernel as `_call` does, for np.maximum and np.minimum, which deprecate a positional `out`."""
 
     def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
         return (partial(ufunc, *inputs, out=out),)

@@ -26,7 +26,7 @@ SCATTERED = 2**17
 
 
 def one_hot(indices: Node, depth: int) -> Node:
-    """Rows of the identity: integer indices `s` to floats `s + (depth,)`."""
+    """Return rows of the identity: integer indices of shape `s` to floats of shape `s + (depth,)`."""
     return indices.graph.apply("one_hot", indices, attributes=(depth,))
 
 
@@ -65,7 +65,7 @@ def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
+    """Look up rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
     return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
 
 
@@ -106,7 +106,7 @@ declare(
 
 
 def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
-    """The transpose of `gather_rows`: `(*b, *s, width)` added up to `(*b, rows, width)`."""
+    """Add values up in rows, as the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`."""
     return values.graph.apply("scatter_rows", values, indices, attributes=(rows, lead))
 
 
@@ -169,13 +169,13 @@ def _batch_axes(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def _rows(x: Array, axes: Sequence[int]) -> Array:
-    """The elements that are chosen among, along the first axis."""
+    """Return the candidates along the first axis."""
     moved = np.moveaxis(x, axes, range(len(axes)))
     return moved.reshape(-1, *moved.shape[len(axes) :])
 
 
 def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
-    """Which element is the largest."""
+    """Return the branch of the position of the largest element, even where several are equal."""
     (x,), (axes,) = inputs, attributes
     rows = _rows(x, axes)
     place = rows.argmax(0)
@@ -185,7 +185,7 @@ def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
 
 
 def largest(x: Node, axes: Sequence[int]) -> Node:
-    """The maximum over some axes, which disappear. Its gradient goes to the first of equals."""
+    """Return the maximum over some axes, which disappear. Its gradient goes to the first of equal elements."""
     return x.graph.apply("largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -236,7 +236,7 @@ declare(
 
 
 def first_largest(x: Node, axes: Sequence[int]) -> Node:
-    """1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
+    """Return 1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
     return x.graph.apply("first_largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -280,7 +280,7 @@ def _bind_first_largest(
 
 
 def _in_parts(call: Callable[[Array, Array], None], x: Array, y: Array, first: int) -> Iterable[Call]:
-    """`call` on parts of both arrays along the longest axis from `first` on: NumPy's argmax copies what it is given."""
+    """Bind `call` to parts of both arrays along the longest axis from `first` on: np.argmax copies its input."""
     axes = range(first, x.ndim)
     if not axes:
         return [partial(call, x, y)]

@@ -50,7 +50,7 @@ def _pull_right_factor(g: Node, y: Node, a: Node, b: Node) -> Node:
 
 
 def _pull_shared_right_factor(position: int, cotangents: Sequence[Node], products: Sequence[Node]) -> Node | None:
-    """A matrix that many rows were multiplied with, one after the other: one long product instead of a sum of short.
+    """Pull back a matrix that several products share: one long product instead of a sum of short ones.
 
     Recurrent layers multiply every step with the same kernel.
     """

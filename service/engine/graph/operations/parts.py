@@ -25,7 +25,7 @@ def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
-    """`x[..., start:stop, ...]` along one axis."""
+    """Return `x[..., start:stop, ...]` along one axis."""
     return x.graph.apply("slice", x, attributes=(axis, start, stop))
 
 
@@ -37,7 +37,7 @@ def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape,
 
 
 def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Node]) -> Node | None:
-    """A value that was read in slices gets its cotangent in one piece, where padding each slice would be quadratic."""
+    """Pull back a value that was read in slices in one piece: padding each slice would be quadratic."""
     (source,) = slices[0].inputs
     axis = slices[0].attributes[0]
     if any(y.attributes[0] != axis for y in slices):
@@ -83,7 +83,7 @@ declare_view(
 
 
 def pad(x: Node, axis: int, before: int, after: int) -> Node:
-    """x with zeros before and after it along one axis."""
+    """Put zeros before and after x along one axis."""
     if not before and not after:
         return x
     return x.graph.apply("pad", x, attributes=(axis, before, before + x.shape[axis] + after))

@@ -34,7 +34,7 @@ SAFE_SHARE = 0.5
 
 
 def _spread_rows(x: Node, shape: Shape) -> Node:
-    """One value per row, repeated along the last axis of `shape`."""
+    """Repeat one value per row along the last axis of `shape`."""
     return broadcast(reshape(x, (*x.shape, 1)), shape)
 
 
@@ -56,7 +56,7 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
 
 
 def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
-    """exp(x - m) and m, the largest of each row: nothing overflows."""
+    """Return exp(x - m) and m, the largest of each row: nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
     return exp(x - _spread_rows(largest, x.shape)), largest
 
@@ -91,7 +91,7 @@ declare(
 
 
 def row_excess(x: Node) -> Node:
-    """The sum over the last axis minus 1, to the last digits also where the largest entry is 1 and the others tiny."""
+    """Return the sum over the last axis minus 1, with all digits also where one entry is 1 and the others are tiny."""
     return x.graph.apply("row_excess", sum_over(x, [-1]), x)
 
 
@@ -139,9 +139,9 @@ declare(
 
 
 def balanced(x: Node, shares: Node) -> Node:
-    """Rows that sum to 0 but for rounding, with what is left of their sums taken off again, in the given shares.
+    """Take what is left of the sums of rows off again, in the given shares. The rows sum to 0 but for rounding.
 
-    The shares sum to 1. Only where one of them is nearly 1 rounding loses digits, and only then anything is done.
+    The shares sum to 1. Rounding loses digits only where one of them is nearly 1, and only then anything is done.
     """
     return x.graph.apply("balanced", x, shares)
 
@@ -191,7 +191,7 @@ declare(
 
 
 def softmax(x: Node) -> Node:
-    """exp(x) divided by its sum over the last axis. Its exponentials are shared with `logsumexp`."""
+    """Return exp(x) divided by its sum over the last axis. It shares its exponentials with `logsumexp`."""
     exponentials, _ = _shifted_exponentials(x)
     total = sum_over(exponentials, [-1])
     return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
@@ -214,7 +214,7 @@ declare_view(
 
 
 def log_softmax(x: Node) -> Node:
-    """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
+    """Return ln softmax(x). The largest value of a row is subtracted first: x - logsumexp(x) would round at its size."""
     exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
     rest = log1p(row_excess(exponentials))
@@ -238,7 +238,7 @@ declare_view(
 
 
 def logsumexp(x: Node) -> Node:
-    """ln of the sum of exp(x) over the last axis, which disappears."""
+    """Return ln of the sum of exp(x) over the last axis, which disappears."""
     exponentials, largest = _shifted_exponentials(x)
     return x.graph.apply("logsumexp", log1p(row_excess(exponentials)) + largest, x)
 

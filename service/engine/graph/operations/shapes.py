@@ -17,7 +17,7 @@ __all__ = ["broadcast", "mean_over", "reshape", "sum_over", "transpose"]
 
 
 def scalar_source(x: Node) -> Node | None:
-    """The scalar that `x` repeats, if it does."""
+    """Return the scalar that `x` repeats, or None."""
     if x.operation.name == "broadcast" and x.inputs[0].shape == ():
         return x.inputs[0]
     return None
@@ -68,14 +68,14 @@ declare_view(
 
 
 def transpose(x: Node, order: Sequence[int] | None = None) -> Node:
-    """Axes permuted; by default the last two exchanged."""
+    """Permute the axes; by default the last two are exchanged."""
     rank = len(x.shape)
     chosen = (*range(rank - 2), rank - 1, rank - 2) if order is None else tuple(order)
     return x.graph.apply("transpose", x, attributes=(chosen,))
 
 
 def is_transposed(x: Node) -> bool:
-    """Whether x is the transposed view of matrices that lie the other way."""
+    """Return whether x is the transposed view of matrices."""
     rank = len(x.shape)
     return x.operation.name == "transpose" and x.attributes[0] == (*range(rank - 2), rank - 1, rank - 2)
 
@@ -118,7 +118,7 @@ declare_view(
 
 
 def broadcast(x: Node, shape: Shape) -> Node:
-    """x repeated to `shape` by NumPy's rules, without copying."""
+    """Repeat x to `shape` by NumPy's rules, without copying."""
     return x.graph.apply("broadcast", x, attributes=(shape,))
 
 
@@ -176,13 +176,13 @@ declare_view(
 
 
 def sum_over(x: Node, axes: Sequence[int] | None = None) -> Node:
-    """The sum over the given axes (all by default), which disappear."""
+    """Return the sum over the given axes (all by default), which disappear."""
     chosen = range(len(x.shape)) if axes is None else axes
     return x.graph.apply("sum", x, attributes=(tuple(sorted(axis % len(x.shape) for axis in chosen)),))
 
 
 def mean_over(x: Node, axes: Sequence[int]) -> Node:
-    """The mean over the given axes, which disappear."""
+    """Return the mean over the given axes, which disappear."""
     return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
 
 

@@ -31,7 +31,7 @@ tanh = unary("tanh", np.tanh, _pull_tanh, r"\tanh x", work=8, attribute_names=("
 
 
 def quick_tanh(x: Node) -> Node:
-    """tanh, with the slope 1 - y²."""
+    """Return tanh, with the slope 1 - y²."""
     return x.graph.apply("tanh", x, attributes=QUICK)
 
 
@@ -105,7 +105,7 @@ sigmoid = unary(
 
 
 def quick_sigmoid(x: Node) -> Node:
-    """The logistic function, with the slope y (1 - y)."""
+    """Return the logistic function, with the slope y (1 - y)."""
     return x.graph.apply("sigmoid", x, attributes=QUICK)
 
 

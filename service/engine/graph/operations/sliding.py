@@ -30,7 +30,7 @@ __all__ = ["Sliding", "overlap_add", "windows"]
 
 
 class Sliding(NamedTuple):
-    """How a window slides: one entry of each for every axis it covers."""
+    """The geometry of a sliding window: one entry of each field for every axis that it covers."""
 
     at: int
     """Where the axes of the window stand in the result."""
@@ -42,7 +42,7 @@ class Sliding(NamedTuple):
     """Elements added before and after each axis."""
 
     def positions(self, shape: Shape) -> tuple[int, ...]:
-        """How many windows fit along each axis of a value of `shape`; 0 or less: none."""
+        """Return how many windows fit along each axis of a value of `shape`; 0 or less: none."""
         return tuple(
             (shape[axis] + low + high - (size - 1) * dilation - 1) // stride + 1
             for axis, size, stride, dilation, (low, high) in zip(
@@ -51,7 +51,7 @@ class Sliding(NamedTuple):
         )
 
     def gathered(self, shape: Shape) -> Shape:
-        """The shape of all windows of a value of `shape`."""
+        """Return the shape of all windows of a value of `shape`."""
         replaced = list(shape)
         for axis, count in zip(self.axes, self.positions(shape), strict=True):
             replaced[axis] = count
@@ -64,17 +64,17 @@ class Sliding(NamedTuple):
         return tuple(longer)
 
     def interior(self, padded: Array) -> Array:
-        """The part of a padded array that is not padding."""
+        """Return the part of a padded array that is not padding."""
         inner = [slice(None)] * padded.ndim
         for axis, (low, high) in zip(self.axes, self.padding, strict=True):
             inner[axis] = slice(low, padded.shape[axis] - high)
         return padded[tuple(inner)]
 
     def pieces(self, gathered: Array, padded: Array) -> Iterable[tuple[Array, Array]]:
-        """Views of gathered windows, each with the view of the padded array that holds the same numbers.
+        """Yield views of gathered windows, each with the view of the padded array that holds the same numbers.
 
-        One for each element of the window, or for each position where there are fewer of these: so there are never
-        more than the square root of the numbers that move.
+        There is one for each element of the window, or for each position where these are fewer: never more than the
+        square root of the numbers that move.
         """
         counts = self._replace(padding=((0, 0),) * len(self.axes)).positions(padded.shape)
         by_position = math.prod(counts) < math.prod(self.sizes)
@@ -102,19 +102,19 @@ class Sliding(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Every element is a window of its own."""
+        """True if every element is a window of its own."""
         return not self.is_padded and all(n == 1 for n in (*self.sizes, *self.strides))
 
     @property
     def is_disjoint(self) -> bool:
-        """No two windows share an element."""
+        """True if no two windows share an element."""
         return all(
             (size - 1) * dilation < stride
             for size, stride, dilation in zip(self.sizes, self.strides, self.dilations, strict=True)
         )
 
     def batched(self) -> Sliding:
-        """The same with one more axis in front of everything."""
+        """Return the same with one more axis in front of everything."""
         return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
 
 
@@ -122,7 +122,7 @@ class Sliding(NamedTuple):
 
 
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
-    """All windows of `x`: its shape with positions in place of the covered axes, and the window's axes inserted."""
+    """Gather all windows of `x`: the covered axes become positions, and the window's axes are inserted."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
 
 
@@ -182,7 +182,7 @@ declare(
 
 
 def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
-    """Windows as `windows` gives them, added up where they lie in a value of `shape`."""
+    """Add windows, as `windows` gives them, where they lie in a value of `shape`."""
     return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
 
 

@@ -28,7 +28,7 @@ def declare_view(
     view: Callable[[Array, Attributes, Shape], Array] = lambda value, attributes, shape: value,
     **details: Any,
 ) -> None:
-    """Add the row of an operation that looks at its first input differently, or names it: it computes nothing."""
+    """Add the row of an operation that shows its first input in another way, and computes nothing."""
     declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
 
 
@@ -36,7 +36,7 @@ def declare_view(
 
 
 def infer_same_dtype(inputs: Sequence[Node]) -> str:
-    """The one floating-point dtype of all inputs."""
+    """Return the one floating-point dtype of all inputs."""
     dtype = inputs[0].dtype
     for x in inputs:
         if x.dtype != dtype or dtype == "int64":
@@ -45,17 +45,17 @@ def infer_same_dtype(inputs: Sequence[Node]) -> str:
 
 
 def zero(*_: Any) -> NoGradient:
-    """The pullback of what is constant between jumps."""
+    """The pullback of an operation that is constant between jumps."""
     return NoGradient.ZERO
 
 
 def disconnected(*_: Any) -> NoGradient:
-    """The pullback of an input on which the answer does not depend."""
+    """The pullback of an input on which the derivative of the output does not depend."""
     return NoGradient.DISCONNECTED
 
 
 def batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    """Apply an operation on the last axes to the batched inputs as it is."""
+    """Apply an operation on the last axes to the batched inputs unchanged."""
     return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
 
 
@@ -69,7 +69,7 @@ def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_
 
 @lru_cache(maxsize=256)
 def ones(count: int, dtype: str) -> Array:
-    """Return a vector of ones that is shared by all who ask."""
+    """Return a shared vector of ones."""
     found = np.ones(count, dtype)
     found.flags.writeable = False
     return found
