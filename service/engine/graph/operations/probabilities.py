@@ -214,7 +214,7 @@ declare_view(
 
 
 def log_softmax(x: Node) -> Node:
-    """Return ln softmax(x). The largest value of a row is subtracted first: x - logsumexp(x) would round at its size."""
+    """Return ln softmax(x). The largest value of a row is subtracted first: x - logsumexp(x) rounds at its size."""
     exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
     rest = log1p(row_excess(exponentials))
