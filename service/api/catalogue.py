@@ -274,7 +274,7 @@ def _add(plural: str) -> None:
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = (
         f"Every {kind} that an answer may tell, with what it means and what to do about it."
-        if registry.told_only
+        if registry.answers_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")

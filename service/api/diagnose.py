@@ -184,7 +184,7 @@ class NetworkDiagnosis(_Work):
         program = self.evaluation.program
         admission_of(context)(program, program.work, 0.0, 1)
         self.evaluation.feeder.check(self.feed)
-        context.memory.need(context.loaded_bytes + program.weight + 8 * program.told + bytes_of(self.evaluation))
+        context.memory.need(context.loaded_bytes + program.weight + 8 * program.result_size + bytes_of(self.evaluation))
 
     def compute(self) -> None:
         program = self.evaluation.program
@@ -221,7 +221,7 @@ class TrainingDiagnosis(_Work):
         self.watched = Watched(training, evaluation, self.feed, context.ticket)
         try:
             context.mark_compiled(training.memory + evaluation.program.nbytes)
-            looked_at = evaluation.program.weight + 8 * evaluation.program.told + bytes_of(evaluation)
+            looked_at = evaluation.program.weight + 8 * evaluation.program.result_size + bytes_of(evaluation)
             remembered = STEP_BYTES * training.steps + LOOK_BYTES * LOOKS * len(evaluation.model.layers)
             context.memory.need(context.loaded_bytes + 4 * training.memory + looked_at + remembered)
         except BaseException:

@@ -57,8 +57,8 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
         initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)
-        answered = answer_bytes(program.told + initialised, request["dtype"])
-        context.reserve(program, program.work, program.weight + answered, numbers=program.told)
+        answered = answer_bytes(program.result_size + initialised, request["dtype"])
+        context.reserve(program, program.work, program.weight + answered, numbers=program.result_size)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)

@@ -18,7 +18,7 @@ class LeastRecentlyUsed(Generic[K, V]):
         self.capacity = capacity
         self.weight = 0
         self._weigh = weigh
-        # Again within itself: what is forgotten may have been the last to hold something that is kept elsewhere.
+        # Reentrant: dropping a value may delete an object whose __del__ comes back here.
         self._lock = threading.RLock()
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
@@ -43,7 +43,7 @@ class LeastRecentlyUsed(Generic[K, V]):
         made = make()
         weight = self._weigh(key, made)
         if weight > self.capacity:
-            return made  # keeping it would cost all the others
+            return made  # too heavy: keeping it would drop all others
         with self._lock:
             if key in self._values:
                 return self._values[key][0]

@@ -21,9 +21,9 @@ class Compiled(Protocol):
 
 
 NODE_BYTES = 600
-"""What a compiled task keeps for each of its nodes. Measured: 350 to 550, and what lies between the objects."""
+"""The memory of a compiled task for each of its nodes. Measured: 350 to 550, and the gaps between the objects."""
 TASK_BYTES = 12 * 1024
-"""What it keeps whatever its size."""
+"""The memory of a compiled task of any size."""
 
 C = TypeVar("C", bound=Compiled)
 C_co = TypeVar("C_co", bound=Compiled, covariant=True)

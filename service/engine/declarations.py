@@ -1,4 +1,4 @@
-"""How a building block is declared: once, in a few lines, for everyone who reads it.
+"""Declarations of building blocks: each block is declared once, in a few lines.
 
 An activation, loss, layer, initializer or regularizer is a function in the module of its kind,
 declared by its registry's decorator with names, options, formulas and sources. Validation, the
@@ -31,7 +31,7 @@ class Declaration:
     conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Defaults that differ where the option `convention` has that value."""
     refuse: Callable[..., tuple[str, str] | None] | None = None
-    """`refuse(**options)`: which option does not fit the others, and what is wrong with it; None: they fit."""
+    """`refuse(**options)`: an option that does not fit the others, and the reason; None: all fit."""
 
 
 D = TypeVar("D", bound=Declaration)
@@ -57,14 +57,14 @@ class Registry(Generic[D]):
     """The declared blocks of one kind, in the order of declaration."""
 
     def __init__(
-        self, kind: str, plural: str, declaration: type[D], within: str = "", *, told_only: bool = False
+        self, kind: str, plural: str, declaration: type[D], within: str = "", *, answers_only: bool = False
     ) -> None:
         self.kind = kind
         self.plural = plural
         self.path = f"{within}/{plural}" if within else plural
-        """Where the catalogue has it."""
-        self.told_only = told_only
-        """Answers tell them, and no request names them."""
+        """The path of the registry in the catalogue."""
+        self.answers_only = answers_only
+        """True if only answers name these blocks, and no request does."""
         self._type = declaration
         self._by_name: dict[str, D] = {}
         self._aliases: dict[str, str] = {}

@@ -1,14 +1,14 @@
-"""What can go wrong in the engine, in the terms of whoever called it.
+"""The errors of the engine, in the terms of its callers.
 
     EngineError
-    ├── InvalidRequest      what was asked cannot be computed; one `Fault` for each thing wrong
+    ├── InvalidRequest      the request cannot be computed; one `Fault` for each thing that is wrong
     ├── LimitExceeded       it could be computed, but would cost more than allowed
-    └── Stopped             it was being computed, between two steps
-        ├── DeadlineExceeded    and the time ran out
-        └── Abandoned           and whoever asked has left
+    └── Stopped             its computation stopped between two steps, because
+        ├── DeadlineExceeded    its time was over
+        └── Abandoned           its client had left
 
 A path names the offending part as a tuple of keys and positions, such as
-`("network", "layers", 1, "units")`. How that is written for a client is not known here.
+`("network", "layers", 1, "units")`. The views write it as a JSON pointer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 MOST_ERRORS = 100
-"""Errors told at once; a hundred teach as much as a million."""
+"""The most errors in one answer; a hundred teach as much as a million."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program
 
 WATCHED_OPERATIONS = 1e6
-"""A run of more floating-point operations looks at the clock; a shorter one is over before that could matter."""
+"""Runs of more floating-point operations look at the clock; shorter ones are over before it could matter."""
 WATCHED_NODES = 10_000
-"""So does a run of more nodes: each is a call or two, however small."""
+"""Runs of more nodes look at the clock as well: each node is a call or two, however small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Limits:
     workspace_bytes: int = 4 * 2**30
     steps: int = 1_000_000
     trace_elements: int = 10_000_000
-    """Numbers in the steps of an answer."""
+    """Numbers in a trace."""
 
     def check_layers(self, count: int) -> None:
         if count > self.layers:

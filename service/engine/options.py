@@ -1,7 +1,7 @@
 """The kinds of options that building blocks have, one class each.
 
-A kind says which values it takes, in which words it refuses others, how JSON Schema describes it, and which values the
-generic tests try. Validation, the catalogue, OpenAPI and the tests read that: a new kind is one class here.
+A kind checks values, words their refusal, has a JSON Schema, and gives the generic tests values to try. Validation, the
+catalogue, OpenAPI and the tests read it: a new kind is one class here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
 LARGEST_EXACT_INTEGER = 2**53 - 1
-"""Up to this, every integer is exact as a float64, and in JavaScript."""
+"""Every integer up to this is exact as a float64, and in JavaScript."""
 LONGEST_LIST = 16
-"""Integers in a list, unless its kind says otherwise."""
+"""The most integers in a list, unless its option says otherwise."""
 MOST_NUMBERS = 10_000
-"""Numbers in a list."""
+"""The most numbers in a list."""
 
 
 class Required:
@@ -67,7 +67,7 @@ class Option(ABC):
 
     name: str = ""
     default: Any = REQUIRED
-    """None: the option may be null, which is its default."""
+    """None if the option may be null, which is then its default."""
     description: str = ""
 
     @property
@@ -237,7 +237,7 @@ class Integers(Value):
     minimum: int = 1
     longest: int = LONGEST_LIST
     length: int | None = None
-    """So many integers; a single one then stands for all."""
+    """The number of integers, if it is fixed; a single integer then stands for all."""
     pairs: bool = False
     """With `length`: each entry is a pair (before, after), for which a single integer may stand."""
     single: bool = False

@@ -14,13 +14,13 @@ from typing import NamedTuple, TypeGuard
 from service.engine.foreign import AFFIXES, FOREIGN, Foreign, fold
 
 LONGEST = 60
-"""Characters of a name that may be a slip of another."""
+"""The most characters of a name that may be a misspelling."""
 MOST_KNOWN = 300
-"""Known names among which a similar one is looked for: that takes time in proportion to them."""
+"""The most known names that are searched for a similar one: the time grows with them."""
 
 
 MOST_SUGGESTIONS = 20
-"""Of one object: the first few unknown names teach enough."""
+"""The most suggestions for one object: the first few teach enough."""
 
 
 class Suggestion(NamedTuple):
@@ -81,7 +81,7 @@ def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
     return NOTHING
 
 
-@lru_cache(maxsize=256)  # there are as many groups of known names as there are registries and schemas
+@lru_cache(maxsize=256)  # one group of known names for each registry and schema
 def _by_fold(known: tuple[str, ...]) -> dict[str, str]:
     return {fold(each): each for each in reversed(known)}
 

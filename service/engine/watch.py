@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 NODES_BETWEEN_LOOKS = 256
-"""Nodes of a graph that are made, planned or bound between two looks: they take a few milliseconds."""
+"""The nodes of a graph that are made, planned or bound between two looks, in a few milliseconds."""
 
 
 class Watch(Protocol):

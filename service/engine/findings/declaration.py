@@ -70,7 +70,7 @@ class Found:
         return SEVERITIES.index(self.severity)
 
 
-findings: Registry[Finding] = Registry("finding", "findings", Finding, told_only=True)
+findings: Registry[Finding] = Registry("finding", "findings", Finding, answers_only=True)
 
 
 def found(

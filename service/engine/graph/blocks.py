@@ -2,8 +2,8 @@
 
 An elementwise operation on an array larger than the caches waits for memory: a chain of them reads
 and writes every value once per operation. So nodes that are elementwise over one shape and follow
-each other form a `Chain`. All of them run over the first block of elements, then all over the next,
-while the block is in the cache. A value that only the chain itself reads needs memory for one block.
+each other form a `Chain`. All of them run over the first block of elements, then all over the next one,
+while the block is in the cache. A value that only its chain reads needs memory for one block.
 
 `schedule` finds the chains and puts each in one piece. Nodes between its first and its last that do
 not depend on it come before it; views of its values come after it. Any other node that depends on a
@@ -22,14 +22,14 @@ from service.engine.graph.ir import Node, Shape
 
 ITEMSIZE = {"float64": 8, "float32": 4, "int64": 8}
 LARGE_BYTES = 2**24
-"""Arrays from this size on are worked through in blocks: smaller ones stay in the last cache between two operations."""
+"""Arrays of this size and more run in blocks: smaller ones stay in the last cache between two operations."""
 BLOCK_BYTES = 2**18
-"""The size of a block: a few fit into a core's own cache, and the price of a call is small beside its work."""
+"""The size of a block: a few fit into the cache of a core, and a call costs little beside its work."""
 MOST_CALLS = 2**16
-"""Nodes times blocks in one program. Where there would be more, blocks are larger: what is bound stays small."""
+"""The most nodes times blocks in one program; where there would be more, blocks are larger."""
 
 Block: TypeAlias = tuple[int | slice, ...]
-"""An index that takes elements of an array which follow each other in row-major order."""
+"""An index of consecutive elements of an array, in row-major order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Chain:
     """Elementwise nodes over one shape that run block by block."""
 
     nodes: tuple[Node, ...]
-    """With the views between them, each of which shows the same elements in the same places."""
+    """The members, and the views between them that show the same elements at the same indices."""
     members: tuple[Node, ...]
-    """Without the views."""
+    """The nodes that compute something."""
     blocks: Blocks
 
     @property
@@ -119,7 +119,7 @@ class _Finder:
         self._steps: list[Step] = []
         self._calls_left = MOST_CALLS
         self._settled: list[Node] = []
-        """Nodes since the last chain that no chain can move any more."""
+        """The nodes since the last chain whose order is final."""
         self._open()
 
     def _open(self) -> None:
@@ -174,7 +174,7 @@ class _Finder:
     def _worked_out(self) -> Chain | None:
         members = tuple(node for node in self._chain if node.index not in self._views)
         if all(self._last_use[node.index] not in self._chained for node in members):
-            return None  # nothing stays inside: every value has to go through memory anyway
+            return None  # no value stays inside: all go through memory anyway
         most = max(1, BLOCK_BYTES // ITEMSIZE[members[0].dtype])
         while most < members[0].size:
             chain = Chain(tuple(self._chain), members, Blocks.of(members[0].shape, most))

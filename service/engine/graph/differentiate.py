@@ -1,12 +1,12 @@
 """Reverse-mode differentiation of the graph, into the graph.
 
 `differentiate` appends the backward graph in the same primitives, so a gradient is a node like
-any other: it can be planned, printed, differentiated again or batched. Every node it makes
-remembers in `serves` which forward node it serves.
+any other: it can be planned, printed, differentiated again or batched. Every new node
+names in `serves` the forward node whose derivative it passes on.
 
-What a selection such as max does not choose has the derivative 0, whatever lies below and above: 0 · ∞ is 0
-there. Numbers that happen to be 0 say no such thing. So a gate is put where an infinite slope could meet
-a selection, and only there: see docs/decisions/0014-zero-times-infinity.md.
+An input that a selection such as max does not choose has the derivative 0, also where 0 meets an infinite slope. A
+number that happens to be 0 is no selection. So a gate stands where an infinite slope could meet a selection, and only
+there: see docs/decisions/0014-zero-times-infinity.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Gradients:
 
     nodes: list[Node | NoGradient]
     blocked_by: list[Node] = field(default_factory=list)
-    """Nodes on a path to a target through which nothing flows because their derivative is zero."""
+    """Nodes on a path to a target whose derivative is zero, so that nothing flows through them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Changes:
     """Wrong rules in place of those of the table at chosen nodes, to see what a mistake does."""
 
     rules: Mapping[tuple[int, int], Callable[[Node], Node | None]] = field(default_factory=dict)
-    """By the index of a node and the position of an input: from the cotangent of the node to what that use of the
-    input adds to its gradient; None: nothing."""
+    """By the index of a node and the position of an input: a function of the cotangent of the node to the contribution
+    of that use to the gradient of the input, or None for no contribution."""
     jumps: Mapping[int, Callable[[Node], Iterable[tuple[Node, Node]]]] = field(default_factory=dict)
-    """By the index of a node: from its cotangent to earlier nodes with what each gets, in place of its inputs."""
+    """By the index of a node: a function of its cotangent to earlier nodes, each with the contribution that it gets in
+    place of the inputs."""
 
     def __or__(self, other: Changes) -> Changes:
         return Changes({**self.rules, **other.rules}, {**self.jumps, **other.jumps})
@@ -72,11 +73,11 @@ def differentiate(
             raise ValueError(f"the gradient of shape {output.shape} needs a cotangent")
         cotangent = graph.constant(1.0)
     first = min((node.index for node in wrt), default=0)
-    leads = bytearray(output.index + 1)  # 1: depends on a target
+    leads = bytearray(output.index + 1)  # 1 where a node depends on a target
     for node in wrt:
         if node.index <= output.index:
             leads[node.index] = 1
-    shared: set[tuple[int, str, int]] = set()  # values that several nodes of one operation with a joint rule read
+    shared: set[tuple[int, str, int]] = set()  # uses of one value by several nodes of one operation with a joint rule
     read: set[tuple[int, str, int]] = set()
     for node in graph.nodes[first : output.index + 1]:
         for position, x in enumerate(node.inputs):
@@ -88,7 +89,7 @@ def differentiate(
                 (shared if use in read else read).add(use)
 
     arrived: dict[int, Node] = {output.index: cotangent}
-    # Such uses wait until all of them are known. Others must not: their memory would be held for longer.
+    # Shared uses wait until all of them are known. Others must not wait: their memory would be held for longer.
     waiting: dict[int, dict[tuple[str, int], list[tuple[Node, Node]]]] = {}
 
     def arrive(x: Node, contribution: Node) -> None:
@@ -199,13 +200,13 @@ class _Reach:
 
     def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)
-        """1: every element can, or nothing better is known."""
+        """1 where every element may influence the output."""
         for index in reached:
             self.everywhere[index] = 1
         self.steep = bytearray(output.index + 1)
-        """1: the cotangent may be infinite, or no number, though all values are finite."""
+        """1 where the cotangent may be infinite, or not a number, though all values are finite."""
         self.parts: dict[int, _Part] = {}
-        """The nodes of which only some elements can."""
+        """The nodes of which only some elements influence the output."""
 
     def guard(self, node: Node, position: int, x: Node) -> Node | None:
         """Note that `node` uses `x`. Return the mask for the cotangent of `x`, or None if it needs none."""
@@ -231,7 +232,7 @@ class _Reach:
 
 
 _ELEMENT_BY_ELEMENT = frozenset(("with_slope", "mark"))
-"""Views with each element at its place."""
+"""Views that show each element at its index."""
 
 
 def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:

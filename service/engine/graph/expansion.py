@@ -120,9 +120,9 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
         begin_error = KERNEL * np.abs(begin) + np.where(error > 0.0, gain * error, 0.0)
         change = _derived(a)
         found = _integrated(steep * change) + uniform(a, begin, begin_error)
-        # What does not change along the ray needs no slope.
+        # An argument that does not change along the ray needs no slope.
         found.gone = np.where(change.zero, a.gone, found.gone) | (np.isnan(begin) & ~np.isnan(start))
-        # An infinite value ends what can be said, but it can be compared.
+        # After an infinite value no term is known, but it can be compared.
         found = found.where(np.isinf(begin), uniform(a, begin))
         return found.where(_unbounded(a), lost(a)).normal()
 
@@ -296,7 +296,7 @@ def _hypot(a: Series, b: Series) -> Series:
 def _atan2(a: Series, b: Series) -> Series:
     first = np.minimum(a.first, b.first)
     lead_a, lead_b = (np.where(x.first == first, x.terms[:, 0], 0.0) for x in (a, b))
-    # On the cut the side decides.
+    # On the branch cut, the side decides.
     lead_a = np.where((lead_a == 0.0) & (a.sign() < 0.0), -0.0, lead_a)
     begin = np.arctan2(lead_a, lead_b)
     slope = (b * _derived(a) - a * _derived(b)) * _reciprocal(a * a + b * b)
@@ -313,7 +313,7 @@ def _general_power(a: Series, b: Series) -> Series:
     found = lost(a)
     for value in np.unique(exponent[np.isfinite(exponent)]):
         rows = exponent == value
-        # a^b is a^(its exponent here) times exp of what b adds, times ln a: less than any power of t.
+        # a^b is a^(b at t = 0) times exp(change of b · ln a), which is smaller than any power of t.
         found = found.where(rows, _power(a, float(value)).only(np.where(fixed, a.length, moving.first)))
     regular = ~fixed & (a.first == 0) & (a.terms[:, 0] > 0.0)
     if regular.any():
@@ -370,7 +370,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "mod": _mod,
     "hypot": _hypot,
 }
-"""By the name of an operation: its expansion from those of its inputs."""
+"""The expansion of each operation, by name, as a function of the expansions of its inputs."""
 
 
 def expand(output: Node, nodes: Sequence[Node], variables: Mapping[Node, tuple[Array, Array]]) -> Series | None:

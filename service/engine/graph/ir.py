@@ -1,13 +1,12 @@
-"""The graph: what a computation is, as data.
+"""The graph: a computation as data.
 
-A `Graph` holds `Node`s in the order they were made, which is a topological order because a node
+A `Graph` holds `Node`s in the order of their making. It is a topological order, because a node
 can only name nodes that exist. A node is one application of one `Operation` of the table in
 `operations/`; two applications that are equal are the same node (hash-consing), so a shared
 subexpression is computed once however often a formula writes it.
 
 Shapes are static and known when a node is made. A shape that does not fit is a bug in the code
-that builds the graph, never a mistake of the caller of the service: those are found before, in
-terms of layers and tensors.
+that builds the graph. Mistakes in requests are found earlier, in terms of layers and tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Call = Callable[[], object]
 
 
 MOST_BYTES = 10**300
-"""Sizes are exact integers, but they are compared and told as floats, which end a little beyond this."""
+"""The largest size that is compared: sizes are exact integers, and floats end a little beyond this."""
 
 
 class NoGradient(enum.Enum):
@@ -43,18 +42,18 @@ class NoGradient(enum.Enum):
 Rule = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
 Selection = Callable[[int, "Node"], "Node | None"]
-"""`(position, node)`: 1 wherever the input at that position takes part in the value of `node`, a tie included, else 0;
-None: it takes part everywhere."""
+"""`(position, node)`: a mask, 1 wherever the input at that position takes part in the value of `node`, a tie included;
+None if it takes part everywhere."""
 JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
 """`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
 position, or None where they have to be pulled back one by one."""
 
 Branch = Callable[["Sequence[Array]", Attributes], Array]
-"""`(inputs, attributes)`: a whole number for the branch that each element takes; even where it lies between two."""
+"""`(inputs, attributes)`: a whole number for the branch of each element; even exactly between two branches."""
 Continuation = Callable[["Sequence[Array]", Attributes], Array]
-"""`(inputs, attributes)`: the value for complex inputs. Where there are branches, real parts choose among them."""
+"""`(inputs, attributes)`: the value for complex inputs. Their real parts choose among branches."""
 _FIELDS = {"sliding": ("at", "axes", "sizes", "strides", "dilations", "padding")}
-"""The names of the fields of attributes that have some."""
+"""The field names of attributes that are named tuples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,43 +62,43 @@ class Operation:
 
     name: str
     infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]]
-    """Shape and dtype of the output; raises `GraphTypeError` when the inputs do not fit."""
+    """`(inputs, attributes)` to the shape and dtype of the output. Raises `GraphTypeError` if the inputs do not fit."""
     bind: Callable[[Array, Sequence[Array], Attributes, Sequence[Array]], Iterable[Call]]
-    """`(out, inputs, attributes, scratch)` to the calls that fill `out`. A view returns none."""
+    """`(out, inputs, attributes, scratch)` to the NumPy calls that fill `out`. Views and leaves have none."""
     pullbacks: tuple[Rule, ...] | Callable[[int], Rule] | None
-    """One rule per input, or a function from the input's position; None: not implemented."""
+    """One rule for each input, or a function of the position of the input; None if not implemented."""
     batch: Callable[..., Node] | None
     """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
     latex: str
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
     view: Callable[[Array, Attributes, Shape], Array] | None = None
-    """For operations that only look at their first input differently."""
+    """For operations that show their first input in another way: `(array, attributes, shape)` to a view of it."""
     elementwise: bool = False
-    """Every element of the output depends on the elements at its place alone: it can be computed in parts."""
+    """True if each element of the output depends only on the elements at its index: parts can be computed alone."""
     in_place: bool = False
     """True when `bind` reads each input only while or before it first writes `out`."""
     keeps_order: bool = False
-    """For views: elements that lie one after the other still do."""
+    """True for a view if consecutive elements stay consecutive."""
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None
     """Shapes of the temporary arrays that the kernel needs."""
     selects: Selection | None = None
-    """For operations that choose among their inputs: one that is not chosen has the derivative 0, come what may."""
+    """For operations that choose among their inputs: the derivative of an input that is not chosen is 0."""
     singular: Callable[[Node], bool] | None = None
-    """For operations with a derivative that can be infinite: whether that of a node can."""
+    """For operations whose derivative can be infinite: whether that of a node can."""
     linear: tuple[int, ...] = ()
     """Positions of inputs whose derivative is finite wherever the value is, in spite of `singular`."""
     joint: JointRule | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0
-    """Floating-point operations per output element, where `count_work` does not know better."""
+    """Floating-point operations for each output element, unless `count_work` has a better estimate."""
     numpy: str = ""
-    """What it computes: a NumPy expression of its inputs a and b, or `parts`, and of its attributes by their names."""
+    """The operation as a NumPy expression of its inputs a and b, or `parts`, and of its attributes by their names."""
     attribute_names: tuple[str, ...] = ()
-    """The names of its attributes, in their order. An attribute with fields has the names of these instead."""
+    """The names of its attributes, in order. A named tuple has the names of its fields instead."""
     branch: Branch | None = None
-    """For operations with kinks or jumps: which branch each element takes."""
+    """For operations with kinks or jumps: the branch of each element."""
     continuation: Continuation | None = None
-    """Its value for complex inputs near real ones, where its kernel takes none (see `operations/`)."""
+    """The value for complex inputs near real ones, if the kernel takes no complex numbers (see `operations/`)."""
 
     @property
     def signature(self) -> str:
@@ -130,7 +129,7 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
-"""The one table, filled by the modules of `operations/`."""
+"""The table of operations, filled by the modules of `operations/`."""
 
 
 class GraphTypeError(TypeError):
@@ -169,13 +168,13 @@ class Node:
         self.operation = operation
         self.inputs = inputs
         self.operands = inputs if operation.view is None else inputs[:1]
-        """The inputs whose values its own value needs: a view needs only the first."""
+        """The inputs whose values this value needs: a view needs only the first."""
         self.attributes = attributes
         self.shape = shape
         self.size = math.prod(shape)
         self.dtype = dtype
         self.value: float | None = attributes[0] if operation.name == "constant" else None
-        """The number a scalar constant holds; None for every other node."""
+        """The number of a scalar constant; None for every other node."""
         self.scope = graph.scope
         self.serves = graph.serves
 
@@ -233,13 +232,13 @@ class Graph:
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
-        """No value but an input may be larger, not even one that is a view and takes no memory of its own."""
+        """The largest size of a value other than an input, views included, though they take no memory."""
         self.nodes: list[Node] = []
         self.watch = watch
         self.scope: str | None = None
-        """The name put on new nodes: which layer or quantity they belong to."""
+        """The layer or quantity that new nodes belong to."""
         self.serves: int | None = None
-        """While the backward graph is built: the index of the forward node being differentiated."""
+        """The index of the forward node that is being differentiated, while the backward graph is built."""
         self._known: dict[tuple[Any, ...], Node] = {}
         self._constants: dict[str, Node] = {}
         if _opened.graphs is not None:
@@ -260,7 +259,7 @@ class Graph:
 
     def constant(self, value: float) -> Node:
         """Return a scalar that never changes."""
-        name = repr(value)  # tells 0.0 from -0.0, which compare equal as dictionary keys
+        name = repr(value)  # 0.0 and -0.0 are equal as dictionary keys
         return self._constants.get(name) or self._constants.setdefault(
             name, self.apply("constant", attributes=(value, name))
         )

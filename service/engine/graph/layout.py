@@ -27,7 +27,7 @@ from service.engine.watch import Watch, looked_at
 
 ALIGNMENT = 64
 FOREVER = -1
-"""In place of the last node that reads a value: it is read after the run."""
+"""The last reader of a value that is read after the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +96,18 @@ class Layout:
         self.views: set[int] = set()
         self.scratch: dict[int, list[Place]] = {}
         self.overwrites: dict[int, int] = {}
-        """For a value written over another: that other."""
+        """For each value that is written over another: the index of the other."""
         self.inside: set[int] = set()
-        """Values that only their chain reads: they have memory for one block of it."""
+        """Values that only their chain reads, with memory for one block."""
         self.copies: list[tuple[Node, Place]] = []
-        """Gradients whose value lives elsewhere, and their place in the flat vector."""
+        """Gradients whose value lives elsewhere, each with its place in the flat vector."""
         self.slots: set[int] = set()
-        """Nodes that are computed right in the flat vector of gradients."""
+        """Nodes that are computed directly in the flat vector of gradients."""
         self.root: dict[int, int] = {}
         """The node in whose memory each value lies: itself, or the source of a chain of views."""
         self.last_use: dict[int, int] = {}
         """For each root, the last node that reads it."""
-        # An input is filled before the first call, so all of them come before any value that
-        # could otherwise take the memory earlier.
+        # Inputs are filled before the first call, so they take memory before any value that could share it.
         self.flat_parameters = self._place_vector(parameters)
         for node, place in self._cut(self.flat_parameters, parameters):
             self.places[node.index] = place
@@ -119,9 +118,9 @@ class Layout:
         self._trace_views(nodes, wanted)
         self.steps: Sequence[Step] = schedule(nodes, self.views, self.last_use) if reuse else [(nodes, None)]
         self.calls = 0
-        """How many calls the nodes of chains are bound to."""
+        """The number of calls of all chains."""
         if len(self.steps) > 1:
-            self._trace_views(_in_order(self.steps), wanted)  # in another order, other uses are the last
+            self._trace_views(_in_order(self.steps), wanted)  # a new order changes last uses
         for plain, chain in self.steps:
             self._place_values(looked_at(plain, watch), reuse)
             if chain is not None:
@@ -203,7 +202,7 @@ class Layout:
     def _overwritable(self, node: Node) -> int | None:
         """Return the input whose memory `node` may write over, or None."""
         if not node.operation.in_place or node.size == 1:
-            return None  # a single number is written in place at three times the price
+            return None  # writing a single number in place takes three times as long
         roots = [self.root[x.index] for x in node.inputs]
         for x, root in zip(node.inputs, roots, strict=True):
             if (
@@ -218,7 +217,7 @@ class Layout:
         return None
 
     def _write_over(self, index: int, victim: int) -> None:
-        # The victim's array is still needed to bind calls, but its memory now belongs to the other.
+        # Binding still needs the array of the victim, but its memory now belongs to the new value.
         self.places[index] = self.places[victim]
         self.overwrites[index] = victim
         del self.last_use[victim]
@@ -234,7 +233,7 @@ class Layout:
         indices = {node.index for node in chain.nodes}
         self.inside |= {index for index in indices if self.last_use[self.root[index]] in indices}
         ending = self._ending_in(chain, indices)
-        # What leaves the chain comes first, while nothing is free yet that a later block needs.
+        # Values that leave the chain come first, before memory that a later block reads becomes free.
         for position, node in enumerate(chain.members):
             if node.index not in self.inside and node.index not in self.slots:
                 victim = self._spent(node, position, ending)
@@ -242,7 +241,7 @@ class Layout:
                     self.places[node.index] = self._take(node.shape, node.dtype)
                 else:
                     self._write_over(node.index, victim)
-        # From here on the chain sees nothing of the values from outside, which all live until its end.
+        # From here on, values from outside cannot be overwritten: all live until the end of the chain.
         released = [self.places[root] for root in ending if self.last_use.pop(root, None) is not None]
         self._place_values(chain.members, True, chain.blocks.largest)
         for place in released:

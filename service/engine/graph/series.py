@@ -1,11 +1,11 @@
-"""What a computation does just beside a point: its expansion along rays, on one side.
+"""Computations just beside a point: their expansions along rays, on one side.
 
-Along a ray p + t d, t > 0, everything that the elementwise operations compute is a sum of powers of t, with broken
-powers below a root. Here each such value is its first terms. |x| is x or -x as the first term says, a root halves
-the exponents, and 0 · ∞ is the product of two powers. So the first two derivatives along a ray are read off, also
-where no formula for a derivative has a value.
+Along a ray p + t d, t > 0, every elementwise operation gives a sum of powers of t, with fractional powers below a root.
+A `Series` holds the first terms. The first term decides whether |x| is x or -x, a root halves the exponents, and 0 · ∞
+is the product of two powers. So the first two derivatives along a ray can be read off, also where no formula for a
+derivative has a value.
 
-Each coefficient has a bound of its rounding error. A first term within its error counts as 0.
+Each coefficient has a bound on its rounding error. A first term within its error counts as 0.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ EPS = float(np.finfo(np.float64).eps)
 DEPTH = 6
 """Terms are kept up to this power of t above the first one."""
 FINEST = 12
-"""Powers of t are multiples of one over at most this."""
+"""The finest step between powers of t is one over this."""
 MOST_DENOMINATOR = 12
 FAR = 10**7
-"""Where the terms of an exact zero would begin, in steps."""
+"""The first power of an exact zero, in steps."""
 KERNEL = 8.0 * EPS
-"""What one call of a kernel rounds, beside its result."""
+"""The rounding error of one call of a kernel, relative to its result."""
 
 
 class Finer(Exception):
@@ -52,15 +52,15 @@ class Series:
         self.first = first
         """(rays,) whole numbers"""
         self.terms = terms
-        """(rays, terms); those that are not known are 0."""
+        """(rays, terms): the coefficients; unknown ones are 0."""
         self.errors = errors
-        """(rays, terms): how wrong each coefficient may be."""
+        """(rays, terms): a bound on the error of each coefficient."""
         self.known = known
-        """(rays,): how many of the terms are known; of the rest only where it begins."""
+        """(rays,): the number of known terms."""
         self.gone = gone
-        """(rays,): where there is no value beside the point."""
+        """(rays,): true where the function has no value beside the point."""
         self.ends = np.zeros(len(first), bool) if ends is None else ends
-        """(rays,): where there are no more terms than these."""
+        """(rays,): true where the series ends with these terms."""
         self.steps = steps
 
     @property
@@ -93,7 +93,7 @@ class Series:
         self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
         self._forget(np.isnan(self.terms).any(1) & ~self.gone)
         inside = places < self.known[:, None]
-        # What is infinite, or no number, stands: nothing is known of what comes after it.
+        # An infinite term, or one that is not a number, stays: no later term is known.
         significant = inside & ~((np.abs(self.terms) <= self.errors) & np.isfinite(self.terms))
         some = significant.any(1)
         shift = np.where(some, significant.argmax(1), self.known)

@@ -42,7 +42,7 @@ _COEFFICIENTS = (
 _CENTRE = 3.75
 # erf(x) / x in powers of x², for |x| < 1: 2/√π (-1)^n / (n! (2n + 1)).
 _SERIES = tuple(2.0 / math.sqrt(math.pi) * (-1.0) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(19))
-# Of the continued fraction of tanh, for |x| < 1: the next level changes nothing.
+# Levels of the continued fraction of tanh, for |x| < 1: the next one changes nothing.
 _LEVELS = 9
 # Elements worked on at a time, so that the five temporaries of the recurrence stay in the cache.
 _BLOCK = 8192

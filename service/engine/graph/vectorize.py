@@ -1,8 +1,8 @@
 """The same computation for many values at once: a new leading axis through the whole graph.
 
-`vectorize` rewrites nodes written for one sample (or one vector) so that they answer for all of
-them, by the `batch` rule of each operation. Per-sample gradients are the gradient of one
-sample's loss, vectorized; what does not depend on the batched inputs is shared, not repeated.
+`vectorize` rewrites the computation of one sample (or one vector) into that of many, by the `batch` rule
+of each operation. Per-sample gradients are the gradient of one sample's loss, vectorized. Values that do
+not depend on the batched inputs are shared, not repeated.
 """
 
 from __future__ import annotations

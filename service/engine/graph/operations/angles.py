@@ -50,7 +50,7 @@ atanh = unary(
 
 
 def _atan2_kernel(a: Array, b: Array, out: Array) -> None:
-    # -0, which 0/x is for a negative x, is 0: the angle of (-1, 0) is π.
+    # Adding 0 makes 0 of -0: the angle of (-1, -0), where -0 came of 0 / -1, is π and not -π.
     np.add(a, 0.0, out)
     np.arctan2(out, b, out)
 

@@ -1,4 +1,4 @@
-"""How a row of an elementwise operation is written, and the rules that all of them share."""
+"""Rows of elementwise operations: functions that declare them, and the rules that all share."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
 
 
 def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
-    # A batched scalar has shape (size,), as has a batched vector of length 0 axes: told apart by the original rank.
+    # A batched scalar has the shape (size,), which may also be the shape of others: the rank before batching decides.
     spread = [
         _spread(x, batched, node.shape, size) if before.shape != node.shape or not batched else x
         for x, batched, before in zip(inputs, is_batched, node.inputs, strict=True)
@@ -144,7 +144,7 @@ def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
 
 
 def _narrow(x: Array) -> Array:
-    # One number repeated everywhere, such as the bias of a single unit, costs half as much as a scalar.
+    # One number that is repeated, such as the bias of a single unit, takes half the time as a scalar.
     if x.size and 0 in x.strides and all(not step or n == 1 for n, step in zip(x.shape, x.strides, strict=True)):
         return x[(0,) * x.ndim + (...,)]
     return x

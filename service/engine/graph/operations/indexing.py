@@ -1,4 +1,4 @@
-"""Values that are chosen by position: lookups by integer indices, and largest elements."""
+"""Elements by position: lookups by integer indices, and largest elements."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from service.engine.graph.operations.table import batch_rows, declare, disconnec
 
 __all__ = ["first_largest", "gather_rows", "largest", "one_hot", "scatter_rows"]
 
-# Up to this many candidates the largest is found by comparing one after the other, which NumPy does
-# for all positions at once; its argmax is faster beyond.
+# Up to this many candidates, comparing one after the other at all positions at once is faster than np.argmax.
 COMPARED = 32
 SCATTERED = 2**17
-"""Numbers that are scattered at once: the places of each take memory that no plan knows of."""
+"""The most numbers that are scattered at once: their positions take memory outside of the plan."""
 
 # --- one_hot ------------------------------------------------------------------------------------
 
@@ -270,7 +269,7 @@ def _bind_first_largest(
     calls: list[Call] = [partial(np.maximum.reduce, x, axes, None, maximum), partial(free.fill, 1.0)]
     for place in places:
         here = marks[(*place, ...)]
-        # Equal to the maximum, and no one before was: 1 or 0 times 1 or 0.
+        # 1 where the candidate is equal to the maximum, times 1 where no earlier one was.
         calls += [
             partial(np.equal, candidates[(*place, ...)], maximum, here),
             partial(np.multiply, here, free, here),

@@ -1,4 +1,4 @@
-"""Values that are computed from nothing: inputs and constants. `Graph` makes their nodes."""
+"""Leaves: inputs and constants. `Graph` makes their nodes."""
 
 from __future__ import annotations
 

@@ -104,10 +104,10 @@ def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array)
 
 def _pull(g: Node, y: Node, squares: Node, x: Node) -> Node:
     axes, count, epsilon = y.attributes
-    # Where the root is 0, so is x: 0 over the smallest number is the derivative 0.
+    # Where the root is 0, x is 0 too: divided by the smallest number, it gives the derivative 0.
     root = y if epsilon > 0.0 else maximum(y, float(np.finfo(x.dtype).smallest_subnormal))
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    # The quotient is what normalisation layers compute anyway: it is shared with them.
+    # Normalisation layers compute the same quotient: the node is shared with them.
     return broadcast(reshape(g / count, kept), x.shape) * (x / broadcast(reshape(root, kept), x.shape))
 
 

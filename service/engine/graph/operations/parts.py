@@ -155,7 +155,7 @@ def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: At
         return inputs[0]
     (axis,) = attributes
     if axis == 0 and all(x.operation.name == "reshape" and x.shape[1:] == x.inputs[0].shape for x in inputs):
-        # Single entries stacked: the same numbers as their rows one after the other, under fewer names.
+        # Stacked single entries hold the same numbers as their rows, concatenated.
         sources = [x.inputs[0] for x in inputs]
         if sources[0].shape and all(x.shape[0] == 1 for x in inputs):
             return reshape(concatenate(sources, 0), (len(inputs), *sources[0].shape))

@@ -80,7 +80,7 @@ declare(
     "row_maximum",
     infer=_infer_row_maximum,
     bind=_bind_row_maximum,
-    pullbacks=(disconnected,),  # it only shifts what softmax and logsumexp do not depend on
+    pullbacks=(disconnected,),  # softmax and logsumexp do not depend on this shift
     batch=batch_rows,
     latex=r"\max_i x_i",
     numpy="np.max(a, axis=-1)",
@@ -101,11 +101,11 @@ def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch
     count_ones, add_rest = sum_rows(parts, count), sum_rows(parts, out)
 
     def add_up() -> None:
-        # Most sums are so large that nothing is lost with the 1. That is found out by one call instead of five.
+        # Most sums are so large that subtracting 1 loses nothing. One call finds that out, instead of five.
         if abs(total.item(total.argmin())) >= SAFE_TOTAL:
             np.subtract(total, one, out)
             return
-        # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
+        # Whole numbers and fractions are added separately: in a sum above 1, fractions would lose digits.
         np.rint(x, parts)
         count_ones()
         np.subtract(x, parts, parts)
@@ -177,7 +177,7 @@ declare(
     "balanced",
     infer=_infer_equal_rows,
     bind=_bind_balanced,
-    pullbacks=(lambda g, y, x, shares: g, disconnected),  # what is taken off is 0 but for rounding
+    pullbacks=(lambda g, y, x, shares: g, disconnected),  # the subtracted part is 0 but for rounding
     batch=batch_elementwise,
     latex="x",
     in_place=True,

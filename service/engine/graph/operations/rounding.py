@@ -39,7 +39,7 @@ rint = unary(
 
 
 def _pull_divisor(g: Node, y: Node, a: Node, b: Node) -> Node:
-    # Rounded, for what is a whole number is not always one after the division.
+    # Rounded, because the division of whole multiples does not always give a whole number.
     return -(g * rint((a - y) / b))
 
 

@@ -1,4 +1,4 @@
-"""Shapes: reshape, transpose and broadcast, which are views, and sum, which takes a broadcast back."""
+"""Shapes: reshape, transpose and broadcast, which are views, and sum, which is the transpose of broadcast."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _infer_broadcast(inputs: Sequence[Node], attributes: Attributes) -> tuple[Sh
 def _view_broadcast(x: Array, shape: Shape) -> Array:
     if not x.flags.c_contiguous:
         return np.broadcast_to(x, shape)
-    # What np.broadcast_to does, at a tenth of its price, which is paid for every new definition.
+    # The same as np.broadcast_to in a tenth of the time, which every new definition takes.
     lead = len(shape) - x.ndim
     strides = [0 if axis < lead or x.shape[axis - lead] == 1 else x.strides[axis - lead] for axis in range(len(shape))]
     return np.ndarray(shape, x.dtype, x, 0, strides)

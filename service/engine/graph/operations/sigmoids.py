@@ -1,4 +1,4 @@
-"""Sigmoids: tanh, the logistic function and what is made of them. Slopes keep their digits in saturation."""
+"""Sigmoids: tanh, the logistic function and their relatives. Slopes keep their digits in saturation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.engine.graph.special import tanh_shrink as tanh_shrink_kernel
 __all__ = ["logistic_slope", "quick_sigmoid", "quick_tanh", "sigmoid", "softplus", "tanh", "tanh_shrink", "tanh_slope"]
 
 QUICK = ("quick",)
-"""The attribute of a tanh or sigmoid whose slope is made of its value: it has no digits where that is saturated."""
+"""The attribute of a tanh or sigmoid whose slope is computed from its value, without digits in saturation."""
 
 # --- tanh ---------------------------------------------------------------------------------------
 

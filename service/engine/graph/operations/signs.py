@@ -1,4 +1,4 @@
-"""Where a derivative may be infinite, as far as the last operations before it tell."""
+"""Signs of values, as far as their last operations tell: a derivative may be infinite where they vanish."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from service.engine.graph.ir import Node
 
 LAST = 5
-"""How many operations back signs are looked for."""
+"""The number of operations before a value that are searched for its sign."""
 NOT_NEGATIVE = frozenset(
     ("square", "absolute", "sqrt", "exp", "sigmoid", "softplus", "hypot", "greater", "greater_equal")
 )

@@ -1,8 +1,8 @@
-"""Values that are read window by window: convolution and pooling.
+"""Sliding windows, for convolution and pooling.
 
 `windows` gathers every window that slides over some axes, and `overlap_add` adds such windows back
-where they came from. Both are linear and each is the other's transpose, so between them they
-differentiate to any order; a convolution is `windows` and one matrix product (im2col), its input
+where they came from. Both are linear, and each is the transpose of the other, so derivatives of any
+order need nothing else; a convolution is `windows` and one matrix product (im2col), its input
 gradient a product and `overlap_add` (col2im).
 
 The window axes come first in memory and the positions last, `(k, c, n, p)`: a window is then filled
@@ -33,7 +33,7 @@ class Sliding(NamedTuple):
     """The geometry of a sliding window: one entry of each field for every axis that it covers."""
 
     at: int
-    """Where the axes of the window stand in the result."""
+    """The position of the window's axes in the result."""
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""How a row of the table of operations is written, and the rules and kernels that several families share."""
+"""Rows of the table of operations: functions that declare them, and rules and kernels that several families share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.engine.graph.ir import OPERATIONS, Attributes, Call, GraphTypeError
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
-# Elements of an array so small that its calls cost more than its arithmetic.
+# Calls on arrays of at most so many elements cost more than their arithmetic.
 TINY = 64
 
 
@@ -90,7 +90,7 @@ def _full(value: float, shape: Shape, dtype: str) -> Array:
 
 def operand(value: float, out: Array) -> Array:
     """Return a number as the operand of a call that fills `out`."""
-    # Beside a tiny array, one of its shape makes the call 20 ns cheaper than a single number.
+    # Beside a tiny array, an array of its shape makes the call 20 ns cheaper than a single number.
     return _full(value, out.shape, out.dtype.str) if out.size <= TINY else scalar(value, out.dtype.str)
 
 

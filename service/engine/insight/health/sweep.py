@@ -133,7 +133,7 @@ class Sweep:
     @staticmethod
     def memory_of(largest: Evaluation) -> int:
         """Bytes that one network takes with its numbers."""
-        return int(largest.program.weight) + 8 * int(largest.program.told) + bytes_of(largest)
+        return int(largest.program.weight) + 8 * int(largest.program.result_size) + bytes_of(largest)
 
     @property
     def finished(self) -> bool:
