@@ -37,8 +37,6 @@ __all__ = [
     "sign",
 ]
 
-# --- one number and 0 ---------------------------------------------------------------------------
-
 
 absolute = unary(
     "absolute",
@@ -51,8 +49,6 @@ absolute = unary(
 sign: Unary = unary(
     "sign", np.sign, zero, r"\operatorname{sgn} x", branch=np.sign, continuation=continued_as_constant(np.sign)
 )
-
-# --- two numbers --------------------------------------------------------------------------------
 
 
 def _branch_larger(a: Array, b: Array) -> Any:
@@ -92,17 +88,9 @@ def less_equal(a: Node, b: float) -> Node:
     return a.graph.apply("greater_equal", b, a)
 
 
-# --- the larger and the smaller -----------------------------------------------------------------
-
-
 def _tie_share(a: Node, b: Node) -> Node:
     """Return 1 where a > b, ½ where they are equal, 0 elsewhere."""
     return 0.5 * sign(a - b) + 0.5
-
-
-def _selects_larger(position: int, y: Node) -> Node:
-    a, b = y.inputs
-    return greater_equal(a, b) if position == 0 else greater_equal(b, a)
 
 
 maximum = binary(
@@ -112,15 +100,10 @@ maximum = binary(
     lambda g, y, a, b: g * _tie_share(b, a),
     r"\max(a, b)",
     bind=call_with_out(np.maximum),
-    selects=_selects_larger,
+    selects=lambda position, y: greater_equal(y.inputs[position], y.inputs[1 - position]),
     branch=_branch_larger,
     continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b)),
 )
-
-
-def _selects_smaller(position: int, y: Node) -> Node:
-    a, b = y.inputs
-    return greater_equal(b, a) if position == 0 else greater_equal(a, b)
 
 
 minimum = binary(
@@ -130,7 +113,7 @@ minimum = binary(
     lambda g, y, a, b: g * _tie_share(a, b),
     r"\min(a, b)",
     bind=call_with_out(np.minimum),
-    selects=_selects_smaller,
+    selects=lambda position, y: greater_equal(y.inputs[1 - position], y.inputs[position]),
     branch=_branch_larger,
     continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b)),
 )
@@ -169,8 +152,6 @@ declare_view(
     keeps_order=True,
     attribute_names=("name",),
 )
-
-# --- gate ---------------------------------------------------------------------------------------
 
 
 def _gate_kernel(mask: Array, x: Array, out: Array) -> None:

@@ -78,9 +78,6 @@ def binary(name: str, ufunc: Callable[..., Any], of_a: Pullback, of_b: Pullback,
     return build
 
 
-# --- the rules that all share -------------------------------------------------------------------
-
-
 def infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     shape: Shape = ()
     for x in inputs:
@@ -129,9 +126,6 @@ def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, 
         return algebra(graph, *inputs) or through_broadcasts(name, graph, inputs, attributes)
 
     return simplify
-
-
-# --- kernels ------------------------------------------------------------------------------------
 
 
 def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:

@@ -195,11 +195,6 @@ def _infer_largest(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
     return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), infer_same_dtype(inputs)
 
 
-def _bind_largest(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
-    (axes,) = attributes
-    return (partial(np.maximum.reduce, inputs[0], axes, None, out),)
-
-
 def _pull_largest(g: Node, y: Node, x: Node) -> Node:
     (axes,) = y.attributes
     spread = broadcast(reshape(g, tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))), x.shape)
@@ -222,7 +217,7 @@ def _continue_largest(inputs: Sequence[Array], attributes: Attributes) -> Any:
 declare(
     "largest",
     infer=_infer_largest,
-    bind=_bind_largest,
+    bind=lambda out, inputs, attributes, _: (partial(np.maximum.reduce, inputs[0], attributes[0], None, out),),
     pullbacks=(_pull_largest,),
     batch=_batch_axes,
     latex=r"\max_i x_i",

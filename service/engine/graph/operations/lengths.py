@@ -19,8 +19,6 @@ from service.engine.graph.operations.table import declare, disconnected, infer_s
 
 __all__ = ["root_mean_square", "weighted"]
 
-# --- weighted -----------------------------------------------------------------------------------
-
 
 def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
     weight, x = inputs
@@ -48,8 +46,6 @@ weighted: Binary = binary(
     continuation=lambda weight, x: np.where(weight == 0.0, 0.0, weight * x),
 )
 """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
-
-# --- root_mean_square ---------------------------------------------------------------------------
 
 
 def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:

@@ -61,11 +61,6 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
-def _simplify_slice(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (axis, start, stop) = inputs, attributes
-    return x if start == 0 and stop == x.shape[axis] else None
-
-
 declare_view(
     "slice",
     lambda x, attributes, shape: x[(slice(None),) * attributes[0] + (slice(attributes[1], attributes[2]),)],
@@ -74,7 +69,7 @@ declare_view(
     joint=_pull_slices,
     batch=_batch_axis,
     latex="x_{a:b}",
-    simplify=_simplify_slice,
+    simplify=lambda graph, inputs, cut: inputs[0] if cut[1:] == (0, inputs[0].shape[cut[0]]) else None,
     numpy="np.take(a, range(start, stop), axis)",
     attribute_names=("axis", "start", "stop"),
 )
@@ -131,11 +126,6 @@ def _infer_concatenate(inputs: Sequence[Node], attributes: Attributes) -> tuple[
     return (*first[:axis], sum(x.shape[axis] for x in inputs), *first[axis + 1 :]), infer_same_dtype(inputs)
 
 
-def _bind_concatenate(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
-    (axis,) = attributes
-    return (partial(np.concatenate, tuple(inputs), axis, out),)
-
-
 def _pull_concatenate(position: int) -> Callable[..., Node]:
     def rule(g: Node, y: Node, *inputs: Node) -> Node:
         (axis,) = y.attributes
@@ -165,7 +155,7 @@ def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: At
 declare(
     "concatenate",
     infer=_infer_concatenate,
-    bind=_bind_concatenate,
+    bind=lambda out, inputs, attributes, _: (partial(np.concatenate, tuple(inputs), *attributes, out),),
     pullbacks=_pull_concatenate,
     batch=_batch_concatenate,
     latex="[a, b]",

@@ -67,10 +67,6 @@ def _infer_row_maximum(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, st
     return inputs[0].shape[:-1], infer_same_dtype(inputs)
 
 
-def _bind_row_maximum(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
-    return (partial(np.maximum.reduce, inputs[0], -1, None, out),)
-
-
 def _continue_row_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
     (x,) = inputs
     return np.take_along_axis(x, x.real.argmax(-1)[..., None], -1)[..., 0]
@@ -79,7 +75,7 @@ def _continue_row_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
 declare(
     "row_maximum",
     infer=_infer_row_maximum,
-    bind=_bind_row_maximum,
+    bind=lambda out, inputs, *_: (partial(np.maximum.reduce, inputs[0], -1, None, out),),
     pullbacks=(disconnected,),  # softmax and logsumexp do not depend on this shift
     batch=batch_rows,
     latex=r"\max_i x_i",

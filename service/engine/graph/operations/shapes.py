@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -37,10 +36,6 @@ def _infer_reshape(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
     return shape, x.dtype
 
 
-def _batch_reshape(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
-    return reshape(inputs[0], (size, *node.attributes[0]))
-
-
 def _simplify_reshape(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     (x,), (shape,) = inputs, attributes
     if x.shape == shape:
@@ -56,7 +51,7 @@ declare_view(
     lambda x, attributes, shape: x.reshape(shape),
     infer=_infer_reshape,
     pullbacks=(lambda g, y, x: reshape(g, x.shape),),
-    batch=_batch_reshape,
+    batch=lambda node, inputs, _, size: reshape(inputs[0], (size, *node.attributes[0])),
     latex="x",
     simplify=_simplify_reshape,
     keeps_order=True,
@@ -87,10 +82,6 @@ def _infer_transpose(inputs: Sequence[Node], attributes: Attributes) -> tuple[Sh
     return tuple(x.shape[axis] for axis in order), x.dtype
 
 
-def _batch_transpose(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    return transpose(inputs[0], (0, *(axis + 1 for axis in node.attributes[0])))
-
-
 def _simplify_transpose(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     (x,), (order,) = inputs, attributes
     if order == tuple(range(len(order))):
@@ -107,7 +98,7 @@ declare_view(
     lambda x, attributes, shape: x.transpose(attributes[0]),
     infer=_infer_transpose,
     pullbacks=(lambda g, y, x: transpose(g, np.argsort(y.attributes[0]).tolist()),),
-    batch=_batch_transpose,
+    batch=lambda node, inputs, *_: transpose(inputs[0], (0, *(axis + 1 for axis in node.attributes[0]))),
     latex=r"x^\top",
     simplify=_simplify_transpose,
     numpy="np.transpose(a, order)",
@@ -210,10 +201,6 @@ def _pull_sum(g: Node, y: Node, x: Node) -> Node:
     return broadcast(reshape(g, tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))), x.shape)
 
 
-def _batch_sum(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    return sum_over(inputs[0], [axis + 1 for axis in node.attributes[0]])
-
-
 def _simplify_sum(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     (x,), (axes,) = inputs, attributes
     if not axes:
@@ -231,7 +218,7 @@ declare(
     infer=_infer_sum,
     bind=_bind_sum,
     pullbacks=(_pull_sum,),
-    batch=_batch_sum,
+    batch=lambda node, inputs, *_: sum_over(inputs[0], [axis + 1 for axis in node.attributes[0]]),
     latex=r"\sum x",
     simplify=_simplify_sum,
     numpy="np.sum(a, axis=axes)",

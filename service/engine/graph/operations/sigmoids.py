@@ -20,8 +20,6 @@ __all__ = ["logistic_slope", "quick_sigmoid", "quick_tanh", "sigmoid", "softplus
 QUICK = ("quick",)
 """The attribute of a tanh or sigmoid whose slope is computed from its value, without digits in saturation."""
 
-# --- tanh ---------------------------------------------------------------------------------------
-
 
 def _pull_tanh(g: Node, y: Node, x: Node) -> Node:
     return g * (1.0 - square(y)) if y.attributes == QUICK else g * tanh_slope(x)
@@ -67,8 +65,6 @@ tanh_shrink = unary(
     numpy="a - np.tanh(a)",
     continuation=_continue_tanh_shrink,
 )
-
-# --- the logistic function ----------------------------------------------------------------------
 
 
 def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:

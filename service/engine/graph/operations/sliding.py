@@ -17,12 +17,12 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
 from service.engine.graph.operations.shapes import reshape
 from service.engine.graph.operations.table import declare, infer_same_dtype
 
@@ -155,24 +155,14 @@ def _bind_windows(
         yield partial(np.copyto, window, source)
 
 
-def _batch_windows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    sliding, fill = node.attributes
-    return windows(inputs[0], sliding.batched(), fill)
-
-
-def _simplify_windows(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (sliding, _fill) = inputs, attributes
-    return reshape(x, sliding.gathered(x.shape)) if sliding.is_plain else None
-
-
 declare(
     "windows",
     infer=_infer_windows,
     bind=_bind_windows,
     pullbacks=(lambda g, y, x: overlap_add(g, y.attributes[0], x.shape),),
-    batch=_batch_windows,
+    batch=lambda node, inputs, *_: windows(inputs[0], node.attributes[0].batched(), node.attributes[1]),
     latex=r"\operatorname{im2col}(x)",
-    simplify=_simplify_windows,
+    simplify=lambda graph, inputs, of: reshape(inputs[0], of[0].gathered(inputs[0].shape)) if of[0].is_plain else None,
     scratch=_scratch_of_windows,
     numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
     attribute_names=("sliding", "fill"),
@@ -205,24 +195,16 @@ def _bind_overlap_add(
         yield partial(np.copyto, out, sliding.interior(total))
 
 
-def _batch_overlap_add(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
-    sliding, shape = node.attributes
-    return overlap_add(inputs[0], sliding.batched(), (size, *shape))
-
-
-def _simplify_overlap_add(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (sliding, shape) = inputs, attributes
-    return reshape(x, shape) if sliding.is_plain else None
-
-
 declare(
     "overlap_add",
     infer=_infer_overlap_add,
     bind=_bind_overlap_add,
     pullbacks=(lambda g, y, x: windows(g, y.attributes[0]),),
-    batch=_batch_overlap_add,
+    batch=lambda node, inputs, _, size: overlap_add(
+        inputs[0], node.attributes[0].batched(), (size, *node.attributes[1])
+    ),
     latex=r"\operatorname{col2im}(x)",
-    simplify=_simplify_overlap_add,
+    simplify=lambda graph, inputs, of: reshape(inputs[0], of[1]) if of[0].is_plain else None,
     scratch=lambda node: (node.attributes[0].padded(node.shape),) if node.attributes[0].is_padded else (),
     numpy="overlap_add(a, at, axes, sizes, strides, dilations, padding, shape)",
     attribute_names=("sliding", "shape"),

@@ -32,9 +32,6 @@ def declare_view(
     declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
 
 
-# --- shape rules and pullbacks ------------------------------------------------------------------
-
-
 def infer_same_dtype(inputs: Sequence[Node]) -> str:
     """Return the one floating-point dtype of all inputs."""
     dtype = inputs[0].dtype
@@ -57,9 +54,6 @@ def disconnected(*_: Any) -> NoGradient:
 def batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
     """Apply an operation on the last axes to the batched inputs unchanged."""
     return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
-
-
-# --- kernels ------------------------------------------------------------------------------------
 
 
 def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
