@@ -20,7 +20,7 @@ from schemas.fields import (
     properties_of,
     shown,
 )
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.network.activations import activations
@@ -28,7 +28,7 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
-from service.engine.options import Option, Reference, Value
+from service.engine.options import Option, Value
 from service.engine.suggestions import suggest, translated
 
 

@@ -15,7 +15,7 @@ from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
 from service.api.operation import describe
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Rules
@@ -31,7 +31,7 @@ from service.engine.network.layers import Layer, layers
 from service.engine.network.layers.declaration import ANY_NUMBER
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
-from service.engine.options import Flag, Option, Reference, Value
+from service.engine.options import Flag, Option, Value
 from service.engine.texts import LANGUAGES, telling
 from service.problems import Problem, pointer
 

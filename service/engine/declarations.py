@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from service.engine.options import Option, Reference
+from service.engine.options import Option
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +111,22 @@ class Registry(Generic[D]):
         values = {option.name: _default(option) for option in declaration.options}
         values |= declaration.conventions.get(options.get("convention", ""), {})
         return Selection(declaration, MappingProxyType(values | options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Option):
+    """A block of another registry, with options of its own. The schemas read its values."""
+
+    registry: Registry[Any]
+
+    def accepted(self) -> Iterator[Any]:
+        for name in self.registry.names:
+            if not any(option.required for option in self.registry[name].options):
+                yield name
+
+    def refused(self) -> Iterator[Any]:
+        yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
+        yield {"type": next(self.accepted()), "nonsense": 1}
 
 
 def _default(option: Option) -> Any:

@@ -10,13 +10,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.engine.foreign import NUMBERS
 from service.engine.suggestions import suggest
-
-if TYPE_CHECKING:
-    from service.engine.declarations import Registry
 
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
@@ -344,22 +341,6 @@ class Numbers(Value):
         yield from ("1", 1, {}, True, [], [True], ["1"], [None], [[1]])
         if self.minimum is not None:
             yield [math.nextafter(self.minimum, -math.inf)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference(Option):
-    """A block of another registry, with options of its own. The schemas read its values."""
-
-    registry: Registry[Any]
-
-    def accepted(self) -> Iterator[Any]:
-        for name in self.registry.names:
-            if not any(option.required for option in self.registry[name].options):
-                yield name
-
-    def refused(self) -> Iterator[Any]:
-        yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
-        yield {"type": next(self.accepted()), "nonsense": 1}
 
 
 def _given(facts: Mapping[str, float | None]) -> dict[str, float]:
