@@ -20,7 +20,7 @@ class Compiled(Protocol):
         """The number of nodes that it keeps, or of objects as large."""
 
 
-NODE_BYTES = 600
+COMPILED_NODE_BYTES = 600
 """The memory of a compiled task for each of its nodes. Measured: 350 to 550, and the gaps between the objects."""
 TASK_BYTES = 12 * 1024
 """The memory of a compiled task of any size."""
@@ -63,7 +63,7 @@ class Compiler:
         self._watch: Watch | None = None
         self._before: Callable[[float], None] | None = None
         self._known: LeastRecentlyUsed[Hashable, Any] = LeastRecentlyUsed(
-            capacity, lambda _, made: TASK_BYTES + NODE_BYTES * made.weight
+            capacity, lambda _, made: TASK_BYTES + COMPILED_NODE_BYTES * made.weight
         )
 
     def __call__(self, task: Compilable[C]) -> C:

@@ -39,12 +39,12 @@ class NoGradient(enum.Enum):
     ZERO = "the derivative is zero everywhere"
 
 
-Rule = Callable[..., "Node | NoGradient"]
+Pullback = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
-Selection = Callable[[int, "Node"], "Node | None"]
+Selector = Callable[[int, "Node"], "Node | None"]
 """`(position, node)`: a mask, 1 wherever the input at that position takes part in the value of `node`, a tie included;
 None if it takes part everywhere."""
-JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
+JointPullback = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
 """`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
 position, or None where they have to be pulled back one by one."""
 
@@ -65,7 +65,7 @@ class Operation:
     """`(inputs, attributes)` to the shape and dtype of the output. Raises `GraphTypeError` if the inputs do not fit."""
     bind: Callable[[Array, Sequence[Array], Attributes, Sequence[Array]], Iterable[Call]]
     """`(out, inputs, attributes, scratch)` to the NumPy calls that fill `out`. Views and leaves have none."""
-    pullbacks: tuple[Rule, ...] | Callable[[int], Rule] | None
+    pullbacks: tuple[Pullback, ...] | Callable[[int], Pullback] | None
     """One rule for each input, or a function of the position of the input; None if not implemented."""
     batch: Callable[..., Node] | None
     """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
@@ -81,13 +81,13 @@ class Operation:
     """True for a view if consecutive elements stay consecutive."""
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None
     """Shapes of the temporary arrays that the kernel needs."""
-    selects: Selection | None = None
+    selects: Selector | None = None
     """For operations that choose among their inputs: the derivative of an input that is not chosen is 0."""
     singular: Callable[[Node], bool] | None = None
     """For operations whose derivative can be infinite: whether that of a node can."""
     linear: tuple[int, ...] = ()
     """Positions of inputs whose derivative is finite wherever the value is, in spite of `singular`."""
-    joint: JointRule | None = None
+    joint: JointPullback | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0
     """Floating-point operations for each output element, unless `count_work` has a better estimate."""
@@ -121,7 +121,7 @@ class Operation:
             found |= value._asdict() if name in _FIELDS else {name: value}
         return found
 
-    def pullback(self, position: int) -> Rule:
+    def pullback(self, position: int) -> Pullback:
         """Return the rule for one input. Raises `NotImplementedError` where there is none."""
         if self.pullbacks is None:
             raise NotImplementedError(f"{self.name} has no pullback")

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, NoGradient, Shape
+from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Pullback, Shape
 from service.engine.graph.operations.shapes import broadcast, reshape, scalar_source
 from service.engine.graph.operations.table import declare, infer_same_dtype
 
 Unary = Callable[[Node], Node]
 Binary = Callable[[Node, Node | float], Node]
-Pullback = Callable[..., Node | NoGradient]
 Algebra = Callable[[Graph, Node, Node], Node | None]
 """A simplification of a binary operation: `(graph, a, b)` to a simpler node of the same value, or None."""
 
