@@ -20,8 +20,8 @@ from service.engine.graph.operations.elementwise import (
     infer_elementwise,
     unary,
 )
+from service.engine.graph.operations.rows import declare_view, disconnected, zero
 from service.engine.graph.operations.shapes import broadcast
-from service.engine.graph.operations.table import declare_view, disconnected, zero
 
 __all__ = [
     "absolute",

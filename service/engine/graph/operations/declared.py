@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.engine.graph.ir import Node
 from service.engine.graph.operations.elementwise import batch_elementwise, infer_elementwise
-from service.engine.graph.operations.table import declare_view, disconnected
+from service.engine.graph.operations.rows import declare_view, disconnected
 
 __all__ = ["mark", "stop_gradient", "with_slope"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Pullback, Shape
+from service.engine.graph.operations.rows import declare, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, reshape, scalar_source
-from service.engine.graph.operations.table import declare, infer_same_dtype
 
 Unary = Callable[[Node], Node]
 Binary = Callable[[Node, Node | float], Node]

@@ -11,8 +11,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import batch_rows, declare, disconnected, infer_same_dtype, zero
 from service.engine.graph.operations.shapes import broadcast, reshape
-from service.engine.graph.operations.table import batch_rows, declare, disconnected, infer_same_dtype, zero
 
 __all__ = ["first_largest", "gather_rows", "largest", "one_hot", "scatter_rows"]
 

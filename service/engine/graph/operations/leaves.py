@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.engine.graph.operations.table import bind_nothing, declare
+from service.engine.graph.operations.rows import bind_nothing, declare
 
 
 def _declare_leaf(name: str, infer: Any, latex: str, numpy: str, *attribute_names: str) -> None:

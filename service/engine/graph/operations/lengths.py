@@ -14,8 +14,8 @@ from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shap
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.comparisons import maximum
 from service.engine.graph.operations.elementwise import Binary, binary
+from service.engine.graph.operations.rows import declare, disconnected, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, mean_over, reshape
-from service.engine.graph.operations.table import declare, disconnected, infer_same_dtype
 
 __all__ = ["root_mean_square", "weighted"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import declare, declare_view, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, reshape
-from service.engine.graph.operations.table import declare, declare_view, infer_same_dtype
 
 __all__ = ["concatenate", "pad", "slice_axis"]
 

@@ -15,8 +15,7 @@ from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
 from service.engine.graph.operations.elementwise import batch_elementwise
 from service.engine.graph.operations.powers import exp, log1p
-from service.engine.graph.operations.shapes import broadcast, reshape, sum_over
-from service.engine.graph.operations.table import (
+from service.engine.graph.operations.rows import (
     batch_rows,
     declare,
     declare_view,
@@ -25,6 +24,7 @@ from service.engine.graph.operations.table import (
     scalar,
     sum_rows,
 )
+from service.engine.graph.operations.shapes import broadcast, reshape, sum_over
 
 __all__ = ["balanced", "log_softmax", "logsumexp", "row_excess", "softmax"]
 

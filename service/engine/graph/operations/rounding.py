@@ -9,8 +9,8 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.graph.ir import Node
 from service.engine.graph.operations.elementwise import binary, continued_as_constant, unary
+from service.engine.graph.operations.rows import zero
 from service.engine.graph.operations.signs import always
-from service.engine.graph.operations.table import zero
 
 __all__ = ["ceil", "floor", "mod", "rint"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations.table import DOT_SUM_LIMIT, declare, declare_view, infer_same_dtype, ones, sum_rows
+from service.engine.graph.operations.rows import DOT_SUM_LIMIT, declare, declare_view, infer_same_dtype, ones, sum_rows
 
 __all__ = ["broadcast", "mean_over", "reshape", "sum_over", "transpose"]
 

@@ -12,7 +12,7 @@ from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Node
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.elementwise import unary
-from service.engine.graph.operations.table import operand, scalar
+from service.engine.graph.operations.rows import operand, scalar
 from service.engine.graph.special import tanh_shrink as tanh_shrink_kernel
 
 __all__ = ["logistic_slope", "quick_sigmoid", "quick_tanh", "sigmoid", "softplus", "tanh", "tanh_shrink", "tanh_slope"]

@@ -23,8 +23,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import declare, infer_same_dtype
 from service.engine.graph.operations.shapes import reshape
-from service.engine.graph.operations.table import declare, infer_same_dtype
 
 __all__ = ["Sliding", "overlap_add", "windows"]
 
