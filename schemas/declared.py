@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
-from typing import Any
-
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, closed_object
-from schemas.fields import (
-    LONG_LIST,
-    Message,
-    StrictField,
-    StrictSchema,
-    ValueField,
-    plain,
-    properties_of,
-    shown,
-)
-from service.engine.declarations import Declaration, Registry, Selection
+from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
+from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.network.activations import activations
@@ -28,8 +15,10 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
-from service.engine.options import Option, Reference, Value
+from service.engine.options import Option, Value
 from service.engine.suggestions import suggest, translated
+from types import MappingProxyType
+from typing import Any
 
 
 def field_for(option: Option) -> StrictField:

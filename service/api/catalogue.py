@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
 from flask import Blueprint, Response, request
-
+from functools import cache
 from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import default_of
 from schemas.fields import hint
 from service import wire
 from service.api.endpoint import describe
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.descent.update import Rules
@@ -31,9 +28,10 @@ from service.engine.network.layers import Layer, layers
 from service.engine.network.layers.declaration import ANY_NUMBER
 from service.engine.network.losses import Loss, losses
 from service.engine.network.regularizers import regularizers
-from service.engine.options import Flag, Option, Reference, Value
+from service.engine.options import Flag, Option, Value
 from service.engine.texts import LANGUAGES, telling
 from service.problems import Problem, pointer
+from typing import Any
 
 blueprint = Blueprint("catalogue", __name__)
 
@@ -275,7 +273,7 @@ def _add(plural: str) -> None:
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = (
         f"Every {kind} that an answer may tell, with what it means and what to do about it."
-        if registry.told_only
+        if registry.answers_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )
     one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
-
 import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
 from flask import Blueprint, Response
-
 from schemas.common import Trace
 from schemas.diagnose import DiagnoseRequest, LoadedDiagnose, LoadedSweep, TracedStep
 from schemas.diagnose_answers import DiagnoseResponse, DiagnoseStepSchema, DiagnoseSummary
@@ -32,6 +29,7 @@ from service.engine.insight.health.watched import LOOKS, Watched
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.losses import losses
 from service.engine.texts import telling
+from typing import Any, cast
 
 blueprint = Blueprint("diagnose", __name__)
 
@@ -173,7 +171,7 @@ class NetworkDiagnosis(_Work):
         program = self.evaluation.program
         admission_of(context)(program, program.work, 0.0, 1)
         self.evaluation.feeder.check(self.feed)
-        context.memory.need(context.loaded_bytes + program.weight + 8 * program.told + bytes_of(self.evaluation))
+        context.memory.need(context.loaded_bytes + program.weight + 8 * program.result_size + bytes_of(self.evaluation))
 
     def compute(self) -> None:
         program = self.evaluation.program
@@ -210,7 +208,7 @@ class TrainingDiagnosis(_Work):
         self.watched = Watched(training, evaluation, self.feed, context.ticket)
         try:
             context.mark_compiled(training.memory + evaluation.program.nbytes)
-            looked_at = evaluation.program.weight + 8 * evaluation.program.told + bytes_of(evaluation)
+            looked_at = evaluation.program.weight + 8 * evaluation.program.result_size + bytes_of(evaluation)
             remembered = STEP_BYTES * training.steps + LOOK_BYTES * LOOKS * len(evaluation.model.layers)
             context.memory.need(context.loaded_bytes + 4 * training.memory + looked_at + remembered)
         except BaseException:

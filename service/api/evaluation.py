@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint
-
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
@@ -13,6 +10,7 @@ from service.api.endpoint import post
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
+from typing import Any
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -59,8 +57,8 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
         initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)
-        answered = answer_bytes(program.told + initialised, request["dtype"])
-        context.reserve(program, program.work, program.weight + answered, numbers=program.told)
+        answered = answer_bytes(program.result_size + initialised, request["dtype"])
+        context.reserve(program, program.work, program.weight + answered, numbers=program.result_size)
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)

@@ -22,9 +22,9 @@ def is_finite(array: Array) -> bool:
     """Return whether every number is finite."""
     if not array.ndim:
         return math.isfinite(array)
-    # The sum of squares is one BLAS call; only where it overflows is every element looked at.
+    # The sum of squares is one BLAS call; each element is looked at only where it overflows. np.dot would warn of that.
     flat = array.reshape(-1)
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def first_true(mask: Array) -> tuple[int, ...] | None:

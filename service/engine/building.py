@@ -8,6 +8,7 @@ the functions that build nodes of the graph, such as `exp` and `reshape`. It nev
 
 from service.engine.arrays import Array as Array
 from service.engine.declarations import Declaration as Declaration
+from service.engine.declarations import Reference as Reference
 from service.engine.declarations import Registry as Registry
 from service.engine.declarations import Selection as Selection
 from service.engine.graph.ir import Node as Node
@@ -20,4 +21,3 @@ from service.engine.options import Integers as Integers
 from service.engine.options import Number as Number
 from service.engine.options import Numbers as Numbers
 from service.engine.options import Option as Option
-from service.engine.options import Reference as Reference

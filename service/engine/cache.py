@@ -1,4 +1,4 @@
-"""What was made for earlier requests and may be of use again."""
+"""A cache of what earlier requests made."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ V = TypeVar("V")
 
 
 class LeastRecentlyUsed(Generic[K, V]):
-    """A mapping for many threads, bounded by weight, that forgets what was not used for longest."""
+    """A thread-safe mapping of bounded weight; the value that has been unused for longest is dropped first."""
 
     def __init__(self, capacity: int, weigh: Callable[[K, V], int] = lambda key, value: 1) -> None:
         self.capacity = capacity
         self.weight = 0
         self._weigh = weigh
-        # Again within itself: what is forgotten may have been the last to hold something that is kept elsewhere.
+        # Reentrant: dropping a value may delete an object whose __del__ comes back here.
         self._lock = threading.RLock()
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def find(self, key: K) -> V | None:
-        """The value for `key` if it is known."""
+        """Return the value for `key`, or None."""
         with self._lock:
             entry = self._values.get(key)
             if entry is None:
@@ -32,10 +32,10 @@ class LeastRecentlyUsed(Generic[K, V]):
             return entry[0]
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value for `key`, made at the first request.
+        """Return the value for `key`; call `make` if there is none.
 
-        Two threads that miss at once may both make it; the first to finish is kept, so that all
-        callers hold the same object afterwards.
+        Two threads that miss at once may both call `make`. The first value is kept, so all callers hold the same
+        object.
         """
         known = self.find(key)
         if known is not None:
@@ -43,7 +43,7 @@ class LeastRecentlyUsed(Generic[K, V]):
         made = make()
         weight = self._weigh(key, made)
         if weight > self.capacity:
-            return made  # keeping it would cost all the others
+            return made  # too heavy: keeping it would drop all others
         with self._lock:
             if key in self._values:
                 return self._values[key][0]
@@ -53,7 +53,7 @@ class LeastRecentlyUsed(Generic[K, V]):
         return made
 
     def shrink(self, weight: int) -> None:
-        """Forget so much weight, what was not used for longest first, or everything."""
+        """Drop values of at least this weight, or all: those unused for longest first."""
         with self._lock:
             self._forget(weight)
 
@@ -65,7 +65,7 @@ class LeastRecentlyUsed(Generic[K, V]):
 
     @property
     def nbytes(self) -> int:
-        """The weight, for those that are weighed in bytes."""
+        """The weight, of a cache that weighs in bytes."""
         return self.weight
 
     def __len__(self) -> int:

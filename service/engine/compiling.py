@@ -1,4 +1,4 @@
-"""Compiling once for all who ask for the same."""
+"""Compiling each task once, for all requests that ask for the same."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ class Compiled(Protocol):
 
     @property
     def weight(self) -> int:
-        """How many nodes it keeps, or what takes as much."""
+        """The number of nodes that it keeps, or of objects as large."""
 
 
-NODE_BYTES = 600
-"""What a compiled task keeps for each of its nodes. Measured: 350 to 550, and what lies between the objects."""
+COMPILED_NODE_BYTES = 600
+"""The memory of a compiled task for each of its nodes. Measured: 350 to 550, and the gaps between the objects."""
 TASK_BYTES = 12 * 1024
-"""What it keeps whatever its size."""
+"""The memory of a compiled task of any size."""
 
 C = TypeVar("C", bound=Compiled)
 C_co = TypeVar("C_co", bound=Compiled, covariant=True)
 
 
 class Compilable(Protocol[C_co]):
-    """A task that knows how to compile itself."""
+    """A task that can compile itself."""
 
     @property
     def key(self) -> Hashable:
-        """Equal for equal tasks of one class."""
+        """The identity of the task: equal for equal tasks of one class."""
 
     @property
     def effort(self) -> float:
-        """Nodes of graphs that are made when it is compiled, roughly; cheap to tell."""
+        """A rough number of graph nodes that compiling makes; cheap to compute."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> C_co:
-        """Build and plan; runs borrow their memory from `pool`.
+        """Build and plan the computation; its runs borrow memory from `pool`.
 
-        Raises `InvalidRequest` when the task does not fit together, `LimitExceeded` when it would cost too much,
-        and what `watch` raises.
+        Raises `InvalidRequest` when the parts of the task do not fit, `LimitExceeded` when it would cost too much, and
+        what `watch` raises.
         """
 
 
 class Compiler:
-    """Compiles tasks of every kind and remembers what it made of them. For many threads."""
+    """A cache of compiled tasks of every kind, for many threads."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Compiler:
         pool: WorkspacePool | None = None,
         after: Callable[[int], object] = lambda weight: None,
     ) -> None:
-        """`capacity` bounds the bytes of all that is remembered. `after` is told the weight of each compiled task."""
+        """`capacity` bounds the bytes of all compiled tasks. `after` is called with the weight of each new one."""
         self._limits, self._pool, self._after = limits, pool, after
         self._watch: Watch | None = None
         self._before: Callable[[float], None] | None = None
         self._known: LeastRecentlyUsed[Hashable, Any] = LeastRecentlyUsed(
-            capacity, lambda _, made: TASK_BYTES + NODE_BYTES * made.weight
+            capacity, lambda _, made: TASK_BYTES + COMPILED_NODE_BYTES * made.weight
         )
 
     def __call__(self, task: Compilable[C]) -> C:
-        """The compiled task: the same object for equal tasks. Raises as `Compilable.compile` does."""
+        """Return the compiled task: the same object for equal tasks. Raises as `Compilable.compile` does."""
         found: C = self._known.get((type(task), task.key), lambda: self._make(task))
         return found
 
@@ -80,9 +80,9 @@ class Compiler:
         return made
 
     def watched(self, watch: Watch, before: Callable[[float], None] | None = None) -> Compiler:
-        """The same compiler for one request: it looks at `watch` while it compiles, and raises what that raises.
+        """Return this compiler for one request: compiling looks at `watch`, and raises what `watch` raises.
 
-        `before` is told the effort of each task that is not known yet, before it is compiled.
+        `before` is called with the effort of each task that is not known yet, before it is compiled.
         """
         compiler = Compiler.__new__(Compiler)
         compiler._limits, compiler._pool, compiler._after = self._limits, self._pool, self._after
@@ -95,14 +95,14 @@ class Compiler:
 
     @property
     def weight(self) -> int:
-        """Bytes of everything that is remembered."""
+        """The bytes of all compiled tasks."""
         return self._known.weight
 
     @property
     def nbytes(self) -> int:
-        """As `weight`."""
+        """The same as `weight`."""
         return self._known.weight
 
     def shrink(self, nbytes: int) -> None:
-        """Forget so many bytes, what was not used for longest first, or everything."""
+        """Drop compiled tasks of at least this many bytes, or all: those unused for longest first."""
         self._known.shrink(nbytes)

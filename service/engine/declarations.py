@@ -1,4 +1,4 @@
-"""How a building block is declared: once, in a few lines, for everyone who reads it.
+"""Declarations of building blocks: each block is declared once, in a few lines.
 
 An activation, loss, layer, initializer or regularizer is a function in the module of its kind,
 declared by its registry's decorator with names, options, formulas and sources. Validation, the
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from service.engine.options import Option, Reference
+from service.engine.options import Option
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """What every declared block says of itself. Compared by identity."""
+    """The description of a building block, which its author declares. Compared by identity."""
 
     name: str
     build: Callable[..., Any]
@@ -31,7 +31,7 @@ class Declaration:
     conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Defaults that differ where the option `convention` has that value."""
     refuse: Callable[..., tuple[str, str] | None] | None = None
-    """`refuse(**options)`: which option does not fit the others, and what is wrong with it; None: they fit."""
+    """`refuse(**options)`: an option that does not fit the others, and the reason; None: all fit."""
 
 
 D = TypeVar("D", bound=Declaration)
@@ -57,14 +57,14 @@ class Registry(Generic[D]):
     """The declared blocks of one kind, in the order of declaration."""
 
     def __init__(
-        self, kind: str, plural: str, declaration: type[D], within: str = "", *, told_only: bool = False
+        self, kind: str, plural: str, declaration: type[D], within: str = "", *, answers_only: bool = False
     ) -> None:
         self.kind = kind
         self.plural = plural
         self.path = f"{within}/{plural}" if within else plural
-        """Where the catalogue has it."""
-        self.told_only = told_only
-        """Answers tell them, and no request names them."""
+        """The path of the registry in the catalogue."""
+        self.answers_only = answers_only
+        """True if only answers name these blocks, and no request does."""
         self._type = declaration
         self._by_name: dict[str, D] = {}
         self._aliases: dict[str, str] = {}
@@ -72,7 +72,7 @@ class Registry(Generic[D]):
     def declare(
         self, name: str, *, en: str, zh: str, options: Sequence[Option] = (), **details: Any
     ) -> Callable[[F], F]:
-        """Decorator: the function below builds the block called `name`."""
+        """Return a decorator: the decorated function builds the block called `name`."""
 
         def register(build: F) -> F:
             declaration = self._type(
@@ -102,15 +102,31 @@ class Registry(Generic[D]):
 
     @property
     def names(self) -> list[str]:
-        """Every name that may be written, aliases included."""
+        """All names that a request may write, aliases included."""
         return [*self._by_name, *self._aliases]
 
     def select(self, name: str, **options: Any) -> Selection[D]:
-        """The block called `name` with its defaults, except for the options given."""
+        """Return the block called `name` with the given options, and its defaults for all others."""
         declaration = self[name]
         values = {option.name: _default(option) for option in declaration.options}
         values |= declaration.conventions.get(options.get("convention", ""), {})
         return Selection(declaration, MappingProxyType(values | options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Option):
+    """A block of another registry, with options of its own. The schemas read its values."""
+
+    registry: Registry[Any]
+
+    def accepted(self) -> Iterator[Any]:
+        for name in self.registry.names:
+            if not any(option.required for option in self.registry[name].options):
+                yield name
+
+    def refused(self) -> Iterator[Any]:
+        yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
+        yield {"type": next(self.accepted()), "nonsense": 1}
 
 
 def _default(option: Option) -> Any:

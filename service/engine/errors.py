@@ -1,14 +1,14 @@
-"""What can go wrong in the engine, in the terms of whoever called it.
+"""The errors of the engine, in the terms of its callers.
 
     EngineError
-    ├── InvalidRequest      what was asked cannot be computed; one `Fault` for each thing wrong
+    ├── InvalidRequest      the request cannot be computed; one `Fault` for each thing that is wrong
     ├── LimitExceeded       it could be computed, but would cost more than allowed
-    └── Stopped             it was being computed, between two steps
-        ├── DeadlineExceeded    and the time ran out
-        └── Abandoned           and whoever asked has left
+    └── Stopped             its computation stopped between two steps, because
+        ├── DeadlineExceeded    its time was over
+        └── Abandoned           its client had left
 
 A path names the offending part as a tuple of keys and positions, such as
-`("network", "layers", 1, "units")`. How that is written for a client is not known here.
+`("network", "layers", 1, "units")`. The views write it as a JSON pointer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 MOST_ERRORS = 100
-"""Errors told at once; a hundred teach as much as a million."""
+"""The most errors in one answer; a hundred teach as much as a million."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: where, what was expected and what came."""
+    """One thing that is wrong in a request: its path, what was expected, and what came."""
 
     path: Path
     detail: str
@@ -31,11 +31,11 @@ class Fault:
 
 
 class EngineError(Exception):
-    """Anything the engine refuses."""
+    """The base of all refusals of the engine."""
 
 
 class InvalidRequest(EngineError):
-    """What was asked cannot be computed; `faults` says why, all at once."""
+    """The request cannot be computed. `faults` holds every reason."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -55,8 +55,8 @@ class Stopped(EngineError):
 
 
 class DeadlineExceeded(Stopped):
-    """The time of the computation was over."""
+    """The time for the computation is over."""
 
 
 class Abandoned(Stopped):
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the answer."""

@@ -1,7 +1,7 @@
-"""What callers bring from elsewhere: names of PyTorch, Keras, scikit-learn and textbooks, and what they are here.
+"""Foreign names: those of PyTorch, Keras, scikit-learn and textbooks, and the names of this service for them.
 
-Each foreign name is declared once, in the table of its kind. Nothing is accepted because of it: it makes the error of
-an unknown name say what to write instead. Names are compared as `fold` leaves them, so `BatchNorm1d`, `batch_norm_1d`
+Each foreign name is declared once, in the table of its kind. Requests cannot use it: the error of an unknown name says
+what to write instead. Names are compared as `fold` leaves them, so `BatchNorm1d`, `batch_norm_1d`
 and `nn.BatchNorm1d` are one.
 """
 
@@ -12,25 +12,25 @@ from typing import NamedTuple
 
 
 class Foreign(NamedTuple):
-    """The name here that a foreign name stands for, and a hint."""
+    """The names of this service that a foreign name stands for, and a note."""
 
     here: tuple[str, ...]
-    """Names of this service, the likeliest first; none: there is nothing of the kind, and the note says what to do."""
+    """Names of this service, the likeliest first; empty if it has no such thing: then the note says what to do."""
     note: str = ""
     """A sentence about what differs."""
 
 
 def fold(name: str) -> str:
-    """What remains of a name when its spelling does not count: letters and digits, all lower case.
+    """Return the letters and digits of a name in lower case: spellings that differ otherwise are the same name.
 
-    Of a call or a path, such as `torch.nn.ReLU()`, the last name.
+    Of a call or a path, such as `torch.nn.ReLU()`, only the last name counts.
     """
     name = name.split("(")[0].rsplit(".", 1)[-1]
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def _table(*rows: tuple[str, str, str] | tuple[str, str]) -> Mapping[str, Foreign]:
-    """Rows of foreign names, what they are here (both separated by spaces), and a note."""
+    """Make a table of rows: foreign names, names of this service (both separated by spaces), and a note."""
     table: dict[str, Foreign] = {}
     for names, here, *note in rows:
         for name in map(fold, names.split()):
@@ -170,7 +170,7 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("ElasticNet", "l1_l2"),
     ),
     "key": _table(
-        # what a request is made of
+        # keys of a request
         ("X features samples data x_train train_x train_data input_data examples observations", "inputs points"),
         ("y labels label target y_true y_train train_y ground_truth truth expected desired outputs_true answers",
          "targets"),
@@ -200,7 +200,7 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("return outputs_wanted output returns fetch", "include"),
         ("loss_weight", "loss_weights"),
         ("checkpoint_data resume", "checkpoint"),
-        # what a network is made of
+        # keys of a network
         ("hidden_layer_sizes hidden_layers hidden sizes layer_sizes layer_dims topology", "layers",
          'Send a list such as [{"type": "dense", "units": 3, "activation": "relu"}, {"type": "dense", "units": 1}].'),
         ("modules blocks stack nodes_list sequential", "layers"),
@@ -269,7 +269,7 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("pos_weight", "positive_weight"),
         ("smoothing", "label_smoothing"),
         ("weight sample_weight instance_weight", "sample_weights class_weights"),
-        # what functions are made of
+        # words of functions
         ("f formula expr equation func_expr fun", "expression"),
         ("vars wrt_variables symbols params_names", "variables"),
         ("x0 initial start_point initial_point init_point starting_point position", "starts start points"),
@@ -309,10 +309,10 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("tensorflow tf", "keras"),
     ),
 }  # fmt: skip
-"""Tables by the kind of thing that is named. Of a key or a choice, the first name counts that exists where it came."""
+"""Tables by the kind of the named thing. Of a key or a choice, the first name counts that the place knows."""
 
 NUMBERS: Mapping[str, str] = {"same": "for a number of zeros put a layer of the type zero_padding2d before it"}
-"""What a number stands for elsewhere where a choice is made here that has this word."""
+"""The meaning of a number elsewhere, for a choice that has this word here."""
 
 AFFIXES: Mapping[str, tuple[str, ...]] = {
     "layer": ("layer",),

@@ -1,4 +1,4 @@
-"""How much one request may cost, checked before the work starts."""
+"""Limits of what one request may cost, checked before the work starts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from service.engine.graph.ir import Node
 from service.engine.graph.plan import Program
 
 WATCHED_OPERATIONS = 1e6
-"""A run of more floating-point operations looks at the clock; a shorter one is over before that could matter."""
+"""Runs of more floating-point operations look at the clock; shorter ones are over before it could matter."""
 WATCHED_NODES = 10_000
-"""So does a run of more nodes: each is a call or two, however small."""
+"""Runs of more nodes look at the clock as well: each node is a call or two, however small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest that is computed: counts of numbers, of floating-point operations and of bytes."""
+    """The largest sizes that are computed: counts of numbers, of floating-point operations and of bytes."""
 
     layers: int = 512
     graph_nodes: int = 100_000
@@ -27,7 +27,7 @@ class Limits:
     workspace_bytes: int = 4 * 2**30
     steps: int = 1_000_000
     trace_elements: int = 10_000_000
-    """Numbers in the steps of an answer."""
+    """Numbers in a trace."""
 
     def check_layers(self, count: int) -> None:
         if count > self.layers:
@@ -52,7 +52,7 @@ class Limits:
             raise LimitExceeded("steps", count, self.steps, path)
 
     def check_trace(self, count: int) -> None:
-        """Refuse the steps of an answer that together would hold too many numbers."""
+        """Refuse a trace that would hold too many numbers."""
         if count > self.trace_elements:
             raise LimitExceeded("trace_elements", count, self.trace_elements, ("trace",))
 

@@ -1,7 +1,7 @@
 """The kinds of options that building blocks have, one class each.
 
-A kind says which values it takes, in which words it refuses others, how JSON Schema describes it, and which values the
-generic tests try. Validation, the catalogue, OpenAPI and the tests read that: a new kind is one class here.
+A kind checks values, words their refusal, has a JSON Schema, and gives the generic tests values to try. Validation, the
+catalogue, OpenAPI and the tests read it: a new kind is one class here.
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.engine.foreign import NUMBERS
 from service.engine.suggestions import suggest
 
-if TYPE_CHECKING:
-    from service.engine.declarations import Registry
-
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
 LARGEST_EXACT_INTEGER = 2**53 - 1
-"""Up to this, every integer is exact as a float64, and in JavaScript."""
+"""Every integer up to this is exact as a float64, and in JavaScript."""
 LONGEST_LIST = 16
-"""Integers in a list, unless its kind says otherwise."""
+"""The most integers in a list, unless its option says otherwise."""
 MOST_NUMBERS = 10_000
-"""Numbers in a list."""
+"""The most numbers in a list."""
 
 
 class Required:
-    """The default of an option that has none."""
+    """The default of an option that a request must give."""
 
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -39,11 +36,11 @@ REQUIRED = Required()
 
 
 class Refused(ValueError):
-    """A value that a kind does not take.
+    """A value that an option does not take.
 
-    `takes` is what it takes, in words; `allowed` are the values it takes, where these are few; `instead` continues the
-    sentence with what to write. `bare` kinds are written without quotation marks. `parts` are the entries of a list
-    that are refused, by their place; the rest is about the whole list only where there are none.
+    `takes` says in words what the option takes; `allowed` lists the values, where there are few; `instead` continues
+    the sentence with what to write. The error text writes `bare` values without quotation marks. `parts` maps the
+    positions of refused list entries to their errors; where it is empty, the error is about the whole list.
     """
 
     def __init__(
@@ -63,11 +60,11 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Option(ABC):
-    """One option of a declared block, with what it means and the values it takes."""
+    """One option of a declared block: its name, its meaning and its values."""
 
     name: str = ""
     default: Any = REQUIRED
-    """None: the option may be null, which is its default."""
+    """None if the option may be null, which is then its default."""
     description: str = ""
 
     @property
@@ -76,28 +73,28 @@ class Option(ABC):
 
     @abstractmethod
     def accepted(self) -> Iterator[Any]:
-        """Values that it takes, as JSON has them: an ordinary one first, and those at its bounds."""
+        """Yield JSON values that the option takes: an ordinary one first, then those at its bounds."""
 
     @abstractmethod
     def refused(self) -> Iterator[Any]:
-        """Values that it does not take: of other types, and just beyond its bounds. null is not among them."""
+        """Yield JSON values that the option refuses: of other types, and just beyond its bounds; null is never one."""
 
 
 class Value(Option):
-    """An option whose values are checked here. Without a name it is a kind of value for the keys of requests."""
+    """An option that checks its own values. Without a name, it describes the values of a key of requests."""
 
     @abstractmethod
     def read(self, value: Any) -> Any:
-        """The value of the option that a parsed JSON value stands for. Raises `Refused`."""
+        """Return the value of the option for a parsed JSON value. Raises `Refused`."""
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """The values it takes, in the words of JSON Schema."""
+        """Return the JSON Schema of the values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Value):
-    """A finite number, within bounds where given; `open_*` bounds are excluded themselves."""
+    """A finite number, within bounds where given; an `open_*` bound is itself excluded."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -237,7 +234,7 @@ class Integers(Value):
     minimum: int = 1
     longest: int = LONGEST_LIST
     length: int | None = None
-    """So many integers; a single one then stands for all."""
+    """The number of integers, if it is fixed; a single integer then stands for all."""
     pairs: bool = False
     """With `length`: each entry is a pair (before, after), for which a single integer may stand."""
     single: bool = False
@@ -314,7 +311,7 @@ class Numbers(Value):
 
     @property
     def entry(self) -> Number:
-        """The meaning of each entry."""
+        """The option that each entry fulfils."""
         return Number(minimum=self.minimum)
 
     def read(self, value: Any) -> tuple[float, ...]:
@@ -346,22 +343,6 @@ class Numbers(Value):
             yield [math.nextafter(self.minimum, -math.inf)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference(Option):
-    """A choice of another registry, with options of its own. Its values are read where requests are."""
-
-    registry: Registry[Any]
-
-    def accepted(self) -> Iterator[Any]:
-        for name in self.registry.names:
-            if not any(option.required for option in self.registry[name].options):
-                yield name
-
-    def refused(self) -> Iterator[Any]:
-        yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
-        yield {"type": next(self.accepted()), "nonsense": 1}
-
-
 def _given(facts: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are there."""
+    """Return the facts that are not None."""
     return {name: fact for name, fact in facts.items() if fact is not None}

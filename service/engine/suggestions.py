@@ -1,6 +1,7 @@
-"""What a caller may have meant by a name that is not known.
+"""Suggestions for unknown names: the name that a caller probably meant.
 
-In this order: a known name in another spelling, the table of foreign names, a name of another kind, a similar name.
+Tried in this order: a known name in another spelling, the table of foreign names, a name of another kind, a similar
+name.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from typing import NamedTuple, TypeGuard
 from service.engine.foreign import AFFIXES, FOREIGN, Foreign, fold
 
 LONGEST = 60
-"""Characters of a name that may be a slip of another."""
+"""The most characters of a name that may be a misspelling."""
 MOST_KNOWN = 300
-"""Known names among which a similar one is looked for: that takes time in proportion to them."""
+"""The most known names that are searched for a similar one: the time grows with them."""
 
 
 MOST_SUGGESTIONS = 20
-"""Of one object: the first few unknown names teach enough."""
+"""The most suggestions for one object: the first few teach enough."""
 
 
 class Suggestion(NamedTuple):
-    """A known name, and what to know of it; without a name, what to do instead."""
+    """A known name with a note; or, without a name, a note that says what to do instead."""
 
     name: str
     note: str = ""
 
     def __str__(self) -> str:
-        """As it continues the sentence that refuses a name; empty for no suggestion at all."""
+        """Return the suggestion as the end of a sentence; empty if there is none."""
         if self.name:
             return f"; did you mean {self.name!r}?" + (f" {self.note}" if self.note else "")
         return f": {self.note[0].lower()}{self.note[1:].rstrip('.')}" if self.note else ""
@@ -39,16 +40,16 @@ NOTHING = Suggestion("")
 
 
 def suggest(kind: str, name: object, *known: Iterable[str]) -> Suggestion:
-    """What may have been meant by a name that is none of the known ones.
+    """Return the known name that was probably meant by an unknown one, or `NOTHING`.
 
-    `kind` names a table of `FOREIGN`, or none. Of several groups of known names the first that has one counts; a name
-    that is merely similar counts only if no group has one that is certain.
+    `kind` is a table of `FOREIGN`, or empty. Earlier groups of known names go before later ones. A merely similar name
+    counts only if no group has a certain one.
     """
     return _suggest(kind, name, tuple(map(tuple, known))) if _may_be_a_slip(name) else NOTHING
 
 
 def translated(kind: str, name: object, known: Iterable[str]) -> Suggestion:
-    """As `suggest`, but for a similar name: only what is certain."""
+    """Return a suggestion as `suggest` does, but only if it is certain: never for a merely similar name."""
     return _translated(kind, name, tuple(known)) if _may_be_a_slip(name) else NOTHING
 
 
@@ -80,13 +81,13 @@ def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
     return NOTHING
 
 
-@lru_cache(maxsize=256)  # there are as many groups of known names as there are registries and schemas
+@lru_cache(maxsize=256)  # one group of known names for each registry and schema
 def _by_fold(known: tuple[str, ...]) -> dict[str, str]:
     return {fold(each): each for each in reversed(known)}
 
 
 def _spellings(kind: str, folded: str) -> list[str]:
-    """A name, and what remains of it without the word of its kind."""
+    """Return a folded name, and the name without the word of its kind, such as "layer"."""
     return [folded, *(folded.removesuffix(affix) for affix in AFFIXES.get(kind, ()) if folded.endswith(affix))]
 
 

@@ -1,6 +1,6 @@
-"""Who may stop a computation: the time that is left for it, and whether anybody still waits for its answer.
+"""Watches: how a long computation learns that its time is over or that its client has left.
 
-Loops of the engine that may take longer than 50 milliseconds look at the watch they were given, once in each round.
+Loops of the engine that may take longer than 50 milliseconds call `look` of their watch once in each round.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 NODES_BETWEEN_LOOKS = 256
-"""Nodes of a graph that are made, planned or bound between two looks: they take a few milliseconds."""
+"""The nodes of a graph that are made, planned or bound between two looks, in a few milliseconds."""
 
 
 class Watch(Protocol):
-    """What long computations look at."""
+    """The clock that a long computation looks at."""
 
     def look(self) -> float:
-        """Come back when the computation may go on, with the reading of `time.monotonic` at which to look again.
+        """Return the `time.monotonic` at which to look again. It may block before it returns.
 
-        Raises `DeadlineExceeded` when the time is over, `Abandoned` when nobody waits for the answer. The watch may
-        hold the computation up, or end it with an exception of its own.
+        Raises `DeadlineExceeded` when the time is over, `Abandoned` when the client has left; a watch may raise
+        exceptions of its own as well.
         """
 
 
 def looked_at(things: Sequence[T], watch: Watch | None) -> Iterable[T]:
-    """The same things; going through many of them looks at the watch now and then."""
+    """Return the same things; iterating over many of them looks at the watch now and then."""
     return things if watch is None or len(things) < NODES_BETWEEN_LOOKS else _looked_at(things, watch)
 
 

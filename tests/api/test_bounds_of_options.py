@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engine.declarations import Declaration, Registry
-from service.engine.options import Reference
+from service.engine.declarations import Declaration, Reference, Registry
 from tests.conftest import Post
 from tests.engine.network.layer_examples import base
 from tests.engine.values import outermost

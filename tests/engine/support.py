@@ -1,4 +1,4 @@
-"""What several engine tests need: settings for random tests, random graphs, trees of parameters."""
+"""Helpers of several engine tests: settings for random tests, and random graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
+from service.engine.graph.differentiate import dense
+from service.engine.graph.ir import OPERATIONS, Graph, Node
 from service.engine.graph.operations import (
     Sliding,
     broadcast,
@@ -44,7 +45,7 @@ def _arity(name: str) -> int:
 
 
 def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> Sliding:
-    """A window over the last axis of `shape`, and over the one before as well if there is one."""
+    """Return a window over the last axis of `shape`, and sometimes over the axis before it as well."""
     rank = len(shape)
     axes = tuple(range(rank))[-2:] if number() % 2 else (rank - 1,)
     low, high, stride = number() % 2, number() % 3, 1 + number() % 2
@@ -54,7 +55,7 @@ def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> Sliding:
 
 
 def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]) -> Node | None:
-    """One more application of `name` to something of the pool, or None if nothing fits."""
+    """Apply the operation `name` to values of the pool. Return None if no value fits."""
     number = functools.partial(draw, st.integers(0, 60))
     x = pool[number() % len(pool)]
     rank = len(x.shape)
@@ -127,14 +128,14 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             fits = gathered.shape == sliding.gathered(whole)
             return overlap_add(gathered, sliding, whole) if fits else None
         case "gather_rows":
-            fits = rank == 2 and x.shape[0] >= 3  # whose rows the indices, all below 3, can name
+            fits = rank == 2 and x.shape[0] >= 3  # all indices are below 3
             return gather_rows(x, graph.input("indices", (4,), "int64")) if fits else None
         case "scatter_rows":
             fits = rank > 1 and x.shape[:-1] == (4,)
             return scatter_rows(x, graph.input("indices", (4,), "int64"), 5) if fits else None
     if _arity(name) == 1:
         return graph.apply(name, x)
-    fits = [y for y in pool if y.shape in ((), x.shape)]  # x itself at least
+    fits = [y for y in pool if y.shape in ((), x.shape)]  # at least x itself
     return graph.apply(name, x, fits[number() % len(fits)])
 
 
@@ -144,7 +145,7 @@ def random_graphs(
     names: tuple[str, ...] = tuple(sorted(set(OPERATIONS) - LEAVES)),
     dtypes: tuple[str, ...] = ("float64", "float32"),
 ) -> tuple[Graph, list[Node], list[Node]]:
-    """A graph, its float inputs, and everything that was made, the inputs first."""
+    """Draw a graph, with its float inputs and all values, the inputs first."""
     graph = Graph(draw(st.sampled_from(dtypes)))
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=4))
     inputs = [graph.input(f"x{position}", shape) for position, shape in enumerate(shapes)]
@@ -156,9 +157,4 @@ def random_graphs(
     return graph, inputs, pool
 
 
-def dense_gradients(found: list[Node | NoGradient], targets: list[Node]) -> list[Node]:
-    """Gradients as arrays, zero where nothing arrives, as the engine's callers have them."""
-    return [
-        broadcast(target.graph.constant(0.0), target.shape) if isinstance(gradient, NoGradient) else gradient
-        for gradient, target in zip(found, targets, strict=True)
-    ]
+dense_gradients = dense

@@ -1,4 +1,4 @@
-"""What is remembered between requests, and what is forgotten first."""
+"""The cache keeps values between requests, and drops those unused for longest."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ def test_a_value_is_made_once():
     assert len(cache) == 1
 
 
-def test_what_was_not_used_for_longest_is_forgotten():
+def test_the_value_unused_for_longest_is_dropped():
     cache = LeastRecentlyUsed(2)
     cache.get("a", object)
     cache.get("b", object)
@@ -39,13 +39,13 @@ def test_the_bound_is_on_weight():
     assert cache.find("weight 4") is None and cache.find("weight 5") == 5
 
 
-def test_a_value_heavier_than_the_bound_is_given_but_not_kept():
+def test_a_value_heavier_than_the_bound_is_returned_but_not_kept():
     cache = LeastRecentlyUsed(10, weigh=lambda key, value: value)
     assert cache.get("a", lambda: 11) == 11
     assert cache.weight == 0 and len(cache) == 0
 
 
-def test_an_error_is_not_remembered():
+def test_an_error_is_not_cached():
     cache = LeastRecentlyUsed(2)
     with pytest.raises(ZeroDivisionError):
         cache.get("a", lambda: 1 // 0)

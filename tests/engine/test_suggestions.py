@@ -1,4 +1,4 @@
-"""Names of other libraries, in other spellings, and slips."""
+"""Suggestions for names of other libraries, other spellings and misspellings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REGISTRIES = {
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
-def test_foreign_names_of_blocks_mean_blocks_that_there_are(kind: str) -> None:
+def test_foreign_names_stand_for_blocks_that_exist(kind: str) -> None:
     registry = REGISTRIES[kind]
     for name, foreign in FOREIGN[kind].items():
         assert all(each in registry for each in foreign.here), name
@@ -29,7 +29,7 @@ def test_foreign_names_of_blocks_mean_blocks_that_there_are(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
-def test_foreign_names_are_none_of_the_known_ones(kind: str) -> None:
+def test_no_foreign_name_is_a_known_one(kind: str) -> None:
     known = {fold(name) for name in REGISTRIES[kind].names}
     assert not known & set(FOREIGN[kind])
 
@@ -87,11 +87,11 @@ def test_a_name_is_folded(name: str, folded: str) -> None:
         ("activation", "().[]", ["relu"], ""),
     ],
 )
-def test_what_may_have_been_meant(kind: str, name: object, known: list[str], expected: str) -> None:
+def test_the_probable_name_is_suggested(kind: str, name: object, known: list[str], expected: str) -> None:
     assert suggest(kind, name, known).name == expected
 
 
-def test_a_certain_name_of_a_later_group_counts_before_a_similar_one_of_an_earlier() -> None:
+def test_a_certain_name_goes_before_a_similar_one_of_an_earlier_group() -> None:
     assert suggest("key", "eps", ["steps"], ["epsilon"]).name == "epsilon"
     assert suggest("key", "step", ["steps"], ["epsilon"]).name == "steps"
 

@@ -1,4 +1,4 @@
-"""Which values the generic tests try for an option: near its default, and farthest out."""
+"""Values of an option for the generic tests: near its default, and at the extremes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGEST = 1.7976931348623157e308
 
 
 def others(option: Option) -> Iterator[Any]:
-    """Accepted values besides the default: one near it where it is a number, an ordinary one, and the bounds."""
+    """Yield accepted values besides the default: one near a default that is a number, an ordinary one, the bounds."""
     near = () if option.default is None or option.required else _near(option)
     tried = (*(value for value in near if _takes(option, value)), *option.accepted())
     yield from (value for value in tried if value != option.default)
@@ -41,7 +41,7 @@ def _takes(option: Option, value: Any) -> bool:
 
 
 def outermost(option: Option) -> Iterator[Any]:
-    """The accepted values that are farthest out: the bounds, and the largest numbers where there is none."""
+    """Yield the extreme accepted values: the bounds, and the largest numbers where there is no bound."""
     match option:
         case Number():
             bounds = list(option.accepted())[1:]

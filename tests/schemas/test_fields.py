@@ -21,7 +21,7 @@ from tests.conftest import Post
 from tests.support import assert_problem, faults, network, xor
 
 CHOICES = {
-    plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.told_only
+    plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.answers_only
 }
 """Those that requests choose from; words and presets are named within expressions."""
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from typing import Any
-
 from service.engine.declarations import Declaration, Registry
 from service.engine.texts import Sentence
+from typing import Any
 
 SEVERITIES = ("note", "warning", "problem")
 """From mild to grave: a note is worth knowing, a warning means slow or fragile learning, a problem prevents learning.
@@ -71,7 +70,7 @@ class Found:
         return SEVERITIES.index(self.severity)
 
 
-findings: Registry[Finding] = Registry("finding", "findings", Finding, told_only=True)
+findings: Registry[Finding] = Registry("finding", "findings", Finding, answers_only=True)
 
 
 def found(

@@ -1,4 +1,4 @@
-"""What a computation is, and how it is differentiated, vectorized and run."""
+"""The graph: computations as data, differentiated, vectorized, planned and run. docs/engine.md shows one on its way."""
 
 from service.engine.graph import operations
 

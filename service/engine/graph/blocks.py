@@ -2,8 +2,8 @@
 
 An elementwise operation on an array larger than the caches waits for memory: a chain of them reads
 and writes every value once per operation. So nodes that are elementwise over one shape and follow
-each other form a `Chain`. All of them run over the first block of elements, then all over the next,
-while the block is in the cache. A value that only the chain itself reads needs memory for one block.
+each other form a `Chain`. All of them run over the first block of elements, then all over the next one,
+while the block is in the cache. A value that only its chain reads needs memory for one block.
 
 `schedule` finds the chains and puts each in one piece. Nodes between its first and its last that do
 not depend on it come before it; views of its values come after it. Any other node that depends on a
@@ -22,19 +22,19 @@ from service.engine.graph.ir import Node, Shape
 
 ITEMSIZE = {"float64": 8, "float32": 4, "int64": 8}
 LARGE_BYTES = 2**24
-"""Arrays from this size on are worked through in blocks: smaller ones stay in the last cache between two operations."""
+"""Arrays of this size and more run in blocks: smaller ones stay in the last cache between two operations."""
 BLOCK_BYTES = 2**18
-"""The size of a block: a few fit into a core's own cache, and the price of a call is small beside its work."""
+"""The size of a block: a few fit into the cache of a core, and a call costs little beside its work."""
 MOST_CALLS = 2**16
-"""Nodes times blocks in one program. Where there would be more, blocks are larger: what is bound stays small."""
+"""The most nodes times blocks in one program; where there would be more, blocks are larger."""
 
 Block: TypeAlias = tuple[int | slice, ...]
-"""An index that takes elements of an array which follow each other in row-major order."""
+"""An index of consecutive elements of an array, in row-major order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """How arrays of one shape are cut: every index of the axes before `axis` with every range of `rows` of it."""
+    """A cut of arrays of one shape: each index of the axes before `axis`, with each range of `rows` of that axis."""
 
     shape: Shape
     axis: int
@@ -42,7 +42,7 @@ class Blocks:
 
     @staticmethod
     def of(shape: Shape, most: int) -> Blocks:
-        """Even blocks of at most `most` elements, and of more than a third as many."""
+        """Cut a shape evenly into blocks of at most `most` elements, and of more than a third as many."""
         axis, inner = len(shape) - 1, 1
         while axis and inner * shape[axis] <= most:
             inner *= shape[axis]
@@ -52,14 +52,14 @@ class Blocks:
 
     @property
     def largest(self) -> Shape:
-        """The shape of a block; the last of the ranges may have fewer rows."""
+        """The shape of a block; the last one may have fewer rows."""
         return (self.rows, *self.shape[self.axis + 1 :])
 
     def __len__(self) -> int:
         return math.prod(self.shape[: self.axis]) * -(-self.shape[self.axis] // self.rows)
 
     def __iter__(self) -> Iterator[tuple[Block, int]]:
-        """Every block, and how many rows it has."""
+        """Yield the index of each block, and its number of rows."""
         length = self.shape[self.axis]
         ranges = [(start, min(start + self.rows, length)) for start in range(0, length, self.rows)]
         for outer in itertools.product(*map(range, self.shape[: self.axis])):
@@ -72,14 +72,14 @@ class Chain:
     """Elementwise nodes over one shape that run block by block."""
 
     nodes: tuple[Node, ...]
-    """With the views between them, each of which shows the same elements in the same places."""
+    """The members, and the views between them that show the same elements at the same indices."""
     members: tuple[Node, ...]
-    """Without the views."""
+    """The nodes that compute something."""
     blocks: Blocks
 
     @property
     def calls(self) -> int:
-        """How many calls its nodes are bound to, if each takes one."""
+        """The number of calls of its nodes, if each takes one for a block."""
         return len(self.members) * len(self.blocks)
 
 
@@ -88,9 +88,9 @@ Step: TypeAlias = tuple[Sequence[Node], Chain | None]
 
 
 def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]) -> list[Step]:
-    """The nodes in topological order, with those that form chains together.
+    """Return the nodes in topological order, each chain in one piece.
 
-    `views` are the nodes that have no memory of their own, `last_use` the last reader of each other.
+    `views` are the indices of nodes without memory of their own; `last_use` maps every other node to its last reader.
     """
     least = LARGE_BYTES // 8
     if not [node for node in nodes if node.size >= least and _may_join(node)]:
@@ -102,15 +102,15 @@ def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]
 
 
 def same_elements(view: Node) -> bool:
-    """Whether a view shows each element of its source at the place where it is."""
+    """Return whether a view shows each element of its source at the same index."""
     return view.operation.keeps_order and view.shape == view.inputs[0].shape
 
 
 class _Finder:
-    """Sees nodes one by one, and keeps one chain open.
+    """A search for chains that sees the nodes one by one and keeps one chain open.
 
-    The order stays topological: what goes before the open chain reads nothing of it or of what comes
-    after it, and what joins the chain reads nothing of what comes after it.
+    The order stays topological: nodes before the open chain read nothing of the chain or of the nodes after it, and
+    nodes of the chain read nothing of the nodes after it.
     """
 
     def __init__(self, views: Set[int], last_use: Mapping[int, int]) -> None:
@@ -119,7 +119,7 @@ class _Finder:
         self._steps: list[Step] = []
         self._calls_left = MOST_CALLS
         self._settled: list[Node] = []
-        """Nodes since the last chain that no chain can move any more."""
+        """The nodes since the last chain whose order is final."""
         self._open()
 
     def _open(self) -> None:
@@ -152,7 +152,7 @@ class _Finder:
             self._before.append(node)
 
     def finish(self) -> list[Step]:
-        """The nodes seen, in their final order."""
+        """Return all nodes seen, in their final order."""
         self._close()
         return [*self._steps, (self._settled, None)]
 
@@ -161,7 +161,7 @@ class _Finder:
         self._chained.add(node.index)
 
     def _close(self) -> None:
-        """The open chain becomes a step, if it is worth it; else its nodes run as they came."""
+        """Make a step of the open chain, if it is worth it; else let its nodes run in their old order."""
         chain = self._worked_out()
         if chain is None:
             self._settled += sorted([*self._before, *self._chain, *self._after], key=lambda node: node.index)
@@ -174,7 +174,7 @@ class _Finder:
     def _worked_out(self) -> Chain | None:
         members = tuple(node for node in self._chain if node.index not in self._views)
         if all(self._last_use[node.index] not in self._chained for node in members):
-            return None  # nothing stays inside: every value has to go through memory anyway
+            return None  # no value stays inside: all go through memory anyway
         most = max(1, BLOCK_BYTES // ITEMSIZE[members[0].dtype])
         while most < members[0].size:
             chain = Chain(tuple(self._chain), members, Blocks.of(members[0].shape, most))

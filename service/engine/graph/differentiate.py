@@ -1,12 +1,12 @@
 """Reverse-mode differentiation of the graph, into the graph.
 
 `differentiate` appends the backward graph in the same primitives, so a gradient is a node like
-any other: it can be planned, printed, differentiated again or batched. Every node it makes
-remembers in `serves` which forward node it serves.
+any other: it can be planned, printed, differentiated again or batched. Every new node
+names in `serves` the forward node whose derivative it passes on.
 
-What a selection such as max does not choose has the derivative 0, whatever lies below and above: 0 · ∞ is 0
-there. Numbers that happen to be 0 say no such thing. So a gate is put where an infinite slope could meet
-a selection, and only there: see docs/decisions/0014-zero-times-infinity.md.
+An input that a selection such as max does not choose has the derivative 0, also where 0 meets an infinite slope. A
+number that happens to be 0 is no selection. So a gate stands where an infinite slope could meet a selection, and only
+there: see docs/decisions/0014-zero-times-infinity.md.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from service.engine.graph.operations import broadcast, gate, maximum, sum_over
 
 @dataclass
 class Gradients:
-    """What `differentiate` found, in the order of its `wrt`."""
+    """The result of `differentiate`, in the order of `wrt`."""
 
     nodes: list[Node | NoGradient]
     blocked_by: list[Node] = field(default_factory=list)
-    """Nodes on a path to a target through which nothing flows because their derivative is zero."""
+    """Nodes on a path to a target whose derivative is zero, so that nothing flows through them."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Rules that replace those of the table at chosen nodes, to see what a wrong rule does."""
+    """Wrong rules in place of those of the table at chosen nodes, to see what a mistake does."""
 
     rules: Mapping[tuple[int, int], Callable[[Node], Node | None]] = field(default_factory=dict)
-    """By the index of a node and the position of an input: from the cotangent of the node to what that use of the
-    input adds to its gradient; None: nothing."""
+    """By the index of a node and the position of an input: a function of the cotangent of the node to the contribution
+    of that use to the gradient of the input, or None for no contribution."""
     jumps: Mapping[int, Callable[[Node], Iterable[tuple[Node, Node]]]] = field(default_factory=dict)
-    """By the index of a node: from its cotangent to earlier nodes with what each gets, in place of its inputs."""
+    """By the index of a node: a function of its cotangent to earlier nodes, each with the contribution that it gets in
+    place of the inputs."""
 
     def __or__(self, other: Changes) -> Changes:
         return Changes({**self.rules, **other.rules}, {**self.jumps, **other.jumps})
 
     def without(self, other: Changes) -> Changes:
-        """These but for the places of others."""
+        """Return these changes but for the places that `other` changes."""
         rules = {place: rule for place, rule in self.rules.items() if place not in other.rules}
         return Changes(rules, {place: jump for place, jump in self.jumps.items() if place not in other.jumps})
 
@@ -58,14 +59,13 @@ def differentiate(
     uses: dict[tuple[int, int], Node] | None = None,
     changes: Changes = NO_CHANGES,
 ) -> Gradients:
-    """The gradient of `output` with respect to each node of `wrt`.
+    """Build the gradient of `output` with respect to each node of `wrt`.
 
-    `cotangent` has the shape of `output`; by default `output` must be a scalar and it is 1. `uses` is filled with what
-    each use of a value adds to its gradient, by the index of the node that uses it and the position among its inputs.
-    `changes` replace some of the rules, which makes the gradient a wrong one.
-    A target is answered with a `NoGradient` where no cotangent arrives: `ZERO` when a path exists
-    but passes an operation whose derivative is zero, `DISCONNECTED` when there is none. Raises
-    `NotImplementedError` when a path passes an operation without a pullback.
+    `cotangent` has the shape of `output`; by default `output` is a scalar and the cotangent is 1. `uses` is filled with
+    the contribution of each use of a value to its gradient, by the index of the using node and the position among its
+    inputs. `changes` replaces some rules, for a wrong gradient. Where no cotangent arrives, the result is a
+    `NoGradient`: `ZERO` if a path passes an operation whose derivative is zero, `DISCONNECTED` if there is no path.
+    Raises `NotImplementedError` when a path passes an operation without a pullback.
     """
     graph = output.graph
     if cotangent is None:
@@ -73,11 +73,11 @@ def differentiate(
             raise ValueError(f"the gradient of shape {output.shape} needs a cotangent")
         cotangent = graph.constant(1.0)
     first = min((node.index for node in wrt), default=0)
-    leads = bytearray(output.index + 1)  # 1: depends on a target
+    leads = bytearray(output.index + 1)  # 1 where a node depends on a target
     for node in wrt:
         if node.index <= output.index:
             leads[node.index] = 1
-    shared: set[tuple[int, str, int]] = set()  # values that several nodes of one operation with a joint rule read
+    shared: set[tuple[int, str, int]] = set()  # uses of one value by several nodes of one operation with a joint rule
     read: set[tuple[int, str, int]] = set()
     for node in graph.nodes[first : output.index + 1]:
         for position, x in enumerate(node.inputs):
@@ -89,7 +89,7 @@ def differentiate(
                 (shared if use in read else read).add(use)
 
     arrived: dict[int, Node] = {output.index: cotangent}
-    # Such uses wait until all of them are known. Others must not: their memory would be held for longer.
+    # Shared uses wait until all of them are known. Others must not wait: their memory would be held for longer.
     waiting: dict[int, dict[tuple[str, int], list[tuple[Node, Node]]]] = {}
 
     def arrive(x: Node, contribution: Node) -> None:
@@ -170,7 +170,7 @@ def differentiate(
 
 
 class _Part:
-    """Some elements of a value: those that one selection chooses, or those of either of two parts."""
+    """A part of the elements of a value: those that one selection chooses, or the union of two parts."""
 
     __slots__ = ("_mask", "above", "known", "node", "position")
 
@@ -182,7 +182,7 @@ class _Part:
 
     @property
     def mask(self) -> Node | None:
-        """1 wherever it is, else 0; None: it is all there is. Made when it is first asked for."""
+        """A node that is 1 in the part and 0 elsewhere, made at the first use; None if the part is the whole value."""
         if not self.known:
             masks = [mask for part in self.above if (mask := part.mask) is not None]
             if self.node is None:
@@ -196,20 +196,20 @@ class _Part:
 
 
 class _Reach:
-    """Which elements of each node can influence the output past all selections, and where slopes may be infinite."""
+    """The elements of each node that influence the output past all selections, and the nodes with infinite slopes."""
 
     def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)
-        """1: every element can, or nothing better is known."""
+        """1 where every element may influence the output."""
         for index in reached:
             self.everywhere[index] = 1
         self.steep = bytearray(output.index + 1)
-        """1: the cotangent may be infinite, or no number, though all values are finite."""
+        """1 where the cotangent may be infinite, or not a number, though all values are finite."""
         self.parts: dict[int, _Part] = {}
-        """The nodes of which only some elements can."""
+        """The nodes of which only some elements influence the output."""
 
     def guard(self, node: Node, position: int, x: Node) -> Node | None:
-        """Note this use of `x` by `node`; where the gate for what flows to `x` is open, or None if it needs none."""
+        """Note that `node` uses `x`. Return the mask for the cotangent of `x`, or None if it needs none."""
         operation, here, there = node.operation, node.index, x.index
         singular = operation.singular is not None and operation.singular(node)
         if x.shape != node.shape or not (operation.elementwise or operation.name in _ELEMENT_BY_ELEMENT):
@@ -232,11 +232,11 @@ class _Reach:
 
 
 _ELEMENT_BY_ELEMENT = frozenset(("with_slope", "mark"))
-"""Views with each element at its place."""
+"""Views that show each element at its index."""
 
 
 def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[Node]:
-    """Gradients as nodes: 0 of its target's shape for whatever has none."""
+    """Return gradients as nodes, with zeros of the target's shape in place of each `NoGradient`."""
     return [
         broadcast(target.graph.constant(0.0), target.shape) if isinstance(node, NoGradient) else node
         for node, target in zip(found, targets, strict=True)
@@ -244,7 +244,7 @@ def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[N
 
 
 def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
-    """The cotangents of `x` from nodes of one operation that share it: one for all if that is possible."""
+    """Yield the cotangents of `x` from the nodes of one operation that share it: a single one if possible."""
     graph, operation = x.graph, uses[0][1].operation
     assert operation.joint is not None
     if len(uses) > 1:
@@ -261,5 +261,5 @@ def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) ->
 
 
 def _fit(cotangent: Node, x: Node) -> Node:
-    """Undo the implicit meeting of scalars and tensors in elementwise operations."""
+    """Sum or broadcast a cotangent to the shape of `x`, as elementwise operations combine scalars and tensors."""
     return sum_over(cotangent) if x.shape == () else broadcast(cotangent, x.shape)

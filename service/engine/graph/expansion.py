@@ -1,6 +1,6 @@
 """The expansion of every elementwise operation from those of its inputs: see `series.py`.
 
-A function is expanded by its value and by the expansion of its derivative, which is integrated term by term.
+A function is expanded by its value and by the expansion of its derivative, integrated term by term.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.engine.graph.series import (
 
 
 def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
-    """a to a power that is the same along all rays; `root`: a cube root, which negative numbers have too."""
+    """Expand a to a power that is the same along all rays; `root` is for cube roots, also of negative numbers."""
     whole = float(exponent).is_integer()
     if exponent == 0.0:
         return uniform(a, 1.0)
@@ -90,7 +90,7 @@ def _derived(a: Series) -> Series:
 
 
 def _integrated(a: Series) -> Series:
-    """From t = 0 on; nothing is known where that is infinite."""
+    """Integrate from t = 0 on; the result is unknown where that is infinite."""
     exponents = (a.first[:, None] + np.arange(a.length)) / a.steps + 1.0
     found = Series(
         a.first + a.steps,
@@ -105,12 +105,12 @@ def _integrated(a: Series) -> Series:
 
 
 def _unbounded(a: Series) -> Array:
-    """Where an argument is infinite, or may be anything."""
+    """Return in which rows an argument is infinite or unknown at t = 0."""
     return ((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)) | np.isinf(a.constant()[0])
 
 
 def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]) -> Callable[[Series], Series]:
-    """A function of a bounded argument from its value at a number and its slope."""
+    """Make the rule of a function of bounded arguments from its value at a number and its derivative."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -120,9 +120,9 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
         begin_error = KERNEL * np.abs(begin) + np.where(error > 0.0, gain * error, 0.0)
         change = _derived(a)
         found = _integrated(steep * change) + uniform(a, begin, begin_error)
-        # What does not change along the ray needs no slope.
+        # An argument that does not change along the ray needs no slope.
         found.gone = np.where(change.zero, a.gone, found.gone) | (np.isnan(begin) & ~np.isnan(start))
-        # An infinite value ends what can be said, but it can be compared.
+        # After an infinite value no term is known, but it can be compared.
         found = found.where(np.isinf(begin), uniform(a, begin))
         return found.where(_unbounded(a), lost(a)).normal()
 
@@ -130,7 +130,7 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
 
 
 def _entire(*cycle: Callable[[Array], Array]) -> Callable[[Series], Series]:
-    """A function from its derivatives, which repeat."""
+    """Make the rule of a function from the cycle of its derivatives, as of sin: sin, cos, -sin, -cos."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -222,7 +222,7 @@ def _absolute(a: Series) -> Series:
 
 
 def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
-    """b where the sign is negative, else a; where the two cannot be told apart, what they have in common."""
+    """Return b where the sign is negative, else a; where the sign is unknown, the terms that both have in common."""
     chosen = a.where(sign < 0.0, b)
     close = np.isnan(sign)
     common = a.only(np.maximum(difference.first - a.first, 0))
@@ -264,7 +264,7 @@ def _greater_equal(a: Series, b: Series) -> Series:
 
 
 def _whole(at: Callable[[Array], Array], jumps_at: float) -> Callable[[Series], Series]:
-    """Floor, ceil or round, which jump at whole numbers plus something."""
+    """Make the rule of floor, ceil or round, which jump at whole numbers plus `jumps_at`."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -296,7 +296,7 @@ def _hypot(a: Series, b: Series) -> Series:
 def _atan2(a: Series, b: Series) -> Series:
     first = np.minimum(a.first, b.first)
     lead_a, lead_b = (np.where(x.first == first, x.terms[:, 0], 0.0) for x in (a, b))
-    # On the cut the side decides.
+    # On the branch cut, the side decides.
     lead_a = np.where((lead_a == 0.0) & (a.sign() < 0.0), -0.0, lead_a)
     begin = np.arctan2(lead_a, lead_b)
     slope = (b * _derived(a) - a * _derived(b)) * _reciprocal(a * a + b * b)
@@ -313,7 +313,7 @@ def _general_power(a: Series, b: Series) -> Series:
     found = lost(a)
     for value in np.unique(exponent[np.isfinite(exponent)]):
         rows = exponent == value
-        # a^b is a^(its exponent here) times exp of what b adds, times ln a: less than any power of t.
+        # a^b is a^(b at t = 0) times exp(change of b · ln a), which is smaller than any power of t.
         found = found.where(rows, _power(a, float(value)).only(np.where(fixed, a.length, moving.first)))
     regular = ~fixed & (a.first == 0) & (a.terms[:, 0] > 0.0)
     if regular.any():
@@ -370,13 +370,14 @@ RULES: dict[str, Callable[..., Series]] = {
     "mod": _mod,
     "hypot": _hypot,
 }
-"""By the name of an operation: its expansion from those of its inputs."""
+"""The expansion of each operation, by name, as a function of the expansions of its inputs."""
 
 
 def expand(output: Node, nodes: Sequence[Node], variables: Mapping[Node, tuple[Array, Array]]) -> Series | None:
-    """The expansion of `output` along rays; None where an operation has no rule.
+    """Expand `output` along rays; return None where an operation has no rule.
 
-    `nodes` are those it needs, in order; `variables` gives the points and the directions, a number for each ray.
+    `nodes` are the nodes that `output` needs, in order; `variables` maps each variable to its points and directions,
+    one number for each ray.
     """
     steps = 1
     while True:

@@ -1,6 +1,6 @@
-"""The plainest way to run a graph: one fresh array per node, everything kept.
+"""The plainest way to run a graph: a new array for each node, and all of them kept.
 
-It is the oracle the plan is compared with, and the way to look at every intermediate value.
+Tests compare the plan with it, and it gives every intermediate value.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from service.engine.graph.ir import Node, reachable
 
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
-    """The value of every node that `outputs` need, given those of the input nodes."""
+    """Compute the value of every node that `outputs` need, from the values of the input nodes."""
     return dict(steps(outputs, inputs))
 
 
 def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tuple[Node, Array]]:
-    """The same one by one, as far as they are asked for."""
+    """Yield the nodes and their values one by one, computed as they are asked for."""
     values: dict[Node, Array] = {}
     for node in reachable(outputs):
         if node in inputs:
@@ -31,7 +31,7 @@ def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tup
 
 
 def evaluate(node: Node, inputs: list[Array]) -> Array:
-    """One node's value. Complex inputs give a complex value, for the complex-step test."""
+    """Compute the value of one node. Complex inputs give a complex value, for the complex step."""
     operation = node.operation
     if node.is_constant:
         return np.array(node.attributes[0], node.dtype)

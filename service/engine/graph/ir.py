@@ -1,13 +1,12 @@
-"""The graph: what a computation is, as data.
+"""The graph: a computation as data.
 
-A `Graph` holds `Node`s in the order they were made, which is a topological order because a node
+A `Graph` holds `Node`s in the order of their making. It is a topological order, because a node
 can only name nodes that exist. A node is one application of one `Operation` of the table in
 `operations/`; two applications that are equal are the same node (hash-consing), so a shared
 subexpression is computed once however often a formula writes it.
 
 Shapes are static and known when a node is made. A shape that does not fit is a bug in the code
-that builds the graph, never a mistake of the caller of the service: those are found before, in
-terms of layers and tensors.
+that builds the graph. Mistakes in requests are found earlier, in terms of layers and tensors.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ Call = Callable[[], object]
 
 
 MOST_BYTES = 10**300
-"""Sizes are exact integers, but they are compared and told as floats, which end a little beyond this."""
+"""The largest size that is compared: sizes are exact integers, and floats end a little beyond this."""
 
 
 class NoGradient(enum.Enum):
-    """Why a cotangent does not reach an input. The reasons differ, so they are never one silent zero."""
+    """The reason why no cotangent reaches an input: never a silent zero."""
 
     DISCONNECTED = "the output does not depend on it"
     ZERO = "the derivative is zero everywhere"
 
 
-Rule = Callable[..., "Node | NoGradient"]
+Pullback = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
-Selection = Callable[[int, "Node"], "Node | None"]
-"""`(position, node)`: 1 wherever the input at that position takes part in the value of `node`, a tie included, else 0;
-None: it takes part everywhere."""
-JointRule = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
+Selector = Callable[[int, "Node"], "Node | None"]
+"""`(position, node)`: a mask, 1 wherever the input at that position takes part in the value of `node`, a tie included;
+None if it takes part everywhere."""
+JointPullback = Callable[[int, "Sequence[Node]", "Sequence[Node]"], "Node | None"]
 """`(position, cotangents, outputs)`: the cotangent of an input that several nodes of one operation share at that
 position, or None where they have to be pulled back one by one."""
 
 Branch = Callable[["Sequence[Array]", Attributes], Array]
-"""`(inputs, attributes)`: a whole number for the branch that each element takes; even where it lies between two."""
+"""`(inputs, attributes)`: a whole number for the branch of each element; even exactly between two branches."""
 Continuation = Callable[["Sequence[Array]", Attributes], Array]
-"""`(inputs, attributes)`: the value for complex inputs. Where there are branches, real parts choose among them."""
+"""`(inputs, attributes)`: the value for complex inputs. Their real parts choose among branches."""
 _FIELDS = {"sliding": ("at", "axes", "sizes", "strides", "dilations", "padding")}
-"""The names of the fields of attributes that have some."""
+"""The field names of attributes that are named tuples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,47 +62,47 @@ class Operation:
 
     name: str
     infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]]
-    """Shape and dtype of the output; raises `GraphTypeError` when the inputs do not fit."""
+    """`(inputs, attributes)` to the shape and dtype of the output. Raises `GraphTypeError` if the inputs do not fit."""
     bind: Callable[[Array, Sequence[Array], Attributes, Sequence[Array]], Iterable[Call]]
-    """`(out, inputs, attributes, scratch)` to the calls that fill `out`. A view returns none."""
-    pullbacks: tuple[Rule, ...] | Callable[[int], Rule] | None
-    """One rule per input, or a function from the input's position; None: not implemented."""
+    """`(out, inputs, attributes, scratch)` to the NumPy calls that fill `out`. Views and leaves have none."""
+    pullbacks: tuple[Pullback, ...] | Callable[[int], Pullback] | None
+    """One rule for each input, or a function of the position of the input; None if not implemented."""
     batch: Callable[..., Node] | None
     """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
     latex: str
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
     view: Callable[[Array, Attributes, Shape], Array] | None = None
-    """For operations that only look at their first input differently."""
+    """For operations that show their first input in another way: `(array, attributes, shape)` to a view of it."""
     elementwise: bool = False
-    """Every element of the output depends on the elements at its place alone: it can be computed in parts."""
+    """True if each element of the output depends only on the elements at its index: parts can be computed alone."""
     in_place: bool = False
     """True when `bind` reads each input only while or before it first writes `out`."""
     keeps_order: bool = False
-    """For views: elements that lie one after the other still do."""
+    """True for a view if consecutive elements stay consecutive."""
     scratch: Callable[[Node], tuple[Shape, ...]] | None = None
     """Shapes of the temporary arrays that the kernel needs."""
-    selects: Selection | None = None
-    """For operations that choose among their inputs: one that is not chosen has the derivative 0, come what may."""
+    selects: Selector | None = None
+    """For operations that choose among their inputs: the derivative of an input that is not chosen is 0."""
     singular: Callable[[Node], bool] | None = None
-    """For operations with a derivative that can be infinite: whether that of a node can."""
+    """For operations whose derivative can be infinite: whether that of a node can."""
     linear: tuple[int, ...] = ()
     """Positions of inputs whose derivative is finite wherever the value is, in spite of `singular`."""
-    joint: JointRule | None = None
+    joint: JointPullback | None = None
     """For operations whose uses of one value are cheaper to differentiate together."""
     work: float = 1.0
-    """Floating-point operations per output element, where `count_work` does not know better."""
+    """Floating-point operations for each output element, unless `count_work` has a better estimate."""
     numpy: str = ""
-    """What it computes: a NumPy expression of its inputs a and b, or `parts`, and of its attributes by their names."""
+    """The operation as a NumPy expression of its inputs a and b, or `parts`, and of its attributes by their names."""
     attribute_names: tuple[str, ...] = ()
-    """The names of its attributes, in their order. An attribute with fields has the names of these instead."""
+    """The names of its attributes, in order. A named tuple has the names of its fields instead."""
     branch: Branch | None = None
-    """For operations with kinks or jumps: which branch each element takes."""
+    """For operations with kinks or jumps: the branch of each element."""
     continuation: Continuation | None = None
-    """Its value for complex inputs near real ones, where its kernel takes none (see `operations/`)."""
+    """The value for complex inputs near real ones, if the kernel takes no complex numbers (see `operations/`)."""
 
     @property
     def signature(self) -> str:
-        """Its inputs and attributes, as a Python function takes them. A view shows the one input that it looks at."""
+        """The inputs and attributes as parameters of a Python function. A view has only the input that it shows."""
         names = [*(_FIELDS.get(name, (name,)) for name in self.attribute_names)]
         attributes = [f"{name}=None" for several in names for name in several]
         if self.view is not None:
@@ -116,29 +115,29 @@ class Operation:
         return ", ".join([*inputs, *star, *attributes])
 
     def named(self, attributes: Attributes) -> dict[str, Any]:
-        """Attributes of a node by their names."""
+        """Return the attributes of a node by their names."""
         found: dict[str, Any] = {}
         for name, value in zip(self.attribute_names, attributes, strict=False):
             found |= value._asdict() if name in _FIELDS else {name: value}
         return found
 
-    def pullback(self, position: int) -> Rule:
-        """The rule for one input; raises `NotImplementedError` where there is none."""
+    def pullback(self, position: int) -> Pullback:
+        """Return the rule for one input. Raises `NotImplementedError` where there is none."""
         if self.pullbacks is None:
             raise NotImplementedError(f"{self.name} has no pullback")
         return self.pullbacks[position] if isinstance(self.pullbacks, tuple) else self.pullbacks(position)
 
 
 OPERATIONS: dict[str, Operation] = {}
-"""The one table, filled by the modules of `operations/`."""
+"""The table of operations, filled by the modules of `operations/`."""
 
 
 class GraphTypeError(TypeError):
-    """A node was asked for whose inputs do not fit its operation."""
+    """The inputs of a new node do not fit its operation."""
 
 
 class Node:
-    """One value of the computation. Made by `Graph.apply` only; compared by identity."""
+    """One value of the computation. Only `Graph.apply` makes nodes; they are compared by identity."""
 
     __slots__ = (
         "attributes",
@@ -169,13 +168,13 @@ class Node:
         self.operation = operation
         self.inputs = inputs
         self.operands = inputs if operation.view is None else inputs[:1]
-        """The inputs whose values its own value needs: a view needs only the first."""
+        """The inputs whose values this value needs: a view needs only the first."""
         self.attributes = attributes
         self.shape = shape
         self.size = math.prod(shape)
         self.dtype = dtype
         self.value: float | None = attributes[0] if operation.name == "constant" else None
-        """The number a scalar constant holds; None for every other node."""
+        """The number of a scalar constant; None for every other node."""
         self.scope = graph.scope
         self.serves = graph.serves
 
@@ -229,17 +228,17 @@ class Graph:
     def __init__(
         self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES, watch: Watch | None = None
     ) -> None:
-        """`watch` is looked at while the graph grows."""
+        """While the graph grows, `watch` is looked at."""
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
-        """No value but an input may be larger, not even one that is a view and takes no memory of its own."""
+        """The largest size of a value other than an input, views included, though they take no memory."""
         self.nodes: list[Node] = []
         self.watch = watch
         self.scope: str | None = None
-        """The name put on new nodes: which layer or quantity they belong to."""
+        """The layer or quantity that new nodes belong to."""
         self.serves: int | None = None
-        """While the backward graph is built: the index of the forward node being differentiated."""
+        """The index of the forward node that is being differentiated, while the backward graph is built."""
         self._known: dict[tuple[Any, ...], Node] = {}
         self._constants: dict[str, Node] = {}
         if _opened.graphs is not None:
@@ -255,22 +254,22 @@ class Graph:
         return "\n".join(map(repr, self.nodes))
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
-        """A value that is supplied at every run."""
+        """Return a value that every run is given."""
         return self.apply("input", attributes=(name, shape, dtype or self.dtype))
 
     def constant(self, value: float) -> Node:
-        """A scalar that never changes."""
-        name = repr(value)  # tells 0.0 from -0.0, which compare equal as dictionary keys
+        """Return a scalar that never changes."""
+        name = repr(value)  # 0.0 and -0.0 are equal as dictionary keys
         return self._constants.get(name) or self._constants.setdefault(
             name, self.apply("constant", attributes=(value, name))
         )
 
     def vector(self, values: tuple[float, ...]) -> Node:
-        """A vector that never changes."""
+        """Return a vector that never changes."""
         return self.apply("vector", attributes=(values,))
 
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
-        """The node for `name(*inputs)`; numbers among the inputs become constants.
+        """Return the node for `name(*inputs)`; numbers among the inputs become constants.
 
         Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
         """
@@ -300,9 +299,10 @@ class Graph:
         return known
 
     def seal(self) -> None:
-        """Forget all nodes: no more can be made. Those that somebody holds stay, the others are gone.
+        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive.
 
-        A graph and its nodes hold each other, and would stay until the garbage collector looks for such cycles.
+        A graph and its nodes reference each other, and would otherwise stay until the garbage collector finds such
+        cycles.
         """
         self.nodes.clear()
         self._known.clear()
@@ -311,7 +311,7 @@ class Graph:
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:
-        """New nodes belong to `scope` (a layer's name, `loss`, …)."""
+        """Give new nodes the scope `scope` (a layer's name, `loss`, …) in the block."""
         before, self.scope = self.scope, scope
         try:
             yield
@@ -328,7 +328,7 @@ _opened = _Opened()
 
 @contextmanager
 def sealing() -> Iterator[None]:
-    """Every graph that this thread makes within is sealed at the end, also after an error."""
+    """Seal every graph that this thread makes in the block at its end, also after an error."""
     before, made = _opened.graphs, list[Graph]()
     _opened.graphs = made
     try:
@@ -340,7 +340,7 @@ def sealing() -> Iterator[None]:
 
 
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
-    """All nodes that the values of the outputs need, in topological order; with `gradients` their slopes too."""
+    """Return all nodes that the values of `outputs` need, in topological order; with `gradients`, their slopes too."""
     wanted = list(outputs)
     if not wanted:
         return []
@@ -354,17 +354,17 @@ def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]
 
 
 def is_fixed(node: Node) -> bool:
-    """Whether a value is a number, or a view of one."""
+    """Return whether a value is a constant, or a view of one."""
     while node.operation.view is not None:
         node = node.inputs[0]
     return node.is_constant
 
 
 def check(graph: Graph) -> None:
-    """Infer every node again and compare: the executable type rules of the graph.
+    """Infer the type of every node again and compare.
 
-    Raises `GraphTypeError` at the first node that is out of order or whose shape or dtype is not
-    what its operation says.
+    Raises `GraphTypeError` at the first node that is out of order or has another shape or dtype than its operation
+    says.
     """
     for position, node in enumerate(graph.nodes):
         if node.index != position or any(x.index >= position or x.graph is not graph for x in node.inputs):
@@ -375,7 +375,7 @@ def check(graph: Graph) -> None:
 
 
 def count_work(node: Node) -> float:
-    """An estimate of the floating-point operations that one evaluation of `node` takes."""
+    """Estimate the floating-point operations of one evaluation of `node`."""
     operation = node.operation
     if operation.view is not None or not node.inputs:
         return 0.0

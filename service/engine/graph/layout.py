@@ -1,17 +1,17 @@
-"""Where every value of a program lives: the memory rules of the plan.
+"""The place of every value of a program: the memory rules of the plan.
 
 Memory is shared under four rules, because aliasing is the one thing that goes wrong silently:
 
 * only the memory of an intermediate value is reused, never that of an input, constant or output;
-* a value lives as long as every view of it, so liveness is counted on the root of a view chain;
+* a value lives as long as every view of it, so liveness is counted on the root of a chain of views;
 * an operation writes over one of its inputs only if its kernel allows it, the input is no view,
   this is its last use, and no other operand shares its root;
-* of a chain, every node reads and writes one block before any goes on to the next. So what comes
-  from outside lives until its end, what leaves it has memory from its beginning, and what stays
-  inside shares memory, a block of it, with nothing but what also stays inside. A node may write over
+* in a chain, every node reads and writes one block before any goes on to the next. So a value from
+  outside lives until the end of the chain, a value that leaves the chain has memory from its beginning,
+  and values that stay inside share memory, one block each, only with one another. A node may write over
   a value from outside if the chain reads no block of it later than the node writes that block.
 
-Parameters and gradients are one flat vector each; every kernel, bias and gradient is a view.
+Parameters and gradients are one flat vector each; every kernel, bias and gradient is a view of it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from service.engine.watch import Watch, looked_at
 
 ALIGNMENT = 64
 FOREVER = -1
-"""In place of the last node that reads a value: it is read after the run."""
+"""The last reader of a value that is read after the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value lives: an array at an offset of the arena."""
+    """The place of a value: an array at an offset of the arena."""
 
     offset: int
     shape: Shape
@@ -44,7 +44,7 @@ class Place:
 
 
 class Arena:
-    """Assigns offsets first-fit, and takes back what is no longer needed."""
+    """A first-fit allocator of offsets, which takes memory back."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -96,19 +96,18 @@ class Layout:
         self.views: set[int] = set()
         self.scratch: dict[int, list[Place]] = {}
         self.overwrites: dict[int, int] = {}
-        """For a value written over another: that other."""
+        """For each value that is written over another: the index of the other."""
         self.inside: set[int] = set()
-        """Values that only their chain reads: they have memory for one block of it."""
+        """Values that only their chain reads, with memory for one block."""
         self.copies: list[tuple[Node, Place]] = []
-        """Gradients whose value lives elsewhere, and their place in the flat vector."""
+        """Gradients whose value lives elsewhere, each with its place in the flat vector."""
         self.slots: set[int] = set()
-        """Nodes that are computed right in the flat vector of gradients."""
+        """Nodes that are computed directly in the flat vector of gradients."""
         self.root: dict[int, int] = {}
         """The node in whose memory each value lies: itself, or the source of a chain of views."""
         self.last_use: dict[int, int] = {}
         """For each root, the last node that reads it."""
-        # An input is filled before the first call, so all of them come before any value that
-        # could otherwise take the memory earlier.
+        # Inputs are filled before the first call, so they take memory before any value that could share it.
         self.flat_parameters = self._place_vector(parameters)
         for node, place in self._cut(self.flat_parameters, parameters):
             self.places[node.index] = place
@@ -119,9 +118,9 @@ class Layout:
         self._trace_views(nodes, wanted)
         self.steps: Sequence[Step] = schedule(nodes, self.views, self.last_use) if reuse else [(nodes, None)]
         self.calls = 0
-        """How many calls the nodes of chains are bound to."""
+        """The number of calls of all chains."""
         if len(self.steps) > 1:
-            self._trace_views(_in_order(self.steps), wanted)  # in another order, other uses are the last
+            self._trace_views(_in_order(self.steps), wanted)  # a new order changes last uses
         for plain, chain in self.steps:
             self._place_values(looked_at(plain, watch), reuse)
             if chain is not None:
@@ -132,7 +131,7 @@ class Layout:
         return Place(self.arena.take(count * ITEMSIZE[self.dtype]), (count,), self.dtype)
 
     def _cut(self, vector: Place, nodes: Sequence[Node]) -> Iterator[tuple[Node, Place]]:
-        """The nodes with their places in a vector, one after the other."""
+        """Yield the nodes with their places in a vector, one after the other."""
         offset = vector.offset
         for node in nodes:
             yield node, Place(offset, node.shape, node.dtype)
@@ -152,7 +151,7 @@ class Layout:
                 self.places[node.index] = place
 
     def _trace_views(self, nodes: Sequence[Node], wanted: Sequence[Node]) -> None:
-        """Which root each value lives in, and when that root is read for the last time."""
+        """Find the root in whose memory each value lives, and the last reader of each root."""
         scattered: set[int] = set()  # views whose elements do not lie one after the other
         root, last_use = self.root, self.last_use
         for node in looked_at(nodes, self._watch):
@@ -178,7 +177,7 @@ class Layout:
                 last_use[node.index] = FOREVER
 
     def _place_values(self, nodes: Iterable[Node], reuse: bool, block: Shape | None = None) -> None:
-        """Place what has no place yet, each value whole or as one `block`."""
+        """Place every value that has no place yet, whole or as one `block`."""
         for node in nodes:
             index = node.index
             if node.is_leaf or index in self.views:
@@ -201,9 +200,9 @@ class Layout:
         return Place(self.arena.take(math.prod(shape) * ITEMSIZE[dtype]), shape, dtype)
 
     def _overwritable(self, node: Node) -> int | None:
-        """The input whose memory `node` may write over, if there is one."""
+        """Return the input whose memory `node` may write over, or None."""
         if not node.operation.in_place or node.size == 1:
-            return None  # a single number is written in place at three times the price
+            return None  # writing a single number in place takes three times as long
         roots = [self.root[x.index] for x in node.inputs]
         for x, root in zip(node.inputs, roots, strict=True):
             if (
@@ -218,7 +217,7 @@ class Layout:
         return None
 
     def _write_over(self, index: int, victim: int) -> None:
-        # The victim's array is still needed to bind calls, but its memory now belongs to the other.
+        # Binding still needs the array of the victim, but its memory now belongs to the new value.
         self.places[index] = self.places[victim]
         self.overwrites[index] = victim
         del self.last_use[victim]
@@ -234,7 +233,7 @@ class Layout:
         indices = {node.index for node in chain.nodes}
         self.inside |= {index for index in indices if self.last_use[self.root[index]] in indices}
         ending = self._ending_in(chain, indices)
-        # What leaves the chain comes first, while nothing is free yet that a later block needs.
+        # Values that leave the chain come first, before memory that a later block reads becomes free.
         for position, node in enumerate(chain.members):
             if node.index not in self.inside and node.index not in self.slots:
                 victim = self._spent(node, position, ending)
@@ -242,16 +241,16 @@ class Layout:
                     self.places[node.index] = self._take(node.shape, node.dtype)
                 else:
                     self._write_over(node.index, victim)
-        # From here on the chain sees nothing of the values from outside, which all live until its end.
+        # From here on, values from outside cannot be overwritten: all live until the end of the chain.
         released = [self.places[root] for root in ending if self.last_use.pop(root, None) is not None]
         self._place_values(chain.members, True, chain.blocks.largest)
         for place in released:
             self.arena.give_back(place.offset, place.nbytes)
 
     def _ending_in(self, chain: Chain, indices: set[int]) -> dict[int, int | None]:
-        """The values from outside that no one reads after the chain, with the position of the last node to do so.
+        """Return the values from outside that nobody reads after the chain, with the position of their last reader.
 
-        None where a node may read other elements of the value than those of its own block.
+        The position is None where a node may read other elements of the value than those of its own block.
         """
         ending: dict[int, int | None] = {}
         for position, node in enumerate(chain.members):
@@ -263,7 +262,7 @@ class Layout:
         return ending
 
     def _spent(self, node: Node, position: int, ending: Mapping[int, int | None]) -> int | None:
-        """A value from outside that the chain has read, block by block, when `node` writes."""
+        """Return a value from outside whose block the chain has read when `node` writes that block, or None."""
         for root, last in ending.items():
             if last is None or root not in self.last_use:
                 continue

@@ -1,12 +1,12 @@
 """The fast way to run a graph: a flat list of pre-bound calls into preallocated memory.
 
-`Program` is the immutable result of planning: which nodes run, in which order, and where in one
-arena each value lives. Values whose last use is over give their memory to later ones. `Workspace`
+`Program` is the immutable result of planning: the nodes in the order of running, and the place of each
+value in one arena. Values give their memory to later ones after their last use. `Workspace`
 is one arena with the calls bound to it; it is not re-entrant, so a program keeps a pool of
 workspaces and lends each to one thread at a time.
 
-Which values share memory, and under which rules, is said in `layout.py`; how chains of elementwise
-operations on large arrays are run block by block, in `blocks.py`.
+`layout.py` has the rules for sharing memory; `blocks.py` runs chains of elementwise operations on large
+arrays block by block.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from service.engine.graph.layout import ALIGNMENT, Layout, Place
 from service.engine.watch import Watch, looked_at
 
 NODE_BYTES = 768
-"""What the Python objects of a node and its bound calls take. Measured: 200 to 600, more where there are few."""
+"""The memory of the Python objects of a node and its calls. Measured: 200 to 600, more in small programs."""
 CALL_BYTES = 512
-"""What each further block of a node takes."""
+"""The memory of each further block of a node."""
 POOLED_BYTES = 256 * 2**20
-"""Memory that idle workspaces of a pool may keep."""
+"""The most memory of the idle workspaces of a pool."""
 
 
 class Program:
     """A planned computation: immutable, shared by threads, run through a `Workspace`.
 
-    `outputs` are read by name after a run. `parameters` are input nodes that form one flat
-    vector, `gradients` nodes that form another, each in the order given. With `reuse=False`
-    nothing is overwritten: slower, and an oracle for the memory rules.
+    `outputs` are read by name after a run. `parameters` are input nodes that form one flat vector, `gradients` nodes
+    that form another, each in the given order. With `reuse=False` no memory is used twice: slower, to test the memory
+    rules.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Program:
         self.dtype = wanted[0].graph.dtype
         self.nodes = reachable(wanted)
         self.work = sum(map(count_work, self.nodes))
-        self.told = sum(node.size for node in (*self.outputs.values(), *self.gradients))
-        """How many numbers a run gives."""
+        self.result_size = sum(node.size for node in (*self.outputs.values(), *self.gradients))
+        """The count of numbers that a run gives."""
         layout = Layout(self.nodes, self.outputs.values(), self.parameters, self.gradients, self.dtype, reuse, watch)
         self.steps = layout.steps
         self.places = layout.places
@@ -74,12 +74,12 @@ class Program:
         self.flat_gradients = layout.flat_gradients
         self.nbytes = layout.arena.size
         self.weight = self.nbytes + NODE_BYTES * len(self.nodes) + CALL_BYTES * layout.calls
-        """Memory that an idle workspace keeps: its arena, and the objects bound to it."""
+        """The memory of an idle workspace: its arena, and the objects bound to it."""
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
 
     def __str__(self) -> str:
-        """The plan as text: each node in the order of running, with the place of its value in the arena."""
+        """Return the plan as text: each node in the order of running, with the place of its value in the arena."""
         lines: list[str] = []
         for plain, chain in self.steps:
             lines += map(self._line, plain)
@@ -101,17 +101,17 @@ class Program:
         return f"{node!r:<68}# {place}"
 
     def __del__(self) -> None:
-        # Of a program that could not be planned, some of this is missing.
+        # A program that could not be planned has no such attribute.
         if getattr(self, "idle", None):
             self._pool.forget(self)
 
     def workspace(self, watch: Watch | None = None) -> Loan:
-        """A workspace for the calling thread alone, until the block ends; `watch` is looked at while one is made."""
+        """Lend a workspace to the calling thread until the block ends; making a new one looks at `watch`."""
         return Loan(self._pool, self, watch)
 
 
 class Loan:
-    """A workspace lent from a pool for the time of a block: what `contextmanager` would make, at half the price."""
+    """A workspace that a pool lends for the time of a block. A `contextmanager` would take twice as long."""
 
     __slots__ = ("_pool", "_program", "_watch", "_workspace")
 
@@ -129,17 +129,17 @@ class Loan:
 
 
 class WorkspacePool:
-    """Idle workspaces of many programs, bounded in memory: what was idle for longest goes first."""
+    """The idle workspaces of many programs, bounded in memory: the one idle for longest goes first."""
 
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
         self.weight = 0
-        # Again within itself: the last one to hold a program may let go of it while the lock is held.
+        # Reentrant: the last reference to a program may go while the lock is held, and its __del__ comes here.
         self._lock = threading.RLock()
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
 
     def lend(self, program: Program, watch: Watch | None = None) -> Workspace:
-        """An idle workspace of `program`, or a new one."""
+        """Return an idle workspace of `program`, or a new one."""
         with self._lock:
             if program.idle:
                 workspace = program.idle.pop()
@@ -149,10 +149,10 @@ class WorkspacePool:
         return Workspace(program, watch)
 
     def take_back(self, workspace: Workspace) -> None:
-        """Keep a workspace for the next run of its program, as far as there is room."""
+        """Keep a workspace for the next run of its program, if there is room."""
         program = workspace.program
         if program.weight > self.capacity:
-            return  # keeping it would cost all the others
+            return  # too large: keeping it would drop all others
         with self._lock:
             program.idle.append(workspace)
             self._idle[workspace] = None
@@ -161,7 +161,7 @@ class WorkspacePool:
                 self._drop_oldest()
 
     def forget(self, program: Program) -> None:
-        """Let go of the workspaces of a program."""
+        """Drop the workspaces of a program."""
         with self._lock:
             for workspace in program.idle:
                 del self._idle[workspace]
@@ -170,11 +170,11 @@ class WorkspacePool:
 
     @property
     def nbytes(self) -> int:
-        """Memory that idle workspaces take."""
+        """The memory of all idle workspaces."""
         return self.weight
 
     def shrink(self, nbytes: int) -> None:
-        """Let go of so many bytes, what was idle for longest first, or of everything."""
+        """Drop workspaces of at least this many bytes, or all: those idle for longest first."""
         with self._lock:
             least = self.weight - nbytes
             while self._idle and self.weight > least:
@@ -190,13 +190,13 @@ class WorkspacePool:
 class Workspace:
     """Memory for one run at a time of a program, and its calls bound to that memory.
 
-    Fill `inputs` and `parameters`, call `run`, read `outputs` and `gradients`: all are arrays in
-    the arena, overwritten by the next run. Whoever reads gradients leaves them as they are.
+    Fill `inputs` and `parameters`, call `run`, read `outputs` and `gradients`. All are arrays in the arena that the
+    next run overwrites. Readers must not change gradients.
     """
 
     def __init__(self, program: Program, watch: Watch | None = None) -> None:
         self.program: Program = weakref.proxy(program)
-        """Weakly, for a program holds its idle workspaces; whoever runs it holds the program."""
+        """A weak reference, because a program holds its idle workspaces; the caller of a run holds the program."""
         memory = np.empty(program.nbytes + ALIGNMENT, np.uint8)
         start = -memory.__array_interface__["data"][0] % ALIGNMENT
         self._memory = memory
@@ -212,7 +212,7 @@ class Workspace:
                 index = node.index
                 operation = node.operation
                 if node.is_constant:
-                    # A number may be too large for float32: it is infinite there.
+                    # A number that is too large for float32 becomes infinite.
                     arrays[index] = without_float_warnings(np.array, node.attributes[0], node.dtype)
                     continue
                 if index in program.views:
@@ -236,7 +236,7 @@ class Workspace:
         for node, place in program.copies:
             copy = _copy(array(place), arrays[node.index])
             if is_fixed(node):
-                copy()  # once: nothing else is ever written there
+                copy()  # once is enough
             else:
                 calls.append(copy)
         self.calls = calls
@@ -266,7 +266,7 @@ class Workspace:
 def _in_blocks(
     chain: Chain, program: Program, arrays: dict[int, Array], array: Callable[[Place], Array]
 ) -> Iterator[Call]:
-    """The calls of a chain. Adds the arrays of its values to `arrays`: one block of those that stay inside."""
+    """Yield the calls of a chain. Adds the arrays of its values to `arrays`: one block for those that stay inside."""
     for node in chain.nodes:
         index = node.index
         if index in program.views:
@@ -279,7 +279,7 @@ def _in_blocks(
     outside = {index for index, x in operands.items() if index not in program.inside and x.shape != ()}
     repeated: dict[tuple[int, int], list[Call]] = {}
     for block, rows in chain.blocks:
-        cut: dict[int, Array] = {}  # by identity: values that share an array share its parts
+        cut: dict[int, Array] = {}  # by identity: values that share an array share its cuts
         parts: dict[int, Array] = {}
         for index, x in operands.items():
             whole = arrays[index]

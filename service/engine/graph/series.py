@@ -1,11 +1,11 @@
-"""What a computation does just beside a point: its expansion along rays, on one side.
+"""Computations just beside a point: their expansions along rays, on one side.
 
-Along a ray p + t d, t > 0, everything that the elementwise operations compute is a sum of powers of t, with broken
-powers below a root. Here each such value is its first terms. |x| is x or -x as the first term says, a root halves
-the exponents, and 0 · ∞ is the product of two powers. So the first two derivatives along a ray are read off, also
-where no formula for a derivative has a value.
+Along a ray p + t d, t > 0, every elementwise operation gives a sum of powers of t, with fractional powers below a root.
+A `Series` holds the first terms. The first term decides whether |x| is x or -x, a root halves the exponents, and 0 · ∞
+is the product of two powers. So the first two derivatives along a ray can be read off, also where no formula for a
+derivative has a value.
 
-Each coefficient has a bound of its rounding error. A first term within its error counts as 0.
+Each coefficient has a bound on its rounding error. A first term within its error counts as 0.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ EPS = float(np.finfo(np.float64).eps)
 DEPTH = 6
 """Terms are kept up to this power of t above the first one."""
 FINEST = 12
-"""Powers of t are multiples of one over at most this."""
+"""The finest step between powers of t is one over this."""
 MOST_DENOMINATOR = 12
 FAR = 10**7
-"""Where the terms of an exact zero would begin, in steps."""
+"""The first power of an exact zero, in steps."""
 KERNEL = 8.0 * EPS
-"""What one call of a kernel rounds, beside its result."""
+"""The rounding error of one call of a kernel, relative to its result."""
 
 
 class Finer(Exception):
-    """A root needs powers that are multiples of a smaller step: `steps` of them for each whole power."""
+    """A root needs smaller steps between powers of t: `steps` of them for each whole power."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)
@@ -52,15 +52,15 @@ class Series:
         self.first = first
         """(rays,) whole numbers"""
         self.terms = terms
-        """(rays, terms); those that are not known are 0."""
+        """(rays, terms): the coefficients; unknown ones are 0."""
         self.errors = errors
-        """(rays, terms): how wrong each coefficient may be."""
+        """(rays, terms): a bound on the error of each coefficient."""
         self.known = known
-        """(rays,): how many of the terms are known; of the rest only where it begins."""
+        """(rays,): the number of known terms."""
         self.gone = gone
-        """(rays,): where there is no value beside the point."""
+        """(rays,): true where the function has no value beside the point."""
         self.ends = np.zeros(len(first), bool) if ends is None else ends
-        """(rays,): where there are no more terms than these."""
+        """(rays,): true where the series ends with these terms."""
         self.steps = steps
 
     @property
@@ -69,31 +69,31 @@ class Series:
 
     @property
     def zero(self) -> Array:
-        """(rays,): whether it is 0 all along the ray."""
+        """(rays,): true where the series is exactly 0."""
         found: Array = self.first >= FAR // 2
         return found
 
     @property
     def vague(self) -> Array:
-        """(rays,): whether not even the first term is known."""
+        """(rays,): true where not even the first term is known."""
         found: Array = self.known == 0
         return found & ~self.zero
 
     @property
     def degree(self) -> Array:
-        """The place of the last term; 0 of an exact zero."""
+        """The position of the last term; 0 for an exact zero."""
         there = self.terms != 0.0
         last: Array = np.where(self.zero, -self.first, self.length - 1 - there[:, ::-1].argmax(1))
         return np.where(there.any(1) | self.zero, last, 0)
 
     def normal(self) -> Series:
-        """A copy without first terms that are 0 within their errors."""
+        """Return a copy without first terms that are 0 within their errors."""
         length = self.length
         places = np.arange(length)
         self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
         self._forget(np.isnan(self.terms).any(1) & ~self.gone)
         inside = places < self.known[:, None]
-        # What is infinite, or no number, stands: nothing is known of what comes after it.
+        # An infinite term, or one that is not a number, stays: no later term is known.
         significant = inside & ~((np.abs(self.terms) <= self.errors) & np.isfinite(self.terms))
         some = significant.any(1)
         shift = np.where(some, significant.argmax(1), self.known)
@@ -113,7 +113,7 @@ class Series:
         return self
 
     def _forget(self, rows: Array) -> None:
-        """A series of which nothing is known where a term is not a number."""
+        """Replace the series by an unknown one where a term is not a number."""
         if rows.any():
             self.terms, self.errors = (
                 np.where(rows[:, None], 0.0, self.terms),
@@ -123,7 +123,7 @@ class Series:
             self.ends = self.ends & ~rows
 
     def at(self, first: Array) -> tuple[Array, Array, Array]:
-        """Terms, errors and known, counted from another place at or before the first term."""
+        """Return terms, errors and known, counted from a given power at or before the first term."""
         lag = np.minimum(self.first - first, self.length)
         if not lag.any():
             return self.terms, self.errors, self.known
@@ -135,7 +135,7 @@ class Series:
         return terms, errors, np.minimum(self.known + lag, self.length)
 
     def constant(self) -> tuple[Array, Array]:
-        """The term of t^0 and its error; infinite where powers below it come first."""
+        """Return the term of t^0 and its error; infinite where the series has negative powers."""
         value = np.where((self.first == 0) & (self.known > 0), self.terms[:, 0], 0.0)
         error = np.where((self.first == 0) & (self.known > 0), self.errors[:, 0], 0.0)
         unbounded = (self.first < 0) & ~self.zero
@@ -177,7 +177,7 @@ class Series:
         return product.where(self.zero | other.zero, zeros(self)).where(endless, lost(self)).normal()
 
     def where(self, rows: Array, other: Series) -> Series:
-        """The other one in some rows."""
+        """Return `other` in the given rows, and this series in all others."""
         if not rows.any():
             return self
         column = rows[:, None]
@@ -192,27 +192,27 @@ class Series:
         )
 
     def only(self, known: Array) -> Series:
-        """A copy of which only the first terms are known."""
+        """Return a copy of which only the first `known` terms are known."""
         ends = self.ends & (known >= self.length)
         return Series(
             self.first, self.terms, self.errors, np.minimum(self.known, known), self.gone, self.steps, ends
         ).normal()
 
     def varying(self) -> Series:
-        """Without its term of t^0, where that is the first one."""
+        """Return the series without its term of t^0, where that is the first one."""
         terms, errors = self.terms.copy(), self.errors.copy()
         rows = (self.first == 0) & (self.known > 0)
         terms[rows, 0], errors[rows, 0] = 0.0, 0.0
         return Series(self.first, terms, errors, self.known, self.gone, self.steps, self.ends.copy()).normal()
 
     def sign(self) -> Array:
-        """-1, 0 or 1 beside the point; not a number where that is not known."""
+        """Return -1, 0 or 1, the sign just beside the point; not a number where it is unknown."""
         found: Array = np.sign(self.terms[:, 0])
         return np.where(self.zero, 0.0, np.where(self.known > 0, found, np.nan))
 
 
 def zeros(like: Series) -> Series:
-    """0 along the rays of another series."""
+    """Return the series 0 along the same rays."""
     rows, length = like.terms.shape
     nothing = np.zeros((rows, length))
     gone, ends = np.zeros(rows, bool), np.ones(rows, bool)
@@ -220,7 +220,7 @@ def zeros(like: Series) -> Series:
 
 
 def lost(like: Series) -> Series:
-    """A series of which nothing is known."""
+    """Return a series of which nothing is known."""
     found = zeros(like)
     found.first, found.known = np.full_like(found.first, -FAR // 4), np.zeros_like(found.known)
     found.ends = np.zeros_like(found.ends)
@@ -228,7 +228,7 @@ def lost(like: Series) -> Series:
 
 
 def uniform(like: Series, value: Array | float, error: Array | float = 0.0) -> Series:
-    """A number, or one for each ray, that does not change along the rays of another series."""
+    """Return a number, or one for each ray, that does not change along the rays of `like`."""
     found = zeros(like)
     values = np.broadcast_to(np.asarray(value, float), found.first.shape)
     errors = np.broadcast_to(np.asarray(error, float), found.first.shape)
@@ -239,7 +239,7 @@ def uniform(like: Series, value: Array | float, error: Array | float = 0.0) -> S
 
 
 def rays(point: Array, directions: Array, steps: int) -> Series:
-    """One variable along each ray: point + t direction, arrays of one number for each ray."""
+    """Return one variable along each ray: point + t direction, from one number for each ray."""
     length = DEPTH * steps + 1
     terms = np.zeros((len(point), length))
     moves, there = directions != 0.0, point != 0.0

@@ -42,30 +42,30 @@ _COEFFICIENTS = (
 _CENTRE = 3.75
 # erf(x) / x in powers of x², for |x| < 1: 2/√π (-1)^n / (n! (2n + 1)).
 _SERIES = tuple(2.0 / math.sqrt(math.pi) * (-1.0) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(19))
-# Of the continued fraction of tanh, for |x| < 1: the next level changes nothing.
+# Levels of the continued fraction of tanh, for |x| < 1: the next one changes nothing.
 _LEVELS = 9
 # Elements worked on at a time, so that the five temporaries of the recurrence stay in the cache.
 _BLOCK = 8192
 
 
 def erfc(x: Array, out: Array) -> Array:
-    """The complementary error function of `x`, elementwise into `out` (same shape and dtype)."""
+    """Compute the complementary error function of `x`, elementwise into `out` (same shape and dtype)."""
     return _in_blocks(_erfc_block, x, out)
 
 
 def normal_cdf(x: Array, out: Array) -> Array:
-    """The distribution function of the normal distribution, erfc(-x/√2)/2 without rounding -x/√2."""
+    """Compute the normal distribution function, erfc(-x/√2)/2 without rounding -x/√2."""
     return _in_blocks(_normal_cdf_block, x, out)
 
 
 def normal_density(x: Array, out: Array) -> Array:
-    """The density of the normal distribution, exp(-x²/2)/√(2π)."""
+    """Compute the normal density, exp(-x²/2)/√(2π)."""
     np.multiply(_bell(_limited(x), 0.5), 1.0 / math.sqrt(2.0 * math.pi), out)
     return out
 
 
 def gaussian(x: Array, out: Array) -> Array:
-    """exp(-x²): the rounding of x² would cost three digits where it is 700."""
+    """Compute exp(-x²) with all digits: rounding x² would cost three where x² is 700."""
     out[...] = _bell(_limited(x), 1.0)
     return out
 
@@ -100,7 +100,7 @@ def _limited(x: Array) -> Array:
 
 
 def _scaled_erfc(magnitude: Array) -> Array:
-    """exp(x²) erfc(x) for x ≥ 0, which varies so slowly that the rounding of x does not matter."""
+    """Return exp(x²) erfc(x) for x ≥ 0, which varies so slowly that the rounding of x does not matter."""
     t = (magnitude - _CENTRE) / (magnitude + _CENTRE)
     twice, behind, ahead, following = t + t, np.zeros_like(t), np.zeros_like(t), np.empty_like(t)
     for coefficient in _COEFFICIENTS[:0:-1]:  # Clenshaw's recurrence
@@ -113,7 +113,7 @@ def _scaled_erfc(magnitude: Array) -> Array:
 
 
 def _bell(magnitude: Array, factor: float) -> Array:
-    """exp(-factor · x²) for x ≥ 0, in two factors: the square of a multiple of 1/16 is exact."""
+    """Return exp(-factor · x²) for x ≥ 0, from two factors: the square of a multiple of 1/16 is exact."""
     near = np.floor(magnitude * 16.0) / 16.0
     rest = near - magnitude
     rest *= near + magnitude
@@ -125,7 +125,7 @@ def _bell(magnitude: Array, factor: float) -> Array:
 
 
 def tanh_shrink(x: Array, out: Array) -> Array:
-    """x - tanh x. For small x both are nearly equal, so it is computed from Lambert's continued fraction.
+    """Compute x - tanh x. For small x both are nearly equal, so Lambert's continued fraction is used.
 
     tanh x = x / (1 + f) with f = x² / (3 + x² / (5 + …)), hence x - tanh x = x f / (1 + f), and nothing is subtracted.
     """
@@ -143,7 +143,7 @@ def tanh_shrink(x: Array, out: Array) -> Array:
 
 
 def erf(x: Array, out: Array) -> Array:
-    """The error function of `x`, elementwise into `out`: 1 - erfc(x) would lose the digits of small x."""
+    """Compute the error function of `x`, elementwise into `out`: 1 - erfc(x) would lose the digits of small x."""
     erfc(np.abs(x), out)
     np.subtract(1.0, out, out)
     np.copysign(out, x, out)
@@ -158,7 +158,7 @@ def erf(x: Array, out: Array) -> Array:
 
 
 def xlogy(x: Array, y: Array, out: Array) -> Array:
-    """x · ln y, elementwise into `out`, and 0 wherever x is 0."""
+    """Compute x · ln y, elementwise into `out`, and 0 wherever x is 0."""
     np.log(y, out)
     np.multiply(x, out, out)
     np.copyto(out, 0.0, where=x == 0.0)

@@ -1,4 +1,4 @@
-"""Chains run block by block: no bit of any result may change, and no memory rule may be broken by it."""
+"""Chains run block by block without changing a bit of any result, and follow the memory rules."""
 
 import itertools
 from contextlib import contextmanager
@@ -49,13 +49,13 @@ ARITY = {
     for example in EXAMPLES
     if OPERATIONS[example.operation].infer is OPERATIONS["add"].infer and OPERATIONS[example.operation].view is None
 }
-"""How many operands each elementwise operation takes."""
+"""The number of operands of each elementwise operation."""
 SHAPES = [(12,), (1, 20), (4, 4), (5, 4), (2, 3, 4), (3, 1, 5)]
 
 
 @contextmanager
 def small_blocks(large=8, block=4, calls=blocks.MOST_CALLS):
-    """Blocks of `block` float64 for arrays of `large` and more; half as many bytes are a float32."""
+    """Make blocks of `block` numbers, for arrays of `large` numbers and more, both counted as float64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "LARGE_BYTES", large * 8)
         patch.setattr(blocks, "BLOCK_BYTES", block * 8)
@@ -73,7 +73,7 @@ def planned_in_blocks(outputs, parameters=(), gradients=(), **sizes):
 
 
 def assert_blocks_do_not_show(values, outputs, parameters=(), gradients=(), **sizes):
-    """The same bits with blocks, without, and without any reuse of memory."""
+    """Compare a program in blocks with one without, and with one that reuses no memory."""
     program = planned_in_blocks(outputs, parameters, gradients, **sizes)
     assert_in_order(program)
     actual = run_once(program, values)
@@ -83,7 +83,7 @@ def assert_blocks_do_not_show(values, outputs, parameters=(), gradients=(), **si
 
 
 def assert_in_order(program):
-    """Every node once, after what it reads; nothing in a chain that could read another block."""
+    """Check that every node runs once, after its operands, and that no node of a chain reads another block."""
     seen = set()
     for plain, chain in program.steps:
         for node in (*plain, *(chain.nodes if chain else ())):
@@ -97,7 +97,7 @@ def assert_in_order(program):
 
 
 def _grow(draw, pool, shape, bias):
-    """One more value of `shape`, mostly by an elementwise operation on values of the pool."""
+    """Make one more value of `shape`, mostly by an elementwise operation on values of the pool."""
 
     def number(below):
         return draw(st.integers(0, below - 1))
@@ -138,7 +138,7 @@ def _grow(draw, pool, shape, bias):
 
 @st.composite
 def chained(draw):
-    """A graph of long chains over one shape with other things between, and what to ask of it."""
+    """Draw a graph of long chains over one shape with other nodes between, and the arguments of a program."""
     graph = Graph(draw(st.sampled_from(["float64", "float32"])))
     shape = draw(st.sampled_from(SHAPES))
     inputs = [graph.input("x0", shape), graph.input("x1", shape)]
@@ -158,8 +158,8 @@ def chained(draw):
     return graph, outputs, parameters, slots if draw(st.integers(0, 3)) else []
 
 
-def what_happens_in(program):
-    """The situations in which memory could go wrong that a program has."""
+def situations_in(program):
+    """Return the situations of a program in which memory could go wrong."""
     found = set()
     kept = {node.index for node in (*program.outputs.values(), *program.gradients)}
     slots = set(map(id, program.gradients)) - {id(node) for node, _ in program.copies}
@@ -218,7 +218,7 @@ def test_blocks_change_no_bit():
         check(graph)
         values = input_values(graph, seed)
         program = assert_blocks_do_not_show(values, outputs, parameters, gradients, block=block)
-        for situation in what_happens_in(program):
+        for situation in situations_in(program):
             found[situation] = found.get(situation, 0) + 1
 
     compare()
@@ -235,7 +235,7 @@ def test_blocks_change_no_bit_of_graphs_of_all_operations(plan, seed, block):
 
 @given(chained(), st.integers(0, 1000))
 @random_examples(max_examples=50)
-def test_a_workspace_in_blocks_forgets_the_run_before(plan, seed):
+def test_a_run_in_blocks_leaves_no_trace_in_the_next(plan, seed):
     graph, outputs, parameters, gradients = plan
     program = planned_in_blocks(outputs, parameters, gradients)
     first, second = input_values(graph, seed), input_values(graph, seed + 1)
@@ -269,14 +269,14 @@ def some_values(*nodes):
     return {node: np.asarray(rng.standard_normal(node.shape), node.dtype) for node in nodes}
 
 
-def test_small_values_are_not_worked_through_in_blocks():
+def test_small_values_do_not_run_in_blocks():
     (x,) = matrices("x", (100, 100))
     program = Program({"y": tanh(exp(x)) + x})
     assert program.steps == [(program.nodes, None)]
     assert program.weight == program.nbytes + NODE_BYTES * len(program.nodes)
 
 
-def test_large_values_are():
+def test_large_values_run_in_blocks():
     (x,) = matrices("x", (1024, 2048))
     program = Program({"y": square(square(x) + 1.0)})
     (chain,) = chains_of(program)
@@ -287,7 +287,7 @@ def test_large_values_are():
     assert_identical(run_once(program, values), run_once(Program({"y": square(square(x) + 1.0)}, reuse=False), values))
 
 
-def test_what_only_a_chain_reads_takes_one_block():
+def test_a_value_that_only_a_chain_reads_takes_one_block():
     (x,) = matrices("x", (64, 64))
     y, z = x, x
     for _ in range(10):
@@ -298,7 +298,7 @@ def test_what_only_a_chain_reads_takes_one_block():
     assert all(place.shape == (1, 64) for places in program.scratch.values() for place in places)
 
 
-def test_calls_that_meet_only_blocks_of_their_own_are_bound_once():
+def test_calls_on_memory_of_one_block_are_bound_once():
     (x,) = matrices("x", (64, 64))
     y = square(square(square(square(x))))
     with small_blocks(block=64):
@@ -317,14 +317,14 @@ def test_the_number_of_bound_calls_is_bounded(calls):
     assert bool(chains_of(program)) == (calls >= 12)
 
 
-def test_a_chain_in_which_nothing_stays_is_none():
+def test_nodes_whose_values_all_leave_form_no_chain():
     (x,) = matrices("x")
     y = exp(x)
     assert not chains_of(planned_in_blocks({"y": y, "z": tanh(y)}))
     assert chains_of(planned_in_blocks({"z": tanh(y)}))
 
 
-def test_what_does_not_depend_on_a_chain_comes_before_it():
+def test_nodes_that_do_not_depend_on_a_chain_come_before_it():
     x, y, z = matrices(shape=(4, 4))
     hidden = exp(x)
     product = y @ z
@@ -333,7 +333,7 @@ def test_what_does_not_depend_on_a_chain_comes_before_it():
     assert product in plain and hidden in chain.members and len(chain.members) == 3
 
 
-def test_what_depends_on_a_chain_ends_it():
+def test_a_node_that_depends_on_a_whole_chain_ends_it():
     x, y, z = matrices(shape=(4, 4))
     hidden = square(exp(x))
     total = sum_over(hidden)
@@ -345,7 +345,7 @@ def test_what_depends_on_a_chain_ends_it():
     ]
 
 
-def test_a_chain_does_not_read_other_blocks_of_its_own_values():
+def test_a_chain_reads_no_other_blocks_of_its_own_values():
     (x,) = matrices("x", (4, 4))
     hidden = square(exp(x))
     program = assert_blocks_do_not_show(some_values(x), {"y": tanh(exp(hidden) + transpose(hidden))})
@@ -383,7 +383,7 @@ def test_a_value_that_a_chain_reads_transposed_is_not_written_over_in_it():
     assert len(chain.members) == 4
 
 
-def test_a_value_from_outside_gives_its_memory_to_what_leaves():
+def test_a_value_from_outside_gives_its_memory_to_a_value_that_leaves():
     x, y, _ = matrices(shape=(32, 32))
     program = assert_blocks_do_not_show(some_values(x, y), {"y": square(softplus(exp(x @ y)))}, block=32)
     (chain,) = chains_of(program)
@@ -399,7 +399,7 @@ def test_a_kernel_that_needs_its_input_does_not_write_over_a_value_from_outside(
     assert len(chain.members) == 3 and hidden.index not in program.overwrites.values()
 
 
-def test_memory_that_a_chain_frees_is_not_used_again_before_its_end():
+def test_memory_that_a_chain_frees_is_reused_only_after_its_end():
     x, y, z = matrices(shape=(16, 4))
     rows = broadcast(reshape(sum_over(x, [1]), (16, 1)), (16, 4))  # read by the first node only, and small
     before = [concatenate([each, each], 0) for each in (x, y, z)]

@@ -1,4 +1,4 @@
-"""The plan against plainer ways to run the same graph: reuse of memory must never show."""
+"""The plan gives the same bits as plainer ways to run a graph: the reuse of memory never shows."""
 
 import itertools
 import threading
@@ -37,7 +37,7 @@ from tests.watches import Looks
 
 
 def keep_everything(outputs, inputs):
-    """As `interpret`, but views stay views, so that every kernel sees the strides it sees in a plan."""
+    """Run as `interpret` does, but leave views as views, so that kernels see the same strides as in a plan."""
     values = dict(inputs)
     with np.errstate(all="ignore"):
         for node in reachable(outputs):
@@ -58,7 +58,7 @@ def random_values(node, seed):
 
 
 def run(program, workspace, values):
-    """All outputs by name, and the gradients, copied."""
+    """Run a workspace. Return copies of all outputs by name, and of the gradients."""
     start = 0
     for node in program.parameters:
         workspace.parameters[start : start + node.size] = values[node].reshape(-1)
@@ -88,9 +88,15 @@ def assert_identical(actual, expected):
 
 
 def named(program, values):
-    """The values of a plain run under the names `run` gives."""
+    """Return the values of a plain run under the names that `run` gives."""
     found = {name: values[node] for name, node in program.outputs.items()}
     return found | {f"gradient {position}": values[node] for position, node in enumerate(program.gradients)}
+
+
+def assert_as_if_kept(outputs, values):
+    """Compare a program with a run that keeps every value."""
+    program = Program(outputs)
+    assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
 
 
 def input_values(graph, seed):
@@ -99,7 +105,7 @@ def input_values(graph, seed):
 
 @st.composite
 def planned(draw):
-    """A random graph with gradients, and what to ask of it."""
+    """Draw a random graph with gradients, and the outputs, parameters and gradients of a program."""
     graph, inputs, pool = draw(random_graphs())
     terms = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3))
     loss = graph.constant(0.0)
@@ -133,7 +139,7 @@ def test_reusing_memory_changes_no_bit(plan, seed):
 
 @given(planned(), st.integers(0, 1000))
 @random_examples(max_examples=100)
-def test_a_workspace_forgets_the_run_before(plan, seed):
+def test_a_run_leaves_no_trace_in_the_next(plan, seed):
     graph, outputs, parameters, gradients = plan
     program = Program(outputs, parameters, gradients)
     first, second = input_values(graph, seed), input_values(graph, seed + 1)
@@ -145,8 +151,8 @@ def test_a_workspace_forgets_the_run_before(plan, seed):
 
 @every("example", ALL_EXAMPLES)
 @pytest.mark.parametrize("repeat", [1, 40])
-def test_every_operation_bears_the_memory_it_is_given(example, repeat):
-    """Each operand once as an input, once as an intermediate value whose memory may be written over."""
+def test_every_operation_works_in_reused_memory(example, repeat):
+    """Try each operand as an input, and as an intermediate value whose memory may be written over."""
     operands = len(example.shapes)
     for intermediate in itertools.product((False, True), repeat=operands):
         graph = Graph("float64")
@@ -158,13 +164,11 @@ def test_every_operation_bears_the_memory_it_is_given(example, repeat):
         outputs = {"y": example.apply(moved) * 1.0}
         for _ in range(repeat - 1):  # more work, so that freed memory finds new owners
             outputs["z"] = sum_over(square(example.apply(moved))) + outputs.get("z", 0.0)
-        values = dict(zip(inputs, example.values(), strict=True))
-        program = Program(outputs)
-        assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
+        assert_as_if_kept(outputs, dict(zip(inputs, example.values(), strict=True)))
 
 
 def vectors(count, size=4):
-    """Inputs of one graph."""
+    """Return inputs of one graph."""
     graph = Graph("float64")
     return [graph.input(name, (size,)) for name in "xyzuvw"[:count]]
 
@@ -199,7 +203,7 @@ def test_outputs_may_be_inputs_constants_and_duplicates():
     np.testing.assert_array_equal(actual["second"], actual["first"])
 
 
-def test_an_output_that_is_a_view_keeps_what_it_looks_at():
+def test_an_output_that_is_a_view_keeps_its_source():
     x = vector(6)
     hidden = exp(x)
     view = slice_axis(transpose(reshape(hidden, (2, 3))), 0, 1, 3)
@@ -220,36 +224,28 @@ def test_a_value_lives_until_the_last_use_of_its_last_view():
     for _ in range(4):
         other = tanh(other)
     outputs = {"y": sum_over(view * transpose(reshape(other, (2, 3))), [0])}
-    program = Program(outputs)
-    values = {x: np.linspace(-1.0, 1.0, 6)}
-    assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
+    assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 6)})
 
 
-def test_a_value_met_twice_by_one_operation_is_not_written_over_between():
+def test_a_value_that_an_operation_reads_twice_is_not_written_over():
     x = vector(4)
     hidden = reshape(exp(x), (2, 2))
     outputs = {"y": hidden + transpose(hidden), "z": square(hidden) * reshape(tanh(x), (2, 2))}
-    program = Program(outputs)
-    values = {x: np.linspace(-1.0, 1.0, 4)}
-    assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
+    assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
 def test_declared_slopes_and_stopped_gradients_are_views():
     x = vector(4)
     hidden = exp(x)
     outputs = {"y": with_slope(x, hidden, hidden) + 1.0, "z": square(stop_gradient(hidden))}
-    program = Program(outputs)
-    values = {x: np.linspace(-1.0, 1.0, 4)}
-    assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
+    assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
-def test_scratch_memory_is_nobody_elses():
+def test_scratch_memory_is_not_shared():
     x = vector(4)
     y = softplus(exp(x))
     outputs = {"y": softplus(y) * softmax(y) + y}
-    program = Program(outputs)
-    values = {x: np.linspace(-1.0, 1.0, 4)}
-    assert_identical(run_once(program, values), named(program, keep_everything(outputs.values(), values)))
+    assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
 def test_gradients_may_alias_one_another_inputs_and_constants():
@@ -266,7 +262,7 @@ def test_gradients_may_alias_one_another_inputs_and_constants():
     np.testing.assert_array_equal(actual["gradient 3"], values[z])
 
 
-def test_a_gradient_that_others_are_made_of_keeps_its_slot():
+def test_a_gradient_that_other_gradients_read_keeps_its_slot():
     x, y = vectors(2)
     hidden = x + y * 2.0
     loss = sum_over(tanh(hidden))
@@ -308,7 +304,7 @@ def test_memory_is_reused_and_aligned():
         assert all(array.ctypes.data % ALIGNMENT == 0 for array in (workspace.outputs["y"], workspace.inputs["x"]))
 
 
-def test_the_work_of_a_program_is_that_of_its_nodes():
+def test_the_work_of_a_program_is_the_sum_over_its_nodes():
     graph = Graph("float64")
     a, b = graph.input("a", (4, 3)), graph.input("b", (3, 5))
     product = a @ b
@@ -326,7 +322,7 @@ def test_an_empty_program_runs():
     assert workspace.parameters.shape == (4,)
 
 
-def test_a_workspace_is_lent_to_one_at_a_time_and_lent_again():
+def test_a_workspace_is_lent_to_one_caller_at_a_time():
     x = vector()
     program = Program({"y": exp(x)})
     with program.workspace() as first, program.workspace() as second:
@@ -345,7 +341,7 @@ def test_a_workspace_comes_back_after_an_error():
     assert program.idle == [workspace]
 
 
-def test_a_pool_forgets_what_was_idle_for_longest_when_it_is_full():
+def test_a_full_pool_drops_the_workspace_idle_for_longest():
     def program(pool):
         x = vector(100)
         return Program({"y": exp(x)}, pool=pool)
@@ -414,3 +410,19 @@ def test_a_run_past_its_deadline_stops():
             workspace.run(Looks(0))
         workspace.run(Looks())
         np.testing.assert_array_equal(workspace.outputs["y"], np.tanh(np.exp(values[x])))
+
+
+def test_a_program_prints_the_place_of_every_value():
+    x = vector(4)
+    hidden = exp(x)
+    assert str(Program({"y": sum_over(square(hidden) * 2.0)})).splitlines() == [
+        f"{line:<68}# {place}"
+        for line, place in (
+            ("%0: float64[4] = input(name='x', shape=(4,), dtype='float64')", "at 64"),
+            ("%1: float64[4] = exp(%0)", "at 192"),
+            ("%2: float64[4] = square(%1)", "over %1"),
+            ("%3: float64[] = constant(value=2.0)", "constant"),
+            ("%4: float64[4] = multiply(%3, %2)", "over %2"),
+            ("%5: float64[] = sum(%4, axes=(0,))", "at 256"),
+        )
+    ] + ["# 6 nodes, 320 bytes"]

@@ -17,7 +17,7 @@ def test_every_operation_has_a_rule():
 
 
 @every("example", EXAMPLES)
-def test_values_are_those_of_the_engine(example):
+def test_values_agree_with_the_engine(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
     y = example.apply(inputs)
@@ -27,7 +27,7 @@ def test_values_are_those_of_the_engine(example):
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_functions_know_their_derivatives(name):
+def test_functions_have_right_derivatives(name):
     value, slope, curvature = FUNCTIONS[name]
     with mp.workdps(60):
         for x in (mpf("1.375"), mpf("0.375"), mpf("-0.375")):
@@ -37,7 +37,7 @@ def test_functions_know_their_derivatives(name):
 
 
 @pytest.mark.parametrize("name", ["divide", "multiply", "hypot", "atan2", "mod", "power", "xlogy", "maximum"])
-def test_derivatives_along_a_line_are_those_of_differences(name):
+def test_derivatives_along_a_line_agree_with_differences(name):
     graph = Graph("float64")
     a, b = graph.input("a", ()), graph.input("b", ())
     y = graph.apply(name, a, b)
@@ -61,7 +61,7 @@ def test_one_sided_derivatives_at_a_kink():
     assert (right[()], left[()]) == (3, 3)
 
 
-def test_the_branch_not_taken_passes_nothing_and_what_is_not_known_is_no_number():
+def test_a_branch_not_taken_passes_nothing_and_unknown_derivatives_are_not_numbers():
     graph = Graph("float64")
     x = graph.input("x", ())
     outputs = [graph.apply("sqrt", graph.apply("maximum", x, 0.0)), graph.apply("sqrt", x * x)]
@@ -71,7 +71,7 @@ def test_the_branch_not_taken_passes_nothing_and_what_is_not_known_is_no_number(
     assert mp.isnan(slope[()]) and mp.isnan(curvature[()])
 
 
-def test_what_cancels_is_computed_with_more_digits():
+def test_cancelling_values_are_computed_with_more_digits():
     graph = Graph("float64")
     x = graph.input("x", ())
     y = x - graph.apply("tanh", x)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import OPERATIONS, Graph, Operation, check
+from service.engine.graph.ir import OPERATIONS, Graph, check
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
@@ -24,7 +24,7 @@ from service.engine.graph.operations import (
 )
 from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
-from tests.engine.graph.examples import ALL_EXAMPLES, Example
+from tests.engine.graph.examples import ALL_EXAMPLES, OPAQUE, Example
 from tests.engine.support import dense_gradients, random_examples, random_graphs
 from tests.support import every
 
@@ -42,7 +42,7 @@ AMBIGUOUS = [
 
 
 def assert_vectorized(outputs, inputs, values, batched, size, **tolerance):
-    """`values` hold `size` samples, along a new axis, of those inputs that are batched."""
+    """Compare `vectorize` with a loop. `values` hold `size` samples, along a new axis, of the batched inputs."""
     graph = outputs[0].graph
     whole = {x: graph.input(f"all {x.attributes[0]}", (size, *x.shape), x.dtype) for x in batched}
     answers = vectorize(outputs, whole, size)
@@ -67,7 +67,7 @@ def subsets(inputs):
 
 @every("example", [*ALL_EXAMPLES, *AMBIGUOUS])
 @pytest.mark.parametrize("size", [1, 3])
-def test_every_operation_for_many_samples_is_that_of_each(example, size):
+def test_every_operation_gives_each_sample_its_value(example, size):
     inputs = example.inputs(Graph("float64"))
     for batched in subsets(inputs):
         graph = Graph("float64")
@@ -78,7 +78,7 @@ def test_every_operation_for_many_samples_is_that_of_each(example, size):
 
 
 @every("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"])
-def test_every_gradient_for_many_samples_is_that_of_each(example):
+def test_every_operation_gives_each_sample_its_gradient(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
     loss = sum_over(square(example.apply(inputs)))
@@ -105,7 +105,7 @@ def test_whole_graphs_and_their_gradients_for_many_samples(made, data):
 
 
 def network(x, kernels, bias):
-    """A small network of one sample: a row of features through two branches."""
+    """Build a small network of one sample: a row of features goes through two branches."""
     hidden = tanh(x @ kernels[0] + broadcast(bias, (1, 4)))
     both = concatenate([hidden, square(hidden)], 1)
     return softmax(both @ kernels[1])
@@ -137,7 +137,7 @@ def test_jacobians_are_gradients_for_many_cotangents():
     np.testing.assert_allclose(values[jacobian], expected, rtol=1e-14, atol=1e-17)
 
 
-def test_what_depends_on_no_sample_is_computed_once():
+def test_values_that_depend_on_no_sample_are_computed_once():
     graph = Graph("float64")
     x, weight = graph.input("x", (2,)), graph.input("weight", (2,))
     shared = tanh(weight)
@@ -148,7 +148,7 @@ def test_what_depends_on_no_sample_is_computed_once():
     assert together.shape == (5, 2)
 
 
-def test_a_slope_is_declared_for_every_sample():
+def test_a_declared_slope_holds_for_every_sample():
     graph = Graph("float64")
     x, whole = graph.input("x", ()), graph.input("whole", (3,))
     y = with_slope(x, square(x), 7.0 * x)
@@ -159,7 +159,7 @@ def test_a_slope_is_declared_for_every_sample():
     )
 
 
-def test_a_replaced_node_may_itself_be_asked_for():
+def test_a_replaced_node_may_be_an_output():
     graph = Graph("float64")
     x, whole = graph.input("x", (2,)), graph.input("whole", (5, 2))
     assert vectorize([x], {x: whole}, 5) == [whole]
@@ -201,14 +201,8 @@ def test_a_replacement_of_the_wrong_shape_is_refused():
         vectorize([square(x)], {x: graph.input("whole", (2, 5))}, 5)
 
 
-def test_an_operation_without_batch_rule_says_so(monkeypatch):
-    def infer(inputs, attributes):
-        return inputs[0].shape, inputs[0].dtype
-
-    def bind(out, inputs, attributes, scratch):
-        raise AssertionError("is never run")
-
-    monkeypatch.setitem(OPERATIONS, "opaque", Operation("opaque", infer, bind, None, None, "?"))
+def test_an_operation_without_a_batch_rule_is_refused(monkeypatch):
+    monkeypatch.setitem(OPERATIONS, "opaque", OPAQUE)
     graph = Graph("float64")
     x = graph.input("x", (2,))
     with pytest.raises(NotImplementedError, match="opaque has no batch rule"):
@@ -231,8 +225,8 @@ def test_ranks_above_two_keep_their_axes():
 
 
 @pytest.mark.parametrize("batched", [(True, False), (False, True)])
-def test_a_lookup_vectorized_twice_reads_memory_that_is_filled(batched):
-    """Leading axes that are views of what is computed later must not be copied when the calls are bound."""
+def test_a_lookup_vectorized_twice_reads_computed_values(batched):
+    """Binding must not copy leading axes that are views of values computed later."""
     graph = Graph("float64")
     table, indices = graph.input("table", (4, 3)), graph.input("indices", (5,), "int64")
     once = gather_rows(table * 2.0, indices)

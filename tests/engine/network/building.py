@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.declarations import Registry, Selection
+from service.engine.declarations import Reference, Registry, Selection
 from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
@@ -16,7 +16,6 @@ from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
-from service.engine.options import Reference
 
 # Limits larger than any test.
 ROOMY = Limits()

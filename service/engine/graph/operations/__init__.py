@@ -1,21 +1,20 @@
 # ruff: noqa: F403
 """The one table of primitive operations, and the functions that build nodes of them.
 
-A row says what an operation is: the shape of its answer, the NumPy calls that compute it, the
-pullback of each input *in the same primitives* (so every derivative can be differentiated
-again), how it looks over a new batch axis, its LaTeX and its NumPy expression. The interpreter, the
-plan, `differentiate` and `vectorize` all read this table and know no operation by name.
+A row describes an operation: its shape rule, the NumPy calls that compute it, the pullback of each input *in the same
+primitives* (so every derivative can be differentiated again), its batch rule, its LaTeX and its NumPy expression. The
+interpreter, the plan, `differentiate` and `vectorize` read this table and know no operation by name.
 
 A pullback receives `(cotangent, output, *inputs)` and reuses the output where that is cheaper.
 Conventions at kinks are those of PyTorch: |x|' = 0 at 0, ties of maximum and minimum split
 evenly, sqrt' is infinite at 0.
 
-A module holds one family; all rules of an operation stand above its row. `__all__` of a family has the builders
-that the rest of the engine may use; they are exported here.
+A module holds one family; all rules of an operation stand above its row. `__all__` of a family names the functions
+that build nodes, which this package exports.
 
 A continuation is the value of an operation near real numbers. The complex step reads a derivative off it:
-f(x + ih) = f(x) + ih f'(x) up to h², so that its imaginary part over h has all digits, for nothing is subtracted
-(Squire, Trapp 1998). It needs no pullback, which makes it a judge of them. A function with branches is continued
+f(x + ih) = f(x) + ih f'(x) up to h², so the imaginary part over h has all digits, because nothing is subtracted
+(Squire, Trapp 1998). It needs no pullback, so it can judge pullbacks. A function with branches is continued
 along the branch that its real part takes; exactly between two branches, by the conventions above. A function that a
 rational approximation computes is continued by its definition, to first order in h. A branch is an odd whole number
 for each element, and an even one exactly between two branches: at a kink or a jump.
@@ -46,7 +45,7 @@ _LISTED = """
     asinh acosh atanh hypot mod log2 log10 cbrt power xlogy erf normal_cdf normal_density tanh_shrink floor ceil
     round
 """
-# Answers of /v1/graph list operations in the order of the table. It is the order in which they once were declared, so
-# that answers do not change; operations that are not named here come after these, as they are declared.
+# Answers of /v1/graph list operations in the order of the table, which must not change. Operations that are not named
+# here come last, in the order of their declaration.
 for _name in [*_LISTED.split(), *[_name for _name in OPERATIONS if _name not in _LISTED.split()]]:
     OPERATIONS[_name] = OPERATIONS.pop(_name)

@@ -6,34 +6,19 @@ The derivatives of inverse functions are written with products such as (1 - x)(1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.declared import with_slope
 from service.engine.graph.operations.elementwise import Binary, Unary, binary, unary
 from service.engine.graph.operations.powers import sqrt
 from service.engine.graph.operations.signs import always
 
-__all__ = [
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atan2",
-    "atanh",
-    "cos",
-    "cosh",
-    "hypot",
-    "sin",
-    "sinh",
-    "tan",
-]
+__all__ = ["acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "hypot", "sin", "sinh", "tan"]
 
 
 def _one_minus_square(x: Node) -> Node:
@@ -65,13 +50,12 @@ atanh = unary(
 
 
 def _atan2_kernel(a: Array, b: Array, out: Array) -> None:
-    # -0, which 0/x is for a negative x, is 0: the angle of (-1, 0) is π.
+    # Adding 0 makes 0 of -0: the angle of (-1, -0), where -0 came of 0 / -1, is π and not -π.
     np.add(a, 0.0, out)
     np.arctan2(out, b, out)
 
 
-def _continue_atan2(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
+def _continue_atan2(a: Array, b: Array) -> Any:
     # The logarithm of b + ia has the angle as its imaginary part; a change of the angle is Im(d(b + ia) / (b + ia)).
     change = (b.real * a.imag - a.real * b.imag) / (a.real**2 + b.real**2)
     return np.arctan2(a.real + 0.0, b.real) + 1j * change
@@ -93,12 +77,11 @@ atan2 = binary(
 
 
 def _share(a: Node, b: Node, length: Node) -> Node:
-    """a / hypot(a, b): the cosine of an angle, and its slope by a or b is that by the angle."""
+    """Return a / hypot(a, b), the cosine of an angle, with the slope of the cosine."""
     return with_slope(atan2(b, a), a / length, -(b / length))
 
 
-def _continue_hypot(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
+def _continue_hypot(a: Array, b: Array) -> Any:
     size = np.maximum(np.maximum(np.abs(a.real), np.abs(b.real)), np.finfo(np.float64).tiny)
     return size * np.sqrt((a / size) ** 2 + (b / size) ** 2 + 0j)
 

@@ -50,7 +50,7 @@ declare_elementwise(
 
 
 def _holds(x: float, y: float) -> bool:
-    """Whether the product of two numbers is one: what overflows or vanishes may still meet its opposite."""
+    """Return whether the product of two constants may replace them: it must neither overflow nor vanish."""
     product = x * y
     return math.isfinite(product) and (abs(product) >= SMALLEST_NORMAL or 0.0 in (x, y))
 

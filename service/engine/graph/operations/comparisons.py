@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Graph, Node, NoGradient
+from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.operations.elementwise import (
     Binary,
     Unary,
@@ -20,8 +20,8 @@ from service.engine.graph.operations.elementwise import (
     infer_elementwise,
     unary,
 )
+from service.engine.graph.operations.rows import declare_view, disconnected, zero
 from service.engine.graph.operations.shapes import broadcast
-from service.engine.graph.operations.table import declare_view, disconnected, zero
 
 __all__ = [
     "absolute",
@@ -37,42 +37,22 @@ __all__ = [
     "sign",
 ]
 
-# --- one number and 0 ---------------------------------------------------------------------------
-
-
-def _branch_side(inputs: Sequence[Array], _: Attributes) -> Any:
-    """Return the side of 0 of each number: -1, 0 or 1."""
-    return np.sign(inputs[0])
-
-
-def _continue_absolute(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return x * np.sign(x.real)
-
 
 absolute = unary(
     "absolute",
     np.absolute,
     lambda g, y, x: g * sign(x),
     "|x|",
-    branch=_branch_side,
-    continuation=_continue_absolute,
+    branch=np.sign,
+    continuation=lambda x: x * np.sign(x.real),
 )
 sign: Unary = unary(
-    "sign",
-    np.sign,
-    zero,
-    r"\operatorname{sgn} x",
-    branch=_branch_side,
-    continuation=continued_as_constant(np.sign),
+    "sign", np.sign, zero, r"\operatorname{sgn} x", branch=np.sign, continuation=continued_as_constant(np.sign)
 )
 
-# --- two numbers --------------------------------------------------------------------------------
 
-
-def _branch_larger(inputs: Sequence[Array], _: Attributes) -> Any:
+def _branch_larger(a: Array, b: Array) -> Any:
     """Return 1 where a is larger, -1 where b is, and 0 where they are equal."""
-    a, b = inputs
     return np.greater(a, b) * 1.0 - np.less(a, b)
 
 
@@ -99,31 +79,18 @@ greater_equal = binary(
 
 
 def less(a: Node, b: float) -> Node:
-    """1 where a < b, else 0."""
+    """Return 1 where a < b, else 0."""
     return a.graph.apply("greater", b, a)
 
 
 def less_equal(a: Node, b: float) -> Node:
-    """1 where a ≤ b, else 0."""
+    """Return 1 where a ≤ b, else 0."""
     return a.graph.apply("greater_equal", b, a)
 
 
-# --- the larger and the smaller -----------------------------------------------------------------
-
-
 def _tie_share(a: Node, b: Node) -> Node:
-    """1 where a > b, ½ where they are equal, 0 elsewhere."""
+    """Return 1 where a > b, ½ where they are equal, 0 elsewhere."""
     return 0.5 * sign(a - b) + 0.5
-
-
-def _selects_larger(position: int, y: Node) -> Node:
-    a, b = y.inputs
-    return greater_equal(a, b) if position == 0 else greater_equal(b, a)
-
-
-def _continue_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
-    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b))
 
 
 maximum = binary(
@@ -133,20 +100,10 @@ maximum = binary(
     lambda g, y, a, b: g * _tie_share(b, a),
     r"\max(a, b)",
     bind=call_with_out(np.maximum),
-    selects=_selects_larger,
+    selects=lambda position, y: greater_equal(y.inputs[position], y.inputs[1 - position]),
     branch=_branch_larger,
-    continuation=_continue_maximum,
+    continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real > b.real, a, b)),
 )
-
-
-def _selects_smaller(position: int, y: Node) -> Node:
-    a, b = y.inputs
-    return greater_equal(b, a) if position == 0 else greater_equal(a, b)
-
-
-def _continue_minimum(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
-    return np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b))
 
 
 minimum = binary(
@@ -156,19 +113,19 @@ minimum = binary(
     lambda g, y, a, b: g * _tie_share(a, b),
     r"\min(a, b)",
     bind=call_with_out(np.minimum),
-    selects=_selects_smaller,
+    selects=lambda position, y: greater_equal(y.inputs[1 - position], y.inputs[position]),
     branch=_branch_larger,
-    continuation=_continue_minimum,
+    continuation=lambda a, b: np.where(a.real == b.real, 0.5 * (a + b), np.where(a.real < b.real, a, b)),
 )
 
 
 def clip(x: Node, low: float, high: float) -> Node:
-    """x limited to [low, high]."""
+    """Limit x to [low, high]."""
     return minimum(maximum(x, low), high)
 
 
 def extreme(name: str, inputs: Sequence[Node]) -> Node:
-    """The elementwise `maximum` or `minimum` of inputs of one shape. Those that are equal to it share its gradient."""
+    """Return the elementwise `maximum` or `minimum` of inputs of one shape. Equal ones share its gradient."""
     value = reduce(lambda a, b: a.graph.apply(name, a, b), inputs)
     # Two inputs share evenly by the pullback of the operation itself; of more, pairs would share by halves.
     return value if len(inputs) < 3 else value.graph.apply("extreme", value, *inputs, attributes=(name,))
@@ -196,8 +153,6 @@ declare_view(
     attribute_names=("name",),
 )
 
-# --- gate ---------------------------------------------------------------------------------------
-
 
 def _gate_kernel(mask: Array, x: Array, out: Array) -> None:
     closed = np.equal(mask, 0.0)
@@ -211,11 +166,6 @@ def _gate_algebra(graph: Graph, mask: Node, x: Node) -> Node | None:
     return x if mask.value else broadcast(graph.constant(0.0), x.shape)
 
 
-def _continue_gate(inputs: Sequence[Array], _: Attributes) -> Any:
-    mask, x = inputs
-    return np.where(mask.real == 0.0, 0.0, x)
-
-
 gate: Binary = binary(
     "gate",
     _gate_kernel,
@@ -225,6 +175,6 @@ gate: Binary = binary(
     algebra=_gate_algebra,
     selects=lambda position, y: y.inputs[0],
     numpy="np.where(a == 0, 0, b)",
-    continuation=_continue_gate,
+    continuation=lambda mask, x: np.where(mask.real == 0.0, 0.0, x),
 )
 """x where the mask is not 0, and exactly 0 elsewhere, also of what is infinite or no number."""

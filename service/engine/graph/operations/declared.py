@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from service.engine.graph.ir import Node
-from service.engine.graph.operations.elementwise import batch_elementwise, continued_as_constant, infer_elementwise
-from service.engine.graph.operations.table import declare_view, disconnected
+from service.engine.graph.operations.elementwise import batch_elementwise, infer_elementwise
+from service.engine.graph.operations.rows import declare_view, disconnected
 
 __all__ = ["mark", "stop_gradient", "with_slope"]
 
 
 def stop_gradient(x: Node) -> Node:
-    """x as a number that does not change: no gradient flows through it."""
+    """Return x as a constant: no gradient flows through it."""
     return x.graph.apply("stop_gradient", x)
 
 
@@ -23,12 +21,12 @@ declare_view(
     batch=batch_elementwise,
     latex="x",
     keeps_order=True,
-    continuation=continued_as_constant(np.positive),
+    continuation=lambda inputs, attributes: inputs[0].real,
 )
 
 
 def mark(x: Node, name: str) -> Node:
-    """x under a name: the same value, but a node of its own wherever the name is another."""
+    """Return x under a name: the same value, but a node of its own for each name."""
     return x.graph.apply("mark", x, attributes=(name,))
 
 
@@ -44,18 +42,17 @@ declare_view(
 
 
 def with_slope(x: Node, value: Node, slope: Node) -> Node:
-    """`value`, whose derivative with respect to `x` is declared to be `slope`.
+    """Return `value`, and declare `slope` as its derivative with respect to `x`.
 
-    For functions of one variable whose derivative the chain rule would get wrong at a kink, or
-    right but with lost digits, and for the surrogate gradients of step functions. The slope is a
-    function of `x` in the graph, so second derivatives are those of the declared slope. It is
-    computed only where a gradient asks for it.
+    It is for functions of one variable whose derivative by the chain rule is wrong at a kink or loses digits, and for
+    the surrogate gradients of step functions. The slope is a function of `x` in the graph, so second derivatives are
+    those of the declared slope. It is computed only where a gradient needs it.
     """
     return x.graph.apply("with_slope", value, x, slope)
 
 
 def _taken(value: Node, x: Node) -> Node | bool:
-    """Where `value` takes part of `x`, as far as selections tell: True everywhere, False nowhere."""
+    """Return the mask of where `value` takes `x`, as far as selections tell: True everywhere, False nowhere."""
     if value is x:
         return True
     parts = [(position, _taken(part, x)) for position, part in enumerate(value.operands)]
@@ -70,7 +67,7 @@ def _taken(value: Node, x: Node) -> Node | bool:
 
 
 def _is_switch(slope: Node) -> bool:
-    """Whether a slope is 0 wherever a comparison fails."""
+    """Return whether a slope is 0 wherever a comparison fails."""
     name = slope.operation.name
     if name == "multiply":
         return any(map(_is_switch, slope.inputs))
@@ -78,7 +75,7 @@ def _is_switch(slope: Node) -> bool:
 
 
 def _selects_value(position: int, y: Node) -> Node | None:
-    """A declared slope is that of a selection where its value is one, and where it says so itself."""
+    """Return the mask of the selection that `value` makes, if the declared slope has one too."""
     value, x, slope = y.inputs
     taken = _taken(value, x) if position == 1 and _is_switch(slope) else None
     return taken if isinstance(taken, Node) else None

@@ -1,4 +1,4 @@
-"""How a row of an elementwise operation is written, and the rules that all of them share."""
+"""Rows of elementwise operations: functions that declare them, and the rules that all share."""
 
 from __future__ import annotations
 
@@ -9,24 +9,12 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import (
-    Attributes,
-    Branch,
-    Call,
-    Continuation,
-    Graph,
-    GraphTypeError,
-    Node,
-    NoGradient,
-    Selection,
-    Shape,
-)
+from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Pullback, Shape
+from service.engine.graph.operations.rows import declare, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, reshape, scalar_source
-from service.engine.graph.operations.table import declare, infer_same_dtype
 
 Unary = Callable[[Node], Node]
 Binary = Callable[[Node, Node | float], Node]
-Pullback = Callable[..., Node | NoGradient]
 Algebra = Callable[[Graph, Node, Node], Node | None]
 """A simplification of a binary operation: `(graph, a, b)` to a simpler node of the same value, or None."""
 
@@ -38,22 +26,16 @@ def declare_elementwise(
     latex: str,
     *,
     algebra: Algebra | None = None,
-    simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None,
     bind: Callable[..., Iterable[Call]] | None = None,
-    in_place: bool = True,
-    scratch: Callable[[Node], tuple[Shape, ...]] | None = None,
-    selects: Selection | None = None,
-    singular: Callable[[Node], bool] | None = None,
-    linear: tuple[int, ...] = (),
-    work: float = 1.0,
-    numpy: str = "",
-    attribute_names: tuple[str, ...] = (),
-    branch: Branch | None = None,
-    continuation: Continuation | None = None,
+    branch: Callable[..., Array] | None = None,
+    continuation: Callable[..., Array] | None = None,
+    **details: Any,
 ) -> None:
-    """A row that computes each element from the elements at its place. `numpy` is the ufunc itself by default."""
-    if simplify is None:
-        simplify = partial(through_broadcasts, name) if algebra is None else _simplify_with(name, algebra)
+    """Add the row of an operation that computes each element from the elements at the same index.
+
+    `ufunc` is the kernel unless `bind` is given, and gives the NumPy expression of the row. `algebra` simplifies.
+    `branch` and `continuation` take the inputs alone. `details` are other fields of `Operation`.
+    """
     declare(
         name,
         infer=infer_elementwise,
@@ -61,23 +43,20 @@ def declare_elementwise(
         pullbacks=pullbacks,
         batch=batch_elementwise,
         latex=latex,
-        simplify=simplify,
         elementwise=True,
-        in_place=in_place,
-        scratch=scratch,
-        selects=selects,
-        singular=singular,
-        linear=linear,
-        work=work,
-        numpy=numpy or f"np.{ufunc.__name__}({', '.join('ab'[: len(pullbacks)])})",
-        attribute_names=attribute_names,
-        branch=branch,
-        continuation=continuation,
+        branch=branch and (lambda inputs, attributes: branch(*inputs)),
+        continuation=continuation and (lambda inputs, attributes: continuation(*inputs)),
+        **{
+            "numpy": f"np.{ufunc.__name__}({', '.join('ab'[: len(pullbacks)])})",
+            "simplify": _simplify_with(name, algebra) if algebra else partial(through_broadcasts, name),
+            "in_place": True,
+            **details,
+        },
     )
 
 
 def unary(name: str, ufunc: Callable[..., Any], pullback: Pullback, latex: str, **details: Any) -> Unary:
-    """Declare an elementwise operation with one input. Returns the function that builds its nodes."""
+    """Declare an elementwise operation with one input. Return the function that builds its nodes."""
     declare_elementwise(name, ufunc, (pullback,), latex, **details)
 
     def build(x: Node) -> Node:
@@ -88,7 +67,7 @@ def unary(name: str, ufunc: Callable[..., Any], pullback: Pullback, latex: str, 
 
 
 def binary(name: str, ufunc: Callable[..., Any], of_a: Pullback, of_b: Pullback, latex: str, **details: Any) -> Binary:
-    """Declare an elementwise operation with two inputs, a pullback for each. Returns the function that builds nodes."""
+    """Declare an elementwise operation with two inputs, a pullback for each. Return the function that builds nodes."""
     declare_elementwise(name, ufunc, (of_a, of_b), latex, **details)
 
     def build(a: Node, b: Node | float) -> Node:
@@ -96,9 +75,6 @@ def binary(name: str, ufunc: Callable[..., Any], of_a: Pullback, of_b: Pullback,
 
     build.__name__ = name
     return build
-
-
-# --- the rules that all share -------------------------------------------------------------------
 
 
 def infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
@@ -112,7 +88,7 @@ def infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str
 
 
 def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
-    """One operand of an elementwise operation, ready to meet others of shape `(size,) + shape`."""
+    """Bring one operand of an elementwise operation to the shape `(size,) + shape`, if it is not a scalar."""
     if not is_batched:
         return x if x.shape == () else broadcast(x, (size, *shape))
     if x.shape == (size,) and shape:
@@ -121,7 +97,7 @@ def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
 
 
 def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
-    # A batched scalar has shape (size,), as has a batched vector of length 0 axes: told apart by the original rank.
+    # A batched scalar has the shape (size,), which may also be the shape of others: the rank before batching decides.
     spread = [
         _spread(x, batched, node.shape, size) if before.shape != node.shape or not batched else x
         for x, batched, before in zip(inputs, is_batched, node.inputs, strict=True)
@@ -130,7 +106,7 @@ def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[b
 
 
 def through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    """Let a repeated scalar act as a scalar: a ufunc takes it at full speed, and constants fold."""
+    """Use a repeated scalar as a scalar: a ufunc takes it at full speed, and constants fold."""
     for x in inputs:
         if x.operation.name == "broadcast" and x.inputs[0].shape == ():
             break
@@ -151,11 +127,8 @@ def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, 
     return simplify
 
 
-# --- kernels ------------------------------------------------------------------------------------
-
-
 def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """A kernel that is one call of a NumPy function; `out` by position is the faster way."""
+    """Make the kernel that is one call of a NumPy function; `out` by position is the faster way."""
 
     def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
         return (partial(ufunc, *map(_narrow, inputs), out),)
@@ -164,14 +137,14 @@ def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
 
 
 def _narrow(x: Array) -> Array:
-    # One number repeated everywhere, such as the bias of a single unit, costs half as much as a scalar.
+    # One number that is repeated, such as the bias of a single unit, takes half the time as a scalar.
     if x.size and 0 in x.strides and all(not step or n == 1 for n, step in zip(x.shape, x.strides, strict=True)):
         return x[(0,) * x.ndim + (...,)]
     return x
 
 
 def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """As `_call`, for np.maximum and np.minimum, which deprecate a positional `out`."""
+    """Make a kernel as `_call` does, for np.maximum and np.minimum, which deprecate a positional `out`."""
 
     def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
         return (partial(ufunc, *inputs, out=out),)
@@ -179,10 +152,6 @@ def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
     return bind
 
 
-def continued_as_constant(function: Callable[..., Any]) -> Continuation:
+def continued_as_constant(function: Callable[..., Any]) -> Callable[..., Array]:
     """Return the continuation of a function that is constant between jumps: that of the real parts, which is real."""
-
-    def continued(inputs: Sequence[Array], _: Attributes) -> Array:
-        return np.asarray(function(*[x.real for x in inputs]), np.float64)
-
-    return continued
+    return lambda *inputs: np.asarray(function(*[x.real for x in inputs]), np.float64)

@@ -1,4 +1,4 @@
-"""Values that are chosen by position: lookups by integer indices, and largest elements."""
+"""Elements by position: lookups by integer indices, and largest elements."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import batch_rows, declare, disconnected, infer_same_dtype, zero
 from service.engine.graph.operations.shapes import broadcast, reshape
-from service.engine.graph.operations.table import batch_rows, declare, disconnected, infer_same_dtype, zero
 
 __all__ = ["first_largest", "gather_rows", "largest", "one_hot", "scatter_rows"]
 
-# Up to this many candidates the largest is found by comparing one after the other, which NumPy does
-# for all positions at once; its argmax is faster beyond.
+# Up to this many candidates, comparing one after the other at all positions at once is faster than np.argmax.
 COMPARED = 32
 SCATTERED = 2**17
-"""Numbers that are scattered at once: the places of each take memory that no plan knows of."""
+"""The most numbers that are scattered at once: their positions take memory outside of the plan."""
 
 # --- one_hot ------------------------------------------------------------------------------------
 
 
 def one_hot(indices: Node, depth: int) -> Node:
-    """Rows of the identity: integer indices `s` to floats `s + (depth,)`."""
+    """Return rows of the identity: integer indices of shape `s` to floats of shape `s + (depth,)`."""
     return indices.graph.apply("one_hot", indices, attributes=(depth,))
 
 
@@ -65,7 +64,7 @@ def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
+    """Look up rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
     return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
 
 
@@ -97,10 +96,7 @@ declare(
     "gather_rows",
     infer=_infer_gather,
     bind=_bind_gather,
-    pullbacks=(
-        lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]),
-        disconnected,
-    ),
+    pullbacks=(lambda g, y, table, indices: scatter_rows(g, indices, table.shape[-2], y.attributes[0]), disconnected),
     batch=_batch_gather,
     latex="W_{i}",
     numpy="a[(*np.indices(b.shape, sparse=True)[:lead], b)]",
@@ -109,7 +105,7 @@ declare(
 
 
 def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
-    """The transpose of `gather_rows`: `(*b, *s, width)` added up to `(*b, rows, width)`."""
+    """Add values up in rows, as the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`."""
     return values.graph.apply("scatter_rows", values, indices, attributes=(rows, lead))
 
 
@@ -172,13 +168,13 @@ def _batch_axes(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def _rows(x: Array, axes: Sequence[int]) -> Array:
-    """The elements that are chosen among, along the first axis."""
+    """Return the candidates along the first axis."""
     moved = np.moveaxis(x, axes, range(len(axes)))
     return moved.reshape(-1, *moved.shape[len(axes) :])
 
 
 def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
-    """Which element is the largest."""
+    """Return the branch of the position of the largest element, even where several are equal."""
     (x,), (axes,) = inputs, attributes
     rows = _rows(x, axes)
     place = rows.argmax(0)
@@ -188,7 +184,7 @@ def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
 
 
 def largest(x: Node, axes: Sequence[int]) -> Node:
-    """The maximum over some axes, which disappear. Its gradient goes to the first of equals."""
+    """Return the maximum over some axes, which disappear. Its gradient goes to the first of equal elements."""
     return x.graph.apply("largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -197,11 +193,6 @@ def _infer_largest(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
     if not axes or axes[-1] >= len(x.shape):
         raise GraphTypeError(f"{x.shape} has no axes {axes}")
     return tuple(n for axis, n in enumerate(x.shape) if axis not in axes), infer_same_dtype(inputs)
-
-
-def _bind_largest(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
-    (axes,) = attributes
-    return (partial(np.maximum.reduce, inputs[0], axes, None, out),)
 
 
 def _pull_largest(g: Node, y: Node, x: Node) -> Node:
@@ -226,7 +217,7 @@ def _continue_largest(inputs: Sequence[Array], attributes: Attributes) -> Any:
 declare(
     "largest",
     infer=_infer_largest,
-    bind=_bind_largest,
+    bind=lambda out, inputs, attributes, _: (partial(np.maximum.reduce, inputs[0], attributes[0], None, out),),
     pullbacks=(_pull_largest,),
     batch=_batch_axes,
     latex=r"\max_i x_i",
@@ -239,7 +230,7 @@ declare(
 
 
 def first_largest(x: Node, axes: Sequence[int]) -> Node:
-    """1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
+    """Return 1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
     return x.graph.apply("first_largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -273,7 +264,7 @@ def _bind_first_largest(
     calls: list[Call] = [partial(np.maximum.reduce, x, axes, None, maximum), partial(free.fill, 1.0)]
     for place in places:
         here = marks[(*place, ...)]
-        # Equal to the maximum, and no one before was: 1 or 0 times 1 or 0.
+        # 1 where the candidate is equal to the maximum, times 1 where no earlier one was.
         calls += [
             partial(np.equal, candidates[(*place, ...)], maximum, here),
             partial(np.multiply, here, free, here),
@@ -283,7 +274,7 @@ def _bind_first_largest(
 
 
 def _in_parts(call: Callable[[Array, Array], None], x: Array, y: Array, first: int) -> Iterable[Call]:
-    """`call` on parts of both arrays along the longest axis from `first` on: NumPy's argmax copies what it is given."""
+    """Bind `call` to parts of both arrays along the longest axis from `first` on: np.argmax copies its input."""
     axes = range(first, x.ndim)
     if not axes:
         return [partial(call, x, y)]

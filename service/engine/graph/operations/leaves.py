@@ -1,45 +1,17 @@
-"""Values that are computed from nothing: inputs and constants. `Graph` makes their nodes."""
+"""Leaves: inputs and constants. `Graph` makes their nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from service.engine.graph.ir import Attributes, Node, Shape
-from service.engine.graph.operations.table import bind_nothing, declare
-
-
-def _infer_input(_: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
-    _name, shape, dtype = attributes
-    return shape, dtype
+from service.engine.graph.operations.rows import bind_nothing, declare
 
 
-declare(
-    "input",
-    infer=_infer_input,
-    bind=bind_nothing,
-    pullbacks=(),
-    batch=None,
-    latex="x",
-    numpy="inputs[name]",
-    attribute_names=("name", "shape", "dtype"),
-)
-declare(
-    "constant",
-    infer=lambda inputs, attributes: ((), ""),
-    bind=bind_nothing,
-    pullbacks=(),
-    batch=None,
-    latex="c",
-    numpy="np.array(value)",
-    attribute_names=("value",),
-)
-declare(
-    "vector",
-    infer=lambda inputs, attributes: ((len(attributes[0]),), ""),
-    bind=bind_nothing,
-    pullbacks=(),
-    batch=None,
-    latex="c",
-    numpy="np.array(values)",
-    attribute_names=("values",),
-)
+def _declare_leaf(name: str, infer: Any, latex: str, numpy: str, *attribute_names: str) -> None:
+    rules = {"infer": infer, "bind": bind_nothing, "pullbacks": (), "batch": None}
+    declare(name, **rules, latex=latex, numpy=numpy, attribute_names=attribute_names)
+
+
+_declare_leaf("input", lambda inputs, attributes: attributes[1:], "x", "inputs[name]", "name", "shape", "dtype")
+_declare_leaf("constant", lambda inputs, attributes: ((), ""), "c", "np.array(value)", "value")
+_declare_leaf("vector", lambda inputs, attributes: ((len(attributes[0]),), ""), "c", "np.array(values)", "values")

@@ -14,12 +14,10 @@ from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shap
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.comparisons import maximum
 from service.engine.graph.operations.elementwise import Binary, binary
+from service.engine.graph.operations.rows import declare, disconnected, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, mean_over, reshape
-from service.engine.graph.operations.table import declare, disconnected, infer_same_dtype
 
 __all__ = ["root_mean_square", "weighted"]
-
-# --- weighted -----------------------------------------------------------------------------------
 
 
 def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
@@ -35,11 +33,6 @@ def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Cal
     return (partial(np.multiply, weight, x, out), mend)
 
 
-def _continue_weighted(inputs: Sequence[Array], _: Attributes) -> Any:
-    weight, x = inputs
-    return np.where(weight == 0.0, 0.0, weight * x)
-
-
 weighted: Binary = binary(
     "weighted",
     np.multiply,
@@ -50,17 +43,15 @@ weighted: Binary = binary(
     in_place=False,
     work=2.0,
     numpy="np.where(a == 0, 0, a * b)",
-    continuation=_continue_weighted,
+    continuation=lambda weight, x: np.where(weight == 0.0, 0.0, weight * x),
 )
 """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
 
-# --- root_mean_square ---------------------------------------------------------------------------
-
 
 def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
-    """√(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
+    """Return √(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
 
-    Lengths are made of it: a length may be too large for a float, this is not.
+    Lengths are made of it: a length may be too large for a float, a root mean square is not.
     """
     chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
     squares = mean_over(square(x), chosen)
@@ -97,7 +88,7 @@ def _bind(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequen
 
 
 def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array) -> Array:
-    """Each vector divided by a power of two near its largest entry, which is exact."""
+    """Compute the root with each vector divided by a power of two near its largest entry, which is exact."""
     largest = np.abs(x).max(axes, keepdims=True)
     ordinary = np.isfinite(largest) & (largest > 0.0)
     _, exponent = np.frexp(np.where(ordinary, largest, 1.0))
@@ -109,10 +100,10 @@ def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array)
 
 def _pull(g: Node, y: Node, squares: Node, x: Node) -> Node:
     axes, count, epsilon = y.attributes
-    # Where the root is 0, so is x: 0 over the smallest number is the derivative 0.
+    # Where the root is 0, x is 0 too: divided by the smallest number, it gives the derivative 0.
     root = y if epsilon > 0.0 else maximum(y, float(np.finfo(x.dtype).smallest_subnormal))
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    # The quotient is what normalisation layers compute anyway: it is shared with them.
+    # Normalisation layers compute the same quotient: the node is shared with them.
     return broadcast(reshape(g / count, kept), x.shape) * (x / broadcast(reshape(root, kept), x.shape))
 
 
@@ -136,7 +127,7 @@ def _continue_root_mean_square(inputs: Sequence[Array], attributes: Attributes) 
 
 
 def _branch_zero_length(inputs: Sequence[Array], attributes: Attributes) -> Any:
-    """Whether a length is 0, where it has a kink."""
+    """Return the branch of a length, which has a kink at 0."""
     (squares, _x), (_axes, _count, epsilon) = inputs, attributes
     return np.sign(squares) if epsilon == 0.0 else np.ones_like(squares)
 

@@ -11,8 +11,8 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
 from service.engine.graph.operations.parts import concatenate
+from service.engine.graph.operations.rows import declare, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, is_transposed, reshape, transpose
-from service.engine.graph.operations.table import declare, infer_same_dtype
 
 FEWEST_JOINED = 3
 """Fewer products with one matrix are differentiated one by one: joining them copies their factors."""
@@ -50,7 +50,7 @@ def _pull_right_factor(g: Node, y: Node, a: Node, b: Node) -> Node:
 
 
 def _pull_shared_right_factor(position: int, cotangents: Sequence[Node], products: Sequence[Node]) -> Node | None:
-    """A matrix that many rows were multiplied with, one after the other: one long product instead of a sum of short.
+    """Pull back a matrix that several products share: one long product instead of a sum of short ones.
 
     Recurrent layers multiply every step with the same kernel.
     """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph import special
-from service.engine.graph.ir import Attributes, Node
+from service.engine.graph.ir import Node
 from service.engine.graph.operations.declared import with_slope
 from service.engine.graph.operations.elementwise import Unary, unary
 
@@ -20,16 +19,11 @@ TWO_OVER_ROOT_PI = 2.0 / math.sqrt(math.pi)
 
 
 def _first_order(kernel: Callable[[Array, Array], object], x: Array, slope: Array) -> Array:
-    """f(x) + i y f'(x) for x + iy."""
+    """Return f(x) + i y f'(x) for x + iy."""
     real = np.ascontiguousarray(x.real)
     value = np.empty_like(real)
     kernel(real, value)
     return value + 1j * (x.imag * slope)
-
-
-def _continue_erf(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return _first_order(special.erf, x, TWO_OVER_ROOT_PI * np.exp(-(x.real**2)))
 
 
 erf = unary(
@@ -40,13 +34,8 @@ erf = unary(
     in_place=False,
     work=80,
     numpy="np.vectorize(math.erf, [float])(a)",
-    continuation=_continue_erf,
+    continuation=lambda x: _first_order(special.erf, x, TWO_OVER_ROOT_PI * np.exp(-(x.real**2))),
 )
-
-
-def _continue_erfc(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return _first_order(special.erfc, x, -TWO_OVER_ROOT_PI * np.exp(-(x.real**2)))
 
 
 erfc = unary(
@@ -57,7 +46,7 @@ erfc = unary(
     in_place=False,
     work=80,
     numpy="np.vectorize(math.erfc, [float])(a)",
-    continuation=_continue_erfc,
+    continuation=lambda x: _first_order(special.erfc, x, -TWO_OVER_ROOT_PI * np.exp(-(x.real**2))),
 )
 
 
@@ -65,10 +54,6 @@ def _pull_gaussian(g: Node, y: Node, x: Node) -> Node:
     # (4x² - 2) y as a product keeps its digits beside its zeros. It begins with y, so that nothing overflows.
     root = math.sqrt(0.5)
     return g * with_slope(x, -2.0 * (y * x), 4.0 * (y * (x - root) * (x + root)))
-
-
-def _continue_gaussian(inputs: Sequence[Array], _: Attributes) -> Any:
-    return np.exp(-(inputs[0] ** 2))
 
 
 gaussian: Unary = unary(
@@ -79,13 +64,8 @@ gaussian: Unary = unary(
     in_place=False,
     work=30,
     numpy="np.exp(-np.square(a))",
-    continuation=_continue_gaussian,
+    continuation=lambda x: np.exp(-(x**2)),
 )
-
-
-def _continue_normal_cdf(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return _first_order(special.normal_cdf, x, np.exp(-0.5 * x.real**2) / math.sqrt(2.0 * math.pi))
 
 
 normal_cdf = unary(
@@ -96,12 +76,8 @@ normal_cdf = unary(
     in_place=False,
     work=80,
     numpy="np.vectorize(math.erfc, [float])(-a * 0.5**0.5) / 2",
-    continuation=_continue_normal_cdf,
+    continuation=lambda x: _first_order(special.normal_cdf, x, np.exp(-0.5 * x.real**2) / math.sqrt(2.0 * math.pi)),
 )
-
-
-def _continue_normal_density(inputs: Sequence[Array], _: Attributes) -> Any:
-    return np.exp(-0.5 * inputs[0] ** 2) / math.sqrt(2.0 * math.pi)
 
 
 normal_density: Unary = unary(
@@ -112,5 +88,5 @@ normal_density: Unary = unary(
     in_place=False,
     work=30,
     numpy="np.exp(-np.square(a) / 2) / (2 * np.pi) ** 0.5",
-    continuation=_continue_normal_density,
+    continuation=lambda x: np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi),
 )

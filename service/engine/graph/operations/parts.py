@@ -10,8 +10,8 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import declare, declare_view, infer_same_dtype
 from service.engine.graph.operations.shapes import broadcast, reshape
-from service.engine.graph.operations.table import declare, declare_view, infer_same_dtype
 
 __all__ = ["concatenate", "pad", "slice_axis"]
 
@@ -25,7 +25,7 @@ def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
-    """`x[..., start:stop, ...]` along one axis."""
+    """Return `x[..., start:stop, ...]` along one axis."""
     return x.graph.apply("slice", x, attributes=(axis, start, stop))
 
 
@@ -37,7 +37,7 @@ def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape,
 
 
 def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Node]) -> Node | None:
-    """A value that was read in slices gets its cotangent in one piece, where padding each slice would be quadratic."""
+    """Pull back a value that was read in slices in one piece: padding each slice would be quadratic."""
     (source,) = slices[0].inputs
     axis = slices[0].attributes[0]
     if any(y.attributes[0] != axis for y in slices):
@@ -61,11 +61,6 @@ def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Nod
     return concatenate(parts, axis)
 
 
-def _simplify_slice(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (axis, start, stop) = inputs, attributes
-    return x if start == 0 and stop == x.shape[axis] else None
-
-
 declare_view(
     "slice",
     lambda x, attributes, shape: x[(slice(None),) * attributes[0] + (slice(attributes[1], attributes[2]),)],
@@ -74,7 +69,7 @@ declare_view(
     joint=_pull_slices,
     batch=_batch_axis,
     latex="x_{a:b}",
-    simplify=_simplify_slice,
+    simplify=lambda graph, inputs, cut: inputs[0] if cut[1:] == (0, inputs[0].shape[cut[0]]) else None,
     numpy="np.take(a, range(start, stop), axis)",
     attribute_names=("axis", "start", "stop"),
 )
@@ -83,7 +78,7 @@ declare_view(
 
 
 def pad(x: Node, axis: int, before: int, after: int) -> Node:
-    """x with zeros before and after it along one axis."""
+    """Put zeros before and after x along one axis."""
     if not before and not after:
         return x
     return x.graph.apply("pad", x, attributes=(axis, before, before + x.shape[axis] + after))
@@ -131,11 +126,6 @@ def _infer_concatenate(inputs: Sequence[Node], attributes: Attributes) -> tuple[
     return (*first[:axis], sum(x.shape[axis] for x in inputs), *first[axis + 1 :]), infer_same_dtype(inputs)
 
 
-def _bind_concatenate(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
-    (axis,) = attributes
-    return (partial(np.concatenate, tuple(inputs), axis, out),)
-
-
 def _pull_concatenate(position: int) -> Callable[..., Node]:
     def rule(g: Node, y: Node, *inputs: Node) -> Node:
         (axis,) = y.attributes
@@ -155,7 +145,7 @@ def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: At
         return inputs[0]
     (axis,) = attributes
     if axis == 0 and all(x.operation.name == "reshape" and x.shape[1:] == x.inputs[0].shape for x in inputs):
-        # Single entries stacked: the same numbers as their rows one after the other, under fewer names.
+        # Stacked single entries hold the same numbers as their rows, concatenated.
         sources = [x.inputs[0] for x in inputs]
         if sources[0].shape and all(x.shape[0] == 1 for x in inputs):
             return reshape(concatenate(sources, 0), (len(inputs), *sources[0].shape))
@@ -165,7 +155,7 @@ def _simplify_concatenate(graph: Graph, inputs: tuple[Node, ...], attributes: At
 declare(
     "concatenate",
     infer=_infer_concatenate,
-    bind=_bind_concatenate,
+    bind=lambda out, inputs, attributes, _: (partial(np.concatenate, tuple(inputs), *attributes, out),),
     pullbacks=_pull_concatenate,
     batch=_batch_concatenate,
     latex="[a, b]",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.elementwise import Binary, binary, unary
 from service.engine.graph.operations.signs import always, may_vanish
@@ -30,8 +28,7 @@ log10 = unary("log10", np.log10, lambda g, y, x: g / (LN_10 * x), r"\log_{10} x"
 sqrt = unary("sqrt", np.sqrt, lambda g, y, x: g / (2.0 * y), r"\sqrt{x}", singular=may_vanish(0), work=4)
 
 
-def _continue_cbrt(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
+def _continue_cbrt(x: Array) -> Any:
     root = np.cbrt(x.real)
     return root + 1j * (x.imag / (3.0 * root**2))
 
@@ -47,8 +44,7 @@ cbrt = unary(
 )
 
 
-def _continue_power(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
+def _continue_power(a: Array, b: Array) -> Any:
     # Of a negative base only whole powers are real. Its logarithm has the imaginary part π, beside which h is lost.
     turned = (a.real < 0.0) & (b.real == np.rint(b.real))
     sign = np.where(turned & (np.mod(b.real, 2.0) == 1.0), -1.0, 1.0)
@@ -69,11 +65,6 @@ power: Binary = binary(
 """a to the b; of a negative a only integer powers are real."""
 
 
-def _continue_xlogy(inputs: Sequence[Array], _: Attributes) -> Any:
-    a, b = inputs
-    return np.where(a == 0.0, 0.0, a * np.log(b + 0j))
-
-
 xlogy: Binary = binary(
     "xlogy",
     xlogy_kernel,
@@ -84,6 +75,6 @@ xlogy: Binary = binary(
     singular=always,
     work=10,
     numpy="np.where(a == 0, 0, a * np.log(b))",
-    continuation=_continue_xlogy,
+    continuation=lambda a, b: np.where(a == 0.0, 0.0, a * np.log(b + 0j)),
 )
 """a · ln b, and 0 wherever a is 0."""

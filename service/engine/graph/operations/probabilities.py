@@ -15,8 +15,7 @@ from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
 from service.engine.graph.operations.elementwise import batch_elementwise
 from service.engine.graph.operations.powers import exp, log1p
-from service.engine.graph.operations.shapes import broadcast, reshape, sum_over
-from service.engine.graph.operations.table import (
+from service.engine.graph.operations.rows import (
     batch_rows,
     declare,
     declare_view,
@@ -25,6 +24,7 @@ from service.engine.graph.operations.table import (
     scalar,
     sum_rows,
 )
+from service.engine.graph.operations.shapes import broadcast, reshape, sum_over
 
 __all__ = ["balanced", "log_softmax", "logsumexp", "row_excess", "softmax"]
 
@@ -34,7 +34,7 @@ SAFE_SHARE = 0.5
 
 
 def _spread_rows(x: Node, shape: Shape) -> Node:
-    """One value per row, repeated along the last axis of `shape`."""
+    """Repeat one value per row along the last axis of `shape`."""
     return broadcast(reshape(x, (*x.shape, 1)), shape)
 
 
@@ -56,7 +56,7 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
 
 
 def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
-    """exp(x - m) and m, the largest of each row: nothing overflows."""
+    """Return exp(x - m) and m, the largest of each row: nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
     return exp(x - _spread_rows(largest, x.shape)), largest
 
@@ -67,10 +67,6 @@ def _infer_row_maximum(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, st
     return inputs[0].shape[:-1], infer_same_dtype(inputs)
 
 
-def _bind_row_maximum(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
-    return (partial(np.maximum.reduce, inputs[0], -1, None, out),)
-
-
 def _continue_row_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
     (x,) = inputs
     return np.take_along_axis(x, x.real.argmax(-1)[..., None], -1)[..., 0]
@@ -79,8 +75,8 @@ def _continue_row_maximum(inputs: Sequence[Array], _: Attributes) -> Any:
 declare(
     "row_maximum",
     infer=_infer_row_maximum,
-    bind=_bind_row_maximum,
-    pullbacks=(disconnected,),  # it only shifts what softmax and logsumexp do not depend on
+    bind=lambda out, inputs, *_: (partial(np.maximum.reduce, inputs[0], -1, None, out),),
+    pullbacks=(disconnected,),  # softmax and logsumexp do not depend on this shift
     batch=batch_rows,
     latex=r"\max_i x_i",
     numpy="np.max(a, axis=-1)",
@@ -91,7 +87,7 @@ declare(
 
 
 def row_excess(x: Node) -> Node:
-    """The sum over the last axis minus 1, to the last digits also where the largest entry is 1 and the others tiny."""
+    """Return the sum over the last axis minus 1, with all digits also where one entry is 1 and the others are tiny."""
     return x.graph.apply("row_excess", sum_over(x, [-1]), x)
 
 
@@ -101,11 +97,11 @@ def _bind_row_excess(out: Array, inputs: Sequence[Array], _: Attributes, scratch
     count_ones, add_rest = sum_rows(parts, count), sum_rows(parts, out)
 
     def add_up() -> None:
-        # Most sums are so large that nothing is lost with the 1. That is found out by one call instead of five.
+        # Most sums are so large that subtracting 1 loses nothing. One call finds that out, instead of five.
         if abs(total.item(total.argmin())) >= SAFE_TOTAL:
             np.subtract(total, one, out)
             return
-        # Whole numbers are added apart from what is left, which would lose its digits in a sum above 1.
+        # Whole numbers and fractions are added separately: in a sum above 1, fractions would lose digits.
         np.rint(x, parts)
         count_ones()
         np.subtract(x, parts, parts)
@@ -139,9 +135,9 @@ declare(
 
 
 def balanced(x: Node, shares: Node) -> Node:
-    """Rows that sum to 0 but for rounding, with what is left of their sums taken off again, in the given shares.
+    """Take what is left of the sums of rows off again, in the given shares. The rows sum to 0 but for rounding.
 
-    The shares sum to 1. Only where one of them is nearly 1 rounding loses digits, and only then anything is done.
+    The shares sum to 1. Rounding loses digits only where one of them is nearly 1, and only then anything is done.
     """
     return x.graph.apply("balanced", x, shares)
 
@@ -177,7 +173,7 @@ declare(
     "balanced",
     infer=_infer_equal_rows,
     bind=_bind_balanced,
-    pullbacks=(lambda g, y, x, shares: g, disconnected),  # what is taken off is 0 but for rounding
+    pullbacks=(lambda g, y, x, shares: g, disconnected),  # the subtracted part is 0 but for rounding
     batch=batch_elementwise,
     latex="x",
     in_place=True,
@@ -191,7 +187,7 @@ declare(
 
 
 def softmax(x: Node) -> Node:
-    """exp(x) divided by its sum over the last axis. Its exponentials are shared with `logsumexp`."""
+    """Return exp(x) divided by its sum over the last axis. It shares its exponentials with `logsumexp`."""
     exponentials, _ = _shifted_exponentials(x)
     total = sum_over(exponentials, [-1])
     return x.graph.apply("softmax", exponentials / _spread_rows(total, x.shape), x)
@@ -214,7 +210,7 @@ declare_view(
 
 
 def log_softmax(x: Node) -> Node:
-    """The logarithm of softmax. The largest value of a row is taken off first: x - logsumexp(x) rounds at its size."""
+    """Return ln softmax(x). The largest value of a row is subtracted first: x - logsumexp(x) rounds at its size."""
     exponentials, largest = _shifted_exponentials(x)
     shifted = x - _spread_rows(largest, x.shape)
     rest = log1p(row_excess(exponentials))
@@ -238,7 +234,7 @@ declare_view(
 
 
 def logsumexp(x: Node) -> Node:
-    """ln of the sum of exp(x) over the last axis, which disappears."""
+    """Return ln of the sum of exp(x) over the last axis, which disappears."""
     exponentials, largest = _shifted_exponentials(x)
     return x.graph.apply("logsumexp", log1p(row_excess(exponentials)) + largest, x)
 

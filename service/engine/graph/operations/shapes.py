@@ -1,30 +1,22 @@
-"""Shapes: reshape, transpose and broadcast, which are views, and sum, which takes a broadcast back."""
+"""Shapes: reshape, transpose and broadcast, which are views, and sum, which is the transpose of broadcast."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations.table import (
-    DOT_SUM_LIMIT,
-    declare,
-    declare_view,
-    infer_same_dtype,
-    ones,
-    sum_rows,
-)
+from service.engine.graph.operations.rows import DOT_SUM_LIMIT, declare, declare_view, infer_same_dtype, ones, sum_rows
 
 __all__ = ["broadcast", "mean_over", "reshape", "sum_over", "transpose"]
 
 
 def scalar_source(x: Node) -> Node | None:
-    """The scalar that `x` repeats, if it does."""
+    """Return the scalar that `x` repeats, or None."""
     if x.operation.name == "broadcast" and x.inputs[0].shape == ():
         return x.inputs[0]
     return None
@@ -44,10 +36,6 @@ def _infer_reshape(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
     return shape, x.dtype
 
 
-def _batch_reshape(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
-    return reshape(inputs[0], (size, *node.attributes[0]))
-
-
 def _simplify_reshape(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     (x,), (shape,) = inputs, attributes
     if x.shape == shape:
@@ -63,7 +51,7 @@ declare_view(
     lambda x, attributes, shape: x.reshape(shape),
     infer=_infer_reshape,
     pullbacks=(lambda g, y, x: reshape(g, x.shape),),
-    batch=_batch_reshape,
+    batch=lambda node, inputs, _, size: reshape(inputs[0], (size, *node.attributes[0])),
     latex="x",
     simplify=_simplify_reshape,
     keeps_order=True,
@@ -75,14 +63,14 @@ declare_view(
 
 
 def transpose(x: Node, order: Sequence[int] | None = None) -> Node:
-    """Axes permuted; by default the last two exchanged."""
+    """Permute the axes; by default the last two are exchanged."""
     rank = len(x.shape)
     chosen = (*range(rank - 2), rank - 1, rank - 2) if order is None else tuple(order)
     return x.graph.apply("transpose", x, attributes=(chosen,))
 
 
 def is_transposed(x: Node) -> bool:
-    """Whether x is the transposed view of matrices that lie the other way."""
+    """Return whether x is the transposed view of matrices."""
     rank = len(x.shape)
     return x.operation.name == "transpose" and x.attributes[0] == (*range(rank - 2), rank - 1, rank - 2)
 
@@ -92,10 +80,6 @@ def _infer_transpose(inputs: Sequence[Node], attributes: Attributes) -> tuple[Sh
     if sorted(order) != list(range(len(x.shape))):
         raise GraphTypeError(f"{order} is no permutation of the axes of {x.shape}")
     return tuple(x.shape[axis] for axis in order), x.dtype
-
-
-def _batch_transpose(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    return transpose(inputs[0], (0, *(axis + 1 for axis in node.attributes[0])))
 
 
 def _simplify_transpose(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -114,7 +98,7 @@ declare_view(
     lambda x, attributes, shape: x.transpose(attributes[0]),
     infer=_infer_transpose,
     pullbacks=(lambda g, y, x: transpose(g, np.argsort(y.attributes[0]).tolist()),),
-    batch=_batch_transpose,
+    batch=lambda node, inputs, *_: transpose(inputs[0], (0, *(axis + 1 for axis in node.attributes[0]))),
     latex=r"x^\top",
     simplify=_simplify_transpose,
     numpy="np.transpose(a, order)",
@@ -125,7 +109,7 @@ declare_view(
 
 
 def broadcast(x: Node, shape: Shape) -> Node:
-    """x repeated to `shape` by NumPy's rules, without copying."""
+    """Repeat x to `shape` by NumPy's rules, without copying."""
     return x.graph.apply("broadcast", x, attributes=(shape,))
 
 
@@ -140,7 +124,7 @@ def _infer_broadcast(inputs: Sequence[Node], attributes: Attributes) -> tuple[Sh
 def _view_broadcast(x: Array, shape: Shape) -> Array:
     if not x.flags.c_contiguous:
         return np.broadcast_to(x, shape)
-    # What np.broadcast_to does, at a tenth of its price, which is paid for every new definition.
+    # The same as np.broadcast_to in a tenth of the time, which every new definition takes.
     lead = len(shape) - x.ndim
     strides = [0 if axis < lead or x.shape[axis - lead] == 1 else x.strides[axis - lead] for axis in range(len(shape))]
     return np.ndarray(shape, x.dtype, x, 0, strides)
@@ -183,13 +167,13 @@ declare_view(
 
 
 def sum_over(x: Node, axes: Sequence[int] | None = None) -> Node:
-    """The sum over the given axes (all by default), which disappear."""
+    """Return the sum over the given axes (all by default), which disappear."""
     chosen = range(len(x.shape)) if axes is None else axes
     return x.graph.apply("sum", x, attributes=(tuple(sorted(axis % len(x.shape) for axis in chosen)),))
 
 
 def mean_over(x: Node, axes: Sequence[int]) -> Node:
-    """The mean over the given axes, which disappear."""
+    """Return the mean over the given axes, which disappear."""
     return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
 
 
@@ -217,10 +201,6 @@ def _pull_sum(g: Node, y: Node, x: Node) -> Node:
     return broadcast(reshape(g, tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))), x.shape)
 
 
-def _batch_sum(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    return sum_over(inputs[0], [axis + 1 for axis in node.attributes[0]])
-
-
 def _simplify_sum(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
     (x,), (axes,) = inputs, attributes
     if not axes:
@@ -238,7 +218,7 @@ declare(
     infer=_infer_sum,
     bind=_bind_sum,
     pullbacks=(_pull_sum,),
-    batch=_batch_sum,
+    batch=lambda node, inputs, *_: sum_over(inputs[0], [axis + 1 for axis in node.attributes[0]]),
     latex=r"\sum x",
     simplify=_simplify_sum,
     numpy="np.sum(a, axis=axes)",

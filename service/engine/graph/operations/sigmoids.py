@@ -1,4 +1,4 @@
-"""Sigmoids: tanh, the logistic function and what is made of them. Slopes keep their digits in saturation."""
+"""Sigmoids: tanh, the logistic function and their relatives. Slopes keep their digits in saturation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,13 @@ from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Node
 from service.engine.graph.operations.arithmetic import square
 from service.engine.graph.operations.elementwise import unary
-from service.engine.graph.operations.table import operand, scalar
+from service.engine.graph.operations.rows import operand, scalar
 from service.engine.graph.special import tanh_shrink as tanh_shrink_kernel
 
-__all__ = [
-    "logistic_slope",
-    "quick_sigmoid",
-    "quick_tanh",
-    "sigmoid",
-    "softplus",
-    "tanh",
-    "tanh_shrink",
-    "tanh_slope",
-]
+__all__ = ["logistic_slope", "quick_sigmoid", "quick_tanh", "sigmoid", "softplus", "tanh", "tanh_shrink", "tanh_slope"]
 
 QUICK = ("quick",)
-"""The attribute of a tanh or sigmoid whose slope is made of its value: it has no digits where that is saturated."""
-
-# --- tanh ---------------------------------------------------------------------------------------
+"""The attribute of a tanh or sigmoid whose slope is computed from its value, without digits in saturation."""
 
 
 def _pull_tanh(g: Node, y: Node, x: Node) -> Node:
@@ -40,18 +29,13 @@ tanh = unary("tanh", np.tanh, _pull_tanh, r"\tanh x", work=8, attribute_names=("
 
 
 def quick_tanh(x: Node) -> Node:
-    """tanh, with the slope 1 - y²."""
+    """Return tanh, with the slope 1 - y²."""
     return x.graph.apply("tanh", x, attributes=QUICK)
 
 
 def _bind_tanh_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
-    # 1 / cosh² x, for the same reason.
+    # 1 / cosh² x: of 1 - tanh² x nothing is left where tanh x is close to 1.
     return (partial(np.cosh, inputs[0], out), partial(np.square, out, out), partial(np.reciprocal, out, out))
-
-
-def _continue_tanh_slope(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return 4.0 * _continue_logistic_slope((2.0 * x,), ())
 
 
 tanh_slope = unary(
@@ -62,12 +46,11 @@ tanh_slope = unary(
     bind=_bind_tanh_slope,
     work=12,
     numpy="1 / np.square(np.cosh(a))",
-    continuation=_continue_tanh_slope,
+    continuation=lambda x: 4.0 * _continue_logistic_slope(2.0 * x),
 )
 
 
-def _continue_tanh_shrink(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
+def _continue_tanh_shrink(x: Array) -> Any:
     real = x.real
     return real - np.tanh(real) + 1j * (x.imag * np.tanh(real) ** 2)
 
@@ -82,8 +65,6 @@ tanh_shrink = unary(
     numpy="a - np.tanh(a)",
     continuation=_continue_tanh_shrink,
 )
-
-# --- the logistic function ----------------------------------------------------------------------
 
 
 def _bind_sigmoid(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
@@ -101,8 +82,7 @@ def _pull_sigmoid(g: Node, y: Node, x: Node) -> Node:
     return g * (y * (1.0 - y)) if y.attributes == QUICK else g * logistic_slope(x)
 
 
-def _continue_sigmoid(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
+def _continue_sigmoid(x: Array) -> Any:
     small = np.exp(np.where(x.real < 0.0, x, -x))  # never overflows
     return np.where(x.real < 0.0, small, 1.0) / (1.0 + small)
 
@@ -121,7 +101,7 @@ sigmoid = unary(
 
 
 def quick_sigmoid(x: Node) -> Node:
-    """The logistic function, with the slope y (1 - y)."""
+    """Return the logistic function, with the slope y (1 - y)."""
     return x.graph.apply("sigmoid", x, attributes=QUICK)
 
 
@@ -134,9 +114,8 @@ def _bind_logistic_slope(out: Array, inputs: Sequence[Array], *_: Any) -> Iterab
     )
 
 
-def _continue_logistic_slope(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return _continue_sigmoid((x,), ()) * _continue_sigmoid((-x,), ())
+def _continue_logistic_slope(x: Array) -> Any:
+    return _continue_sigmoid(x) * _continue_sigmoid(-x)
 
 
 logistic_slope = unary(
@@ -164,11 +143,6 @@ def _bind_softplus(out: Array, inputs: Sequence[Array], _: Attributes, scratch: 
     )
 
 
-def _continue_softplus(inputs: Sequence[Array], _: Attributes) -> Any:
-    (x,) = inputs
-    return np.where(x.real < 0.0, 0.0, x) + np.log1p(np.exp(np.where(x.real < 0.0, x, -x)))
-
-
 softplus = unary(
     "softplus",
     np.exp,
@@ -179,5 +153,5 @@ softplus = unary(
     scratch=lambda node: (node.shape,),
     work=24,
     numpy="np.log1p(np.exp(-np.abs(a))) + np.maximum(a, 0)",
-    continuation=_continue_softplus,
+    continuation=lambda x: np.where(x.real < 0.0, 0.0, x) + np.log1p(np.exp(np.where(x.real < 0.0, x, -x))),
 )

@@ -1,4 +1,4 @@
-"""Where a derivative may be infinite, as far as the last operations before it tell."""
+"""Signs of values, as far as their last operations tell: a derivative may be infinite where they vanish."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from service.engine.graph.ir import Node
 
 LAST = 5
-"""How many operations back signs are looked for."""
+"""The number of operations before a value that are searched for its sign."""
 NOT_NEGATIVE = frozenset(
     ("square", "absolute", "sqrt", "exp", "sigmoid", "softplus", "hypot", "greater", "greater_equal")
 )
 
 
 def not_negative(x: Node, depth: int = LAST) -> bool:
-    """Whether a value cannot be below 0, as far as its last operations tell."""
+    """Return whether a value cannot be below 0, as far as its last operations tell."""
     name = x.operation.name
     if x.value is not None:
         return x.value >= 0.0
@@ -29,7 +29,7 @@ def not_negative(x: Node, depth: int = LAST) -> bool:
 
 
 def positive(x: Node, depth: int = LAST) -> bool:
-    """Whether a value cannot be 0 or below, not even by rounding, as far as its last operations tell."""
+    """Return whether a value cannot be 0 or below, not even by rounding, as far as its last operations tell."""
     name = x.operation.name
     if x.value is not None:
         return x.value > 0.0
@@ -46,12 +46,12 @@ def positive(x: Node, depth: int = LAST) -> bool:
 
 
 def always(node: Node) -> bool:
-    """The `singular` of an operation that may be infinitely steep, whatever its inputs are."""
+    """The `singular` of an operation that may be infinitely steep for any inputs."""
     return True
 
 
 def may_vanish(place: int) -> Callable[[Node], bool]:
-    """The `singular` of an operation that is infinitely steep only where its input at this place is 0."""
+    """Make the `singular` of an operation that is infinitely steep only where its input at this place is 0."""
 
     def singular(node: Node) -> bool:
         x = node.inputs[place]

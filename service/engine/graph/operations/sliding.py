@@ -1,8 +1,8 @@
-"""Values that are read window by window: convolution and pooling.
+"""Sliding windows, for convolution and pooling.
 
 `windows` gathers every window that slides over some axes, and `overlap_add` adds such windows back
-where they came from. Both are linear and each is the other's transpose, so between them they
-differentiate to any order; a convolution is `windows` and one matrix product (im2col), its input
+where they came from. Both are linear, and each is the transpose of the other, so derivatives of any
+order need nothing else; a convolution is `windows` and one matrix product (im2col), its input
 gradient a product and `overlap_add` (col2im).
 
 The window axes come first in memory and the positions last, `(k, c, n, p)`: a window is then filled
@@ -17,23 +17,23 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
+from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
+from service.engine.graph.operations.rows import declare, infer_same_dtype
 from service.engine.graph.operations.shapes import reshape
-from service.engine.graph.operations.table import declare, infer_same_dtype
 
 __all__ = ["Sliding", "overlap_add", "windows"]
 
 
 class Sliding(NamedTuple):
-    """How a window slides: one entry of each for every axis it covers."""
+    """The geometry of a sliding window: one entry of each field for every axis that it covers."""
 
     at: int
-    """Where the axes of the window stand in the result."""
+    """The position of the window's axes in the result."""
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -42,7 +42,7 @@ class Sliding(NamedTuple):
     """Elements added before and after each axis."""
 
     def positions(self, shape: Shape) -> tuple[int, ...]:
-        """How many windows fit along each axis of a value of `shape`; 0 or less: none."""
+        """Return how many windows fit along each axis of a value of `shape`; 0 or less: none."""
         return tuple(
             (shape[axis] + low + high - (size - 1) * dilation - 1) // stride + 1
             for axis, size, stride, dilation, (low, high) in zip(
@@ -51,7 +51,7 @@ class Sliding(NamedTuple):
         )
 
     def gathered(self, shape: Shape) -> Shape:
-        """The shape of all windows of a value of `shape`."""
+        """Return the shape of all windows of a value of `shape`."""
         replaced = list(shape)
         for axis, count in zip(self.axes, self.positions(shape), strict=True):
             replaced[axis] = count
@@ -64,17 +64,17 @@ class Sliding(NamedTuple):
         return tuple(longer)
 
     def interior(self, padded: Array) -> Array:
-        """The part of a padded array that is not padding."""
+        """Return the part of a padded array that is not padding."""
         inner = [slice(None)] * padded.ndim
         for axis, (low, high) in zip(self.axes, self.padding, strict=True):
             inner[axis] = slice(low, padded.shape[axis] - high)
         return padded[tuple(inner)]
 
     def pieces(self, gathered: Array, padded: Array) -> Iterable[tuple[Array, Array]]:
-        """Views of gathered windows, each with the view of the padded array that holds the same numbers.
+        """Yield views of gathered windows, each with the view of the padded array that holds the same numbers.
 
-        One for each element of the window, or for each position where there are fewer of these: so there are never
-        more than the square root of the numbers that move.
+        There is one for each element of the window, or for each position where these are fewer: never more than the
+        square root of the numbers that move.
         """
         counts = self._replace(padding=((0, 0),) * len(self.axes)).positions(padded.shape)
         by_position = math.prod(counts) < math.prod(self.sizes)
@@ -102,19 +102,19 @@ class Sliding(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Every element is a window of its own."""
+        """True if every element is a window of its own."""
         return not self.is_padded and all(n == 1 for n in (*self.sizes, *self.strides))
 
     @property
     def is_disjoint(self) -> bool:
-        """No two windows share an element."""
+        """True if no two windows share an element."""
         return all(
             (size - 1) * dilation < stride
             for size, stride, dilation in zip(self.sizes, self.strides, self.dilations, strict=True)
         )
 
     def batched(self) -> Sliding:
-        """The same with one more axis in front of everything."""
+        """Return the same with one more axis in front of everything."""
         return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
 
 
@@ -122,7 +122,7 @@ class Sliding(NamedTuple):
 
 
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
-    """All windows of `x`: its shape with positions in place of the covered axes, and the window's axes inserted."""
+    """Gather all windows of `x`: the covered axes become positions, and the window's axes are inserted."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
 
 
@@ -155,24 +155,14 @@ def _bind_windows(
         yield partial(np.copyto, window, source)
 
 
-def _batch_windows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    sliding, fill = node.attributes
-    return windows(inputs[0], sliding.batched(), fill)
-
-
-def _simplify_windows(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (sliding, _fill) = inputs, attributes
-    return reshape(x, sliding.gathered(x.shape)) if sliding.is_plain else None
-
-
 declare(
     "windows",
     infer=_infer_windows,
     bind=_bind_windows,
     pullbacks=(lambda g, y, x: overlap_add(g, y.attributes[0], x.shape),),
-    batch=_batch_windows,
+    batch=lambda node, inputs, *_: windows(inputs[0], node.attributes[0].batched(), node.attributes[1]),
     latex=r"\operatorname{im2col}(x)",
-    simplify=_simplify_windows,
+    simplify=lambda graph, inputs, of: reshape(inputs[0], of[0].gathered(inputs[0].shape)) if of[0].is_plain else None,
     scratch=_scratch_of_windows,
     numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
     attribute_names=("sliding", "fill"),
@@ -182,7 +172,7 @@ declare(
 
 
 def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
-    """Windows as `windows` gives them, added up where they lie in a value of `shape`."""
+    """Add windows, as `windows` gives them, where they lie in a value of `shape`."""
     return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
 
 
@@ -205,24 +195,16 @@ def _bind_overlap_add(
         yield partial(np.copyto, out, sliding.interior(total))
 
 
-def _batch_overlap_add(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
-    sliding, shape = node.attributes
-    return overlap_add(inputs[0], sliding.batched(), (size, *shape))
-
-
-def _simplify_overlap_add(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (sliding, shape) = inputs, attributes
-    return reshape(x, shape) if sliding.is_plain else None
-
-
 declare(
     "overlap_add",
     infer=_infer_overlap_add,
     bind=_bind_overlap_add,
     pullbacks=(lambda g, y, x: windows(g, y.attributes[0]),),
-    batch=_batch_overlap_add,
+    batch=lambda node, inputs, _, size: overlap_add(
+        inputs[0], node.attributes[0].batched(), (size, *node.attributes[1])
+    ),
     latex=r"\operatorname{col2im}(x)",
-    simplify=_simplify_overlap_add,
+    simplify=lambda graph, inputs, of: reshape(inputs[0], of[1]) if of[0].is_plain else None,
     scratch=lambda node: (node.attributes[0].padded(node.shape),) if node.attributes[0].is_padded else (),
     numpy="overlap_add(a, at, axes, sizes, strides, dilations, padding, shape)",
     attribute_names=("sliding", "shape"),

@@ -7,12 +7,10 @@ compiled one after the other and forgotten: nobody asks for the same ones again.
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded, LimitExceeded
@@ -27,7 +25,7 @@ from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers import layers
-from service.engine.network.losses import SHARES, SIGNS, Loss
+from service.engine.network.losses import Loss, SHARES, SIGNS
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
@@ -133,7 +131,7 @@ class NetworkSweep:
     @staticmethod
     def memory_of(largest: Evaluation) -> int:
         """Bytes that one network takes with its numbers."""
-        return int(largest.program.weight) + 8 * int(largest.program.told) + bytes_of(largest)
+        return int(largest.program.weight) + 8 * int(largest.program.result_size) + bytes_of(largest)
 
     @property
     def finished(self) -> bool:

@@ -41,7 +41,7 @@ class Mistake(Declaration):
     """`wrong` and `right`, a line of NumPy each."""
 
 
-mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, told_only=True)
+mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, answers_only=True)
 """The table of all mistakes."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.engine.building import Reference
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, gather_rows, largest, reshape
 from service.engine.network.activations import activations
@@ -19,7 +20,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Integer, Integers, Reference
+from service.engine.options import Integer, Integers
 
 
 @layers.declare(

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 from service.engine.arrays import Array
+from service.engine.building import Reference
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.errors import Path
 from service.engine.graph.ir import Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers
-from service.engine.options import Choice, Flag, Integers, Reference
+from service.engine.options import Choice, Flag, Integers
 
 ANY_NUMBER = 10**9
 """As many inputs as a caller likes."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from service.engine.arrays import Array
+from service.engine.building import Reference
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
@@ -28,7 +29,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Number, Option, Reference
+from service.engine.options import Flag, Integer, Number, Option
 
 State = tuple[Node, ...]
 """What one step hands to the next, the output first."""

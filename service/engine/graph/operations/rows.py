@@ -1,4 +1,4 @@
-"""How a row of the table of operations is written, and the rules and kernels that several families share."""
+"""Rows of the table of operations: functions that declare them, and rules and kernels that several families share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import (
-    OPERATIONS,
-    Attributes,
-    Call,
-    GraphTypeError,
-    Node,
-    NoGradient,
-    Operation,
-    Shape,
-)
+from service.engine.graph.ir import OPERATIONS, Attributes, Call, GraphTypeError, Node, NoGradient, Operation, Shape
 
 # Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
 # beyond it NumPy's pairwise summation is worth its price.
 DOT_SUM_LIMIT = 4096
-# Elements of an array so small that its calls cost more than its arithmetic.
+# Calls on arrays of at most so many elements cost more than their arithmetic.
 TINY = 64
 
 
@@ -37,15 +28,12 @@ def declare_view(
     view: Callable[[Array, Attributes, Shape], Array] = lambda value, attributes, shape: value,
     **details: Any,
 ) -> None:
-    """Add the row of an operation that looks at its first input differently, or names it: it computes nothing."""
+    """Add the row of an operation that shows its first input in another way, and computes nothing."""
     declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
 
 
-# --- shape rules and pullbacks ------------------------------------------------------------------
-
-
 def infer_same_dtype(inputs: Sequence[Node]) -> str:
-    """The one floating-point dtype of all inputs."""
+    """Return the one floating-point dtype of all inputs."""
     dtype = inputs[0].dtype
     for x in inputs:
         if x.dtype != dtype or dtype == "int64":
@@ -54,21 +42,18 @@ def infer_same_dtype(inputs: Sequence[Node]) -> str:
 
 
 def zero(*_: Any) -> NoGradient:
-    """The pullback of what is constant between jumps."""
+    """The pullback of an operation that is constant between jumps."""
     return NoGradient.ZERO
 
 
 def disconnected(*_: Any) -> NoGradient:
-    """The pullback of an input on which the answer does not depend."""
+    """The pullback of an input on which the derivative of the output does not depend."""
     return NoGradient.DISCONNECTED
 
 
 def batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    """Apply an operation on the last axes to the batched inputs as it is."""
+    """Apply an operation on the last axes to the batched inputs unchanged."""
     return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
-
-
-# --- kernels ------------------------------------------------------------------------------------
 
 
 def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
@@ -78,7 +63,7 @@ def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_
 
 @lru_cache(maxsize=256)
 def ones(count: int, dtype: str) -> Array:
-    """Return a vector of ones that is shared by all who ask."""
+    """Return a shared vector of ones."""
     found = np.ones(count, dtype)
     found.flags.writeable = False
     return found
@@ -99,7 +84,7 @@ def _full(value: float, shape: Shape, dtype: str) -> Array:
 
 def operand(value: float, out: Array) -> Array:
     """Return a number as the operand of a call that fills `out`."""
-    # Beside a tiny array, one of its shape makes the call 20 ns cheaper than a single number.
+    # Beside a tiny array, an array of its shape makes the call 20 ns cheaper than a single number.
     return _full(value, out.shape, out.dtype.str) if out.size <= TINY else scalar(value, out.dtype.str)
 
 
