@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
+from typing import Any
+
 from marshmallow import ValidationError
+
 from schemas.components import Components, JSONSchema, closed_object
 from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
 from service.engine.declarations import Declaration, Reference, Registry, Selection
@@ -17,8 +21,6 @@ from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Option, Value
 from service.engine.suggestions import suggest, translated
-from types import MappingProxyType
-from typing import Any
 
 
 def field_for(option: Option) -> StrictField:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
 from flask import Blueprint, Response
+
 from schemas.common import Trace
 from schemas.diagnose import DiagnoseRequest, LoadedDiagnose, LoadedSweep, TracedStep
 from schemas.diagnose_answers import DiagnoseResponse, DiagnoseStepSchema, DiagnoseSummary
@@ -29,7 +32,6 @@ from service.engine.insight.health.watched import LOOKS, Watched
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.losses import losses
 from service.engine.texts import telling
-from typing import Any, cast
 
 blueprint = Blueprint("diagnose", __name__)
 

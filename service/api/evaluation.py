@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint
+
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
@@ -10,7 +13,6 @@ from service.api.endpoint import post
 from service.api.examples import FORWARD, GRADIENTS
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
-from typing import Any
 
 blueprint = Blueprint("evaluation", __name__)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
+from typing import Any
+
 from service.engine.declarations import Declaration, Registry
 from service.engine.texts import Sentence
-from typing import Any
 
 SEVERITIES = ("note", "warning", "problem")
 """From mild to grave: a note is worth knowing, a warning means slow or fragile learning, a problem prevents learning.

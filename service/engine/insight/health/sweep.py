@@ -7,10 +7,12 @@ compiled one after the other and forgotten: nobody asks for the same ones again.
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import DeadlineExceeded, LimitExceeded
@@ -25,7 +27,7 @@ from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers import layers
-from service.engine.network.losses import Loss, SHARES, SIGNS
+from service.engine.network.losses import SHARES, SIGNS, Loss
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
