@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
-
 import numpy as np
+from collections.abc import Collection, Mapping
 from marshmallow import ValidationError, fields, validates_schema
-
-from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
+from schemas.common import PartSchema, TO_ONE_NUMBER, about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
+from schemas.evaluation import LossField, Tensors, Tree, WITH_A_LOSS
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -41,6 +37,9 @@ from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
+from service.engine.options import LARGEST_EXACT_INTEGER
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 MOST_TRACED = 100_000
 """Steps of a trace."""
@@ -122,7 +121,7 @@ class TraceField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         number: JSONSchema = {"type": ["number", "null"]}
-        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": LARGEST_EXACT_INTEGER}
         step: JSONSchema = {
             "type": "object",
             "properties": {
@@ -141,7 +140,7 @@ class TraceField(StrictField):
 def _whole(value: Any, key: str, errors: dict[str, Any]) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or not 0 < value < 2**53:
+    if type(value) is not int or not 0 < value <= LARGEST_EXACT_INTEGER:
         errors[key] = [Message("is required: an integer from 1 up" if value is None else "takes an integer from 1 up")]
         return 0
     return value

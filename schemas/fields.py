@@ -18,12 +18,23 @@ from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
 from service.engine.errors import MOST_ERRORS
-from service.engine.options import LONGEST_LIST, Choice, Flag, Integer, Integers, Number, Numbers, Refused, Value
+from service.engine.options import (
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
+    Choice,
+    Flag,
+    Integer,
+    Integers,
+    Number,
+    Numbers,
+    Refused,
+    Value,
+)
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
-LARGEST_SEED = 2**53 - 1
+LARGEST_SEED = LARGEST_EXACT_INTEGER
 """The largest integer that JavaScript keeps exactly, as do all who read JSON numbers as float64."""
 PREVIEW = 60
 """Characters of a refused value that are shown back."""

@@ -22,6 +22,7 @@ from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plai
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
+from service.engine.options import LARGEST_EXACT_INTEGER
 from service.engine.suggestions import translated
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
@@ -338,7 +339,7 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
     if (
         not isinstance(shape, list)
         or len(shape) > MOST_AXES
-        or not all(type(n) is int and 0 < n < 2**53 for n in shape)
+        or not all(type(n) is int and 0 < n <= LARGEST_EXACT_INTEGER for n in shape)
     ):
         errors["shape"] = [Message(f"takes a list of at most {MOST_AXES} positive integers, got {shown(shape)}")]
     if not isinstance(text, TEXT):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
-
-import numpy as np
 from marshmallow import ValidationError, fields
-
 from schemas.common import (
-    MOST_STEPS,
-    STATUSES,
-    TO_ONE_NUMBER,
     AnswerWarningSchema,
     GradientClipSchema,
+    MOST_STEPS,
     OptimizersField,
     PartSchema,
+    STATUSES,
+    TO_ONE_NUMBER,
     Trace,
     about,
     finite_field,
@@ -25,7 +21,7 @@ from schemas.common import (
 )
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
+from schemas.evaluation import LoadedNetwork, LossRequest, Tensors, WITH_A_LOSS
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -61,6 +57,9 @@ from service.engine.descent.scheduler import Schedule
 from service.engine.descent.schedules import schedules
 from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
+from service.engine.options import LARGEST_EXACT_INTEGER
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 MOST_BATCHES = 100_000
 
@@ -77,18 +76,22 @@ class BatchesField(StrictField):
         batch = whole(entry)
         if not isinstance(batch, list) or not batch:
             raise self.refuse("a list of sample indices", batch)
-        if not all(type(index) is int and abs(index) < 2**53 for index in batch):
+        if not all(type(index) is int and abs(index) <= LARGEST_EXACT_INTEGER for index in batch):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        indices = list_of({"type": "integer", "minimum": 0, "maximum": 2**53 - 1}, minItems=1)
+        indices = list_of({"type": "integer", "minimum": 0, "maximum": LARGEST_EXACT_INTEGER}, minItems=1)
         return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
 
 
 def whole(value: Any) -> Any:
     """A list without NumPy arrays; of a large body they come as floats, also where integers were written."""
-    if isinstance(value, np.ndarray) and bool((value == np.floor(value)).all()) and np.abs(value).max() < 2**53:
+    if (
+        isinstance(value, np.ndarray)
+        and bool((value == np.floor(value)).all())
+        and np.abs(value).max() <= LARGEST_EXACT_INTEGER
+    ):
         return value.astype(np.int64).tolist()
     return plain(value)
 

@@ -30,6 +30,7 @@ from service.engine.errors import (
     LimitExceeded,
     Path,
 )
+from service.engine.options import LARGEST_EXACT_INTEGER
 from service.observability import error_log
 
 MEDIA_TYPE = "application/problem+json"
@@ -271,11 +272,11 @@ def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float
 
 def _number(count: float) -> float:
     """A count as JSON can carry it: beyond 2^53 integers are not read exactly anyway."""
-    return count if count < 2**53 else float(count)
+    return count if count <= LARGEST_EXACT_INTEGER else float(count)
 
 
 def _shown(count: float) -> str:
-    return f"{count:,.0f}" if count < 2**53 else f"{count:.3g}"
+    return f"{count:,.0f}" if count <= LARGEST_EXACT_INTEGER else f"{count:.3g}"
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:

@@ -199,7 +199,23 @@ print(json.dumps({
 """
 
 
+OPERATION = """
+import json, sys
+from service.engine.graph.operations import arithmetic as module
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import OPERATIONS, Graph
+x = Graph("float64").input("x", ())
+values = [x.graph.apply("reciprocal", x)]
+for _ in range(2):
+    values += differentiate(values[-1], [x]).nodes
+found = interpret(values, {x: module.np.array(4.0)})
+print(json.dumps({"numpy": OPERATIONS["reciprocal"].numpy, "values": [float(found[each]) for each in values]}))
+"""
 PROGRAMS = {
+    "an operation": OPERATION,
     "an activation": ACTIVATION,
     "a loss": LOSS,
     "a layer": LAYER,
@@ -245,6 +261,11 @@ def added():
         declaring, asking = program.split(first)
         programs[thing] = [declaring, first + asking, snippets[thing]]
     return run(TOGETHER, json.dumps(programs))
+
+
+def test_an_operation_is_one_declaration(added):
+    # 1/x, -1/x² and 2/x³ at 4.
+    assert added["an operation"] == {"numpy": "np.reciprocal(a)", "values": [0.25, -0.0625, 0.03125]}
 
 
 def test_an_activation_is_one_declaration(added):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import re
@@ -19,6 +21,7 @@ from tests.support import ROOT, strict_json
 
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+ENGINE = ROOT / "docs" / "engine.md"
 SKIPPED = {".venv", "node_modules"}
 DOCUMENTS = sorted(
     path
@@ -78,6 +81,17 @@ def test_other_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     for command in commands:
         assert re.fullmatch(r"make [a-z-]+", command), command
         assert command.removeprefix("make ") in targets
+
+
+def test_the_code_of_the_engine_page_prints_what_stands_below_it() -> None:
+    shown = blocks(ENGINE)
+    names: dict[str, Any] = {}
+    for (language, code), (following, text) in itertools.pairwise([*shown, ("", "")]):
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, names)
+            assert printed.getvalue() == (text if following == "text" else "")
+    assert len(names) > 20
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

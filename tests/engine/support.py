@@ -9,25 +9,28 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from service.engine.graph.indexing import gather_rows, scatter_rows
 from service.engine.graph.ir import OPERATIONS, Graph, Node, NoGradient
 from service.engine.graph.operations import (
+    Sliding,
     broadcast,
     concatenate,
     extreme,
+    gather_rows,
     log_softmax,
     logsumexp,
     one_hot,
+    overlap_add,
     reshape,
+    root_mean_square,
     row_excess,
+    scatter_rows,
     slice_axis,
     softmax,
     sum_over,
     transpose,
+    windows,
     with_slope,
 )
-from service.engine.graph.robust import root_mean_square
-from service.engine.graph.windows import Sliding, overlap_add, windows
 from tests.engine.graph.examples import EXAMPLES, LEAVES, in_balance
 
 # The same examples on every run; no files beside the tests.

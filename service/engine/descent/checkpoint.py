@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.descent.loop import Descent, Progress
 from service.engine.descent.schedules import schedules
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
+from service.engine.errors import Fault, InvalidRequest, MOST_ERRORS
 from service.engine.network.flat import Piece, tree_of
 from service.engine.network.parameters import Tree
+from service.engine.options import LARGEST_EXACT_INTEGER
+from typing import Any
 
 
 @dataclass
@@ -71,7 +70,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
     ]
     for name in ("best_step", "waited"):
         value = checkpoint.progress.get(name, 0)
-        if not (isinstance(value, int) and 0 <= value < 2**53):
+        if not (isinstance(value, int) and 0 <= value <= LARGEST_EXACT_INTEGER):
             faults.append(Fault(("checkpoint", "progress", name), "takes an integer at least 0, a number of steps"))
     if faults:
         raise InvalidRequest(faults[:MOST_ERRORS])

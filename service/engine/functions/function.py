@@ -24,7 +24,8 @@ from service.engine.functions.vocabulary import Trouble, vocabulary
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, Node, is_fixed
-from service.engine.graph.operations import broadcast, positive
+from service.engine.graph.operations import broadcast
+from service.engine.graph.operations.signs import positive
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.limits import Limits
 from service.engine.watch import Watch

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry
-from service.engine.graph import elementary, operations
+from service.engine.graph import operations
 from service.engine.graph.ir import Node
 
 
@@ -188,11 +188,11 @@ def raise_to(a: Node, b: Node, base: float | None, exponent: float | None) -> No
     if base == math.e:
         return operations.exp(b)
     if exponent is None or abs(exponent) > MOST_FACTORS:
-        return elementary.power(a, b)
+        return operations.power(a, b)
     if exponent == 0.5:
         return operations.sqrt(a)
     if not exponent.is_integer():
-        return elementary.power(a, b)
+        return operations.power(a, b)
     if exponent < 0.0:
         return 1.0 / _whole_power(a, int(-exponent))
     return _whole_power(a, int(exponent))
@@ -257,11 +257,11 @@ _function(
     ),
 )
 _function(
-    "log2", elementary.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", troubles=_logarithm("log2")
+    "log2", operations.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", troubles=_logarithm("log2")
 )
 _function(
     "log10",
-    elementary.log10,
+    operations.log10,
     r"\log_{10} a",
     "The logarithm to base 10.",
     "以 10 为底的对数。",
@@ -282,25 +282,25 @@ _function(
 )
 _function(
     "cbrt",
-    elementary.cbrt,
+    operations.cbrt,
     r"\sqrt[3]{a}",
     "The cube root, also of negative numbers.",
     "立方根,负数亦可。",
     troubles=(Trouble("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
 )
-_function("sin", elementary.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
-_function("cos", elementary.cos, r"\cos a", "The cosine.", "余弦。")
-_function("tan", elementary.tan, r"\tan a", "The tangent.", "正切。")
+_function("sin", operations.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
+_function("cos", operations.cos, r"\cos a", "The cosine.", "余弦。")
+_function("tan", operations.tan, r"\tan a", "The tangent.", "正切。")
 _function(
-    "asin", elementary.asin, r"\arcsin a", "The arc sine.", "反正弦。", aliases=("arcsin",), troubles=_inverse("asin")
+    "asin", operations.asin, r"\arcsin a", "The arc sine.", "反正弦。", aliases=("arcsin",), troubles=_inverse("asin")
 )
 _function(
-    "acos", elementary.acos, r"\arccos a", "The arc cosine.", "反余弦。", aliases=("arccos",), troubles=_inverse("acos")
+    "acos", operations.acos, r"\arccos a", "The arc cosine.", "反余弦。", aliases=("arccos",), troubles=_inverse("acos")
 )
-_function("atan", elementary.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
+_function("atan", operations.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
 _function(
     "atan2",
-    elementary.atan2,
+    operations.atan2,
     r"\operatorname{atan2}(a, b)",
     "The angle of the point (b, a).",
     "点 (b, a) 的辐角。",
@@ -311,8 +311,8 @@ _function(
         _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
     ),
 )
-_function("sinh", elementary.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
-_function("cosh", elementary.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
+_function("sinh", operations.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
+_function("cosh", operations.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
 
 
 def _plain_tanh(a: Node) -> Node:
@@ -322,11 +322,11 @@ def _plain_tanh(a: Node) -> Node:
 
 _function("tanh", operations.tanh, r"\tanh a", "The hyperbolic tangent.", "双曲正切。", plain=_plain_tanh)
 _function(
-    "asinh", elementary.asinh, r"\operatorname{arsinh} a", "The inverse of sinh.", "反双曲正弦。", aliases=("arsinh",)
+    "asinh", operations.asinh, r"\operatorname{arsinh} a", "The inverse of sinh.", "反双曲正弦。", aliases=("arsinh",)
 )
 _function(
     "acosh",
-    elementary.acosh,
+    operations.acosh,
     r"\operatorname{arcosh} a",
     "The inverse of cosh.",
     "反双曲余弦。",
@@ -338,7 +338,7 @@ _function(
 )
 _function(
     "atanh",
-    elementary.atanh,
+    operations.atanh,
     r"\operatorname{artanh} a",
     "The inverse of tanh.",
     "反双曲正切。",
@@ -381,7 +381,7 @@ def relu(a: Node) -> Node:
 _function(
     "softplus", operations.softplus, r"\ln(1 + e^a)", "A smooth relu: log(1 + exp(a)).", "平滑的 relu:log(1 + exp(a))。"
 )
-_function("erf", elementary.erf, r"\operatorname{erf} a", "The error function.", "误差函数。")
+_function("erf", operations.erf, r"\operatorname{erf} a", "The error function.", "误差函数。")
 _function(
     "erfc",
     operations.erfc,
@@ -442,7 +442,7 @@ _function(
 )
 _function(
     "floor",
-    elementary.floor,
+    operations.floor,
     r"\lfloor a \rfloor",
     "The largest integer that is not above a.",
     "不大于 a 的最大整数。",
@@ -451,7 +451,7 @@ _function(
 )
 _function(
     "ceil",
-    elementary.ceil,
+    operations.ceil,
     r"\lceil a \rceil",
     "The least integer that is not below a.",
     "不小于 a 的最小整数。",
@@ -460,7 +460,7 @@ _function(
 )
 _function(
     "round",
-    elementary.rint,
+    operations.rint,
     r"\operatorname{round} a",
     "The nearest integer; of two, the even one.",
     "最近的整数;恰在中间时取偶数。",
@@ -497,7 +497,7 @@ vocabulary.declare(
 
 
 def _plain_mod(a: Node, b: Node) -> Node:
-    return a - b * elementary.floor(a / b)
+    return a - b * operations.floor(a / b)
 
 
 @vocabulary.declare(
@@ -513,7 +513,7 @@ def _plain_mod(a: Node, b: Node) -> Node:
     plain=_plain_mod,
 )
 def mod(a: Node, b: Node) -> Node:
-    return elementary.mod(a, b)
+    return operations.mod(a, b)
 
 
 def _plain_hypot(a: Node, b: Node) -> Node:
@@ -530,4 +530,4 @@ def _plain_hypot(a: Node, b: Node) -> Node:
     plain=_plain_hypot,
 )
 def hypot(a: Node, b: Node) -> Node:
-    return elementary.hypot(a, b)
+    return operations.hypot(a, b)

@@ -2,7 +2,7 @@
 
 A `Graph` holds `Node`s in the order they were made, which is a topological order because a node
 can only name nodes that exist. A node is one application of one `Operation` of the table in
-`operations.py`; two applications that are equal are the same node (hash-consing), so a shared
+`operations/`; two applications that are equal are the same node (hash-consing), so a shared
 subexpression is computed once however often a formula writes it.
 
 Shapes are static and known when a node is made. A shape that does not fit is a bug in the code
@@ -40,19 +40,6 @@ class NoGradient(enum.Enum):
     ZERO = "the derivative is zero everywhere"
 
 
-class Smoothness(enum.Enum):
-    """What may be assumed of an operation when its gradient is tested or explained."""
-
-    ANALYTIC = "analytic"
-    """Extends to complex numbers: its gradient can be tested by the complex step."""
-    SMOOTH = "smooth"
-    """Differentiable everywhere, but computed with comparisons or absolute values."""
-    KINKED = "kinked"
-    """Differentiable except at isolated points, where a convention is stated."""
-    STEPPED = "stepped"
-    """Constant between jumps: its derivative is zero."""
-
-
 Rule = Callable[..., "Node | NoGradient"]
 """A pullback for one input: `(cotangent, output, *inputs)` to the cotangent of that input."""
 Selection = Callable[[int, "Node"], "Node | None"]
@@ -84,7 +71,6 @@ class Operation:
     batch: Callable[..., Node] | None
     """`(node, inputs, is_batched, size)` to the same operation over a new leading axis."""
     latex: str
-    smoothness: Smoothness = Smoothness.ANALYTIC
     simplify: Callable[[Graph, tuple[Node, ...], Attributes], Node | None] | None = None
     view: Callable[[Array, Attributes, Shape], Array] | None = None
     """For operations that only look at their first input differently."""
@@ -113,7 +99,7 @@ class Operation:
     branch: Branch | None = None
     """For operations with kinks or jumps: which branch each element takes."""
     continuation: Continuation | None = None
-    """Its value for complex inputs near real ones; None: that of its kernel if it is analytic, else there is none."""
+    """Its value for complex inputs near real ones, where its kernel takes none (see `operations/`)."""
 
     @property
     def signature(self) -> str:
@@ -144,7 +130,7 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
-"""The one table, filled by `operations.py`."""
+"""The one table, filled by the modules of `operations/`."""
 
 
 class GraphTypeError(TypeError):
@@ -202,9 +188,9 @@ class Node:
         return not self.inputs and self.operation.name != "input"
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"%{node.index}" for node in self.inputs)
-        details = "".join(f", {attribute!r}" for attribute in self.attributes)
-        return f"%{self.index}: {self.dtype}{list(self.shape)} = {self.operation.name}({inputs}{details})"
+        arguments = [f"%{node.index}" for node in self.inputs]
+        arguments += [f"{name}={value!r}" for name, value in self.operation.named(self.attributes).items()]
+        return f"%{self.index}: {self.dtype}{list(self.shape)} = {self.operation.name}({', '.join(arguments)})"
 
     def __add__(self, other: Node | float) -> Node:
         return self.graph.apply("add", self, other)
@@ -264,6 +250,9 @@ class Graph:
 
     def __exit__(self, *_: object) -> None:
         self.seal()
+
+    def __str__(self) -> str:
+        return "\n".join(map(repr, self.nodes))
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
         """A value that is supplied at every run."""
@@ -383,11 +372,6 @@ def check(graph: Graph) -> None:
         shape, dtype = node.operation.infer(node.inputs, node.attributes)
         if (shape, dtype or graph.dtype) != (node.shape, node.dtype):
             raise GraphTypeError(f"{node!r} should be {dtype or graph.dtype}{list(shape)}")
-
-
-def listing(nodes: Iterable[Node]) -> str:
-    """The computation as straight-line code, one node a line."""
-    return "\n".join(map(repr, nodes))
 
 
 def count_work(node: Node) -> float:

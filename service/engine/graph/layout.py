@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from service.engine.graph.blocks import ITEMSIZE, Chain, Step, same_elements, schedule
@@ -258,17 +258,9 @@ class Layout:
             for x in node.operands:
                 root = self.root[x.index]
                 if root not in indices and self.last_use[root] in indices:
-                    in_place = ending.get(root, position) is not None and self._is_in_place(x)
+                    in_place = ending.get(root, position) is not None and _is_in_place(x, self.views)
                     ending[root] = position if in_place else None
         return ending
-
-    def _is_in_place(self, x: Node) -> bool:
-        """Whether each element of `x` lies where its root has the element of the same index."""
-        while x.index in self.views:
-            if not same_elements(x):
-                return False
-            x = x.inputs[0]
-        return True
 
     def _spent(self, node: Node, position: int, ending: Mapping[int, int | None]) -> int | None:
         """A value from outside that the chain has read, block by block, when `node` writes."""
@@ -280,6 +272,15 @@ class Layout:
             if has_been_read and (place.shape, place.dtype) == (node.shape, node.dtype):
                 return root
         return None
+
+
+def _is_in_place(x: Node, views: Set[int]) -> bool:
+    """Return whether each element of `x` lies where its root has the element of the same index."""
+    while x.index in views:
+        if not same_elements(x):
+            return False
+        x = x.inputs[0]
+    return True
 
 
 def _in_order(steps: Iterable[Step]) -> list[Node]:

@@ -78,6 +78,28 @@ class Program:
         self.idle: list[Workspace] = []
         self._pool = pool or WorkspacePool()
 
+    def __str__(self) -> str:
+        """The plan as text: each node in the order of running, with the place of its value in the arena."""
+        lines: list[str] = []
+        for plain, chain in self.steps:
+            lines += map(self._line, plain)
+            if chain is not None:
+                lines.append(f"# {len(chain.blocks)} blocks of {list(chain.blocks.largest)}, each through all of")
+                lines += [f"    {self._line(node)}" for node in chain.nodes]
+        lines += [f"# %{node.index} is copied to {place.offset}" for node, place in self.copies]
+        return "\n".join([*lines, f"# {len(self.nodes)} nodes, {self.nbytes} bytes"])
+
+    def _line(self, node: Node) -> str:
+        if node.is_constant:
+            place = "constant"
+        elif node.index in self.views:
+            place = f"view of %{node.inputs[0].index}"
+        elif node.index in self.overwrites:
+            place = f"over %{self.overwrites[node.index]}"
+        else:
+            place = f"at {self.places[node.index].offset}"
+        return f"{node!r:<68}# {place}"
+
     def __del__(self) -> None:
         # Of a program that could not be planned, some of this is missing.
         if getattr(self, "idle", None):

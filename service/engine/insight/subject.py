@@ -1,7 +1,7 @@
 """A number of a graph at a point, looked at in every way that tells its slopes.
 
 * the gradient: the reverse mode of `differentiate`;
-* the complex step: a slope along one direction from values alone, to all digits (see `graph/continuations.py`);
+* the complex step: a slope along one direction from values alone, to all digits (see `graph/operations`);
 * values, for differences, and the branches that operations take, which tell kinks between two points.
 
 Rounding is measured and not guessed: a computation is repeated with every value changed at random in its last digits
@@ -11,12 +11,9 @@ Rounding is measured and not guessed: a computation is repeated with every value
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
@@ -25,6 +22,7 @@ from service.engine.graph.ir import Node, reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.network.flat import Space
 from service.engine.watch import Watch
+from typing import NamedTuple
 
 STEP = 1e-50
 """Of the complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""

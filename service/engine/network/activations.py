@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.engine.declarations import Declaration, Registry
-from service.engine.graph.elementary import normal_cdf, normal_density
-from service.engine.graph.elementary import tanh_shrink as excess_over_tanh
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
     absolute,
@@ -31,6 +29,8 @@ from service.engine.graph.operations import (
     logistic_slope,
     maximum,
     minimum,
+    normal_cdf,
+    normal_density,
     quick_sigmoid,
     quick_tanh,
     sign,
@@ -42,6 +42,7 @@ from service.engine.graph.operations import (
 from service.engine.graph.operations import log_softmax as stable_log_softmax
 from service.engine.graph.operations import sigmoid as logistic
 from service.engine.graph.operations import softplus as soft_positive_part
+from service.engine.graph.operations import tanh_shrink as excess_over_tanh
 from service.engine.options import Choice, Number
 
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.declarations import Declaration, Registry, Selection
-from service.engine.graph.elementary import sinh, xlogy
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
     absolute,
@@ -37,12 +36,15 @@ from service.engine.graph.operations import (
     minimum,
     one_hot,
     reshape,
+    root_mean_square,
+    sinh,
     square,
     sum_over,
     tanh,
+    weighted,
     with_slope,
+    xlogy,
 )
-from service.engine.graph.robust import root_mean_square, weighted
 from service.engine.network.activations import Activation, activations, relu
 from service.engine.options import Flag, Number, Numbers
 

@@ -22,7 +22,7 @@ from service.engine.functions.presets import presets
 from service.engine.functions.printing import as_written, latex_name
 from service.engine.functions.symbolic import Leaf, Printed, Writer, recognised
 from service.engine.functions.vocabulary import vocabulary
-from service.engine.graph import elementary, operations
+from service.engine.graph import operations
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, Node
@@ -510,9 +510,9 @@ DOUBLINGS: dict[str, Callable[[Node], Node]] = {
     "sums": lambda x: (x + x) * (x - 1.0),
     "polynomials": lambda x: x * x + x,
     "quotients": lambda x: x / (x + 1.0) + x * x,
-    "functions": lambda x: x + elementary.sin(x),
-    "products": lambda x: x * elementary.sin(x) + 1.0,
-    "powers": lambda x: elementary.power(x, x),
+    "functions": lambda x: x + operations.sin(x),
+    "products": lambda x: x * operations.sin(x) + 1.0,
+    "powers": lambda x: operations.power(x, x),
     "roots": lambda x: operations.sqrt(x * x + x),
 }
 

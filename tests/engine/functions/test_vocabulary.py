@@ -17,9 +17,9 @@ import pytest
 from service.engine.functions.expression import parse
 from service.engine.functions.function import checks_of
 from service.engine.functions.vocabulary import MOST_FACTORS, vocabulary
-from service.engine.graph.elementary import xlogy
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
+from service.engine.graph.operations import xlogy
 from tests.engine.functions.building import function, problems, results, table
 from tests.engine.functions.samples import MEANINGS, SAMPLES, VARIABLES, without_samples, written
 

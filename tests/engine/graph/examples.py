@@ -15,6 +15,7 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.graph.ir import OPERATIONS, Attributes, Graph, GraphTypeError, Node, Shape
 from service.engine.graph.operations import (
+    Sliding,
     balanced,
     broadcast,
     extreme,
@@ -23,17 +24,29 @@ from service.engine.graph.operations import (
     log_softmax,
     logsumexp,
     reshape,
+    root_mean_square,
     row_excess,
     softmax,
     square,
     sum_over,
     with_slope,
 )
-from service.engine.graph.robust import root_mean_square
-from service.engine.graph.windows import Sliding
 
 LEAVES = frozenset({"input", "constant", "vector"})
 """Not computed from anything, so there is nothing to differentiate or batch."""
+STEPPED = frozenset(
+    {"sign", "greater", "greater_equal", "floor", "ceil", "round", "row_maximum", "one_hot", "first_largest"}
+)
+"""Constant between jumps: the derivative is zero."""
+KINKED = frozenset({"absolute", "maximum", "minimum", "mod", "largest"})
+"""Differentiable except at isolated points, where a convention is stated."""
+BRANCHING = frozenset(
+    {"softplus", "erf", "erfc", "gaussian", "normal_cdf", "normal_density", "tanh_shrink", "atan2", "hypot", "cbrt"}
+    | {"row_excess", "balanced", "root_mean_square"}
+)
+"""Differentiable everywhere, but computed with comparisons or absolute values."""
+NOT_ANALYTIC = STEPPED | KINKED | BRANCHING
+"""The kernels of these take no complex numbers. The gradients of all others are tested by the complex step."""
 
 
 def in_balance(g: Node, x: Node) -> Node:

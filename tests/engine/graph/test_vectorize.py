@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.indexing import gather_rows
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, Operation, check
 from service.engine.graph.operations import (
     broadcast,
     concatenate,
+    gather_rows,
     reshape,
     softmax,
     square,

@@ -8,13 +8,11 @@ on bit by bit.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
-
 import numpy as np
-
 from service.engine.arrays import Array
-from service.engine.descent.optimizers.declaration import PYTORCH, LocalObjective, State, learning_rate, optimizers
-from service.engine.options import Choice, Flag, Integer, Number
+from service.engine.descent.optimizers.declaration import LocalObjective, PYTORCH, State, learning_rate, optimizers
+from service.engine.options import Choice, Flag, Integer, LARGEST_EXACT_INTEGER, Number
+from typing import NamedTuple
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
@@ -228,7 +226,7 @@ def _quasi_newton_direction(state: State, gradient: Array) -> Array:
     search=True,
     full_batch=True,
     numbers={"iterations": 0, "length": 0.0},
-    bounds={"iterations": (0, 2**53)},
+    bounds={"iterations": (0, LARGEST_EXACT_INTEGER + 1)},
     state=lambda **options: ("direction", "previous_gradient"),
     histories=("steps", "changes"),
     most_rows=lambda history_size, **others: history_size,

@@ -7,10 +7,18 @@ from functools import partial
 from itertools import chain
 
 from service.engine.graph.differentiate import Changes
-from service.engine.graph.indexing import scatter_rows
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, concatenate, reshape, sign, slice_axis, transpose
-from service.engine.graph.windows import Sliding, overlap_add
+from service.engine.graph.operations import (
+    Sliding,
+    broadcast,
+    concatenate,
+    overlap_add,
+    reshape,
+    scatter_rows,
+    sign,
+    slice_axis,
+    transpose,
+)
 from service.engine.insight.mistakes.activations import is_mask, mask_position
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, nothing, times, unchanged

@@ -1,4 +1,4 @@
-"""Convolutions, by gathering windows and one matrix product (see `graph/windows.py`).
+"""Convolutions, by gathering windows and one matrix product (see `graph/operations/sliding.py`).
 
 Everything is computed with the channels last; `channels_first` only turns the axes around it.
 """
@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 
 from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, reshape, transpose
-from service.engine.graph.windows import Sliding, overlap_add, windows
+from service.engine.graph.operations import Sliding, broadcast, overlap_add, reshape, transpose, windows
 from service.engine.network.layers.declaration import (
     ACTIVATION,
     DATA_FORMAT,

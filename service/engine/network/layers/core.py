@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from service.engine.graph.indexing import gather_rows, largest
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape
+from service.engine.graph.operations import broadcast, gather_rows, largest, reshape
 from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers
 from service.engine.network.layers.declaration import (

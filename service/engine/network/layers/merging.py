@@ -7,8 +7,7 @@ from functools import reduce
 
 from service.engine.graph import operations
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, transpose
-from service.engine.graph.robust import root_mean_square
+from service.engine.graph.operations import broadcast, reshape, root_mean_square, transpose
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
     KERAS,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
-from service.engine.graph.robust import root_mean_square
+from service.engine.graph.operations import broadcast, mean_over, reshape, root_mean_square, sqrt, square
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,

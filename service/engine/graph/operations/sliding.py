@@ -1,4 +1,4 @@
-"""Rows of the table for values that are read window by window: convolution and pooling.
+"""Values that are read window by window: convolution and pooling.
 
 `windows` gathers every window that slides over some axes, and `overlap_add` adds such windows back
 where they came from. Both are linear and each is the other's transpose, so between them they
@@ -23,7 +23,10 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Attributes, Call, Graph, GraphTypeError, Node, Shape
-from service.engine.graph.operations import declare, infer_same_dtype, reshape
+from service.engine.graph.operations.shapes import reshape
+from service.engine.graph.operations.table import declare, infer_same_dtype
+
+__all__ = ["Sliding", "overlap_add", "windows"]
 
 
 class Sliding(NamedTuple):
@@ -115,14 +118,12 @@ class Sliding(NamedTuple):
         return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
 
 
+# --- windows ------------------------------------------------------------------------------------
+
+
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
     """All windows of `x`: its shape with positions in place of the covered axes, and the window's axes inserted."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
-
-
-def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
-    """Windows as `windows` gives them, added up where they lie in a value of `shape`."""
-    return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
 
 
 def _infer_windows(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -132,14 +133,7 @@ def _infer_windows(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
     return sliding.gathered(x.shape), infer_same_dtype(inputs)
 
 
-def _infer_overlap_add(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
-    (x,), (sliding, shape) = inputs, attributes
-    if x.shape != sliding.gathered(shape):
-        raise GraphTypeError(f"windows of {shape} have shape {sliding.gathered(shape)}, got {x.shape}")
-    return shape, infer_same_dtype(inputs)
-
-
-def _windows_scratch(node: Node) -> tuple[Shape, ...]:
+def _scratch_of_windows(node: Node) -> tuple[Shape, ...]:
     # Padding needs a padded copy. A transposed view gets one too: it is read once for every
     # element of the window, and a strided read costs several times a copy.
     (x,), (sliding, _fill) = node.inputs, node.attributes
@@ -161,6 +155,44 @@ def _bind_windows(
         yield partial(np.copyto, window, source)
 
 
+def _batch_windows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    sliding, fill = node.attributes
+    return windows(inputs[0], sliding.batched(), fill)
+
+
+def _simplify_windows(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    (x,), (sliding, _fill) = inputs, attributes
+    return reshape(x, sliding.gathered(x.shape)) if sliding.is_plain else None
+
+
+declare(
+    "windows",
+    infer=_infer_windows,
+    bind=_bind_windows,
+    pullbacks=(lambda g, y, x: overlap_add(g, y.attributes[0], x.shape),),
+    batch=_batch_windows,
+    latex=r"\operatorname{im2col}(x)",
+    simplify=_simplify_windows,
+    scratch=_scratch_of_windows,
+    numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
+    attribute_names=("sliding", "fill"),
+)
+
+# --- overlap_add --------------------------------------------------------------------------------
+
+
+def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
+    """Windows as `windows` gives them, added up where they lie in a value of `shape`."""
+    return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
+
+
+def _infer_overlap_add(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    (x,), (sliding, shape) = inputs, attributes
+    if x.shape != sliding.gathered(shape):
+        raise GraphTypeError(f"windows of {shape} have shape {sliding.gathered(shape)}, got {x.shape}")
+    return shape, infer_same_dtype(inputs)
+
+
 def _bind_overlap_add(
     out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]
 ) -> Iterable[Call]:
@@ -173,9 +205,9 @@ def _bind_overlap_add(
         yield partial(np.copyto, out, sliding.interior(total))
 
 
-def _simplify_windows(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    (x,), (sliding, _fill) = inputs, attributes
-    return reshape(x, sliding.gathered(x.shape)) if sliding.is_plain else None
+def _batch_overlap_add(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
+    sliding, shape = node.attributes
+    return overlap_add(inputs[0], sliding.batched(), (size, *shape))
 
 
 def _simplify_overlap_add(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -183,28 +215,6 @@ def _simplify_overlap_add(graph: Graph, inputs: tuple[Node, ...], attributes: At
     return reshape(x, shape) if sliding.is_plain else None
 
 
-def _batch_windows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    sliding, fill = node.attributes
-    return windows(inputs[0], sliding.batched(), fill)
-
-
-def _batch_overlap_add(node: Node, inputs: Sequence[Node], _: Sequence[bool], size: int) -> Node:
-    sliding, shape = node.attributes
-    return overlap_add(inputs[0], sliding.batched(), (size, *shape))
-
-
-declare(
-    "windows",
-    infer=_infer_windows,
-    bind=_bind_windows,
-    pullbacks=(lambda g, y, x: overlap_add(g, y.attributes[0], x.shape),),
-    batch=_batch_windows,
-    latex=r"\operatorname{im2col}(x)",
-    simplify=_simplify_windows,
-    scratch=_windows_scratch,
-    numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
-    attribute_names=("sliding", "fill"),
-)
 declare(
     "overlap_add",
     infer=_infer_overlap_add,

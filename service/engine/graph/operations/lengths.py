@@ -1,4 +1,4 @@
-"""Rows of the table for what may overflow or vanish on the way, while inputs and answer do not."""
+"""Products and lengths that may overflow or vanish on the way, while inputs and answer do not."""
 
 from __future__ import annotations
 
@@ -10,34 +10,16 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph import continuations
-from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape, Smoothness
-from service.engine.graph.operations import (
-    broadcast,
-    declare,
-    declare_elementwise,
-    disconnected,
-    infer_same_dtype,
-    maximum,
-    mean_over,
-    reshape,
-    square,
-)
+from service.engine.graph.ir import Attributes, Call, GraphTypeError, Node, Shape
+from service.engine.graph.operations.arithmetic import square
+from service.engine.graph.operations.comparisons import maximum
+from service.engine.graph.operations.elementwise import Binary, binary
+from service.engine.graph.operations.shapes import broadcast, mean_over, reshape
+from service.engine.graph.operations.table import declare, disconnected, infer_same_dtype
 
+__all__ = ["root_mean_square", "weighted"]
 
-def weighted(weight: Node, x: Node) -> Node:
-    """weight · x, and 0 wherever the weight is 0, even of an infinite x."""
-    return weight.graph.apply("weighted", weight, x)
-
-
-def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
-    """√(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
-
-    Lengths are made of it: a length may be too large for a float, this is not.
-    """
-    chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
-    squares = mean_over(square(x), chosen)
-    return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
+# --- weighted -----------------------------------------------------------------------------------
 
 
 def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
@@ -51,6 +33,38 @@ def _bind_weighted(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Cal
             np.copyto(out, 0.0, where=weight == 0.0)
 
     return (partial(np.multiply, weight, x, out), mend)
+
+
+def _continue_weighted(inputs: Sequence[Array], _: Attributes) -> Any:
+    weight, x = inputs
+    return np.where(weight == 0.0, 0.0, weight * x)
+
+
+weighted: Binary = binary(
+    "weighted",
+    np.multiply,
+    lambda g, y, a, b: weighted(g, b),
+    lambda g, y, a, b: g * a,
+    r"a\,b",
+    bind=_bind_weighted,
+    in_place=False,
+    work=2.0,
+    numpy="np.where(a == 0, 0, a * b)",
+    continuation=_continue_weighted,
+)
+"""weight · x, and 0 wherever the weight is 0, even of an infinite x."""
+
+# --- root_mean_square ---------------------------------------------------------------------------
+
+
+def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
+    """√(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
+
+    Lengths are made of it: a length may be too large for a float, this is not.
+    """
+    chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
+    squares = mean_over(square(x), chosen)
+    return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
 
 
 def _infer(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
@@ -112,17 +126,21 @@ def _batch(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size:
     return node.graph.apply("root_mean_square", squares, x, attributes=(moved, count, epsilon))
 
 
-declare_elementwise(
-    "weighted",
-    np.multiply,
-    (lambda g, y, a, b: weighted(g, b), lambda g, y, a, b: g * a),
-    r"a\,b",
-    bind=_bind_weighted,
-    in_place=False,
-    work=2.0,
-    numpy="np.where(a == 0, 0, a * b)",
-    continuation=continuations.weighted,
-)
+def _continue_root_mean_square(inputs: Sequence[Array], attributes: Attributes) -> Any:
+    (_squares, x), (axes, count, epsilon) = inputs, attributes
+    size = np.abs(x.real).max(axes, keepdims=True)
+    size = np.where(size > 0.0, size, 1.0)
+    squares = ((x / size) ** 2).sum(axes) / count
+    size = size.reshape(squares.shape)
+    return size * np.sqrt(squares + epsilon / size / size + 0j)
+
+
+def _branch_zero_length(inputs: Sequence[Array], attributes: Attributes) -> Any:
+    """Whether a length is 0, where it has a kink."""
+    (squares, _x), (_axes, _count, epsilon) = inputs, attributes
+    return np.sign(squares) if epsilon == 0.0 else np.ones_like(squares)
+
+
 declare(
     "root_mean_square",
     infer=_infer,
@@ -130,10 +148,9 @@ declare(
     pullbacks=(disconnected, _pull),
     batch=_batch,
     latex=r"\sqrt{\tfrac1n \sum x^2 + \epsilon}",
-    smoothness=Smoothness.SMOOTH,
     work=4.0,
     numpy="np.sqrt(a + epsilon)",
     attribute_names=("axes", "count", "epsilon"),
-    branch=continuations.zero_length,
-    continuation=continuations.root_mean_square,
+    branch=_branch_zero_length,
+    continuation=_continue_root_mean_square,
 )

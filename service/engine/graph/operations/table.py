@@ -1,0 +1,110 @@
+"""How a row of the table of operations is written, and the rules and kernels that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from service.engine.arrays import Array
+from service.engine.graph.ir import (
+    OPERATIONS,
+    Attributes,
+    Call,
+    GraphTypeError,
+    Node,
+    NoGradient,
+    Operation,
+    Shape,
+)
+
+# Up to this many addends a BLAS dot with ones is faster than np.add.reduce and as accurate;
+# beyond it NumPy's pairwise summation is worth its price.
+DOT_SUM_LIMIT = 4096
+# Elements of an array so small that its calls cost more than its arithmetic.
+TINY = 64
+
+
+def declare(name: str, **details: Any) -> None:
+    """Add a row to the table. `details` are the fields of `Operation`."""
+    OPERATIONS[name] = Operation(name, **details)
+
+
+def declare_view(
+    name: str,
+    view: Callable[[Array, Attributes, Shape], Array] = lambda value, attributes, shape: value,
+    **details: Any,
+) -> None:
+    """Add the row of an operation that looks at its first input differently, or names it: it computes nothing."""
+    declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
+
+
+# --- shape rules and pullbacks ------------------------------------------------------------------
+
+
+def infer_same_dtype(inputs: Sequence[Node]) -> str:
+    """The one floating-point dtype of all inputs."""
+    dtype = inputs[0].dtype
+    for x in inputs:
+        if x.dtype != dtype or dtype == "int64":
+            raise GraphTypeError(f"needs floats of one dtype, got {[x.dtype for x in inputs]}")
+    return dtype
+
+
+def zero(*_: Any) -> NoGradient:
+    """The pullback of what is constant between jumps."""
+    return NoGradient.ZERO
+
+
+def disconnected(*_: Any) -> NoGradient:
+    """The pullback of an input on which the answer does not depend."""
+    return NoGradient.DISCONNECTED
+
+
+def batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    """Apply an operation on the last axes to the batched inputs as it is."""
+    return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
+    """Refuse to run: the plan makes arrays of leaves and views, their operations do not."""
+    raise AssertionError("a view is materialised by the plan, not by its operation")
+
+
+@lru_cache(maxsize=256)
+def ones(count: int, dtype: str) -> Array:
+    """Return a vector of ones that is shared by all who ask."""
+    found = np.ones(count, dtype)
+    found.flags.writeable = False
+    return found
+
+
+@lru_cache(maxsize=64)
+def scalar(value: float, dtype: str) -> Array:
+    """Return a number as a 0-d array: of the right dtype, it costs a third less per call than a Python number."""
+    return np.array(value, dtype)
+
+
+@lru_cache(maxsize=256)
+def _full(value: float, shape: Shape, dtype: str) -> Array:
+    full = np.full(shape, value, dtype)
+    full.flags.writeable = False
+    return full
+
+
+def operand(value: float, out: Array) -> Array:
+    """Return a number as the operand of a call that fills `out`."""
+    # Beside a tiny array, one of its shape makes the call 20 ns cheaper than a single number.
+    return _full(value, out.shape, out.dtype.str) if out.size <= TINY else scalar(value, out.dtype.str)
+
+
+def sum_rows(x: Array, out: Array) -> Call:
+    """Return the call that adds up each row of `x`."""
+    if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
+        return partial(x.dot, ones(x.shape[1], x.dtype.str), out)
+    return partial(np.add.reduce, x, -1, None, out)
