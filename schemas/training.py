@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
 from marshmallow import ValidationError, fields
+
 from schemas.common import (
-    AnswerWarningSchema,
-    GradientClipSchema,
     MOST_STEPS,
-    OptimizersField,
-    PartSchema,
     STATUSES,
     TO_ONE_NUMBER,
+    AnswerWarningSchema,
+    GradientClipSchema,
+    OptimizersField,
+    PartSchema,
     Trace,
     about,
     finite_field,
@@ -21,7 +25,7 @@ from schemas.common import (
 )
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import LoadedNetwork, LossRequest, Tensors, WITH_A_LOSS
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -58,8 +62,6 @@ from service.engine.descent.schedules import schedules
 from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
 from service.engine.options import LARGEST_EXACT_INTEGER
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
 
 MOST_BATCHES = 100_000
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.descent.loop import Descent, Progress
 from service.engine.descent.schedules import schedules
-from service.engine.errors import Fault, InvalidRequest, MOST_ERRORS
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.network.flat import Piece, tree_of
 from service.engine.network.parameters import Tree
 from service.engine.options import LARGEST_EXACT_INTEGER
-from typing import Any
 
 
 @dataclass

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from service.engine.declarations import Registry
+from service.engine.building import Choice, Flag, Integer, Integers, Number, Numbers, Option, Registry
 from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Schedule, between
-from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers, Option
 
 schedules: Registry[Schedule] = Registry("schedule", "schedules", Schedule)
 

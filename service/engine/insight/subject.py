@@ -11,9 +11,12 @@ Rounding is measured and not guessed: a computation is repeated with every value
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
@@ -22,7 +25,6 @@ from service.engine.graph.ir import Node, reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.network.flat import Space
 from service.engine.watch import Watch
-from typing import NamedTuple
 
 STEP = 1e-50
 """Of the complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""

@@ -14,9 +14,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
+from service.engine.building import (
+    Choice,
+    Declaration,
+    Node,
+    Number,
+    Registry,
     absolute,
     broadcast,
     clip,
@@ -39,11 +42,10 @@ from service.engine.graph.operations import (
     tanh,
     with_slope,
 )
-from service.engine.graph.operations import log_softmax as stable_log_softmax
-from service.engine.graph.operations import sigmoid as logistic
-from service.engine.graph.operations import softplus as soft_positive_part
-from service.engine.graph.operations import tanh_shrink as excess_over_tanh
-from service.engine.options import Choice, Number
+from service.engine.building import log_softmax as stable_log_softmax
+from service.engine.building import sigmoid as logistic
+from service.engine.building import softplus as soft_positive_part
+from service.engine.building import tanh_shrink as excess_over_tanh
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

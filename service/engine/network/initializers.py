@@ -14,10 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Shape
-from service.engine.options import Flag, Number
+from service.engine.building import Array, Declaration, Flag, Number, Registry, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,10 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry, Selection
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
+from service.engine.building import (
+    Array,
+    Declaration,
+    Flag,
+    Node,
+    Number,
+    Numbers,
+    Registry,
+    Selection,
     absolute,
     broadcast,
     clip,
@@ -46,7 +51,6 @@ from service.engine.graph.operations import (
     xlogy,
 )
 from service.engine.network.activations import Activation, activations, relu
-from service.engine.options import Flag, Number, Numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import absolute, square, sum_over
-from service.engine.options import Number
+from service.engine.building import Declaration, Node, Number, Registry, absolute, square, sum_over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Flag, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -27,7 +27,6 @@ from service.engine.descent.optimizers.declaration import (
     proper_fraction,
 )
 from service.engine.descent.optimizers.momentum import MOMENTUM
-from service.engine.options import Flag, Number
 
 BETA_1 = proper_fraction("beta_1", 0.9, "how much of the first moment, the mean gradient, is kept")
 BETA_2 = proper_fraction("beta_2", 0.999, "how much of the second moment, the mean of its square, is kept")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array
 from service.engine.descent.optimizers.adaptive import BETA_1, BETA_2, corrected_moments, moments
 from service.engine.descent.optimizers.declaration import (
     Move,

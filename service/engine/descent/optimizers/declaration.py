@@ -21,9 +21,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
-from service.engine.options import Choice, Flag, Number, Option
+from service.engine.building import Array, Choice, Declaration, Flag, Number, Option, Registry
 
 PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html"
 KERAS = "https://keras.io/api/optimizers/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Flag, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -17,7 +17,6 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.options import Flag, Number
 
 MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")
 

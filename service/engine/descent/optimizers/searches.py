@@ -8,11 +8,13 @@ on bit by bit.
 from __future__ import annotations
 
 import math
-import numpy as np
-from service.engine.arrays import Array
-from service.engine.descent.optimizers.declaration import LocalObjective, PYTORCH, State, learning_rate, optimizers
-from service.engine.options import Choice, Flag, Integer, LARGEST_EXACT_INTEGER, Number
 from typing import NamedTuple
+
+import numpy as np
+
+from service.engine.building import Array, Choice, Flag, Integer, Number
+from service.engine.descent.optimizers.declaration import PYTORCH, LocalObjective, State, learning_rate, optimizers
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -15,7 +15,6 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.options import Number
 
 
 @optimizers.declare(

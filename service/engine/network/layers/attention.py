@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, greater, reshape, softmax, transpose
+from service.engine.building import (
+    Flag,
+    Integer,
+    Integers,
+    Node,
+    Number,
+    broadcast,
+    greater,
+    reshape,
+    softmax,
+    transpose,
+)
 from service.engine.network.layers.declaration import (
     KERAS,
     USE_BIAS,
@@ -15,7 +25,6 @@ from service.engine.network.layers.declaration import (
     layers,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
 
 HIDDEN = -1e9
 """Added to the score of what must not be seen; its share is then exactly 0."""

@@ -8,8 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import Sliding, broadcast, overlap_add, reshape, transpose, windows
+from service.engine.building import (
+    Choice,
+    Integer,
+    Integers,
+    Node,
+    Option,
+    Shape,
+    Sliding,
+    broadcast,
+    overlap_add,
+    reshape,
+    transpose,
+    windows,
+)
 from service.engine.network.layers.declaration import (
     ACTIVATION,
     DATA_FORMAT,
@@ -24,7 +36,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     sizes,
 )
-from service.engine.options import Choice, Integer, Integers, Option
 
 FILTERS = Integer(name="filters", minimum=1, description="number of output channels")
 GROUPS = Integer(

@@ -7,14 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.building import (
+    Array,
+    Choice,
+    Declaration,
+    Flag,
+    Integers,
+    Node,
+    Reference,
+    Registry,
+    Selection,
+    Shape,
+)
 from service.engine.errors import Path
-from service.engine.graph.ir import Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers
-from service.engine.options import Choice, Flag, Integers, Reference
 
 ANY_NUMBER = 10**9
 """As many inputs as a caller likes."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from functools import reduce
 
+from service.engine.building import Flag, Integer, Integers, Node, broadcast, reshape, root_mean_square, transpose
 from service.engine.graph import operations
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, root_mean_square, transpose
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
     KERAS,
@@ -17,7 +16,6 @@ from service.engine.network.layers.declaration import (
     need_equal_shapes,
     same,
 )
-from service.engine.options import Flag, Integer, Integers
 
 SEVERAL = (2, ANY_NUMBER)
 

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, mean_over, reshape, root_mean_square, sqrt, square
+from service.engine.building import (
+    Flag,
+    Integer,
+    Integers,
+    Node,
+    Number,
+    Shape,
+    broadcast,
+    mean_over,
+    reshape,
+    root_mean_square,
+    sqrt,
+    square,
+)
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,
@@ -15,7 +27,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
 
 CENTER = Flag(name="center", default=True, description="whether beta is added")
 SCALE = Flag(name="scale", default=True, description="whether gamma is a factor")

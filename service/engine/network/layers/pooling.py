@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import Sliding, broadcast, largest, mean_over, reshape, sum_over, windows
+from service.engine.building import (
+    Choice,
+    Flag,
+    Node,
+    Option,
+    Sliding,
+    broadcast,
+    largest,
+    mean_over,
+    reshape,
+    sum_over,
+    windows,
+)
 from service.engine.network.layers.convolution import sliding_over, to_channels_last, to_data_format
 from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, sizes
-from service.engine.options import Choice, Flag, Option
 
 PADDING = Choice(
     name="padding",

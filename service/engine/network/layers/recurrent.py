@@ -11,10 +11,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Selection
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
+from service.engine.building import (
+    Array,
+    Flag,
+    Integer,
+    Node,
+    Number,
+    Option,
+    Reference,
+    Selection,
+    Shape,
+    broadcast,
+    concatenate,
+    reshape,
+    slice_axis,
+    transpose,
+)
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers.declaration import (
@@ -28,7 +40,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Number, Option, Reference
 
 State = tuple[Node, ...]
 """What one step hands to the next, the output first."""

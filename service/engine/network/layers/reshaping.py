@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, concatenate, pad, reshape, slice_axis, transpose
+from service.engine.building import (
+    Choice,
+    Integer,
+    Integers,
+    Node,
+    broadcast,
+    concatenate,
+    pad,
+    reshape,
+    slice_axis,
+    transpose,
+)
 from service.engine.network.layers.declaration import (
     DATA_FORMAT,
     KERAS,
@@ -15,7 +25,6 @@ from service.engine.network.layers.declaration import (
     same,
     sizes,
 )
-from service.engine.options import Choice, Integer, Integers
 
 LARGEST_FACTOR = 256
 """Of bilinear interpolation, which computes the places between two pixels one by one."""

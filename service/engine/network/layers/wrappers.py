@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from service.engine.declarations import Selection
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import concatenate, reshape, slice_axis
+from service.engine.building import Choice, Node, Reference, Selection, concatenate, reshape, slice_axis
 from service.engine.network.layers.declaration import KERAS, Layer, LayerContext, LayerOutput, layers, same
-from service.engine.options import Choice, Reference
 
 
 @layers.declare(
