@@ -1,4 +1,4 @@
-"""Layers with weights for every feature: dense and its relatives."""
+"""Dense layers and their relatives, which have weights for every feature."""
 
 from __future__ import annotations
 

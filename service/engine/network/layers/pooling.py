@@ -1,4 +1,4 @@
-"""Layers that summarise what a window covers, channel by channel."""
+"""Pooling layers, which summarise the values in a window, channel by channel."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _mean_of(gathered: Node, sliding: Sliding) -> Node:
 
 
 def _counts(pooled: Node, sliding: Sliding) -> Node:
-    """For each place, how many values its window holds, those of the padding left out."""
+    """Count the values in the window of each place, without the padding."""
     first, last = sliding.axes[0], sliding.axes[-1]
     places = pooled.shape[first : last + 1]
     counts = None

@@ -1,4 +1,4 @@
-"""Layers that are random in training and do nothing otherwise."""
+"""Layers that are random in training, and do nothing otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that hold another layer."""
+"""Layers that wrap another layer."""
 
 from __future__ import annotations
 
@@ -87,5 +87,5 @@ def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 def _reversed(x: Node) -> Node:
-    """A sequence with its steps in the opposite order."""
+    """Return a sequence with its steps in the opposite order."""
     return concatenate([slice_axis(x, 1, step, step + 1) for step in reversed(range(x.shape[1]))], 1)
