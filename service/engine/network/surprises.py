@@ -54,9 +54,10 @@ def constant(task: Task, model: Model) -> list[Caution]:
         words = _constant(task, model, position, layer)
         if words is not None:
             cautions.append(caution("constant_output", layer.name, "output", **words))
-    told = {caution.layer for caution in cautions}
+    constant_layers = {caution.layer for caution in cautions}
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
-        if loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1 and name not in told:
+        one_class = loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1
+        if one_class and name not in constant_layers:
             is_zero = bool(loss.options["from_logits"])
             cautions.append(caution("one_class", name, "loss", loss=loss.name, is_zero=is_zero))
     return cautions

@@ -128,9 +128,9 @@ class ParametersSide(Side):
             rest = {name: array for name, array in arrays.items() if name not in fixed}
             if rest or not fixed:
                 tree[layer] = rest
-        told = {fault.path for fault in faults}
+        known = {fault.path for fault in faults}
         for fault in self.vector.faults(tree):
             place = (*path, *fault.path[1:])
-            if place not in told:
+            if place not in known:
                 faults.append(Fault(place, fault.detail, fault.allowed))
         return faults

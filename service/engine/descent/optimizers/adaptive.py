@@ -1,8 +1,8 @@
-"""Optimizers whose steps adapt to the size of each parameter's gradients.
+"""Optimizers that adapt the step of each parameter to the size of its gradients.
 
-What is the same for all parameters (learning rate, corrections of bias) is put together as one plain number before
-arrays are touched: each pass over a large array that is saved counts. So `rate`, one number for each parameter, is
-what its direction counts.
+Rules multiply all factors that are the same for all parameters (learning rate, corrections of bias) into one plain
+number before they touch arrays, because each pass over a large array costs time. An array `rate` is then the factor of
+the direction, one number for each parameter.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def rmsprop(
     if centered:
         mean = state.mean_gradient
         mean += (1.0 - rho) * (gradient - mean)
-        # Of gradients that no longer change, rounding may leave less than nothing.
+        # Where gradients no longer change, rounding may make this negative.
         spread = np.maximum(spread - mean * mean, 0.0)
     size = np.sqrt(spread + epsilon) if convention == "keras" else np.sqrt(spread) + epsilon
     if not momentum:
@@ -172,7 +172,7 @@ def adadelta(
 
 
 def moments(gradient: Array, state: State, beta_1: float, beta_2: float) -> tuple[Array, Array]:
-    """The moving averages of the gradient and of its square, with this gradient in them."""
+    """Update and return the moving averages of the gradient and of its square."""
     first, second = state.first_moment, state.second_moment
     # These forms take the fewest calls of NumPy, which is what counts for a few numbers.
     first += (1.0 - beta_1) * (gradient - first)

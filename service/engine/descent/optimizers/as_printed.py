@@ -1,4 +1,4 @@
-"""Rules as a series of articles misprints them: counter-examples, to be seen failing beside the true ones."""
+"""Rules as a series of articles misprints them: counter-examples that fail beside the true rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient descent and its momentum."""
+"""Gradient descent, and its forms with momentum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how mu
 
 
 def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
-    """Where an eigenvalue of the step on a parabola reaches -1."""
+    """Return the learning rate times the curvature at which an eigenvalue of the step on a parabola reaches -1."""
     if momentum >= 1.0:
         return 0.0  # the buffer only grows
     fresh = 1.0 - dampening
@@ -72,7 +72,7 @@ def sgd(
         return Move(gradient, learning_rate)
     buffer = state.momentum_buffer
     if convention == "keras":
-        # The buffer is the step itself: a schedule leaves what is in it alone.
+        # The buffer holds steps: a schedule does not change those of the past.
         buffer *= momentum
         buffer -= learning_rate * gradient
         return Move(momentum * buffer - learning_rate * gradient if nesterov else buffer, -1.0, learning_rate)
