@@ -87,7 +87,7 @@ class Optimizer(Declaration):
     look_ahead: Callable[..., Array] | None = None
     """`look_ahead(state, **options)` returns the offset from the parameters to the point of the gradient."""
     stable: Callable[..., float] | None = None
-    """`stable(**options)`, divided by the largest curvature, bounds the learning rates that are stable on a quadratic."""
+    """`stable(**options)`, divided by the largest curvature, bounds the stable learning rates on a quadratic."""
     full_batch: bool = False
     """The optimizer compares gradients of different steps, which makes little sense on different samples."""
     search: bool = False
