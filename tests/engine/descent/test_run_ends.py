@@ -78,6 +78,109 @@ def test_small_functions_have_small_valleys():
     assert outcome.valleys.basins == [1, 0]
 
 
+def test_valleys_are_where_balls_come_to_rest():
+    text = "x^4 - 3x^2 + x"
+    starts = np.linspace(-2.0, 2.0, 21)
+    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02}, starts, 300)
+    valleys = outcome.valleys
+    np.testing.assert_allclose(valleys.points[:, 0], [-1.3008395659415772, 1.1309011226299859], rtol=1e-14)
+    assert valleys.classes == ["minimum", "minimum"]
+    expected = [0 if start < 0.1699384433 else 1 for start in starts]
+    assert valleys.of_run == expected
+    assert valleys.counts == [expected.count(0), expected.count(1)]
+    assert outcome.reasons == [f"all 300 steps are done; it has arrived at minimum {place}" for place in expected]
+    np.testing.assert_allclose(valleys.calculus.results.values, [-3.513905038934789, -1.0702301817761541], rtol=1e-14)
+
+
+def test_a_ball_on_a_saddle_point_sits_there():
+    _, _, outcome = roll("x^2 - y^2", {"name": "sgd", "learning_rate": 0.1}, [(1.0, 0.0), (0.0, 0.0)], 100)
+    assert outcome.valleys.points.tolist() == [[0.0, 0.0]]
+    assert outcome.valleys.classes == ["saddle"]
+    assert outcome.valleys.counts == [2]
+    assert outcome.reasons[0].endswith("it sits on saddle point 0, where the gradient vanishes but a way leads down")
+
+
+def test_a_ball_on_a_hilltop():
+    _, _, outcome = roll("-x^2", {"name": "sgd", "maximize": True, "learning_rate": 0.1}, [1.0], 100)
+    assert outcome.reasons == ["all 100 steps are done; it has arrived at stationary point 0 (maximum)"]
+
+
+def test_where_nothing_is_near_nothing_is_said_to_be():
+    _, _, outcome = roll("exp(-x)", {"name": "sgd", "learning_rate": 0.1}, [0.0, 3.0], 50)
+    assert outcome.valleys.of_run == [-1, -1]
+    assert (outcome.valleys.points.shape, outcome.valleys.counts, outcome.valleys.classes) == ((0, 1), [], [])
+    norm = f"{outcome.norms[0]:.3g}"
+    assert outcome.reasons[0] == f"all 50 steps are done; it has not arrived: the gradient norm is {norm}"
+
+
+def test_at_kinks_a_gradient_need_not_vanish():
+    _, _, outcome = roll("|x|", {"name": "sgd", "learning_rate": 0.1}, [0.55], 50)
+    words = "it has not arrived: the gradient norm is 1; at the kinks of this function it need not vanish"
+    assert outcome.reasons == [f"all 50 steps are done; {words}"]
+
+
+def test_steps_that_move_nothing_are_told():
+    _, _, outcome = roll("x^2", ["newton", {"name": "sgd", "learning_rate": 0.5}], [1.0], 5)
+    words = "it has arrived at minimum 0"
+    assert outcome.reasons[0] == f"all 5 steps are done, the last 4 of which moved nothing; {words}"
+    assert outcome.reasons[1] == f"all 5 steps are done; {words}"
+    _, _, outcome = roll("x^2", ["newton"], [1.0], 1)
+    assert outcome.reasons == [f"the one step is done; {words}"]
+
+
+def test_where_there_is_no_lowest_value_that_is_told():
+    _, _, outcome = roll("x^3", {"name": "sgd", "learning_rate": 0.1}, [-1.0], 100)
+    assert outcome.status == ["diverged"]
+    assert outcome.reasons[0].endswith("there is no lowest value on this way, however small the steps")
+
+
+def test_how_near_is_near():
+    starts = [1e-4, 0.05, 0.5]
+    for radius, expected in ((1e-3, [0, -1, -1]), (0.1, [0, 0, -1]), (1.0, [0, 0, 0])):
+        _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 0.0}, starts, 1, arrived=radius)
+        assert outcome.valleys.of_run == expected
+
+
+def test_balls_in_one_valley_are_counted_together():
+    starts = np.random.default_rng(5).uniform(-1.0, 1.0, (200, 2))
+    chosen = [{"name": "sgd", "learning_rate": 0.2}, {"name": "momentum", "learning_rate": 0.05}]
+    _, _, outcome = roll("x^2 + 2y^2", chosen, starts, 200)
+    assert outcome.valleys.counts == [400]
+    assert outcome.valleys.points.tolist() == [[0.0, 0.0]]
+
+
+def test_valleys_do_not_merge_when_a_ball_is_far_away():
+    chosen = [{"name": "sgd", "learning_rate": 0.1}, {"name": "sgd", "learning_rate": 1e8}]
+    _, _, outcome = roll("cos(x)", chosen, [2.0, 5.0, 9.0], 100)
+    near = [outcome.valleys.points[place, 0] for place in outcome.valleys.of_run[:3]]
+    np.testing.assert_allclose(near, [math.pi, math.pi, 3.0 * math.pi], rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["x^4", "x^4 + y^4", "x^2 + y^6"])
+def test_arriving_at_a_degenerate_minimum(text):
+    point = (3e-4, 2e-4) if "y" in text else (3e-4,)
+    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.0}, [point], 1)
+    assert outcome.valleys.of_run == [0]
+
+
+def test_the_best_of_small_values():
+    _, _, outcome = roll("1e-14*(x^4 - 3x^2 + x)", {"name": "sgd", "learning_rate": 2e12}, [2.0, -2.0], 200)
+    assert outcome.best == 1
+
+
+def test_of_equally_good_ones_the_first_is_the_best():
+    _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 0.3}, [3.0, -2.0, 1.0], 60)
+    assert outcome.best == 0
+
+
+def test_the_best():
+    text = "x^4 - 3x^2 + x"
+    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02}, [2.0, 0.5, -0.5, -2.0], 5)
+    assert outcome.best == int(outcome.values.argmin())
+    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02, "maximize": True}, [0.1, 0.5, -0.2], 5)
+    assert outcome.best == int(outcome.values.argmax())
+
+
 # --- basins -------------------------------------------------------------------------------------
 
 
