@@ -40,12 +40,12 @@ def test_orders_come_from_the_seed_alone():
     batches, _ = batches_of(12, batch_size=3, seed=5)
     assert batches == batches_of(12, batch_size=3, seed=5)[0]
     assert batches != batches_of(12, batch_size=3, seed=6)[0]
-    # Nor does it matter how large batches are.
+    # The order does not depend on the size of batches either.
     assert joined(batches_of(5, batch_size=2, seed=5)[0]) == joined(batches[:4])
 
 
 def test_orders_have_a_stream_of_random_numbers_of_their_own():
-    """The same request is to give the same bytes for good."""
+    """The same request must give the same bytes for ever, so the stream is fixed."""
     rows = MiniBatches(6, 4, 12, shuffle=True)
     for epoch in range(3):
         order = np.random.Generator(np.random.PCG64([12, 2, epoch])).permutation(6)
@@ -59,7 +59,7 @@ def test_any_step_may_be_asked_for_at_any_time():
     assert [back.rows(step).tolist() for step in reversed(range(40))] == rows[::-1]
 
 
-def test_without_shuffling_samples_come_as_they_are():
+def test_without_shuffling_samples_keep_their_order():
     assert batches_of(5, batch_size=4, shuffle=False)[0] == [
         [0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3], [4, 5, 6, 7]
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_steps_and_epochs(plan, steps, epochs):
     assert outcome.reason == f"all {steps} steps are done"
 
 
-def test_indices_that_are_none():
+def test_listed_indices_have_to_exist():
     with pytest.raises(InvalidRequest) as caught:
         train(SMALL, X, Y, SGD, steps=2, batches=[[0, 9], [1, 10, -3], [-1]])
     assert [(fault.path, fault.detail) for fault in caught.value.faults] == [

@@ -1,4 +1,4 @@
-"""Many balls at once: that each goes the way it would go alone, when it ends, and what is told of it."""
+"""Many runs at once: each is as it would be alone, ends where it should, and is recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.engine.descent.test_optimizers import CHOICES
 from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolled, rolling
 
 BENT = "(1 - x)^2 + 3*(y - x^2)^2 + x*y/4"
-"""Products and sums alone, so that all digits are the same wherever a ball stands in its row."""
+"""A function of products and sums only, so that all digits of a run are the same in any column."""
 STARTS = [(-1.2, 1.0), (0.5, -0.3), (2.0, 1.5), (0.0, 0.0), (-0.7, -1.1)]
 STEPS = 25
 SEARCHES = [each.name for each in optimizers if each.search]
@@ -29,7 +29,7 @@ RULES = [each.name for each in optimizers if not each.search]
 
 
 class OnFunction:
-    """An expression as an objective of the loop."""
+    """A typed function as an objective of the loop."""
 
     steps_per_epoch = 1
 
@@ -55,10 +55,10 @@ class OnFunction:
 
 
 def alone(text, start, steps, chosen, schedule=None, clip=None):
-    """By the loop: places before each step and after the last, the values there, what is remembered, and the status."""
+    """Make one run with the loop. Return its points before each step and after the last, values, states and status."""
     descent = Descent(OnFunction(text, start), recipe(chosen, schedule, clip))
     places, values = [], []
-    for _ in range(steps + 1):  # the last look moves on, which is not told
+    for _ in range(steps + 1):  # the last evaluation also moves, which is not recorded
         places.append(descent.parameters.copy())
         state = {name: np.array(each) for name, each in vars(descent.state).items() if isinstance(each, np.ndarray)}
         values.append(descent.advance().loss)
@@ -85,7 +85,7 @@ def assert_as_alone(text, chosen, starts=STARTS, steps=STEPS, rtol=0.0, **detail
 
 
 @pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
-def test_rules_go_the_way_of_the_loop(chosen):
+def test_runs_of_rules_are_those_of_the_loop(chosen):
     rate = min(chosen.options["learning_rate"], 0.02)
     if chosen.name in ("adadelta", "rprop"):
         rate = chosen.options["learning_rate"]
@@ -109,7 +109,7 @@ def test_rules_go_the_way_of_the_loop(chosen):
     ],
     ids=str,
 )
-def test_what_is_around_a_rule_is_as_in_the_loop(name, more):
+def test_clipping_and_decay_are_those_of_the_loop(name, more):
     known = {option.name for option in optimizers[name].options}
     options = {key: value for key, value in more.get("options", {}).items() if key in known}
     details = {key: value for key, value in more.items() if key != "options"}
@@ -126,7 +126,7 @@ def test_zero_gradients_are_clipped_to_zero():
 
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("schedule", [None, {"name": "exponential", "gamma": 0.9}])
-def test_searches_go_the_way_of_the_loop(name, schedule):
+def test_runs_of_searches_are_those_of_the_loop(name, schedule):
     assert_as_alone(BENT, name, steps=6, schedule=schedule)
 
 
@@ -135,7 +135,7 @@ def test_a_search_with_options():
     assert_as_alone(BENT, {"name": "l_bfgs", "iterations": 3, "history_size": 2, "line_search": "none"}, steps=6)
 
 
-def test_what_is_shown_of_a_state_is_kept_too():
+def test_shown_arrays_of_a_state_are_recorded_too():
     running, _ = rolled(BENT, "adam", STARTS, 3, include=("state",))
     state = running.path_of(0)["state"]
     np.testing.assert_allclose(
@@ -160,7 +160,7 @@ SEVERAL = [
 ]
 
 
-def test_balls_together_are_as_one_by_one():
+def test_runs_together_are_as_one_by_one():
     starts = np.random.default_rng(4).uniform(-1.5, 1.5, (11, 2))
     together, _, outcome = roll(BENT, SEVERAL, starts, 20, include=("gradients", "state"))
     for number, chosen in enumerate(SEVERAL):
@@ -178,7 +178,7 @@ def test_balls_together_are_as_one_by_one():
 LOOK_AHEAD = {"name": "nesterov", "learning_rate": 0.01}
 
 
-def test_what_is_told_is_what_is_kept():
+def test_snapshots_are_what_paths_keep():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, "l_bfgs", LOOK_AHEAD, "adam", "newton"]
     running, told, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
     assert [step for step, *_ in told] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
@@ -192,13 +192,13 @@ def test_what_is_told_is_what_is_kept():
     np.testing.assert_array_equal(outcome.values, told[-1][2])
 
 
-def test_the_gradient_told_of_a_look_ahead_is_the_one_kept():
+def test_snapshots_and_paths_have_the_same_gradient_of_a_look_ahead():
     running, told = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
     for place, (*_, gradients) in enumerate(told):
         np.testing.assert_array_equal(gradients, running.paths.gradients[:, place])
 
 
-def test_the_starts_are_left_alone():
+def test_the_starts_stay_unchanged():
     described = plan("sgd", STARTS, 3)
     before = described.starts.copy()
     running = rolling(BENT, ["sgd", "newton"], described.starts, 3)
@@ -211,7 +211,7 @@ def test_the_starts_are_left_alone():
 
 
 def noises(scale=0.5, seed=7, starts=((0.0, 0.0), (0.0, 0.0)), chosen="sgd", steps=6, text="0x + 0y"):
-    """What is added to the gradients, seen on level ground by how balls of learning rate 1 move."""
+    """Return the noise of each step: the moves of runs with learning rate 1 on a constant function."""
     running, _ = rolled(
         text, {"name": chosen, "learning_rate": 1.0}, starts, steps, noise={"scale": scale, "seed": seed}
     )
@@ -223,7 +223,7 @@ def test_noise_comes_from_the_seed():
     assert not np.isclose(noises(), noises(seed=8)).any()
 
 
-def test_noise_differs_from_ball_to_ball_and_step_to_step():
+def test_noise_differs_between_runs_and_between_steps():
     found = np.round(noises(starts=[(0.0, 0.0)] * 5, steps=40), 9)
     assert len(np.unique(found)) == found.size
 
@@ -243,12 +243,12 @@ def test_noise_is_the_same_for_all_optimizers():
     np.testing.assert_array_equal(running.paths.points, more.paths.points[:4])
 
 
-def test_noise_of_one_variable_does_not_depend_on_later_balls():
+def test_noise_of_one_variable_does_not_depend_on_later_starts():
     few, many = (noises(text="0x", starts=[(0.0,)] * count) for count in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
 
 
-def test_noise_of_several_variables_does_not_depend_on_later_balls():
+def test_noise_of_several_variables_does_not_depend_on_later_starts():
     few, many = (noises(starts=[(0.0, 0.0)] * count) for count in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
 
@@ -262,7 +262,7 @@ def test_noise_scales():
     assert not noises(scale=0.0).any()
 
 
-def test_what_is_told_of_a_step_is_without_noise():
+def test_recorded_gradients_are_without_noise():
     _, told, outcome = roll(
         BENT, "sgd", STARTS, 4, noise={"scale": 1.0, "seed": 0}, include=("gradients",), stop={"value_below": -1e9}
     )
@@ -288,10 +288,10 @@ def test_noise_is_clipped_with_the_gradient():
 # --- ends ---------------------------------------------------------------------------------------
 
 HALVING = {"name": "sgd", "learning_rate": 0.25}
-"""On x^2 each step halves x."""
+"""Each step of this optimizer on x^2 halves x."""
 
 
-def test_a_ball_stops_where_its_value_is_low_enough():
+def test_a_run_stops_where_its_value_is_low_enough():
     running, told, outcome = roll("x^2", HALVING, [1.0, 8.0, 0.01], 10, stop={"value_below": 0.3})
     assert outcome.status == ["stopped", "stopped", "stopped"]
     assert outcome.steps_done == [1, 4, 0]
@@ -302,7 +302,7 @@ def test_a_ball_stops_where_its_value_is_low_enough():
     assert "the value 0.0001 is below 0.3; " in outcome.reasons[2]
 
 
-def test_a_ball_stops_where_its_gradient_is_short_enough():
+def test_a_run_stops_where_its_gradient_is_short_enough():
     _, _, outcome = roll("x^2 + y^2", HALVING, [(3.0, 4.0), (0.0, 0.0)], 10, stop={"gradient_norm_below": 1.5})
     assert outcome.status == ["stopped", "stopped"]
     assert outcome.steps_done == [3, 0]
@@ -310,7 +310,7 @@ def test_a_ball_stops_where_its_gradient_is_short_enough():
     assert outcome.reasons[0].startswith("after 3 steps the gradient norm 1.25 is below 1.5; ")
 
 
-def test_others_go_on_when_one_has_stopped():
+def test_other_runs_go_on_when_one_has_stopped():
     running, _, outcome = roll("x^2", HALVING, [1.0, 1024.0], 6, stop={"value_below": 0.3})
     assert outcome.status == ["stopped", "completed"]
     assert outcome.steps_done == [1, 6]
@@ -320,7 +320,7 @@ def test_others_go_on_when_one_has_stopped():
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "nesterov", "rprop"])
-def test_one_that_has_stopped_rests(name):
+def test_a_run_that_has_stopped_rests(name):
     running, _, outcome = roll(
         BENT, [{"name": name, "learning_rate": 0.01}, "sgd"], STARTS, 40, stop={"value_below": 0.7}
     )
@@ -335,7 +335,7 @@ def test_one_that_has_stopped_rests(name):
         assert (running.paths.values[run, :end] >= 0.7).all()
 
 
-def test_one_that_diverges_rests_while_others_go_on():
+def test_a_run_that_diverges_rests_while_others_go_on():
     text = "x^4 - 3x^2 + x"
     running, told, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
     assert outcome.status == ["completed", "diverged", "completed"]
@@ -356,7 +356,7 @@ def test_one_that_diverges_rests_while_others_go_on():
     assert outcome.valleys.of_run[1] == -1
 
 
-def test_what_is_uphill_without_end_diverges_without_a_bound():
+def test_a_run_uphill_without_end_diverges():
     _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 1.0, "maximize": True}, [1.0], 60)
     assert outcome.status == ["diverged"]
     assert "λmax" not in outcome.reasons[0]
@@ -387,7 +387,7 @@ def test_a_value_above_a_bound_has_diverged():
     assert outcome.reasons[0] == "after 3 steps the value 64 is above 50"
 
 
-def test_a_bound_may_lie_beyond_where_balls_run_away():
+def test_a_bound_may_lie_beyond_the_value_that_has_run_away():
     _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 1.5}, [1.0], 30, stop={"value_above": 1e300})
     assert outcome.status == ["completed"]
     assert outcome.values[0] == 4.0**30
@@ -441,7 +441,7 @@ def test_thinning(steps, every, told):
             np.testing.assert_array_equal(ours["state"][name], array[told], name)
 
 
-def test_the_end_of_a_path_is_told_wherever_it_is():
+def test_a_path_ends_at_any_step():
     running, _, outcome = roll(
         "x^2", HALVING, [16.0, 1.0, 4096.0], 9, every=4, stop={"value_below": 1.5}, include=("gradients",)
     )
@@ -456,7 +456,7 @@ def test_the_end_of_a_path_is_told_wherever_it_is():
     assert way["values"].tolist() == [4096.0, 16.0, 1.0]
 
 
-def test_without_keeping_paths_everything_is_still_told():
+def test_without_keeping_paths_there_are_still_snapshots():
     kept, told, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
     lean, seen, same = roll(BENT, SEVERAL, STARTS, 10, every=3, keep=False)
     assert lean.paths.points.size == lean.paths.values.size == 0
@@ -511,7 +511,7 @@ def test_cancelling_before_the_first_step_and_after_the_last():
     assert arrived(running).status == ["completed"] * len(STARTS)
 
 
-def test_cancelling_leaves_those_that_have_ended():
+def test_cancelling_leaves_runs_that_have_ended():
     running = rolling("x^2", HALVING, [1.0, 4096.0], 20, every=3, stop={"value_below": 0.3})
     for _ in range(5):
         running.advance()
@@ -523,7 +523,7 @@ def test_cancelling_leaves_those_that_have_ended():
     running.close()
 
 
-def test_cancelling_while_searches_are_at_work():
+def test_cancelling_in_the_middle_of_a_step_of_searches():
     starts = np.linspace(1.0, 3.0, 20)
     chosen = [{"name": "sgd", "learning_rate": 0.1}, "l_bfgs"]
     running = rolling("x^2 + 1", chosen, starts, 5, stop={"value_below": 2.5})
@@ -555,14 +555,14 @@ def test_schedules_that_watch_a_loss_are_refused(name):
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_noise_is_nothing_for_a_search(name):
+def test_a_search_takes_no_noise(name):
     error = refusal(["sgd", name], STARTS, 5, noise={"scale": 1.0, "seed": 0})
     assert [fault.path for fault in error.faults] == [("optimizers", 1)]
     assert name in error.faults[0].detail
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_clipping_is_nothing_for_a_search(name):
+def test_a_search_takes_no_clipping(name):
     error = refusal([name, "sgd"], STARTS, 5, clip={"norm": 1.0})
     assert [fault.path for fault in error.faults] == [("clip",)]
 
@@ -635,7 +635,7 @@ ENDS = {
     "rosenbrock_3": ["minimum0", "minimum0", "minimum0", "minimum0"],
     "powell": ["-", "minimum0", "minimum0"],
 }
-"""Next to which of its places each trial leads, from each start: what the texts of the functions say."""
+"""The valley that each trial leads to from each start, as the texts of the functions say."""
 
 
 def trial(name, number):
@@ -674,7 +674,7 @@ def test_every_trial_is_tried():
     assert {preset.name: len(preset.trials) for preset in presets} == {name: len(each) for name, each in ENDS.items()}
 
 
-def test_what_texts_say_of_the_way():
+def test_texts_are_right_about_paths():
     ways = [trial("parabola", number)[0].path_of(0)["path"][:, 0] for number in range(5)]
     for way, rate in zip(ways, (0.1, 0.5, 0.9, 1.0, 1.1), strict=True):
         np.testing.assert_allclose(way[1:], (1.0 - 2.0 * rate) * way[:-1], rtol=1e-12, atol=1e-15)

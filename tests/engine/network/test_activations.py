@@ -120,7 +120,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
-def test_derivatives_agree_with_differences_whatever_an_option_is_set_to(name, options):
+def test_derivatives_agree_with_differences_for_any_option(name, options):
     rows = np.random.default_rng(0).uniform(-5.0, 5.0, (30, 4))
     direction = np.random.default_rng(1).uniform(0.5, 1.0, rows.shape)
 
@@ -221,7 +221,7 @@ def test_values_have_all_their_digits(name, point, value, slope):
 
 
 @pytest.mark.parametrize("declaration", [each for each in activations if each.log], ids=name_of)
-def test_the_logarithm_an_activation_knows_is_that_of_its_value(declaration):
+def test_the_declared_logarithm_is_that_of_the_value(declaration):
     graph = Graph("float64")
     x = graph.input("x", (2, 3))
     y, log_y = build(declaration.name, x), declaration.log(x)

@@ -62,13 +62,13 @@ def test_no_loss_warns(name):
 
 
 @pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
-def test_targets_a_loss_is_not_made_for_are_told(name, target):
+def test_targets_that_a_loss_is_not_made_for_are_reported(name, target):
     activation = "softmax" if losses[name].outputs == "distributions" else "sigmoid"
     result = evaluate(network(dense("a", 2, activation)), INPUTS, None, name, np.full((4, 2), target))
     assert codes(result) == [("unusual_targets", "a", "targets")]
 
 
-def test_outputs_that_are_no_probabilities_are_told():
+def test_outputs_that_are_no_probabilities_are_reported():
     parameters = {"a": {"kernel": [[0.0], [0.0]], "bias": [1.5]}}
     result = evaluate(network(dense("a", 1)), INPUTS, parameters, "bce", np.ones((4, 1)))
     assert not result.finite
@@ -90,7 +90,7 @@ def test_outputs_that_are_no_probabilities_are_told():
          "nothing; end with softmax"),
     ],
 )  # fmt: skip
-def test_outputs_that_are_no_probabilities_are_told_whether_the_loss_is_finite_or_not(loss, outputs, targets, words):
+def test_outputs_that_are_no_probabilities_are_reported_with_any_loss(loss, outputs, targets, words):
     result = evaluate(network(layer("a", "activation", activation="linear")), outputs, {}, loss, targets)
     (warning,) = [each for each in result.warnings if each.code == "no_probabilities"]
     assert (warning.layer, warning.quantity) == ("a", "output")
@@ -98,7 +98,7 @@ def test_outputs_that_are_no_probabilities_are_told_whether_the_loss_is_finite_o
     assert "from_logits" in warning.message or loss == "kl_divergence"
 
 
-def test_rates_that_are_negative_are_told():
+def test_negative_rates_are_reported():
     linear = network(layer("a", "activation", activation="linear"))
     result = evaluate(linear, [[-0.5], [2.0]], {}, "poisson", [[1.0], [1.0]])
     assert codes(result)[0] == ("no_rates", "a", "output")
@@ -133,7 +133,7 @@ def test_label_smoothing_makes_no_distribution_suspect():
 
 
 @pytest.mark.parametrize("loss", ["cce", "scce"])
-def test_class_weights_whose_mean_others_take_otherwise_are_told(loss):
+def test_class_weights_whose_mean_other_frameworks_define_otherwise_are_reported(loss):
     classes = np.array([0, 1, 1, 0])
     targets = classes if loss == "scce" else np.eye(2)[classes]
     definition = network(dense("a", 2, "softmax"))
@@ -162,7 +162,7 @@ def test_class_weights_of_distributions_are_summed_by_no_framework():
 @pytest.mark.parametrize(
     ("weights", "told"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
 )
-def test_sample_weights_whose_mean_others_take_otherwise_are_told(weights, told):
+def test_sample_weights_whose_mean_other_frameworks_define_otherwise_are_reported(weights, told):
     definition = network(dense("a", 1))
     result = evaluate(definition, INPUTS, None, "mse", TARGETS, weights)
     assert codes(result) == [("normalize_weights", None, "loss")] * told
@@ -205,12 +205,12 @@ def test_parameters_that_do_not_matter_are_named():
     assert not result.per_sample_gradients["idle"]["kernel"].any()
 
 
-def test_idle_layers_that_are_not_trained_are_no_cause_to_warn():
+def test_idle_layers_that_are_not_trained_give_no_warning():
     definition = network(dense("used", 1), dense("idle", 2, inputs=["input"], trainable=False), outputs=["used"])
     assert not evaluate(definition, INPUTS, None, "mse", TARGETS).warnings
 
 
-def test_probabilities_taken_as_logits_are_doubtful():
+def test_probabilities_read_as_logits_are_reported():
     loss = {"name": "bce", "from_logits": True}
     result = evaluate(network(dense("out", 1, "sigmoid")), INPUTS, None, loss, TARGETS)
     assert codes(result) == [("probabilities_as_logits", "out", "loss")]
@@ -260,7 +260,7 @@ def test_a_gradient_that_overflows_is_named():
     assert warning.message.startswith("the gradient of layer 'a'")
 
 
-def test_what_is_not_a_number_is_told_from_what_is_infinite():
+def test_not_a_number_and_infinite_are_distinguished():
     weights = np.array([1.0, -1.0])
     data = {"weights": weights, "normalize_weights": True}
     warning = first_place(network(dense("a", 1)), [[1.0], [1.0]], None, "mse", [[0.0], [0.0]], **data)

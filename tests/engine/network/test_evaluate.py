@@ -257,7 +257,7 @@ def test_layers_deltas_and_gradients_are_those_of_the_textbook():
     assert result.loss == pytest.approx(0.5 * ((a2 - TARGETS) ** 2).sum(), rel=1e-14)
 
 
-def test_only_what_was_asked_for_is_answered():
+def test_an_answer_holds_only_what_the_task_includes():
     result = xor()
     assert (result.layers, result.input_gradients, result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
     assert result.parameters is None and result.finite and not result.warnings
@@ -411,7 +411,7 @@ def test_losses_of_several_outputs_add_up():
 # --- regularization and trainability ------------------------------------------------------------
 
 
-def test_regularization_is_told_apart_from_the_data():
+def test_regularization_loss_and_data_loss_are_separate():
     parts = (
         dense("hidden", 2, "sigmoid", kernel_regularizer={"name": "l1_l2", "l1": 0.5, "l2": 0.25}),
         dense("out", 1, "sigmoid", bias_regularizer={"name": "l2", "l2": 2.0}),

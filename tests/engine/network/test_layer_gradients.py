@@ -107,7 +107,7 @@ def test_gradients_agree_with_differences(declaration, training):
 
 @MODES
 @EVERY_LAYER
-def test_gradients_agree_with_differences_whatever_an_option_is_set_to(declaration, training):
+def test_gradients_agree_with_differences_for_any_option(declaration, training):
     for option, examples in variations(declaration):
         checked = [check(example, training) for example in examples]
         assert any(checked), f"no value of {option!r} but the default could be tried; see layer_examples.py"

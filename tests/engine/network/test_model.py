@@ -32,19 +32,19 @@ def only_fault(*parts, shape=(4, 3), **details):
 # --- names --------------------------------------------------------------------------------------
 
 
-def test_an_unknown_input_is_named_with_what_there_is():
+def test_an_unknown_input_is_refused_with_the_known_names():
     assert only_fault(dense("a", 2), dense("b", 2, inputs=["c"])) == Fault(
         ("network", "layers", 1, "inputs", 0), "no layer is called 'c'", ("input", "a", "b")
     )
 
 
-def test_an_unknown_output_is_named_with_what_there_is():
+def test_an_unknown_output_is_refused_with_the_known_names():
     assert only_fault(dense("a", 2), dense("b", 2), outputs=["a", "z"]) == Fault(
         ("network", "outputs", 1), "no layer is called 'z'", ("a", "b")
     )
 
 
-def test_everything_wrong_with_names_is_told_at_once():
+def test_all_faults_of_names_are_reported_at_once():
     found = faults(network(dense("a", 2, inputs=["x"]), dense("b", 2, shares="y"), outputs=["z"]))
     assert [fault.path for fault in found] == [
         ("network", "layers", 0, "inputs", 0),
@@ -194,7 +194,7 @@ def test_concatenated_shapes_must_agree_elsewhere():
 
 
 @pytest.mark.parametrize("axis", [0, 2, -2, 7])
-def test_concatenation_along_an_axis_that_is_none(axis):
+def test_concatenation_along_an_axis_that_does_not_exist(axis):
     fault = only_fault(dense("a", 2), layer("m", "concatenate", inputs=["a", "input"], axis=axis))
     assert fault == Fault(("network", "layers", 1, "axis"), f"axis {axis} is none of 1 to 1 (or -1 to -1)")
 

@@ -21,7 +21,7 @@ def refused_parameters(definition, parameters, inputs=(4, 3)):
         (layer("a", "reshape", target_shape=[1, 3]), 3, "because layer 'a' gives shape [1, 3]"),
     ],
 )
-def test_a_wrong_kernel_is_told_why_its_shape_is_what_it_is(first, inputs, reason):
+def test_the_refusal_of_a_kernel_gives_the_reason_for_its_shape(first, inputs, reason):
     wrong = {"b": {"kernel": np.zeros((7, 2)), "bias": np.zeros(2)}}
     (detail,) = [
         fault.detail for fault in refused_parameters(network(first, dense("b", 2)), wrong) if "b" in fault.path
@@ -41,7 +41,7 @@ def test_the_inputs_are_the_reason_of_the_first_kernel():
     assert fault.detail.endswith("because the inputs have shape [5, 1]")
 
 
-def test_every_fault_of_the_parameters_is_told_at_once():
+def test_all_faults_of_the_parameters_are_reported_at_once():
     definition = network(dense("a", 2), layer("f", "flatten"), dense("c", 2, shares="a"), dense("d", 2))
     found = refused_parameters(
         definition,
