@@ -1,6 +1,6 @@
-"""Jacobians, Hessians and products with them: against PyTorch, against each other, for every type of layer.
+"""Jacobians, Hessians and products with them, compared with PyTorch and with each other for every type of layer.
 
-PyTorch's answers were recorded by scripts/record_pytorch_derivatives.py, as requests.
+scripts/record_pytorch_derivatives.py recorded PyTorch's answers, with requests.
 """
 
 import itertools
@@ -51,7 +51,7 @@ COMBINATIONS = list(itertools.product(KINDS, OF, WRT))
 
 
 def leaves(value, path=()):
-    """The tensors of an answer by their paths, whatever objects and lists they lie in."""
+    """Return the tensors of an answer by their paths through objects and lists."""
     if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(inner, (*path, key))
@@ -95,7 +95,7 @@ def test_answers_of_pytorch(post, record, answer, dtype, tolerance):
 
 
 class Case:
-    """A network with its numbers, and any derivative of it."""
+    """A network with its numbers, of which any derivative can be computed."""
 
     def __init__(self, definition, inputs, loss=None, targets=None, weights=None, parameters=None, **details):
         self.definition, self.inputs = definition, by_input(definition, inputs)
@@ -122,13 +122,13 @@ class Case:
         return self.derivation(kind, of, wrt, len(vectors), **limits).run(self.feed(of), vectors)
 
     def products(self, kind, of, wrt, rows):
-        """Products with the rows of a matrix, as rows of a matrix."""
+        """Return the products with the rows of a matrix, as rows of a matrix."""
         derivation = self.derivation(kind, of, wrt, len(rows))
         entries = [entry_of(derivation.sent, row) for row in rows]
         return np.array([flat(entry) for entry in derivation.run(self.feed(of), entries).result])
 
     def sizes(self, of, wrt):
-        """How many numbers are differentiated, and with respect to how many."""
+        """Return the number of outputs, and the number of variables."""
         derivation = self.derivation("jvp", of, wrt, 1)
         return derivation.of.size, derivation.sent.size
 
@@ -138,20 +138,20 @@ def entry_of(space, row):
 
 
 def flat(entry):
-    """All numbers of an entry, in its order."""
+    """Return all numbers of an entry, in its order."""
     if isinstance(entry, dict):
         return np.concatenate([flat(inner) for inner in entry.values()])
     return np.reshape(entry, -1)
 
 
 def assert_close(actual, expected, relative=1e-10):
-    """Up to a share of the largest number expected."""
+    """Assert that numbers differ by no more than a share of the largest one expected."""
     scale = max(np.abs(expected).max(initial=0.0), 1e-8)
     np.testing.assert_allclose(actual, expected, rtol=0.0, atol=relative * scale)
 
 
 def assert_adjoint(case, of, wrt, rng):
-    """u·(J v) = (u J)·v, whatever the network."""
+    """Assert that u·(J v) = (u J)·v."""
     rows, columns = case.sizes(of, wrt)
     u, v = rng.standard_normal((2, rows)), rng.standard_normal((3, columns))
     pushed = case.products("jvp", of, wrt, v)
@@ -162,7 +162,7 @@ def assert_adjoint(case, of, wrt, rng):
 
 
 def assert_symmetric(case, wrt, rng):
-    """v·(H w) = w·(H v)."""
+    """Assert that v·(H w) = w·(H v)."""
     vectors = rng.standard_normal((2, case.sizes("loss", wrt)[1]))
     one, other = case.products("hvp", "loss", wrt, vectors)
     terms = np.abs(vectors[0]) @ np.abs(other) + np.abs(vectors[1]) @ np.abs(one)
@@ -222,7 +222,7 @@ def test_products_with_unit_vectors_give_the_hessian(drawn):
 
 
 def whole_jacobian(result, wrt):
-    """All outputs by all numbers that are differentiated for; samples do not influence each other's outputs."""
+    """Return the matrix of all outputs by all variables. Outputs of a sample do not depend on other samples."""
     bands = []
     for rows in result.values():
         blocks = []
@@ -461,7 +461,7 @@ def test_float32_is_computed_in_float32(kind, of, wrt):
 
 
 def walk(value, path=()):
-    """The arrays of a result as they are."""
+    """Yield the arrays of a result."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from walk(inner, (*path, key))

@@ -1,4 +1,4 @@
-"""Whole tasks: gradients of networks, what may be asked beside them, warnings and limits."""
+"""Evaluations: gradients of networks, the other contents of answers, limits, and runs from many threads."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +30,13 @@ from tests.engine.network.building import (
 from tests.engine.support import random_examples
 from tests.watches import Looks
 
-# Their slopes, or the slopes of those, jump somewhere: central differences across the jump are wrong.
+# The first or second derivative of these jumps somewhere. Central differences across the jump are wrong.
 KINKED = {
     "step", "sign", "relu", "leaky_relu", "prelu", "elu", "selu", "celu", "softsign", "hard_sigmoid", "hard_tanh",
     "relu6", "hard_silu", "hard_shrink", "soft_shrink",
 }  # fmt: skip
 SMOOTH = [each.name for each in activations if each.name not in KINKED]
-# What the last layer must be for a loss's domain, and what targets it takes.
+# The last layer that fits the domain of a loss, and the targets that the loss takes.
 HEADS = {
     "mean_squared_error": ("linear", "real"),
     "half_squared_error": ("tanh", "real"),
@@ -64,7 +64,7 @@ def drawn_targets(kind, shape, rng):
 
 @st.composite
 def random_networks(draw, smooth=True):
-    """A network with branches, merges and shared layers, a loss, and targets for it."""
+    """Draw a network with branches, merges and shared layers, a loss, and targets for it."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     samples, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     names = SMOOTH if smooth else [each.name for each in activations if each.name not in ("step", "sign")]
@@ -216,7 +216,7 @@ def xor(loss="half_squared_error", **details):
 
 
 def backpropagation():
-    """The textbook, for half the squared error summed over samples."""
+    """Compute by the textbook, for half the squared error summed over samples."""
     w, b = np.array(PARAMETERS["hidden"]["kernel"]), np.array(PARAMETERS["hidden"]["bias"])
     v, c = np.array(PARAMETERS["out"]["kernel"]), np.array(PARAMETERS["out"]["bias"])
     z1 = INPUTS @ w + b

@@ -1,6 +1,6 @@
-"""Layers as a caller meets them: shapes, samples on their own, random numbers, state, and what is refused.
+"""Layers: shapes, independence of samples, random numbers, state, and refusals.
 
-That their numbers are right is the matter of test_layers_against_pytorch.py.
+test_layers_against_pytorch.py tests their numbers.
 """
 
 import math
@@ -26,7 +26,7 @@ def definition_of(record):
 
 
 def read(*described, **network):
-    """A definition as a request describes it."""
+    """Read a definition in the form of a request."""
     return NetworkField().deserialize({"layers": list(described), **network})
 
 
@@ -91,7 +91,7 @@ def test_deltas_have_the_shape_of_what_they_belong_to(record):
 
 
 def by_hand(image, kernel, strides, dilations, padding):
-    """A convolution of one image with loops: every product is written out."""
+    """Convolve one image with plain loops."""
     (kh, kw, _, filters), (height, width, _) = kernel.shape, image.shape
     extents = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilations, strict=True)]
     if padding == "same":
@@ -523,7 +523,7 @@ NORMALISING = [
 
 
 def normalised(described, x, dtype="float64"):
-    """Outputs and input gradients of a layer in training, against targets of another sign."""
+    """Return outputs and input gradients of a layer in training, with targets of the opposite sign."""
     definition = read({**described, "name": "it"})
     targets = -np.sign(np.asarray(x))
     result = evaluate(
@@ -535,7 +535,7 @@ def normalised(described, x, dtype="float64"):
 @pytest.mark.parametrize("power", [600, 1000, -600, -1000])
 @pytest.mark.parametrize("described", NORMALISING, ids=str)
 def test_inputs_of_any_size_are_normalised(described, power):
-    """Without epsilon the size of the inputs does not matter, and gradients shrink as it grows."""
+    """Without epsilon, outputs do not depend on the size of the inputs, and gradients shrink as it grows."""
     x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
     scale = 2.0**power
     outputs, gradients, _ = normalised(described | {"epsilon": 0.0}, x)

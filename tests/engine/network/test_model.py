@@ -1,4 +1,4 @@
-"""From a definition to a model: what is refused and how it is said, orders, shapes."""
+"""Models of definitions: the order of layers, shared parameters, shapes, and refusals."""
 
 import numpy as np
 import pytest

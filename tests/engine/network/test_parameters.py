@@ -1,4 +1,4 @@
-"""The parameters of a request are compared with those of the network, and refusals say why a shape is wanted."""
+"""Parameters of a request that do not fit the network: all faults at once, with the reasons for shapes."""
 
 import numpy as np
 import pytest

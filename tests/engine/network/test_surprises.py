@@ -1,4 +1,4 @@
-"""Warnings that say why nothing will be learned, and silence where something will."""
+"""Warnings that a network cannot learn, and silence where it can."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
 
 
 def warnings(*layers, inputs=XOR, targets=TARGETS, loss="mean_squared_error", parameters=None, **details):
-    """Codes of the warnings, with the layers that they are about."""
+    """Return the codes of the warnings, with their layers."""
     result = evaluate(network(*layers), inputs, parameters, loss, targets, **details)
     return {(each.code, each.layer) for each in result.warnings}
 
@@ -85,7 +85,7 @@ def test_units_that_some_sample_turns_on_are_not_off():
 
 
 def test_a_gradient_of_0_is_no_unit_that_is_off():
-    """The outputs are right, so every gradient is 0; and nothing goes on from the second unit."""
+    """The outputs are right, so every gradient is 0. The weights out of the second unit are 0 as well."""
     parameters = HEALTHY | arrays(o={"kernel": [[1], [0], [0]], "bias": [0]})
     exact = np.maximum(XOR @ parameters["h"]["kernel"][:, :1] + 0.5, 0.0)
     assert warnings(dense("h", 3, "relu"), dense("o", 1), parameters=parameters, targets=exact) == set()
