@@ -159,7 +159,7 @@ def inverse_time(base: float, count: int, decay_steps: int, decay_rate: float, s
     "polynomial",
     aliases=("polynomial_decay",),
     en="Down to end_learning_rate along a power of what is left of decay_steps: PyTorch's PolynomialLR, and Keras's "
-    "PolynomialDecay, which ends at 0.0001 unless told otherwise.",
+    "PolynomialDecay, which ends at 0.0001 by default.",
     zh="按 decay_steps 剩余比例的幂降至 end_learning_rate:PyTorch 的 PolynomialLR 与 Keras 的 PolynomialDecay"
     "(后者默认终值为 0.0001)。",
     options=common_to_all(
@@ -239,7 +239,7 @@ def cosine(base: float, count: int, decay_steps: int, minimum: float, alpha: flo
     "cosine_restarts",
     aliases=("cosine_annealing_warm_restarts", "cosine_decay_restarts"),
     en="Half a cosine down, again and again, each t_mul times as long and m_mul times as high as the one before: "
-    "PyTorch's CosineAnnealingWarmRestarts, and Keras's CosineDecayRestarts, where t_mul is 2 unless told otherwise.",
+    "PyTorch's CosineAnnealingWarmRestarts, and Keras's CosineDecayRestarts, where t_mul is 2 by default.",
     zh="反复沿半个余弦下降,每次长度乘以 t_mul、高度乘以 m_mul:PyTorch 的 CosineAnnealingWarmRestarts 与 Keras 的 "
     "CosineDecayRestarts(后者 t_mul 默认为 2)。",
     options=common_to_all(

@@ -69,9 +69,9 @@ def faults(case: Case, outcome: RunEnds) -> tuple[list[str], int]:
             true = exact[valley] if valley >= 0 else None
             if true is None or valleys.classes[valley] == DEGENERATE:
                 continue
-            ball = outcome.points[run]
-            if not np.all(_distances(true[0], ball.tolist()) <= SLACK * ARRIVED * (1.0 + np.abs(ball))):
-                wrong.append(f"{outcome.reasons[run]}, from {ball.tolist()}, but it is at {true[0].T}")
+            end = outcome.points[run]
+            if not np.all(_distances(true[0], end.tolist()) <= SLACK * ARRIVED * (1.0 + np.abs(end))):
+                wrong.append(f"{outcome.reasons[run]}, from {end.tolist()}, but it is at {true[0].T}")
             arrived += 1
         wrong += _strayed(case, outcome, exact)
     return wrong, arrived
@@ -86,7 +86,7 @@ def _strayed(case: Case, outcome: RunEnds, exact: list[Any]) -> list[str]:
     valleys = outcome.valleys
     runs = [run for run, basin in enumerate(valleys.basins) if basin >= 0]
     wrong = [
-        f"ball {run} is in the basin of a {valleys.classes[valleys.basins[run]]}"
+        f"run {run} is in the basin of a {valleys.classes[valleys.basins[run]]}"
         for run in runs
         if valleys.classes[valleys.basins[run]] != MINIMUM
     ]
@@ -96,14 +96,14 @@ def _strayed(case: Case, outcome: RunEnds, exact: list[Any]) -> list[str]:
     compiled = function(case.text, len(runs), 2, case.names)
     expression, size = parse(case.text, case.names), case.high - case.low
     for run, end in zip(runs, _flowed(compiled, outcome.points[runs]), strict=True):
-        true, told = true_point(expression, end.tolist(), size.tolist()), exact[valleys.basins[run]]
-        if true is None or told is None or class_of(true[1]) != MINIMUM:
+        true, claimed = true_point(expression, end.tolist(), size.tolist()), exact[valleys.basins[run]]
+        if true is None or claimed is None or class_of(true[1]) != MINIMUM:
             continue  # the flow has not come far enough to decide
         if not np.all(_distances(true[0], end.tolist()) <= 1e-2 * (1.0 + np.abs(end))):
             continue
-        apart = np.array([abs(float(a - b)) for a, b in zip(true[0], told[0], strict=True)])
+        apart = np.array([abs(float(a - b)) for a, b in zip(true[0], claimed[0], strict=True)])
         if not np.all(apart <= SAME * (1.0 + np.abs(end))):
-            wrong.append(f"ball {run} at {outcome.points[run].tolist()} flows to {true[0].T}, not to {told[0].T}")
+            wrong.append(f"run {run} at {outcome.points[run].tolist()} flows to {true[0].T}, not to {claimed[0].T}")
     return wrong
 
 

@@ -184,7 +184,7 @@ def test_every_training_is_held_by_a_test():
     assert len(WITH_OPTIMUM) >= 12
     known = {"name", "kind", "layers", "inputs", "targets", "loss", "reduction", "optimizer", "steps", "batches"}
     known |= {"trainable", "expected", "tolerance"}
-    told = {"initial_outputs", "trace", "loss_curve", "final_params", "final_outputs", "final_loss"}
+    names = {"initial_outputs", "trace", "loss_curve", "final_params", "final_outputs", "final_loss"}
     for case in cases:
         assert set(case) <= known
-        assert set(case["expected"]) - {"least_squares_optimum"} == told
+        assert set(case["expected"]) - {"least_squares_optimum"} == names

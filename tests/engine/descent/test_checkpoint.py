@@ -201,7 +201,7 @@ def test_listed_batches_and_thin_traces_go_on_at_the_same_step():
     first, half = train(SMALL, X, Y, "adam", steps=6, **plan)
     rest, outcome = train(SMALL, X, Y, "adam", steps=4, checkpoint=half.checkpoint, **plan)
     assert [step.number for step, _ in whole] == [1, 4, 7, 10]
-    assert [step.number for step, _ in first] == [1, 4, 6]  # the last is always told
+    assert [step.number for step, _ in first] == [1, 4, 6]  # the last is always recorded
     assert [step.number for step, _ in rest] == [7, 10]
     assert [more["batch"].tolist() for _, more in rest] == [more["batch"].tolist() for _, more in whole[2:]]
     assert outcome.reason == "all 4 steps are done"

@@ -77,8 +77,8 @@ def test_each_run_is_a_training_of_its_own():
         assert set(curves) == set(CURVES)
         for name in ("loss", "gradient_norm", "learning_rate"):
             np.testing.assert_array_equal(curves[name], [getattr(step, name) for step in steps], name)
-        told = [math.nan if step.validation_loss is None else step.validation_loss for step in steps]
-        np.testing.assert_array_equal(curves["validation_loss"], told)
+        recorded = [math.nan if step.validation_loss is None else step.validation_loss for step in steps]
+        np.testing.assert_array_equal(curves["validation_loss"], recorded)
         assert np.isfinite(curves["validation_loss"]).tolist() == [False, False, True, False, False, True, False]
     assert len({row.loss for row in comparison.rows}) == 6
 
@@ -93,16 +93,16 @@ def test_runs_follow_one_another():
 
 
 @pytest.mark.parametrize(
-    ("every", "steps", "told"),
+    ("every", "steps", "recorded"),
     [(1, 3, [1, 2, 3]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (50, 10, [1, 10]), (10, 10, [1, 10]),
      (7, 1, [1])],
 )  # fmt: skip
-def test_curves_have_the_steps_of_a_trace(every, steps, told):
+def test_curves_have_the_steps_of_a_trace(every, steps, recorded):
     comparison = run(sgd(0.1), "adam", steps=steps, every=every)
-    assert comparison.steps.tolist() == told
+    assert comparison.steps.tolist() == recorded
     for chosen, curves in zip((sgd(0.1), "adam"), comparison.curves, strict=True):
         records, _ = train(NETWORK, X, Y, chosen, steps=steps, every=every)
-        assert [step.number for step, _ in records] == told
+        assert [step.number for step, _ in records] == recorded
         np.testing.assert_array_equal(curves["loss"], [step.loss for step, _ in records])
 
 
@@ -115,9 +115,9 @@ def test_a_run_that_ends_early_leaves_its_curve_open():
     assert (whole.status, whole.steps_done) == ("completed", 12)
     assert diverged.status == "diverged" and diverged.steps_done < 4
     for row, curves in zip(comparison.rows, comparison.curves, strict=True):
-        told = comparison.steps <= row.steps_done
-        np.testing.assert_array_equal(np.isfinite(curves["loss"]), told)
-        np.testing.assert_array_equal(np.isfinite(curves["learning_rate"]), told)
+        recorded = comparison.steps <= row.steps_done
+        np.testing.assert_array_equal(np.isfinite(curves["loss"]), recorded)
+        np.testing.assert_array_equal(np.isfinite(curves["learning_rate"]), recorded)
 
 
 def test_the_best_run_is_the_one_with_the_lowest_loss_in_the_end():

@@ -52,8 +52,8 @@ class Function:
         return None if self.validation is None else self.validation(self.parameters)
 
 
-class Told(Function):
-    """An objective whose losses are told beforehand; its gradient is always 1."""
+class Scripted(Function):
+    """An objective with losses from a list, and a gradient of 1."""
 
     def __init__(self, losses, steps_per_epoch=1, validation=None):
         super().__init__(lambda x: (next(self.losses), np.ones_like(x)), [0.0])
@@ -124,7 +124,7 @@ def test_a_record_holds_the_numbers_before_the_update():
 
 
 def test_epochs_are_counted_in_their_steps():
-    objective = Told(range(7), steps_per_epoch=3)
+    objective = Scripted(range(7), steps_per_epoch=3)
     steps, _ = descend(objective, sgd(), 7)
     assert [step.epoch for step in steps] == [1, 1, 1, 2, 2, 2, 3]
     assert objective.begun == list(range(7))
@@ -415,14 +415,14 @@ def test_a_momentum_of_the_schedule_alone_is_used():
 def test_plateau_lowers_the_rate_when_epochs_bring_no_better_loss():
     """Each epoch has two steps. The third and the fourth epoch are no better than the second."""
     epochs = [4.0, 2.0, 2.0, 2.5, 1.0, 1.0]
-    objective = Told([loss for mean in epochs for loss in (mean - 0.5, mean + 0.5)], steps_per_epoch=2)
+    objective = Scripted([loss for mean in epochs for loss in (mean - 0.5, mean + 0.5)], steps_per_epoch=2)
     schedule = {"name": "plateau", "factor": 0.5, "patience": 1}
     taken, _ = descend(objective, sgd(0.8), 12, schedule=schedule)
     assert [step.learning_rate for step in taken] == [0.8] * 8 + [0.4] * 4
 
 
 def test_plateau_watches_validation_where_there_is_any():
-    objective = Told([9.0 - step for step in range(6)], validation=[3.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    objective = Scripted([9.0 - step for step in range(6)], validation=[3.0, 2.0, 2.0, 2.0, 2.0, 2.0])
     taken, _ = descend(objective, sgd(0.8), 6, schedule={"name": "plateau", "factor": 0.5, "patience": 0})
     assert [step.learning_rate for step in taken] == [0.8, 0.8, 0.8, 0.4, 0.2, 0.1]
 
@@ -449,7 +449,7 @@ def test_a_loss_or_a_gradient_norm_below_its_bound_stops(watched, bound):
 
 
 def test_a_bound_that_is_met_exactly_does_not_stop():
-    objective = Told([2.0, 2.0])
+    objective = Scripted([2.0, 2.0])
     _, descent = descend(objective, sgd(), 2, stop={"loss_below": 2.0, "gradient_norm_below": 1.0})
     assert descent.status is None
 
@@ -465,7 +465,7 @@ def test_a_bound_that_is_met_exactly_does_not_stop():
     ],
 )
 def test_patience(losses, patience, min_delta, steps, best, best_step):
-    taken, descent = descend(Told(losses), sgd(), 100, stop={"patience": patience, "min_delta": min_delta})
+    taken, descent = descend(Scripted(losses), sgd(), 100, stop={"patience": patience, "min_delta": min_delta})
     assert len(taken) == steps == descent.progress.step
     assert descent.reason == (
         f"the loss has not improved for {patience} epochs; its best was {best:g} after step {best_step}"
@@ -474,28 +474,28 @@ def test_patience(losses, patience, min_delta, steps, best, best_step):
 
 def test_patience_uphill_waits_for_higher_losses():
     climbing = {"name": "sgd", "learning_rate": 0.0, "maximize": True}
-    taken, descent = descend(Told([1.0, 2.0, 3.0, 2.0, 2.5, 0.0]), climbing, 100, stop={"patience": 2})
+    taken, descent = descend(Scripted([1.0, 2.0, 3.0, 2.0, 2.5, 0.0]), climbing, 100, stop={"patience": 2})
     assert len(taken) == 5
     assert descent.reason == "the loss has not improved for 2 epochs; its best was 3 after step 3"
 
 
 def test_patience_counts_epochs_and_watches_their_mean():
     # The means are 2, 1.5, 1.6, 1.5: the last two are no better, although single steps are.
-    objective = Told([3.0, 1.0, 2.0, 1.0, 2.7, 0.5, 3.0, 0.0, 9.0], steps_per_epoch=2)
+    objective = Scripted([3.0, 1.0, 2.0, 1.0, 2.7, 0.5, 3.0, 0.0, 9.0], steps_per_epoch=2)
     taken, descent = descend(objective, sgd(), 9, stop={"patience": 2})
     assert len(taken) == 8
     assert (descent.progress.best, descent.progress.best_step) == (1.5, 4)
 
 
 def test_patience_watches_validation_where_there_is_any():
-    objective = Told([5.0, 4.0, 3.0, 2.0, 1.0], validation=[1.0, 0.5, 0.6, 0.7, 0.8])
+    objective = Scripted([5.0, 4.0, 3.0, 2.0, 1.0], validation=[1.0, 0.5, 0.6, 0.7, 0.8])
     taken, descent = descend(objective, sgd(), 5, stop={"patience": 2})
     assert [step.validation_loss for step in taken] == [1.0, 0.5, 0.6, 0.7]
     assert descent.reason == "the loss has not improved for 2 epochs; its best was 0.5 after step 2"
 
 
 def test_validation_follows_the_last_step_of_an_epoch():
-    objective = Told(range(5), steps_per_epoch=2, validation=[7.0, 8.0])
+    objective = Scripted(range(5), steps_per_epoch=2, validation=[7.0, 8.0])
     taken, _ = descend(objective, sgd(), 5)
     assert [step.validation_loss for step in taken] == [None, 7.0, None, 8.0, None]
 
@@ -555,9 +555,9 @@ def test_words_on_momentum(chosen, factor, said):
     assert descent.status == "diverged"
     words = descent.reason.rsplit(", and ", 1)[1]
     assert f" > {said} = " in words
-    rate, told, limit = numbers(words)
+    rate, named, limit = numbers(words)
     assert rate == pytest.approx(taken[0].learning_rate, rel=1e-5)
-    assert told == pytest.approx(factor, rel=1e-3)
+    assert named == pytest.approx(factor, rel=1e-3)
     assert limit == pytest.approx(factor / 64.5, rel=1e-3)
 
 
@@ -652,10 +652,10 @@ def test_a_start_that_is_not_finite():
 
 def test_a_large_loss_may_stay_large():
     """A loss runs away relative to the first loss, or to 1 if that is more."""
-    objective = Told([1e200, 9.9e211, 1e199, 1.1e212])
+    objective = Scripted([1e200, 9.9e211, 1e199, 1.1e212])
     taken, descent = descend(objective, sgd(), 10)
     assert len(taken) == 4 and descent.status == "diverged"
-    objective = Told([1e-9, 0.99e12, -0.99e12, -1.1e12])
+    objective = Scripted([1e-9, 0.99e12, -0.99e12, -1.1e12])
     taken, descent = descend(objective, sgd(), 10)
     assert len(taken) == 4 and descent.status == "diverged"
 

@@ -286,8 +286,8 @@ def test_rows_are_independent(selection: Selection[Optimizer]) -> None:
 def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
     """The rule also leaves the gradient unchanged, and changes the declared arrays of its state in place."""
     whole = fresh_state(selection, START)
-    told = dict(vars(whole))
-    assert set(told) == {*selection.declaration.numbers, *selection.declaration.state(**rule_options(selection))}
+    first = dict(vars(whole))
+    assert set(first) == {*selection.declaration.numbers, *selection.declaration.state(**rule_options(selection))}
     parts = [fresh_state(selection, START[:3]), fresh_state(selection, START[3:])]
     for step in range(1, 7):
         gradient = gradient_at(START + 0.3 * step)
@@ -299,10 +299,10 @@ def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
         update = answer.rate * answer.direction
         pieces = [move(selection, gradient[:3], parts[0], step), move(selection, gradient[3:], parts[1], step)]
         assert np.array_equal(update, np.concatenate([piece.rate * piece.direction for piece in pieces]))
-    assert set(vars(whole)) == set(told)
+    assert set(vars(whole)) == set(first)
     for name, value in vars(whole).items():
         if isinstance(value, np.ndarray):
-            assert value is told[name]
+            assert value is first[name]
             assert np.array_equal(value, np.concatenate([getattr(part, name) for part in parts]))
 
 

@@ -180,21 +180,21 @@ LOOK_AHEAD = {"name": "nesterov", "learning_rate": 0.01}
 
 def test_snapshots_are_what_paths_keep():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, "l_bfgs", LOOK_AHEAD, "adam", "newton"]
-    running, told, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
-    assert [step for step, *_ in told] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
+    running, recorded, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
+    assert [step for step, *_ in recorded] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
     others = [run for run in range(5 * len(STARTS)) if run // len(STARTS) != 2]
-    for place, (_, points, values, gradients) in enumerate(told):
+    for place, (_, points, values, gradients) in enumerate(recorded):
         np.testing.assert_array_equal(points, running.paths.points[:, place])
         np.testing.assert_array_equal(values, running.paths.values[:, place])
         np.testing.assert_array_equal(values, function(BENT, 64, 1).run(points).values)
         np.testing.assert_array_equal(gradients[others], running.paths.gradients[others, place])
-    np.testing.assert_array_equal(outcome.points, told[-1][1])
-    np.testing.assert_array_equal(outcome.values, told[-1][2])
+    np.testing.assert_array_equal(outcome.points, recorded[-1][1])
+    np.testing.assert_array_equal(outcome.values, recorded[-1][2])
 
 
 def test_snapshots_and_paths_have_the_same_gradient_of_a_look_ahead():
-    running, told = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
-    for place, (*_, gradients) in enumerate(told):
+    running, recorded = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
+    for place, (*_, gradients) in enumerate(recorded):
         np.testing.assert_array_equal(gradients, running.paths.gradients[:, place])
 
 
@@ -263,10 +263,10 @@ def test_noise_scales():
 
 
 def test_recorded_gradients_are_without_noise():
-    _, told, outcome = roll(
+    _, recorded, outcome = roll(
         BENT, "sgd", STARTS, 4, noise={"scale": 1.0, "seed": 0}, include=("gradients",), stop={"value_below": -1e9}
     )
-    for _, points, values, gradients in told:
+    for _, points, values, gradients in recorded:
         expected = function(BENT, 64, 1).run(points)
         np.testing.assert_array_equal(values, expected.values)
         np.testing.assert_array_equal(gradients, expected.gradients)
@@ -292,11 +292,11 @@ HALVING = {"name": "sgd", "learning_rate": 0.25}
 
 
 def test_a_run_stops_where_its_value_is_low_enough():
-    running, told, outcome = roll("x^2", HALVING, [1.0, 8.0, 0.01], 10, stop={"value_below": 0.3})
+    running, recorded, outcome = roll("x^2", HALVING, [1.0, 8.0, 0.01], 10, stop={"value_below": 0.3})
     assert outcome.status == ["stopped", "stopped", "stopped"]
     assert outcome.steps_done == [1, 4, 0]
     assert outcome.points[:, 0].tolist() == [0.5, 0.5, 0.01]
-    assert [step for step, *_ in told] == [0, 1, 2, 3, 4]
+    assert [step for step, *_ in recorded] == [0, 1, 2, 3, 4]
     assert running.path_of(1)["path"][:, 0].tolist() == [8.0, 4.0, 2.0, 1.0, 0.5]
     assert outcome.reasons[1].startswith("after 4 steps the value 0.25 is below 0.3; ")
     assert "the value 0.0001 is below 0.3; " in outcome.reasons[2]
@@ -337,13 +337,13 @@ def test_a_run_that_has_stopped_rests(name):
 
 def test_a_run_that_diverges_rests_while_others_go_on():
     text = "x^4 - 3x^2 + x"
-    running, told, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
+    running, recorded, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
     assert outcome.status == ["completed", "diverged", "completed"]
     calm, _ = rolled(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, -0.5], 60)
     np.testing.assert_array_equal(running.paths.points[[0, 2]], calm.paths.points)
     end = outcome.steps_done[1]
     assert end == 2
-    assert len(told) == 61
+    assert len(recorded) == 61
     assert (running.paths.points[1, end:] == running.paths.points[1, end]).all()
     way = running.path_of(1)
     assert len(way["path"]) == len(way["values"]) == end + 1
@@ -408,10 +408,10 @@ def test_leaving_the_domain(name):
 
 
 def test_starting_outside_the_domain():
-    _, told, outcome = roll("sqrt(x)", "sgd", [-1.0], 10)
+    _, recorded, outcome = roll("sqrt(x)", "sgd", [-1.0], 10)
     assert outcome.status == ["diverged"]
     assert outcome.steps_done == [0]
-    assert len(told) == 1
+    assert len(recorded) == 1
     assert "sqrt takes numbers from 0 on" in outcome.reasons[0]
     assert outcome.valleys.counts == []
 
@@ -426,19 +426,19 @@ def test_a_gradient_that_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "told"),
+    ("steps", "every", "recorded"),
     [(20, 7, [0, 7, 14, 20]), (21, 7, [0, 7, 14, 21]), (5, 100, [0, 5]), (3, 1, [0, 1, 2, 3]), (1, 1, [0, 1])],
 )
-def test_thinning(steps, every, told):
+def test_thinning(steps, every, recorded):
     running, seen = rolled(BENT, "adam", STARTS, steps, every=every, include=("state",))
     whole, _ = rolled(BENT, "adam", STARTS, steps, include=("state",))
-    assert running.paths.steps.tolist() == told == [step for step, *_ in seen]
+    assert running.paths.steps.tolist() == recorded == [step for step, *_ in seen]
     for run in range(len(STARTS)):
         ours, theirs = running.path_of(run), whole.path_of(run)
-        np.testing.assert_array_equal(ours["path"], theirs["path"][told])
-        np.testing.assert_array_equal(ours["values"], theirs["values"][told])
+        np.testing.assert_array_equal(ours["path"], theirs["path"][recorded])
+        np.testing.assert_array_equal(ours["values"], theirs["values"][recorded])
         for name, array in theirs["state"].items():
-            np.testing.assert_array_equal(ours["state"][name], array[told], name)
+            np.testing.assert_array_equal(ours["state"][name], array[recorded], name)
 
 
 def test_a_path_ends_at_any_step():
@@ -457,11 +457,11 @@ def test_a_path_ends_at_any_step():
 
 
 def test_without_keeping_paths_there_are_still_snapshots():
-    kept, told, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
+    kept, recorded, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
     lean, seen, same = roll(BENT, SEVERAL, STARTS, 10, every=3, keep=False)
     assert lean.paths.points.size == lean.paths.values.size == 0
     assert lean.memory < kept.memory
-    for ours, theirs in zip(seen, told, strict=True):
+    for ours, theirs in zip(seen, recorded, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mine, other)
     np.testing.assert_array_equal(same.points, outcome.points)

@@ -29,9 +29,9 @@ def rolled(case):
 
 @pytest.mark.parametrize(("case", "tolerance"), of_kind("function_descent"))
 def test_descents(case, tolerance):
-    running, told, outcome = rolled(case)
+    running, recorded, outcome = rolled(case)
     state_names = OPTIMIZERS[case["optimizer"]["name"]][2]
-    assert [step for step, *_ in told] == list(range(case["steps"] + 1))
+    assert [step for step, *_ in recorded] == list(range(case["steps"] + 1))
     for run, expected in enumerate(case["expected"]):
         assert set(expected) - {"basin"} == RUN
         way = running.path_of(run)

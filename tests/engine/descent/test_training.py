@@ -248,8 +248,8 @@ def test_frozen_parameters_stay(frozen, fixed, chosen):
     include = ("gradients", "updates", "state", "parameters", "effective_learning_rate")
     records, outcome = train(SMALL, X, Y, chosen, include=include, **details)
     everything = {(name, own) for name, arrays in start.items() for own in arrays}
-    told = {(name, own) for name, arrays in records[0].more["gradients"].items() for own in arrays}
-    assert told == everything - fixed
+    recorded = {(name, own) for name, arrays in records[0].more["gradients"].items() for own in arrays}
+    assert recorded == everything - fixed
     assert_same_trees(
         {name: {own: array.shape for own, array in arrays.items()} for name, arrays in
          records[-1].more["updates"].items()},
@@ -328,13 +328,13 @@ def test_the_loss_of_validation_is_that_of_an_evaluation_with_training_off(froze
     def loss(parameters):
         return float(evaluate(NOISY, others, parameters, "mean_squared_error", answers).loss)
 
-    told = [step.validation_loss for step, _ in records]
-    assert [value is not None for value in told] == [False, False, True, False, False, True, False, False]
+    recorded = [step.validation_loss for step, _ in records]
+    assert [value is not None for value in recorded] == [False, False, True, False, False, True, False, False]
     for step, more in records:
         if step.validation_loss is not None:
             assert step.validation_loss == pytest.approx(loss(more["parameters"]), rel=1e-13)
     assert outcome.validation_loss == pytest.approx(loss(outcome.parameters), rel=1e-13)
-    assert len({*told, outcome.validation_loss}) == 4
+    assert len({*recorded, outcome.validation_loss}) == 4
 
 
 def test_validation_changes_nothing_else():
@@ -365,15 +365,15 @@ def test_faults_of_validation_name_their_place():
 
 
 @pytest.mark.parametrize(
-    ("every", "steps", "told"),
+    ("every", "steps", "recorded"),
     [(1, 4, [1, 2, 3, 4]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (100, 10, [1, 10]), (2, 1, [1])],
 )
-def test_thinning(every, steps, told):
+def test_thinning(every, steps, recorded):
     records, outcome = train(SMALL, X, Y, SGD, steps=steps, every=every)
-    assert [step.number for step, _ in records] == told
+    assert [step.number for step, _ in records] == recorded
     assert outcome.step == steps
     whole, _ = train(SMALL, X, Y, SGD, steps=steps)
-    assert [step for step, _ in records] == [whole[number - 1].step for number in told]
+    assert [step for step, _ in records] == [whole[number - 1].step for number in recorded]
 
 
 def test_the_last_step_is_recorded():
@@ -441,9 +441,9 @@ def test_effective_learning_rates():
                 np.testing.assert_allclose(more["updates"][name][own], moved, rtol=1e-9, atol=1e-15)
 
 
-def told_numbers(value):
+def count_numbers(value):
     if isinstance(value, dict):
-        return sum(map(told_numbers, value.values()))
+        return sum(map(count_numbers, value.values()))
     return np.size(value)
 
 
@@ -452,8 +452,8 @@ def test_a_trace_holds_no_more_numbers_than_are_counted_before(chosen):
     running = training(SMALL, X, Y, chosen, steps=6, include=TRACED)
     counted = running.trace_elements
     records, _ = finish(running)
-    told = sum(len(step) - 2 + told_numbers(more) for step, more in records)
-    assert told <= counted <= 4 * told
+    recorded = sum(len(step) - 2 + count_numbers(more) for step, more in records)
+    assert recorded <= counted <= 4 * recorded
 
 
 def test_the_size_of_a_trace_is_limited():
@@ -672,7 +672,7 @@ def test_a_divergence_after_a_step_keeps_its_explanation():
 
 
 @pytest.mark.parametrize(
-    ("weights", "plan", "told"),
+    ("weights", "plan", "recorded"),
     [
         ([1.0, 2.0, 1.0, 1.0], {}, True),
         ([0.5, 1.5, 0.5, 1.5], {}, False),
@@ -681,6 +681,6 @@ def test_a_divergence_after_a_step_keeps_its_explanation():
         ([2.0, 2.0, 2.0, 2.0], {"batch_size": 2}, True),
     ],
 )
-def test_a_mean_that_other_frameworks_define_otherwise_is_reported(weights, plan, told):
+def test_a_mean_that_other_frameworks_define_otherwise_is_reported(weights, plan, recorded):
     _, outcome = train(LINEAR, XOR_X, XOR_Y, "sgd", weights=weights, steps=2, **plan)
-    assert ("normalize_weights" in [caution.code for caution in outcome.warnings]) is told
+    assert ("normalize_weights" in [caution.code for caution in outcome.warnings]) is recorded

@@ -138,20 +138,20 @@ def test_class_weights_whose_mean_other_frameworks_define_otherwise_are_reported
     targets = classes if loss == "scce" else np.eye(2)[classes]
     definition = network(dense("a", 2, "softmax"))
 
-    def told(weights, **details):
+    def found(weights, **details):
         result = evaluate(definition, INPUTS, None, {"name": loss, "class_weights": weights}, targets, **details)
         return [each for each in result.warnings if each.code == "normalize_weights"]
 
-    (warning,) = told((1.0, 2.0))
+    (warning,) = found((1.0, 2.0))
     assert (warning.layer, warning.quantity) == ("a", "loss")
     assert warning.message == (
         "the class_weights of layer 'a' sum to 6 over 4 targets, and the mean divides by how many there are, as "
         "Keras's does; PyTorch's of class indices divides by the sum of their weights: set normalize_weights to true "
         "for that, or to false to keep this"
     )
-    assert not told((0.5, 1.5))
+    assert not found((0.5, 1.5))
     for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "sum"}):
-        assert not told((1.0, 2.0), **details)
+        assert not found((1.0, 2.0), **details)
 
 
 def test_class_weights_of_distributions_are_summed_by_no_framework():
@@ -160,12 +160,12 @@ def test_class_weights_of_distributions_are_summed_by_no_framework():
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
+    ("weights", "warns"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
 )
-def test_sample_weights_whose_mean_other_frameworks_define_otherwise_are_reported(weights, told):
+def test_sample_weights_whose_mean_other_frameworks_define_otherwise_are_reported(weights, warns):
     definition = network(dense("a", 1))
     result = evaluate(definition, INPUTS, None, "mse", TARGETS, weights)
-    assert codes(result) == [("normalize_weights", None, "loss")] * told
+    assert codes(result) == [("normalize_weights", None, "loss")] * warns
     for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "none"}):
         if any(weights):
             assert not evaluate(definition, INPUTS, None, "mse", TARGETS, weights, **details).warnings

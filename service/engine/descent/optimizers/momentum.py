@@ -109,7 +109,7 @@ def _ahead(state: State, momentum: float, **others: Any) -> Array:
 @optimizers.declare(
     "nesterov",
     en="Nesterov's momentum, as textbooks have it: the gradient, that of coupled weight decay included, is taken where "
-    "the velocity leads. Loss is told of the parameters, gradients of the place looked ahead to.",
+    "the velocity leads. The loss is that at the parameters, the gradient that at the point ahead.",
     zh="教科书中的 Nesterov 动量:在速度将到达之处求梯度(耦合权重衰减的梯度也在该处)。损失取自当前参数,梯度取自前瞻点。",
     options=(learning_rate(0.01), proper_fraction("momentum", 0.9, "how much of the last velocity is kept"), *decay()),
     latex=r"v \leftarrow \alpha v - \epsilon \nabla L(\theta + \alpha v),\quad \theta \leftarrow \theta + v",
