@@ -23,7 +23,7 @@ from service.engine.texts import Sentence, telling
 
 RUNAWAY = 1e12
 """A loss has run away when it is so many times the first one, or 1 if that is more."""
-SMALL = 200
+CURVATURE_PARAMETERS = 200
 """The most parameters with which the curvature is computed to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
 """Floating-point operations that the curvature may cost."""
@@ -121,7 +121,9 @@ class Descent:
         self.gradient = np.zeros_like(objective.parameters)
         """The gradient of the last step, from the objective. The next step overwrites it."""
         starts_here = self.progress.step == 0
-        self._start = objective.parameters.copy() if starts_here and objective.parameters.size <= SMALL else None
+        self._start = (
+            objective.parameters.copy() if starts_here and objective.parameters.size <= CURVATURE_PARAMETERS else None
+        )
 
     @property
     def parameters(self) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.engine.descent import update
-from service.engine.descent.loop import SMALL, Descent
+from service.engine.descent.loop import CURVATURE_PARAMETERS, Descent
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.scheduler import Scheduler
 from service.engine.descent.schedules import schedules
@@ -593,7 +593,11 @@ def test_the_curvature_is_that_at_the_start():
 @pytest.mark.parametrize(
     ("start", "hessian", "chosen"),
     [
-        (np.ones(SMALL + 1), lambda x: np.diag(np.full(SMALL + 1, 64.5)), sgd(1.0)),  # too many parameters
+        (
+            np.ones(CURVATURE_PARAMETERS + 1),
+            lambda x: np.diag(np.full(CURVATURE_PARAMETERS + 1, 64.5)),
+            sgd(1.0),
+        ),  # too many parameters
         (START, None, sgd(10.0)),  # no Hessian
         (START, lambda x: np.full((3, 3), np.nan), sgd(10.0)),
         (START, lambda x: -np.eye(3), sgd(10.0)),  # no curvature upwards
