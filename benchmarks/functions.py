@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.measure import RATIO_HEADER, Bar, Timing, blas, duration, installed, ratio_rows, table, time_in_turns
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
+from service.engine.descent.end_points import BLOCK_POINTS
 from service.engine.descent.optimizers import optimizers
-from service.engine.descent.run_ends import BLOCK_POINTS, RunEnds
+from service.engine.descent.run_ends import RunEnds
 from service.engine.descent.runs import Runs
 from service.engine.descent.runs_plan import RunsPlan
 from service.engine.functions.backpropagation import ExpressionGraph

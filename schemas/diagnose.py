@@ -14,16 +14,7 @@ from schemas.common import TO_ONE_NUMBER, PartSchema, about, language_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
-from schemas.fields import (
-    FlagField,
-    IntegerField,
-    Message,
-    ObjectField,
-    StrictField,
-    WordField,
-    hint,
-    read_each,
-)
+from schemas.fields import FlagField, IntegerField, Message, ObjectField, StrictField, WordField, hint, read_each
 from schemas.network import NetworkField
 from schemas.tensor import ParametersField, TensorsField, narrow
 from schemas.training import LoadedValidation, SeedsField, TrainingRequest, misfits

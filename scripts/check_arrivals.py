@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.engine.descent.claims import balls_on, faults, faults_of_fit, fits, fitted  # noqa: E402
+from tests.engine.descent.claims import faults, faults_of_fit, fits, fitted, runs_on  # noqa: E402
 from tests.engine.functions.claims import others, quadratics  # noqa: E402
 
 
@@ -25,7 +25,7 @@ def main(bowls: int = 2_000, rest: int = 200, lines: int = 500, seed: int = 1) -
     chance = np.random.default_rng(seed)
     short = arrived = balls = 0
     functions = (
-        (case.text, balls_on(case, chance), case) for case in chain(quadratics(chance, bowls), others(chance, rest))
+        (case.text, runs_on(case, chance), case) for case in chain(quadratics(chance, bowls), others(chance, rest))
     )
     of_functions = ((text, outcome, faults(case, outcome)) for text, outcome, case in functions)
     of_fits = (

@@ -1,4 +1,4 @@
-"""Which samples each step looks at."""
+"""Batches: the samples that each step of a training uses."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from service.engine.arrays import Array
 
 SHUFFLING = 2
-"""The stream of random numbers that orders samples; 0 and 1 are those of parameters and of layers."""
+"""The stream of random numbers that orders samples. Streams 0 and 1 are those of parameters and of layers."""
 
 
 class Batches(Protocol):
-    """A batch for each step, counted from 0."""
+    """A batch for each step. Steps count from 0."""
 
     steps_per_epoch: int
     sizes: frozenset[int]
-    """How many samples batches have."""
+    """The sizes of batches."""
 
     def rows(self, step: int) -> Array | None:
-        """Indices of the samples; None: all of them, as they are."""
+        """Return the indices of the samples of a step; None for all samples in their order."""
         ...
 
 
 class FullBatch:
-    """All samples at each step."""
+    """A batch of all samples at each step."""
 
     steps_per_epoch = 1
 
@@ -39,7 +39,7 @@ class FullBatch:
 
 
 class MiniBatches:
-    """Each sample once in an epoch, in an order that is drawn anew for each; the last batch may be smaller."""
+    """Batches of one size that hold each sample once in an epoch. The last batch of an epoch may be smaller."""
 
     def __init__(self, samples: int, size: int, seed: int, shuffle: bool) -> None:
         self.samples, self.size, self.seed, self.shuffle = samples, size, seed, shuffle
@@ -51,14 +51,14 @@ class MiniBatches:
     def rows(self, step: int) -> Array | None:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self.shuffle and epoch != self._epoch:
-            # It depends on nothing but the seed and the epoch, so that a descent can go on anywhere.
+            # The order depends only on the seed and the epoch, so a training can go on from any step.
             generator = np.random.Generator(np.random.PCG64([self.seed, SHUFFLING, epoch]))
             self._order, self._epoch = generator.permutation(self.samples), epoch
         return self._order[place * self.size : (place + 1) * self.size]
 
 
 class ListedBatches:
-    """Batches as the caller lists them, from the first again after the last; an epoch is one pass."""
+    """Batches in the order of the caller's list. After the last one the first comes again, in the next epoch."""
 
     def __init__(self, batches: Sequence[Array]) -> None:
         self.batches = batches

@@ -1,4 +1,4 @@
-"""Where a training stands, as trees of arrays: what is needed to go on as if it had never stopped."""
+"""Checkpoints: all that a training needs to go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from service.engine.options import LARGEST_EXACT_INTEGER
 
 @dataclass
 class Checkpoint:
-    """Where a training stands. Sent back, it goes on with the same numbers to the last bit."""
+    """The state of a training after some steps. A training that starts from it gives the same numbers, bit by bit."""
 
     step: int
     """Steps done."""
     seed: int
-    """With the step it determines every random number that is still to come."""
+    """The seed. With the step it determines every random number to come."""
     parameters: Tree
     optimizer: str
     state: Mapping[str, Any]
-    """Of the optimizer: numbers, and trees of arrays. Those of a history have an axis before the parameter's own."""
+    """The state of the optimizer: numbers, and trees of arrays. Arrays of a history have one more axis, the first."""
     progress: Mapping[str, float] = field(default_factory=dict)
-    """Of the loop: see `Progress`; what is left out is as at the start."""
+    """The numbers of the loop: see `Progress`. What is missing is as at the start."""
     schedule: Mapping[str, float] = field(default_factory=dict)
 
 
 def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Piece]) -> Checkpoint:
-    """Where a descent stands."""
+    """Make a checkpoint of a descent. `trained` are the places of its parameters in flat arrays."""
     standing = descent.progress
     return Checkpoint(
         step=standing.step,
@@ -45,25 +45,25 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
         optimizer=descent.update.declaration.name,
         state={name: tree_or_number(trained, value) for name, value in vars(descent.state).items()},
         progress={
-            item.name: getattr(standing, item.name) for item in fields(Progress) if _is_told(item.name, standing)
+            item.name: getattr(standing, item.name) for item in fields(Progress) if _is_kept(item.name, standing)
         },
         schedule=dict(descent.update.scheduler.state) if descent.update.scheduler is not None else {},
     )
 
 
 def tree_or_number(trained: Sequence[Piece], value: Any) -> Any:
-    """A number as it is, a flat array as a tree of copies."""
+    """Return a number unchanged, a flat array as a tree of copies."""
     return tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
 
 
-def _is_told(name: str, standing: Progress) -> bool:
-    """Infinity and None are how it starts, and no numbers of JSON."""
+def _is_kept(name: str, standing: Progress) -> bool:
+    """Return whether a checkpoint holds a number. Infinity and None are no JSON numbers, and stand for the start."""
     value = getattr(standing, name)
     return name != "step" and value is not None and math.isfinite(value)
 
 
 def progress_of(checkpoint: Checkpoint) -> Progress:
-    """What the loop remembers. Raises `InvalidRequest` where it cannot."""
+    """Return the progress of the loop. Raises `InvalidRequest` about what is no progress."""
     names = [item.name for item in fields(Progress) if item.name != "step"]
     faults = [
         Fault(("checkpoint", "progress", name), "is nothing that a training remembers", tuple(names))
@@ -81,7 +81,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
 
 
 class StateReader:
-    """Reads an optimizer's state out of a checkpoint; what is wrong is told with its place."""
+    """Reads the state of an optimizer from a checkpoint, and collects the faults with their places."""
 
     def __init__(self, descent: Descent, trained: Sequence[Piece]) -> None:
         self.descent = descent
@@ -91,7 +91,7 @@ class StateReader:
         self.faults: list[Fault] = []
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Make the descent remember what it did. Raises `InvalidRequest` with everything that does not fit."""
+        """Give the descent the state of a checkpoint. Raises `InvalidRequest` with everything that does not fit."""
         for name, value in self._read(checkpoint).items():
             setattr(self.descent.state, name, value)
         known = tuple(dict.fromkeys(name for schedule in schedules for name in schedule.numbers))
@@ -102,7 +102,7 @@ class StateReader:
             raise InvalidRequest(faults)
         scheduler = self.descent.update.scheduler
         if scheduler is not None:
-            # Another schedule than that of the checkpoint starts anew.
+            # A schedule other than that of the checkpoint starts anew.
             scheduler.state |= {name: x for name, x in checkpoint.schedule.items() if name in scheduler.state}
 
     def _read(self, checkpoint: Checkpoint) -> dict[str, Array | float]:
@@ -137,7 +137,7 @@ class StateReader:
         return state
 
     def number(self, name: str, value: float) -> float:
-        """A number within its bounds."""
+        """Check that a number is within its bounds, and return it."""
         low, high = self.optimizer.bounds.get(name, (-np.inf, np.inf))
         if not low <= value <= high:
             self.faults.append(
@@ -146,7 +146,7 @@ class StateReader:
         return value
 
     def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
-        """The flat array that a tree was."""
+        """Return a tree as a flat array."""
         history = name in self.optimizer.histories
         wanted = {piece.path: piece for piece in self.trained}
         faults = [

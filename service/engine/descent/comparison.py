@@ -1,4 +1,4 @@
-"""Several trainings on one problem, side by side: curves over the same steps, and a table of where each ended."""
+"""Several trainings on one problem: curves over the same steps, and a table of how each ended."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
 
 
 class Contender(NamedTuple):
-    """What tells one run from the others."""
+    """The optimizer and the seed of one run."""
 
     optimizer: Selection[Optimizer]
     seed: int
     place: int = 0
-    """Of the optimizer, among those that were asked for."""
+    """The place of the optimizer in the request."""
 
 
 def check_runs(count: int, path: Path = ()) -> None:
-    """Raise `LimitExceeded` when there are too many."""
+    """Raise `LimitExceeded` when there are too many runs."""
     if count > MOST_TRAININGS:
         raise LimitExceeded("runs", count, MOST_TRAININGS, path)
 
 
 @dataclass
 class Row:
-    """Where one run ended."""
+    """How one run ended."""
 
     contender: Contender
     status: str = "cancelled"
@@ -49,13 +49,13 @@ class Row:
     loss: float = math.nan
     """After the last step."""
     best_loss: float = math.nan
-    """The lowest at any step, and at which."""
+    """The lowest loss of any step, and the number of this step."""
     best_step: int = 0
     validation_loss: float | None = None
 
 
 class Comparison:
-    """Runs contenders one after the other, each step by step. `start` makes the training of one of them."""
+    """Runs contenders one after the other, each step by step. `start` makes the training of a contender."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class Comparison:
         start: Callable[[Contender], Training],
         limits: Limits,
     ) -> None:
-        """`recipe` is what they share.
+        """Start the first training. All contenders share `recipe`.
 
-        Raises what `start` raises for the first contender, `LimitExceeded` when all together are too much.
+        Raises what `start` raises for the first contender, `LimitExceeded` when all together cost too much.
         """
         check_runs(len(contenders))
         for contender in contenders:
@@ -76,12 +76,12 @@ class Comparison:
         self.rows: list[Row] = []
         self.curves: list[dict[str, Array]] = []
         self.warnings: list[Caution] = []
-        """Cautions about the network and the data, once for all runs."""
+        """Warnings about the network and the data, once for all runs."""
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
         self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
-        """Numbers of the steps that curves are told at."""
+        """The numbers of the steps at which curves have values."""
         self._add(first)
         try:
             limits.check_trace(len(CURVES) * len(contenders) * len(self.steps))
@@ -92,7 +92,7 @@ class Comparison:
                 work += self._training.cost.work(own, ("optimizers", contender.place))
             limits.check_operations(work)
             self.work = work
-            """Floating-point operations of all runs together, at most and roughly."""
+            """The floating-point operations of all runs together, at most and roughly."""
             self.program = self._training.objective.program
             self.calls = len(contenders) * steps * (len(self.program.nodes) + RULE_CALLS)
             """Calls of NumPy of all runs together, roughly."""
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the largest of the runs takes."""
+        """The memory of the largest run."""
         training = self._training
         assert training is not None
         recipe = training.plan.recipe
@@ -110,7 +110,7 @@ class Comparison:
         return max(training.cost.memory(replace(recipe, optimizer=each.optimizer)) for each in contenders)
 
     def _add(self, contender: Contender, reason: str = "") -> None:
-        """A row, and curves that are empty so far."""
+        """Add a row and empty curves."""
         self.rows.append(Row(contender, reason=reason))
         self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
 
@@ -120,12 +120,12 @@ class Comparison:
 
     @property
     def best(self) -> int | None:
-        """The run with the lowest loss in the end; None where no loss is finite."""
+        """The run with the lowest loss in the end; None if no loss is finite."""
         losses = [row.loss if math.isfinite(row.loss) else math.inf for row in self.rows]
         return losses.index(min(losses)) if min(losses) < math.inf else None
 
     def advance(self) -> None:
-        """Make one step of the run whose turn it is."""
+        """Make one step of the present run."""
         training = self._training
         assert training is not None
         recorded = training.advance()
@@ -141,7 +141,7 @@ class Comparison:
     def _record(self, step: Step) -> None:
         place = int(np.searchsorted(self.steps, step.number))
         if place == len(self.steps) or self.steps[place] != step.number:
-            return  # where a run ended early, between two steps that are told
+            return  # the run ended early, between two steps of the curves
         curves = self.curves[-1]
         curves["loss"][place] = step.loss
         curves["gradient_norm"][place] = step.gradient_norm
@@ -160,7 +160,7 @@ class Comparison:
         self.close()
 
     def cancel(self, reason: str) -> None:
-        """Make no more steps, of no run."""
+        """Make no more steps of any run."""
         if self._training is not None:
             self._training.cancel(reason)
             self._end(self._training)

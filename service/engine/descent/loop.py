@@ -1,7 +1,7 @@
-"""The one loop: minimise an objective over a flat vector of parameters, step by step.
+"""The one loop: it minimises an objective over a flat vector of parameters, step by step.
 
-A step is whole: the loss and the gradient where the parameters are, then the update. What it leaves behind can be
-read until the next one: `parameters` and `state` after it, `gradient` of before.
+A step computes the loss and the gradient at the parameters, then updates these. Until the next step, `parameters` and
+`state` hold their values after the step, `gradient` that of before.
 """
 
 from __future__ import annotations
@@ -22,61 +22,61 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.texts import Sentence, telling
 
 RUNAWAY = 1e12
-"""A loss that many times the first one (or 1) has run away."""
-SMALL = 200
-"""With at most so many parameters, the curvature is looked at to explain a divergence."""
+"""A loss has run away when it is so many times the first one, or 1 if that is more."""
+CURVATURE_PARAMETERS = 200
+"""The most parameters with which the curvature is computed to explain a divergence."""
 CURVATURE_OPERATIONS = 1e8
-"""What looking at the curvature may cost."""
+"""Floating-point operations that the curvature may cost."""
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """The function that a descent minimises."""
 
     parameters: Array
-    """The flat vector that is minimised over; changed in place."""
+    """The flat vector of parameters, changed in place."""
     steps_per_epoch: int
 
     def begin(self, step: int) -> None:
-        """Turn to what a step, counted from 0, looks at: its batch, its random numbers."""
+        """Begin a step, counted from 0: take its batch and its random numbers."""
         ...
 
     def evaluate(self) -> tuple[float, Array]:
-        """Loss and gradient at the parameters as they are; the array is overwritten by the next call."""
+        """Return loss and gradient at the present parameters. The next call overwrites the array."""
         ...
 
     def hessian(self, most_work: float = math.inf) -> Array:
-        """The second derivatives at the parameters as they are; raises an `EngineError` beyond so many operations."""
+        """Return the Hessian at the present parameters. Raises an `EngineError` beyond `most_work` operations."""
         ...
 
     def finish(self) -> None:
-        """The parameters have moved: carry along what else changes."""
+        """Update what else changes with a step, after the parameters have moved."""
         ...
 
     def validate(self) -> float | None:
-        """The loss on data that is not trained on, if there is such data."""
+        """Return the loss on validation data, or None without such data."""
         ...
 
 
 class Stop(NamedTuple):
-    """When to stop before all steps are done."""
+    """The bounds that stop a descent before all steps are done."""
 
     loss_below: float | None = None
     gradient_norm_below: float | None = None
     patience: int | None = None
-    """Epochs without a better loss: of validation, where there is such data."""
+    """Epochs without a better loss, that of validation where there is such data."""
     min_delta: float = 0.0
-    """What counts as better."""
+    """A loss counts as better if it is lower by more than this."""
 
 
 @dataclass(frozen=True)
 class Recipe(Rules):
-    """How to descend, and when to stop."""
+    """The rules of a descent, and the bounds that stop it."""
 
     stop: Stop = field(default_factory=Stop)
 
 
 class Step(NamedTuple):
-    """What one step saw: loss and gradient norm before its update."""
+    """The record of one step, with the loss and the gradient norm before its update."""
 
     number: int
     """Counted from 1."""
@@ -86,35 +86,32 @@ class Step(NamedTuple):
     learning_rate: float
     gradient_norm: float
     validation_loss: float | None = None
-    """After the last step of an epoch."""
+    """The validation loss after the last step of an epoch."""
     effective_learning_rate: Array | float | None = None
-    """What each number of the gradient, or of its average, was multiplied by; None: nothing was changed."""
+    """The factor of each number of the gradient, or of its average, in the update. None: the step changed nothing."""
 
 
 @dataclass
 class Progress:
-    """What the loop itself remembers from step to step."""
+    """The numbers that the loop keeps from step to step."""
 
     step: int = 0
     """Steps done."""
     epoch_loss: float = 0.0
-    """Sum of the losses of this epoch so far."""
+    """The sum of the losses of this epoch so far."""
     best: float = math.inf
-    """The lowest loss of an epoch so far (uphill the highest, negated), and since when there was no better one."""
+    """The lowest loss of an epoch so far; uphill the highest, negated."""
     best_step: int = 0
+    """The last step of that epoch."""
     waited: int = 0
+    """The epochs since then."""
     first_loss: float | None = None
 
 
 class Descent:
-    """One descent. `status` is None while it goes on, else one of stopped, diverged."""
+    """One descent. `status` is None while it goes on, then `stopped` or `diverged`."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        recipe: Recipe,
-        progress: Progress | None = None,
-    ) -> None:
+    def __init__(self, objective: Objective, recipe: Recipe, progress: Progress | None = None) -> None:
         self.objective = objective
         self.recipe = recipe
         self.progress = progress or Progress()
@@ -122,9 +119,11 @@ class Descent:
         self.status: str | None = None
         self.reason = ""
         self.gradient = np.zeros_like(objective.parameters)
-        """Of the last step, as the objective gave it. Overwritten by the next step."""
+        """The gradient of the last step, from the objective. The next step overwrites it."""
         starts_here = self.progress.step == 0
-        self._start = objective.parameters.copy() if starts_here and objective.parameters.size <= SMALL else None
+        self._start = (
+            objective.parameters.copy() if starts_here and objective.parameters.size <= CURVATURE_PARAMETERS else None
+        )
 
     @property
     def parameters(self) -> Array:
@@ -132,7 +131,7 @@ class Descent:
 
     @property
     def state(self) -> State:
-        """What the optimizer remembers."""
+        """The state of the optimizer."""
         return self.update.state
 
     @state.setter
@@ -141,11 +140,11 @@ class Descent:
 
     @property
     def has_moved(self) -> bool:
-        """Whether a step was made: what goes wrong before that is no fault of the learning rate."""
+        """True after the first step. The learning rate causes no failure before that."""
         return self.progress.step > 0
 
     def advance(self) -> Step:
-        """Make one step. One that finds the loss or the gradient run away changes nothing and ends the descent."""
+        """Make one step. A step that finds the loss or the gradient run away changes nothing and ends the descent."""
         return without_float_warnings(self._advance)
 
     def _advance(self) -> Step:
@@ -189,7 +188,7 @@ class Descent:
         return Step(number, epoch, loss, learning_rate, norm_of_flat(self.gradient))
 
     def _look(self) -> tuple[float, Array]:
-        """The loss where the parameters are, and the gradient there or where the optimizer looks ahead to."""
+        """Return the loss at the parameters, and the gradient there or where the optimizer looks ahead to."""
         ahead = self.update.ahead()
         if ahead is None:
             return self.objective.evaluate()
@@ -213,7 +212,7 @@ class Descent:
         return length
 
     def _end_epoch(self) -> float | None:
-        """Watch the loss of the epoch that ends. Gives the loss of validation, if there is one."""
+        """Let the schedule and the patience see the loss of an epoch. Return the validation loss, if there is one."""
         progress = self.progress
         validation_loss = self.objective.validate()
         watched = validation_loss
@@ -257,7 +256,7 @@ class Descent:
         return reason if bound is None else reason + telling("en")(bound)
 
     def _bound(self, learning_rate: float) -> Sentence | None:
-        """How the learning rate compares to the curvature, where that can be said."""
+        """Compare the learning rate with the curvature, where that is possible."""
         if self.update.sign < 0.0:
             return None  # uphill there is no end
         curvature = self.curvature()
@@ -269,7 +268,7 @@ class Descent:
         return self.update.rate(self.progress.step).learning_rate
 
     def growth(self, loss: float) -> Found | None:
-        """The finding that a loss ends far above where it started; None where it does not."""
+        """Return the finding that the loss ends far above where it started; None if it does not."""
         first = self.progress.first_loss
         most = findings["loss_grew"].bound("warning")
         if first is None or self.update.sign < 0.0 or not loss > most * abs(first):
@@ -282,17 +281,17 @@ class Descent:
         return found("loss_grew", value=value, quantity="loss", **words)
 
     def why_diverged_at_the_end(self, loss: float) -> str:
-        """Why the last update led nowhere: `loss` is what comes after it."""
+        """Say why the last update failed. `loss` is the loss after it."""
         return without_float_warnings(
             self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate_now(), math.nan)
         )
 
     def shown(self) -> Mapping[str, Array]:
-        """What follows from the state after the last step and helps to understand it."""
+        """Return numbers that follow from the state after the last step, such as corrected moments, by name."""
         return self.update.shown(self.progress.step)
 
     def curvature(self) -> float | None:
-        """The largest eigenvalue of the Hessian at the start, where that is affordable, finite and positive."""
+        """Return the largest eigenvalue of the Hessian at the start; None if it costs too much or is not positive."""
         if self._start is None:
             return None
         parameters = self.objective.parameters
@@ -310,7 +309,7 @@ class Descent:
 
 
 class _HereObjective:
-    """What a search sees of the objective."""
+    """The objective at the parameters of one step, for a search."""
 
     def __init__(self, objective: Objective, loss: float, gradient: Array) -> None:
         self.parameters = objective.parameters

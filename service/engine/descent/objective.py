@@ -30,7 +30,7 @@ QUICK_OPERATIONS = 1e9
 
 
 class _Run(NamedTuple):
-    """A program for one size of batches, in memory of its own."""
+    """The program for one size of batches, with memory of its own."""
 
     evaluation: Evaluation
     workspace: Workspace
@@ -39,7 +39,7 @@ class _Run(NamedTuple):
     gradients: Array
     loss: Array
     carried: Sequence[tuple[Array, slice]]
-    """New values of what layers carry along, and their places among the parameters."""
+    """The new values of arrays that layers carry along, and their places among the parameters."""
 
 
 class NetworkObjective:
@@ -56,7 +56,7 @@ class NetworkObjective:
         admit: Callable[[NetworkObjective], None] = lambda objective: None,
         watch: Watch | None = None,
     ) -> None:
-        """`admit` is told when all is compiled, `reserve` the bytes that are taken then."""
+        """Compile all programs, call `admit` with the objective, `reserve` with the bytes, then take the memory."""
         self._stack = ExitStack()
         self.watch = watch
         self.batches = batches
@@ -66,8 +66,8 @@ class NetworkObjective:
         self._rows: Array | None = None
         self._step = 0
         whole = self.whole = isinstance(batches, FullBatch)
-        """Every step looks at all samples."""
-        # As it was sent and before anything else, for batches have the shapes that they should have.
+        """True if every step uses all samples."""
+        # The whole task comes first: its shapes are those of the request, while batches always have valid ones.
         everything = compile(EvaluationTask(task if whole else task._replace(differentiated=False)))
         everything.feeder.check(feed)
         sizes = sorted(batches.sizes, reverse=True)
@@ -76,13 +76,13 @@ class NetworkObjective:
         validating = None if validation is None else self._validating(main, *validation)
         used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
         self.nbytes = sum(each.program.nbytes for each in used.values())
-        """Memory of all programs together."""
+        """The memory of all programs together."""
         self.work: float = max(each.program.work for each in evaluations.values())
-        """Floating-point operations of one evaluation, of the largest batch."""
+        """The floating-point operations of one evaluation of the largest batch."""
         self.validation_work: float = 0.0 if validating is None else validating.program.work
         self.total_work: float = everything.program.work
         self.program = main.program
-        """That of the largest batch."""
+        """The program of the largest batch."""
         admit(self)
         reserve(self.nbytes)
         self._runs = {size: self._open(evaluation) for size, evaluation in evaluations.items()}
@@ -90,12 +90,12 @@ class NetworkObjective:
         self.feeder = self._main.evaluation.feeder
         self.vector = self.feeder.parameters
         self.flat = self._main.parameters
-        """All parameters: the trained ones first."""
+        """All parameters, the trained ones first."""
         self.parameters = self.flat[: self.vector.trained_size]
         self._everything = self._main if whole else self._open(everything)
         self._everything.evaluation.feeder.fill_samples(self._everything.workspace, feed)
         self._validation = None if validating is None else self._open(validating)
-        """On other samples, with training off."""
+        """The program for the validation data, with training off."""
         if self._validation is not None and validation is not None:
             self._validation.evaluation.feeder.fill_samples(self._validation.workspace, validation[1])
 
@@ -159,7 +159,7 @@ class NetworkObjective:
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
-        """Where the first value arises that is not finite, at the step that was begun last."""
+        """Find the first value that is not finite at the step that began last."""
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
@@ -174,7 +174,7 @@ class NetworkObjective:
         return None if self._validation is None else self._compute(self._validation)
 
     def total(self, step: int) -> float:
-        """The loss over all samples, as a step finds it."""
+        """Return the loss over all samples at a step."""
         run = self._everything
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
@@ -191,7 +191,7 @@ class NetworkObjective:
 
     @property
     def rows(self) -> Array | None:
-        """Indices of the samples of the step that was begun last; None: all."""
+        """The indices of the samples of the step that began last; None: all samples."""
         return self._rows
 
     @property
@@ -205,7 +205,7 @@ class NetworkObjective:
 
     @property
     def warnings(self) -> list[Caution]:
-        """Cautions about the network, the loss, the targets and the weights."""
+        """Warnings about the network, the loss, the targets and the weights."""
         run = self._everything
         found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
         if self.whole and math.isfinite(run.loss.item()):
@@ -213,20 +213,22 @@ class NetworkObjective:
         return found
 
     def misread(self, *, everything: bool = False) -> list[Caution]:
-        """Outputs that are not what the loss takes them for, as the last evaluation left them: of the step that was
-        begun last, or of all samples, after `total`."""
+        """Warn of outputs that are no probabilities or rates, although their loss reads them as such.
+
+        The outputs are those of the step that began last or, after `total`, those of all samples.
+        """
         run = self._everything if everything else self._run
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
         return misread(run.evaluation.watched, outputs)
 
 
 def hessian_of(task: Task) -> DerivativeTask:
-    """The second derivatives of a task's loss with respect to what is trained."""
+    """Return the task of the Hessian of the loss with respect to the trained parameters."""
     return DerivativeTask(task, "hessian", "loss", "parameters")
 
 
 def _of_size(task: Task, size: int) -> Task:
-    """The task on so many samples."""
+    """Return the task with another number of samples."""
     assert task.targets is not None
     return task._replace(
         inputs=tuple([(name, (size, *shape[1:])) for name, shape in task.inputs]),
@@ -235,7 +237,7 @@ def _of_size(task: Task, size: int) -> Task:
 
 
 def _rows_of(feed: Feed, rows: Array | None) -> Feed:
-    """The numbers of some samples."""
+    """Return the feed of some samples; None: of all."""
     if rows is None:
         return replace(feed)
     weights = feed.sample_weights

@@ -27,7 +27,7 @@ from service.engine.limits import Limits
 
 RUN_BYTES = 500
 """A quarter of the memory of a run's answer beside its path: whoever reserves memory takes four times as much."""
-NUMBER_BYTES = 48
+STEP_NUMBER_BYTES = 48
 """Memory of the number of a step, in a list."""
 KINKS = ("kink", "vertical", "jump")
 """Kinds of problems at points that have a value but no slope, or an infinite one."""
@@ -98,7 +98,7 @@ class Runs:
         recorded = len(plan.recorded)
         kept = plan.runs * recorded * 8 * (1 + dimension * (1 + len(plan.include) * MATRICES)) if plan.keep else 0
         matrices = MATRICES * 8 * dimension * plan.runs
-        return program.nbytes + kept + matrices + NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
+        return program.nbytes + kept + matrices + STEP_NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
 
     def compiled(self, points: int, order: int) -> Function:
         """Return the compiled function for so many points, with derivatives up to an order."""

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from service.engine.declarations import Declaration, Selection
-from service.engine.options import Choice, Integer, Number, Option
+from service.engine.building import Choice, Declaration, Integer, Number, Option, Selection
 
 
 class Rate(NamedTuple):

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from service.engine.declarations import Registry
+from service.engine.building import Choice, Flag, Integer, Integers, Number, Numbers, Option, Registry
 from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Schedule, between
-from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers, Option
 
 schedules: Registry[Schedule] = Registry("schedule", "schedules", Schedule)
 
@@ -19,16 +18,16 @@ PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learnin
 KERAS = "https://keras.io/api/optimizers/learning_rate_schedules/"
 LARGEST = sys.float_info.max
 SMALLEST_CHANGE = 1e-8
-"""A plateau does not lower a rate by less: PyTorch's eps."""
+"""The smallest change that `plateau` makes to a rate: PyTorch's eps."""
 
 
 def common_to_all(*options: Option) -> tuple[Option, ...]:
-    """The options of a schedule and those that all have."""
+    """Return the options of a schedule, followed by those of every schedule."""
     return (*options, *SCHEDULER_OPTIONS)
 
 
 def _power(base: float, exponent: float) -> float:
-    """base to a power of at least 0; what is too large becomes the largest number, so that 0 times it is 0."""
+    """Raise base to a power of at least 0. An overflow gives the largest number, so that 0 times it is 0."""
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -36,7 +35,7 @@ def _power(base: float, exponent: float) -> float:
 
 
 def _wave(part: float) -> float:
-    """Half a cosine: from 1 at part 0 down to 0 at part 1."""
+    """Return half a cosine: 1 at part 0, 0 at part 1."""
     return 0.5 * (1.0 + math.cos(math.pi * part))
 
 
@@ -160,7 +159,7 @@ def inverse_time(base: float, count: int, decay_steps: int, decay_rate: float, s
     "polynomial",
     aliases=("polynomial_decay",),
     en="Down to end_learning_rate along a power of what is left of decay_steps: PyTorch's PolynomialLR, and Keras's "
-    "PolynomialDecay, which ends at 0.0001 unless told otherwise.",
+    "PolynomialDecay, which ends at 0.0001 by default.",
     zh="按 decay_steps 剩余比例的幂降至 end_learning_rate:PyTorch 的 PolynomialLR 与 Keras 的 PolynomialDecay"
     "(后者默认终值为 0.0001)。",
     options=common_to_all(
@@ -231,7 +230,7 @@ def constant_factor(base: float, count: int, factor: float, total_steps: int) ->
     sources=(PYTORCH, KERAS),
 )
 def cosine(base: float, count: int, decay_steps: int, minimum: float, alpha: float, stay: bool) -> Rate:
-    # The cosine of a large angle is inexact, the remainder of two integers is not.
+    # The cosine of a large angle is inexact; the remainder of two integers is exact.
     place = min(count, decay_steps) if stay else count % (2 * decay_steps)
     return Rate(between(max(minimum, alpha * base), base, _wave(place / decay_steps)))
 
@@ -240,7 +239,7 @@ def cosine(base: float, count: int, decay_steps: int, minimum: float, alpha: flo
     "cosine_restarts",
     aliases=("cosine_annealing_warm_restarts", "cosine_decay_restarts"),
     en="Half a cosine down, again and again, each t_mul times as long and m_mul times as high as the one before: "
-    "PyTorch's CosineAnnealingWarmRestarts, and Keras's CosineDecayRestarts, where t_mul is 2 unless told otherwise.",
+    "PyTorch's CosineAnnealingWarmRestarts, and Keras's CosineDecayRestarts, where t_mul is 2 by default.",
     zh="反复沿半个余弦下降,每次长度乘以 t_mul、高度乘以 m_mul:PyTorch 的 CosineAnnealingWarmRestarts 与 Keras 的 "
     "CosineDecayRestarts(后者 t_mul 默认为 2)。",
     options=common_to_all(
@@ -259,12 +258,12 @@ def cosine_restarts(
 ) -> Rate:
     restarts, part = _restarts(count, first_decay_steps, t_mul)
     low = max(minimum, alpha * base)
-    # Where the lowest rate is above the first, a growing wave would lead below 0.
+    # If the lowest rate is above the first, a growing wave would fall below 0.
     return Rate(max(low + (base - low) * _power(m_mul, restarts) * _wave(part), 0.0))
 
 
 def _restarts(count: int, first: int, longer: float) -> tuple[int, float]:
-    """How many restarts there were, and what part of the present decay is over."""
+    """Return the number of restarts, and the part of the present decay that is over."""
     growth = longer - 1.0
     if not growth:
         return count // first, count % first / first
@@ -274,7 +273,7 @@ def _restarts(count: int, first: int, longer: float) -> tuple[int, float]:
     def begun(restarts: int) -> float:
         return (_power(longer, restarts) - 1.0) / growth
 
-    # The quotient of the logarithms may miss a whole number by its rounding.
+    # Rounding of the quotient of the logarithms may miss a whole number.
     if begun(restarts + 1) <= done:
         restarts += 1
     elif begun(restarts) > done:
@@ -341,7 +340,7 @@ def one_cycle(
     left = max(after[0] - count, 0.0) / length if length > 0.0 else 0.0
     if annealing == "cosine":
         left = _wave(1.0 - left)
-    # Seen from its end, which may be many times smaller than its start.
+    # Interpolate from the end of the phase, which may be many times smaller than its start.
     momentum = between(after[2], before[2], left) if cycle_momentum else None
     return Rate(between(after[1], before[1], left), momentum)
 
@@ -436,7 +435,7 @@ def _watch_for_plateau(
     sign = 1.0 if mode == "min" else -1.0
     best, now = sign * state["best"], sign * loss
     bound = best - threshold if threshold_mode == "absolute" else best * (1.0 - sign * threshold)
-    # Only finite numbers are kept: a state can then be written as JSON.
+    # The state keeps finite numbers only, so that it can be written as JSON.
     if math.isfinite(loss) and (not state["watched"] or now < bound):
         state["best"], state["watched"], state["bad"] = loss, 1, 0
     else:
@@ -480,5 +479,5 @@ def _watch_for_plateau(
     watch=_watch_for_plateau,
 )
 def plateau(base: float, count: int, state: Mapping[str, float], minimum: float, **others: Any) -> Rate:
-    # A rate that is below the minimum from the start is not raised.
+    # A rate that is below the minimum from the start stays.
     return Rate(max(base * state["scale"], min(minimum, base)))

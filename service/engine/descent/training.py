@@ -29,7 +29,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class Outcome:
-    """Where a training ended."""
+    """The end of a training."""
 
     status: str
     """completed, stopped, diverged or cancelled."""
@@ -38,19 +38,19 @@ class Outcome:
     """Steps done, those before a checkpoint included."""
     epoch: int
     loss: float | None
-    """Over all samples, as the next step would find it; None: there was no time to compute it."""
+    """The loss over all samples at the final parameters. None: there was no time to compute it."""
     validation_loss: float | None
     parameters: dict[str, dict[str, Array]]
     checkpoint: Checkpoint | None
-    """None where numbers are not finite: there is nothing to go on from."""
+    """None where numbers are not finite, since no training can go on from there."""
     finite: bool
     warnings: list[Caution]
     shared: list[Caution]
-    """Those of the warnings that have to do with the network and the data, and nothing with the optimizer."""
+    """The warnings about the network and the data, which do not depend on the optimizer."""
 
 
 class Training:
-    """One training at work. It holds memory until `close`."""
+    """A training in progress. It holds memory until `close`."""
 
     def __init__(
         self,
@@ -66,19 +66,19 @@ class Training:
         watch: Watch | None = None,
         place: Path = ("optimizer",),
     ) -> None:
-        """Check everything and get ready for the first step. `place` names the optimizer where it is refused.
+        """Check everything and get ready for the first step. `place` is the optimizer's place in the request.
 
-        `reserve` is told the bytes needed before they are taken, and before that `admit` what the steps will cost. A
-        step that raises what `watch` raises is not whole; callers cancel before that, unless one step takes so long.
+        `admit` is called with the cost of the steps, then `reserve` with the bytes, before memory is taken. `watch`
+        may end a long step in the middle; the step is then undone, and the training cancelled.
 
-        Raises `InvalidRequest` when something does not fit, `LimitExceeded` when it would cost too much.
+        Raises `InvalidRequest` when something does not fit, `LimitExceeded` when the training would cost too much.
         """
         if checkpoint is not None:
             feed.parameters, feed.seed = checkpoint.parameters, checkpoint.seed
         self._compile = compile
         plan.recipe.check()
         if not task.samples:
-            compile(EvaluationTask(task))  # which says what inputs should be
+            compile(EvaluationTask(task))  # raises, and says what the inputs should be
         self.plan = plan
         self.seed = feed.seed
         batches = plan.batches_of(task.samples, feed.seed)
@@ -87,11 +87,11 @@ class Training:
         self.status: str | None = None
         self.reason = ""
         self._lost: Caution | None = None
-        """The place where the loss or the gradient of the last step stopped being finite."""
+        """The first value that is not finite, if the loss or the gradient of the last step is not."""
         self._misread: list[Caution] = []
-        """The fault of the outputs before anything had moved."""
+        """Warnings about outputs of the first step, if that step failed."""
         self.lowest = (math.inf, 0)
-        """The lowest loss that a step found, and which step."""
+        """The lowest loss of any step, and the number of this step."""
         try:
             self.objective = NetworkObjective(
                 compile, task, feed, batches, validation, reserve, admission(admit, plan.recipe, self.steps), watch
@@ -121,7 +121,7 @@ class Training:
             raise InvalidRequest([Fault(("network",), "has no parameters that are trained")])
         self.cost = TrainingCost(self._compile, objective, self.steps)
         self.memory = self.cost.memory(recipe)
-        """Bytes that it takes, roughly."""
+        """The bytes that the training takes, roughly."""
         reserve(self.memory)
         limits.check_operations(self.cost.work(recipe, place))
         objective.feeder.fill_parameters(objective.flat, feed)
@@ -139,16 +139,16 @@ class Training:
         return self.status is not None
 
     def advance(self) -> Recorded | None:
-        """Make one step; gives it if it belongs to the trace."""
+        """Make one step. Return its record if the trace holds it."""
         self._tracer.begin()
         descent = self.descent
         search = descent.update.declaration.search
-        # A search moves while it looks; what it keeps it replaces.
+        # A search moves the parameters while it works, and replaces the arrays of its state.
         before = (self.objective.flat.copy(), copy(descent.state)) if search else None
         try:
             step = descent.advance()
         except DeadlineExceeded:
-            # The step is not whole: the training stands where it stood before it.
+            # The step is not whole: undo it.
             if before is not None:
                 self.objective.flat[...], descent.state = before
             self.cancel("the time ran out in the middle of a step")
@@ -174,7 +174,7 @@ class Training:
             self.status, self.reason = "cancelled", reason
 
     def outcome(self) -> Outcome:
-        """Where the training stands now that it is over."""
+        """Return the end of the training. Call this once no more steps are made."""
         return without_float_warnings(self._outcome)
 
     def _outcome(self) -> Outcome:
@@ -222,7 +222,7 @@ class Training:
         declaration = self.plan.recipe.optimizer.declaration
         if declaration.full_batch and not self.objective.whole:
             warnings.append(caution("full_batch", quantity="gradient", optimizer=declaration.name))
-        # Of batches the losses differ anyway.
+        # The losses of batches differ anyway.
         if self.objective.whole and status != "diverged" and loss is not None:
             growth = self.descent.growth(loss)
             if growth is not None:
@@ -230,15 +230,15 @@ class Training:
         return warnings
 
     def close(self) -> None:
-        """Give back the memory; once is enough, twice does no harm."""
+        """Give back the memory. A second call does no harm."""
         self.objective.close()
 
 
 def _with_place(reason: str, cautions: Sequence[Caution]) -> str:
-    """A reason that goes on with the first of the cautions, of which the first clause says what is wrong."""
+    """Append to a reason the first clause of the first caution."""
     return f"{reason}: {cautions[0].message.partition('; ')[0]}" if cautions else reason
 
 
 def _of_checkpoint(fault: Fault) -> Fault:
-    """A checkpoint holds the parameters of its request."""
+    """Return a fault with the place of the parameters in the checkpoint that holds them."""
     return replace(fault, path=("checkpoint", *fault.path)) if fault.path[:1] == ("parameters",) else fault

@@ -1,4 +1,4 @@
-"""An optimizer at work: clipping, weight decay, its rule, and what it remembers."""
+"""The update of the parameters at each step: clipping, weight decay, the rule of the optimizer, and its state."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from service.engine.errors import Fault, InvalidRequest
 from service.engine.texts import Sentence, say
 
 RULE_BLOCK = 1 << 17
-"""Numbers that a rule is given at once: more would leave the cache between two operations of the rule."""
+"""Numbers that a rule gets at once. More would leave the processor's cache between two operations of the rule."""
 CLIP_EPSILON = 1e-6
 """Added to the norm in PyTorch's clipping."""
 
 
 class Clip(NamedTuple):
-    """How gradients are cut: each number, or all together by their norm."""
+    """The bounds of gradients: of each number, or of the norm of all together."""
 
     value: float | None = None
     norm: float | None = None
@@ -40,7 +40,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """How parameters are changed at each step."""
+    """The optimizer, its schedule and the clipping of its gradients."""
 
     optimizer: Selection[Optimizer]
     schedule: Selection[Schedule] | None = None
@@ -55,13 +55,13 @@ class Rules:
 
     @property
     def own_options(self) -> dict[str, Any]:
-        """The options that the rule itself takes: without those of the loop and the learning rate."""
+        """The options that the rule itself takes, without the learning rate and the options of the loop."""
         loops = (*LOOP_OPTIONS, "learning_rate")
         return {name: value for name, value in self.optimizer.options.items() if name not in loops}
 
 
 class Update:
-    """Changes parameters in place: a flat vector, or a matrix with a column for each of many runs."""
+    """Updates parameters in place: a flat vector, or a matrix with a column for each of many runs."""
 
     def __init__(self, rules: Rules, parameters: Array, steps_per_epoch: int = 1) -> None:
         options = rules.optimizer.options
@@ -83,7 +83,7 @@ class Update:
 
     def _first_state(self) -> State:
         rate = self.rate(0)
-        # Where a schedule moves the momentum, it may be 0 now and not later.
+        # A schedule may change a momentum of 0 later, so the first state has the arrays of momentum.
         options = self._options(rate if rate.momentum is None else rate._replace(momentum=0.5))
         state = State(**self.declaration.numbers)
         for name in self.declaration.state(**options):
@@ -91,11 +91,11 @@ class Update:
         return state
 
     def rate(self, step: int) -> Rate:
-        """What the schedule says of a step, counted from 0."""
+        """Return the rate of a step, counted from 0."""
         return Rate(self.learning_rate) if self.scheduler is None else self.scheduler.rate(step)
 
     def _options(self, rate: Rate) -> Mapping[str, Any]:
-        """The rule's options for a step: a schedule may move the momentum too."""
+        """Return the options of the rule at a rate, which may replace the momentum."""
         if rate.momentum is None:
             return self.options
         for name in ("momentum", "beta_1"):
@@ -104,7 +104,7 @@ class Update:
         return self.options
 
     def begin(self, step: int) -> float:
-        """Turn to a step, counted from 0. Gives its learning rate."""
+        """Begin a step, counted from 0. Return its learning rate."""
         if self.scheduler is None:
             return self.learning_rate
         rate = self.scheduler.rate(step)
@@ -112,14 +112,14 @@ class Update:
         return rate.learning_rate
 
     def ahead(self) -> Array | None:
-        """What is to be added to the parameters before the gradient is taken, if anything is."""
+        """Return the offset from the parameters to the point of the gradient, for a rule that looks ahead."""
         look_ahead = self.declaration.look_ahead
         return None if look_ahead is None else look_ahead(self.state, **self._options_used)
 
     def move(self, gradient: Array, norm: Array | float, number: int, learning_rate: float) -> Array | float:
-        """Clip, decay, ask the rule, move. Gives what the gradient was multiplied by.
+        """Clip, decay, apply the rule, and change the parameters. Return the effective learning rate.
 
-        `norm` is that of the gradient, of each column where there are many runs; `number` counts steps from 1.
+        `norm` is the norm of the gradient, or of each column for many runs. `number` counts steps from 1.
         """
         options, declaration, clip = self._options_used, self.declaration, self.clip
         if declaration.advance is not None:
@@ -132,7 +132,7 @@ class Update:
                 scale = scale * _shrinking(clip.norm, norm, self.clip_epsilon)
         unchanged = isinstance(scale, float) and scale == 1.0
         decay = self.weight_decay
-        # The penalty is part of the loss: its gradient is taken where that of the loss was.
+        # The penalty is part of the loss, so its gradient is taken at the same point as that of the loss.
         look_ahead = declaration.look_ahead
         effective: list[Array | float] = []
         for block, parameters, part, state in self._parts_of(gradient):
@@ -145,16 +145,16 @@ class Update:
             elif decay:
                 g = g + decay * (parameters if look_ahead is None else parameters + look_ahead(state, **options))
             move: Move = declaration.build(g, state, number, learning_rate, **options)
-            direction, factor, told = move
+            direction, factor, effective_rate = move
             parameters -= factor * direction
-            effective.append(factor if told is None else told)
+            effective.append(factor if effective_rate is None else effective_rate)
         first = effective[0]
         if len(effective) > 1 and isinstance(first, np.ndarray):
             return np.concatenate(effective, axis=-1)
         return first
 
     def _parts_of(self, gradient: Array) -> Sequence[tuple[slice, Array, Array, State]]:
-        """Parameters, gradient and state in blocks: views, made once for each array that gradients come in."""
+        """Return views of parameters, gradient and state in blocks, made once for each gradient array."""
         for known, parts in self._parts:
             if known is gradient:
                 return parts
@@ -168,7 +168,7 @@ class Update:
         return parts
 
     def compared(self, learning_rate: float, curvature: float, *, is_function: bool = False) -> Sentence:
-        """A clause that compares a learning rate to the largest curvature of what is minimised."""
+        """Return a clause that compares a learning rate with the largest curvature of the objective."""
         of = say("findings.bound.function") if is_function else say("findings.bound.loss")
         largest = f"{curvature:.4g}"
         factor = self.stable_factor
@@ -187,20 +187,20 @@ class Update:
 
     @property
     def stable_factor(self) -> float | None:
-        """The learning rate times the curvature up to which descent on a parabola is stable; None: nobody knows."""
+        """The learning rate times the curvature up to which descent on a parabola is stable; None: it is not known."""
         stable = self.declaration.stable
         if stable is None or self.weight_decay or self.clip is not None:
             return None
         return float(stable(**self.options))
 
     def shown(self, number: int) -> Mapping[str, Array]:
-        """What follows from the state after step `number` and helps to understand it."""
+        """Return numbers that follow from the state after step `number`, such as corrected moments, by name."""
         shown = self.declaration.shown
         return {} if shown is None else shown(self.state, number, **self._options_used)
 
 
 def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | float:
-    """What brings a gradient of this norm down to the longest that is allowed."""
+    """Return the factor that shortens a gradient of norm `norm` to `longest`, or 1."""
     if isinstance(norm, float):
         return min(1.0, longest / (norm + epsilon)) if norm else 1.0
     shrinking: Array = np.minimum(1.0, longest / (norm + epsilon))
@@ -208,7 +208,7 @@ def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | f
 
 
 class _StatePart(SimpleNamespace):
-    """A block of a state's arrays. Numbers are those of the whole state, looked up when they are asked for."""
+    """A block of the arrays of a state. Its numbers are those of the whole state, looked up on access."""
 
     def __init__(self, whole: State, part: slice) -> None:
         arrays = {name: value[..., part] for name, value in vars(whole).items() if isinstance(value, np.ndarray)}

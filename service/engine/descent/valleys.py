@@ -1,4 +1,4 @@
-"""The places where balls end, which of them are one, and which balls are next to which."""
+"""Valleys: the distinct stationary points where runs end, and the comparison of such points."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from service.engine.functions.newton import Curvature, distinct
 
 MOST_VALLEYS = 500
 SAME = 1e-6
-"""Valleys closer than this, beside their distance from 0, are one."""
+"""Points closer than this, relative to 1 plus their distance from 0, are one valley."""
 SAME_CURVATURE, MOST_CURVATURE = 100.0, 0.5
-"""By what share, times the radius, the curvature may differ between a ball and the stationary point that it has arrived
-at, and at most."""
+"""The share of the curvature by which it may differ between the end of a run and the stationary point: a factor of the
+radius, and the most."""
 FAR_OUT = 1e8
-"""From there on numbers next to each other are too far apart for what is looked at around a place in a scale of 1."""
+"""Beyond this distance from 0, neighbouring floats are too far apart for an analysis at a scale of 1."""
 NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
-"""In place of a valley: arrived at none, or at one of those beyond the most that are told; rounding hides it."""
+"""In place of a valley. NOWHERE: arrived at none. UNTOLD: at one beyond `MOST_VALLEYS`. UNKNOWN: rounding hides it."""
 
 
 @dataclass
 class Valleys:
-    """The distinct places where balls ended or are bound for, lowest first."""
+    """The distinct points where runs ended or will end, lowest first."""
 
     points: Array
     """(valleys, variables)"""
     calculus: Calculus | None
-    """At those points; None: there are none."""
+    """The calculus at those points; None without points."""
     of_run: list[int]
-    """For each run the valley that it has arrived at, NOWHERE, UNTOLD or UNKNOWN."""
+    """The valley where each run has arrived, NOWHERE, UNTOLD or UNKNOWN."""
     counts: list[int]
-    """Number of runs that have arrived at each."""
+    """The number of runs that have arrived at each valley."""
     basins: list[int]
-    """For each run the minimum that steepest descent certainly leads to from where it ended (uphill the maximum), or
-    NOWHERE."""
+    """The minimum (uphill: the maximum) that gradient flow certainly leads to from the end of each run, or NOWHERE."""
 
     @property
     def classes(self) -> list[str]:
@@ -48,37 +47,37 @@ class Valleys:
 
 
 class Known(NamedTuple):
-    """The only minimum of a convex function that is known beforehand."""
+    """The only minimum of a convex function, known beforehand."""
 
     point: Array
     """(variables,)"""
     near: Callable[[Array], Array]
-    """From points, (points, variables), to which of them have arrived."""
+    """`near(points)` returns for each row of (points, variables) whether it has arrived."""
 
 
 def judged(function: Function, points: Array) -> Array:
-    """What may be claimed of each place: see `evidence.judge`."""
+    """Return the verdict about each point: see `evidence.judge`."""
     verdicts = np.empty(len(points), np.intp)
     far = (np.abs(points) > FAR_OUT).any(-1)
     verdicts[~far] = judge(function, points[~far], np.ones(points.shape[-1]))
-    for row in np.flatnonzero(far).tolist():  # each is looked at in a scale of its own
+    for row in np.flatnonzero(far).tolist():  # each at a scale of its own
         verdicts[row] = judge(function, points[row : row + 1], 1.0 + np.abs(points[row]))[0]
     return verdicts
 
 
 def sizes(points: Array) -> Array:
-    """A power of two for each number, no less than 1 plus its size, so that cells have one size next to each other."""
+    """Return for each number a power of two, at least 1 plus its size. Neighbouring numbers thus have one scale."""
     found: Array = np.exp2(np.minimum(np.ceil(np.log2(1.0 + np.abs(points))), 1023.0))
     return found
 
 
 def different(points: Array) -> tuple[Array, Array]:
-    """The rows of the different ones among stationary points, and for each row the place of its point among them."""
+    """Return the rows of the distinct points among stationary points, and for each row the place of its point there."""
     return distinct(points, SAME * sizes(points), MOST_VALLEYS)
 
 
 def close_to(points: Array, others: Array) -> Array:
-    """Which points are which of the others but for rounding: (points, others)."""
+    """Return whether each point equals each of the others but for rounding: (points, others)."""
     close = np.ones((len(points), len(others)), bool)
     for mine, theirs in zip(points.T, others.T, strict=True):  # each in turn, for there may be 20 of them
         close &= np.abs(mine[:, None] - theirs) <= SAME * sizes(mine)[:, None]
@@ -86,10 +85,10 @@ def close_to(points: Array, others: Array) -> Array:
 
 
 def alike(function: Function, places: Array, arrivals: Array, radius: float) -> Array:
-    """Whether curvatures at places and half way differ little, in any direction, from those at stationary points.
+    """Return whether the curvatures at each place, and half way, nearly equal those at its stationary point.
 
-    Else the place is as far away from its stationary point as the function takes to change, however short that is
-    beside numbers. Where the curvature vanishes at the stationary point, nothing is asked.
+    Where they do not, the function changes between the two, however close they are. Directions in which the curvature
+    vanishes at the stationary point are not compared.
     """
     share = min(SAME_CURVATURE * radius + SAME, MOST_CURVATURE)
     after = function.run(arrivals).hessians

@@ -1,11 +1,12 @@
 """Activation functions, each declared once.
 
-A function takes the pre-activation and its options and returns the activation, as graph nodes.
-Derivatives follow from the operations; where a kink or lost digits make that wrong, the
-declaration states the slope itself with `with_slope`. Kinks follow PyTorch 2.13.
+A function takes the pre-activation and its options, and returns the activation, as graph nodes.
+Derivatives follow from the operations. Where this would give a wrong value at a kink or lose
+digits, the declaration states the slope itself with `with_slope`. Kinks follow PyTorch 2.13.
 
-`log` and `log_complement`, where given, are ln a and ln(1 - a) computed from the pre-activation:
-the losses use them, so that saturated outputs keep exact and finite gradients.
+Losses use `log` and `log_complement`, so that saturated outputs keep exact and finite gradients.
+
+This module has more than 500 lines because an activation is to be declared in one known place.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
+from service.engine.building import (
+    Choice,
+    Declaration,
+    Node,
+    Number,
+    Registry,
     absolute,
     broadcast,
     clip,
@@ -39,25 +43,28 @@ from service.engine.graph.operations import (
     tanh,
     with_slope,
 )
-from service.engine.graph.operations import log_softmax as stable_log_softmax
-from service.engine.graph.operations import sigmoid as logistic
-from service.engine.graph.operations import softplus as soft_positive_part
-from service.engine.graph.operations import tanh_shrink as excess_over_tanh
-from service.engine.options import Choice, Number
+from service.engine.building import log_softmax as stable_log_softmax
+from service.engine.building import sigmoid as logistic
+from service.engine.building import softplus as soft_positive_part
+from service.engine.building import tanh_shrink as excess_over_tanh
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation(Declaration):
+    """The declaration of an activation."""
+
     quick: Callable[[Node], Node] | None = None
-    """The same function with a slope that loses its digits where the function is saturated. Recurrent layers use it:
+    """The same function, with a slope that loses digits where the function is saturated. Recurrent layers use it:
     the exact slopes would make a step of an LSTM a tenth slower."""
     log: Callable[[Node], Node] | None = None
+    """ln a, computed from the pre-activation."""
     log_complement: Callable[[Node], Node] | None = None
+    """ln(1 - a), computed from the pre-activation."""
     acts_on: str = "element"
     """`element`, or `row` when every output depends on the whole last axis."""
     parameters: tuple[str, ...] = ()
-    """Trainable parameters, one number per feature, passed after the pre-activation; the option of the same
-    name is the initial value."""
+    """Trainable parameters, one number per feature, passed after the pre-activation. The option of the same name is
+    the initial value."""
 
 
 activations: Registry[Activation] = Registry("activation", "activations", Activation)
@@ -168,13 +175,13 @@ def relu(x: Node) -> Node:
 
 
 def _times_exponential(factor: Node, x: Node) -> Node:
-    """factor · e^x for x ≤ 0. In two halves: e^x alone may be too small to keep its digits where the product is not."""
+    """Return factor · e^x for x ≤ 0, as a product of halves: e^x alone may lose digits that the product keeps."""
     half = exp(0.5 * x)
     return factor * half * half
 
 
 def _negative_part(x: Node) -> Node:
-    """min(x, 0), whose slope at 0 is 1: the complement of relu."""
+    """Return min(x, 0), the complement of relu: its slope at 0 is 1."""
     return with_slope(x, minimum(x, 0.0), less_equal(x, 0.0))
 
 
@@ -260,7 +267,7 @@ def celu(x: Node, alpha: float) -> Node:
 )
 def gelu(x: Node) -> Node:
     share, density = normal_cdf(x), normal_density(x)
-    # (2 - x²) φ(x), of which each factor keeps its digits beside its zero; φ stands first, so that nothing overflows.
+    # (2 - x²) φ(x): each factor keeps its digits near its zero, and φ stands first, so that nothing overflows.
     curvature = density * ((ROOT_2 - x) + ROOT_2_REST) * ((ROOT_2 + x) + ROOT_2_REST)
     return with_slope(x, x * share, with_slope(x, share + x * density, curvature))
 
@@ -274,8 +281,8 @@ def gelu(x: Node) -> Node:
     sources=(PYTORCH, "Hendrycks, Gimpel 2016, arXiv:1606.08415"),
 )
 def gelu_tanh(x: Node) -> Node:
-    # ½(1 + tanh u) = σ(2u), which keeps its digits where tanh u is close to -1. Beyond ±40 it is 0 or 1, and x³ could
-    # overflow.
+    # ½(1 + tanh u) = σ(2u), which keeps its digits where tanh u is close to -1. Beyond ±40 it is 0 or 1; x³ could
+    # overflow there.
     near = clip(x, -40.0, 40.0)
     scale = 2.0 * math.sqrt(2.0 / math.pi)
     exponent = scale * (near + 0.044715 * (square(near) * near))
@@ -310,8 +317,8 @@ def silu(x: Node) -> Node:
     sources=(PYTORCH, "Misra 2019, arXiv:1908.08681"),
 )
 def mish(x: Node) -> Node:
-    # In E = e^x it is x E (E + 2) / (E² + 2E + 2), and its derivatives are such fractions too. Here E = m / n, of which
-    # neither overflows and one is 1.
+    # With E = e^x, mish is x E (E + 2) / (E² + 2E + 2), and its derivatives are such fractions too. Here E = m / n:
+    # neither m nor n overflows, and one of them is 1.
     negative = minimum(x, 0.0)
     m, n = exp(negative), exp(-maximum(x, 0.0))
     divisor = m * (m + 2.0 * n) + 2.0 * square(n)

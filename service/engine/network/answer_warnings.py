@@ -1,4 +1,4 @@
-"""What a caller should know of an answer: what cannot learn, what is hardly meant, where numbers stop being finite."""
+"""Warnings of answers: doubtful losses and targets, blocked gradients, and the first number that is not finite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPLAIN_BYTES = 256 * 2**20
 
 
 def doubtful(task: Task, model: Model) -> list[Caution]:
-    """What can be computed, but is hardly meant."""
+    """Warn of losses that read probabilities as logits: computable, but hardly meant."""
     cautions = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if not loss.options.get("from_logits"):
@@ -41,7 +41,7 @@ def doubtful(task: Task, model: Model) -> list[Caution]:
 
 
 def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
-    """Targets for which a loss is not meant, and weights whose mean other frameworks define in another way.
+    """Warn of targets that a loss is not made for, and of weights whose mean other frameworks define otherwise.
 
     `whole`: one mean is taken over all samples, not one over each batch.
     """
@@ -69,9 +69,9 @@ def _class_indices(loss: Selection[Loss], targets: Array) -> Array | None:
 
 
 def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = None) -> Iterator[Caution]:
-    """Warn where a mean that divides by the sum of the weights is another number than one that divides by how many.
+    """Warn where it matters whether a mean divides by the sum of the weights or by their count.
 
-    The weights are those of the samples, or of the classes of a layer.
+    The weights are those of the samples, or those of the classes of a layer.
     """
     if task.reduction != "mean" or task.normalize_weights is not None:
         return
@@ -84,14 +84,14 @@ def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = Non
 
 
 def is_plain(task: Task) -> bool:
-    """Whether no numbers can be unfit, whatever they are."""
+    """Return whether `unfit` finds nothing, whatever the numbers are."""
     return not task.weighted and not any(
         loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ()
     )
 
 
 def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
-    """Outputs, with their losses, whose numbers decide whether they are what the loss takes them for."""
+    """Return the outputs, with their losses, that may turn out not to be the probabilities or rates of their loss."""
     found = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         kind = loss.declaration.outputs
@@ -104,12 +104,12 @@ def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
 
 
 def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str, Array]) -> list[Caution]:
-    """Outputs that are not what their loss takes them for: its value, where there is one, means nothing."""
+    """Warn of outputs that are no probabilities or rates, although their loss reads them as such."""
     cautions = []
     for name, loss in watched:
         kind, output = loss.declaration.outputs, outputs[name]
         if kind is None or not is_finite(output):
-            continue  # what is not finite is told anyway
+            continue  # another warning says so
         if kind == "rates":
             if float(output.min()) < 0.0:
                 cautions.append(caution("no_rates", name, "output", loss=loss.name))
@@ -127,14 +127,14 @@ def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str
 
 
 def _gives(activation: Activation, kind: str) -> bool:
-    """Whether outputs are `probabilities` or `distributions` by construction."""
+    """Return whether an activation gives `probabilities` or `distributions` by construction."""
     return activation.log is not None and (kind == "probabilities" or activation.acts_on == "row")
 
 
 def _is_misread(kind: str, output: Array) -> tuple[bool, float | None]:
-    """Whether outputs are no `probabilities` or `distributions`, and the sum of a row where that is what is wrong."""
+    """Return whether outputs are no `probabilities` or `distributions`, and the sum of a row if that is wrong."""
     low, high = float(output.min()), float(output.max())
-    # What rounding may leave of a sum of 1: each share and each addition is rounded.
+    # The rounding error of a sum of 1: each share and each addition is rounded.
     slack = 16.0 * (output.shape[-1] + 1) * float(np.finfo(output.dtype).eps) if kind == "distributions" else 0.0
     if low < 0.0 or high > 1.0 + slack:
         return True, None
@@ -147,7 +147,7 @@ def _is_misread(kind: str, output: Array) -> tuple[bool, float | None]:
 
 
 def blocked(nodes: Iterable[Node], model: Model) -> list[Caution]:
-    """Of the nodes through which no gradient flows: which layers they belong to."""
+    """Warn of layers with nodes through which no gradient flows."""
     return [_blocked(node, model) for node in {node.index: node for node in nodes}.values()]
 
 
@@ -160,9 +160,9 @@ def _blocked(node: Node, model: Model) -> Caution:
 def first_non_finite(
     program: Program, workspace: Workspace, model: Model, pieces: Sequence[Piece], watch: Watch | None
 ) -> Caution:
-    """Where a value stopped being finite, found by running again with everything kept.
+    """Find the first value that is not finite, by a second run that keeps every value.
 
-    `pieces` say where the model's parameters lie in the workspace's flat vector.
+    `pieces` are the places of the model's parameters in the flat vector of the workspace.
     """
     fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:

@@ -1,4 +1,4 @@
-"""Activations and losses as curves: sampled values and exact derivatives, for the catalogue."""
+"""Curves of activations and losses for the catalogue: sampled values and exact derivatives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.engine.network.losses import Loss, Prediction
 
 @dataclass(frozen=True)
 class Curve:
-    """`values` and `derivatives` at the points `x`, one-dimensional and equally long."""
+    """The values and derivatives of a function at the points `x`: arrays of one axis and one length."""
 
     x: Array
     values: Array
@@ -31,7 +31,7 @@ class Curve:
 
 
 def activation_curve(selection: Selection[Activation], start: float, stop: float, points: int) -> Curve:
-    """f(x) and f'(x). For activations of a whole row: the first of two outputs, the second input being 0."""
+    """Sample f(x) and f'(x). An activation of rows gets the row (x, 0), and its first output is sampled."""
     with Graph("float64") as graph:
         x = graph.input("x", (points, 1))
         declaration = selection.declaration
@@ -42,7 +42,7 @@ def activation_curve(selection: Selection[Activation], start: float, stop: float
 
 
 def loss_curve(selection: Selection[Loss], target: float, start: float, stop: float, points: int) -> Curve:
-    """The loss of one sample with one output against a fixed target, as a function of the prediction."""
+    """Sample the loss of one sample with one output and a fixed target, as a function of the prediction."""
     with Graph("float64") as graph:
         x = graph.input("x", (points, 1))
         fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))

@@ -14,19 +14,19 @@ from service.engine.graph.ir import Shape
 from service.engine.network.layers import Layer
 
 INPUT = "input"
-"""What the input of a network is called that names none."""
+"""The name of the input of a network that names none."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerDefinition:
-    """One layer: its type with options, its name, and where it takes its input and parameters from."""
+    """One layer: its name, its type with options, its inputs, and the layer whose parameters it shares."""
 
     name: str
     layer: Selection[Layer]
     inputs: tuple[str, ...] | None = None
     """Names of layers or inputs; None: the layer before it in the list."""
     shares: str | None = None
-    """The layer whose parameters it uses."""
+    """The layer whose parameters this one uses."""
     trainable: bool = True
 
 
@@ -37,7 +37,7 @@ class NetworkDefinition:
     layers: tuple[LayerDefinition, ...]
     inputs: tuple[str, ...] = (INPUT,)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    """Shapes of one sample of those inputs for which the definition gives one."""
+    """Shapes of one sample, of the inputs for which the definition gives a shape."""
     outputs: tuple[str, ...] | None = None
 
     @property
@@ -45,7 +45,7 @@ class NetworkDefinition:
         return self.outputs or (self.layers[-1].name,)
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
-        """Names of what the layer at a position takes."""
+        """Return the names of the inputs and layers that the layer at a position takes."""
         layer = self.layers[position]
         if layer.inputs is not None:
             return layer.inputs

@@ -24,6 +24,7 @@ from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.float_warnings import without_float_warnings
+from service.engine.graph.blocks import ITEMSIZE
 from service.engine.graph.ir import reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
@@ -43,7 +44,6 @@ WRT = ("inputs", "parameters")
 TAKES_VECTORS = frozenset(("jvp", "vjp", "hvp"))
 BLOCK_BYTES = 64 * 2**20
 """Memory of the values of one block of vectors, counted as if none were reused. A single vector may take more."""
-FLOAT_BYTES = {"float64": 8, "float32": 4}
 OBJECT_BYTES = 256
 """Memory of a small array of an answer beside its numbers, roughly."""
 
@@ -129,7 +129,7 @@ class Derivation:
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """Its share of a cache, in nodes."""
         arrays = graph.count * len(graph.results) if sent is not None else 0
-        self.result_bytes = size * FLOAT_BYTES[self.task.dtype] + arrays * OBJECT_BYTES
+        self.result_bytes = size * ITEMSIZE[self.task.dtype] + arrays * OBJECT_BYTES
         """Memory of an answer, roughly."""
 
     def run(self, feed: Feed, vectors: Sequence[Entry] = (), watch: Watch | None = None) -> Derivative:
@@ -278,5 +278,5 @@ def _block_of(graph: DerivativeGraph, dtype: str) -> int:
             depend.add(node.index)
             if node.operation.view is None:
                 elements += node.size
-    most = max(1, BLOCK_BYTES // (elements * FLOAT_BYTES[dtype]))
+    most = max(1, BLOCK_BYTES // (elements * ITEMSIZE[dtype]))
     return math.ceil(graph.count / math.ceil(graph.count / most))

@@ -1,7 +1,7 @@
-"""Evaluate a network: the forward pass and, with a loss, its gradients.
+"""The evaluation of a network: the forward pass and, with a loss, its gradients.
 
-`EvaluationTask.compile` turns a `Task` into an `Evaluation`, a planned program with the names of its outputs;
-`Evaluation.run` fills in the numbers. Tasks that are equal share one evaluation (see `Compiler`).
+`EvaluationTask.compile` turns a `Task` into an `Evaluation`, a planned program with named outputs. `Evaluation.run`
+computes for the numbers of a request. Equal tasks share one evaluation (see `Compiler`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class LayerValues:
-    """What one layer computed."""
+    """The values of one layer in a run."""
 
     name: str
     type: str
@@ -51,12 +51,12 @@ class LayerValues:
     output: Array
     delta: Array | None
     norms: dict[str, float]
-    """Euclidean norms of the arrays above, by their names."""
+    """The Euclidean norms of the arrays above, by their names."""
 
 
 @dataclass
 class Norms:
-    """Euclidean norms of what an answer need not hold."""
+    """The Euclidean norms of gradients and deltas, which the answer itself may leave out."""
 
     gradients: dict[str, dict[str, float]]
     """By layer and parameter."""
@@ -66,7 +66,7 @@ class Norms:
 
 @dataclass
 class Result:
-    """The numbers of one run; all arrays belong to the caller."""
+    """The numbers of one run. All arrays belong to the caller."""
 
     outputs: dict[str, Array]
     loss: Array | None = None
@@ -82,15 +82,15 @@ class Result:
     per_sample_loss: Array | None = None
     per_sample_gradients: dict[str, dict[str, Array]] | None = None
     parameters: dict[str, dict[str, Array]] | None = None
-    """Present when the parameters were initialised here."""
+    """The initial parameters, if the run drew them."""
     state: dict[str, dict[str, Array]] | None = None
-    """New values of what layers carry along in training."""
+    """The new values of arrays that layers carry along in training, such as running means."""
     finite: bool = True
     warnings: list[Caution] = field(default_factory=list)
 
 
 class Evaluation:
-    """A task, planned. Immutable and safe to run from many threads."""
+    """A planned task. Immutable, and safe to run from many threads."""
 
     def __init__(self, prepared: Prepared, program: Program, feeder: Feeder, warnings: Sequence[Caution]) -> None:
         self.task = prepared.task
@@ -104,10 +104,10 @@ class Evaluation:
         self.watched = to_be_read(self.task, self.model)
         self.surprises = Surprises(self.task, self.model, self.parameters)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
-        """How much of a cache it takes."""
+        """Its share of a cache, in nodes."""
 
     def run(self, feed: Feed, watch: Watch | None = None, *, consume: bool = False) -> Result:
-        """Compute. With `consume`, the feed lets go of its parameters as soon as they are copied.
+        """Compute for the numbers of `feed`. With `consume`, the feed drops its parameters as soon as they are copied.
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
@@ -196,7 +196,7 @@ class Evaluation:
 def _read_tree(
     read: Mapping[str, Array], kind: str, pieces: Sequence[Piece], checked: list[Array]
 ) -> dict[str, dict[str, Array]]:
-    """Outputs called `<kind>/<layer>.<name>` by layer and name; they are to be checked too."""
+    """Copy the outputs `<kind>/<layer>.<name>` by layer and name, and add them to the arrays to be checked."""
     tree: dict[str, dict[str, Array]] = {}
     for piece in pieces:
         layer, name = piece.path
@@ -208,7 +208,7 @@ def _read_tree(
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Asks for a network's outputs and, with losses, their gradients."""
+    """The request to compile an evaluation, with a key by which equal ones are found in the cache."""
 
     task: Task
 
@@ -227,12 +227,12 @@ class EvaluationTask:
 def compile_task(
     task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
 ) -> Evaluation:
-    """Build, differentiate and plan; runs borrow their memory from `pool`.
+    """Build, differentiate and plan. Runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
     would cost too much, and what `watch` raises.
     """
-    # Deltas are asked of each layer, so no two layers may become one node.
+    # Each layer has a delta of its own, so no two layers may become one node.
     prepared = prepare(task, limits, watch, distinct_layers=task.losses is not None and _asks_deltas(task))
     model, objective = prepared.model, prepared.objective
     outputs = {f"outputs/{name}": model.layers[name].output for name in task.definition.output_names}
@@ -263,12 +263,12 @@ def compile_task(
 
 
 def _asks_deltas(task: Task) -> bool:
-    """Whether the gradients with respect to the layers' pre-activations are wanted."""
+    """Return whether the answer needs gradients with respect to the pre-activations of layers."""
     return not task.include.isdisjoint(("layers", "norms"))
 
 
 def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Node], dict[str, Node], list[Caution]]:
-    """Gradient nodes of the trainable parameters, the other gradients asked for, and what blocked any."""
+    """Return the gradients of trainable parameters, the other gradients by name, and warnings about blocked ones."""
     trained = [parameter for parameter in model.parameters if parameter.trainable]
     more: dict[str, Node] = {}
     if _asks_deltas(task):
@@ -289,11 +289,11 @@ def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Nod
 
 
 def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
-    """Each sample's weighted loss and its gradients."""
+    """Return the weighted loss of each sample, and its gradients, by name."""
     model, samples = prepared.model, prepared.task.samples
     graph = model.graph
     if model.couples_samples:
-        # Each sample's loss depends on the whole batch: the whole backward pass, once for every sample.
+        # The loss of each sample depends on the whole batch: the whole backward pass runs once for every sample.
         chosen = graph.input("one/sample", (samples,))
         trained = [parameter for parameter in model.parameters if parameter.trainable]
         found = differentiate(objective.per_sample, [parameter.node for parameter in trained], chosen)
@@ -312,7 +312,7 @@ def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
 
 
 def _identity(like: Node) -> Node:
-    """The rows of the identity matrix, one for each entry of a vector."""
+    """Return the identity matrix, with a row for each entry of a vector."""
     (size,) = like.shape
     places = like.graph.vector(tuple(map(float, range(size))))
     rows = broadcast(reshape(places, (size, 1)), (size, size))

@@ -1,4 +1,4 @@
-"""The numbers of one request, and how they come into a workspace."""
+"""The numbers of one request, and the feeder that checks them and writes them into a workspace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class Feed:
-    """What a caller sends. Without parameters they are initialised from the seed, as all random numbers are."""
+    """The numbers of a request. Without parameters, the seed determines initial ones, like all random numbers."""
 
     inputs: Mapping[str, Array]
     parameters: Tree | None = None
@@ -26,14 +26,14 @@ class Feed:
     sample_weights: Array | None = None
     seed: int = 0
     step: int = 0
-    """Of a training: each step draws random numbers of its own."""
+    """The step of a training: each step draws random numbers of its own."""
 
 
 class Fillable(Protocol):
-    """What a feed is written into: a workspace, or arrays of its own."""
+    """Arrays that take a feed: a workspace, or others of the same form."""
 
     inputs: dict[str, Array]
-    """By the names of the nodes; what nothing depends on may be missing."""
+    """The input arrays by the names of their nodes. Those on which nothing depends may be missing."""
     parameters: Array
     """The flat vector of all parameters."""
 
@@ -48,7 +48,7 @@ class Feeder:
         self.parameters = ParameterVector(self.task.definition, self.model.parameters)
 
     def fill(self, workspace: Fillable, feed: Feed, watch: Watch | None) -> None:
-        """Write everything a run needs.
+        """Write everything that a run needs.
 
         Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
         """
@@ -65,7 +65,7 @@ class Feeder:
             self.parameters.fill(flat, feed.parameters)
 
     def fill_samples(self, workspace: Fillable, feed: Feed, rows: Array | None = None) -> None:
-        """Write inputs, targets and weights: of all samples, or of those whose indices are `rows`."""
+        """Write inputs, targets and weights of all samples, or of those with the indices `rows`."""
         values = workspace.inputs
         tensors = {f"inputs/{name}": array for name, array in feed.inputs.items()}
         tensors |= {f"targets/{name}": array for name, array in feed.targets.items()}
@@ -77,7 +77,7 @@ class Feeder:
                 out[...] = array if rows is None else array[rows]
 
     def fill_noises(self, workspace: Fillable, seed: int, step: int) -> None:
-        """Draw random numbers: they depend on nothing but the seed, their place in the network and the step."""
+        """Draw random numbers. They depend only on the seed, on their place in the network and on the step."""
         for position, noise in enumerate(self.model.noises):
             out = workspace.inputs.get(noise.node.attributes[0])
             if out is not None:
@@ -85,7 +85,7 @@ class Feeder:
                 out[...] = noise.draw(np.random.Generator(np.random.PCG64(stream)))
 
     def check(self, feed: Feed) -> None:
-        """Raise `InvalidRequest` with everything about the numbers that does not fit."""
+        """Raise `InvalidRequest` with every fault of the numbers."""
         faults = []
         if feed.parameters is not None and not self.parameters.fits(feed.parameters):
             faults += self.parameters.faults(feed.parameters)
@@ -103,7 +103,7 @@ class Feeder:
             raise InvalidRequest(faults)
 
     def _faults_of_indices(self, feed: Feed) -> list[Fault]:
-        """Indices that are none, among targets and inputs; other numbers may be any."""
+        """Find what is no index among the targets and inputs that hold indices."""
         faults: list[Fault] = []
         for loss, name in zip(self.task.losses or (), self.task.definition.output_names, strict=False):
             if loss.declaration.indices and name in feed.targets:
@@ -116,7 +116,7 @@ class Feeder:
 
 
 def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
-    """The first number that is no index below `count`."""
+    """Return the fault of the first number that is no index below `count`, if there is one."""
     wrong = array >= count
     if array.dtype.kind != "u":
         wrong |= array < 0

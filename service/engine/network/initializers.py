@@ -1,8 +1,8 @@
-"""Initializers, each declared once: how a parameter starts when the caller sends none.
+"""Initializers, each declared once: the first values of a parameter that the caller does not send.
 
-A function takes a random generator, the shape, the fans and its options and returns float64
+A function takes a random generator, the shape, the fans and its options, and returns float64
 values. For a kernel `(in, out)` fan_in is `in` and fan_out is `out`. The `*_normal` initializers
-draw from the whole normal distribution, as PyTorch does; `truncated` cuts it at two standard
+draw from the whole normal distribution, as PyTorch does. `truncated` cuts it at two standard
 deviations and corrects the variance, as Keras does.
 """
 
@@ -14,16 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Shape
-from service.engine.options import Flag, Number
+from service.engine.building import Array, Declaration, Flag, Number, Registry, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Initializer(Declaration):
     work: Callable[[Shape], float] = math.prod
-    """Floating-point operations that a parameter of this shape takes."""
+    """`work(shape)`: the floating-point operations for a parameter of this shape."""
 
 
 initializers: Registry[Initializer] = Registry("initializer", "initializers", Initializer)
@@ -49,7 +46,7 @@ def _normal(generator: np.random.Generator, shape: Shape, deviation: float, trun
 
 
 def _uniform(generator: np.random.Generator, shape: Shape, bound: float) -> Array:
-    # As generator.uniform does, but an infinite range gives infinite values instead of an error.
+    # This is generator.uniform, but an infinite range gives infinite values instead of an error.
     return -bound + (bound + bound) * generator.random(shape)
 
 

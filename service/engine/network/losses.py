@@ -2,15 +2,15 @@
 
 A function takes a `Prediction` and the targets and returns l_n, one number per sample, as a graph
 node of shape `(samples,)`. Reductions over samples, sample weights and regularisation are the
-same for every loss and live in `objective.py`. A loss averages over a sample's outputs where
+same for every loss and stand in `total_loss.py`. A loss averages over the outputs of a sample where
 PyTorch and Keras do, and sums where its name says so.
 
-Losses that take logarithms ask the prediction for them. Where the last activation has a stable
-form (sigmoid, softmax), they are computed from its pre-activation, and p - t comes out of the
-graph by itself; elsewhere PyTorch's clamps apply: ln p ≥ -100 and p ≥ 1e-12 in the derivative.
+Losses with logarithms ask the prediction for them. Where the last activation has a stable form
+(sigmoid, softmax), the prediction computes them from the pre-activation, and the gradient p - t
+follows from the graph. Elsewhere PyTorch's clamps apply: ln p ≥ -100, and p ≥ 1e-12 in the derivative.
 
-Formulas keep their digits and stay finite for every prediction whose loss is representable; what
-they cannot do is listed, with reasons, in `tests/engine/network/test_losses_to_the_last_digit.py`.
+Formulas keep their digits and stay finite for every prediction whose loss is representable.
+`tests/engine/network/test_losses_to_the_last_digit.py` lists the exceptions, with reasons.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry, Selection
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
+from service.engine.building import (
+    Array,
+    Declaration,
+    Flag,
+    Node,
+    Number,
+    Numbers,
+    Registry,
+    Selection,
     absolute,
     broadcast,
     clip,
@@ -46,22 +51,21 @@ from service.engine.graph.operations import (
     xlogy,
 )
 from service.engine.network.activations import Activation, activations, relu
-from service.engine.options import Flag, Number, Numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss(Declaration):
     indices: bool = False
-    """Targets are class indices, one axis fewer than the outputs."""
+    """Targets are class indices, with one axis fewer than the outputs."""
     class_weight: Callable[..., Node | None] | None = None
-    """`(prediction, target, **options)` to the weight each sample's target carries, for normalised means."""
+    """`class_weight(prediction, target, **options)`: the weight of each sample by its class, for normalised means."""
     targets: tuple[str, Callable[[Array], bool]] | None = None
-    """The targets it is made for: in words, and as a test of them."""
+    """The targets that the loss is made for: in words, and as a test of them."""
     outputs: str | None = None
-    """What it takes outputs for: `probabilities` between 0 and 1, `distributions`, which sum to 1 as well, or `rates`,
-    which are not negative."""
+    """The outputs that the loss is made for: `probabilities` between 0 and 1, `distributions`, which also sum to 1, or
+    `rates`, which are not negative."""
     domain: tuple[float, float] = (-3.0, 3.0)
-    """Range of predictions that the catalogue draws."""
+    """The range of predictions that the catalogue draws."""
     example_target: float = 1.0
     """The target that the catalogue draws against."""
 
@@ -76,24 +80,24 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class Prediction:
-    """A network's output, and how it came about when that helps to take its logarithm."""
+    """An output of a network. The pre-activation and activation are set where they help to take its logarithm."""
 
     value: Node
     logits: Node | None = None
     activation: Selection[Activation] | None = None
 
     def log(self) -> Node:
-        """ln p, from the logits where the last activation allows it."""
+        """Return ln p, computed from the logits where the last activation allows it."""
         stable = self.activation.declaration.log if self.activation else None
         return _clamped_log(self.value) if stable is None or self.logits is None else stable(self.logits)
 
     def log_complement(self) -> Node:
-        """ln(1 - p)."""
+        """Return ln(1 - p), computed from the logits where the last activation allows it."""
         stable = self.activation.declaration.log_complement if self.activation else None
         return _clamped_log_complement(self.value) if stable is None or self.logits is None else stable(self.logits)
 
     def as_logits_of(self, activation: str) -> Prediction:
-        """The same output read as the pre-activation of `activation`."""
+        """Return the output of `activation` at this value."""
         selected = activations.select(activation)
         return Prediction(selected.declaration.build(self.value), self.value, selected)
 
@@ -108,17 +112,17 @@ def _clamped_log_complement(p: Node) -> Node:
 
 
 def _total(x: Node) -> Node:
-    """Sum over all axes but the samples'."""
+    """Sum over all axes but that of the samples."""
     return sum_over(x, range(1, len(x.shape)))
 
 
 def _average(x: Node) -> Node:
-    """Mean over all axes but the samples'."""
+    """Average over all axes but that of the samples."""
     return _total(x) / float(math.prod(x.shape[1:]))
 
 
 def _positions(x: Node) -> float:
-    """How many distributions a sample holds: the axes between samples and classes."""
+    """Count the distributions of a sample, along the axes between samples and classes."""
     return float(math.prod(x.shape[1:-1]))
 
 
@@ -191,7 +195,7 @@ def mean_absolute_error(prediction: Prediction, target: Node) -> Node:
 
 
 def _huber(error: Node, delta: float, divisor: float = 1.0) -> Node:
-    """Huber's loss over a divisor, by which the factor that has a limit is divided: so nothing overflows."""
+    """Return Huber's loss divided by `divisor`. The bounded factor is divided first, so nothing overflows."""
     size = absolute(error)
     near = minimum(size, delta)
     value = (near / divisor) * (size - 0.5 * near)
@@ -318,7 +322,7 @@ def categorical_crossentropy(
     p = prediction.as_logits_of("softmax") if from_logits else prediction
     if label_smoothing:
         target = (1.0 - label_smoothing) * target + label_smoothing / target.shape[-1]
-    # Logits may lie farther apart than the largest number: what does not count then has a probability of 0.
+    # Logits may lie farther apart than the largest number. Those that are not chosen then have a probability of 0.
     return -_total(weighted(_weighted_classes(target, class_weights), p.log())) / _positions(p.value)
 
 
@@ -361,7 +365,7 @@ def sparse_categorical_crossentropy(
     outputs="distributions",
 )
 def kl_divergence(prediction: Prediction, target: Node) -> Node:
-    # A negative target has no logarithm: that of the smallest number stands for it, as for 0, where 0 ln 0 = 0.
+    # A negative target has no logarithm. The smallest number replaces it, as it replaces 0, where 0 ln 0 = 0.
     known = maximum(target, float(np.finfo(target.dtype).smallest_subnormal))
     return _total(xlogy(target, known) - weighted(target, prediction.log())) / _positions(prediction.value)
 
@@ -386,7 +390,7 @@ def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: floa
     if log_input:
         return _average(exp(p) - target * p)
     rate = p + epsilon
-    # Near the minimum 1 - t / rate would be left of two equal numbers.
+    # Near the minimum, 1 - t / rate would be the difference of two nearly equal numbers.
     slope = with_slope(p, (p - target + epsilon) / rate, target / rate / rate)
     return _average(with_slope(p, p - xlogy(target, rate), slope))
 
@@ -431,7 +435,7 @@ def cosine_similarity(prediction: Prediction, target: Node, epsilon: float) -> N
 
 
 def _to_unit_scale(x: Node, epsilon: float) -> Node:
-    """Each sample divided by its length, but at least by epsilon, times √K: the length may be too large for a float."""
+    """Divide each sample by its root mean square, at least epsilon / √K: its length may be too large for a float."""
     roots = root_mean_square(x, range(1, len(x.shape)))
     divisors = maximum(roots, epsilon / math.sqrt(math.prod(x.shape[1:])))
     return x / broadcast(reshape(divisors, (x.shape[0], *[1] * (len(x.shape) - 1))), x.shape)

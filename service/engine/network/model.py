@@ -1,8 +1,8 @@
 """From a network's definition to graph nodes.
 
-`assemble` orders the layers (any acyclic arrangement), builds each one and collects parameters,
-random masks, regularisation and everything that is wrong with the definition, so that one answer
-can name all of it.
+`assemble` orders the layers, which may be arranged in any acyclic way, and builds each of them. It
+collects parameters, random numbers and penalties, and every fault of the definition, so that one
+answer can name them all.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Noise:
-    """Random numbers drawn for every run."""
+    """Random numbers that every run draws anew."""
 
     node: Node
     draw: Callable[..., Array]
-    """From a NumPy generator to numbers of the node's shape."""
+    """`draw(generator)` returns numbers of the node's shape from a NumPy generator."""
 
 
 @dataclass
@@ -58,11 +58,11 @@ class Model:
     noises: list[Noise] = field(default_factory=list)
     penalties: list[Node] = field(default_factory=list)
     state: dict[tuple[str, str], Node] = field(default_factory=dict)
-    """New values of what is carried along, by layer and name."""
+    """The new values of arrays that are carried along, by layer and name."""
     vocabularies: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """For each input that holds indices: the layer with the fewest of them, and how many it has."""
+    """For each input that holds indices: the layer with the smallest vocabulary, and the size of this vocabulary."""
     couples_samples: bool = False
-    """What is computed for a sample depends on the others."""
+    """The values of a sample depend on the other samples."""
 
 
 def _position_in_words(shape: Shape) -> str:
@@ -70,6 +70,8 @@ def _position_in_words(shape: Shape) -> str:
 
 
 class _Assembler:
+    """Builds the layers of one definition, and collects the faults."""
+
     def __init__(
         self,
         definition: NetworkDefinition,
@@ -107,7 +109,7 @@ class _Assembler:
             self.faults.append(Fault(("network", *path), detail, allowed))
 
     def order(self) -> list[int]:
-        """Positions of the layers, each after those it takes input or parameters from."""
+        """Return the positions of the layers, each after the layers whose output or parameters it takes."""
         sources = self.definition.inputs
         known = (*sources, *self.position)[:MOST_ERRORS]
         needs: list[set[int]] = []
@@ -155,7 +157,7 @@ class _Assembler:
         return ordered
 
     def source(self, name: str) -> str:
-        """Why what `name` puts out has its shape."""
+        """Explain the shape of an input or of the output of a layer, as the end of a sentence."""
         if name in self.model.inputs:
             count = self.model.inputs[name].shape[1:]
             features = (
@@ -193,7 +195,7 @@ class _Assembler:
             )
         outputs = self.model.layers
         if any(name not in self.model.inputs and name not in outputs for name in names):
-            return None  # its input could not be built, which is already told
+            return None  # its input could not be built, and this fault is already known
         inputs = [self.model.inputs[name] if name in self.model.inputs else outputs[name].output for name in names]
         if not self.check_indices(position, names, inputs):
             return None
@@ -218,7 +220,7 @@ class _Assembler:
         return None
 
     def check_indices(self, position: int, names: tuple[str, ...], inputs: list[Node]) -> bool:
-        """Whether integers go where integers are taken, and nothing else does."""
+        """Return whether exactly the layers that look up indices get inputs of integers. Note the faults."""
         layer = self.definition.layers[position]
         path: Path = ("layers", position, "inputs")
         for name, x in zip(names, inputs, strict=True):
@@ -240,7 +242,7 @@ class _Assembler:
 
 
 class _LayerBuilder:
-    """What a layer asks of the network that it is built into."""
+    """Makes parameters, random numbers and state for one layer: see `Builder`."""
 
     def __init__(self, assembler: _Assembler, layer: LayerDefinition) -> None:
         self.assembler = assembler
@@ -276,10 +278,10 @@ class _LayerBuilder:
                     f"{name} of layer {layer.shares!r} has shape {list(shared[name].shape)}; "
                     f"this layer takes {list(shape)} because {reason}",
                 )
-            # A layer that shares from a layer that shares owns what they both use.
+            # A layer may share from a layer that itself shares, so this one counts as an owner, too.
             owned.setdefault(layer.name, {})[name] = shared[name]
             return shared[name]
-        self.assembler.check_parameters(math.prod(shape))  # before anything of that size is made of it
+        self.assembler.check_parameters(math.prod(shape))  # before anything of that size exists
         given = self.assembler.shapes.get((layer.name, name))
         node = self.model.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
         owned.setdefault(layer.name, {})[name] = node
@@ -304,7 +306,7 @@ class _LayerBuilder:
         self.model.couples_samples = True
 
     def owner(self, name: str) -> str:
-        """The layer under which the parameter is known: this one, or the one it shares from in the end."""
+        """Return the layer that owns a parameter: this one, or the one from which it is shared."""
         node = self.assembler.owned[self.layer.name][name]
         return next(p.layer for p in self.model.parameters if p.node is node)
 
@@ -321,13 +323,13 @@ def assemble(
     prefix: str = "",
     check_parameters: Callable[[int], None] = lambda count: None,
 ) -> Model:
-    """Build every layer of `definition` on inputs of these shapes, whose first axis is the samples.
+    """Build every layer of `definition` on inputs of these shapes, whose first axis is that of the samples.
 
-    With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` tells the inputs
-    and random numbers of one model from those of another in the same graph; parameters are common to both.
-    `check_parameters` is told the size of each and may refuse it. Layers named in `frozen` are built as not trainable.
+    With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` distinguishes the
+    inputs and random numbers of two models in one graph; their parameters are the same nodes. `check_parameters` gets
+    the size of each parameter and may refuse it. Layers named in `frozen` are built as not trainable.
 
-    Raises `InvalidRequest` with everything that is wrong in the definition.
+    Raises `InvalidRequest` with every fault of the definition.
     """
     assembler = _Assembler(
         definition,

@@ -1,4 +1,4 @@
-"""The parameters of a network as one flat vector, and as the tree of arrays that callers send."""
+"""The parameters of a network: one flat vector for programs, a tree of arrays for callers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from service.engine.suggestions import MOST_SUGGESTIONS, suggest
 from service.engine.watch import Watch
 
 Tree = Mapping[str, Mapping[str, Array]]
-"""Arrays by layer and parameter name: the form of parameters and of gradients alike."""
+"""Arrays by layer and parameter name: parameters or gradients."""
 
 MOST_LISTED = 20
 """Names that one sentence lists."""
 
 
 class ParameterVector:
-    """Where each parameter lies in a flat vector, and whether a caller's tree is just that.
+    """The place of each parameter in a flat vector, and the check that a tree holds exactly these parameters.
 
-    What is trained lies at the start, in the order of the gradients; what is not comes after it.
+    Trained parameters come first, in the order of the gradients. The others follow.
     """
 
     def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
@@ -51,7 +51,7 @@ class ParameterVector:
             flat[start:stop] = tree[layer][name].reshape(-1)
 
     def fits(self, tree: Tree) -> bool:
-        """Whether a tree is just what is wanted: the common case, told quickly."""
+        """Return whether a tree holds exactly the parameters of the network. A quick check for the common case."""
         if sum(map(len, tree.values())) != len(self.pieces) or len(tree) != self.owners:
             return False
         for (layer, name), _, _, shape in self.pieces:
@@ -61,7 +61,7 @@ class ParameterVector:
         return True
 
     def faults(self, tree: Tree) -> list[Fault]:
-        """Everything that keeps a tree from being exactly the network's parameters."""
+        """Find every fault of a tree that does not hold exactly the parameters of the network."""
         faults: list[Fault] = []
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
@@ -94,7 +94,7 @@ class ParameterVector:
         return faults
 
     def initialize(self, flat: Array, seed: int, limits: Limits, watch: Watch | None = None) -> None:
-        """Fill the flat parameter vector from the layers' initializers.
+        """Fill the flat vector with the initializers of the layers.
 
         Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
         """
@@ -129,7 +129,7 @@ def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection
 
 
 def misshapen(came: Shape, wanted: Shape) -> str:
-    """What was probably done to an array of the wrong shape, and how to send it."""
+    """Say what was probably done to an array of the wrong shape, and how to send it."""
     if came[::-1] == wanted:
         return "; it is transposed: send one row for each input" if len(wanted) == 2 else "; its axes are transposed"
     if len(came) == len(wanted) > 2 and sorted(came) == sorted(wanted):
@@ -144,7 +144,7 @@ def misshapen(came: Shape, wanted: Shape) -> str:
 
 
 def _order(came: Shape, wanted: Shape) -> list[int]:
-    """Axes of `came` in the order that gives `wanted`: as from PyTorch's [out, in, …] where that fits."""
+    """Return axes of `came` in an order that gives `wanted`, if possible the order from PyTorch's [out, in, …]."""
     usual = (*range(2, len(came)), 1, 0)
     if tuple(came[axis] for axis in usual) == wanted:
         return list(usual)

@@ -24,7 +24,7 @@ from service.engine.watch import Watch
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network in the graph with what is compared to it."""
+    """A network in the graph, with its targets, weights and loss."""
 
     task: Task
     model: Model
@@ -34,7 +34,7 @@ class Prepared:
 
 
 def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
-    """Build the model and, where the task has losses, the objective.
+    """Build the model and, where the task has losses, the total loss.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
     network is too large, and what `watch` raises.
@@ -84,10 +84,10 @@ def _freeze(names: tuple[str, ...], model: Model) -> None:
 
 
 def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
-    """The same network on one sample, its loss summed and without penalties, in the same graph.
+    """Build the network once more, in the same graph, on one sample, with the sum of its loss and without penalties.
 
-    Also for every node that a sample has of its own: where it lies among those of all samples, as `vectorize`
-    takes it.
+    Also return, for each input of this network that differs between samples, the node that holds it for all samples,
+    as `vectorize` takes it.
     """
     task = prepared.task._replace(reduction="sum", normalize_weights=False)
     whole, graph = prepared.model, prepared.model.graph
@@ -107,7 +107,7 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
 
     targets = {name: one_of(node) for name, node in prepared.targets.items()}
     weights = None if prepared.weights is None else one_of(prepared.weights)
-    # Penalties belong to no sample, and a sum over one sample is that sample's loss.
+    # Penalties belong to no sample, and the sum over one sample is the loss of that sample.
     objective = total_loss_of(task, model, targets, weights) if task.losses is not None else None
     pairs = [(model.inputs[name], whole.inputs[name]) for name in model.inputs]
     pairs += [(targets[name], node) for name, node in prepared.targets.items()]
@@ -119,13 +119,13 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
 
 
 def input_label(name: str) -> str:
-    """An input of the network at the start of a sentence."""
+    """Return the name of an input with its verb, as the start of a sentence."""
     return "inputs have" if name == INPUT else f"input {name!r} has"
 
 
 def _check_inputs(task: Task) -> None:
     faults = []
-    indices = task.definition.index_inputs  # of which a sample may hold a single one
+    indices = task.definition.index_inputs  # a sample may be a single index
     for name, shape in task.inputs:
         path, label = ("inputs", name), input_label(name)
         wanted = task.definition.input_shapes.get(name)
@@ -187,7 +187,7 @@ def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str,
 
 
 def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:
-    """The loss of a model against its targets."""
+    """Build the total loss of a model and its targets."""
     assert task.losses is not None
     predictions = {}
     for name in task.definition.output_names:

@@ -1,21 +1,18 @@
-"""Regularizers, each declared once: what a parameter adds to the loss for being large.
+"""Regularizers, each declared once: penalties on large parameters, added to the loss.
 
-Keras's convention: L2 is λ Σ w², without the half that weight decay has.
+The convention is Keras's: L2 is λ Σ w², without the factor ½ of weight decay.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.engine.declarations import Declaration, Registry
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import absolute, square, sum_over
-from service.engine.options import Number
+from service.engine.building import Declaration, Node, Number, Registry, absolute, square, sum_over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regularizer(Declaration):
-    pass
+    """The declaration of a regularizer: a function of a parameter that returns its penalty."""
 
 
 regularizers: Registry[Regularizer] = Registry("regularizer", "regularizers", Regularizer)

@@ -1,7 +1,7 @@
-"""Why nothing will be learned although everything is right: outputs that are constant, units that are off, units alike.
+"""Warnings of networks that are valid but cannot learn: constant outputs, dead units, identical units.
 
-`constant` looks at the network alone, once when it is compiled. `Surprises` looks at the numbers of a run: at a few of
-them first, and closer only where these are suspicious.
+`constant` inspects the network alone, once when it is compiled. `Surprises` inspects the numbers of a run: first a few
+of them, and more only where these are suspicious.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 
 CLOSER_BYTES = 32 * 2**20
-"""Of all values of a network: up to so many it is run again for a closer look."""
+"""Memory of all values of a network, up to which a second run of the network looks for dead units."""
 FEW = 2
-"""Samples from which on single units that are off for all of them are worth a word."""
+"""The fewest samples at which single dead units are worth a warning."""
 SHORT = 64
-"""Numbers that a set compares faster than sorting does."""
+"""The most numbers for which a set finds equal ones faster than sorting does."""
 MOST_NAMED = 8
 """Units that one sentence names."""
 WEIGHTED = frozenset(("dense", "conv1d", "conv2d"))
@@ -43,27 +43,28 @@ POOLING = frozenset(
     f"{kind}_pooling{axes}d" for kind in ("max", "average", "global_max", "global_average") for axes in (1, 2)
 )
 UNIT_BY_UNIT = POOLING | {"activation"}
-"""Layers that keep units apart and treat all alike."""
+"""Layers that compute each unit alone, and all units in the same way."""
 OF_CLASSES = frozenset(("categorical_crossentropy", "sparse_categorical_crossentropy"))
 
 
 def constant(task: Task, model: Model) -> list[Caution]:
-    """Layers that give the same whatever comes in, and losses over a single class."""
+    """Warn of layers with a constant output, and of losses over a single class."""
     cautions = []
     for position, layer in enumerate(task.definition.layers):
         words = _constant(task, model, position, layer)
         if words is not None:
             cautions.append(caution("constant_output", layer.name, "output", **words))
-    told = {caution.layer for caution in cautions}
+    constant_layers = {caution.layer for caution in cautions}
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
-        if loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1 and name not in told:
+        one_class = loss.name in OF_CLASSES and model.layers[name].output.shape[-1] == 1
+        if one_class and name not in constant_layers:
             is_zero = bool(loss.options["from_logits"])
             cautions.append(caution("one_class", name, "loss", loss=loss.name, is_zero=is_zero))
     return cautions
 
 
 def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -> dict[str, str] | None:
-    """Why the layer at a position gives the same whatever comes in, as words of the finding; None where it does not."""
+    """Return the words of the finding that the layer at a position has a constant output; None if it has not."""
     built = model.layers[layer.name]
     activation = built.activation
     if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
@@ -84,7 +85,7 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
 
 
 def _value_of_one(activation: Selection[Activation]) -> float:
-    """The constant that an activation of a row gives for a row of one."""
+    """Return the constant that an activation of rows gives for a row of one number."""
     with Graph("float64") as graph:
         x = graph.input("x", (1, 1))
         value = activation.declaration.build(x, **activation.options)
@@ -92,7 +93,7 @@ def _value_of_one(activation: Selection[Activation]) -> float:
 
 
 def slopes(activation: Selection[Activation], z: Array) -> Array:
-    """The derivative of an elementwise activation, at each number."""
+    """Return the derivative of an elementwise activation at each number."""
     with Graph("float64") as graph:
         x = graph.input("x", z.shape)
         given = [graph.constant(activation.options[name]) for name in activation.declaration.parameters]
@@ -101,7 +102,7 @@ def slopes(activation: Selection[Activation], z: Array) -> Array:
 
 
 def _has_flat_part(activation: Selection[Activation]) -> bool:
-    """Whether the derivative is exactly 0 somewhere, but not everywhere."""
+    """Return whether the derivative is exactly 0 somewhere, but not everywhere."""
     if activation.declaration.acts_on != "element":
         return False
     flat = slopes(activation, np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
@@ -110,22 +111,22 @@ def _has_flat_part(activation: Selection[Activation]) -> bool:
 
 @dataclass(frozen=True)
 class _Rectified:
-    """A layer with weights, and the activation behind it that has a flat part."""
+    """A layer with weights, followed by an activation with a flat part."""
 
     layer: str
-    """Whose activation it is."""
+    """The layer of the activation."""
     owner: str
-    """Whose weights they are; the same layer, or the one before it."""
+    """The layer of the weights: the same layer, or the one before it."""
     start: int
     stop: int
-    """A number of the gradient for each unit: of the bias, or of the first row of the kernel."""
+    """The place in the gradient of one number for each unit: the bias, or the first row of the kernel."""
     kernel: Piece | None
-    """Where there is no bias."""
+    """The kernel of a layer without a bias."""
 
 
 @dataclass(frozen=True)
 class _Hidden:
-    """A layer whose units may be alike: weights into each unit, and out of it."""
+    """A layer whose units may be identical: the weights into each unit, and those out of it."""
 
     name: str
     kernel: Piece
@@ -134,7 +135,7 @@ class _Hidden:
 
 
 class Surprises:
-    """What of a compiled network is worth a look after each run with gradients."""
+    """The parts of a compiled network that are inspected after each run with gradients."""
 
     def __init__(self, task: Task, model: Model, vector: ParameterVector) -> None:
         self.task, self.model, self.vector = task, model, vector
@@ -143,18 +144,18 @@ class Surprises:
         self.rectified = self._find_rectified(trained)
         self.hidden = self._find_hidden(trained)
         self.watched = _places((each.start, each.stop) for each in self.rectified)
-        """A number of the gradient for each unit that may be off."""
+        """The place in the gradient of one number for each unit that may be dead."""
         self.firsts = _places((each.kernel.start, each.kernel.start + each.kernel.shape[-1]) for each in self.hidden)
-        """The first weight into each unit that may be like another."""
+        """The place of the first weight into each unit that may be identical to another."""
 
     def found(self, workspace: Workspace) -> list[Caution]:
-        """Cautions about the run whose numbers are in the workspace."""
+        """Return the warnings about the run in the workspace."""
         cautions = []
         if self.rectified and np.count_nonzero(workspace.gradients.take(self.watched)) < self.watched.size:
             for each in self.rectified:
                 if not workspace.gradients[each.start : each.stop].all():
                     cautions += self._off(each, workspace)
-        # Random numbers differ, also those of different layers.
+        # Random numbers differ, also between layers: where all first weights differ, no units are identical.
         if self.hidden and not _all_differ(workspace.parameters.take(self.firsts)):
             for hidden in self.hidden:
                 caution = _alike(hidden, workspace.parameters)
@@ -182,7 +183,7 @@ class Surprises:
         return found
 
     def _off(self, each: _Rectified, workspace: Workspace) -> list[Caution]:
-        """Units that lie on a flat part for every sample, of a layer with some whose gradient is 0."""
+        """Warn of units on a flat part for every sample, in a layer where some gradients are 0."""
         model, task = self.model, self.task
         built = model.layers[each.layer]
         activation = built.activation
@@ -230,7 +231,7 @@ class Surprises:
         return found
 
     def _following(self, name: str, units: int) -> tuple[Piece, ...]:
-        """The kernels that take the units of a layer one by one; none if anything else takes them."""
+        """Return the kernels that take the units of a layer. Return none if anything but a kernel takes them."""
         definition = self.task.definition
         pieces = {piece.path: piece for piece in self.vector.pieces}
         pending, kernels = [name], []
@@ -274,7 +275,7 @@ def _all_differ(numbers: Array) -> bool:
 
 
 def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
-    """Units that have the same weights in and out: they stay the same for ever."""
+    """Warn of units with the same weights in and out: they stay identical for ever."""
     start, units = hidden.kernel.start, hidden.kernel.shape[-1]
     if _all_differ(parameters[start : start + units]):
         return None
@@ -292,7 +293,7 @@ def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
 
 
 def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
-    """The columns of the largest group of equal ones; None: all differ."""
+    """Return the largest group of equal columns; None if all differ."""
     labels = np.zeros(units, np.int64)
     for matrix in matrices:
         for row in matrix:
@@ -305,7 +306,7 @@ def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
 
 
 def units_in_words(places: Array, units: int) -> Sentence:
-    """Units in words, counted from 0 as in lists."""
+    """Name units, counted from 0 as in lists."""
     if len(places) == units:
         return say("findings.units.single") if units == 1 else say("findings.units.all", number=str(units))
     named = ", ".join(map(str, places[:MOST_NAMED])) + (", …" if len(places) > MOST_NAMED else "")

@@ -15,9 +15,9 @@ NODES_OF_STEP = 40
 
 
 class Task(NamedTuple):
-    """What is to be computed, for which shapes. Hashable: equal tasks share one evaluation.
+    """A computation and its shapes, without numbers. Hashable: equal tasks share one evaluation.
 
-    Shapes include the samples' axis. `targets` and `losses` are None for a forward pass. `include` holds any
+    Shapes include the axis of the samples. `targets` and `losses` are None for a forward pass. `include` holds any
     of `layers`, `norms`, `input_gradients`, `per_sample`.
     """
 
@@ -34,11 +34,11 @@ class Task(NamedTuple):
     reduction: str = "mean"
     weighted: bool = False
     normalize_weights: bool | None = None
-    """Whether a mean divides by the sum of the weights; None: nothing was said, so it does not."""
+    """Whether a mean divides by the sum of the weights. None: the request does not say, so it does not."""
     parameters: tuple[tuple[tuple[str, str], Shape], ...] = ()
-    """Shapes of those parameters that were sent in one of several forms (see `LayerContext.parameter`)."""
+    """Shapes of the parameters that the request sends in one of several forms (see `LayerContext.parameter`)."""
     frozen: tuple[str, ...] = ()
-    """Layers, or parameters as `layer.parameter`, that are not trained whatever their layer says."""
+    """Layers, or parameters as `layer.parameter`, that are not trained, whatever the definition says."""
     differentiated: bool = True
     """Whether gradients of the losses are wanted."""
 

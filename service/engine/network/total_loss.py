@@ -1,4 +1,4 @@
-"""From predictions and targets to one number: losses, weights, reductions, regularisation."""
+"""The total loss of a network: losses, weights, reductions and penalties, down to one number."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @dataclass(frozen=True)
 class TotalLoss:
-    """The loss in its parts."""
+    """The nodes of the total loss and of its parts."""
 
     per_sample: Node
     """w_n l_n, summed over the outputs of the network: shape `(samples,)`."""
     by_output: Mapping[str, Node]
     """The reduced loss of each output, before its loss weight."""
     data_loss: Node
-    """The reduced loss; with reduction `none` the same as `per_sample`."""
+    """The reduced loss. With reduction `none` it is `per_sample`."""
     regularization_loss: Node
     total: Node
     """The scalar that is differentiated."""
 
 
 def target_shape(loss: Selection[Loss], output: Node) -> Shape:
-    """The shape targets must have for an output."""
+    """Return the shape of the targets for an output."""
     return output.shape[:-1] if loss.declaration.indices else output.shape
 
 
@@ -58,9 +58,9 @@ def build_total_loss(
     normalize_weights: bool | None,
     penalties: Sequence[Node],
 ) -> TotalLoss:
-    """The loss of a network over all its outputs and samples, everything by the names of the outputs.
+    """Build the loss of a network over all outputs and samples. All mappings are by the names of outputs.
 
-    `mean` divides by the number of samples or, with `normalize_weights`, each output's loss by the sum
+    `mean` divides by the number of samples or, with `normalize_weights`, the loss of each output by the sum
     of the sample weights times the class weights of its targets.
     """
     graph = next(iter(predictions.values())).value.graph
@@ -88,7 +88,7 @@ def build_total_loss(
 
 
 def _weights(loss: Selection[Loss], prediction: Prediction, target: Node, sample_weights: Node | None) -> Node | None:
-    """What each sample counts in a normalised mean: its own weight times that of its class."""
+    """Return the weight of each sample in a normalised mean: its own weight times that of its class."""
     class_weight = loss.declaration.class_weight
     weights = None if class_weight is None else class_weight(prediction, target, **loss.options)
     if weights is None or sample_weights is None:

@@ -1,4 +1,4 @@
-"""The two sides of a derivative: named arrays as one flat vector, and the vectors that callers send for them."""
+"""The two sides of a derivative, and the vectors that callers send for them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 
 Entry = Any
-"""One vector as it is sent or answered: an array, arrays by name, or arrays by layer and parameter name."""
+"""One vector in a request or an answer: an array, arrays by name, or arrays by layer and parameter name."""
 
 
 class Side(Space):
-    """What a derivative is taken of, or with respect to: the nodes, and the rules for vectors that pair with them."""
+    """The nodes that are differentiated, or those with respect to which they are, and the rules for their vectors."""
 
     def __init__(self, named: Sequence[tuple[tuple[str, ...], Node]]) -> None:
         super().__init__((path, node.shape) for path, node in named)
         self.nodes = [node for _, node in named]
 
     def faults(self, entry: Entry, path: Path) -> list[Fault]:
-        """Everything that keeps an entry from being a vector of this space."""
+        """Find every fault of an entry that is no vector of this space."""
         raise NotImplementedError
 
     def write(self, entry: Entry, row: Array) -> None:
-        """Copy an entry without faults into a flat vector."""
+        """Copy an entry, which has no faults, into a flat vector."""
         for piece in self.pieces:
             array = entry
             for key in piece.path if isinstance(entry, Mapping) else ():
@@ -39,7 +39,7 @@ class Side(Space):
 
 
 class LossSide(Side):
-    """The loss: a number."""
+    """The loss, which is one number."""
 
     def __init__(self, loss: Node) -> None:
         super().__init__([((), loss)])
@@ -53,7 +53,7 @@ class LossSide(Side):
 
 
 class TensorsSide(Side):
-    """The inputs or the outputs of a network, by name; of a single one the tensor alone will do."""
+    """The inputs or the outputs of a network, by name. A network with a single one also takes the tensor alone."""
 
     def __init__(
         self, what: str, nodes: Mapping[str, Node], names: tuple[str, ...], left_out: Collection[str] = ()
@@ -101,7 +101,7 @@ class TensorsSide(Side):
 
 
 class ParametersSide(Side):
-    """The trainable parameters of a network, as their tree."""
+    """The trainable parameters of a network, as a tree."""
 
     def __init__(self, task: Task, model: Model) -> None:
         trained = [parameter for parameter in model.parameters if parameter.trainable]
@@ -128,9 +128,9 @@ class ParametersSide(Side):
             rest = {name: array for name, array in arrays.items() if name not in fixed}
             if rest or not fixed:
                 tree[layer] = rest
-        told = {fault.path for fault in faults}
+        known = {fault.path for fault in faults}
         for fault in self.vector.faults(tree):
             place = (*path, *fault.path[1:])
-            if place not in told:
+            if place not in known:
                 faults.append(Fault(place, fault.detail, fault.allowed))
         return faults

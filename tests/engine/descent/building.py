@@ -1,4 +1,4 @@
-"""Trainings in few words."""
+"""Short ways to make compilers, recipes and trainings."""
 
 import functools
 
@@ -19,7 +19,7 @@ from tests.engine.network.building import ROOMY, as_arrays, by_input, by_output,
 
 
 def compiler(pool=None):
-    """Compiles every task once."""
+    """Return a compiler that compiles every task once."""
     return Compiler(ROOMY, 10**12, pool)
 
 
@@ -28,7 +28,7 @@ COMPILE = compiler(WorkspacePool())
 
 @functools.cache
 def loss_called(name):
-    """One and the same each time, so that tasks with it are equal."""
+    """Return the same selection each time, so that tasks with it are equal."""
     return losses.select(name)
 
 
@@ -37,7 +37,7 @@ def optimizer(chosen):
 
 
 def recipe(chosen, schedule=None, clip=None, stop=None):
-    """By names or mappings of a name and options; `clip` and `stop` are mappings of what is set."""
+    """Make a recipe of names, or of mappings of a name and options. `clip` and `stop` map fields to values."""
     return Recipe(
         optimizer(chosen),
         None if schedule is None else select(schedules, schedule),
@@ -69,7 +69,7 @@ def training(
     task=None,
     **plan,
 ):
-    """A training ready for its first step. `task` has further fields of the task, such as `frozen` or `dtype`."""
+    """Make a training that is ready for its first step. `task` holds more fields of the task, such as `frozen`."""
     details = {"training": True, **(task or {})}
     loss = {name: loss_called(each) for name, each in loss.items()} if isinstance(loss, dict) else loss_called(loss)
     asked = task_for(definition, inputs, loss, targets, weights, parameters, **details)
@@ -98,7 +98,7 @@ def training(
 
 
 def finish(running):
-    """All records of a training, and its outcome."""
+    """Run a training to its end. Return all records and the outcome."""
     try:
         records = []
         while not running.finished:
@@ -115,7 +115,7 @@ def train(*arguments, **details):
 
 
 def assert_same_trees(ours, theirs):
-    """To the last bit."""
+    """Assert that two trees are equal, bit by bit."""
     assert set(ours) == set(theirs)
     for layer, arrays in theirs.items():
         assert set(ours[layer]) == set(arrays), layer

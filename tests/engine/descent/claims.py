@@ -1,7 +1,7 @@
-"""What is claimed of balls in the end, against 50-digit numbers, on random functions and fits.
+"""Claims about the ends of runs, compared with 50-digit numbers on random functions and fits.
 
-A claim is false if a ball that has arrived is farther from a stationary point of the told class than the plan says, or
-if the way of steepest descent from a ball leads elsewhere than to the minimum in whose basin it is said to be.
+A claim is false if a run that has arrived is farther from a stationary point of the claimed class than the plan says,
+or if steepest descent from the end of a run leads to another minimum than that of the claimed basin.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tests.engine.functions.building import finish, function, roll, rolling
 from tests.engine.functions.claims import DIGITS, Case, class_of, classes_beside, true_point
 
 SLACK = 1.01
-"""A ball is judged by where it is, and the plan by where it arrives."""
+"""The plan measures distances from the arrival, this test from the end of the run. The two differ by less than 1 %."""
 SAME = 1e-6
-"""Places closer than this, beside their distance from 0, are one."""
+"""Points closer than this, relative to 1 plus their distance from 0, are one."""
 FLOW_STEPS = 2_000
 NAMES = ("w", "b")
 
 
-def balls_on(case: Case, chance: np.random.Generator) -> RunEnds:
-    """Balls of several optimizers on a function, some of which have not come far."""
+def runs_on(case: Case, chance: np.random.Generator) -> RunEnds:
+    """Run several optimizers on a function, some of them for few steps."""
     size = case.high - case.low
     starts = case.low + size * chance.uniform(size=(3, len(size)))
     first, _, _ = roll(case.text, "newton", starts, 1, variables=case.names)
@@ -48,7 +48,7 @@ def balls_on(case: Case, chance: np.random.Generator) -> RunEnds:
 
 
 def faults(case: Case, outcome: RunEnds) -> tuple[list[str], int]:
-    """What is false of what is claimed, and how many balls have arrived at places known for certain."""
+    """Return the false claims, and the number of runs that have arrived at points known for certain."""
     expression, size = parse(case.text, case.names), case.high - case.low
     valleys, wrong, arrived = outcome.valleys, [], 0
     with mp.workdps(DIGITS):
@@ -69,9 +69,9 @@ def faults(case: Case, outcome: RunEnds) -> tuple[list[str], int]:
             true = exact[valley] if valley >= 0 else None
             if true is None or valleys.classes[valley] == DEGENERATE:
                 continue
-            ball = outcome.points[run]
-            if not np.all(_distances(true[0], ball.tolist()) <= SLACK * ARRIVED * (1.0 + np.abs(ball))):
-                wrong.append(f"{outcome.reasons[run]}, from {ball.tolist()}, but it is at {true[0].T}")
+            end = outcome.points[run]
+            if not np.all(_distances(true[0], end.tolist()) <= SLACK * ARRIVED * (1.0 + np.abs(end))):
+                wrong.append(f"{outcome.reasons[run]}, from {end.tolist()}, but it is at {true[0].T}")
             arrived += 1
         wrong += _strayed(case, outcome, exact)
     return wrong, arrived
@@ -82,11 +82,11 @@ def _distances(true: Any, point: list[float]) -> np.ndarray:
 
 
 def _strayed(case: Case, outcome: RunEnds, exact: list[Any]) -> list[str]:
-    """Basins from which gradient flow, followed in small steps, leads to another minimum."""
+    """Return claimed basins from which gradient flow, in small steps, leads to another minimum."""
     valleys = outcome.valleys
     runs = [run for run, basin in enumerate(valleys.basins) if basin >= 0]
     wrong = [
-        f"ball {run} is in the basin of a {valleys.classes[valleys.basins[run]]}"
+        f"run {run} is in the basin of a {valleys.classes[valleys.basins[run]]}"
         for run in runs
         if valleys.classes[valleys.basins[run]] != MINIMUM
     ]
@@ -96,19 +96,19 @@ def _strayed(case: Case, outcome: RunEnds, exact: list[Any]) -> list[str]:
     compiled = function(case.text, len(runs), 2, case.names)
     expression, size = parse(case.text, case.names), case.high - case.low
     for run, end in zip(runs, _flowed(compiled, outcome.points[runs]), strict=True):
-        true, told = true_point(expression, end.tolist(), size.tolist()), exact[valleys.basins[run]]
-        if true is None or told is None or class_of(true[1]) != MINIMUM:
-            continue  # it has not come far enough to say
+        true, claimed = true_point(expression, end.tolist(), size.tolist()), exact[valleys.basins[run]]
+        if true is None or claimed is None or class_of(true[1]) != MINIMUM:
+            continue  # the flow has not come far enough to decide
         if not np.all(_distances(true[0], end.tolist()) <= 1e-2 * (1.0 + np.abs(end))):
             continue
-        apart = np.array([abs(float(a - b)) for a, b in zip(true[0], told[0], strict=True)])
+        apart = np.array([abs(float(a - b)) for a, b in zip(true[0], claimed[0], strict=True)])
         if not np.all(apart <= SAME * (1.0 + np.abs(end))):
-            wrong.append(f"ball {run} at {outcome.points[run].tolist()} flows to {true[0].T}, not to {told[0].T}")
+            wrong.append(f"run {run} at {outcome.points[run].tolist()} flows to {true[0].T}, not to {claimed[0].T}")
     return wrong
 
 
 def _flowed(compiled: Any, points: np.ndarray) -> np.ndarray:
-    """Gradient flow by the classical Runge-Kutta method, in steps far below the shortest time of the function."""
+    """Follow gradient flow by the classical Runge-Kutta method, in steps far below the shortest time scale."""
 
     def slopes(places: np.ndarray) -> np.ndarray:
         return np.nan_to_num(-compiled.run(places).gradients)
@@ -134,7 +134,7 @@ def _flowed(compiled: Any, points: np.ndarray) -> np.ndarray:
 
 
 def fits(chance: np.random.Generator, count: int) -> Iterator[tuple[list[tuple[float, float]], Line]]:
-    """Lines through points whose x are anywhere from 0 to many times their spread away from it."""
+    """Yield lines through points whose x lie at a distance from 0 of up to many times their spread."""
     for _ in range(count):
         size = int(chance.integers(2, 8))
         spread = 10.0 ** chance.uniform(-3, 3)
@@ -147,7 +147,7 @@ def fits(chance: np.random.Generator, count: int) -> Iterator[tuple[list[tuple[f
 
 
 def fitted(line: Line, chance: np.random.Generator) -> RunEnds:
-    """Balls of several optimizers on the loss of a line."""
+    """Run several optimizers on the loss of a line."""
     steepest = line.eigenvalues[1]
     chosen = [{"name": "sgd", "learning_rate": 1.0 / steepest}, {"name": "adam", "learning_rate": 0.1}]
     starts = [(0.0, 0.0), (line.slope * (1.0 + 1e-6), line.intercept), (line.slope, line.intercept + 0.1)]
@@ -162,7 +162,7 @@ def fitted(line: Line, chance: np.random.Generator) -> RunEnds:
 
 
 def faults_of_fit(points: list[tuple[float, float]], outcome: RunEnds) -> tuple[list[str], int]:
-    """Balls that have arrived although their line has a loss well above the least one, and how many have arrived."""
+    """Return runs that have arrived although their loss is well above the least one, and the number of arrivals."""
     xs, ys = ([Fraction(number) for number in numbers] for numbers in zip(*points, strict=True))
     count = len(points)
     mean_x, mean_y = sum(xs) / count, sum(ys) / count
@@ -175,7 +175,7 @@ def faults_of_fit(points: list[tuple[float, float]], outcome: RunEnds) -> tuple[
         arrived += 1
         w, b = map(Fraction, outcome.points[run].tolist())
         shift = float(abs(w * mean_x + b - mean_y))
-        # In units of the standard deviation of y; what rounding makes of the line comes on top.
+        # In units of the standard deviation of y, plus the rounding of the line.
         tilt = float((w - slope) ** 2 * spread_x / spread_y) ** 0.5
         rounding = 16.0 * np.finfo(np.float64).eps * float(abs(w * mean_x) + abs(b) + abs(mean_y))
         if tilt > SLACK * ARRIVED or shift > SLACK * ARRIVED * float(spread_y / count) ** 0.5 + rounding:

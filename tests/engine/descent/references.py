@@ -1,9 +1,8 @@
-"""Rules of optimizers written once more with plain numbers, from their papers, for what neither PyTorch nor Keras has.
+"""Rules of optimizers that neither PyTorch nor Keras has, written once more with plain numbers from their papers.
 
-A reference is called like its optimizer. It takes one number's gradient, what it remembers of that number (a dictionary
-that is empty before the first step), the step counted from 1 and the options. It gives what is subtracted from the
-number.
-`test_optimizers.py` compares the optimizer with it, each option off its default.
+A reference has the name of its optimizer. It takes the gradient of one number, its memory of that number (a dictionary
+that is empty before the first step), the step counted from 1, and the options. It returns what is to be subtracted from
+the number. `test_optimizers.py` compares the optimizer with it, with each option off its default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Published and independently computed trainings, step by step: see tests/engine/test_cases.py.
 
-A case is trained by an optimizer that the case calls by a name of its own, on all samples for some `steps` or on
-listed `batches`. `trace` holds its first steps; `loss_curve` is the loss over all samples before each step.
+A case has a name of its own for its optimizer. It trains on all samples for some `steps`, or on listed `batches`.
+`trace` holds its first steps, `loss_curve` the loss over all samples before each step.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from tests.engine.descent.building import train, training
 from tests.engine.network.building import dense, evaluate, network
 from tests.engine.test_cases import CASES, LOSSES, close, of_kind
 
-# By the name in the cases: the optimizer, what its options are called, and what its state is.
+# By the name in the cases: the optimizer, the names of its options, and the names of its state.
 OPTIMIZERS = {
     "gd": ("sgd", {"lr": "learning_rate"}, {}),
     "momentum_seed": ("momentum", {"epsilon": "learning_rate", "alpha": "momentum"}, {"v": "velocity"}),
@@ -56,7 +56,7 @@ def definition_of(case):
 
 
 def tree(layers):
-    """What a case says of each layer's parameters, as a tree; null stands for what is not trained."""
+    """Return what a case says of the parameters of each layer, as a tree. null stands for untrained parameters."""
     return {
         f"layer {position}": {ours: each[theirs] for theirs, ours in CALLED.items() if each.get(theirs) is not None}
         for position, each in enumerate(layers)
@@ -72,7 +72,7 @@ def in_our_words(described):
 
 
 def arguments(case):
-    """What a training of the case takes, but for the optimizer and how long it goes on."""
+    """Return the arguments of a training of the case, without the optimizer and the number of steps."""
     frozen = [
         f"layer {position}.{name}"
         for position, trained in enumerate(case.get("trainable", ()))
@@ -90,7 +90,7 @@ def arguments(case):
 
 
 def trained(case):
-    """Records of all steps, the loss over all samples before each of them, and the outcome."""
+    """Train. Return the records of all steps, the loss over all samples before each step, and the outcome."""
     running = training(
         **arguments(case),
         chosen=in_our_words(case["optimizer"]),
@@ -117,7 +117,7 @@ def close_trees(ours, theirs, tolerance, what):
 
 
 def fixed(case):
-    """The parameters that are not trained: a trace has no numbers of them."""
+    """Return the parameters that are not trained, of which a trace has no numbers."""
     start, described = tree(case["layers"]), tree(case["expected"]["final_params"])
     return {
         (layer, name): array
@@ -184,7 +184,7 @@ def test_every_training_is_held_by_a_test():
     assert len(WITH_OPTIMUM) >= 12
     known = {"name", "kind", "layers", "inputs", "targets", "loss", "reduction", "optimizer", "steps", "batches"}
     known |= {"trainable", "expected", "tolerance"}
-    told = {"initial_outputs", "trace", "loss_curve", "final_params", "final_outputs", "final_loss"}
+    names = {"initial_outputs", "trace", "loss_curve", "final_params", "final_outputs", "final_loss"}
     for case in cases:
         assert set(case) <= known
-        assert set(case["expected"]) - {"least_squares_optimum"} == told
+        assert set(case["expected"]) - {"least_squares_optimum"} == names

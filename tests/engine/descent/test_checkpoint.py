@@ -1,4 +1,4 @@
-"""A training that is interrupted and goes on: the same bits as one that never stopped, for every optimizer."""
+"""Checkpoints: an interrupted training that goes on gives the same bits as one that never stopped."""
 
 import copy
 from dataclasses import replace
@@ -59,7 +59,7 @@ def named(chosen):
 
 
 def through_json(checkpoint, dtype="float64"):
-    """The checkpoint as a caller who keeps it as text sends it back."""
+    """Return a checkpoint after a round trip through JSON."""
     text = orjson.dumps(vars(checkpoint), np.ndarray.tolist, orjson.OPT_SERIALIZE_NUMPY)
     read = orjson.loads(text)
 
@@ -72,7 +72,7 @@ def through_json(checkpoint, dtype="float64"):
 
 
 def same(ours, theirs, where=""):
-    """That two trees, arrays or numbers are the same to the last bit, and of one type."""
+    """Assert that two trees, arrays or numbers are equal, bit by bit, and have one type."""
     assert type(ours) is type(theirs), where
     if isinstance(theirs, dict):
         assert list(ours) == list(theirs), where
@@ -89,7 +89,7 @@ def same(ours, theirs, where=""):
 
 
 def same_numbers(ours, theirs):
-    """Of checkpoints, whose numbers may have come back as integers."""
+    """Assert that two checkpoints are equal. Numbers may have become integers on the way."""
     same(ours.parameters, theirs.parameters)
     assert (ours.step, ours.seed, ours.optimizer) == (theirs.step, theirs.seed, theirs.optimizer)
     assert (ours.progress, ours.schedule) == (theirs.progress, theirs.schedule)
@@ -101,13 +101,13 @@ def same_numbers(ours, theirs):
 
 
 def assert_goes_on(steps, interrupted, dtype, *arguments, **details):
-    """That records and outcome are the same however often a training is interrupted; gives the whole one."""
+    """Assert that records and outcome do not depend on interruptions. Return those of the whole training."""
     task = {"dtype": dtype, **details.pop("task", {})}
     details |= {"include": TRACED, "task": task}
     records, outcome = train(*arguments, steps=steps, **details)
     pieces, checkpoint = [], None
     for start, end in zip((0, *interrupted), (*interrupted, steps), strict=True):
-        # Parameters and seed are those of the checkpoint, whatever else is said.
+        # The parameters and the seed are those of the checkpoint, whatever the request says.
         seed = details["seed"] if checkpoint is None else 999
         piece, last = train(*arguments, steps=end - start, checkpoint=checkpoint, **{**details, "seed": seed})
         pieces += piece
@@ -140,8 +140,8 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(chosen, schedule, dt
     assert outcome.step == STEPS and outcome.epoch == 4
 
 
-def test_it_did_matter_that_everything_was_remembered():
-    """Of each thing that a checkpoint remembers: without it the training goes on differently."""
+def test_each_number_of_a_checkpoint_matters():
+    """Without any one of the numbers in a checkpoint, the training goes on differently."""
     details = {
         "batch_size": 4, "schedule": PLATEAU, "stop": {"patience": 3, "min_delta": 1e3}, "validation": OTHERS
     }  # fmt: skip
@@ -171,8 +171,8 @@ def test_it_did_matter_that_everything_was_remembered():
 
 
 @pytest.mark.parametrize("interrupted", [(1,), (4,), (5,), (8,), (2, 3, 7)])
-def test_patience_is_remembered(interrupted):
-    """A loss that stays the same: the first of three epochs of three steps is the best."""
+def test_a_checkpoint_keeps_the_patience(interrupted):
+    """The loss stays the same, so the first of three epochs of three steps is the best."""
     details = {"batch_size": 4, "seed": 3, "stop": {"patience": 2}, "task": {"training": False}}
     still = {"name": "sgd", "learning_rate": 0.0}
     _, outcome = assert_goes_on(20, interrupted, "float64", RICH, X[[0] * 10], Y[[0] * 10], still, **details)
@@ -186,8 +186,8 @@ def test_patience_is_remembered(interrupted):
     )
 
 
-def test_the_first_loss_is_remembered():
-    """It is what a loss that runs away is measured with."""
+def test_a_checkpoint_keeps_the_first_loss():
+    """A loss runs away relative to the first loss."""
     away = {"name": "sgd", "learning_rate": 30.0}
     linear = network(dense("out", 1))
     details = {"seed": 3}
@@ -195,19 +195,19 @@ def test_the_first_loss_is_remembered():
     assert outcome.status == "diverged"
 
 
-def test_listed_batches_and_thinning_go_on_where_they_were():
+def test_listed_batches_and_thin_traces_go_on_at_the_same_step():
     plan = {"batches": [[0, 1], [2], [3, 4, 5], [6]], "every": 3, "include": ("batch",)}
     whole, _ = train(SMALL, X, Y, "adam", steps=10, **plan)
     first, half = train(SMALL, X, Y, "adam", steps=6, **plan)
     rest, outcome = train(SMALL, X, Y, "adam", steps=4, checkpoint=half.checkpoint, **plan)
     assert [step.number for step, _ in whole] == [1, 4, 7, 10]
-    assert [step.number for step, _ in first] == [1, 4, 6]  # the last is always told
+    assert [step.number for step, _ in first] == [1, 4, 6]  # the last is always recorded
     assert [step.number for step, _ in rest] == [7, 10]
     assert [more["batch"].tolist() for _, more in rest] == [more["batch"].tolist() for _, more in whole[2:]]
     assert outcome.reason == "all 4 steps are done"
 
 
-def test_epochs_count_from_where_it_stands():
+def test_epochs_count_from_the_checkpoint():
     _, half = train(SMALL, X, Y, "adam", steps=4, batch_size=4)
     records, outcome = train(SMALL, X, Y, "adam", epochs=2, batch_size=4, checkpoint=half.checkpoint)
     assert [step.epoch for step, _ in records] == [2, 2, 3, 3, 3, 4]
@@ -249,7 +249,7 @@ def test_a_checkpoint_outlasts_its_training():
 
 @pytest.mark.parametrize("name", [each.name for each in schedules])
 def test_another_schedule_may_follow(name):
-    """What the schedule of a checkpoint remembers means nothing to another one."""
+    """The state of a schedule in a checkpoint does not reach another schedule."""
     _, half = train(SMALL, X, Y, "adam", steps=4, schedule={"name": "plateau", "patience": 0})
     required = {
         "step_decay": {"decay_steps": 2}, "multi_step": {"milestones": [2]}, "exponential": {"gamma": 0.9},
@@ -267,7 +267,7 @@ def test_another_schedule_may_follow(name):
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 @pytest.mark.parametrize("highest", [0.0, 0.9])
 def test_a_momentum_that_comes_and_goes_with_the_schedule(highest, name):
-    """It is 0 at the first step, or at the fourth, and after an interruption at either."""
+    """The momentum is 0 at the first step or at the fourth, and an interruption comes at either."""
     schedule = {
         "name": "cyclic", "max_learning_rate": 0.1, "steps_up": 3,
         "base_momentum": 0.9 - highest, "max_momentum": highest,
@@ -309,7 +309,7 @@ def test_state_that_is_missing_or_unknown():
 
 
 @pytest.mark.parametrize("chosen", CHOICES, ids=named)
-def test_every_optimizer_needs_all_it_remembers(chosen):
+def test_every_optimizer_needs_its_whole_state(chosen):
     checkpoint = made(chosen)
     left_out = optimizers[chosen["name"]].histories
     needed = set(checkpoint.state) - set(left_out)
@@ -320,7 +320,7 @@ def test_every_optimizer_needs_all_it_remembers(chosen):
         train(SMALL, X, Y, chosen, steps=1, checkpoint=checkpoint)
 
 
-def test_options_decide_what_is_needed():
+def test_options_decide_which_state_is_needed():
     assert faults(made("adam"), {"name": "adam", "amsgrad": True}) == [
         (("checkpoint", "state", "largest_second_moment"), "is missing: adam needs it")
     ]
@@ -357,7 +357,7 @@ def test_tensors_of_state_that_do_not_fit():
     ]
 
 
-def test_state_of_what_is_frozen_is_too_much():
+def test_state_of_frozen_parameters_is_refused():
     with pytest.raises(InvalidRequest) as caught:
         train(SMALL, X, Y, "adam", steps=2, checkpoint=made(), task={"frozen": ("hidden",)})
     assert {fault.path for fault in caught.value.faults} == {
@@ -392,7 +392,7 @@ def test_histories_that_do_not_fit_one_another(rows):
     assert {path[:2] for path, _ in faults(checkpoint, "l_bfgs")} == {("checkpoint", "state")}
 
 
-def test_histories_that_never_were_are_passed_over():
+def test_impossible_pairs_of_a_history_are_skipped():
     checkpoint = made("l_bfgs")
     for name in ("steps", "changes"):
         for arrays in checkpoint.state[name].values():
@@ -402,7 +402,7 @@ def test_histories_that_never_were_are_passed_over():
     assert outcome.finite
 
 
-def test_numbers_that_cannot_be():
+def test_numbers_outside_their_bounds():
     checkpoint = made("nadam")
     checkpoint.state["momentum_product"] = 4.0
     assert faults(checkpoint, "nadam") == [
@@ -419,7 +419,7 @@ def test_histories_may_be_left_out_or_empty():
         assert train(SMALL, X, Y, "l_bfgs", steps=3, checkpoint=checkpoint)[1].step == 7
 
 
-def test_progress_that_is_unknown():
+def test_unknown_progress():
     checkpoint = made()
     checkpoint = replace(checkpoint, progress=checkpoint.progress | {"worst": 1.0, "step": 3.0})
     assert sorted(faults(checkpoint)) == [
@@ -440,6 +440,6 @@ def test_parameters_that_do_not_fit():
     }
 
 
-def test_a_checkpoint_of_numbers_that_are_not_finite_is_none():
+def test_there_is_no_checkpoint_of_numbers_that_are_not_finite():
     _, outcome = train(network(dense("out", 1)), X, Y, {"name": "sgd", "learning_rate": 1e200}, steps=1)
     assert outcome.checkpoint is None

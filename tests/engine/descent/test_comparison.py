@@ -1,4 +1,4 @@
-"""Several trainings side by side: curves over the same steps, a table of where each ended, and memory given back."""
+"""Comparisons of several trainings: curves over the same steps, a table of the ends, and memory that is given back."""
 
 import math
 
@@ -43,7 +43,7 @@ def run(*chosen, **details):
 
 
 class Counting(WorkspacePool):
-    """Knows how many workspaces are lent."""
+    """A pool that counts the workspaces that are lent."""
 
     def __init__(self):
         super().__init__()
@@ -77,8 +77,8 @@ def test_each_run_is_a_training_of_its_own():
         assert set(curves) == set(CURVES)
         for name in ("loss", "gradient_norm", "learning_rate"):
             np.testing.assert_array_equal(curves[name], [getattr(step, name) for step in steps], name)
-        told = [math.nan if step.validation_loss is None else step.validation_loss for step in steps]
-        np.testing.assert_array_equal(curves["validation_loss"], told)
+        recorded = [math.nan if step.validation_loss is None else step.validation_loss for step in steps]
+        np.testing.assert_array_equal(curves["validation_loss"], recorded)
         assert np.isfinite(curves["validation_loss"]).tolist() == [False, False, True, False, False, True, False]
     assert len({row.loss for row in comparison.rows}) == 6
 
@@ -93,16 +93,16 @@ def test_runs_follow_one_another():
 
 
 @pytest.mark.parametrize(
-    ("every", "steps", "told"),
+    ("every", "steps", "recorded"),
     [(1, 3, [1, 2, 3]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (50, 10, [1, 10]), (10, 10, [1, 10]),
      (7, 1, [1])],
 )  # fmt: skip
-def test_curves_are_told_at_the_steps_of_a_trace(every, steps, told):
+def test_curves_have_the_steps_of_a_trace(every, steps, recorded):
     comparison = run(sgd(0.1), "adam", steps=steps, every=every)
-    assert comparison.steps.tolist() == told
+    assert comparison.steps.tolist() == recorded
     for chosen, curves in zip((sgd(0.1), "adam"), comparison.curves, strict=True):
         records, _ = train(NETWORK, X, Y, chosen, steps=steps, every=every)
-        assert [step.number for step, _ in records] == told
+        assert [step.number for step, _ in records] == recorded
         np.testing.assert_array_equal(curves["loss"], [step.loss for step, _ in records])
 
 
@@ -115,9 +115,9 @@ def test_a_run_that_ends_early_leaves_its_curve_open():
     assert (whole.status, whole.steps_done) == ("completed", 12)
     assert diverged.status == "diverged" and diverged.steps_done < 4
     for row, curves in zip(comparison.rows, comparison.curves, strict=True):
-        told = comparison.steps <= row.steps_done
-        np.testing.assert_array_equal(np.isfinite(curves["loss"]), told)
-        np.testing.assert_array_equal(np.isfinite(curves["learning_rate"]), told)
+        recorded = comparison.steps <= row.steps_done
+        np.testing.assert_array_equal(np.isfinite(curves["loss"]), recorded)
+        np.testing.assert_array_equal(np.isfinite(curves["learning_rate"]), recorded)
 
 
 def test_the_best_run_is_the_one_with_the_lowest_loss_in_the_end():
@@ -126,7 +126,7 @@ def test_the_best_run_is_the_one_with_the_lowest_loss_in_the_end():
     assert comparison.best == losses.index(min(losses)) == 1
 
 
-def test_what_is_not_finite_is_not_the_best():
+def test_a_run_without_a_finite_loss_is_not_the_best():
     comparison = run(sgd(1e200), sgd(0.0), steps=1)
     assert not math.isfinite(comparison.rows[0].loss)
     assert comparison.rows[0].status == "diverged"
@@ -199,7 +199,7 @@ def test_the_work_of_all_runs_is_limited():
     assert caught.value.name == "operations"
 
 
-def test_what_does_not_fit_is_told_before_anything_runs():
+def test_requests_that_do_not_fit_are_refused_before_anything_runs():
     pool = Counting()
     with pytest.raises(InvalidRequest) as caught:
         compare(sgd(0.1), "l_bfgs", steps=3, clip={"norm": 1.0}, compile=compiler(pool))
@@ -219,7 +219,7 @@ def test_memory_is_given_back_after_each_run():
         assert pool.lent == held
         comparison.advance()
     assert pool.lent == 0
-    # Three runs were made in the memory of one; a Hessian says why the last of them diverged.
+    # Three runs used the memory of one. A Hessian explains why the last of them diverged.
     assert comparison.rows[-1].status == "diverged"
     assert pool.most == held + 1 == len(pool._idle)
     comparison.close()
@@ -236,7 +236,7 @@ def test_the_memory_of_a_comparison_is_that_of_its_largest_run():
 
 
 @pytest.mark.parametrize("end", ["cancel", "close"])
-def test_memory_is_given_back_by_whoever_ends_it(end):
+def test_memory_is_given_back_at_every_end(end):
     pool = Counting()
     comparison = compare(sgd(0.1), "adam", steps=6, batch_size=4, compile=compiler(pool))
     comparison.advance()
@@ -280,7 +280,7 @@ def test_a_training_that_cannot_start_holds_no_memory(details):
 
 
 def test_trainings_leave_nothing_in_the_memory_that_they_give_back():
-    """Two at a time, one after the other and in turns give the same."""
+    """Two trainings give the same one after the other, and step by step in turns."""
     compile_ = compiler(Counting())
     alone = [
         train(NETWORK, X, Y, each, steps=6, batch_size=4, compile=compiler(Counting()))[1] for each in ("adam", "lion")
@@ -301,7 +301,7 @@ def test_trainings_leave_nothing_in_the_memory_that_they_give_back():
         assert outcome.loss == wanted.loss
 
 
-def test_what_all_runs_share_is_told_once():
+def test_warnings_that_all_runs_share_are_given_once():
     details = {"loss": "binary_crossentropy", "parameters": {"o": {"kernel": [[0.0]] * 2, "bias": [1.5]}}}
     comparison = Comparison(
         [Contender(optimizer(chosen), 0) for chosen in (sgd(0.1), "adam")],

@@ -1,4 +1,4 @@
-"""The loop of a descent on small functions: what it does around a rule, when it stops, and why it says so."""
+"""The loop of a descent on small functions: its work around a rule, its bounds, and its reasons in words."""
 
 import math
 import re
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.engine.descent import update
-from service.engine.descent.loop import SMALL, Descent
+from service.engine.descent.loop import CURVATURE_PARAMETERS, Descent
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.scheduler import Scheduler
 from service.engine.descent.schedules import schedules
@@ -52,8 +52,8 @@ class Function:
         return None if self.validation is None else self.validation(self.parameters)
 
 
-class Told(Function):
-    """An objective whose losses are told beforehand; its gradient is always 1."""
+class Scripted(Function):
+    """An objective with losses from a list, and a gradient of 1."""
 
     def __init__(self, losses, steps_per_epoch=1, validation=None):
         super().__init__(lambda x: (next(self.losses), np.ones_like(x)), [0.0])
@@ -84,7 +84,7 @@ def double_well(x):
 
 
 def descend(objective, chosen, steps=1, **details):
-    """So many steps at most, and the descent."""
+    """Make at most so many steps. Return their records and the descent."""
     descent = Descent(objective, recipe(chosen, **details))
     taken = []
     while len(taken) < steps and descent.status is None:
@@ -103,7 +103,7 @@ START = np.array([3.0, -4.0, 1.0])
 # --- one step after the other --------------------------------------------------------------------
 
 
-def test_a_step_tells_what_was_before_its_update():
+def test_a_record_holds_the_numbers_before_the_update():
     objective = Function(quadratic(CURVATURES), START)
     (first, second), descent = descend(objective, sgd(0.05), 2)
     x = START
@@ -124,7 +124,7 @@ def test_a_step_tells_what_was_before_its_update():
 
 
 def test_epochs_are_counted_in_their_steps():
-    objective = Told(range(7), steps_per_epoch=3)
+    objective = Scripted(range(7), steps_per_epoch=3)
     steps, _ = descend(objective, sgd(), 7)
     assert [step.epoch for step in steps] == [1, 1, 1, 2, 2, 2, 3]
     assert objective.begun == list(range(7))
@@ -143,7 +143,7 @@ def test_every_optimizer_descends_and_leaves_the_gradient_alone(name):
 
 
 @pytest.mark.parametrize("name", ["l_bfgs", "newton", "exact_line_search"])
-def test_a_search_tells_the_gradient_of_before_though_it_looks_further(name):
+def test_a_record_of_a_search_holds_the_gradient_before_it(name):
     objective = Function(rosenbrock, [-1.2, 1.0], hessian_of_rosenbrock)
     before = objective.parameters.copy()
     (step,), descent = descend(objective, name)
@@ -193,7 +193,7 @@ def test_float32_stays_float32(name):
 
 
 def moved(chosen, clip=None, start=START):
-    """What one step subtracts."""
+    """Return the vector that one step subtracts."""
     objective = Function(quadratic(CURVATURES), start)
     _, descent = descend(objective, chosen, clip=clip)
     return start - descent.parameters
@@ -224,14 +224,14 @@ def test_clipping_by_norm_has_no_epsilon_with_keras(largest):
     assert np.linalg.norm(found) == pytest.approx(largest, rel=1e-11)
 
 
-def test_what_is_short_is_not_clipped():
+def test_short_gradients_are_not_clipped():
     gradient = CURVATURES * START
     norm = math.sqrt(np.sum(gradient**2))
     np.testing.assert_array_equal(moved(sgd(1.0), {"norm": norm + 1e-5, "value": 13.0}), START - (START - gradient))
     np.testing.assert_array_equal(moved(sgd(), {"norm": 1.0}, np.zeros(3)), 0.0)  # and 0 stays 0
 
 
-def test_the_norm_that_is_told_is_that_of_before_clipping():
+def test_the_recorded_norm_is_that_before_clipping():
     (step,), descent = descend(Function(quadratic(CURVATURES), START), sgd(), clip={"norm": 1.0})
     assert step.gradient_norm == pytest.approx(np.linalg.norm(CURVATURES * START), rel=1e-15)
     np.testing.assert_array_equal(descent.gradient, CURVATURES * START)
@@ -286,7 +286,7 @@ def test_ascent_turns_the_gradient_and_not_the_decay():
     np.testing.assert_allclose(found, -0.1 * gradient + 0.1 * 0.5 * START, rtol=1e-13)
 
 
-def test_the_effective_learning_rate_is_what_the_gradient_was_multiplied_by():
+def test_the_effective_learning_rate_is_the_factor_of_the_gradient():
     objective = Function(quadratic(CURVATURES), START)
     steps, descent = descend(objective, {"name": "adagrad", "learning_rate": 0.3}, 4)
     moves = np.diff([*objective.looked_at, descent.parameters], axis=0)
@@ -297,7 +297,7 @@ def test_the_effective_learning_rate_is_what_the_gradient_was_multiplied_by():
 # --- looking ahead ---------------------------------------------------------------------------------
 
 
-def test_nesterov_tells_the_loss_here_and_the_gradient_ahead():
+def test_nesterov_records_the_loss_here_and_the_gradient_ahead():
     objective = Function(double_well, [0.3, -1.7])
     rate, momentum, steps = 0.01, 0.8, 6
     taken, descent = descend(objective, {"name": "nesterov", "learning_rate": rate, "momentum": momentum}, steps)
@@ -315,7 +315,7 @@ def test_nesterov_tells_the_loss_here_and_the_gradient_ahead():
 
 
 def test_looking_ahead_puts_the_parameters_back_to_the_bit():
-    """Far ahead the small digits of where the parameters were are lost: they cannot be computed back."""
+    """Far ahead the small digits of the parameters are lost, so subtracting the offset would not restore them."""
     start, velocity = np.array([0.1, 7.0, -1e-17]), np.array([1e17, -1e-3, 1e3])
     objective = Function(lambda x: (0.0, np.where(x == start, 1.0, np.nan)), start)
     descent = Descent(objective, recipe({"name": "nesterov", "momentum": 0.5}))
@@ -325,7 +325,7 @@ def test_looking_ahead_puts_the_parameters_back_to_the_bit():
     np.testing.assert_array_equal(here, start)
     np.testing.assert_array_equal(ahead, start + 0.5 * velocity)
     assert ((ahead - 0.5 * velocity) != start).any()
-    # The gradient ahead ended the descent, so nothing else has moved them.
+    # The gradient ahead ended the descent, so nothing else has moved the parameters.
     assert descent.status == "diverged"
     np.testing.assert_array_equal(descent.parameters, start)
     np.testing.assert_array_equal(descent.state.velocity, velocity)
@@ -366,7 +366,7 @@ CYCLES = [
 
 @pytest.mark.parametrize("schedule", CYCLES, ids=lambda schedule: schedule["name"])
 def test_a_schedule_cycles_momentum(schedule):
-    """Of sgd, where the learning rate scales the whole history; the optimizer's own momentum does not count."""
+    """The learning rate of sgd scales the whole history. The momentum is that of the schedule."""
     _, descent = descend(Function(quadratic(CURVATURES), START), sgd(0.02, momentum=0.99), 8, schedule=schedule)
     rates = rates_of(schedule, 0.02, 8)
     assert len({rate.momentum for rate in rates}) > 3
@@ -389,7 +389,7 @@ def test_a_schedule_cycles_beta_1_where_there_is_no_momentum(schedule):
         m, v = beta * m + (1.0 - beta) * g, 0.999 * v + 0.001 * g * g
         x = x - rate.learning_rate * (m / (1.0 - beta**t)) / (np.sqrt(v / (1.0 - 0.999**t)) + 1e-8)
     np.testing.assert_allclose(descent.parameters, x, rtol=1e-12)
-    # What is shown of the state is corrected with the momentum of the step, too.
+    # The shown moments are corrected with the momentum of the step, too.
     np.testing.assert_allclose(descent.shown()["corrected_first_moment"], m / (1.0 - beta**8), rtol=1e-12)
 
 
@@ -403,7 +403,7 @@ def test_a_schedule_cycles_how_far_nesterov_looks_ahead():
         x = x + v
 
 
-def test_a_momentum_that_only_the_schedule_has_is_used():
+def test_a_momentum_of_the_schedule_alone_is_used():
     _, descent = descend(Function(quadratic(CURVATURES), START), sgd(0.02), 2, schedule=CYCLES[0])
     first, second = rates_of(CYCLES[0], 0.02, 2)
     g = CURVATURES * START
@@ -412,17 +412,17 @@ def test_a_momentum_that_only_the_schedule_has_is_used():
     np.testing.assert_allclose(descent.parameters, x, rtol=1e-13)
 
 
-def test_plateau_lowers_the_rate_when_epochs_bring_nothing():
-    """Two steps an epoch; the third and fourth epoch are no better than the second."""
+def test_plateau_lowers_the_rate_when_epochs_bring_no_better_loss():
+    """Each epoch has two steps. The third and the fourth epoch are no better than the second."""
     epochs = [4.0, 2.0, 2.0, 2.5, 1.0, 1.0]
-    objective = Told([loss for mean in epochs for loss in (mean - 0.5, mean + 0.5)], steps_per_epoch=2)
+    objective = Scripted([loss for mean in epochs for loss in (mean - 0.5, mean + 0.5)], steps_per_epoch=2)
     schedule = {"name": "plateau", "factor": 0.5, "patience": 1}
     taken, _ = descend(objective, sgd(0.8), 12, schedule=schedule)
     assert [step.learning_rate for step in taken] == [0.8] * 8 + [0.4] * 4
 
 
 def test_plateau_watches_validation_where_there_is_any():
-    objective = Told([9.0 - step for step in range(6)], validation=[3.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    objective = Scripted([9.0 - step for step in range(6)], validation=[3.0, 2.0, 2.0, 2.0, 2.0, 2.0])
     taken, _ = descend(objective, sgd(0.8), 6, schedule={"name": "plateau", "factor": 0.5, "patience": 0})
     assert [step.learning_rate for step in taken] == [0.8, 0.8, 0.8, 0.4, 0.2, 0.1]
 
@@ -431,31 +431,25 @@ def test_plateau_watches_validation_where_there_is_any():
 
 
 def assert_whole(taken, descent, objective, steps):
-    """The step that met a rule was made like every other."""
+    """Assert that the step that met a bound was made like every other."""
     assert descent.status == "stopped"
     assert len(taken) == steps == descent.progress.step == objective.finished
     _, other = descend(Function(objective.function, START), sgd(0.05), steps)
     np.testing.assert_array_equal(descent.parameters, other.parameters)
 
 
-def test_a_loss_below_stops():
+@pytest.mark.parametrize(("watched", "bound"), [("loss", 3.0), ("gradient_norm", 2.0)])
+def test_a_loss_or_a_gradient_norm_below_its_bound_stops(watched, bound):
     objective = Function(quadratic(CURVATURES), START)
-    taken, descent = descend(objective, sgd(0.05), 100, stop={"loss_below": 3.0})
-    assert taken[-1].loss < 3.0 <= taken[-2].loss
+    taken, descent = descend(objective, sgd(0.05), 100, stop={f"{watched}_below": bound})
+    last = getattr(taken[-1], watched)
+    assert last < bound <= getattr(taken[-2], watched)
     assert_whole(taken, descent, objective, len(taken))
-    assert descent.reason == f"the loss {taken[-1].loss:g} at step {len(taken)} is below 3"
+    assert descent.reason == f"the {watched.replace('_', ' ')} {last:g} at step {len(taken)} is below {bound:g}"
 
 
-def test_a_gradient_norm_below_stops():
-    objective = Function(quadratic(CURVATURES), START)
-    taken, descent = descend(objective, sgd(0.05), 100, stop={"gradient_norm_below": 2.0})
-    assert taken[-1].gradient_norm < 2.0 <= taken[-2].gradient_norm
-    assert_whole(taken, descent, objective, len(taken))
-    assert descent.reason == f"the gradient norm {taken[-1].gradient_norm:g} at step {len(taken)} is below 2"
-
-
-def test_what_is_met_exactly_is_not_below():
-    objective = Told([2.0, 2.0])
+def test_a_bound_that_is_met_exactly_does_not_stop():
+    objective = Scripted([2.0, 2.0])
     _, descent = descend(objective, sgd(), 2, stop={"loss_below": 2.0, "gradient_norm_below": 1.0})
     assert descent.status is None
 
@@ -471,7 +465,7 @@ def test_what_is_met_exactly_is_not_below():
     ],
 )
 def test_patience(losses, patience, min_delta, steps, best, best_step):
-    taken, descent = descend(Told(losses), sgd(), 100, stop={"patience": patience, "min_delta": min_delta})
+    taken, descent = descend(Scripted(losses), sgd(), 100, stop={"patience": patience, "min_delta": min_delta})
     assert len(taken) == steps == descent.progress.step
     assert descent.reason == (
         f"the loss has not improved for {patience} epochs; its best was {best:g} after step {best_step}"
@@ -480,28 +474,28 @@ def test_patience(losses, patience, min_delta, steps, best, best_step):
 
 def test_patience_uphill_waits_for_higher_losses():
     climbing = {"name": "sgd", "learning_rate": 0.0, "maximize": True}
-    taken, descent = descend(Told([1.0, 2.0, 3.0, 2.0, 2.5, 0.0]), climbing, 100, stop={"patience": 2})
+    taken, descent = descend(Scripted([1.0, 2.0, 3.0, 2.0, 2.5, 0.0]), climbing, 100, stop={"patience": 2})
     assert len(taken) == 5
     assert descent.reason == "the loss has not improved for 2 epochs; its best was 3 after step 3"
 
 
 def test_patience_counts_epochs_and_watches_their_mean():
-    # Means 2, 1.5, 1.6, 1.5: the last two are no better, though single steps are.
-    objective = Told([3.0, 1.0, 2.0, 1.0, 2.7, 0.5, 3.0, 0.0, 9.0], steps_per_epoch=2)
+    # The means are 2, 1.5, 1.6, 1.5: the last two are no better, although single steps are.
+    objective = Scripted([3.0, 1.0, 2.0, 1.0, 2.7, 0.5, 3.0, 0.0, 9.0], steps_per_epoch=2)
     taken, descent = descend(objective, sgd(), 9, stop={"patience": 2})
     assert len(taken) == 8
     assert (descent.progress.best, descent.progress.best_step) == (1.5, 4)
 
 
 def test_patience_watches_validation_where_there_is_any():
-    objective = Told([5.0, 4.0, 3.0, 2.0, 1.0], validation=[1.0, 0.5, 0.6, 0.7, 0.8])
+    objective = Scripted([5.0, 4.0, 3.0, 2.0, 1.0], validation=[1.0, 0.5, 0.6, 0.7, 0.8])
     taken, descent = descend(objective, sgd(), 5, stop={"patience": 2})
     assert [step.validation_loss for step in taken] == [1.0, 0.5, 0.6, 0.7]
     assert descent.reason == "the loss has not improved for 2 epochs; its best was 0.5 after step 2"
 
 
-def test_validation_is_looked_at_after_the_last_step_of_an_epoch():
-    objective = Told(range(5), steps_per_epoch=2, validation=[7.0, 8.0])
+def test_validation_follows_the_last_step_of_an_epoch():
+    objective = Scripted(range(5), steps_per_epoch=2, validation=[7.0, 8.0])
     taken, _ = descend(objective, sgd(), 5)
     assert [step.validation_loss for step in taken] == [None, 7.0, None, 8.0, None]
 
@@ -521,7 +515,7 @@ def numbers(text):
 
 
 def assert_untouched(descent, objective, last):
-    """What ended a descent changed nothing: neither parameters nor what is remembered."""
+    """Assert that the step that ended a descent changed neither parameters nor state."""
     assert descent.status == "diverged"
     assert descent.progress.step == last.number - 1 == objective.finished
     assert last.effective_learning_rate is None and last.validation_loss is None
@@ -561,14 +555,14 @@ def test_words_on_momentum(chosen, factor, said):
     assert descent.status == "diverged"
     words = descent.reason.rsplit(", and ", 1)[1]
     assert f" > {said} = " in words
-    rate, told, limit = numbers(words)
+    rate, named, limit = numbers(words)
     assert rate == pytest.approx(taken[0].learning_rate, rel=1e-5)
-    assert told == pytest.approx(factor, rel=1e-3)
+    assert named == pytest.approx(factor, rel=1e-3)
     assert limit == pytest.approx(factor / 64.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(("chosen", "factor", "said"), [(sgd(), 2.0, ""), *LIMITS])
-def test_the_limit_that_is_told_is_where_descents_start_to_run_away(chosen, factor, said):
+def test_descents_run_away_above_the_limit_in_the_reason(chosen, factor, said):
     for part, status in ((0.98, None), (1.02, "diverged")):
         objective = Function(quadratic(np.array([64.5])), [1.0], lambda x: [[64.5]])
         _, descent = descend(objective, {**chosen, "learning_rate": part * factor / 64.5}, 2000)
@@ -577,7 +571,7 @@ def test_the_limit_that_is_told_is_where_descents_start_to_run_away(chosen, fact
 
 
 def test_a_rate_below_the_limit_is_not_blamed():
-    """A quartic that is flat where it starts: the curvature there does not explain what comes."""
+    """A quartic is flat at its start, so the curvature there does not explain the divergence."""
     objective = Function(lambda x: (-np.sum(x**4) + 1e-3 * np.sum(x * x), -4.0 * x**3 + 2e-3 * x), [0.5],
                          lambda x: np.diag(np.array([1.0])))  # fmt: skip
     _, descent = descend(objective, sgd(0.5), 1000)
@@ -585,22 +579,26 @@ def test_a_rate_below_the_limit_is_not_blamed():
     assert descent.reason.endswith("λmax, is 1, and 0.5 < 2/λmax = 2")
 
 
-def test_the_curvature_is_looked_at_where_the_descent_started():
+def test_the_curvature_is_that_at_the_start():
     asked = []
     objective = Function(steep, START, lambda x: asked.append(x.copy()) or STEEP)
     taken, descent = descend(objective, sgd(0.2), 1000)
     (place,) = asked
     np.testing.assert_array_equal(place, START)
     np.testing.assert_array_equal(descent.parameters, objective.looked_at[-1])
-    # Afterwards the objective looks at the batch of the step that failed again.
+    # Afterwards the objective has the batch of the failed step again.
     assert objective.begun[-2:] == [0, len(taken) - 1]
 
 
 @pytest.mark.parametrize(
     ("start", "hessian", "chosen"),
     [
-        (np.ones(SMALL + 1), lambda x: np.diag(np.full(SMALL + 1, 64.5)), sgd(1.0)),  # too many to look
-        (START, None, sgd(10.0)),  # no Hessian to be had
+        (
+            np.ones(CURVATURE_PARAMETERS + 1),
+            lambda x: np.diag(np.full(CURVATURE_PARAMETERS + 1, 64.5)),
+            sgd(1.0),
+        ),  # too many parameters
+        (START, None, sgd(10.0)),  # no Hessian
         (START, lambda x: np.full((3, 3), np.nan), sgd(10.0)),
         (START, lambda x: -np.eye(3), sgd(10.0)),  # no curvature upwards
     ],
@@ -619,7 +617,7 @@ def test_words_for_a_rule_that_has_no_limit():
     assert descent.reason.endswith("; the largest curvature of the loss where the descent started, λmax, is 64.5")
 
 
-def test_the_learning_rate_that_is_told_is_that_of_the_schedule():
+def test_the_learning_rate_in_a_reason_is_that_of_the_schedule():
     objective = Function(steep, START, lambda x: STEEP)
     taken, descent = descend(objective, sgd(0.4), 1000, schedule={"name": "constant_factor", "factor": 0.5})
     assert [step.learning_rate for step in taken] == [0.2] * 5 + [0.4] * (len(taken) - 5)
@@ -640,7 +638,7 @@ def log_barrier(x):
         (lambda x: (np.abs(x).sum(), np.where(x > 0.5, 1.0, np.nan)), [1.0], sgd(1.0), "the gradient is not finite"),
     ],
 )
-def test_what_is_not_finite_ends_a_descent(function, start, chosen, words):
+def test_a_number_that_is_not_finite_ends_a_descent(function, start, chosen, words):
     objective = Function(function, start)
     taken, descent = descend(objective, chosen, 1000)
     assert_untouched(descent, objective, taken[-1])
@@ -657,11 +655,11 @@ def test_a_start_that_is_not_finite():
 
 
 def test_a_large_loss_may_stay_large():
-    """The first loss is the measure, or 1 where that is more."""
-    objective = Told([1e200, 9.9e211, 1e199, 1.1e212])
+    """A loss runs away relative to the first loss, or to 1 if that is more."""
+    objective = Scripted([1e200, 9.9e211, 1e199, 1.1e212])
     taken, descent = descend(objective, sgd(), 10)
     assert len(taken) == 4 and descent.status == "diverged"
-    objective = Told([1e-9, 0.99e12, -0.99e12, -1.1e12])
+    objective = Scripted([1e-9, 0.99e12, -0.99e12, -1.1e12])
     taken, descent = descend(objective, sgd(), 10)
     assert len(taken) == 4 and descent.status == "diverged"
 
@@ -688,13 +686,14 @@ def test_divergence_leaves_the_state_as_it_was(name):
 def test_a_gradient_that_is_not_finite_ahead_puts_the_parameters_back():
     objective = Function(lambda x: (1.0, np.where(x < 0.0, np.nan, 1.0)), [1.0])
     taken, descent = descend(objective, {"name": "nesterov", "learning_rate": 0.5, "momentum": 0.9}, 10)
-    # From 1 to 0.5; ahead is 0.05. Then to -0.45 by a velocity of -0.95: the loss there is told, ahead is nothing.
+    # From 1 to 0.5; ahead is 0.05. Then to -0.45 with a velocity of -0.95: the record has the loss there, and the
+    # gradient ahead is not finite.
     assert descent.status == "diverged" and descent.reason.startswith("at step 3 the gradient is not finite")
     np.testing.assert_array_equal(descent.parameters, objective.looked_at[-2])
     assert len(taken) == 3
 
 
-def test_words_when_the_last_update_led_nowhere():
+def test_words_when_the_last_update_failed():
     objective = Function(steep, START, lambda x: STEEP)
     taken, descent = descend(objective, sgd(0.2), 3)
     assert descent.status is None
@@ -733,7 +732,7 @@ def test_rules_give_the_same_bits_in_blocks(name, details, monkeypatch):
 
 
 @pytest.mark.parametrize("clip", [None, {"norm": 1e9}])
-def test_nesterov_takes_the_gradient_of_the_penalty_where_it_looks_ahead(clip):
+def test_nesterov_takes_the_gradient_of_the_penalty_ahead(clip):
     """Coupled weight decay is the gradient of λ/2 ‖θ‖² in the objective, so both descend alike."""
     decay = 0.3
     chosen = {"name": "nesterov", "learning_rate": 0.01, "momentum": 0.8}
@@ -749,7 +748,7 @@ def test_nesterov_takes_the_gradient_of_the_penalty_where_it_looks_ahead(clip):
     np.testing.assert_allclose(found.state.velocity, expected.state.velocity, rtol=1e-12)
 
 
-def test_decoupled_decay_of_nesterov_stays_where_the_parameters_are():
+def test_decoupled_decay_of_nesterov_is_at_the_parameters():
     objective = Function(quadratic(CURVATURES), START)
     options = {"name": "nesterov", "learning_rate": 0.01, "momentum": 0.8, "weight_decay": 0.3}
     _, descent = descend(objective, options | {"decoupled_weight_decay": True}, 3)
@@ -773,7 +772,7 @@ def test_decoupled_decay_of_nesterov_stays_where_the_parameters_are():
     ],
 )
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "l_bfgs", "exact_line_search"])
-def test_what_is_not_finite_at_the_start_is_no_fault_of_the_learning_rate(name, loss, gradient, words):
+def test_the_learning_rate_is_not_blamed_for_a_start_that_is_not_finite(name, loss, gradient, words):
     objective = Function(lambda x: (loss, np.full(2, gradient)), [0.5, 3.0])
     taken, descent = descend(objective, name, 5)
     assert descent.status == "diverged" and len(taken) == 1

@@ -1,4 +1,4 @@
-"""Optimizers that are rules, against PyTorch and Keras, and what the protocol promises of all of them."""
+"""Rules: comparison with PyTorch and Keras, and the promises of the protocol for all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AS_PRINTED = [declaration.name for declaration in RULES if declaration.counter_e
 
 
 def selected(name: str, convention: str, options: dict[str, Any]) -> Selection[Optimizer]:
-    """With the defaults of the convention, where the optimizer has conventions."""
+    """Select an optimizer with the defaults of a convention, if it has conventions."""
     has_conventions = any(option.name == "convention" for option in optimizers[name].options)
     return optimizers.select(name, **({"convention": convention} if has_conventions else {}), **options)
 
@@ -54,12 +54,12 @@ CHOICES = {
         *(optimizers.select(name, learning_rate=1e-4) for name in AS_PRINTED),
     )
 }
-"""One for each choice of the options that rules see."""
+"""A selection for each set of options of each rule."""
 NOT_RECORDED = [each for each in RULES if each.name not in {selection.name for _, selection, _ in RECORDED}]
 
 
 def alone(declaration: Optimizer) -> Iterator[tuple[str, Selection[Optimizer]]]:
-    """With the defaults, and with each option alone at other values; before each, the option."""
+    """Yield selections with the defaults, and with each option alone at other values, each with the changed option."""
     required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
     yield "", optimizers.select(declaration.name, **required)
     for option in declaration.options:
@@ -74,12 +74,12 @@ CHOICES |= {
     for option in ("", *(option.name for option in declaration.options if option.name not in LOOP_OPTIONS))
     for selection in [next(each for name, each in alone(declaration) if name == option)]
 }
-"""Nothing was recorded of some: their defaults, and the first other value of each option."""
+"""For rules without records: their defaults, and the first other value of each option."""
 START = np.array(ANSWERS["pytorch"]["start"])
 
 
 def gradient_at(x: Array) -> Array:
-    """Of the function that the oracles descend on: ¼ Σ (x_{i+1} - sin 2x_i)² of the first six numbers."""
+    """Return the gradient of the oracles' function: ¼ Σ (x_{i+1} - sin 2x_i)² over the first six numbers."""
     residual = x[..., 1:6] - np.sin(2.0 * x[..., :5])
     gradient = np.zeros_like(x)
     gradient[..., 1:6] += 0.5 * residual
@@ -107,7 +107,7 @@ def move(selection: Selection[Optimizer], gradient: Array, state: State, step: i
 def descend(
     selection: Selection[Optimizer], parameters: Array, state: State, steps: int, first: int = 1
 ) -> Iterator[tuple[int, Move]]:
-    """What a loop does around a rule, written as plainly as possible. The parameters are changed in place."""
+    """Do the work of a loop around a rule, as plainly as possible. Change the parameters in place."""
     options = selection.options
     for step in range(first, first + steps):
         ahead = parameters
@@ -147,7 +147,7 @@ def test_every_option_is_recorded_off_its_default(name: str) -> None:
                 tried |= {key for key, value in record["options"].items() if value != usual[key]}
                 tried |= {"convention"} if convention == "keras" else set()
     if name in REFERENCES:
-        return  # the next test tries every option of it
+        return  # the next test tries every option of this rule
     if not tried and not {PYTORCH, KERAS} & set(optimizers[name].sources):
         pytest.skip(
             f"the numbers of {name!r} are compared with nothing: write it in tests/engine/descent/references.py"
@@ -165,7 +165,7 @@ def test_every_option_is_recorded_off_its_default(name: str) -> None:
     ],
 )
 def test_parameters_are_those_of_the_reference(option: str, selection: Selection[Optimizer]) -> None:
-    """One number at a time, and the loop's part of the options with them."""
+    """The reference takes one number at a time. The options of the loop are applied here."""
     memories: list[Memory] = [{} for _ in START]
 
     def rule(gradient: Array, state: State, step: int, learning_rate: float, **options: Any) -> Move:
@@ -188,7 +188,7 @@ def test_parameters_are_those_of_the_reference(option: str, selection: Selection
 
 @pytest.mark.parametrize("declaration", RULES, ids=lambda declaration: declaration.name)
 def test_every_option_counts(declaration: Optimizer) -> None:
-    """Some other value of it leads elsewhere: alone, or where one further option is changed as well."""
+    """Another value of the option changes the result: alone, or together with one more option."""
 
     def end(**options: Any) -> list[float]:
         selection = optimizers.select(declaration.name, **options)
@@ -213,7 +213,7 @@ def test_every_option_counts(declaration: Optimizer) -> None:
     "declaration", [each for each in RULES if not each.counter_example], ids=lambda declaration: declaration.name
 )
 def test_a_rule_goes_down_and_up(declaration: Optimizer, maximize: bool) -> None:
-    """On half the sum of squares, whose gradient is the place itself: every number comes nearer to 0, or goes away."""
+    """On half the sum of squares, with the point itself as gradient, every number approaches 0, or leaves it uphill."""
     required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
     selection = optimizers.select(declaration.name, **required)
     sign = -1.0 if maximize else 1.0
@@ -284,10 +284,10 @@ def test_rows_are_independent(selection: Selection[Optimizer]) -> None:
 
 @pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
 def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
-    """Also: the gradient is left alone, and a state has the names that were told, changed in place."""
+    """The rule also leaves the gradient unchanged, and changes the declared arrays of its state in place."""
     whole = fresh_state(selection, START)
-    told = dict(vars(whole))
-    assert set(told) == {*selection.declaration.numbers, *selection.declaration.state(**rule_options(selection))}
+    first = dict(vars(whole))
+    assert set(first) == {*selection.declaration.numbers, *selection.declaration.state(**rule_options(selection))}
     parts = [fresh_state(selection, START[:3]), fresh_state(selection, START[3:])]
     for step in range(1, 7):
         gradient = gradient_at(START + 0.3 * step)
@@ -299,10 +299,10 @@ def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
         update = answer.rate * answer.direction
         pieces = [move(selection, gradient[:3], parts[0], step), move(selection, gradient[3:], parts[1], step)]
         assert np.array_equal(update, np.concatenate([piece.rate * piece.direction for piece in pieces]))
-    assert set(vars(whole)) == set(told)
+    assert set(vars(whole)) == set(first)
     for name, value in vars(whole).items():
         if isinstance(value, np.ndarray):
-            assert value is told[name]
+            assert value is first[name]
             assert np.array_equal(value, np.concatenate([getattr(part, name) for part in parts]))
 
 
@@ -330,7 +330,7 @@ def shown(selection: Selection[Optimizer], state: State, step: int) -> dict[str,
 
 
 @pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
-def test_what_is_shown_is_finite(selection: Selection[Optimizer]) -> None:
+def test_shown_arrays_are_finite(selection: Selection[Optimizer]) -> None:
     parameters = START.copy()
     state = fresh_state(selection, parameters)
     for step, _ in descend(selection, parameters, state, 5):
@@ -354,7 +354,7 @@ def test_corrected_moments_after_one_step_are_those_of_its_gradient(name: str) -
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("convention", ["pytorch", "keras"])
 def test_rounding_makes_no_negative_variance(convention: str, dtype: type) -> None:
-    """Gradients that were large once and no longer change."""
+    """The gradients were large and no longer change."""
     selection = optimizers.select("rmsprop", convention=convention, centered=True, rho=0.9, epsilon=0.0)
     gradient: Array = np.linspace(0.1, 1.0, 500).astype(dtype)
     state = fresh_state(selection, gradient)
@@ -364,7 +364,7 @@ def test_rounding_makes_no_negative_variance(convention: str, dtype: type) -> No
             assert not np.isnan(answer.rate).any()
 
 
-def test_rprop_leaves_out_the_step_after_a_turn() -> None:
+def test_rprop_skips_the_step_after_a_turn() -> None:
     selection = optimizers.select("rprop", learning_rate=1.0)
     state = fresh_state(selection, np.zeros(1))
     updates = []
@@ -376,7 +376,7 @@ def test_rprop_leaves_out_the_step_after_a_turn() -> None:
 
 @pytest.mark.parametrize("name", AS_PRINTED)
 def test_as_printed(name: str) -> None:
-    """The misprinted formulas once more, with plain numbers."""
+    """The misprinted formulas are written once more with plain numbers."""
     selection = optimizers.select(name, learning_rate=0.01)
     options = rule_options(selection)
     delta = options["epsilon"]

@@ -1,4 +1,4 @@
-"""Many balls at once: that each goes the way it would go alone, when it ends, and what is told of it."""
+"""Many runs at once: each is as it would be alone, ends where it should, and is recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.engine.descent.test_optimizers import CHOICES
 from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolled, rolling
 
 BENT = "(1 - x)^2 + 3*(y - x^2)^2 + x*y/4"
-"""Products and sums alone, so that all digits are the same wherever a ball stands in its row."""
+"""A function of products and sums only, so that all digits of a run are the same in any column."""
 STARTS = [(-1.2, 1.0), (0.5, -0.3), (2.0, 1.5), (0.0, 0.0), (-0.7, -1.1)]
 STEPS = 25
 SEARCHES = [each.name for each in optimizers if each.search]
@@ -29,7 +29,7 @@ RULES = [each.name for each in optimizers if not each.search]
 
 
 class OnFunction:
-    """An expression as an objective of the loop."""
+    """A typed function as an objective of the loop."""
 
     steps_per_epoch = 1
 
@@ -55,10 +55,10 @@ class OnFunction:
 
 
 def alone(text, start, steps, chosen, schedule=None, clip=None):
-    """By the loop: places before each step and after the last, the values there, what is remembered, and the status."""
+    """Make one run with the loop. Return its points before each step and after the last, values, states and status."""
     descent = Descent(OnFunction(text, start), recipe(chosen, schedule, clip))
     places, values = [], []
-    for _ in range(steps + 1):  # the last look moves on, which is not told
+    for _ in range(steps + 1):  # the last evaluation also moves, which is not recorded
         places.append(descent.parameters.copy())
         state = {name: np.array(each) for name, each in vars(descent.state).items() if isinstance(each, np.ndarray)}
         values.append(descent.advance().loss)
@@ -85,7 +85,7 @@ def assert_as_alone(text, chosen, starts=STARTS, steps=STEPS, rtol=0.0, **detail
 
 
 @pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
-def test_rules_go_the_way_of_the_loop(chosen):
+def test_runs_of_rules_are_those_of_the_loop(chosen):
     rate = min(chosen.options["learning_rate"], 0.02)
     if chosen.name in ("adadelta", "rprop"):
         rate = chosen.options["learning_rate"]
@@ -109,7 +109,7 @@ def test_rules_go_the_way_of_the_loop(chosen):
     ],
     ids=str,
 )
-def test_what_is_around_a_rule_is_as_in_the_loop(name, more):
+def test_clipping_and_decay_are_those_of_the_loop(name, more):
     known = {option.name for option in optimizers[name].options}
     options = {key: value for key, value in more.get("options", {}).items() if key in known}
     details = {key: value for key, value in more.items() if key != "options"}
@@ -126,7 +126,7 @@ def test_zero_gradients_are_clipped_to_zero():
 
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("schedule", [None, {"name": "exponential", "gamma": 0.9}])
-def test_searches_go_the_way_of_the_loop(name, schedule):
+def test_runs_of_searches_are_those_of_the_loop(name, schedule):
     assert_as_alone(BENT, name, steps=6, schedule=schedule)
 
 
@@ -135,7 +135,7 @@ def test_a_search_with_options():
     assert_as_alone(BENT, {"name": "l_bfgs", "iterations": 3, "history_size": 2, "line_search": "none"}, steps=6)
 
 
-def test_what_is_shown_of_a_state_is_kept_too():
+def test_shown_arrays_of_a_state_are_recorded_too():
     running, _ = rolled(BENT, "adam", STARTS, 3, include=("state",))
     state = running.path_of(0)["state"]
     np.testing.assert_allclose(
@@ -160,7 +160,7 @@ SEVERAL = [
 ]
 
 
-def test_balls_together_are_as_one_by_one():
+def test_runs_together_are_as_one_by_one():
     starts = np.random.default_rng(4).uniform(-1.5, 1.5, (11, 2))
     together, _, outcome = roll(BENT, SEVERAL, starts, 20, include=("gradients", "state"))
     for number, chosen in enumerate(SEVERAL):
@@ -178,27 +178,27 @@ def test_balls_together_are_as_one_by_one():
 LOOK_AHEAD = {"name": "nesterov", "learning_rate": 0.01}
 
 
-def test_what_is_told_is_what_is_kept():
+def test_snapshots_are_what_paths_keep():
     chosen = [{"name": "sgd", "learning_rate": 0.01}, "l_bfgs", LOOK_AHEAD, "adam", "newton"]
-    running, told, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
-    assert [step for step, *_ in told] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
+    running, recorded, outcome = roll(BENT, chosen, STARTS, 9, include=("gradients",), every=2)
+    assert [step for step, *_ in recorded] == running.paths.steps.tolist() == [0, 2, 4, 6, 8, 9]
     others = [run for run in range(5 * len(STARTS)) if run // len(STARTS) != 2]
-    for place, (_, points, values, gradients) in enumerate(told):
+    for place, (_, points, values, gradients) in enumerate(recorded):
         np.testing.assert_array_equal(points, running.paths.points[:, place])
         np.testing.assert_array_equal(values, running.paths.values[:, place])
         np.testing.assert_array_equal(values, function(BENT, 64, 1).run(points).values)
         np.testing.assert_array_equal(gradients[others], running.paths.gradients[others, place])
-    np.testing.assert_array_equal(outcome.points, told[-1][1])
-    np.testing.assert_array_equal(outcome.values, told[-1][2])
+    np.testing.assert_array_equal(outcome.points, recorded[-1][1])
+    np.testing.assert_array_equal(outcome.values, recorded[-1][2])
 
 
-def test_the_gradient_told_of_a_look_ahead_is_the_one_kept():
-    running, told = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
-    for place, (*_, gradients) in enumerate(told):
+def test_snapshots_and_paths_have_the_same_gradient_of_a_look_ahead():
+    running, recorded = rolled(BENT, LOOK_AHEAD, STARTS, 9, include=("gradients",))
+    for place, (*_, gradients) in enumerate(recorded):
         np.testing.assert_array_equal(gradients, running.paths.gradients[:, place])
 
 
-def test_the_starts_are_left_alone():
+def test_the_starts_stay_unchanged():
     described = plan("sgd", STARTS, 3)
     before = described.starts.copy()
     running = rolling(BENT, ["sgd", "newton"], described.starts, 3)
@@ -211,7 +211,7 @@ def test_the_starts_are_left_alone():
 
 
 def noises(scale=0.5, seed=7, starts=((0.0, 0.0), (0.0, 0.0)), chosen="sgd", steps=6, text="0x + 0y"):
-    """What is added to the gradients, seen on level ground by how balls of learning rate 1 move."""
+    """Return the noise of each step: the moves of runs with learning rate 1 on a constant function."""
     running, _ = rolled(
         text, {"name": chosen, "learning_rate": 1.0}, starts, steps, noise={"scale": scale, "seed": seed}
     )
@@ -223,7 +223,7 @@ def test_noise_comes_from_the_seed():
     assert not np.isclose(noises(), noises(seed=8)).any()
 
 
-def test_noise_differs_from_ball_to_ball_and_step_to_step():
+def test_noise_differs_between_runs_and_between_steps():
     found = np.round(noises(starts=[(0.0, 0.0)] * 5, steps=40), 9)
     assert len(np.unique(found)) == found.size
 
@@ -243,12 +243,12 @@ def test_noise_is_the_same_for_all_optimizers():
     np.testing.assert_array_equal(running.paths.points, more.paths.points[:4])
 
 
-def test_noise_of_one_variable_does_not_depend_on_later_balls():
+def test_noise_of_one_variable_does_not_depend_on_later_starts():
     few, many = (noises(text="0x", starts=[(0.0,)] * count) for count in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
 
 
-def test_noise_of_several_variables_does_not_depend_on_later_balls():
+def test_noise_of_several_variables_does_not_depend_on_later_starts():
     few, many = (noises(starts=[(0.0, 0.0)] * count) for count in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
 
@@ -262,11 +262,11 @@ def test_noise_scales():
     assert not noises(scale=0.0).any()
 
 
-def test_what_is_told_of_a_step_is_without_noise():
-    _, told, outcome = roll(
+def test_recorded_gradients_are_without_noise():
+    _, recorded, outcome = roll(
         BENT, "sgd", STARTS, 4, noise={"scale": 1.0, "seed": 0}, include=("gradients",), stop={"value_below": -1e9}
     )
-    for _, points, values, gradients in told:
+    for _, points, values, gradients in recorded:
         expected = function(BENT, 64, 1).run(points)
         np.testing.assert_array_equal(values, expected.values)
         np.testing.assert_array_equal(gradients, expected.gradients)
@@ -288,21 +288,21 @@ def test_noise_is_clipped_with_the_gradient():
 # --- ends ---------------------------------------------------------------------------------------
 
 HALVING = {"name": "sgd", "learning_rate": 0.25}
-"""On x^2 each step halves x."""
+"""Each step of this optimizer on x^2 halves x."""
 
 
-def test_a_ball_stops_where_its_value_is_low_enough():
-    running, told, outcome = roll("x^2", HALVING, [1.0, 8.0, 0.01], 10, stop={"value_below": 0.3})
+def test_a_run_stops_where_its_value_is_low_enough():
+    running, recorded, outcome = roll("x^2", HALVING, [1.0, 8.0, 0.01], 10, stop={"value_below": 0.3})
     assert outcome.status == ["stopped", "stopped", "stopped"]
     assert outcome.steps_done == [1, 4, 0]
     assert outcome.points[:, 0].tolist() == [0.5, 0.5, 0.01]
-    assert [step for step, *_ in told] == [0, 1, 2, 3, 4]
+    assert [step for step, *_ in recorded] == [0, 1, 2, 3, 4]
     assert running.path_of(1)["path"][:, 0].tolist() == [8.0, 4.0, 2.0, 1.0, 0.5]
     assert outcome.reasons[1].startswith("after 4 steps the value 0.25 is below 0.3; ")
     assert "the value 0.0001 is below 0.3; " in outcome.reasons[2]
 
 
-def test_a_ball_stops_where_its_gradient_is_short_enough():
+def test_a_run_stops_where_its_gradient_is_short_enough():
     _, _, outcome = roll("x^2 + y^2", HALVING, [(3.0, 4.0), (0.0, 0.0)], 10, stop={"gradient_norm_below": 1.5})
     assert outcome.status == ["stopped", "stopped"]
     assert outcome.steps_done == [3, 0]
@@ -310,7 +310,7 @@ def test_a_ball_stops_where_its_gradient_is_short_enough():
     assert outcome.reasons[0].startswith("after 3 steps the gradient norm 1.25 is below 1.5; ")
 
 
-def test_others_go_on_when_one_has_stopped():
+def test_other_runs_go_on_when_one_has_stopped():
     running, _, outcome = roll("x^2", HALVING, [1.0, 1024.0], 6, stop={"value_below": 0.3})
     assert outcome.status == ["stopped", "completed"]
     assert outcome.steps_done == [1, 6]
@@ -320,7 +320,7 @@ def test_others_go_on_when_one_has_stopped():
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "nesterov", "rprop"])
-def test_one_that_has_stopped_rests(name):
+def test_a_run_that_has_stopped_rests(name):
     running, _, outcome = roll(
         BENT, [{"name": name, "learning_rate": 0.01}, "sgd"], STARTS, 40, stop={"value_below": 0.7}
     )
@@ -335,15 +335,15 @@ def test_one_that_has_stopped_rests(name):
         assert (running.paths.values[run, :end] >= 0.7).all()
 
 
-def test_one_that_diverges_rests_while_others_go_on():
+def test_a_run_that_diverges_rests_while_others_go_on():
     text = "x^4 - 3x^2 + x"
-    running, told, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
+    running, recorded, outcome = roll(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, 30.0, -0.5], 60)
     assert outcome.status == ["completed", "diverged", "completed"]
     calm, _ = rolled(text, {"name": "sgd", "learning_rate": 0.05}, [0.5, -0.5], 60)
     np.testing.assert_array_equal(running.paths.points[[0, 2]], calm.paths.points)
     end = outcome.steps_done[1]
     assert end == 2
-    assert len(told) == 61
+    assert len(recorded) == 61
     assert (running.paths.points[1, end:] == running.paths.points[1, end]).all()
     way = running.path_of(1)
     assert len(way["path"]) == len(way["values"]) == end + 1
@@ -356,7 +356,7 @@ def test_one_that_diverges_rests_while_others_go_on():
     assert outcome.valleys.of_run[1] == -1
 
 
-def test_what_is_uphill_without_end_diverges_without_a_bound():
+def test_a_run_uphill_without_end_diverges():
     _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 1.0, "maximize": True}, [1.0], 60)
     assert outcome.status == ["diverged"]
     assert "λmax" not in outcome.reasons[0]
@@ -387,7 +387,7 @@ def test_a_value_above_a_bound_has_diverged():
     assert outcome.reasons[0] == "after 3 steps the value 64 is above 50"
 
 
-def test_a_bound_may_lie_beyond_where_balls_run_away():
+def test_a_bound_may_lie_beyond_the_value_that_has_run_away():
     _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 1.5}, [1.0], 30, stop={"value_above": 1e300})
     assert outcome.status == ["completed"]
     assert outcome.values[0] == 4.0**30
@@ -408,10 +408,10 @@ def test_leaving_the_domain(name):
 
 
 def test_starting_outside_the_domain():
-    _, told, outcome = roll("sqrt(x)", "sgd", [-1.0], 10)
+    _, recorded, outcome = roll("sqrt(x)", "sgd", [-1.0], 10)
     assert outcome.status == ["diverged"]
     assert outcome.steps_done == [0]
-    assert len(told) == 1
+    assert len(recorded) == 1
     assert "sqrt takes numbers from 0 on" in outcome.reasons[0]
     assert outcome.valleys.counts == []
 
@@ -426,22 +426,22 @@ def test_a_gradient_that_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "told"),
+    ("steps", "every", "recorded"),
     [(20, 7, [0, 7, 14, 20]), (21, 7, [0, 7, 14, 21]), (5, 100, [0, 5]), (3, 1, [0, 1, 2, 3]), (1, 1, [0, 1])],
 )
-def test_thinning(steps, every, told):
+def test_thinning(steps, every, recorded):
     running, seen = rolled(BENT, "adam", STARTS, steps, every=every, include=("state",))
     whole, _ = rolled(BENT, "adam", STARTS, steps, include=("state",))
-    assert running.paths.steps.tolist() == told == [step for step, *_ in seen]
+    assert running.paths.steps.tolist() == recorded == [step for step, *_ in seen]
     for run in range(len(STARTS)):
         ours, theirs = running.path_of(run), whole.path_of(run)
-        np.testing.assert_array_equal(ours["path"], theirs["path"][told])
-        np.testing.assert_array_equal(ours["values"], theirs["values"][told])
+        np.testing.assert_array_equal(ours["path"], theirs["path"][recorded])
+        np.testing.assert_array_equal(ours["values"], theirs["values"][recorded])
         for name, array in theirs["state"].items():
-            np.testing.assert_array_equal(ours["state"][name], array[told], name)
+            np.testing.assert_array_equal(ours["state"][name], array[recorded], name)
 
 
-def test_the_end_of_a_path_is_told_wherever_it_is():
+def test_a_path_ends_at_any_step():
     running, _, outcome = roll(
         "x^2", HALVING, [16.0, 1.0, 4096.0], 9, every=4, stop={"value_below": 1.5}, include=("gradients",)
     )
@@ -456,12 +456,12 @@ def test_the_end_of_a_path_is_told_wherever_it_is():
     assert way["values"].tolist() == [4096.0, 16.0, 1.0]
 
 
-def test_without_keeping_paths_everything_is_still_told():
-    kept, told, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
+def test_without_keeping_paths_there_are_still_snapshots():
+    kept, recorded, outcome = roll(BENT, SEVERAL, STARTS, 10, every=3)
     lean, seen, same = roll(BENT, SEVERAL, STARTS, 10, every=3, keep=False)
     assert lean.paths.points.size == lean.paths.values.size == 0
     assert lean.memory < kept.memory
-    for ours, theirs in zip(seen, told, strict=True):
+    for ours, theirs in zip(seen, recorded, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mine, other)
     np.testing.assert_array_equal(same.points, outcome.points)
@@ -511,7 +511,7 @@ def test_cancelling_before_the_first_step_and_after_the_last():
     assert arrived(running).status == ["completed"] * len(STARTS)
 
 
-def test_cancelling_leaves_those_that_have_ended():
+def test_cancelling_leaves_runs_that_have_ended():
     running = rolling("x^2", HALVING, [1.0, 4096.0], 20, every=3, stop={"value_below": 0.3})
     for _ in range(5):
         running.advance()
@@ -523,7 +523,7 @@ def test_cancelling_leaves_those_that_have_ended():
     running.close()
 
 
-def test_cancelling_while_searches_are_at_work():
+def test_cancelling_in_the_middle_of_a_step_of_searches():
     starts = np.linspace(1.0, 3.0, 20)
     chosen = [{"name": "sgd", "learning_rate": 0.1}, "l_bfgs"]
     running = rolling("x^2 + 1", chosen, starts, 5, stop={"value_below": 2.5})
@@ -536,112 +536,6 @@ def test_cancelling_while_searches_are_at_work():
         np.testing.assert_array_equal(running.path_of(run)["path"], whole.paths.points[run, : steps + 1])
         np.testing.assert_array_equal(outcome.points[run], whole.paths.points[run, steps])
     running.close()
-
-
-# --- valleys ------------------------------------------------------------------------------------
-
-
-def test_valleys_are_where_balls_come_to_rest():
-    text = "x^4 - 3x^2 + x"
-    starts = np.linspace(-2.0, 2.0, 21)
-    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02}, starts, 300)
-    valleys = outcome.valleys
-    np.testing.assert_allclose(valleys.points[:, 0], [-1.3008395659415772, 1.1309011226299859], rtol=1e-14)
-    assert valleys.classes == ["minimum", "minimum"]
-    expected = [0 if start < 0.1699384433 else 1 for start in starts]
-    assert valleys.of_run == expected
-    assert valleys.counts == [expected.count(0), expected.count(1)]
-    assert outcome.reasons == [f"all 300 steps are done; it has arrived at minimum {place}" for place in expected]
-    np.testing.assert_allclose(valleys.calculus.results.values, [-3.513905038934789, -1.0702301817761541], rtol=1e-14)
-
-
-def test_a_ball_on_a_saddle_point_sits_there():
-    _, _, outcome = roll("x^2 - y^2", {"name": "sgd", "learning_rate": 0.1}, [(1.0, 0.0), (0.0, 0.0)], 100)
-    assert outcome.valleys.points.tolist() == [[0.0, 0.0]]
-    assert outcome.valleys.classes == ["saddle"]
-    assert outcome.valleys.counts == [2]
-    assert outcome.reasons[0].endswith("it sits on saddle point 0, where the gradient vanishes but a way leads down")
-
-
-def test_a_ball_on_a_hilltop():
-    _, _, outcome = roll("-x^2", {"name": "sgd", "maximize": True, "learning_rate": 0.1}, [1.0], 100)
-    assert outcome.reasons == ["all 100 steps are done; it has arrived at stationary point 0 (maximum)"]
-
-
-def test_where_nothing_is_near_nothing_is_said_to_be():
-    _, _, outcome = roll("exp(-x)", {"name": "sgd", "learning_rate": 0.1}, [0.0, 3.0], 50)
-    assert outcome.valleys.of_run == [-1, -1]
-    assert (outcome.valleys.points.shape, outcome.valleys.counts, outcome.valleys.classes) == ((0, 1), [], [])
-    norm = f"{outcome.norms[0]:.3g}"
-    assert outcome.reasons[0] == f"all 50 steps are done; it has not arrived: the gradient norm is {norm}"
-
-
-def test_at_kinks_a_gradient_need_not_vanish():
-    _, _, outcome = roll("|x|", {"name": "sgd", "learning_rate": 0.1}, [0.55], 50)
-    words = "it has not arrived: the gradient norm is 1; at the kinks of this function it need not vanish"
-    assert outcome.reasons == [f"all 50 steps are done; {words}"]
-
-
-def test_steps_that_move_nothing_are_told():
-    _, _, outcome = roll("x^2", ["newton", {"name": "sgd", "learning_rate": 0.5}], [1.0], 5)
-    words = "it has arrived at minimum 0"
-    assert outcome.reasons[0] == f"all 5 steps are done, the last 4 of which moved nothing; {words}"
-    assert outcome.reasons[1] == f"all 5 steps are done; {words}"
-    _, _, outcome = roll("x^2", ["newton"], [1.0], 1)
-    assert outcome.reasons == [f"the one step is done; {words}"]
-
-
-def test_where_there_is_no_lowest_value_that_is_told():
-    _, _, outcome = roll("x^3", {"name": "sgd", "learning_rate": 0.1}, [-1.0], 100)
-    assert outcome.status == ["diverged"]
-    assert outcome.reasons[0].endswith("there is no lowest value on this way, however small the steps")
-
-
-def test_how_near_is_near():
-    starts = [1e-4, 0.05, 0.5]
-    for radius, expected in ((1e-3, [0, -1, -1]), (0.1, [0, 0, -1]), (1.0, [0, 0, 0])):
-        _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 0.0}, starts, 1, arrived=radius)
-        assert outcome.valleys.of_run == expected
-
-
-def test_balls_in_one_valley_are_counted_together():
-    starts = np.random.default_rng(5).uniform(-1.0, 1.0, (200, 2))
-    chosen = [{"name": "sgd", "learning_rate": 0.2}, {"name": "momentum", "learning_rate": 0.05}]
-    _, _, outcome = roll("x^2 + 2y^2", chosen, starts, 200)
-    assert outcome.valleys.counts == [400]
-    assert outcome.valleys.points.tolist() == [[0.0, 0.0]]
-
-
-def test_valleys_do_not_merge_when_a_ball_is_far_away():
-    chosen = [{"name": "sgd", "learning_rate": 0.1}, {"name": "sgd", "learning_rate": 1e8}]
-    _, _, outcome = roll("cos(x)", chosen, [2.0, 5.0, 9.0], 100)
-    near = [outcome.valleys.points[place, 0] for place in outcome.valleys.of_run[:3]]
-    np.testing.assert_allclose(near, [math.pi, math.pi, 3.0 * math.pi], rtol=1e-12)
-
-
-@pytest.mark.parametrize("text", ["x^4", "x^4 + y^4", "x^2 + y^6"])
-def test_arriving_at_a_degenerate_minimum(text):
-    point = (3e-4, 2e-4) if "y" in text else (3e-4,)
-    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.0}, [point], 1)
-    assert outcome.valleys.of_run == [0]
-
-
-def test_the_best_of_small_values():
-    _, _, outcome = roll("1e-14*(x^4 - 3x^2 + x)", {"name": "sgd", "learning_rate": 2e12}, [2.0, -2.0], 200)
-    assert outcome.best == 1
-
-
-def test_of_equally_good_ones_the_first_is_the_best():
-    _, _, outcome = roll("x^2", {"name": "sgd", "learning_rate": 0.3}, [3.0, -2.0, 1.0], 60)
-    assert outcome.best == 0
-
-
-def test_the_best():
-    text = "x^4 - 3x^2 + x"
-    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02}, [2.0, 0.5, -0.5, -2.0], 5)
-    assert outcome.best == int(outcome.values.argmin())
-    _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.02, "maximize": True}, [0.1, 0.5, -0.2], 5)
-    assert outcome.best == int(outcome.values.argmax())
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -661,14 +555,14 @@ def test_schedules_that_watch_a_loss_are_refused(name):
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_noise_is_nothing_for_a_search(name):
+def test_a_search_takes_no_noise(name):
     error = refusal(["sgd", name], STARTS, 5, noise={"scale": 1.0, "seed": 0})
     assert [fault.path for fault in error.faults] == [("optimizers", 1)]
     assert name in error.faults[0].detail
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_clipping_is_nothing_for_a_search(name):
+def test_a_search_takes_no_clipping(name):
     error = refusal([name, "sgd"], STARTS, 5, clip={"norm": 1.0})
     assert [fault.path for fault in error.faults] == [("clip",)]
 
@@ -741,7 +635,7 @@ ENDS = {
     "rosenbrock_3": ["minimum0", "minimum0", "minimum0", "minimum0"],
     "powell": ["-", "minimum0", "minimum0"],
 }
-"""Next to which of its places each trial leads, from each start: what the texts of the functions say."""
+"""The valley that each trial leads to from each start, as the texts of the functions say."""
 
 
 def trial(name, number):
@@ -780,7 +674,7 @@ def test_every_trial_is_tried():
     assert {preset.name: len(preset.trials) for preset in presets} == {name: len(each) for name, each in ENDS.items()}
 
 
-def test_what_texts_say_of_the_way():
+def test_texts_are_right_about_paths():
     ways = [trial("parabola", number)[0].path_of(0)["path"][:, 0] for number in range(5)]
     for way, rate in zip(ways, (0.1, 0.5, 0.9, 1.0, 1.1), strict=True):
         np.testing.assert_allclose(way[1:], (1.0 - 2.0 * rate) * way[:-1], rtol=1e-12, atol=1e-15)

@@ -1,7 +1,7 @@
 """Published and independently computed descents on functions, step by step: see tests/engine/test_cases.py.
 
-A case lets balls go from some starts. `trace` holds the first steps of each: what was seen before the step, and where
-it led. `value_curve` is the value before every so many steps.
+A case has a run from each of some starts. `trace` holds the first steps of each run, with the values before the step
+and the point after it. `value_curve` holds the value at regular steps.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def rolled(case):
 
 @pytest.mark.parametrize(("case", "tolerance"), of_kind("function_descent"))
 def test_descents(case, tolerance):
-    running, told, outcome = rolled(case)
+    running, recorded, outcome = rolled(case)
     state_names = OPTIMIZERS[case["optimizer"]["name"]][2]
-    assert [step for step, *_ in told] == list(range(case["steps"] + 1))
+    assert [step for step, *_ in recorded] == list(range(case["steps"] + 1))
     for run, expected in enumerate(case["expected"]):
         assert set(expected) - {"basin"} == RUN
         way = running.path_of(run)
@@ -58,7 +58,7 @@ WITH_VALLEYS = [each for each in of_kind("function_descent") if "minima" in each
 
 @pytest.mark.parametrize(("case", "tolerance"), WITH_VALLEYS)
 def test_valleys(case, tolerance):
-    """A ball is told to be in the valley that the case says, and every valley is one of the case's."""
+    """A run is in the valley that the case says, and every valley is one of the case."""
     _, _, outcome = rolled(case)
     places = {each["label"]: np.array(each["at"]) for each in case["minima"]}
     for run, expected in enumerate(case["expected"]):
@@ -73,7 +73,7 @@ def test_valleys(case, tolerance):
     close(outcome.values[outcome.best], outcome.values.min(), tolerance, "best")
 
 
-# By the name of the case and of the relation; `m` are rollings, of one ball each, of its members.
+# By the name of the case and of the relation. `m` are the runs of its members, one each.
 RELATIONS = {
     "learning_rate_regimes": {
         "x_after_20": lambda m: [x.positions[0, 0] for x in m],

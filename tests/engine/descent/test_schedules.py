@@ -1,4 +1,4 @@
-"""Schedules against those of PyTorch and Keras, recorded by scripts/record_pytorch_schedules.py and _keras_."""
+"""Schedules, compared with records of PyTorch and Keras (scripts/record_pytorch_schedules.py and _keras_)."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def test_rates_are_those_recorded(record):
 
 
 BY_HAND = [
-    # What neither has: (name, options, steps per epoch, rates of the first steps)
+    # Schedules that neither has: (name, options, steps per epoch, rates of the first steps)
     ("constant", {}, 1, [0.5, 0.5]),
     ("constant", {"warmup_steps": 4}, 1, [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]),
     ("constant", {"warmup_steps": 2, "warmup_start": 0.5}, 1, [0.25, 0.375, 0.5]),
@@ -60,7 +60,7 @@ BY_HAND = [
         [0.0, 0.25, 0.5, 0.25, 0.125],
     ),
     (
-        # The epochs stay those of the data: the one in which the warm-up ends is the schedule's first.
+        # Epochs are those of the data: the epoch in which the warm-up ends is the first of the schedule.
         "step_decay",
         {"decay_steps": 1, "gamma": 0.5, "warmup_steps": 2, "unit": "epoch"},
         3,
@@ -127,7 +127,7 @@ def test_plateau_goes_on_from_its_state():
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_plateau_takes_no_loss_that_is_not_finite_for_the_best(loss):
+def test_a_loss_that_is_not_finite_is_not_the_best_of_plateau(loss):
     at_work = scheduler("plateau", patience=0, factor=0.5)
     at_work.watch(loss)
     at_work.watch(3.0)
@@ -160,7 +160,7 @@ def test_options_that_do_not_fit_together(name, options, refused):
 
 
 def values_of(option):
-    """Whatever the declared range allows, the extremes first of all."""
+    """Return values that the declared range allows, the extremes first."""
     match option:
         case Flag():
             return st.booleans()

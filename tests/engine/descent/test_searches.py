@@ -1,4 +1,4 @@
-"""The searches: L-BFGS against trajectories of PyTorch (scripts/record_pytorch_lbfgs.py), the others by formulas."""
+"""Searches: L-BFGS compared with PyTorch's trajectories (scripts/record_pytorch_lbfgs.py), the others with formulas."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ RECORDS = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "l_bfgs.j
 
 
 class Problem:
-    """A function with its gradient and Hessian, as a search sees it."""
+    """A function with its gradient and Hessian, in the form that a search takes."""
 
     def __init__(self, function, start, hessian=None, dtype=np.float64):
         self.function = function
@@ -36,7 +36,7 @@ class Problem:
 
 
 class Search:
-    """A search at work, as the loop runs it."""
+    """A search that is called as the loop calls it."""
 
     def __init__(self, name, problem, **options):
         selection = optimizers.select(name, **options)
@@ -89,7 +89,7 @@ def logistic(x):
 
 
 def logarithmic(x):
-    """x - ln x: not a number where x is negative."""
+    """Return x - ln x, which is not a number where x is negative."""
     return (x - np.log(x)).sum(), 1.0 - 1.0 / x
 
 
@@ -143,7 +143,7 @@ def saddle(x):
     return x[0] ** 2 - x[1] ** 2, np.array([2.0 * x[0], -2.0 * x[1]])
 
 
-def test_newton_goes_to_a_saddle_point_unless_told_to_flee_it():
+def test_newton_goes_to_a_saddle_point_unless_it_takes_absolute_eigenvalues():
     curvatures = np.diag([2.0, -2.0])
     problem = Problem(saddle, [1.0, 0.5], lambda x: curvatures)
     Search("newton", problem).step()
@@ -158,7 +158,7 @@ def test_newton_goes_to_a_saddle_point_unless_told_to_flee_it():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_newton_leaves_directions_without_curvature_alone(dtype):
-    # (x + y)²: no curvature along (1, -1), as far as the precision tells.
+    # (x + y)² has no curvature along (1, -1), within rounding.
     def valley(x):
         return (x[0] + x[1]) ** 2, np.full(2, 2.0 * (x[0] + x[1]))
 
@@ -168,7 +168,7 @@ def test_newton_leaves_directions_without_curvature_alone(dtype):
 
 
 @pytest.mark.parametrize("curvature", [0.0, np.nan, np.inf])
-def test_newton_stays_where_the_hessian_says_nothing(curvature):
+def test_newton_stays_where_the_hessian_is_not_finite(curvature):
     problem = Problem(lambda x: (x.sum(), np.ones_like(x)), [3.0, 1.0], lambda x: np.full((2, 2), curvature))
     Search("newton", problem).step()
     np.testing.assert_array_equal(problem.parameters, [3.0, 1.0])
@@ -182,9 +182,9 @@ def test_exact_line_search_on_quadratics(size, trial):
     search = Search("exact_line_search", problem, learning_rate=trial)
     for _ in range(3):
         before, gradient = problem.parameters.copy(), problem.evaluate()[1].copy()
-        if np.abs(gradient).max() < 1e-8:  # of one parameter a step is enough
+        if np.abs(gradient).max() < 1e-8:  # with one parameter a step is enough
             break
-        problem.evaluations = -1  # of the loop's own
+        problem.evaluations = -1  # without the evaluation of the loop itself
         length = search.step()
         assert problem.evaluations < 30
         np.testing.assert_allclose(length, gradient @ gradient / (gradient @ matrix @ gradient), rtol=1e-12)
@@ -212,21 +212,21 @@ def test_exact_line_search_stays_at_a_minimum():
 
 
 @pytest.mark.parametrize("evaluations", [1, 3, 60, 1000])
-def test_exact_line_search_without_a_bottom_ends_at_the_lowest_place_seen(evaluations):
+def test_exact_line_search_without_a_minimum_ends_at_the_lowest_point_seen(evaluations):
     problem = Problem(lambda x: (-x.sum(), -np.ones_like(x)), [1.0, 1.0])
     length = Search("exact_line_search", problem, evaluations=evaluations).step()
     assert length == 2.0 ** (min(evaluations, 1024) - 1)
     assert problem.evaluations <= evaluations + 2
 
 
-def test_exact_line_search_keeps_off_where_nothing_is_finite():
+def test_exact_line_search_avoids_points_that_are_not_finite():
     problem = Problem(logarithmic, [0.01])
     search = Search("exact_line_search", problem)
     for _ in range(30):
         search.step()
         assert problem.parameters > 0.0
     np.testing.assert_allclose(problem.parameters, 1.0, rtol=1e-10)
-    # The whole line is lost: nothing happens.
+    # The whole line is not finite: nothing happens.
     problem = Problem(lambda x: (0.0 if x[0] == 1.0 else np.nan, np.ones(1)), [1.0])
     Search("exact_line_search", problem).step()
     assert problem.parameters == [1.0]
@@ -246,7 +246,7 @@ def test_exact_line_search_does_not_end_behind_a_hill():
 
 
 @pytest.mark.parametrize("options", [{}, {"iterations": 20}, {"learning_rate": 1000.0}])
-def test_l_bfgs_keeps_off_where_nothing_is_finite(options):
+def test_l_bfgs_avoids_points_that_are_not_finite(options):
     problem = Problem(logarithmic, [0.02, 5.0])
     search = Search("l_bfgs", problem, **options)
     for _ in range(30):
@@ -264,7 +264,7 @@ def test_l_bfgs_keeps_off_where_nothing_is_finite(options):
 )
 @pytest.mark.parametrize("options", [{}, {"iterations": 30}, {"line_search": "none", "iterations": 30}])
 @pytest.mark.parametrize("name", ["l_bfgs", "exact_line_search"])
-def test_searches_end_whatever_they_meet(name, options, values):
+def test_searches_end_on_any_function(name, options, values):
     answers = iter([(1.0, 1.0), (1.0, 1.0)])
 
     def strange(x):
@@ -326,5 +326,5 @@ def test_single_precision_stays_single(name, options):
 
 
 @pytest.mark.parametrize(("name", "other"), [("l_bfgs", "lbfgs"), ("exact_line_search", "steepest_descent")])
-def test_other_names(name, other):
+def test_aliases_are_the_same_search(name, other):
     assert optimizers[other] is optimizers[name]

@@ -1,16 +1,13 @@
-"""Training networks: batches, what is frozen and what is carried along, the trace, and where it all ends."""
+"""Trainings of networks: steps on batches, frozen and carried parameters, validation, the trace and the outcome."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 
-from service.engine.descent.batches import MiniBatches
 from service.engine.descent.cost import MOST_SECOND_ORDER, SCALARS
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.trace import TRACED
-from service.engine.descent.training_plan import MOST_BATCH_SIZES
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
@@ -35,7 +32,7 @@ ADAM = {"name": "adam", "learning_rate": 0.05}
 
 
 def by_hand(parameters, x, y):
-    """Loss and gradients of tanh, sigmoid and softmax layers with cross-entropy, by back-propagation on paper."""
+    """Compute loss and gradients of tanh, sigmoid and softmax layers with cross-entropy, by backpropagation."""
     w1, b1, w2, b2, w3, b3 = parameters
     a1 = np.tanh(x @ w1 + b1)
     a2 = 1.0 / (1.0 + np.exp(-(a1 @ w2 + b2)))
@@ -80,119 +77,11 @@ def test_ten_steps_are_those_of_plain_numpy(batch_size):
     assert outcome.loss < records[0].step.loss
 
 
-# --- which samples -------------------------------------------------------------------------------------
-
-
-def batches_of(steps, **plan):
-    records, outcome = train(SMALL, X, Y, SGD, steps=steps, include=("batch",), **plan)
-    return [more["batch"].tolist() for _, more in records], outcome
-
-
-def joined(batches):
-    return list(itertools.chain.from_iterable(batches))
-
-
-def test_each_epoch_has_each_sample_once_in_an_order_of_its_own():
-    batches, _ = batches_of(12, batch_size=3)
-    assert [len(rows) for rows in batches] == [3, 3, 3, 1] * 3
-    epochs = [joined(batches[start : start + 4]) for start in (0, 4, 8)]
-    assert all(sorted(order) == list(range(10)) for order in epochs)
-    assert len({tuple(order) for order in epochs}) == 3
-    assert list(range(10)) not in epochs
-
-
-def test_orders_come_from_the_seed_alone():
-    batches, _ = batches_of(12, batch_size=3, seed=5)
-    assert batches == batches_of(12, batch_size=3, seed=5)[0]
-    assert batches != batches_of(12, batch_size=3, seed=6)[0]
-    # Nor does it matter how large batches are.
-    assert joined(batches_of(5, batch_size=2, seed=5)[0]) == joined(batches[:4])
-
-
-def test_orders_have_a_stream_of_random_numbers_of_their_own():
-    """The same request is to give the same bytes for good."""
-    rows = MiniBatches(6, 4, 12, shuffle=True)
-    for epoch in range(3):
-        order = np.random.Generator(np.random.PCG64([12, 2, epoch])).permutation(6)
-        assert [*rows.rows(2 * epoch), *rows.rows(2 * epoch + 1)] == order.tolist()
-
-
-def test_any_step_may_be_asked_for_at_any_time():
-    forth = MiniBatches(10, 3, 4, shuffle=True)
-    rows = [forth.rows(step).tolist() for step in range(40)]
-    back = MiniBatches(10, 3, 4, shuffle=True)
-    assert [back.rows(step).tolist() for step in reversed(range(40))] == rows[::-1]
-
-
-def test_without_shuffling_samples_come_as_they_are():
-    assert batches_of(5, batch_size=4, shuffle=False)[0] == [
-        [0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3], [4, 5, 6, 7]
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [None, 10, 11, 1000])
-def test_a_batch_of_all_samples_is_the_full_batch(size):
-    records, outcome = train(SMALL, X, Y, SGD, steps=3, batch_size=size, include=("batch",))
-    assert [more["batch"].tolist() for _, more in records] == [list(range(10))] * 3
-    assert [step.epoch for step, _ in records] == [1, 2, 3]
-    assert_same_trees(outcome.parameters, train(SMALL, X, Y, SGD, steps=3)[1].parameters)
-
-
-def test_listed_batches_repeat():
-    listed = [[3, 0], [5], [2, 4, 2]]
-    batches, outcome = batches_of(7, batches=listed)
-    assert batches == [*listed, *listed, listed[0]]
-    assert outcome.epoch == 3
-
-
-def test_a_listed_sample_counts_as_often_as_it_is_listed():
-    (record,), _ = train(SMALL, X, Y, SGD, steps=1, batches=[[2, 4, 2]], include=("gradients",))
-    parameters = train(SMALL, X, Y, {"name": "sgd", "learning_rate": 0.0}, steps=1)[1].parameters
-    wanted = evaluate(SMALL, X[[2, 4, 2]], parameters, "mean_squared_error", Y[[2, 4, 2]], training=True)
-    assert record.step.loss == float(wanted.loss)
-    assert_same_trees(record.more["gradients"], wanted.gradients)
-
-
-@pytest.mark.parametrize(
-    ("plan", "steps", "epochs"),
-    [
-        ({"epochs": 3}, 3, [1, 2, 3]),
-        ({"epochs": 2, "batch_size": 4}, 6, [1, 1, 1, 2, 2, 2]),
-        ({"epochs": 2, "batches": [[0], [1, 2]]}, 4, [1, 1, 2, 2]),
-        ({"steps": 4, "batch_size": 4}, 4, [1, 1, 1, 2]),
-    ],
-)
-def test_steps_and_epochs(plan, steps, epochs):
-    records, outcome = train(SMALL, X, Y, SGD, **plan)
-    assert [step.number for step, _ in records] == list(range(1, steps + 1))
-    assert [step.epoch for step, _ in records] == epochs
-    assert (outcome.status, outcome.step, outcome.epoch) == ("completed", steps, epochs[-1])
-    assert outcome.reason == f"all {steps} steps are done"
-
-
-def test_indices_that_are_none():
-    with pytest.raises(InvalidRequest) as caught:
-        train(SMALL, X, Y, SGD, steps=2, batches=[[0, 9], [1, 10, -3], [-1]])
-    assert [(fault.path, fault.detail) for fault in caught.value.faults] == [
-        (("batches", 1, 1), "takes the index of a sample, from 0 to 9, got 10"),
-        (("batches", 2, 0), "takes the index of a sample, from 0 to 9, got -1"),
-    ]
-
-
-def test_batches_of_too_many_sizes():
-    sizes = [[0] * (1 + size) for size in range(MOST_BATCH_SIZES)]
-    assert train(SMALL, X, Y, SGD, steps=1, batches=sizes)[1].status == "completed"
-    with pytest.raises(LimitExceeded) as caught:
-        train(SMALL, X, Y, SGD, steps=1, batches=[*sizes, [0] * 50])
-    assert caught.value.args == (f"different batch sizes: {MOST_BATCH_SIZES + 1} asked, {MOST_BATCH_SIZES} allowed",)
-    assert caught.value.path == ("batches",)
-
-
 # --- each step is an evaluation of its batch ----------------------------------------------------------
 
 
 def assert_steps_are_evaluations(definition, inputs, targets, loss, weights=None, seed=3, steps=9, task=None, **plan):
-    """That each step has the loss, the gradients and the carried state of `evaluate` on its samples, to the bit."""
+    """Assert that each step has the loss, gradients and carried state of `evaluate` on its samples, bit by bit."""
     details = {"training": True, **(task or {})}
     dtype = details.get("dtype", "float64")
     records, outcome = train(
@@ -266,7 +155,7 @@ def test_class_indices_and_embeddings(dtype):
     records, _ = assert_steps_are_evaluations(
         definition, words, classes, "sparse_categorical_crossentropy", batch_size=4, task={"dtype": dtype}
     )
-    # Only the vectors of words that the batch has can have a gradient.
+    # Only vectors of words in the batch can have a gradient.
     for _, more in records:
         gradient = more["gradients"]["words"]["embeddings"]
         assert set(np.flatnonzero(gradient.any(1))) <= set(words[more["batch"]].ravel())
@@ -323,7 +212,7 @@ def test_moving_averages_are_carried_from_step_to_step():
 
 
 def test_each_step_draws_masks_of_its_own():
-    """With a learning rate of 0 only the masks differ."""
+    """With a learning rate of 0, only the masks differ between steps."""
     definition = network(layer("drop", "dropout", rate=0.5), dense("out", 2))
     still = {"name": "sgd", "learning_rate": 0.0}
     records, outcome = train(definition, X, Y, still, steps=5, seed=8)
@@ -331,10 +220,10 @@ def test_each_step_draws_masks_of_its_own():
     assert len(set(losses)) == 5
     assert losses == [step.loss for step, _ in train(definition, X, Y, still, steps=5, seed=8)[0]]
     assert losses[0] != train(definition, X, Y, still, steps=1, seed=9, parameters=outcome.parameters)[0][0].step.loss
-    # The first step sees what an evaluation with training on sees.
+    # The first step gives what an evaluation with training on gives.
     seen = evaluate(definition, X, outcome.parameters, "mean_squared_error", Y, seed=8, training=True)
     assert losses[0] == float(seen.loss)
-    # The loss at the end is what a sixth step would see.
+    # The loss at the end is that of a sixth step.
     assert outcome.loss == train(definition, X, Y, still, steps=6, seed=8)[0][5].step.loss
 
 
@@ -353,14 +242,14 @@ def test_without_training_there_are_no_masks():
     ],
 )
 @pytest.mark.parametrize("chosen", [SGD, "adamw", "l_bfgs"])
-def test_what_is_frozen_stays(frozen, fixed, chosen):
+def test_frozen_parameters_stay(frozen, fixed, chosen):
     details = {"steps": 4, "seed": 2, "task": {"frozen": frozen}}
     start = train(SMALL, X, Y, {"name": "sgd", "learning_rate": 0.0}, **details)[1].parameters
     include = ("gradients", "updates", "state", "parameters", "effective_learning_rate")
     records, outcome = train(SMALL, X, Y, chosen, include=include, **details)
     everything = {(name, own) for name, arrays in start.items() for own in arrays}
-    told = {(name, own) for name, arrays in records[0].more["gradients"].items() for own in arrays}
-    assert told == everything - fixed
+    recorded = {(name, own) for name, arrays in records[0].more["gradients"].items() for own in arrays}
+    assert recorded == everything - fixed
     assert_same_trees(
         {name: {own: array.shape for own, array in arrays.items()} for name, arrays in
          records[-1].more["updates"].items()},
@@ -372,7 +261,7 @@ def test_what_is_frozen_stays(frozen, fixed, chosen):
         assert same == ((name, own) in fixed), (name, own)
 
 
-def test_what_is_frozen_has_no_part_in_the_gradient_norm():
+def test_frozen_parameters_have_no_part_in_the_gradient_norm():
     (record, *_), _ = train(SMALL, X, Y, SGD, steps=1, include=("gradients",), task={"frozen": ("hidden",)})
     arrays = record.more["gradients"]["out"].values()
     assert record.step.gradient_norm == pytest.approx(math.sqrt(sum(np.sum(array**2) for array in arrays)), rel=1e-14)
@@ -398,7 +287,7 @@ def test_a_layer_that_is_not_trainable_stays():
     assert set(records[0].more["gradients"]) == {"out"}
 
 
-def test_nothing_to_train():
+def test_a_training_needs_trained_parameters():
     with pytest.raises(InvalidRequest) as caught:
         train(SMALL, X, Y, SGD, steps=1, task={"frozen": ("hidden", "out")})
     (fault,) = caught.value.faults
@@ -439,13 +328,13 @@ def test_the_loss_of_validation_is_that_of_an_evaluation_with_training_off(froze
     def loss(parameters):
         return float(evaluate(NOISY, others, parameters, "mean_squared_error", answers).loss)
 
-    told = [step.validation_loss for step, _ in records]
-    assert [value is not None for value in told] == [False, False, True, False, False, True, False, False]
+    recorded = [step.validation_loss for step, _ in records]
+    assert [value is not None for value in recorded] == [False, False, True, False, False, True, False, False]
     for step, more in records:
         if step.validation_loss is not None:
             assert step.validation_loss == pytest.approx(loss(more["parameters"]), rel=1e-13)
     assert outcome.validation_loss == pytest.approx(loss(outcome.parameters), rel=1e-13)
-    assert len({*told, outcome.validation_loss}) == 4
+    assert len({*recorded, outcome.validation_loss}) == 4
 
 
 def test_validation_changes_nothing_else():
@@ -457,7 +346,7 @@ def test_validation_changes_nothing_else():
 
 
 def test_thinning_does_not_hide_the_loss_of_validation():
-    """It is told of the first step that is told since."""
+    """The next recorded step holds the validation loss."""
     details = {"batch_size": 5, "steps": 11, "validation": (X[:3], Y[:3])}
     whole = {step.number: step.validation_loss for (step, _) in train(NOISY, X, Y, ADAM, **details)[0]}
     assert [number for number, loss in whole.items() if loss is not None] == [2, 4, 6, 8, 10]
@@ -465,7 +354,7 @@ def test_thinning_does_not_hide_the_loss_of_validation():
     assert thin == {1: None, 4: whole[4], 7: whole[6], 10: whole[10], 11: None}
 
 
-def test_what_is_wrong_with_validation_is_told_of_it():
+def test_faults_of_validation_name_their_place():
     for others, path in (((X[:4, :2], Y[:4]), ("validation", "inputs")), ((X[:4], Y[:3]), ("validation", "targets"))):
         with pytest.raises(InvalidRequest) as caught:
             train(SMALL, X, Y, SGD, steps=1, validation=others)
@@ -476,18 +365,18 @@ def test_what_is_wrong_with_validation_is_told_of_it():
 
 
 @pytest.mark.parametrize(
-    ("every", "steps", "told"),
+    ("every", "steps", "recorded"),
     [(1, 4, [1, 2, 3, 4]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (100, 10, [1, 10]), (2, 1, [1])],
 )
-def test_thinning(every, steps, told):
+def test_thinning(every, steps, recorded):
     records, outcome = train(SMALL, X, Y, SGD, steps=steps, every=every)
-    assert [step.number for step, _ in records] == told
+    assert [step.number for step, _ in records] == recorded
     assert outcome.step == steps
     whole, _ = train(SMALL, X, Y, SGD, steps=steps)
-    assert [step for step, _ in records] == [whole[number - 1].step for number in told]
+    assert [step for step, _ in records] == [whole[number - 1].step for number in recorded]
 
 
-def test_the_step_that_ends_a_training_is_told():
+def test_the_last_step_is_recorded():
     bound = train(SMALL, X, Y, SGD, steps=20)[0][11].step.loss
     records, outcome = train(SMALL, X, Y, SGD, steps=20, every=5, stop={"loss_below": bound})
     assert [step.number for step, _ in records] == [1, 6, 11, 13]
@@ -510,7 +399,7 @@ def test_updates_are_the_differences_of_parameters_to_the_bit():
         assert_same_trees(more["updates"], records[number - 1].more["updates"])
 
 
-def test_a_trace_holds_what_is_asked_for():
+def test_a_trace_holds_what_the_plan_includes():
     for include in [(), *[(what,) for what in TRACED], TRACED]:
         (record,), _ = train(SMALL, X, Y, ADAM, steps=1, include=include)
         assert set(record.more) == set(include)
@@ -520,7 +409,7 @@ def test_a_trace_holds_what_is_asked_for():
 
 
 def test_numbers_of_a_trace_stay_as_they_were():
-    """The arrays that a step works with are used again by the next."""
+    """The next step reuses the arrays of a step, so the trace must hold copies."""
     running = training(NOISY, X, Y, ADAM, batch_size=4, steps=6, include=TRACED)
     kept, copies = [], []
     while not running.finished:
@@ -552,9 +441,9 @@ def test_effective_learning_rates():
                 np.testing.assert_allclose(more["updates"][name][own], moved, rtol=1e-9, atol=1e-15)
 
 
-def told_numbers(value):
+def count_numbers(value):
     if isinstance(value, dict):
-        return sum(map(told_numbers, value.values()))
+        return sum(map(count_numbers, value.values()))
     return np.size(value)
 
 
@@ -563,8 +452,8 @@ def test_a_trace_holds_no_more_numbers_than_are_counted_before(chosen):
     running = training(SMALL, X, Y, chosen, steps=6, include=TRACED)
     counted = running.trace_elements
     records, _ = finish(running)
-    told = sum(len(step) - 2 + told_numbers(more) for step, more in records)
-    assert told <= counted <= 4 * told
+    recorded = sum(len(step) - 2 + count_numbers(more) for step, more in records)
+    assert recorded <= counted <= 4 * recorded
 
 
 def test_the_size_of_a_trace_is_limited():
@@ -615,7 +504,7 @@ def test_whole_hessians_are_limited():
     error = caught.value
     assert (error.name, error.asked, error.allowed) == ("parameters for newton", MOST_SECOND_ORDER + 1, 500)
     assert error.path == ("optimizer",)
-    # What is frozen does not count.
+    # Frozen parameters do not count.
     _, outcome = train(definition, wide, np.ones((2, 1)), "newton", steps=1, task={"frozen": ("out.kernel",)})
     assert outcome.status == "completed"
 
@@ -623,7 +512,7 @@ def test_whole_hessians_are_limited():
 # --- the end ----------------------------------------------------------------------------------------------
 
 
-def test_the_lowest_loss_is_remembered():
+def test_the_lowest_loss_is_kept():
     running = training(SMALL, X, Y, {"name": "sgd", "learning_rate": 3.0}, steps=12)
     records, _ = finish(running)
     losses = [step.loss for step, _ in records]
@@ -636,7 +525,7 @@ def test_a_training_that_diverges():
     records, outcome = train(SMALL, X, Y, {"name": "sgd", "learning_rate": 1e7}, **details)
     last, before = records[-1], records[-2]
     assert outcome.status == "diverged" and outcome.step == before.step.number == last.step.number - 1
-    # Its batch and gradients are told; the update that it did not make is not.
+    # The record has its batch and gradients, but no update, since none was made.
     assert set(last.more) == {"batch", "gradients"}
     assert last.more["batch"].tolist() == [(last.step.number - 1) % 4] != [0]
     assert_same_trees(outcome.parameters, before.more["parameters"])
@@ -648,7 +537,7 @@ def test_a_training_that_diverges():
 
 
 def curvature(definition, inputs, targets, parameters):
-    """The largest eigenvalue of the Hessian by differences of gradients."""
+    """Return the largest eigenvalue of the Hessian, computed by differences of gradients."""
 
     def gradient(tree):
         found = evaluate(definition, inputs, tree, "mean_squared_error", targets).gradients
@@ -668,7 +557,7 @@ def curvature(definition, inputs, targets, parameters):
 
 
 @pytest.mark.parametrize(("rate", "words"), [(1e160, "the loss is infinite"), (1e308, "the loss is ")])
-def test_a_last_update_that_leads_nowhere(rate, words):
+def test_a_last_update_that_fails(rate, words):
     definition = network(dense("out", 2))
     records, outcome = train(definition, 10.0 * X, Y, {"name": "sgd", "learning_rate": rate}, steps=1)
     assert len(records) == 1 and math.isfinite(records[0].step.loss)
@@ -692,7 +581,7 @@ def test_a_training_that_is_cancelled():
     assert_same_trees(outcome.parameters, train(SMALL, X, Y, SGD, steps=4, batch_size=4)[1].parameters)
 
 
-def test_memory_is_asked_for_before_it_is_taken():
+def test_memory_is_reserved_before_it_is_taken():
     asked = []
 
     def refuse(nbytes):
@@ -707,7 +596,7 @@ def test_memory_is_asked_for_before_it_is_taken():
     running.close()
 
 
-def test_what_a_caller_should_know_of_network_and_targets():
+def test_warnings_about_the_network_and_the_targets():
     assert not train(SMALL, X, Y, SGD, steps=1)[1].warnings
     definition = network(dense("hidden", 3, "step"), dense("out", 2, "sigmoid"))
     targets = np.clip(Y, 0.0, 1.0)
@@ -733,7 +622,7 @@ SLOPES = {"o": {"kernel": [[1.0], [-1.0]], "bias": [0.0]}}
 
 
 @pytest.mark.parametrize("chosen", [{"name": "sgd", "learning_rate": 0.1}, "adam", "l_bfgs", "nesterov"])
-def test_outputs_that_are_no_probabilities_are_the_reason_where_nothing_has_moved(chosen):
+def test_outputs_that_are_no_probabilities_explain_a_failed_first_step(chosen):
     records, outcome = train(LINEAR, XOR_X, XOR_Y, chosen, "binary_crossentropy", parameters=SLOPES, steps=5)
     assert outcome.status == "diverged" and outcome.step == 0 and len(records) == 1
     assert outcome.reason == (
@@ -743,7 +632,7 @@ def test_outputs_that_are_no_probabilities_are_the_reason_where_nothing_has_move
     assert [caution.code for caution in outcome.warnings] == ["no_probabilities", "non_finite"]
 
 
-def test_the_place_is_the_reason_where_nothing_has_moved():
+def test_the_first_value_that_is_not_finite_explains_a_failed_first_step():
     definition = network(dense("a", 1, "exponential"), dense("b", 1))
     parameters = {"a": {"kernel": [[800.0], [0.0]], "bias": [0.0]}, "b": {"kernel": [[1.0]], "bias": [0.0]}}
     _, outcome = train(definition, XOR_X, XOR_Y, "sgd", parameters=parameters, steps=5)
@@ -753,7 +642,7 @@ def test_the_place_is_the_reason_where_nothing_has_moved():
     )
 
 
-def test_a_training_that_stands_still_tells_of_a_loss_that_is_not_finite_at_the_end():
+def test_a_training_without_moves_reports_a_loss_that_is_not_finite():
     running = training(LINEAR, XOR_X, XOR_Y, "sgd", "binary_crossentropy", parameters=SLOPES, steps=5)
     running.cancel("the time ran out")
     outcome = running.outcome()
@@ -762,7 +651,7 @@ def test_a_training_that_stands_still_tells_of_a_loss_that_is_not_finite_at_the_
     assert "the outputs of layer 'o' are not all between 0 and 1" in outcome.reason
 
 
-def test_a_finite_loss_of_outputs_that_are_no_probabilities_is_told_too():
+def test_outputs_that_are_no_probabilities_are_reported_with_a_finite_loss():
     targets = np.array([[1.0, 0.0]] * 4)
     parameters = {"o": {"kernel": [[0.0, 0.0], [0.0, 0.0]], "bias": [2.0, 1.0]}}
     details = {"parameters": parameters, "steps": 2}
@@ -783,7 +672,7 @@ def test_a_divergence_after_a_step_keeps_its_explanation():
 
 
 @pytest.mark.parametrize(
-    ("weights", "plan", "told"),
+    ("weights", "plan", "recorded"),
     [
         ([1.0, 2.0, 1.0, 1.0], {}, True),
         ([0.5, 1.5, 0.5, 1.5], {}, False),
@@ -792,6 +681,6 @@ def test_a_divergence_after_a_step_keeps_its_explanation():
         ([2.0, 2.0, 2.0, 2.0], {"batch_size": 2}, True),
     ],
 )
-def test_a_mean_that_others_take_otherwise_is_told(weights, plan, told):
+def test_a_mean_that_other_frameworks_define_otherwise_is_reported(weights, plan, recorded):
     _, outcome = train(LINEAR, XOR_X, XOR_Y, "sgd", weights=weights, steps=2, **plan)
-    assert ("normalize_weights" in [caution.code for caution in outcome.warnings]) is told
+    assert ("normalize_weights" in [caution.code for caution in outcome.warnings]) is recorded

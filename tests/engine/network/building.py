@@ -1,4 +1,4 @@
-"""Networks in few words: from plain values to definitions, tasks and results."""
+"""Short ways from plain values to definitions, tasks and results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOMY = Limits()
 
 
 def select(registry: Registry, chosen: Any) -> Selection:
-    """A block by its name, or by a mapping of its name and options; nested blocks likewise."""
+    """Select a block by its name, or by a mapping of its name and options. Nested blocks are selected likewise."""
     if isinstance(chosen, Selection):
         return chosen
     options = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
@@ -75,7 +75,7 @@ def task_for(
     dtype: str = "float64",
     **details: Any,
 ) -> Task:
-    """The task that fits these arrays; targets may be one array where there is one output."""
+    """Make the task that fits these arrays. `targets` may be one array where there is one output."""
     shapes = None
     if loss is not None:
         shapes = tuple((name, np.shape(array)) for name, array in by_output(definition, targets).items())
@@ -95,7 +95,7 @@ def task_for(
 
 
 def selected_losses(definition: NetworkDefinition, loss: Any) -> tuple[Selection, ...]:
-    """A loss for each output: the one given, or those given by name."""
+    """Select a loss for each output: the one given, or those given by output."""
     names = definition.output_names
     if isinstance(loss, Mapping) and "name" not in loss:
         return tuple(select(losses, loss[name]) for name in names)
@@ -150,6 +150,6 @@ def evaluate(
     seed: int = 0,
     **details: Any,
 ) -> Result:
-    """Compile and run in one go. Parameters None: from their initializers and `seed`."""
+    """Compile and run. Without parameters, initializers draw them from `seed`."""
     evaluation = compiled(definition, inputs, loss, targets=targets, weights=weights, parameters=parameters, **details)
     return run(evaluation, inputs, parameters, targets, weights, seed)

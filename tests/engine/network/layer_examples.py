@@ -1,7 +1,7 @@
-"""For every type of layer, networks of it alone that can be computed. Trying finds them, so a new layer has some.
+"""Examples for every type of layer: networks of it alone that can be computed. Trials find them, also for a new layer.
 
-A layer is tried with its fewest inputs, of the first shape that it takes, and with ordinary values for the options that
-it requires. From there each option alone is set to other values.
+An example has the fewest inputs, of the first shape that the layer takes, and ordinary values for required options.
+From there each option alone gets other values.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.engine.values import others
 
 SAMPLES = 3
 SHAPES = ((4,), (3, 4), (5, 4, 2), (32,), (2, 3, 4, 2))
-"""Of one sample. 32 features can be parted by any of the usual numbers."""
+"""Shapes of one sample. All usual counts of groups divide 32 features."""
 SOME = {"activation": ("tanh", "softmax"), "initializer": ("normal", "ones"), "regularizer": ("l1_l2",)}
-"""Of other registries, which have tests of their own, a few stand for all."""
+"""A few blocks of other registries, which have tests of their own."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A layer with some of its options set, and the shape of one sample of each of its inputs."""
+    """A layer with some options, and the shape of one sample of each input."""
 
     declaration: Layer
     options: dict[str, Any]
@@ -62,7 +62,7 @@ class Example:
 
     @property
     def fits(self) -> bool:
-        """Whether the layer takes inputs of the shape with its options as they are."""
+        """Return whether the layer, with its options, takes inputs of the shape."""
         shapes = dict.fromkeys(self.names, (SAMPLES, *self.shape))
         try:
             for training in (False, True):
@@ -73,7 +73,7 @@ class Example:
 
 
 def blocks(registry: Registry[Any]) -> Iterator[Any]:
-    """Every declared block, or some of those that have tests of their own, with the options that it requires."""
+    """Yield every declared block, or some of those that have tests of their own, with its required options."""
     for declaration in registry:
         if declaration.name in SOME.get(registry.kind, (declaration.name,)):
             yield {"type": declaration.name, **dict(zip(*first_choice(declaration), strict=True))}
@@ -85,7 +85,7 @@ def first_choice(declaration: Declaration) -> tuple[list[str], list[Any]]:
 
 
 def values_of(option: Option) -> Iterator[Any]:
-    """Values to try, ordinary ones first, as JSON has them. A few may be none that the option takes."""
+    """Yield JSON values to try, ordinary ones first. The option may refuse a few of them."""
     if isinstance(option, Reference):
         yield from blocks(option.registry)
         return
@@ -100,7 +100,7 @@ def values_of(option: Option) -> Iterator[Any]:
 
 
 def base(declaration: Layer) -> Example:
-    """With the defaults of all options that have one."""
+    """Return the first example of a layer, with the defaults of all options that have one."""
     required = [option for option in declaration.options if option.required]
     for shape in SHAPES:
         for values in itertools.product(*(values_of(option) for option in required)):
@@ -112,7 +112,7 @@ def base(declaration: Layer) -> Example:
 
 
 def variations(declaration: Layer) -> Iterator[tuple[str, list[Example]]]:
-    """For each option, examples in which it has other values than in `base`; and no other option, where one fits so."""
+    """Yield for each option examples that differ from `base` in it, and only in it where such an example fits."""
     start = base(declaration)
     for option in declaration.options:
         found = list(_changed(start, option, [{}]))
@@ -124,7 +124,7 @@ def variations(declaration: Layer) -> Iterator[tuple[str, list[Example]]]:
 
 
 def _changed(start: Example, option: Option, also: list[dict[str, Any]]) -> Iterator[Example]:
-    """For each other value of the option, the first example that fits; `also` are changes to make beside it."""
+    """Yield for each other value of the option the first example that fits, if need be with the changes in `also`."""
     for value in values_of(option):
         if value not in (option.default, start.options.get(option.name)):
             tried = (
@@ -136,7 +136,7 @@ def _changed(start: Example, option: Option, also: list[dict[str, Any]]) -> Iter
 
 
 def record(example: Example, training: bool) -> dict[str, Any]:
-    """The example in the form of those recorded from PyTorch, with random parameters in place of recorded ones."""
+    """Return the example in the form of PyTorch's records, with random parameters."""
     inputs = example.inputs(0)
     forward = compiled(example.definition, inputs, training=training)
     result = run(forward, inputs)

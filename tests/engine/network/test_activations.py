@@ -1,4 +1,4 @@
-"""Activations: stated kinks, derivatives, digits in the tails."""
+"""Activations: conventions at kinks, derivatives, digits in the tails."""
 
 import math
 
@@ -32,7 +32,7 @@ def build(name, x, **options):
 
 
 def values_of(name, points, dtype="float64", **options):
-    """f(x) and the gradient of its sum at `points`."""
+    """Return f(x) and the gradient of its sum at `points`."""
     graph = Graph(dtype)
     points = np.asarray(points, dtype)
     x = graph.input("x", points.shape)
@@ -109,7 +109,7 @@ def test_derivatives_agree_with_central_differences(declaration):
 
 
 BY_CONVENTION = ("step",)
-"""The slope is that of a surrogate."""
+"""Activations with the slope of a surrogate."""
 OPTIONS = [
     pytest.param(declaration.name, {option.name: value}, id=f"{declaration.name} {option.name} {value}")
     for declaration in activations
@@ -120,7 +120,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
-def test_derivatives_agree_with_differences_whatever_an_option_is_set_to(name, options):
+def test_derivatives_agree_with_differences_for_any_option(name, options):
     rows = np.random.default_rng(0).uniform(-5.0, 5.0, (30, 4))
     direction = np.random.default_rng(1).uniform(0.5, 1.0, rows.shape)
 
@@ -221,7 +221,7 @@ def test_values_have_all_their_digits(name, point, value, slope):
 
 
 @pytest.mark.parametrize("declaration", [each for each in activations if each.log], ids=name_of)
-def test_the_logarithm_an_activation_knows_is_that_of_its_value(declaration):
+def test_the_declared_logarithm_is_that_of_the_value(declaration):
     graph = Graph("float64")
     x = graph.input("x", (2, 3))
     y, log_y = build(declaration.name, x), declaration.log(x)
@@ -267,7 +267,7 @@ def test_prelu_has_one_slope_per_feature_or_one_for_all():
 
 
 def test_step_functions_are_the_only_ones_whose_derivative_is_nowhere():
-    """What has no slope says so in the graph, so that callers can be warned."""
+    """The graph marks values without a slope, so that callers can be warned."""
     silent = []
     for declaration in activations:
         x = Graph("float64").input("x", (2, 3))

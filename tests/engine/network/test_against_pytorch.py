@@ -1,8 +1,8 @@
-"""The engine against answers of PyTorch, recorded by scripts/record_pytorch.py.
+"""The engine compared with answers of PyTorch, recorded by scripts/record_pytorch.py.
 
 Both compute in float64, so they agree to rtol 1e-12, or to an absolute 1e-15 where both cancel
-(tanh' = 1 - tanh² at 10, say). Where PyTorch itself is less exact or the convention differs on
-purpose, the record says so under `differences`, and only there another tolerance is taken.
+(tanh' = 1 - tanh² at 10, for example). Where PyTorch is less exact, or the convention differs on
+purpose, the record says so under `differences`, and the test takes another tolerance only there.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.support import every
 
 DATA = Path(__file__).parents[2] / "data" / "pytorch"
 EXACT = {"rtol": 1e-12, "atol": 1e-15}
-# Single precision: some units in the last place of the values themselves, and of what cancelled.
+# Single precision: some units in the last place of the values, and of terms that cancel.
 SINGLE = {"rtol": 2e-5, "atol": 5e-6}
 DTYPES = [("float64", EXACT), ("float32", SINGLE)]
 
@@ -45,7 +45,7 @@ def title(record):
 
 
 def assert_close(actual, expected, tolerance, message=""):
-    """Numbers are close; what is not finite is not finite in the same way."""
+    """Assert that finite numbers are close, and that all others are equal."""
     np.testing.assert_allclose(actual, np.asarray(expected, np.float64), **tolerance, err_msg=message)
 
 
@@ -64,7 +64,7 @@ def test_every_block_that_names_pytorch_as_its_source_is_recorded():
 
 
 def curve(record, dtype):
-    """Values, slopes and second derivatives at the recorded points."""
+    """Compute values, slopes and second derivatives at the recorded points."""
     graph = Graph(dtype)
     points = np.asarray(record["x"], dtype)
     x = graph.input("x", points.shape)
@@ -101,7 +101,7 @@ def test_activations(record, dtype, tolerance):
         smooth = np.asarray(record["second"], np.float64)  # null at kinks, thus not a number
         known = ~np.isnan(smooth)
         assert known.any()
-        # Second derivatives cancel more: x² and x³ of gelu_tanh, for one.
+        # Second derivatives cancel more, such as x² and x³ of gelu_tanh.
         assert_close(
             second[known], smooth[known], tolerances_of(record, dtype, {"rtol": 1e-11, "atol": 1e-14}, "second")
         )
@@ -155,7 +155,7 @@ def test_losses(record):
 
 
 def holds_in_single_precision(record):
-    """A probability of 1e-20 or 1e-13 from 0 is another one in float32."""
+    """Return whether the record survives rounding to float32, which moves probabilities of 1e-20 or 1 - 1e-13."""
     points = np.asarray(record["predictions"])
     return (points.astype("float32") == points).all()
 
@@ -249,5 +249,5 @@ def test_networks(record, dtype, tolerance):
     whole = np.concatenate([np.ravel(array) for own in expected["gradients"].values() for array in own.values()])
     assert result.gradient_norm == pytest.approx(np.linalg.norm(whole), rel=tolerance["rtol"])
     assert result.finite
-    # Of a few random samples, some units of relu may all be off.
+    # With a few random samples, some units of relu may be off for all of them.
     assert {caution.code for caution in result.warnings} <= {"normalize_weights", "dead_units"}

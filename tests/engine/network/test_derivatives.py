@@ -1,6 +1,6 @@
-"""Jacobians, Hessians and products with them: against PyTorch, against each other, for every type of layer.
+"""Jacobians, Hessians and products with them, compared with PyTorch and with each other for every type of layer.
 
-PyTorch's answers were recorded by scripts/record_pytorch_derivatives.py, as requests.
+scripts/record_pytorch_derivatives.py recorded PyTorch's answers, with requests.
 """
 
 import itertools
@@ -51,7 +51,7 @@ COMBINATIONS = list(itertools.product(KINDS, OF, WRT))
 
 
 def leaves(value, path=()):
-    """The tensors of an answer by their paths, whatever objects and lists they lie in."""
+    """Return the tensors of an answer by their paths through objects and lists."""
     if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(inner, (*path, key))
@@ -95,7 +95,7 @@ def test_answers_of_pytorch(post, record, answer, dtype, tolerance):
 
 
 class Case:
-    """A network with its numbers, and any derivative of it."""
+    """A network with its numbers, of which any derivative can be computed."""
 
     def __init__(self, definition, inputs, loss=None, targets=None, weights=None, parameters=None, **details):
         self.definition, self.inputs = definition, by_input(definition, inputs)
@@ -122,13 +122,13 @@ class Case:
         return self.derivation(kind, of, wrt, len(vectors), **limits).run(self.feed(of), vectors)
 
     def products(self, kind, of, wrt, rows):
-        """Products with the rows of a matrix, as rows of a matrix."""
+        """Return the products with the rows of a matrix, as rows of a matrix."""
         derivation = self.derivation(kind, of, wrt, len(rows))
         entries = [entry_of(derivation.sent, row) for row in rows]
         return np.array([flat(entry) for entry in derivation.run(self.feed(of), entries).result])
 
     def sizes(self, of, wrt):
-        """How many numbers are differentiated, and with respect to how many."""
+        """Return the number of outputs, and the number of variables."""
         derivation = self.derivation("jvp", of, wrt, 1)
         return derivation.of.size, derivation.sent.size
 
@@ -138,20 +138,20 @@ def entry_of(space, row):
 
 
 def flat(entry):
-    """All numbers of an entry, in its order."""
+    """Return all numbers of an entry, in its order."""
     if isinstance(entry, dict):
         return np.concatenate([flat(inner) for inner in entry.values()])
     return np.reshape(entry, -1)
 
 
 def assert_close(actual, expected, relative=1e-10):
-    """Up to a share of the largest number expected."""
+    """Assert that numbers differ by no more than a share of the largest one expected."""
     scale = max(np.abs(expected).max(initial=0.0), 1e-8)
     np.testing.assert_allclose(actual, expected, rtol=0.0, atol=relative * scale)
 
 
 def assert_adjoint(case, of, wrt, rng):
-    """u·(J v) = (u J)·v, whatever the network."""
+    """Assert that u·(J v) = (u J)·v."""
     rows, columns = case.sizes(of, wrt)
     u, v = rng.standard_normal((2, rows)), rng.standard_normal((3, columns))
     pushed = case.products("jvp", of, wrt, v)
@@ -162,7 +162,7 @@ def assert_adjoint(case, of, wrt, rng):
 
 
 def assert_symmetric(case, wrt, rng):
-    """v·(H w) = w·(H v)."""
+    """Assert that v·(H w) = w·(H v)."""
     vectors = rng.standard_normal((2, case.sizes("loss", wrt)[1]))
     one, other = case.products("hvp", "loss", wrt, vectors)
     terms = np.abs(vectors[0]) @ np.abs(other) + np.abs(vectors[1]) @ np.abs(one)
@@ -210,7 +210,7 @@ def test_products_with_vectors_agree(drawn):
 
 @given(random_networks(smooth=False))
 @random_examples(max_examples=60)
-def test_the_hessian_is_what_products_with_it_say(drawn):
+def test_products_with_unit_vectors_give_the_hessian(drawn):
     case = Case(drawn.pop("definition"), drawn.pop("inputs"), **drawn)
     for wrt in WRT:
         _, size = case.sizes("loss", wrt)
@@ -222,7 +222,7 @@ def test_the_hessian_is_what_products_with_it_say(drawn):
 
 
 def whole_jacobian(result, wrt):
-    """All outputs by all numbers that are differentiated for; samples do not influence each other's outputs."""
+    """Return the matrix of all outputs by all variables. Outputs of a sample do not depend on other samples."""
     bands = []
     for rows in result.values():
         blocks = []
@@ -307,7 +307,7 @@ def test_the_hessian_of_xor_is_one_run_of_a_small_program():
 
 @pytest.mark.parametrize("case", [xor(), Case(network(dense("wide", 7, "tanh")), INPUTS, "mse", np.ones((4, 7)))])
 @pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
-def test_blocks_give_what_one_piece_gives(monkeypatch, case, kind, of, wrt):
+def test_blocks_give_the_same_as_one_run(monkeypatch, case, kind, of, wrt):
     if (kind, of) == ("hvp", "outputs"):
         return  # the outputs are several numbers
     vectors = unit_vectors(case, kind, of, wrt)
@@ -364,7 +364,7 @@ def codes(derived):
     return [(caution.code, caution.layer) for caution in derived.warnings]
 
 
-def test_what_is_constant_has_derivative_zero():
+def test_constants_have_derivative_zero():
     case = Case(network(dense("line", 2)), INPUTS, "squared_error", np.ones((4, 2)))
     for wrt in WRT:
         derived = case.derive("hessian", "outputs", wrt)
@@ -374,13 +374,13 @@ def test_what_is_constant_has_derivative_zero():
     np.testing.assert_allclose(hessian, np.kron(np.eye(4), 2.0 * kernel @ kernel.T) / 4.0, rtol=1e-14)
 
 
-def test_kinks_bend_nowhere_and_that_is_no_warning():
+def test_second_derivatives_at_kinks_are_0_without_a_warning():
     case = Case(network(dense("bent", 3, "relu"), dense("out", 1, "leaky_relu")), INPUTS)
     derived = case.derive("hessian")
     assert not derived.result["out"].any() and not derived.warnings
 
 
-def test_a_step_lets_nothing_through_and_says_so():
+def test_a_step_blocks_derivatives_with_a_warning():
     case = Case(network(dense("gate", 2, "step"), dense("out", 1, "tanh")), INPUTS, "squared_error", TARGETS)
     for kind in ("jacobian", "hessian"):
         for of in OF:
@@ -399,7 +399,7 @@ def test_a_surrogate_is_differentiated_twice():
     assert derived.result[0].any() and not derived.warnings
 
 
-def test_parameters_without_influence_are_told():
+def test_parameters_without_influence_are_named():
     parts = (dense("idle", 2), dense("out", 1, inputs=["input"]))
     case = Case(network(*parts, outputs=["out"]), INPUTS, "squared_error", TARGETS)
     derived = case.derive("jacobian", "outputs", "parameters")
@@ -411,7 +411,7 @@ def test_parameters_without_influence_are_told():
     assert not derived.result[:6].any() and derived.result[6:].any(0)[6:].any()
 
 
-def test_targets_a_loss_is_not_made_for_are_told():
+def test_targets_that_a_loss_is_not_made_for_are_reported():
     case = Case(XOR, INPUTS, "binary_crossentropy", TARGETS + 3.0)
     assert codes(case.derive("hvp", "loss", "inputs", [{"input": INPUTS}])) == [("unusual_targets", "output")]
     assert not case.derive("jacobian").warnings
@@ -442,7 +442,7 @@ def test_parameters_are_initialised_and_answered():
     assert_same(again.result, first.result, (0.0, 0.0))
 
 
-def test_dropout_is_held_still_while_it_is_differentiated():
+def test_dropout_masks_stay_fixed_during_differentiation():
     parts = network(dense("hidden", 3, "tanh"), layer("drop", "dropout", rate=0.5), dense("out", 1))
     case = Case(parts, INPUTS, "squared_error", TARGETS, training=True)
     rng = np.random.default_rng(0)
@@ -461,7 +461,7 @@ def test_float32_is_computed_in_float32(kind, of, wrt):
 
 
 def walk(value, path=()):
-    """The arrays of a result as they are."""
+    """Yield the arrays of a result."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from walk(inner, (*path, key))
@@ -520,7 +520,7 @@ def test_there_is_no_derivative_for_parameters_that_are_not_trained():
     assert case.derive("jacobian").finite
 
 
-def test_a_product_with_the_hessian_is_of_one_number():
+def test_a_product_with_the_hessian_needs_one_number():
     faults = refused(xor().derive, "hvp", "outputs", vectors=[{"input": INPUTS}])
     assert set(faults) == {("of",)} and "the outputs hold 4" in faults["of",]
     case = Case(XOR, INPUTS[1:2], parameters=PARAMETERS)
@@ -559,7 +559,7 @@ GOOD = {
         ),
     ],
 )  # fmt: skip
-def test_vectors_have_the_shape_of_what_they_pair_with(kind, of, wrt, vector, faults):
+def test_vectors_have_the_shape_of_their_side(kind, of, wrt, vector, faults):
     case = xor()
     fine = unit_vectors(case, kind, of, wrt)[0]
     found = refused(case.derive, kind, of, wrt, [fine, vector, fine])
@@ -576,7 +576,7 @@ def test_parameters_that_are_not_trained_have_no_part_in_vectors():
     assert "is not trained, so vectors have no part for it" in faults["vectors", 0, "norm", "moving_mean"]
 
 
-def test_everything_that_is_wrong_is_told_at_once():
+def test_all_faults_are_reported_at_once():
     case = xor()
     derivation = case.derivation("jvp", "outputs", "inputs", 1)
     faults = refused(derivation.run, Feed(case.inputs, {"hidden": case.parameters["hidden"]}), [INPUTS[:1]])

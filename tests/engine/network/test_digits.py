@@ -1,12 +1,12 @@
-"""Activations over the whole range of numbers: value, slope and second derivative against 60 digits.
+"""Activations over the whole range of numbers: value, slope and second derivative, compared with 60 digits.
 
-A float is compared with the exact answer for the float it was computed from. The classical activations are written out
-in `CLOSED_FORMS`, independently of their declarations. The others are compared with their own formulas, computed with
-many digits: the derivatives must hold, and nothing may overflow or cancel on the way. A new activation is compared like
-that at numbers of ordinary size; add it to `CLOSED_FORMS` or `SIMPLE` to have it compared over the whole range.
+A float is compared with the exact answer for its rounded argument. `CLOSED_FORMS` holds formulas of the classical
+activations, independent of their declarations. The others are compared with their own formulas, computed with many
+digits: the derivatives must hold, and nothing may overflow or cancel on the way. A new activation is compared like that
+at numbers of ordinary size. Add it to `CLOSED_FORMS` or `SIMPLE` to compare it over the whole range.
 
 At a kink, where the two one-sided derivatives differ, only the value is compared: `test_activations.py` states the
-conventions there. What does not keep its digits is in `EXCEPTIONS`, with the reason.
+conventions there. `EXCEPTIONS` lists the numbers that do not keep their digits, with the reason.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ OPTIONS = [
     ("hard_shrink", {"threshold": 0.0}),
     ("soft_shrink", {"threshold": 3.0}),
 ]
-"""Besides the defaults."""
+"""Options to test besides the defaults."""
 
 
 # --- what is exact ------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def _gelu_tanh(x: Series) -> Series:
 
 
 def _step_with_surrogate(threshold: float) -> Callable[[Series], Series]:
-    """A step whose derivatives are those of the sigmoid."""
+    """Return a step function with the derivatives of the sigmoid."""
 
     def step(x: Series) -> Series:
         soft = function_of("sigmoid", x - constant(number(threshold)))
@@ -82,7 +82,7 @@ SIMPLE = (
     "linear", "step", "sign", "relu", "leaky_relu", "prelu", "elu", "selu", "celu", "hard_sigmoid", "hard_tanh",
     "relu6", "hard_silu", "hard_shrink", "soft_shrink",
 )  # fmt: skip
-"""These are compared with their own formulas."""
+"""Activations that are compared with their own formulas."""
 WHOLE_RANGE = [name for name in ELEMENTWISE if name in CLOSED_FORMS or name in SIMPLE]
 
 
@@ -90,7 +90,7 @@ WHOLE_RANGE = [name for name in ELEMENTWISE if name in CLOSED_FORMS or name in S
 
 
 class Case(NamedTuple):
-    """One number that an activation gave."""
+    """One number computed by an activation."""
 
     activation: str
     order: int
@@ -119,7 +119,7 @@ def _tiny(case: Case) -> float:
 
 
 def _roundings(case: Case, count: float, size: float) -> bool:
-    """Whether the error is at most so many roundings of a number of a size."""
+    """Return whether the error is at most `count` roundings of a number of this size."""
     return case.error <= count * float(np.finfo(case.dtype).eps) * size
 
 
@@ -189,7 +189,7 @@ KINKS = (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 6.0)
 
 
 def points(dtype: str) -> np.ndarray:
-    """Every magnitude with both signs, both sides of every kink, random numbers of every size, and the largest."""
+    """Return numbers of every magnitude and sign, both sides of every kink, random numbers, and the largest."""
     rng = np.random.default_rng(0)
     kinks = np.array(KINKS, dtype)
     limits = np.finfo(dtype)
@@ -218,7 +218,7 @@ def build(name: str, x: Node, options: dict) -> Node:
 
 
 def computed(name: str, at: np.ndarray, dtype: str, options: dict) -> list[np.ndarray]:
-    """Value, slope and second derivative as the engine has them."""
+    """Compute value, slope and second derivative with the engine."""
     graph = Graph(dtype)
     x = graph.input("x", at.shape)
     found = [build(name, x, options)]
@@ -230,7 +230,7 @@ def computed(name: str, at: np.ndarray, dtype: str, options: dict) -> list[np.nd
 
 
 def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
-    """Value, slope and second derivative of a number; without derivatives that differ from side to side."""
+    """Return a function that gives the exact value, slope and second derivative, without derivatives at a kink."""
     closed = CLOSED_FORMS.get(f"{name} {options}" if options else name)
     graph = Graph(dtype)
     x = graph.input("x", ())
@@ -246,7 +246,7 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
         return bool(abs(a - b) <= abs(a) * mpf(10) ** -20)
 
     def answer(at: float) -> list[mpf]:
-        # The zeros of these are true: they are no differences.
+        # The zeros of these are exact, since they are no differences.
         exact_zeros = name in SIMPLE
         right = settled(lambda: along(at, 1), believe_zeros=exact_zeros)
         if closed is not None and at != 0.0:
@@ -312,7 +312,7 @@ SPREADS = (
     (1e-8, 1e-300, -1e-8),
     (50.0, 49.0, 13.0),
 )
-"""Logits of three classes; those of one row may be farther apart than a float32 exponential reaches."""
+"""Logits of three classes. Those of one row may be farther apart than the exponents of float32."""
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -1,4 +1,4 @@
-"""Whole tasks: gradients of networks, what may be asked beside them, warnings and limits."""
+"""Evaluations: gradients of networks, the other contents of answers, limits, and runs from many threads."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.engine.arrays import norm
-from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import DeadlineExceeded, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network.activations import activations
 from service.engine.network.definition import INPUT
@@ -30,13 +30,13 @@ from tests.engine.network.building import (
 from tests.engine.support import random_examples
 from tests.watches import Looks
 
-# Their slopes, or the slopes of those, jump somewhere: central differences across the jump are wrong.
+# The first or second derivative of these jumps somewhere. Central differences across the jump are wrong.
 KINKED = {
     "step", "sign", "relu", "leaky_relu", "prelu", "elu", "selu", "celu", "softsign", "hard_sigmoid", "hard_tanh",
     "relu6", "hard_silu", "hard_shrink", "soft_shrink",
 }  # fmt: skip
 SMOOTH = [each.name for each in activations if each.name not in KINKED]
-# What the last layer must be for a loss's domain, and what targets it takes.
+# The last layer that fits the domain of a loss, and the targets that the loss takes.
 HEADS = {
     "mean_squared_error": ("linear", "real"),
     "half_squared_error": ("tanh", "real"),
@@ -64,7 +64,7 @@ def drawn_targets(kind, shape, rng):
 
 @st.composite
 def random_networks(draw, smooth=True):
-    """A network with branches, merges and shared layers, a loss, and targets for it."""
+    """Draw a network with branches, merges and shared layers, a loss, and targets for it."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     samples, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     names = SMOOTH if smooth else [each.name for each in activations if each.name not in ("step", "sign")]
@@ -216,7 +216,7 @@ def xor(loss="half_squared_error", **details):
 
 
 def backpropagation():
-    """The textbook, for half the squared error summed over samples."""
+    """Compute by the textbook, for half the squared error summed over samples."""
     w, b = np.array(PARAMETERS["hidden"]["kernel"]), np.array(PARAMETERS["hidden"]["bias"])
     v, c = np.array(PARAMETERS["out"]["kernel"]), np.array(PARAMETERS["out"]["bias"])
     z1 = INPUTS @ w + b
@@ -257,7 +257,7 @@ def test_layers_deltas_and_gradients_are_those_of_the_textbook():
     assert result.loss == pytest.approx(0.5 * ((a2 - TARGETS) ** 2).sum(), rel=1e-14)
 
 
-def test_only_what_was_asked_for_is_answered():
+def test_an_answer_holds_only_what_the_task_includes():
     result = xor()
     assert (result.layers, result.input_gradients, result.per_sample_loss, result.per_sample_gradients) == (None,) * 4
     assert result.parameters is None and result.finite and not result.warnings
@@ -411,7 +411,7 @@ def test_losses_of_several_outputs_add_up():
 # --- regularization and trainability ------------------------------------------------------------
 
 
-def test_regularization_is_told_apart_from_the_data():
+def test_regularization_loss_and_data_loss_are_separate():
     parts = (
         dense("hidden", 2, "sigmoid", kernel_regularizer={"name": "l1_l2", "l1": 0.5, "l2": 0.25}),
         dense("out", 1, "sigmoid", bias_regularizer={"name": "l2", "l2": 2.0}),
@@ -526,176 +526,7 @@ def test_the_seed_draws_masks_apart_from_parameters():
     np.testing.assert_array_equal(drawn.layers[0].output, dropped(1).layers[0].output)
 
 
-# --- warnings -----------------------------------------------------------------------------------
-
-
-def codes(result):
-    return [(each.code, each.layer, each.quantity) for each in result.warnings]
-
-
-def test_a_step_blocks_the_gradient_and_is_named():
-    definition = network(dense("before", 2, "tanh"), dense("gate", 2, "step"), dense("after", 1))
-    result = evaluate(definition, INPUTS, None, "mse", TARGETS)
-    assert codes(result) == [("gradient_blocked", "gate", "gradient")]
-    assert result.warnings[0].message == (
-        "layer 'gate' blocks the gradient: the derivative of its step function is 0 everywhere, so nothing that "
-        "feeds it can learn; the step activation has surrogates"
-    )
-    assert not result.gradients["before"]["kernel"].any() and not result.gradients["gate"]["bias"].any()
-    assert result.gradients["after"]["bias"].any()
-
-
-def test_a_sign_blocks_the_gradient_too():
-    result = evaluate(network(dense("gate", 2, "sign"), dense("after", 1)), INPUTS, None, "mse", TARGETS)
-    assert codes(result) == [("gradient_blocked", "gate", "gradient")]
-    assert "its sign function" in result.warnings[0].message
-
-
-@pytest.mark.parametrize("surrogate", ["straight_through", "clipped", "sigmoid"])
-def test_surrogates_let_the_gradient_pass(surrogate):
-    gate = dense("gate", 4, {"name": "step", "surrogate": surrogate})
-    result = evaluate(network(gate, dense("after", 1)), INPUTS, None, "mse", TARGETS)
-    assert not result.warnings
-    assert result.gradients["gate"]["kernel"].any()
-
-
-@pytest.mark.parametrize("name", [each.name for each in activations if each.name not in ("step", "sign")])
-def test_no_other_activation_warns(name):
-    result = evaluate(network(dense("a", 3, name), dense("b", 1)), INPUTS, None, "mse", TARGETS)
-    assert not result.warnings
-
-
-@pytest.mark.parametrize("name", [each.name for each in losses])
-def test_no_loss_warns(name):
-    declaration = losses[name]
-    fitting = 1.0 if "hinge" in name else 0.5
-    targets = np.zeros(4, int) if declaration.indices else np.full((4, 3), fitting)
-    activation = "softmax" if declaration.outputs == "distributions" else "sigmoid"
-    for dtype in ("float64", "float32"):
-        result = evaluate(network(dense("a", 3, activation)), INPUTS, None, name, targets, dtype=dtype)
-        assert not result.warnings and result.finite
-
-
-@pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
-def test_targets_a_loss_is_not_made_for_are_told(name, target):
-    activation = "softmax" if losses[name].outputs == "distributions" else "sigmoid"
-    result = evaluate(network(dense("a", 2, activation)), INPUTS, None, name, np.full((4, 2), target))
-    assert codes(result) == [("unusual_targets", "a", "targets")]
-
-
-def test_outputs_that_are_no_probabilities_are_told():
-    parameters = {"a": {"kernel": [[0.0], [0.0]], "bias": [1.5]}}
-    result = evaluate(network(dense("a", 1)), INPUTS, parameters, "bce", np.ones((4, 1)))
-    assert not result.finite
-    assert ("no_probabilities", "a", "output") in codes(result)
-
-
-@pytest.mark.parametrize(
-    ("loss", "outputs", "targets", "words"),
-    [
-        ("bce", [[1.5]], [[1.0]], "not all between 0 and 1, so binary_crossentropy of them means nothing; end with "
-         "sigmoid, or set from_logits"),
-        ("bce", [[-0.5]], [[1.0]], "not all between 0 and 1"),
-        ("cce", [[2.0, 1.0]], [[1.0, 0.0]], "not all between 0 and 1, so categorical_crossentropy of them means "
-         "nothing; end with softmax, or set from_logits"),
-        ("scce", [[2.0, 1.0]], [0], "not all between 0 and 1"),
-        ("scce", [[0.75, 0.75]], [0], "no distributions over classes (a row sums to 1.5, not to 1)"),
-        ("cce", [[0.5, 0.5], [0.5, 0.25]], [[1.0, 0.0]] * 2, "(a row sums to 0.75, not to 1)"),
-        ("kl_divergence", [[0.75, 0.75]], [[1.0, 0.0]], "(a row sums to 1.5, not to 1), so kl_divergence of them means "
-         "nothing; end with softmax"),
-    ],
-)  # fmt: skip
-def test_outputs_that_are_no_probabilities_are_told_whether_the_loss_is_finite_or_not(loss, outputs, targets, words):
-    result = evaluate(network(layer("a", "activation", activation="linear")), outputs, {}, loss, targets)
-    (warning,) = [each for each in result.warnings if each.code == "no_probabilities"]
-    assert (warning.layer, warning.quantity) == ("a", "output")
-    assert words in warning.message and warning.message.startswith("the outputs of layer 'a' are ")
-    assert "from_logits" in warning.message or loss == "kl_divergence"
-
-
-def test_rates_that_are_negative_are_told():
-    linear = network(layer("a", "activation", activation="linear"))
-    result = evaluate(linear, [[-0.5], [2.0]], {}, "poisson", [[1.0], [1.0]])
-    assert codes(result)[0] == ("no_rates", "a", "output")
-    assert not evaluate(linear, [[-0.5]], {}, {"name": "poisson", "log_input": True}, [[1.0]]).warnings
-    assert not evaluate(linear, [[0.0]], {}, "poisson", [[1.0]]).warnings
-
-
-def test_rows_of_sigmoids_are_no_distributions():
-    result = evaluate(network(dense("a", 3, "sigmoid")), INPUTS, None, "cce", np.eye(3)[[0, 1, 2, 0]])
-    assert codes(result) == [("no_probabilities", "a", "output")]
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("classes", [2, 10, 1000, 20_000])
-@pytest.mark.parametrize("loss", ["cce", "kl_divergence"])
-def test_rounding_makes_no_distribution_suspect(loss, classes, dtype):
-    """Shares that went through another layer, so that nothing but their numbers is known."""
-    rng = np.random.default_rng(classes)
-    shares = np.exp(rng.normal(0.0, 4.0, (5, classes)))
-    shares /= shares.sum(-1, keepdims=True)
-    definition = network(dense("a", classes, "softmax"), layer("same", "reshape", target_shape=(classes,)))
-    parameters = {"a": {"kernel": np.zeros((2, classes)), "bias": rng.normal(0.0, 4.0, classes)}}
-    found = evaluate(definition, INPUTS, parameters, loss, shares[:4], dtype=dtype)
-    assert not found.warnings
-    typed = evaluate(network(layer("a", "activation", activation="linear")), shares, {}, loss, shares, dtype=dtype)
-    assert not typed.warnings
-
-
-def test_label_smoothing_makes_no_distribution_suspect():
-    loss = {"name": "cce", "label_smoothing": 0.1}
-    assert not evaluate(network(dense("a", 3, "softmax")), INPUTS, None, loss, np.eye(3)[[0, 1, 2, 0]]).warnings
-
-
-@pytest.mark.parametrize("loss", ["cce", "scce"])
-def test_class_weights_whose_mean_others_take_otherwise_are_told(loss):
-    classes = np.array([0, 1, 1, 0])
-    targets = classes if loss == "scce" else np.eye(2)[classes]
-    definition = network(dense("a", 2, "softmax"))
-
-    def told(weights, **details):
-        result = evaluate(definition, INPUTS, None, {"name": loss, "class_weights": weights}, targets, **details)
-        return [each for each in result.warnings if each.code == "normalize_weights"]
-
-    (warning,) = told((1.0, 2.0))
-    assert (warning.layer, warning.quantity) == ("a", "loss")
-    assert warning.message == (
-        "the class_weights of layer 'a' sum to 6 over 4 targets, and the mean divides by how many there are, as "
-        "Keras's does; PyTorch's of class indices divides by the sum of their weights: set normalize_weights to true "
-        "for that, or to false to keep this"
-    )
-    assert not told((0.5, 1.5))
-    for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "sum"}):
-        assert not told((1.0, 2.0), **details)
-
-
-def test_class_weights_of_distributions_are_summed_by_no_framework():
-    loss = {"name": "cce", "class_weights": (1.0, 2.0)}
-    assert not evaluate(network(dense("a", 2, "softmax")), INPUTS, None, loss, np.full((4, 2), 0.5)).warnings
-
-
-@pytest.mark.parametrize(
-    ("weights", "told"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
-)
-def test_sample_weights_whose_mean_others_take_otherwise_are_told(weights, told):
-    definition = network(dense("a", 1))
-    result = evaluate(definition, INPUTS, None, "mse", TARGETS, weights)
-    assert codes(result) == [("normalize_weights", None, "loss")] * told
-    for details in ({"normalize_weights": True}, {"normalize_weights": False}, {"reduction": "none"}):
-        if any(weights):
-            assert not evaluate(definition, INPUTS, None, "mse", TARGETS, weights, **details).warnings
-
-
-def test_logits_farther_apart_than_the_largest_number():
-    definition = network(layer("a", "activation", activation="softmax"))
-    right = evaluate(definition, [[1e308, -1e308]], {}, "scce", [0], include=("input_gradients",))
-    assert right.loss == 0.0 and right.finite and not right.warnings
-    assert right.input_gradients["input"].tolist() == [[0.0, 0.0]]
-    wrong = evaluate(definition, [[1e308, -1e308]], {}, "scce", [1], include=("input_gradients",))
-    assert wrong.loss == np.inf and not wrong.finite
-    assert wrong.input_gradients["input"].tolist() == [[1.0, -1.0]]
-    (warning,) = [each for each in wrong.warnings if each.code == "non_finite"]
-    assert "is the first value that is not finite (infinite)" in warning.message
+# --- numbers ---------------------------------------------------------------------------------------
 
 
 def test_norms_of_large_and_tiny_numbers():
@@ -709,138 +540,12 @@ def test_norms_of_large_and_tiny_numbers():
         assert result.layers[0].norms["delta"] == pytest.approx(scale, rel=1e-15)
 
 
-def test_a_norm_that_is_too_large_for_a_number_is_named():
-    linear = network(dense("a", 2, use_bias=False))
-    parameters = {"a": {"kernel": [[0.0, 0.0]]}}
-    result = evaluate(linear, [[1.5e308]], parameters, "mae", [[1.0, 1.0]], weights=[2.0], normalize_weights=False)
-    assert result.gradients["a"]["kernel"].tolist() == [[-1.5e308, -1.5e308]]
-    assert np.isinf(result.gradient_norm) and not result.finite
-    assert codes(result) == [("non_finite", None, "norm")]
-
-
 def test_layers_that_compute_the_same_have_deltas_of_their_own():
     both = network(dense("a", 2), dense("b", 2, inputs=["input"], shares="a"), layer("s", "add", inputs=["a", "b"]))
     result = evaluate(both, INPUTS, None, "mse", np.ones((4, 2)), include=("layers",))
     a, b, s = result.layers
     np.testing.assert_array_equal(a.delta, s.delta)
     np.testing.assert_array_equal(b.delta, s.delta)
-
-
-def test_parameters_that_do_not_matter_are_named():
-    definition = network(dense("used", 1), dense("idle", 2, inputs=["input"]), outputs=["used"])
-    result = evaluate(definition, INPUTS, None, "mse", TARGETS, include=("layers", "per_sample"))
-    assert codes(result) == [("disconnected", "idle", "gradient")] * 2
-    assert [each.message for each in result.warnings] == [
-        f"{name} of layer 'idle' does not influence the loss; its gradient is 0" for name in ("kernel", "bias")
-    ]
-    assert not result.gradients["idle"]["kernel"].any()
-    assert not result.layers[1].delta.any()
-    assert result.per_sample_gradients["idle"]["kernel"].shape == (4, 2, 2)
-    assert not result.per_sample_gradients["idle"]["kernel"].any()
-
-
-def test_idle_layers_that_are_not_trained_are_no_cause_to_warn():
-    definition = network(dense("used", 1), dense("idle", 2, inputs=["input"], trainable=False), outputs=["used"])
-    assert not evaluate(definition, INPUTS, None, "mse", TARGETS).warnings
-
-
-def test_probabilities_taken_as_logits_are_doubtful():
-    loss = {"name": "bce", "from_logits": True}
-    result = evaluate(network(dense("out", 1, "sigmoid")), INPUTS, None, loss, TARGETS)
-    assert codes(result) == [("probabilities_as_logits", "out", "loss")]
-    assert not evaluate(network(dense("out", 1)), INPUTS, None, loss, TARGETS).warnings
-
-
-# --- values that are not finite -----------------------------------------------------------------
-
-
-def first_place(definition, inputs, parameters, loss=None, targets=None, **details):
-    result = evaluate(definition, inputs, parameters, loss, targets, **details)
-    assert not result.finite
-    (warning,) = [each for each in result.warnings if each.code == "non_finite"]
-    return warning
-
-
-def test_the_first_layer_that_overflows_is_named():
-    definition = network(dense("a", 1), dense("b", 1, "exponential"), dense("c", 1, "tanh"))
-    one = {"kernel": [[1.0]], "bias": [0.0]}
-    warning = first_place(definition, [[1000.0]], {"a": one, "b": one, "c": one}, include=("layers",))
-    assert (warning.layer, warning.quantity) == ("b", "output")
-    assert warning.message == (
-        "the output of layer 'b' is the first value that is not finite (infinite); "
-        "non-finite values are null in JSON lists"
-    )
-
-
-def test_a_pre_activation_that_overflows_is_named():
-    parameters = {"a": {"kernel": [[1e300]]}, "b": {"kernel": [[1.0]], "bias": [0.0]}}
-    definition = network(dense("a", 1, "tanh", use_bias=False), dense("b", 1, "tanh"))
-    warning = first_place(definition, [[1e300]], parameters, include=("layers",))
-    assert (warning.layer, warning.quantity) == ("a", "pre_activation")
-
-
-def test_a_loss_that_overflows_is_named():
-    parameters = {"a": {"kernel": [[1.0]], "bias": [0.0]}}
-    warning = first_place(network(dense("a", 1)), [[1e200]], parameters, "mse", [[0.0]])
-    assert (warning.layer, warning.quantity) == (None, "loss")
-    assert warning.message.startswith("the loss is the first value that is not finite (infinite)")
-
-
-def test_a_gradient_that_overflows_is_named():
-    # The loss is finite; 1e200 times 1e200 in the gradient of the kernel is not.
-    parameters = {"a": {"kernel": [[1e-200]], "bias": [0.0]}, "b": {"kernel": [[1e200]], "bias": [0.0]}}
-    warning = first_place(network(dense("a", 1), dense("b", 1)), [[1e200]], parameters, "mae", [[0.0]])
-    assert (warning.layer, warning.quantity) == ("a", "gradient")
-    assert warning.message.startswith("the gradient of layer 'a'")
-
-
-def test_what_is_not_a_number_is_told_from_what_is_infinite():
-    weights = np.array([1.0, -1.0])
-    data = {"weights": weights, "normalize_weights": True}
-    warning = first_place(network(dense("a", 1)), [[1.0], [1.0]], None, "mse", [[0.0], [0.0]], **data)
-    assert warning.quantity == "loss" and "not a number" in warning.message
-
-
-def test_parameters_drawn_too_large_are_not_finite():
-    definition = network(dense("a", 2, kernel_initializer={"name": "uniform", "minimum": -1e308, "maximum": 1e308}))
-    warning = first_place(definition, np.ones((1, 2)), None)
-    assert warning.layer == "a"
-
-
-# --- targets and weights at run time ------------------------------------------------------------
-
-
-def refused(*arguments, **details):
-    with pytest.raises(InvalidRequest) as caught:
-        evaluate(*arguments, **details)
-    return list(caught.value.faults)
-
-
-@pytest.mark.parametrize(("index", "shown"), [(3, "3"), (-1, "-1"), (0.5, "0.5")])
-def test_an_index_that_is_no_class_is_refused(index, shown):
-    definition = network(dense("out", 3))
-    (fault,) = refused(definition, INPUTS, None, "scce", np.array([0.0, 1.0, index, 2.0]))
-    assert fault == Fault(("targets", "out", 2), f"takes a class index from 0 to 2, got {shown}")
-
-
-def test_an_index_of_one_of_several_outputs_is_named():
-    definition = network(dense("a", 3), dense("b", 2, inputs=["input"]), outputs=["a", "b"])
-    targets = {"a": np.array([0, 1, 2, 0]), "b": np.array([0, 1, 2, 0])}
-    (fault,) = refused(definition, INPUTS, None, "scce", targets)
-    assert fault.path == ("targets", "b", 2)
-
-
-def test_sample_weights_come_one_per_sample():
-    evaluation = compiled(XOR, INPUTS, "mse", targets=TARGETS, weights=WEIGHTS)
-    with pytest.raises(InvalidRequest) as caught:
-        run(evaluation, INPUTS, PARAMETERS, TARGETS, WEIGHTS[:2])
-    assert caught.value.faults == (Fault(("sample_weights",), "has shape [2]; it takes [4], one per sample"),)
-
-
-def test_parameters_are_checked_at_every_run():
-    evaluation = compiled(XOR, INPUTS)
-    with pytest.raises(InvalidRequest, match="bias of layer 'out' is missing"):
-        run(evaluation, INPUTS, {**PARAMETERS, "out": {"kernel": PARAMETERS["out"]["kernel"]}})
 
 
 # --- limits, deadlines, threads, caching --------------------------------------------------------

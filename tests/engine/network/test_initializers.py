@@ -119,7 +119,7 @@ def test_float32_parameters_are_rounded_float64_ones():
     np.testing.assert_array_equal(single["a"]["kernel"], double["a"]["kernel"].astype("float32"))
 
 
-def test_what_comes_later_changes_no_earlier_parameter():
+def test_later_layers_change_no_earlier_parameter():
     short = initialized(network(dense("a", 4)))
     longer = initialized(network(dense("a", 4), layer("drop", "dropout", rate=0.5), dense("b", 2)))
     np.testing.assert_array_equal(short["a"]["kernel"], longer["a"]["kernel"])

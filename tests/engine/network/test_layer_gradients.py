@@ -1,6 +1,6 @@
-"""Every type of layer: its gradients against differences of its loss, with its defaults and with each option changed.
+"""Gradients of every type of layer, compared with differences of its loss, with defaults and each option changed.
 
-A new layer is checked as soon as it is declared; `layer_examples.py` finds the networks.
+A new layer is checked as soon as it is declared, since `layer_examples.py` finds the networks.
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ from tests.engine.network.layer_examples import SAMPLES, base, variations
 
 STEP = 1e-3
 ROUNDINGS = 64.0
-"""So many roundings of its size may be in a loss."""
+"""The rounding error of a loss, in roundings of its size."""
 SHARPNESS = 1e-8
-"""Differences with two sizes of step have to agree as well as this, as a share of the loss: they do beside no kink."""
+"""Differences with two sizes of step have to agree up to this share of the loss. They do unless a kink is near."""
 PLACES = 6
-"""So many places are tried for one without a kink beside it."""
+"""The number of points that are tried to find one without a kink nearby."""
 MODES = pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 EVERY_LAYER = pytest.mark.parametrize("declaration", list(layers), ids=lambda declaration: declaration.name)
 
 
 class Compiled:
-    """An example with a loss, and places at which to look at it: random parameters, inputs and targets."""
+    """An example with a loss, and points at which it is evaluated: random parameters, inputs and targets."""
 
     def __init__(self, example, training, dtype="float64"):
         self.example, definition = example, example.definition
@@ -46,7 +46,7 @@ class Compiled:
         )
 
     def place(self, seed):
-        """Statistics, of which some have to be positive, stay as they start."""
+        """Return a random point. Statistics keep their initial values, since some have to be positive."""
         rng = np.random.default_rng(seed)
         parameters = {
             name: rng.standard_normal(array.shape) if name in self.learned else array
@@ -67,7 +67,7 @@ class Compiled:
         return {**result.gradients.get("it", {}), **(result.input_gradients or {})}
 
     def slope(self, place, name, direction):
-        """The loss's slope along a direction by differences, how far it may be off, and the size of the losses."""
+        """Return the slope of the loss along a direction, by differences, its error bound, and the size of losses."""
         losses = {by: float(self.run(place, name, by * STEP * direction).loss) for by in (-4, -2, -1, 1, 2, 4)}
         near, middle, far = (losses[by] - losses[-by] for by in (1, 2, 4))
         fine, coarse = (8.0 * near - middle) / (12.0 * STEP), (8.0 * middle - far) / (24.0 * STEP)
@@ -76,7 +76,7 @@ class Compiled:
 
 
 def check(example, training):
-    """Whether the loss is a number; then also compare the gradient of each parameter and input along a direction."""
+    """Compare the gradients of parameters and inputs along a direction. Return whether the loss is a number."""
     network = Compiled(example, training)
     places = [network.place(0)]
     results = [network.run(places[0])]
@@ -107,7 +107,7 @@ def test_gradients_agree_with_differences(declaration, training):
 
 @MODES
 @EVERY_LAYER
-def test_gradients_agree_with_differences_whatever_an_option_is_set_to(declaration, training):
+def test_gradients_agree_with_differences_for_any_option(declaration, training):
     for option, examples in variations(declaration):
         checked = [check(example, training) for example in examples]
         assert any(checked), f"no value of {option!r} but the default could be tried; see layer_examples.py"
@@ -149,7 +149,7 @@ def test_float32_stays_float32(declaration, training):
 
 @pytest.fixture
 def declare():
-    """Declares a layer for the time of a test."""
+    """Return a function that declares a layer for the time of a test."""
     before = dict(layers._by_name), dict(layers._aliases)
 
     def declared(build, *options):
@@ -161,7 +161,7 @@ def declare():
 
 
 def highway(layer, x, spoil=lambda carry: carry):
-    """Srivastava et al. 2015, arXiv:1505.00387: a gate of each feature mixes a transformed input with the input."""
+    """Mix a transformed input with the input, by a gate for each feature (Srivastava et al. 2015, arXiv:1505.00387)."""
     features = x.shape[-1]
     kernel, gate = (layer.parameter(name, (features, features), reason=layer.source) for name in ("kernel", "gate"))
     carry = spoil(sigmoid(x @ gate))

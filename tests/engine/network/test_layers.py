@@ -1,6 +1,6 @@
-"""Layers as a caller meets them: shapes, samples on their own, random numbers, state, and what is refused.
+"""Layers: shapes, independence of samples, random numbers, state, and refusals.
 
-That their numbers are right is the matter of test_layers_against_pytorch.py.
+test_layers_against_pytorch.py tests their numbers.
 """
 
 import math
@@ -26,7 +26,7 @@ def definition_of(record):
 
 
 def read(*described, **network):
-    """A definition as a request describes it."""
+    """Read a definition in the form of a request."""
     return NetworkField().deserialize({"layers": list(described), **network})
 
 
@@ -91,7 +91,7 @@ def test_deltas_have_the_shape_of_what_they_belong_to(record):
 
 
 def by_hand(image, kernel, strides, dilations, padding):
-    """A convolution of one image with loops: every product is written out."""
+    """Convolve one image with plain loops."""
     (kh, kw, _, filters), (height, width, _) = kernel.shape, image.shape
     extents = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilations, strict=True)]
     if padding == "same":
@@ -116,7 +116,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 @given(st.tuples(st.integers(1, 7), st.integers(1, 7)), st.integers(1, 2), pairs, pairs, pairs, st.booleans())
 @random_examples(max_examples=150)
-def test_a_convolution_is_what_its_loops_say_or_is_refused(size, channels, window, strides, dilations, same):
+def test_a_convolution_equals_plain_loops_or_is_refused(size, channels, window, strides, dilations, same):
     padding = "same" if same else "valid"
     definition = read(
         {
@@ -170,7 +170,7 @@ def test_a_transposed_convolution_is_the_transpose_of_a_convolution(size, window
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["valid", "same"]), st.booleans())
 @random_examples(max_examples=80)
-def test_pooling_looks_at_the_windows_it_should(steps, pool, stride, padding, largest):
+def test_pooling_takes_the_right_windows(steps, pool, stride, padding, largest):
     sequence = np.random.default_rng(steps).standard_normal((2, steps, 2))
     kind = "max_pooling1d" if largest else "average_pooling1d"
     definition = read({"type": kind, "name": "p", "pool_size": pool, "strides": stride, "padding": padding})
@@ -213,7 +213,7 @@ def test_layers_that_keep_the_shape_keep_it(shape, data):
 # --- random numbers -----------------------------------------------------------------------------
 
 
-def test_gaussian_noise_is_what_it_says_and_follows_from_the_seed():
+def test_gaussian_noise_has_its_deviation_and_follows_from_the_seed():
     definition = network(layer("n", "gaussian_noise", stddev=0.5))
     inputs = np.full((40, 500), 3.0)
     noisy = evaluate(definition, inputs, training=True).outputs["n"]
@@ -301,7 +301,7 @@ def test_state_sent_back_is_what_inference_uses():
 # --- several inputs -----------------------------------------------------------------------------
 
 
-def test_inputs_are_named_and_go_where_they_are_named():
+def test_inputs_go_to_the_layers_that_name_them():
     definition = network(
         dense("left", 2, inputs=["a"], use_bias=False),
         dense("right", 2, inputs=["b"], use_bias=False),
@@ -443,7 +443,7 @@ IMAGES, SEQUENCES, ROWS = np.zeros((2, 6, 6, 2)), np.zeros((2, 4, 3)), np.zeros(
         ({"type": "dot", "axes": 3, "inputs": ["input"] * 2}, SEQUENCES, "axes", "axis 3 is none of 1 to 2"),
     ],
 )
-def test_what_cannot_work_is_said_at_its_place(described, inputs, option, detail):
+def test_refusals_name_the_option_at_fault(described, inputs, option, detail):
     definition = read(described)
     if detail is None:
         assert evaluate(definition, inputs).finite
@@ -471,7 +471,7 @@ def test_the_smallest_of_several_embeddings_bounds_the_indices():
     assert detail == "takes an index for layer 'f' from 0 to 2, got 3"
 
 
-def test_indices_and_numbers_do_not_mix():
+def test_layers_for_indices_and_layers_for_numbers_share_no_input():
     both = read(EMBEDDING, {"type": "dense", "units": 1, "inputs": ["input"]})
     assert refusals(both, np.zeros((1, 2))) == [
         (
@@ -523,7 +523,7 @@ NORMALISING = [
 
 
 def normalised(described, x, dtype="float64"):
-    """Outputs and input gradients of a layer in training, against targets of another sign."""
+    """Return outputs and input gradients of a layer in training, with targets of the opposite sign."""
     definition = read({**described, "name": "it"})
     targets = -np.sign(np.asarray(x))
     result = evaluate(
@@ -534,8 +534,8 @@ def normalised(described, x, dtype="float64"):
 
 @pytest.mark.parametrize("power", [600, 1000, -600, -1000])
 @pytest.mark.parametrize("described", NORMALISING, ids=str)
-def test_what_is_normalised_may_have_any_size(described, power):
-    """Without epsilon the size of the inputs does not matter, and gradients shrink as it grows."""
+def test_inputs_of_any_size_are_normalised(described, power):
+    """Without epsilon, outputs do not depend on the size of the inputs, and gradients shrink as it grows."""
     x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
     scale = 2.0**power
     outputs, gradients, _ = normalised(described | {"epsilon": 0.0}, x)
@@ -569,7 +569,7 @@ def test_one_to_four_are_normalised_at_any_size(name, dtype, size):
     assert result.finite
 
 
-def test_a_running_variance_that_is_too_large_is_told_and_the_outputs_are_right():
+def test_a_running_variance_that_is_too_large_is_reported_and_the_outputs_are_right():
     outputs, _, result = normalised({"type": "batch_normalization"}, [[1e200], [3e200]])
     np.testing.assert_allclose(outputs, [[-1.0], [1.0]], rtol=1e-15)
     assert not result.finite and np.isinf(result.state["it"]["moving_variance"]).all()

@@ -1,9 +1,8 @@
-"""Every type of layer against answers of PyTorch, recorded by scripts/record_pytorch_layers.py.
+"""Every type of layer, compared with answers of PyTorch, recorded by scripts/record_pytorch_layers.py.
 
-A record holds a layer as a request would: its options are validated by the schemas, then the
-layer becomes a graph that is differentiated twice, planned and run. In float64 both agree to rtol
-1e-12, beside what cancels: a sum of numbers of size s may be wrong by some units in the last place
-of s.
+A record holds a layer in the form of a request. The schemas validate its options, then the layer
+becomes a graph that is differentiated twice, planned and run. In float64 both agree to rtol 1e-12,
+except for cancellation: a sum of numbers of size s may be wrong by some units in the last place of s.
 """
 
 import json
@@ -31,7 +30,7 @@ DTYPES = [("float64", EXACT), ("float32", SINGLE)]
 RECORDS = [record for path in sorted(DATA.glob("layers_*.json")) for record in json.loads(path.read_text())["layers"]]
 NETWORKS = json.loads((DATA / "layer_networks.json").read_text())["networks"]
 NOT_IN_NUMBERS = ("_initializer", "_regularizer", "dropout")
-"""Endings of options that start parameters, are recorded elsewhere, or draw random numbers."""
+"""Endings of options that set initial values, are recorded elsewhere, or draw random numbers."""
 
 
 def title(record):
@@ -46,7 +45,7 @@ def assert_close(actual, expected, tolerance, message=""):
 
 
 def assert_all_close(actual, expected, tolerance, message=""):
-    """Arrays by name. What one of them should have of 0 may be left over from larger numbers in another."""
+    """Assert that arrays, by name, are close. Rounding of larger numbers in one may leave another near 0, not at 0."""
     assert set(actual) == set(expected), message
     relative, absolute = tolerance
     wanted = {name: np.asarray(array, np.float64) for name, array in expected.items()}
@@ -58,7 +57,7 @@ def assert_all_close(actual, expected, tolerance, message=""):
 
 
 class Built:
-    """A recorded layer in the graph: its outputs, their gradients, and the derivative of these along a direction."""
+    """A recorded layer in the graph: its outputs, their gradients, and the derivatives of these along a direction."""
 
     def __init__(self, record, dtype):
         names = [f"x{position}" for position in range(len(record["inputs"]))]
@@ -87,11 +86,11 @@ class Built:
         return dense_gradients(differentiate(output, self.targets, cotangent).nodes, self.targets)
 
     def of_targets(self, tree):
-        """Recorded arrays, the parameters' by name and the inputs' in order, as arrays of the targets."""
+        """Return recorded arrays, of parameters by name and of inputs in order, as arrays of the targets."""
         return [*(tree["parameters"][name] for name in self.trained), *(x for x in tree["inputs"] if x is not None)]
 
     def by_name(self, arrays):
-        """Arrays of the targets, by what the targets are called."""
+        """Return arrays of the targets by their names."""
         names = [*self.trained, *(f"input {position}" for position in range(len(self.moved)))]
         return dict(zip(names, arrays, strict=True))
 
@@ -189,7 +188,7 @@ def assert_trees_close(actual, expected, tolerance, message):
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("record", NETWORKS, ids=lambda record: record["title"])
 def test_networks(post, record, dtype, tolerance):
-    """A request as it comes: several inputs, outputs, losses, shared parameters, statistics of the batch."""
+    """Whole requests: several inputs, outputs, losses, shared parameters, statistics of the batch."""
     names = record["network"].get("outputs")
     alone = record["network"]["layers"][-1]["name"]
     request = {key: record[key] for key in ("network", "parameters", "inputs", "loss", "training")}

@@ -21,7 +21,7 @@ CLASSES = 4
 
 
 def variants():
-    """Every loss with its defaults, and with each option alone at other values."""
+    """Yield every loss with its defaults, and with each option alone at other values."""
     for declaration in losses:
         required = {option.name: fitting(next(option.accepted())) for option in declaration.options if option.required}
         yield pytest.param(declaration, required, id=declaration.name)
@@ -33,7 +33,7 @@ def variants():
 
 
 def fitting(value):
-    """As the engine has it; a list holds a number for each class."""
+    """Return a value in the form of the engine. A list holds a number for each class."""
     return tuple(np.linspace(value[0] + 0.5, value[0] + 2.0, CLASSES)) if isinstance(value, list) else value
 
 
@@ -41,7 +41,7 @@ VARIANTS = list(variants())
 
 
 def drawn(declaration, shape, rng):
-    """Predictions in the loss's domain and targets that fit it, away from kinks."""
+    """Draw predictions in the domain of a loss, and targets that fit it, away from kinks."""
     low, high = declaration.domain
     predictions = rng.uniform(low + 0.05 * (high - low), high - 0.05 * (high - low), shape)
     if declaration.indices:
@@ -83,7 +83,7 @@ def test_gradients_agree_with_central_differences(declaration, options, shape):
 
 @pytest.mark.parametrize(("declaration", "options"), VARIANTS)
 def test_a_sample_has_its_own_loss(declaration, options):
-    """What one sample predicts changes no other sample's loss."""
+    """The prediction for one sample changes no loss of another sample."""
     p, t, values = graph_of(declaration, options, (3, CLASSES))
     predictions, targets = drawn(declaration, (3, CLASSES), np.random.default_rng(1))
     whole = interpret([values], {p: predictions, t: targets})[values]
@@ -125,7 +125,7 @@ def test_an_option_is_tried_wherever_its_default_lies(bounds):
 
 
 def loss_of(name, predictions, targets, activation="linear", **options):
-    """Per-sample losses and the gradient of their sum with respect to what the activation takes."""
+    """Return the loss of each sample, and the gradient of their sum with respect to the pre-activation."""
     definition = network(layer("out", "activation", activation=activation))
     result = evaluate(
         definition,
@@ -196,7 +196,7 @@ def test_kinks_and_ends(name, options, prediction, target, value, slope):
     ],
 )
 def test_binary_crossentropy_is_exact_at_any_logit(logit, target, expected):
-    away = -logit if target else logit  # how far on the wrong side; p - t is ±σ of it, without cancelling
+    away = -logit if target else logit  # the distance on the wrong side; p - t is ±σ of it, without cancelling
     slope = (1.0 - 2.0 * target) * (1.0 / (1.0 + math.exp(-away)) if away > -700.0 else 0.0)
     for activation, options in (("sigmoid", {}), ("linear", {"from_logits": True})):
         values, gradient = loss_of("binary_crossentropy", [[logit]], [[target]], activation, **options)

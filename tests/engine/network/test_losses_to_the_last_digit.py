@@ -1,10 +1,11 @@
-"""Every loss over the whole range of float64 and float32, against a second formula with 60 digits.
+"""Every loss over the whole range of float64 and float32, compared with a second formula with 60 digits.
 
-Value, slope and second derivative lie within 8 units in the last place of what is exact for the rounded inputs. Where
-the exact number is too large for a float, the engine says infinity. What differs is listed, with its reason, in
-`CANCELLING`, `INFINITE` and `UNDEFINED`.
+Value, slope and second derivative are within 8 units in the last place of the exact number for the rounded inputs.
+Where the exact number is too large for a float, the engine gives infinity. `CANCELLING`, `INFINITE` and `UNDEFINED`
+list the exceptions, with reasons.
 
-A new loss needs a line in `REFERENCES`: from the predictions and targets of one sample to the terms of its loss.
+A new loss needs a line in `REFERENCES`: a function from the predictions and targets of one sample to the terms of its
+loss.
 """
 
 import itertools
@@ -71,7 +72,7 @@ def huber(p, t, delta):
     near = size.value <= delta
     found = exact(0.5) * size * size if near else exact(delta) * (size - exact(delta / 2.0))
     if abs(size.value - delta) < delta / 2**20:
-        found.second = series.NAN  # where the curvature jumps, errors that round to delta have the mean of both sides
+        found.second = series.NAN  # the curvature jumps: errors that round to delta have the mean of both sides
     return [found]
 
 
@@ -93,7 +94,7 @@ def log_cosh(p, t):
 
 
 def clamped_log(p, complement=None):
-    """ln p with PyTorch's limits; p may be given as 1 less its complement."""
+    """Return ln p with PyTorch's limits. p may be given by its complement 1 - p."""
     least, floor = number(SMALLEST_LOG), number(SMALLEST_PROBABILITY)
     name, argument = ("log", p) if complement is None else ("log1p", -complement)
     value = function_of(name, constant(argument.value)).value
@@ -113,7 +114,7 @@ def binary(p, t, from_logits=False, label_smoothing=0.0, positive_weight=1.0):
 
 
 def logarithms(p, from_logits):
-    """ln p of one row, of probabilities or of logits."""
+    """Return ln p of one row of probabilities or logits."""
     if not from_logits:
         return [clamped_log(x) for x in p]
     best = max(range(len(p)), key=lambda k: p[k].value)
@@ -165,16 +166,16 @@ def cosine(p, t, epsilon=1e-8):
 
 @dataclass(frozen=True)
 class Reference:
-    """The formula of a loss once more, and where it is tried: each of `predictions` with each of `targets`."""
+    """A second formula of a loss, and its arguments: each of `predictions` with each of `targets`."""
 
     terms: Callable[..., list[Series]]
-    """The loss of a sample is their sum. Takes one prediction and its target, or `rows` of them."""
+    """Returns terms whose sum is the loss of a sample, from one prediction and its target, or from `rows` of them."""
     predictions: dict = field(default_factory=lambda: EVERYWHERE)
     targets: tuple = TARGETS
     rows: bool = False
     options: tuple[dict, ...] = ({},)
     logits: tuple[dict, ...] = ()
-    """Options with which predictions lie everywhere."""
+    """Options with which predictions may be any number."""
 
 
 def pairs(values, seconds=None):
@@ -221,13 +222,13 @@ CANCELLING = {
     ("cosine_similarity", "slope"): "along the prediction the slope is 0: what is left of 1 / length less the same",
     ("cosine_similarity", "curvature"): "as the slope, of 1 / length²",
 }
-"""Where a sum vanishes whose terms do not: there 8 units in the last place of the terms are allowed."""
+"""Losses that may be a small sum of larger terms. Their error may be 8 units in the last place of the terms."""
 INFINITE = "of logits farther apart than the largest number, the logarithm of a share that counts is infinite"
 """The one place where the loss may be representable and the engine says infinity: soft targets, or label smoothing."""
 UNDEFINED = {
     "poisson": "with epsilon 0 the slope at p = 0 and t = 0 is 1 - 0 / 0: it is not finite, and the answer says so",
 }
-"""Where the exact number exists and the engine has none, at predictions and targets of 0."""
+"""Losses that have an exact number, but none in the engine, at predictions and targets of 0."""
 PARTS = ("value", "slope", "curvature")
 
 
@@ -250,7 +251,7 @@ def test_every_loss_has_a_second_formula(declaration):
 
 
 def computed(name, options, predictions, targets, dtype):
-    """Value, slope and second derivative of each sample's loss with respect to its first prediction."""
+    """Compute value, slope and second derivative of the loss of each sample, with respect to its first prediction."""
     selection = losses.select(name, **options)
     graph = Graph(dtype)
     p = graph.input("p", predictions.shape)
@@ -266,7 +267,7 @@ def computed(name, options, predictions, targets, dtype):
 
 
 def expected(reference, options, prediction, target):
-    """The terms of one sample's loss, whose first prediction moves."""
+    """Return the exact terms of the loss of one sample, as a function of its first prediction."""
     with mp.workdps(60):
         if not reference.rows:
             return reference.terms(Series(number(prediction[0]), ONE), exact(target[0]), **options)
@@ -276,7 +277,7 @@ def expected(reference, options, prediction, target):
 
 
 def sizes_of_terms(name, prediction, numbers, part):
-    """What the last places of a sum that may cancel are those of."""
+    """Return the size of the terms of a sum that may cancel, which bounds its error."""
     if name == "cosine_similarity":
         length = max(mp.sqrt(mp.fsum(number(x) ** 2 for x in prediction)), number(1e-8))
         return (1 + PARTS.index(part)) * length ** -PARTS.index(part)

@@ -1,4 +1,4 @@
-"""From a definition to a model: what is refused and how it is said, orders, shapes."""
+"""Models of definitions: the order of layers, shared parameters, shapes, and refusals."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, check
 from service.engine.network.definition import INPUT
 from service.engine.network.model import assemble
-from tests.engine.network.building import compiled, dense, evaluate, layer, network
+from tests.engine.network.building import dense, evaluate, layer, network
 
 
 def built(definition, shape=(4, 3), **details):
@@ -32,19 +32,19 @@ def only_fault(*parts, shape=(4, 3), **details):
 # --- names --------------------------------------------------------------------------------------
 
 
-def test_an_unknown_input_is_named_with_what_there_is():
+def test_an_unknown_input_is_refused_with_the_known_names():
     assert only_fault(dense("a", 2), dense("b", 2, inputs=["c"])) == Fault(
         ("network", "layers", 1, "inputs", 0), "no layer is called 'c'", ("input", "a", "b")
     )
 
 
-def test_an_unknown_output_is_named_with_what_there_is():
+def test_an_unknown_output_is_refused_with_the_known_names():
     assert only_fault(dense("a", 2), dense("b", 2), outputs=["a", "z"]) == Fault(
         ("network", "outputs", 1), "no layer is called 'z'", ("a", "b")
     )
 
 
-def test_everything_wrong_with_names_is_told_at_once():
+def test_all_faults_of_names_are_reported_at_once():
     found = faults(network(dense("a", 2, inputs=["x"]), dense("b", 2, shares="y"), outputs=["z"]))
     assert [fault.path for fault in found] == [
         ("network", "layers", 0, "inputs", 0),
@@ -194,7 +194,7 @@ def test_concatenated_shapes_must_agree_elsewhere():
 
 
 @pytest.mark.parametrize("axis", [0, 2, -2, 7])
-def test_concatenation_along_an_axis_that_is_none(axis):
+def test_concatenation_along_an_axis_that_does_not_exist(axis):
     fault = only_fault(dense("a", 2), layer("m", "concatenate", inputs=["a", "input"], axis=axis))
     assert fault == Fault(("network", "layers", 1, "axis"), f"axis {axis} is none of 1 to 1 (or -1 to -1)")
 
@@ -234,73 +234,6 @@ def test_a_reshape_works_out_one_axis():
 def test_a_layer_whose_input_failed_is_not_blamed():
     found = faults(network(layer("m", "add"), dense("a", 2), layer("n", "multiply")))
     assert [fault.path[2] for fault in found] == [0, 2]
-
-
-# --- reasons for shapes -------------------------------------------------------------------------
-
-
-def refused_parameters(definition, parameters, inputs=(4, 3)):
-    evaluation = compiled(definition, np.zeros(inputs))
-    return evaluation.parameters.faults(parameters)
-
-
-@pytest.mark.parametrize(
-    ("first", "inputs", "reason"),
-    [
-        (dense("a", 1), 1, "because layer 'a' has 1 unit"),
-        (dense("a", 5), 5, "because layer 'a' has 5 units"),
-        (layer("a", "activation", activation="tanh"), 3, "because layer 'a' gives 3 values"),
-        (layer("a", "reshape", target_shape=[1, 3]), 3, "because layer 'a' gives shape [1, 3]"),
-    ],
-)
-def test_a_wrong_kernel_is_told_why_its_shape_is_what_it_is(first, inputs, reason):
-    wrong = {"b": {"kernel": np.zeros((7, 2)), "bias": np.zeros(2)}}
-    (detail,) = [
-        fault.detail for fault in refused_parameters(network(first, dense("b", 2)), wrong) if "b" in fault.path
-    ]
-    assert detail == f"kernel of layer 'b' has shape [7, 2]; it takes [{inputs}, 2] {reason}"
-
-
-def test_the_inputs_are_the_reason_of_the_first_kernel():
-    (fault,) = refused_parameters(network(dense("a", 2)), {"a": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}})
-    assert fault == Fault(
-        ("parameters", "a", "kernel"),
-        "kernel of layer 'a' has shape [2, 2]; it takes [3, 2] because the inputs have 3 features",
-    )
-    (fault,) = refused_parameters(
-        network(dense("a", 2)), {"a": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}, inputs=(4, 5, 1)
-    )
-    assert fault.detail.endswith("because the inputs have shape [5, 1]")
-
-
-def test_every_fault_of_the_parameters_is_told_at_once():
-    definition = network(dense("a", 2), layer("f", "flatten"), dense("c", 2, shares="a"), dense("d", 2))
-    found = refused_parameters(
-        definition,
-        {
-            "a": {"kernel": np.zeros((3, 2)), "weights": np.zeros(3)},
-            "c": {"kernel": np.zeros((2, 2))},
-            "f": {"kernel": np.zeros(1)},
-            "z": {},
-        },
-        inputs=(4, 2),
-    )
-    assert [(fault.path, fault.detail) for fault in found] == [
-        (
-            ("parameters", "a", "weights"),
-            "layer 'a' has no parameter 'weights'; it has 'kernel', 'bias'; did you mean 'kernel'?",
-        ),
-        (("parameters", "c"), "layer 'c' uses the parameters of layer 'a'; send none for it"),
-        (("parameters", "f"), "layer 'f' has no parameters"),
-        (("parameters", "z"), "no layer is called 'z'; layers with parameters: 'a', 'd'"),
-        (
-            ("parameters", "a", "kernel"),
-            "kernel of layer 'a' has shape [3, 2]; it takes [2, 2] because the inputs have 2 features",
-        ),
-        (("parameters", "a", "bias"), "bias of layer 'a' is missing; it has shape [2]"),
-        (("parameters", "d"), "kernel of layer 'd' is missing; it has shape [2, 2]"),
-        (("parameters", "d"), "bias of layer 'd' is missing; it has shape [2]"),
-    ]
 
 
 # --- layers -------------------------------------------------------------------------------------
@@ -376,35 +309,6 @@ def test_nodes_belong_to_their_layers():
     model = built(network(dense("a", 2, "tanh"), dense("b", 1)))
     assert model.layers["a"].output.scope == "a"
     assert model.layers["b"].pre_activation.scope == "b"
-
-
-# --- shapes of inputs ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shape", "wanted", "detail"),
-    [
-        (
-            (3,),
-            None,
-            "inputs have shape [3]; they take one row per sample: [samples, features]; "
-            "write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one",
-        ),
-        (
-            (2, 3),
-            (2,),
-            "inputs have shape [2, 3]; they take [samples, 2] because input_shape is [2]; they are "
-            "transposed: a sample is a row",
-        ),
-        ((0, 3), None, "inputs have shape [0, 3]; at least one value is needed"),
-        ((4, 3), (2,), "inputs have shape [4, 3]; they take [samples, 2] because input_shape is [2]"),
-        ((4, 3), (3, 1), "inputs have shape [4, 3]; they take [samples, 3, 1] because input_shape is [3, 1]"),
-    ],
-)
-def test_inputs_that_do_not_fit(shape, wanted, detail):
-    with pytest.raises(InvalidRequest) as caught:
-        compiled(network(dense("a", 2), input_shape=wanted), np.zeros(shape))
-    assert caught.value.faults == (Fault(("inputs", INPUT), detail),)
 
 
 def test_the_message_of_a_refusal_is_all_its_details():

@@ -1,4 +1,4 @@
-"""Regularizers: the slope of every penalty against differences, with each option changed."""
+"""Regularizers: the slope of every penalty, compared with differences, with each option changed."""
 
 import numpy as np
 import pytest

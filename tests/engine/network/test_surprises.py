@@ -1,4 +1,4 @@
-"""Warnings that say why nothing will be learned, and silence where something will."""
+"""Warnings that a network cannot learn, and silence where it can."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
 
 
 def warnings(*layers, inputs=XOR, targets=TARGETS, loss="mean_squared_error", parameters=None, **details):
-    """Codes of the warnings, with the layers that they are about."""
+    """Return the codes of the warnings, with their layers."""
     result = evaluate(network(*layers), inputs, parameters, loss, targets, **details)
     return {(each.code, each.layer) for each in result.warnings}
 
@@ -62,7 +62,7 @@ def test_a_loss_over_one_class_learns_no_two_classes():
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hard_sigmoid", "hard_tanh", "hard_silu"])
-def test_units_that_are_off_for_every_sample_are_told(activation):
+def test_units_that_are_off_for_every_sample_are_reported(activation):
     parameters = arrays(h={"kernel": [[1, 2], [0.5, 1]], "bias": [-20, 0.5]}, o={"kernel": [[1], [2]], "bias": [0]})
     assert warnings(dense("h", 2, activation), dense("o", 1), parameters=parameters) >= {("dead_units", "h")}
 
@@ -73,7 +73,7 @@ def test_activations_without_a_flat_part_have_no_units_that_are_off(activation):
     assert warnings(dense("h", 2, activation), dense("o", 1), parameters=parameters) == set()
 
 
-def test_units_that_are_off_are_told_of_the_layer_with_the_weights():
+def test_dead_units_are_reported_for_the_layer_with_the_weights():
     parameters = arrays(h={"kernel": [[-1, 2], [-2, 1]]}, o={"kernel": [[1], [2]], "bias": [0]})
     without_bias = dense("h", 2, use_bias=False)
     after = layer("a", "activation", activation="relu")
@@ -85,14 +85,14 @@ def test_units_that_some_sample_turns_on_are_not_off():
 
 
 def test_a_gradient_of_0_is_no_unit_that_is_off():
-    """The outputs are right, so every gradient is 0; and nothing goes on from the second unit."""
+    """The outputs are right, so every gradient is 0. The weights out of the second unit are 0 as well."""
     parameters = HEALTHY | arrays(o={"kernel": [[1], [0], [0]], "bias": [0]})
     exact = np.maximum(XOR @ parameters["h"]["kernel"][:, :1] + 0.5, 0.0)
     assert warnings(dense("h", 3, "relu"), dense("o", 1), parameters=parameters, targets=exact) == set()
     assert warnings(dense("h", 3, "relu"), dense("o", 1), parameters=parameters) == set()
 
 
-def test_single_units_that_are_off_for_one_sample_are_nothing_unusual():
+def test_single_units_that_are_off_for_one_sample_give_no_warning():
     parameters = arrays(h={"kernel": [[1, -2], [1, -1]], "bias": [0, 0]}, o={"kernel": [[1], [2]], "bias": [0]})
     one = {"inputs": XOR[3:], "targets": TARGETS[3:], "parameters": parameters}
     assert warnings(dense("h", 2, "relu"), dense("o", 1), **one) == set()
@@ -101,7 +101,7 @@ def test_single_units_that_are_off_for_one_sample_are_nothing_unusual():
 
 
 @pytest.mark.parametrize("initializer", ["zeros", "ones"])
-def test_units_with_equal_weights_in_and_out_are_told(initializer):
+def test_units_with_equal_weights_in_and_out_are_reported(initializer):
     start = {"kernel_initializer": initializer}
     alike = {("symmetric_units", "h")}
     assert warnings(dense("h", 3, "tanh", **start), dense("o", 1, **start)) == alike
@@ -123,7 +123,7 @@ def test_one_difference_is_enough_to_separate_units(place):
     assert warnings(*layers, parameters=parameters) == set()
 
 
-def test_equal_outputs_and_equal_units_before_dropout_are_nothing_unusual():
+def test_equal_outputs_and_equal_units_before_dropout_give_no_warning():
     equal = arrays(h={"kernel": [[1, 1], [2, 2]], "bias": [0, 0]}, o={"kernel": [[1], [1]], "bias": [0]})
     two = np.hstack([TARGETS, TARGETS])
     assert warnings(dense("h", 2, "tanh"), parameters={"h": equal["h"]}, targets=two) == set()

@@ -1,8 +1,8 @@
-"""Optimizers whose steps adapt to the size of each parameter's gradients.
+"""Optimizers that adapt the step of each parameter to the size of its gradients.
 
-What is the same for all parameters (learning rate, corrections of bias) is put together as one plain number before
-arrays are touched: each pass over a large array that is saved counts. So `rate`, one number for each parameter, is
-what its direction counts.
+Rules multiply all factors that are the same for all parameters (learning rate, corrections of bias) into one plain
+number before they touch arrays, because each pass over a large array costs time. An array `rate` is then the factor of
+the direction, one number for each parameter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Flag, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -27,7 +27,6 @@ from service.engine.descent.optimizers.declaration import (
     proper_fraction,
 )
 from service.engine.descent.optimizers.momentum import MOMENTUM
-from service.engine.options import Flag, Number
 
 BETA_1 = proper_fraction("beta_1", 0.9, "how much of the first moment, the mean gradient, is kept")
 BETA_2 = proper_fraction("beta_2", 0.999, "how much of the second moment, the mean of its square, is kept")
@@ -129,7 +128,7 @@ def rmsprop(
     if centered:
         mean = state.mean_gradient
         mean += (1.0 - rho) * (gradient - mean)
-        # Of gradients that no longer change, rounding may leave less than nothing.
+        # Where gradients no longer change, rounding may make this negative.
         spread = np.maximum(spread - mean * mean, 0.0)
     size = np.sqrt(spread + epsilon) if convention == "keras" else np.sqrt(spread) + epsilon
     if not momentum:
@@ -173,7 +172,7 @@ def adadelta(
 
 
 def moments(gradient: Array, state: State, beta_1: float, beta_2: float) -> tuple[Array, Array]:
-    """The moving averages of the gradient and of its square, with this gradient in them."""
+    """Update and return the moving averages of the gradient and of its square."""
     first, second = state.first_moment, state.second_moment
     # These forms take the fewest calls of NumPy, which is what counts for a few numbers.
     first += (1.0 - beta_1) * (gradient - first)

@@ -1,10 +1,10 @@
-"""Rules as a series of articles misprints them: counter-examples, to be seen failing beside the true ones."""
+"""Rules as a series of articles misprints them: counter-examples that fail beside the true rules."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array
 from service.engine.descent.optimizers.adaptive import BETA_1, BETA_2, corrected_moments, moments
 from service.engine.descent.optimizers.declaration import (
     Move,

@@ -1,17 +1,17 @@
-"""What an optimizer is: how a gradient becomes a change of the parameters.
+"""The declaration of an optimizer, which turns a gradient into a change of the parameters.
 
-A **rule** is a function of the gradient and its own state. It works elementwise, so the loop may give it the whole
-flat vector or a part of it, and arrays with further axes in front (one row for each of many runs):
+A **rule** is a function of the gradient and its own state. It works elementwise, so the loop may pass it the whole
+flat vector, a part of it, or arrays with more axes in front (a row for each of many runs):
 
     rule(gradient, state, step, learning_rate, **options) -> Move
 
-A **search** asks the objective for further values before it moves:
+A **search** evaluates the objective at more points before it moves:
 
     search(objective, state, step, learning_rate, **options) -> float
 
-`step` counts from 1. Rules change the arrays of their state in place and leave the gradient alone; numbers are plain
-Python numbers, so that float32 stays float32. Gradients come clipped and with coupled weight decay; decoupled decay
-is done before the rule is asked. Both are the loop's work, and so is ascent instead of descent.
+`step` counts from 1. Rules change the arrays of their state in place, and leave the gradient unchanged. Numbers are
+plain Python numbers, so that float32 stays float32. The loop clips gradients, adds coupled weight decay to them, turns
+descent into ascent, and applies decoupled decay before it calls the rule.
 """
 
 from __future__ import annotations
@@ -21,42 +21,40 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
-from service.engine.options import Choice, Flag, Number, Option
+from service.engine.building import Array, Choice, Declaration, Flag, Number, Option, Registry
 
 PYTORCH = "https://docs.pytorch.org/docs/stable/optim.html"
 KERAS = "https://keras.io/api/optimizers/"
 
 State = SimpleNamespace
-"""What a rule remembers, by name: arrays of the shape of the gradient, and numbers."""
+"""The state of an optimizer, by name: arrays of the shape of the gradient, and numbers."""
 
 
 class Move(NamedTuple):
-    """parameters ← parameters - rate · direction."""
+    """The step of a rule: parameters ← parameters - rate · direction."""
 
     direction: Array
     rate: Array | float
     effective_learning_rate: Array | float | None = None
-    """What a gradient counts at its step, where that is not the rate."""
+    """The factor of the gradient in this step, where that is not the rate."""
 
 
 class LocalObjective(Protocol):
-    """What a search may ask of the objective. A search may move the parameters in place at any time."""
+    """The objective of a search, at the parameters of one step. A search may change these in place at any time."""
 
     parameters: Array
-    """The flat vector that is minimised over."""
+    """The flat vector of parameters."""
     loss: float
-    """At the parameters as they were when the search was called."""
+    """The loss at the parameters as they were when the search was called."""
     gradient: Array
-    """At the same place; the next evaluation overwrites it."""
+    """The gradient at the same point. The next evaluation overwrites it."""
 
     def evaluate(self) -> tuple[float, Array]:
-        """Loss and gradient at the parameters as they are now; the array is overwritten by the next call."""
+        """Return loss and gradient at the present parameters. The next call overwrites the array."""
         ...
 
     def hessian(self) -> Array:
-        """The matrix of second derivatives at the parameters as they are now."""
+        """Return the Hessian at the present parameters."""
         ...
 
 
@@ -74,35 +72,36 @@ def once(**options: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Optimizer(Declaration):
-    """An optimizer: see the module."""
+    """The declaration of an optimizer."""
 
     state: Callable[..., tuple[str, ...]] = no_state
-    """From the options to the names of the state's arrays, which are 0 before the first step."""
+    """`state(**options)` returns the names of the state's arrays, which are 0 before the first step."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """The state's numbers before the first step. Only `advance` and searches change them."""
+    """The numbers of the state before the first step. Only `advance` and searches change them."""
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Between what such a number always lies."""
+    """The lowest and the highest value of such a number."""
     advance: Callable[..., None] | None = None
-    """`advance(state, step, **options)`: called once at each step, before the rule (which may be called for parts)."""
+    """`advance(state, step, **options)`: called once at each step, before the rule, which may be called for parts."""
     shown: Callable[..., Mapping[str, Array]] | None = None
-    """`shown(state, step, **options)`: what follows from the state and helps to understand it, by name."""
+    """`shown(state, step, **options)` returns arrays that follow from the state and explain it, by name."""
     look_ahead: Callable[..., Array] | None = None
-    """`look_ahead(state, **options)`: what is added to the parameters before the gradient is taken."""
+    """`look_ahead(state, **options)` returns the offset from the parameters to the point of the gradient."""
     stable: Callable[..., float] | None = None
-    """`stable(**options)`: on a quadratic the learning rate must stay below this over the largest curvature."""
+    """`stable(**options)`, divided by the largest curvature, bounds the stable learning rates on a quadratic."""
     full_batch: bool = False
-    """It compares gradients of one step with those of another, which makes little sense on different samples."""
+    """The optimizer compares gradients of different steps, which makes little sense on different samples."""
     search: bool = False
     second_order: bool = False
-    """A search that asks for Hessians."""
+    """A search that computes Hessians."""
     histories: tuple[str, ...] = ()
-    """Arrays of a search's state with an axis before that of the parameters, of one length; or there are none."""
+    """Arrays of a search's state with an axis before that of the parameters. Either all exist, with one length, or
+    none."""
     most_rows: Callable[..., int] = nothing
-    """From the options to how long each history may grow."""
+    """`most_rows(**options)` returns the greatest length of a history."""
     most_evaluations: Callable[..., int] = once
-    """From the options to how often one step may evaluate the loss."""
+    """`most_evaluations(**options)` returns the most evaluations of the loss in one step."""
     counter_example: bool = False
-    """A rule as a text misprints it: to be seen failing, not to be used."""
+    """A rule as a text misprints it, to show how it fails."""
 
 
 optimizers: Registry[Optimizer] = Registry("optimizer", "optimizers", Optimizer)
@@ -113,7 +112,7 @@ MAXIMIZE = "maximize"
 CONVENTION = "convention"
 CONVENTIONS = ("pytorch", "keras")
 LOOP_OPTIONS = (WEIGHT_DECAY, DECOUPLED, MAXIMIZE)
-"""Options that the loop obeys, not the rule."""
+"""Options of every rule. The loop obeys them, not the rule."""
 
 
 def learning_rate(default: float) -> Number:
@@ -121,7 +120,7 @@ def learning_rate(default: float) -> Number:
 
 
 def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...]:
-    """The options of weight decay and of ascent, which all rules have."""
+    """Return the options of weight decay and of ascent, which all rules have."""
     return (
         Number(
             name=WEIGHT_DECAY,
@@ -140,7 +139,10 @@ def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...
 
 
 def convention(text: str) -> Choice:
-    """Whose form of the rule is used; `text` says how Keras's differs. Its defaults go to `conventions`."""
+    """Return the option that chooses PyTorch's form of a rule or Keras's. `text` says how Keras's form differs.
+
+    Keras's defaults go to `conventions`.
+    """
     return Choice(
         name=CONVENTION,
         default="pytorch",
@@ -150,7 +152,7 @@ def convention(text: str) -> Choice:
 
 
 def proper_fraction(name: str, default: float, description: str) -> Number:
-    """A number from 0 to below 1."""
+    """Return an option that takes a number from 0 to below 1."""
     return Number(name=name, default=default, minimum=0.0, maximum=1.0, open_maximum=True, description=description)
 
 

@@ -1,11 +1,11 @@
-"""Gradient descent and its momentum."""
+"""Gradient descent, and its forms with momentum."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Flag, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -17,13 +17,12 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.options import Flag, Number
 
 MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how much of the last buffer is kept")
 
 
 def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
-    """Where an eigenvalue of the step on a parabola reaches -1."""
+    """Return the learning rate times the curvature at which an eigenvalue of the step on a parabola reaches -1."""
     if momentum >= 1.0:
         return 0.0  # the buffer only grows
     fresh = 1.0 - dampening
@@ -73,7 +72,7 @@ def sgd(
         return Move(gradient, learning_rate)
     buffer = state.momentum_buffer
     if convention == "keras":
-        # The buffer is the step itself: a schedule leaves what is in it alone.
+        # The buffer holds steps: a schedule does not change those of the past.
         buffer *= momentum
         buffer -= learning_rate * gradient
         return Move(momentum * buffer - learning_rate * gradient if nesterov else buffer, -1.0, learning_rate)
@@ -110,7 +109,7 @@ def _ahead(state: State, momentum: float, **others: Any) -> Array:
 @optimizers.declare(
     "nesterov",
     en="Nesterov's momentum, as textbooks have it: the gradient, that of coupled weight decay included, is taken where "
-    "the velocity leads. Loss is told of the parameters, gradients of the place looked ahead to.",
+    "the velocity leads. The loss is that at the parameters, the gradient that at the point ahead.",
     zh="教科书中的 Nesterov 动量:在速度将到达之处求梯度(耦合权重衰减的梯度也在该处)。损失取自当前参数,梯度取自前瞻点。",
     options=(learning_rate(0.01), proper_fraction("momentum", 0.9, "how much of the last velocity is kept"), *decay()),
     latex=r"v \leftarrow \alpha v - \epsilon \nabla L(\theta + \alpha v),\quad \theta \leftarrow \theta + v",

@@ -1,8 +1,7 @@
-"""Searches: optimizers that look at several places before they move.
+"""Searches: optimizers that evaluate several points before they move.
 
-What a search keeps from one step to the next are numbers, and arrays whose last axis is that of the parameters; the
-history of L-BFGS has one row for each pair. What follows from them is computed anew, so a descent that is resumed goes
-on bit by bit.
+A search keeps numbers from step to step, and arrays whose last axis is that of the parameters. The history of L-BFGS
+has one row for each pair of vectors. All else is computed anew, so a resumed descent gives the same numbers bit by bit.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Choice, Flag, Integer, Number
 from service.engine.descent.optimizers.declaration import PYTORCH, LocalObjective, State, learning_rate, optimizers
-from service.engine.options import LARGEST_EXACT_INTEGER, Choice, Flag, Integer, Number
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 """The constants of Wolfe's conditions, c1 and c2."""
 BACKOFFS = 50
-"""How often a trial that ends where the loss is not finite is halved."""
+"""The most halvings of a trial that ends where the loss is not finite."""
 SMALLEST_PRODUCT = 1e-10
-"""A step and the change of the gradient along it tell of curvature if their product is larger."""
+"""L-BFGS keeps a step and the change of the gradient along it if their inner product is larger than this."""
 LINE_SEARCH_EVALUATIONS = 25
-"""What one line search may need."""
+"""The evaluations that one line search may need."""
 
 
 class _Point(NamedTuple):
-    """A place on a line, and what was found there."""
+    """A point on a line, with its loss, gradient and slope along the line."""
 
     length: float
     loss: float
@@ -41,7 +40,7 @@ class _Point(NamedTuple):
 
 
 class _Line:
-    """The objective along a direction from where the parameters are."""
+    """The objective along a direction, from the present parameters."""
 
     def __init__(self, objective: LocalObjective, direction: Array, loss: float, gradient: Array) -> None:
         self.objective = objective
@@ -60,7 +59,7 @@ class _Line:
         return _Point(length, float(loss), gradient.copy(), float(gradient @ self.direction))
 
     def near(self, length: float, known: _Point) -> _Point:
-        """At `length`, or so close to a point that is known that all is finite; else that point itself."""
+        """Evaluate at `length`, halving the distance to a known point until all is finite. Else return that point."""
         for _ in range(BACKOFFS):
             point = self.at(length)
             if point.finite:
@@ -70,7 +69,7 @@ class _Line:
 
 
 def _cubic_minimum(one: _Point, other: _Point, low: float, high: float) -> float:
-    """Where the cubic through two points with their slopes is lowest (Nocedal & Wright, 3.59), kept within bounds."""
+    """Return where the cubic through two points with slopes is lowest (Nocedal & Wright, 3.59), within bounds."""
     left, right = (one, other) if one.length <= other.length else (other, one)
     width = right.length - left.length
     middle = 0.5 * (low + high)
@@ -97,7 +96,7 @@ def _is_flat(start: _Point, point: _Point) -> bool:
 
 
 def _wolfe_point(line: _Line, length: float, most: int, tolerance: float) -> _Point:
-    """A point that fulfils the strong Wolfe conditions, or the best there is when the evaluations are used up.
+    """Return a point that fulfils the strong Wolfe conditions, or the best point once the evaluations are used up.
 
     Algorithms 3.5 and 3.6 of Nocedal & Wright, with the trials and safeguards of minFunc, which are PyTorch's too.
     """
@@ -116,7 +115,7 @@ def _wolfe_point(line: _Line, length: float, most: int, tolerance: float) -> _Po
 
 
 def _zoom(line: _Line, ends: list[_Point], most: int, tolerance: float) -> _Point:
-    """Narrow an interval that holds a point with the strong Wolfe conditions until such a point is met."""
+    """Narrow an interval that holds a point with the strong Wolfe conditions, until it finds such a point."""
     start = line.start
     size = float(np.abs(line.direction).max())
     lower = 0 if ends[0].loss <= ends[1].loss else 1
@@ -124,7 +123,7 @@ def _zoom(line: _Line, ends: list[_Point], most: int, tolerance: float) -> _Poin
     while line.evaluations <= most and abs(ends[1].length - ends[0].length) * size >= tolerance:
         left, right = sorted(end.length for end in ends)
         length = _cubic_minimum(ends[0], ends[1], left, right)
-        # Two trials in a row that hug an end narrow little: the second is moved into the interval.
+        # Two trials in a row close to an end narrow little: the second moves into the interval.
         margin = 0.1 * (right - left)
         hugs = min(right - length, length - left) < margin
         if hugs and (slow or not left < length < right):
@@ -149,7 +148,7 @@ def _most_evaluations(iterations: int, evaluations: int | None) -> int:
 
 
 def _remember(state: State, gradient: Array, history_size: int) -> None:
-    """Add the last step, and what the gradient changed by along it, to the history."""
+    """Add the last step, and the change of the gradient along it, to the history."""
     step, change = state.length * state.direction, gradient - state.previous_gradient
     if not SMALLEST_PRODUCT < float(step @ change) < math.inf:
         return
@@ -159,13 +158,13 @@ def _remember(state: State, gradient: Array, history_size: int) -> None:
 
 
 def _quasi_newton_direction(state: State, gradient: Array) -> Array:
-    """Minus the approximate inverse of the Hessian times the gradient (Nocedal & Wright, algorithm 7.4)."""
+    """Return minus the approximate inverse Hessian times the gradient (Nocedal & Wright, algorithm 7.4)."""
     direction: Array = -gradient
     if not hasattr(state, "steps"):
         return direction
     rows = zip(state.steps, state.changes, strict=True)
     products = [(step, change, float(step @ change)) for step, change in rows]
-    # All that were remembered pass, but a checkpoint may hold what never was.
+    # `_remember` keeps only such pairs, but a checkpoint may hold others.
     pairs = [pair for pair in products if SMALLEST_PRODUCT < pair[2] < math.inf]
     if not pairs:
         return direction
@@ -316,7 +315,7 @@ def newton(
         curvatures = np.abs(curvatures)
     curvatures += damping
     sizes = np.abs(curvatures)
-    # What rounding alone leaves of a curvature of 0.
+    # Smaller curvatures may be 0 but for rounding.
     curved = sizes > sizes.max() * sizes.size * np.finfo(objective.parameters.dtype).eps
     along = (gradient @ directions)[curved] / curvatures[curved]
     objective.parameters[...] -= learning_rate * (directions[:, curved] @ along)
@@ -351,13 +350,13 @@ def exact_line_search(
 
 
 def _lowest(line: _Line, trial: float, most: int) -> _Point:
-    """Where the slope first turns, as far as doubling the trial does not jump over it; else the lowest place seen."""
+    """Return the first point where the slope is 0, unless doubling the trial jumps over it; else the lowest point."""
     low, ceiling = line.start, math.inf
     while line.evaluations < most and low.length < trial < ceiling:
         now = line.at(trial)
         if now.finite and now.slope >= 0.0:
             found = _root(line, low, now, most)
-            # Doubling may have jumped over a hill. Close to a minimum losses differ by their rounding only.
+            # Doubling may have jumped over a hill. Close to a minimum, losses differ by rounding only.
             rounding = 16.0 * float(np.finfo(line.direction.dtype).eps) * abs(line.start.loss)
             return found if found.loss <= line.start.loss + rounding else low
         if now.finite and now.loss <= low.loss:
@@ -369,7 +368,7 @@ def _lowest(line: _Line, trial: float, most: int) -> _Point:
 
 
 def _root(line: _Line, low: _Point, high: _Point, most: int) -> _Point:
-    """Where the slope is 0 between a point where it is negative and one where it is not (Chandrupatla 1997)."""
+    """Return where the slope is 0, between a point with a negative slope and one without (Chandrupatla 1997)."""
     epsilon = float(np.finfo(line.direction.dtype).eps)
     now, other = high, low
     part = now.slope / (now.slope - other.slope)  # the secant, which is exact where the loss is quadratic
@@ -390,7 +389,7 @@ def _root(line: _Line, low: _Point, high: _Point, most: int) -> _Point:
 
 
 def _inverse_quadratic(now: _Point, other: _Point, third: _Point) -> float:
-    """How far from one point to the other the slope vanishes: interpolated where that can be trusted, else a half."""
+    """Return the part of the way from `now` to `other` where the slope vanishes, by interpolation or else a half."""
     place = (now.length - other.length) / (third.length - other.length)
     height = (now.slope - other.slope) / (third.slope - other.slope)
     if not (height * height < place and (1.0 - height) * (1.0 - height) < 1.0 - place):

@@ -1,10 +1,10 @@
-"""Optimizers that look at the signs of gradients, not at their sizes."""
+"""Optimizers that use the signs of gradients, not their sizes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from service.engine.arrays import Array
+from service.engine.building import Array, Number
 from service.engine.descent.optimizers.declaration import (
     KERAS,
     PYTORCH,
@@ -15,7 +15,6 @@ from service.engine.descent.optimizers.declaration import (
     optimizers,
     proper_fraction,
 )
-from service.engine.options import Number
 
 
 @optimizers.declare(
@@ -93,8 +92,8 @@ def rprop(
     np.multiply(size, step_increase, out=size, where=agreement > 0.0)
     np.multiply(size, step_decrease, out=size, where=turned)
     np.clip(size, minimum_step, maximum_step, out=size)
-    # Where the sign turned, a step was too long: this one is left out, and the next has nothing to turn from.
+    # Where the sign turned, the last step was too long: skip this step, and let the next one not turn again.
     direction[turned] = 0.0
     last[...] = gradient
     last[turned] = 0.0
-    return Move(direction, size.copy())  # what is told of this step must outlast the next
+    return Move(direction, size.copy())  # the record of this step must outlast the next step

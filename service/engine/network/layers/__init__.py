@@ -1,8 +1,8 @@
 """Layer types, each declared once, in the module of its family.
 
 A function takes a `LayerContext` and its input nodes (samples first) and returns a `LayerOutput`.
-It asks the context for parameters and random masks by name, and reads its options from it. What
-cannot work is said with `context.refuse`, naming the option.
+The context holds the options, and makes parameters and random masks by name. The function refuses
+what cannot work with `context.refuse`, and names the option at fault.
 """
 
 from service.engine.network.layers import (

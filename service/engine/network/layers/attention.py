@@ -1,11 +1,21 @@
-"""Attention: every position looks at every other."""
+"""Attention layers: every position of a sequence gets a weighted mean over all positions."""
 
 from __future__ import annotations
 
 import math
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, greater, reshape, softmax, transpose
+from service.engine.building import (
+    Flag,
+    Integer,
+    Integers,
+    Node,
+    Number,
+    broadcast,
+    greater,
+    reshape,
+    softmax,
+    transpose,
+)
 from service.engine.network.layers.declaration import (
     KERAS,
     USE_BIAS,
@@ -15,10 +25,9 @@ from service.engine.network.layers.declaration import (
     layers,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
 
 HIDDEN = -1e9
-"""Added to the score of what must not be seen; its share is then exactly 0."""
+"""A score this low gives a share of exactly 0. It is added to the scores of masked positions."""
 
 
 @layers.declare(
@@ -108,7 +117,7 @@ def multi_head_attention(
 
 
 def _heads(layer: LayerContext, name: str, x: Node, heads: int, size: int) -> Node:
-    """x projected for each head: `(samples, heads, positions, size)`."""
+    """Project x for each head: `(samples, heads, positions, size)`."""
     samples, positions, features = x.shape
     kernel = layer.parameter(
         f"{name}_kernel",
@@ -131,7 +140,7 @@ def _bias(layer: LayerContext, name: str, shape: tuple[int, ...]) -> Node:
 
 
 def _later(scores: Node) -> Node:
-    """1 where a key's position comes after the query's, in the shape of the scores."""
+    """Return 1 where the position of a key comes after that of the query, else 0, in the shape of the scores."""
     _, _, queries, keys = scores.shape
     graph = scores.graph
     rows = broadcast(reshape(graph.vector(tuple(map(float, range(queries)))), (queries, 1)), scores.shape)

@@ -1,6 +1,6 @@
-"""Convolutions, by gathering windows and one matrix product (see `graph/operations/sliding.py`).
+"""Convolutions: gathered windows and one matrix product (see `graph/operations/sliding.py`).
 
-Everything is computed with the channels last; `channels_first` only turns the axes around it.
+All computation has the channels last. `channels_first` transposes the input before it and the output after it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import Sliding, broadcast, overlap_add, reshape, transpose, windows
+from service.engine.building import (
+    Choice,
+    Integer,
+    Integers,
+    Node,
+    Option,
+    Shape,
+    Sliding,
+    broadcast,
+    overlap_add,
+    reshape,
+    transpose,
+    windows,
+)
 from service.engine.network.layers.declaration import (
     ACTIVATION,
     DATA_FORMAT,
@@ -24,7 +36,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     sizes,
 )
-from service.engine.options import Choice, Integer, Integers, Option
 
 FILTERS = Integer(name="filters", minimum=1, description="number of output channels")
 GROUPS = Integer(
@@ -61,7 +72,7 @@ def _sliding_options(axes: int, *paddings: str) -> tuple[Option, ...]:
 
 
 def to_channels_last(layer: LayerContext, x: Node, spatial: int) -> Node:
-    """x with samples, `spatial` axes and channels in this order; refuses another number of axes."""
+    """Return x with the axes samples, `spatial` axes, channels. Refuse another number of axes."""
     layer.need_axes(x, AXES[layer.options["data_format"], spatial])
     if layer.options["data_format"] == "channels_last":
         return x
@@ -69,7 +80,7 @@ def to_channels_last(layer: LayerContext, x: Node, spatial: int) -> Node:
 
 
 def to_data_format(layer: LayerContext, x: Node) -> Node:
-    """The way back from channels last."""
+    """Return x, whose channels are last, in the data format of the layer."""
     if layer.options["data_format"] == "channels_last":
         return x
     last = len(x.shape) - 1
@@ -77,7 +88,7 @@ def to_data_format(layer: LayerContext, x: Node) -> Node:
 
 
 def pads(kind: str, length: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros before and after an axis, as TensorFlow counts them."""
+    """Return the count of zeros before and after an axis, as TensorFlow counts them."""
     extent = (size - 1) * dilation + 1
     if kind == "causal":
         return (extent - 1, 0)
@@ -90,7 +101,7 @@ def pads(kind: str, length: int, size: int, stride: int, dilation: int) -> tuple
 def sliding_over(
     layer: LayerContext, lengths: Sequence[int], window: Sequence[int], strides: Sequence[int], option: str
 ) -> Sliding:
-    """How the window of a layer slides over axes 2, 3, … of these lengths; refuses a window that does not fit."""
+    """Return how the window of a layer slides over axes 2, 3, … of these lengths. Refuse a window that does not fit."""
     kind = layer.options["padding"]
     dilations = layer.options.get("dilation_rate", (1,) * len(lengths))
     padding = tuple(
@@ -110,7 +121,7 @@ def sliding_over(
 
 
 def _convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
-    """x `(n, *s, c)` with a kernel `(groups, elements of a window × channels of a group, outputs of a group)`."""
+    """Convolve x `(n, *s, c)`. The kernel is `(groups, window × channels of a group, outputs of a group)`."""
     samples, *spatial, channels = x.shape
     outputs = kernel.shape[2]
     options = layer.options
@@ -132,7 +143,7 @@ def _convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
 
 
 def _finish(layer: LayerContext, z: Node) -> LayerOutput:
-    """Bias and activation of what has its channels last."""
+    """Add the bias and apply the activation to z, whose channels are last."""
     channels = z.shape[-1]
     if layer.options["use_bias"]:
         bias = layer.parameter("bias", (channels,), reason=f"the layer has {in_words(channels, 'output channel')}")
@@ -275,7 +286,7 @@ def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 def _transposed_lengths(layer: LayerContext, spatial: Sequence[int]) -> tuple[Shape, tuple[tuple[int, int], ...]]:
-    """The output's lengths, and what is cut off before and after each axis."""
+    """Return the lengths of the output, and the counts that are cut off before and after each axis."""
     options = layer.options
     added = options["output_padding"] or (None,) * len(spatial)
     lengths, padding = [], []

@@ -1,10 +1,8 @@
-"""Layers with weights for every feature: dense and its relatives."""
+"""Dense layers and their relatives, which have weights for every feature."""
 
 from __future__ import annotations
 
-from service.engine.building import Reference
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, gather_rows, largest, reshape
+from service.engine.building import Integer, Integers, Node, Reference, broadcast, gather_rows, largest, reshape
 from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers
 from service.engine.network.layers.declaration import (
@@ -20,7 +18,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Integer, Integers
 
 
 @layers.declare(

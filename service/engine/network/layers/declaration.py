@@ -1,4 +1,4 @@
-"""What a layer type says of itself, and what it may ask for while it is built."""
+"""The declaration of a layer type, and the context in which a layer is built."""
 
 from __future__ import annotations
 
@@ -7,32 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
-from service.engine.arrays import Array
-from service.engine.building import Reference
-from service.engine.declarations import Declaration, Registry, Selection
+from service.engine.building import (
+    Array,
+    Choice,
+    Declaration,
+    Flag,
+    Integers,
+    Node,
+    Reference,
+    Registry,
+    Selection,
+    Shape,
+)
 from service.engine.errors import Path
-from service.engine.graph.ir import Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.regularizers import Regularizer, regularizers
-from service.engine.options import Choice, Flag, Integers
 
 ANY_NUMBER = 10**9
-"""As many inputs as a caller likes."""
+"""The most inputs of a layer that takes any number of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer(Declaration):
+    """The declaration of a layer type."""
+
     takes: tuple[int, int] = (1, 1)
     """The fewest and the most inputs."""
     takes_indices: bool = False
-    """Its input holds integers, so it comes straight from the inputs of the network."""
+    """The input holds integers, so it is an input of the network."""
     couples_samples: bool = False
-    """In training, what it gives for a sample depends on the others."""
+    """In training, the output for a sample depends on the other samples."""
     recurrent: bool = False
-    """Reads a sequence step by step; `bidirectional` takes such layers."""
+    """The layer reads a sequence step by step. `bidirectional` takes such layers."""
     parameters: Mapping[str, str] | None = None
-    """What the parameters are called and their shapes in words, for the catalogue."""
+    """The names of the parameters and their shapes in words, for the catalogue."""
 
 
 layers: Registry[Layer] = Registry("layer", "layers", Layer)
@@ -42,7 +51,7 @@ KERAS = "https://keras.io/api/layers/"
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What a layer computes: z, a, and by which activation a came from z."""
+    """The output a of a layer, its pre-activation z, and the activation that leads from z to a."""
 
     output: Node
     pre_activation: Node
@@ -50,7 +59,7 @@ class LayerOutput:
 
 
 class LayerError(Exception):
-    """A layer cannot be built as asked; `path` leads to the option at fault, or is empty."""
+    """Raised where a layer cannot be built. `path` leads to the option at fault, or is empty."""
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(detail)
@@ -58,7 +67,7 @@ class LayerError(Exception):
 
 
 class Builder(Protocol):
-    """What surrounds a layer: it owns parameters, random numbers and state."""
+    """The network around a layer. It owns parameters, random numbers and state."""
 
     def parameter(
         self,
@@ -83,18 +92,18 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What a layer may ask for while it is built."""
+    """The options of a layer, and the means to make its parameters, random numbers and state."""
 
     name: str
     options: Mapping[str, Any]
     training: bool
     frozen: bool
-    """Its parameters are not trained."""
+    """True if the parameters of the layer are not trained."""
     source: str
-    """Why the inputs have their shape, as the end of a sentence."""
+    """The reason for the shape of the inputs, as the end of a sentence."""
     builder: Builder
     prefix: str = ""
-    """Before the names of parameters, for a layer inside another."""
+    """The prefix of the names of parameters, for a layer inside another."""
 
     def parameter(
         self,
@@ -107,10 +116,9 @@ class LayerContext:
         also: tuple[Shape, ...] = (),
         reason: str = "",
     ) -> Node:
-        """A trainable array of this layer, with the options `<name>_initializer` and `<name>_regularizer` by default.
+        """Make a trainable array of this layer, by default with the options `<name>_initializer`, `<name>_regularizer`.
 
-        `also` lists other shapes a caller may send instead; `reason` ends the sentence that
-        refuses a wrong shape.
+        `also` lists other shapes that a caller may send. `reason` ends the sentence that refuses a wrong shape.
         """
         size = math.prod(shape)
         return self.builder.parameter(
@@ -125,29 +133,29 @@ class LayerContext:
         )
 
     def statistic(self, name: str, shape: Shape, reason: str = "") -> Node:
-        """An array that is no parameter of the loss but is carried along, such as a running mean."""
+        """Make an array that is not differentiated but carried along, such as a running mean."""
         start = self.options[f"{name}_initializer"]
         array = self.builder.parameter(self.prefix + name, shape, start, None, (1, 1), (), reason, False)
         return self.builder.state(self.prefix + name) or array
 
     def update(self, name: str, value: Node) -> None:
-        """The statistic's new value, which the answer carries."""
+        """Set the new value of a statistic, which the answer holds."""
         self.builder.update(self.prefix + name, value)
 
     def couple_samples(self) -> None:
-        """Say that what this layer gives for a sample depends on the other samples too."""
+        """Declare that the output for a sample depends on the other samples."""
         self.builder.couple_samples()
 
     def dropout_mask(self, shape: Shape, rate: float) -> Node:
-        """Random zeros with probability `rate`, elsewhere 1 / (1 - rate), drawn anew for every run from its seed."""
+        """Draw zeros with probability `rate`, elsewhere 1 / (1 - rate). Each run draws anew, from its seed."""
         return self.builder.noise(shape, lambda generator: (generator.random(shape) >= rate) * (1.0 / (1.0 - rate)))
 
     def normal_noise(self, shape: Shape, deviation: float) -> Node:
-        """Normal random numbers around 0."""
+        """Draw normal random numbers with mean 0."""
         return self.builder.noise(shape, lambda generator: generator.standard_normal(shape) * deviation)
 
     def activate(self, z: Node, activation: Selection[Activation] | None = None) -> LayerOutput:
-        """The layer's output from its pre-activation, by the option `activation` unless another is given."""
+        """Apply `activation`, by default the option of that name, to the pre-activation z."""
         chosen: Selection[Activation] = activation or self.options["activation"]
         slopes = [
             self.parameter(
@@ -162,7 +170,7 @@ class LayerContext:
         return LayerOutput(chosen.declaration.build(z, *slopes, **chosen.options), z, chosen)
 
     def build(self, option: str, *inputs: Node, prefix: str = "", **changes: Any) -> LayerOutput:
-        """The output of the layer that an option holds, with some of its own options changed."""
+        """Build the layer that an option holds, with some of its options changed."""
         selection: Selection[Layer] = self.options[option]
         inner = replace(self, options={**selection.options, **changes}, prefix=self.prefix + prefix)
         try:
@@ -175,14 +183,14 @@ class LayerContext:
         raise LayerError(() if option is None else (option,), detail)
 
     def axis_of(self, x: Node, axis: int, option: str) -> int:
-        """An axis of the samples of x, counted from the front; refuses the samples' own axis and what is none."""
+        """Return an axis of a sample of x, counted from the front. Refuse axis 0, that of the samples, and no axis."""
         rank = len(x.shape)
         if not (1 <= axis < rank or 1 - rank <= axis <= -1):
             self.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", option)
         return axis % rank
 
     def need_axes(self, x: Node, axes: str) -> None:
-        """Refuse an input whose samples have other axes than those described, such as `height, width, channels`."""
+        """Refuse samples with another number of axes than `axes` names, such as `height, width, channels`."""
         wanted = axes.count(",") + 1
         if len(x.shape) - 1 != wanted:
             count = "1 axis" if wanted == 1 else f"{wanted} axes"
@@ -190,7 +198,7 @@ class LayerContext:
 
 
 def same(node: Node) -> LayerOutput:
-    """The output of a layer without a pre-activation of its own."""
+    """Return the output of a layer that has no pre-activation of its own."""
     return LayerOutput(node, node)
 
 
@@ -222,7 +230,7 @@ def regularizer(of: str) -> Reference:
 
 
 def kernel_and_bias() -> tuple[Reference, ...]:
-    """The initializers and regularizers of a layer with a kernel and a bias."""
+    """Return the options for initializers and regularizers of a kernel and a bias."""
     return (
         initializer("kernel", "glorot_uniform"),
         initializer("bias", "zeros"),
@@ -232,12 +240,12 @@ def kernel_and_bias() -> tuple[Reference, ...]:
 
 
 def sizes(name: str, length: int, description: str, **details: Any) -> Integers:
-    """A positive integer for each of `length` axes, or one for all."""
+    """Return an option that takes a positive integer for each of `length` axes, or one for all."""
     return Integers(name=name, length=length, description=description, **details)
 
 
 def in_words(count: int, thing: str) -> str:
-    """`1 unit`, `2 units`."""
+    """Return a count with its thing: `1 unit`, `2 units`."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 

@@ -1,13 +1,12 @@
-"""Layers that bring several inputs together."""
+"""Layers that merge several inputs."""
 
 from __future__ import annotations
 
 import math
 from functools import reduce
 
+from service.engine.building import Flag, Integer, Integers, Node, broadcast, reshape, root_mean_square, transpose
 from service.engine.graph import operations
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, reshape, root_mean_square, transpose
 from service.engine.network.layers.declaration import (
     ANY_NUMBER,
     KERAS,
@@ -17,7 +16,6 @@ from service.engine.network.layers.declaration import (
     need_equal_shapes,
     same,
 )
-from service.engine.options import Flag, Integer, Integers
 
 SEVERAL = (2, ANY_NUMBER)
 
@@ -166,9 +164,9 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
 
 
 def _to_unit_scale(x: Node, axis: int) -> Node:
-    """x divided by its length along one axis, times the root of their number: the length may be too large for a float.
+    """Divide x by its root mean square along one axis: its Euclidean length may be too large for a float.
 
-    Lengths below 1e-7 count as that, as in Keras.
+    Lengths below 1e-7 count as 1e-7, as in Keras.
     """
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
     divisors = operations.maximum(root_mean_square(x, [axis]), 1e-7 / math.sqrt(x.shape[axis]))

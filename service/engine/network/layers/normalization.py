@@ -1,11 +1,23 @@
-"""Layers that bring values to a common scale."""
+"""Normalization layers, which bring values to a common scale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, mean_over, reshape, root_mean_square, sqrt, square
+from service.engine.building import (
+    Flag,
+    Integer,
+    Integers,
+    Node,
+    Number,
+    Shape,
+    broadcast,
+    mean_over,
+    reshape,
+    root_mean_square,
+    sqrt,
+    square,
+)
 from service.engine.network.layers.declaration import (
     KERAS,
     LayerContext,
@@ -15,7 +27,6 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
 
 CENTER = Flag(name="center", default=True, description="whether beta is added")
 SCALE = Flag(name="scale", default=True, description="whether gamma is a factor")
@@ -42,7 +53,7 @@ def _epsilon(default: float) -> Number:
 
 
 def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
-    """Axes counted from the front; refuses what is no axis of a sample."""
+    """Return axes counted from the front. Refuse what is no axis of a sample."""
     axes = [layer.axis_of(x, axis, "axis") for axis in given]
     if not axes or len(set(axes)) < len(axes):
         layer.refuse(f"at least one axis must be named, and each once, got {list(given)}", "axis")
@@ -50,28 +61,28 @@ def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
 
 
 def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
-    """Values of the axes in `kept`, repeated along all others of `shape`."""
+    """Broadcast values, which have the axes in `kept`, along all other axes of `shape`."""
     return broadcast(reshape(values, tuple(n if axis in kept else 1 for axis, n in enumerate(shape))), shape)
 
 
 def _rest(x: Node, axes: Sequence[int]) -> list[int]:
-    """The other axes."""
+    """Return the axes of x that are not in `axes`."""
     return [axis for axis in range(len(x.shape)) if axis not in axes]
 
 
 def _centred(x: Node, axes: Sequence[int]) -> tuple[Node, Node]:
-    """The mean over some axes, and x without it."""
+    """Return the mean over some axes, and x minus this mean."""
     mean = mean_over(x, axes)
     return mean, x - _spread(mean, _rest(x, axes), x.shape)
 
 
 def _to_unit_scale(x: Node, axes: Sequence[int], epsilon: float) -> Node:
-    """x divided by the root of its mean square over some axes plus epsilon. Squares may overflow, the answer not."""
+    """Divide x by the root of its mean square over some axes plus epsilon, without overflow of the squares."""
     return x / _spread(root_mean_square(x, axes, epsilon), _rest(x, axes), x.shape)
 
 
 def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
-    """Gamma and beta, one of each for every place along `axes`."""
+    """Multiply by gamma and add beta. Each has a number for every place along `axes`."""
     shape = tuple(x.shape[axis] for axis in axes)
     if layer.options["scale"]:
         x = x * _spread(layer.parameter("gamma", shape, reason=layer.source), axes, x.shape)

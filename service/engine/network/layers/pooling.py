@@ -1,15 +1,25 @@
-"""Layers that summarise what a window covers, channel by channel."""
+"""Pooling layers, which summarise the values in a window, channel by channel."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import Sliding, broadcast, largest, mean_over, reshape, sum_over, windows
+from service.engine.building import (
+    Choice,
+    Flag,
+    Node,
+    Option,
+    Sliding,
+    broadcast,
+    largest,
+    mean_over,
+    reshape,
+    sum_over,
+    windows,
+)
 from service.engine.network.layers.convolution import sliding_over, to_channels_last, to_data_format
 from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, sizes
-from service.engine.options import Choice, Flag, Option
 
 PADDING = Choice(
     name="padding",
@@ -61,7 +71,7 @@ def _mean_of(gathered: Node, sliding: Sliding) -> Node:
 
 
 def _counts(pooled: Node, sliding: Sliding) -> Node:
-    """For each place, how many values its window holds, those of the padding left out."""
+    """Count the values in the window of each place, without the padding."""
     first, last = sliding.axes[0], sliding.axes[-1]
     places = pooled.shape[first : last + 1]
     counts = None

@@ -1,8 +1,8 @@
 """Recurrent layers, unrolled: every step becomes operations of the graph.
 
-The products with the inputs are one matrix product for all steps; a step itself is one product
-with the recurrent kernel and elementwise work on its gates. A sequence of known length needs no
-loop at run time, and differentiates and vectorizes like anything else.
+One matrix product serves the inputs of all steps. A step itself is one product with the recurrent
+kernel, and elementwise work on its gates. A sequence of known length needs no loop at run time, and
+is differentiated and vectorized like any other graph.
 """
 
 from __future__ import annotations
@@ -11,11 +11,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.building import Reference
-from service.engine.declarations import Selection
-from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
+from service.engine.building import (
+    Array,
+    Flag,
+    Integer,
+    Node,
+    Number,
+    Option,
+    Reference,
+    Selection,
+    Shape,
+    broadcast,
+    concatenate,
+    reshape,
+    slice_axis,
+    transpose,
+)
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers.declaration import (
@@ -29,12 +40,11 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Number, Option
 
 State = tuple[Node, ...]
-"""What one step hands to the next, the output first."""
-Step = Callable[[Node, "State | None"], State]
-"""`(the inputs' share of the gates, state)` to the next state; no state: all zeros."""
+"""The nodes that one step passes to the next, the output first."""
+Recurrence = Callable[[Node, "State | None"], State]
+"""One step: from the product of its inputs with the kernel, and the state (None: all zeros), to the next state."""
 
 
 def _rate(name: str, of: str) -> Number:
@@ -81,7 +91,7 @@ def _apply(layer: LayerContext, option: str, z: Node) -> Node:
 
 
 def _gates(layer: LayerContext, z: Node, units: int) -> list[Node]:
-    """The activated gates that lie side by side in z; one call for all of them where that gives the same."""
+    """Activate the gates that lie side by side in z, with one call for all gates where that gives the same."""
     count = z.shape[1] // units
     if layer.options["recurrent_activation"].declaration.acts_on == "element":
         return _split(_apply(layer, "recurrent_activation", z), units)
@@ -93,13 +103,13 @@ def _split(z: Node, units: int) -> list[Node]:
 
 
 def _order(matrix: Node, units: int, order: Sequence[int]) -> Node:
-    """The columns of a matrix in blocks of `units`, in another order."""
+    """Return the columns of a matrix, in blocks of `units`, in another order."""
     blocks = _split(matrix, units)
     return concatenate([blocks[k] for k in order], 1)
 
 
 def _initial(layer: LayerContext, states: Sequence[Node], samples: int, count: int) -> State | None:
-    """The initial state that further inputs give, or None."""
+    """Return the initial state, which further inputs give, or None without them."""
     units = layer.options["units"]
     if states and len(states) != count:
         expected = in_words(count, "initial state")
@@ -114,7 +124,7 @@ def _initial(layer: LayerContext, states: Sequence[Node], samples: int, count: i
 
 
 def _unroll(
-    layer: LayerContext, x: Node, initial: State | None, kernel: Node, bias: Node | None, step: Step
+    layer: LayerContext, x: Node, initial: State | None, kernel: Node, bias: Node | None, step: Recurrence
 ) -> LayerOutput:
     """Run `step` over a sequence `(n, t, features)`; one product with the kernel serves all steps."""
     samples, length, features = x.shape
@@ -135,7 +145,7 @@ def _unroll(
 
 
 def _prepare(layer: LayerContext, x: Node, gates: int) -> tuple[Node, Node, Node, Callable[[Node], Node]]:
-    """The inputs after dropout, both kernels, and the dropout of the state."""
+    """Return the inputs after dropout, both kernels, and a function that applies dropout to the state."""
     layer.need_axes(x, "steps, features")
     samples, _, features = x.shape
     units = layer.options["units"]

@@ -1,11 +1,9 @@
-"""Layers that are random in training and do nothing otherwise."""
+"""Layers that are random in training, and do nothing otherwise."""
 
 from __future__ import annotations
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast
+from service.engine.building import Node, Number, broadcast
 from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, same
-from service.engine.options import Number
 
 RATE = Number(name="rate", minimum=0.0, maximum=1.0, open_maximum=True, description="share of values that are zeroed")
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, concatenate, pad, reshape, slice_axis, transpose
+from service.engine.building import (
+    Choice,
+    Integer,
+    Integers,
+    Node,
+    broadcast,
+    concatenate,
+    pad,
+    reshape,
+    slice_axis,
+    transpose,
+)
 from service.engine.network.layers.declaration import (
     DATA_FORMAT,
     KERAS,
@@ -15,10 +25,9 @@ from service.engine.network.layers.declaration import (
     same,
     sizes,
 )
-from service.engine.options import Choice, Integer, Integers
 
 LARGEST_FACTOR = 256
-"""Of bilinear interpolation, which computes the places between two pixels one by one."""
+"""The largest factor of bilinear interpolation, which computes the places between two pixels one by one."""
 
 
 @layers.declare(
@@ -140,7 +149,7 @@ def up_sampling2d(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 def image_axes(layer: LayerContext) -> str:
-    """What the axes of an image are called."""
+    """Return the names of the axes of an image, for `need_axes`."""
     return "height, width, channels" if layer.options["data_format"] == "channels_last" else "channels, height, width"
 
 
@@ -155,7 +164,7 @@ def _repeat(x: Node, axis: int, factor: int) -> Node:
 
 
 def _interpolate(x: Node, axis: int, factor: int) -> Node:
-    """Bilinear along one axis, half-pixel centres; beyond the outermost centres the edge is repeated."""
+    """Interpolate linearly along one axis, with half-pixel centres. Beyond the outermost centres the edge repeats."""
     count = x.shape[axis]
     padded = concatenate(
         [slice_axis(x, axis, 0, 1), x, slice_axis(x, axis, count - 1, count)],

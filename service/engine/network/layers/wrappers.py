@@ -1,13 +1,9 @@
-"""Layers that hold another layer."""
+"""Layers that wrap another layer."""
 
 from __future__ import annotations
 
-from service.engine.building import Reference
-from service.engine.declarations import Selection
-from service.engine.graph.ir import Node
-from service.engine.graph.operations import concatenate, reshape, slice_axis
+from service.engine.building import Choice, Node, Reference, Selection, concatenate, reshape, slice_axis
 from service.engine.network.layers.declaration import KERAS, Layer, LayerContext, LayerOutput, layers, same
-from service.engine.options import Choice
 
 
 @layers.declare(
@@ -91,5 +87,5 @@ def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 def _reversed(x: Node) -> Node:
-    """A sequence with its steps in the opposite order."""
+    """Return a sequence with its steps in the opposite order."""
     return concatenate([slice_axis(x, 1, step, step + 1) for step in reversed(range(x.shape[1]))], 1)
