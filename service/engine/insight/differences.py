@@ -118,7 +118,7 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float, st
 
 
 def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool]:
-    """Return whether an operation takes another branch within each step; steps below the largest clean one are clean."""
+    """Return whether an operation takes another branch within each step; steps below a clean one are clean."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
     for step in sorted(steps if base else (), reverse=True):

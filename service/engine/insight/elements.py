@@ -35,8 +35,7 @@ Element = tuple[int, int]
 MOST_TERMS = 20_000
 """Names in a formula."""
 MOST_WORK = 200_000
-"""Most names in all formulas that are read, including those that are too long to stand inside others: a second's work.
-"""
+"""Most names in all formulas that are read, including those too long to stand inside others: a second's work."""
 LONGEST_INSIDE = 24
 """Names in a formula that is written into another one; a longer one is a value of its own."""
 DEEPEST_INSIDE = 30
@@ -349,7 +348,7 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """Return the formula of an element, in terms of elements that have names, are long, or are used more than once."""
+        """Return the formula of an element, in terms of elements with names, long ones, and those used more than once."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)
@@ -387,7 +386,7 @@ class Elements:
             self._work, self._most_work = before
 
     def term(self, node: Node, place: int) -> NumberFormula:
-        """Return an element as a part of a formula: its name, or its own formula if that is short and used only once."""
+        """Return an element as a part of a formula: its name, or its own formula if that is short and used once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)

@@ -268,7 +268,7 @@ _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 
 
 def expression(formula: NumberFormula, name: Callable[[Key], str]) -> str:
-    """Write a formula for programs: Python's arithmetic, functions by the names of operations, all digits of constants."""
+    """Write a formula for programs: Python's arithmetic, functions named as operations, all digits of constants."""
     return _written(formula, name)[0]
 
 

@@ -113,7 +113,7 @@ class Krylov:
         return rest
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors in the basis as columns."""
+        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors as columns."""
         beside = self.beside[: self.size - 1]
         values, columns = np.linalg.eigh(np.diag(self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         return values, np.abs(self.beside[-1] * columns[-1]), columns

@@ -1,4 +1,4 @@
-"""What the tasks have in common that compile a network twice: in the precision of the request, and in float64."""
+"""The base of tasks that compile a network twice: in the precision of the request, and in float64."""
 
 from __future__ import annotations
 
