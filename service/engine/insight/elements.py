@@ -348,7 +348,7 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """Return the formula of an element, in terms of elements with names, long ones, and those used more than once."""
+        """Return the formula of an element in terms of elements with names, long ones, and those used repeatedly."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)

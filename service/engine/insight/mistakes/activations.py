@@ -28,7 +28,7 @@ STEPS = ("tanh", "sigmoid")
 
 
 def _activated(network: Network) -> Iterator[tuple[str, LayerOutput]]:
-    """Layers whose pre-activation is on the way of a gradient."""
+    """Yield the layers with a gradient through their pre-activation."""
     for name, layer in network.layers():
         z, a = layer.pre_activation, layer.output
         if z is not a and layer.activation is not None and z.index in network.moving:
@@ -36,7 +36,7 @@ def _activated(network: Network) -> Iterator[tuple[str, LayerOutput]]:
 
 
 def jump(layer: LayerOutput, rule: Callable[[Node], Node]) -> Changes:
-    """The delta of a layer made of the gradient by its output in another way."""
+    """Replace the rule that makes the delta of a layer from the gradient by its output."""
     return Changes(jumps={layer.output.index: handed((layer.pre_activation, rule))})
 
 
@@ -49,7 +49,7 @@ def _is_gate(y: Node) -> bool:
 
 
 def _is_of_state(y: Node) -> bool:
-    """Whether an activation takes a state, as that of a cell, and not a sum of products."""
+    """Return whether an activation takes a state, such as that of a cell, and not a sum of products."""
     return y.operation.name == "tanh" and y.inputs[0].operation.name in ("add", "multiply")
 
 
@@ -59,7 +59,7 @@ def _inside(
     rule: Callable[[Node, Node], Node],
     chosen: Callable[[Node], bool] = _any_activation,
 ) -> Change | None:
-    """A change at all activations inside a recurrent layer: from the activation and the cotangent."""
+    """Return a change at all activations inside a recurrent layer, from the activation and the cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
         return None
     nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving and chosen(node)]
@@ -238,7 +238,7 @@ def _sources(network: Network, name: str) -> tuple[str, ...]:
 
 
 def dropout_masks(network: Network) -> Iterator[tuple[str, Node]]:
-    """The products with a random mask in layers that drop values."""
+    """Yield the products with a random mask in layers that drop values."""
     for name, _ in network.layers("dropout", "spatial_dropout"):
         for node in network.nodes_of(name, "multiply"):
             if any(is_mask(network, x) for x in node.inputs):
@@ -246,12 +246,12 @@ def dropout_masks(network: Network) -> Iterator[tuple[str, Node]]:
 
 
 def is_mask(network: Network, node: Node) -> bool:
-    """Whether a node is a random mask, perhaps repeated along some axes."""
+    """Return whether a node is a random mask, perhaps repeated along some axes."""
     while node.operation.view is not None:
         node = node.inputs[0]
     return any(noise.node is node for noise in network.model.noises)
 
 
 def mask_position(network: Network, node: Node) -> int:
-    """The position of what a mask is multiplied with."""
+    """Return the position of the operand that a mask multiplies."""
     return 1 if is_mask(network, node.inputs[0]) else 0

@@ -115,7 +115,7 @@ def gates_reordered(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     right="gradients = [dW1, db1, dW2, db2]",
 )
 def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
-    """What another tensor claims: the search looks for it, for no tensor can tell of another."""
+    """Yield nothing: one tensor knows nothing of another, so the search itself looks for swapped ones."""
     return iter(())
 
 
@@ -134,7 +134,7 @@ def bias_not_summed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 
 def of_one_sample(network: Network) -> Iterator[Change]:
-    """Gradients of biases that are the deltas of the first or of the last sample alone, or a sum over units too."""
+    """Yield gradients of biases that are the delta of the first or the last sample alone, or a sum over units too."""
     samples = network.task.samples
     for form in ("first", "last", "units"):
         for layer, uses in _uses_of_biases(network):
@@ -146,7 +146,7 @@ def of_one_sample(network: Network) -> Iterator[Change]:
 
 
 def _spread_over_samples(network: Network) -> Iterator[Change]:
-    """Biases that layers share, to which one adds a delta for each sample: what the others add is there N times."""
+    """Yield changes of shared biases to which one layer adds a delta for each sample: other deltas count N times."""
     samples = network.task.samples
     owners = {each.name: each.shares or each.name for each in network.definition.layers}
     uses = dict(_uses_of_biases(network))
@@ -159,7 +159,7 @@ def _spread_over_samples(network: Network) -> Iterator[Change]:
 
 
 def averaged_by_use(network: Network) -> Iterator[Change]:
-    """Biases that layers share, averaged once more by one of them."""
+    """Yield changes of shared biases that one layer averages once more."""
     samples = network.task.samples
     shares = {each.name for each in network.definition.layers if each.shares is not None}
     owners = {each.shares for each in network.definition.layers}
@@ -174,7 +174,7 @@ def _divided_by(count: float) -> Callable[[Node], Node | None]:
 
 
 def _uses_of_biases(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]:
-    """Where the layers add vectors of their own to something with samples."""
+    """Yield the places where layers add vectors of their own to values with samples."""
     views = {
         each.node.index
         for each in network.trained
@@ -205,7 +205,7 @@ def _of_one_sample(samples: int, form: str, g: Node) -> Node:
 
 
 def anything(*_: Any) -> Iterator[Any]:
-    """No rule of its own."""
+    """Yield nothing: the search recognises the mistake without a rule."""
     return iter(())
 
 

@@ -31,16 +31,16 @@ class FormulaInGraph:
         """The variables that each node depends on."""
 
     def variables_of(self, node: Node) -> list[Node]:
-        """The variables in a part of the expression, in their order."""
+        """Return the variables in a part of the expression, in their order."""
         return [variable for variable in self.variables if variable in self.depends[node.index]]
 
     def slope(self, node: Node, variable: Node) -> Node:
-        """The derivative of a part by a variable."""
+        """Return the derivative of a part by a variable."""
         (found,) = differentiate(node, [variable]).nodes
         return node.graph.constant(0.0) if isinstance(found, NoGradient) else found
 
     def parts(self, *words: str) -> Iterator[FormulaPart]:
-        """The parts that one of these words makes and that a gradient passes."""
+        """Yield the parts that one of these words makes and that a gradient passes."""
         for place, step in enumerate(self.expression.steps):
             node = self.nodes[place]
             if step.word in words and node.inputs and self.depends[node.index]:

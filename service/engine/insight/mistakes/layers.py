@@ -17,7 +17,7 @@ from service.engine.texts import say
 
 
 def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
-    """Every product with a random mask, by layer."""
+    """Yield the products with a random mask of each layer."""
     for name in network.order:
         found = [
             node
@@ -81,7 +81,7 @@ def dropout_scale_forgotten(network: Network) -> Iterator[Change]:
 
 
 def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]], list[tuple[Node, int]]]]:
-    """Of each layer that normalises: where means are subtracted, and where it is divided by deviations."""
+    """Yield for each normalizing layer the places of subtracted means, and those of divisions by deviations."""
     for name in network.order:
         if "normalization" not in network.types[name] and network.types[name] not in ("time_distributed",):
             continue
@@ -160,7 +160,7 @@ def normalization_statistics_doubled(network: Network) -> Iterator[Change]:
 
 
 def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
-    """Where a step of a recurrent layer uses what an earlier step handed on: the node and the position."""
+    """Return the places where a step of a recurrent layer uses values of an earlier step, as nodes and positions."""
     nodes = network.by_scope.get(name, [])
     sources: dict[int, list[Node]] = {}
     users: dict[int, list[Node]] = {}
@@ -192,7 +192,7 @@ def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
 
 
 def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]:
-    """The step of each node: the last one of those whose values it needs."""
+    """Return the step of each node: the last step of the values that it needs."""
     steps = dict(known)
     for node in nodes:
         if node.index not in known:
@@ -203,7 +203,7 @@ def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]
 
 
 def _step_of_user(node: Node, users: Mapping[int, Sequence[Node]], steps: Mapping[int, int]) -> int | None:
-    """The step of what a value is first combined with."""
+    """Return the step of the value that a node is first combined with."""
     derived, waiting = {node.index}, [node]
     while waiting:
         for user in users.get(waiting.pop().index, ()):

@@ -43,7 +43,7 @@ def _owner(network: Network, name: str) -> str | None:
 
 
 def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Iterator[Change]:
-    """Each layer's uses of parameters, cut. Layers may share views of a parameter, so these do not count as uses."""
+    """Yield changes that cut each layer's uses of parameters. Views of a parameter do not count as uses."""
     views = set(own)
     for node in network.forward:
         if node.operation.view is not None and node.inputs[0].index in views:

@@ -16,7 +16,7 @@ from service.engine.texts import say
 
 
 def _jacobian(ending: Ending, g: Node) -> Node:
-    """The cotangent of the logits from one of the probabilities."""
+    """Return the cotangent of the logits from that of the probabilities."""
     value = ending.value
     if ending.activation in ("softmax", "softmin"):
         contribution = value.operation.pullback(1)(g, value, *value.inputs)
@@ -67,7 +67,7 @@ def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
 
 
 def _of_logits(network: Network) -> Node:
-    """A loss whose gradient by the logits z is z - t where that of the cross-entropy is p - t."""
+    """Return a loss with the gradient z - t by the logits z, where that of the cross-entropy is p - t."""
     half, task = losses.select("half_squared_error"), network.task
     names, targets, weights = network.definition.output_names, {}, {}
     given = task.loss_weights or (1.0,) * len(names)
@@ -124,7 +124,7 @@ def _penalties(network: Network) -> dict[tuple[str, ...], Node]:
 
 
 def _with_penalties(network: Network, factor: float) -> Iterator[Change]:
-    """The penalties' share times a factor: of all parameters, and of each layer."""
+    """Yield changes that multiply the gradient of penalties: of all parameters, and of each layer."""
     if network.has_penalties:
         yield from _of_each_layer({path: factor * node for path, node in _penalties(network).items()})
 
@@ -170,7 +170,7 @@ def regularizer_doubled(network: Network) -> Iterator[Change]:
     right="dW = X.T @ delta + 2 * l2 * W",
 )
 def regularizer_halved(network: Network) -> Iterator[Change]:
-    """The squares' share times a half: there the derivative has a factor 2 to lose."""
+    """Yield changes that halve the gradient of squares, whose factor 2 may be forgotten."""
     if not network.has_penalties:
         return
     whole = _penalties(network)

@@ -29,7 +29,7 @@ declare(
 
 @declare("kink_convention", "noise", say("mistake.kink_convention.what"), say("mistake.kink_convention.change"))
 def kink_convention(network: Network) -> Iterator[Change]:
-    """At a kink the other of both slopes, or the one between them."""
+    """Yield changes of the slope at a kink: the other of both slopes, or the mean."""
     for share in (1.0, 0.5):
         rules: dict[str, dict[tuple[int, int], Callable[[Node], Node | None]]] = {}
         for node in network.forward:
@@ -44,7 +44,7 @@ def kink_convention(network: Network) -> Iterator[Change]:
 
 
 def _other_slope(slope: Node) -> Node | None:
-    """A slope that is a comparison, with the other value where both sides are equal."""
+    """Return a slope that is a comparison with the other value at equality; None for other slopes."""
     name = slope.operation.name
     if name == "greater":
         return greater_equal(*slope.inputs)

@@ -94,7 +94,7 @@ class FunctionVerify:
             self.left_out = True
         self.nbytes = self.subject.nbytes + 64 * len(graph.nodes)
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
     def run(self, point: Array, wanted: VerifyOptions, watch: Watch | None = None) -> Verdicts:
         """Judge every claim at a point, (variables,). Raises `InvalidRequest` when a claim does not fit."""
@@ -119,7 +119,7 @@ class FunctionVerify:
         )
 
     def _read(self, claimed: Any, at: Place) -> Claim:
-        """A claim: numbers by variable, or a list of them in the order of the variables."""
+        """Read a claim: numbers by variable, or a list of them in the order of the variables."""
         claim, listed = Claim(), ", ".join(self.names)
         if isinstance(claimed, Mapping):
             for name, value in claimed.items():
@@ -176,9 +176,8 @@ class FormulaJudge(Judge):
         return ranked(found or self._search.parts(readings))
 
     def _is_between_slopes(self, readings: Sequence[Reading]) -> bool:
-        """Whether the point lies on a kink, and what is claimed between the slopes on both sides, in every direction:
-        along each variable, and along sums and differences of two of them.
-        """
+        """Return whether the point lies on a kink, and the claim between the slopes on both sides in every direction:
+        along each variable, and along sums and differences of two of them."""
         here = self.rounding.here
         if not here.ties():
             return False
@@ -204,10 +203,10 @@ class FormulaJudge(Judge):
 
 
 BESIDE = 1e-7
-"""How far from a kink the slopes of both sides are taken."""
+"""The distance from a kink at which slopes of both sides are taken."""
 ROOM = 1e-5
-"""By what share of them a slope between them may be beyond."""
+"""Tolerance of a slope between them, as a share of both."""
 MOST_PAIRED = 12
-"""Variables of which two are moved together."""
+"""Most variables that are moved in pairs."""
 ONE = Counts(1, 1, "sum", averages=False)
 """A function has one value: there is no mean to go wrong."""

@@ -36,7 +36,7 @@ from service.engine.network.vectors import ParametersSide, Piece
 from service.engine.watch import Watch
 
 EVALUATIONS = 20
-"""How many evaluations a verdict takes at least, roughly."""
+"""Roughly the fewest evaluations of a verdict."""
 MOST_SWAPPED = 6
 """Tensors of the same shape that one is compared with, the nearest first."""
 
@@ -46,12 +46,12 @@ class Submission(NamedTuple):
 
     claimed: Any
     place: Place
-    """Where it is written."""
+    """The place in the request."""
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to judge."""
+    """The options of a verdict."""
 
     submissions: Sequence[Submission]
     layout: str = "nabla"
@@ -95,13 +95,13 @@ class NetworkVerify:
         program, forward = self.subject.program, self.subject.forward
         largest = max(node.size for node in program.nodes)
         self.nbytes = 4 * program.nbytes + forward.nbytes + 64 * self.side.size + 16 * largest
-        """What a verdict takes without the search, roughly. Measured: half of it to all of it."""
+        """Roughly the memory of a verdict without the search; measured: half of it to all of it."""
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.cost = cost(self.subject.program.nodes)
         """Seconds that the gradient takes, roughly."""
         self.weight = 2 * len(self.network.graph.nodes)
-        """How much of a cache it takes."""
+        """The share of a cache that this takes."""
 
     def run(
         self,
@@ -181,7 +181,7 @@ class NetworkJudge(Judge):
             yield interpretation(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
 
     def _is_of_another(self, piece: Piece, array: Array) -> bool:
-        """Whether a tensor is the right gradient of another one."""
+        """Return whether a tensor is the right gradient of another one."""
         length, near = float(np.linalg.norm(array)), NEAR[self.dtype]
         for place in np.flatnonzero(np.abs(self._lengths - length) <= near * length).tolist():
             other = self.space.pieces[place]

@@ -12,7 +12,7 @@ from service.engine.texts import Sentence, say
 
 
 def of_verdict(verdict: Verdict) -> Sentence:
-    """The verdict on everything."""
+    """Return the sentence on the whole claim."""
     if verdict.verdict == "match":
         return say("verify.within") if verdict.diagnoses else say("verify.match")
     names = [f"`{'.'.join(each.path)}`" for each in verdict.tensors if each.verdict == "mismatch"]
@@ -20,14 +20,14 @@ def of_verdict(verdict: Verdict) -> Sentence:
 
 
 def of_first_wrong(first: FirstWrong) -> Sentence:
-    """Where the gradient first goes wrong."""
+    """Return the sentence on where the gradient first goes wrong."""
     if not first.right:
         return say("verify.first", layer=first.layer)
     return say("verify.first_after", layer=first.layer, right=[f"`{name}`" for name in first.right])
 
 
 def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """What is wrong."""
+    """Return the sentences on the mistakes of a diagnosis."""
     told = []
     for made in diagnosis.made:
         what = mistakes[made.code].what
@@ -46,10 +46,10 @@ def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
 
 
 def changes_for(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """What to change in the code."""
+    """Return the sentences with the changes of the code."""
     return [mistakes[code].change for code in dict.fromkeys(made.code for made in diagnosis.made)]
 
 
 def unexplained(verdict: Verdict) -> Sequence[Sentence]:
-    """That no known mistake gives the numbers of a claim."""
+    """Return the sentence that no known mistake gives the numbers of a claim."""
     return [] if verdict.diagnoses or verdict.verdict == "match" else [say("verify.unexplained")]
