@@ -97,7 +97,6 @@ class ExpressionGraph:
         derivatives = [derivative for _, _, derivative in arrows]
         self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(self, point: Array) -> Backpropagation:
         """Return all numbers at one point, (variables,)."""

@@ -203,7 +203,6 @@ class Function:
         """Texts of kinks, vertical slopes and jumps: reasons why the gradient need not vanish at a minimum."""
         self.program = Program({}, variables, rows, pool=pool)
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
         if limits is not None:
             limits.check_program(self.program)
         self.rows = len(rows)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
@@ -18,12 +17,11 @@ from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import check_at, subject_vector
 from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
-from service.engine.insight.leaves import leaves_of
+from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork
 from service.engine.limits import Limits
-from service.engine.network.cautions import doubtful
-from service.engine.network.feed import Feed, Feeder
+from service.engine.network.feed import Feed
 from service.engine.network.task import Prepared, Task, prepare
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
@@ -58,14 +56,16 @@ class Checked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NetworkCheckTask(TwinTask):
+class NetworkCheckTask(NetworkTask):
     """Asks for a check of the gradients of a network's loss."""
+
+    graphs = 3.0  # both, and the gradients in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkCheck:
         return NetworkCheck(self.task, limits, pool, watch)
 
 
-class NetworkCheck:
+class NetworkCheck(TrainedNetwork):
     """The loss of a network, compiled for a check: in float64, and in the precision of the request."""
 
     def __init__(
@@ -74,15 +74,7 @@ class NetworkCheck:
         """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
         what `watch` raises.
         """
-        self.task = task
-        self.prepared = prepare(task, limits, watch)
-        self.feeder = Feeder(self.prepared, limits)
-        model = self.prepared.model
-        self.side = ParametersSide(task, model)
-        if not self.side.size:
-            detail = "has no parameters that are trained, so there is no gradient to check"
-            raise InvalidRequest([Fault(("network",), detail)])
-        self.warnings: list[Caution] = doubtful(task, model)
+        super().__init__(task, limits, watch, "check")
         self.subject = _subject_of(self.prepared, pool)
         self.twin = self.subject
         self.inputs = self.twin_inputs = _inputs_of(self.prepared)
@@ -95,18 +87,12 @@ class NetworkCheck:
         self.nbytes = self.twin.nbytes + (self.subject.nbytes if self.twin is not self.subject else 0)
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
-        self.weight = 2 * len(model.graph.nodes)
-        """The share of a cache that this takes."""
+        self.weight = 2 * len(self.prepared.model.graph.nodes)
 
     def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
-        try:
-            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults]) from None
-        if faults:
-            raise InvalidRequest(faults)
+        leaves = self.leaves(feed, faults, watch)
         values = leaves.values()
         here = computed = Located(self.subject, values, watch)
         if self.twin is not self.subject:
@@ -190,38 +176,17 @@ class FunctionCheck:
             raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.nbytes = self.subject.nbytes
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
         values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
         claimed, missing = None, []
         if wanted.claimed is not None:
-            parts = self._parts(wanted.claimed)
+            parts, faults = read_numbers(self.names, wanted.claimed, ("claimed",))
+            if faults:
+                raise InvalidRequest(faults)
             claimed = subject_vector(self.subject, parts)
             missing = [name for name in self.names if (name,) not in parts]
         here = Located(self.subject, values, watch)
         report = check_at(here, claimed, "float64", wanted.seed, wanted.tolerance, None, wanted.steps)
         return Checked(report, missing)
-
-    def _parts(self, claimed: Any) -> dict[tuple[str, ...], Array]:
-        listed = ", ".join(self.names)
-        if isinstance(claimed, Mapping):
-            faults = [
-                Fault(("claimed", name), "is no variable", self.names) for name in claimed if name not in self.names
-            ]
-            faults += [
-                Fault(("claimed", name), f"takes a number, got a tensor of shape {list(np.shape(value))}")
-                for name, value in claimed.items()
-                if name in self.names and (isinstance(value, Mapping) or np.shape(value) != ())
-            ]
-            if not claimed:
-                faults = [Fault(("claimed",), f"claims nothing; it takes numbers by the names of {listed}", self.names)]
-            if faults:
-                raise InvalidRequest(faults)
-            return {(name,): np.asarray(value) for name, value in claimed.items()}
-        flat = np.asarray(claimed)
-        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
-            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
-            raise InvalidRequest([Fault(("claimed",), detail)])
-        return {(name,): value for name, value in zip(self.names, flat.reshape(-1), strict=True)}

@@ -21,6 +21,7 @@ from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
+from service.engine.insight.trained_network import NetworkTask
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked
 from service.engine.network.feed import Feed, Feeder
@@ -78,7 +79,6 @@ class Computation:
         self.numbers = sum(node.size for node in self.nodes) + sum(node.size for node in self.adjoints.values())
         """In all values and adjoints."""
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
         graph.seal()
 
     def _differentiate(self, total: Node) -> None:
@@ -122,18 +122,8 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class NetworkGraphTask:
+class NetworkGraphTask(NetworkTask):
     """Asks for the computational graph of a network; of its loss and gradients too where the task has losses."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkGraph:
         return NetworkGraph(self.task, limits, watch)

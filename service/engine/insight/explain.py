@@ -94,7 +94,6 @@ class Explanation:
         self.most_steps = MOST_STEPS if self._outline is None else len(self._outline.places)
         """Steps and quantities, or how many steps there may be at most."""
         self.weight = len(scene.prepared.model.graph.nodes) + 10 * self.most_steps
-        """The share of a cache that this takes."""
         scene.prepared.model.graph.seal()
 
     def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:

@@ -24,7 +24,7 @@ COMPILE = Compiler(ROOMY, 10**12, WorkspacePool())
 
 
 def function(text, points=1, order=2, variables=None):
-    """The compiled expression; made once."""
+    """Return the compiled expression, made only once."""
     return _function(text, points, order, None if variables is None else tuple(variables))
 
 
@@ -34,7 +34,7 @@ def _function(text, points, order, variables):
 
 
 def table(points):
-    """Points as rows; bare numbers are points of one variable."""
+    """Return points as rows; bare numbers are points of one variable."""
     rows = np.asarray(points, float)
     return rows[:, None] if rows.ndim == 1 else rows
 
@@ -45,7 +45,7 @@ def results(text, points, variables=None, order=2):
 
 
 def problems(text, points, variables=None, order=2):
-    """The kinds of the problems at each point."""
+    """Return the kinds of the problems at each point."""
     rows = table(points)
     compiled = function(text, len(rows), order, variables)
     found = compiled.problems(rows, compiled.run(rows))
@@ -58,7 +58,7 @@ def calculus(text, points, variables=None, order=2, tolerance=STATIONARY):
 
 
 def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=None, include=(), **details):
-    """By names or mappings; `clip`, `stop` and `noise` are mappings of what is set."""
+    """Return a plan from names or mappings; `clip`, `stop` and `noise` are mappings of options."""
     several = chosen if isinstance(chosen, list) else [chosen]
     return RollingPlan(
         [optimizer(each) for each in several],
@@ -74,17 +74,17 @@ def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=No
 
 
 def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
-    """Balls ready for their first step."""
+    """Return a rolling ready for its first step."""
     return Rolling(COMPILE, parse(text, variables), plan(*arguments, **details), limits)
 
 
 def finish(running):
-    """Roll to the end: the snapshots that were told, as copies, and the outcome."""
+    """Roll to the end; return copies of the snapshots, and the outcome."""
     return to_the_end(running), arrived(running)
 
 
 def to_the_end(running):
-    """Roll to the end: the snapshots that were told, as copies."""
+    """Roll to the end; return copies of the snapshots."""
     told = []
     while not running.finished:
         snapshot = running.advance()
@@ -94,7 +94,7 @@ def to_the_end(running):
 
 
 def arrived(running):
-    """Where the balls of a rolling that is over have come to."""
+    """Return the ends of the runs of a finished rolling."""
     arrival = Arrival(running)
     while not arrival.finished:
         arrival.advance()
@@ -102,12 +102,12 @@ def arrived(running):
 
 
 def roll(*arguments, **details):
-    """The rolling when it is over, what it told, and its outcome."""
+    """Return the finished rolling, its snapshots, and its outcome."""
     running, told = rolled(*arguments, **details)
     return running, told, arrived(running)
 
 
 def rolled(*arguments, **details):
-    """The rolling when it is over and what it told. To find where the balls have come to takes most of the time."""
+    """Return the finished rolling and its snapshots, without the search for the ends, which takes most of the time."""
     running = rolling(*arguments, **details)
     return running, to_the_end(running)

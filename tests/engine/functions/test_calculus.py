@@ -1,4 +1,4 @@
-"""What is told of a point: how steep, which way, what kind of place, how curved."""
+"""The analysis of a point: steepness, direction, class and curvature."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_what_counts_as_flat():
 
 
 def test_a_curvature_counts_if_it_is_more_than_what_it_changes_by():
-    """As far to both sides as the place of a stationary point is known."""
+    """The curvature is taken as far to both sides as the place of a stationary point is uncertain."""
     cases = {
         "x - sin(x)": ((6.283185307179586,), (1e-9,), (0.0,)),
         "(1 - cos(x))^2": ((0.0,), (-6e-9,)),

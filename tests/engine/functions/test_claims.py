@@ -1,4 +1,4 @@
-"""What a search may claim: any conditioning, curves of stationary points, and what it admits to have missed."""
+"""The claims of a search: any conditioning, curves of stationary points, and warnings of missing points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def searched(text, low, high, starts=500, variables=None):
 
 
 def rotated(steep, exact=False):
-    """A bowl with its axes along (3, 4) and (4, -3), and its minimum at (0.84, 0.62)."""
+    """Return a bowl with its axes along (3, 4) and (4, -3), and its minimum at (0.84, 0.62)."""
     return f"{steep}*(0.6*x + 0.8*y - 1)^2 + (0.8*x - 0.6*y - 0.3)^2"
 
 
@@ -145,7 +145,7 @@ def test_where_the_gradient_only_becomes_short_nothing_is_claimed(text, low, hig
     ],
 )
 def test_beside_a_border_or_a_kink_newtons_step_becomes_short_but_not_the_gradient(text, dimension):
-    """Roots whose factor vanishes with them, and slopes that another side of a kink goes on with."""
+    """The tested roots have a factor that vanishes with them, or a slope that continues on another side of a kink."""
     for half in (1.9, 3.1, 7.0):
         found, _ = searched(text, [-half] * dimension, [half] * dimension, 256)
         gradients = function(text, 512, 1).run(found.points).gradients

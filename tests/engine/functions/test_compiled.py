@@ -1,4 +1,4 @@
-"""Compiled expressions: many points at once, derivatives to an order, problems told of points, and limits."""
+"""Compiled expressions: many points at once, derivatives to an order, problems of points, and limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY_WORDS = "sin(x)*tanh(y) + log(x^2 + 1)^y + cbrt(x*y) + erf(x)/(2 + cos(y)) 
 
 
 def assert_same(ours, theirs):
-    """To the last bit."""
+    """Assert that results are equal to the last bit."""
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other)
 

@@ -28,7 +28,7 @@ CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
 def value(expression: Expression, values: Mapping[str, float]) -> float:
-    """What an expression comes to, step by step in Python."""
+    """Compute an expression step by step in Python."""
     results: list[float] = []
     for step in expression.steps:
         if step.word == "number":
@@ -43,7 +43,7 @@ def value(expression: Expression, values: Mapping[str, float]) -> float:
 
 
 def tree(text: str, variables: Sequence[str] | None = None) -> str:
-    """What an expression means, as words before what they take."""
+    """Return the meaning of an expression, with words before their operands."""
     written: list[str] = []
     for step in parse(text, variables).steps:
         operands = [written[operand] for operand in step.operands]
@@ -58,7 +58,7 @@ def refusal(text: str, variables: Sequence[str] | None = None) -> tuple[Fault, .
 
 
 def complaint(text: str, variables: Sequence[str] | None = None) -> str:
-    """The only thing wrong with an expression."""
+    """Return the only fault of an expression."""
     (fault,) = refusal(text, variables)
     assert fault.path == ("expression",)
     return fault.detail
@@ -546,7 +546,7 @@ def trees() -> st.SearchStrategy[Tree]:
 
 
 def meaning(expected: Tree) -> str:
-    """A tree in the notation of `tree`."""
+    """Return a tree in the notation of `tree`."""
     if isinstance(expected, str):
         return expected
     word, *operands = expected
@@ -564,7 +564,7 @@ def with_all_parentheses(expected: Tree) -> str:
 
 
 def with_fewest_parentheses(expected: Tree, loosest: int = _SUM) -> str:
-    """As typed where an operator that binds less than `loosest` needs parentheses."""
+    """Return the text of a tree, with parentheses around operators that bind less than `loosest`."""
     if isinstance(expected, str):
         return expected
     word, *operands = expected

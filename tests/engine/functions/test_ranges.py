@@ -1,4 +1,4 @@
-"""Which kinks a box cannot reach: ranges of the steps of an expression."""
+"""The kinks that a box cannot reach, by ranges of the steps of an expression."""
 
 from __future__ import annotations
 

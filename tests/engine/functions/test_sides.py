@@ -34,7 +34,7 @@ NAN, INF = math.nan, math.inf
 
 
 def told(text, point, variables=None):
-    """Gradient, Hessian, class and problems at one point."""
+    """Return gradient, Hessian, class and problems at one point."""
     found = calculus(text, [point], variables)
     problems = [(each.kind, each.text) for each in found.problems.get(0, [])]
     return found.results.gradients[0].tolist(), found.results.hessians[0].tolist(), found.classes[0], problems

@@ -23,7 +23,7 @@ WITHOUT_SLOPE = {"bukin_6", "ackley", "absolute_value"}
 
 
 def assert_ascending(values):
-    """Those that are equal but for rounding may be in any order."""
+    """Assert the order by value; values that are equal but for rounding may be in any order."""
     assert (np.diff(values) >= -2.0 * SAME_VALUE * np.maximum(1.0, np.abs(values[1:]))).all()
 
 
@@ -33,7 +33,7 @@ def found_in(text, low, high, starts=STARTS, variables=None):
 
 
 def assert_stationary(text, found, variables=None):
-    """Sorted by value, apart from each other, and with gradients that rounding explains."""
+    """Assert points sorted by value, apart from each other, and with gradients that rounding explains."""
     told = calculus(text, found.points, variables)
     assert_ascending(told.results.values)
     distances = np.abs(found.points[:, None] - found.points[None]).max(-1) + np.eye(len(found.points))
@@ -79,7 +79,7 @@ def test_double_well():
 
 
 def test_monkey_saddle():
-    """A place where Newton's method only halves the distance at each step is found all the same, once."""
+    """The search finds a place once where Newton's method only halves the distance at each step."""
     text = "x^3 - 3x*y^2"
     found = found_in(text, (-1.5, -1.5), (1.5, 1.5))
     assert found.points.tolist() == [[0.0, 0.0]]
@@ -172,7 +172,7 @@ def test_the_deadline_is_kept():
 
 @pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
 def test_presets(preset):
-    """Whatever is said of a function to learn with is found in its box."""
+    """The search finds all points of a preset in its box."""
     low, high = (np.array(ends) for ends in zip(*preset.domain, strict=True))
     compiled = function(preset.expression, BLOCK // 4, 2, preset.variables)
     found = search(compiled, low, high, 4000 if preset.name in ("ackley", "rastrigin") else STARTS)
@@ -263,7 +263,7 @@ def test_distinct():
 
 
 def test_distinct_by_lengths_in_proportion_to_the_places():
-    """As many cells away from 0 are all of them then."""
+    """All cells away from 0 are of this size then."""
     places = np.array([1.0, 1.5, 2.0 * (1.0 - 1e-9), 2.0 * (1.0 + 1e-9), 1e3, 1.7e3, 1.7e3 + 1e-4, -1e3, 1e-3])[:, None]
     chosen, groups = distinct(places, 1e-6 * (1.0 + np.abs(places)), 10)
     assert len(chosen) == 7

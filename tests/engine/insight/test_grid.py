@@ -76,7 +76,7 @@ class Case:
         return task.compile(limits).run(self.feed, self.base, self.directions, coordinates, watch)
 
     def alone(self, at):
-        """The loss and the gradient at one point."""
+        """Compute the loss and the gradient at one point."""
         self.feed.parameters = tree_of(self.vector.parts, self.base + at @ self.directions)
         found = self.evaluation.run(self.feed)
         gradient = np.zeros(self.size)

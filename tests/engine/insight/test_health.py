@@ -223,7 +223,7 @@ def test_other_healthy_networks_have_nothing_but_notes(seed):
 
 
 def test_units_that_are_off_by_chance_are_a_note():
-    """Samples that are nearly equal turn half of all random units off, whatever the layer."""
+    """Nearly equal samples make half of all random units inactive, whatever the layer."""
     generator = np.random.default_rng(0)
     inputs = 1.0 + 0.01 * generator.standard_normal((16, 8))
     alike = examined(

@@ -95,7 +95,7 @@ class Arithmetic:
 
 
 def quiet(f: Callable[..., float], values: Sequence[float]) -> float:
-    """A function's value; not a number where it has none, infinite where it is too large."""
+    """Compute a function's value; NaN where it has none, infinite where it is too large."""
     try:
         return f(*values)
     except ValueError:
@@ -173,7 +173,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
-    """The value of an expression on numbers, each with its error, and a bound of how far off rounding may put it."""
+    """Compute an expression on numbers with errors; return its value and a bound of its rounding."""
     arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
     # What a step names is rounded itself, and a careful operation knows what was lost.
     names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}

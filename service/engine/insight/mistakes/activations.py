@@ -13,7 +13,6 @@ from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, handed, times, unchanged
 from service.engine.network.activations import activations
 from service.engine.network.layers import LayerOutput
-from service.engine.texts import say
 
 OF_OUTPUT: Mapping[str, Callable[[Node], Node]] = {
     "sigmoid": lambda y: y * (1.0 - y),
@@ -54,10 +53,7 @@ def _is_of_state(y: Node) -> bool:
 
 
 def _inside(
-    network: Network,
-    name: str,
-    rule: Callable[[Node, Node], Node],
-    chosen: Callable[[Node], bool] = _any_activation,
+    network: Network, name: str, rule: Callable[[Node, Node], Node], chosen: Callable[[Node], bool] = _any_activation
 ) -> Change | None:
     """Return a change at all activations inside a recurrent layer, from the activation and the cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
@@ -74,12 +70,7 @@ def _slope_of_step(y: Node, at: Node) -> Node:
 
 
 @declare(
-    "activation_derivative_omitted",
-    "rule",
-    say("mistake.activation_derivative_omitted.what"),
-    say("mistake.activation_derivative_omitted.change"),
-    wrong="delta1 = delta2 @ W2.T",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "activation_derivative_omitted", "rule", wrong="delta1 = delta2 @ W2.T", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def activation_derivative_omitted(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
@@ -97,12 +88,7 @@ def activation_derivative_omitted(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "activation_derivative_doubled",
-    "rule",
-    say("mistake.activation_derivative_doubled.what"),
-    say("mistake.activation_derivative_doubled.change"),
-    wrong="delta = (a - t) * df(z) * df(z)",
-    right="delta = (a - t) * df(z)",
+    "activation_derivative_doubled", "rule", wrong="delta = (a - t) * df(z) * df(z)", right="delta = (a - t) * df(z)"
 )
 def activation_derivative_doubled(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
@@ -114,8 +100,6 @@ def activation_derivative_doubled(network: Network) -> Iterator[Change]:
 @declare(
     "derivative_at_activation",
     "rule",
-    say("mistake.derivative_at_activation.what"),
-    say("mistake.derivative_at_activation.change"),
     wrong="delta1 = (delta2 @ W2.T) * df(a1)",
     right="delta1 = (delta2 @ W2.T) * df(z1)",
 )
@@ -133,8 +117,6 @@ def derivative_at_activation(network: Network) -> Iterator[Change]:
 @declare(
     "derivative_at_pre_activation",
     "rule",
-    say("mistake.derivative_at_pre_activation.what"),
-    say("mistake.derivative_at_pre_activation.change"),
     wrong="delta1 = (delta2 @ W2.T) * z1 * (1 - z1)",
     right="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)",
 )
@@ -153,8 +135,6 @@ def derivative_at_pre_activation(network: Network) -> Iterator[Change]:
 @declare(
     "derivative_of_other_layer",
     "rule",
-    say("mistake.derivative_of_other_layer.what"),
-    say("mistake.derivative_of_other_layer.change"),
     wrong="delta1 = (delta2 @ W2.T) * df(z2)",
     right="delta1 = (delta2 @ W2.T) * df(z1)",
 )
@@ -178,8 +158,6 @@ def derivative_of_other_layer(network: Network) -> Iterator[Change]:
 @declare(
     "derivative_of_other_activation",
     "rule",
-    say("mistake.derivative_of_other_activation.what"),
-    say("mistake.derivative_of_other_activation.change"),
     wrong="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)  # of a tanh",
     right="delta1 = (delta2 @ W2.T) * (1 - a1 ** 2)",
 )
@@ -201,8 +179,6 @@ def derivative_of_other_activation(network: Network) -> Iterator[Change]:
 @declare(
     "delta_before_masking",
     "rule",
-    say("mistake.delta_before_masking.what"),
-    say("mistake.delta_before_masking.change"),
     wrong="da1 = delta2 @ W2.T; dW1 = X.T @ da1; delta1 = da1 * df(z1)",
     right="delta1 = (delta2 @ W2.T) * df(z1); dW1 = X.T @ delta1",
 )
@@ -220,8 +196,6 @@ def delta_before_masking(network: Network) -> Iterator[Change]:
 @declare(
     "delta_passed_on_before_derivative",
     "rule",
-    say("mistake.delta_passed_on_before_derivative.what"),
-    say("mistake.delta_passed_on_before_derivative.change"),
     wrong="dW2 = a1.T @ delta2; delta1 = (da2 @ W2.T) * df(z1)",
     right="dW2 = a1.T @ delta2; delta1 = (delta2 @ W2.T) * df(z1)",
 )

@@ -16,7 +16,6 @@ from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network
-from service.engine.texts import say
 
 MOST_AXES = 5
 """Permutations of more axes are too many to try."""
@@ -24,27 +23,13 @@ GATES = {"lstm": 4, "gru": 3}
 """Layers with gates that lie side by side, and how many."""
 
 
-@declare(
-    "transposed",
-    "arrangement",
-    say("mistake.transposed.what"),
-    say("mistake.transposed.change"),
-    wrong="dW = delta.T @ X",
-    right="dW = X.T @ delta",
-)
+@declare("transposed", "arrangement", wrong="dW = delta.T @ X", right="dW = X.T @ delta")
 def transposed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if claim.ndim == 2 and claim.shape == shape[::-1]:
         yield claim.T
 
 
-@declare(
-    "axes_permuted",
-    "arrangement",
-    say("mistake.axes_permuted.what"),
-    say("mistake.axes_permuted.change"),
-    wrong="dK = dK.transpose(3, 2, 0, 1)",
-    right="dK  # (height, width, in, out)",
-)
+@declare("axes_permuted", "arrangement", wrong="dK = dK.transpose(3, 2, 0, 1)", right="dK  # (height, width, in, out)")
 def axes_permuted(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if not 2 < claim.ndim <= MOST_AXES or claim.ndim != len(shape):
         return
@@ -53,14 +38,7 @@ def axes_permuted(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
             yield claim.transpose(order)
 
 
-@declare(
-    "reshaped",
-    "arrangement",
-    say("mistake.reshaped.what"),
-    say("mistake.reshaped.change"),
-    wrong='dW = flat.reshape(shape, order="F")',
-    right="dW = flat.reshape(shape)",
-)
+@declare("reshaped", "arrangement", wrong='dW = flat.reshape(shape, order="F")', right="dW = flat.reshape(shape)")
 def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if claim.size != math.prod(shape):
         return
@@ -77,8 +55,6 @@ def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 @declare(
     "kernel_gradient_flipped",
     "arrangement",
-    say("mistake.kernel_gradient_flipped.what"),
-    say("mistake.kernel_gradient_flipped.change"),
     wrong="dK = convolve(x, delta)[::-1, ::-1]",
     right="dK = correlate(x, delta)",
 )
@@ -91,8 +67,6 @@ def kernel_gradient_flipped(claim: Array, shape: Shape, layer: str) -> Iterator[
 @declare(
     "gates_reordered",
     "arrangement",
-    say("mistake.gates_reordered.what"),
-    say("mistake.gates_reordered.change"),
     wrong="# gates in the order input, forget, output, candidate",
     right="# gates in the order input, forget, candidate, output",
 )
@@ -107,12 +81,7 @@ def gates_reordered(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 
 @declare(
-    "tensors_swapped",
-    "arrangement",
-    say("mistake.tensors_swapped.what"),
-    say("mistake.tensors_swapped.change"),
-    wrong="gradients = [dW2, db2, dW1, db1]",
-    right="gradients = [dW1, db1, dW2, db2]",
+    "tensors_swapped", "arrangement", wrong="gradients = [dW2, db2, dW1, db1]", right="gradients = [dW1, db1, dW2, db2]"
 )
 def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     """Yield nothing: one tensor knows nothing of another, so the search itself looks for swapped ones."""
@@ -122,8 +91,6 @@ def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 @declare(
     "bias_not_summed",
     "arrangement",
-    say("mistake.bias_not_summed.what"),
-    say("mistake.bias_not_summed.change"),
     wrong="db = delta",
     right="db = delta.sum(axis=0)",
     changes=lambda network: of_one_sample(network),
@@ -212,8 +179,6 @@ def anything(*_: Any) -> Iterator[Any]:
 declare(
     "bias_mean",
     "factor",
-    say("mistake.bias_mean.what"),
-    say("mistake.bias_mean.change"),
     wrong="db = delta.mean(axis=0)  # of a delta that is divided by N already",
     right="db = delta.sum(axis=0)",
     changes=averaged_by_use,

@@ -46,10 +46,11 @@ mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, told_only
 
 
 def declare(
-    code: str, kind: str, what: Sentence, change: Sentence, *, wrong: str = "", right: str = "", **details: Any
+    code: str, kind: str, *, wrong: str = "", right: str = "", **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the function below is the rule of the mistake called `code`."""
+    """Return a decorator: the function is the rule of the mistake `code`, whose sentences are found by this code."""
     assert kind in KINDS
+    what, change = (Sentence(f"mistake.{code}.{part}", {}) for part in ("what", "change"))
     english, chinese = (telling(language)(what) for language in LANGUAGES)
     example = {"wrong": wrong, "right": right} if wrong else {}
     return mistakes.declare(

@@ -11,7 +11,6 @@ from service.engine.graph.operations import sign
 from service.engine.insight.mistakes.activations import is_mask, mask_position
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, cut, times, unchanged
-from service.engine.texts import say
 
 # --- masks --------------------------------------------------------------------------------------
 
@@ -28,27 +27,13 @@ def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
             yield name, found
 
 
-@declare(
-    "dropout_mask_forgotten",
-    "rule",
-    say("mistake.dropout_mask_forgotten.what"),
-    say("mistake.dropout_mask_forgotten.change"),
-    wrong="da = dd",
-    right="da = dd * mask",
-)
+@declare("dropout_mask_forgotten", "rule", wrong="da = dd", right="da = dd * mask")
 def dropout_mask_forgotten(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         yield Change((name,), Changes({(node.index, mask_position(network, node)): unchanged for node in nodes}))
 
 
-@declare(
-    "dropout_mask_doubled",
-    "rule",
-    say("mistake.dropout_mask_doubled.what"),
-    say("mistake.dropout_mask_doubled.change"),
-    wrong="da = dd * mask * mask",
-    right="da = dd * mask",
-)
+@declare("dropout_mask_doubled", "rule", wrong="da = dd * mask * mask", right="da = dd * mask")
 def dropout_mask_doubled(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         rules = {}
@@ -62,8 +47,6 @@ def dropout_mask_doubled(network: Network) -> Iterator[Change]:
 @declare(
     "dropout_scale_forgotten",
     "rule",
-    say("mistake.dropout_scale_forgotten.what"),
-    say("mistake.dropout_scale_forgotten.change"),
     wrong="da = dd * (mask > 0)",
     right="da = dd * mask  # which is 0 or 1 / (1 - rate)",
 )
@@ -98,8 +81,6 @@ def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]],
 @declare(
     "normalization_statistics_constant",
     "rule",
-    say("mistake.normalization_statistics_constant.what"),
-    say("mistake.normalization_statistics_constant.change"),
     wrong="dx = dy * gamma / std",
     right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
 )
@@ -111,8 +92,6 @@ def normalization_statistics_constant(network: Network) -> Iterator[Change]:
 @declare(
     "normalization_variance_constant",
     "rule",
-    say("mistake.normalization_variance_constant.what"),
-    say("mistake.normalization_variance_constant.change"),
     wrong="dx = gamma / std * (dy - dy.mean(0))",
     right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
 )
@@ -124,8 +103,6 @@ def normalization_variance_constant(network: Network) -> Iterator[Change]:
 @declare(
     "normalization_mean_constant",
     "rule",
-    say("mistake.normalization_mean_constant.what"),
-    say("mistake.normalization_mean_constant.change"),
     wrong="dx = gamma / std * (dy - xhat * (dy * xhat).mean(0))",
     right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
 )
@@ -137,8 +114,6 @@ def normalization_mean_constant(network: Network) -> Iterator[Change]:
 @declare(
     "normalization_statistics_doubled",
     "rule",
-    say("mistake.normalization_statistics_doubled.what"),
-    say("mistake.normalization_statistics_doubled.change"),
     wrong="dx = gamma / std * (dy - 2 * dy.mean(0) - 2 * xhat * (dy * xhat).mean(0))",
     right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
 )
@@ -222,14 +197,7 @@ def _recurrent(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]
             yield name, places
 
 
-@declare(
-    "recurrence_cut",
-    "rule",
-    say("mistake.recurrence_cut.what"),
-    say("mistake.recurrence_cut.change"),
-    wrong="dh = dh_of_output[t]",
-    right="dh = dh_of_output[t] + delta[t + 1] @ U.T",
-)
+@declare("recurrence_cut", "rule", wrong="dh = dh_of_output[t]", right="dh = dh_of_output[t] + delta[t + 1] @ U.T")
 def recurrencecut(network: Network) -> Iterator[Change]:
     for name, places in _recurrent(network):
         yield Change((name,), cut(places))
@@ -238,8 +206,6 @@ def recurrencecut(network: Network) -> Iterator[Change]:
 @declare(
     "recurrence_path_forgotten",
     "rule",
-    say("mistake.recurrence_path_forgotten.what"),
-    say("mistake.recurrence_path_forgotten.change"),
     wrong="dc = dh * o * (1 - tanh(c) ** 2)",
     right="dc = dh * o * (1 - tanh(c) ** 2) + dc_next * f_next",
 )

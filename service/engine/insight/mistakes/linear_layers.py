@@ -11,7 +11,6 @@ from service.engine.graph.operations import broadcast, concatenate, reshape, sli
 from service.engine.graph.windows import Sliding, overlap_add
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, nothing, unchanged
-from service.engine.texts import say
 
 # --- kernels ------------------------------------------------------------------------------------
 
@@ -87,8 +86,6 @@ def _kernels(network: Network, *words: str) -> Iterator[tuple[str, Node]]:
 @declare(
     "kernel_not_flipped",
     "rule",
-    say("mistake.kernel_not_flipped.what"),
-    say("mistake.kernel_not_flipped.change"),
     wrong="dx = correlate(pad(delta), K)",
     right="dx = correlate(pad(delta), K[::-1, ::-1])",
 )
@@ -103,12 +100,7 @@ def kernel_not_flipped(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "kernel_not_transposed",
-    "rule",
-    say("mistake.kernel_not_transposed.what"),
-    say("mistake.kernel_not_transposed.change"),
-    wrong="delta1 = (delta2 @ W2) * df(z1)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "kernel_not_transposed", "rule", wrong="delta1 = (delta2 @ W2) * df(z1)", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def kernel_not_transposed(network: Network) -> Iterator[Change]:
     for layer, kernel in _kernels(network, "dense", "rnn"):
@@ -121,8 +113,6 @@ def kernel_not_transposed(network: Network) -> Iterator[Change]:
 @declare(
     "padding_gradient_lost",
     "rule",
-    say("mistake.padding_gradient_lost.what"),
-    say("mistake.padding_gradient_lost.change"),
     wrong="dx = dx_padded[:, :height, :width]",
     right="dx = dx_padded[:, top : top + height, left : left + width]",
 )
@@ -228,14 +218,7 @@ def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Nod
     return Changes(rules)
 
 
-@declare(
-    "attention_scale_forgotten",
-    "rule",
-    say("mistake.attention_scale_forgotten.what"),
-    say("mistake.attention_scale_forgotten.change"),
-    wrong="dQ = dS @ K",
-    right="dQ = dS @ K / sqrt(d)",
-)
+@declare("attention_scale_forgotten", "rule", wrong="dQ = dS @ K", right="dQ = dS @ K / sqrt(d)")
 def attention_scale_forgotten(network: Network) -> Iterator[Change]:
     for name, _ in network.layers("multi_head_attention"):
         scaled = [
@@ -251,8 +234,6 @@ def attention_scale_forgotten(network: Network) -> Iterator[Change]:
 @declare(
     "attention_weights_constant",
     "rule",
-    say("mistake.attention_weights_constant.what"),
-    say("mistake.attention_weights_constant.change"),
     wrong="dV = P.T @ dA  # and no dQ, dK",
     right="dV = P.T @ dA; dP = dA @ V.T; dS = P * (dP - (dP * P).sum(-1, keepdims=True))",
 )

@@ -12,7 +12,6 @@ from service.engine.insight.mistakes.network import Ending, Network, handed, tim
 from service.engine.network.activations import activations
 from service.engine.network.losses import Prediction, losses
 from service.engine.network.objective import build_objective
-from service.engine.texts import say
 
 
 def _jacobian(ending: Ending, g: Node) -> Node:
@@ -28,8 +27,6 @@ def _jacobian(ending: Ending, g: Node) -> Node:
 @declare(
     "softmax_jacobian_diagonal",
     "rule",
-    say("mistake.softmax_jacobian_diagonal.what"),
-    say("mistake.softmax_jacobian_diagonal.change"),
     wrong="delta = dp * p * (1 - p)",
     right="delta = p * (dp - (dp * p).sum(-1, keepdims=True))",
 )
@@ -48,14 +45,7 @@ def softmax_jacobian_diagonal(network: Network) -> Iterator[Change]:
         yield Change((layer,), Changes(rules), network.total_for(layer))
 
 
-@declare(
-    "crossentropy_without_softmax",
-    "rule",
-    say("mistake.crossentropy_without_softmax.what"),
-    say("mistake.crossentropy_without_softmax.change"),
-    wrong="delta = -t / p / N",
-    right="delta = (p - t) / N",
-)
+@declare("crossentropy_without_softmax", "rule", wrong="delta = -t / p / N", right="delta = (p - t) / N")
 def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
     for ending in network.endings:
         if not ending.fused:
@@ -92,8 +82,6 @@ def _of_logits(network: Network) -> Node:
 @declare(
     "crossentropy_with_softmax_twice",
     "rule",
-    say("mistake.crossentropy_with_softmax_twice.what"),
-    say("mistake.crossentropy_with_softmax_twice.change"),
     wrong="delta = softmax_jacobian(p) @ (p - t) / N",
     right="delta = (p - t) / N",
 )
@@ -137,38 +125,17 @@ def _of_each_layer(changed: dict[tuple[str, ...], Node]) -> Iterator[Change]:
         yield Change((owner,), penalties={path: node for path, node in changed.items() if path[0] == owner})
 
 
-@declare(
-    "regularizer_forgotten",
-    "rule",
-    say("mistake.regularizer_forgotten.what"),
-    say("mistake.regularizer_forgotten.change"),
-    wrong="dW = X.T @ delta",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_forgotten", "rule", wrong="dW = X.T @ delta", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_forgotten(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 0.0)
 
 
-@declare(
-    "regularizer_doubled",
-    "rule",
-    say("mistake.regularizer_doubled.what"),
-    say("mistake.regularizer_doubled.change"),
-    wrong="dW = X.T @ delta + 4 * l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_doubled", "rule", wrong="dW = X.T @ delta + 4 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_doubled(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 2.0)
 
 
-@declare(
-    "regularizer_halved",
-    "rule",
-    say("mistake.regularizer_halved.what"),
-    say("mistake.regularizer_halved.change"),
-    wrong="dW = X.T @ delta + l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_halved", "rule", wrong="dW = X.T @ delta + l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_halved(network: Network) -> Iterator[Change]:
     """Yield changes that halve the gradient of squares, whose factor 2 may be forgotten."""
     if not network.has_penalties:
@@ -187,8 +154,6 @@ def regularizer_halved(network: Network) -> Iterator[Change]:
 @declare(
     "regularizer_averaged",
     "rule",
-    say("mistake.regularizer_averaged.what"),
-    say("mistake.regularizer_averaged.change"),
     wrong="dW = (X.T @ delta + 2 * l2 * W) / N",
     right="dW = X.T @ delta / N + 2 * l2 * W",
 )
@@ -197,14 +162,7 @@ def regularizer_averaged(network: Network) -> Iterator[Change]:
         yield from _with_penalties(network, 1.0 / network.task.samples)
 
 
-@declare(
-    "regularizer_sign",
-    "rule",
-    say("mistake.regularizer_sign.what"),
-    say("mistake.regularizer_sign.change"),
-    wrong="dW = X.T @ delta - 2 * l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_sign", "rule", wrong="dW = X.T @ delta - 2 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_sign(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, -1.0)
 
@@ -212,8 +170,6 @@ def regularizer_sign(network: Network) -> Iterator[Change]:
 @declare(
     "output_forgotten",
     "rule",
-    say("mistake.output_forgotten.what"),
-    say("mistake.output_forgotten.change"),
     wrong="gradient = gradient_of(loss_a)",
     right="gradient = gradient_of(loss_a) + gradient_of(loss_b)",
 )
@@ -234,8 +190,6 @@ def output_forgotten(network: Network) -> Iterator[Change]:
 @declare(
     "loss_weights_forgotten",
     "rule",
-    say("mistake.loss_weights_forgotten.what"),
-    say("mistake.loss_weights_forgotten.change"),
     wrong="loss = loss_a + loss_b",
     right="loss = weight_a * loss_a + weight_b * loss_b",
 )

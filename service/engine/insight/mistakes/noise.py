@@ -10,24 +10,13 @@ from service.engine.graph.operations import greater, greater_equal
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, times
-from service.engine.texts import say
 
-declare("float32_noise", "noise", say("mistake.float32_noise.what"), say("mistake.float32_noise.change"))(anything)
-declare(
-    "central_differences",
-    "noise",
-    say("mistake.central_differences.what"),
-    say("mistake.central_differences.change"),
-)(anything)
-declare(
-    "forward_differences",
-    "noise",
-    say("mistake.forward_differences.what"),
-    say("mistake.forward_differences.change"),
-)(anything)
+declare("float32_noise", "noise")(anything)
+declare("central_differences", "noise")(anything)
+declare("forward_differences", "noise")(anything)
 
 
-@declare("kink_convention", "noise", say("mistake.kink_convention.what"), say("mistake.kink_convention.change"))
+@declare("kink_convention", "noise")
 def kink_convention(network: Network) -> Iterator[Change]:
     """Yield changes of the slope at a kink: the other of both slopes, or the mean."""
     for share in (1.0, 0.5):

@@ -15,7 +15,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.linear_layers import through_updated
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask
 from service.engine.insight.verify.budget import NODE, cost
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Path, Trees, fill
@@ -29,8 +29,10 @@ SHARES = "verify/shares"
 
 
 @dataclass(frozen=True)
-class DataTask(TwinTask):
+class DataTask(NetworkTask):
     """Asks for the gradients of single samples, and for gradients through updated weights."""
+
+    graphs = 3.0
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> DataGradients:
         return DataGradients(self.task, limits, pool, watch)
@@ -98,7 +100,6 @@ class DataGradients:
         self.inputs = {node.attributes[0]: node for node in graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(graph)
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
         numbers = sum(node.size for node in outputs.values()) + sum(node.size for node in made.values())
         self.nbytes = 8 * numbers + sum(each.nbytes for each in (self.program, self.updated) if each is not None)
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.errors import Path as Place
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
 from service.engine.functions.expression import Expression
@@ -19,6 +18,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from service.engine.graph.plan import WorkspacePool
+from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.mistakes import Counts, mistakes
 from service.engine.insight.mistakes.formulas import FormulaInGraph
 from service.engine.insight.subject import Located, Subject
@@ -94,15 +94,14 @@ class FunctionVerify:
             self.left_out = True
         self.nbytes = self.subject.nbytes + 64 * len(graph.nodes)
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(self, point: Array, wanted: VerifyOptions, watch: Watch | None = None) -> Verdicts:
         """Judge every claim at a point, (variables,). Raises `InvalidRequest` when a claim does not fit."""
         claims, faults = [], []
         for submission in wanted.submissions:
-            claim = self._read(submission.claimed, submission.place)
-            faults += claim.faults
-            claims.append(claim)
+            tensors, found = read_numbers(self.names, submission.claimed, submission.place)
+            faults += found
+            claims.append(Claim(tensors, narrow=getattr(submission.claimed, "dtype", None) == np.float32))
         if faults:
             raise InvalidRequest(faults)
         leaves = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
@@ -117,32 +116,6 @@ class FunctionVerify:
             [without_float_warnings(judge.verdict, claim) for claim in claims],
             missed=("rules",) if self.left_out else (),
         )
-
-    def _read(self, claimed: Any, at: Place) -> Claim:
-        """Read a claim: numbers by variable, or a list of them in the order of the variables."""
-        claim, listed = Claim(), ", ".join(self.names)
-        if isinstance(claimed, Mapping):
-            for name, value in claimed.items():
-                if name not in self.names:
-                    claim.faults.append(Fault((*at, name), "is no variable", self.names))
-                elif isinstance(value, Mapping) or np.shape(value) != ():
-                    came = "an object" if isinstance(value, Mapping) else f"a tensor of shape {list(np.shape(value))}"
-                    claim.faults.append(Fault((*at, name), f"takes a number, got {came}"))
-                else:
-                    claim.tensors[(name,)] = np.asarray(value, np.float64)
-            if not claimed:
-                detail = f"claims nothing; it takes numbers by the names of {listed}"
-                claim.faults.append(Fault(at, detail, self.names))
-            return claim
-        flat = np.asarray(claimed)
-        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
-            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
-            claim.faults.append(Fault(at, detail))
-            return claim
-        claim.narrow = flat.dtype == np.float32
-        for name, value in zip(self.names, flat.reshape(-1), strict=True):
-            claim.tensors[(name,)] = np.asarray(value, np.float64)
-        return claim
 
 
 class FormulaJudge(Judge):

@@ -230,7 +230,6 @@ class Variants:
         self.inputs = {node.attributes[0]: node for node in self.graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(self.graph)
         self.weight = len(self.graph.nodes)
-        """The share of a cache that this takes."""
         self.nbytes = self.program.nbytes + 16 * self.numbers
         """The bytes of a run with its pictures."""
 

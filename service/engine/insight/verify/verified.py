@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
-from service.engine.insight.leaves import leaves_of
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
@@ -28,11 +26,10 @@ from service.engine.insight.verify.rounding import Rounding
 from service.engine.insight.verify.search import ClaimDiagnosis, Interpretation, Reading, interpretation
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
 from service.engine.limits import Limits
-from service.engine.network.cautions import doubtful
 from service.engine.network.evaluate import EvaluationTask
-from service.engine.network.feed import Feed, Feeder
+from service.engine.network.feed import Feed
 from service.engine.network.task import Task, prepare
-from service.engine.network.vectors import ParametersSide, Piece
+from service.engine.network.vectors import Piece
 from service.engine.watch import Watch
 
 EVALUATIONS = 20
@@ -60,14 +57,16 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
-class NetworkVerifyTask(TwinTask):
+class NetworkVerifyTask(NetworkTask):
     """Asks for verdicts on gradients of a network's loss."""
+
+    graphs = 3.0  # both, and the gradients in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkVerify:
         return NetworkVerify(self.task, limits, pool, watch)
 
 
-class NetworkVerify:
+class NetworkVerify(TrainedNetwork):
     """The right gradient of a network's loss in float64, ready to be compared with claims."""
 
     def __init__(
@@ -76,15 +75,8 @@ class NetworkVerify:
         """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
         what `watch` raises.
         """
-        self.task, self.limits = task, limits
-        self.prepared = prepare(task, limits, watch)
-        self.feeder = Feeder(self.prepared, limits)
-        model = self.prepared.model
-        self.side = ParametersSide(task, model)
-        if not self.side.size:
-            detail = "has no parameters that are trained, so there is no gradient to compare with"
-            raise InvalidRequest([Fault(("network",), detail)])
-        self.warnings: list[Caution] = doubtful(task, model)
+        super().__init__(task, limits, watch, "compare with")
+        self.limits = limits
         self.claims = Claims(self.side, task.definition)
         twin = prepare(task._replace(dtype="float64"), limits, watch, distinct_layers=True)
         self.network = Network(twin)
@@ -101,7 +93,6 @@ class NetworkVerify:
         self.cost = cost(self.subject.program.nodes)
         """Seconds that the gradient takes, roughly."""
         self.weight = 2 * len(self.network.graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(
         self,
@@ -123,12 +114,7 @@ class NetworkVerify:
             read.append(claim)
             if len(faults) >= MOST_ERRORS:
                 break
-        try:
-            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults]) from None
-        if faults:
-            raise InvalidRequest(faults[:MOST_ERRORS])
+        leaves = self.leaves(feed, faults, watch)
         named = {node.attributes[0]: _wide(value) for node, value in leaves.values().items()}
         named.setdefault("sample_weights", np.ones(self.task.samples))
         here = Located(self.subject, {node: named[name] for name, node in self.inputs.items() if name in named}, watch)
