@@ -31,6 +31,7 @@ def full_batch(optimizer: str) -> Sentence:
     latex=r"\frac{L_T}{L_1}",
     severities={"warning": 2.0},
     sources=(HERE,),
+    advised_as="learning_rate",
 )
 def loss_grew(first: str, last: str, rate: str, bound: Sentence | str = "") -> Sentence:
     return say("findings.loss_grew.text", first=first, last=last, rate=rate, bound=bound)
@@ -43,6 +44,7 @@ def loss_grew(first: str, last: str, rate: str, bound: Sentence | str = "") -> S
     latex=r"L_t > 10^{12} \max(1, |L_1|) \text{ or not finite}",
     severities=ALWAYS_PROBLEM,
     sources=(HERE,),
+    advised_as="learning_rate",
 )
 def diverged(step: int, before: float | None) -> Sentence:
     if before is None:
@@ -57,6 +59,7 @@ def diverged(step: int, before: float | None) -> Sentence:
     latex=r"\frac{\tilde L_T - \min_t \tilde L_t}{L_1 - \min_t \tilde L_t}",
     severities={"warning": 0.25, "problem": 1.0},
     sources=(f"{HERE}: the share of what was gained that is lost again",),
+    advised_as="learning_rate",
 )
 def loss_rose(step: int, lowest: float, last: float) -> Sentence:
     return say("findings.loss_rose.text", step=str(step), lowest=lowest, last=last)
@@ -82,6 +85,7 @@ def plateau(first: int, last: int, loss: float, change: float) -> Sentence:
     latex=r"\frac{t_2 - t_1}{T}",
     severities={"note": 0.25},
     sources=(f"{HERE}: a quarter of all steps",),
+    advised_as="plateau",
 )
 def passed_plateau(first: int, last: int, loss: float) -> Sentence:
     return say("findings.passed_plateau.text", first=str(first), last=str(last), loss=loss)
@@ -131,6 +135,7 @@ def units_died(layer: str, number: int, units: int, step: int) -> Sentence:
     latex=r"\operatorname{median}_t \frac{\|\Delta W_t\|}{\|W_t\|}",
     severities={"note": 0.3, "warning": 1.0},
     sources=(f"{RATIO}; an update as large as the weights keeps nothing of them",),
+    advised_as="learning_rate",
 )
 def updates_too_large(layer: str, ratio: float) -> Sentence:
     return say("findings.updates_too_large.text", layer=layer, ratio=ratio)
@@ -156,6 +161,7 @@ def updates_too_small(layer: str, ratio: float) -> Sentence:
     latex=r"\eta \, \lambda_{\max} / c",
     severities={"note": 1.0, "warning": 1.0},
     sources=("plain descent on a parabola is stable below 2/λmax (Goodfellow et al. 2016, section 8.2)",),
+    advised_as="learning_rate",
 )
 def learning_rate_too_large(rate: float, limit: float, curvature: float) -> Sentence:
     return say("findings.learning_rate_too_large.text", rate=rate, limit=limit, curvature=curvature)
@@ -168,6 +174,7 @@ def learning_rate_too_large(rate: float, limit: float, curvature: float) -> Sent
     latex=r"\frac{1}{T} \#\{t : L_{t+1} > L_t\}",
     severities={"warning": 0.3},
     sources=(f"three in ten steps upward, by a twentieth of the loss or more: {HERE}",),
+    advised_as="learning_rate",
 )
 def oscillation(percent: float, first: int) -> Sentence:
     return say("findings.oscillation.text", percent=f"{percent:.3g}", first=str(first))
