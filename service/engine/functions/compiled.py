@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import NamedTuple
@@ -80,6 +81,15 @@ class FunctionTask(NamedTuple):
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Function:
         return Function(self, limits, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+
+
+@contextmanager
+def naming_limit(what: str) -> Iterator[None]:
+    """Raise `LimitExceeded` for `what` of an expression, where a graph that is built within grows too large."""
+    try:
+        yield
+    except LimitExceeded as error:
+        raise LimitExceeded(what, error.asked, error.allowed, ("expression",)) from None
 
 
 def literals_of(expression: Expression) -> list[float | None]:
@@ -191,13 +201,11 @@ class Function:
         self.dimension = len(expression.variables)
         shape = (points,)
         graph = Graph("float64", MOST_NODES)
-        try:
+        what = ("", " and its gradient", " and its second derivatives")[order]
+        with naming_limit(f"operations of the expression{what}"):
             variables = [graph.input(name, shape) for name in expression.variables]
             nodes = build(expression, graph, variables)
             rows = _rows(graph, nodes[-1], variables, order, shape)
-        except LimitExceeded as error:
-            what = ("", "and its gradient ", "and its second derivatives ")[order]
-            raise LimitExceeded(f"operations of the expression {what}".strip(), *_counts(error)) from None
         self.checks = checks_of(expression)
         self.kinks = _kinks(self.checks, nodes)
         """Texts of kinks, vertical slopes and jumps: reasons why the gradient need not vanish at a minimum."""
@@ -317,7 +325,3 @@ def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shap
 
 def _pairs(count: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(count), 2))
-
-
-def _counts(error: LimitExceeded) -> tuple[float, float, tuple[str]]:
-    return error.asked, error.allowed, ("expression",)

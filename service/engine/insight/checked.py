@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
@@ -19,7 +19,7 @@ from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.insight.trained_network import NetworkTask, TrainedNetwork
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
 from service.engine.network.task import Prepared, Task, prepare
@@ -96,8 +96,8 @@ class NetworkCheck(TrainedNetwork):
         values = leaves.values()
         here = computed = Located(self.subject, values, watch)
         if self.twin is not self.subject:
-            wide = {name: values[node] for name, node in self.inputs.items() if node in values}
-            here = Located(self.twin, {self.twin_inputs[name]: _wide(value) for name, value in wide.items()}, watch)
+            named = {name: values[node] for name, node in self.inputs.items() if node in values}
+            here = Located(self.twin, {self.twin_inputs[name]: wide(value) for name, value in named.items()}, watch)
         claimed, missing = None, []
         if wanted.claimed is not None:
             parts: dict[Path, Array] = {
@@ -128,10 +128,6 @@ def _subject_of(prepared: Prepared, pool: WorkspacePool | None) -> Subject:
 
 def _inputs_of(prepared: Prepared) -> dict[str, Node]:
     return {node.attributes[0]: node for node in prepared.model.graph.nodes if node.operation.name == "input"}
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
 def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
@@ -166,14 +162,12 @@ class FunctionCheck:
         """Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
         self.names = expression.variables
-        try:
+        with naming_limit("operations of the graph"):
             self.variables = [graph.input(name, ()) for name in self.names]
             value = build(expression, graph, self.variables)[-1]
             self.subject = Subject(
                 value, [((name,), node) for name, node in zip(self.names, self.variables, strict=True)]
             )
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.nbytes = self.subject.nbytes
         self.weight = len(graph.nodes)
 

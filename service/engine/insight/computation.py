@@ -14,7 +14,7 @@ from typing import NamedTuple
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
@@ -187,7 +187,7 @@ class FunctionGraph:
     def __init__(self, expression: Expression) -> None:
         """Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
-        try:
+        with naming_limit("operations of the graph"):
             self.variables = [graph.input(name, ()) for name in expression.variables]
             nodes = build(expression, graph, self.variables)
             value = nodes[-1]
@@ -196,8 +196,6 @@ class FunctionGraph:
                 if node.inputs and node not in roots.labels:
                     roots.labels[node] = [expression.quoted(step)]
             self.computation = Computation(roots)
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.weight = self.computation.weight
         self.nbytes = 8 * len(self.computation.nodes)
 

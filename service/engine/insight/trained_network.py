@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.insight.leaves import Leaves, leaves_of
@@ -60,3 +63,8 @@ class TrainedNetwork:
         if faults:
             raise InvalidRequest(faults[:MOST_ERRORS])
         return leaves
+
+
+def wide(value: Array) -> Array:
+    """Return an array in float64 if it is in float32."""
+    return value.astype(np.float64) if value.dtype == np.float32 else value

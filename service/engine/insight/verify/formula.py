@@ -12,7 +12,7 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
@@ -65,12 +65,10 @@ class FunctionVerify:
         graph = Graph("float64", MOST_NODES, watch=watch)
         self.names = expression.variables
         self.variables = [graph.input(name, ()) for name in self.names]
-        try:
+        with naming_limit("operations of the graph"):
             nodes = build(expression, graph, self.variables)
             paths: list[Path] = [(name,) for name in self.names]
             self.subject = Subject(nodes[-1], list(zip(paths, self.variables, strict=True)), pool)
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         graph.most_nodes = MOST_WRONG_NODES
         self.paths = paths
         self.versions = {path: [node] for path, node in zip(paths, self.subject.gradients, strict=True)}

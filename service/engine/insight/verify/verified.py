@@ -17,7 +17,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
-from service.engine.insight.trained_network import NetworkTask, TrainedNetwork
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
@@ -115,7 +115,7 @@ class NetworkVerify(TrainedNetwork):
             if len(faults) >= MOST_ERRORS:
                 break
         leaves = self.leaves(feed, faults, watch)
-        named = {node.attributes[0]: _wide(value) for node, value in leaves.values().items()}
+        named = {node.attributes[0]: wide(value) for node, value in leaves.values().items()}
         named.setdefault("sample_weights", np.ones(self.task.samples))
         here = Located(self.subject, {node: named[name] for name, node in self.inputs.items() if name in named}, watch)
         rounding = Rounding(here, feed.seed, wanted.tolerance)
@@ -127,10 +127,6 @@ class NetworkVerify(TrainedNetwork):
         verdicts = [without_float_warnings(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
 class NetworkJudge(Judge):
