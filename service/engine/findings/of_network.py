@@ -12,7 +12,7 @@ from service.engine.findings.sources import (
 )
 from service.engine.texts import Sentence, say
 
-# --- what every answer tells: the network as it is defined ------------------------------------------
+# --- in every answer: the network as it is defined --------------------------------------------------
 
 
 @findings.declare(
@@ -83,7 +83,7 @@ def disconnected(layer: str, parameter: str, of: str = "") -> Sentence:
     return say("findings.disconnected.text", layer=layer, parameter=parameter)
 
 
-# --- what every answer tells: its numbers -----------------------------------------------------------
+# --- in every answer: its numbers -------------------------------------------------------------------
 
 
 @findings.declare(

@@ -90,7 +90,7 @@ class ExpressionGraph:
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}
         self._output = place[steps[-1]]
-        # In one vector: values, adjoints, the derivatives along edges and what they contribute.
+        # One vector has values, adjoints, the derivatives along edges and their contributions.
         derivatives = [derivative for _, _, derivative in arrows]
         self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
@@ -105,7 +105,7 @@ class ExpressionGraph:
         values, adjoints = found[:count], found[count : 2 * count]
         derivatives, contributions = found[2 * count :].reshape(2, -1)
         if math.isnan(values[self._output]):
-            adjoints[...], contributions[...] = math.nan, math.nan  # formulas such as 1/x go on where log x has ended
+            adjoints[...], contributions[...] = math.nan, math.nan  # formulas such as 1/x continue where log x ends
         return Backpropagation(values, adjoints, derivatives, contributions)
 
 

@@ -80,7 +80,7 @@ class FunctionTask(NamedTuple):
         return MOST_NODES
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Function:
-        return Function(self, limits, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return Function(self, limits, pool)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 @contextmanager
@@ -237,7 +237,7 @@ class Function:
             if count == size:
                 variables[...] = points.T
                 workspace.run()
-                return self.split(rows + 0.0)  # so that -0 is told as 0
+                return self.split(rows + 0.0)  # so that -0 becomes 0
             found = np.empty((self.rows, count))
             for start in range(0, count, size):
                 if watch is not None:

@@ -39,7 +39,7 @@ class Sample(NamedTuple):
         """Return the sizes of the errors of gradients and curvatures along vectors, (points, variables, directions)."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
-        # Where the border of the domain is next to a point, the neighbours inside tell.
+        # Next to the border of the domain, only the neighbours inside count.
         return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
 
 

@@ -398,7 +398,7 @@ _function(
     plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
-    # A comparison would make a number of what is none.
+    # A comparison would turn NaN into a number.
     value = operations.maximum(operations.sign(operations.sign(a) + 0.5), 0.0)
     return operations.with_slope(a, value, 0.0 * value)
 

@@ -190,7 +190,7 @@ class _Check:
             return self.claim.proved(piece)
         proved = self.proof.proved(piece)
         if proved.verdict == "wrong":
-            # Not even the gradient of this service is right here: the claim has to face the judge itself.
+            # Not even the exact gradient passes here, so the claim is compared with the complex step itself.
             return self.claim.judged(piece, np.arange(piece.start, piece.stop)[:EACH], "each")
         tested, exact = self.tested[part], self.exact[part]
         differs = np.abs(tested - exact) > self.claim.allowed(piece)

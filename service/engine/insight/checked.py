@@ -152,7 +152,7 @@ class FunctionCheckTask(ExpressionTask):
     """Asks for a check of the gradient of a typed function."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionCheck:
-        return FunctionCheck(self.expression, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return FunctionCheck(self.expression, pool)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionCheck:

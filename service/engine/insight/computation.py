@@ -87,7 +87,7 @@ class Computation:
         for node in self.forward:
             if not leads.isdisjoint(node.inputs):
                 leads.add(node)
-        # The adjoints on the way are those that the gradients need anyway: asking for them adds nothing.
+        # The gradients need the adjoints between anyway, so these add nothing to the graph.
         between = [node for node in self.forward if node in leads and node.index <= total.index]
         found = differentiate(total, between)
         by_node = dict(zip(between, found.nodes, strict=True))
@@ -178,7 +178,7 @@ class FunctionGraphTask(ExpressionTask):
     """Asks for the computational graph of a typed function at one point."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionGraph:
-        return FunctionGraph(self.expression)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return FunctionGraph(self.expression)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionGraph:

@@ -356,7 +356,7 @@ class Elements:
         if source is not node:
             return self._part(source, at, MOST_TERMS)
         name = node.operation.name
-        if name == "balanced":  # what it takes off is what rounding left over
+        if name == "balanced":  # it only removes the remainder of rounding
             return self.formula(node.inputs[0], place)
         if name == "constant":
             return Constant(float(node.attributes[0]))

@@ -136,7 +136,7 @@ class Explanation:
                 later.append(step)
             else:
                 shown[step.key] = _signed(held(step.element), step.signed)
-        # Shares first, then gradients that are made of nothing else, then updates.
+        # Shares come first, then gradients made of these, then updates.
         for step in sorted(later, key=lambda step: (MEAN_SQUARE, "share", "gradient", "update").index(step.quantity)):
             shown[step.key] = float(dtype(evaluate(step.formula, shown.__getitem__))) + 0.0
         ordered = [0.0] * len(outline.places)

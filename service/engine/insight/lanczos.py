@@ -207,7 +207,7 @@ def _search(
         if full or (above + below == sum(wanted) and bool((bounds[places] <= tolerance * scale).all())):
             return places, True
         if space.size == most:
-            # A later search that could not tell whether something is missing takes nothing away from what is found.
+            # An unfinished later search does not invalidate the values found before.
             return (places, False) if not known.size else (places[:0], True)
     return np.empty(0, np.int64), True
 

@@ -310,7 +310,7 @@ class _Drawing:
         rows = np.stack([direction.vector for direction in self.directions])
         if len(rows) == 2:
             found.cosine = check_plane(rows[0], rows[1], ("along", 1))
-        # Along a parameter, places are its values: it is 0 at the origin, so that each comes out to the last bit.
+        # Places along a parameter are its values, so it is 0 at the origin and each value is exact.
         origin = self.survey.base.copy()
         for direction in self.directions:
             if direction.place is not None:
@@ -333,7 +333,7 @@ class _Drawing:
         )
         at_centre = self._grid(moved, len(rows), 1, 2)
         grid = self._grid(moved, len(rows), len(coordinates), 1 if self.survey.asked.slopes else 0)
-        # At the centre the parameters themselves are taken, so that nothing is rounded.
+        # At the centre the parameters themselves are used, without rounding.
         here = at_centre.run(
             self.survey.feed, self.survey.base, rows, np.zeros((1, len(rows))), self.survey.watched(at_centre.work)
         )

@@ -138,14 +138,14 @@ def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key]
         for sample, key in shown:
             for found in search.of(formulas[key]):
                 by_found.setdefault(found, set()).add(sample)
-    return [_told(scene, found, tuple(sorted(samples))) for found, samples in by_found.items()]
+    return [_reason_of(scene, found, tuple(sorted(samples))) for found, samples in by_found.items()]
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
     return [f"`{name}`" for name in names]
 
 
-def _told(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
+def _reason_of(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
     code, layer = found
     count = len(samples)
     if code == "inactive" and count == scene.task.samples:

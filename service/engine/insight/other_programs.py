@@ -96,7 +96,7 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
     if node.operation.view is not None or not node.inputs:
         return evaluate(node, operands)
     if name == "balanced":
-        return operands[0]  # others do not take off what rounding left over
+        return operands[0]  # other programs do not remove the remainder of rounding
     if name in SUMS:
         place = min(range(len(operands)), key=lambda place: operands[place].size)
         count = operands[0].shape[-1] if name == "matmul" else max(1.0, operands[0].size / node.size)

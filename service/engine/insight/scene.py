@@ -147,12 +147,12 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
         whole = task
         task = _one(whole)
         if any(shape[:1] != (whole.samples,) for _, shape in (*whole.inputs, *(whole.targets or ()))):
-            prepare(whole, limits, watch)  # it says which has how many samples
+            prepare(whole, limits, watch)  # its refusal names the counts of samples
     try:
         prepared = prepare(task, limits, watch)
     except InvalidRequest:
         if whole is not None:
-            prepare(whole, limits, watch)  # what is wrong, in the shapes of all samples
+            prepare(whole, limits, watch)  # refuses with the shapes of all samples
         raise
     model, objective = prepared.model, prepared.objective
     assert objective is not None
@@ -259,7 +259,7 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
         if layer.pre_activation is not layer.output:
             add(layer.pre_activation, Name("pre_activation", name, letter=letter("z", name)))
         add(layer.output, Name("output", name, activation, letter("a", name)))
-    # Before the parts of the loss: where a delta is just the error, it is shown as a delta.
+    # Before the parts of the loss, so that a delta that equals the error is named a delta.
     for name, delta in deltas.items():
         if isinstance(delta, Node) and delta.serves is not None and _follows_samples(prepared, delta):
             add(delta, Name("delta", name, letter=letter(r"\delta", name)))

@@ -231,7 +231,7 @@ class Located:
         inputs = [moved.get(x, self.values[x]) for x in node.operands]
         continuation = node.operation.continuation
         value = evaluate(node, inputs) if continuation is None else continuation(inputs, node.attributes)
-        # At a pole, as of ln x at 0, a continuation has another real part, with which branches would be others too.
+        # At a pole, such as that of ln x at 0, a continuation has another real part, which would change branches.
         real = self.values[node]
         return np.where(np.isfinite(real) & (not exact), value.real, real) + 1j * value.imag
 

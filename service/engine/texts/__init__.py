@@ -84,7 +84,7 @@ def telling(language: str) -> Tell:
     plural = PLURALS[language]
     between_words, between_sentences, stop = (texts[f"list.{key}"]["other"] for key in ("words", "sentences", "stop"))
 
-    def told(argument: Any) -> str:
+    def written(argument: Any) -> str:
         if isinstance(argument, str):
             return argument
         if isinstance(argument, Sentence):
@@ -93,7 +93,7 @@ def telling(language: str) -> Tell:
             return f"{argument:,}"
         if isinstance(argument, float):
             return short(argument)
-        parts = [told(part) for part in argument]
+        parts = [written(part) for part in argument]
         return (between_sentences if parts and parts[0].endswith(stop) else between_words).join(parts)
 
     def tell(sentence: Sentence) -> str:
@@ -104,7 +104,7 @@ def telling(language: str) -> Tell:
             text = forms.get(plural(arguments["count"]), text)
         if not arguments:
             return text
-        return text.format_map({name: told(argument) for name, argument in arguments.items()})
+        return text.format_map({name: written(argument) for name, argument in arguments.items()})
 
     return tell
 

@@ -95,8 +95,8 @@ def ranked(these: list[Found]) -> list[Found]:
 
 
 def _judge(seen: Seen) -> list[Found]:
-    told = [caution.found for caution in seen.result.warnings if caution.found is not None]
-    these = [_by_chance(seen, each) if each.code == "dead_units" else each for each in told]
+    warned = [caution.found for caution in seen.result.warnings if caution.found is not None]
+    these = [_by_chance(seen, each) if each.code == "dead_units" else each for each in warned]
     if not is_finite(np.array([layer.norms["output"] for layer in seen.result.layers or ()])):
         return these + list(_about_inputs(seen))
     rules: tuple[Callable[[Seen], Iterator[Found]], ...] = (
@@ -104,7 +104,7 @@ def _judge(seen: Seen) -> list[Found]:
     )
     for rule in rules:
         these += rule(seen)
-    # These two follow from most others, and are told where nothing else is.
+    # These two follow from most others, and count only where nothing else is found.
     for rule in (_mismatched, _flat):
         if all(each.severity == "note" for each in these):
             these += rule(seen)
@@ -321,8 +321,8 @@ def _slow(seen: Seen) -> Iterator[Found]:
 
 def _zero(seen: Seen) -> Iterator[Found]:
     """Yield findings on weights with a gradient of exactly 0, by reason."""
-    told = {each.found.layer for each in seen.result.warnings if each.found and each.code == "disconnected"}
-    gradients = {name: arrays for name, arrays in seen.result.gradients.items() if name not in told}
+    disconnected = {each.found.layer for each in seen.result.warnings if each.found and each.code == "disconnected"}
+    gradients = {name: arrays for name, arrays in seen.result.gradients.items() if name not in disconnected}
     whole = not any(array.any() for arrays in gradients.values() for array in arrays.values())
     by_reason: dict[tuple[str, str], list[str]] = {}
     for layer, arrays in gradients.items():

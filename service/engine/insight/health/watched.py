@@ -122,9 +122,9 @@ class Watched:
         if self.rows:
             status = "diverged" if outcome.status == "diverged" else None
             these += judge_record(record, status)
-            told = {(each.code, each.layer) for each in these}
+            known = {(each.code, each.layer) for each in these}
             warned = [caution.found for caution in outcome.warnings if caution.found is not None]
-            these += [each for each in warned if each.code in WARNED and (each.code, each.layer) not in told]
+            these += [each for each in warned if each.code in WARNED and (each.code, each.layer) not in known]
             these += self._curved(these)
             these += self._died()
             if outcome.status != "diverged" and record.ends_high:
@@ -176,7 +176,7 @@ class Watched:
             these += found_if("units_died", grown, layer=name, quantity="output", step=step, **words)
         return these
 
-    def _at_the_end(self, told: set[tuple[str, str | None]]) -> list[Found]:
+    def _at_the_end(self, known: set[tuple[str, str | None]]) -> list[Found]:
         try:
             last = self._diagnose()
         except DeadlineExceeded:
@@ -185,5 +185,5 @@ class Watched:
         return [
             replace(each, step=step)
             for each in last.findings
-            if each.code in AT_THE_END and (each.code, each.layer) not in told
+            if each.code in AT_THE_END and (each.code, each.layer) not in known
         ]

@@ -169,9 +169,9 @@ class _SampleShares(_OneSearch):
         tolerance = max(NEAR, *(reading.tolerance for reading in readings)) * singular[0] / singular[-1]
         weights = self.leaves.get("sample_weights")
         ratios = (shares / self.data.right_share).reshape(len(self.data.outputs), self.data.samples)
-        return list(self._told(readings, ratios, min(tolerance, 0.05), precision, weights))
+        return list(self._mistakes_of(readings, ratios, min(tolerance, 0.05), precision, weights))
 
-    def _told(
+    def _mistakes_of(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
     ) -> Iterator[ClaimDiagnosis]:
         """Yield the mistake that shares of samples mean, given as ratios to the right ones, (outputs, samples)."""

@@ -142,7 +142,7 @@ class Rounding:
             if not self._is_evident(allowed, claim, off, pieces, step, kind, dtype):
                 continue
             if abs(step) not in TABLED and int((off > allowed).sum()) < FEWEST:
-                continue  # one number is soon explained by a step of its own
+                continue  # some step explains any single number
             if all(self._is_quotient(kind, place, step, claim, allowed) for place in self._places(off, asked, pieces)):
                 return found
         return None
@@ -212,10 +212,10 @@ class Rounding:
     ) -> bool:
         """Return whether the quotients explain much more than their allowed noise in each differing tensor, or the
         claim consists of possible differences: multiples of the last digit of the loss."""
-        told = False
+        evident = False
         for piece in pieces:
             if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
-                told = True
+                evident = True
                 continue
             span = abs(step) * (2.0 if kind == "central_differences" else 1.0)
             unit = float(np.spacing(np.asarray(abs(self.value), dtype))) / span / 2.0
@@ -225,8 +225,8 @@ class Rounding:
             near = np.where(whole == 0.0, multiples == 0.0, (np.abs(multiples - whole) <= room) & (room < TELLS))
             if np.mean(near) < MOSTLY:
                 return False
-            told = told or bool(whole.any())
-        return told
+            evident = evident or bool(whole.any())
+        return evident
 
     def _places(self, off: Array, chosen_from: Array, pieces: list[slice]) -> list[int]:
         """Return the entries to compare with a difference each, the farthest off first."""

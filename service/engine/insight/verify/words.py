@@ -28,21 +28,21 @@ def of_first_wrong(first: FirstWrong) -> Sentence:
 
 def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
     """Return the sentences on the mistakes of a diagnosis."""
-    told = []
+    sentences = []
     for made in diagnosis.made:
         what = mistakes[made.code].what
         if made.layers and made.code not in HARMLESS:
-            told.append(say("verify.at", places=[f"`{name}`" for name in made.layers], what=what))
+            sentences.append(say("verify.at", places=[f"`{name}`" for name in made.layers], what=what))
         else:
-            told.append(what)
+            sentences.append(what)
     facts = diagnosis.facts
     if "rate" in facts:
-        told.append(say("verify.rate", rate=facts["rate"]))
+        sentences.append(say("verify.rate", rate=facts["rate"]))
     if "step" in facts:
-        told.append(say("verify.step", step=facts["step"]))
+        sentences.append(say("verify.step", step=facts["step"]))
     if "sample" in facts:
-        told.append(say("verify.sample", sample=int(facts["sample"])))
-    return told
+        sentences.append(say("verify.sample", sample=int(facts["sample"])))
+    return sentences
 
 
 def changes_for(diagnosis: ClaimDiagnosis) -> list[Sentence]:
