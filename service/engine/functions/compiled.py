@@ -295,7 +295,7 @@ class Function:
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Return the texts of singularities without a gradient, except for roots of what is never 0, such as x² + 1."""
+    """Return the texts of singularities without a gradient, except for roots of sums that are never 0."""
     texts = [
         check.singularity.text
         for check in checks

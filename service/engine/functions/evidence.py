@@ -31,7 +31,7 @@ RESOLVED = 0.01 * EPS
 SAME_VALUE = 1e-12
 """Most relative difference of values along a curve of stationary points."""
 BENDS = 0.5
-"""Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
+"""A curvature that changes by more than this share is not that of a quadratic: the point is degenerate."""
 BACK, FALLS = 8.0, 8.0
 """A gradient that is `FALLS` times larger `BACK` steps earlier is on its way to 0."""
 FADES = 2.0

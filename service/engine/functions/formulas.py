@@ -30,10 +30,10 @@ _PARENTHESES = re.compile("[()]")
 
 
 class Formulas(NamedTuple):
-    """Formulas of an expression; None stands for those too long to be of use."""
+    """The formulas of an expression; None for those too long to be of use."""
 
     function: str
-    """LaTeX, as it was typed: how it was understood."""
+    """The expression as typed, in LaTeX, to show how it was understood."""
     gradient: list[Printed | None]
     hessian: list[list[Printed | None]]
 

@@ -14,7 +14,7 @@ from service.engine.functions.expression import Expression
 Range = tuple[float, float]
 ANYTHING: Range = (-math.inf, math.inf)
 AWAY = (-2.0, -1.0, -0.5, 0.3, 0.5, 1.0, 2.0)
-"""Numbers at which what happens at 0 alone does not happen."""
+"""Numbers to try beside 0, to see whether a singularity occurs at 0 alone."""
 KINKS = ("kink", "vertical", "jump")
 
 

@@ -41,7 +41,7 @@ ALONE = "there are no values beside this point"
 INFINITE = "a second derivative is infinite here"
 UNKNOWN = "the chain rule meets 0 · ∞ here, and how the function goes on beside this point is not known"
 MENDED = frozenset(("kink", "vertical", "jump"))
-"""Kinds of problems that are none where the sides agree."""
+"""Kinds of problems that vanish where the sides agree."""
 ASKED = MENDED | {"pole", "not_finite"}
 """Kinds of problems that the sides may resolve."""
 
@@ -52,9 +52,9 @@ class Sides(NamedTuple):
     gradients: Array
     """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
     gradient_errors: Array
-    """(places, variables): by what rounding makes them uncertain."""
+    """(places, variables): the rounding of the gradients."""
     least: Array
-    """(places, variables): the lesser of the slopes to both sides along each axis; not a number where there is none."""
+    """(places, variables): the lesser of the slopes to both sides along each axis; NaN where there is none."""
     most: Array
     """(places, variables): the greater one."""
     hessians: Array
@@ -81,7 +81,7 @@ class Ends(NamedTuple):
     """Derivatives at the near ends of rays: (places, rays)."""
 
     alive: Array
-    """True where the function has values beside the place."""
+    """True where the function has values next to the place."""
     steady: Array
     """True where these values tend to the value at the place, or may."""
     slopes: Array
@@ -289,7 +289,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
 
 
 class Settled(NamedTuple):
-    """Results and problems, where the sides have been asked."""
+    """Results and problems, settled by the sides."""
 
     results: Results
     problems: dict[int, list[PointProblem]]

@@ -31,7 +31,7 @@ class Tidier(Algebra):
     def __init__(self, typed: int) -> None:
         super().__init__()
         self.typed = typed
-        """The index of the last node of what was typed; those after it belong to derivatives."""
+        """The index of the last node of the typed expression; later nodes belong to derivatives."""
         self._neat: dict[Sum, Sum] = {}
 
     def log1p(self, x: Sum) -> Sum:

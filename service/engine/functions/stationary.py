@@ -1,4 +1,4 @@
-"""The search for stationary points in a box: Newton's method from many places, and what it may claim."""
+"""The search for stationary points in a box, by Newton's method from many places."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Singularity(NamedTuple):
     """A set of points where a word has no value, or no derivative."""
 
     kind: str
-    """domain: there is no real value; pole: the value is infinite; vertical: the slope is; kink, jump: there is none,
-    and the answer follows a convention."""
+    """`domain`: there is no real value; `pole`: the value is infinite; `vertical`: the slope is infinite; `kink`,
+    `jump`: there is no slope, and answers follow a convention."""
     where: Callable[..., Array]
     """Maps the arguments, arrays of one shape, to a mask of the points."""
     text: str
@@ -52,7 +52,7 @@ class Word(Declaration):
     takes_literals: bool = False
     """True if `build` takes the literal numbers among the arguments as well."""
     plain: Callable[..., Node] | None = None
-    """Builds what formulas show instead, where the digits of derivatives take more than a textbook says."""
+    """Builds the textbook form for formulas, where exact derivatives need a longer one."""
 
 
 vocabulary: Registry[Word] = Registry("word", "vocabulary", Word, within="functions")

@@ -30,7 +30,7 @@ from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 Label = Sentence | str
-"""The role of a node beside its operation: a sentence, or words of code."""
+"""The role of a node: a sentence, or words of code."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Roots:
     total: Node | None
     """The node to differentiate; None if there is no backward pass."""
     wrt: list[tuple[tuple[str, ...], Node]]
-    """With respect to what: by layer and parameter, by input, or by variable."""
+    """The nodes to differentiate by, with their names: layer and parameter, input, or variable."""
     labels: dict[Node, list[Label]] = field(default_factory=dict)
     deltas: dict[Node, str] = field(default_factory=dict)
     """Pre-activations, whose adjoints are the deltas of layers."""

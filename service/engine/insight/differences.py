@@ -49,7 +49,7 @@ class DifferenceCurve:
     best: Difference | None = None
     """The smallest error without a kink; None: every step reaches one."""
     truncation: float | None = None
-    """The exponent of h above the best step: 2; None where too few steps tell it, as for polynomials of degree 2."""
+    """The exponent of h above the best step: 2; None with too few steps, as for polynomials of degree 2."""
     rounding: float | None = None
     """The exponent of h below the best step: -1."""
     kink: float | None = None

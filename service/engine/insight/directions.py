@@ -28,7 +28,7 @@ NORMALIZATIONS: Mapping[str, str] = {
 STREAM = 2
 """The stream of random numbers for directions, apart from those for parameters (0) and noise (1)."""
 PARALLEL = 1e-9
-"""Directions whose cosine differs from 1 or -1 by less span no plane."""
+"""Directions span no plane if their cosine is closer than this to 1 or -1."""
 FLAT = 1e-12
 """A singular value below so much of the first one is rounding."""
 UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {

@@ -137,14 +137,14 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "with_slope": _same,
 }
 BY_INDICES = frozenset(("gather_rows", "scatter_rows"))
-"""Operations whose numbers come from where integers among the inputs say."""
+"""Operations that look numbers up by integers among their inputs."""
 _SPREADING = frozenset(("broadcast", "windows", "gather_rows"))
 """Moves that repeat numbers."""
 _MIXING = frozenset(("matmul", "softmax", "log_softmax", "first_largest"))
 """Operations with several elements that depend on one."""
 _ADDING = frozenset(("add", "subtract", "negate"))
 _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_mean_square"))
-"""Operations that compute their value in a careful way, and say by their second input what it is of."""
+"""Operations that compute their value in a careful way; their second input is the argument of the plain formula."""
 
 
 def read_by(node: Node) -> tuple[Node, ...]:

@@ -20,7 +20,7 @@ Key = Hashable
 
 
 class NumberFormula:
-    """A number, in terms of others. `size` counts the names in it, `depth` how deep it nests."""
+    """A number in terms of others. `size` counts the names in it, `depth` the levels of nesting."""
 
     __slots__ = ("depth", "size")
 

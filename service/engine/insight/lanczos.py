@@ -23,9 +23,9 @@ LOOSE = 1e-4
 MORE_PASSES = 2
 """Searches beyond those that find one eigenvalue each: they find missed ones, and confirm that there are no more."""
 CHECKED_EVERY = 5
-"""Steps between the first looks at the Ritz values."""
+"""Steps before the first check of the Ritz values."""
 CHECKED_SHARE = 8
-"""Later ones come after a further part of the steps that are done: a look costs the cube of these."""
+"""Later checks come after this further share of the steps, as a check costs the cube of these."""
 ORDINARY = 100
 """Powers of two by which a matrix may differ from 1 without any danger for squares."""
 TINY = 1e-13

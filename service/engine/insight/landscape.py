@@ -48,7 +48,7 @@ MOST_POINTS = 250_000
 MOST_INDEX = 20
 """Eigenvectors from either end of the spectrum that may be axes."""
 DEFAULT_RESOLUTIONS = {1: 101, 2: 51}
-"""Points along an axis, by how many axes there are: odd numbers, so that there is one in the middle."""
+"""Points along an axis, by the count of axes; odd numbers, so that one point is in the middle."""
 MARGIN = 0.2
 """Margin on either side of a trajectory, as a share of its extent."""
 
@@ -74,7 +74,7 @@ class Trajectory(NamedTuple):
 
 
 class Survey:
-    """One look around: the state that its steps share."""
+    """The making of one landscape, with the state that its steps share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The values of a landscape: its axes, its losses, and what is found at its centre."""
+"""The values of a landscape: its axes, its losses, and the slopes and curvatures at its centre."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class AskedLandscape(NamedTuple):
     """None, one or two."""
     slopes: bool = True
     levels: int = 12
-    """About how many contour levels."""
+    """Roughly the count of contour levels."""
     spectrum: AskedSpectrum | None = None
 
 
 @dataclass
 class AxisValues:
-    """One axis, and what there is at the centre along it."""
+    """One axis, with slope and curvature at the centre."""
 
     asked: AskedAxis
     direction: Direction

@@ -32,7 +32,7 @@ from service.engine.texts import Sentence, say
 RECTIFIERS = frozenset(
     ("relu", "leaky_relu", "prelu", "elu", "selu", "celu", "relu6", "hard_silu", "hard_shrink", "soft_shrink")
 )
-"""Activations whose flat part is called off, and not saturated."""
+"""Activations whose flat part is called inactive, and not saturated."""
 STEPS = frozenset(("step", "sign"))
 MOST_FOLLOWED = 100_000
 """Names in formulas that are read to find a reason."""
@@ -192,7 +192,7 @@ def _reason_of(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
 
 
 class _CauseSearch:
-    """Follows formulas that are 0 to where that comes from."""
+    """A search that follows formulas that are 0 to their causes."""
 
     def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
         self.scene = scene

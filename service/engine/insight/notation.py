@@ -23,7 +23,7 @@ _OPEN, _BARE, _FACTOR, _BASE = "\ue000", "\ue001", "\ue002", "\ue003"
 parentheses, `_BASE` where one with a power of ten needs them too."""
 _PLACE = re.compile(f"{_OPEN}(\\d+)([{_BARE}{_FACTOR}{_BASE}])")
 Leaf = Callable[[Key, str], Fragment]
-"""A key, and one of these marks, to the piece that stands for it."""
+"""Returns the fragment for a key, given one of these marks."""
 
 _NAMES = {"absolute": "abs", "maximum": "max", "minimum": "min"}
 _OPERATORS = {

@@ -48,7 +48,7 @@ _KINDS |= dict.fromkeys(("error", "loss", "sample_loss", "penalty"), "error")
 
 @dataclass(slots=True)
 class DerivationStep:
-    """One number, and how it is derived. All but its value."""
+    """One number with its derivation, without its value."""
 
     key: Key
     id: str
@@ -87,7 +87,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One parameter's gradient: the keys of what is shown of it."""
+    """One parameter's gradient: the keys of its shown numbers."""
 
     path: str
     selected: SelectedParameter
@@ -135,7 +135,8 @@ class _Growth:
             self._follow([(objective.total.index, 0)], deepest)
 
     def _follow(self, level: list[Element], fits: int) -> int:
-        """Derive elements and what they are made of; how deep that goes. `fits` is a depth that is short enough."""
+        """Derive elements and the elements in their formulas; return the depth. `fits` is a depth that is certainly
+        short enough."""
         depth = 1
         while level and (self.depth is None or depth < self.depth):
             following: dict[Element, None] = {}

@@ -48,7 +48,7 @@ class Name:
     part: str = ""
     """The parameter of the layer, or the activation."""
     letter: str = ""
-    """In LaTeX, what stands before the index."""
+    """The LaTeX before the index."""
     per_sample: bool = True
     """The first axis is the samples'."""
 
@@ -88,7 +88,7 @@ class Scene:
     names: dict[int, Name]
     """The names by the indices of the nodes."""
     blocked: tuple[str, ...]
-    """Layers whose derivative is zero everywhere, on the way to some parameter."""
+    """Layers with a derivative of zero everywhere, between the loss and some parameter."""
     sample: int | None
     """The chosen sample, as callers count."""
     noises: Sequence[Noise]

@@ -62,9 +62,9 @@ class Density:
     values: Array
     density: Array
     width: float
-    """Standard deviation of the Gaussian that stands for each eigenvalue."""
+    """The standard deviation of the Gaussian of each eigenvalue."""
     probes: int
-    """Random vectors that it is estimated from; 0: it is made of all eigenvalues."""
+    """The count of random vectors of the estimate; 0 if it uses all eigenvalues."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Spectrum:
     """Products of the Hessian with vectors that were computed; of a whole Hessian as many as it has rows."""
     converged: bool
     trace: float | None = None
-    """The sum of all eigenvalues; None: it was not asked for."""
+    """The sum of all eigenvalues; None if it was not asked for."""
     trace_error: float = 0.0
     """The standard error of an estimated trace."""
     eigenvalues: Array | None = None

@@ -69,7 +69,7 @@ class Subject:
 
 
 class Slope(NamedTuple):
-    """A derivative along one direction, and how far rounding may have moved it."""
+    """A derivative along one direction, and its noise."""
 
     value: float
     noise: float
@@ -111,12 +111,12 @@ class Located:
 
     @cached_property
     def declared(self) -> dict[Node, Array]:
-        """The elements where a declared slope stands for 0, as for a step, or bounds the slope at a pole."""
+        """The elements where a declared slope replaces 0, as for a step, or bounds the slope at a pole."""
         return {node: mask for node, (mask, _) in self._slopes_taken.items() if mask.any()}
 
     @cached_property
     def _slopes_taken(self) -> dict[Node, tuple[Array, Array]]:
-        """Of each value with a declared slope: the elements where it stands for none, and those at a kink."""
+        """For each declared slope, the elements where it replaces the computed one, and those at a kink."""
         found = {node: self._is_declared(node) for node in self.subject.sloped}
         return {node: masks for node, masks in found.items() if masks is not None}
 

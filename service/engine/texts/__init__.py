@@ -17,7 +17,7 @@ from string import Formatter
 from typing import Any
 
 LANGUAGES = ("en", "zh")
-"""The first one is used where a caller asks for none of them."""
+"""The first language is the default."""
 FOLDER = Path(__file__).parent
 DIGITS = 6
 """Significant digits of numbers in sentences; answers hold the exact numbers as well."""
@@ -25,7 +25,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A text by its key, such as `explain.forward.sum`, with what goes into its places.
+    """A text by its key, such as `explain.forward.sum`, with the arguments for its places.
 
     An argument is a word of code, which is the same in every language, a number, another sentence, or a list of
     sentences and words. The argument `count` chooses the plural.

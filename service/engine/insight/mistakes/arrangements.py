@@ -20,7 +20,7 @@ from service.engine.insight.mistakes.network import Network
 MOST_AXES = 5
 """Permutations of more axes are too many to try."""
 GATES = {"lstm": 4, "gru": 3}
-"""Layers with gates that lie side by side, and how many."""
+"""Layers with gates side by side, and the count of gates."""
 
 
 @declare("transposed", "arrangement", wrong="dW = delta.T @ X", right="dW = X.T @ delta")
@@ -183,4 +183,4 @@ declare(
     right="db = delta.sum(axis=0)",
     changes=averaged_by_use,
 )(anything)
-"""The factor 1 / samples of biases alone: the search tells it from `mean_doubled`."""
+"""The factor 1 / samples of biases alone; the search separates it from `mean_doubled`."""

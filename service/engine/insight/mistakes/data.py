@@ -1,7 +1,7 @@
 """Mistakes of data: the right rules with other samples, other targets or other parameters.
 
-What they give depends on numbers that nobody knows beforehand, such as a learning rate or which sample was used. The
-search solves for these (see `insight/verify/data.py`); here is what they are called.
+Their numbers depend on unknowns, such as a learning rate or the sample that was used. The search solves for these (see
+`insight/verify/data_search.py`); this module names the mistakes.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Network:
 
     @cached_property
     def moving(self) -> set[int]:
-        """Indices of the nodes that depend on what is trained."""
+        """Indices of the nodes that depend on trained parameters."""
         return self.descendants(self.targets)
 
     @cached_property
@@ -144,7 +144,7 @@ class Network:
 
     @cached_property
     def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
-        """Of several outputs: each with what its mean may be taken over, and what a factor of its loss adds."""
+        """For each of several outputs, the counts of its mean, and the node that a factor of its loss adds."""
         parts = self.objective.by_output
         if len(parts) < 2 or self.task.reduction == "none":
             return []

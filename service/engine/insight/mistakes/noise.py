@@ -1,4 +1,4 @@
-"""Differences that are no mistakes: the gradient is right as far as the way of computing it allows."""
+"""Differences that are no mistakes: the gradient is as right as its computation allows."""
 
 from __future__ import annotations
 

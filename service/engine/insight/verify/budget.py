@@ -61,7 +61,7 @@ class Budget:
         self._held = held
 
     def spend(self, seconds: float) -> None:
-        """Count what is done in any case."""
+        """Count the seconds of work that is done in any case."""
         self.left -= seconds
 
     def may(self, family: str, seconds: float) -> bool:

@@ -20,7 +20,7 @@ from service.engine.network.vectors import ParametersSide
 LAYOUTS = ("nabla", "pytorch")
 Path = tuple[str, ...]
 Turn = Callable[[Array, Shape], Array | None]
-"""A tensor of PyTorch as one of ours of a shape; None: it is none."""
+"""Turns a tensor of PyTorch into one of ours with a shape; None if it is none."""
 
 
 @dataclass

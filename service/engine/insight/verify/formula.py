@@ -180,4 +180,4 @@ ROOM = 1e-5
 MOST_PAIRED = 12
 """Most variables that are moved in pairs."""
 ONE = Counts(1, 1, "sum", averages=False)
-"""A function has one value: there is no mean to go wrong."""
+"""The counts of a function: it has one value, so no mean can go wrong."""

@@ -24,7 +24,7 @@ WORST = 3
 NEAR = {"float64": 1e-7, "float32": 1e-4}
 """Relative error of a tensor as a whole up to which a mistake explains it."""
 OWN_DIGITS = 4.0
-"""Last digits by which a claim may differ from what the service answers."""
+"""Last digits by which a claim may differ from the service's own answer."""
 FARTHEST = 0.02
 """The same where rounding is large."""
 HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "noise")

@@ -65,7 +65,7 @@ class Interpretation(NamedTuple):
 
 @dataclass
 class Reading:
-    """A claimed tensor: the ways to read it, and how near a version has to be."""
+    """A claimed tensor, with its interpretations and its tolerance."""
 
     path: Path
     options: list[Interpretation]

@@ -1,8 +1,8 @@
-"""Short pictures of tensors, by which a claim is compared with many wrong gradients at once.
+"""Short pictures of tensors, which compare a claim with many wrong gradients at once.
 
-A small tensor is its own picture. Of a large one the rows are added up a few times with random signs, so a picture has
-a few rows. Such a sum of a product is the product of the sum: of a gradient `X.T @ delta` nothing large is ever made,
-and trying one more mistake costs little more than its delta.
+A small tensor is its own picture. The picture of a large one has a few rows, each a sum of its rows with random signs.
+Such a sum of a product is the product of the sum: for a gradient `X.T @ delta` nothing large is ever made, and one more
+mistake costs little more than its delta.
 """
 
 from __future__ import annotations

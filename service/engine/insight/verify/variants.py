@@ -1,4 +1,4 @@
-"""All wrong gradients that the rules of mistakes make of one network, planned as one program of pictures."""
+"""All wrong gradients of one network by the rules of mistakes, planned as one program of pictures."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class Variants:
         return Program(outputs, self.network.targets, pool=pool, watch=watch)
 
     def _count(self, node: Node) -> None:
-        """Add what a node costs, with all that only it needs."""
+        """Add the cost of a node, with all nodes that only it needs."""
         new = [node]
         while new:
             each = new.pop()
@@ -318,7 +318,7 @@ class Variants:
 
 
 def fill(room: Mapping[str, Array], given: Mapping[str, Array], inputs: Mapping[str, Node]) -> None:
-    """Write what a program takes."""
+    """Write the inputs of a program."""
     for name, value in {**given, **last_of(inputs, given)}.items():
         if name in room:
             room[name][...] = value

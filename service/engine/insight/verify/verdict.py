@@ -32,7 +32,7 @@ class TensorVerdict:
     error: float
     """The largest absolute difference."""
     relative: float
-    """The length of the difference, as a share of the length of what is right."""
+    """The length of the difference, as a share of the length of the right tensor."""
     tolerance: float
     """The error that the entry with the largest difference may have."""
     wrong: int

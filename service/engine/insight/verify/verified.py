@@ -1,4 +1,4 @@
-"""Verdicts on claimed gradients of a network: what is right, where it goes wrong, and which mistake explains it."""
+"""Verdicts on claimed gradients of a network: right tensors, where a gradient first goes wrong, and mistakes."""
 
 from __future__ import annotations
 
