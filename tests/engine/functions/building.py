@@ -85,12 +85,12 @@ def finish(running):
 
 def to_the_end(running):
     """Roll to the end; return copies of the snapshots."""
-    told = []
+    snapshots = []
     while not running.finished:
         snapshot = running.advance()
         if snapshot is not None:
-            told.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
-    return told
+            snapshots.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
+    return snapshots
 
 
 def arrived(running):
@@ -103,8 +103,8 @@ def arrived(running):
 
 def roll(*arguments, **details):
     """Return the finished rolling, its snapshots, and its outcome."""
-    running, told = rolled(*arguments, **details)
-    return running, told, arrived(running)
+    running, snapshots = rolled(*arguments, **details)
+    return running, snapshots, arrived(running)
 
 
 def rolled(*arguments, **details):

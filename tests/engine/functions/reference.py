@@ -270,12 +270,12 @@ class Judge:
             self._others = [Truth(self.expression, self.point, chance, which < TRIALS) for which in range(2 * TRIALS)]
         return self._others
 
-    def same(self, told: float, of: Number, scale: float = 0.0) -> bool:
+    def same(self, answered: float, of: Number, scale: float = 0.0) -> bool:
         """Return whether a number is `of(-1)`, within the rounding seen in `of(0)`, …"""
         true, error = of(-1)
         if not mp.isfinite(true):
             return any(mp.isfinite(of(which)[0]) for which in range(TRIALS))
-        apart = abs(mpf(told) - true)
+        apart = abs(mpf(answered) - true)
         allowed = mpf(TOLERANCE) * abs(true) + mpf(scale) + error + mpf(10) ** -290
         if apart <= allowed:
             return True
@@ -324,7 +324,7 @@ class Judge:
                 )
                 smooth &= i == j or self._straight(i, j)
         if smooth and kinds & {"kink", "vertical", "jump"}:
-            missing.append("a problem is told where there is none")
+            missing.append("a problem is answered where there is none")
         return Verdict(wrong, missing)
 
     def _blurred(self) -> bool:
@@ -352,7 +352,7 @@ class Judge:
         return [partial(of, sign=sign) for sign in (1.0, -1.0) if not mp.isnan(of(-1, sign)[0])]
 
     def _gradient(
-        self, name: str, told: float | None, i: int, kinds: set[str], wrong: list[str], missing: list[str]
+        self, name: str, answered: float | None, i: int, kinds: set[str], wrong: list[str], missing: list[str]
     ) -> bool:
         """Check a partial derivative; return whether it exists."""
         sides = self._slopes(i)
@@ -360,19 +360,19 @@ class Judge:
         found = [side(-1) for side in sides]
         shown = [mp.nstr(number, 12) for number, _ in found]
         exists = _agree(found) and not jumps
-        if told is None:
+        if answered is None:
             if exists:
                 missing.append(f"{name} is null, though {shown}")
         elif not found and not jumps:
-            missing.append(f"{name} {told!r} is told at a point that stands alone")
+            missing.append(f"{name} {answered!r} is answered at a point that stands alone")
         elif exists or not kinds & set(CONVENTIONS):
-            if not any(self.same(told, side, self._scale(i)) for side in sides):
-                wrong.append(f"{name} {told!r}, not {shown}")
+            if not any(self.same(answered, side, self._scale(i)) for side in sides):
+                wrong.append(f"{name} {answered!r}, not {shown}")
         elif not jumps and not kinds & {"jump", "pole"}:
             low, high = min(number for number, _ in found), max(number for number, _ in found)
             margin = mpf(TOLERANCE) * (abs(low) + abs(high))
-            if not low - margin <= told <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
-                wrong.append(f"{name} {told!r} is not between {shown}")
+            if not low - margin <= answered <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
+                wrong.append(f"{name} {answered!r} is not between {shown}")
         return exists
 
     def _straight(self, i: int, j: int) -> bool:
@@ -388,7 +388,7 @@ class Judge:
     def _second(
         self,
         name: str,
-        told: float | None,
+        answered: float | None,
         sides: list[Number],
         scale: float,
         hidden: bool,
@@ -399,16 +399,16 @@ class Judge:
         found = [side(-1) for side in sides]
         shown = [mp.nstr(number, 12) for number, _ in found]
         exists = _agree(found)
-        if told is None:
+        if answered is None:
             if exists and not hidden:
                 missing.append(f"{name} is null, though {shown}")
         elif exists:
-            if not any(self.same(told, side, scale) for side in sides):
-                wrong.append(f"{name} {told!r}, not {shown}")
+            if not any(self.same(answered, side, scale) for side in sides):
+                wrong.append(f"{name} {answered!r}, not {shown}")
         elif not sides:
-            missing.append(f"{name} {told!r} is told at a point that stands alone")
-        elif not any(self.same(told, side, scale) and self._rounded(sides) for side in sides):
-            wrong.append(f"{name} {told!r}, though the sides are {shown}")
+            missing.append(f"{name} {answered!r} is answered at a point that stands alone")
+        elif not any(self.same(answered, side, scale) and self._rounded(sides) for side in sides):
+            wrong.append(f"{name} {answered!r}, though the sides are {shown}")
         return exists
 
     def _scales(self, i: int, j: int) -> float:
@@ -506,7 +506,7 @@ def random_cases(seed: int) -> Iterator[tuple[str, list[str], list[list[float]]]
 def answers(calculus: Any) -> list[Answer]:
     """Return the answer for each point."""
 
-    def told(number: float) -> float | None:
+    def answered(number: float) -> float | None:
         return float(number) if math.isfinite(number) else None
 
     found = []
@@ -514,9 +514,9 @@ def answers(calculus: Any) -> list[Answer]:
         problems = calculus.problems.get(place, [])
         found.append(
             Answer(
-                told(value),
-                [told(number) for number in calculus.results.gradients[place]],
-                [[told(number) for number in row] for row in calculus.results.hessians[place]],
+                answered(value),
+                [answered(number) for number in calculus.results.gradients[place]],
+                [[answered(number) for number in row] for row in calculus.results.hessians[place]],
                 [(problem.kind, problem.text) for problem in problems],
             )
         )

@@ -91,7 +91,7 @@ def test_the_tolerance_is_the_callers():
     assert calculus("x^2 + y^2", [(0.0, 0.0)], tolerance=0.0).classes == [MINIMUM]
 
 
-def test_without_second_derivatives_nothing_is_told_of_curvature():
+def test_without_second_derivatives_nothing_is_reported_of_curvature():
     found = calculus("x^2 + y^2", [(1.0, 0.0)], order=1)
     assert found.norms.tolist() == [2.0]
     for part in (found.eigenvalues, found.eigenvectors, found.classes, found.condition_numbers, found.stable_steps):

@@ -140,7 +140,7 @@ def test_as_many_variables_as_are_allowed():
     np.testing.assert_array_equal(found.hessians[0], hessian)
 
 
-def test_negative_zero_is_told_as_zero():
+def test_negative_zero_becomes_zero():
     found = results("-x + 0y", [(0.0, 0.0)], ("x", "y"))
     for part in found:
         assert not np.signbit(part[part == 0.0]).any()
@@ -183,7 +183,7 @@ def test_problems(text, point, expected):
     assert problems(text, [point]) == [expected]
 
 
-def test_problems_are_told_point_by_point():
+def test_problems_are_reported_point_by_point():
     found = problems("log(x)/y", [(1.0, 1.0), (-1.0, 1.0), (2.0, 0.0), (0.0, 0.0), (3.0, -1.0)], ("x", "y"))
     assert found == [[], ["domain"], ["pole"], ["pole", "pole"], []]
 

@@ -421,16 +421,16 @@ def test_unknown_names_come_with_what_is_known() -> None:
     assert fault.allowed[0] == "x" and "sin" in fault.allowed
 
 
-def test_unknown_names_are_told_at_once_and_once() -> None:
+def test_unknown_names_are_reported_at_once_and_once() -> None:
     faults = refusal("a + f(x, b) + a", ["x"])
     assert [fault.detail.split(": ")[1].split()[0] for fault in faults] == ['"a"', '"f"', '"b"']
 
 
-def test_unknown_names_are_told_with_what_is_wrong_after_them() -> None:
+def test_unknown_names_come_with_what_is_wrong_after_them() -> None:
     assert ["column 1:" in fault.detail for fault in refusal("a + )", ["x"])] == [True, False]
 
 
-def test_unknown_names_are_told_up_to_a_number() -> None:
+def test_unknown_names_are_reported_up_to_a_number() -> None:
     names = " ".join(f"v{number}" for number in range(MOST_ERRORS + 10))
     assert len(refusal(names, [])) == MOST_ERRORS
     assert len(refusal(f"{names} )", [])) == MOST_ERRORS
@@ -462,7 +462,7 @@ def test_refused_variables(listed: Sequence[str], position: int, expected: str) 
     assert expected in fault.detail
 
 
-def test_refused_variables_are_told_at_once() -> None:
+def test_refused_variables_are_reported_at_once() -> None:
     assert [fault.path for fault in refusal("x", ["sin", "x", "2"])] == [("variables", 0), ("variables", 2)]
 
 

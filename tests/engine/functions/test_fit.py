@@ -61,9 +61,9 @@ def test_the_expression_is_the_loss(loss, count):
     found = results(line.expression, places, NAMES)
     np.testing.assert_allclose(found.values, [loss_of(points, loss, *place) for place in places], rtol=1e-12)
     # And its minimum is the line.
-    told = calculus(line.expression, [(line.slope, line.intercept)], NAMES, tolerance=1e-9 * count)
-    assert told.classes == ["minimum"]
-    np.testing.assert_allclose(told.results.values, [line.loss], rtol=1e-11)
+    analysed = calculus(line.expression, [(line.slope, line.intercept)], NAMES, tolerance=1e-9 * count)
+    assert analysed.classes == ["minimum"]
+    np.testing.assert_allclose(analysed.results.values, [line.loss], rtol=1e-11)
 
 
 def test_the_expression_is_readable():

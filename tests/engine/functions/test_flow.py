@@ -66,7 +66,7 @@ def test_ways_end_where_small_steps_end(text, size):
     np.testing.assert_allclose(flowing(text, starts[certain]), ends[certain], atol=2e-2)
 
 
-def test_ways_that_begin_next_to_ridges_are_right_or_not_told():
+def test_ways_that_begin_next_to_ridges_are_right_or_not_reported():
     """The starts are around saddle points and hilltops, down to a distance of 1e-9."""
     for text, size in ((HIMMELBLAU, 5.0), (CAMEL, 1.5), (RIPPLED, 4.0)):
         compiled = function(text, 64, 2)
@@ -111,7 +111,7 @@ def test_steep_valleys_do_not_take_more_steps():
         ("1e300*x + y^2", (1.0, 1.0)),
     ],
 )
-def test_no_end_is_told_where_there_is_none_for_certain(text, start):
+def test_no_end_is_reported_where_there_is_none_for_certain(text, start):
     _, certain = ways(text, [start])
     assert not certain.any()
 

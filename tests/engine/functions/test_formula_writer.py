@@ -565,7 +565,7 @@ def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
     assert found == printed(nodes, leaves)
 
 
-def test_what_the_work_suffices_for_is_told() -> None:
+def test_what_the_work_suffices_for_is_reported() -> None:
     whole = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2)
     assert None not in whole
     some = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2, most_work=800)

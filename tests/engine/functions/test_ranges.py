@@ -34,7 +34,7 @@ from tests.engine.functions.building import function
         ("x^2 + exp(y)", -1, 1, 0),
     ],
 )
-def test_kinks_that_a_box_reaches_are_told(text, low, high, kinks):
+def test_kinks_that_a_box_reaches_are_reported(text, low, high, kinks):
     compiled = function(text, 1, 2)
     ends = (np.full(compiled.dimension, float(end)) for end in (low, high))
     assert len(kinks_within(compiled, *ends)) == kinks

@@ -226,7 +226,7 @@ def test_every_singularity_is_tried():
         assert list(points) == [singularity.kind for singularity in vocabulary[name].singularities]
 
 
-def told(word, points):
+def singularities_at(word, points):
     """Return kinds and texts of the singularities at each point."""
     compiled = function(written(word), len(points), 1, VARIABLES[: word.arguments])
     rows = table(points)
@@ -235,11 +235,11 @@ def told(word, points):
 
 
 @words
-def test_singularities_are_told_where_they_are(word):
+def test_singularities_are_reported_where_they_are(word):
     for singularity in word.singularities:
         points = SINGULAR_POINTS[word.name][singularity.kind]
-        assert told(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
-    assert not any(told(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
+        assert singularities_at(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
+    assert not any(singularities_at(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def function(build, *values):
     return Located(subject, dict(zip(nodes, map(np.asarray, values), strict=True)))
 
 
-def test_a_kink_within_a_step_is_told_and_spoils_no_verdict():
+def test_a_kink_within_a_step_is_reported_and_spoils_no_verdict():
     report = check_at(function(absolute, 1e-4), None, "float64", 0)
     assert report.verdict == "right"
     assert report.curve.kink == 1e-4

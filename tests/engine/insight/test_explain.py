@@ -396,7 +396,7 @@ def test_shared_parameters_collect_what_comes_from_every_use():
     assert {name.split("[")[0] for name in step.uses} >= {"delta:first", "delta:second"}
 
 
-def test_a_value_that_is_not_finite_is_told_at_the_first_step():
+def test_a_value_that_is_not_finite_is_reported_at_the_first_step():
     definition = network(dense("hidden", 1, "exponential"), dense("output", 1))
     derivation = explained(definition, ONE, [[800.0]], "mse", [[1.0]], "hidden.kernel[0][0]")
     assert not derivation.finite

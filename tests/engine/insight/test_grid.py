@@ -135,7 +135,7 @@ def test_float32_is_computed_in_float32():
         assert found.losses[place] == pytest.approx(case.alone(at)[0], rel=1e-5)
 
 
-def test_what_is_not_finite_is_told():
+def test_what_is_not_finite_is_reported():
     case = Case("dense")
     found = case.run(1, np.array([[0.0, 0.0], [1e308, 1e308]]))
     assert np.isfinite(found.losses[0])

@@ -12,6 +12,7 @@ from typing import Any
 import mpmath
 
 from service.engine.insight.explain import WorkedDerivation
+from tests.engine.functions.samples import MEANINGS
 
 SAFETY = 16.0
 """The engine computes some values another way than their formula says, such as softmax, which shifts its logits."""
@@ -118,17 +119,11 @@ def tanh_shrink(x: float) -> float:
 
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
+    **MEANINGS,
     "sigmoid": sigmoid,
     "logistic_slope": lambda x: sigmoid(x) * sigmoid(-x),
-    "tanh": math.tanh,
     "tanh_slope": lambda x: 1.0 / math.cosh(x) ** 2,
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "log1p": math.log1p,
-    "sqrt": math.sqrt,
     "softplus": softplus,
-    "erfc": math.erfc,
     "gaussian": lambda x: math.exp(-x * x),
     "absolute": abs,
     "sign": lambda x: float((x > 0.0) - (x < 0.0)),
@@ -146,28 +141,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "normal_density": lambda x: math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi),
     "tanh_shrink": tanh_shrink,
     "xlogy": lambda a, b: a * math.log(b) if a else 0.0,
-    "sinh": math.sinh,
-    "cosh": math.cosh,
-    "hypot": math.hypot,
-    "sin": math.sin,
-    "cos": math.cos,
-    "tan": math.tan,
-    "asin": math.asin,
-    "acos": math.acos,
-    "atan": math.atan,
-    "atan2": math.atan2,
-    "asinh": math.asinh,
-    "acosh": math.acosh,
-    "atanh": math.atanh,
     "mod": lambda a, b: a - b * math.floor(a / b),
-    "log2": math.log2,
-    "log10": math.log10,
-    "cbrt": math.cbrt,
-    "erf": math.erf,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": round,
-    "power": math.pow,
     "inf": math.inf,
 }
 
