@@ -69,9 +69,7 @@ def _slope_of_step(y: Node, at: Node) -> Node:
     return OF_OUTPUT[name](value)
 
 
-@declare(
-    "activation_derivative_omitted", "rule", wrong="delta1 = delta2 @ W2.T", right="delta1 = (delta2 @ W2.T) * df(z1)"
-)
+@declare("activation_derivative_omitted", wrong="delta1 = delta2 @ W2.T", right="delta1 = (delta2 @ W2.T) * df(z1)")
 def activation_derivative_omitted(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
         if layer.activation is not None and layer.activation.name != "linear":
@@ -87,9 +85,7 @@ def activation_derivative_omitted(network: Network) -> Iterator[Change]:
             yield Change((name,), Changes({(node.index, 1): unchanged for node in shares}))
 
 
-@declare(
-    "activation_derivative_doubled", "rule", wrong="delta = (a - t) * df(z) * df(z)", right="delta = (a - t) * df(z)"
-)
+@declare("activation_derivative_doubled", wrong="delta = (a - t) * df(z) * df(z)", right="delta = (a - t) * df(z)")
 def activation_derivative_doubled(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
         slope = network.slope(layer, layer.pre_activation)
@@ -98,10 +94,7 @@ def activation_derivative_doubled(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "derivative_at_activation",
-    "rule",
-    wrong="delta1 = (delta2 @ W2.T) * df(a1)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "derivative_at_activation", wrong="delta1 = (delta2 @ W2.T) * df(a1)", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def derivative_at_activation(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
@@ -116,7 +109,6 @@ def derivative_at_activation(network: Network) -> Iterator[Change]:
 
 @declare(
     "derivative_at_pre_activation",
-    "rule",
     wrong="delta1 = (delta2 @ W2.T) * z1 * (1 - z1)",
     right="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)",
 )
@@ -133,10 +125,7 @@ def derivative_at_pre_activation(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "derivative_of_other_layer",
-    "rule",
-    wrong="delta1 = (delta2 @ W2.T) * df(z2)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "derivative_of_other_layer", wrong="delta1 = (delta2 @ W2.T) * df(z2)", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def derivative_of_other_layer(network: Network) -> Iterator[Change]:
     places = {name: place for place, name in enumerate(network.order)}
@@ -157,7 +146,6 @@ def derivative_of_other_layer(network: Network) -> Iterator[Change]:
 
 @declare(
     "derivative_of_other_activation",
-    "rule",
     wrong="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)  # of a tanh",
     right="delta1 = (delta2 @ W2.T) * (1 - a1 ** 2)",
 )
@@ -178,7 +166,6 @@ def derivative_of_other_activation(network: Network) -> Iterator[Change]:
 
 @declare(
     "delta_before_masking",
-    "rule",
     wrong="da1 = delta2 @ W2.T; dW1 = X.T @ da1; delta1 = da1 * df(z1)",
     right="delta1 = (delta2 @ W2.T) * df(z1); dW1 = X.T @ delta1",
 )
@@ -195,7 +182,6 @@ def delta_before_masking(network: Network) -> Iterator[Change]:
 
 @declare(
     "delta_passed_on_before_derivative",
-    "rule",
     wrong="dW2 = a1.T @ delta2; delta1 = (da2 @ W2.T) * df(z1)",
     right="dW2 = a1.T @ delta2; delta1 = (delta2 @ W2.T) * df(z1)",
 )

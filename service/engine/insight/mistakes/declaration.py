@@ -46,7 +46,7 @@ mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, told_only
 
 
 def declare(
-    code: str, kind: str, *, wrong: str = "", right: str = "", **details: Any
+    code: str, kind: str = "rule", *, wrong: str = "", right: str = "", **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: the function is the rule of the mistake `code`, whose sentences are found by this code."""
     assert kind in KINDS

@@ -27,13 +27,13 @@ def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
             yield name, found
 
 
-@declare("dropout_mask_forgotten", "rule", wrong="da = dd", right="da = dd * mask")
+@declare("dropout_mask_forgotten", wrong="da = dd", right="da = dd * mask")
 def dropout_mask_forgotten(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         yield Change((name,), Changes({(node.index, mask_position(network, node)): unchanged for node in nodes}))
 
 
-@declare("dropout_mask_doubled", "rule", wrong="da = dd * mask * mask", right="da = dd * mask")
+@declare("dropout_mask_doubled", wrong="da = dd * mask * mask", right="da = dd * mask")
 def dropout_mask_doubled(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         rules = {}
@@ -45,10 +45,7 @@ def dropout_mask_doubled(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "dropout_scale_forgotten",
-    "rule",
-    wrong="da = dd * (mask > 0)",
-    right="da = dd * mask  # which is 0 or 1 / (1 - rate)",
+    "dropout_scale_forgotten", wrong="da = dd * (mask > 0)", right="da = dd * mask  # which is 0 or 1 / (1 - rate)"
 )
 def dropout_scale_forgotten(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
@@ -61,6 +58,9 @@ def dropout_scale_forgotten(network: Network) -> Iterator[Change]:
 
 
 # --- normalisation ------------------------------------------------------------------------------
+
+
+_NORMALIZED = "dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))"
 
 
 def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]], list[tuple[Node, int]]]]:
@@ -78,34 +78,19 @@ def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]],
             yield name, means, deviations
 
 
-@declare(
-    "normalization_statistics_constant",
-    "rule",
-    wrong="dx = dy * gamma / std",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_statistics_constant", wrong="dx = dy * gamma / std", right=_NORMALIZED)
 def normalization_statistics_constant(network: Network) -> Iterator[Change]:
     for name, means, deviations in _statistics(network):
         yield Change((name,), cut([*means, *deviations]))
 
 
-@declare(
-    "normalization_variance_constant",
-    "rule",
-    wrong="dx = gamma / std * (dy - dy.mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_variance_constant", wrong="dx = gamma / std * (dy - dy.mean(0))", right=_NORMALIZED)
 def normalization_variance_constant(network: Network) -> Iterator[Change]:
     for name, _, deviations in _statistics(network):
         yield Change((name,), cut(deviations))
 
 
-@declare(
-    "normalization_mean_constant",
-    "rule",
-    wrong="dx = gamma / std * (dy - xhat * (dy * xhat).mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_mean_constant", wrong="dx = gamma / std * (dy - xhat * (dy * xhat).mean(0))", right=_NORMALIZED)
 def normalization_mean_constant(network: Network) -> Iterator[Change]:
     for name, means, _ in _statistics(network):
         yield Change((name,), cut(means))
@@ -113,9 +98,8 @@ def normalization_mean_constant(network: Network) -> Iterator[Change]:
 
 @declare(
     "normalization_statistics_doubled",
-    "rule",
     wrong="dx = gamma / std * (dy - 2 * dy.mean(0) - 2 * xhat * (dy * xhat).mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
+    right=_NORMALIZED,
 )
 def normalization_statistics_doubled(network: Network) -> Iterator[Change]:
     def doubled(places: Sequence[tuple[Node, int]]) -> Changes:
@@ -197,7 +181,7 @@ def _recurrent(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]
             yield name, places
 
 
-@declare("recurrence_cut", "rule", wrong="dh = dh_of_output[t]", right="dh = dh_of_output[t] + delta[t + 1] @ U.T")
+@declare("recurrence_cut", wrong="dh = dh_of_output[t]", right="dh = dh_of_output[t] + delta[t + 1] @ U.T")
 def recurrencecut(network: Network) -> Iterator[Change]:
     for name, places in _recurrent(network):
         yield Change((name,), cut(places))
@@ -205,7 +189,6 @@ def recurrencecut(network: Network) -> Iterator[Change]:
 
 @declare(
     "recurrence_path_forgotten",
-    "rule",
     wrong="dc = dh * o * (1 - tanh(c) ** 2)",
     right="dc = dh * o * (1 - tanh(c) ** 2) + dc_next * f_next",
 )

@@ -83,12 +83,7 @@ def _kernels(network: Network, *words: str) -> Iterator[tuple[str, Node]]:
             yield each.layer, each.node
 
 
-@declare(
-    "kernel_not_flipped",
-    "rule",
-    wrong="dx = correlate(pad(delta), K)",
-    right="dx = correlate(pad(delta), K[::-1, ::-1])",
-)
+@declare("kernel_not_flipped", wrong="dx = correlate(pad(delta), K)", right="dx = correlate(pad(delta), K[::-1, ::-1])")
 def kernel_not_flipped(network: Network) -> Iterator[Change]:
     for layer, kernel in _kernels(network, "conv"):
         spatial = len(kernel.shape) - 2
@@ -99,9 +94,7 @@ def kernel_not_flipped(network: Network) -> Iterator[Change]:
             yield Change((layer,), changes)
 
 
-@declare(
-    "kernel_not_transposed", "rule", wrong="delta1 = (delta2 @ W2) * df(z1)", right="delta1 = (delta2 @ W2.T) * df(z1)"
-)
+@declare("kernel_not_transposed", wrong="delta1 = (delta2 @ W2) * df(z1)", right="delta1 = (delta2 @ W2.T) * df(z1)")
 def kernel_not_transposed(network: Network) -> Iterator[Change]:
     for layer, kernel in _kernels(network, "dense", "rnn"):
         if len(kernel.shape) == 2 and kernel.shape[0] == kernel.shape[1] > 1:
@@ -112,7 +105,6 @@ def kernel_not_transposed(network: Network) -> Iterator[Change]:
 
 @declare(
     "padding_gradient_lost",
-    "rule",
     wrong="dx = dx_padded[:, :height, :width]",
     right="dx = dx_padded[:, top : top + height, left : left + width]",
 )
@@ -218,7 +210,7 @@ def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Nod
     return Changes(rules)
 
 
-@declare("attention_scale_forgotten", "rule", wrong="dQ = dS @ K", right="dQ = dS @ K / sqrt(d)")
+@declare("attention_scale_forgotten", wrong="dQ = dS @ K", right="dQ = dS @ K / sqrt(d)")
 def attention_scale_forgotten(network: Network) -> Iterator[Change]:
     for name, _ in network.layers("multi_head_attention"):
         scaled = [
@@ -233,7 +225,6 @@ def attention_scale_forgotten(network: Network) -> Iterator[Change]:
 
 @declare(
     "attention_weights_constant",
-    "rule",
     wrong="dV = P.T @ dA  # and no dQ, dK",
     right="dV = P.T @ dA; dP = dA @ V.T; dS = P * (dP - (dP * P).sum(-1, keepdims=True))",
 )

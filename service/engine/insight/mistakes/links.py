@@ -15,7 +15,6 @@ from service.engine.insight.mistakes.network import Network, cut
 
 @declare(
     "shared_use_forgotten",
-    "rule",
     wrong="dW = first.T @ delta_first",
     right="dW = first.T @ delta_first + second.T @ delta_second",
 )
@@ -54,7 +53,7 @@ def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Ite
             yield Change((user,), cut(places))
 
 
-@declare("branch_forgotten", "rule", wrong="da = through_the_layers", right="da = through_the_layers + dsum")
+@declare("branch_forgotten", wrong="da = through_the_layers", right="da = through_the_layers + dsum")
 def branch_forgotten(network: Network) -> Iterator[Change]:
     marks: dict[str, list[Node]] = {}
     for node in network.forward:
@@ -69,7 +68,7 @@ def branch_forgotten(network: Network) -> Iterator[Change]:
                 yield Change((name, use.attributes[0]), cut([(use, 0)]))
 
 
-@declare("embedding_overwritten", "rule", wrong="dE[indices] += delta", right="np.add.at(dE, indices, delta)")
+@declare("embedding_overwritten", wrong="dE[indices] += delta", right="np.add.at(dE, indices, delta)")
 def embedding_overwritten(network: Network) -> Iterator[Change]:
     for name, _ in network.layers("embedding"):
         for node in network.nodes_of(name, "gather_rows"):

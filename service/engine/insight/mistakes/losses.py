@@ -26,7 +26,6 @@ def _jacobian(ending: Ending, g: Node) -> Node:
 
 @declare(
     "softmax_jacobian_diagonal",
-    "rule",
     wrong="delta = dp * p * (1 - p)",
     right="delta = p * (dp - (dp * p).sum(-1, keepdims=True))",
 )
@@ -45,7 +44,7 @@ def softmax_jacobian_diagonal(network: Network) -> Iterator[Change]:
         yield Change((layer,), Changes(rules), network.total_for(layer))
 
 
-@declare("crossentropy_without_softmax", "rule", wrong="delta = -t / p / N", right="delta = (p - t) / N")
+@declare("crossentropy_without_softmax", wrong="delta = -t / p / N", right="delta = (p - t) / N")
 def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
     for ending in network.endings:
         if not ending.fused:
@@ -80,10 +79,7 @@ def _of_logits(network: Network) -> Node:
 
 
 @declare(
-    "crossentropy_with_softmax_twice",
-    "rule",
-    wrong="delta = softmax_jacobian(p) @ (p - t) / N",
-    right="delta = (p - t) / N",
+    "crossentropy_with_softmax_twice", wrong="delta = softmax_jacobian(p) @ (p - t) / N", right="delta = (p - t) / N"
 )
 def crossentropy_with_softmax_twice(network: Network) -> Iterator[Change]:
     for ending in network.endings:
@@ -125,17 +121,17 @@ def _of_each_layer(changed: dict[tuple[str, ...], Node]) -> Iterator[Change]:
         yield Change((owner,), penalties={path: node for path, node in changed.items() if path[0] == owner})
 
 
-@declare("regularizer_forgotten", "rule", wrong="dW = X.T @ delta", right="dW = X.T @ delta + 2 * l2 * W")
+@declare("regularizer_forgotten", wrong="dW = X.T @ delta", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_forgotten(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 0.0)
 
 
-@declare("regularizer_doubled", "rule", wrong="dW = X.T @ delta + 4 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
+@declare("regularizer_doubled", wrong="dW = X.T @ delta + 4 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_doubled(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 2.0)
 
 
-@declare("regularizer_halved", "rule", wrong="dW = X.T @ delta + l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
+@declare("regularizer_halved", wrong="dW = X.T @ delta + l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_halved(network: Network) -> Iterator[Change]:
     """Yield changes that halve the gradient of squares, whose factor 2 may be forgotten."""
     if not network.has_penalties:
@@ -151,25 +147,19 @@ def regularizer_halved(network: Network) -> Iterator[Change]:
     yield from _of_each_layer(changed)
 
 
-@declare(
-    "regularizer_averaged",
-    "rule",
-    wrong="dW = (X.T @ delta + 2 * l2 * W) / N",
-    right="dW = X.T @ delta / N + 2 * l2 * W",
-)
+@declare("regularizer_averaged", wrong="dW = (X.T @ delta + 2 * l2 * W) / N", right="dW = X.T @ delta / N + 2 * l2 * W")
 def regularizer_averaged(network: Network) -> Iterator[Change]:
     if network.task.samples > 1:
         yield from _with_penalties(network, 1.0 / network.task.samples)
 
 
-@declare("regularizer_sign", "rule", wrong="dW = X.T @ delta - 2 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
+@declare("regularizer_sign", wrong="dW = X.T @ delta - 2 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_sign(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, -1.0)
 
 
 @declare(
     "output_forgotten",
-    "rule",
     wrong="gradient = gradient_of(loss_a)",
     right="gradient = gradient_of(loss_a) + gradient_of(loss_b)",
 )
@@ -187,12 +177,7 @@ def output_forgotten(network: Network) -> Iterator[Change]:
             yield Change((left_out,), total=total)
 
 
-@declare(
-    "loss_weights_forgotten",
-    "rule",
-    wrong="loss = loss_a + loss_b",
-    right="loss = weight_a * loss_a + weight_b * loss_b",
-)
+@declare("loss_weights_forgotten", wrong="loss = loss_a + loss_b", right="loss = weight_a * loss_a + weight_b * loss_b")
 def loss_weights_forgotten(network: Network) -> Iterator[Change]:
     weights = network.task.loss_weights
     if weights is None or network.task.reduction == "none" or set(weights) == {1.0}:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -232,13 +233,9 @@ class _ShuffledTargets(_OneSearch):
 class DataSearch(_OneSearch):
     """The search for mistakes of data, in the claims of one request."""
 
-    def __init__(
-        self, data: DataGradients, right: Mapping[Path, Array], leaves: Mapping[str, Array], budget: Budget
-    ) -> None:
-        super().__init__(data, right, leaves, budget)
-        self._searches = [
-            kind(data, right, leaves, budget) for kind in (_UpdatedWeights, _SampleShares, _ShuffledTargets)
-        ]
+    def __init__(self, *request: Any) -> None:
+        super().__init__(*request)
+        self._searches = [search(*request) for search in (_UpdatedWeights, _SampleShares, _ShuffledTargets)]
 
     def look(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """Return the mistakes of data that explain a whole claim."""
