@@ -124,7 +124,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "severities": dict(finding.severities),
         "below": finding.below,
-        "advice": {language: telling(language)(finding.advice()) for language in LANGUAGES},
+        "advice": {language: telling(language)(finding.advice) for language in LANGUAGES},
     }
 
 

@@ -29,7 +29,7 @@ def told_findings(these: Sequence[Found], language: str, networks: Sequence[int]
         entry |= {
             "text": tell(each.text),
             "meaning": each.finding.description[language],
-            "advice": tell(each.finding.advice()),
+            "advice": tell(each.finding.advice),
         }
         if each.value is not None:
             entry["value"] = or_null(each.value)

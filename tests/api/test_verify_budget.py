@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from service.api import verify
 from service.api.context import Context
-from service.engine.insight.subject import Located
+from service.engine.insight.other_programs import OtherPrograms
 from tests.api.test_verify import BODY, PATH, codes, scaled
 
 
@@ -67,7 +67,7 @@ def test_the_answer_of_the_service_is_right_before_rounding_is_measured(client, 
     def refuse(*_: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(Located, "spread", refuse)
+    monkeypatch.setattr(OtherPrograms, "spread", refuse)
     assert client.post(PATH, json=body | {"claimed": gradients}).json["verdict"] == "match"
 
 

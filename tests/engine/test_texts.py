@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.findings import findings
+from service.engine.insight.mistakes import mistakes
 from service.engine.texts import LANGUAGES, PLURALS, places, say, short, telling, texts_of
 
 SERVICE = Path(__file__).parents[2] / "service"
 TEXTS = {language: texts_of(language) for language in LANGUAGES}
 ENGLISH = TEXTS["en"]
 OF_THIS_MODULE = {"list.words", "list.sentences", "list.stop"}
-"""What `telling` itself takes out of the files."""
+"""Texts that `telling` itself takes out of the files."""
 KEYS = sorted(set(ENGLISH) - OF_THIS_MODULE)
 CODE = re.compile(r"`[^`]*`|\{\w+\}")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -23,7 +25,7 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 @functools.cache
 def said() -> dict[str, set[str]]:
-    """Every key that the code says, with the arguments that it gives."""
+    """Return every key in the code, with the arguments that it gets."""
     found: dict[str, set[str]] = {}
     for path in SERVICE.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
@@ -36,7 +38,9 @@ def said() -> dict[str, set[str]]:
                 assert None not in names, f"{where} hides its arguments"
                 given = found.setdefault(key.value, names)
                 assert given == names, f"{where} says {key.value!r} with other arguments than elsewhere"
-    return found
+    declared = [finding.advice for finding in findings]
+    declared += [sentence for mistake in mistakes for sentence in (mistake.what, mistake.change)]
+    return found | {sentence.key: set() for sentence in declared}
 
 
 def test_every_text_that_is_said_is_there_and_no_other():

@@ -111,7 +111,7 @@ class ValleySearch:
         """Follow gradient flow from the ends of runs that have not arrived. Add the valleys that it leads to."""
         of_run = np.array(self.valleys.of_run)
         followed = np.flatnonzero(self.ends.settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
-        if not len(followed) or any(check.trouble.kind == "jump" for check in self.runs.function.checks):
+        if not len(followed) or any(check.singularity.kind == "jump" for check in self.runs.function.checks):
             return
         function = self.runs.compiled(BLOCK_POINTS, 2)
         size = FOLLOWED_BLOCKS * block_size(function)

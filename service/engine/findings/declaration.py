@@ -7,7 +7,7 @@ A finding is a fact about a network, its numbers or its training that its owner 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
@@ -29,8 +29,13 @@ class Finding(Declaration):
     """The bound from which on a value has a severity, the mildest first; None: the finding has no number."""
     below: bool = False
     """A value is graver the smaller it is, not the larger."""
-    advice: Callable[[], Sentence]
-    """The sentence with remedies."""
+    advised_as: str = ""
+    """The name in the key of its advice, where several findings share one; else its own."""
+
+    @property
+    def advice(self) -> Sentence:
+        """The sentence with remedies."""
+        return Sentence(f"findings.{self.advised_as or self.name}.advice", {})
 
     def judge(self, value: float | None) -> tuple[str, float | None] | None:
         """Return the severity of a value and the bound that it crossed; None for a value without a finding."""

@@ -24,7 +24,6 @@ from service.engine.texts import Sentence, say
     sources=(
         f"{NIELSEN}, chapter 5: a sigmoid passes back less than 1/4; {GLOROT}: 1 keeps its size; the mean is 1/2",
     ),
-    advice=lambda: say("findings.vanishing_gradient.advice"),
 )
 def vanishing_gradient(first: str, last: str, ratio: float, factor: float, depth: int) -> Sentence:
     return say("findings.vanishing_gradient.text", first=first, last=last, ratio=ratio, factor=factor, depth=str(depth))
@@ -37,7 +36,6 @@ def vanishing_gradient(first: str, last: str, ratio: float, factor: float, depth
     latex=r"\left(\frac{\|\delta^{1}\|}{\|\delta^{D}\|}\right)^{1/(D-1)}",
     severities={"warning": 2.0, "problem": 2.0},
     sources=(f"{NIELSEN}, chapter 5; the reciprocal of the threshold for vanishing gradients",),
-    advice=lambda: say("findings.exploding_gradient.advice"),
 )
 def exploding_gradient(first: str, last: str, ratio: float, factor: float, depth: int) -> Sentence:
     return say("findings.exploding_gradient.text", first=first, last=last, ratio=ratio, factor=factor, depth=str(depth))
@@ -51,7 +49,6 @@ def exploding_gradient(first: str, last: str, ratio: float, factor: float, depth
     severities={"note": 0.5, "warning": 0.3},
     below=True,
     sources=("Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; the gates of a fresh GRU pass about 1/2",),
-    advice=lambda: say("findings.vanishing_over_time.advice"),
 )
 def vanishing_over_time(layer: str, steps: int, ratio: float, factor: float) -> Sentence:
     return say("findings.vanishing_over_time.text", layer=layer, steps=str(steps), ratio=ratio, factor=factor)
@@ -64,7 +61,6 @@ def vanishing_over_time(layer: str, steps: int, ratio: float, factor: float) -> 
     latex=r"\left(\frac{\|\partial L / \partial x_1\|}{\|\partial L / \partial x_T\|}\right)^{1/(T-1)}",
     severities={"warning": 1.3, "problem": 2.0},
     sources=("Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063: more than 1 in each step",),
-    advice=lambda: say("findings.exploding_over_time.advice"),
 )
 def exploding_over_time(layer: str, steps: int, ratio: float, factor: float) -> Sentence:
     return say("findings.exploding_over_time.text", layer=layer, steps=str(steps), ratio=ratio, factor=factor)
@@ -77,7 +73,7 @@ def exploding_over_time(layer: str, steps: int, ratio: float, factor: float) -> 
     latex=r"\frac{1}{NK} \#\{z_{nk} < z_-\},\quad f'(z_-) = \tfrac{1}{10} \max f'",
     severities={"warning": 0.4, "problem": 0.9},
     sources=(f"{GLOROT}: saturated hidden layers; two fifths of all values on one side",),
-    advice=lambda: say("findings.saturated.advice"),
+    advised_as="saturated",
 )
 def saturated_left(layer: str, activation: str, share: float, bound: float) -> Sentence:
     return say(
@@ -92,7 +88,7 @@ def saturated_left(layer: str, activation: str, share: float, bound: float) -> S
     latex=r"\frac{1}{NK} \#\{z_{nk} > z_+\},\quad f'(z_+) = \tfrac{1}{10} \max f'",
     severities={"warning": 0.4, "problem": 0.9},
     sources=(f"{GLOROT}: saturated hidden layers; two fifths of all values on one side",),
-    advice=lambda: say("findings.saturated.advice"),
+    advised_as="saturated",
 )
 def saturated_right(layer: str, activation: str, share: float, bound: float) -> Sentence:
     return say(
@@ -108,7 +104,6 @@ def saturated_right(layer: str, activation: str, share: float, bound: float) -> 
     latex=r"\frac{|\bar a|}{\operatorname{std} a}",
     severities={"note": 1.0},
     sources=(f"{LECUN}, section 4.3: means near 0; here farther from it than a standard deviation",),
-    advice=lambda: say("findings.mean_shift.advice"),
 )
 def mean_shift(layer: str, mean: float, deviation: float) -> Sentence:
     return say("findings.mean_shift.text", layer=layer, mean=mean, deviation=deviation)
@@ -122,7 +117,6 @@ def mean_shift(layer: str, mean: float, deviation: float) -> Sentence:
     severities={"warning": 0.1, "problem": 0.01},
     below=True,
     sources=(f"{NIELSEN}, chapter 3: a cross-entropy cancels the slope; a tenth and a hundredth of the largest slope",),
-    advice=lambda: say("findings.learning_slowdown.advice"),
 )
 def learning_slowdown(layer: str, activation: str, loss: str, error: float, slope: float) -> Sentence:
     return say(
@@ -143,7 +137,6 @@ def learning_slowdown(layer: str, activation: str, loss: str, error: float, slop
     latex=r"\frac{\partial L}{\partial \theta} = 0",
     severities={"note": None, "warning": None, "problem": None},
     sources=(EXACT,),
-    advice=lambda: say("findings.zero_gradient.advice"),
 )
 def zero_gradient(names: list[str], reason: str, layer: str) -> Sentence:
     reasons = {
@@ -165,7 +158,6 @@ def zero_gradient(names: list[str], reason: str, layer: str) -> Sentence:
     latex=r"\kappa = \frac{\lambda_{\max}}{\lambda_{\min}} \text{ of } \tfrac1N [X/s, 1]^\top [X/s, 1]",
     severities={"note": 1e3, "warning": 1e4, "problem": 1e8},
     sources=(f"{LECUN}, section 5: descent needs about as many steps; where standardising lowers it a hundredfold",),
-    advice=lambda: say("findings.badly_scaled_inputs.advice"),
 )
 def badly_scaled_inputs(name: str, condition: float, better: float, smallest: float, largest: float) -> Sentence:
     return say(
@@ -185,7 +177,6 @@ def badly_scaled_inputs(name: str, condition: float, better: float, smallest: fl
     latex=r"\sqrt{\tfrac{1}{Nd} \sum x^2}",
     severities={"note": 10.0, "warning": 30.0},
     sources=(f"{LECUN}, section 4.3: variances about 1; here ten and thirty times that deviation",),
-    advice=lambda: say("findings.large_inputs.advice"),
 )
 def large_inputs(name: str, size: float) -> Sentence:
     return say("findings.large_inputs.text", name=name, size=size)
@@ -198,7 +189,6 @@ def large_inputs(name: str, size: float) -> Sentence:
     latex=r"\frac{\max_l \|\nabla_l\| / \|W_l\|}{\min_l \|\nabla_l\| / \|W_l\|}",
     severities={"warning": 1e4, "problem": 1e8},
     sources=(f"{RATIO}, in each layer; between 1e-5 and 1e-1 are four orders of magnitude",),
-    advice=lambda: say("findings.scale_mismatch.advice"),
 )
 def scale_mismatch(large: str, small: str, times: float) -> Sentence:
     return say("findings.scale_mismatch.text", large=large, small=small, times=times)
@@ -212,7 +202,6 @@ def scale_mismatch(large: str, small: str, times: float) -> Sentence:
     severities={"note": 1e-6},
     below=True,
     sources=(HERE,),
-    advice=lambda: say("findings.flat_loss.advice"),
 )
 def flat_loss(loss: float, norm: float) -> Sentence:
     return say("findings.flat_loss.text", loss=loss, norm=norm)

@@ -12,7 +12,7 @@ from service.engine.findings.sources import (
 )
 from service.engine.texts import Sentence, say
 
-# --- what every answer tells: the network as it is defined ------------------------------------------
+# --- in every answer: the network as it is defined --------------------------------------------------
 
 
 @findings.declare(
@@ -22,7 +22,6 @@ from service.engine.texts import Sentence, say
     latex=r"\frac{\partial a}{\partial z} = 0",
     severities=ALWAYS_PROBLEM,
     sources=(EXACT,),
-    advice=lambda: say("findings.constant_output.advice"),
 )
 def constant_output(layer: str, activation: str | None = None, constant: str | None = None) -> Sentence:
     if activation is None:
@@ -37,7 +36,6 @@ def constant_output(layer: str, activation: str | None = None, constant: str | N
     latex=r"K = 1",
     severities=ALWAYS_PROBLEM,
     sources=(EXACT,),
-    advice=lambda: say("findings.one_class.advice"),
 )
 def one_class(layer: str, loss: str, is_zero: bool) -> Sentence:
     if is_zero:
@@ -52,7 +50,6 @@ def one_class(layer: str, loss: str, is_zero: bool) -> Sentence:
     latex=r"a \in [0, 1] \text{ taken as } z",
     severities=ALWAYS_WARNING,
     sources=(EXACT,),
-    advice=lambda: say("findings.probabilities_as_logits.advice"),
 )
 def probabilities_as_logits(layer: str, activation: str) -> Sentence:
     return say("findings.probabilities_as_logits.text", layer=layer, activation=activation)
@@ -65,7 +62,6 @@ def probabilities_as_logits(layer: str, activation: str) -> Sentence:
     latex=r"f'(z) = 0 \text{ for all } z",
     severities=ALWAYS_PROBLEM,
     sources=(EXACT,),
-    advice=lambda: say("findings.gradient_blocked.advice"),
 )
 def gradient_blocked(layer: str, function: str) -> Sentence:
     return say("findings.gradient_blocked.text", layer=layer, function=function)
@@ -78,7 +74,6 @@ def gradient_blocked(layer: str, function: str) -> Sentence:
     latex=r"\frac{\partial L}{\partial \theta} = 0",
     severities=ALWAYS_WARNING,
     sources=(EXACT,),
-    advice=lambda: say("findings.disconnected.advice"),
 )
 def disconnected(layer: str, parameter: str, of: str = "") -> Sentence:
     if of == "outputs":
@@ -88,7 +83,7 @@ def disconnected(layer: str, parameter: str, of: str = "") -> Sentence:
     return say("findings.disconnected.text", layer=layer, parameter=parameter)
 
 
-# --- what every answer tells: its numbers -----------------------------------------------------------
+# --- in every answer: its numbers -------------------------------------------------------------------
 
 
 @findings.declare(
@@ -98,7 +93,6 @@ def disconnected(layer: str, parameter: str, of: str = "") -> Sentence:
     latex=r"t \notin T",
     severities=ALWAYS_WARNING,
     sources=(EXACT,),
-    advice=lambda: say("findings.unusual_targets.advice"),
 )
 def unusual_targets(layer: str, words: str, loss: str) -> Sentence:
     return say("findings.unusual_targets.text", layer=layer, range=_RANGES[words](), loss=loss)
@@ -118,7 +112,6 @@ _RANGES = {
     latex=r"\sum_n w_n \ne N",
     severities=ALWAYS_NOTE,
     sources=("PyTorch: the sum of the weights; Keras: how many there are",),
-    advice=lambda: say("findings.normalize_weights.advice"),
 )
 def normalize_weights(total: str, count: str, layer: str | None = None) -> Sentence:
     if layer is None:
@@ -133,7 +126,6 @@ def normalize_weights(total: str, count: str, layer: str | None = None) -> Sente
     latex=r"a \notin [0, 1] \text{ or } \sum_k a_k \ne 1",
     severities=ALWAYS_PROBLEM,
     sources=(EXACT,),
-    advice=lambda: say("findings.no_probabilities.advice"),
 )
 def no_probabilities(layer: str, loss: str, activation: str, from_logits: bool, total: str | None = None) -> Sentence:
     remedy = (
@@ -153,7 +145,6 @@ def no_probabilities(layer: str, loss: str, activation: str, from_logits: bool, 
     latex=r"a < 0",
     severities=ALWAYS_PROBLEM,
     sources=(EXACT,),
-    advice=lambda: say("findings.no_rates.advice"),
 )
 def no_rates(layer: str, loss: str) -> Sentence:
     return say("findings.no_rates.text", layer=layer, loss=loss)
@@ -166,7 +157,6 @@ def no_rates(layer: str, loss: str) -> Sentence:
     latex=r"\frac{1}{K} \#\{k : f'(z_{nk}) = 0 \text{ for all } n\}",
     severities={"note": 0.0, "warning": 0.5, "problem": 1.0},
     sources=(f"half of the units, beyond what chance explains: a random unit is off with probability 1/2 ({HE})",),
-    advice=lambda: say("findings.dead_units.advice"),
 )
 def dead_units(units: Sentence, is_one: bool, samples: int, activation: str, layer: str) -> Sentence:
     seen = say("findings.samples", count=samples)
@@ -182,7 +172,6 @@ def dead_units(units: Sentence, is_one: bool, samples: int, activation: str, lay
     latex=r"\frac{1}{K} \#\{k : w_k = w_j,\ v_k = v_j\}",
     severities={"warning": 0.0, "problem": 1.0},
     sources=(EXACT,),
-    advice=lambda: say("findings.symmetric_units.advice"),
 )
 def symmetric_units(layer: str, units: Sentence) -> Sentence:
     return say("findings.symmetric_units.text", layer=layer, units=units)
@@ -195,7 +184,6 @@ def symmetric_units(layer: str, units: Sentence) -> Sentence:
     latex=r"x \in \{\pm\infty, \text{NaN}\}",
     severities=ALWAYS_PROBLEM,
     sources=("IEEE 754",),
-    advice=lambda: say("findings.non_finite.advice"),
 )
 def non_finite(
     place: Sentence | None = None, is_nan: bool = False, norm: bool = False, name: str = "", step: int | None = None

@@ -19,7 +19,6 @@ from service.engine.texts import Sentence, say
     latex=r"B_t \ne B_{t+1}",
     severities=ALWAYS_WARNING,
     sources=("Riedmiller, Braun 1993; Nocedal, Wright 2006",),
-    advice=lambda: say("findings.full_batch.advice"),
 )
 def full_batch(optimizer: str) -> Sentence:
     return say("findings.full_batch.text", optimizer=optimizer)
@@ -32,7 +31,7 @@ def full_batch(optimizer: str) -> Sentence:
     latex=r"\frac{L_T}{L_1}",
     severities={"warning": 2.0},
     sources=(HERE,),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def loss_grew(first: str, last: str, rate: str, bound: Sentence | str = "") -> Sentence:
     return say("findings.loss_grew.text", first=first, last=last, rate=rate, bound=bound)
@@ -45,7 +44,7 @@ def loss_grew(first: str, last: str, rate: str, bound: Sentence | str = "") -> S
     latex=r"L_t > 10^{12} \max(1, |L_1|) \text{ or not finite}",
     severities=ALWAYS_PROBLEM,
     sources=(HERE,),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def diverged(step: int, before: float | None) -> Sentence:
     if before is None:
@@ -60,7 +59,7 @@ def diverged(step: int, before: float | None) -> Sentence:
     latex=r"\frac{\tilde L_T - \min_t \tilde L_t}{L_1 - \min_t \tilde L_t}",
     severities={"warning": 0.25, "problem": 1.0},
     sources=(f"{HERE}: the share of what was gained that is lost again",),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def loss_rose(step: int, lowest: float, last: float) -> Sentence:
     return say("findings.loss_rose.text", step=str(step), lowest=lowest, last=last)
@@ -74,7 +73,6 @@ def loss_rose(step: int, lowest: float, last: float) -> Sentence:
     severities={"note": 0.5, "warning": 0.25},
     below=True,
     sources=(f"{HERE}: what was gained before nothing changed, a half and a quarter of the first loss",),
-    advice=lambda: say("findings.plateau.advice"),
 )
 def plateau(first: int, last: int, loss: float, change: float) -> Sentence:
     return say("findings.plateau.text", first=str(first), last=str(last), loss=loss, change=change)
@@ -87,7 +85,7 @@ def plateau(first: int, last: int, loss: float, change: float) -> Sentence:
     latex=r"\frac{t_2 - t_1}{T}",
     severities={"note": 0.25},
     sources=(f"{HERE}: a quarter of all steps",),
-    advice=lambda: say("findings.plateau.advice"),
+    advised_as="plateau",
 )
 def passed_plateau(first: int, last: int, loss: float) -> Sentence:
     return say("findings.passed_plateau.text", first=str(first), last=str(last), loss=loss)
@@ -101,7 +99,6 @@ def passed_plateau(first: int, last: int, loss: float) -> Sentence:
     severities={"note": 1e-4, "warning": 1e-4, "problem": 0.0},
     below=True,
     sources=(HERE,),
-    advice=lambda: say("findings.gradient_vanished.advice"),
 )
 def gradient_vanished(step: int, norm: float, before: float, loss: float) -> Sentence:
     return say("findings.gradient_vanished.text", step=str(step), norm=norm, before=before, loss=loss)
@@ -114,7 +111,6 @@ def gradient_vanished(step: int, norm: float, before: float, loss: float) -> Sen
     latex=r"\frac{\|\nabla_t\|}{\max_{s < t} \|\nabla_s\|}",
     severities={"warning": 100.0, "problem": 1e4},
     sources=("Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063: cliffs of the loss",),
-    advice=lambda: say("findings.gradient_spike.advice"),
 )
 def gradient_spike(step: int, norm: float, before: float) -> Sentence:
     return say("findings.gradient_spike.text", step=str(step), norm=norm, before=before)
@@ -127,7 +123,6 @@ def gradient_spike(step: int, norm: float, before: float) -> Sentence:
     latex=r"\frac{\text{dead}_t - \text{dead}_1}{K}",
     severities={"note": 0.1, "warning": 0.5, "problem": 0.9},
     sources=(f"half of the units of a layer, and nine tenths: {HERE}",),
-    advice=lambda: say("findings.units_died.advice"),
 )
 def units_died(layer: str, number: int, units: int, step: int) -> Sentence:
     return say("findings.units_died.text", layer=layer, number=str(number), units=str(units), step=str(step))
@@ -140,7 +135,7 @@ def units_died(layer: str, number: int, units: int, step: int) -> Sentence:
     latex=r"\operatorname{median}_t \frac{\|\Delta W_t\|}{\|W_t\|}",
     severities={"note": 0.3, "warning": 1.0},
     sources=(f"{RATIO}; an update as large as the weights keeps nothing of them",),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def updates_too_large(layer: str, ratio: float) -> Sentence:
     return say("findings.updates_too_large.text", layer=layer, ratio=ratio)
@@ -154,7 +149,6 @@ def updates_too_large(layer: str, ratio: float) -> Sentence:
     severities={"note": 1e-6, "warning": 1e-8},
     below=True,
     sources=(f"{RATIO}; a thousandth of that moves weights by a percent in ten thousand steps",),
-    advice=lambda: say("findings.updates_too_small.advice"),
 )
 def updates_too_small(layer: str, ratio: float) -> Sentence:
     return say("findings.updates_too_small.text", layer=layer, ratio=ratio)
@@ -167,7 +161,7 @@ def updates_too_small(layer: str, ratio: float) -> Sentence:
     latex=r"\eta \, \lambda_{\max} / c",
     severities={"note": 1.0, "warning": 1.0},
     sources=("plain descent on a parabola is stable below 2/λmax (Goodfellow et al. 2016, section 8.2)",),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def learning_rate_too_large(rate: float, limit: float, curvature: float) -> Sentence:
     return say("findings.learning_rate_too_large.text", rate=rate, limit=limit, curvature=curvature)
@@ -180,7 +174,7 @@ def learning_rate_too_large(rate: float, limit: float, curvature: float) -> Sent
     latex=r"\frac{1}{T} \#\{t : L_{t+1} > L_t\}",
     severities={"warning": 0.3},
     sources=(f"three in ten steps upward, by a twentieth of the loss or more: {HERE}",),
-    advice=lambda: say("findings.learning_rate.advice"),
+    advised_as="learning_rate",
 )
 def oscillation(percent: float, first: int) -> Sentence:
     return say("findings.oscillation.text", percent=f"{percent:.3g}", first=str(first))
@@ -193,7 +187,6 @@ def oscillation(percent: float, first: int) -> Sentence:
     latex=r"\frac{V_T}{\min_t V_t}",
     severities={"note": 1.1, "warning": 1.5},
     sources=("Prechelt 1998, Early Stopping: generalization loss",),
-    advice=lambda: say("findings.overfitting.advice"),
 )
 def overfitting(step: int, best: float, last: float) -> Sentence:
     return say("findings.overfitting.text", step=str(step), best=best, last=last)

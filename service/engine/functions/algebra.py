@@ -347,7 +347,7 @@ class Algebra(PartTable):
         return value**exponent if exponent > 0 else self.exact(Fraction(value) ** exponent)
 
     def represent(self, whole: Sum) -> tuple[Sum, Rational]:
-        """Return the sum that stands for all multiples of a sum, and the factor from that one to this."""
+        """Return the sum that represents all multiples of a sum, and the factor that gives this sum."""
         known = self._representatives.get(whole)
         if known is None:
             self.spend(6 * len(whole.terms))

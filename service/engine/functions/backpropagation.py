@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from service.engine.arrays import Array
-from service.engine.errors import LimitExceeded
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Graph, Node, NoGradient
@@ -61,7 +60,7 @@ class ExpressionGraph:
     def __init__(self, expression: Expression) -> None:
         """Raises `LimitExceeded` when there are too many vertices."""
         graph = Graph("float64", MOST_NODES)
-        try:
+        with naming_limit("vertices of the graph"):
             variables = [graph.input(name, ()) for name in expression.variables]
             steps = build(expression, graph, variables)
             shown = _shown([*variables, steps[-1]])
@@ -69,8 +68,6 @@ class ExpressionGraph:
             adjoints = dense(differentiate(steps[-1], shown, uses=uses).nodes, shown)
             arrows = _arrows(shown)
             contributions = [_sum_of_uses(source, target, uses) for source, target, _ in arrows]
-        except LimitExceeded as error:
-            raise LimitExceeded("vertices of the graph", error.asked, error.allowed, ("expression",)) from None
         texts = dict(zip(variables, expression.variables, strict=True))
         words: dict[Node, str] = {}
         for node, step in zip(steps, expression.steps, strict=True):
@@ -93,11 +90,10 @@ class ExpressionGraph:
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}
         self._output = place[steps[-1]]
-        # In one vector: values, adjoints, the derivatives along edges and what they contribute.
+        # One vector has values, adjoints, the derivatives along edges and their contributions.
         derivatives = [derivative for _, _, derivative in arrows]
         self.program = Program({}, variables, [*shown, *adjoints, *derivatives, *contributions])
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(self, point: Array) -> Backpropagation:
         """Return all numbers at one point, (variables,)."""
@@ -109,7 +105,7 @@ class ExpressionGraph:
         values, adjoints = found[:count], found[count : 2 * count]
         derivatives, contributions = found[2 * count :].reshape(2, -1)
         if math.isnan(values[self._output]):
-            adjoints[...], contributions[...] = math.nan, math.nan  # formulas such as 1/x go on where log x has ended
+            adjoints[...], contributions[...] = math.nan, math.nan  # formulas such as 1/x continue where log x ends
         return Backpropagation(values, adjoints, derivatives, contributions)
 
 

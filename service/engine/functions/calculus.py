@@ -86,13 +86,13 @@ def _analyse(
     problems = function.problems(points, results)
     kinks: set[int] = set()
     if problems:
-        _undefine(results, [row for row, told in problems.items() if any(each.kind == "domain" for each in told)])
+        _undefine(results, [row for row, met in problems.items() if any(each.kind == "domain" for each in met)])
         results, problems, kinks = settle(function, points, results, problems, watch)
     norms = norms_of(results.gradients)
     found = Calculus(results, norms, results.gradients, norms <= tolerance, problems)
     if results.hessians is not None:
         found.eigenvalues, found.eigenvectors = eigen(results.hessians)
-        # At the numbers next to a minimum no derivative may be smaller than curvature times what rounding moved.
+        # At the floats next to a minimum, the gradient is at least the curvature times the rounding of the point.
         least = ROUNDING * (np.abs(results.hessians) @ np.abs(points)[..., None])[..., 0]
         rounded = ~found.stationary & ((np.abs(results.gradients) <= least) & (least < np.inf)).all(-1)
         if rounded.any():
@@ -235,7 +235,7 @@ def classify(norms: Array, stationary: Array, eigenvalues: Array, doubt: Array) 
 
 
 def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: float) -> str:
-    # In plain numbers: of few points, which most requests ask for, that is far quicker than in arrays.
+    # Plain numbers are far quicker than arrays for few points, which most requests have.
     if not norm < math.inf:
         return UNDEFINED
     if not stationary:
@@ -255,6 +255,6 @@ def along(gradients: Array, directions: Array) -> Array:
 
 
 def _along(gradients: Array, directions: Array) -> Array:
-    # Not a matrix product, whose last digits depend on how many points there are.
+    # The last digits of a matrix product would depend on the count of points.
     derivatives: Array = np.einsum("ni,ki->nk", gradients, directions / norms_of(directions)[:, None])
     return derivatives

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import NamedTuple
@@ -80,7 +81,16 @@ class FunctionTask(NamedTuple):
         return MOST_NODES
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Function:
-        return Function(self, limits, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return Function(self, limits, pool)  # `MOST_NODES` are made too quickly for the watch to matter
+
+
+@contextmanager
+def naming_limit(what: str) -> Iterator[None]:
+    """Raise `LimitExceeded` for `what` of an expression, where a graph that is built within grows too large."""
+    try:
+        yield
+    except LimitExceeded as error:
+        raise LimitExceeded(what, error.asked, error.allowed, ("expression",)) from None
 
 
 def literals_of(expression: Expression) -> list[float | None]:
@@ -192,19 +202,16 @@ class Function:
         self.dimension = len(expression.variables)
         shape = (points,)
         graph = Graph("float64", MOST_NODES)
-        try:
+        what = ("", " and its gradient", " and its second derivatives")[order]
+        with naming_limit(f"operations of the expression{what}"):
             variables = [graph.input(name, shape) for name in expression.variables]
             nodes = build(expression, graph, variables)
             rows = _rows(graph, nodes[-1], variables, order, shape)
-        except LimitExceeded as error:
-            what = ("", "and its gradient ", "and its second derivatives ")[order]
-            raise LimitExceeded(f"operations of the expression {what}".strip(), *_counts(error)) from None
         self.checks = checks_of(expression)
         self.kinks = _kinks(self.checks, nodes)
         """Texts of kinks, vertical slopes and jumps: reasons why the gradient need not vanish at a minimum."""
         self.program = Program({}, variables, rows, pool=pool)
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
         if limits is not None:
             limits.check_program(self.program)
         self.rows = len(rows)
@@ -231,7 +238,7 @@ class Function:
             if count == size:
                 variables[...] = points.T
                 workspace.run()
-                return self.split(rows + 0.0)  # so that -0 is told as 0
+                return self.split(rows + 0.0)  # so that -0 becomes 0
             found = np.empty((self.rows, count))
             for start in range(0, count, size):
                 if watch is not None:
@@ -289,7 +296,7 @@ class Function:
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Return the texts of singularities without a gradient, except for roots of what is never 0, such as x² + 1."""
+    """Return the texts of singularities without a gradient, except for roots of sums that are never 0."""
     texts = [
         check.singularity.text
         for check in checks
@@ -319,7 +326,3 @@ def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shap
 
 def _pairs(count: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(count), 2))
-
-
-def _counts(error: LimitExceeded) -> tuple[float, float, tuple[str]]:
-    return error.asked, error.allowed, ("expression",)

@@ -31,7 +31,7 @@ RESOLVED = 0.01 * EPS
 SAME_VALUE = 1e-12
 """Most relative difference of values along a curve of stationary points."""
 BENDS = 0.5
-"""Curvature that changes by more than this share on the way is none of a quadratic: the point is degenerate."""
+"""A curvature that changes by more than this share is not that of a quadratic: the point is degenerate."""
 BACK, FALLS = 8.0, 8.0
 """A gradient that is `FALLS` times larger `BACK` steps earlier is on its way to 0."""
 FADES = 2.0
@@ -84,7 +84,7 @@ def _judge_block(function: Function, points: Array, scale: Array, watch: Watch |
     moved = (np.abs(curvature.vectors) @ shifts[..., None])[..., 0]
     near: Array = norms_of(moved / scale) <= CLAIMED + FAR_OUT * norms_of(points / scale)
     verdicts: Array = np.full(len(points), NONE)
-    # Beside the border of the domain nothing is known, and no flat direction can be followed.
+    # At the border of the domain nothing is known, and no flat direction can be followed.
     inside = np.isfinite(sampled.differences).all((0, -1))
     approached = _approached(function, points, sampled, curvature, left, spread)
     verdicts[every(known) & near & inside & approached] = KNOWN
@@ -175,7 +175,7 @@ def _probe(
     owners, directions = np.nonzero(probed)
     vectors = flat.vectors[owners, :, directions]  # (pairs, variables), of length 1 in the scale
 
-    # Each pair is looked at on both sides, at three distances: (sides, distances, pairs, variables).
+    # Each pair is probed on both sides, at three distances: (sides, distances, pairs, variables).
     distances = np.array(PROBES)[:, None]
     sides = np.array([1.0, -1.0])[:, None, None]
     starts = points[owners] + (sides * distances)[..., None] * vectors
@@ -192,13 +192,13 @@ def _probe(
     stayed = ended & (gone >= 0.5 * distances) & (gone <= 2.0 * distances)
     returned = gone < 0.5 * distances
 
-    # How curved the function is around each point at all, also off the lines that are looked along.
+    # The curvature around each point, also off the probed lines.
     corners = points + PROBES[0] * np.sign(np.resize(np.array(OFFSETS, float), (len(OFFSETS), 1, dimension))) * scale
     bent, heights = _around(function, corners, scale)
     sizes = np.fmax(_sizes(hessians, scale), bent)
     for matrices in (before.hessians, after.hessians):
         np.fmax.at(sizes, owners, np.fmax.reduce(_sizes(matrices, scale).reshape(shape), (0, 1)))
-    # The slope on the way on: along what is flat there, as curves bend.
+    # The slope farther on, along the flat direction there, as curves bend.
     there = Curvature(after.hessians, scale, FLAT)
     ways = ((ends - points[owners]) / scale).reshape(-1, dimension)
     parts = ((there.vectors / scale[:, None]).transpose(0, 2, 1) @ ways[..., None])[..., 0]
@@ -218,7 +218,7 @@ def _probe(
     curve = np.zeros(count, bool)
     np.logical_or.at(curve, owners, on_curve.all(1).any(0))
 
-    # Isolated: from both sides one comes back, or is on a slope beyond noise, and curvature grows on the way.
+    # A point is isolated if both sides lead back to it, or have a slope beyond noise, and curvature grows outward.
     sloping = ~returned & (slopes > 10.0 * errors[:, 0]).reshape(shape) & ~resolved
     apart = np.ones(count, bool)
     np.logical_and.at(apart, owners, (returned | sloping).any(1).all(0))
@@ -228,7 +228,7 @@ def _probe(
     bending = np.ones(count, bool)
     np.logical_and.at(bending, owners, bends.any(0))
 
-    # What is left of the gradient along flat directions is noise, or falls as the place is approached.
+    # The gradient left along flat directions is noise, or falls towards the place.
     spread, _ = sampled.along(flat.vectors)
     left = np.abs(flat.components(gradients))
     little = left <= MOST_NOISE * spread
@@ -237,8 +237,8 @@ def _probe(
     farther = np.abs(flat.components(function.run(points - BACK * steps).gradients))
     vanishing = np.where(flat.known, short[:, None] | little, little | (farther >= FALLS * left)).all(-1) | settled
 
-    # Where it is left in earnest there is no stationary point; or one farther on, if the slope changes as a curvature
-    # makes it change, less on one side by what it is more on the other.
+    # Where more is left there is no stationary point; or one farther on, if the slope changes as with a curvature, by
+    # opposite amounts on both sides.
     changes = ((after.gradients.reshape(starts.shape) - gradients[owners]) * vectors).sum(-1)
     both = np.abs(changes)
     opposite = (np.abs(changes[0] + changes[1]) <= 0.5 * (both[0] + both[1])) & (
@@ -249,7 +249,7 @@ def _probe(
     elsewhere = np.where(unexplained & curved, HIDDEN, NONE)
     flat_verdicts = np.where(curve, CURVE, np.where(apart & bending, DEGENERATE, HIDDEN))
     verdicts = np.where(vanishing, flat_verdicts, elsewhere)
-    # Beside a singularity, as that of a root, the curvature is another one at the next number.
+    # At a singularity such as that of a root, the curvature differs at the next float.
     unsteady = _sizes(np.abs(sampled.changes).max(0), scale) > UNSTEADY * bent
     verdicts[unsteady | (UNSTEADY * _sizes(hessians, scale) > bent)] = NONE
     plains = np.flatnonzero((verdicts != NONE) & ~gradients.any(-1) & ~hessians.any((-1, -2)))

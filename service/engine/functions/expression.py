@@ -95,14 +95,14 @@ def parse(text: str, variables: Sequence[str] | None = None) -> Expression:
     if len(parser.steps) > MOST_STEPS:
         asked = f"the expression has {len(parser.steps):,} operations, numbers and names"
         raise _refused(f"{asked}; allowed are {MOST_STEPS}")
-    told: tuple[str, ...] = ()
+    found_slips: tuple[str, ...] = ()
     if listed is None:
         listed = tuple(sorted({step.text for step in parser.steps if step.word == "variable"}))
         if len(listed) > MOST_VARIABLES:
             names = shown(", ".join(listed))
             raise _refused(f"the expression has {len(listed)} variables, {names}; allowed are {MOST_VARIABLES}")
-        told = slips(text, listed, FUNCTIONS)
-    return Expression(text, listed, tuple(parser.steps), told)
+        found_slips = slips(text, listed, FUNCTIONS)
+    return Expression(text, listed, tuple(parser.steps), found_slips)
 
 
 def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:

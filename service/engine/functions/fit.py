@@ -71,7 +71,7 @@ class Line(NamedTuple):
         allowed = radius * (1.0 + np.abs(best))
         count = len(self.residuals)
         deviation_x, deviation_y = math.sqrt(self.spread_x / count), math.sqrt(self.spread_y / count)
-        # Where y does not vary, its size; where all y are 0, that of the parameters.
+        # Where y does not vary, the size of y counts; where all y are 0, that of the parameters.
         scale = deviation_y or abs(self.mean_y) or 1.0
         rounding = ROUNDING * (abs(self.slope * self.mean_x) + abs(self.intercept) + abs(self.mean_y))
         tilted = np.abs(errors[:, 0]) * deviation_x
@@ -112,7 +112,7 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
         ]
         hessian[1][0] = hessian[0][1]
         eigenvalues = _eigenvalues(hessian, 4.0 * factor * factor * count * spread_x)
-        level = squares_y / unit_y**2  # the loss of the line y = 0, from which descents set out
+        level = squares_y / unit_y**2  # the loss of the line y = 0, where descents start
         fits = eigenvalues[0] > 0.0 and all(map(math.isfinite, [level, *hessian[0], *eigenvalues]))
     except (OverflowError, ZeroDivisionError):
         fits = False

@@ -148,7 +148,7 @@ class _Flow:
         landed = good & (lowest > 0.0) & (tried.times * lowest >= LANDING) & self._alike(tried.hessians)
         self.times = tried.times * np.clip(0.9 * np.cbrt(TOLERANCE / np.maximum(shares, 1e-12)), SHORTER, self.growth)
         self.growth = np.where(good, FASTER, 1.0)
-        # A point next to a minimum need not move, and one that does not move elsewhere stays there for ever.
+        # A point next to a minimum need not move, and a point that rests elsewhere stays there for ever.
         there = (lowest > 0.0) & (tried.to_go <= THERE * (1.0 + norms_of(self.points)))
         tried.ends[there], tried.lengths[there] = self.points[there], THERE * (1.0 + norms_of(self.points[there]))
         staying = there | (tried.lengths > 0.0)
@@ -174,7 +174,7 @@ class _Flow:
                 break
             times = np.where(long, 0.5 * times, times)
         each = times[:, None]
-        # What the quadratic model did not foresee, half way and at its end.
+        # The deviation from the quadratic model, half way and at the end.
         half = _times(vectors, -0.5 * each * _phi_1(0.5 * exponents) * slopes)
         surprises, foreseen, seen = self._unforeseen(half)
         first = _times(inverse, surprises)
@@ -194,20 +194,20 @@ class _Flow:
         gradients, hessians = tried.gradients[rows], tried.hessians[rows]
         values, vectors = np.linalg.eigh(hessians)
         ahead, across = _across(gradients, hessians)
-        # Neighbouring ways part as fast as the lowest curvature across the way says, at either end of the step.
+        # Neighbouring paths part at the rate of the lowest curvature across them, at either end of the step.
         lower = np.minimum(across, self.across[rows])
         turned = (ahead * self.ahead[rows]).sum(-1) < STRAIGHT
         lower = np.where(turned, np.minimum(np.minimum(values[:, 0], self.eigenvalues[rows, 0]), lower), lower)
-        # An error along the way only comes earlier or later.
+        # An error along the path only changes the time.
         errors = tried.errors[rows]
         aside = norms_of(errors - (errors * ahead).sum(-1, keepdims=True) * ahead)
         # The share of the length on which the curvature changes; the errors are those of one order less.
         curving = np.cbrt(np.maximum(shares, 1e-9))
         self.tubes[rows] = self.tubes[rows] * np.exp(-tried.times[rows] * lower) + aside * curving
-        # Much shorter steps than the curvature allows say nothing of how far it stays the same.
+        # Steps much shorter than the curvature allows do not show how far it stays the same.
         probing = (shares > PROBING * TOLERANCE) | landed
         near: Array = ~probing | (self.tubes[rows] <= TUBE * tried.lengths[rows] / curving)
-        # Next to a saddle point the true way must not be on its other side.
+        # Next to a saddle point the true path must not be on the other side.
         near &= self.tubes[rows] * np.maximum(-values[:, 0], 0.0) <= TUBE * norms_of(gradients)
         self.points[rows], self.values[rows] = tried.ends[rows], tried.values[rows]
         self.gradients[rows], self.hessians[rows] = gradients, hessians
@@ -240,7 +240,7 @@ def _across(gradients: Array, hessians: Array) -> tuple[Array, Array]:
     lengths = norms_of(gradients)[:, None]
     ahead = np.where(lengths > 0.0, gradients / np.where(lengths > 0.0, lengths, 1.0), 0.0)
     bends = _times(hessians, ahead)
-    # The curvature along the way is made the largest one, and parted from the others.
+    # The curvature along the path is made the largest one, to separate it from the others.
     along = (ahead * bends).sum(-1) + norms_of(hessians.reshape(len(hessians), -1))
     rest = ahead[:, :, None] * (along[:, None] * ahead - bends)[:, None, :] - bends[:, :, None] * ahead[:, None, :]
     lowest: Array = np.linalg.eigvalsh(hessians + rest)[:, 0]

@@ -35,7 +35,7 @@ READERS: dict[str, Callable[..., Sum]] = {
     "add": lambda algebra, a, b: algebra.total([(a, 1), (b, 1)]),
     "subtract": lambda algebra, a, b: algebra.total([(a, 1), (b, -1)]),
     "multiply": Tidier.multiply,
-    # What stands under a line or a root is not multiplied out afterwards: (1 - x)(1 + x) has to become 1 - x² before.
+    # Denominators and radicands are not multiplied out later, so (1 - x)(1 + x) becomes 1 - x² here.
     "divide": lambda algebra, a, b: algebra.multiply(a, algebra.product(1, [(algebra.neat(b), -1)])),
     "negate": lambda algebra, x: algebra.total([(x, -1)]),
     "square": lambda algebra, x: algebra.product(1, [(x, 2)]),
@@ -51,8 +51,8 @@ READERS: dict[str, Callable[..., Sum]] = {
     "gaussian": lambda algebra, x: algebra.power(algebra.symbol("e"), algebra.product(-1, [(x, 2)])),
     "tanh_slope": lambda algebra, x: _one_minus(algebra, algebra.product(1, [(algebra.call("tanh", (x,)), 2)])),
     "logistic_slope": _read_logistic_slope,
-    "gate": lambda algebra, mask, x: x,  # the factors of x say the same of the branch
-    # There is only one word for a comparison, step: the differences are for it.
+    "gate": lambda algebra, mask, x: x,  # the factors of x show the branch as well
+    # The only word for a comparison is step, which takes the differences.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
     "greater_equal": lambda algebra, a, b: algebra.call("greater_equal", (a, b, algebra.total([(a, 1), (b, -1)]))),
 }

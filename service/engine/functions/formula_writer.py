@@ -113,7 +113,7 @@ class Printer:
         roots: tuple[list[Fragment], list[Fragment]] = (
             [],
             [],
-        )  # of constants: those above, and those below, are one root
+        )  # of constants: one root above, and one below
         for base, exponent in sorted(term.factors, key=_display):
             if isinstance(exponent, Sum):
                 top.append(self._power(base, exponent))

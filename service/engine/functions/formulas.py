@@ -30,10 +30,10 @@ _PARENTHESES = re.compile("[()]")
 
 
 class Formulas(NamedTuple):
-    """Formulas of an expression; None stands for those too long to be of use."""
+    """The formulas of an expression; None for those too long to be of use."""
 
     function: str
-    """LaTeX, as it was typed: how it was understood."""
+    """The expression as typed, in LaTeX, to show how it was understood."""
     gradient: list[Printed | None]
     hessian: list[list[Printed | None]]
 
@@ -60,7 +60,7 @@ def formulas_of(expression: Expression) -> Formulas:
     leaves: dict[Node, Leaf] = {}
 
     def leaf(step: ExpressionStep, literal: float) -> Node:
-        # As an input, so that nothing is computed with it in floating point.
+        # An input, so that no arithmetic in floating point uses it.
         node = graph.input(step.text or step.word, ())
         leaves[node] = Fraction(step.text) if step.word == "number" else step.word
         return node
@@ -86,7 +86,7 @@ def formulas_of(expression: Expression) -> Formulas:
             for (row, column), formula in zip(pairs, writer.printed(second), strict=True):
                 found.hessian[row][column] = found.hessian[column][row] = _sendable(formula, expression)
     except LimitExceeded:
-        pass  # what there is by then is told
+        pass  # the formulas so far are kept
     return found
 
 
@@ -95,8 +95,8 @@ def _sendable(formula: Printed | None, expression: Expression) -> Printed | None
     if formula is None:
         return None
     text = formula.text
-    # Each step takes a character at least, what has long derivatives has a long name too, and no parenthesis holds
-    # more than one exponent within the other: most formulas need not be parsed.
+    # Each step takes a character at least, words with long derivatives have long names, and no parenthesis holds nested
+    # exponents, so most formulas need not be parsed.
     if len(text) <= MOST_STEPS and 2 * _levels(text) < DEEPEST_NESTING:
         return formula
     try:

@@ -106,13 +106,13 @@ def _refine(
         steps = _shortened(steps, lengths, reach[active])
         here, before = points[active], norms[active]
         small = every(np.abs(steps) <= EPS * np.abs(here))
-        again = lengths > NEAR  # A very short step that does not help is what rounding makes of one.
+        again = lengths > NEAR  # a very short step that does not help is rounding
         better = np.zeros(len(active), bool)
         trying = np.flatnonzero(~small)
         at, moves, bounds = here[trying], steps[trying], before[trying]
         halving = 0
         while halving < halvings and len(trying):
-            # Most full steps are good. Of shorter ones some are tried at once, as a run takes as long for few points.
+            # Most full steps are good. Several shorter ones are tried at once, as a run takes as long for few points.
             together = min(TOGETHER, halvings - halving) if halving and len(trying) <= FEW else 1
             trial = at + 0.5**halving * moves
             if together > 1:
@@ -124,9 +124,9 @@ def _refine(
                 shorter = n.reshape(together, -1) < bounds
                 good, first = np.asarray(shorter.any(0)), shorter.argmax(0)
             else:
-                good, first = n < bounds, None  # also false where it is not a number
+                good, first = n < bounds, None  # also false at NaN
             if not halving:
-                # What rounding leaves of the steep directions hides the others in the norm; not in the step.
+                # The rounding of steep directions hides the others in the norm, but not in the step.
                 close = np.flatnonzero(~good & local[trying])
                 if len(close):
                     rows = trying[close]
@@ -305,13 +305,13 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     if not len(points):
         return np.zeros(0, np.intp), groups
     apart = np.broadcast_to(np.maximum(apart, np.finfo(np.float64).tiny), points.shape)
-    # Cells that are no larger than that, of few sizes, so that their numbers mean the same for many places.
+    # Cells no larger than that, in few sizes, so that many places share a numbering.
     exponents = np.floor(np.log2(apart))
     keys = np.floor(points / np.exp2(exponents))
     if (exponents != exponents[0]).any():
         keys = np.concatenate([keys, exponents], -1)
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    # Neighbours that a border of the cells parted are put together again.
+    # Join neighbours that a border of cells separates.
     order = np.argsort(points[first, 0], kind="stable")
     rows = first[order]
     places, lengths = points[rows], apart[rows]
@@ -349,11 +349,11 @@ def _polish(function: Function, points: Array, watch: Watch | None, scale: Array
     assert results.hessians is not None
     shape = len(tries), len(points)
     defined = np.isfinite(results.values) & np.logical_and.reduce(np.isfinite(results.hessians), axis=(-1, -2))
-    # Each is judged with the curvature of the first: its own may have vanished.
+    # Each step uses the first curvature, as its own may have vanished.
     curvature = Curvature(results.hessians[: len(points)], scale)
     steps, left = _lengths(curvature, results.gradients.reshape(*shape, -1), scale)
     places = np.stack(tries)
-    # Rounded to few decimals a place may come to another stationary point.
+    # A place rounded to few decimals may reach another stationary point.
     allowed = ROUNDED * np.maximum(1.0, norms_of(points / scale))
     good = defined.reshape(shape) & (norms_of((places - nearer) / scale) <= allowed)
     good &= every(np.abs(places - points) <= ROUNDED * scale)

@@ -57,7 +57,7 @@ class Preset(Declaration):
     domain: tuple[tuple[float, float], ...]
     """The box worth drawing: lowest and highest value of each variable."""
     minima: tuple[Minimum, ...] = ()
-    """All that there are inside the box, the lowest first. The border is no lower, except where there are none."""
+    """All minima inside the box, the lowest first. The border is no lower, except where there are none."""
     stationary: tuple[Stationary, ...] = ()
     """Other points worth a look."""
     teaches: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Formulas as characters: LaTeX for the eye, and text that can be typed again.
 
-A formula is put together from pieces that know how tightly they bind, so parentheses stand only where they are needed.
-Both notations answer the same calls; whoever prints a formula does not know which one it is.
+A formula is put together from fragments that know how tightly they bind, so parentheses stand only where they are
+needed. Both notations have the same methods, so a printer need not know which one it uses.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Fragment:
 
 
 class Text:
-    """The grammar of typed expressions, and what both notations have in common."""
+    """The grammar of typed expressions, and the common parts of both notations."""
 
     def __init__(self, decimals: bool = False) -> None:
         self.decimals = decimals

@@ -14,7 +14,7 @@ from service.engine.functions.expression import Expression
 Range = tuple[float, float]
 ANYTHING: Range = (-math.inf, math.inf)
 AWAY = (-2.0, -1.0, -0.5, 0.3, 0.5, 1.0, 2.0)
-"""Numbers at which what happens at 0 alone does not happen."""
+"""Numbers to try beside 0, to see whether a singularity occurs at 0 alone."""
 KINKS = ("kink", "vertical", "jump")
 
 
@@ -39,7 +39,7 @@ def _within(check: Check, ranges: list[Range]) -> bool:
     at_zero = check.singularity.where(*operands).all()
     elsewhere = [check.singularity.where(np.full(1, number), *operands[1:]).any() for number in AWAY]
     if not at_zero or any(elsewhere):
-        return True  # not a kink where the first argument is 0, which is all that is looked at here
+        return True  # only kinks where the first argument is 0 are ruled out here
     least, most = ranges[check.operands[0]]
     return least <= 0.0 <= most
 
@@ -60,7 +60,7 @@ def ranges_of(expression: Expression, low: list[float], high: list[float]) -> li
             steps = [expression.steps[operand] for operand in step.operands]
             same = len(steps) == 2 and steps[0].word == steps[1].word == "variable" and steps[0].text == steps[1].text
             made = _range(step.word, operands, [literals[operand] for operand in step.operands], same)
-        # A little wider than rounding makes it; what is not a number says nothing.
+        # A little wider than rounding; NaN gives the widest range.
         least, most = made
         found.append(
             ANYTHING

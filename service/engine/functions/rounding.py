@@ -16,7 +16,7 @@ GRADED = 1e-8
 SWEEPS = 12
 """Most sweeps of the scaling; each takes the square root of the remaining factor."""
 UNKNOWN = 4.0 * EPS
-"""Curvatures up to this share of the largest one, times the dimension, may be what rounding left of 0."""
+"""Curvatures up to this share of the largest one, times the dimension, may be rounding of 0."""
 OFFSETS = ((3, -5, 7, -2), (-4, 6, 1, -7), (5, 2, -6, 3), (-1, -7, 4, 6), (7, 3, 2, -5), (-6, 1, -3, 4))
 """Places around a point where its noise is measured, in numbers next to each other, repeated over the variables."""
 ROTATIONS = 12
@@ -24,7 +24,7 @@ ROTATIONS = 12
 
 
 class Sample(NamedTuple):
-    """Gradients and Hessians at some points, and how they differ at neighbouring numbers from what is expected."""
+    """Gradients and Hessians at some points, with their errors as seen at neighbouring floats."""
 
     gradients: Array
     """(points, variables)"""
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
         """Return the sizes of the errors of gradients and curvatures along vectors, (points, variables, directions)."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
-        # Where the border of the domain is next to a point, the neighbours inside tell.
+        # Next to the border of the domain, only the neighbours inside count.
         return np.fmax.reduce(slopes, 0, initial=0.0), np.fmax.reduce(curvatures, 0, initial=0.0)
 
 

@@ -41,7 +41,7 @@ ALONE = "there are no values beside this point"
 INFINITE = "a second derivative is infinite here"
 UNKNOWN = "the chain rule meets 0 · ∞ here, and how the function goes on beside this point is not known"
 MENDED = frozenset(("kink", "vertical", "jump"))
-"""Kinds of problems that are none where the sides agree."""
+"""Kinds of problems that vanish where the sides agree."""
 ASKED = MENDED | {"pole", "not_finite"}
 """Kinds of problems that the sides may resolve."""
 
@@ -52,9 +52,9 @@ class Sides(NamedTuple):
     gradients: Array
     """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
     gradient_errors: Array
-    """(places, variables): by what rounding makes them uncertain."""
+    """(places, variables): the rounding of the gradients."""
     least: Array
-    """(places, variables): the lesser of the slopes to both sides along each axis; not a number where there is none."""
+    """(places, variables): the lesser of the slopes to both sides along each axis; NaN where there is none."""
     most: Array
     """(places, variables): the greater one."""
     hessians: Array
@@ -81,7 +81,7 @@ class Ends(NamedTuple):
     """Derivatives at the near ends of rays: (places, rays)."""
 
     alive: Array
-    """True where the function has values beside the place."""
+    """True where the function has values next to the place."""
     steady: Array
     """True where these values tend to the value at the place, or may."""
     slopes: Array
@@ -142,7 +142,7 @@ def _between(dimension: int) -> Array:
             row[i], row[j] = a, b
             rows.append(row)
     if dimension > 1:
-        # Of no particular kind, and the same at each call.
+        # General directions, the same at each call.
         others = np.sin(np.arange(1, OTHERS * dimension + 1) ** 2 * 1.7).reshape(OTHERS, dimension)
         rows += [*others, *-others]
     return np.array(rows).reshape(-1, dimension)
@@ -164,7 +164,7 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     steps, length = found.steps, found.length
     first = np.where(found.zero, 0, found.first)
     known = np.where(found.zero, FAR_AWAY, first + found.known)
-    # By powers of t from -1/steps on, which stands for all negative ones.
+    # The coefficients of powers of t from -1/steps on, which stands for all negative ones.
     index = np.arange(length)
     count = 2 * steps + 1
     terms, errors = np.zeros((len(values), count)), np.zeros((len(values), count))
@@ -175,7 +175,7 @@ def _read(found: Series, values: Array) -> tuple[Array, ...]:
     errors[rows, places[rows, columns]] = found.errors[rows, columns]
     alive = ~found.gone & ~np.isnan(terms[:, 0])
     unbounded = (first < 0) & (found.known > 0) & ~found.zero
-    # An error that is not a number bounds nothing.
+    # An error of NaN bounds nothing.
     apart = ~(np.abs(terms[:, 0] - values) <= 4.0 * errors[:, 0] + AGREEMENT * np.abs(values) + TINY)
     apart |= np.isinf(terms[:, 0])
     steady = ~(unbounded | (apart & (known > 0)))
@@ -268,7 +268,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
     for x, place in ((a, i), (b, j)):
         opposite = place + directions.shape[2]
         ahead, behind = axes.curvatures[:, place : place + 1], axes.curvatures[:, opposite : opposite + 1]
-        # Where there is no side along the axis, its other side stands for it.
+        # Where a side of an axis is missing, the other one stands for it.
         ahead = np.where(axes.alive[:, place : place + 1], ahead, behind)
         behind = np.where(axes.alive[:, opposite : opposite + 1], behind, ahead)
         along = x * x * np.where(x > 0.0, ahead, behind)
@@ -281,7 +281,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
     pairs = (curvatures[:, 0] - curvatures[:, 1] + curvatures[:, 3] - curvatures[:, 2]) / (8.0 * a[:, 0] * b[:, 0])
     some = np.where(alive, each, 0.0).sum(1) / np.maximum(alive.sum(1), 1)
     found = np.where(alive.all(1), pairs, some)
-    agreed = (low <= high) & alive.any(1) & ~_blurred(allowed.max(1), found)  # false where something is not a number
+    agreed = (low <= high) & alive.any(1) & ~_blurred(allowed.max(1), found)  # false at NaN
     return np.where(agreed, found, np.nan), allowed.max(1)
 
 
@@ -289,7 +289,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
 
 
 class Settled(NamedTuple):
-    """Results and problems, where the sides have been asked."""
+    """Results and problems, settled by the sides."""
 
     results: Results
     problems: dict[int, list[PointProblem]]
@@ -310,8 +310,8 @@ def settle(
     """
     rows = [
         row
-        for row, told in problems.items()
-        if ASKED.issuperset(problem.kind for problem in told) and np.isfinite(results.values[row])
+        for row, met in problems.items()
+        if ASKED.issuperset(problem.kind for problem in met) and np.isfinite(results.values[row])
     ]
     if not rows or not function.dimension:
         return Settled(results, problems, set())
@@ -333,31 +333,31 @@ def settle(
 
 
 def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
-    results, told = settled.results, settled.problems[row]
+    results, problems = settled.results, settled.problems[row]
     gradient, partials = results.gradients[row], sides.gradients[place]
     apart = ~(np.abs(gradient - partials) <= SAME * np.abs(partials) + sides.gradient_errors[place])
     gradient[apart & ~np.isnan(partials)] = partials[apart & ~np.isnan(partials)]
     gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
-    # Conventions at several kinks together may make a number that is the slope to no side, nor between them.
+    # Several conventions together may give a number that is neither a slope of a side nor between them.
     least, most = sides.least[place], sides.most[place]
     allowed = SAME * np.maximum(np.abs(least), np.abs(most)) + sides.gradient_errors[place]
     gradient[(gradient < least - allowed) | (gradient > most + allowed)] = np.nan
     gradient[sides.alone[place] | sides.unknown[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
-    first = next((problem.step for problem in told if problem.kind in MENDED), None)
+    first = next((problem.step for problem in problems if problem.kind in MENDED), None)
     if smooth:
-        told = [problem for problem in told if problem.kind not in MENDED and problem.kind != "not_finite"]
+        problems = [problem for problem in problems if problem.kind not in MENDED and problem.kind != "not_finite"]
     else:
         settled.kinks.add(row)
         known = steady and not vertical and not sides.silent[place]
         if known:
-            told = [problem for problem in told if problem.kind not in ("vertical", "not_finite")]
+            problems = [problem for problem in problems if problem.kind not in ("vertical", "not_finite")]
         if sides.alone[place].any():
-            told = [*told, PointProblem("domain", None, ALONE)]
+            problems = [*problems, PointProblem("domain", None, ALONE)]
         elif known and not np.isfinite(gradient).all():
-            told = [*told, PointProblem("kink", first, NO_SLOPE)]
-        elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in told):
-            told = [*told, PointProblem("not_finite", None, UNKNOWN)]
+            problems = [*problems, PointProblem("kink", first, NO_SLOPE)]
+        elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in problems):
+            problems = [*problems, PointProblem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]
         diagonal = np.sqrt(np.abs(np.nan_to_num(np.diag(true))))
@@ -368,14 +368,14 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
         hessian[lost], hessian[:, lost] = np.nan, np.nan
         if np.isnan(hessian[~lost][:, ~lost]).any():
             if not steady:
-                told = [*told, PointProblem("jump", first, JUMPS)]
+                problems = [*problems, PointProblem("jump", first, JUMPS)]
             elif sides.bent[place]:
-                told = [*told, PointProblem("not_finite", None, INFINITE)]
+                problems = [*problems, PointProblem("not_finite", None, INFINITE)]
             elif sides.silent[place]:
-                told = [*told, PointProblem("not_finite", None, UNKNOWN)]
+                problems = [*problems, PointProblem("not_finite", None, UNKNOWN)]
             else:
-                told = [*told, PointProblem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
-    if told:
-        settled.problems[row] = told[:MOST_PROBLEMS]
+                problems = [*problems, PointProblem("kink", first, DIFFERENT if smooth else DIFFERENT_TOO)]
+    if problems:
+        settled.problems[row] = problems[:MOST_PROBLEMS]
     else:
         del settled.problems[row]

@@ -31,7 +31,7 @@ class Tidier(Algebra):
     def __init__(self, typed: int) -> None:
         super().__init__()
         self.typed = typed
-        """The index of the last node of what was typed; those after it belong to derivatives."""
+        """The index of the last node of the typed expression; later nodes belong to derivatives."""
         self._neat: dict[Sum, Sum] = {}
 
     def log1p(self, x: Sum) -> Sum:
@@ -47,7 +47,7 @@ class Tidier(Algebra):
         if known is None:
             known = self._neat_inside(whole) if whole.depth > 1 else whole
             if known.depth > 1 or len(known.terms) > 1:
-                with suppress(NoFormula):  # a form on the way to a shorter one may have no value, or be too large
+                with suppress(NoFormula):  # an intermediate form may have no value, or be too large
                     known = self._shorter(known)
             self._neat[whole] = self._neat[known] = known
         return known
@@ -74,7 +74,7 @@ class Tidier(Algebra):
         """Return the shortest of some forms; a less usual form has to save more."""
         collected = self._collected(whole)
         if collected is not whole and collected.weight <= 0.9 * whole.weight:
-            return collected  # what is left inside has been looked at
+            return collected  # the rest inside is neat already
         powers = [sums.count(base) for sums in map(_sums, whole.terms) for base in sums]
         if not powers:
             return whole
@@ -103,7 +103,7 @@ class Tidier(Algebra):
             if len(rational) < len(found):
                 if everywhere and all(exponent is found[0] for exponent in found):
                     common.append((base, found[0]))
-            # Of denominators that not all have, sums and constants would only make terms longer.
+            # Where not all terms have a denominator, sums and constants in it would only lengthen the others.
             elif everywhere or (min(rational) < 0 and isinstance(base, Atom) and not base.constant):
                 common.append((base, min(rational)))
         if not common:

@@ -190,19 +190,19 @@ def _known(name: str, functions: Collection[str]) -> str:
 
 def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tuple[str, ...]:
     """Return sentences about names that are probably no variables, for variables that nobody listed."""
-    told = []
+    sentences = []
     names = tuple(variables)
     if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):
-        told.append(
+        sentences.append(
             "'d/dx' is read as a quotient of variables; a derivative is computed, not typed: write the function"
         )
     for name in names:
         instead = of_a_function(name, functions) or _product(name, set(names) - {name})
         if instead:
-            told.append(f"{name!r} is read as one variable; did you mean {instead}?")
+            sentences.append(f"{name!r} is read as one variable; did you mean {instead}?")
         elif name.lower() in _KEYWORDS:
-            told.append(f"{name!r} is read as a variable: {_KEYWORDS[name.lower()]}")
-    return tuple(told)
+            sentences.append(f"{name!r} is read as a variable: {_KEYWORDS[name.lower()]}")
+    return tuple(sentences)
 
 
 def of_a_function(name: str, functions: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The search for stationary points in a box: Newton's method from many places, and what it may claim."""
+"""The search for stationary points in a box, by Newton's method from many places."""
 
 from __future__ import annotations
 
@@ -97,17 +97,17 @@ def _search(function: Function, low: Array, high: Array, starts: int, watch: Wat
     verdicts = judged[: len(found)]
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
     alone = int(((np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)).sum())
-    found, verdicts = _told(found, verdicts)
+    found, verdicts = _certain(found, verdicts)
     results, values = function.run(found, watch), function.run(places, watch).values
     lower = _lower(function, places, values, found, results, low, high, watch)
     if len(lower):
         judged = judge(function, lower, size, watch)
         doubted = np.concatenate([doubted, lower[judged == HIDDEN]])
         alone += int((judged == KNOWN).sum())
-        lower, judged = _told(lower, judged)
+        lower, judged = _certain(lower, judged)
         found, verdicts = np.concatenate([found, lower]), np.concatenate([verdicts, judged])
         results = function.run(found, watch)
-    # Places where the gradient is shortest but not 0 show the bends of a function too: Newton's method sticks there.
+    # Newton's method also sticks where the gradient is shortest without being 0, which shows the bends of a function.
     stuck = unsettled & ~every(points == places)
     bends = np.bincount(distinct(points[stuck], SPREAD * size, len(points))[1])
     unseen = float((alone + (bends == 1).sum()) / max(1, len(groups) + stuck.sum()))
@@ -121,7 +121,7 @@ def _search(function: Function, low: Array, high: Array, starts: int, watch: Wat
     return StationarySearch(found[order], plain[order], len(places), complete, curves, doubted, unseen)
 
 
-def _told(points: Array, verdicts: Array) -> tuple[Array, Array]:
+def _certain(points: Array, verdicts: Array) -> tuple[Array, Array]:
     """Return the points that are certainly stationary, with their verdicts."""
     certain = (verdicts != HIDDEN) & (verdicts != NONE)
     return points[certain], verdicts[certain]
@@ -143,7 +143,7 @@ def _lower(
     """
     size = high - low
     candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
-    # Of few points, the minimum is among those lower than all starts: the curvatures of the others are not asked for.
+    # The minimum is first looked for among the points lower than all starts, to save the curvatures of the others.
     for part in (results.values <= candidates.min(), np.ones(len(found), bool)):
         assert results.hessians is not None
         curvature = Curvature(results.hessians[part], size)
@@ -229,7 +229,7 @@ def spread(low: Array, high: Array, count: int) -> Array:
     if each >= 3:
         axes = [np.linspace(a, b, each) for a, b in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dimension)
-        # A little off the even grid: on lines of symmetry Newton's method never leaves them.
+        # Off the even grid, as Newton's method never leaves a line of symmetry.
         offsets = np.sin(np.arange(1, grid.size + 1)).reshape(grid.shape)
         places: Array = grid + 0.2 / each * (high - low) * offsets
         return places

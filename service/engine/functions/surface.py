@@ -14,7 +14,7 @@ from service.engine.watch import Watch
 SKEWED = 8.0
 """Levels are logarithmic where the upper values rise this many times as far above the lowest as the middle ones."""
 FARTHEST = 1e12
-"""Levels do not differ by more: what is closer to the least value is a point in any drawing."""
+"""Largest ratio of levels; values closer to the least one are a point in any drawing."""
 SMALLEST = 1e-290
 """Differences up to this leave no room for steps between them."""
 

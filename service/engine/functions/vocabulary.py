@@ -28,8 +28,8 @@ class Singularity(NamedTuple):
     """A set of points where a word has no value, or no derivative."""
 
     kind: str
-    """domain: there is no real value; pole: the value is infinite; vertical: the slope is; kink, jump: there is none,
-    and the answer follows a convention."""
+    """`domain`: there is no real value; `pole`: the value is infinite; `vertical`: the slope is infinite; `kink`,
+    `jump`: there is no slope, and answers follow a convention."""
     where: Callable[..., Array]
     """Maps the arguments, arrays of one shape, to a mask of the points."""
     text: str
@@ -52,7 +52,7 @@ class Word(Declaration):
     takes_literals: bool = False
     """True if `build` takes the literal numbers among the arguments as well."""
     plain: Callable[..., Node] | None = None
-    """Builds what formulas show instead, where the digits of derivatives take more than a textbook says."""
+    """Builds the textbook form for formulas, where exact derivatives need a longer one."""
 
 
 vocabulary: Registry[Word] = Registry("word", "vocabulary", Word, within="functions")
@@ -232,48 +232,34 @@ def e() -> float:
 # --- functions ----------------------------------------------------------------------------------
 
 
-def _function(name: str, build: Callable[..., Node], latex: str, en: str, zh: str, **details: Any) -> None:
-    vocabulary.declare(name, en=en, zh=zh, latex=latex, **{"arguments": 1, **details})(build)
+def _function(
+    name: str, build: Callable[..., Node], latex: str, en: str, zh: str, *singularities: Singularity, **details: Any
+) -> None:
+    details = {"arguments": 1, "singularities": singularities, **details}
+    vocabulary.declare(name, en=en, zh=zh, latex=latex, **details)(build)
 
 
 _function("exp", operations.exp, "e^a", "The exponential function.", "指数函数。")
 _function("expm1", operations.expm1, "e^a - 1", "exp(a) - 1, exact near 0.", "exp(a) - 1,在 0 附近保持精度。")
-_function(
-    "log",
-    operations.log,
-    r"\ln a",
-    "The natural logarithm.",
-    "自然对数。",
-    aliases=("ln",),
-    singularities=_logarithm("log"),
-)
+_function("log", operations.log, r"\ln a", "The natural logarithm.", "自然对数。", *_logarithm("log"), aliases=("ln",))
 _function(
     "log1p",
     operations.log1p,
     r"\ln(1 + a)",
     "log(1 + a), exact near 0.",
     "log(1 + a),在 0 附近保持精度。",
-    singularities=(
-        Singularity("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
-        Singularity("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
-    ),
+    Singularity("domain", lambda x: x < -1.0, "log1p takes numbers above -1"),
+    Singularity("pole", lambda x: x == -1.0, "log1p of -1 is minus infinity"),
 )
-_function(
-    "log2",
-    operations.log2,
-    r"\log_2 a",
-    "The logarithm to base 2.",
-    "以 2 为底的对数。",
-    singularities=_logarithm("log2"),
-)
+_function("log2", operations.log2, r"\log_2 a", "The logarithm to base 2.", "以 2 为底的对数。", *_logarithm("log2"))
 _function(
     "log10",
     operations.log10,
     r"\log_{10} a",
     "The logarithm to base 10.",
     "以 10 为底的对数。",
+    *_logarithm("log10"),
     aliases=("lg",),
-    singularities=_logarithm("log10"),
 )
 _function(
     "sqrt",
@@ -281,11 +267,9 @@ _function(
     r"\sqrt{a}",
     "The square root.",
     "平方根。",
+    Singularity("domain", _where_negative, "sqrt takes numbers from 0 on"),
+    Singularity("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
     aliases=("√",),
-    singularities=(
-        Singularity("domain", _where_negative, "sqrt takes numbers from 0 on"),
-        Singularity("vertical", _where_zero, "the slope of sqrt is infinite at 0"),
-    ),
 )
 _function(
     "cbrt",
@@ -293,29 +277,13 @@ _function(
     r"\sqrt[3]{a}",
     "The cube root, also of negative numbers.",
     "立方根,负数亦可。",
-    singularities=(Singularity("vertical", _where_zero, "the slope of cbrt is infinite at 0"),),
+    Singularity("vertical", _where_zero, "the slope of cbrt is infinite at 0"),
 )
 _function("sin", operations.sin, r"\sin a", "The sine; angles are in radians.", "正弦;角以弧度计。")
 _function("cos", operations.cos, r"\cos a", "The cosine.", "余弦。")
 _function("tan", operations.tan, r"\tan a", "The tangent.", "正切。")
-_function(
-    "asin",
-    operations.asin,
-    r"\arcsin a",
-    "The arc sine.",
-    "反正弦。",
-    aliases=("arcsin",),
-    singularities=_inverse("asin"),
-)
-_function(
-    "acos",
-    operations.acos,
-    r"\arccos a",
-    "The arc cosine.",
-    "反余弦。",
-    aliases=("arccos",),
-    singularities=_inverse("acos"),
-)
+_function("asin", operations.asin, r"\arcsin a", "The arc sine.", "反正弦。", *_inverse("asin"), aliases=("arcsin",))
+_function("acos", operations.acos, r"\arccos a", "The arc cosine.", "反余弦。", *_inverse("acos"), aliases=("arccos",))
 _function("atan", operations.atan, r"\arctan a", "The arc tangent.", "反正切。", aliases=("arctan",))
 _function(
     "atan2",
@@ -323,12 +291,10 @@ _function(
     r"\operatorname{atan2}(a, b)",
     "The angle of the point (b, a).",
     "点 (b, a) 的辐角。",
+    _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
+    _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
     arguments=2,
     aliases=("arctan2",),
-    singularities=(
-        _kink(lambda a, b: (a == 0.0) & (b == 0.0), "the point (0, 0) has no angle"),
-        _jump(lambda a, b: (a == 0.0) & (b < 0.0), "atan2 jumps from pi to -pi where a is 0 and b is negative"),
-    ),
 )
 _function("sinh", operations.sinh, r"\sinh a", "The hyperbolic sine.", "双曲正弦。")
 _function("cosh", operations.cosh, r"\cosh a", "The hyperbolic cosine.", "双曲余弦。")
@@ -349,11 +315,9 @@ _function(
     r"\operatorname{arcosh} a",
     "The inverse of cosh.",
     "反双曲余弦。",
+    Singularity("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
+    Singularity("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
     aliases=("arcosh",),
-    singularities=(
-        Singularity("domain", lambda x: x < 1.0, "acosh takes numbers from 1 on"),
-        Singularity("vertical", lambda x: x == 1.0, "the slope of acosh is infinite at 1"),
-    ),
 )
 _function(
     "atanh",
@@ -361,11 +325,9 @@ _function(
     r"\operatorname{artanh} a",
     "The inverse of tanh.",
     "反双曲正切。",
+    Singularity("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
+    Singularity("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
     aliases=("artanh",),
-    singularities=(
-        Singularity("domain", lambda x: np.abs(x) > 1.0, "atanh takes numbers between -1 and 1"),
-        Singularity("pole", lambda x: np.abs(x) == 1.0, "atanh is infinite at -1 and 1"),
-    ),
 )
 
 
@@ -436,7 +398,7 @@ _function(
     plain=lambda a: operations.greater_equal(a, 0.0),
 )
 def step(a: Node) -> Node:
-    # A comparison would make a number of what is none.
+    # A comparison would turn NaN into a number.
     value = operations.maximum(operations.sign(operations.sign(a) + 0.5), 0.0)
     return operations.with_slope(a, value, 0.0 * value)
 
@@ -447,9 +409,9 @@ _function(
     r"\operatorname{sgn} a",
     "-1, 0 or 1; its slope is taken as 0 everywhere.",
     "取 -1、0 或 1;斜率处处取 0。",
+    _jump(_where_zero, "sign jumps at 0"),
     aliases=("sgn",),
     flat=True,
-    singularities=(_jump(_where_zero, "sign jumps at 0"),),
 )
 _function(
     "abs",
@@ -457,7 +419,7 @@ _function(
     "|a|",
     "The absolute value, also written |a|; its slope at 0 is taken as 0.",
     "绝对值,也可写作 |a|;在 0 处斜率取 0。",
-    singularities=(_kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),),
+    _kink(_where_zero, "abs has a kink at 0; its slope is taken as 0 there"),
 )
 _function(
     "floor",
@@ -465,8 +427,8 @@ _function(
     r"\lfloor a \rfloor",
     "The largest integer that is not above a.",
     "不大于 a 的最大整数。",
+    _jump(_where_whole, "floor jumps at whole numbers"),
     flat=True,
-    singularities=(_jump(_where_whole, "floor jumps at whole numbers"),),
 )
 _function(
     "ceil",
@@ -474,8 +436,8 @@ _function(
     r"\lceil a \rceil",
     "The least integer that is not below a.",
     "不小于 a 的最小整数。",
+    _jump(_where_whole, "ceil jumps at whole numbers"),
     flat=True,
-    singularities=(_jump(_where_whole, "ceil jumps at whole numbers"),),
 )
 _function(
     "round",
@@ -483,8 +445,8 @@ _function(
     r"\operatorname{round} a",
     "The nearest integer; of two, the even one.",
     "最近的整数;恰在中间时取偶数。",
+    _jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),
     flat=True,
-    singularities=(_jump(lambda x: x - np.floor(x) == 0.5, "round jumps between whole numbers"),),
 )
 _function(
     "min",
@@ -492,10 +454,8 @@ _function(
     r"\min(a, b)",
     "The smaller of two; where they are equal, each has half of the slope.",
     "两数中较小者;相等时斜率各取一半。",
+    _kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),
     arguments=2,
-    singularities=(
-        _kink(lambda a, b: a == b, "min has a kink where its arguments are equal; each has half of the slope"),
-    ),
 )
 _function(
     "max",
@@ -503,10 +463,8 @@ _function(
     r"\max(a, b)",
     "The larger of two; where they are equal, each has half of the slope.",
     "两数中较大者;相等时斜率各取一半。",
+    _kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),
     arguments=2,
-    singularities=(
-        _kink(lambda a, b: a == b, "max has a kink where its arguments are equal; each has half of the slope"),
-    ),
 )
 vocabulary.declare(
     "pow",

@@ -1,13 +1,13 @@
-"""Is a gradient right? Asked of values alone, without any rule of differentiation.
+"""Checks a gradient against values alone, without any rule of differentiation.
 
-The judge is the complex step: an evaluation with complex numbers gives the slope along one direction to all digits.
-Of a few numbers each has an evaluation of its own. Of many, one evaluation along random signs, each divided by the
-size of its entry, weighs every entry alike, whether it is large or small: one entry that is wrong by a millionth
-stands out among a hundred thousand. Halving the entries that take part finds it.
+The reference is the complex step: an evaluation with complex numbers gives the slope along one direction to all digits.
+Each of a few numbers gets an evaluation of its own. For many numbers, one evaluation goes along random signs, each
+divided by the size of its entry, so that it weighs large and small entries alike. One entry that is wrong by a
+millionth stands out among a hundred thousand, and halving the set of entries finds it.
 
-A claimed gradient is compared with the exact one entry by entry, and where they differ the judge decides between them.
-What rounding may do to either is measured, so that nothing right is called wrong because numbers are small. Exactly at
-a kink there is a slope on either side, and any number between them is a matter of convention.
+A claimed gradient is compared with the exact one entry by entry, and where they differ the complex step decides. The
+effect of rounding on either is measured, so that nothing right is called wrong because numbers are small. Exactly at a
+kink there is a slope on either side, and any number between them is a matter of convention.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class _Check:
             return self.claim.proved(piece)
         proved = self.proof.proved(piece)
         if proved.verdict == "wrong":
-            # Not even the gradient of this service is right here: the claim has to face the judge itself.
+            # Not even the exact gradient passes here, so the claim is compared with the complex step itself.
             return self.claim.judged(piece, np.arange(piece.start, piece.stop)[:EACH], "each")
         tested, exact = self.tested[part], self.exact[part]
         differs = np.abs(tested - exact) > self.claim.allowed(piece)

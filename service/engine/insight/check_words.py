@@ -41,7 +41,7 @@ def of_tensor(tensor: TensorCheck) -> list[Sentence]:
         return [
             say("check.tensor.unsure", label=worst.label, gradient=worst.gradient, reference=worst.reference),
         ]
-    told = [
+    sentences = [
         say(
             "check.tensor.wrong",
             name=name,
@@ -53,8 +53,8 @@ def of_tensor(tensor: TensorCheck) -> list[Sentence]:
         )
     ]
     if tensor.ratio is not None:
-        told.append(say("check.tensor.ratio", ratio=tensor.ratio))
-    return told
+        sentences.append(say("check.tensor.ratio", ratio=tensor.ratio))
+    return sentences
 
 
 def _right(name: str, tensor: TensorCheck) -> Sentence:
@@ -68,19 +68,19 @@ def _right(name: str, tensor: TensorCheck) -> Sentence:
 
 def of_curve(curve: DifferenceCurve) -> list[Sentence]:
     """Return the sentences on central differences."""
-    told: list[Sentence] = []
+    sentences: list[Sentence] = []
     if curve.best is not None and curve.best.error > FAR:
-        told.append(say("check.curve.far", error=curve.best.error))
+        sentences.append(say("check.curve.far", error=curve.best.error))
     elif curve.best is not None:
         near = say("check.rounding") if curve.best.error <= ROUNDING else say("check.error", error=curve.best.error)
-        told.append(say("check.curve.best", step=curve.best.step, near=near))
+        sentences.append(say("check.curve.best", step=curve.best.step, near=near))
     if curve.truncation is not None:
-        told.append(say("check.curve.truncation", exponent=round(curve.truncation, 2)))
+        sentences.append(say("check.curve.truncation", exponent=round(curve.truncation, 2)))
     if curve.rounding is not None:
-        told.append(say("check.curve.rounding", exponent=round(curve.rounding, 2)))
+        sentences.append(say("check.curve.rounding", exponent=round(curve.rounding, 2)))
     if curve.kink is not None:
-        told.append(say("check.curve.kink", step=curve.kink))
-    return told
+        sentences.append(say("check.curve.kink", step=curve.kink))
+    return sentences
 
 
 def of_taylor(taylor: Taylor) -> Sentence:

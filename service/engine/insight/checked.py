@@ -9,21 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.ir import Graph, Node
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.check import check_at, subject_vector
 from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
-from service.engine.insight.leaves import leaves_of
+from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
 from service.engine.limits import Limits
-from service.engine.network.answer_warnings import doubtful
-from service.engine.network.feed import Feed, Feeder
+from service.engine.network.feed import Feed
 from service.engine.network.prepare import Prepared, prepare
 from service.engine.network.task import Task
 from service.engine.network.vectors import ParametersSide
@@ -59,14 +57,16 @@ class Checked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NetworkCheckTask(TwinTask):
+class NetworkCheckTask(NetworkTask):
     """Asks for a check of the gradients of a network's loss."""
+
+    graphs = 3.0  # both, and the gradients in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkCheck:
         return NetworkCheck(self.task, limits, pool, watch)
 
 
-class NetworkCheck:
+class NetworkCheck(TrainedNetwork):
     """The loss of a network, compiled for a check: in float64, and in the precision of the request."""
 
     def __init__(
@@ -75,15 +75,7 @@ class NetworkCheck:
         """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
         what `watch` raises.
         """
-        self.task = task
-        self.prepared = prepare(task, limits, watch)
-        self.feeder = Feeder(self.prepared, limits)
-        model = self.prepared.model
-        self.side = ParametersSide(task, model)
-        if not self.side.size:
-            detail = "has no parameters that are trained, so there is no gradient to check"
-            raise InvalidRequest([Fault(("network",), detail)])
-        self.warnings: list[Caution] = doubtful(task, model)
+        super().__init__(task, limits, watch, "check")
         self.subject = _subject_of(self.prepared, pool)
         self.twin = self.subject
         self.inputs = self.twin_inputs = _inputs_of(self.prepared)
@@ -96,23 +88,17 @@ class NetworkCheck:
         self.nbytes = self.twin.nbytes + (self.subject.nbytes if self.twin is not self.subject else 0)
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
-        self.weight = 2 * len(model.graph.nodes)
-        """The share of a cache that this takes."""
+        self.weight = 2 * len(self.prepared.model.graph.nodes)
 
     def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
-        try:
-            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults]) from None
-        if faults:
-            raise InvalidRequest(faults)
+        leaves = self.leaves(feed, faults, watch)
         values = leaves.values()
         here = computed = Located(self.subject, values, watch)
         if self.twin is not self.subject:
-            wide = {name: values[node] for name, node in self.inputs.items() if node in values}
-            here = Located(self.twin, {self.twin_inputs[name]: _wide(value) for name, value in wide.items()}, watch)
+            named = {name: values[node] for name, node in self.inputs.items() if node in values}
+            here = Located(self.twin, {self.twin_inputs[name]: wide(value) for name, value in named.items()}, watch)
         claimed, missing = None, []
         if wanted.claimed is not None:
             parts: dict[Path, Array] = {
@@ -145,10 +131,6 @@ def _inputs_of(prepared: Prepared) -> dict[str, Node]:
     return {node.attributes[0]: node for node in prepared.model.graph.nodes if node.operation.name == "input"}
 
 
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
-
-
 def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
     """Return all faults that keep a claim from being a part of the gradient."""
     if claimed is None:
@@ -171,7 +153,7 @@ class FunctionCheckTask(ExpressionTask):
     """Asks for a check of the gradient of a typed function."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionCheck:
-        return FunctionCheck(self.expression, pool)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return FunctionCheck(self.expression, pool)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionCheck:
@@ -181,48 +163,25 @@ class FunctionCheck:
         """Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
         self.names = expression.variables
-        try:
+        with naming_limit("operations of the graph"):
             self.variables = [graph.input(name, ()) for name in self.names]
             value = build(expression, graph, self.variables)[-1]
             self.subject = Subject(
                 value, [((name,), node) for name, node in zip(self.names, self.variables, strict=True)]
             )
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.nbytes = self.subject.nbytes
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
 
     def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
         """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
         values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
         claimed, missing = None, []
         if wanted.claimed is not None:
-            parts = self._parts(wanted.claimed)
+            parts, faults = read_numbers(self.names, wanted.claimed, ("claimed",))
+            if faults:
+                raise InvalidRequest(faults)
             claimed = subject_vector(self.subject, parts)
             missing = [name for name in self.names if (name,) not in parts]
         here = Located(self.subject, values, watch)
         report = check_at(here, claimed, "float64", wanted.seed, wanted.tolerance, None, wanted.steps)
         return Checked(report, missing)
-
-    def _parts(self, claimed: Any) -> dict[tuple[str, ...], Array]:
-        listed = ", ".join(self.names)
-        if isinstance(claimed, Mapping):
-            faults = [
-                Fault(("claimed", name), "is no variable", self.names) for name in claimed if name not in self.names
-            ]
-            faults += [
-                Fault(("claimed", name), f"takes a number, got a tensor of shape {list(np.shape(value))}")
-                for name, value in claimed.items()
-                if name in self.names and (isinstance(value, Mapping) or np.shape(value) != ())
-            ]
-            if not claimed:
-                faults = [Fault(("claimed",), f"claims nothing; it takes numbers by the names of {listed}", self.names)]
-            if faults:
-                raise InvalidRequest(faults)
-            return {(name,): np.asarray(value) for name, value in claimed.items()}
-        flat = np.asarray(claimed)
-        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
-            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
-            raise InvalidRequest([Fault(("claimed",), detail)])
-        return {(name,): value for name, value in zip(self.names, flat.reshape(-1), strict=True)}

@@ -108,7 +108,7 @@ class EntryComparison:
         reference = self.here.along(unit)
         off = abs(claimed - reference)
         noise = ROUNDINGS * float(self.evidence.noise[place])
-        if off > allowed and not self.evidence.has_ties:  # there, other digits are another branch
+        if off > allowed and not self.evidence.has_ties:  # at a tie, other digits take another branch
             noise += ROUNDINGS * self.here.along_with_noise(unit, self.evidence.generator).noise
         if off <= allowed - ROUNDINGS * float(self.evidence.noise[place]) or (
             off <= allowed + noise and self._is_small(noise)

@@ -14,13 +14,14 @@ from typing import NamedTuple
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
+from service.engine.insight.trained_network import NetworkTask
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import blocked
 from service.engine.network.feed import Feed, Feeder
@@ -30,7 +31,7 @@ from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 Label = Sentence | str
-"""The role of a node beside its operation: a sentence, or words of code."""
+"""The role of a node: a sentence, or words of code."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Roots:
     total: Node | None
     """The node to differentiate; None if there is no backward pass."""
     wrt: list[tuple[tuple[str, ...], Node]]
-    """With respect to what: by layer and parameter, by input, or by variable."""
+    """The nodes to differentiate by, with their names: layer and parameter, input, or variable."""
     labels: dict[Node, list[Label]] = field(default_factory=dict)
     deltas: dict[Node, str] = field(default_factory=dict)
     """Pre-activations, whose adjoints are the deltas of layers."""
@@ -79,7 +80,6 @@ class Computation:
         self.numbers = sum(node.size for node in self.nodes) + sum(node.size for node in self.adjoints.values())
         """In all values and adjoints."""
         self.weight = len(graph.nodes)
-        """The share of a cache that this takes."""
         graph.seal()
 
     def _differentiate(self, total: Node) -> None:
@@ -88,7 +88,7 @@ class Computation:
         for node in self.forward:
             if not leads.isdisjoint(node.inputs):
                 leads.add(node)
-        # The adjoints on the way are those that the gradients need anyway: asking for them adds nothing.
+        # The gradients need the adjoints between anyway, so these add nothing to the graph.
         between = [node for node in self.forward if node in leads and node.index <= total.index]
         found = differentiate(total, between)
         by_node = dict(zip(between, found.nodes, strict=True))
@@ -123,18 +123,8 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class NetworkGraphTask:
+class NetworkGraphTask(NetworkTask):
     """Asks for the computational graph of a network; of its loss and gradients too where the task has losses."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkGraph:
         return NetworkGraph(self.task, limits, watch)
@@ -189,7 +179,7 @@ class FunctionGraphTask(ExpressionTask):
     """Asks for the computational graph of a typed function at one point."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionGraph:
-        return FunctionGraph(self.expression)  # `MOST_NODES` are soon made: nothing looks at the watch
+        return FunctionGraph(self.expression)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionGraph:
@@ -198,7 +188,7 @@ class FunctionGraph:
     def __init__(self, expression: Expression) -> None:
         """Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
-        try:
+        with naming_limit("operations of the graph"):
             self.variables = [graph.input(name, ()) for name in expression.variables]
             nodes = build(expression, graph, self.variables)
             value = nodes[-1]
@@ -207,8 +197,6 @@ class FunctionGraph:
                 if node.inputs and node not in roots.labels:
                     roots.labels[node] = [expression.quoted(step)]
             self.computation = Computation(roots)
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         self.weight = self.computation.weight
         self.nbytes = 8 * len(self.computation.nodes)
 

@@ -49,7 +49,7 @@ class DifferenceCurve:
     best: Difference | None = None
     """The smallest error without a kink; None: every step reaches one."""
     truncation: float | None = None
-    """The exponent of h above the best step: 2; None where too few steps tell it, as for polynomials of degree 2."""
+    """The exponent of h above the best step: 2; None with too few steps, as for polynomials of degree 2."""
     rounding: float | None = None
     """The exponent of h below the best step: -1."""
     kink: float | None = None
@@ -118,7 +118,7 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float, st
 
 
 def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool]:
-    """Return whether an operation takes another branch within each step; steps below the largest clean one are clean."""
+    """Return whether an operation takes another branch within each step; steps below a clean one are clean."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
     for step in sorted(steps if base else (), reverse=True):

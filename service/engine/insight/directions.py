@@ -28,7 +28,7 @@ NORMALIZATIONS: Mapping[str, str] = {
 STREAM = 2
 """The stream of random numbers for directions, apart from those for parameters (0) and noise (1)."""
 PARALLEL = 1e-9
-"""Directions whose cosine differs from 1 or -1 by less span no plane."""
+"""Directions span no plane if their cosine is closer than this to 1 or -1."""
 FLAT = 1e-12
 """A singular value below so much of the first one is rounding."""
 UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
@@ -40,7 +40,7 @@ UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("multi_head_attention", "key_kernel"): (-2, -1),
     ("multi_head_attention", "value_kernel"): (-2, -1),
 }
-"""Axes of a kernel that tell its filters apart, where that is not the last one alone: all weights into one unit, or of
+"""Axes of a kernel that number its filters, where that is not the last one alone: all weights into one unit, or of
 one word, are a filter."""
 
 
@@ -102,7 +102,7 @@ def _by_filter(way: Array, weights: Array, layer: LayerDefinition, name: str) ->
     if not name.endswith(("kernel", "embeddings")):
         return np.zeros(way.shape)
     selection = layer.layer
-    while "layer" in selection.options:  # the parameters of a wrapper are those of the layer inside
+    while "layer" in selection.options:  # a wrapper has the parameters of the layer inside
         selection = selection.options["layer"]
     units = UNIT_AXES.get((selection.name, name), (-1,))
     others = tuple(axis for axis in range(way.ndim) if axis not in units and axis - way.ndim not in units)

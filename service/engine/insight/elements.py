@@ -35,8 +35,7 @@ Element = tuple[int, int]
 MOST_TERMS = 20_000
 """Names in a formula."""
 MOST_WORK = 200_000
-"""Most names in all formulas that are read, including those that are too long to stand inside others: a second's work.
-"""
+"""Most names in all formulas that are read, including those too long to stand inside others: a second's work."""
 LONGEST_INSIDE = 24
 """Names in a formula that is written into another one; a longer one is a value of its own."""
 DEEPEST_INSIDE = 30
@@ -138,14 +137,14 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "with_slope": _same,
 }
 BY_INDICES = frozenset(("gather_rows", "scatter_rows"))
-"""Operations whose numbers come from where integers among the inputs say."""
+"""Operations that look numbers up by integers among their inputs."""
 _SPREADING = frozenset(("broadcast", "windows", "gather_rows"))
 """Moves that repeat numbers."""
 _MIXING = frozenset(("matmul", "softmax", "log_softmax", "first_largest"))
 """Operations with several elements that depend on one."""
 _ADDING = frozenset(("add", "subtract", "negate"))
 _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_mean_square"))
-"""Operations that compute their value in a careful way, and say by their second input what it is of."""
+"""Operations that compute their value in a careful way; their second input is the argument of the plain formula."""
 
 
 def read_by(node: Node) -> tuple[Node, ...]:
@@ -349,7 +348,7 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """Return the formula of an element, in terms of elements that have names, are long, or are used more than once."""
+        """Return the formula of an element in terms of elements with names, long ones, and those used repeatedly."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)
@@ -357,7 +356,7 @@ class Elements:
         if source is not node:
             return self._part(source, at, MOST_TERMS)
         name = node.operation.name
-        if name == "balanced":  # what it takes off is what rounding left over
+        if name == "balanced":  # it only removes the remainder of rounding
             return self.formula(node.inputs[0], place)
         if name == "constant":
             return Constant(float(node.attributes[0]))
@@ -387,7 +386,7 @@ class Elements:
             self._work, self._most_work = before
 
     def term(self, node: Node, place: int) -> NumberFormula:
-        """Return an element as a part of a formula: its name, or its own formula if that is short and used only once."""
+        """Return an element as a part of a formula: its name, or its own formula if that is short and used once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)

@@ -1,8 +1,8 @@
-"""The worked derivation of gradients: every number on the way, and what it comes from.
+"""The worked derivation of gradients: every number with its formula.
 
 `ExplainTask.compile` builds the graph of the loss and its gradients, and draws the outline of the derivation;
-`Explanation.run` computes the values with the interpreter and fills them in. No gradient is computed in a second way: a
-step's formula is what the graph computes, read backwards from the gradient (see `elements.py`).
+`Explanation.run` computes the values with the interpreter and fills them in. No gradient is computed in a second way:
+the formula of a step is the computation of the graph, read backwards from the gradient (see `elements.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from service.engine.watch import Watch
 
 @dataclass(frozen=True)
 class ExplainTask:
-    """Asks how the gradients of a network came about."""
+    """Asks for the derivation of a network's gradients."""
 
     task: Task
     parameter: str | None = None
@@ -52,9 +52,7 @@ class ExplainTask:
         return 2.0 * self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Explanation:
-        """Raises `InvalidRequest` for a parameter or sample that there is not, and where there are too many steps; and
-        what `watch` raises.
-        """
+        """Raises `InvalidRequest` for an unknown parameter or sample, or too many steps; and what `watch` raises."""
         return Explanation(self, build_scene(self.task, limits, self.parameter, self.sample, watch), limits)
 
 
@@ -92,13 +90,12 @@ class Explanation:
         looked_up = any(node.operation.name in BY_INDICES for node in self.nodes)
         self._outline = None if looked_up else draw(scene, {}, self.depth, self.convention)
         self.most_steps = MOST_STEPS if self._outline is None else len(self._outline.places)
-        """Steps and quantities, or how many steps there may be at most."""
+        """The count of steps and quantities, or its limit."""
         self.weight = len(scene.prepared.model.graph.nodes) + 10 * self.most_steps
-        """The share of a cache that this takes."""
         scene.prepared.model.graph.seal()
 
     def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
-        """Compute and fill in. `feed` holds all samples, also where one was chosen.
+        """Compute the values and fill them in. `feed` holds all samples, also where one was chosen.
 
         Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
         """
@@ -137,7 +134,7 @@ class Explanation:
                 later.append(step)
             else:
                 shown[step.key] = _signed(held(step.element), step.signed)
-        # Shares first, then gradients that are made of nothing else, then updates.
+        # Shares come first, then gradients made of these, then updates.
         for step in sorted(later, key=lambda step: (MEAN_SQUARE, "share", "gradient", "update").index(step.quantity)):
             shown[step.key] = float(dtype(evaluate(step.formula, shown.__getitem__))) + 0.0
         ordered = [0.0] * len(outline.places)

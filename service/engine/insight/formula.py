@@ -20,7 +20,7 @@ Key = Hashable
 
 
 class NumberFormula:
-    """A number, in terms of others. `size` counts the names in it, `depth` how deep it nests."""
+    """A number in terms of others. `size` counts the names in it, `depth` the levels of nesting."""
 
     __slots__ = ("depth", "size")
 
@@ -268,7 +268,7 @@ _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 
 
 def expression(formula: NumberFormula, name: Callable[[Key], str]) -> str:
-    """Write a formula for programs: Python's arithmetic, functions by the names of operations, all digits of constants."""
+    """Write a formula for programs: Python's arithmetic, functions named as operations, all digits of constants."""
     return _written(formula, name)[0]
 
 

@@ -1,7 +1,7 @@
 """A computation as text: straight-line code, and drawings in the languages of Graphviz and Mermaid.
 
 The code has a line for each operation, `%7 = matmul(%3, %5)   # hidden, pre-activation`: a name, the operation with the
-names of its inputs and its attributes by their names, and a comment. `docs/graph.md` tells how to read it.
+names of its inputs and its attributes by their names, and a comment. `docs/graph.md` explains the notation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LONGEST_LABEL = 60
 
 def label_of(vertex: ViewVertex, tell: Tell) -> str:
     """Return the role of a vertex in words; empty where it has none."""
-    return "; ".join(_told(label, tell) for label in vertex.labels)
+    return "; ".join(_in_words(label, tell) for label in vertex.labels)
 
 
-def _told(label: Label, tell: Tell) -> str:
+def _in_words(label: Label, tell: Tell) -> str:
     return label if isinstance(label, str) else tell(label)
 
 

@@ -91,7 +91,6 @@ class Grid:
         self.work = program.work * self.blocks
         """Floating-point operations of a run, roughly."""
         self.weight = len(feeder.model.graph.nodes) + len(asked.task.parameters)
-        """The share of a cache that this takes."""
 
     def run(
         self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None

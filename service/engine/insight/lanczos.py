@@ -23,9 +23,9 @@ LOOSE = 1e-4
 MORE_PASSES = 2
 """Searches beyond those that find one eigenvalue each: they find missed ones, and confirm that there are no more."""
 CHECKED_EVERY = 5
-"""Steps between the first looks at the Ritz values."""
+"""Steps before the first check of the Ritz values."""
 CHECKED_SHARE = 8
-"""Later ones come after a further part of the steps that are done: a look costs the cube of these."""
+"""Later checks come after this further share of the steps, as a check costs the cube of these."""
 ORDINARY = 100
 """Powers of two by which a matrix may differ from 1 without any danger for squares."""
 TINY = 1e-13
@@ -113,7 +113,7 @@ class Krylov:
         return rest
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors in the basis as columns."""
+        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors as columns."""
         beside = self.beside[: self.size - 1]
         values, columns = np.linalg.eigh(np.diag(self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         return values, np.abs(self.beside[-1] * columns[-1]), columns
@@ -207,7 +207,7 @@ def _search(
         if full or (above + below == sum(wanted) and bool((bounds[places] <= tolerance * scale).all())):
             return places, True
         if space.size == most:
-            # A later search that could not tell whether something is missing takes nothing away from what is found.
+            # An unfinished later search does not invalidate the values found before.
             return (places, False) if not known.size else (places[:0], True)
     return np.empty(0, np.int64), True
 

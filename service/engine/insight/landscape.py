@@ -48,13 +48,13 @@ MOST_POINTS = 250_000
 MOST_INDEX = 20
 """Eigenvectors from either end of the spectrum that may be axes."""
 DEFAULT_RESOLUTIONS = {1: 101, 2: 51}
-"""Points along an axis, by how many axes there are: odd numbers, so that there is one in the middle."""
+"""Points along an axis, by the count of axes; odd numbers, so that one point is in the middle."""
 MARGIN = 0.2
-"""Of the extent of a trajectory, how much more is shown on either side."""
+"""Margin on either side of a trajectory, as a share of its extent."""
 
 
 def points_of(asked: AskedLandscape) -> int:
-    """How many points the grid has. Raises `InvalidRequest` where it has too many."""
+    """Return the count of points of the grid. Raises `InvalidRequest` where it has too many."""
     counts = [
         len(axis.values) if axis.values is not None else axis.resolution or DEFAULT_RESOLUTIONS[len(asked.axes)]
         for axis in asked.axes
@@ -74,7 +74,7 @@ class Trajectory(NamedTuple):
 
 
 class Survey:
-    """One look around: the state that its steps share."""
+    """The making of one landscape, with the state that its steps share."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Survey:
         reserve: Callable[[int], None],
         watch: Watch,
     ) -> None:
-        """`evaluation` is that of the task at the centre. `reserve` is told the bytes that all of it takes by now."""
+        """`evaluation` is the task's at the centre. `reserve` takes the bytes that the whole survey holds so far."""
         self.compile, self.limits, self.watch = compile, limits, watch
         self.evaluation, self.asked = evaluation, asked
         self.task: Task = evaluation.task
@@ -132,7 +132,7 @@ class Survey:
         return found
 
     def hold(self, nbytes: int) -> None:
-        """Reserve so many bytes more."""
+        """Reserve more bytes."""
         self._held += nbytes
         self._reserve(self._held)
 
@@ -142,7 +142,7 @@ class Survey:
     # --- what is sent beside the parameters ---
 
     def _points(self) -> Array:
-        """The trajectory as (points, all parameters)."""
+        """Return the trajectory as (points, all parameters)."""
         assert self.trajectory is not None
         trees, paths = self.trajectory
         faults: list[Fault] = []
@@ -162,7 +162,7 @@ class Survey:
         return points
 
     def _check_finite(self, found: Landscape) -> None:
-        """Tell of what is too large for a number though the losses are not, such as the tangent far away."""
+        """Report numbers that are too large although the losses are not, such as the tangent far away."""
         arrays = {
             "loss": found.loss,
             "gradient": found.gradient_norm,
@@ -191,7 +191,7 @@ class _Directions:
         self._spectrum: Spectrum | None = None
 
     def look_for_spectrum(self, found: Landscape) -> None:
-        """Eigenvalues for the answer, and eigenvectors for axes, in one search."""
+        """Find eigenvalues for the answer, and eigenvectors for axes, in one search."""
         axes = [(place, axis) for place, axis in enumerate(self.survey.asked.axes) if axis.direction == "hessian"]
         if not axes and self.survey.asked.spectrum is None:
             return
@@ -310,7 +310,7 @@ class _Drawing:
         rows = np.stack([direction.vector for direction in self.directions])
         if len(rows) == 2:
             found.cosine = check_plane(rows[0], rows[1], ("along", 1))
-        # Along a parameter, places are its values: it is 0 at the origin, so that each comes out to the last bit.
+        # Places along a parameter are its values, so it is 0 at the origin and each value is exact.
         origin = self.survey.base.copy()
         for direction in self.directions:
             if direction.place is not None:
@@ -333,7 +333,7 @@ class _Drawing:
         )
         at_centre = self._grid(moved, len(rows), 1, 2)
         grid = self._grid(moved, len(rows), len(coordinates), 1 if self.survey.asked.slopes else 0)
-        # At the centre the parameters themselves are taken, so that nothing is rounded.
+        # At the centre the parameters themselves are used, without rounding.
         here = at_centre.run(
             self.survey.feed, self.survey.base, rows, np.zeros((1, len(rows))), self.survey.watched(at_centre.work)
         )
@@ -367,7 +367,7 @@ class _Drawing:
         return grid
 
     def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
-        """The nearest places on the line or plane, by least squares."""
+        """Return the nearest places on the line or plane, by least squares."""
         lengths = np.array([norm_of_flat(row) for row in rows])
         units = rows / lengths[:, None]
         away = points - self.survey.base
@@ -400,7 +400,7 @@ class _Drawing:
 
 
 def _default_range(asked: AskedAxis, centre: float, way: Array | None) -> tuple[float, float]:
-    """What is worth a look: all of a trajectory; a weight from its negative to three times itself; one length."""
+    """Return a useful range: all of a trajectory; a weight from its negative to three times itself; else one length."""
     if way is not None:
         low, high = min(float(way.min()), centre), max(float(way.max()), centre)
         if high > low:

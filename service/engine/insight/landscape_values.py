@@ -1,4 +1,4 @@
-"""The values of a landscape: its axes, its losses, and what is found at its centre."""
+"""The values of a landscape: its axes, its losses, and the slopes and curvatures at its centre."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from service.engine.insight.spectrum import AskedSpectrum, Spectrum
 
 
 class AskedLandscape(NamedTuple):
-    """What is to be found."""
+    """The parts of a landscape that are requested."""
 
     axes: tuple[AskedAxis, ...] = ()
     """None, one or two."""
     slopes: bool = True
     levels: int = 12
-    """About how many contour levels."""
+    """Roughly the count of contour levels."""
     spectrum: AskedSpectrum | None = None
 
 
 @dataclass
 class AxisValues:
-    """One axis, and what there is at the centre along it."""
+    """One axis, with slope and curvature at the centre."""
 
     asked: AskedAxis
     direction: Direction
@@ -75,12 +75,12 @@ class PathValues:
     losses: Array
     """There, not at the points of the trajectory."""
     distances: Array
-    """Of each point from the line or plane, Euclidean."""
+    """The Euclidean distance of each point from the line or plane."""
 
 
 @dataclass
 class Landscape:
-    """What was found; all arrays belong to the caller. Values that are not finite are there as they came out."""
+    """A landscape; all arrays belong to the caller. Values that are not finite stay in place."""
 
     loss: float
     gradient_norm: float
@@ -88,13 +88,13 @@ class Landscape:
     losses: Array | None = None
     """(first axis) or (second axis, first axis)."""
     tangent: Array | None = None
-    """Of a single axis: the line that touches the curve at the centre."""
+    """For a single axis, the line that touches the curve at the centre."""
     parabola: Array | None = None
-    """Of a single axis: the parabola with the slope and the curvature that the curve has at the centre."""
+    """For a single axis, the parabola with the curve's slope and curvature at the centre."""
     hessian: Array | None = None
     """Second derivatives along the axes, at the centre."""
     cosine: float | None = None
-    """Of the angle between two axes."""
+    """The cosine of the angle between two axes."""
     minimum: Extreme | None = None
     maximum: Extreme | None = None
     levels: Levels | None = None

@@ -21,14 +21,14 @@ class Leaves:
         if prepared.weights is not None:
             nodes.append(prepared.weights)
         self.inputs = {node.attributes[0]: np.empty(node.shape, node.dtype) for node in nodes}
-        """By the names of the nodes."""
+        """The inputs by the names of their nodes."""
         self.parameters = np.empty(sum(node.size for node in feeder.parameters.nodes), prepared.task.dtype)
         """The flat vector of all parameters."""
         self._nodes = nodes
         self._feeder = feeder
 
     def values(self) -> dict[Node, Array]:
-        """By the nodes."""
+        """Return the numbers by node."""
         found = {node: self.inputs[node.attributes[0]] for node in self._nodes}
         vector = self._feeder.parameters
         for parameter, part in zip(vector.parameters, vector.pieces, strict=True):
@@ -36,12 +36,12 @@ class Leaves:
         return found
 
     def tree(self) -> dict[str, dict[str, Array]]:
-        """The parameters by layer and name."""
+        """Return the parameters by layer and name."""
         return tree_of(self._feeder.parameters.pieces, self.parameters)
 
 
 def leaves_of(prepared: Prepared, feeder: Feeder, feed: Feed, watch: Watch | None) -> Leaves:
-    """The leaves of a network with the numbers of a request.
+    """Return the leaves of a network with the numbers of a request.
 
     Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while parameters are initialised.
     """

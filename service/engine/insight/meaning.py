@@ -1,6 +1,6 @@
-"""What a gradient says of its parameter: which way to go, and where it is 0, why.
+"""The meaning of a gradient for its parameter: the way to go and, where it is 0, the reason.
 
-The reason is found where the chain of factors breaks: the formulas of a derivation are followed from the gradient on,
+The reason is where the chain of factors breaks. The search follows the formulas of a derivation from the gradient on,
 as far as they are 0.
 """
 
@@ -32,7 +32,7 @@ from service.engine.texts import Sentence, say
 RECTIFIERS = frozenset(
     ("relu", "leaky_relu", "prelu", "elu", "selu", "celu", "relu6", "hard_silu", "hard_shrink", "soft_shrink")
 )
-"""Activations whose flat part is called off, and not saturated."""
+"""Activations whose flat part is called inactive, and not saturated."""
 STEPS = frozenset(("step", "sign"))
 MOST_FOLLOWED = 100_000
 """Names in formulas that are read to find a reason."""
@@ -46,12 +46,12 @@ CODES = {
     "error": "zero_error",
     "target": "zero_target",
 }
-"""What it is called that a quantity is 0."""
+"""The code of the reason that a quantity is 0."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a gradient is 0, for some samples."""
+    """The reason for a gradient of 0, for some samples."""
 
     code: str
     layer: str | None
@@ -61,12 +61,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What to do about a parameter."""
+    """The advice for a parameter."""
 
     asked: Asked
     value: float
     gradient: float
-    """As the answer shows it."""
+    """The gradient, with the sign of the answer."""
     updated: float
     advice: str
     """`increase`, `decrease` or `stationary`."""
@@ -82,9 +82,9 @@ def meaning_of(
     heaton: bool,
     value: Callable[[Key], float],
 ) -> Meaning:
-    """The meaning of one gradient; `numbers` are the parameter, the gradient as it is shown, and the new parameter.
+    """Return the meaning of one gradient; `numbers` are the parameter, the shown gradient, and the new parameter.
 
-    `value` gives the value that the graph holds of an element.
+    `value` returns the number in the graph of an element.
     """
     parameter, gradient, updated = numbers
     slope = -gradient if heaton else gradient
@@ -138,14 +138,14 @@ def _reasons(scene: Scene, outline: Outline, asked: Asked, value: Callable[[Key]
         for sample, key in shown:
             for found in search.of(formulas[key]):
                 by_found.setdefault(found, set()).add(sample)
-    return [_told(scene, found, tuple(sorted(samples))) for found, samples in by_found.items()]
+    return [_reason_of(scene, found, tuple(sorted(samples))) for found, samples in by_found.items()]
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
     return [f"`{name}`" for name in names]
 
 
-def _told(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
+def _reason_of(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
     code, layer = found
     count = len(samples)
     if code == "inactive" and count == scene.task.samples:
@@ -192,7 +192,7 @@ def _told(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
 
 
 class _CauseSearch:
-    """Follows formulas that are 0 to where that comes from."""
+    """A search that follows formulas that are 0 to their causes."""
 
     def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
         self.scene = scene
@@ -204,7 +204,7 @@ class _CauseSearch:
         return evaluate(formula, self.value)
 
     def of(self, formula: NumberFormula) -> list[Cause]:
-        """Why a formula that is 0 is so, nearest reasons first."""
+        """Return the reasons for a formula that is 0, the nearest first."""
         found: dict[Cause, None] = {}
         seen: set[Element] = set()
         try:
@@ -230,7 +230,7 @@ class _CauseSearch:
         return known
 
     def _named(self, element: Element) -> list[Cause]:
-        """The reason that an element is by its name."""
+        """Return the reason that the name of an element gives."""
         name = self.scene.names.get(element[0])
         if name is None:
             return []
@@ -244,7 +244,7 @@ class _CauseSearch:
         return self._of(self.elements.formula(self.elements.node(element), element[1]))
 
     def _of(self, formula: NumberFormula) -> Iterable[Cause | Element]:
-        """Reasons that a formula tells itself, and elements that have to be followed."""
+        """Return the reasons that a formula itself gives, and the elements to follow."""
         if isinstance(formula, Constant):
             return [Cause("unused")]
         if isinstance(formula, Ref):
@@ -266,7 +266,7 @@ class _CauseSearch:
         return [found for each in formulas for found in self._of(each)]
 
     def _of_zeros(self, formula: NumberFormula) -> list[Cause | Element]:
-        """What makes those parts 0 that are."""
+        """Return the reasons for the parts that are 0."""
         return self._of_each(part for part in formula.parts if not self.number(part))
 
     def _of_call(self, formula: Call) -> Iterable[Cause | Element]:
@@ -285,7 +285,7 @@ class _CauseSearch:
         return [Cause("underflow", layer)]
 
     def _flat(self, layer: str) -> str:
-        """What a slope of 0 is called: it depends on the activation."""
+        """Return the code of a slope of 0, which depends on the activation."""
         activation = self.scene.prepared.model.layers[layer].activation
         if activation is None:
             return "not_selected"
@@ -294,7 +294,7 @@ class _CauseSearch:
         return "inactive" if activation.name in RECTIFIERS else "saturated"
 
     def _layer(self, key: Key) -> str:
-        """The layer whose activation has the value at a key as its argument, as far as its name tells."""
+        """Return the layer whose activation takes the value at a key, as far as its name shows."""
         name = self.scene.names.get(key[0]) if isinstance(key, tuple) else None
         return name.owner if name is not None and name.quantity in ("pre_activation", "output") else ""
 

@@ -23,7 +23,7 @@ _OPEN, _BARE, _FACTOR, _BASE = "\ue000", "\ue001", "\ue002", "\ue003"
 parentheses, `_BASE` where one with a power of ten needs them too."""
 _PLACE = re.compile(f"{_OPEN}(\\d+)([{_BARE}{_FACTOR}{_BASE}])")
 Leaf = Callable[[Key, str], Fragment]
-"""A key, and one of these marks, to the piece that stands for it."""
+"""Returns the fragment for a key, given one of these marks."""
 
 _NAMES = {"absolute": "abs", "maximum": "max", "minimum": "min"}
 _OPERATORS = {
@@ -47,7 +47,7 @@ _SYMBOLIC, _NUMERIC = Latex({}), _Numeric({})
 
 
 def symbolic(formula: NumberFormula, symbol: Callable[[Key], str]) -> str:
-    """The formula with the symbols of its names."""
+    """Write a formula with the symbols of its names."""
     return _piece(_SYMBOLIC, formula, lambda key, _: Fragment(symbol(key), POWER)).text
 
 
@@ -57,7 +57,7 @@ class Template:
     __slots__ = ("_pieces", "_places")
 
     def __init__(self, formula: NumberFormula, place: Callable[[Key], int]) -> None:
-        """`place` says which of the numbers of `fill` belongs to a name."""
+        """`place` returns the position of a name in the numbers of `fill`."""
 
         def mark(key: Key, kind: str) -> Fragment:
             return Fragment(f"{_OPEN}{place(key)}{kind}")
@@ -67,7 +67,7 @@ class Template:
         self._places = [(int(position), kind) for position, kind in zip(parts[1::3], parts[2::3], strict=True)]
 
     def fill(self, numbers: Sequence[str]) -> str:
-        """The formula with these numbers, as `number` writes them."""
+        """Write the formula with these numbers, as `number` writes them."""
         text = self._pieces[0]
         for (place, kind), after in zip(self._places, self._pieces[1:], strict=True):
             shown = numbers[place]
@@ -77,7 +77,7 @@ class Template:
 
 
 def number(value: float) -> str:
-    """A number in LaTeX, with six significant digits."""
+    """Write a number in LaTeX, with six significant digits."""
     if not math.isfinite(value):
         return r"\mathrm{NaN}" if math.isnan(value) else r"\infty" if value > 0 else r"-\infty"
     text = f"{value:.{DIGITS}g}"
@@ -88,7 +88,7 @@ def number(value: float) -> str:
 
 
 def text(name: str) -> str:
-    """A name in upright letters."""
+    """Write a name in upright letters."""
     escaped = "".join(
         rf"\{character}"
         if character in "{}$&#%_"
@@ -101,7 +101,7 @@ def text(name: str) -> str:
 
 
 def _piece(notation: Latex, formula: NumberFormula, leaf: Leaf, kind: str = _BARE) -> Fragment:
-    """`kind`: what a number in place of the whole formula would need here."""
+    """Return the fragment of a formula; `kind` is the protection that a number in its place would need."""
     if isinstance(formula, Ref):
         return leaf(formula.key, kind)
     if isinstance(formula, Constant):

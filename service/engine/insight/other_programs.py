@@ -20,11 +20,11 @@ from service.engine.insight.subject import CHANGED, Located
 SUMS = frozenset(("matmul", "sum", "overlap_add"))
 """Operations that add up many terms."""
 TENTH = 0.1
-"""Of a digit: noise is measured in whole ones, which are multiplied before they are compared."""
+"""A tenth of a digit: noise is measured in whole digits, which are multiplied before a comparison."""
 ROUNDINGS = 0.25
-"""Of a sum of n terms in any order, each term may be off by so many digits times the root of n."""
+"""Digits that each of n terms of a sum may be off, times the root of n, for any order of addition."""
 _SMALLEST = {True: float(np.finfo(np.float32).tiny), False: float(np.finfo(np.float64).tiny)}
-"""What is smaller is 0 in float32, or in float64."""
+"""Numbers below are 0, by whether they are float32."""
 
 
 class OtherPrograms:
@@ -34,11 +34,9 @@ class OtherPrograms:
         self.here = here
 
     def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
-        """As `noise`, but as the formulas round that most programs use: how far each entry of the gradient moves, and
-        how far the value.
+        """Measure rounding in the formulas of most programs: the noise of each entry of the gradient, and of the value.
 
-        Sums are added in another order, with as many roundings as there are terms; slopes such as a (1 - a) lose their
-        digits where this service keeps them; what is too small is 0. Root mean squares over the repeats.
+        `digit` is the relative rounding. The noise is a root mean square over the repeats.
         """
         exact = self._answers
         totals = {node: np.zeros(node.shape) for node in exact}
@@ -65,7 +63,7 @@ class OtherPrograms:
 
     @cached_property
     def _order(self) -> list[tuple[Node, list[Node]]]:
-        """The nodes on the way to the number and its gradients, each with those that are needed no more after it."""
+        """The nodes up to the number and its gradients, each with the nodes that nothing needs after it."""
         outputs = [self.here.subject.output, *self.here.subject.gradients]
         nodes = reachable(outputs)
         last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
@@ -75,7 +73,7 @@ class OtherPrograms:
         ]
 
     def _roughly(self, generator: np.random.Generator | None = None, digit: float = 0.0) -> dict[Node, Array]:
-        """The number itself and its gradients as other programs may compute them, exactly without a generator."""
+        """Compute the number and its gradients as other programs may; exactly without a generator."""
         values: dict[Node, Array] = {}
         for node, needed_no_more in self._order:
             if node in self.here.leaves:
@@ -93,12 +91,12 @@ class OtherPrograms:
 
 
 def _as_others_compute(node: Node, operands: list[Array], generator: np.random.Generator, digit: float) -> Array:
-    """The value of a node, off by what the plainest formula for it rounds in numbers with this last digit."""
+    """Compute a node with the rounding of the plainest formula for it, in numbers with this last digit."""
     name = node.operation.name
     if node.operation.view is not None or not node.inputs:
         return evaluate(node, operands)
     if name == "balanced":
-        return operands[0]  # others do not take off what rounding left over
+        return operands[0]  # other programs do not remove the remainder of rounding
     if name in SUMS:
         place = min(range(len(operands)), key=lambda place: operands[place].size)
         count = operands[0].shape[-1] if name == "matmul" else max(1.0, operands[0].size / node.size)
@@ -122,7 +120,7 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
 
 
 def _smoothed(noise: Array) -> Array:
-    """Noise of a matrix, at least what its row and its column let expect: a few runs may miss it in one entry."""
+    """Raise the noise of a matrix to the expectation of row and column, as a few runs may miss it in one entry."""
     largest = float(noise.max(initial=0.0))
     if noise.ndim < 2 or not 0.0 < largest < math.inf:
         return noise

@@ -1,7 +1,7 @@
-"""The steps of a derivation: which numbers are derived, from what, in which order, and how each is written.
+"""The steps of a derivation: the derived numbers, their formulas, and their order.
 
-Nothing here depends on the numbers of a request, but for the integers that say which rows of a table are read. So an
-outline is made once and filled in for every request like it.
+An outline depends on no numbers of a request, except for integers that select rows of a table. So it is made once and
+filled in for every similar request.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from service.engine.texts import Sentence, say
 
 CONVENTIONS = ("standard", "heaton")
 KINDS = ("forward", "error", "delta", "gradient", "update")
-"""What a step is about, in the order of a derivation."""
+"""The subjects of steps, in the order of a derivation."""
 MOST_STEPS = 2_000
 MOST_LOOKED_THROUGH = 100_000
 """Names in formulas that are read to learn which sample a value belongs to."""
 RATE = "learning_rate"
 MEAN_SQUARE = "mean_squared_error"
-"""What Heaton prints as the error of all samples."""
+"""The error of all samples in Heaton's notation."""
 _KINDS = {"pre_activation": "forward", "output": "forward", "slope": "delta", "delta": "delta"}
 _KINDS |= dict.fromkeys(("error", "loss", "sample_loss", "penalty"), "error")
 
 
 @dataclass(slots=True)
 class DerivationStep:
-    """One number, and how it is derived. All but its value."""
+    """One number with its derivation, without its value."""
 
     key: Key
     id: str
@@ -61,9 +61,9 @@ class DerivationStep:
     formula: NumberFormula
     sentence: Sentence
     signed: bool
-    """What is shown is the negative of what the graph holds."""
+    """True if the shown number is the negative of the number in the graph."""
     element: Element | None
-    """Where its value is; None: it is computed by its formula."""
+    """The element with its value; None if its formula computes it."""
     node: Node | None = None
     uses: tuple[str, ...] = ()
     latex: str = ""
@@ -87,7 +87,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One parameter's gradient: the keys of what is shown of it."""
+    """One parameter's gradient: the keys of its shown numbers."""
 
     path: str
     selected: SelectedParameter
@@ -121,7 +121,7 @@ class _Growth:
         self.given: dict[Element, None] = {}
         self.asked: list[Asked] = []
         self.parts: dict[str, tuple[Asked, int | None]] = {}
-        """Gradients, shares of samples and updates, which are no elements: of which parameter, and of which sample."""
+        """Gradients, shares of samples and updates, which are no elements, each with its parameter and sample."""
         self.terms = 0
         self.look_through = MOST_LOOKED_THROUGH
         self._samples: dict[Element, frozenset[int]] = {}
@@ -135,7 +135,8 @@ class _Growth:
             self._follow([(objective.total.index, 0)], deepest)
 
     def _follow(self, level: list[Element], fits: int) -> int:
-        """Derive elements and what they are made of; how deep that goes. `fits` is a depth that is short enough."""
+        """Derive elements and the elements in their formulas; return the depth. `fits` is a depth that is certainly
+        short enough."""
         depth = 1
         while level and (self.depth is None or depth < self.depth):
             following: dict[Element, None] = {}
@@ -217,7 +218,7 @@ class _Growth:
         return InvalidRequest([Fault(("depth",) if fits else ("parameter",), detail)])
 
     def _unknown(self, formula: NumberFormula) -> dict[Element, None]:
-        """The elements of a formula that are still to be derived; those that never are become quantities."""
+        """Return the elements of a formula that need a derivation; elements without one become quantities."""
         found: dict[Element, None] = {}
         for key in names(formula):
             if isinstance(key, tuple) and key not in self.formulas:
@@ -225,7 +226,7 @@ class _Growth:
         return found
 
     def _samples_of(self, formula: NumberFormula) -> frozenset[int]:
-        """The samples that a formula is made of; none where that would take too long to find out."""
+        """Return the samples that a formula depends on; none where the search would take too long."""
         with self.elements.spending(self.look_through):
             try:
                 found = [self._samples_of_element(key) for key in names(formula) if isinstance(key, tuple)]
@@ -236,7 +237,7 @@ class _Growth:
         return frozenset().union(*found)
 
     def _samples_of_element(self, element: Element) -> frozenset[int]:
-        """The samples that an element belongs to or, without a name, is computed from."""
+        """Return the sample that an element belongs to or, without a name, the samples that it depends on."""
         known, waiting = self._samples, [element]
         while waiting:
             here = waiting[-1]
@@ -288,7 +289,7 @@ class _Writing:
         return Outline(steps, quantities, self.asked, self.elements, places)
 
     def _signed(self) -> frozenset[Key]:
-        """What Heaton prints with the other sign: deltas, and all that is made of them on the way back."""
+        """Return the keys that Heaton prints with the other sign: deltas, and all that is computed from them."""
         if not self.heaton:
             return frozenset()
         found: set[Key] = set()
@@ -312,7 +313,7 @@ class _Writing:
         return name is not None and name.quantity == "error"
 
     def _described(self, element: Element) -> tuple[str, str | None, int | None, list[int], str, str]:
-        """The quantity, layer, sample, index, id and symbol of an element."""
+        """Return the quantity, layer, sample, index, id and symbol of an element."""
         scene, node = self.scene, self.nodes[element[0]]
         name = scene.names.get(node.index)
         if name is not None:
@@ -389,7 +390,8 @@ class _Writing:
         return (rank, self.positions[str(step.key)], 0)
 
     def _heatons_order(self, step: DerivationStep) -> tuple[object, ...]:
-        """For each sample the outputs first, each unit with sum, output and delta; then gradients, a unit at a time."""
+        """Return the key of the order: for each sample the outputs first, each unit with sum, output and delta; then
+        gradients, a unit at a time."""
         depth = self._depth_of(step.layer)
         if step.kind == "gradient" or step.kind == "update":
             rows = step.unit[:-1] or [10**9]  # a bias comes after the weights of its unit
@@ -403,7 +405,7 @@ class _Writing:
         return (0, sample, depth, step.unit, node.index, step.key[1])
 
     def _depth_of(self, layer: str | None) -> int:
-        """Layers from the end."""
+        """Return the count of layers after a layer."""
         layers = list(self.scene.prepared.model.layers)
         return len(layers) - 1 - layers.index(layer) if layer in layers else -1
 
@@ -412,7 +414,7 @@ _FEWER = "name a single 'parameter', such as layer.kernel[0][0], or a 'sample'"
 
 
 def draw(scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> Outline:
-    """The outline of a scene; `indices` are the integers of its inputs, by node.
+    """Return the outline of a scene; `indices` are the integers of its inputs, by node.
 
     Raises `InvalidRequest` when it has too many steps.
     """

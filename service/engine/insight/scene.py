@@ -1,7 +1,7 @@
-"""What a derivation is about: a network with its loss and gradients in the graph, and a name for what has one.
+"""The scene of a derivation: a network with its loss and gradients in the graph, and the names of nodes.
 
-Names are those of textbooks: x, z, a, ŷ's error, δ, w. The nodes are those that `differentiate` gives; a scene adds no
-way to compute anything.
+The names are those of textbooks: x, z, a, ŷ's error, δ, w. `differentiate` gives the nodes; a scene computes nothing in
+a way of its own.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ SIGNED = frozenset(("delta", "gradient", "share"))
 
 @dataclass(frozen=True)
 class Name:
-    """What a node is to a reader."""
+    """The meaning of a node for a reader."""
 
     quantity: str
     owner: str = ""
     """The layer, input or output that it belongs to."""
     part: str = ""
-    """Which parameter of the layer, or which activation."""
+    """The parameter of the layer, or the activation."""
     letter: str = ""
-    """In LaTeX, what stands before the index."""
+    """The LaTeX before the index."""
     per_sample: bool = True
     """The first axis is the samples'."""
 
     @property
     def identifier(self) -> str:
-        """What ids of its elements begin with."""
+        """The beginning of the ids of its elements."""
         short = {"pre_activation": "z", "output": "a", "sample_loss": "loss", "sample_weight": "sample_weight"}
         kind = short.get(self.quantity, self.quantity)
         owner = self.owner + (f".{self.part}" if self.quantity in ("parameter", "gradient") else "")
@@ -64,7 +64,7 @@ class Name:
 
 @dataclass(frozen=True)
 class SelectedParameter:
-    """A parameter of which some gradients are asked for."""
+    """A parameter with requested gradients."""
 
     parameter: Parameter
     places: range
@@ -76,7 +76,7 @@ class SelectedParameter:
         return f"{self.parameter.layer}.{self.parameter.name}"
 
     def path(self, place: int) -> str:
-        """An element as callers write it: `hidden.kernel[0][1]`."""
+        """Return the selector of an element, such as `hidden.kernel[0][1]`."""
         return self.name + brackets(index_of(self.parameter.node.shape, place))
 
 
@@ -87,13 +87,13 @@ class Scene:
     prepared: Prepared
     selected: list[SelectedParameter]
     names: dict[int, Name]
-    """By the index of the node."""
+    """The names by the indices of the nodes."""
     blocked: tuple[str, ...]
-    """Layers whose derivative is zero everywhere, on the way to some parameter."""
+    """Layers with a derivative of zero everywhere, between the loss and some parameter."""
     sample: int | None
-    """The one that was chosen, as callers count them."""
+    """The chosen sample, as callers count."""
     noises: Sequence[Noise]
-    """As they are drawn: for all samples, also where one was chosen."""
+    """The noises as they are drawn: for all samples, also where one sample is chosen."""
     outputs: list[Node] = field(default_factory=list)
     """All nodes that a derivation may name."""
 
@@ -102,7 +102,7 @@ class Scene:
         return self.prepared.task
 
     def place(self, node: Node, place: int) -> tuple[int | None, list[int]]:
-        """The sample that an element belongs to, if it does, and its index among the others."""
+        """Return the sample of an element, if it has one, and its index among the others."""
         index = index_of(node.shape, place)
         name = self.names.get(node.index)
         if name is None or not name.per_sample or not index:
@@ -110,7 +110,7 @@ class Scene:
         return index[0] + (self.sample or 0), index[1:]
 
     def symbol(self, node: Node, place: int) -> str:
-        """The LaTeX of an element."""
+        """Return the LaTeX of an element."""
         name = self.names[node.index]
         index = index_of(node.shape, place)
         if name.per_sample and index and self.task.samples == 1:
@@ -136,10 +136,9 @@ def letter(symbol: str, owner: str) -> str:
 
 
 def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None, watch: Watch | None = None) -> Scene:
-    """The scene of a task, whole or of one sample.
+    """Return the scene of a task, whole or of one sample.
 
-    Raises `InvalidRequest` for a parameter or a sample that there is not, as `prepare` does, and what
-    `watch` raises.
+    Raises `InvalidRequest` for an unknown parameter or sample, and what `prepare` and `watch` raise.
     """
     whole: Task | None = None
     if sample is not None:
@@ -149,12 +148,12 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
         whole = task
         task = _one(whole)
         if any(shape[:1] != (whole.samples,) for _, shape in (*whole.inputs, *(whole.targets or ()))):
-            prepare(whole, limits, watch)  # it says which has how many samples
+            prepare(whole, limits, watch)  # its refusal names the counts of samples
     try:
         prepared = prepare(task, limits, watch)
     except InvalidRequest:
         if whole is not None:
-            prepare(whole, limits, watch)  # what is wrong, in the shapes of all samples
+            prepare(whole, limits, watch)  # refuses with the shapes of all samples
         raise
     model, objective = prepared.model, prepared.objective
     assert objective is not None
@@ -187,7 +186,7 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
 
 
 def _one(task: Task) -> Task:
-    """The same task for a single sample."""
+    """Return the same task for a single sample."""
     assert task.targets is not None
 
     def single(shapes: tuple[tuple[str, Shape], ...]) -> tuple[tuple[str, Shape], ...]:
@@ -197,9 +196,10 @@ def _one(task: Task) -> Task:
 
 
 def _selected(prepared: Prepared, path: str | None) -> list[tuple[Parameter, range]]:
-    """The parameters that a path names, such as `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`; None: all.
+    """Return the parameters that a path names, such as `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`; None names
+    all.
 
-    Each with the places of its elements. Raises `InvalidRequest` where there is none.
+    Each comes with the places of its elements. Raises `InvalidRequest` where there is none.
     """
     model, definition = prepared.model, prepared.task.definition
     trained = {(each.layer, each.name): each for each in model.parameters if each.trainable}
@@ -234,7 +234,7 @@ def parameter_letter(layer: str, name: str) -> str:
 
 
 def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[int, Name]:
-    """The names of nodes; what is several things at once has the name that a reader meets first."""
+    """Return the names of nodes; a node with several meanings has the name that a reader meets first."""
     model, objective = prepared.model, prepared.objective
     assert objective is not None
     names: dict[int, Name] = {}
@@ -260,7 +260,7 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
         if layer.pre_activation is not layer.output:
             add(layer.pre_activation, Name("pre_activation", name, letter=letter("z", name)))
         add(layer.output, Name("output", name, activation, letter("a", name)))
-    # Before the parts of the loss: where a delta is just the error, it is shown as a delta.
+    # Before the parts of the loss, so that a delta that equals the error is named a delta.
     for name, delta in deltas.items():
         if isinstance(delta, Node) and delta.serves is not None and _follows_samples(prepared, delta):
             add(delta, Name("delta", name, letter=letter(r"\delta", name)))
@@ -284,7 +284,7 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
 
 
 def _output_of(prepared: Prepared, node: Node) -> str | None:
-    """The output whose error a node is: what it gives minus its target."""
+    """Return the output whose error a node is: the output minus its target."""
     if node.operation.name == "subtract":
         for name, target in prepared.targets.items():
             if node.inputs == (prepared.model.layers[name].output, target):
@@ -293,7 +293,7 @@ def _output_of(prepared: Prepared, node: Node) -> str | None:
 
 
 def _is_apart(slope: Node, output: Node, pre_activation: Node) -> bool:
-    """Whether a slope is a number of its own: no constant, and no part of how the output is computed."""
+    """Return whether a slope is a number of its own: no constant, and no part of the computation of the output."""
     if slope.is_leaf or is_fixed(slope):
         return False
     waiting, seen = [output], set()
@@ -312,5 +312,5 @@ def _follows_samples(prepared: Prepared, node: Node) -> bool:
 
 
 def sliced(array: Array, sample: int | None) -> Array:
-    """All samples, or the one that was chosen."""
+    """Return all samples, or the chosen one."""
     return array if sample is None else array[sample : sample + 1]

@@ -31,7 +31,7 @@ class SelectedNumbers:
 
     @property
     def size(self) -> int:
-        """How many numbers are selected."""
+        """The count of selected numbers."""
         return math.prod(self.part.shape[len(self.index) :])
 
     @property
@@ -49,9 +49,9 @@ class SelectedNumbers:
 
 
 def select(text: str, parts: Sequence[Piece], path: Path) -> list[SelectedNumbers]:
-    """The parameters that a selector names: all of a layer, or one of them, or a part of one.
+    """Return the parameters that a selector names: all of a layer, one of them, or a part of one.
 
-    `path` is where the selector stands in the request. Raises `InvalidRequest` with what is possible there.
+    `path` is the place of the selector in the request. Raises `InvalidRequest` with the possible names.
     """
     found = SELECTOR.fullmatch(text)
     if found is None:
@@ -74,7 +74,7 @@ def select(text: str, parts: Sequence[Piece], path: Path) -> list[SelectedNumber
 
 
 def select_one(text: str, parts: Sequence[Piece], path: Path) -> SelectedNumbers:
-    """The one number that a selector names. Raises `InvalidRequest` also where it names several."""
+    """Return the one number that a selector names. Raises `InvalidRequest` also where it names several."""
     selected = select(text, parts, path)
     if len(selected) == 1 and len(selected[0].index) == len(selected[0].part.shape):
         return selected[0]
@@ -112,5 +112,5 @@ def _read_indices(text: str, part: Piece, path: Path) -> tuple[int, ...]:
 
 
 def _labels(parts: Iterable[Piece]) -> tuple[str, ...]:
-    """Selectors of whole parameters."""
+    """Return the selectors of whole parameters."""
     return tuple(f"{part.layer}.{part.name}" for part in islice(parts, MOST_ALLOWED))

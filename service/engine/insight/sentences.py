@@ -1,4 +1,4 @@
-"""What a step of a derivation says of itself, in one plain sentence."""
+"""The sentences of a derivation, one for each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.engine.texts import Sentence, say
 
 
 def unit_text(unit: Sequence[int]) -> str:
-    """A unit as sentences name it: `2`, or `[0][2]` where there are several axes."""
+    """Write a unit as sentences name it: `2`, or `[0][2]` where there are several axes."""
     return str(unit[0]) if len(unit) == 1 else "".join([f"[{k}]" for k in unit])
 
 
@@ -23,7 +23,7 @@ def sentence_of(
     heaton: bool,
     path: str = "",
 ) -> Sentence:
-    """The sentence of a step; `node` is what its value is an element of, `path` the parameter of a gradient."""
+    """Return the sentence of a step; `node` has its value as an element, `path` is the parameter of a gradient."""
     where = unit_text(unit)
     match quantity:
         case "pre_activation":

@@ -30,13 +30,13 @@ DENSE_SIZE = 512
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 """Residuals that a search stops at, in terms of the largest absolute eigenvalue. Products are no more exact."""
 STREAMS = {"extremes": 3, "density": 4}
-"""Random numbers of a seed, apart from those of parameters (0), noise (1) and directions (2)."""
+"""The streams of random numbers, apart from those for parameters (0), noise (1) and directions (2)."""
 FULL_WIDTH = 60.0
 """The density is smoothed with a Gaussian of so small a part of the spectrum's width."""
 
 
 class AskedSpectrum(NamedTuple):
-    """What is to be found of a spectrum."""
+    """The parts of a spectrum that are requested."""
 
     largest: int = 5
     smallest: int = 5
@@ -48,7 +48,7 @@ class AskedSpectrum(NamedTuple):
     probe_steps: int = 50
     """Products for each of them."""
     points: int = 101
-    """Of the curve of the density."""
+    """The count of points on the curve of the density."""
 
 
 class NotFinite(Exception):
@@ -57,14 +57,14 @@ class NotFinite(Exception):
 
 @dataclass
 class Density:
-    """How the eigenvalues are spread: a smooth curve with the area 1."""
+    """The density of the eigenvalues: a smooth curve with the area 1."""
 
     values: Array
     density: Array
     width: float
-    """Standard deviation of the Gaussian that stands for each eigenvalue."""
+    """The standard deviation of the Gaussian of each eigenvalue."""
     probes: int
-    """Random vectors that it is estimated from; 0: it is made of all eigenvalues."""
+    """The count of random vectors of the estimate; 0 if it uses all eigenvalues."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Spectrum:
     method: str
     """dense or lanczos."""
     size: int
-    """How many eigenvalues there are."""
+    """The count of eigenvalues."""
     largest: Pairs
     smallest: Pairs
     """The smallest last, as the largest ones are first."""
@@ -82,7 +82,7 @@ class Spectrum:
     """Products of the Hessian with vectors that were computed; of a whole Hessian as many as it has rows."""
     converged: bool
     trace: float | None = None
-    """The sum of all eigenvalues; None: it was not asked for."""
+    """The sum of all eigenvalues; None if it was not asked for."""
     trace_error: float = 0.0
     """The standard error of an estimated trace."""
     eigenvalues: Array | None = None
@@ -102,7 +102,7 @@ class Spectrum:
 
     @property
     def signs(self) -> dict[str, int] | None:
-        """How many eigenvalues are positive, zero up to rounding, and negative, where all are known."""
+        """The counts of positive, zero (up to rounding) and negative eigenvalues, where all are known."""
         if self.eigenvalues is None:
             return None
         positive, negative = int((self.eigenvalues > self.zero).sum()), int((self.eigenvalues < -self.zero).sum())
@@ -113,7 +113,7 @@ class Hessian:
     """Products of a Hessian with vectors, at the parameters of a feed, in memory of its own until it is closed."""
 
     def __init__(self, derivation: Derivation, feed: Feed, watch: Watch | None) -> None:
-        """`derivation` is that of one product of the loss's Hessian with a vector."""
+        """`derivation` computes one product of the loss's Hessian with a vector."""
         self._stack = ExitStack()
         self.watch = watch
         workspace = self._workspace = self._stack.enter_context(derivation.program.workspace(watch))
@@ -131,7 +131,7 @@ class Hessian:
         self._stack.close()
 
     def __call__(self, vector: Array) -> Array:
-        """H v in float64, whatever it is computed in. Raises `NotFinite` and what the watch raises."""
+        """Compute H v in float64, whatever the precision of the graph. Raises `NotFinite` and what the watch raises."""
         if self._vector is not None:  # None: the Hessian is constant
             self._vector[0] = vector
         self._workspace.run(self.watch)
@@ -153,9 +153,9 @@ def spectrum_of(
     size: int,
     hold: Callable[[int], None] = lambda nbytes: None,
 ) -> Spectrum:
-    """The spectrum of the Hessian of a task's loss at the parameters of a feed, of which `size` are trained.
+    """Compute the spectrum of the Hessian of a task's loss, at the parameters of a feed; `size` of them are trained.
 
-    `hold` is told of memory before it is taken, in bytes. Raises `NotFinite`, `LimitExceeded` and what `watch` raises.
+    `hold` takes the bytes of memory before they are used. Raises `NotFinite`, `LimitExceeded` and what `watch` raises.
     """
     nbytes = memory_of(size, asked)
     if nbytes > limits.workspace_bytes:
@@ -177,7 +177,7 @@ def spectrum_of(
 
 
 def memory_of(size: int, asked: AskedSpectrum) -> int:
-    """Bytes that the vectors of a spectrum take, beside the programs."""
+    """Return the bytes that the vectors of a spectrum take, beside the programs."""
     if size <= DENSE_SIZE:
         return 8 * 4 * size * size
     steps = max(asked.steps, asked.probe_steps if asked.density else 0)
@@ -232,7 +232,7 @@ def _lanczos(hessian: Hessian, asked: AskedSpectrum, seed: int, dtype: str) -> S
 
 
 def _density(probes: list[Quadrature], asked: AskedSpectrum, estimated: int) -> Density:
-    """Each node as a Gaussian, over a range that shows the ends of the spectrum."""
+    """Return the density with each node as a Gaussian, over a range that shows the ends of the spectrum."""
     low = min(float(probe.nodes.min()) for probe in probes)
     high = max(float(probe.nodes.max()) for probe in probes)
     width = (high - low) / FULL_WIDTH or max(abs(high), 1.0) / FULL_WIDTH

@@ -1,11 +1,11 @@
-"""A number of a graph at a point, looked at in every way that tells its slopes.
+"""A number of a graph at a point, with its slopes computed in several independent ways.
 
-* the gradient: the reverse mode of `differentiate`;
-* the complex step: a slope along one direction from values alone, to all digits (see `graph/operations`);
-* values, for differences, and the branches that operations take, which tell kinks between two points.
+* The gradient is the reverse mode of `differentiate`.
+* The complex step gives the slope along one direction from values alone, to all digits (see `graph/operations`).
+* Values serve differences, and the branches that operations take reveal kinks between two points.
 
-Rounding is measured and not guessed: a computation is repeated with every value changed at random in its last digits
-(Monte Carlo arithmetic; Parker 1997), and what the answer does then is its noise.
+Rounding is measured: a computation is repeated with every value changed at random in its last digits (Monte Carlo
+arithmetic; Parker 1997), and the change of the result is its noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.engine.network.flat import Space
 from service.engine.watch import Watch
 
 STEP = 1e-50
-"""Of the complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""
+"""The complex step: its square vanishes beside 1, and its products with slopes stay above the smallest numbers."""
 SMALLEST_SLOPE = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps) / STEP
 """Slopes below lose digits, for their products with the step are smaller than numbers are."""
 REPEATS = 3
@@ -35,7 +35,7 @@ REPEATS = 3
 CHANGED = 4.0
 """Digits that a value is changed by, from one end to the other: less would mostly be rounded away."""
 STEEPEST = 1e10
-"""Slopes beyond are those beside a pole, where a declaration may bound them."""
+"""Slopes above this belong to a pole, where a declaration may bound them."""
 
 Path = tuple[str, ...]
 
@@ -54,7 +54,7 @@ class Subject:
         self.work = self.program.work
         moving = set(self.targets)
         self.moving: list[Node] = []
-        """The nodes whose values change with those that are differentiated by, in an order of computation."""
+        """The nodes whose values depend on the targets, in an order of computation."""
         for node in reachable([output]):
             if not moving.isdisjoint(node.operands):
                 moving.add(node)
@@ -69,7 +69,7 @@ class Subject:
 
 
 class Slope(NamedTuple):
-    """A derivative along one direction, and how far rounding may have moved it."""
+    """A derivative along one direction, and its noise."""
 
     value: float
     noise: float
@@ -79,7 +79,7 @@ class Located:
     """A subject at a point. For one thread, and as long as one check takes."""
 
     def __init__(self, subject: Subject, values: Mapping[Node, Array], watch: Watch | None = None) -> None:
-        """`values` are those of all inputs of the graph."""
+        """`values` are the values of all inputs of the graph."""
         self.subject = subject
         self.watch = watch
         self.leaves = dict(values)
@@ -111,12 +111,12 @@ class Located:
 
     @cached_property
     def declared(self) -> dict[Node, Array]:
-        """Elements where a declared slope stands for none, as that of a step, or bounds one beside a pole."""
+        """The elements where a declared slope replaces 0, as for a step, or bounds the slope at a pole."""
         return {node: mask for node, (mask, _) in self._slopes_taken.items() if mask.any()}
 
     @cached_property
     def _slopes_taken(self) -> dict[Node, tuple[Array, Array]]:
-        """Of each value with a declared slope: the elements where it stands for none, and those at a kink."""
+        """For each declared slope, the elements where it replaces the computed one, and those at a kink."""
         found = {node: self._is_declared(node) for node in self.subject.sloped}
         return {node: masks for node, masks in found.items() if masks is not None}
 
@@ -126,20 +126,20 @@ class Located:
             self.watch.look()
 
     def value(self, point: Array) -> float:
-        """The number at another point, in the precision of the graph."""
+        """Compute the number at another point, in the precision of the graph."""
         self.check_time()
         self._forward.parameters[...] = point
         self._forward.run(self.watch)
         return float(self._forward.outputs["value"])
 
     def gradient(self) -> Array:
-        """The gradient at the point, flat, in float64."""
+        """Compute the gradient at the point, flat, in float64."""
         self._workspace.parameters[...] = self.point
         self._workspace.run(self.watch)
         return self._workspace.gradients.astype(np.float64)
 
     def noise(self, generator: np.random.Generator, digit: float) -> Array:
-        """How far each entry of the gradient moves with the last digits of every value; `digit` is one, relative."""
+        """Measure the noise of each entry of the gradient, from the last digits of every value; `digit` is relative."""
         exact = self._interpret(self.subject.gradients, self.leaves)
         spread = np.zeros(self.subject.space.size)
         for _ in range(REPEATS):
@@ -150,22 +150,22 @@ class Located:
         return np.where(np.isfinite(spread), spread, np.concatenate(sizes or [spread]))
 
     def along(self, direction: Array) -> float:
-        """The derivative along a direction by the complex step."""
+        """Compute the derivative along a direction by the complex step."""
         return without_float_warnings(self._along, direction, None, 0.0)
 
     def along_with_noise(self, direction: Array, generator: np.random.Generator) -> Slope:
-        """The same, and what rounding may have done to it."""
+        """Compute the derivative along a direction, and measure its noise."""
         value = self.along(direction)
         digit = float(np.finfo(np.float64).eps)
         moved = [abs(without_float_warnings(self._along, direction, generator, digit) - value) for _ in range(REPEATS)]
         return Slope(value, max(noise if math.isfinite(noise) else abs(value) for noise in moved))
 
     def moved(self, point: Array) -> Located:
-        """The same subject at another point."""
+        """Return the same subject at another point."""
         return Located(self.subject, self.leaves | self._cut(point), self.watch)
 
     def branches(self, point: Array | None = None) -> list[Array]:
-        """The branch that each element of each operation with kinks or jumps takes at a point, here by default."""
+        """Return the branch of each element of each operation with kinks or jumps, at a point or by default here."""
         nodes = self.subject.branching
         if not nodes:
             return []
@@ -176,7 +176,7 @@ class Located:
         return [without_float_warnings(_branch, node, [values[x] for x in node.operands]) for node in nodes]
 
     def ties(self) -> bool:
-        """Whether an operation is exactly at a kink or a jump."""
+        """Return whether an operation is exactly at a kink or a jump."""
         return any(bool((np.mod(branch, 2.0) == 0.0).any()) for branch in self.branches())
 
     def _cut(self, point: Array) -> dict[Node, Array]:
@@ -193,7 +193,7 @@ class Located:
         generator: np.random.Generator | None = None,
         digit: float = 0.0,
     ) -> dict[Node, Array]:
-        """Values, with their last digits drawn at random where a generator is given."""
+        """Compute values, with random last digits where a generator is given."""
         values: dict[Node, Array] = {}
         for node in reachable(outputs):
             if node in leaves:
@@ -227,11 +227,11 @@ class Located:
         return 0.0 if found is None else float(found.imag) / step
 
     def _continued(self, node: Node, moved: Mapping[Node, Array], *, exact: bool = True) -> Array:
-        """The value of a node with that of its inputs which moved; if `exact`, its real part is what it was."""
+        """Compute a node from inputs some of which moved; with `exact`, its real part stays the same."""
         inputs = [moved.get(x, self.values[x]) for x in node.operands]
         continuation = node.operation.continuation
         value = evaluate(node, inputs) if continuation is None else continuation(inputs, node.attributes)
-        # At a pole, as of ln x at 0, a continuation has another real part, with which branches would be others too.
+        # At a pole, such as that of ln x at 0, a continuation has another real part, which would change branches.
         real = self.values[node]
         return np.where(np.isfinite(real) & (not exact), value.real, real) + 1j * value.imag
 
@@ -250,9 +250,10 @@ class Located:
         return value.real + 1j * along
 
     def _is_declared(self, node: Node) -> tuple[Array, Array] | None:
-        """Elements whose value has by itself the slope 0, not the declared one, or a huge slope; and those at a kink.
+        """Return the elements with a value of slope 0 and another declared slope, or of a huge slope; and those at a
+        kink.
 
-        None where there are neither.
+        Returns None where there are neither.
         """
         value, x, slope = node.inputs
         declared = self.values[slope]
@@ -276,7 +277,7 @@ class Located:
 
 
 def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: float) -> Array:
-    """Factors close to 1."""
+    """Draw factors close to 1."""
     return 1.0 + CHANGED * digit * (generator.random(shape) - 0.5)
 
 

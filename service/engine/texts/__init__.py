@@ -17,7 +17,7 @@ from string import Formatter
 from typing import Any
 
 LANGUAGES = ("en", "zh")
-"""The first one is used where a caller asks for none of them."""
+"""The first language is the default."""
 FOLDER = Path(__file__).parent
 DIGITS = 6
 """Significant digits of numbers in sentences; answers hold the exact numbers as well."""
@@ -25,7 +25,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A text by its key, such as `explain.forward.sum`, with what goes into its places.
+    """A text by its key, such as `explain.forward.sum`, with the arguments for its places.
 
     An argument is a word of code, which is the same in every language, a number, another sentence, or a list of
     sentences and words. The argument `count` chooses the plural.
@@ -84,7 +84,7 @@ def telling(language: str) -> Tell:
     plural = PLURALS[language]
     between_words, between_sentences, stop = (texts[f"list.{key}"]["other"] for key in ("words", "sentences", "stop"))
 
-    def told(argument: Any) -> str:
+    def written(argument: Any) -> str:
         if isinstance(argument, str):
             return argument
         if isinstance(argument, Sentence):
@@ -93,7 +93,7 @@ def telling(language: str) -> Tell:
             return f"{argument:,}"
         if isinstance(argument, float):
             return short(argument)
-        parts = [told(part) for part in argument]
+        parts = [written(part) for part in argument]
         return (between_sentences if parts and parts[0].endswith(stop) else between_words).join(parts)
 
     def tell(sentence: Sentence) -> str:
@@ -104,7 +104,7 @@ def telling(language: str) -> Tell:
             text = forms.get(plural(arguments["count"]), text)
         if not arguments:
             return text
-        return text.format_map({name: told(argument) for name, argument in arguments.items()})
+        return text.format_map({name: written(argument) for name, argument in arguments.items()})
 
     return tell
 

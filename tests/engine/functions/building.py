@@ -25,7 +25,7 @@ COMPILE = Compiler(ROOMY, 10**12, WorkspacePool())
 
 
 def function(text, points=1, order=2, variables=None):
-    """The compiled expression; made once."""
+    """Return the compiled expression, made only once."""
     return _function(text, points, order, None if variables is None else tuple(variables))
 
 
@@ -35,7 +35,7 @@ def _function(text, points, order, variables):
 
 
 def table(points):
-    """Points as rows; bare numbers are points of one variable."""
+    """Return points as rows; bare numbers are points of one variable."""
     rows = np.asarray(points, float)
     return rows[:, None] if rows.ndim == 1 else rows
 
@@ -46,7 +46,7 @@ def results(text, points, variables=None, order=2):
 
 
 def problems(text, points, variables=None, order=2):
-    """The kinds of the problems at each point."""
+    """Return the kinds of the problems at each point."""
     rows = table(points)
     compiled = function(text, len(rows), order, variables)
     found = compiled.problems(rows, compiled.run(rows))
@@ -59,7 +59,7 @@ def calculus(text, points, variables=None, order=2, tolerance=STATIONARY):
 
 
 def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=None, include=(), **details):
-    """By names or mappings; `clip`, `stop` and `noise` are mappings of what is set."""
+    """Return a plan from names or mappings; `clip`, `stop` and `noise` are mappings of options."""
     several = chosen if isinstance(chosen, list) else [chosen]
     return RunsPlan(
         [optimizer(each) for each in several],
@@ -75,27 +75,27 @@ def plan(chosen, starts, steps, *, schedule=None, clip=None, stop=None, noise=No
 
 
 def rolling(text, *arguments, variables=None, limits=ROOMY, **details):
-    """Balls ready for their first step."""
+    """Return runs ready for its first step."""
     return Runs(COMPILE, parse(text, variables), plan(*arguments, **details), limits)
 
 
 def finish(running):
-    """Roll to the end: the snapshots that were told, as copies, and the outcome."""
+    """Roll to the end; return copies of the snapshots, and the outcome."""
     return to_the_end(running), arrived(running)
 
 
 def to_the_end(running):
-    """Roll to the end: the snapshots that were told, as copies."""
-    told = []
+    """Roll to the end; return copies of the snapshots."""
+    snapshots = []
     while not running.finished:
         snapshot = running.advance()
         if snapshot is not None:
-            told.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
-    return told
+            snapshots.append((snapshot.step, *(np.array(part) for part in snapshot[1:])))
+    return snapshots
 
 
 def arrived(running):
-    """Where the balls of a rolling that is over have come to."""
+    """Return the ends of the runs of finished runs."""
     arrival = RunEnds(running)
     while not arrival.finished:
         arrival.advance()
@@ -103,12 +103,12 @@ def arrived(running):
 
 
 def roll(*arguments, **details):
-    """The rolling when it is over, what it told, and its outcome."""
-    running, told = rolled(*arguments, **details)
-    return running, told, arrived(running)
+    """Return the finished rolling, its snapshots, and its outcome."""
+    running, snapshots = rolled(*arguments, **details)
+    return running, snapshots, arrived(running)
 
 
 def rolled(*arguments, **details):
-    """The rolling when it is over and what it told. To find where the balls have come to takes most of the time."""
+    """Return the finished rolling and its snapshots, without the search for the ends, which takes most of the time."""
     running = rolling(*arguments, **details)
     return running, to_the_end(running)

@@ -1,7 +1,7 @@
-"""What a search for stationary points claims, against 50-digit numbers, on random functions.
+"""The claims of a search for stationary points, against 50-digit numbers, on random functions.
 
-A claim is false if no stationary point of the told class is where it is told. The minimum of a quadratic has to be
-told, or the search has to admit that it may be missing.
+A claim is false if no stationary point of its class is at its place. The search must report the minimum of a quadratic,
+or warn that it may be missing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from service.engine.functions.stationary import StationarySearch, search
 
 DIGITS = 60
 APART = 1e-6
-"""How far a claim may be from the true point, in the size of the box."""
+"""Largest distance of a claim from the true point, in the size of the box."""
 BESIDE = 6
 """Places on the sides of a point."""
 MOST_POINTS = 48
-"""Of one search that are looked at."""
+"""Most points of one search that are checked."""
 STARTS, MORE_STARTS = 256, 2_048
 FEW = 0.02
 """The chance that one more start finds a new place, above which the starts are said to be few."""
 LOWER = 1e-9
-"""By this share of the values that are found a minimum is lower than another one."""
+"""A minimum is lower than another one by this share of the values."""
 BLOCK = 1_024
 FUNCTIONS: dict[str, Callable[[Any], tuple[Any, Any, Any]]] = {
     "exp": lambda a: (mp.exp(a),) * 3,
@@ -53,7 +53,7 @@ class Jet(NamedTuple):
 
 
 def jet(expression: Expression, point: Sequence[Any]) -> Jet:
-    """An expression with its derivatives by the variables, by the chain rule."""
+    """Compute an expression with its derivatives by the variables, by the chain rule."""
     count = len(point)
     zero, flat = mp.zeros(count, 1), mp.zeros(count, count)
     found: list[Jet] = []
@@ -100,7 +100,8 @@ def _through(a: Jet, value: Any, slope: Any, second: Any) -> Jet:
 
 
 def true_point(expression: Expression, point: Sequence[float], size: Sequence[float]) -> tuple[Any, list[Any]] | None:
-    """Where Newton's method leads from a point in many digits, and the curvatures there, in the size of the box."""
+    """Follow Newton's method from a point in many digits; return the end and the curvatures there, in the size of the
+    box."""
     there = mp.matrix([mp.mpf(coordinate) for coordinate in point])
     scale = mp.diag([mp.mpf(length) for length in size])
     for _ in range(20):
@@ -119,15 +120,15 @@ def true_point(expression: Expression, point: Sequence[float], size: Sequence[fl
 
 
 def class_of(curvatures: list[Any]) -> str:
-    """By their signs."""
+    """Return the class by the signs of curvatures."""
     if all(curvature > 0 for curvature in curvatures):
         return MINIMUM
     return MAXIMUM if all(curvature < 0 for curvature in curvatures) else SADDLE
 
 
 def classes_beside(expression: Expression, point: Any, size: np.ndarray) -> set[str]:
-    """What the second derivatives on all sides of a point say, and that they do not decide where they differ: on kinks
-    where the slopes vanish, as that of |x|·y at 0, a saddle point."""
+    """Return the classes by the second derivatives on all sides of a point, with `degenerate` where these differ: on
+    kinks with vanishing slopes, such as the saddle point of |x|·y at 0."""
     scale = mp.diag(size.tolist())
     found, hessians = set(), []
     for place in range(BESIDE):
@@ -156,7 +157,7 @@ class Case(NamedTuple):
 
 
 def quadratics(rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Axis-aligned, rotated, expanded or not, badly scaled, far from 0, steep and flat."""
+    """Yield quadratics: axis-aligned, rotated, expanded or not, badly scaled, far from 0, steep and flat."""
     for place in range(count):
         dimension = int(rng.integers(1, 7))
         names = tuple(f"x{number}" for number in range(dimension))
@@ -206,7 +207,7 @@ def _number(value: float, digits: int = 17) -> str:
 
 
 def others(rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Sums and products of waves, exponentials, polynomials, rationals, roots and absolute values."""
+    """Yield sums and products of waves, exponentials, polynomials, rationals, roots and absolute values."""
     for _ in range(count):
         dimension = int(rng.integers(1, 4))
         names = ("x", "y", "z")[:dimension]
@@ -243,12 +244,12 @@ def _part(rng: np.random.Generator, names: tuple[str, ...]) -> str:
 
 
 def warned(found: StationarySearch) -> bool:
-    """Whether it admits that something may be missing."""
+    """Return whether the search warns that something may be missing."""
     return bool(found.curves or not found.complete or len(found.hidden) or found.unseen > FEW)
 
 
 def faults(case: Case) -> tuple[list[str], str]:
-    """What is false, and what came of it in a word."""
+    """Return the false claims, and the outcome in a word."""
     expression = parse(case.text, case.names)
     function = Function(FunctionTask(expression, BLOCK, 2))
     found = search(function, case.low, case.high, STARTS)
@@ -294,7 +295,7 @@ def faults(case: Case) -> tuple[list[str], str]:
 
 
 def _missed(case: Case, expression: Expression, function: Function, points: np.ndarray) -> list[str]:
-    """The lowest minimum that a search from many more places finds, if it is lower than all points found before."""
+    """Return the lowest minimum of a search from many more places, if it is lower than all points found before."""
     more = search(function, case.low, case.high, MORE_STARTS)
     classes = analyse(function, more.points, np.inf, None, more.flat).classes or []
     if MINIMUM not in classes:
@@ -311,7 +312,7 @@ def _missed(case: Case, expression: Expression, function: Function, points: np.n
 
 
 def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kind: str) -> list[str]:
-    """Nothing, if the gradient is small beside curvatures around, and one of the curvatures too."""
+    """Return nothing if the gradient is small relative to curvatures around, and one of the curvatures too."""
     scale = mp.diag(size.tolist())
     here = jet(expression, point.tolist())
     if any(mp.im(number) for number in here.hessian):
@@ -332,7 +333,7 @@ def _degenerate(expression: Expression, point: np.ndarray, size: np.ndarray, kin
 
 
 def check(cases: Iterator[Case]) -> tuple[list[str], dict[str, int]]:
-    """All faults of all cases, and how often each outcome came."""
+    """Return all faults of all cases, and the count of each outcome."""
     mp.mp.dps = DIGITS
     wrong: list[str] = []
     outcomes: collections.Counter[str] = collections.Counter()

@@ -1,4 +1,4 @@
-"""Whether the formulas of an expression mean what it does: for the tests and for scripts/check_formulas.py."""
+"""A comparison of the formulas of an expression with its values, for the tests and for scripts/check_formulas.py."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from tests.engine.functions.latex_reader import Misprint, Tree, read
 
 POINTS = 12
 CLOSE = 1e-9
-"""How far, in shares of it, a value in float64 may be from another; where it is farther, 50 digits decide."""
+"""Largest relative difference of two values in float64; beyond it 50 digits decide."""
 HELD = 1e-4
-"""How far the engine may be from the truth for a value to count as one that float64 holds."""
+"""Largest error of the engine for a value that float64 holds."""
 PLATEAUS = frozenset(("floor", "ceil", "round", "step", "sign", "relu", "max", "min", "mod", "abs", "atan2"))
 """Words that may stay 0: b^y ln b is no number there, though the slope of b^y is 0."""
 MANY_DIGITS = 9
 FEW_STEPS = 150
-"""Expressions of so many steps can be compiled; trying it takes long."""
+"""Most steps of an expression that is compiled; compiling takes long."""
 MOST_DECIDED = 3
-"""Points at which 50 digits are asked for."""
+"""Most points that 50 digits decide."""
 
 
 class Report(NamedTuple):
-    """What was found of one expression."""
+    """The comparison of one expression."""
 
     faults: list[str]
     formulas: int
-    """How many were read, in both notations."""
+    """The count of formulas that were read, in both notations."""
     values: int
-    """How many of their values were compared."""
+    """The count of their values that were compared."""
 
 
 @functools.lru_cache(maxsize=10_000)
 def sets(latex: str) -> str:
-    """Why LaTeX cannot be set; empty if it can."""
+    """Return the reason that LaTeX cannot be set; empty if it can."""
     try:
         mathml = latex2mathml.converter.convert(latex)
     except Exception as error:
@@ -103,7 +103,7 @@ def checked(text: str) -> Report:
 
 
 def _printed(formulas: Formulas, count: int) -> Iterator[tuple[tuple[int, ...], str, str | None]]:
-    """Every formula: by which variables it is the derivative, its LaTeX, and its text if it has one."""
+    """Yield every formula: the variables it is derived by, its LaTeX, and its text if it has one."""
     yield (), formulas.function, None
     for place, formula in enumerate(formulas.gradient):
         if formula:
@@ -115,7 +115,7 @@ def _printed(formulas: Formulas, count: int) -> Iterator[tuple[tuple[int, ...], 
 
 
 def _points(dimension: int, seed: str) -> Array:
-    """Places near and far, of both signs, that are round numbers in no way."""
+    """Return places near and far, of both signs, without round numbers."""
     chance = random.Random(seed)
     kinds: tuple[Callable[[], float], ...] = (
         lambda: chance.uniform(0.05, 0.95),
@@ -127,7 +127,7 @@ def _points(dimension: int, seed: str) -> Array:
 
 
 def _results(expression: Expression, points: Array) -> dict[tuple[int, ...], Array] | None:
-    """What the engine computes, by which variables it is derived; None: it is too long."""
+    """Compute the engine's results by the variables of each derivative; None if the expression is too long."""
     order = 2
     while order >= 0:
         try:
@@ -156,7 +156,7 @@ def _compared(
     points: Array,
     expected: Array,
 ) -> tuple[str, int]:
-    """What is wrong with a formula's values, if something is, and how many were compared."""
+    """Return the first wrong value of a formula in words, if there is one, and the count of compared values."""
     columns = dict(zip(expression.variables, points.T, strict=True)) | {"pi": math.pi, "e": math.e}
     value = without_float_warnings(value_of, tree, FLOATS, {symbols[name]: column for name, column in columns.items()})
     value = np.broadcast_to(value, expected.shape)
@@ -178,10 +178,10 @@ def _decided(
     point: Array,
     computed: float,
 ) -> str:
-    """With many digits: what a formula is worth and ought to be, if that differs.
+    """Compare a formula with the expression in many digits; return the difference in words, if there is one.
 
-    Where float64 cannot hold a value, as that of sin(1e30 x), there is nothing to compare. Neither is there where the
-    last digits of the numbers that are printed decide.
+    Values that float64 cannot hold, such as sin(1e30 x), are not compared. Neither are values that depend on the last
+    digits of the printed numbers.
     """
     whole = tree_of(expression)
 
@@ -219,7 +219,7 @@ def _decided(
 
 
 def _rounded(seed: int) -> Table:
-    """The meanings of words where numbers of many digits may be off by their last one."""
+    """Return meanings of words where numbers of many digits may be off by their last one."""
     chance = random.Random(seed)
 
     def number(literal: str) -> Any:

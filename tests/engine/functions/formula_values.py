@@ -1,4 +1,4 @@
-"""What formulas and expressions are worth, in plain float64 over several points or with 50 digits at one."""
+"""The values of formulas and expressions, in plain float64 at several points or with 50 digits at one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _real(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that grows as the exponential does."""
+    """Bound the argument of a function that grows as the exponential does."""
     real = _real(function)
 
     def bounded(a: Any) -> Any:
@@ -124,7 +124,7 @@ DIGITS: Table = {
 
 
 def tree_of(expression: Expression) -> Tree:
-    """A parsed expression as a reader of LaTeX would give it; its symbols are the names."""
+    """Return a parsed expression as a tree of the LaTeX reader; its symbols are the names."""
     trees: list[Tree] = []
     for step in expression.steps:
         if step.word in ("number", "variable"):
@@ -137,7 +137,7 @@ def tree_of(expression: Expression) -> Tree:
 
 
 def value_of(tree: Tree, table: Table, symbols: Mapping[str, Any]) -> Any:
-    """The value of a formula where its symbols have these values. A symbol that has none is a KeyError."""
+    """Compute a formula with these values of its symbols. A symbol without a value raises KeyError."""
     word, *arguments = tree
     if word == "symbol":
         return symbols[arguments[0]]  # type: ignore[index]

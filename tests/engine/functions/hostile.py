@@ -122,7 +122,7 @@ NESTING = (("(", ")"), ("|", "|"), ("sin(", ")"), ("-", ""), ("2^", ""), ("x*(",
 
 
 def hostile_expressions(seed: int, count: int) -> Iterator[str]:
-    """So many texts, the same for the same seed; the fixed ones come first."""
+    """Yield `count` texts, the same for the same seed; the fixed ones come first."""
     chance = random.Random(seed)
     kinds: tuple[Callable[[random.Random], str], ...] = (
         _soup,
@@ -139,7 +139,7 @@ def hostile_expressions(seed: int, count: int) -> Iterator[str]:
 
 
 def _length(chance: random.Random, longest: int) -> int:
-    """Mostly short, at times as long as it gets."""
+    """Draw a length: mostly short, at times the longest."""
     return int(longest ** chance.random())
 
 
@@ -178,7 +178,7 @@ def _names(chance: random.Random) -> str:
 
 
 def _heavy(chance: random.Random) -> str:
-    """An expression without mistakes, as long as one may be, whose derivatives are longer still."""
+    """Draw a valid expression of the greatest length, with even longer derivatives."""
     names = chance.sample("abcdfghijklmnopqrstuvwxyz", chance.choice((1, 2, 3, 20)))
     pool = [*names, "2", "0.3"]
     most = chance.choice((20, 200, 1900))

@@ -37,7 +37,7 @@ class Misprint(ValueError):
 
 
 def read(latex: str) -> Tree:
-    """What a formula means."""
+    """Read the meaning of a formula."""
     reader = _Reader(latex)
     tree = reader.total()
     if reader.next:
@@ -57,9 +57,9 @@ class _Reader:
             at = match.end()
         self.at = 0
         self.bars = False
-        """Whether the innermost brackets are bars, so that another bar closes them."""
+        """True if the innermost brackets are bars, so that another bar closes them."""
         self.single = True
-        """Whether the last product had one factor."""
+        """True if the last product had one factor."""
         self.latex = latex
 
     @property
@@ -74,14 +74,14 @@ class _Reader:
         return token
 
     def ends(self) -> bool:
-        """Whether a product is over."""
+        """Return whether a product is over."""
         return self.next in _ENDS or (self.next == "|" and self.bars)
 
     def fail(self, why: str) -> NoReturn:
         raise Misprint(f"{why} at {' '.join(self.tokens[self.at : self.at + 8])!r} of {self.latex}")
 
     def total(self) -> Tree:
-        """A sum, a remainder or a comparison's side: all between two brackets."""
+        """Read a sum, a remainder or a side of a comparison: all between two brackets."""
         if self.next == "-":
             self.take()
             tree: Tree = ("negate", self.product())
@@ -116,7 +116,7 @@ class _Reader:
         return tree
 
     def factor(self, before: str) -> Tree:
-        """An atom and its exponent; `before` is the token that it stands beside without a dot."""
+        """Read an atom and its exponent; `before` is the token beside it, without a dot between them."""
         token, start = self.next, self.at
         if before[:1].isdecimal() and token == r"\frac" and "".join(self.tokens[self.at + 2 :])[:1].isdecimal():
             self.fail("a mixed number")
@@ -133,7 +133,7 @@ class _Reader:
         return tree
 
     def opens(self) -> bool:
-        """Whether a parenthesis follows."""
+        """Return whether a parenthesis follows."""
         following = self.tokens[self.at : self.at + 3]
         if following[:1] == [r"\,"]:
             following = following[1:]
@@ -209,7 +209,7 @@ class _Reader:
         return self.call("sigmoid") if symbol[1] == r"\sigma" and self.opens() else symbol
 
     def fenced(self) -> Tree:
-        """What stands between \\left and \\right."""
+        r"""Read the text between \left and \right."""
         self.take(r"\left")
         opening = self.take("(", *_FENCES)
         closing, word = (")", "") if opening == "(" else _FENCES[opening]
@@ -246,7 +246,7 @@ class _Reader:
         return (word, *arguments)
 
     def function(self, word: str) -> Tree:
-        """A function that may go without parentheses: its argument then is a number, a name, or a number and a name."""
+        """Read a function; without parentheses its argument is a number, a name, or a number and a name."""
         exponent = self.exponent() if self.next == "^" else None
         if exponent is not None and not (exponent[0] == "number" and str(exponent[1]).isdecimal()):
             self.fail("an exponent of a function's name that is no number")
@@ -281,7 +281,7 @@ class _Reader:
         return ("symbol", token)
 
     def braced(self) -> str:
-        """The text between braces."""
+        """Read the text between braces."""
         self.take("{")
         text = ""
         while self.next not in ("}", ""):

@@ -24,7 +24,7 @@ _INFIX = ("+", "+", " + ", "-", " - ", " - ", "*", "*", " * ", "·", "/", "/", "
 
 
 def random_expressions(seed: int, count: int) -> Iterator[str]:
-    """So many texts that can be parsed, the same for the same seed."""
+    """Yield `count` texts that can be parsed, the same for the same seed."""
     chance = random.Random(seed)
     while count:
         names = [chance.choice(NAMES) for _ in range(chance.choice((1, 1, 2, 2, 3, 4)))]
@@ -67,7 +67,7 @@ def _random(chance: random.Random, names: list[str], depth: int) -> str:
 
 
 def _operand(chance: random.Random, names: list[str], depth: int) -> str:
-    """A part in parentheses, or at times as it is."""
+    """Draw a part, mostly in parentheses."""
     text = _random(chance, names, depth)
     return text if chance.random() < 0.3 else f"({text})"
 

@@ -1,17 +1,16 @@
-"""Random expressions and what their derivatives are, by mpmath: for the tests and for scripts/fuzz_derivatives.py.
+"""Random expressions and their derivatives by mpmath, for the tests and for scripts/fuzz_derivatives.py.
 
 The reference knows nothing of the graph. It evaluates the steps of an expression with many digits, at a point and just
-beside it, to all sides; one-sided derivatives are quotients of differences there. A number that is told is right if
-it is the derivative from every side that the function has. Where the sides differ, a slope may follow a convention,
-which lies between them and has to be told as a problem, and a second derivative has to be null.
+beside it, to all sides; one-sided derivatives are quotients of differences there. An answer is right if it is the
+derivative from every side where the function exists. Where the sides differ, a slope may follow a convention, which
+lies between them and must come with a problem, and a second derivative must be null.
 
-Rounding is allowed for as follows: each step whose value is not a 64-bit number exactly is changed by a few units in
-its last place, several times, and a told number may be off by some times what that changes the reference by, and by
-1e-11 of itself. Derivatives of exact values round too: so all steps are changed as well, and that counts where it
-changes the reference by so little that no kink can be behind it; and 1e-14 of the largest value on the way, divided by
-the variables, is allowed for what cancels. Nothing is said of points where rounding changes the value itself by a
-millionth, or where a value on the way is so small that to look beside the point is to look beyond it, or as large as
-64-bit numbers become.
+Rounding is allowed for in three ways. Each step with an inexact value in 64 bits is changed by a few units in its last
+place, several times; an answer may differ by a multiple of the change of the reference, and by 1e-11 of itself.
+Derivatives of exact values round too, so all steps are changed as well, as long as the reference changes too little for
+a kink. And 1e-14 of the largest intermediate value, divided by the variables, is allowed for cancellation. Points are
+skipped where rounding changes the value itself by a millionth, or where an intermediate value is so small that the
+neighbours of the point are beyond it, or as large as 64-bit numbers become.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ sys.set_int_max_str_digits(0)  # mpmath writes exponents of any length
 
 DIGITS = 130
 BESIDE = mpf(10) ** -32
-"""How far beside the point the function is looked at. Terms of the power 2.5 are then 1e-16 of those of the power 2."""
+"""The distance of neighbours. Terms of the power 2.5 are then 1e-16 of those of the power 2."""
 NEARER = mpf(10) ** -36
 TRIALS = 3
 UNIT = mpf(2) ** -52
@@ -117,11 +116,11 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "pi": lambda: mpf(math.pi),
     "e": lambda: mpf(math.e),
 }
-"""What each word means."""
+"""The meaning of each word."""
 
 
 def evaluate(expression: Expression, point: Sequence[Any], factors: Sequence[Any] | None = None) -> list[Any]:
-    """The value of each step, each times its factor; not a number from the first one on that has none."""
+    """Compute the value of each step, times its factor; NaN from the first step without a value on."""
     by_name = dict(zip(expression.variables, point, strict=True))
     values: list[Any] = []
     for place, step in enumerate(expression.steps):
@@ -147,7 +146,7 @@ class Beside(NamedTuple):
     """The function along one ray."""
 
     slope: Any
-    """Its one-sided derivative; infinite, or not a number where there is no value."""
+    """The one-sided derivative; infinite, or NaN where there is no value."""
     slope_error: Any
     curvature: Any
     curvature_error: Any
@@ -167,7 +166,7 @@ class Truth:
             sizes = [abs(value) for value in values if value and mp.isfinite(value)]
             self.largest = max(sizes, default=mpf(0))
             self.holds = all(SMALLEST < size < LARGEST for size in sizes)
-            """Whether all values on the way are well within the range of 64-bit numbers."""
+            """True if all intermediate values are well within the range of 64-bit numbers."""
             self.factors = None
             if chance is not None:
                 self.factors = [
@@ -180,7 +179,7 @@ class Truth:
             self.value = values[-1]
 
     def beside(self, direction: Sequence[float]) -> Beside:
-        """What one side says."""
+        """Compute the derivatives to one side."""
         with mp.workdps(DIGITS):
             slopes, curvatures = [], []
             for h in (BESIDE, NEARER):
@@ -204,7 +203,7 @@ class Truth:
 
     @staticmethod
     def _limit(coarse: Any, fine: Any, size: Any) -> tuple[Any, Any]:
-        """What two numbers tend to as one comes nearer, and how far it may be; infinite if they grow."""
+        """Return the limit of two numbers, the second from nearer, and its error; infinite if they grow."""
         error = 3 * abs(fine - coarse)
         grows = abs(fine) > abs(coarse) + mpf(10) ** -6 * abs(fine) + mpf(10) ** -40 * size
         return (mpf("inf"), mpf(0)) if grows else (fine, error)
@@ -216,7 +215,7 @@ CONVENTIONS = ("kink", "vertical", "jump", "pole")
 
 
 class Answer(NamedTuple):
-    """What is told of a point; None stands for null."""
+    """The answer for a point; None stands for null."""
 
     value: float | None
     gradient: list[float | None]
@@ -226,7 +225,7 @@ class Answer(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is wrong with an answer, and which derivatives it does not tell though there are some."""
+    """The wrong parts of an answer, and the derivatives that it leaves out although they exist."""
 
     wrong: list[str]
     missing: list[str]
@@ -237,7 +236,7 @@ Number = Callable[[int], tuple[Any, Any]]
 
 
 def _agree(numbers: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether there are such numbers and they are one."""
+    """Return whether there are numbers and all agree."""
     if not numbers or not all(mp.isfinite(number) for number, _ in numbers):
         return False
     first, first_error = numbers[0]
@@ -271,12 +270,12 @@ class Judge:
             self._others = [Truth(self.expression, self.point, chance, which < TRIALS) for which in range(2 * TRIALS)]
         return self._others
 
-    def same(self, told: float, of: Number, scale: float = 0.0) -> bool:
-        """Whether a number is what `of(-1)` says, within what rounding makes of it in `of(0)`, …"""
+    def same(self, answered: float, of: Number, scale: float = 0.0) -> bool:
+        """Return whether a number is `of(-1)`, within the rounding seen in `of(0)`, …"""
         true, error = of(-1)
         if not mp.isfinite(true):
             return any(mp.isfinite(of(which)[0]) for which in range(TRIALS))
-        apart = abs(mpf(told) - true)
+        apart = abs(mpf(answered) - true)
         allowed = mpf(TOLERANCE) * abs(true) + mpf(scale) + error + mpf(10) ** -290
         if apart <= allowed:
             return True
@@ -292,7 +291,7 @@ class Judge:
         return bool(apart <= allowed)
 
     def judge(self, answer: Answer) -> Verdict:
-        """What is wrong, and what is missing."""
+        """Return the wrong and the missing parts of an answer."""
         with mp.workdps(DIGITS):
             return self._judge(answer)
 
@@ -325,16 +324,16 @@ class Judge:
                 )
                 smooth &= i == j or self._straight(i, j)
         if smooth and kinds & {"kink", "vertical", "jump"}:
-            missing.append("a problem is told where there is none")
+            missing.append("a problem is answered where there is none")
         return Verdict(wrong, missing)
 
     def _blurred(self) -> bool:
-        """Whether rounding decides about the value."""
+        """Return whether rounding decides about the value."""
         value = self.truth.value
         return any(not abs(other.value - value) <= abs(value) * mpf(10) ** -6 + mpf(10) ** -14 for other in self.others)
 
     def _scale(self, *variables: int) -> float:
-        """How large a derivative by these variables is where it does not cancel, times what rounding leaves of that."""
+        """Return the size of a derivative by these variables without cancellation, times the rounding of it."""
         product = CANCELLED * self.truth.largest
         for i in variables:
             product /= abs(self.truth.point[i]) or 1
@@ -344,7 +343,7 @@ class Judge:
         return tuple(sign if place == i else 0.0 for place in range(len(self.point)))
 
     def _slopes(self, i: int) -> list[Number]:
-        """The partial derivative from each side of its axis that there is."""
+        """Return the partial derivative from each existing side of its axis."""
 
         def of(which: int, sign: float) -> tuple[Any, Any]:
             beside = self._beside(which, self._axis(i, sign))
@@ -353,31 +352,31 @@ class Judge:
         return [partial(of, sign=sign) for sign in (1.0, -1.0) if not mp.isnan(of(-1, sign)[0])]
 
     def _gradient(
-        self, name: str, told: float | None, i: int, kinds: set[str], wrong: list[str], missing: list[str]
+        self, name: str, answered: float | None, i: int, kinds: set[str], wrong: list[str], missing: list[str]
     ) -> bool:
-        """Whether there is this partial derivative."""
+        """Check a partial derivative; return whether it exists."""
         sides = self._slopes(i)
         jumps = any(self._beside(-1, self._axis(i, sign)).jump for sign in (1.0, -1.0))
         found = [side(-1) for side in sides]
         shown = [mp.nstr(number, 12) for number, _ in found]
         exists = _agree(found) and not jumps
-        if told is None:
+        if answered is None:
             if exists:
                 missing.append(f"{name} is null, though {shown}")
         elif not found and not jumps:
-            missing.append(f"{name} {told!r} is told at a point that stands alone")
+            missing.append(f"{name} {answered!r} is answered at a point that stands alone")
         elif exists or not kinds & set(CONVENTIONS):
-            if not any(self.same(told, side, self._scale(i)) for side in sides):
-                wrong.append(f"{name} {told!r}, not {shown}")
+            if not any(self.same(answered, side, self._scale(i)) for side in sides):
+                wrong.append(f"{name} {answered!r}, not {shown}")
         elif not jumps and not kinds & {"jump", "pole"}:
             low, high = min(number for number, _ in found), max(number for number, _ in found)
             margin = mpf(TOLERANCE) * (abs(low) + abs(high))
-            if not low - margin <= told <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
-                wrong.append(f"{name} {told!r} is not between {shown}")
+            if not low - margin <= answered <= high + margin or not (mp.isfinite(low) and mp.isfinite(high)):
+                wrong.append(f"{name} {answered!r} is not between {shown}")
         return exists
 
     def _straight(self, i: int, j: int) -> bool:
-        """Whether slopes between two axes follow from those along them."""
+        """Return whether slopes between two axes follow from those along them."""
         for a, b in itertools.product((1.0, -1.0), repeat=2):
             along = [self._beside(-1, self._axis(i, a)), self._beside(-1, self._axis(j, b))]
             both = self._beside(-1, tuple(a * (k == i) + b * (k == j) for k in range(len(self.point))))
@@ -389,37 +388,37 @@ class Judge:
     def _second(
         self,
         name: str,
-        told: float | None,
+        answered: float | None,
         sides: list[Number],
         scale: float,
         hidden: bool,
         wrong: list[str],
         missing: list[str],
     ) -> bool:
-        """Whether there is this second derivative; it may be hidden where there is no slope."""
+        """Check a second derivative, which may be hidden where there is no slope; return whether it exists."""
         found = [side(-1) for side in sides]
         shown = [mp.nstr(number, 12) for number, _ in found]
         exists = _agree(found)
-        if told is None:
+        if answered is None:
             if exists and not hidden:
                 missing.append(f"{name} is null, though {shown}")
         elif exists:
-            if not any(self.same(told, side, scale) for side in sides):
-                wrong.append(f"{name} {told!r}, not {shown}")
+            if not any(self.same(answered, side, scale) for side in sides):
+                wrong.append(f"{name} {answered!r}, not {shown}")
         elif not sides:
-            missing.append(f"{name} {told!r} is told at a point that stands alone")
-        elif not any(self.same(told, side, scale) and self._rounded(sides) for side in sides):
-            wrong.append(f"{name} {told!r}, though the sides are {shown}")
+            missing.append(f"{name} {answered!r} is answered at a point that stands alone")
+        elif not any(self.same(answered, side, scale) and self._rounded(sides) for side in sides):
+            wrong.append(f"{name} {answered!r}, though the sides are {shown}")
         return exists
 
     def _scales(self, i: int, j: int) -> float:
-        """What rounding may leave of a second derivative."""
+        """Return the rounding of a second derivative."""
         bends = [abs(self._beside(-1, self._axis(k, 1.0)).curvature) for k in (i, j)]
         mean = float(mp.sqrt(bends[0] * bends[1])) if all(map(mp.isfinite, bends)) else 0.0
         return self._scale(i, j) + (TOLERANCE * mean if i != j else 0.0)
 
     def _rounded(self, sides: list[Number]) -> bool:
-        """Whether rounding alone decides if the sides agree."""
+        """Return whether rounding alone decides if the sides agree."""
         return any(_agree([side(which) for side in sides]) for which in range(TRIALS))
 
     def _curvatures(self, i: int) -> list[Number]:
@@ -464,7 +463,7 @@ WIDE = (1e-9, -1e-9, 1e-3, 20.0, -20.0, 40.0, 1e4, -1e4, 700.0)
 
 
 def random_expression(chance: random.Random, names: Sequence[str], depth: int) -> str:
-    """Any words, those with kinks more often than others."""
+    """Draw an expression of any words, with kinks more often than others."""
     kind = chance.random()
     if depth == 0 or kind < 0.08:
         return chance.choice(names) if chance.random() < 0.8 else chance.choice(NUMBERS)
@@ -482,7 +481,7 @@ def random_expression(chance: random.Random, names: Sequence[str], depth: int) -
 
 
 def random_point(chance: random.Random, dimension: int) -> list[float]:
-    """Special numbers and ties more often than others."""
+    """Draw a point, with special numbers and ties more often than others."""
     kind = chance.random()
     if kind < 0.55:
         point = [chance.choice(SPECIAL) for _ in range(dimension)]
@@ -496,7 +495,7 @@ def random_point(chance: random.Random, dimension: int) -> list[float]:
 
 
 def random_cases(seed: int) -> Iterator[tuple[str, list[str], list[list[float]]]]:
-    """Expressions, their variables, and points."""
+    """Yield expressions, their variables, and points."""
     chance = random.Random(seed)
     while True:
         names = ["x", "y", "z"][: chance.choice((1, 1, 2, 2, 2, 3))]
@@ -505,9 +504,9 @@ def random_cases(seed: int) -> Iterator[tuple[str, list[str], list[list[float]]]
 
 
 def answers(calculus: Any) -> list[Answer]:
-    """What is told of each point."""
+    """Return the answer for each point."""
 
-    def told(number: float) -> float | None:
+    def answered(number: float) -> float | None:
         return float(number) if math.isfinite(number) else None
 
     found = []
@@ -515,9 +514,9 @@ def answers(calculus: Any) -> list[Answer]:
         problems = calculus.problems.get(place, [])
         found.append(
             Answer(
-                told(value),
-                [told(number) for number in calculus.results.gradients[place]],
-                [[told(number) for number in row] for row in calculus.results.hessians[place]],
+                answered(value),
+                [answered(number) for number in calculus.results.gradients[place]],
+                [[answered(number) for number in row] for row in calculus.results.hessians[place]],
                 [(problem.kind, problem.text) for problem in problems],
             )
         )

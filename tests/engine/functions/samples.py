@@ -65,7 +65,7 @@ MEANINGS: dict[str, Callable[..., float]] = {
     "mod": operator.mod,
     "hypot": math.hypot,
 }
-"""What each word with arguments means, in Python's own numbers."""
+"""The meaning of each word with arguments, in Python's own numbers."""
 
 SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
     "add": PAIRS,
@@ -121,7 +121,7 @@ VARIABLES = ("x", "y")
 
 
 def written(word: Word, *arguments: str) -> str:
-    """A word applied to some texts, by default to its variables."""
+    """Return a word applied to some texts, by default to its variables."""
     texts = arguments or VARIABLES[: word.arguments]
     if not word.arguments:
         return word.name

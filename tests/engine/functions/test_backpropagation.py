@@ -80,8 +80,8 @@ def test_every_word(word):
 
 def test_a_graph_by_hand():
     graph, found = run("x*y + sin(x)", (2.0, 3.0))
-    told = [(vertex.name, vertex.operation, vertex.inputs, vertex.text) for vertex in graph.vertices]
-    assert told == [
+    shown = [(vertex.name, vertex.operation, vertex.inputs, vertex.text) for vertex in graph.vertices]
+    assert shown == [
         ("x", "input", (), "x"),
         ("y", "input", (), "y"),
         ("v1", "multiply", ("x", "y"), "x*y"),

@@ -1,4 +1,4 @@
-"""What is told of a point: how steep, which way, what kind of place, how curved."""
+"""The analysis of a point: steepness, direction, class and curvature."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_tolerance_is_the_callers():
     assert calculus("x^2 + y^2", [(0.0, 0.0)], tolerance=0.0).classes == [MINIMUM]
 
 
-def test_without_second_derivatives_nothing_is_told_of_curvature():
+def test_without_second_derivatives_nothing_is_reported_of_curvature():
     found = calculus("x^2 + y^2", [(1.0, 0.0)], order=1)
     assert found.norms.tolist() == [2.0]
     for part in (found.eigenvalues, found.eigenvectors, found.classes, found.condition_numbers, found.stable_steps):
@@ -170,7 +170,7 @@ def test_what_counts_as_flat():
 
 
 def test_a_curvature_counts_if_it_is_more_than_what_it_changes_by():
-    """As far to both sides as the place of a stationary point is known."""
+    """The curvature is taken as far to both sides as the place of a stationary point is uncertain."""
     cases = {
         "x - sin(x)": ((6.283185307179586,), (1e-9,), (0.0,)),
         "(1 - cos(x))^2": ((0.0,), (-6e-9,)),

@@ -1,4 +1,4 @@
-"""What a search may claim: any conditioning, curves of stationary points, and what it admits to have missed."""
+"""The claims of a search: any conditioning, curves of stationary points, and warnings of missing points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def searched(text, low, high, starts=500, variables=None):
 
 
 def rotated(steep, exact=False):
-    """A bowl with its axes along (3, 4) and (4, -3), and its minimum at (0.84, 0.62)."""
+    """Return a bowl with its axes along (3, 4) and (4, -3), and its minimum at (0.84, 0.62)."""
     return f"{steep}*(0.6*x + 0.8*y - 1)^2 + (0.8*x - 0.6*y - 0.3)^2"
 
 
@@ -85,7 +85,7 @@ def test_neither_the_scale_of_values_nor_that_of_places_matters(height, width):
         ("cos(0.3*x + 0.7*y)", (-2, -2), (2, 2), lambda x, y: 0.3 * x + 0.7 * y),
     ],
 )
-def test_points_of_a_curve_are_told_and_that_there_are_more(text, low, high, on_curve):
+def test_points_of_a_curve_are_reported_and_that_there_are_more(text, low, high, on_curve):
     found, classes = searched(text, low, high, variables=("x", "y"))
     assert found.curves and not found.complete
     dense = found.points[found.flat]
@@ -145,14 +145,14 @@ def test_where_the_gradient_only_becomes_short_nothing_is_claimed(text, low, hig
     ],
 )
 def test_beside_a_border_or_a_kink_newtons_step_becomes_short_but_not_the_gradient(text, dimension):
-    """Roots whose factor vanishes with them, and slopes that another side of a kink goes on with."""
+    """The tested roots have a factor that vanishes with them, or a slope that continues on another side of a kink."""
     for half in (1.9, 3.1, 7.0):
         found, _ = searched(text, [-half] * dimension, [half] * dimension, 256)
         gradients = function(text, 512, 1).run(found.points).gradients
         assert np.abs(gradients).max(initial=0.0) < 1e-7
 
 
-def test_points_on_a_kink_are_not_told():
+def test_points_on_a_kink_are_not_reported():
     """A curve of minima crosses the kink, where there is no second derivative."""
     found, classes = searched("0.609*log(1 + (2.53x - 0.14)^2)*abs(-1.95y + 2.89z - 0.1)", [-1.42] * 3, [1.42] * 3, 256)
     assert found.curves and set(classes) <= {DEGENERATE, SADDLE, MINIMUM}
@@ -176,7 +176,7 @@ def test_far_out_on_a_plateau_a_gradient_below_what_numbers_hold_is_none():
     assert found.complete and not found.curves
 
 
-def test_more_points_than_are_told_are_no_curve():
+def test_more_points_than_are_reported_are_no_curve():
     found, classes = searched("sin(100x)", (-10,), (10,), 2000)
     assert len(found.points) == 500 and not found.complete and not found.curves
     # The lowest of them: all minima, then some maxima.

@@ -1,4 +1,4 @@
-"""Compiled expressions: many points at once, derivatives to an order, problems told of points, and limits."""
+"""Compiled expressions: many points at once, derivatives to an order, problems of points, and limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY_WORDS = "sin(x)*tanh(y) + log(x^2 + 1)^y + cbrt(x*y) + erf(x)/(2 + cos(y)) 
 
 
 def assert_same(ours, theirs):
-    """To the last bit."""
+    """Assert that results are equal to the last bit."""
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -140,7 +140,7 @@ def test_as_many_variables_as_are_allowed():
     np.testing.assert_array_equal(found.hessians[0], hessian)
 
 
-def test_negative_zero_is_told_as_zero():
+def test_negative_zero_becomes_zero():
     found = results("-x + 0y", [(0.0, 0.0)], ("x", "y"))
     for part in found:
         assert not np.signbit(part[part == 0.0]).any()
@@ -183,7 +183,7 @@ def test_problems(text, point, expected):
     assert problems(text, [point]) == [expected]
 
 
-def test_problems_are_told_point_by_point():
+def test_problems_are_reported_point_by_point():
     found = problems("log(x)/y", [(1.0, 1.0), (-1.0, 1.0), (2.0, 0.0), (0.0, 0.0), (3.0, -1.0)], ("x", "y"))
     assert found == [[], ["domain"], ["pole"], ["pole", "pole"], []]
 

@@ -28,7 +28,7 @@ CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
 def value(expression: Expression, values: Mapping[str, float]) -> float:
-    """What an expression comes to, step by step in Python."""
+    """Compute an expression step by step in Python."""
     results: list[float] = []
     for step in expression.steps:
         if step.word == "number":
@@ -43,7 +43,7 @@ def value(expression: Expression, values: Mapping[str, float]) -> float:
 
 
 def tree(text: str, variables: Sequence[str] | None = None) -> str:
-    """What an expression means, as words before what they take."""
+    """Return the meaning of an expression, with words before their operands."""
     written: list[str] = []
     for step in parse(text, variables).steps:
         operands = [written[operand] for operand in step.operands]
@@ -58,7 +58,7 @@ def refusal(text: str, variables: Sequence[str] | None = None) -> tuple[Fault, .
 
 
 def complaint(text: str, variables: Sequence[str] | None = None) -> str:
-    """The only thing wrong with an expression."""
+    """Return the only fault of an expression."""
     (fault,) = refusal(text, variables)
     assert fault.path == ("expression",)
     return fault.detail
@@ -421,16 +421,16 @@ def test_unknown_names_come_with_what_is_known() -> None:
     assert fault.allowed[0] == "x" and "sin" in fault.allowed
 
 
-def test_unknown_names_are_told_at_once_and_once() -> None:
+def test_unknown_names_are_reported_at_once_and_once() -> None:
     faults = refusal("a + f(x, b) + a", ["x"])
     assert [fault.detail.split(": ")[1].split()[0] for fault in faults] == ['"a"', '"f"', '"b"']
 
 
-def test_unknown_names_are_told_with_what_is_wrong_after_them() -> None:
+def test_unknown_names_come_with_what_is_wrong_after_them() -> None:
     assert ["column 1:" in fault.detail for fault in refusal("a + )", ["x"])] == [True, False]
 
 
-def test_unknown_names_are_told_up_to_a_number() -> None:
+def test_unknown_names_are_reported_up_to_a_number() -> None:
     names = " ".join(f"v{number}" for number in range(MOST_ERRORS + 10))
     assert len(refusal(names, [])) == MOST_ERRORS
     assert len(refusal(f"{names} )", [])) == MOST_ERRORS
@@ -462,7 +462,7 @@ def test_refused_variables(listed: Sequence[str], position: int, expected: str) 
     assert expected in fault.detail
 
 
-def test_refused_variables_are_told_at_once() -> None:
+def test_refused_variables_are_reported_at_once() -> None:
     assert [fault.path for fault in refusal("x", ["sin", "x", "2"])] == [("variables", 0), ("variables", 2)]
 
 
@@ -546,7 +546,7 @@ def trees() -> st.SearchStrategy[Tree]:
 
 
 def meaning(expected: Tree) -> str:
-    """A tree in the notation of `tree`."""
+    """Return a tree in the notation of `tree`."""
     if isinstance(expected, str):
         return expected
     word, *operands = expected
@@ -564,7 +564,7 @@ def with_all_parentheses(expected: Tree) -> str:
 
 
 def with_fewest_parentheses(expected: Tree, loosest: int = _SUM) -> str:
-    """As typed where an operator that binds less than `loosest` needs parentheses."""
+    """Return the text of a tree, with parentheses around operators that bind less than `loosest`."""
     if isinstance(expected, str):
         return expected
     word, *operands = expected

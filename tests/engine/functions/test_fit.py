@@ -61,9 +61,9 @@ def test_the_expression_is_the_loss(loss, count):
     found = results(line.expression, places, NAMES)
     np.testing.assert_allclose(found.values, [loss_of(points, loss, *place) for place in places], rtol=1e-12)
     # And its minimum is the line.
-    told = calculus(line.expression, [(line.slope, line.intercept)], NAMES, tolerance=1e-9 * count)
-    assert told.classes == ["minimum"]
-    np.testing.assert_allclose(told.results.values, [line.loss], rtol=1e-11)
+    analysed = calculus(line.expression, [(line.slope, line.intercept)], NAMES, tolerance=1e-9 * count)
+    assert analysed.classes == ["minimum"]
+    np.testing.assert_allclose(analysed.results.values, [line.loss], rtol=1e-11)
 
 
 def test_the_expression_is_readable():
@@ -79,7 +79,7 @@ def test_the_expression_is_readable():
 
 @pytest.mark.parametrize("offset", [1e4, -1e6])
 def test_digits_are_kept_far_from_zero(offset):
-    """Squares of large numbers are never taken from each other."""
+    """The fit never subtracts squares of large numbers."""
     points = [(offset + x, 2.0 * x + y) for x, y in ((0.0, 0.25), (1.0, -0.25), (2.0, 0.25), (3.0, -0.25))]
     line = fit_line(points, "squared_error", NAMES)
     assert line.slope == pytest.approx(1.9, rel=1e-13)
@@ -91,7 +91,7 @@ def test_digits_are_kept_far_from_zero(offset):
 
 
 def exactly(points):
-    """What the line should be, in fractions."""
+    """Compute the right line in fractions."""
     count = len(points)
     xs, ys = [[Fraction(number) for number in numbers] for numbers in zip(*points, strict=True)]
     mean_x, mean_y = sum(xs) / count, sum(ys) / count
@@ -190,7 +190,7 @@ def test_curvatures_are_those_of_60_digits(loss, offset, spread):
 
 
 def test_what_is_next_to_a_line():
-    """Points at 3000, 3001 and 3002: a line through their middle is not next to theirs."""
+    """The points are at 3000, 3001 and 3002: a line through their middle is not next to theirs."""
     line = fit_line([(3000.0, 0.0), (3001.0, 1.0), (3002.0, 2.0)], "mean_squared_error", NAMES)
     middle = (1.0 / 3001.0, 0.0)
     parameters = np.array(

@@ -1,4 +1,4 @@
-"""Gradient flow: that its end is the one that very small steps lead to, or is not told."""
+"""Gradient flow: its end is that of very small steps, or it is marked as uncertain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THREE = "x^4 + y^4 + z^4 - 3*(x^2 + y^2 + z^2) + x*y*z + 0.3*x"
 
 
 def ways(text, points, uphill=False, variables=None):
-    """The ends of the ways from points, and which are certain."""
+    """Return the ends of the paths from points, and which are certain."""
     rows = table(points)
     generator = follow(function(text, 64, 2, variables), rows, np.full(len(rows), -1.0 if uphill else 1.0))
     while True:
@@ -32,7 +32,7 @@ def ways(text, points, uphill=False, variables=None):
 
 
 def flowing(text, points, steps=4_000, tolerance=1e-8):
-    """Where gradient flow leads, by Heun's method with steps that are halved until they hardly matter."""
+    """Follow gradient flow by Heun's method, with steps that are halved until they hardly matter."""
     compiled = function(text, len(points), 1)
     points, times = points.copy(), np.full(len(points), 1e-4)
 
@@ -66,8 +66,8 @@ def test_ways_end_where_small_steps_end(text, size):
     np.testing.assert_allclose(flowing(text, starts[certain]), ends[certain], atol=2e-2)
 
 
-def test_ways_that_begin_next_to_ridges_are_right_or_not_told():
-    """Starts around saddle points and hilltops, down to a distance of 1e-9."""
+def test_ways_that_begin_next_to_ridges_are_right_or_not_reported():
+    """The starts are around saddle points and hilltops, down to a distance of 1e-9."""
     for text, size in ((HIMMELBLAU, 5.0), (CAMEL, 1.5), (RIPPLED, 4.0)):
         compiled = function(text, 64, 2)
         points = search(compiled, np.full(2, -size), np.full(2, size), 300).points
@@ -111,7 +111,7 @@ def test_steep_valleys_do_not_take_more_steps():
         ("1e300*x + y^2", (1.0, 1.0)),
     ],
 )
-def test_no_end_is_told_where_there_is_none_for_certain(text, start):
+def test_no_end_is_reported_where_there_is_none_for_certain(text, start):
     _, certain = ways(text, [start])
     assert not certain.any()
 

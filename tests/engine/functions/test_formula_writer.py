@@ -1,4 +1,4 @@
-"""Formulas: that they mean what the graph computes, look as in a textbook, and stay small whatever is asked."""
+"""Formulas mean what the graph computes, look as in a textbook, and stay small for any expression."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ MEANINGS: dict[str, Any] = {
     "pi": math.pi,
     "e": math.e,
 }
-"""What the words of a printed text mean, independently of the service."""
+"""The meanings of the words of a printed text, independent of the service."""
 
 
 def nodes_of(text: str, order: int = 2) -> tuple[list[Node], dict[Node, Leaf]]:
-    """A typed expression, its derivatives and its second derivatives, every number of it being an input."""
+    """Return a typed expression with its first and second derivatives, where every number is an input."""
     expression = parse(text)
     graph = Graph("float64")
     variables = [graph.input(name, ()) for name in expression.variables]
@@ -91,13 +91,13 @@ def text_of(text: str, order: int = 1) -> list[str | None]:
 
 
 def meaning(text: str, variables: Mapping[str, Array]) -> Array:
-    """The value of a text, found by Python itself, whose operators bind as those of expressions do."""
+    """Evaluate a text with Python, whose operators bind as those of expressions do."""
     value: Array = eval(text.replace("^", "**"), {**MEANINGS, **variables})
     return value
 
 
 def values_of(nodes: Sequence[Node], leaves: Mapping[Node, Leaf], variables: Mapping[str, Array]) -> list[Array]:
-    """What the graph computes at several points."""
+    """Compute the values of the graph at several points."""
     constants = {"pi": math.pi, "e": math.e}
 
     def at(point: int) -> dict[Node, Array]:
@@ -115,7 +115,7 @@ def values_of(nodes: Sequence[Node], leaves: Mapping[Node, Leaf], variables: Map
 
 
 def differences(text: str, low: float, high: float) -> tuple[list[float], list[Printed | None]]:
-    """How far each printed text is from what the graph computes, in shares of it, and the formulas."""
+    """Return the relative difference of each printed text from the graph, and the formulas."""
     nodes, leaves = nodes_of(text)
     found = printed(nodes, leaves, decimals="." in text)
     generator = np.random.default_rng(len(text))
@@ -519,7 +519,7 @@ DOUBLINGS: dict[str, Callable[[Node], Node]] = {
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """A fiftieth of a second on a machine with nothing else to do; more while the garbage of all tests is collected."""
+    """Measure the seconds of some work: a fiftieth on an idle machine, more while garbage of all tests is collected."""
     times = []
     for _ in range(2):
         start = time.thread_time()
@@ -565,7 +565,7 @@ def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
     assert found == printed(nodes, leaves)
 
 
-def test_what_the_work_suffices_for_is_told() -> None:
+def test_what_the_work_suffices_for_is_reported() -> None:
     whole = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2)
     assert None not in whole
     some = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2, most_work=800)

@@ -18,7 +18,7 @@ WITHOUT_CURVATURE = {"quartic_bowl": DEGENERATE, "powell": DEGENERATE, "absolute
 WITHOUT_SLOPE = {"bukin_6": (-10.0, 1.0), "ackley": (0.0, 0.0)}
 """Minima without a gradient."""
 GRID = {1: 2001, 2: 101, 3: 31, 4: 13}
-"""How many numbers of each variable are tried, by the number of variables."""
+"""The count of numbers of each variable that are tried, by the number of variables."""
 
 each = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
 

@@ -1,4 +1,4 @@
-"""Which kinks a box cannot reach: ranges of the steps of an expression."""
+"""The kinks that a box cannot reach, by ranges of the steps of an expression."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.engine.functions.building import function
         ("x^2 + exp(y)", -1, 1, 0),
     ],
 )
-def test_kinks_that_a_box_reaches_are_told(text, low, high, kinks):
+def test_kinks_that_a_box_reaches_are_reported(text, low, high, kinks):
     compiled = function(text, 1, 2)
     ends = (np.full(compiled.dimension, float(end)) for end in (low, high))
     assert len(kinks_within(compiled, *ends)) == kinks

@@ -12,7 +12,7 @@ from tests.engine.functions.building import function
 
 @pytest.mark.parametrize("dimension", [2, 3, 5])
 def test_eigenvalues_of_badly_scaled_variables(dimension):
-    """Each to its own size: those of the usual method are wrong by the rounding of the largest."""
+    """Each eigenvalue is right relative to its own size; the usual method has the rounding of the largest."""
     rng = np.random.default_rng(dimension)
     with mp.workdps(80):
         for _ in range(10):

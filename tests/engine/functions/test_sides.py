@@ -33,8 +33,8 @@ from tests.watches import Looks
 NAN, INF = math.nan, math.inf
 
 
-def told(text, point, variables=None):
-    """Gradient, Hessian, class and problems at one point."""
+def analysis_of(text, point, variables=None):
+    """Return gradient, Hessian, class and problems at one point."""
     found = calculus(text, [point], variables)
     problems = [(each.kind, each.text) for each in found.problems.get(0, [])]
     return found.results.gradients[0].tolist(), found.results.hessians[0].tolist(), found.classes[0], problems
@@ -84,14 +84,14 @@ SMOOTH = [
 
 @pytest.mark.parametrize(("text", "point", "gradient", "hessian", "kind"), SMOOTH)
 def test_there_is_no_kink_where_the_sides_agree(text, point, gradient, hessian, kind):
-    slopes, curvatures, found, problems = told(text, point, "xyz"[: len(point)])
+    slopes, curvatures, found, problems = analysis_of(text, point, "xyz"[: len(point)])
     np.testing.assert_allclose(slopes, gradient, rtol=1e-13, atol=1e-300)
     np.testing.assert_allclose(curvatures, hessian, rtol=1e-13, atol=1e-15)
     assert (found, problems) == (kind, [])
 
 
 def test_a_branch_that_is_not_taken_adds_nothing():
-    slopes, curvatures, _, problems = told("max(0, log(x))", (0.0,))
+    slopes, curvatures, _, problems = analysis_of("max(0, log(x))", (0.0,))
     assert (slopes, curvatures) == ([0.0], [[0.0]])
     assert [kind for kind, _ in problems] == ["pole"]
 
@@ -119,7 +119,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("text", "point", "gradient", "hessian", "reason"), DIFFERENT)
 def test_what_the_sides_disagree_about_is_null_with_the_reason(text, point, gradient, hessian, reason):
-    slopes, curvatures, _, problems = told(text, point)
+    slopes, curvatures, _, problems = analysis_of(text, point)
     np.testing.assert_array_equal(slopes, gradient)
     np.testing.assert_array_equal(curvatures, hessian)
     assert reason in [kind for kind, _ in problems]
@@ -127,7 +127,7 @@ def test_what_the_sides_disagree_about_is_null_with_the_reason(text, point, grad
 
 def test_reasons_are_true():
     def texts(text):
-        return [each for _, each in told(text, (0.0,))[3]]
+        return [each for _, each in analysis_of(text, (0.0,))[3]]
 
     assert texts("x*abs(x)") == ["the slopes from all sides agree here, but not the second derivatives"]
     assert texts("sqrt(x^2)") == ["the slopes from the sides differ here, so there is none"]
@@ -136,15 +136,15 @@ def test_reasons_are_true():
 
 @pytest.mark.parametrize("text", ["-abs(x) + x^2", "abs(x) + x^2", "abs(x)", "max(x, -x) - 3x^2"])
 def test_second_derivatives_decide_nothing_where_a_slope_is_a_convention(text):
-    slopes, _, kind, problems = told(text, (0.0,))
+    slopes, _, kind, problems = analysis_of(text, (0.0,))
     assert (slopes, kind) == ([0.0], DEGENERATE)
     assert [each for each, _ in problems] == ["kink"]
 
 
 def test_a_slope_by_convention_stays():
-    assert told("abs(x) + y", (0.0, 1.0), "xy")[:1] == ([0.0, 1.0],)
-    assert told("max(x, y)", (1.0, 1.0), "xy")[0] == [0.5, 0.5]
-    assert told("abs(x) + y", (0.0, 1.0), "xy")[2] == NOT_STATIONARY
+    assert analysis_of("abs(x) + y", (0.0, 1.0), "xy")[:1] == ([0.0, 1.0],)
+    assert analysis_of("max(x, y)", (1.0, 1.0), "xy")[0] == [0.5, 0.5]
+    assert analysis_of("abs(x) + y", (0.0, 1.0), "xy")[2] == NOT_STATIONARY
 
 
 def test_first_derivatives_alone_are_asked_from_all_sides_too():
@@ -181,7 +181,7 @@ def test_the_deadline_is_kept_beside_kinks():
 def test_a_point_on_a_kink_in_many_variables():
     names = [f"x{place}" for place in range(12)]
     text = " + ".join(f"abs({name})^2" for name in names)
-    gradient, hessian, kind, problems = told(text, (0.0,) * 12, names)
+    gradient, hessian, kind, problems = analysis_of(text, (0.0,) * 12, names)
     assert gradient == [0.0] * 12
     np.testing.assert_allclose(hessian, 2.0 * np.eye(12), atol=1e-15)
     assert (kind, problems) == (MINIMUM, [])

@@ -23,7 +23,7 @@ WITHOUT_SLOPE = {"bukin_6", "ackley", "absolute_value"}
 
 
 def assert_ascending(values):
-    """Those that are equal but for rounding may be in any order."""
+    """Assert the order by value; values that are equal but for rounding may be in any order."""
     assert (np.diff(values) >= -2.0 * SAME_VALUE * np.maximum(1.0, np.abs(values[1:]))).all()
 
 
@@ -33,24 +33,24 @@ def found_in(text, low, high, starts=STARTS, variables=None):
 
 
 def assert_stationary(text, found, variables=None):
-    """Sorted by value, apart from each other, and with gradients that rounding explains."""
-    told = calculus(text, found.points, variables)
-    assert_ascending(told.results.values)
+    """Assert points sorted by value, apart from each other, and with gradients that rounding explains."""
+    analysed = calculus(text, found.points, variables)
+    assert_ascending(analysed.results.values)
     distances = np.abs(found.points[:, None] - found.points[None]).max(-1) + np.eye(len(found.points))
     assert distances.min() > 1e-6
-    curvature = np.abs(told.eigenvalues).max(-1)
-    assert (told.norms <= 1e-15 * np.maximum(1.0, curvature) * np.maximum(1.0, norms_of(found.points))).all()
-    return told
+    curvature = np.abs(analysed.eigenvalues).max(-1)
+    assert (analysed.norms <= 1e-15 * np.maximum(1.0, curvature) * np.maximum(1.0, norms_of(found.points))).all()
+    return analysed
 
 
 def test_himmelblau():
     text = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
     found = found_in(text, (-5, -5), (5, 5))
     assert found.complete
-    told = assert_stationary(text, found)
-    assert sorted(told.classes) == [MAXIMUM] + [MINIMUM] * 4 + [SADDLE] * 4
-    assert told.classes[:4] == [MINIMUM] * 4
-    assert told.classes[-1] == MAXIMUM
+    analysed = assert_stationary(text, found)
+    assert sorted(analysed.classes) == [MAXIMUM] + [MINIMUM] * 4 + [SADDLE] * 4
+    assert analysed.classes[:4] == [MINIMUM] * 4
+    assert analysed.classes[-1] == MAXIMUM
     known = {(minimum.point, 0.0) for minimum in presets["himmelblau"].minima}
     for point, _ in known:
         assert np.abs(found.points[:4] - point).max(1).min() < 1e-12
@@ -61,10 +61,10 @@ def test_himmelblau():
 def test_rastrigin():
     text = "20 + x^2 - 10*cos(2*pi*x) + y^2 - 10*cos(2*pi*y)"
     found = found_in(text, (-5.12, -5.12), (5.12, 5.12), 4000)
-    told = assert_stationary(text, found)
+    analysed = assert_stationary(text, found)
     assert found.complete
     assert len(found.points) == 441
-    counts = {kind: told.classes.count(kind) for kind in (MINIMUM, SADDLE, MAXIMUM)}
+    counts = {kind: analysed.classes.count(kind) for kind in (MINIMUM, SADDLE, MAXIMUM)}
     assert counts == {MINIMUM: 121, SADDLE: 220, MAXIMUM: 100}
     assert found.points[0].tolist() == [0.0, 0.0]
 
@@ -72,14 +72,14 @@ def test_rastrigin():
 def test_double_well():
     text = "x^4 - 3x^2 + x"
     found = found_in(text, (-2,), (2,), 50)
-    told = assert_stationary(text, found)
-    assert told.classes == [MINIMUM, MINIMUM, MAXIMUM]
+    analysed = assert_stationary(text, found)
+    assert analysed.classes == [MINIMUM, MINIMUM, MAXIMUM]
     roots = np.sort(np.roots([4.0, 0.0, -6.0, 1.0]).real)
     np.testing.assert_allclose(np.sort(found.points[:, 0]), roots, rtol=1e-14)
 
 
 def test_monkey_saddle():
-    """A place where Newton's method only halves the distance at each step is found all the same, once."""
+    """The search finds a place once where Newton's method only halves the distance at each step."""
     text = "x^3 - 3x*y^2"
     found = found_in(text, (-1.5, -1.5), (1.5, 1.5))
     assert found.points.tolist() == [[0.0, 0.0]]
@@ -89,11 +89,11 @@ def test_monkey_saddle():
 def test_styblinski_tang():
     text = "(x^4 - 16x^2 + 5x + y^4 - 16y^2 + 5y)/2"
     found = found_in(text, (-5, -5), (5, 5))
-    told = assert_stationary(text, found)
+    analysed = assert_stationary(text, found)
     roots = np.sort(np.roots([4.0, 0.0, -32.0, 5.0]).real)
     expected = sorted((a, b) for a in roots for b in roots)
     np.testing.assert_allclose(sorted(found.points.round(12).tolist()), expected, rtol=1e-11)
-    assert [told.classes.count(kind) for kind in (MINIMUM, SADDLE, MAXIMUM)] == [4, 4, 1]
+    assert [analysed.classes.count(kind) for kind in (MINIMUM, SADDLE, MAXIMUM)] == [4, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_where_there_is_nothing_nothing_is_found(text, low, high):
     ("text", "low", "high"),
     [("x^2 + 0y", (-1, -1), (1, 1)), ("(x - y)^2", (-2, -2), (2, 2)), ("(x^2 + y^2 - 1)^2", (-2, -2), (2, 2))],
 )
-def test_where_they_are_not_single_points_not_all_are_told(text, low, high):
+def test_where_they_are_not_single_points_not_all_are_reported(text, low, high):
     found = found_in(text, low, high, 2500, ("x", "y"))
     assert not found.complete
     assert len(found.points) > 10
     np.testing.assert_allclose(calculus(text, found.points, ("x", "y")).norms, 0.0, atol=1e-12)
 
 
-def test_only_what_is_in_the_box_is_told():
+def test_only_what_is_in_the_box_is_reported():
     found = found_in("sin(x)", (0,), (7,), 40)
     np.testing.assert_allclose(sorted(found.points[:, 0]), [math.pi / 2, 3 * math.pi / 2], rtol=1e-15)
     border = found_in("x^2", (0,), (1,), 30)
@@ -160,8 +160,8 @@ def test_many_variables():
     text = " + ".join(f"({name} - {place})^2" for place, name in enumerate(names)) + " + x0*x1"
     found = found_in(text, [-10] * 8, [10] * 8, 60, names)
     assert found.starts == 60
-    told = assert_stationary(text, found, names)
-    assert told.classes == [MINIMUM]
+    analysed = assert_stationary(text, found, names)
+    assert analysed.classes == [MINIMUM]
     np.testing.assert_allclose(found.points[0], [-2 / 3, 4 / 3, 2, 3, 4, 5, 6, 7], rtol=1e-14)
 
 
@@ -172,7 +172,7 @@ def test_the_deadline_is_kept():
 
 @pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
 def test_presets(preset):
-    """Whatever is said of a function to learn with is found in its box."""
+    """The search finds all points of a preset in its box."""
     low, high = (np.array(ends) for ends in zip(*preset.domain, strict=True))
     compiled = function(preset.expression, BLOCK // 4, 2, preset.variables)
     found = search(compiled, low, high, 4000 if preset.name in ("ackley", "rastrigin") else STARTS)
@@ -184,10 +184,10 @@ def test_presets(preset):
         assert np.abs(found.points - point).max(1).min(initial=1.0) < 1e-6 * (high - low).max(), point
     if not len(found.points):
         return
-    told = calculus(preset.expression, found.points, preset.variables)
-    assert_ascending(told.results.values)
+    analysed = calculus(preset.expression, found.points, preset.variables)
+    assert_ascending(analysed.results.values)
     # And all minima that are found are said to be there.
-    minima = [point for point, kind in zip(found.points, told.classes, strict=True) if kind == MINIMUM]
+    minima = [point for point, kind in zip(found.points, analysed.classes, strict=True) if kind == MINIMUM]
     known = np.array([minimum.point for minimum in preset.minima]).reshape(-1, len(low))
     for point in minima:
         assert np.abs(known - point).max(1).min(initial=1.0) < 1e-6, point
@@ -263,7 +263,7 @@ def test_distinct():
 
 
 def test_distinct_by_lengths_in_proportion_to_the_places():
-    """As many cells away from 0 are all of them then."""
+    """All cells away from 0 are of this size then."""
     places = np.array([1.0, 1.5, 2.0 * (1.0 - 1e-9), 2.0 * (1.0 + 1e-9), 1e3, 1.7e3, 1.7e3 + 1e-4, -1e3, 1e-3])[:, None]
     chosen, groups = distinct(places, 1e-6 * (1.0 + np.abs(places)), 10)
     assert len(chosen) == 7

@@ -77,7 +77,7 @@ CENTRAL = (4.0 / 5.0, -1.0 / 5.0, 4.0 / 105.0, -1.0 / 280.0)
 
 
 def differences(values, point, steps):
-    """The derivative by each variable of what `values` answers for rows of points."""
+    """Compute the derivatives by each variable, by differences of `values` at rows of points."""
     columns = []
     for variable, step in enumerate(steps):
         moves = np.zeros((len(CENTRAL), len(point)))
@@ -205,7 +205,7 @@ SINGULAR_POINTS = {
     "mod": {"pole": [(1.0, 0.0)], "jump": [(4.0, 2.0), (0.0, 3.0), (-6.0, 1.5)]},
     "hypot": {"kink": [(0.0, 0.0)]},
 }
-"""Where each singularity is met, by word and kind."""
+"""Points at each singularity, by word and kind."""
 ELSEWHERE = {
     "divide": [(0.0, 1.0)],
     "power": [(0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (-2.0, 3.0), (-2.0, -3.0), (-2.0, 0.0)],
@@ -217,7 +217,7 @@ ELSEWHERE = {
     "log1p": [(-0.999,), (0.0,)],
     "acosh": [(2.0,)],
 }
-"""Close to singularities, or at those of other words."""
+"""Points close to singularities, or at those of other words."""
 
 
 def test_every_singularity_is_tried():
@@ -226,8 +226,8 @@ def test_every_singularity_is_tried():
         assert list(points) == [singularity.kind for singularity in vocabulary[name].singularities]
 
 
-def told(word, points):
-    """Kinds and texts of the singularities told at each point."""
+def singularities_at(word, points):
+    """Return kinds and texts of the singularities at each point."""
     compiled = function(written(word), len(points), 1, VARIABLES[: word.arguments])
     rows = table(points)
     found = compiled.problems(rows, compiled.run(rows))
@@ -235,11 +235,11 @@ def told(word, points):
 
 
 @words
-def test_singularities_are_told_where_they_are(word):
+def test_singularities_are_reported_where_they_are(word):
     for singularity in word.singularities:
         points = SINGULAR_POINTS[word.name][singularity.kind]
-        assert told(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
-    assert not any(told(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
+        assert singularities_at(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
+    assert not any(singularities_at(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ FLAT = np.array([1e-200, 1e-8, -1e-3, 0.3, -2.0, 10.0, -10.0, 30.0, -100.0, 350.
 
 
 def bell(x):
-    """The slope of the logistic function."""
+    """Compute the slope of the logistic function."""
     return np.exp(-np.abs(x)) / (1.0 + np.exp(-np.abs(x))) ** 2
 
 

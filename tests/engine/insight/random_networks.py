@@ -44,14 +44,15 @@ class Case:
 
 @cache
 def examples_of(name: str) -> list[layer_examples.Example]:
-    """The base of a layer, and variations of its options."""
+    """Return the base of a layer, and variations of its options."""
     declaration: Layer = layers[name]
     base = layer_examples.base(declaration)
     return [base, *(example for _, found in layer_examples.variations(declaration) for example in found)]
 
 
 def around(chooser: random.Random, name: str, loss: Loss) -> NetworkDefinition:
-    """A network of the layer between two others, where it takes what a dense layer gives, with outputs for the loss."""
+    """Build a network of the layer between two others where it takes the output of a dense layer, with outputs for the
+    loss."""
     example = examples_of(name)[0] if chooser.random() < 0.5 else chooser.choice(examples_of(name))
     chosen = ChoiceField(layers).deserialize({"type": name, **example.options})
     inputs = example.names
@@ -77,7 +78,7 @@ def _regularizer(chooser: random.Random) -> Any:
 
 
 def random_case(seed: int, name: str, dtype: str = "float64") -> Case:
-    """A network around a layer, with numbers, a loss and everything that belongs to it."""
+    """Build a network around a layer, with numbers, a loss and everything that belongs to it."""
     chooser, rng = random.Random(seed), np.random.default_rng(seed)
     while True:
         loss = losses.select(chooser.choice([each.name for each in losses]))
@@ -125,7 +126,7 @@ def random_case(seed: int, name: str, dtype: str = "float64") -> Case:
 
 
 def _plain(layer: LayerDefinition, example: layer_examples.Example) -> dict[str, Any]:
-    """The options of an example, where they are those of the layer."""
+    """Return the options of an example that are options of the layer."""
     chosen = ChoiceField(layers).deserialize({"type": example.declaration.name, **example.options})
     same = repr(chosen) == repr(layer.layer)
     return example.options if same else {"": None}

@@ -12,7 +12,7 @@ from tests.engine.network.building import ROOMY, as_arrays, by_input, by_output,
 
 
 def targets_of(example, training=False):
-    """Random targets for a layer's example."""
+    """Draw random targets for a layer's example."""
     inputs = example.inputs(0)
     outputs = run(compiled(example.definition, inputs, training=training), inputs).outputs["it"]
     return np.random.default_rng(1).standard_normal(outputs.shape)
@@ -29,7 +29,7 @@ def checked(
     claimed=None,
     steps=(1e-2, 1e-3),
 ) -> Checked:
-    """The check of a network's gradients; of a claim where there is one."""
+    """Check a network's gradients, or a claim if there is one."""
 
     def narrow(arrays):
         return {name: x.astype(dtype) if x.dtype.kind == "f" else x for name, x in arrays.items()}
@@ -42,7 +42,7 @@ def checked(
 
 
 def tree(report, change=lambda path, array: array):
-    """The gradient of a report as a tree, each array changed."""
+    """Return the gradient of a report as a tree, each array changed."""
     found: dict[str, dict[str, Any]] = {}
     for path, array in report.parts().items():
         found.setdefault(path[0], {})[path[1]] = change(path, array)

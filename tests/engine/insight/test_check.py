@@ -27,7 +27,7 @@ INPUTS = RNG.standard_normal((4, 3))
 NUMBERS, SHARES = RNG.standard_normal((4, 2)), RNG.uniform(0.1, 0.9, (4, 3))
 DTYPES = ("float64", "float32")
 UNITS = (0.0, 1.0, -1.0, 3.0, -3.0, 6.0, 0.5, -0.5)
-"""Where activations have kinks."""
+"""Inputs where activations have kinks."""
 
 
 def verdicts(found):
@@ -108,14 +108,14 @@ def test_at_a_kink_a_convention_is_not_called_wrong_and_beside_one_everything_is
 
 
 def function(build, *values):
-    """A function of scalars, located, with its gradient."""
+    """Return a function of scalars at a point, with its gradient."""
     graph = Graph("float64")
     nodes = [graph.input(f"x{place}", ()) for place in range(len(values))]
     subject = Subject(build(*nodes), [((node.attributes[0],), node) for node in nodes])
     return Located(subject, dict(zip(nodes, map(np.asarray, values), strict=True)))
 
 
-def test_a_kink_within_a_step_is_told_and_spoils_no_verdict():
+def test_a_kink_within_a_step_is_reported_and_spoils_no_verdict():
     report = check_at(function(absolute, 1e-4), None, "float64", 0)
     assert report.verdict == "right"
     assert report.curve.kink == 1e-4
@@ -182,7 +182,7 @@ def test_an_entry_that_is_wrong_by_a_millionth_is_found_whatever_its_size(size):
 
 
 def wide():
-    """A network of 25,000 parameters: too many for an evaluation each."""
+    """Build a network of 25,000 parameters: too many for an evaluation each."""
     definition = network(dense("hidden", 64, "relu"), dense("classes", 10, "softmax"))
     rng = np.random.default_rng(3)
     inputs, targets = rng.uniform(size=(16, 380)), rng.integers(0, 10, 16)
@@ -289,6 +289,7 @@ def test_the_same_seed_gives_the_same_report():
 
 @pytest.mark.parametrize("example", [each for each in EXAMPLES if each.operation not in SHIFTS], ids=str)
 def test_the_pullbacks_of_every_operation_pass(example):
-    """Each operation alone, weighted at random: its continuation against its pullback."""
+    """Each operation, weighted at random, passes with its second derivatives: its continuation agrees with its
+    pullback."""
     report = check_gradient(lambda *inputs: example.apply(inputs), *example.values())
     assert report.verdict == report.second.verdict == "right"

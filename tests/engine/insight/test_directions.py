@@ -72,7 +72,7 @@ def test_other_normalizations():
     assert np.linalg.norm(vectors("dense", "none")[2]) == pytest.approx(1.0, rel=1e-15)
 
 
-def test_seeds_tell_directions_apart():
+def test_seeds_give_different_directions():
     one, again, other = (vectors("dense", "filter", seed)[2] for seed in (0, 0, 1))
     assert one.tobytes() == again.tobytes() and not np.allclose(one, other)
 

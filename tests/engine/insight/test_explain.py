@@ -36,7 +36,7 @@ def explained(
     seed=0,
     **details,
 ):
-    """The derivation of a network's gradients."""
+    """Derive a network's gradients."""
     task = task_for(definition, inputs, loss, targets, weights, parameters, **details)
     compiled = ExplainTask(task, parameter, sample, depth, convention).compile(ROOMY)
     feed = Feed(
@@ -50,7 +50,7 @@ def explained(
 
 
 def values(derivation):
-    """The value of every step by its id."""
+    """Return the value of every step by its id."""
     return {step.id: value for step, value, _ in derivation.steps}
 
 
@@ -115,7 +115,7 @@ HEATONS_WEIGHTS = [
 
 
 def heatons(table, convention="heaton"):
-    """A table that he published, derived; his pages use a learning rate of 0.7."""
+    """Derive a table that Heaton published; his pages use a learning rate of 0.7."""
     return explained(
         network(dense("hidden", 2, "sigmoid"), dense("output", 1, "sigmoid")),
         HEATON["parameters"],
@@ -278,7 +278,7 @@ ONE = {"hidden": {"kernel": [[1.0]], "bias": [0.0]}, "output": {"kernel": [[1.0]
 
 
 def pair(activation, hidden=None, output=None, last="linear"):
-    """One hidden unit and one output, and their parameters."""
+    """Build one hidden unit and one output, with their parameters."""
     parameters = {
         "hidden": ONE["hidden"] | (hidden or {}),
         "output": ONE["output"] | (output or {}),
@@ -396,7 +396,7 @@ def test_shared_parameters_collect_what_comes_from_every_use():
     assert {name.split("[")[0] for name in step.uses} >= {"delta:first", "delta:second"}
 
 
-def test_a_value_that_is_not_finite_is_told_at_the_first_step():
+def test_a_value_that_is_not_finite_is_reported_at_the_first_step():
     definition = network(dense("hidden", 1, "exponential"), dense("output", 1))
     derivation = explained(definition, ONE, [[800.0]], "mse", [[1.0]], "hidden.kernel[0][0]")
     assert not derivation.finite

@@ -29,11 +29,11 @@ for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
 TELL = telling("en")
 LINEAR = ("sum", "concatenate")
 NEAR = 1e-15
-"""How far values may be off, beside the numbers that they are made of: BLAS adds in another order."""
+"""Largest error of values, relative to the numbers that make them: BLAS adds in another order."""
 
 
 def answer(view, dtype="float64"):
-    """What the reader needs of an answer."""
+    """Return the parts of an answer that the reader needs."""
     operations = [{"name": each.name, "signature": each.signature, "numpy": each.numpy} for each in view.used]
     return {"code": code(view, TELL), "dtype": dtype, "operations": operations}
 
@@ -51,7 +51,7 @@ def assert_near(found, expected, scale):
 
 
 def sizes(view, values):
-    """The largest number of each vertex and of those that it takes; sums that cancel stay as uncertain as they are."""
+    """Return the largest number of each vertex and of its inputs; sums that cancel stay as uncertain as these."""
     largest = {vertex.name: float(np.abs(values[vertex.source]).max(initial=0.0)) for vertex in view.vertices}
     found = {}
     for vertex in view.vertices:

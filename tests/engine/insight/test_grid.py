@@ -76,7 +76,7 @@ class Case:
         return task.compile(limits).run(self.feed, self.base, self.directions, coordinates, watch)
 
     def alone(self, at):
-        """The loss and the gradient at one point."""
+        """Compute the loss and the gradient at one point."""
         self.feed.parameters = tree_of(self.vector.pieces, self.base + at @ self.directions)
         found = self.evaluation.run(self.feed)
         gradient = np.zeros(self.size)
@@ -135,7 +135,7 @@ def test_float32_is_computed_in_float32():
         assert found.losses[place] == pytest.approx(case.alone(at)[0], rel=1e-5)
 
 
-def test_what_is_not_finite_is_told():
+def test_what_is_not_finite_is_reported():
     case = Case("dense")
     found = case.run(1, np.array([[0.0, 0.0], [1e308, 1e308]]))
     assert np.isfinite(found.losses[0])

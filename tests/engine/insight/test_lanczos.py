@@ -13,7 +13,7 @@ TOLERANCE = 1e-9
 
 
 def matrix_of(values):
-    """A symmetric matrix with these eigenvalues, and random eigenvectors."""
+    """Build a symmetric matrix with these eigenvalues, and random eigenvectors."""
     axes, _ = np.linalg.qr(np.random.default_rng(3).standard_normal((len(values), len(values))))
     matrix = (axes * values) @ axes.T
     return 0.5 * (matrix + matrix.T)

@@ -12,6 +12,7 @@ from typing import Any
 import mpmath
 
 from service.engine.insight.explain import WorkedDerivation
+from tests.engine.functions.samples import MEANINGS
 
 SAFETY = 16.0
 """The engine computes some values another way than their formula says, such as softmax, which shifts its logits."""
@@ -95,7 +96,7 @@ class Arithmetic:
 
 
 def quiet(f: Callable[..., float], values: Sequence[float]) -> float:
-    """A function's value; not a number where it has none, infinite where it is too large."""
+    """Compute a function's value; NaN where it has none, infinite where it is too large."""
     try:
         return f(*values)
     except ValueError:
@@ -118,17 +119,11 @@ def tanh_shrink(x: float) -> float:
 
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
+    **MEANINGS,
     "sigmoid": sigmoid,
     "logistic_slope": lambda x: sigmoid(x) * sigmoid(-x),
-    "tanh": math.tanh,
     "tanh_slope": lambda x: 1.0 / math.cosh(x) ** 2,
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "log1p": math.log1p,
-    "sqrt": math.sqrt,
     "softplus": softplus,
-    "erfc": math.erfc,
     "gaussian": lambda x: math.exp(-x * x),
     "absolute": abs,
     "sign": lambda x: float((x > 0.0) - (x < 0.0)),
@@ -146,34 +141,13 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "normal_density": lambda x: math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi),
     "tanh_shrink": tanh_shrink,
     "xlogy": lambda a, b: a * math.log(b) if a else 0.0,
-    "sinh": math.sinh,
-    "cosh": math.cosh,
-    "hypot": math.hypot,
-    "sin": math.sin,
-    "cos": math.cos,
-    "tan": math.tan,
-    "asin": math.asin,
-    "acos": math.acos,
-    "atan": math.atan,
-    "atan2": math.atan2,
-    "asinh": math.asinh,
-    "acosh": math.acosh,
-    "atanh": math.atanh,
     "mod": lambda a, b: a - b * math.floor(a / b),
-    "log2": math.log2,
-    "log10": math.log10,
-    "cbrt": math.cbrt,
-    "erf": math.erf,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": round,
-    "power": math.pow,
     "inf": math.inf,
 }
 
 
 def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
-    """The value of an expression on numbers, each with its error, and a bound of how far off rounding may put it."""
+    """Compute an expression on numbers with errors; return its value and a bound of its rounding."""
     arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
     # What a step names is rounded itself, and a careful operation knows what was lost.
     names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}

@@ -1,1 +1,1 @@
-"""What is wrong with a network: its gradient's health, that of many starts, and what went wrong in a training."""
+"""The health of a network: of its gradient, of the gradients of many initializations, and of a training."""

@@ -14,7 +14,7 @@ from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 INCLUDE = frozenset(("layers", "input_gradients"))
-"""What has to be included in an evaluation that is diagnosed."""
+"""The parts that an evaluation must include for a diagnosis."""
 VERDICTS = ("healthy", "warning", "problem")
 COPIES = 4
 """Arrays like the largest of a layer that rules make while they look at it."""
@@ -22,7 +22,7 @@ COPIES = 4
 
 @dataclass
 class Diagnosis:
-    """What was found, the gravest first, and the numbers it was found in."""
+    """The findings, the gravest first, and the numbers behind them."""
 
     findings: list[Found]
     health: Health
@@ -42,13 +42,13 @@ def diagnose(evaluation: Evaluation, feed: Feed, watch: Watch | None = None) -> 
 
 
 def bytes_of(evaluation: Evaluation) -> int:
-    """Memory that a diagnosis takes beside the program and its answer, roughly."""
+    """Return roughly the memory of a diagnosis, beside the program and its answer."""
     layers = evaluation.model.layers.values()
     return 8 * COPIES * max((layer.output.size + layer.pre_activation.size for layer in layers), default=0)
 
 
 def verdict_of(findings: Sequence[Found]) -> tuple[str, Sentence]:
-    """A word for all findings together, and a sentence."""
+    """Return a word and a sentence for all findings together."""
     for severity in ("problem", "warning"):
         these = [each for each in findings if each.severity == severity]
         if these:

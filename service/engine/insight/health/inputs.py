@@ -12,21 +12,21 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.network.definition import NetworkDefinition
 
 MOST_ROWS = 4096
-"""Rows that are looked at, evenly spread."""
+"""Most rows that are measured, evenly spread."""
 MOST_FEATURES = 256
 """With more features no condition number is computed: it would take longer than the network."""
 NEGLIGIBLE = 1e-14
-"""Singular values and deviations below this, beside the largest, are rounding: of features that depend on others."""
+"""Singular values and deviations below this share of the largest are rounding of dependent features."""
 NORMALISING = frozenset(("batch_normalization", "layer_normalization", "group_normalization"))
 
 
 class Scale(NamedTuple):
-    """How the features of an input are scaled."""
+    """The scale of the features of an input."""
 
     size: float
     """The root mean square of all numbers."""
     smallest: float
-    """The smallest and the largest root mean square of a feature; those that are 0 throughout do not count."""
+    """The smallest and the largest root mean square of a feature, without features that are 0 throughout."""
     largest: float
     condition: float | None
     """The condition number of the second moments of features and bias, the features divided by their common size;
@@ -36,7 +36,7 @@ class Scale(NamedTuple):
 
 
 def scale_of(inputs: Array) -> Scale:
-    """The scale of an input, (samples, ..., features)."""
+    """Return the scale of an input, (samples, ..., features)."""
     return without_float_warnings(_scale_of, inputs)
 
 
@@ -70,7 +70,7 @@ def _condition(x: Array) -> float | None:
 
 
 def weighed_inputs(definition: NetworkDefinition) -> list[str]:
-    """The inputs that go into layers with weights without being normalised or looked up before."""
+    """Return the inputs that reach layers with weights without a normalization or a lookup before."""
     found = []
     for name in definition.inputs:
         takers = [layer.layer for place, layer in enumerate(definition.layers) if name in definition.inputs_of(place)]

@@ -18,21 +18,21 @@ from service.engine.network.feed import Feed
 
 @dataclass
 class LayerHealth:
-    """What there is to say of one layer. Numbers are None where they mean nothing."""
+    """The health of one layer. Numbers are None where they mean nothing."""
 
     name: str
     type: str
     activation: str | None
     mean: float
-    """Of its outputs, over samples and units."""
+    """The mean of its outputs, over samples and units."""
     deviation: float
     delta_norm: float
     gradient_norm: float | None
     """Over all its trained parameters."""
     weight_norm: float | None
-    """Of its largest kernel."""
+    """The norm of its largest kernel."""
     ratio: float | None = None
-    """Of its delta's norm to that of the last layer with weights."""
+    """The norm of its delta relative to that of the last layer with weights."""
     saturated_left: float | None = None
     """The share of its pre-activations."""
     saturated_right: float | None = None
@@ -64,7 +64,7 @@ class Health:
 
 
 def measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
-    """The health of a network that was evaluated with `layers` included."""
+    """Measure the health of a network that was evaluated with `layers` included."""
     return without_float_warnings(_measure, evaluation, feed, result)
 
 
@@ -126,7 +126,7 @@ def _layer(
 
 
 def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
-    """The largest parameter of each layer among those that are matrices, at least: its weights."""
+    """Return the weights of each layer: the largest of its parameters that are at least matrices."""
     found = {}
     for layer, arrays in parameters.items():
         matrices = [array for array in arrays.values() if array.ndim >= 2]
@@ -138,7 +138,7 @@ def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array
 def chain_of(
     definition: NetworkDefinition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]
 ) -> list[str]:
-    """The layers with weights on the way to an output that has most of them, in the order of computation."""
+    """Return the layers with weights before the output with most of them, in the order of computation."""
     position = {layer.name: place for place, layer in enumerate(definition.layers)}
     longest: dict[str, tuple[int, str | None]] = {}
     for name in order:

@@ -34,24 +34,24 @@ GRAVE = 1e-4
 FAR = 1e-6
 """Below this share a gradient has vanished however slowly it did so."""
 BOTH_SIDES = 0.95
-"""If so many pre-activations of a layer lie far out, on either side, it hardly learns."""
+"""Above this share of pre-activations far out on either side, a layer hardly learns."""
 LEAST_SIDE = 0.2
-"""A side with less than this share of what is saturated is not told."""
+"""A side with less than this share of the saturated ones is left out."""
 DIRECTIONS = 256
-"""Random units to which those that are off are compared."""
+"""Random units that units without activity are compared with."""
 CHANCE_ROWS = 512
 DEVIATIONS = 5.0
-"""More units off than chance explains by so many standard deviations."""
+"""Standard deviations by which inactive units must exceed chance."""
 MOST_NOTES = 5
-"""Of one code."""
+"""Most notes of one code."""
 BIASED = 0.25
-"""Units that nothing but their bias keeps off: so many of a layer are worth a warning."""
+"""Share of units that only their bias keeps inactive from which on a layer gets a warning."""
 BETTER = 100.0
-"""Inputs are badly scaled only if standardising them lowers the condition number so many times."""
+"""Smallest improvement of the condition number by standardising for a finding about badly scaled inputs."""
 FEWEST_STEPS = 5
-"""Of a sequence, for a word about gradients over time."""
+"""Fewest steps of a sequence for a finding about gradients over time."""
 OVER_TIME, GROWN_OVER_TIME = 1e-2, 1e3
-"""What the gradient of the first step has to be, beside that of the last, for a word about vanishing or exploding."""
+"""Bounds of the ratio of the gradient at the first step to that at the last, for vanishing and exploding."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Seen:
         return (self.feed.parameters or {}) if initialised is None else initialised
 
     def arriving(self, name: str) -> Array | None:
-        """What comes into a layer that takes one input; None where it is not known."""
+        """Return the input of a layer with one input; None where it is not known."""
         definition = self.evaluation.task.definition
         place = next(place for place, layer in enumerate(definition.layers) if layer.name == name)
         sources = definition.inputs_of(place)
@@ -86,7 +86,7 @@ class Seen:
 
 
 def judge(seen: Seen) -> list[Found]:
-    """Everything that is found, the gravest first."""
+    """Return all findings, the gravest first."""
     return ranked(without_float_warnings(_judge, seen))
 
 
@@ -95,8 +95,8 @@ def ranked(these: list[Found]) -> list[Found]:
 
 
 def _judge(seen: Seen) -> list[Found]:
-    told = [caution.found for caution in seen.result.warnings if caution.found is not None]
-    these = [_by_chance(seen, each) if each.code == "dead_units" else each for each in told]
+    warned = [caution.found for caution in seen.result.warnings if caution.found is not None]
+    these = [_by_chance(seen, each) if each.code == "dead_units" else each for each in warned]
     if not is_finite(np.array([layer.norms["output"] for layer in seen.result.layers or ()])):
         return these + list(_about_inputs(seen))
     rules: tuple[Callable[[Seen], Iterator[Found]], ...] = (
@@ -104,7 +104,7 @@ def _judge(seen: Seen) -> list[Found]:
     )
     for rule in rules:
         these += rule(seen)
-    # These two follow from most others, and are told where nothing else is.
+    # These two follow from most others, and count only where nothing else is found.
     for rule in (_mismatched, _flat):
         if all(each.severity == "note" for each in these):
             these += rule(seen)
@@ -112,7 +112,7 @@ def _judge(seen: Seen) -> list[Found]:
 
 
 def _few_notes(these: list[Found]) -> list[Found]:
-    """Without the notes of one code that are many: the numbers of all layers stand in the answer anyway."""
+    """Remove the notes of one code if they are many; the answer has the numbers of all layers anyway."""
     counts: dict[str, int] = {}
     kept = []
     for each in these:
@@ -192,7 +192,7 @@ def _mismatched(seen: Seen) -> Iterator[Found]:
 
 
 def _hidden(seen: Seen) -> Iterator[LayerHealth]:
-    """Layers with an elementwise activation that are no outputs."""
+    """Yield the layers with an elementwise activation that are no outputs."""
     outputs = seen.evaluation.task.definition.output_names
     for layer in seen.health.layers.values():
         activation = seen.evaluation.model.layers[layer.name].activation
@@ -225,7 +225,7 @@ def _shifted(seen: Seen) -> Iterator[Found]:
 
 
 def _by_chance(seen: Seen, off: Found) -> Found:
-    """Units that are off, as grave as they are: not because of what random units would do too."""
+    """Lower the severity of a finding about inactive units where random units would be inactive too."""
     assert off.layer is not None and off.value is not None
     units = seen.evaluation.model.layers[off.layer].output.shape[-1]
     count = round(off.value * units)
@@ -242,7 +242,7 @@ def _by_chance(seen: Seen, off: Found) -> Found:
 
 
 def _kept_off_by_bias(seen: Seen, name: str) -> float:
-    """The share of units that are off for every sample, and were on for some if their bias were 0."""
+    """Return the share of units inactive for every sample that would be active for some with a bias of 0."""
     bias = seen.parameters.get(name, {}).get("bias")
     z = seen.values[name].pre_activation
     activation = _rectifier_after(seen, name)
@@ -256,7 +256,7 @@ def _kept_off_by_bias(seen: Seen, name: str) -> float:
 
 
 def _rectifier_after(seen: Seen, name: str) -> Selection[Activation] | None:
-    """The activation of a layer, or of the activation layer behind it."""
+    """Return the activation of a layer, or of the activation layer behind it."""
     layers = seen.evaluation.model.layers
     definition = seen.evaluation.task.definition
     own = layers[name].activation
@@ -269,7 +269,7 @@ def _rectifier_after(seen: Seen, name: str) -> Selection[Activation] | None:
 
 
 def _off_by_chance(seen: Seen, name: str) -> float:
-    """How many random units without a bias would be off for every sample, as a share."""
+    """Return the share of random units without a bias that would be inactive for every sample."""
     arriving = seen.arriving(name)
     if seen.values[name].type != "dense" or arriving is None:
         return 0.5
@@ -281,7 +281,7 @@ def _off_by_chance(seen: Seen, name: str) -> float:
 
 
 def _slow(seen: Seen) -> Iterator[Found]:
-    """Outputs that are saturated and wrong, under a loss that does not cancel their slope."""
+    """Yield findings on outputs that are saturated and wrong, under a loss that does not cancel their slope."""
     task = seen.evaluation.task
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         activation = seen.evaluation.model.layers[name].activation
@@ -320,9 +320,9 @@ def _slow(seen: Seen) -> Iterator[Found]:
 
 
 def _zero(seen: Seen) -> Iterator[Found]:
-    """Weights whose gradient is exactly 0, by reason."""
-    told = {each.found.layer for each in seen.result.warnings if each.found and each.code == "disconnected"}
-    gradients = {name: arrays for name, arrays in seen.result.gradients.items() if name not in told}
+    """Yield findings on weights with a gradient of exactly 0, by reason."""
+    disconnected = {each.found.layer for each in seen.result.warnings if each.found and each.code == "disconnected"}
+    gradients = {name: arrays for name, arrays in seen.result.gradients.items() if name not in disconnected}
     whole = not any(array.any() for arrays in gradients.values() for array in arrays.values())
     by_reason: dict[tuple[str, str], list[str]] = {}
     for layer, arrays in gradients.items():
@@ -337,7 +337,7 @@ def _zero(seen: Seen) -> Iterator[Found]:
 
 
 def _why_zero(seen: Seen, layer: str) -> tuple[str, str]:
-    """The reason, and the layer at which the gradient is lost."""
+    """Return the reason, and the layer at which the gradient is lost."""
     definition, values = seen.evaluation.task.definition, seen.values
     users = [each.name for each in definition.layers if layer in (each.name, each.shares)]
     if any(_flows(values[name]) for name in users):
@@ -364,7 +364,7 @@ def _flows(values: LayerValues) -> bool:
 
 
 def _lost_between(seen: Seen, name: str, after: list[str]) -> tuple[str, str]:
-    """Why nothing comes back to a layer although something comes back to those after it."""
+    """Return why no gradient reaches a layer although one reaches those after it, and the layer that stops it."""
     kernels = kernels_of(seen.parameters)
     shares = {layer.name: layer.shares or layer.name for layer in seen.evaluation.task.definition.layers}
     if _is_flat(seen, name):
@@ -383,7 +383,7 @@ def _at_the_end(seen: Seen, name: str) -> tuple[str, str]:
 
 
 def _is_flat(seen: Seen, name: str) -> bool:
-    """Whether an elementwise activation has the slope 0 for every number."""
+    """Return whether an elementwise activation has the slope 0 for every number."""
     activation = seen.evaluation.model.layers[name].activation
     if activation is None or activation.declaration.acts_on != "element" or activation.declaration.parameters:
         return False

@@ -1,4 +1,4 @@
-"""Where an activation is flat, and where its slope is small beside the largest: looked up once for each activation."""
+"""The ranges where an activation is flat, and where its slope is small, looked up once for each activation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from service.engine.network.activations import Activation
 from service.engine.network.surprises import slopes
 
 REACH, POINTS = 60.0, 12_001
-"""Where slopes are looked at: from -60 to 60, in hundredths."""
+"""Slopes are taken from -60 to 60, in hundredths."""
 SMALL = 0.1
-"""Of the largest slope: less counts as saturated."""
+"""Slopes below this share of the largest count as saturated."""
 CENTRE = 1.0
 """Within, an activation that saturates has a slope that is not far below its largest."""
 STEEPER = 10.0
@@ -35,10 +35,10 @@ class Tails(NamedTuple):
     """Below, it is saturated."""
     right: float | None
     flat_left: float | None
-    """Up to this, its slope is exactly 0."""
+    """The slope is exactly 0 up to this number."""
     flat_right: float | None
     largest: float
-    """Its largest slope."""
+    """The largest slope."""
     range: float | None
     """The distance between the values at both ends, where it saturates at both."""
 
@@ -47,7 +47,7 @@ NO_TAILS = Tails(None, None, None, None, 0.0, None)
 
 
 def tails_of(activation: Selection[Activation]) -> Tails:
-    """The ends of an elementwise activation; none where it acts on rows, or where its parameters are learned."""
+    """Return the tails of an elementwise activation; none where it acts on rows, or has learned parameters."""
     declaration = activation.declaration
     if declaration.acts_on != "element" or declaration.parameters:
         return NO_TAILS
@@ -84,7 +84,7 @@ def _values(activation: Selection[Activation], z: Array) -> Array:
 
 
 def _end(z: Array, holds: Array) -> float | None:
-    """The last point up to which something holds from the first point on; None where it does not hold at the first."""
+    """Return the last of the first points at which a condition holds; None where it does not hold at the first."""
     if not holds[0]:
         return None
     broken = np.flatnonzero(~holds)

@@ -1,4 +1,4 @@
-"""What went wrong in a training, and at which step: told from the numbers of its steps."""
+"""The course of a training: findings with their steps, from the numbers of the steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from service.engine.findings import Found, findings, found, found_if
 from service.engine.float_warnings import without_float_warnings
 
 FEWEST = 50
-"""Steps that a plateau has at least; fewer are too few to tell."""
+"""Fewest steps of a plateau."""
 STILL = 0.005
 """A loss that changes by less than this share of the first one stands still."""
 SHARE = 0.5
-"""Of all steps, that a plateau at the end takes at least."""
+"""Smallest share of all steps that a plateau at the end takes."""
 FELL = 0.1
-"""What a loss that goes on after a plateau falls by, as a share of the first one."""
+"""Fall of the loss after a plateau, as a share of the first loss."""
 HIGH = 0.5
 """A loss above this share of the first one is high still."""
 LOW = 0.1
@@ -37,13 +37,13 @@ PROGRESS = 0.9
 ALIVE = 1e-3
 """Swings of losses below this share of the first one are of no interest."""
 FEWEST_SWINGS, FEWEST_MEANS = 10, 20
-"""Losses that are looked at for swings, at least."""
+"""Fewest losses for a finding about swings."""
 ABRUPT = 0.01
 """A gradient that falls to less than this share from one step to the next does not fade, it breaks off."""
 VALIDATED = 0.02
 """A rise of the validation loss by less than this share of its first value is noise."""
 WINDOWS, FEWEST_IN_WINDOW = 40, 5
-"""Parts of a series of which each is averaged, where steps see different samples, and the fewest steps of a part."""
+"""Windows of a series that are averaged where steps see different samples, and the fewest steps of a window."""
 
 Arrays = Mapping[str, Mapping[str, Array]]
 
@@ -57,10 +57,10 @@ class Record:
     epochs: Array
     losses: Array
     norms: Array
-    """Of the gradients."""
+    """The norms of the gradients."""
     validation: Array
     updates: dict[str, list[float]] = field(default_factory=dict)
-    """By layer: norms of updates beside those of its weights."""
+    """By layer, the norms of updates relative to those of its weights."""
 
     @property
     def first(self) -> float:
@@ -69,7 +69,7 @@ class Record:
 
     @property
     def ends_high(self) -> bool:
-        """Whether the last loss is not far below the first one."""
+        """True if the last loss is not far below the first one."""
         return bool(self.losses[-1] >= HIGH * self.losses[0])
 
 
@@ -83,9 +83,9 @@ class LossSeries:
 
 
 def judge_record(record: Record, status: str | None = None) -> list[Found]:
-    """What is found in the numbers of the steps, in no order. `status` is how the training ended, where that is known.
+    """Return the findings in the numbers of the steps, in no order. `status` is the end of the training, if known.
 
-    Steps are those that were told: with few of all steps, a word about neighbours is about those that were told.
+    The record may hold few of all steps; findings about neighbours are then about steps of the record.
     """
     return without_float_warnings(lambda: list(_judge(record, status)))
 
@@ -132,7 +132,7 @@ def _until(record: Record, place: int) -> Record:
 
 
 def comparable(record: Record) -> LossSeries:
-    """Losses of all samples as they are; of batches, averaged over epochs or over windows."""
+    """Return the losses of all samples as they are; of batches, averaged over epochs or over windows."""
     losses, steps, epochs = record.losses, record.steps, record.epochs
     if not (np.diff(epochs) == 0).any():
         return LossSeries(steps, losses, False)
@@ -156,7 +156,7 @@ def _rose(series: LossSeries) -> Iterator[Found]:
 
 
 def _plateau(series: LossSeries, record: Record) -> Iterator[Found]:
-    """At the end: the longest stretch in which the loss stood still."""
+    """Yield a finding on the longest stretch without progress, at the end."""
     losses, steps = series.losses, series.steps
     highest = np.maximum.accumulate(losses[::-1])[::-1]
     lowest = np.minimum.accumulate(losses[::-1])[::-1]
@@ -173,7 +173,7 @@ def _plateau(series: LossSeries, record: Record) -> Iterator[Found]:
 
 
 def _passed(series: LossSeries) -> Iterator[Found]:
-    """The longest stretch in which the loss stood still, if it fell afterwards."""
+    """Yield a finding on the longest stretch without progress, if the loss fell afterwards."""
     losses, steps = series.losses, series.steps
     still, start, best = STILL * abs(float(losses[0])), 0, (0, 0, 0)
     highest = lowest = float(losses[0])
@@ -195,7 +195,7 @@ def _passed(series: LossSeries) -> Iterator[Found]:
 
 
 def _faded(record: Record) -> Iterator[Found]:
-    """A gradient that became tiny and stayed so, under a loss that stayed high."""
+    """Yield a finding on a gradient that became and stayed tiny, under a loss that stayed high."""
     norms = record.norms
     largest = np.maximum.accumulate(norms)
     tiny = norms <= findings["gradient_vanished"].bound("note") * largest
@@ -274,7 +274,7 @@ def _overfits(record: Record) -> Iterator[Found]:
 def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
-    """By layer: the norm of the update of its weights beside that of the weights, where these are not 0."""
+    """Return by layer the norm of the update relative to the norm of its weights, where these are not 0."""
     return without_float_warnings(_ratios_of, updates, weights)
 
 
@@ -297,6 +297,6 @@ COLUMNS = 5
 
 
 def record_of(numbers: Array) -> Record:
-    """`COLUMNS` numbers for each step."""
+    """Return the record of an array with `COLUMNS` numbers for each step."""
     table = np.asarray(numbers, np.float64).reshape(-1, COLUMNS)
     return Record(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4])

@@ -33,15 +33,15 @@ from service.engine.watch import Watch
 
 MOST_COMBINATIONS = 10_000
 NUMBERS_OF_LAYER = 5
-"""What is told of each layer of a network."""
+"""Numbers of an answer for each layer of a network."""
 NUMBERS_OF_RUN = 8
 OUTPUT_ACTIVATIONS = {"probabilities": "sigmoid", "distributions": "softmax", "rates": "softplus"}
-"""By what a loss takes outputs for."""
+"""The activation of the outputs, by the outputs that a loss takes."""
 
 
 @dataclass(frozen=True)
 class AskedSweep:
-    """What is combined, and what all networks share."""
+    """The combinations of a sweep, and the common parts of its networks."""
 
     depths: Sequence[int]
     activations: Sequence[Selection[Activation]]
@@ -87,11 +87,11 @@ class SweepRow:
     factor: float | None
     verdicts: dict[str, int]
     findings: dict[str, int]
-    """How many networks have a finding with this code that is no note."""
+    """The count of networks that have a finding with this code, without notes."""
 
 
 class NetworkSweep:
-    """Networks one after the other. `largest` is the one that costs most."""
+    """The diagnosis of many networks, one after the other. `largest` is the one with the highest cost."""
 
     def __init__(
         self, asked: AskedSweep, inputs: Array, targets: Array, limits: Limits, watch: Watch | None = None
@@ -108,7 +108,7 @@ class NetworkSweep:
         self.done = 0
         self.rows: list[SweepRow] = []
         self.worst: dict[tuple[str, str], tuple[Found, int]] = {}
-        """Of each code and severity the first finding, and how many networks have one."""
+        """For each code and severity, the first finding and the count of networks with one."""
         self.status, self.reason = "completed", f"all {asked.count:,} networks were diagnosed"
         layers_in_all = sum(depth + 1 for depth in asked.depths) * (asked.count // len(asked.depths))
         self.numbers = NUMBERS_OF_LAYER * layers_in_all + NUMBERS_OF_RUN * asked.count
@@ -123,7 +123,7 @@ class NetworkSweep:
         return self._task(depth, self.asked.activations[0], self.asked.initializers[0])
 
     def admit(self, largest: Evaluation) -> float:
-        """Floating-point operations of the whole sweep, roughly. Raises `LimitExceeded` where that is too much."""
+        """Return roughly the floating-point operations of the whole sweep. Raises `LimitExceeded` for too many."""
         deepest = max(self.asked.depths) + 1
         share = sum(depth + 1 for depth in self.asked.depths) / deepest
         work: float = largest.program.work * share * (self.asked.count / len(self.asked.depths))
@@ -132,7 +132,7 @@ class NetworkSweep:
 
     @staticmethod
     def memory_of(largest: Evaluation) -> int:
-        """Bytes that one network takes with its numbers."""
+        """Return the bytes of one network with its numbers."""
         return int(largest.program.weight) + 8 * int(largest.program.result_size) + bytes_of(largest)
 
     @property
@@ -166,7 +166,7 @@ class NetworkSweep:
         return Run(self.done + 1, depth, activation, initializer, seed, verdict, loss, health, diagnosis.findings)
 
     def feed(self, seed: int) -> Feed:
-        """What a network with this seed is computed with."""
+        """Return the numbers for a network with this seed."""
         return Feed({INPUT: self.inputs}, None, {"output": self.targets}, None, seed)
 
     def _count(self, these: list[Found]) -> None:
@@ -175,7 +175,7 @@ class NetworkSweep:
             self.worst[key] = first, count + 1
 
     def _end_recipe(self) -> None:
-        """All seeds of a recipe are done, or there is no time for more."""
+        """Summarise the seeds of a recipe, once all are done or time is up."""
         if self.runs:
             first = self.runs[0]
             verdicts: dict[str, int] = {}
@@ -243,12 +243,12 @@ def _median(numbers: Sequence[float | None]) -> float | None:
 
 
 def drawn_inputs(samples: int, features: int, seed: int, dtype: str) -> Array:
-    """Samples of a standard normal distribution."""
+    """Draw samples of a standard normal distribution."""
     return _generator(seed, 0).standard_normal((samples, features)).astype(dtype)
 
 
 def drawn_targets(loss: Selection[Loss], samples: int, outputs: int, seed: int, dtype: str) -> Array:
-    """Targets as a loss takes them, at random: what networks are to learn does not matter at their start."""
+    """Draw random targets as a loss takes them; at the start of a network their meaning is irrelevant."""
     generator, declaration = _generator(seed, 1), loss.declaration
     if declaration.indices:
         return generator.integers(0, outputs, samples)

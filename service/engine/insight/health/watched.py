@@ -22,9 +22,9 @@ from service.engine.network.flat import tree_of
 from service.engine.watch import Watch
 
 LOOKS = 16
-"""How often the whole network is looked at, beside the start."""
+"""Diagnoses of the whole network after the one at the start."""
 RATIOS = 64
-"""How often updates are compared to weights."""
+"""Comparisons of updates with weights."""
 AT_THE_END = frozenset(
     (
         "saturated_left",
@@ -35,10 +35,10 @@ AT_THE_END = frozenset(
         "zero_gradient",
     )
 )
-"""What is looked for after a training that did not bring the loss down."""
+"""Findings of interest after a training that did not lower the loss."""
 
 WARNED = frozenset(("loss_grew", "full_batch", "non_finite"))
-"""Warnings of a training that are found here too; what the network is in the end is looked at with more care."""
+"""Warnings of a training that are found here too, with more care about the network at the end."""
 
 
 @dataclass
@@ -115,16 +115,16 @@ class Watched:
         return record
 
     def findings(self, outcome: Outcome) -> list[Found]:
-        """Everything that went wrong, the gravest first: at the start, on the way, and in the end."""
+        """Return all findings, the gravest first: at the start, on the way, and in the end."""
         assert self.start is not None
         these = list(self.start.findings)
         record = self.record()
         if self.rows:
             status = "diverged" if outcome.status == "diverged" else None
             these += judge_record(record, status)
-            told = {(each.code, each.layer) for each in these}
+            known = {(each.code, each.layer) for each in these}
             warned = [caution.found for caution in outcome.warnings if caution.found is not None]
-            these += [each for each in warned if each.code in WARNED and (each.code, each.layer) not in told]
+            these += [each for each in warned if each.code in WARNED and (each.code, each.layer) not in known]
             these += self._curved(these)
             these += self._died()
             if outcome.status != "diverged" and record.ends_high:
@@ -134,7 +134,7 @@ class Watched:
         return ranked(these)
 
     def _curved(self, these: list[Found]) -> list[Found]:
-        """The learning rate beside what the curvature at the start allows."""
+        """Compare the learning rate with the bound from the curvature at the start."""
         update = self.training.descent.update
         if self.curvature is None or update.stable_factor is None or update.sign < 0.0:
             return []
@@ -156,7 +156,7 @@ class Watched:
         ]
 
     def _died(self) -> list[Found]:
-        """Units that are off for every sample now and were not at the start."""
+        """Return findings on units that are inactive for every sample now and were not at the start."""
         assert self.start is not None
         these: list[Found] = []
         if not self.looks:
@@ -176,7 +176,7 @@ class Watched:
             these += found_if("units_died", grown, layer=name, quantity="output", step=step, **words)
         return these
 
-    def _at_the_end(self, told: set[tuple[str, str | None]]) -> list[Found]:
+    def _at_the_end(self, known: set[tuple[str, str | None]]) -> list[Found]:
         try:
             last = self._diagnose()
         except DeadlineExceeded:
@@ -185,5 +185,5 @@ class Watched:
         return [
             replace(each, step=step)
             for each in last.findings
-            if each.code in AT_THE_END and (each.code, each.layer) not in told
+            if each.code in AT_THE_END and (each.code, each.layer) not in known
         ]

@@ -1,6 +1,7 @@
 """The known mistakes in gradients, each declared once, in the module of its family."""
 
-# Declared in the order of the catalogue, which is also that of equally good explanations.
+# ruff: noqa: F401 (importing a module declares its mistakes)
+# In the order of the catalogue, which also ranks equally good explanations:
 # isort: off
 from service.engine.insight.mistakes import activations
 from service.engine.insight.mistakes import arrangements
@@ -12,25 +13,7 @@ from service.engine.insight.mistakes import factors
 from service.engine.insight.mistakes import formulas
 from service.engine.insight.mistakes import losses
 from service.engine.insight.mistakes import noise
-
-# isort: on
 from service.engine.insight.mistakes.declaration import Change, Counts, Mistake, mistakes
 from service.engine.insight.mistakes.network import Network
 
-__all__ = [
-    "Change",
-    "Counts",
-    "Mistake",
-    "Network",
-    "activations",
-    "arrangements",
-    "data",
-    "factors",
-    "formulas",
-    "layers",
-    "linear_layers",
-    "links",
-    "losses",
-    "mistakes",
-    "noise",
-]
+__all__ = ["Change", "Counts", "Mistake", "Network", "mistakes"]

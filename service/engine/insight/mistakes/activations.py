@@ -13,7 +13,6 @@ from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, handed, times, unchanged
 from service.engine.network.activations import activations
 from service.engine.network.layers import LayerOutput
-from service.engine.texts import say
 
 OF_OUTPUT: Mapping[str, Callable[[Node], Node]] = {
     "sigmoid": lambda y: y * (1.0 - y),
@@ -28,7 +27,7 @@ STEPS = ("tanh", "sigmoid")
 
 
 def _activated(network: Network) -> Iterator[tuple[str, LayerOutput]]:
-    """Layers whose pre-activation is on the way of a gradient."""
+    """Yield the layers with a gradient through their pre-activation."""
     for name, layer in network.layers():
         z, a = layer.pre_activation, layer.output
         if z is not a and layer.activation is not None and z.index in network.moving:
@@ -36,7 +35,7 @@ def _activated(network: Network) -> Iterator[tuple[str, LayerOutput]]:
 
 
 def jump(layer: LayerOutput, rule: Callable[[Node], Node]) -> Changes:
-    """The delta of a layer made of the gradient by its output in another way."""
+    """Replace the rule that makes the delta of a layer from the gradient by its output."""
     return Changes(jumps={layer.output.index: handed((layer.pre_activation, rule))})
 
 
@@ -49,17 +48,14 @@ def _is_gate(y: Node) -> bool:
 
 
 def _is_of_state(y: Node) -> bool:
-    """Whether an activation takes a state, as that of a cell, and not a sum of products."""
+    """Return whether an activation takes a state, such as that of a cell, and not a sum of products."""
     return y.operation.name == "tanh" and y.inputs[0].operation.name in ("add", "multiply")
 
 
 def _inside(
-    network: Network,
-    name: str,
-    rule: Callable[[Node, Node], Node],
-    chosen: Callable[[Node], bool] = _any_activation,
+    network: Network, name: str, rule: Callable[[Node, Node], Node], chosen: Callable[[Node], bool] = _any_activation
 ) -> Change | None:
-    """A change at all activations inside a recurrent layer: from the activation and the cotangent."""
+    """Return a change at all activations inside a recurrent layer, from the activation and the cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
         return None
     nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving and chosen(node)]
@@ -73,14 +69,7 @@ def _slope_of_step(y: Node, at: Node) -> Node:
     return OF_OUTPUT[name](value)
 
 
-@declare(
-    "activation_derivative_omitted",
-    "rule",
-    say("mistake.activation_derivative_omitted.what"),
-    say("mistake.activation_derivative_omitted.change"),
-    wrong="delta1 = delta2 @ W2.T",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
-)
+@declare("activation_derivative_omitted", wrong="delta1 = delta2 @ W2.T", right="delta1 = (delta2 @ W2.T) * df(z1)")
 def activation_derivative_omitted(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
         if layer.activation is not None and layer.activation.name != "linear":
@@ -96,14 +85,7 @@ def activation_derivative_omitted(network: Network) -> Iterator[Change]:
             yield Change((name,), Changes({(node.index, 1): unchanged for node in shares}))
 
 
-@declare(
-    "activation_derivative_doubled",
-    "rule",
-    say("mistake.activation_derivative_doubled.what"),
-    say("mistake.activation_derivative_doubled.change"),
-    wrong="delta = (a - t) * df(z) * df(z)",
-    right="delta = (a - t) * df(z)",
-)
+@declare("activation_derivative_doubled", wrong="delta = (a - t) * df(z) * df(z)", right="delta = (a - t) * df(z)")
 def activation_derivative_doubled(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
         slope = network.slope(layer, layer.pre_activation)
@@ -112,12 +94,7 @@ def activation_derivative_doubled(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "derivative_at_activation",
-    "rule",
-    say("mistake.derivative_at_activation.what"),
-    say("mistake.derivative_at_activation.change"),
-    wrong="delta1 = (delta2 @ W2.T) * df(a1)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "derivative_at_activation", wrong="delta1 = (delta2 @ W2.T) * df(a1)", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def derivative_at_activation(network: Network) -> Iterator[Change]:
     for name, layer in _activated(network):
@@ -132,9 +109,6 @@ def derivative_at_activation(network: Network) -> Iterator[Change]:
 
 @declare(
     "derivative_at_pre_activation",
-    "rule",
-    say("mistake.derivative_at_pre_activation.what"),
-    say("mistake.derivative_at_pre_activation.change"),
     wrong="delta1 = (delta2 @ W2.T) * z1 * (1 - z1)",
     right="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)",
 )
@@ -151,12 +125,7 @@ def derivative_at_pre_activation(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "derivative_of_other_layer",
-    "rule",
-    say("mistake.derivative_of_other_layer.what"),
-    say("mistake.derivative_of_other_layer.change"),
-    wrong="delta1 = (delta2 @ W2.T) * df(z2)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
+    "derivative_of_other_layer", wrong="delta1 = (delta2 @ W2.T) * df(z2)", right="delta1 = (delta2 @ W2.T) * df(z1)"
 )
 def derivative_of_other_layer(network: Network) -> Iterator[Change]:
     places = {name: place for place, name in enumerate(network.order)}
@@ -177,9 +146,6 @@ def derivative_of_other_layer(network: Network) -> Iterator[Change]:
 
 @declare(
     "derivative_of_other_activation",
-    "rule",
-    say("mistake.derivative_of_other_activation.what"),
-    say("mistake.derivative_of_other_activation.change"),
     wrong="delta1 = (delta2 @ W2.T) * a1 * (1 - a1)  # of a tanh",
     right="delta1 = (delta2 @ W2.T) * (1 - a1 ** 2)",
 )
@@ -200,9 +166,6 @@ def derivative_of_other_activation(network: Network) -> Iterator[Change]:
 
 @declare(
     "delta_before_masking",
-    "rule",
-    say("mistake.delta_before_masking.what"),
-    say("mistake.delta_before_masking.change"),
     wrong="da1 = delta2 @ W2.T; dW1 = X.T @ da1; delta1 = da1 * df(z1)",
     right="delta1 = (delta2 @ W2.T) * df(z1); dW1 = X.T @ delta1",
 )
@@ -219,9 +182,6 @@ def delta_before_masking(network: Network) -> Iterator[Change]:
 
 @declare(
     "delta_passed_on_before_derivative",
-    "rule",
-    say("mistake.delta_passed_on_before_derivative.what"),
-    say("mistake.delta_passed_on_before_derivative.change"),
     wrong="dW2 = a1.T @ delta2; delta1 = (da2 @ W2.T) * df(z1)",
     right="dW2 = a1.T @ delta2; delta1 = (delta2 @ W2.T) * df(z1)",
 )
@@ -238,7 +198,7 @@ def _sources(network: Network, name: str) -> tuple[str, ...]:
 
 
 def dropout_masks(network: Network) -> Iterator[tuple[str, Node]]:
-    """The products with a random mask in layers that drop values."""
+    """Yield the products with a random mask in layers that drop values."""
     for name, _ in network.layers("dropout", "spatial_dropout"):
         for node in network.nodes_of(name, "multiply"):
             if any(is_mask(network, x) for x in node.inputs):
@@ -246,12 +206,12 @@ def dropout_masks(network: Network) -> Iterator[tuple[str, Node]]:
 
 
 def is_mask(network: Network, node: Node) -> bool:
-    """Whether a node is a random mask, perhaps repeated along some axes."""
+    """Return whether a node is a random mask, perhaps repeated along some axes."""
     while node.operation.view is not None:
         node = node.inputs[0]
     return any(noise.node is node for noise in network.model.noises)
 
 
 def mask_position(network: Network, node: Node) -> int:
-    """The position of what a mask is multiplied with."""
+    """Return the position of the operand that a mask multiplies."""
     return 1 if is_mask(network, node.inputs[0]) else 0

@@ -16,35 +16,20 @@ from service.engine.graph.ir import Node, Shape
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network
-from service.engine.texts import say
 
 MOST_AXES = 5
 """Permutations of more axes are too many to try."""
 GATES = {"lstm": 4, "gru": 3}
-"""Layers with gates that lie side by side, and how many."""
+"""Layers with gates side by side, and the count of gates."""
 
 
-@declare(
-    "transposed",
-    "arrangement",
-    say("mistake.transposed.what"),
-    say("mistake.transposed.change"),
-    wrong="dW = delta.T @ X",
-    right="dW = X.T @ delta",
-)
+@declare("transposed", "arrangement", wrong="dW = delta.T @ X", right="dW = X.T @ delta")
 def transposed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if claim.ndim == 2 and claim.shape == shape[::-1]:
         yield claim.T
 
 
-@declare(
-    "axes_permuted",
-    "arrangement",
-    say("mistake.axes_permuted.what"),
-    say("mistake.axes_permuted.change"),
-    wrong="dK = dK.transpose(3, 2, 0, 1)",
-    right="dK  # (height, width, in, out)",
-)
+@declare("axes_permuted", "arrangement", wrong="dK = dK.transpose(3, 2, 0, 1)", right="dK  # (height, width, in, out)")
 def axes_permuted(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if not 2 < claim.ndim <= MOST_AXES or claim.ndim != len(shape):
         return
@@ -53,14 +38,7 @@ def axes_permuted(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
             yield claim.transpose(order)
 
 
-@declare(
-    "reshaped",
-    "arrangement",
-    say("mistake.reshaped.what"),
-    say("mistake.reshaped.change"),
-    wrong='dW = flat.reshape(shape, order="F")',
-    right="dW = flat.reshape(shape)",
-)
+@declare("reshaped", "arrangement", wrong='dW = flat.reshape(shape, order="F")', right="dW = flat.reshape(shape)")
 def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     if claim.size != math.prod(shape):
         return
@@ -77,8 +55,6 @@ def reshaped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 @declare(
     "kernel_gradient_flipped",
     "arrangement",
-    say("mistake.kernel_gradient_flipped.what"),
-    say("mistake.kernel_gradient_flipped.change"),
     wrong="dK = convolve(x, delta)[::-1, ::-1]",
     right="dK = correlate(x, delta)",
 )
@@ -91,8 +67,6 @@ def kernel_gradient_flipped(claim: Array, shape: Shape, layer: str) -> Iterator[
 @declare(
     "gates_reordered",
     "arrangement",
-    say("mistake.gates_reordered.what"),
-    say("mistake.gates_reordered.change"),
     wrong="# gates in the order input, forget, output, candidate",
     right="# gates in the order input, forget, candidate, output",
 )
@@ -107,23 +81,16 @@ def gates_reordered(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 
 @declare(
-    "tensors_swapped",
-    "arrangement",
-    say("mistake.tensors_swapped.what"),
-    say("mistake.tensors_swapped.change"),
-    wrong="gradients = [dW2, db2, dW1, db1]",
-    right="gradients = [dW1, db1, dW2, db2]",
+    "tensors_swapped", "arrangement", wrong="gradients = [dW2, db2, dW1, db1]", right="gradients = [dW1, db1, dW2, db2]"
 )
 def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
-    """What another tensor claims: the search looks for it, for no tensor can tell of another."""
+    """Yield nothing: one tensor knows nothing of another, so the search itself looks for swapped ones."""
     return iter(())
 
 
 @declare(
     "bias_not_summed",
     "arrangement",
-    say("mistake.bias_not_summed.what"),
-    say("mistake.bias_not_summed.change"),
     wrong="db = delta",
     right="db = delta.sum(axis=0)",
     changes=lambda network: of_one_sample(network),
@@ -134,7 +101,7 @@ def bias_not_summed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 
 def of_one_sample(network: Network) -> Iterator[Change]:
-    """Gradients of biases that are the deltas of the first or of the last sample alone, or a sum over units too."""
+    """Yield gradients of biases that are the delta of the first or the last sample alone, or a sum over units too."""
     samples = network.task.samples
     for form in ("first", "last", "units"):
         for layer, uses in _uses_of_biases(network):
@@ -146,7 +113,7 @@ def of_one_sample(network: Network) -> Iterator[Change]:
 
 
 def _spread_over_samples(network: Network) -> Iterator[Change]:
-    """Biases that layers share, to which one adds a delta for each sample: what the others add is there N times."""
+    """Yield changes of shared biases to which one layer adds a delta for each sample: other deltas count N times."""
     samples = network.task.samples
     owners = {each.name: each.shares or each.name for each in network.definition.layers}
     uses = dict(_uses_of_biases(network))
@@ -159,7 +126,7 @@ def _spread_over_samples(network: Network) -> Iterator[Change]:
 
 
 def averaged_by_use(network: Network) -> Iterator[Change]:
-    """Biases that layers share, averaged once more by one of them."""
+    """Yield changes of shared biases that one layer averages once more."""
     samples = network.task.samples
     shares = {each.name for each in network.definition.layers if each.shares is not None}
     owners = {each.shares for each in network.definition.layers}
@@ -174,7 +141,7 @@ def _divided_by(count: float) -> Callable[[Node], Node | None]:
 
 
 def _uses_of_biases(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]:
-    """Where the layers add vectors of their own to something with samples."""
+    """Yield the places where layers add vectors of their own to values with samples."""
     views = {
         each.node.index
         for each in network.trained
@@ -205,17 +172,15 @@ def _of_one_sample(samples: int, form: str, g: Node) -> Node:
 
 
 def anything(*_: Any) -> Iterator[Any]:
-    """No rule of its own."""
+    """Yield nothing: the search recognises the mistake without a rule."""
     return iter(())
 
 
 declare(
     "bias_mean",
     "factor",
-    say("mistake.bias_mean.what"),
-    say("mistake.bias_mean.change"),
     wrong="db = delta.mean(axis=0)  # of a delta that is divided by N already",
     right="db = delta.sum(axis=0)",
     changes=averaged_by_use,
 )(anything)
-"""The factor 1 / samples of biases alone: the search tells it from `mean_doubled`."""
+"""The factor 1 / samples of biases alone; the search separates it from `mean_doubled`."""

@@ -1,7 +1,7 @@
 """Mistakes of data: the right rules with other samples, other targets or other parameters.
 
-What they give depends on numbers that nobody knows beforehand, such as a learning rate or which sample was used. The
-search solves for these (see `insight/verify/data.py`); here is what they are called.
+Their numbers depend on unknowns, such as a learning rate or the sample that was used. The search solves for these (see
+`insight/verify/data_search.py`); this module names the mistakes.
 """
 
 from __future__ import annotations
@@ -9,54 +9,32 @@ from __future__ import annotations
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import declare
 from service.engine.insight.mistakes.linear_layers import of_other_samples
-from service.engine.texts import say
 
 declare(
     "updated_weights",
     "data",
-    say("mistake.updated_weights.what"),
-    say("mistake.updated_weights.change"),
     wrong="W2 -= rate * dW2; delta1 = (delta2 @ W2.T) * df(z1)",
     right="delta1 = (delta2 @ W2.T) * df(z1); W2 -= rate * dW2",
 )(anything)
 declare(
     "stale_sample",
     "data",
-    say("mistake.stale_sample.what"),
-    say("mistake.stale_sample.change"),
     wrong="for x, t in zip(X, T): delta = ...  # and dW = x * delta behind the loop",
     right="for x, t in zip(X, T): delta = ...; dW += x * delta",
     changes=of_other_samples,
 )(anything)
+declare("sample_left_out", "data", wrong="for n in range(len(X) - 1): ...", right="for n in range(len(X)): ...")(
+    anything
+)
+declare("shuffled_samples", "data", wrong="X = X[order]  # and T as it was", right="X, T = X[order], T[order]")(
+    anything
+)
 declare(
-    "sample_left_out",
-    "data",
-    say("mistake.sample_left_out.what"),
-    say("mistake.sample_left_out.change"),
-    wrong="for n in range(len(X) - 1): ...",
-    right="for n in range(len(X)): ...",
-)(anything)
-declare(
-    "shuffled_samples",
-    "data",
-    say("mistake.shuffled_samples.what"),
-    say("mistake.shuffled_samples.change"),
-    wrong="X = X[order]  # and T as it was",
-    right="X, T = X[order], T[order]",
-)(anything)
-declare(
-    "sample_weights_forgotten",
-    "data",
-    say("mistake.sample_weights_forgotten.what"),
-    say("mistake.sample_weights_forgotten.change"),
-    wrong="delta = (a - t) / N",
-    right="delta = weights[:, None] * (a - t) / N",
+    "sample_weights_forgotten", "data", wrong="delta = (a - t) / N", right="delta = weights[:, None] * (a - t) / N"
 )(anything)
 declare(
     "sample_weights_doubled",
     "data",
-    say("mistake.sample_weights_doubled.what"),
-    say("mistake.sample_weights_doubled.change"),
     wrong="delta = weights[:, None] ** 2 * (a - t) / N",
     right="delta = weights[:, None] * (a - t) / N",
 )(anything)

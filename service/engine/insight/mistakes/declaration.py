@@ -1,13 +1,13 @@
-"""How a known mistake is declared: once, with its rule, for the search, the catalogue and the tests.
+"""The declaration of a known mistake, with its rule, for the search, the catalogue and the tests.
 
-A mistake is a wrong gradient that people are known to compute. Its rule says how the wrong numbers come about, so that
-they can be recognised:
+A mistake is a wrong gradient that people are known to compute. Its rule makes the wrong numbers, so that the search can
+recognise them:
 
-* a factor gives numbers that the right gradient, or a part of it, is multiplied by;
-* an arrangement undoes what was done to the entries of a tensor;
-* a rule changes how the backward graph is made, in one layer or in several;
+* a factor gives numbers that multiply the right gradient, or a part of it;
+* an arrangement undoes a change of the entries' order in a tensor;
+* a rule changes the making of the backward graph, in one layer or in several;
 * data are other samples or parameters for the right graph;
-* noise is no mistake: the gradient is right as far as the way of computing it allows;
+* noise is no mistake: the gradient is as right as its computation allows;
 * a function rule changes the derivative of a typed expression.
 """
 
@@ -32,11 +32,11 @@ class Mistake(Declaration):
 
     kind: str
     what: Sentence
-    """What was done."""
+    """The sentence that names the mistake."""
     change: Sentence
-    """What to change in the code."""
+    """The sentence with the change of the code."""
     changes: Callable[..., Any] | None = None
-    """Changes of the backward graph that make this mistake, beside its rule."""
+    """Returns further changes of the backward graph that make this mistake."""
     example: Mapping[str, str] = field(default_factory=dict)
     """`wrong` and `right`, a line of NumPy each."""
 
@@ -46,10 +46,11 @@ mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, answers_o
 
 
 def declare(
-    code: str, kind: str, what: Sentence, change: Sentence, *, wrong: str = "", right: str = "", **details: Any
+    code: str, kind: str = "rule", *, wrong: str = "", right: str = "", **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the function below is the rule of the mistake called `code`."""
+    """Return a decorator: the function is the rule of the mistake `code`, whose sentences are found by this code."""
     assert kind in KINDS
+    what, change = (Sentence(f"mistake.{code}.{part}", {}) for part in ("what", "change"))
     english, chinese = (telling(language)(what) for language in LANGUAGES)
     example = {"wrong": wrong, "right": right} if wrong else {}
     return mistakes.declare(
@@ -65,20 +66,20 @@ class Change:
     """The layers in which it is made; none: everywhere."""
     changes: Changes = NO_CHANGES
     total: Node | None = None
-    """What is differentiated in place of the data loss."""
+    """The node to differentiate in place of the data loss."""
     own: Mapping[str, Changes] = field(default_factory=dict)
-    """What is changed for the parameters of a layer alone, and not for what the layer passes on."""
+    """Changes for the parameters of a layer alone, and not for the gradient that the layer passes on."""
     spared: Mapping[str, Changes] = field(default_factory=dict)
-    """Which of `changes` do not concern the parameters of a layer."""
+    """Changes that leave the parameters of a layer alone."""
     penalties: Mapping[Path, Node] = field(default_factory=dict)
     """Gradients of the penalties, where they are others than the right ones."""
     form: str = ""
-    """Which of several ways to make the mistake; what is made in all layers is of one form."""
+    """The form of the mistake; a mistake in all layers has one form."""
     scale: float = 1.0
     """A factor of the gradient of the data loss, which leaves that of the penalties as it is."""
 
     def __and__(self, other: Change) -> Change | None:
-        """Both; None where they do not fit together."""
+        """Return both changes together; None where they do not fit together."""
         totals = {each.total for each in (self, other) if each.total is not None}
         own, its = self.changes, other.changes
         pairs = (
@@ -102,12 +103,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a mean may be taken over."""
+    """The counts that a mean may be taken over."""
 
     samples: int
     outputs: int
     """Numbers that the network gives for a sample."""
     reduction: str
     averages: bool
-    """Whether the loss of a sample is a mean over its outputs."""
+    """True if the loss of a sample is a mean over its outputs."""
     learning_rate: float | None = None

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.engine.insight.mistakes.declaration import Counts, declare
-from service.engine.texts import say
 
 
-@declare(
-    "mean_forgotten",
-    "factor",
-    say("mistake.mean_forgotten.what"),
-    say("mistake.mean_forgotten.change"),
-    wrong="dW = X.T @ delta",
-    right="dW = X.T @ delta / len(X)",
-)
+@declare("mean_forgotten", "factor", wrong="dW = X.T @ delta", right="dW = X.T @ delta / len(X)")
 def mean_forgotten(counts: Counts) -> Iterator[float]:
     if counts.reduction == "mean":
         yield float(counts.samples)
@@ -24,8 +16,6 @@ def mean_forgotten(counts: Counts) -> Iterator[float]:
 @declare(
     "mean_doubled",
     "factor",
-    say("mistake.mean_doubled.what"),
-    say("mistake.mean_doubled.change"),
     wrong="delta = (a - t) / N; dW = X.T @ delta / N",
     right="delta = (a - t) / N; dW = X.T @ delta",
 )
@@ -34,27 +24,13 @@ def mean_doubled(counts: Counts) -> Iterator[float]:
         yield 1.0 / counts.samples
 
 
-@declare(
-    "mean_instead_of_sum",
-    "factor",
-    say("mistake.mean_instead_of_sum.what"),
-    say("mistake.mean_instead_of_sum.change"),
-    wrong="dW = X.T @ delta / N",
-    right="dW = X.T @ delta",
-)
+@declare("mean_instead_of_sum", "factor", wrong="dW = X.T @ delta / N", right="dW = X.T @ delta")
 def mean_instead_of_sum(counts: Counts) -> Iterator[float]:
     if counts.reduction != "mean":
         yield 1.0 / counts.samples
 
 
-@declare(
-    "mean_over_wrong_count",
-    "factor",
-    say("mistake.mean_over_wrong_count.what"),
-    say("mistake.mean_over_wrong_count.change"),
-    wrong="delta = (a - t) / a.size",
-    right="delta = (a - t) / len(a)",
-)
+@declare("mean_over_wrong_count", "factor", wrong="delta = (a - t) / a.size", right="delta = (a - t) / len(a)")
 def mean_over_wrong_count(counts: Counts) -> Iterator[float]:
     samples, outputs = float(counts.samples), float(counts.outputs)
     if outputs > 1.0:
@@ -73,50 +49,24 @@ def mean_over_wrong_count(counts: Counts) -> Iterator[float]:
         yield samples / (samples + 1.0)
 
 
-@declare(
-    "sign",
-    "factor",
-    say("mistake.sign.what"),
-    say("mistake.sign.change"),
-    wrong="delta = t - a",
-    right="delta = a - t",
-)
+@declare("sign", "factor", wrong="delta = t - a", right="delta = a - t")
 def sign(counts: Counts) -> Iterator[float]:
     yield -1.0
 
 
-@declare(
-    "factor_two",
-    "factor",
-    say("mistake.factor_two.what"),
-    say("mistake.factor_two.change"),
-    wrong="delta = 2 * (a - t)  # of a loss with the factor 1/2",
-    right="delta = a - t",
-)
+@declare("factor_two", "factor", wrong="delta = 2 * (a - t)  # of a loss with the factor 1/2", right="delta = a - t")
 def factor_two(counts: Counts) -> Iterator[float]:
     yield 2.0
 
 
 @declare(
-    "factor_half",
-    "factor",
-    say("mistake.factor_half.what"),
-    say("mistake.factor_half.change"),
-    wrong="delta = a - t  # of a loss without the factor 1/2",
-    right="delta = 2 * (a - t)",
+    "factor_half", "factor", wrong="delta = a - t  # of a loss without the factor 1/2", right="delta = 2 * (a - t)"
 )
 def factor_half(counts: Counts) -> Iterator[float]:
     yield 0.5
 
 
-@declare(
-    "update_instead_of_gradient",
-    "factor",
-    say("mistake.update_instead_of_gradient.what"),
-    say("mistake.update_instead_of_gradient.change"),
-    wrong="dW = learning_rate * X.T @ delta",
-    right="dW = X.T @ delta",
-)
+@declare("update_instead_of_gradient", "factor", wrong="dW = learning_rate * X.T @ delta", right="dW = X.T @ delta")
 def update_instead_of_gradient(counts: Counts) -> Iterator[float]:
     if counts.learning_rate is not None:
         yield counts.learning_rate

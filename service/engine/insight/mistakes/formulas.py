@@ -12,7 +12,6 @@ from service.engine.graph.ir import Node, NoGradient
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import handed, times, unchanged
-from service.engine.texts import say
 
 
 class FormulaInGraph:
@@ -31,16 +30,16 @@ class FormulaInGraph:
         """The variables that each node depends on."""
 
     def variables_of(self, node: Node) -> list[Node]:
-        """The variables in a part of the expression, in their order."""
+        """Return the variables in a part of the expression, in their order."""
         return [variable for variable in self.variables if variable in self.depends[node.index]]
 
     def slope(self, node: Node, variable: Node) -> Node:
-        """The derivative of a part by a variable."""
+        """Return the derivative of a part by a variable."""
         (found,) = differentiate(node, [variable]).nodes
         return node.graph.constant(0.0) if isinstance(found, NoGradient) else found
 
     def parts(self, *words: str) -> Iterator[FormulaPart]:
-        """The parts that one of these words makes and that a gradient passes."""
+        """Yield the parts that one of these words makes and that a gradient passes."""
         for place, step in enumerate(self.expression.steps):
             node = self.nodes[place]
             if step.word in words and node.inputs and self.depends[node.index]:
@@ -58,14 +57,7 @@ class FormulaPart:
     literals: list[float | None]
 
 
-@declare(
-    "inner_derivative_missing",
-    "function",
-    say("mistake.inner_derivative_missing.what"),
-    say("mistake.inner_derivative_missing.change"),
-    wrong="d sin(x^2) = cos(x^2)",
-    right="d sin(x^2) = cos(x^2) * 2x",
-)
+@declare("inner_derivative_missing", "function", wrong="d sin(x^2) = cos(x^2)", right="d sin(x^2) = cos(x^2) * 2x")
 def inner_derivative_missing(formula: FormulaInGraph) -> Iterator[Change]:
     seen: set[int] = set()
     for place, step in enumerate(formula.expression.steps):
@@ -81,14 +73,7 @@ def inner_derivative_missing(formula: FormulaInGraph) -> Iterator[Change]:
             yield Change(changes=Changes(jumps={inner.index: jump}))
 
 
-@declare(
-    "product_rule",
-    "function",
-    say("mistake.product_rule.what"),
-    say("mistake.product_rule.change"),
-    wrong="d (x * sin(x)) = cos(x)",
-    right="d (x * sin(x)) = sin(x) + x * cos(x)",
-)
+@declare("product_rule", "function", wrong="d (x * sin(x)) = cos(x)", right="d (x * sin(x)) = sin(x) + x * cos(x)")
 def product_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("multiply"):
         first, second = part.operands
@@ -103,14 +88,7 @@ def product_rule(formula: FormulaInGraph) -> Iterator[Change]:
         yield Change(changes=Changes(jumps={part.node.index: handed(*both)}))
 
 
-@declare(
-    "quotient_rule",
-    "function",
-    say("mistake.quotient_rule.what"),
-    say("mistake.quotient_rule.change"),
-    wrong="d (u / v) = (u v' - u' v) / v^2",
-    right="d (u / v) = (u' v - u v') / v^2",
-)
+@declare("quotient_rule", "function", wrong="d (u / v) = (u v' - u' v) / v^2", right="d (u / v) = (u' v - u v') / v^2")
 def quotient_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("divide"):
         top, bottom = part.operands
@@ -136,14 +114,7 @@ def quotient_rule(formula: FormulaInGraph) -> Iterator[Change]:
             yield Change(changes=Changes(jumps={part.node.index: handed(*reached)}))
 
 
-@declare(
-    "power_rule",
-    "function",
-    say("mistake.power_rule.what"),
-    say("mistake.power_rule.change"),
-    wrong="d x^3 = x^2",
-    right="d x^3 = 3 x^2",
-)
+@declare("power_rule", "function", wrong="d x^3 = x^2", right="d x^3 = 3 x^2")
 def power_rule(formula: FormulaInGraph) -> Iterator[Change]:
     for part in formula.parts("power"):
         base, exponent = part.operands[0], part.literals[1]
@@ -155,11 +126,4 @@ def power_rule(formula: FormulaInGraph) -> Iterator[Change]:
             yield Change(changes=Changes(jumps={y.index: handed((base, times(slope)))}))
 
 
-declare(
-    "variables_swapped",
-    "function",
-    say("mistake.variables_swapped.what"),
-    say("mistake.variables_swapped.change"),
-    wrong="gradient = [df_dy, df_dx]",
-    right="gradient = [df_dx, df_dy]",
-)(anything)
+declare("variables_swapped", "function", wrong="gradient = [df_dy, df_dx]", right="gradient = [df_dx, df_dy]")(anything)

@@ -11,13 +11,12 @@ from service.engine.graph.operations import sign
 from service.engine.insight.mistakes.activations import is_mask, mask_position
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, cut, times, unchanged
-from service.engine.texts import say
 
 # --- masks --------------------------------------------------------------------------------------
 
 
 def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
-    """Every product with a random mask, by layer."""
+    """Yield the products with a random mask of each layer."""
     for name in network.order:
         found = [
             node
@@ -28,27 +27,13 @@ def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
             yield name, found
 
 
-@declare(
-    "dropout_mask_forgotten",
-    "rule",
-    say("mistake.dropout_mask_forgotten.what"),
-    say("mistake.dropout_mask_forgotten.change"),
-    wrong="da = dd",
-    right="da = dd * mask",
-)
+@declare("dropout_mask_forgotten", wrong="da = dd", right="da = dd * mask")
 def dropout_mask_forgotten(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         yield Change((name,), Changes({(node.index, mask_position(network, node)): unchanged for node in nodes}))
 
 
-@declare(
-    "dropout_mask_doubled",
-    "rule",
-    say("mistake.dropout_mask_doubled.what"),
-    say("mistake.dropout_mask_doubled.change"),
-    wrong="da = dd * mask * mask",
-    right="da = dd * mask",
-)
+@declare("dropout_mask_doubled", wrong="da = dd * mask * mask", right="da = dd * mask")
 def dropout_mask_doubled(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
         rules = {}
@@ -60,12 +45,7 @@ def dropout_mask_doubled(network: Network) -> Iterator[Change]:
 
 
 @declare(
-    "dropout_scale_forgotten",
-    "rule",
-    say("mistake.dropout_scale_forgotten.what"),
-    say("mistake.dropout_scale_forgotten.change"),
-    wrong="da = dd * (mask > 0)",
-    right="da = dd * mask  # which is 0 or 1 / (1 - rate)",
+    "dropout_scale_forgotten", wrong="da = dd * (mask > 0)", right="da = dd * mask  # which is 0 or 1 / (1 - rate)"
 )
 def dropout_scale_forgotten(network: Network) -> Iterator[Change]:
     for name, nodes in _masked(network):
@@ -80,8 +60,11 @@ def dropout_scale_forgotten(network: Network) -> Iterator[Change]:
 # --- normalisation ------------------------------------------------------------------------------
 
 
+_NORMALIZED = "dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))"
+
+
 def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]], list[tuple[Node, int]]]]:
-    """Of each layer that normalises: where means are subtracted, and where it is divided by deviations."""
+    """Yield for each normalizing layer the places of subtracted means, and those of divisions by deviations."""
     for name in network.order:
         if "normalization" not in network.types[name] and network.types[name] not in ("time_distributed",):
             continue
@@ -95,40 +78,19 @@ def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]],
             yield name, means, deviations
 
 
-@declare(
-    "normalization_statistics_constant",
-    "rule",
-    say("mistake.normalization_statistics_constant.what"),
-    say("mistake.normalization_statistics_constant.change"),
-    wrong="dx = dy * gamma / std",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_statistics_constant", wrong="dx = dy * gamma / std", right=_NORMALIZED)
 def normalization_statistics_constant(network: Network) -> Iterator[Change]:
     for name, means, deviations in _statistics(network):
         yield Change((name,), cut([*means, *deviations]))
 
 
-@declare(
-    "normalization_variance_constant",
-    "rule",
-    say("mistake.normalization_variance_constant.what"),
-    say("mistake.normalization_variance_constant.change"),
-    wrong="dx = gamma / std * (dy - dy.mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_variance_constant", wrong="dx = gamma / std * (dy - dy.mean(0))", right=_NORMALIZED)
 def normalization_variance_constant(network: Network) -> Iterator[Change]:
     for name, _, deviations in _statistics(network):
         yield Change((name,), cut(deviations))
 
 
-@declare(
-    "normalization_mean_constant",
-    "rule",
-    say("mistake.normalization_mean_constant.what"),
-    say("mistake.normalization_mean_constant.change"),
-    wrong="dx = gamma / std * (dy - xhat * (dy * xhat).mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
-)
+@declare("normalization_mean_constant", wrong="dx = gamma / std * (dy - xhat * (dy * xhat).mean(0))", right=_NORMALIZED)
 def normalization_mean_constant(network: Network) -> Iterator[Change]:
     for name, means, _ in _statistics(network):
         yield Change((name,), cut(means))
@@ -136,11 +98,8 @@ def normalization_mean_constant(network: Network) -> Iterator[Change]:
 
 @declare(
     "normalization_statistics_doubled",
-    "rule",
-    say("mistake.normalization_statistics_doubled.what"),
-    say("mistake.normalization_statistics_doubled.change"),
     wrong="dx = gamma / std * (dy - 2 * dy.mean(0) - 2 * xhat * (dy * xhat).mean(0))",
-    right="dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))",
+    right=_NORMALIZED,
 )
 def normalization_statistics_doubled(network: Network) -> Iterator[Change]:
     def doubled(places: Sequence[tuple[Node, int]]) -> Changes:
@@ -160,7 +119,7 @@ def normalization_statistics_doubled(network: Network) -> Iterator[Change]:
 
 
 def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
-    """Where a step of a recurrent layer uses what an earlier step handed on: the node and the position."""
+    """Return the places where a step of a recurrent layer uses values of an earlier step, as nodes and positions."""
     nodes = network.by_scope.get(name, [])
     sources: dict[int, list[Node]] = {}
     users: dict[int, list[Node]] = {}
@@ -192,7 +151,7 @@ def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
 
 
 def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]:
-    """The step of each node: the last one of those whose values it needs."""
+    """Return the step of each node: the last step of the values that it needs."""
     steps = dict(known)
     for node in nodes:
         if node.index not in known:
@@ -203,7 +162,7 @@ def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]
 
 
 def _step_of_user(node: Node, users: Mapping[int, Sequence[Node]], steps: Mapping[int, int]) -> int | None:
-    """The step of what a value is first combined with."""
+    """Return the step of the value that a node is first combined with."""
     derived, waiting = {node.index}, [node]
     while waiting:
         for user in users.get(waiting.pop().index, ()):
@@ -222,14 +181,7 @@ def _recurrent(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]
             yield name, places
 
 
-@declare(
-    "recurrence_cut",
-    "rule",
-    say("mistake.recurrence_cut.what"),
-    say("mistake.recurrence_cut.change"),
-    wrong="dh = dh_of_output[t]",
-    right="dh = dh_of_output[t] + delta[t + 1] @ U.T",
-)
+@declare("recurrence_cut", wrong="dh = dh_of_output[t]", right="dh = dh_of_output[t] + delta[t + 1] @ U.T")
 def recurrencecut(network: Network) -> Iterator[Change]:
     for name, places in _recurrent(network):
         yield Change((name,), cut(places))
@@ -237,9 +189,6 @@ def recurrencecut(network: Network) -> Iterator[Change]:
 
 @declare(
     "recurrence_path_forgotten",
-    "rule",
-    say("mistake.recurrence_path_forgotten.what"),
-    say("mistake.recurrence_path_forgotten.change"),
     wrong="dc = dh * o * (1 - tanh(c) ** 2)",
     right="dc = dh * o * (1 - tanh(c) ** 2) + dc_next * f_next",
 )

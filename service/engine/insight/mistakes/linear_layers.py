@@ -7,10 +7,17 @@ from functools import partial
 
 from service.engine.graph.differentiate import Changes
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import Sliding, broadcast, concatenate, overlap_add, reshape, slice_axis, transpose
+from service.engine.graph.operations import (
+    Sliding,
+    broadcast,
+    concatenate,
+    overlap_add,
+    reshape,
+    slice_axis,
+    transpose,
+)
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, nothing, unchanged
-from service.engine.texts import say
 
 # --- kernels ------------------------------------------------------------------------------------
 
@@ -24,9 +31,9 @@ def _flipped(x: Node, axes: Sequence[int]) -> Node:
 def through_updated(
     network: Network, layers: Collection[str], rate: Node, penalties: Mapping[tuple[str, ...], Node]
 ) -> Changes:
-    """Deltas that are passed on through weights which are updated already, each with the gradient that it just got.
+    """Return changes that pass deltas on through weights updated before, each with its new gradient.
 
-    `penalties` are the gradients of penalties that the updates have too.
+    `penalties` are the gradients of penalties in these updates.
     """
     replaced = {
         each.node: each.node - rate * penalties[each.layer, each.name]
@@ -55,7 +62,7 @@ def _through_updated(network: Network, node: Node, position: int, factor: Node, 
 
 
 def with_other_parameters(network: Network, replaced: Mapping[Node, Node], layer: str | None = None) -> Changes:
-    """Cotangents that are passed on through other values of parameters than those of the way forward."""
+    """Return changes that pass cotangents on through other values of parameters than in the forward pass."""
     of_parameters = network.descendants(replaced)
     rules = {}
     nodes = network.forward if layer is None else network.by_scope.get(layer, [])
@@ -83,14 +90,7 @@ def _kernels(network: Network, *words: str) -> Iterator[tuple[str, Node]]:
             yield each.layer, each.node
 
 
-@declare(
-    "kernel_not_flipped",
-    "rule",
-    say("mistake.kernel_not_flipped.what"),
-    say("mistake.kernel_not_flipped.change"),
-    wrong="dx = correlate(pad(delta), K)",
-    right="dx = correlate(pad(delta), K[::-1, ::-1])",
-)
+@declare("kernel_not_flipped", wrong="dx = correlate(pad(delta), K)", right="dx = correlate(pad(delta), K[::-1, ::-1])")
 def kernel_not_flipped(network: Network) -> Iterator[Change]:
     for layer, kernel in _kernels(network, "conv"):
         spatial = len(kernel.shape) - 2
@@ -101,14 +101,7 @@ def kernel_not_flipped(network: Network) -> Iterator[Change]:
             yield Change((layer,), changes)
 
 
-@declare(
-    "kernel_not_transposed",
-    "rule",
-    say("mistake.kernel_not_transposed.what"),
-    say("mistake.kernel_not_transposed.change"),
-    wrong="delta1 = (delta2 @ W2) * df(z1)",
-    right="delta1 = (delta2 @ W2.T) * df(z1)",
-)
+@declare("kernel_not_transposed", wrong="delta1 = (delta2 @ W2) * df(z1)", right="delta1 = (delta2 @ W2.T) * df(z1)")
 def kernel_not_transposed(network: Network) -> Iterator[Change]:
     for layer, kernel in _kernels(network, "dense", "rnn"):
         if len(kernel.shape) == 2 and kernel.shape[0] == kernel.shape[1] > 1:
@@ -119,9 +112,6 @@ def kernel_not_transposed(network: Network) -> Iterator[Change]:
 
 @declare(
     "padding_gradient_lost",
-    "rule",
-    say("mistake.padding_gradient_lost.what"),
-    say("mistake.padding_gradient_lost.change"),
     wrong="dx = dx_padded[:, :height, :width]",
     right="dx = dx_padded[:, top : top + height, left : left + width]",
 )
@@ -141,14 +131,14 @@ def padding_gradient_lost(network: Network) -> Iterator[Change]:
 
 
 def _cropped_at_the_corner(node: Node, g: Node) -> Node:
-    """The padded gradient without its last rows and columns, and not without those of the padding."""
+    """Crop the last rows and columns of the padded gradient, in place of those of the padding."""
     sliding: Sliding = node.attributes[0]
     corner = sliding._replace(padding=tuple((0, low + high) for low, high in sliding.padding))
     return overlap_add(g, corner, node.inputs[0].shape)
 
 
 def _border_is_zero(node: Node, g: Node) -> Node:
-    """The gradient of what padding touches is left at 0."""
+    """Return the gradient with 0 where padding has an effect."""
     sliding: Sliding = node.attributes[0]
     whole = overlap_add(g, sliding, node.inputs[0].shape)
     for axis, (low, high) in zip(sliding.axes, sliding.padding, strict=True):
@@ -159,12 +149,12 @@ def _border_is_zero(node: Node, g: Node) -> Node:
 
 
 def _whole_windows_only(node: Node, g: Node) -> Node:
-    """Windows that reach over the edge pass nothing back."""
+    """Return the gradient without windows that reach over the edge."""
     return overlap_add(_without_rim(node, g), node.attributes[0], node.inputs[0].shape)
 
 
 def _without_rim(node: Node, g: Node) -> Node:
-    """Gathered windows with 0 in those that reach over the edge."""
+    """Return gathered windows with 0 in those that reach over the edge."""
     sliding: Sliding = node.attributes[0]
     shape = node.inputs[0].shape
     counts = sliding.positions(shape)
@@ -187,14 +177,14 @@ def _along(x: Node, axis: int, values: Sequence[float]) -> Node:
 
 
 def _samples_turned(x: Node, by: int) -> Node:
-    """x with the samples moved on by some places, the last ones to the front."""
+    """Return x with the samples moved on by some places, the last ones to the front."""
     count = x.shape[0]
     by %= count
     return concatenate([slice_axis(x, 0, count - by, count), slice_axis(x, 0, 0, count - by)], 0)
 
 
 def of_other_samples(network: Network) -> Iterator[Change]:
-    """The parameters of a layer meet its deltas with the inputs of the sample before, or of the next one."""
+    """Yield changes in which deltas meet the inputs of the sample before, or of the next one."""
     if network.task.samples < 2:
         return
     for by in (1, -1):
@@ -211,7 +201,7 @@ def of_other_samples(network: Network) -> Iterator[Change]:
 
 
 def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Node]) -> Changes:
-    """Gradients of a layer's parameters, made of other values that stand beside them in its products."""
+    """Return changes of a layer's parameter gradients that use other values in its products."""
     own = {each.node.index for each in network.trained}
     of_parameters = network.descendants(each.node for each in network.trained if each.layer == layer) | own
     depends = network.descendants(replaced) if replaced else set()
@@ -227,14 +217,7 @@ def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Nod
     return Changes(rules)
 
 
-@declare(
-    "attention_scale_forgotten",
-    "rule",
-    say("mistake.attention_scale_forgotten.what"),
-    say("mistake.attention_scale_forgotten.change"),
-    wrong="dQ = dS @ K",
-    right="dQ = dS @ K / sqrt(d)",
-)
+@declare("attention_scale_forgotten", wrong="dQ = dS @ K", right="dQ = dS @ K / sqrt(d)")
 def attention_scale_forgotten(network: Network) -> Iterator[Change]:
     for name, _ in network.layers("multi_head_attention"):
         scaled = [
@@ -249,9 +232,6 @@ def attention_scale_forgotten(network: Network) -> Iterator[Change]:
 
 @declare(
     "attention_weights_constant",
-    "rule",
-    say("mistake.attention_weights_constant.what"),
-    say("mistake.attention_weights_constant.change"),
     wrong="dV = P.T @ dA  # and no dQ, dK",
     right="dV = P.T @ dA; dP = dA @ V.T; dS = P * (dP - (dP * P).sum(-1, keepdims=True))",
 )

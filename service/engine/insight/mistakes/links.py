@@ -10,14 +10,10 @@ from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, reshape, scatter_rows
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, cut
-from service.engine.texts import say
 
 
 @declare(
     "shared_use_forgotten",
-    "rule",
-    say("mistake.shared_use_forgotten.what"),
-    say("mistake.shared_use_forgotten.change"),
     wrong="dW = first.T @ delta_first",
     right="dW = first.T @ delta_first + second.T @ delta_second",
 )
@@ -42,7 +38,7 @@ def _owner(network: Network, name: str) -> str | None:
 
 
 def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Iterator[Change]:
-    """Each layer's uses of parameters, cut. Layers may share views of a parameter, so these do not count as uses."""
+    """Yield changes that cut each layer's uses of parameters. Views of a parameter do not count as uses."""
     views = set(own)
     for node in network.forward:
         if node.operation.view is not None and node.inputs[0].index in views:
@@ -56,14 +52,7 @@ def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Ite
             yield Change((user,), cut(places))
 
 
-@declare(
-    "branch_forgotten",
-    "rule",
-    say("mistake.branch_forgotten.what"),
-    say("mistake.branch_forgotten.change"),
-    wrong="da = through_the_layers",
-    right="da = through_the_layers + dsum",
-)
+@declare("branch_forgotten", wrong="da = through_the_layers", right="da = through_the_layers + dsum")
 def branch_forgotten(network: Network) -> Iterator[Change]:
     marks: dict[str, list[Node]] = {}
     for node in network.forward:
@@ -78,14 +67,7 @@ def branch_forgotten(network: Network) -> Iterator[Change]:
                 yield Change((name, use.attributes[0]), cut([(use, 0)]))
 
 
-@declare(
-    "embedding_overwritten",
-    "rule",
-    say("mistake.embedding_overwritten.what"),
-    say("mistake.embedding_overwritten.change"),
-    wrong="dE[indices] += delta",
-    right="np.add.at(dE, indices, delta)",
-)
+@declare("embedding_overwritten", wrong="dE[indices] += delta", right="np.add.at(dE, indices, delta)")
 def embedding_overwritten(network: Network) -> Iterator[Change]:
     for name, _ in network.layers("embedding"):
         for node in network.nodes_of(name, "gather_rows"):

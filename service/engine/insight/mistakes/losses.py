@@ -12,11 +12,10 @@ from service.engine.insight.mistakes.network import Ending, Network, handed, tim
 from service.engine.network.activations import activations
 from service.engine.network.losses import Prediction, losses
 from service.engine.network.total_loss import build_total_loss
-from service.engine.texts import say
 
 
 def _jacobian(ending: Ending, g: Node) -> Node:
-    """The cotangent of the logits from one of the probabilities."""
+    """Return the cotangent of the logits from that of the probabilities."""
     value = ending.value
     if ending.activation in ("softmax", "softmin"):
         contribution = value.operation.pullback(1)(g, value, *value.inputs)
@@ -27,9 +26,6 @@ def _jacobian(ending: Ending, g: Node) -> Node:
 
 @declare(
     "softmax_jacobian_diagonal",
-    "rule",
-    say("mistake.softmax_jacobian_diagonal.what"),
-    say("mistake.softmax_jacobian_diagonal.change"),
     wrong="delta = dp * p * (1 - p)",
     right="delta = p * (dp - (dp * p).sum(-1, keepdims=True))",
 )
@@ -48,14 +44,7 @@ def softmax_jacobian_diagonal(network: Network) -> Iterator[Change]:
         yield Change((layer,), Changes(rules), network.total_for(layer))
 
 
-@declare(
-    "crossentropy_without_softmax",
-    "rule",
-    say("mistake.crossentropy_without_softmax.what"),
-    say("mistake.crossentropy_without_softmax.change"),
-    wrong="delta = -t / p / N",
-    right="delta = (p - t) / N",
-)
+@declare("crossentropy_without_softmax", wrong="delta = -t / p / N", right="delta = (p - t) / N")
 def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
     for ending in network.endings:
         if not ending.fused:
@@ -67,7 +56,7 @@ def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
 
 
 def _of_logits(network: Network) -> Node:
-    """A loss whose gradient by the logits z is z - t where that of the cross-entropy is p - t."""
+    """Return a loss with the gradient z - t by the logits z, where that of the cross-entropy is p - t."""
     half, task = losses.select("half_squared_error"), network.task
     names, targets, weights = network.definition.output_names, {}, {}
     given = task.loss_weights or (1.0,) * len(names)
@@ -90,12 +79,7 @@ def _of_logits(network: Network) -> Node:
 
 
 @declare(
-    "crossentropy_with_softmax_twice",
-    "rule",
-    say("mistake.crossentropy_with_softmax_twice.what"),
-    say("mistake.crossentropy_with_softmax_twice.change"),
-    wrong="delta = softmax_jacobian(p) @ (p - t) / N",
-    right="delta = (p - t) / N",
+    "crossentropy_with_softmax_twice", wrong="delta = softmax_jacobian(p) @ (p - t) / N", right="delta = (p - t) / N"
 )
 def crossentropy_with_softmax_twice(network: Network) -> Iterator[Change]:
     for ending in network.endings:
@@ -124,7 +108,7 @@ def _penalties(network: Network) -> dict[tuple[str, ...], Node]:
 
 
 def _with_penalties(network: Network, factor: float) -> Iterator[Change]:
-    """The penalties' share times a factor: of all parameters, and of each layer."""
+    """Yield changes that multiply the gradient of penalties: of all parameters, and of each layer."""
     if network.has_penalties:
         yield from _of_each_layer({path: factor * node for path, node in _penalties(network).items()})
 
@@ -137,40 +121,19 @@ def _of_each_layer(changed: dict[tuple[str, ...], Node]) -> Iterator[Change]:
         yield Change((owner,), penalties={path: node for path, node in changed.items() if path[0] == owner})
 
 
-@declare(
-    "regularizer_forgotten",
-    "rule",
-    say("mistake.regularizer_forgotten.what"),
-    say("mistake.regularizer_forgotten.change"),
-    wrong="dW = X.T @ delta",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_forgotten", wrong="dW = X.T @ delta", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_forgotten(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 0.0)
 
 
-@declare(
-    "regularizer_doubled",
-    "rule",
-    say("mistake.regularizer_doubled.what"),
-    say("mistake.regularizer_doubled.change"),
-    wrong="dW = X.T @ delta + 4 * l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_doubled", wrong="dW = X.T @ delta + 4 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_doubled(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, 2.0)
 
 
-@declare(
-    "regularizer_halved",
-    "rule",
-    say("mistake.regularizer_halved.what"),
-    say("mistake.regularizer_halved.change"),
-    wrong="dW = X.T @ delta + l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_halved", wrong="dW = X.T @ delta + l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_halved(network: Network) -> Iterator[Change]:
-    """The squares' share times a half: there the derivative has a factor 2 to lose."""
+    """Yield changes that halve the gradient of squares, whose factor 2 may be forgotten."""
     if not network.has_penalties:
         return
     whole = _penalties(network)
@@ -184,36 +147,19 @@ def regularizer_halved(network: Network) -> Iterator[Change]:
     yield from _of_each_layer(changed)
 
 
-@declare(
-    "regularizer_averaged",
-    "rule",
-    say("mistake.regularizer_averaged.what"),
-    say("mistake.regularizer_averaged.change"),
-    wrong="dW = (X.T @ delta + 2 * l2 * W) / N",
-    right="dW = X.T @ delta / N + 2 * l2 * W",
-)
+@declare("regularizer_averaged", wrong="dW = (X.T @ delta + 2 * l2 * W) / N", right="dW = X.T @ delta / N + 2 * l2 * W")
 def regularizer_averaged(network: Network) -> Iterator[Change]:
     if network.task.samples > 1:
         yield from _with_penalties(network, 1.0 / network.task.samples)
 
 
-@declare(
-    "regularizer_sign",
-    "rule",
-    say("mistake.regularizer_sign.what"),
-    say("mistake.regularizer_sign.change"),
-    wrong="dW = X.T @ delta - 2 * l2 * W",
-    right="dW = X.T @ delta + 2 * l2 * W",
-)
+@declare("regularizer_sign", wrong="dW = X.T @ delta - 2 * l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_sign(network: Network) -> Iterator[Change]:
     yield from _with_penalties(network, -1.0)
 
 
 @declare(
     "output_forgotten",
-    "rule",
-    say("mistake.output_forgotten.what"),
-    say("mistake.output_forgotten.change"),
     wrong="gradient = gradient_of(loss_a)",
     right="gradient = gradient_of(loss_a) + gradient_of(loss_b)",
 )
@@ -231,14 +177,7 @@ def output_forgotten(network: Network) -> Iterator[Change]:
             yield Change((left_out,), total=total)
 
 
-@declare(
-    "loss_weights_forgotten",
-    "rule",
-    say("mistake.loss_weights_forgotten.what"),
-    say("mistake.loss_weights_forgotten.change"),
-    wrong="loss = loss_a + loss_b",
-    right="loss = weight_a * loss_a + weight_b * loss_b",
-)
+@declare("loss_weights_forgotten", wrong="loss = loss_a + loss_b", right="loss = weight_a * loss_a + weight_b * loss_b")
 def loss_weights_forgotten(network: Network) -> Iterator[Change]:
     weights = network.task.loss_weights
     if weights is None or network.task.reduction == "none" or set(weights) == {1.0}:

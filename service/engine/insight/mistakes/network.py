@@ -26,7 +26,7 @@ class Ending:
     layer: str
     logits: Node
     value: Node
-    """What the last activation, or the loss itself, makes of the logits."""
+    """The result of the last activation, or of the loss itself, from the logits."""
     activation: str
     fused: bool
     """The loss takes logarithms, and computes them from the logits."""
@@ -67,11 +67,11 @@ class Network:
         return found
 
     def nodes_of(self, layer: str, *operations: str) -> Iterator[Node]:
-        """The nodes of a layer with one of these operations."""
+        """Yield the nodes of a layer with one of these operations."""
         return (node for node in self.by_scope.get(layer, ()) if node.operation.name in operations)
 
     def layers(self, *types: str) -> Iterator[tuple[str, LayerOutput]]:
-        """The layers of these types, or all, in the order of computation."""
+        """Yield the layers of these types, or all, in the order of computation."""
         return ((name, layer) for name, layer in self.model.layers.items() if not types or self.types[name] in types)
 
     @cached_property
@@ -81,7 +81,7 @@ class Network:
 
     @cached_property
     def moving(self) -> set[int]:
-        """Indices of the nodes that depend on what is trained."""
+        """Indices of the nodes that depend on trained parameters."""
         return self.descendants(self.targets)
 
     @cached_property
@@ -90,7 +90,7 @@ class Network:
         return self.descendants(self.model.inputs.values())
 
     def descendants(self, sources: Iterable[Node]) -> set[int]:
-        """Indices of the forward nodes that depend on some nodes, these included."""
+        """Return the indices of the forward nodes that depend on some nodes, including these."""
         found = {node.index for node in sources}
         for node in self.forward:
             if node.index not in found and any(x.index in found for x in node.inputs):
@@ -98,7 +98,7 @@ class Network:
         return found
 
     def substituted(self, node: Node, replaced: Mapping[Node, Node]) -> Node:
-        """The same computation from other nodes. It is made anew between these and `node`."""
+        """Return the same computation from other nodes, made anew between these and `node`."""
         made: dict[Node, Node] = dict(replaced)
         first = min(each.index for each in replaced)
         needed, waiting = {node.index: node}, [node]
@@ -118,12 +118,12 @@ class Network:
 
     @staticmethod
     def pulled(node: Node, position: int, g: Node, *inputs: Node) -> Node | None:
-        """What the rule of the table gives for a cotangent; with other inputs than the node has, if they are given."""
+        """Return the result of the pullback for a cotangent; with other inputs than the node's, if they are given."""
         found = node.operation.pullback(position)(g, node, *(inputs or node.inputs))
         return None if isinstance(found, NoGradient) else found
 
     def slope(self, layer: LayerOutput, at: Node) -> Node | None:
-        """The derivative of a layer's activation at `at`; None where it acts on rows or has parameters."""
+        """Return the derivative of a layer's activation at `at`; None where it acts on rows or has parameters."""
         chosen = layer.activation
         if chosen is None or chosen.declaration.acts_on != "element" or chosen.declaration.parameters:
             return None
@@ -137,14 +137,14 @@ class Network:
 
     @property
     def counts(self) -> Counts:
-        """What a mean may be taken over."""
+        """The counts that a mean may be taken over."""
         outputs = sum(math.prod(self.model.layers[name].output.shape[1:]) for name in self.definition.output_names)
         averages = all(loss.name in AVERAGING for loss in self.task.losses or ())
         return Counts(self.task.samples, outputs, self.task.reduction, averages)
 
     @cached_property
     def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
-        """Of several outputs: each with what its mean may be taken over, and what a factor of its loss adds."""
+        """For each of several outputs, the counts of its mean, and the node that a factor of its loss adds."""
         parts = self.objective.by_output
         if len(parts) < 2 or self.task.reduction == "none":
             return []
@@ -178,7 +178,7 @@ class Network:
         return self.loss_of({name: Prediction(value) for name, value in values.items()})
 
     def loss_of(self, predictions: Mapping[str, Prediction]) -> Node:
-        """The data loss with other predictions at some outputs, which are no logits."""
+        """Return the data loss with other predictions at some outputs, none of them logits."""
         task, names = self.task, self.definition.output_names
         all_of_them: dict[str, Prediction] = {}
         chosen = {}
@@ -203,7 +203,7 @@ class Network:
         return made.total
 
     def values_of_samples(self) -> Iterator[Node]:
-        """The weighted loss of each sample at each output: nodes that the objective has already."""
+        """Yield the weighted loss of each sample at each output, as nodes of the objective."""
         for name, loss in zip(self.definition.output_names, self.task.losses or (), strict=True):
             layer = self.model.layers[name]
             own = Prediction(layer.output, layer.pre_activation if layer.activation else None, layer.activation)
@@ -211,7 +211,7 @@ class Network:
             yield values if self.prepared.weights is None else values * self.prepared.weights
 
     def total_for(self, layer: str) -> Node | None:
-        """What to differentiate where the activation of a layer is to be seen on the way back; None: as it is."""
+        """Return the node to differentiate so that a layer's activation is in the backward graph; None for the loss."""
         return self.unfused if any(ending.fused and ending.layer == layer for ending in self.endings) else None
 
 
@@ -220,21 +220,21 @@ def _more_of(part: Node, factor: float) -> Node:
 
 
 def times(*factors: Node) -> Callable[[Node], Node]:
-    """A rule that multiplies a cotangent."""
+    """Return a rule that multiplies a cotangent."""
     return lambda g: reduce(mul, factors, g)
 
 
 def unchanged(g: Node) -> Node:
-    """The rule that passes a cotangent on as it is."""
+    """Return a cotangent unchanged."""
     return g
 
 
 def nothing(g: Node) -> None:
-    """The rule that passes nothing on."""
+    """Return no cotangent."""
 
 
 def handed(*each: tuple[Node, Callable[[Node], Node]]) -> Callable[[Node], list[tuple[Node, Node]]]:
-    """A jump: what earlier nodes get, each by a rule of its own."""
+    """Return a jump: each earlier node gets a cotangent by a rule of its own."""
     return lambda g: [(node, rule(g)) for node, rule in each]
 
 

@@ -1,4 +1,4 @@
-"""Differences that are no mistakes: the gradient is right as far as the way of computing it allows."""
+"""Differences that are no mistakes: the gradient is as right as its computation allows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,15 @@ from service.engine.graph.operations import greater, greater_equal
 from service.engine.insight.mistakes.arrangements import anything
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, times
-from service.engine.texts import say
 
-declare("float32_noise", "noise", say("mistake.float32_noise.what"), say("mistake.float32_noise.change"))(anything)
-declare(
-    "central_differences",
-    "noise",
-    say("mistake.central_differences.what"),
-    say("mistake.central_differences.change"),
-)(anything)
-declare(
-    "forward_differences",
-    "noise",
-    say("mistake.forward_differences.what"),
-    say("mistake.forward_differences.change"),
-)(anything)
+declare("float32_noise", "noise")(anything)
+declare("central_differences", "noise")(anything)
+declare("forward_differences", "noise")(anything)
 
 
-@declare("kink_convention", "noise", say("mistake.kink_convention.what"), say("mistake.kink_convention.change"))
+@declare("kink_convention", "noise")
 def kink_convention(network: Network) -> Iterator[Change]:
-    """At a kink the other of both slopes, or the one between them."""
+    """Yield changes of the slope at a kink: the other of both slopes, or the mean."""
     for share in (1.0, 0.5):
         rules: dict[str, dict[tuple[int, int], Callable[[Node], Node | None]]] = {}
         for node in network.forward:
@@ -44,7 +33,7 @@ def kink_convention(network: Network) -> Iterator[Change]:
 
 
 def _other_slope(slope: Node) -> Node | None:
-    """A slope that is a comparison, with the other value where both sides are equal."""
+    """Return a slope that is a comparison with the other value at equality; None for other slopes."""
     name = slope.operation.name
     if name == "greater":
         return greater_equal(*slope.inputs)

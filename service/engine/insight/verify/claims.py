@@ -1,4 +1,4 @@
-"""Claimed gradients as they are sent: in our layout or PyTorch's, as a tree, by flat names, or as one vector."""
+"""Claimed gradients in their form of transport: our layout or PyTorch's, as a tree, by flat names, or as one vector."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from service.engine.network.vectors import ParametersSide
 LAYOUTS = ("nabla", "pytorch")
 Path = tuple[str, ...]
 Turn = Callable[[Array, Shape], Array | None]
-"""A tensor of PyTorch as one of ours of a shape; None: it is none."""
+"""Turns a tensor of PyTorch into one of ours with a shape; None if it is none."""
 
 
 @dataclass
 class Claim:
-    """What somebody claims to be the gradient."""
+    """A claimed gradient."""
 
     tensors: dict[Path, Array] = field(default_factory=dict)
-    """Of the right shapes, in float64."""
+    """Tensors of the right shapes, in float64."""
     odd: dict[Path, Array] = field(default_factory=dict)
-    """Of other shapes, which a transpose or a reshape explains."""
+    """Tensors of other shapes that a transpose or a reshape explains."""
     twins: dict[Path, Array] = field(default_factory=dict)
     """Second claims of the same tensor: PyTorch has two biases where one is enough."""
     narrow: bool = False
-    """Whether it came as float32."""
+    """True if the numbers came as float32."""
     faults: list[Fault] = field(default_factory=list)
     names: set[tuple[str, str]] = field(default_factory=set)
     """The names that were read."""
@@ -50,7 +50,7 @@ class Claims:
         self.pytorch = PyTorchLayout(definition, self.shapes)
 
     def read(self, claimed: Any, layout: str, at: Place) -> Claim:
-        """A claim, with everything that is wrong with its form as faults."""
+        """Read a claim, with all faults of its form."""
         if not isinstance(claimed, Mapping):
             return self._flat(np.asarray(claimed), at)
         given: dict[Path, tuple[Array, Place]] = {}
@@ -154,7 +154,7 @@ class Claims:
         ]
 
     def _whole(self, given: Mapping[Path, Array]) -> dict[str, dict[str, Array]]:
-        """A tree of zeros with some tensors in it, for faults to be told of these alone."""
+        """Return a tree of zeros with some tensors in it, whose faults are then only about these."""
         tree: dict[str, dict[str, Array]] = {}
         for (layer, name), shape in self.shapes.items():
             tree.setdefault(layer, {})[name] = np.broadcast_to(np.zeros(()), shape)
@@ -164,7 +164,7 @@ class Claims:
 
 
 def undone(array: Array, shape: Shape, kind: str) -> Iterator[tuple[str, Array]]:
-    """Tensors of a shape that an array may have been made of by one of the known mistakes."""
+    """Yield tensors of a shape that known mistakes may have turned into an array."""
     for mistake in mistakes:
         if mistake.kind == "arrangement":
             for candidate in mistake.build(array, shape, kind):

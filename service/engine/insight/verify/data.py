@@ -15,7 +15,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.linear_layers import through_updated
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask
 from service.engine.insight.verify.budget import NODE, cost
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Path, Trees, fill
@@ -30,8 +30,10 @@ SHARES = "verify/shares"
 
 
 @dataclass(frozen=True)
-class DataTask(TwinTask):
+class DataTask(NetworkTask):
     """Asks for the gradients of single samples, and for gradients through updated weights."""
+
+    graphs = 3.0
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> DataGradients:
         return DataGradients(self.task, limits, pool, watch)
@@ -67,7 +69,7 @@ class DataGradients:
         self.updated: Program | None = None
         made: dict[str, Node] = {}
         self.forms = 0
-        """Ways to have updated weights too early: all of them, or those of one layer."""
+        """The ways to update weights too early: in all layers, or in one."""
         try:
             rate = graph.input(RATE, ())
             owners = [name for name in network.order if any(each.layer == name for each in network.trained)] + [
@@ -99,13 +101,12 @@ class DataGradients:
         self.inputs = {node.attributes[0]: node for node in graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(graph)
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
         numbers = sum(node.size for node in outputs.values()) + sum(node.size for node in made.values())
         self.nbytes = 8 * numbers + sum(each.nbytes for each in (self.program, self.updated) if each is not None)
 
     @property
     def right_share(self) -> float:
-        """What each sample's loss counts in the loss."""
+        """The factor of each sample's loss in the loss."""
         return 1.0 / self.samples if self.network.task.reduction == "mean" else 1.0
 
     def run(
@@ -120,8 +121,10 @@ class DataGradients:
         several: Iterable[Mapping[str, Array]],
         watch: Watch | None,
     ) -> Iterator[dict[str, Array]]:
-        """What a program gives with one change of its inputs after the other; each names the inputs that it changes,
-        and the next one starts from the leaves again."""
+        """Yield the outputs of a program for one change of its inputs after another.
+
+        Each change names the inputs that it replaces; the next one starts from the leaves again.
+        """
         with program.workspace(watch) as workspace:
             plain = {**self.signs, **leaves}
             fill(workspace.inputs, plain, self.inputs)
@@ -139,8 +142,8 @@ class DataGradients:
                         room[...] = plain[name]
 
     def of_samples(self, leaves: Mapping[str, Array], watch: Watch | None) -> dict[Path, tuple[Array, Array]]:
-        """The pictures of the gradient of each sample's loss at each output, (outputs times samples, numbers), and of
-        the penalties."""
+        """Return the pictures of the gradient of each sample's loss at each output, (outputs times samples, numbers),
+        and of the penalties."""
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
@@ -151,7 +154,7 @@ class DataGradients:
         return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
 
     def _single(self) -> Iterator[dict[str, Array]]:
-        """Shares of which one is 1: that of each sample at each output."""
+        """Yield shares with a single 1, for each sample at each output."""
         for output in self.outputs:
             for sample in range(self.samples):
                 chosen = {f"{SHARES}/{name}": np.zeros(self.samples) for name in self.outputs}
@@ -165,7 +168,7 @@ class DataGradients:
         return {path: given[f"updated/{form}/{number}"] for number, path in enumerate(self.paths)}
 
     def whole(self, given: Mapping[str, Array]) -> dict[Path, Array]:
-        """The pictures of gradients, those of the penalties included."""
+        """Return the pictures of gradients, including the penalties'."""
         return {
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)

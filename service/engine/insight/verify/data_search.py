@@ -1,8 +1,8 @@
-"""Right rules with wrong data: other samples, other targets, or weights that were updated too early.
+"""The search for right rules with wrong data: other samples, other targets, or weights that were updated too early.
 
-What depends on numbers that nobody knows is solved for. A gradient is a sum over samples, so the share of each sample
-in a claim is a least-squares solution, and the shares tell what was done: one sample alone, one left out, one twice. A
-delta that passed weights updated with the rate η is linear in η in the first layer that it changes, which gives η.
+The search solves for unknown numbers. A gradient is a sum over samples, so least squares give the share of each sample
+in a claim, and the shares reveal the mistake: one sample alone, one left out, one twice. A delta that passed weights
+updated with the rate η is linear in η in the first layer that it changes, which gives η.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,11 @@ MOST_SAMPLES = 256
 MOST_WORK = 5e7
 """Floating-point operations that single samples may take."""
 MOST_PERMUTED = 4
-"""Of so many samples, every order of the targets is tried."""
+"""Most samples for which every order of the targets is tried."""
 STRAIGHT = 1e-2
-"""What a tensor that is linear in the learning rate leaves over at most, as a share of its error;"""
+"""Largest residual of a tensor that is linear in the learning rate, as a share of its error."""
 BENT = 0.3
-"""and one that is not. So much is left after each better guess, too."""
+"""Largest residual of a tensor that is not linear in it, and after each better guess."""
 MOST_REFINED = 2
 MOST_STEPS = 10
 MOST_RATES = 4
@@ -37,7 +38,7 @@ MOST_RATES = 4
 LEAST_RATE, LARGEST_RATE = 1e-6, 1e3
 """Learning rates that somebody may have used."""
 NEAR = 1e-6
-"""How near shares lie to whole multiples."""
+"""Largest distance of shares from whole multiples."""
 
 
 class _OneSearch:
@@ -101,7 +102,7 @@ class _UpdatedWeights(_OneSearch):
         return []
 
     def _refined(self, form: int, reading: Reading, rate: float) -> float:
-        """The learning rate that fits a tensor which is not linear in it, by the secant method."""
+        """Return the learning rate that fits a tensor which is not linear in it, by the secant method."""
         claim, before, picture_before = reading.options[0].picture, 0.0, self.right[reading.path]
         left = float(np.linalg.norm(claim - picture_before))
         for _ in range(MOST_STEPS):
@@ -129,7 +130,7 @@ class _SampleShares(_OneSearch):
 
     @property
     def _is_solved(self) -> bool:
-        """Whether the shares of samples are solved for; where that takes long, only the usual ones are tried."""
+        """True if the search solves for shares; where that would take long, only usual shares are tried."""
         work = 0.0 if self.data.program is None else self.data.program.work
         unknown = self.data.samples * len(self.data.outputs)
         return self.data.has_shares and 1 < unknown <= MOST_SAMPLES and unknown * work <= MOST_WORK
@@ -169,12 +170,12 @@ class _SampleShares(_OneSearch):
         tolerance = max(NEAR, *(reading.tolerance for reading in readings)) * singular[0] / singular[-1]
         weights = self.leaves.get("sample_weights")
         ratios = (shares / self.data.right_share).reshape(len(self.data.outputs), self.data.samples)
-        return list(self._told(readings, ratios, min(tolerance, 0.05), precision, weights))
+        return list(self._mistakes_of(readings, ratios, min(tolerance, 0.05), precision, weights))
 
-    def _told(
+    def _mistakes_of(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
     ) -> Iterator[ClaimDiagnosis]:
-        """What shares of samples, beside the right ones, mean: (outputs, samples)."""
+        """Yield the mistake that shares of samples mean, given as ratios to the right ones, (outputs, samples)."""
         said = [_of_shares(own, near, weights) for own in ratios]
         wrong = [place for place, each in enumerate(said) if each != ("", -1)]
         if not wrong or any(said[place][0] == "?" for place in wrong) or len({said[place] for place in wrong}) > 1:
@@ -232,13 +233,9 @@ class _ShuffledTargets(_OneSearch):
 class DataSearch(_OneSearch):
     """The search for mistakes of data, in the claims of one request."""
 
-    def __init__(
-        self, data: DataGradients, right: Mapping[Path, Array], leaves: Mapping[str, Array], budget: Budget
-    ) -> None:
-        super().__init__(data, right, leaves, budget)
-        self._searches = [
-            kind(data, right, leaves, budget) for kind in (_UpdatedWeights, _SampleShares, _ShuffledTargets)
-        ]
+    def __init__(self, *request: Any) -> None:
+        super().__init__(*request)
+        self._searches = [search(*request) for search in (_UpdatedWeights, _SampleShares, _ShuffledTargets)]
 
     def look(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
         """Return the mistakes of data that explain a whole claim."""
@@ -247,7 +244,7 @@ class DataSearch(_OneSearch):
         return [found for search in self._searches for found in search.look(readings)]
 
     def versions(self) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
-        """Wrong gradients of the usual mistakes of data: as variants, with what each changes of the leaves, and as
+        """Return wrong gradients of the usual mistakes of data: as variants, with the changed leaves of each, and as
         pictures of all versions of each tensor."""
         variants: list[Variant] = []
         changes: list[dict[str, Array]] = []
@@ -288,8 +285,8 @@ class DataSearch(_OneSearch):
 
 
 def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, int]:
-    """The mistake that shares of samples, beside the right ones, tell of, and the sample in question; no code: none,
-    and a question mark: none that is known."""
+    """Return the mistake that shares of samples mean, given as ratios to the right ones, and the sample in question. An
+    empty code means right shares, and a question mark an unknown mistake."""
     count = len(ratios)
 
     def are(values: Array | float) -> Array:
@@ -315,7 +312,7 @@ def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, 
 
 
 def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> float | None:
-    """The largest relative error that pictures leave; None: they do not explain the claim."""
+    """Return the largest relative error that pictures leave; None if they do not explain the claim."""
     largest = 0.0
     for reading in readings:
         claim, picture = reading.options[0].picture, pictures[reading.path]

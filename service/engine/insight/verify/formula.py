@@ -11,14 +11,14 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.errors import Fault, InvalidRequest, LimitExceeded
-from service.engine.errors import Path as Place
 from service.engine.float_warnings import without_float_warnings
-from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build
+from service.engine.functions.compiled import MOST_NODES, ExpressionTask, build, naming_limit
 from service.engine.functions.expression import Expression
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from service.engine.graph.plan import WorkspacePool
+from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.mistakes import Counts, mistakes
 from service.engine.insight.mistakes.formulas import FormulaInGraph
 from service.engine.insight.subject import Located, Subject
@@ -65,12 +65,10 @@ class FunctionVerify:
         graph = Graph("float64", MOST_NODES, watch=watch)
         self.names = expression.variables
         self.variables = [graph.input(name, ()) for name in self.names]
-        try:
+        with naming_limit("operations of the graph"):
             nodes = build(expression, graph, self.variables)
             paths: list[Path] = [(name,) for name in self.names]
             self.subject = Subject(nodes[-1], list(zip(paths, self.variables, strict=True)), pool)
-        except LimitExceeded as error:
-            raise LimitExceeded("operations of the graph", error.asked, error.allowed, ("expression",)) from None
         graph.most_nodes = MOST_WRONG_NODES
         self.paths = paths
         self.versions = {path: [node] for path, node in zip(paths, self.subject.gradients, strict=True)}
@@ -94,15 +92,14 @@ class FunctionVerify:
             self.left_out = True
         self.nbytes = self.subject.nbytes + 64 * len(graph.nodes)
         self.weight = len(graph.nodes)
-        """How much of a cache it takes."""
 
     def run(self, point: Array, wanted: VerifyOptions, watch: Watch | None = None) -> Verdicts:
         """Judge every claim at a point, (variables,). Raises `InvalidRequest` when a claim does not fit."""
         claims, faults = [], []
         for submission in wanted.submissions:
-            claim = self._read(submission.claimed, submission.place)
-            faults += claim.faults
-            claims.append(claim)
+            tensors, found = read_numbers(self.names, submission.claimed, submission.place)
+            faults += found
+            claims.append(Claim(tensors, narrow=getattr(submission.claimed, "dtype", None) == np.float32))
         if faults:
             raise InvalidRequest(faults)
         leaves = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
@@ -117,32 +114,6 @@ class FunctionVerify:
             [without_float_warnings(judge.verdict, claim) for claim in claims],
             missed=("rules",) if self.left_out else (),
         )
-
-    def _read(self, claimed: Any, at: Place) -> Claim:
-        """A claim: numbers by variable, or a list of them in the order of the variables."""
-        claim, listed = Claim(), ", ".join(self.names)
-        if isinstance(claimed, Mapping):
-            for name, value in claimed.items():
-                if name not in self.names:
-                    claim.faults.append(Fault((*at, name), "is no variable", self.names))
-                elif isinstance(value, Mapping) or np.shape(value) != ():
-                    came = "an object" if isinstance(value, Mapping) else f"a tensor of shape {list(np.shape(value))}"
-                    claim.faults.append(Fault((*at, name), f"takes a number, got {came}"))
-                else:
-                    claim.tensors[(name,)] = np.asarray(value, np.float64)
-            if not claimed:
-                detail = f"claims nothing; it takes numbers by the names of {listed}"
-                claim.faults.append(Fault(at, detail, self.names))
-            return claim
-        flat = np.asarray(claimed)
-        if flat.shape != (len(self.names),) and not (flat.shape == () and len(self.names) == 1):
-            detail = f"has shape {list(flat.shape)}; it takes a number for each variable, [{listed}]"
-            claim.faults.append(Fault(at, detail))
-            return claim
-        claim.narrow = flat.dtype == np.float32
-        for name, value in zip(self.names, flat.reshape(-1), strict=True):
-            claim.tensors[(name,)] = np.asarray(value, np.float64)
-        return claim
 
 
 class FormulaJudge(Judge):
@@ -176,9 +147,8 @@ class FormulaJudge(Judge):
         return ranked(found or self._search.parts(readings))
 
     def _is_between_slopes(self, readings: Sequence[Reading]) -> bool:
-        """Whether the point lies on a kink, and what is claimed between the slopes on both sides, in every direction:
-        along each variable, and along sums and differences of two of them.
-        """
+        """Return whether the point lies on a kink, and the claim between the slopes on both sides in every direction:
+        along each variable, and along sums and differences of two of them."""
         here = self.rounding.here
         if not here.ties():
             return False
@@ -204,10 +174,10 @@ class FormulaJudge(Judge):
 
 
 BESIDE = 1e-7
-"""How far from a kink the slopes of both sides are taken."""
+"""The distance from a kink at which slopes of both sides are taken."""
 ROOM = 1e-5
-"""By what share of them a slope between them may be beyond."""
+"""Tolerance of a slope between them, as a share of both."""
 MOST_PAIRED = 12
-"""Variables of which two are moved together."""
+"""Most variables that are moved in pairs."""
 ONE = Counts(1, 1, "sum", averages=False)
-"""A function has one value: there is no mean to go wrong."""
+"""The counts of a function: it has one value, so no mean can go wrong."""

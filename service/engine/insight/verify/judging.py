@@ -1,4 +1,4 @@
-"""Judges claims: which entries of which tensors are right, and how a wrong tensor may be read."""
+"""Judges claims: finds the right entries of all tensors, and the possible interpretations of a wrong tensor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from service.engine.arrays import Array
+from service.engine.insight.comparison import ratio as ratio_of
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.claims import Claim
 from service.engine.insight.verify.rounding import NOISES, Rounding, is_float32, largest
@@ -23,7 +24,7 @@ WORST = 3
 NEAR = {"float64": 1e-7, "float32": 1e-4}
 """Relative error of a tensor as a whole up to which a mistake explains it."""
 OWN_DIGITS = 4.0
-"""Last digits by which a claim may differ from what the service answers."""
+"""Last digits by which a claim may differ from the service's own answer."""
 FARTHEST = 0.02
 """The same where rounding is large."""
 HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "noise")
@@ -38,15 +39,15 @@ class Judge:
         self.exact = rounding.exact
 
     def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Interpretation]:
-        """Ways to read a wrong tensor, beside what it claims."""
+        """Yield interpretations of a wrong tensor, beside the literal one."""
         raise NotImplementedError
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Mistakes that explain a wrong claim."""
+        """Return the mistakes that explain a wrong claim."""
         raise NotImplementedError
 
     def first_wrong(self, tensors: Sequence[TensorVerdict]) -> FirstWrong | None:
-        """Where a gradient first goes wrong; None: there is no such order."""
+        """Return where a gradient first goes wrong; None if the tensors have no order."""
         return None
 
     @cached_property
@@ -57,7 +58,7 @@ class Judge:
     # --- right or wrong ---
 
     def verdict(self, claim: Claim) -> Verdict:
-        """The verdict on one claim."""
+        """Return the verdict on one claim."""
         if self.watch is not None:
             self.watch.look()
         vector = np.full(self.space.size, math.nan)
@@ -88,12 +89,12 @@ class Judge:
         return self._mismatch(claim, vector, wrong, dtype, missing)
 
     def _is_own(self, vector: Array) -> bool:
-        """Whether every entry is what the service itself answers, but for the last digits."""
+        """Return whether every entry is the service's own answer, except for the last digits."""
         digits = OWN_DIGITS * float(np.finfo(self.dtype).eps)
         return bool((np.abs(vector - self.own) <= digits * np.abs(self.own))[~np.isnan(vector)].all())
 
     def _of(self, claim: Claim, piece: Piece) -> Array:
-        """A claimed tensor; of two claims of one tensor, the one that is farther off."""
+        """Return a claimed tensor; of two claims of one tensor, the one that is farther off."""
         array, twin = claim.tensors[piece.path], claim.twins.get(piece.path)
         if twin is None:
             return array
@@ -101,7 +102,7 @@ class Judge:
         return max(array, twin, key=lambda each: float(np.nan_to_num(np.abs(each - exact)).max(initial=0.0)))
 
     def _wrong(self, vector: Array, dtype: str) -> Array:
-        """Which entries are off by more than they may be."""
+        """Return which entries are off by more than is allowed."""
         wrong: Array = np.abs(vector - self.exact) > self.rounding.allowed(dtype)
         return wrong
 
@@ -159,14 +160,14 @@ class Judge:
             for place in places.tolist()
             if off[place] > 0.0 and (count or place == worst)
         ]
-        ratio = _ratio(claimed, exact) if count else None
+        ratio = ratio_of(claimed, exact) if count else None
         verdict = "mismatch" if count else "match"
         return TensorVerdict(
             piece.path, verdict, piece.shape, float(off[worst]), relative, allowed, count, entries, ratio
         )
 
     def _allowed_at(self, place: int, dtype: str, off: float, *, own: bool) -> float:
-        """How far an entry may be off; what the service itself answers is right as it is."""
+        """Return the error that an entry may have; the service's own answer is right as it is."""
         relative = self.rounding.relative_float32 if dtype == "float32" else self.rounding.relative
         plain = relative * abs(float(self.exact[place]))
         return max(plain, off) if off <= plain or own else float(self.rounding.allowed(dtype)[place])
@@ -208,13 +209,3 @@ class Judge:
         tolerance = max(NEAR[dtype], 2.0 * NOISES * noise / size if size > 0.0 else 0.0)
         count = piece.stop - piece.start
         return Reading(piece.path, options, min(tolerance, FARTHEST), is_wrong, count, 2.0 * NOISES * noise)
-
-
-def _ratio(claimed: Array, exact: Array) -> float | None:
-    """The one number that all entries are too large by."""
-    used = (np.abs(exact) > 1e-6 * np.abs(exact).max(initial=0.0)) & ~np.isnan(claimed)
-    if used.sum() < 2:
-        return None
-    ratios = claimed[used] / exact[used]
-    middle = float(np.median(ratios))
-    return middle if np.abs(ratios - middle).max() <= 1e-6 * abs(middle) else None

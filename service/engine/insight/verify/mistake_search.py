@@ -25,12 +25,12 @@ from service.engine.network.task import Task
 Compile = Callable[[Compilable[Any]], Any]
 """Returns the compiled form of a task."""
 LINEAR = 1e-4
-"""How near a tensor is to one that is linear in the learning rate."""
+"""Largest distance of a tensor from one that is linear in the learning rate."""
 MOST_RATES = 6
 MOST_UPDATED = 4
 """Layers whose weights alone may have been updated too early, beside another mistake."""
 BEFORE = 10.0
-"""What wrong gradients are expected to cost before they are made, in gradients."""
+"""Expected cost of wrong gradients before they are made, in gradients."""
 MOST_KEPT = 4_000_000
 """Numbers of wrong gradients that are kept for the claims of one request."""
 
@@ -55,7 +55,7 @@ class WholeComparison:
     def exactly(
         self, found: Sequence[ClaimDiagnosis], readings: Sequence[Reading], variants: Variants | None
     ) -> list[ClaimDiagnosis]:
-        """Those diagnoses that hold number by number, where only pictures of large tensors were compared."""
+        """Return the diagnoses that hold number by number, where only pictures of large tensors were compared."""
         whole = {path: is_whole(piece.shape) for path, piece in self.pieces.items()}
         if all(whole[reading.path] for reading in readings):
             return list(found)
@@ -84,7 +84,7 @@ class WholeComparison:
         return kept
 
     def _array(self, variants: Variants, path: Path, place: int) -> Array | None:
-        """A wrong gradient, whole; None: that costs too much."""
+        """Return a whole wrong gradient; None if that costs too much."""
         key = (variants, path, place)
         if key not in self._arrays:
             nodes = reachable([variants.versions[path][place]])
@@ -129,7 +129,7 @@ class MistakeSearch:
         self._at_data: dict[int, VariantSearch] = {}
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """The cheapest families first; each as far as the budget reaches."""
+        """Return diagnoses of the cheapest families first, as far as the budget reaches."""
         wrong = min((each for each in readings if each.is_wrong), key=lambda each: self.order[each.path])
         tried: list[tuple[Variants | None, VariantSearch]] = []
         general = self._made("rules")
@@ -184,9 +184,10 @@ class MistakeSearch:
     def _made(
         self, family: str, base: Made | None = None, form: int = 0, *, layer: str = "", like: Variants | None = None
     ) -> tuple[Variants, VariantSearch] | None:
-        """The wrong gradients of the rules, or those with one mistake more than `base`; None: they cost too much.
+        """Make the wrong gradients of the rules, or those with one more mistake than `base`; None if they cost too
+        much.
 
-        `like` are some that cost as much, as far as anybody knows before they are made.
+        `like` are others with probably the same cost.
         """
         asked = VariantsTask(self.verify.task, base, form, layer)
         if asked not in self._searches:
@@ -205,7 +206,7 @@ class MistakeSearch:
         return VariantSearch(variants.paths, variants.variants, pictures, self.factors)
 
     def _run(self, family: str, variants: Variants, leaves: Mapping[str, Array]) -> dict[Path, Array] | None:
-        """The pictures of wrong gradients; None: that costs too much."""
+        """Return the pictures of wrong gradients; None if that costs too much."""
         if not self.budget.may(family, variants.cost):
             return None
         if not self.budget.reserve(family, variants.program, variants.nbytes):
@@ -226,7 +227,7 @@ class MistakeSearch:
         return self._data.look(readings)
 
     def _with_data(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """A mistake of data together with another one."""
+        """Return diagnoses with a mistake of data and another one."""
         data, made = self._data, self._made("rules")
         if data is None or made is None:
             return []
@@ -254,7 +255,7 @@ class MistakeSearch:
         return found
 
     def _with_updates(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Weights that were updated too early, together with another mistake."""
+        """Return diagnoses with weights that were updated too early and another mistake."""
         network, general = self.verify.network, self._made("rules")
         if general is None:
             return []
@@ -290,7 +291,7 @@ class MistakeSearch:
 
 
 def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]:
-    """The factors of biases that are means over positions, with the samples or without."""
+    """Return the factors of biases that are means over positions, with or without the samples."""
     found: dict[Path, tuple[tuple[str, float], ...]] = {}
     for path, node in zip(network.paths, network.targets, strict=True):
         z = network.model.layers[path[0]].pre_activation
@@ -306,9 +307,9 @@ def _with_rate(diagnosis: ClaimDiagnosis, rate: float, everywhere: bool) -> Clai
 
 
 def _rates(readings: Sequence[Reading], at_zero: Mapping[Path, Array], at_one: Mapping[Path, Array]) -> list[float]:
-    """Learning rates that fit the tensors nearest to the loss, for any version of them, whole or times a factor.
+    """Return learning rates that fit the tensors nearest to the loss, for any version of them, whole or times a factor.
 
-    Where weights change a tensor first, it is linear in the rate: a times the version plus b times the change.
+    Where weights first change a tensor, it is linear in the rate: a times the version plus b times the change.
     """
     found: list[float] = []
     for reading in readings:

@@ -1,13 +1,12 @@
-"""How far a right gradient may be off: by the precision it was computed in, or as a quotient of differences.
+"""The rounding of right gradients, by their precision or as quotients of differences.
 
-An entry is right within a relative tolerance of its own size, or within what rounding does to this very entry. That is
-measured: the computation is repeated with the last digits of every value, and of every term of a sum, changed at random
-(Monte Carlo arithmetic; Parker 1997). So an entry is not right because it is small beside others, and an entry in which
-large numbers cancel is not wrong.
+An entry is right within a relative tolerance of its own size, or within its own rounding. Rounding is measured: the
+computation is repeated with random last digits of every value, and of every term of a sum (Monte Carlo arithmetic;
+Parker 1997). So an entry is not right because it is small beside others, and not wrong because large numbers cancel.
 
-Two more ways of computing a right gradient are recognised by what they do to it: float32, and quotients of differences
-with the step that fits. Each allows as much as it explains, and no more: numbers that are no float32, or no multiple of
-what a difference of two losses can be, are not excused as noise of that size.
+Two more ways to compute a right gradient are recognised by their effect: float32, and quotients of differences with a
+fitting step. Each allows as much as it explains, and no more. Numbers that are no float32, or no multiple of a possible
+difference of two losses, are not excused as noise of that size.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ RELATIVE = 1e-7
 RELATIVE_FLOAT32 = 1e-5
 """The same for a gradient that was computed in float32."""
 NOISES = 16.0
-"""How many times the measured noise an error may be: it was measured a few times only."""
+"""Largest error as a multiple of the measured noise, which was measured only a few times."""
 REPEATS = 5
 FEWER = 3
-"""Of large computations, in which neighbours tell what was missed."""
+"""Repeats of large computations, where neighbours show what was missed."""
 LARGE = 1e6
 """Operations of a large computation."""
 STEPS = tuple(float(f"1e-{k}") for k in range(1, 13))
@@ -52,18 +51,18 @@ VISIBLE = 0.02
 """Noise of differences explains nothing by itself up to this share of the largest error of a tensor."""
 MOST_VALUES = 10_000
 TELLS = 0.05
-"""Multiples of which rounding leaves less than that say something."""
+"""Multiples with less rounding than this are significant."""
 WHOLE_NUMBERS = 1e-3
-"""How near to a whole number a multiple is."""
+"""Largest distance of a multiple from a whole number."""
 MOSTLY = 0.95
 """Share of a tensor that has to consist of such multiples."""
 MOST_JUDGED = 400
-"""Numbers of which each is compared with a difference of its own; of more, some are chosen."""
+"""Most numbers that are compared with a difference each; of more, some are chosen."""
 CHOSEN = 24
 SAMPLED = 64
-"""Numbers that are looked at digit by digit."""
+"""Numbers whose digits are counted."""
 TELLING = 6
-"""Digits of a number that tells of float32; others, such as 0.5, may be anything."""
+"""Digits of a number that proves float32; others, such as 0.5, may be anything."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class Differences:
     """`central_differences` or `forward_differences`."""
     step: float
     noise: float
-    """How far each may be off."""
+    """The error that each may have."""
 
 
 class Rounding:
-    """What rounding may do to the gradient at a point."""
+    """The rounding of the gradient at a point."""
 
     def __init__(self, here: Located, seed: int, tolerance: float | None) -> None:
         self.here = here
@@ -101,20 +100,20 @@ class Rounding:
         return self._others.spread(self._generator, float(np.finfo(np.float32).eps), self.repeats)
 
     def noise(self, dtype: str) -> Array:
-        """How far each entry moves with the last digits of every value."""
+        """Return the noise of each entry, from the last digits of every value."""
         return (self._float32 if dtype == "float32" else self._float64)[0]
 
     def noise_of_value(self, dtype: str) -> float:
-        """How far the loss moves."""
+        """Return the noise of the loss."""
         digit = float(np.finfo(dtype).eps)
         return max(self._float64[1] * digit / float(np.finfo(np.float64).eps), digit * abs(self.value))
 
     def agrees(self, claim: Array) -> bool:
-        """Whether every entry agrees within the relative tolerance alone: the quick answer."""
+        """Return whether every entry agrees within the relative tolerance alone, as a quick answer."""
         return bool((np.abs(claim - self.exact) <= self.relative * np.abs(self.exact))[~np.isnan(claim)].all())
 
     def allowed(self, dtype: str) -> Array:
-        """How far each entry may be off."""
+        """Return the error that each entry may have."""
         if dtype not in self._allowed:
             relative = self.relative_float32 if dtype == "float32" else self.relative
             self._allowed[dtype] = relative * np.abs(self.exact) + NOISES * self.noise(dtype)
@@ -123,7 +122,8 @@ class Rounding:
     # --- quotients of differences ---
 
     def differences(self, claim: Array, wrong: Array, pieces: list[slice], dtype: str) -> Differences | None:
-        """Quotients of differences that give a claim. `wrong` marks the entries that differ from the exact gradient.
+        """Find quotients of differences that give a claim. `wrong` marks the entries that differ from the exact
+        gradient.
 
         `pieces` are the tensors with such entries.
         """
@@ -142,7 +142,7 @@ class Rounding:
             if not self._is_evident(allowed, claim, off, pieces, step, kind, dtype):
                 continue
             if abs(step) not in TABLED and int((off > allowed).sum()) < FEWEST:
-                continue  # one number is soon explained by a step of its own
+                continue  # some step explains any single number
             if all(self._is_quotient(kind, place, step, claim, allowed) for place in self._places(off, asked, pieces)):
                 return found
         return None
@@ -152,7 +152,7 @@ class Rounding:
         return bool(off <= allowed + self.relative * abs(claim[place]))
 
     def _candidates(self, place: int, claimed: float, noise: float, least: float) -> Iterator[tuple[str, float]]:
-        """Steps with which the quotient at a place is what is claimed, the largest first of each kind."""
+        """Yield steps with which the quotient at a place is the claimed number, the largest first of each kind."""
         exact = float(self.exact[place])
         error = claimed - exact
         for kind, order in (("central_differences", 2.0), ("forward_differences", 1.0)):
@@ -181,7 +181,7 @@ class Rounding:
                         break
 
     def _near(self, kind: str, place: int, sign: float, claimed: float, guess: float, noise: float) -> list[float]:
-        """Usual steps near a guess, and the guess itself, as far as they fit."""
+        """Return usual steps near a guess, and the guess itself, as far as they fit."""
         tried = [step for step in sorted(TABLED) if abs(step / guess - 1.0) < 0.3] + [guess]
         return [
             step
@@ -197,7 +197,7 @@ class Rounding:
         return (ahead - self._value(place, -step)) / (2.0 * step)
 
     def _value(self, place: int, step: float) -> float:
-        """The loss with one parameter moved; remembered, for several claims ask for the same."""
+        """Compute the loss with one parameter moved, once for all claims."""
         found = self._values.get((place, step))
         if found is None:
             moved = self.here.point.copy()
@@ -210,12 +210,12 @@ class Rounding:
     def _is_evident(
         self, allowed: float, claim: Array, off: Array, pieces: list[slice], step: float, kind: str, dtype: str
     ) -> bool:
-        """Whether the quotients explain much more than the noise that is allowed beside them, in each tensor that
-        differs; or the claim consists of what differences can be: multiples of the last digit of the loss."""
-        told = False
+        """Return whether the quotients explain much more than their allowed noise in each differing tensor, or the
+        claim consists of possible differences: multiples of the last digit of the loss."""
+        evident = False
         for piece in pieces:
             if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
-                told = True
+                evident = True
                 continue
             span = abs(step) * (2.0 if kind == "central_differences" else 1.0)
             unit = float(np.spacing(np.asarray(abs(self.value), dtype))) / span / 2.0
@@ -225,11 +225,11 @@ class Rounding:
             near = np.where(whole == 0.0, multiples == 0.0, (np.abs(multiples - whole) <= room) & (room < TELLS))
             if np.mean(near) < MOSTLY:
                 return False
-            told = told or bool(whole.any())
-        return told
+            evident = evident or bool(whole.any())
+        return evident
 
     def _places(self, off: Array, chosen_from: Array, pieces: list[slice]) -> list[int]:
-        """The entries that are compared with a difference of their own, those that are farthest off first."""
+        """Return the entries to compare with a difference each, the farthest off first."""
         asked = np.flatnonzero(chosen_from)
         if asked.size <= MOST_JUDGED and self.exact.size <= MOST_JUDGED:
             return [int(place) for place in asked[np.argsort(-off[asked], kind="stable")]]
@@ -242,7 +242,7 @@ class Rounding:
 
 
 def largest(numbers: Array, count: int) -> Array:
-    """The places of the largest numbers, the largest first; of a few among many, without sorting all."""
+    """Return the places of the largest numbers, the largest first, without sorting many numbers for a few."""
     if count >= numbers.size:
         return np.argsort(-numbers, kind="stable")
     chosen = np.sort(np.argpartition(-numbers, count)[:count])
@@ -251,7 +251,7 @@ def largest(numbers: Array, count: int) -> Array:
 
 
 def is_float32(numbers: Array) -> bool:
-    """Whether numbers are float32, exactly or as the shortest decimals for them, and not all of few digits."""
+    """Return whether numbers are float32, exactly or as the shortest decimals of them, and not all of few digits."""
     numbers = numbers[~np.isnan(numbers)]
     if not numbers.size:
         return False
@@ -265,5 +265,5 @@ def is_float32(numbers: Array) -> bool:
 
 
 def _digits(text: str) -> int:
-    """How many significant digits a decimal has."""
+    """Return the count of significant digits of a decimal."""
     return len(text.split("e")[0].lstrip("-0.").replace(".", "").rstrip("0"))

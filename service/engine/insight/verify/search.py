@@ -25,7 +25,7 @@ BETTER = 0.1
 EQUAL = 10.0
 """Explanations whose errors differ by no more than this factor are equally good."""
 ROUNDING = 1e-12
-"""So are those with errors below."""
+"""Errors below this are equally good, too."""
 MOST_DIAGNOSES = 5
 MOST_EQUIVALENT = 12
 MOST_BASES = 6
@@ -48,7 +48,7 @@ class ClaimDiagnosis:
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers that were found, such as a learning rate."""
     versions: dict[Path, tuple[int, float, Array]] = field(default_factory=dict)
-    """Of each tensor: its version, the factor and the claim as it is arranged; for the exact comparison."""
+    """For each tensor its version, the factor and the claim as it is arranged, for the exact comparison."""
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Interpretation(NamedTuple):
 
 @dataclass
 class Reading:
-    """A claimed tensor: the ways to read it, and how near a version has to be."""
+    """A claimed tensor, with its interpretations and its tolerance."""
 
     path: Path
     options: list[Interpretation]
@@ -73,11 +73,11 @@ class Reading:
     is_wrong: bool
     size: int
     noise: float = 0.0
-    """How long a difference may be that is nothing but rounding."""
+    """The length of a difference that may be rounding."""
 
 
 class Fit(NamedTuple):
-    """How well the versions of a tensor fit one way to read a claim."""
+    """The fit of all versions of a tensor to one interpretation of a claim."""
 
     plain: Array
     """The relative error of each version."""
@@ -85,12 +85,13 @@ class Fit(NamedTuple):
     scaled: Array
     """The relative error of each version times its factor."""
     off: float
-    """How far the claim is from the right version."""
+    """The distance of the claim from the right version."""
 
 
 def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
-    """Compare the picture of a claim with those of all versions: (versions, numbers). Differences up to the length of
-    `noise` are none.
+    """Compare the picture of a claim with those of all versions: (versions, numbers).
+
+    Differences up to the length of `noise` count as 0.
     """
     with np.errstate(all="ignore"):
         size = math.sqrt(float(claim @ claim))
@@ -116,7 +117,7 @@ class Factors:
 
     @classmethod
     def of(cls, counts: Counts, own: Mapping[Path, tuple[tuple[str, float], ...]] | None = None) -> Factors:
-        """Those that differ from 1."""
+        """Return the factors that differ from 1."""
         found: dict[tuple[str, float], None] = {}
         for mistake in mistakes:
             if mistake.kind == "factor":
@@ -126,7 +127,7 @@ class Factors:
         return cls(tuple(found), own or {})
 
     def named(self, path: Path, value: float, tolerance: float, *, pairs: bool) -> Iterator[frozenset[str]]:
-        """The mistakes that multiply a tensor by a number; with `pairs`, two of them together."""
+        """Yield the mistakes that multiply a tensor by a number; with `pairs`, two of them together."""
         several = (*self.single, *self.own.get(path, ()))
         for code, factor in several:
             if abs(value - factor) <= tolerance * abs(factor):
@@ -154,13 +155,13 @@ class VariantSearch:
                 self.places[row, self.paths.index(path)] = place
 
     def cost(self, readings: Sequence[Reading]) -> float:
-        """Seconds that `fits` takes, roughly."""
+        """Return roughly the seconds that `fits` takes."""
         return sum(
             len(reading.options) * (FIT + 2.0 * OPERATION * self.pictures[reading.path].size) for reading in readings
         )
 
     def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:
-        """How well the versions of each tensor fit each way to read it."""
+        """Return the fit of the versions of each tensor to each of its interpretations."""
         return {
             reading.path: [
                 fit(each.picture, self.pictures[reading.path], self.squares[reading.path], reading.noise)
@@ -170,7 +171,7 @@ class VariantSearch:
         }
 
     def _possible(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]]) -> Array:
-        """Which variants fit all readings, perhaps up to factors."""
+        """Return which variants fit all readings, perhaps up to factors."""
         possible = np.ones(len(self.variants), bool)
         for reading in readings:
             near = np.zeros(len(self.pictures[reading.path]), bool)
@@ -182,8 +183,10 @@ class VariantSearch:
     def look(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
     ) -> list[ClaimDiagnosis]:
-        """All diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
-        readings, where they are known."""
+        """Return all diagnoses that explain the whole claim with as few mistakes as possible.
+
+        `fits` are those of the readings, if they are known.
+        """
         fits = self.fits(readings) if fits is None else fits
         return self._fewest(self._possible(readings, fits), readings, fits, pairs=pairs)
 
@@ -221,7 +224,7 @@ class VariantSearch:
     def _ways(
         self, reading: Reading, fits: Sequence[Fit], place: int, pairs: bool
     ) -> Iterator[tuple[frozenset[str], float, float, Array]]:
-        """Codes with the error they leave, the factor, and the claim as it is read."""
+        """Yield codes with the error that they leave, the factor, and the claim in this interpretation."""
         tolerance = reading.tolerance
         for interpretation, each in zip(reading.options, fits, strict=True):
             if not _is_better(reading, each.plain[place], fits, interpretation):
@@ -270,8 +273,8 @@ class VariantSearch:
     def bases(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]
     ) -> list[int]:
-        """Variants that explain the wrong tensors nearest to the loss, and no right one wrongly: those that explain
-        most first. `order` is how far from the loss a tensor is."""
+        """Return variants that explain the wrong tensors nearest to the loss and contradict no right one, ordered by
+        how many tensors they explain. `order` is the distance of a tensor from the loss."""
         wrong = [each for each in readings if each.is_wrong]
         if not wrong:
             return []
@@ -295,8 +298,8 @@ class VariantSearch:
         return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
 
     def begins(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]) -> bool:
-        """Whether something is known of the tensors nearest to the loss: they are right, or fit a version up to a
-        factor. Otherwise no pair of mistakes is looked for among layers before them."""
+        """Return whether the tensors nearest to the loss are right, or fit a version up to a factor. Otherwise layers
+        before them are not searched for pairs of mistakes."""
         nearest = min((order[each.path] for each in readings if each.is_wrong), default=0)
         for reading in readings:
             if not reading.is_wrong and order[reading.path] < nearest:
@@ -308,7 +311,7 @@ class VariantSearch:
         return False
 
     def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[ClaimDiagnosis]:
-        """Mistakes that explain some of the wrong tensors, and do not speak against the right ones."""
+        """Return mistakes that explain some of the wrong tensors, and do not contradict the right ones."""
         found: list[ClaimDiagnosis] = []
         fits = self.fits(readings) if fits is None else fits
         right = [each for each in readings if not each.is_wrong]
@@ -338,7 +341,7 @@ class VariantSearch:
 
 
 def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
-    """Whether a tensor is so wrong that rounding cannot make a wrong version look like it."""
+    """Return whether a tensor is so wrong that rounding cannot make a wrong version fit."""
     if not (reading.is_wrong and reading.options):
         return False
     return bool(reading.options[0].codes) or reading.noise <= BETTER * fits[0].off
@@ -356,7 +359,7 @@ def _is_bias(path: Path) -> bool:
 
 
 def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[frozenset[str]]:
-    """The smallest sets of codes with which every tensor has a way; at most `limit` codes."""
+    """Yield the smallest sets of codes that leave every tensor an interpretation, of at most `limit` codes."""
     if limit < 0:
         return
     if all(frozenset() in of_tensor for of_tensor in ways):
@@ -375,9 +378,9 @@ def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[fr
 
 
 def ranked(found: Iterable[ClaimDiagnosis]) -> list[ClaimDiagnosis]:
-    """Diagnoses of one claim in order: those with the same numbers as one, with the others as its equivalents.
+    """Rank the diagnoses of one claim; those with the same numbers become one, with the others as its equivalents.
 
-    Among equals, what is made in all layers comes before what is made in some, and what the table names first.
+    Among equals, a mistake in all layers comes before one in some, and then the order of the table counts.
     """
     names = {mistake.name: place for place, mistake in enumerate(mistakes)}
 
@@ -411,5 +414,5 @@ Look = Callable[[Sequence[Reading]], list[ClaimDiagnosis]]
 
 
 def interpretation(codes: Iterable[str], array: Array) -> Interpretation:
-    """A way to read a claimed tensor."""
+    """Return an interpretation of a claimed tensor."""
     return Interpretation(frozenset(codes), array, picture(array))

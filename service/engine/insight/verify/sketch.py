@@ -1,8 +1,8 @@
-"""Short pictures of tensors, by which a claim is compared with many wrong gradients at once.
+"""Short pictures of tensors, which compare a claim with many wrong gradients at once.
 
-A small tensor is its own picture. Of a large one the rows are added up a few times with random signs, so a picture has
-a few rows. Such a sum of a product is the product of the sum: of a gradient `X.T @ delta` nothing large is ever made,
-and trying one more mistake costs little more than its delta.
+A small tensor is its own picture. The picture of a large one has a few rows, each a sum of its rows with random signs.
+Such a sum of a product is the product of the sum: for a gradient `X.T @ delta` nothing large is ever made, and one more
+mistake costs little more than its delta.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 
 WHOLE = 2048
-"""Tensors of up to so many numbers are their own pictures."""
+"""Tensors of up to this many numbers are their own pictures."""
 ROWS = 4
-"""Of the picture of a larger one."""
+"""Rows of the picture of a larger tensor."""
 
 
 def is_whole(shape: Shape) -> bool:
-    """Whether the picture of a tensor of this shape holds every number of it."""
+    """Return whether the picture of a tensor of this shape holds every number of it."""
     return len(shape) < 2 or math.prod(shape) <= WHOLE
 
 
 @cache
 def signs(rows: int) -> Array:
-    """The random signs that rows are added up with: the same ones always. Read only."""
+    """Return the random signs for sums of rows, always the same ones. They are read only."""
     made = np.random.default_rng(rows).choice((-1.0, 1.0), (ROWS, rows))
     made.setflags(write=False)
     return made
 
 
 def name_of(rows: int) -> str:
-    """The input of a graph that takes the signs for so many rows."""
+    """Return the name of the graph input with the signs for this many rows."""
     return f"signs/{rows}"
 
 
 def sketch(x: Node) -> Node:
-    """The picture of a node, flat."""
+    """Return the picture of a node, flat."""
     if is_whole(x.shape):
         return reshape(x, (x.size,))
     rows = x.size // x.shape[-1]
@@ -65,7 +65,7 @@ def _drawn(factor: Node, x: Node) -> Node:
 
 
 def inputs_of(graph: Graph) -> dict[str, Array]:
-    """The signs that the pictures of a graph take, by the names of their inputs."""
+    """Return the signs for the pictures in a graph, by the names of their inputs."""
     return {
         node.attributes[0]: signs(node.shape[1])
         for node in graph.nodes
@@ -74,7 +74,7 @@ def inputs_of(graph: Graph) -> dict[str, Array]:
 
 
 def picture(array: Array) -> Array:
-    """The picture of an array, flat, in float64."""
+    """Return the picture of an array, flat, in float64."""
     wide = np.asarray(array, np.float64)
     if is_whole(wide.shape):
         return wide.reshape(-1)

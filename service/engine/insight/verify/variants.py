@@ -1,4 +1,4 @@
-"""All wrong gradients that the rules of mistakes make of one network, planned as one program of pictures."""
+"""All wrong gradients of one network by the rules of mistakes, planned as one program of pictures."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from service.engine.watch import Watch
 
 Path = tuple[str, ...]
 MOST_NODES = 20_000
-"""Operations that all wrong gradients together may take, beyond those of the right one: more would take seconds to
-plan. What does not fit is left out, and the answer says so."""
+"""Most operations of all wrong gradients together, beyond the right one: planning more takes seconds. Gradients beyond
+are left out, and the answer says so."""
 MOST_SECONDS = 1.5
-"""What one run of all wrong gradients may cost. What would cost more is left out, too."""
+"""Largest cost of one run of all wrong gradients. Gradients beyond are left out, too."""
 UPDATED = "updated_weights"
 RATE = "verify/rate"
 """The learning rate with which weights were updated too early."""
@@ -52,7 +52,7 @@ class Variant:
     """The mistakes in it."""
     change: Change
     places: dict[Path, int] = field(default_factory=dict)
-    """Of each tensor: which of its different versions this is; 0 is the right one."""
+    """For each tensor, the number of its version; 0 is the right one."""
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class Trees:
         self.right = self.of(Change())
 
     def of(self, change: Change) -> dict[Path, Node]:
-        """The gradient of each parameter."""
+        """Return the gradient of each parameter."""
         tree = self._gradients(change, change.changes)
         for layer, changes in change.own.items():
             tree |= self._of_layer(layer, change, change.changes | changes)
@@ -97,7 +97,7 @@ class Trees:
 
 
 def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[Made, Change]]:
-    """Every change that a rule makes: in each layer, and of each kind in all layers together."""
+    """Yield every change that a rule makes: in each layer, and of each kind in all layers together."""
     counts = network.counts
     for mistake in mistakes:
         if mistake.kind == "factor":
@@ -130,7 +130,7 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
 
 
 def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Change]]:
-    """Factors of the loss of one output, and of all outputs where each has a factor of its own."""
+    """Yield factors of the loss of one output, and of all outputs with a factor each."""
     factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
     for (ending, _, share), own in zip(network.outputs, factors, strict=True):
         for factor in dict.fromkeys(own):
@@ -160,14 +160,14 @@ def _together(changes: Sequence[Change]) -> Change | None:
 
 @dataclass(frozen=True)
 class VariantsTask:
-    """Asks for all wrong gradients of a network, or for those that have a mistake more than one of them."""
+    """Asks for all wrong gradients of a network, or for those with one more mistake than one of them."""
 
     task: Task
     base: Made | None = None
     form: int = 0
-    """Which of the changes of that mistake in these layers."""
+    """The number of the change among those of that mistake in these layers."""
     layer: str = ""
-    """Where not all can be tried: the layer whose mistakes are."""
+    """The layer with the mistakes, where not all can be tried."""
 
     @property
     def key(self) -> tuple[Task, Made | None, int, str]:
@@ -193,10 +193,10 @@ class Variants:
         self.trees = Trees(network)
         self.paths = network.paths
         self.versions: dict[Path, list[Node]] = {path: [] for path in self.paths}
-        """Of each tensor: its different gradients as nodes, the right one first."""
+        """For each tensor its different gradients as nodes, the right one first."""
         self.variants: list[Variant] = []
         self.left_out = False
-        """Whether some would have taken too many operations."""
+        """True if some would take too many operations."""
         self.cost = 0.0
         """Seconds that a run takes, roughly."""
         self._counted: set[Node] = set()
@@ -204,7 +204,7 @@ class Variants:
             self.versions[path].append(node)
             self._count(sketch(node))
         self.forms: dict[int, int] = {}
-        """Of each variant by its identity: which of the changes with its name it is."""
+        """For each variant, by its identity, the number of its change among those of its name."""
         most = len(self.graph.nodes) + MOST_NODES
         try:
             for variant, form in self._asked(asked):
@@ -231,12 +231,11 @@ class Variants:
         self.inputs = {node.attributes[0]: node for node in self.graph.nodes if node.operation.name == "input"}
         self.signs = inputs_of(self.graph)
         self.weight = len(self.graph.nodes)
-        """How much of a cache it takes."""
         self.nbytes = self.program.nbytes + 16 * self.numbers
-        """What a run takes, with its pictures."""
+        """The bytes of a run with its pictures."""
 
     def _asked(self, asked: VariantsTask) -> Iterator[tuple[Variant, int]]:
-        """The wrong gradients to be made, each with the number of its form."""
+        """Yield the requested wrong gradients, each with the number of its form."""
         network, made = self.network, asked.base
         base: Change | None = None
         if made is not None and made.code == UPDATED:
@@ -271,7 +270,7 @@ class Variants:
         return Program(outputs, self.network.targets, pool=pool, watch=watch)
 
     def _count(self, node: Node) -> None:
-        """Add what a node costs, with all that only it needs."""
+        """Add the cost of a node, with all nodes that only it needs."""
         new = [node]
         while new:
             each = new.pop()
@@ -292,7 +291,7 @@ class Variants:
             self.forms[id(variant)] = form
 
     def run(self, leaves: Mapping[str, Array], watch: Watch | None = None) -> dict[Path, Array]:
-        """The pictures of every version of each tensor: (versions, numbers of a picture)."""
+        """Compute the pictures of every version of each tensor: (versions, numbers of a picture)."""
         with self.program.workspace(watch) as workspace:
             fill(workspace.inputs, {**self.signs, **leaves}, self.inputs)
             workspace.parameters[...] = np.concatenate(
@@ -305,7 +304,7 @@ class Variants:
             }
 
     def array(self, path: Path, place: int, leaves: Mapping[str, Array], watch: Watch | None = None) -> Array:
-        """A version of a tensor, whole."""
+        """Compute a whole version of a tensor."""
         wanted = self.versions[path][place]
         given = {**leaves, **last_of(self.inputs, leaves)}
         values: dict[Node, Array] = {}
@@ -320,14 +319,14 @@ class Variants:
 
 
 def fill(room: Mapping[str, Array], given: Mapping[str, Array], inputs: Mapping[str, Node]) -> None:
-    """Write what a program takes."""
+    """Write the inputs of a program."""
     for name, value in {**given, **last_of(inputs, given)}.items():
         if name in room:
             room[name][...] = value
 
 
 def last_of(inputs: Mapping[str, Node], given: Mapping[str, Array]) -> dict[str, Array]:
-    """1 where an index is the last of its kind, as an assignment by indices keeps it, else 0."""
+    """Return 1 where an index is the last of its kind, as an assignment by indices keeps it, else 0."""
     found: dict[str, Array] = {}
     for name in inputs:
         if name.startswith(LAST):

@@ -1,4 +1,4 @@
-"""What a verdict on a claimed gradient consists of."""
+"""The parts of a verdict on a claimed gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERDICTS = ("match", "mismatch")
 
 @dataclass
 class ClaimedEntry:
-    """One number of a claim that is wrong, or the one that is farthest off."""
+    """A wrong number of a claim, or the one that is farthest off."""
 
     index: tuple[int, ...]
     expected: float
@@ -23,47 +23,47 @@ class ClaimedEntry:
 
 @dataclass
 class TensorVerdict:
-    """Whether a claimed tensor is right."""
+    """The verdict on a claimed tensor."""
 
     path: Path
     verdict: str
     shape: tuple[int, ...]
-    """As it was claimed."""
+    """The shape of the claim."""
     error: float
     """The largest absolute difference."""
     relative: float
-    """The length of the difference, as a share of the length of what is right."""
+    """The length of the difference, as a share of the length of the right tensor."""
     tolerance: float
-    """How far the entry with the largest difference may be off."""
+    """The error that the entry with the largest difference may have."""
     wrong: int
     """Entries that are off by more."""
     worst: list[ClaimedEntry] = field(default_factory=list)
     ratio: float | None = None
-    """Of all entries to what they should be, where that is one number."""
+    """The ratio of all entries to the right ones, where it is one number."""
 
 
 @dataclass
 class Tolerance:
-    """How far entries may be off, and why."""
+    """The tolerance of entries, and its reason."""
 
     relative: float
-    """As a share of the entry."""
+    """The tolerance as a share of the entry."""
     noises: float
     """Times the measured noise of the entry."""
     precision: str
     """`float64` or `float32`."""
     step: float | None = None
-    """Of the differences that a claim consists of."""
+    """The step, if the claim consists of differences."""
 
 
 @dataclass
 class FirstWrong:
-    """Where a gradient first goes wrong, going from the loss to the inputs."""
+    """The layer where a gradient first goes wrong, from the loss to the inputs."""
 
     layer: str
     parameters: list[Path]
     right: list[str]
-    """Layers nearer to the loss of which everything that is claimed is right."""
+    """Layers nearer to the loss with nothing but right tensors."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Verdicts:
     value: float
     verdicts: list[Verdict]
     parameters: dict[str, dict[str, Array]] | None = None
-    """Where they were initialised here."""
+    """The parameters, if they were initialised here."""
     finite: bool = True
     missed: Sequence[str] = ()
-    """Families of mistakes of which some were not tried, because that would have taken too long."""
+    """Families of mistakes that were not tried completely, as that would have taken too long."""

@@ -1,4 +1,4 @@
-"""Verdicts on claimed gradients of a network: what is right, where it goes wrong, and which mistake explains it."""
+"""Verdicts on claimed gradients of a network: right tensors, where a gradient first goes wrong, and mistakes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.errors import Path as Place
 from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
-from service.engine.insight.leaves import leaves_of
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
-from service.engine.insight.twin_task import TwinTask
+from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
@@ -28,17 +26,15 @@ from service.engine.insight.verify.rounding import Rounding
 from service.engine.insight.verify.search import ClaimDiagnosis, Interpretation, Reading, interpretation
 from service.engine.insight.verify.verdict import FirstWrong, TensorVerdict, Verdicts
 from service.engine.limits import Limits
-from service.engine.network.answer_warnings import doubtful
 from service.engine.network.evaluate import EvaluationTask
-from service.engine.network.feed import Feed, Feeder
+from service.engine.network.feed import Feed
 from service.engine.network.flat import Piece
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Task
-from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 
 EVALUATIONS = 20
-"""How many evaluations a verdict takes at least, roughly."""
+"""Roughly the fewest evaluations of a verdict."""
 MOST_SWAPPED = 6
 """Tensors of the same shape that one is compared with, the nearest first."""
 
@@ -48,12 +44,12 @@ class Submission(NamedTuple):
 
     claimed: Any
     place: Place
-    """Where it is written."""
+    """The place in the request."""
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to judge."""
+    """The options of a verdict."""
 
     submissions: Sequence[Submission]
     layout: str = "nabla"
@@ -62,14 +58,16 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
-class NetworkVerifyTask(TwinTask):
+class NetworkVerifyTask(NetworkTask):
     """Asks for verdicts on gradients of a network's loss."""
+
+    graphs = 3.0  # both, and the gradients in float64
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkVerify:
         return NetworkVerify(self.task, limits, pool, watch)
 
 
-class NetworkVerify:
+class NetworkVerify(TrainedNetwork):
     """The right gradient of a network's loss in float64, ready to be compared with claims."""
 
     def __init__(
@@ -78,15 +76,8 @@ class NetworkVerify:
         """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
         what `watch` raises.
         """
-        self.task, self.limits = task, limits
-        self.prepared = prepare(task, limits, watch)
-        self.feeder = Feeder(self.prepared, limits)
-        model = self.prepared.model
-        self.side = ParametersSide(task, model)
-        if not self.side.size:
-            detail = "has no parameters that are trained, so there is no gradient to compare with"
-            raise InvalidRequest([Fault(("network",), detail)])
-        self.warnings: list[Caution] = doubtful(task, model)
+        super().__init__(task, limits, watch, "compare with")
+        self.limits = limits
         self.claims = Claims(self.side, task.definition)
         twin = prepare(task._replace(dtype="float64"), limits, watch, distinct_layers=True)
         self.network = Network(twin)
@@ -97,13 +88,12 @@ class NetworkVerify:
         program, forward = self.subject.program, self.subject.forward
         largest = max(node.size for node in program.nodes)
         self.nbytes = 4 * program.nbytes + forward.nbytes + 64 * self.side.size + 16 * largest
-        """What a verdict takes without the search, roughly. Measured: half of it to all of it."""
+        """Roughly the memory of a verdict without the search; measured: half of it to all of it."""
         if self.nbytes > limits.workspace_bytes:
             raise LimitExceeded("workspace_bytes", self.nbytes, limits.workspace_bytes)
         self.cost = cost(self.subject.program.nodes)
         """Seconds that the gradient takes, roughly."""
         self.weight = 2 * len(self.network.graph.nodes)
-        """How much of a cache it takes."""
 
     def run(
         self,
@@ -125,13 +115,8 @@ class NetworkVerify:
             read.append(claim)
             if len(faults) >= MOST_ERRORS:
                 break
-        try:
-            leaves = leaves_of(self.prepared, self.feeder, feed, watch)
-        except InvalidRequest as error:
-            raise InvalidRequest([*error.faults, *faults]) from None
-        if faults:
-            raise InvalidRequest(faults[:MOST_ERRORS])
-        named = {node.attributes[0]: _wide(value) for node, value in leaves.values().items()}
+        leaves = self.leaves(feed, faults, watch)
+        named = {node.attributes[0]: wide(value) for node, value in leaves.values().items()}
         named.setdefault("sample_weights", np.ones(self.task.samples))
         here = Located(self.subject, {node: named[name] for name, node in self.inputs.items() if name in named}, watch)
         rounding = Rounding(here, feed.seed, wanted.tolerance)
@@ -143,10 +128,6 @@ class NetworkVerify:
         verdicts = [without_float_warnings(judge.verdict, claim) for claim in read]
         tree = leaves.tree() if feed.parameters is None else None
         return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
 class NetworkJudge(Judge):
@@ -183,7 +164,7 @@ class NetworkJudge(Judge):
             yield interpretation(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
 
     def _is_of_another(self, piece: Piece, array: Array) -> bool:
-        """Whether a tensor is the right gradient of another one."""
+        """Return whether a tensor is the right gradient of another one."""
         length, near = float(np.linalg.norm(array)), NEAR[self.dtype]
         for place in np.flatnonzero(np.abs(self._lengths - length) <= near * length).tolist():
             other = self.space.pieces[place]

@@ -12,7 +12,7 @@ from service.engine.texts import Sentence, say
 
 
 def of_verdict(verdict: Verdict) -> Sentence:
-    """The verdict on everything."""
+    """Return the sentence on the whole claim."""
     if verdict.verdict == "match":
         return say("verify.within") if verdict.diagnoses else say("verify.match")
     names = [f"`{'.'.join(each.path)}`" for each in verdict.tensors if each.verdict == "mismatch"]
@@ -20,36 +20,36 @@ def of_verdict(verdict: Verdict) -> Sentence:
 
 
 def of_first_wrong(first: FirstWrong) -> Sentence:
-    """Where the gradient first goes wrong."""
+    """Return the sentence on where the gradient first goes wrong."""
     if not first.right:
         return say("verify.first", layer=first.layer)
     return say("verify.first_after", layer=first.layer, right=[f"`{name}`" for name in first.right])
 
 
 def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """What is wrong."""
-    told = []
+    """Return the sentences on the mistakes of a diagnosis."""
+    sentences = []
     for made in diagnosis.made:
         what = mistakes[made.code].what
         if made.layers and made.code not in HARMLESS:
-            told.append(say("verify.at", places=[f"`{name}`" for name in made.layers], what=what))
+            sentences.append(say("verify.at", places=[f"`{name}`" for name in made.layers], what=what))
         else:
-            told.append(what)
+            sentences.append(what)
     facts = diagnosis.facts
     if "rate" in facts:
-        told.append(say("verify.rate", rate=facts["rate"]))
+        sentences.append(say("verify.rate", rate=facts["rate"]))
     if "step" in facts:
-        told.append(say("verify.step", step=facts["step"]))
+        sentences.append(say("verify.step", step=facts["step"]))
     if "sample" in facts:
-        told.append(say("verify.sample", sample=int(facts["sample"])))
-    return told
+        sentences.append(say("verify.sample", sample=int(facts["sample"])))
+    return sentences
 
 
 def changes_for(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """What to change in the code."""
+    """Return the sentences with the changes of the code."""
     return [mistakes[code].change for code in dict.fromkeys(made.code for made in diagnosis.made)]
 
 
 def unexplained(verdict: Verdict) -> Sequence[Sentence]:
-    """That no known mistake gives the numbers of a claim."""
+    """Return the sentence that no known mistake gives the numbers of a claim."""
     return [] if verdict.diagnoses or verdict.verdict == "match" else [say("verify.unexplained")]

@@ -9,19 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engine.declarations import Selection
 from service.engine.findings import findings
 from service.engine.insight.health.diagnosis import INCLUDE, Diagnosis, diagnose, verdict_of
-from service.engine.insight.health.inputs import scale_of
-from service.engine.insight.health.slopes import tails_of
-from service.engine.network.activations import activations
 from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
 from tests.engine.network.building import ROOMY, dense, layer, network, select
 
-CASES = Path(__file__).parents[2] / "data" / "cases"
+CASES = Path(__file__).parents[3] / "data" / "cases"
 LOSSES = {"binary_cross_entropy": "binary_crossentropy"}
 
 
@@ -55,7 +51,7 @@ def of_case(name: str, member: int | None = None) -> Diagnosis:
     )
 
 
-def told(diagnosis: Diagnosis, code: str):
+def the_finding(diagnosis: Diagnosis, code: str):
     (found,) = (each for each in diagnosis.findings if each.code == code)
     return found
 
@@ -71,14 +67,14 @@ def test_a_chain_of_sigmoids_vanishes():
     """The deltas of the case are 3.2047831441436e-4 in the first layer and 0.148093210009565 in the last."""
     diagnosis = of_case("065")
     assert diagnosis.health.ratio == pytest.approx(0.0003204783144143615 / 0.14809321000956505, rel=1e-12)
-    found = told(diagnosis, "vanishing_gradient")
+    found = the_finding(diagnosis, "vanishing_gradient")
     assert found.value == pytest.approx(diagnosis.health.ratio**0.25, rel=1e-12)
     assert found.severity == "warning" and found.layer == "d0" and found.value < 0.25
 
 
 def test_a_chain_with_weights_of_100_explodes():
     diagnosis = of_case("066")
-    found = told(diagnosis, "exploding_gradient")
+    found = the_finding(diagnosis, "exploding_gradient")
     assert found.value == pytest.approx(25.0, rel=1e-12) and found.severity == "problem"
     assert diagnosis.health.ratio == pytest.approx(25.0**4, rel=1e-12)
 
@@ -96,7 +92,7 @@ def test_the_same_weights_vanish_with_sigmoid_alone():
 def test_five_layers_of_sigmoid_vanish():
     diagnosis = of_case("062")
     assert diagnosis.health.ratio == pytest.approx(3.646642540290919e-05 / 0.08191981867534957, rel=1e-9)
-    assert told(diagnosis, "vanishing_gradient").severity == "warning"
+    assert the_finding(diagnosis, "vanishing_gradient").severity == "warning"
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -114,8 +110,8 @@ def test_depth_decides_with_sigmoid_and_hardly_with_tanh_and_relu(seed):
     assert ratios["sigmoid"] < 0.02 < ratios["relu"]
 
 
-def test_a_unit_whose_bias_keeps_it_off_is_told_and_leaks_with_a_leaky_rectifier():
-    found = told(of_case("068", 0), "dead_units")
+def test_a_unit_whose_bias_keeps_it_off_is_reported_and_leaks_with_a_leaky_rectifier():
+    found = the_finding(of_case("068", 0), "dead_units")
     assert (found.severity, found.layer, found.value) == ("warning", "d0", pytest.approx(1 / 3))
     assert not grave(of_case("068", 1))
 
@@ -123,7 +119,7 @@ def test_a_unit_whose_bias_keeps_it_off_is_told_and_leaks_with_a_leaky_rectifier
 def test_sigmoid_outputs_lie_on_one_side_of_0_and_those_of_tanh_do_not():
     diagnosis = of_case("070", 0)
     assert diagnosis.health.layers["d0"].mean == pytest.approx(0.5, abs=1e-12)
-    found = told(diagnosis, "mean_shift")
+    found = the_finding(diagnosis, "mean_shift")
     assert found.value > 2.0 and found.severity == "note"
     assert "mean_shift" not in {each.code for each in of_case("070", 1).findings}
 
@@ -149,7 +145,7 @@ def test_softmax_with_a_quadratic_cost_is_slow_where_it_is_wrong():
     error = shares - [0.0, 1.0, 0.0]
     passed = (np.diag(shares) - np.outer(shares, shares)) @ error
     expected = np.linalg.norm(passed) / np.linalg.norm(error) / 0.5
-    assert told(diagnosis, "learning_slowdown").value == pytest.approx(expected, rel=1e-9)
+    assert the_finding(diagnosis, "learning_slowdown").value == pytest.approx(expected, rel=1e-9)
 
 
 # --- silence -------------------------------------------------------------------------------------
@@ -223,13 +219,13 @@ def test_other_healthy_networks_have_nothing_but_notes(seed):
 
 
 def test_units_that_are_off_by_chance_are_a_note():
-    """Samples that are nearly equal turn half of all random units off, whatever the layer."""
+    """Nearly equal samples make half of all random units inactive, whatever the layer."""
     generator = np.random.default_rng(0)
     inputs = 1.0 + 0.01 * generator.standard_normal((16, 8))
     alike = examined(
         network(dense("h", 64, "relu", kernel_initializer="he_normal"), dense("o", 1)), inputs, np.ones((16, 1))
     )
-    found = told(alike, "dead_units")
+    found = the_finding(alike, "dead_units")
     assert found.value > 0.3 and found.severity == "note"
     spread = generator.standard_normal((64, 8))
     biases = {"name": "constant", "value": -6.0}
@@ -238,7 +234,7 @@ def test_units_that_are_off_by_chance_are_a_note():
         spread,
         np.ones((64, 1)),
     )
-    assert told(off, "dead_units").severity in ("warning", "problem")
+    assert the_finding(off, "dead_units").severity in ("warning", "problem")
 
 
 # --- what is measured ----------------------------------------------------------------------------
@@ -278,48 +274,6 @@ def test_the_numbers_of_a_layer_are_those_of_its_arrays():
     )
     bound = math.atanh(math.sqrt(0.9))
     assert layer_.saturated_right == pytest.approx(float((z > bound).mean()), abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("name", "left", "right"),
-    [
-        ("sigmoid", -math.log(36.97), math.log(36.97)),
-        ("tanh", -math.atanh(math.sqrt(0.9)), math.atanh(math.sqrt(0.9))),
-        ("relu", None, None),
-        ("leaky_relu", None, None),
-        ("linear", None, None),
-        ("exponential", None, None),
-        ("relu6", None, 6.0),
-        ("hard_tanh", -1.0, 1.0),
-    ],
-)
-def test_an_activation_saturates_where_its_slope_is_a_tenth_of_the_largest(name, left, right):
-    tails = tails_of(activations.select(name))
-    for found, expected in ((tails.left, left), (tails.right, right)):
-        assert found is None if expected is None else found == pytest.approx(expected, abs=0.03)
-
-
-def test_activations_of_rows_and_with_learned_parameters_have_no_tails():
-    for declaration in activations:
-        if declaration.acts_on == "row" or declaration.parameters:
-            tails = tails_of(Selection(declaration, {option.name: option.default for option in declaration.options}))
-            assert (tails.left, tails.right, tails.flat_left) == (None, None, None)
-
-
-def test_the_condition_of_inputs_is_that_of_the_matrix_with_a_bias():
-    inputs = np.random.default_rng(1).standard_normal((40, 3)) * [1.0, 30.0, 900.0] + [0.0, 5.0, 0.0]
-    scale = scale_of(inputs)
-    with_bias = np.hstack([inputs / np.sqrt(np.square(inputs).mean()), np.ones((40, 1))])
-    assert scale.condition == pytest.approx(np.linalg.cond(with_bias) ** 2, rel=1e-9)
-    standard = (inputs - inputs.mean(0)) / inputs.std(0)
-    assert scale.standardised == pytest.approx(np.linalg.cond(np.hstack([standard, np.ones((40, 1))])) ** 2, rel=1e-9)
-    assert scale.size == pytest.approx(np.sqrt(np.square(inputs).mean()))
-
-
-@pytest.mark.parametrize("inputs", [np.zeros((4, 3)), np.ones((1, 3)), np.full((5, 2), 1e300)])
-def test_inputs_without_a_scale_have_none(inputs):
-    scale = scale_of(inputs)
-    assert scale.condition is None or math.isfinite(scale.condition)
 
 
 def test_few_samples_and_rare_pixels_are_not_badly_scaled():
