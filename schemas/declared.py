@@ -10,16 +10,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, closed_object
-from schemas.fields import (
-    LONG_LIST,
-    Message,
-    StrictField,
-    StrictSchema,
-    ValueField,
-    plain,
-    properties_of,
-    shown,
-)
+from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
 from service.engine.declarations import Declaration, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules

@@ -133,8 +133,7 @@ class StrictSchema(Schema):
     """Keys that callers may look for here, and their right place: the key of an object, or the path of an endpoint."""
 
     bounds: Mapping[str, int] = MappingProxyType({})
-    """The number of keys that may occur together, in keywords of JSON Schema; the schema's validation refuses
-    others."""
+    """The number of keys that may occur together, as JSON Schema keywords; the schema's validation refuses others."""
 
     class Meta:
         unknown = RAISE
@@ -269,12 +268,7 @@ class NumberField(ValueField):
     """A finite JSON number within bounds."""
 
     def __init__(
-        self,
-        *,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        open_minimum: bool = False,
-        **kwargs: Any,
+        self, *, minimum: float | None = None, maximum: float | None = None, open_minimum: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(Number(minimum=minimum, maximum=maximum, open_minimum=open_minimum), **kwargs)
 

@@ -99,8 +99,7 @@ class VariablesField(StrictField):
 
 
 def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
-    """Return the JSON Schema of points: rows of `columns` numbers. Without `columns`, a point of one number may be
-    bare."""
+    """Return the JSON Schema of points: rows of `columns` numbers. Without it, a point of one number may be bare."""
     number: JSONSchema = {"type": "number"}
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
     # Two kinds of lists as alternatives would be stricter, but generators of Python clients write what mypy refuses.

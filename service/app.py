@@ -57,12 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["nabla.memory"] = Account(
         settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.aside_bytes
     )
-    app.extensions["nabla"] = Runtime(
-        settings,
-        compiler,
-        app.extensions["nabla.memory"],
-        admission,
-    )
+    app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission)
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]

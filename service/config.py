@@ -87,8 +87,7 @@ class Settings:
         default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
     )
     max_memory_bytes: int = field(
-        default=576 * MEBI,
-        metadata={"about": "memory of a worker for all its requests and caches together"},
+        default=576 * MEBI, metadata={"about": "memory of a worker for all its requests and caches together"}
     )
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "requests from one address, 0: any number; beyond it 429 is answered"}
@@ -97,8 +96,7 @@ class Settings:
         default=0.0, metadata={"about": "requests with one key, 0: any number; beyond it 429 is answered"}
     )
     cached_bytes: int = field(
-        default=64 * MEBI,
-        metadata={"about": "memory of compiled definitions that a worker keeps"},
+        default=64 * MEBI, metadata={"about": "memory of compiled definitions that a worker keeps"}
     )
     pooled_bytes: int = field(
         default=128 * MEBI, metadata={"about": "memory of finished computations that a worker keeps for the next"}

@@ -60,9 +60,7 @@ KINDS: dict[str, Kind] = {
         "Something about the request other than its body keeps the server from answering it; the detail says what.",
     ),
     "unauthorized": Kind(
-        401,
-        "A key is needed",
-        "This server takes requests only with a key. Send it as 'Authorization: Bearer <key>'.",
+        401, "A key is needed", "This server takes requests only with a key. Send it as 'Authorization: Bearer <key>'."
     ),
     "forbidden": Kind(403, "The key is not accepted", "The key that was sent is not one of this server's keys."),
     "not-found": Kind(404, "There is nothing here", "No resource has this path or name. GET /v1 lists what there is."),

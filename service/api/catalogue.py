@@ -167,8 +167,7 @@ def _state_of(optimizer: Optimizer) -> list[str]:
 
 
 def _stable_factor_of(optimizer: Optimizer) -> float | None:
-    """Return the learning rate times the curvature below which descent on a parabola is stable, with default
-    options."""
+    """Return the learning rate times curvature below which descent on a parabola is stable, with default options."""
     if optimizer.stable is None:
         return None
     return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))

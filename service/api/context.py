@@ -68,8 +68,7 @@ class Context:
     compiled: Compiler = field(init=False)
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
     in_steps: bool = False
-    """Whether the request was computed in steps and ended in time: its response is sent even if that is a little
-    late."""
+    """Whether the request was computed in steps and ended in time: its response is sent even if it is a bit late."""
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
@@ -111,8 +110,7 @@ class Context:
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
     def watch_over(self, program: Program, work: float) -> Watch | None:
-        """Return the watch for a computation of so many floating-point operations; None for a small one, which ends
-        too soon."""
+        """Return the watch for a computation of so many floating-point operations; None for one that ends too soon."""
         return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:

@@ -32,12 +32,7 @@ class RollingWork:
     """Whether the basin of a run that has not arrived is determined too."""
 
     def __init__(
-        self,
-        expression: Expression,
-        plan: RollingPlan,
-        context: Context,
-        beside: int = 0,
-        known: Known | None = None,
+        self, expression: Expression, plan: RollingPlan, context: Context, beside: int = 0, known: Known | None = None
     ) -> None:
         """`beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known."""
         self.expression, self.plan = expression, plan

@@ -27,12 +27,7 @@ from service.engine.graph.ir import Array
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
 from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import judge_record, ratios_of, record_of
-from service.engine.insight.health.sweep import (
-    AskedSweep,
-    Sweep,
-    drawn_inputs,
-    drawn_targets,
-)
+from service.engine.insight.health.sweep import AskedSweep, Sweep, drawn_inputs, drawn_targets
 from service.engine.insight.health.watched import LOOKS, Watched
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.losses import losses
@@ -417,13 +412,6 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
     else:
         outputs = targets.shape[-1] if targets.ndim == 2 else 1  # type: ignore[union-attr]
     asked = AskedSweep(
-        sweep.depths,
-        sweep.activations,
-        sweep.initializers,
-        sweep.seeds,
-        sweep.units,
-        max(1, outputs),
-        chosen,
-        dtype,
+        sweep.depths, sweep.activations, sweep.initializers, sweep.seeds, sweep.units, max(1, outputs), chosen, dtype
     )
     return asked, cast("Array", inputs), cast("Array", targets)

@@ -45,8 +45,7 @@ class Endpoint:
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, in the form of OpenAPI."""
     media_types: tuple[str, ...] = ("application/json",)
-    """The media types of the response. Without any, OpenAPI says nothing of it: generators of clients know no such
-    type."""
+    """Media types of the response; OpenAPI omits the response without any: client generators know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """The schemas of the lines or events of a streamed response; empty if the endpoint does not stream."""
 

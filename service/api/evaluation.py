@@ -27,8 +27,7 @@ blueprint = Blueprint("evaluation", __name__)
     examples=FORWARD,
 )
 def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
-    """Run a network forward. With `include: ["layers"]` the response has every layer's pre-activation and output
-    too."""
+    """Run a network forward. With `include: ["layers"]` the response has each layer's pre-activation and output."""
     return _answer(request, _evaluate(request, context))
 
 

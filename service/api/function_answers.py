@@ -21,8 +21,7 @@ from service.engine.functions.symbolic import Printed
 from service.engine.network.task import Caution
 
 MOST_UNSEEN = 0.02
-"""The probability that one more start of a search finds a new point, above which a warning says that the starts are
-few."""
+"""The probability that one more start of a search finds a new point, above which a warning is given."""
 
 
 def points_of(
@@ -108,8 +107,7 @@ def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
 
 
 def cautions_of(expression: Expression) -> list[Caution]:
-    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere: descents
-    ignore them."""
+    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere."""
     return [
         *[Caution("unusual_name", sentence) for sentence in expression.slips],
         *[

@@ -267,11 +267,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     optimum = np.array([line.slope, line.intercept])
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * line.largest_stable_step),))
     plan = RollingPlan(
-        chosen,
-        request["start"][None],
-        request["steps"],
-        every=request["trace"].every,
-        include=request["trace"].include,
+        chosen, request["start"][None], request["steps"], every=request["trace"].every, include=request["trace"].include
     )
     known = Known(optimum, partial(line.near, radius=plan.arrived))
     work = RollingWork(expression, plan, context, known=known)

@@ -101,11 +101,7 @@ def _answer(view: View, values: Values, request: LoadedGraph, tell: Tell) -> dic
     if view.loss is not None:
         results["loss"] = view.loss
     results["gradients"] = {".".join(path): name for path, name in view.gradients.items()}
-    answer: dict[str, Any] = {
-        "detail": view.detail,
-        "dtype": request.get("dtype", "float64"),
-        "results": results,
-    }
+    answer: dict[str, Any] = {"detail": view.detail, "dtype": request.get("dtype", "float64"), "results": results}
     if by_operations:
         answer["code"] = graph_text.code(view, tell)
     of = values.of if request["values"] else {}
@@ -128,11 +124,7 @@ def _answer(view: View, values: Values, request: LoadedGraph, tell: Tell) -> dic
 
 
 def _node(vertex: Vertex, values: Mapping[Node, Array], tell: Tell) -> dict[str, Any]:
-    node: dict[str, Any] = {
-        "name": vertex.name,
-        "operation": vertex.operation,
-        "inputs": list(vertex.inputs),
-    }
+    node: dict[str, Any] = {"name": vertex.name, "operation": vertex.operation, "inputs": list(vertex.inputs)}
     text = graph_text.label_of(vertex, tell)
     if text:
         node["text"] = text

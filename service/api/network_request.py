@@ -180,7 +180,7 @@ def _loss_weights(
 
 
 def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
-    """Translate the engine's place of a tensor, by input or output name, to the request's place; a single one has no
+    """Translate the engine's place of a tensor, by input or output, to the request's place; a single one has no
     name."""
     path = fault.path
     if path[:1] == ("validation",):

@@ -233,8 +233,7 @@ def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
 
 
 def admission_of(context: Context) -> Admit:
-    """Return the admission of work in steps: for a document the ticket, which waits for a slot; a stream needs no
-    slot."""
+    """Return the admission of work in steps: for a document the ticket, with its slot; a stream needs no slot."""
 
     def admit(program: Program, work: float, calls: float, steps: int) -> None:
         if context.form == "json":

@@ -81,8 +81,7 @@ def ready() -> Response:
 
 @cache
 def _engine_works() -> bool:
-    """Test the engine with one neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through all of a
-    request's stages."""
+    """Test the engine with one neuron, through all stages: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6."""
     line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
     loss = losses.select("squared_error")
     shape = (1, 1)

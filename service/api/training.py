@@ -241,8 +241,7 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
-    """Return a training as the request describes it, ready for its first step; `place` is where it names the
-    optimizer."""
+    """Return a training as the request describes it, ready for its first step; `place` is that of the optimizer."""
     task = task._replace(frozen=request["frozen"])
     return Training(
         context.compiled,

@@ -27,11 +27,7 @@ from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)
 
-MISSED = {
-    "rules": say("verify.missed.rules"),
-    "data": say("verify.missed.data"),
-    "pairs": say("verify.missed.pairs"),
-}
+MISSED = {"rules": say("verify.missed.rules"), "data": say("verify.missed.data"), "pairs": say("verify.missed.pairs")}
 """The sentence about families of mistakes that were not all tried."""
 SEARCHING = 0.15
 """The share of a request's time that the search for mistakes may take."""

@@ -24,8 +24,7 @@ from service.problems import Problem
 CLIENTS = 65_536
 """The number of clients that are remembered."""
 WAYS = 8
-"""The number of buckets in a set. A client's name decides its set; the longest silent client of a set is forgotten
-first."""
+"""The buckets of a set. A client's name decides its set; its longest silent client is forgotten first."""
 BUCKET = struct.Struct("=Qdd")
 """A bucket: the mark of a client, its tokens, and the time when they were counted."""
 TRIES, PAUSE = 20, 0.0005

@@ -88,8 +88,7 @@ class Admission:
 
     @property
     def most_threads(self) -> int:
-        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in their
-        computation."""
+        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in a computation."""
         waiting = (self.small, self.medium, self.heavy)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
@@ -282,8 +281,7 @@ class Ticket:
 
     @property
     def may_wait(self) -> bool:
-        """Whether the request may wait for memory while it holds its slot. Tiny requests may not: they are many,
-        with few slots."""
+        """Whether the request may wait for memory in its slot. Tiny requests may not: they are many, with few slots."""
         return self.lane is not self.admission.tiny
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
@@ -354,8 +352,7 @@ class Ticket:
             self._move(max(2.0 * lane.most, spent))
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane; return as `begin`
-        does."""
+        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
         self.give_slot_back()
         with admission.lock:

@@ -182,8 +182,7 @@ class Lane(Generic[R]):
             self.learned += 1
 
     def _news(self, cost: float, seconds: float) -> tuple[float, float]:
-        """Return how far the slowdown of a request is from the average after so many seconds in its slot, and its
-        weight."""
+        """Return how far a request's slowdown is from the average after so many seconds in its slot, and its weight."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
         weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
         return slowdown - self.slowdown, weight

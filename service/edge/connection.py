@@ -38,8 +38,7 @@ STEP = 1 << 20
 REPLAYED = 8 * 1024
 """Bytes of those read ahead that are examined for the next request."""
 DRAIN_SECONDS = 2.0
-"""Seconds for which a refused request is read on: the client would lose the response if the connection closed at
-once."""
+"""Seconds for which a refused request is read on: if the connection closed at once, the response would be lost."""
 HUNGRY_SECONDS = 5.0
 """Seconds that a body waits for memory."""
 ASK_SECONDS = 0.1
@@ -82,8 +81,7 @@ class Connection(asyncio.Protocol):
         self._ahead = bytearray()
         """Bytes of the requests after the present one."""
         self._replayed = 0
-        """The number of these bytes that are being parsed; they stay in `_ahead` until the end of the request is
-        found."""
+        """The number of these bytes that are being parsed; they stay in `_ahead` until the request's end is found."""
         self._half_closed = False
         self._write_paused = False
         self._sent = self._mark = 0
@@ -205,8 +203,7 @@ class Connection(asyncio.Protocol):
             self._take(rest)
 
     def _parse(self, data: bytes) -> bytes | None:
-        """Parse a part of a head or of a chunked body. Return the bytes after a head whose body has a length and is
-        wanted."""
+        """Parse a part of a head or of a chunked body. Return the bytes after a head whose body has a length."""
         parser, in_head = self._parser, self.state is State.HEAD
         try:
             parser.feed(data)
@@ -231,8 +228,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _on_head(self) -> bool:
-        """Open the request at the end of its head. Return whether the parser leaves the body alone. The parser calls
-        this."""
+        """Open the request at the end of its head. Return whether the parser leaves the body alone."""
         parser, environ = self._parser, self._base.copy()
         self._length = None if parser.is_chunked else parser.content_length or 0
         self._keep_alive = parser.should_keep_alive
@@ -568,8 +564,8 @@ class Connection(asyncio.Protocol):
             self.refuse(self._memory.busy(self._reserved))
 
     def _ask(self, exchange: Exchange | None) -> None:
-        """Find out whether a client that sends no more has left: then it replies to an interim response with a
-        reset."""
+        """Find out whether a client that sends no more has left: then it resets the connection on an interim
+        response."""
         if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
         if self._interim(PROCESSING):

@@ -189,8 +189,7 @@ class Edge:
         return _UNBOUNDED if self._memory is None else self._memory.reservation()
 
     def refusal(self, environ: dict[str, Any], length: int | None) -> Problem | None:
-        """Return the refusal of a request whose head says that its body is not worth reading; None if there is no
-        reason."""
+        """Return the refusal of a request whose head says that its body is not worth reading, or None."""
         coding = environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":
             return unsupported_coding()

@@ -32,8 +32,7 @@ PARSER_OPTIONS = (
 """Settings of gunicorn that its parser takes."""
 
 CROWDS = Crowds()
-"""The table of all workers. It is made when gunicorn's first process imports this module, so that all workers share
-it."""
+"""The table of all workers. gunicorn's first process makes it when it imports this module, so all share it."""
 
 log = logging.getLogger("nabla.error")
 

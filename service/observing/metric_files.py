@@ -79,8 +79,7 @@ def take(worker: Any) -> None:
 
 
 def give_back(worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay, and its successor adds to them. Call this in the
-    master."""
+    """Forget the gauges of a worker that is gone; its counts stay, for its successor. Call this in the master."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(f"{os.getpid()}-{worker.metrics_place}")  # type: ignore[no-untyped-call]

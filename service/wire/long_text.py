@@ -84,7 +84,7 @@ class LongTexts:
 
 
 def _is_printable(text: memoryview) -> bool:
-    """Return whether a text is ASCII without control characters: JSON allows it, and it is no part of another
-    character."""
+    """Return whether a text is ASCII without control characters: JSON allows it, and no other character has a part
+    of it."""
     codes = np.frombuffer(text, np.uint8)
     return bool(codes.min() >= 0x20 and codes.max() < 0x7F)

@@ -49,8 +49,7 @@ def dump(value: Any) -> bytes:
 
 
 def written(value: Any, base64: bool = False, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`. `look` is called between two
-    pieces."""
+    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`; call `look` between pieces."""
     writer = _Writer(base64, look)
     writer.write(value)
     writer.flush()
