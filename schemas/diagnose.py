@@ -15,7 +15,6 @@ from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
 from schemas.fields import (
-    LARGEST_EXACT,
     FlagField,
     IntegerField,
     Message,
@@ -40,6 +39,7 @@ from service.engine.network.definition import NetworkDefinition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 MOST_TRACED = 100_000
 """The number of steps of a trace, at most."""
@@ -121,7 +121,7 @@ class TraceField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         number: JSONSchema = {"type": ["number", "null"]}
-        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": LARGEST_EXACT}
+        count: JSONSchema = {"type": "integer", "minimum": 1, "maximum": LARGEST_EXACT_INTEGER}
         step: JSONSchema = {
             "type": "object",
             "properties": {
@@ -140,7 +140,7 @@ class TraceField(StrictField):
 def _whole(value: Any, key: str, errors: dict[str, Any]) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or not 0 < value <= LARGEST_EXACT:
+    if type(value) is not int or not 0 < value <= LARGEST_EXACT_INTEGER:
         errors[key] = [Message("is required: an integer from 1 up" if value is None else "takes an integer from 1 up")]
         return 0
     return value

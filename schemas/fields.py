@@ -18,13 +18,22 @@ from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
 from service.engine.errors import MOST_ERRORS
-from service.engine.options import LONGEST_LIST, Choice, Flag, Integer, Integers, Number, Numbers, Refused, Value
+from service.engine.options import (
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
+    Choice,
+    Flag,
+    Integer,
+    Integers,
+    Number,
+    Numbers,
+    Refused,
+    Value,
+)
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
 
 K = TypeVar("K")
 
-LARGEST_EXACT = 2**53 - 1
-"""The largest integer below which float64, and so every reader of JSON, represents all integers exactly."""
 PREVIEW = 60
 """Characters of a refused value that a message shows."""
 
@@ -284,7 +293,7 @@ class SeedField(IntegerField):
     """A seed of random numbers: an integer that JavaScript keeps exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(minimum=0, maximum=LARGEST_EXACT, **kwargs)
+        super().__init__(minimum=0, maximum=LARGEST_EXACT_INTEGER, **kwargs)
 
 
 class FlagField(ValueField):

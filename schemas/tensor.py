@@ -19,10 +19,11 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import LARGEST_EXACT, NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
+from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
 from service.engine.network.quantities import first_true
+from service.engine.options import LARGEST_EXACT_INTEGER
 from service.engine.suggestions import translated
 
 Array = npt.NDArray[Any]
@@ -341,7 +342,7 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
     if (
         not isinstance(shape, list)
         or len(shape) > MOST_AXES
-        or not all(type(n) is int and 0 < n <= LARGEST_EXACT for n in shape)
+        or not all(type(n) is int and 0 < n <= LARGEST_EXACT_INTEGER for n in shape)
     ):
         errors["shape"] = [Message(f"takes a list of at most {MOST_AXES} positive integers, got {shown(shape)}")]
     if not isinstance(text, TEXT):

@@ -15,7 +15,6 @@ from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
 from schemas.fields import (
-    LARGEST_EXACT,
     FlagField,
     IntegerField,
     Message,
@@ -40,6 +39,7 @@ from service.engine.descent.optimizers import Optimizer, optimizers
 from service.engine.descent.schedules import Schedule, schedules
 from service.engine.descent.training import TRACED
 from service.engine.descent.update import Clip
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 MOST_BATCHES = 100_000
 
@@ -56,12 +56,12 @@ class BatchesField(StrictField):
         batch = whole(entry)
         if not isinstance(batch, list) or not batch:
             raise self.refuse("a list of sample indices", batch)
-        if not all(type(index) is int and abs(index) <= LARGEST_EXACT for index in batch):
+        if not all(type(index) is int and abs(index) <= LARGEST_EXACT_INTEGER for index in batch):
             raise self.refuse("integers", batch)
         return np.array(batch, np.int64)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        indices = list_of({"type": "integer", "minimum": 0, "maximum": LARGEST_EXACT}, minItems=1)
+        indices = list_of({"type": "integer", "minimum": 0, "maximum": LARGEST_EXACT_INTEGER}, minItems=1)
         return list_of(indices, minItems=1, maxItems=MOST_BATCHES)
 
 
@@ -70,7 +70,7 @@ def whole(value: Any) -> Any:
     if (
         isinstance(value, np.ndarray)
         and bool((value == np.floor(value)).all())
-        and np.abs(value).max() <= LARGEST_EXACT
+        and np.abs(value).max() <= LARGEST_EXACT_INTEGER
     ):
         return value.astype(np.int64).tolist()
     return plain(value)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import LARGEST_EXACT, Message
+from schemas.fields import Message
 from service.engine.errors import (
     MOST_ERRORS,
     Abandoned,
@@ -31,6 +31,7 @@ from service.engine.errors import (
     LimitExceeded,
     Path,
 )
+from service.engine.options import LARGEST_EXACT_INTEGER
 
 error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"
@@ -270,11 +271,11 @@ def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float
 
 def _number(count: float) -> float:
     """Return a count as JSON can represent it: readers of JSON lose digits of integers beyond 2^53."""
-    return count if count <= LARGEST_EXACT else float(count)
+    return count if count <= LARGEST_EXACT_INTEGER else float(count)
 
 
 def _shown(count: float) -> str:
-    return f"{count:,.0f}" if count <= LARGEST_EXACT else f"{count:.3g}"
+    return f"{count:,.0f}" if count <= LARGEST_EXACT_INTEGER else f"{count:.3g}"
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from service.engine.declarations import Registry
 
 LARGEST_INTEGER = 2**63 - 1
-"""What JSON parsers of other languages can still read exactly or nearly so."""
+"""The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
+LARGEST_EXACT_INTEGER = 2**53 - 1
+"""Up to this, every integer is exact as a float64, and in JavaScript."""
 LONGEST_LIST = 16
 """Integers in a list, unless its kind says otherwise."""
 MOST_NUMBERS = 10_000
