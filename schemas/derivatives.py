@@ -162,7 +162,7 @@ class DerivedField(StrictField):
     """A derivative in a response: a tensor, tensors by name, tensors by layer and parameter name, or a list of them."""
 
     def json_schema(self, components: Components) -> JSONSchema:
-        # What is inside is left open: it would have to refer to itself.
+        # Without a schema for the items: it would have to refer to itself.
         named = components.refer("DerivedByName", lambda: by_name({}))
         forms = [tensor_answer_schema(components), named, list_of({})]
         text = "a tensor, tensors by name or by layer and parameter name, or a list of these"

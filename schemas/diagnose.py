@@ -299,7 +299,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
         if "trace" in loaded:
             return loaded
         if "network" in loaded:
-            # What a training needs beside tensors is looked at above.
+            # The fields of a training beside tensors are checked above.
             return super(TrainingRequest, self).finish(loaded) | self._validation(loaded)
         for key in ("inputs", "targets"):
             if isinstance(loaded.get(key), dict):

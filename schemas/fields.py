@@ -156,14 +156,14 @@ class StrictSchema(Schema):
         try:
             return super().load(data, **kwargs)
         except MarshmallowError as error:
-            # marshmallow's own frame holds the error, whose traceback holds the frame, and the frame the data: they
-            # would all stay until the garbage collector comes.
+            # marshmallow's frame holds the error, its traceback the frame, and the frame the data: all of them
+            # would stay until the garbage collector runs.
             raise error.with_traceback(None) from None
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
-            # In the order of the body; marshmallow's own is that of a set, another one in each process.
+            # In the order of the body; marshmallow's order is that of a set, different in each process.
             given = data if isinstance(data, Mapping) else ()
             unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
@@ -172,7 +172,7 @@ class StrictSchema(Schema):
                 key: [self._unknown(key, known) if place < MOST_SUGGESTIONS else Message("unknown key", known)]
                 for place, key in enumerate(unknown[:MOST_ERRORS])
             }
-            # First, for what is missing is often there under another name.
+            # First, because a missing key is often there under another name.
             error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}

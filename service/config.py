@@ -130,7 +130,7 @@ class Settings:
         for name in ("slots", "queue", "streams", *bounds):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"NABLA_{name.upper()} takes 1 or more, got {getattr(self, name)}")
-        _ = self.keys  # a digest that is none shows here
+        _ = self.keys  # raises for a malformed digest
         try:
             Proxies(self.trusted_proxies)
         except ValueError as error:
@@ -206,7 +206,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 class Listening:
     """The address that the server listens on, and its number of processes; gunicorn.conf.py passes them on."""
 
-    # The first three variables are those that hosting platforms set.
+    # Hosting platforms set the first three variables.
     host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
     port: int = field(default=8000, metadata={"variable": "PORT"})
     workers: int = field(default=CORES, metadata={"variable": "WEB_CONCURRENCY"})
@@ -265,7 +265,7 @@ def _check_origin(origin: str) -> None:
 def _from_kubernetes(variable: str, text: str) -> bool:
     """Return whether Kubernetes sets this variable, for a service whose name begins with nabla."""
     found = KUBERNETES.fullmatch(variable)
-    # NABLA_PORT=8001 is somebody's slip for PORT.
+    # NABLA_PORT=8001 is a slip for PORT=8001.
     return found is not None and (found["port"] is None or "://" in text)
 
 

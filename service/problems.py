@@ -214,7 +214,7 @@ def from_validation(error: ValidationError, request: Any) -> Problem:
 
 
 def _told(messages: Any, path: Path, request: Any) -> Iterator[dict[str, Any]]:
-    # No function within a function: one that calls itself would hold the request until the garbage collector comes.
+    # Not a nested function: one that calls itself would hold the request until the garbage collector runs.
     if isinstance(messages, Mapping):
         for key, value in messages.items():
             yield from _told(value, path if key == "_schema" else (*path, key), request)

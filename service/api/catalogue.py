@@ -180,7 +180,7 @@ def _listing(plural: str) -> bytes:
 
 def _cacheable(content: bytes) -> Response:
     response = Response(content, content_type=wire.JSON)
-    # Weak: the same listing may travel compressed or not.
+    # Weak: the same listing may be compressed or not.
     response.set_etag(hashlib.sha256(content).hexdigest()[:32], weak=True)
     response.cache_control.no_cache = True  # keep it, but ask whether it changed
     response.make_conditional(request)

@@ -72,7 +72,7 @@ class Context:
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
-        ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
+        ticket = self.ticket  # not `self`: a reference cycle would keep the request until the garbage collector runs
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:

@@ -69,7 +69,7 @@ def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, A
     records, summary = collect(work, context)
     context.timer.mark("compute")
     named = {"runs": records} if "sweep" in request else {}
-    # What matters most comes first.
+    # The most important part comes first.
     first = {key: summary[key] for key in ("status", "reason", "verdict", "text") if key in summary}
     rest = {key: value for key, value in summary.items() if key not in first}
     return {**first, "findings": work.told(), **rest, **named}
@@ -278,7 +278,7 @@ class TraceWork(_Work):
 
     def compute(self) -> None:
         steps = self.steps
-        # Steps without norms have none that could be judged: any constant will do.
+        # Steps without norms are not judged by them: any constant will do.
         with_norms = all(step.gradient_norm is not None for step in steps)
         rows = [
             (
@@ -317,7 +317,7 @@ class SweepWork(_Work):
             largest = context.compiled(self.sweep.largest)
             work = self.sweep.admit(largest)
         except LimitExceeded as error:
-            # Callers have no network that they could make smaller.
+            # The caller sent no network that could be made smaller.
             raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
         context.mark_compiled(largest.program.nbytes)
         largest.feeder.check(self.sweep.feed(0))
@@ -327,7 +327,7 @@ class SweepWork(_Work):
 
     @property
     def is_begun(self) -> bool:
-        return True  # a table of no networks is one too
+        return True  # an empty table is a result too
 
     @property
     def _streams_findings(self) -> bool:

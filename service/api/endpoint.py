@@ -286,6 +286,6 @@ def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
     if connection is None:
         return None  # the next write will tell
     poll = select.poll()
-    # Linux alone has the first; the others are reported in any case.
+    # Only Linux has POLLRDHUP; errors and hang-ups are reported in any case.
     poll.register(connection, getattr(select, "POLLRDHUP", 0))
     return lambda: bool(poll.poll(0))

@@ -61,7 +61,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         answered = answer_bytes(program.told + initialised, request["dtype"])
         context.reserve(program, program.work, program.weight + answered, numbers=program.told)
         if "parameters" not in include:
-            request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
+            request.pop("parameters", None)  # nobody else holds them, so they are freed once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)
     context.timer.mark("compute")
     return result

@@ -124,7 +124,7 @@ def lost_at(problems: Mapping[int, Sequence[Problem]], lost: Array) -> list[Caut
     if not len(places):
         return []
     first = int(places[0])
-    # What has a value and a slope by convention is not the cause.
+    # A point with a value and a slope by convention is not the cause.
     found = [problem for problem in problems.get(first, ()) if problem.kind not in ("kink", "jump")]
     why = f": {found[0].text}" if found else ""
     message = (

@@ -171,7 +171,7 @@ def demo_file(name: str) -> Response:
     if found is None:
         raise Problem("not-found", f"There is no file {name!r}.")
     response = Response(content_type=found.media_type)
-    # As it is: compressed when it was built, or not worth it.
+    # Unchanged: it was compressed when it was built, unless that was not worth it.
     response.response, response.direct_passthrough = [found.content], True
     response.content_length = len(found.content)
     response.headers["Cache-Control"] = FOREVER if found.immutable else "max-age=3600"

@@ -54,7 +54,7 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
         return respond(work, context)
     steps, summary = collect(work, context)
     context.timer.mark("compute")
-    # What is long and seldom read by eye comes last.
+    # Long parts that people seldom read come last.
     last = {name: summary[name] for name in ("parameters", "checkpoint") if name in summary}
     first = {name: value for name, value in summary.items() if name not in last}
     return {**first, "steps": steps, **last}
@@ -158,7 +158,7 @@ class ComparisonWork:
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
-        # Before they are made: a short list of each is a long one of all.
+        # Before they are made: short lists may have many combinations.
         check_runs(len(request["optimizers"]) * len(rates) * len(seeds), ("optimizers",))
         contenders = [
             Contender(_with_rate(optimizer, rate), seed, place)
@@ -170,7 +170,7 @@ class ComparisonWork:
         self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits)
         try:
             context.weigh(self.comparison.program, self.comparison.work, self.comparison.calls)
-            reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
+            reserving(context)(self.comparison.nbytes)  # once for all, because no run may wait during its turn
         except BaseException:
             self.close()
             raise

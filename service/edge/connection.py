@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._half_closed = False
         self._write_paused = False
         self._sent = self._mark = 0
-        # Clients that ask again send the same head again.
+        # A client that asks again sends the same head again.
         self._last_head = b""
         self._last: tuple[dict[str, Any], int | None, bool] = ({}, 0, True)
         # The present request.
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._piece = self._offset = 0
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection, unless there are too many."""
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.leave()
         self._forget()
-        # What holds its own methods would wait for the garbage collector: the parser, and asyncio's transports.
+        # The parser and asyncio's transports hold their own methods, so they would wait for the garbage collector.
         del self._parser
         kept = getattr(self.transport, "__dict__", {})
         for name in METHODS_OF_TRANSPORTS:
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on sending: the client has read."""
         self._write_paused = False
-        # asyncio calls this in the middle of its own work, and would call `connection_lost` twice were it closed here.
+        # asyncio calls this in the middle of its own work. If this closed, it would call `connection_lost` twice.
         if self.state is State.SENDING:
             self.edge.loop.call_soon(self._send)
         elif self.state is State.STREAMING and self._exchange is not None:
@@ -468,10 +468,10 @@ class Connection(asyncio.Protocol):
     def _again(self) -> None:
         """Take the requests that came while another was at work."""
         if self.state is State.IDLE and self._ahead and not self._write_paused:
-            # Not all of it: thousands of requests would be copied for each of them.
+            # Not all of it: each of thousands of requests would copy all of them.
             self._replayed = min(len(self._ahead), REPLAYED)
             self._begin(bytes(self._ahead[: self._replayed]))
-            if self._replayed:  # that was no whole request
+            if self._replayed:  # it was not a whole request
                 rest = bytes(self._ahead[self._replayed :])
                 self._ahead.clear()
                 self._replayed = 0

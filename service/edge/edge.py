@@ -178,7 +178,7 @@ class Edge:
                 for connection in list(self._idle):
                     connection.end()
             if now >= end - LAST_SECONDS and self._admission is not None:
-                self._admission.close()  # who waits still would be cut off without an answer
+                self._admission.close()  # waiting requests would be cut off without a response
         for connection in list(self.connections):
             connection.transport.abort()
 

@@ -17,7 +17,7 @@ LONG = 16 * 1024
 """Bytes of a text below which cutting it out is not worth the effort."""
 KEY = b'"base64"'
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
-# How JSON writes the character NUL, which no sensible text has; with it begins what stands in for a text.
+# NUL in JSON, which no sensible text contains: a placeholder begins with it.
 NUL = b"\\u0000"
 
 

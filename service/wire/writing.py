@@ -151,7 +151,7 @@ class _Writer:
             self._length = 0
 
     def _add(self, text: bytes) -> None:
-        if len(text) >= SMALLEST_PIECE:  # as it is, for to put it together would copy it
+        if len(text) >= SMALLEST_PIECE:  # by itself: joining it would copy it
             self.flush()
             self.pieces.append(text)
             self._look()
