@@ -171,14 +171,10 @@ print(json.dumps({
 ENDPOINT = """
 import json, sys
 from schemas import functions as schemas
-from schemas.common import warnings_field
-from schemas.tensor import TensorAnswerField, TensorField
 from service.api import functions as views
-from service.api.examples import Example
 schema, view = json.load(sys.stdin)
-names = {"warnings_field": warnings_field, "TensorField": TensorField, "TensorAnswerField": TensorAnswerField}
-exec(schema, vars(schemas) | names, found := {})
-exec(view, vars(views) | {"Example": Example} | found)
+exec(schema, found := dict(vars(schemas)))
+exec(view, vars(views) | found)
 from service.app import create_app
 from service.config import Settings
 from service.openapi import describe
