@@ -168,12 +168,12 @@ class StrictSchema(Schema):
             unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
-            told = {
+            messages = {
                 key: [self._unknown(key, known) if place < MOST_SUGGESTIONS else Message("unknown key", known)]
                 for place, key in enumerate(unknown[:MOST_ERRORS])
             }
             # First, because a missing key is often there under another name.
-            error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
+            error.messages = messages | {key: value for key, value in error.messages.items() if key not in messages}
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
 
@@ -255,13 +255,13 @@ class ValueField(StrictField):
         try:
             return self._read(value.tolist() if type(value) is np.ndarray else value)
         except Refused as refused:
-            raise ValidationError(_told(refused)) from None
+            raise ValidationError(_messages_of(refused)) from None
 
     def json_schema(self, components: Components) -> JSONSchema:
         return self.kind.schema()
 
 
-def _told(refused: Refused) -> Any:
+def _messages_of(refused: Refused) -> Any:
     """Return the messages of a refusal."""
     if refused.parts:
         return {place: [_message(part)] for place, part in refused.parts.items()}

@@ -112,7 +112,7 @@ class RollingWork:
 
     def _run(self, outcome: Arrival, run: int, count: int) -> dict[str, Any]:
         valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "optimizer": run // count,
             "start": run % count,
             "status": outcome.status[run],
@@ -124,7 +124,7 @@ class RollingWork:
             "valley": None if valley < 0 else valley,
             "basin": None if basin < 0 else basin,
         }
-        return told | run_of(self.rolling, run) if self.plan.keep else told
+        return entry | run_of(self.rolling, run) if self.plan.keep else entry
 
     def close(self) -> None:
         self.rolling.close()

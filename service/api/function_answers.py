@@ -78,7 +78,7 @@ def missed_by(function: Function, found: Search, low: Array, high: Array) -> lis
         message = f"{kinks[0]}: there may be minima at such places, which this search does not find"
         cautions.append(Caution("kinks", message))
     if found.curves:
-        message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
+        message = "many stationary points lie dense, as on a line or in a plain; some of them are entry"
         cautions.append(Caution("not_isolated", message))
     elif not found.complete:
         message = f"there are more stationary points than the {len(found.points):,} told; search a smaller box for all"
@@ -93,17 +93,17 @@ def missed_by(function: Function, found: Search, low: Array, high: Array) -> lis
         place = ", ".join(f"{coordinate:.6g}" for coordinate in found.hidden[0].tolist())
         message = (
             f"there may be a stationary point near ({place}), or anywhere along a direction in which the function is "
-            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not told"
+            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not entry"
         )
         cautions.append(Caution("ill_conditioned", message))
     return cautions
 
 
 def _problem(expression: Expression, problem: Problem) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
+    entry: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
     if problem.step is not None:
-        told |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
-    return told
+        entry |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
+    return entry
 
 
 def cautions_of(expression: Expression) -> list[Caution]:
@@ -153,7 +153,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
     found = graph.run(point)
     nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
     edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
-    told = {
+    entry = {
         "point": point,
         "output": graph.value,
         "nodes": [
@@ -172,7 +172,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
             for edge, derivative, contribution in edges
         ],
     }
-    return told, all(map(all_finite, found))
+    return entry, all(map(all_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:

@@ -230,21 +230,21 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
         "levels": levels.values,
         "spacing": levels.spacing,
     }
-    told = finite.all()
+    complete = finite.all()
     if "gradients" in request["include"]:
         answer["gradients"] = gradients
-        told = told and np.isfinite(gradients).all()
+        complete = complete and np.isfinite(gradients).all()
     if request["basins"]:
         answer["basins"] = basins(request, context, points, shape)
     warnings = cautions_of(expression)
-    if not told:
+    if not complete:
         lost = int((~finite).sum())
         where = (
             f"at {lost:,} of {values.size:,} points there is no finite value" if lost else "some slopes are infinite"
         )
         warnings.append(Caution("non_finite", f"{where}; they are null in lists", quantity="values"))
     context.timer.mark("compute")
-    return answer | {"finite": bool(told), "warnings": listed(warnings)}
+    return answer | {"finite": bool(complete), "warnings": listed(warnings)}
 
 
 @post(

@@ -85,8 +85,8 @@ def _of_network(request: LoadedGraph, context: Context) -> Shown:
         view = by_operation(shown.computation) if detail == "operations" else by_layer(shown)
         if request["values"]:
             view.check_numbers()
-        told = NUMBER_BYTES * view.numbers if request["values"] else 0
-        context.memory.need(context.loaded_bytes + shown.nbytes + told + VERTEX_BYTES * len(view.vertices))
+        nbytes = NUMBER_BYTES * view.numbers if request["values"] else 0
+        context.memory.need(context.loaded_bytes + shown.nbytes + nbytes + VERTEX_BYTES * len(view.vertices))
         values = shown.run(feed, context.ticket)
     return len(shown.computation.nodes), values, view, list(shown.warnings)
 

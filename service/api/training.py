@@ -212,7 +212,7 @@ def _with_rate(optimizer: Selection[Optimizer], rate: float | None) -> Selection
 
 def _row(row: Row) -> dict[str, Any]:
     optimizer = row.contender.optimizer
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "optimizer": {"type": optimizer.name, **optimizer.options},
         "seed": row.contender.seed,
         "status": row.status,
@@ -222,7 +222,7 @@ def _row(row: Row) -> dict[str, Any]:
         "best_loss": row.best_loss,
         "best_step": row.best_step,
     }
-    return told if row.validation_loss is None else told | {"validation_loss": row.validation_loss}
+    return entry if row.validation_loss is None else entry | {"validation_loss": row.validation_loss}
 
 
 def reserving(context: Context) -> Callable[[int], None]:

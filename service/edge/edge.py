@@ -88,7 +88,7 @@ class Edge:
         self._resting = 0
         """The number of idle connections that had one; the others are likely to ask in a moment."""
         self._crowds, self._place = crowds, place
-        self._tell()
+        self._note_load()
         self._addresses: Counter[str] = Counter()
         self.ready = False
         """Whether the application has once called itself ready; it stays ready."""
@@ -110,7 +110,7 @@ class Edge:
     def join(self, connection: Member, address: str) -> None:
         """Take a connection. If there are too many, close the longest idle one, or else refuse the new one."""
         self.connections.add(connection)
-        self._tell()
+        self._note_load()
         settings, here = self.settings, 0
         if _is_bounded(address) and not self._proxies.trusts(address):
             connection.address = address
@@ -145,19 +145,19 @@ class Edge:
     def busy(self, connection: Member) -> None:
         """Note that the connection has a request."""
         self._resting -= self._idle.pop(connection, False)
-        self._tell()
+        self._note_load()
 
     def rest(self, connection: Member) -> None:
         """Note that the connection has answered its request."""
         self._resting += not self._idle.get(connection, False)
         self._idle[connection] = True
-        self._tell()
+        self._note_load()
 
     async def sweep(self) -> None:
         """Check all deadlines, again and again."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._tell()
+            self._note_load()
             now = time.monotonic()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.expire(now)
@@ -232,9 +232,9 @@ class Edge:
         """Return whether no other worker serves fewer clients."""
         return self._crowds is None or self._crowds.is_least(self._place)
 
-    def _tell(self) -> None:
+    def _note_load(self) -> None:
         if self._crowds is not None and not self.stopping:
-            self._crowds.tell(self._place, len(self.connections) - self._resting)
+            self._crowds.note(self._place, len(self.connections) - self._resting)
 
     def backlog(self) -> float:
         """Return the seconds of work that wait for this worker."""
