@@ -116,9 +116,7 @@ class CatalogueEntrySchema(Schema):
     )
     below = fields.Boolean(metadata={"description": "of a finding: small numbers are the bad ones"})
     advice = fields.Nested(TranslatedTextSchema, metadata={"description": "of a finding: advice"})
-    counter_example = fields.Boolean(
-        metadata={"description": "an optimizer as a text misprints it, to see it fail; do not use it"}
-    )
+    counter_example = fields.Boolean(metadata={"description": "a misprinted optimizer, to see it fail; do not use it"})
     curve = fields.Nested(SampledCurveSchema)
     kind = fields.String(
         metadata={
@@ -126,19 +124,17 @@ class CatalogueEntrySchema(Schema):
             "noise is no mistake"
         }
     )
-    change = fields.Nested(
-        TranslatedTextSchema, metadata={"description": "of a mistake: the change to make in the code"}
-    )
+    change = fields.Nested(TranslatedTextSchema, metadata={"description": "of a mistake: how to change the code"})
     example = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
         metadata={"description": "of a mistake: a line of code with it, `wrong`, and without it, `right`"},
     )
     arguments = fields.Integer(
-        metadata={"description": "the number of arguments of a word of an expression; 0 for a constant"}
+        metadata={"description": "number of arguments of a word of an expression; 0: a constant"}
     )
     operator = fields.Boolean(
-        metadata={"description": "true for a word that is written by its aliases and not called by its name"}
+        metadata={"description": "whether a word is written as an alias and not called by its name"}
     )
     troubles = fields.List(
         fields.Nested(WordTroubleSchema),
@@ -146,15 +142,11 @@ class CatalogueEntrySchema(Schema):
     )
     expression = fields.String(metadata={"description": "of a preset: send it to /v1/functions"})
     variables = fields.List(fields.String())
-    domain = fields.List(
-        fields.List(fields.Float()), metadata={"description": "the lower and the upper end of each variable's range"}
-    )
+    domain = fields.List(fields.List(fields.Float()), metadata={"description": "lower and upper end for each variable"})
     minima = fields.List(
-        fields.Nested(PresetMinimumSchema), metadata={"description": "all minima in the domain, lowest first"}
+        fields.Nested(PresetMinimumSchema), metadata={"description": "all in the domain, lowest first"}
     )
-    stationary = fields.List(
-        fields.Nested(StationaryPlaceSchema), metadata={"description": "other points where the gradient is 0"}
-    )
+    stationary = fields.List(fields.Nested(StationaryPlaceSchema), metadata={"description": "others with gradient 0"})
     teaches = fields.Nested(TranslatedTextSchema, metadata={"description": "advice on what to look at"})
     starts = fields.List(fields.List(fields.Float()), metadata={"description": "good starts for runs"})
     trials = fields.List(fields.Nested(PresetTrialSchema), metadata={"description": "descents that are worth watching"})

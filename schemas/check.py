@@ -92,11 +92,9 @@ class CheckedEntrySchema(StrictSchema):
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
     gradient = fields.Float(required=True, allow_none=True, metadata=about("the claimed or computed number"))
     reference = fields.Float(
-        required=True, allow_none=True, metadata=about("the slope by the complex step, or the exact gradient")
+        required=True, allow_none=True, metadata=about("slope by the complex step, or exact gradient")
     )
-    error = fields.Float(
-        required=True, allow_none=True, metadata=about("their difference, relative to the larger of the two")
-    )
+    error = fields.Float(required=True, allow_none=True, metadata=about("difference, relative to the larger of them"))
 
 
 class DifferenceSchema(StrictSchema):
@@ -115,17 +113,11 @@ class DifferenceSchema(StrictSchema):
 class DifferenceCurveSchema(StrictSchema):
     """The error of central differences along a random direction for each step length: a V in logarithmic axes."""
 
-    slope = fields.Float(
-        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
-    )
+    slope = fields.Float(required=True, allow_none=True, metadata=about("product of gradient and direction"))
     text = fields.String(required=True)
     best = fields.Nested(DifferenceSchema, metadata=about("the smallest error; missing if every step reaches a kink"))
-    truncation = fields.Float(
-        metadata=about("exponent of the error in the step length where the step is long: about 2")
-    )
-    rounding = fields.Float(
-        metadata=about("exponent of the error in the step length where the step is short: about -1")
-    )
+    truncation = fields.Float(metadata=about("exponent of the error in the step length, for long steps: about 2"))
+    rounding = fields.Float(metadata=about("exponent of the error in the step length, for short steps: about -1"))
     kink = fields.Float(metadata=about("the smallest step that reaches a kink"))
     steps = fields.List(fields.Nested(DifferenceSchema), required=True)
 
@@ -141,11 +133,9 @@ class TaylorRemainderSchema(StrictSchema):
 class TaylorRemaindersSchema(StrictSchema):
     """Taylor remainders along a random direction."""
 
-    slope = fields.Float(
-        required=True, allow_none=True, metadata=about("the product of the gradient with the direction")
-    )
+    slope = fields.Float(required=True, allow_none=True, metadata=about("product of gradient and direction"))
     order = fields.Float(
-        required=True, allow_none=True, metadata=about("2 is right, 1 is wrong; null if only rounding is left")
+        required=True, allow_none=True, metadata=about("2: right, 1: wrong; null: only rounding is left")
     )
     text = fields.String(required=True)
     remainders = fields.List(fields.Nested(TaylorRemainderSchema), required=True)
@@ -166,7 +156,7 @@ class TensorCheckSchema(StrictSchema):
         ),
     )
     error = fields.Float(
-        required=True, allow_none=True, metadata=about("the largest relative error of an entry, or along a direction")
+        required=True, allow_none=True, metadata=about("largest relative error of an entry or direction")
     )
     wrong = fields.Integer(required=True, metadata=about("the number of entries that differ"))
     worst = fields.Nested(CheckedEntrySchema)

@@ -105,6 +105,4 @@ def warnings_field() -> fields.List[Any]:
 
 def language_field() -> WordField:
     """Return the field `language`. A request with it has its sentences told in that language (see `post`)."""
-    return WordField(
-        LANGUAGES, metadata=about("language of the sentences; by default the Accept-Language header chooses (en)")
-    )
+    return WordField(LANGUAGES, metadata=about("language of the sentences; by default that of Accept-Language (en)"))

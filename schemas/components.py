@@ -17,7 +17,7 @@ class Components:
     def refer(self, name: str, make: Callable[[], JSONSchema]) -> JSONSchema:
         """Return a reference to a component, which is made at its first use."""
         if name not in self.schemas:
-            self.schemas[name] = {}  # keeps its place, and lets what it is made of refer to it
+            self.schemas[name] = {}  # keeps its place, so that its own parts may refer to it
             self.schemas[name] = make()
         return {"$ref": f"#/components/schemas/{name}"}
 

@@ -186,7 +186,7 @@ def declared_object(
         kind = {"type": "string"} | ({"enum": names} if declaration.aliases else {"const": declaration.name})
         properties = {"type": kind, **common, **properties_of(options_schema(declaration), components)}
         for option in set().union(*declaration.conventions.values()):
-            properties[option].pop("default", None)  # a client that sends it would overrule the convention
+            properties[option].pop("default", None)  # a client that sends the default would override the convention
         required = ["type", *(option.name for option in declaration.options if option.required)]
         return closed_object(properties, required) | {"description": declaration.description["en"]}
 

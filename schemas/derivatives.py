@@ -89,9 +89,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
         exclude = ("include",)
 
     kind = WordField(KINDS, required=True, metadata=about("the derivative to compute"))
-    of = WordField(
-        OF, metadata=about("what to differentiate: by default the loss for hessian and hvp, else the outputs")
-    )
+    of = WordField(OF, metadata=about("what to differentiate; by default the loss for hessian and hvp, else outputs"))
     wrt = WordField(
         WRT,
         metadata=about(
@@ -106,7 +104,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
         )
     )
     targets = TensorsField(
-        metadata=about("with of: loss: shaped like the outputs, or class indices; by name if there are several")
+        metadata=about("with of: loss: shaped like the outputs, or class indices; by name if several")
     )
     loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
     loss_weights = NumbersByNameField(metadata=about("with of: loss: a factor for each output's loss, by name (all 1)"))
@@ -161,11 +159,10 @@ def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
 
 
 class DerivedField(StrictField):
-    """A derivative in a response: a tensor, tensors by name, tensors by layer and parameter name, or a list of
-    these."""
+    """A derivative in a response: a tensor, tensors by name, tensors by layer and parameter name, or a list of them."""
 
     def json_schema(self, components: Components) -> JSONSchema:
-        # What is inside is left open: it would have to refer to itself.
+        # Without a schema for the items: it would have to refer to itself.
         named = components.refer("DerivedByName", lambda: by_name({}))
         forms = [tensor_answer_schema(components), named, list_of({})]
         text = "a tensor, tensors by name or by layer and parameter name, or a list of these"

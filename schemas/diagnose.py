@@ -207,14 +207,12 @@ class DiagnoseSweepSchema(PartSchema):
         metadata=about("initializers of the kernels (glorot_uniform)"),
     )
     seeds = SeedsField(load_default=(0,), metadata=about("seeds; each network starts with each of them ([0])"))
-    units = IntegerField(
-        minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("units of each hidden layer (32)")
-    )
+    units = IntegerField(minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("units of hidden layers (32)"))
     features = IntegerField(
         minimum=1, maximum=MOST_UNITS, metadata=about("features of the random samples, if no inputs are sent (units)")
     )
     samples = IntegerField(
-        minimum=1, maximum=MOST_SAMPLES, metadata=about("number of random samples, if no inputs are sent (64)")
+        minimum=1, maximum=MOST_SAMPLES, metadata=about("random samples, if no inputs are sent (64)")
     )
     outputs = IntegerField(
         minimum=1,
@@ -269,23 +267,13 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
         exclude = ("include", "exclude")
 
     network = NetworkField(metadata=about("the architecture"))
-    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
-    targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
-    )
-    loss = LossField(
-        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
-    )
+    inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
+    targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
+    loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
-    training = FlagField(
-        metadata=about("whether dropout and similar layers are active (false, and true with an optimizer)")
-    )
-    optimizer = ChoiceField(
-        optimizers, metadata=about("train the network and diagnose the training; takes the keys of /v1/train")
-    )
-    trace = TraceField(
-        metadata=about("diagnose an earlier training: the steps of a response of /v1/train, in their order")
-    )
+    training = FlagField(metadata=about("whether dropout and similar layers are active (true with an optimizer)"))
+    optimizer = ChoiceField(optimizers, metadata=about("train the network as by /v1/train, and diagnose the training"))
+    trace = TraceField(metadata=about("diagnose an earlier training: the steps of a response of /v1/train, in order"))
     sweep = ObjectField(
         DiagnoseSweepSchema(),
         metadata=about("diagnose a network at its start for each combination of depth, activation and initializer"),
@@ -303,7 +291,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
         if "trace" in loaded:
             return loaded
         if "network" in loaded:
-            # What a training needs beside tensors is looked at above.
+            # The fields of a training beside tensors are checked above.
             return super(TrainingRequest, self).finish(loaded) | self._validation(loaded)
         for key in ("inputs", "targets"):
             if isinstance(loaded.get(key), dict):

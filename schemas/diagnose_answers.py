@@ -5,9 +5,7 @@ from __future__ import annotations
 from marshmallow import fields
 
 from schemas.common import about, finite_field, warnings_field
-from schemas.fields import (
-    StrictSchema,
-)
+from schemas.fields import StrictSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.insight.health.diagnosis import VERDICTS
 
@@ -29,9 +27,7 @@ class FindingSchema(StrictSchema):
     value = fields.Float(allow_none=True, metadata=about("the number that was judged, if there is one"))
     threshold = fields.Float(allow_none=True, metadata=about("the value from which on it has this severity"))
     source = fields.String(required=True, metadata=about("the source of the threshold"))
-    networks = fields.Integer(
-        metadata=about("of a sweep: the number of networks that have it; the rest is about the first of them")
-    )
+    networks = fields.Integer(metadata=about("of a sweep: number of networks with it; the rest is about the first one"))
 
 
 class LayerHealthSchema(StrictSchema):
@@ -46,9 +42,7 @@ class LayerHealthSchema(StrictSchema):
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("gradient norm over its trained parameters; null if it has none")
     )
-    weight_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("norm of its largest matrix of parameters")
-    )
+    weight_norm = fields.Float(required=True, allow_none=True, metadata=about("norm of its largest parameter"))
     ratio = fields.Float(
         required=True,
         allow_none=True,
@@ -71,9 +65,7 @@ class LayerChainSchema(StrictSchema):
     """The path with most layers of weights from the inputs to an output."""
 
     layers = fields.List(fields.String(), required=True)
-    ratio = fields.Float(
-        required=True, allow_none=True, metadata=about("norm of the first delta over that of the last")
-    )
+    ratio = fields.Float(required=True, allow_none=True, metadata=about("norm of the first delta over the last"))
     factor = fields.Float(
         required=True,
         allow_none=True,
@@ -145,9 +137,7 @@ class SweepRunSchema(StrictSchema):
     gradient_norms = fields.List(fields.Float(allow_none=True), required=True)
     delta_norms = fields.List(fields.Float(allow_none=True), required=True)
     variances = fields.List(fields.Float(allow_none=True), required=True, metadata=about("of the outputs"))
-    saturated = fields.List(
-        fields.Float(allow_none=True), required=True, metadata=about("share of saturated units, on either side")
-    )
+    saturated = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share of saturated units"))
     dead = fields.List(fields.Float(allow_none=True), required=True, metadata=about("share of dead units"))
     findings = fields.List(fields.Nested(ShortFindingSchema), required=True)
 
@@ -171,9 +161,7 @@ class DiagnoseSummary(StrictSchema):
     loss = fields.Float(allow_none=True)
     gradient_norm = fields.Float(allow_none=True)
     chain = fields.Nested(LayerChainSchema)
-    layers = fields.List(
-        fields.Nested(LayerHealthSchema), metadata=about("at the parameters that were sent, or at their initial values")
-    )
+    layers = fields.List(fields.Nested(LayerHealthSchema), metadata=about("at the parameters of the request or start"))
     training = fields.Nested(DiagnosedTrainingSchema)
     networks = fields.Integer(metadata=about("of a sweep: the number of diagnosed networks"))
     table = fields.List(fields.Nested(SweepRowSchema))
@@ -182,8 +170,7 @@ class DiagnoseSummary(StrictSchema):
 
 
 class DiagnoseResponse(DiagnoseSummary):
-    """Findings, the gravest first, and the numbers that they come from. Streams send them one by one, and the rest
-    last."""
+    """Findings, the gravest first, and the numbers behind them. Streams send them one by one, and the rest last."""
 
     findings = fields.List(fields.Nested(FindingSchema), required=True)
     runs = fields.List(fields.Nested(SweepRunSchema), metadata=about("the networks of a sweep"))

@@ -105,14 +105,11 @@ class NetworkRequest(RequestSchema[R]):
 
     network = NetworkField(required=True, metadata=about("the architecture"))
     parameters = ParametersField(
-        metadata=about("tensors by layer and parameter name; by default they are initialised from the seed")
+        metadata=about("tensors by layer and parameter name; by default initialised by the seed")
     )
-    seed = SeedField(
-        load_default=0,
-        metadata=about("the only source of randomness: the same request gives the same bytes"),
-    )
+    seed = SeedField(load_default=0, metadata=about("the only source of randomness: equal requests give equal bytes"))
     inputs = TensorsField(
-        required=True, metadata=about("one row for each sample; by name if the network names its inputs")
+        required=True, metadata=about("a row for each sample; by name if the network names its inputs")
     )
     dtype = WordField(DTYPES, load_default="float64", metadata=about("the type of all numbers in the computation"))
     training = FlagField(load_default=False, metadata=about("whether dropout and similar layers are active"))
@@ -180,16 +177,13 @@ class LossRequest(NetworkRequest[R]):
     fresh = frozenset((*tensors, "seed"))
 
     targets = TensorsField(
-        required=True,
-        metadata=about("shaped like the outputs, or class indices; by output name if there are several"),
+        required=True, metadata=about("shaped like the outputs, or class indices; by name if there are several")
     )
     loss = LossField(
-        losses,
-        required=True,
-        metadata=about("the loss between outputs and targets; one for all outputs, or one by each name"),
+        losses, required=True, metadata=about("the loss of outputs and targets; one for all outputs, or by output name")
     )
     loss_weights = NumbersByNameField(
-        metadata=about("a factor for each loss of a network with several outputs, by output name (all 1)")
+        metadata=about("factors of the losses of several outputs, by output name (all 1)")
     )
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     sample_weights = TensorField(metadata=about("one factor for each sample"))
@@ -288,11 +282,9 @@ class GradientsResponse(ForwardResponse):
     data_loss = TensorAnswerField(required=True)
     regularization_loss = fields.Float(required=True, allow_none=True)
     gradients = ParametersAnswerField(
-        required=True, metadata=about("dL/d(parameter), in the tree of the parameters; {} if excluded")
+        required=True, metadata=about("dL/d(parameter), by layer and name; {} if excluded")
     )
-    gradient_norm = fields.Float(
-        required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together")
-    )
+    gradient_norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean norm of all gradients"))
     norms = fields.Nested(GradientNormsSchema)
     input_gradients = TensorsAnswerField(metadata=about("by name if the network names its inputs"))
     per_sample = fields.Nested(PerSampleGradientsSchema)

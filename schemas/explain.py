@@ -55,9 +55,7 @@ class ExplainRequest(LossRequest[LoadedExplain]):
     parameter = PathField(
         metadata=about("the gradients to derive: hidden, hidden.kernel or hidden.kernel[0][1] (all trained parameters)")
     )
-    sample = IntegerField(
-        minimum=0, metadata=about("derive the gradient of this sample alone, counted from 0 (of all samples together)")
-    )
+    sample = IntegerField(minimum=0, metadata=about("derive the gradient of this sample alone, counted from 0 (all)"))
     depth = IntegerField(
         minimum=1,
         maximum=MOST_DEPTH,
@@ -65,9 +63,7 @@ class ExplainRequest(LossRequest[LoadedExplain]):
             "the number of levels from the gradients backward: 1 derives them alone, from deltas and activations (all)"
         ),
     )
-    learning_rate = NumberField(
-        load_default=0.1, metadata=about("learning rate of the step that updates the parameter")
-    )
+    learning_rate = NumberField(load_default=0.1, metadata=about("learning rate of the parameter's update"))
     convention = WordField(
         CONVENTIONS,
         load_default="standard",
@@ -95,14 +91,8 @@ class ExplainStepSchema(StrictSchema):
         ),
     )
     layer = fields.String(required=True, allow_none=True)
-    unit = fields.List(
-        fields.Integer(),
-        required=True,
-        metadata=about("the index without that of the sample; for a gradient all of it"),
-    )
-    sample = fields.Integer(
-        required=True, allow_none=True, metadata=about("counted from 0; null if it belongs to no single sample")
-    )
+    unit = fields.List(fields.Integer(), required=True, metadata=about("index, without the sample's"))
+    sample = fields.Integer(required=True, allow_none=True, metadata=about("counted from 0; null: no single sample"))
     symbol = fields.String(required=True, metadata=about("LaTeX"))
     latex = fields.String(required=True, metadata=about("the formula, in LaTeX"))
     numbers = fields.String(required=True, metadata=about("the formula with six digits of each number, in LaTeX"))
@@ -112,9 +102,7 @@ class ExplainStepSchema(StrictSchema):
     )
     text = fields.String(required=True, metadata=about("one sentence"))
     value = fields.Float(required=True, allow_none=True)
-    uses = fields.List(
-        fields.String(), required=True, metadata=about("ids of the steps and quantities that the formula names")
-    )
+    uses = fields.List(fields.String(), required=True, metadata=about("ids of steps and quantities in the formula"))
 
 
 class ExplainQuantitySchema(StrictSchema):

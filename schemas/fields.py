@@ -142,8 +142,7 @@ class StrictSchema(Schema):
     """Keys that callers may look for here, and their right place: the key of an object, or the path of an endpoint."""
 
     bounds: Mapping[str, int] = MappingProxyType({})
-    """The number of keys that may occur together, in keywords of JSON Schema; the schema's validation refuses
-    others."""
+    """The number of keys that may occur together, as JSON Schema keywords; the schema's validation refuses others."""
 
     class Meta:
         unknown = RAISE
@@ -157,24 +156,24 @@ class StrictSchema(Schema):
         try:
             return super().load(data, **kwargs)
         except MarshmallowError as error:
-            # marshmallow's own frame holds the error, whose traceback holds the frame, and the frame the data: they
-            # would all stay until the garbage collector comes.
+            # marshmallow's frame holds the error, its traceback the frame, and the frame the data: all of them
+            # would stay until the garbage collector runs.
             raise error.with_traceback(None) from None
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
-            # In the order of the body; marshmallow's own is that of a set, another one in each process.
+            # In the order of the body; marshmallow's order is that of a set, different in each process.
             given = data if isinstance(data, Mapping) else ()
             unknown = [key for key in given if key in error.messages and key not in (*self.load_fields, "_schema")]
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
-            told = {
+            messages = {
                 key: [self._unknown(key, known) if place < MOST_SUGGESTIONS else Message("unknown key", known)]
                 for place, key in enumerate(unknown[:MOST_ERRORS])
             }
-            # First, for what is missing is often there under another name.
-            error.messages = told | {key: value for key, value in error.messages.items() if key not in told}
+            # First, because a missing key is often there under another name.
+            error.messages = messages | {key: value for key, value in error.messages.items() if key not in messages}
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
 
@@ -256,13 +255,13 @@ class ValueField(StrictField):
         try:
             return self._read(value.tolist() if type(value) is np.ndarray else value)
         except Refused as refused:
-            raise ValidationError(_told(refused)) from None
+            raise ValidationError(_messages_of(refused)) from None
 
     def json_schema(self, components: Components) -> JSONSchema:
         return self.kind.schema()
 
 
-def _told(refused: Refused) -> Any:
+def _messages_of(refused: Refused) -> Any:
     """Return the messages of a refusal."""
     if refused.parts:
         return {place: [_message(part)] for place, part in refused.parts.items()}
@@ -278,12 +277,7 @@ class NumberField(ValueField):
     """A finite JSON number within bounds."""
 
     def __init__(
-        self,
-        *,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        open_minimum: bool = False,
-        **kwargs: Any,
+        self, *, minimum: float | None = None, maximum: float | None = None, open_minimum: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(Number(minimum=minimum, maximum=maximum, open_minimum=open_minimum), **kwargs)
 

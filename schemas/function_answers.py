@@ -42,25 +42,23 @@ class FunctionPointSchema(StrictSchema):
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True, allow_none=True)
     partials = fields.Dict(
-        keys=fields.String(), values=fields.Float(allow_none=True), metadata=about("the gradient by variable name")
+        keys=fields.String(), values=fields.Float(allow_none=True), metadata=about("gradient by variable")
     )
     gradient = TensorAnswerField(required=True)
     norm = fields.Float(required=True, allow_none=True, metadata=about("Euclidean length of the gradient"))
     direction = TensorAnswerField(
-        allow_none=True, metadata=about("direction of steepest ascent, of length 1; null if the gradient is 0")
+        allow_none=True, metadata=about("steepest ascent, of length 1; null if the gradient is 0")
     )
-    directional_derivative = TensorAnswerField(
-        metadata=about("the derivative along each of the directions, per unit of length")
-    )
+    directional_derivative = TensorAnswerField(metadata=about("derivative along each direction, per unit of length"))
     hessian = TensorAnswerField(metadata=about("second derivatives"))
     eigenvalues = TensorAnswerField(metadata=about("eigenvalues of the Hessian, ascending: the curvatures"))
     eigenvectors = TensorAnswerField(
-        metadata=about("a row of length 1 for each eigenvalue; the largest component is positive")
+        metadata=about("a row of length 1 for each eigenvalue, its largest component positive")
     )
     classification = fields.String(allow_none=True, metadata=about(CLASSIFICATION))
     condition_number = fields.Float(metadata=about("at minima and maxima: largest curvature over smallest"))
     largest_stable_step = fields.Float(
-        metadata=about("at minima: 2/λmax; gradient descent needs a learning rate below it")
+        metadata=about("at minima: 2/λmax; gradient descent needs a smaller learning rate")
     )
     problems = fields.List(
         fields.Nested(PointProblemSchema),
@@ -100,11 +98,9 @@ class ComputationGraphSchema(StrictSchema):
 
     point = TensorAnswerField(required=True)
     output = fields.String(required=True, metadata=about("the node that is the value of the expression"))
-    nodes = fields.List(
-        fields.Nested(GraphNodeSchema), required=True, metadata=about("in the order of the forward pass")
-    )
+    nodes = fields.List(fields.Nested(GraphNodeSchema), required=True, metadata=about("in order of the forward pass"))
     backward = fields.List(
-        fields.Nested(GraphEdgeSchema), required=True, metadata=about("in the order of the backward pass")
+        fields.Nested(GraphEdgeSchema), required=True, metadata=about("in order of the backward pass")
     )
 
 
@@ -162,13 +158,9 @@ class ValleySchema(StrictSchema):
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
-    classification = fields.String(
-        required=True, metadata=about("a run may come to rest on a saddle as well as in a valley")
-    )
+    classification = fields.String(required=True, metadata=about("a run may also come to rest on a saddle"))
     eigenvalues = TensorAnswerField(required=True)
-    runs = fields.Integer(
-        required=True, metadata=about("number of runs that have arrived there; 0 if some are only in its basin")
-    )
+    runs = fields.Integer(required=True, metadata=about("number of runs that arrived there; 0: some are in its basin"))
 
 
 class DescentRunSummarySchema(StrictSchema):
@@ -183,12 +175,8 @@ class DescentRunSummarySchema(StrictSchema):
     steps_done = fields.Integer(required=True)
     point = TensorAnswerField(required=True, metadata=about("its last point"))
     value = fields.Float(required=True, allow_none=True)
-    norm = fields.Float(
-        required=True, allow_none=True, metadata=about("Euclidean length of the gradient at its last point")
-    )
-    valley = fields.Integer(
-        required=True, allow_none=True, metadata=about("the valley at which it has arrived; null for none")
-    )
+    norm = fields.Float(required=True, allow_none=True, metadata=about("length of the gradient at its last point"))
+    valley = fields.Integer(required=True, allow_none=True, metadata=about("valley of its arrival; null for none"))
     basin = fields.Integer(
         required=True,
         allow_none=True,
@@ -217,18 +205,12 @@ class DescendSummary(StrictSchema):
     """The ends of all runs."""
 
     variables = names()
-    status = fields.String(
-        required=True, metadata=about("completed; or cancelled, with the runs as they were when time ran out")
-    )
-    steps = fields.List(
-        fields.Integer(), required=True, metadata=about("the steps at which points are recorded; 0 is the start")
-    )
-    best = fields.Integer(
-        required=True, allow_none=True, metadata=about("index of the run that ended with the lowest value")
-    )
+    status = fields.String(required=True, metadata=about("completed; or cancelled, with the runs when time ran out"))
+    steps = fields.List(fields.Integer(), required=True, metadata=about("steps of the recorded points; 0 is the start"))
+    best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run that ended lowest"))
     valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
     runs = fields.List(
-        fields.Nested(DescentRunSummarySchema), required=True, metadata=about("all starts of the first optimizer first")
+        fields.Nested(DescentRunSummarySchema), required=True, metadata=about("by optimizer, then by start")
     )
     finite = finite_field()
     warnings = warnings_field()
@@ -237,9 +219,7 @@ class DescendSummary(StrictSchema):
 class DescendResponse(DescendSummary):
     """All runs with their paths, and the valleys where they ended. Streams send the points step by step instead."""
 
-    runs = fields.List(
-        fields.Nested(DescentRunSchema), required=True, metadata=about("all starts of the first optimizer first")
-    )
+    runs = fields.List(fields.Nested(DescentRunSchema), required=True, metadata=about("by optimizer, then by start"))
 
 
 class DescentStepSchema(StrictSchema):
@@ -277,12 +257,8 @@ class SurfaceResponse(StrictSchema):
     x = TensorAnswerField(required=True)
     y = TensorAnswerField()
     values = TensorAnswerField(required=True, metadata=about("a row for each y, with a number for each x"))
-    gradients = TensorAnswerField(
-        metadata=about("of the same shape, with the derivative with respect to each variable")
-    )
-    minimum = fields.Nested(
-        SurfaceExtremeSchema, allow_none=True, metadata=about("on the grid; null if no value is finite")
-    )
+    gradients = TensorAnswerField(metadata=about("of the same shape, with a derivative for each variable"))
+    minimum = fields.Nested(SurfaceExtremeSchema, allow_none=True, metadata=about("on the grid; null: none is finite"))
     maximum = fields.Nested(SurfaceExtremeSchema, allow_none=True)
     levels = fields.List(fields.Float(), required=True, metadata=about("values for contours"))
     spacing = fields.String(required=True, metadata=about("spacing of the levels: linear or logarithmic"))
@@ -305,9 +281,7 @@ class FitOptimumSchema(StrictSchema):
     )
     hessian = TensorAnswerField(required=True)
     eigenvalues = TensorAnswerField(required=True)
-    condition_number = fields.Float(
-        required=True, allow_none=True, metadata=about("the reason why gradient descent is slow here")
-    )
+    condition_number = fields.Float(required=True, allow_none=True, metadata=about("large: gradient descent is slow"))
     largest_stable_step = fields.Float(required=True)
 
 
@@ -326,9 +300,7 @@ class FitClosedFormSchema(StrictSchema):
 class FitRunSchema(DescentRunSchema):
     """One descent, and its distance from the optimum at its end."""
 
-    distance = fields.Float(
-        required=True, allow_none=True, metadata=about("Euclidean distance from its end to the optimum")
-    )
+    distance = fields.Float(required=True, allow_none=True, metadata=about("distance from its end to the optimum"))
 
 
 class FitResponse(StrictSchema):
@@ -336,7 +308,7 @@ class FitResponse(StrictSchema):
 
     variables = names()
     expression = fields.String(
-        required=True, metadata=about("the loss as a function of slope and intercept; other endpoints take it")
+        required=True, metadata=about("the loss of slope and intercept; other endpoints take it")
     )
     latex = fields.String(required=True)
     optimum = fields.Nested(FitOptimumSchema, required=True)

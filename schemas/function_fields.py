@@ -26,13 +26,7 @@ from schemas.fields import (
 from schemas.tensor import TensorField, decode, is_typed, typed_array
 from service.engine.descent.runs_plan import RECORDED, Bounds, GradientNoise
 from service.engine.errors import InvalidRequest
-from service.engine.functions.expression import (
-    LONGEST_EXPRESSION,
-    LONGEST_NAME,
-    MOST_VARIABLES,
-    Expression,
-    parse,
-)
+from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
 from service.engine.functions.tokens import NAME, TAKEN
 
 MOST_POINTS = 10_000
@@ -60,7 +54,7 @@ class ExpressionField(StrictField):
             details = [fault for fault in error.faults if fault.path[:1] == ("expression",)]
             if details:
                 raise ValidationError([Message(fault.detail, fault.allowed) for fault in details]) from None
-            return parse("0")  # what is wrong with the variables is told by their own field
+            return parse("0")  # the field of the variables reports their faults
 
     def json_schema(self, components: Components) -> JSONSchema:
         return {"type": "string", "minLength": 1, "maxLength": LONGEST_EXPRESSION}
@@ -86,7 +80,7 @@ class VariablesField(StrictField):
             raise ValidationError(wrong) from None
 
     def json_schema(self, components: Components) -> JSONSchema:
-        # A word of expressions is no name, and no name stands twice; both also by the names of Greek letters.
+        # A word of expressions cannot be a name, and no name occurs twice, also as the name of a Greek letter.
         one: JSONSchema = {
             "type": "string",
             "maxLength": LONGEST_NAME,
@@ -98,11 +92,10 @@ class VariablesField(StrictField):
 
 
 def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
-    """Return the JSON Schema of points: rows of `columns` numbers. Without `columns`, a point of one number may be
-    bare."""
+    """Return the JSON Schema of points: rows of `columns` numbers. Without it, a point of one number may be bare."""
     number: JSONSchema = {"type": "number"}
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
-    # Two kinds of lists as alternatives would be stricter, but generators of Python clients write what mypy refuses.
+    # Two alternative kinds of lists would be stricter, but mypy refuses the Python clients generated for that.
     points = list_of(row if columns else {"anyOf": [number, row]}, minItems=fewest, maxItems=most)
     return {"anyOf": [points, typed_schema(components, *((2,) if columns else (1, 2)))]}
 

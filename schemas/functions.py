@@ -149,9 +149,7 @@ class FunctionRequest(RequestSchema[R]):
             f"words of `/v1/functions/vocabulary`; at most {LONGEST_EXPRESSION} characters"
         ),
     )
-    variables = VariablesField(
-        metadata=about("in the order of the numbers of a point; by default the names in the expression, sorted")
-    )
+    variables = VariablesField(metadata=about("in the order of a point's numbers; by default all names, sorted"))
 
     def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
         """Return the points under a key: (points, variables). Raise `ValidationError`."""
@@ -283,9 +281,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
     starts = StartsField(required=True, metadata=about("points, or a layout"))
     optimizers = OptimizersField(optimizers, required=True, metadata=about("every start runs once with each of them"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each run (100)"))
-    noise = ObjectField(
-        GradientNoiseSchema(), metadata=about("random numbers that are added to gradients; none by default")
-    )
+    noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; none by default"))
     stop = ObjectField(
         DescentStopSchema(),
         load_default=partial(DescentStopSchema().load, {}),
@@ -345,7 +341,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
     at = NumbersByNameField(metadata=about("the numbers of all other variables, by name"))
     include = WordsField(("gradients",), load_default=frozenset(), metadata=about("more parts of the response"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("contour levels, roughly (12)")
     )
     basins = FlagField(load_default=False, metadata=about("start a run at each point and find the valley of its end"))
     optimizer = ChoiceField(optimizers, metadata=about("optimizer of those runs; required with basins"))

@@ -85,14 +85,11 @@ class GraphNodeSchema(StrictSchema):
 
 
 class GraphEdgeSchema(StrictSchema):
-    """An edge from a value to one computed from it. In the backward pass: adjoint of source += adjoint of target ·
-    derivative."""
+    """An edge from a value to one computed from it. Backward: adjoint of source += adjoint of target · derivative."""
 
     source = fields.String(required=True)
     target = fields.String(required=True)
-    derivative = fields.Float(
-        allow_none=True, metadata=about("derivative of the target with respect to the source alone")
-    )
+    derivative = fields.Float(allow_none=True, metadata=about("derivative of the target by the source alone"))
     contribution = fields.Float(allow_none=True, metadata=about("the term that is added to the source's adjoint"))
 
 
@@ -133,9 +130,7 @@ class GraphResponse(StrictSchema):
     dtype = fields.String(required=True)
     results = fields.Nested(GraphResultsSchema, required=True)
     code = fields.String(metadata=about("with detail: operations, straight-line code: a line for each node"))
-    nodes = fields.List(
-        fields.Nested(GraphNodeSchema), required=True, metadata=about("in an order of computation, forward first")
-    )
+    nodes = fields.List(fields.Nested(GraphNodeSchema), required=True, metadata=about("in order of computation"))
     edges = fields.List(fields.Nested(GraphEdgeSchema), required=True)
     groups = fields.List(fields.Nested(GraphGroupSchema), required=True)
     operations = fields.List(

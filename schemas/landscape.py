@@ -87,9 +87,7 @@ class AlongSchema(PartSchema):
 
     made = AskedAxis
 
-    parameter = SelectorField(
-        metadata=about("one number of the parameters, such as `output.kernel[0][0]`; places are its values")
-    )
+    parameter = SelectorField(metadata=about("one number, such as `output.kernel[0][0]`; places are its values"))
     direction = WordField(
         tuple(DIRECTIONS),
         metadata=about(
@@ -174,15 +172,9 @@ class SpectrumSchema(PartSchema):
 
     made = AskedSpectrum
 
-    largest = IntegerField(
-        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the largest eigenvalues (5)")
-    )
-    smallest = IntegerField(
-        minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("number of the smallest eigenvalues (5)")
-    )
-    density = FlagField(
-        load_default=False, metadata=about("compute the distribution of all eigenvalues, and their sum")
-    )
+    largest = IntegerField(minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("largest eigenvalues (5)"))
+    smallest = IntegerField(minimum=0, maximum=MOST_INDEX, load_default=5, metadata=about("smallest eigenvalues (5)"))
+    density = FlagField(load_default=False, metadata=about("compute the distribution of all eigenvalues and their sum"))
     steps = IntegerField(
         minimum=10,
         maximum=MOST_PRODUCTS,
@@ -190,7 +182,7 @@ class SpectrumSchema(PartSchema):
         metadata=about("of a large network: products with the Hessian that a search may take (200)"),
     )
     probes = IntegerField(
-        minimum=2, maximum=64, load_default=8, metadata=about("of a large network: random vectors of the density (8)")
+        minimum=2, maximum=64, load_default=8, metadata=about("of a large network: random vectors (8)")
     )
     probe_steps = IntegerField(
         minimum=2, maximum=200, load_default=50, metadata=about("of a large network: products for each probe (50)")
@@ -274,11 +266,11 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
     )
     spectrum = ObjectField(SpectrumSchema(), metadata=about("compute eigenvalues of the Hessian at the parameters"))
     levels = IntegerField(
-        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("number of contour levels, roughly (12)")
+        minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("contour levels, roughly (12)")
     )
     reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
     include = WordsField(
-        ("directions",), load_default=frozenset(), metadata=about("more parts of the response: directions as trees")
+        ("directions",), load_default=frozenset(), metadata=about("more of the response: directions as trees")
     )
     exclude = WordsField(
         ("parameters", "slopes"),
@@ -347,9 +339,7 @@ class LandscapeAxisSchema(StrictSchema):
     residual = _number("of an eigenvector: length of H v - λ v", required=False, allow_none=False)
     explained = _number("of a principal direction: its share of the variance", required=False, allow_none=False)
     slopes = TensorAnswerField(metadata=about("derivative of the loss along the axis, at each point of losses"))
-    vector = ParametersAnswerField(
-        metadata=about("the direction, as the tree of the parameters, if the request includes it")
-    )
+    vector = ParametersAnswerField(metadata=about("the direction, as a tree of parameters, if the request includes it"))
     texts = fields.List(fields.String(), required=True, metadata=about("the axis and its meaning, in sentences"))
 
 
@@ -367,9 +357,7 @@ class LandscapePathSchema(StrictSchema):
         required=True, metadata=about("for each point: the nearest place on the axes, a number for each axis")
     )
     losses = TensorAnswerField(required=True, metadata=about("at those places, not at the points themselves"))
-    distances = TensorAnswerField(
-        required=True, metadata=about("Euclidean distance of each point from the line or plane")
-    )
+    distances = TensorAnswerField(required=True, metadata=about("distance of each point from the line or plane"))
 
 
 class EigenvalueSchema(StrictSchema):
@@ -393,9 +381,7 @@ class SpectralDensitySchema(StrictSchema):
     values = TensorAnswerField(required=True)
     density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit at each value"))
     width = _number("standard deviation of the Gaussian that stands for each eigenvalue", allow_none=False)
-    probes = fields.Integer(
-        required=True, metadata=about("number of random vectors of the estimate; 0 if all eigenvalues are known")
-    )
+    probes = fields.Integer(required=True, metadata=about("random vectors of the estimate; 0: eigenvalues are known"))
 
 
 class SpectrumAnswerSchema(StrictSchema):
@@ -423,17 +409,13 @@ class LandscapeResponse(StrictSchema):
     loss = _number("at the centre")
     gradient_norm = _number("at the centre")
     axes = fields.List(fields.Nested(LandscapeAxisSchema), required=True)
-    losses = TensorAnswerField(
-        metadata=about("a number for each place; with two axes a row for each place of the second")
-    )
+    losses = TensorAnswerField(metadata=about("a number for each place; with two axes a row for each of the second"))
     tangent = TensorAnswerField(metadata=about("with one axis: the line that touches the curve at the centre"))
-    parabola = TensorAnswerField(
-        metadata=about("with one axis: the parabola with the slope and curvature of the curve at the centre")
-    )
+    parabola = TensorAnswerField(metadata=about("with one axis: the parabola that fits the curve best at the centre"))
     hessian = TensorAnswerField(metadata=about("second derivatives along the axes, at the centre"))
     cosine = _number("of the angle between two axes", required=False, allow_none=False)
     minimum = fields.Nested(
-        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null if no loss is finite")
+        LandscapeExtremeSchema, allow_none=True, metadata=about("on the grid; null: none is finite")
     )
     maximum = fields.Nested(LandscapeExtremeSchema, allow_none=True)
     levels = fields.List(fields.Float(), metadata=about("losses for contours"))

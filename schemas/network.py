@@ -198,7 +198,7 @@ class NetworkSchema(StrictSchema):
         }
     )
     outputs = NamesField(
-        unique=True, metadata={"description": "the layers whose outputs the network returns; by default the last one"}
+        unique=True, metadata={"description": "layers whose outputs are returned; by default the last one"}
     )
 
 

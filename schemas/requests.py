@@ -50,9 +50,9 @@ class RequestSchema(StrictSchema, Generic[R]):
         recipe = {key: value for key, value in request.items() if key not in fresh}
         for value in recipe.values():
             if type(value) is np.ndarray and value.size > LONGEST_PLAIN:
-                self.load(request)  # raises, for no valid recipe has as many numbers
+                self.load(request)  # raises: no valid recipe has as many numbers
         try:
-            # Equal whatever the order of keys and the white space were.
+            # Equal recipes have equal bytes, whatever their order of keys and white space.
             name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
         except (TypeError, ValueError):
             raise ValidationError(Message(TOO_DEEP)) from None
@@ -79,7 +79,7 @@ class RequestSchema(StrictSchema, Generic[R]):
                     loaded[key] = field.load_default
             return cast("R", self.finish(loaded))
         except ValidationError:
-            self.load(request | refused)  # raises again, with everything that is wrong
+            self.load(request | refused)  # raises again, with all faults
             raise
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
@@ -104,7 +104,7 @@ CONTAINERS = frozenset((dict, list))
 def containers_in(item: Any) -> list[Any]:
     """Return the lists and objects directly within a list or an object."""
     children = item.values() if type(item) is dict else item
-    # Most lists are long and have none: then nothing is made of them.
+    # Most lists are long and contain none: then no list is made.
     if CONTAINERS.isdisjoint(map(type, children)):
         return []
     return [child for child in children if type(child) in CONTAINERS]

@@ -64,13 +64,9 @@ class SubjectRequest(LossRequest[R]):
         exclude: tuple[str, ...] = ("exclude",)
 
     network = NetworkField(metadata=about("the architecture; or send an expression"))
-    inputs = TensorsField(metadata=about("one row for each sample; by name if the network names its inputs"))
-    targets = TensorsField(
-        metadata=about("shaped like the outputs, or class indices; by output name if there are several")
-    )
-    loss = LossField(
-        losses, metadata=about("the loss between outputs and targets; one for all outputs, or one by each name")
-    )
+    inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
+    targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
+    loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))
     reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
     expression = ExpressionField(
         metadata=about(f"a function instead of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters")

@@ -18,16 +18,7 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import (
-    NOT_FINITE,
-    PREVIEW,
-    Message,
-    StrictField,
-    hint,
-    plain,
-    shown,
-    unquoted,
-)
+from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
@@ -100,7 +91,7 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # nothing has an axis of no length
+        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # an axis may have length 0
         return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
 
     return components.refer("TensorAnswer", make)
@@ -418,7 +409,7 @@ def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationEr
     if len(item) != length:
         return _at(place, f"has {len(item)} entries; its neighbours have {length}")
     if len(place) + 2 == len(shape):
-        # Rows of numbers, of which most are as they should be.
+        # Rows of numbers, most of them correct.
         width = shape[-1]
         for position, row in enumerate(item):
             if type(row) is not list or len(row) != width or not NUMBERS.issuperset(map(type, row)):

@@ -136,9 +136,7 @@ class TrainingStopSchema(PartSchema):
         ),
     )
     min_delta = NumberField(
-        minimum=0.0,
-        load_default=Stop().min_delta,
-        metadata=about("the least decrease that makes a loss better (0)"),
+        minimum=0.0, load_default=Stop().min_delta, metadata=about("the least decrease that makes a loss better (0)")
     )
 
 
@@ -186,9 +184,7 @@ class TrainingCheckpointSchema(StrictSchema):
         [declaration.name for declaration in optimizers], required=True, metadata=about("the optimizer of the state")
     )
     state = StateField(required=True, metadata=about("of the optimizer: numbers, and tensors like the parameters"))
-    progress = StateField(
-        trees=False, load_default=dict, metadata=about("values that the stop rules remember of earlier steps")
-    )
+    progress = StateField(trees=False, load_default=dict, metadata=about("state of the stop rules"))
     schedule = StateField(trees=False, load_default=dict, metadata=about("values that the schedule remembers"))
 
 
@@ -247,14 +243,10 @@ class TrainingRequest(LossRequest[R]):
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("number of steps; or send epochs"))
-    epochs = IntegerField(
-        minimum=1, maximum=MOST_STEPS, metadata=about("number of passes through all samples; or send steps")
-    )
+    epochs = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("passes through all samples; or send steps"))
     batch_size = IntegerField(minimum=1, metadata=about("number of samples in a step; by default all of them"))
     shuffle = FlagField(load_default=True, metadata=about("whether each epoch draws a new order of the samples (true)"))
-    batches = BatchesField(
-        metadata=about("indices of samples, a list for each step; after the last list comes the first again")
-    )
+    batches = BatchesField(metadata=about("indices of samples, a list for each step, again and again"))
     frozen = FrozenField(
         load_default=(),
         metadata=about("layers or parameters that stay as they are, such as `hidden` or `hidden.kernel`"),
@@ -363,9 +355,7 @@ class ComparisonTraceSchema(PartSchema):
 
     made = Trace
 
-    every = IntegerField(
-        minimum=1, load_default=1, metadata=about("record steps 1, 1 + every, 1 + 2 every, … and the last (1)")
-    )
+    every = IntegerField(minimum=1, load_default=1, metadata=about("record steps 1, 1 + every, … and the last (1)"))
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
@@ -380,9 +370,7 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
     )
 
     optimizers = OptimizersField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
-    learning_rates = NumbersField(
-        minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them instead of its own")
-    )
+    learning_rates = NumbersField(minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them"))
     seeds = SeedsField(metadata=about("seeds; everything runs with each of them instead of `seed`"))
     trace = ObjectField(
         ComparisonTraceSchema(),

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from marshmallow import fields
 
-from schemas.common import (
-    STATUSES,
-    AnswerWarningSchema,
-    about,
-    finite_field,
-    warnings_field,
-)
+from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
-from schemas.fields import (
-    StrictField,
-    StrictSchema,
-)
-from schemas.tensor import (
-    ParametersAnswerField,
-    TensorAnswerField,
-    tree_answer_schema,
-)
+from schemas.fields import StrictField, StrictSchema
+from schemas.tensor import ParametersAnswerField, TensorAnswerField, tree_answer_schema
 
 
 class TreeOrNumberField(StrictField):
@@ -52,9 +39,7 @@ class TrainingStepSchema(StrictSchema):
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
     )
-    validation_loss = fields.Float(
-        allow_none=True, metadata=about("after the last epoch that ended since the step recorded before")
-    )
+    validation_loss = fields.Float(allow_none=True, metadata=about("of an epoch that ended since the last record"))
     batch = TensorAnswerField(metadata=about("indices of its samples"))
     gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
     effective_learning_rate = TreeOrNumberField(
@@ -63,7 +48,7 @@ class TrainingStepSchema(StrictSchema):
     updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
     parameters = ParametersAnswerField(metadata=about("after the step"))
     state = fields.Dict(
-        keys=fields.String(), values=TreeOrNumberField(), metadata=about("of the optimizer, after the step")
+        keys=fields.String(), values=TreeOrNumberField(), metadata=about("the optimizer's, after the step")
     )
     checkpoint = fields.Nested(
         CheckpointAnswerSchema,

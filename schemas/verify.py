@@ -101,9 +101,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
             "by variable or a list"
         )
     )
-    submissions = SubmissionsField(
-        metadata=about("several claims instead of `claimed`, such as those of a class, each with its own id")
-    )
+    submissions = SubmissionsField(metadata=about("several claims instead of `claimed`, each with its own id"))
     layout = WordField(
         LAYOUTS,
         load_default="nabla",
@@ -148,21 +146,17 @@ class TensorVerdictSchema(StrictSchema):
     parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     verdict = fields.String(required=True, metadata=about("match or mismatch"))
     shape = fields.List(fields.Integer(), required=True, metadata=about("the claimed number, in this service's layout"))
-    error = fields.Float(
-        required=True, allow_none=True, metadata=about("the largest difference; null if the shape is wrong")
-    )
+    error = fields.Float(required=True, allow_none=True, metadata=about("largest difference; null: wrong shape"))
     relative = fields.Float(
         required=True,
         allow_none=True,
         metadata=about("length of the difference over the length of the right tensor; null if that is 0"),
     )
-    tolerance = fields.Float(
-        required=True, metadata=about("the allowed error of the entry with the largest difference")
-    )
+    tolerance = fields.Float(required=True, metadata=about("allowed error of the entry with the largest difference"))
     wrong = fields.Integer(required=True, metadata=about("number of entries beyond their allowed error"))
     ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
     worst = fields.List(
-        fields.Nested(WrongEntrySchema), required=True, metadata=about("entries with the largest differences")
+        fields.Nested(WrongEntrySchema), required=True, metadata=about("those with the largest differences")
     )
 
 
@@ -170,15 +164,9 @@ class VerdictToleranceSchema(StrictSchema):
     """The allowed error of an entry: a share of its size, and a multiple of its measured rounding error."""
 
     relative = fields.Float(required=True)
-    noise_factor = fields.Float(
-        required=True, metadata=about(f"multiple of the measured noise of the entry: {NOISES:g}")
-    )
-    precision = fields.String(
-        required=True, metadata=about("precision in which rounding was measured: float64 or float32")
-    )
-    step = fields.Float(
-        metadata=about("step length of the differences that the claim consists of, which explain the rest")
-    )
+    noise_factor = fields.Float(required=True, metadata=about(f"multiple of an entry's measured noise: {NOISES:g}"))
+    precision = fields.String(required=True, metadata=about("where rounding was measured: float64 or float32"))
+    step = fields.Float(metadata=about("step length of the differences that explain the rest"))
 
 
 class FirstWrongSchema(StrictSchema):
@@ -186,9 +174,7 @@ class FirstWrongSchema(StrictSchema):
 
     layer = fields.String(required=True)
     parameters = fields.List(fields.String(), required=True, metadata=about("parameters that are wrong there"))
-    right = fields.List(
-        fields.String(), required=True, metadata=about("layers nearer to the loss with only right claims")
-    )
+    right = fields.List(fields.String(), required=True, metadata=about("layers nearer to the loss, all right"))
     text = fields.String(required=True)
 
 
@@ -196,9 +182,7 @@ class MistakePlaceSchema(StrictSchema):
     """A mistake, and its place."""
 
     mistake = fields.String(required=True)
-    places = fields.List(
-        fields.String(), required=True, metadata=about("layers or parameters; none: everywhere, or in the loss")
-    )
+    places = fields.List(fields.String(), required=True, metadata=about("layers, parameters; none: all, or the loss"))
 
 
 class DiagnosisSchema(StrictSchema):
@@ -215,7 +199,7 @@ class DiagnosisSchema(StrictSchema):
     text = fields.String(required=True, metadata=about("the mistake, in a sentence"))
     change = fields.String(required=True, metadata=about("the change to make in the code"))
     equivalent = fields.List(
-        fields.List(fields.String()), required=True, metadata=about("other mistakes that give the same numbers")
+        fields.List(fields.String()), required=True, metadata=about("mistakes with the same numbers")
     )
     learning_rate = fields.Float(metadata=about("learning rate that fits weights which were updated too early"))
     step = fields.Float(metadata=about("step length that fits differences"))
@@ -254,9 +238,7 @@ class VerifyResponse(StrictSchema):
     tensors = fields.List(fields.Nested(TensorVerdictSchema))
     first_wrong = fields.Nested(FirstWrongSchema)
     diagnoses = fields.List(fields.Nested(DiagnosisSchema))
-    submissions = fields.List(
-        fields.Nested(SubmissionVerdictSchema), metadata=about("in the order of the request's `submissions`")
-    )
+    submissions = fields.List(fields.Nested(SubmissionVerdictSchema), metadata=about("in the request's order"))
     value = fields.Float(required=True, metadata=about("the loss, or the value of the expression"))
     parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))
     finite = finite_field()

@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_environment()
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # a redirect would repeat a Host that anyone may have written
+    app.url_map.merge_slashes = False  # a redirect would repeat the Host header, which anyone can write
     admission = app.extensions["nabla.admission"] = Admission(
         seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
     )
@@ -57,16 +57,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["nabla.memory"] = Account(
         settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.aside_bytes
     )
-    app.extensions["nabla"] = Runtime(
-        settings,
-        compiler,
-        app.extensions["nabla.memory"],
-        admission,
-    )
+    app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission)
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
-    # gunicorn.conf.py tells it where the server listens.
+    # gunicorn.conf.py sets `on_loopback`.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
     app.register_blueprint(evaluation.blueprint)
     app.register_blueprint(derivatives.blueprint)
@@ -96,7 +91,7 @@ def _guard(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def before() -> None:
-        # The WSGI environment carries what belongs to a request: it costs less than Flask's proxies.
+        # The WSGI environment carries the state of a request: it costs less than Flask's proxies.
         environ = request.environ
         environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
         environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
@@ -105,7 +100,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         rule = request.url_rule
         route = environ["nabla.route"] = "unmatched" if rule is None else rule.rule
         guarded = route.startswith("/v1") and environ["REQUEST_METHOD"] != "OPTIONS"
-        if guarded and "nabla.key" not in environ:  # whoever read the body may have looked before that
+        if guarded and "nabla.key" not in environ:  # the edge may have checked the key before it read the body
             name = environ["nabla.key"] = gate.check(peer, environ.get("HTTP_AUTHORIZATION"))
             environ.setdefault("nabla.client", client_name(name, peer))
 
@@ -136,7 +131,7 @@ def _report_problems(app: Flask, settings: Settings, admission: Admission) -> No
         elif response.status_code == 405:
             detail = no_method(request.path, request.method, response.headers.get("Allow", ""))
         headers = {key: value for key, value in response.headers.items() if key in ("Allow", "Retry-After")}
-        # Its traceback holds the request, so both would wait for the garbage collector.
+        # The error's traceback holds the request, so both would wait for the garbage collector.
         request.routing_exception = None
         return respond(from_status(response.status_code, detail, headers))
 
@@ -152,7 +147,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
     def after(response: Response) -> Response:
         environ, headers = request.environ, response.headers
         timer: Timer = environ["nabla.timer"]
-        # No view sets these. To look for one to replace would take twice as long: 4 us instead of 2.
+        # No view sets these headers. Replacing instead of adding would take twice as long: 4 us instead of 2.
         headers.add("X-Request-Id", environ["nabla.request_id"])
         headers.add("X-Content-Type-Options", "nosniff")
         if timer.stages and settings.server_timing:
@@ -161,7 +156,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
         length = response.content_length
         if length is not None and length >= wire.SMALLEST_COMPRESSED and not response.direct_passthrough:
             length = _compress(response, length, environ)
-        # Of a stream, what is counted and logged is its beginning.
+        # A stream is counted and logged at its beginning.
         record(_access(response.status_code, length, timer.elapsed, environ))
         return response
 

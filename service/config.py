@@ -87,8 +87,7 @@ class Settings:
         default=30.0, metadata={"about": "time of a request from its first byte on, waiting included"}
     )
     max_memory_bytes: int = field(
-        default=576 * MEBI,
-        metadata={"about": "memory of a worker for all its requests and caches together"},
+        default=576 * MEBI, metadata={"about": "memory of a worker for all its requests and caches together"}
     )
     max_requests_per_second: float = field(
         default=0.0, metadata={"about": "requests from one address, 0: any number; beyond it 429 is answered"}
@@ -97,8 +96,7 @@ class Settings:
         default=0.0, metadata={"about": "requests with one key, 0: any number; beyond it 429 is answered"}
     )
     cached_bytes: int = field(
-        default=64 * MEBI,
-        metadata={"about": "memory of compiled definitions that a worker keeps"},
+        default=64 * MEBI, metadata={"about": "memory of compiled definitions that a worker keeps"}
     )
     pooled_bytes: int = field(
         default=128 * MEBI, metadata={"about": "memory of finished computations that a worker keeps for the next"}
@@ -132,7 +130,7 @@ class Settings:
         for name in ("slots", "queue", "streams", *bounds):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"NABLA_{name.upper()} takes 1 or more, got {getattr(self, name)}")
-        _ = self.keys  # a digest that is none shows here
+        _ = self.keys  # raises for a malformed digest
         try:
             Proxies(self.trusted_proxies)
         except ValueError as error:
@@ -208,7 +206,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 class Listening:
     """The address that the server listens on, and its number of processes; gunicorn.conf.py passes them on."""
 
-    # The first three variables are those that hosting platforms set.
+    # Hosting platforms set the first three variables.
     host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
     port: int = field(default=8000, metadata={"variable": "PORT"})
     workers: int = field(default=CORES, metadata={"variable": "WEB_CONCURRENCY"})
@@ -267,7 +265,7 @@ def _check_origin(origin: str) -> None:
 def _from_kubernetes(variable: str, text: str) -> bool:
     """Return whether Kubernetes sets this variable, for a service whose name begins with nabla."""
     found = KUBERNETES.fullmatch(variable)
-    # NABLA_PORT=8001 is somebody's slip for PORT.
+    # NABLA_PORT=8001 is a slip for PORT=8001.
     return found is not None and (found["port"] is None or "://" in text)
 
 

@@ -44,8 +44,7 @@ class Asset:
 
 
 def asset(name: str, gzip: bool) -> Asset | None:
-    """Return a file of the build, compressed if `gzip` is true and a compressed copy exists; None if the name is
-    unknown."""
+    """Return a file of the build, compressed if `gzip` is true and such a copy exists; None if it is unknown."""
     media_type = TYPES.get(Path(name).suffix)
     if media_type is None or not NAME.fullmatch(name):
         return None

@@ -31,8 +31,7 @@ class Lean(Flask):
     session_interface = NoSessions()
 
     def ensure_sync(self, func: Any) -> Any:
-        """Return the function itself: no view is a coroutine, and Flask's check takes 1 us for each of six
-        functions."""
+        """Return the function itself: no view is a coroutine, and Flask's check takes 1 us for each of 6 functions."""
         return func
 
     def preprocess_request(self) -> Any:

@@ -59,7 +59,7 @@ def on_loopback(addresses: Iterable[Any]) -> bool:
 
 
 def _is_loopback(address: Any) -> bool:
-    # A Unix socket has a path: whoever listens there has a proxy in front.
+    # A Unix socket has a path, and a proxy in front of it.
     with suppress(ValueError):
         return isinstance(address, tuple) and ipaddress.ip_address(address[0]).is_loopback
     return False

@@ -124,7 +124,7 @@ def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
         path = operation.path.format(name="unknown")
         asked = {"unknown_name": ("Nothing has this name.", path, {})}
     else:
-        # Only what is wrong with the server or the client's standing can go wrong here.
+        # Without a body, only the server or the client's key can be at fault.
         problem = Problem("internal-error", "The service failed; the fault is not in the request.")
         return {"failure": _shown("The service failed.", orjson.loads(problem.document("example-failure")))}
     found = {}

@@ -61,9 +61,7 @@ KINDS: dict[str, Kind] = {
         "Something about the request other than its body keeps the server from answering it; the detail says what.",
     ),
     "unauthorized": Kind(
-        401,
-        "A key is needed",
-        "This server takes requests only with a key. Send it as 'Authorization: Bearer <key>'.",
+        401, "A key is needed", "This server takes requests only with a key. Send it as 'Authorization: Bearer <key>'."
     ),
     "forbidden": Kind(403, "The key is not accepted", "The key that was sent is not one of this server's keys."),
     "not-found": Kind(404, "There is nothing here", "No resource has this path or name. GET /v1 lists what there is."),
@@ -212,17 +210,17 @@ def _invalid(errors: list[dict[str, Any]]) -> Problem:
 
 def from_validation(error: ValidationError, request: Any) -> Problem:
     """Return the problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
-    return _invalid(list(_told(error.messages, (), request)))
+    return _invalid(list(_errors_of(error.messages, (), request)))
 
 
-def _told(messages: Any, path: Path, request: Any) -> Iterator[dict[str, Any]]:
-    # No function within a function: one that calls itself would hold the request until the garbage collector comes.
+def _errors_of(messages: Any, path: Path, request: Any) -> Iterator[dict[str, Any]]:
+    # Not a nested function: one that calls itself would hold the request until the garbage collector runs.
     if isinstance(messages, Mapping):
         for key, value in messages.items():
-            yield from _told(value, path if key == "_schema" else (*path, key), request)
+            yield from _errors_of(value, path if key == "_schema" else (*path, key), request)
     elif isinstance(messages, list):
         for message in messages:
-            yield from _told(message, path, request)
+            yield from _errors_of(message, path, request)
     else:
         allowed = messages.allowed if isinstance(messages, Message) else ()
         yield _error(sent_part(path, request), str(messages), allowed)

@@ -19,7 +19,7 @@ class Server(Application):  # type: ignore[misc]  # gunicorn has no types
 
     def load_config(self) -> None:
         self.load_config_from_file(str(packaged("gunicorn.conf.py")))
-        # As gunicorn does, what GUNICORN_CMD_ARGS says goes before the file.
+        # As in gunicorn, GUNICORN_CMD_ARGS overrides the file.
         arguments = self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env())
         for name, value in vars(arguments).items():
             if value is not None and name in self.cfg.settings:

@@ -171,13 +171,10 @@ print(json.dumps({
 ENDPOINT = """
 import json, sys
 from schemas import functions as schemas
-from schemas.common import warnings_field
-from schemas.tensor import TensorAnswerField
 from service.api import functions as views
-from service.api.examples import Example
 schema, view = json.load(sys.stdin)
-exec(schema, vars(schemas) | {"warnings_field": warnings_field, "TensorAnswerField": TensorAnswerField}, found := {})
-exec(view, vars(views) | {"Example": Example} | found)
+exec(schema, found := dict(vars(schemas)))
+exec(view, vars(views) | found)
 from service.app import create_app
 from service.config import Settings
 from service.openapi import describe
@@ -384,6 +381,31 @@ def test_an_endpoint_is_a_schema_and_a_view(added):
     assert example["value"] == found["answers"][0]
     assert found["request"] == ["expression", "variables", "points"]
     assert found["response"] == ["slopes", "warnings"]
+
+
+# --- how to debug ---------------------------------------------------------------------------------
+
+
+def test_the_request_without_a_server_is_answered():
+    (program,) = re.findall(r"<<'EOF'\n(.*?)EOF\n", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    finished = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
+    assert "200 OK receive;dur=" in finished.stdout
+    assert '"gradients":' in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "last", "shown"),
+    [(r"flask (--app \S+)", ["routes"], "/v1/gradients"), (r"pytest (\S+ -k \S+) -x --pdb", ["--co"], "::test_")],
+)
+def test_commands_find_what_they_name(command, last, shown):
+    (words,) = re.findall(rf"^\.venv/bin/.*?{command}", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    module = command.split()[0]
+    finished = subprocess.run(
+        [sys.executable, "-m", module, *words.split(), *last], capture_output=True, text=True, cwd=ROOT
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert shown in finished.stdout
 
 
 # --- the generic tests take them up ---------------------------------------------------------------

@@ -167,8 +167,7 @@ def _state_of(optimizer: Optimizer) -> list[str]:
 
 
 def _stable_factor_of(optimizer: Optimizer) -> float | None:
-    """Return the learning rate times the curvature below which descent on a parabola is stable, with default
-    options."""
+    """Return the learning rate times curvature below which descent on a parabola is stable, with default options."""
     if optimizer.stable is None:
         return None
     return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))
@@ -181,7 +180,7 @@ def _listing(plural: str) -> bytes:
 
 def _cacheable(content: bytes) -> Response:
     response = Response(content, content_type=wire.JSON)
-    # Weak: the same listing may travel compressed or not.
+    # Weak: the same listing may be compressed or not.
     response.set_etag(hashlib.sha256(content).hexdigest()[:32], weak=True)
     response.cache_control.no_cache = True  # keep it, but ask whether it changed
     response.make_conditional(request)

@@ -102,44 +102,44 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], language: str
 
 
 def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "name": ".".join(tensor.path),
         "size": tensor.size,
         "verdict": tensor.verdict,
-        "text": _told(of_tensor(tensor), tell),
+        "text": _text_of(of_tensor(tensor), tell),
         "compared": tensor.compared,
         "error": tensor.error,
         "wrong": tensor.wrong,
     }
     if tensor.worst is not None:
-        told["worst"] = _finite(vars(tensor.worst))
+        entry["worst"] = _finite(vars(tensor.worst))
     if tensor.ratio is not None:
-        told["ratio"] = tensor.ratio
+        entry["ratio"] = tensor.ratio
     if tensor.sides is not None:
-        told["sides"] = list(map(_or_null, tensor.sides))
+        entry["sides"] = list(map(_or_null, tensor.sides))
     if tensor.curve is not None:
-        told["curve"] = _curve(tensor.curve, tell)
-    return told
+        entry["curve"] = _curve(tensor.curve, tell)
+    return entry
 
 
 def _curve(curve: DifferenceCurve, tell: Tell) -> dict[str, Any]:
-    told: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _told(of_curve(curve), tell)}
+    entry: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _text_of(of_curve(curve), tell)}
     if curve.best is not None:
-        told["best"] = _finite(curve.best._asdict())
+        entry["best"] = _finite(curve.best._asdict())
     found = {"truncation": curve.truncation, "rounding": curve.rounding, "kink": curve.kink}
-    told |= {key: value for key, value in found.items() if value is not None}
-    return told | {"steps": [_finite(row._asdict()) for row in curve.rows]}
+    entry |= {key: value for key, value in found.items() if value is not None}
+    return entry | {"steps": [_finite(row._asdict()) for row in curve.rows]}
 
 
-def _finite(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _or_null(value) if isinstance(value, float) else value for key, value in told.items()}
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _or_null(value) if isinstance(value, float) else value for key, value in entry.items()}
 
 
 def _or_null(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _told(sentences: list[Sentence], tell: Tell) -> str:
+def _text_of(sentences: list[Sentence], tell: Tell) -> str:
     return (
         tell(reduce(lambda first, second: say("check.and", first=first, second=second), sentences)) if sentences else ""
     )

@@ -68,12 +68,11 @@ class Context:
     compiled: Compiler = field(init=False)
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
     in_steps: bool = False
-    """Whether the request was computed in steps and ended in time: its response is sent even if that is a little
-    late."""
+    """Whether the request was computed in steps and ended in time: its response is sent even if it is a bit late."""
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:
-        ticket = self.ticket  # not `self`: a cycle of references would keep the request until the collector comes
+        ticket = self.ticket  # not `self`: a reference cycle would keep the request until the garbage collector runs
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
@@ -111,8 +110,7 @@ class Context:
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
     def watch_over(self, program: Program, work: float) -> Watch | None:
-        """Return the watch for a computation of so many floating-point operations; None for a small one, which ends
-        too soon."""
+        """Return the watch for a computation of so many floating-point operations; None for one that ends too soon."""
         return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:

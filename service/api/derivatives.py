@@ -16,7 +16,7 @@ from service.engine.network.derivatives import Derivative, DerivativeTask
 
 blueprint = Blueprint("derivatives", __name__)
 
-# An answer's numbers as arrays, once more while they are put together, and as text.
+# The numbers of a response as arrays, as a copy of them, and as text.
 RESULT_FACTOR = 5
 
 

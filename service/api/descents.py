@@ -33,12 +33,7 @@ class RollingWork:
     """Whether the basin of a run that has not arrived is determined too."""
 
     def __init__(
-        self,
-        expression: Expression,
-        plan: RunsPlan,
-        context: Context,
-        beside: int = 0,
-        known: Known | None = None,
+        self, expression: Expression, plan: RunsPlan, context: Context, beside: int = 0, known: Known | None = None
     ) -> None:
         """`beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known."""
         self.expression, self.plan = expression, plan
@@ -118,7 +113,7 @@ class RollingWork:
 
     def _run(self, outcome: RunEnds, run: int, count: int) -> dict[str, Any]:
         valley, basin = outcome.valleys.of_run[run], outcome.valleys.basins[run]
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "optimizer": run // count,
             "start": run % count,
             "status": outcome.status[run],
@@ -130,7 +125,7 @@ class RollingWork:
             "valley": None if valley < 0 else valley,
             "basin": None if basin < 0 else basin,
         }
-        return told | self.rolling.path_of(run) if self.plan.keep else told
+        return entry | self.rolling.path_of(run) if self.plan.keep else entry
 
     def close(self) -> None:
         self.rolling.close()

@@ -15,7 +15,7 @@ from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
 from service.api.context import Context
-from service.api.diagnose_answers import or_null, told_curve, told_findings, told_health, told_row, told_run
+from service.api.diagnose_answers import curve_of, findings_of, health_of, or_null, row_entry, run_entry
 from service.api.diagnose_examples import DIAGNOSE
 from service.api.endpoint import post
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
@@ -69,10 +69,10 @@ def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, A
     records, summary = collect(work, context)
     context.timer.mark("compute")
     named = {"runs": records} if "sweep" in request else {}
-    # What matters most comes first.
+    # The most important part comes first.
     first = {key: summary[key] for key in ("status", "reason", "verdict", "text") if key in summary}
     rest = {key: value for key, value in summary.items() if key not in first}
-    return {**first, "findings": work.told(), **rest, **named}
+    return {**first, "findings": work.listed_findings(), **rest, **named}
 
 
 def _work(request: LoadedDiagnose, context: Context) -> _Work:
@@ -97,9 +97,9 @@ class _Work:
         self._waiting: Iterator[dict[str, Any]] | None = None
         self._finished = False
 
-    def told(self) -> list[dict[str, Any]]:
+    def listed_findings(self) -> list[dict[str, Any]]:
         """All findings, in the language of the response."""
-        return told_findings(self.found, self.context.language, self.networks)
+        return findings_of(self.found, self.context.language, self.networks)
 
     @property
     def finished(self) -> bool:
@@ -111,7 +111,7 @@ class _Work:
             record = self.compute()
             if self.is_computed:
                 self.conclude()
-                streamed = self.told() if self._streams_findings else []
+                streamed = self.listed_findings() if self._streams_findings else []
                 self._waiting = iter([{"step": place, "finding": each} for place, each in enumerate(streamed, 1)])
                 self._finished = not streamed
             return record
@@ -150,10 +150,10 @@ class _Work:
             raise DeadlineExceeded
         verdict, text = verdict_of(self.found)
         tell = telling(self.context.language)
-        told: dict[str, Any] = {"status": self.status}
+        answer: dict[str, Any] = {"status": self.status}
         if self.reason:
-            told["reason"] = self.reason
-        return told | {"verdict": verdict, "text": tell(text)} | self.more() | {"warnings": []}
+            answer["reason"] = self.reason
+        return answer | {"verdict": verdict, "text": tell(text)} | self.more() | {"warnings": []}
 
     def more(self) -> dict[str, Any]:
         return {"finite": True}
@@ -185,12 +185,12 @@ class NetworkDiagnosis(_Work):
     def more(self) -> dict[str, Any]:
         result = self.diagnosis.result
         assert result.loss is not None
-        told = {
+        answer = {
             "dtype": self.dtype,
             "loss": or_null(float(result.loss.sum())),
             "gradient_norm": or_null(result.gradient_norm),
         }
-        return told | told_health(self.diagnosis.health) | {"finite": result.finite}
+        return answer | health_of(self.diagnosis.health) | {"finite": result.finite}
 
 
 class TrainingDiagnosis(_Work):
@@ -254,16 +254,16 @@ class TrainingDiagnosis(_Work):
             "reason": outcome.reason,
             "steps_done": outcome.step,
             "loss": or_null(outcome.loss),
-            "curve": told_curve(record),
+            "curve": curve_of(record),
         }
         result = start_.result
         assert result.loss is not None
-        told = {
+        answer = {
             "dtype": self.dtype,
             "loss": or_null(float(result.loss.sum())),
             "gradient_norm": or_null(result.gradient_norm),
         }
-        return told | {"training": training} | told_health(start_.health) | {"finite": outcome.finite and result.finite}
+        return answer | {"training": training} | health_of(start_.health) | {"finite": outcome.finite and result.finite}
 
     def close(self) -> None:
         self.watched.training.close()
@@ -278,7 +278,7 @@ class TraceWork(_Work):
 
     def compute(self) -> None:
         steps = self.steps
-        # Steps without norms have none that could be judged: any constant will do.
+        # Steps without norms are not judged by them: any constant will do.
         with_norms = all(step.gradient_norm is not None for step in steps)
         rows = [
             (
@@ -301,7 +301,7 @@ class TraceWork(_Work):
     def more(self) -> dict[str, Any]:
         record = self.record
         finite = bool(np.isfinite(record.losses).all() and np.isfinite(record.norms).all())
-        return {"training": {"steps_done": int(record.steps[-1]), "curve": told_curve(record)}, "finite": finite}
+        return {"training": {"steps_done": int(record.steps[-1]), "curve": curve_of(record)}, "finite": finite}
 
 
 class SweepWork(_Work):
@@ -317,7 +317,7 @@ class SweepWork(_Work):
             largest = context.compiled(self.sweep.largest)
             work = self.sweep.admit(largest)
         except LimitExceeded as error:
-            # Callers have no network that they could make smaller.
+            # The caller sent no network that could be made smaller.
             raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
         context.mark_compiled(largest.program.nbytes)
         largest.feeder.check(self.sweep.feed(0))
@@ -327,7 +327,7 @@ class SweepWork(_Work):
 
     @property
     def is_begun(self) -> bool:
-        return True  # a table of no networks is one too
+        return True  # an empty table is a result too
 
     @property
     def _streams_findings(self) -> bool:
@@ -344,8 +344,8 @@ class SweepWork(_Work):
         if run is None:
             return None
         if self.context.form == "json":
-            return told_run(run)
-        return {"step": run.number, "run": told_run(run)}
+            return run_entry(run)
+        return {"step": run.number, "run": run_entry(run)}
 
     @property
     def is_computed(self) -> bool:
@@ -363,10 +363,10 @@ class SweepWork(_Work):
             self._finished = True
 
     def more(self) -> dict[str, Any]:
-        rows = [told_row(row) for row in self.sweep.rows]
-        findings = self.told() if self.context.form != "json" else None
-        told: dict[str, Any] = {"dtype": self.dtype, "networks": self.sweep.done}
-        return told | ({} if findings is None else {"findings": findings}) | {"table": rows, "finite": True}
+        rows = [row_entry(row) for row in self.sweep.rows]
+        findings = self.listed_findings() if self.context.form != "json" else None
+        answer: dict[str, Any] = {"dtype": self.dtype, "networks": self.sweep.done}
+        return answer | ({} if findings is None else {"findings": findings}) | {"table": rows, "finite": True}
 
     def close(self) -> None:
         self.sweep.close()
@@ -412,13 +412,6 @@ def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Arr
     else:
         outputs = targets.shape[-1] if targets.ndim == 2 else 1  # type: ignore[union-attr]
     asked = AskedSweep(
-        sweep.depths,
-        sweep.activations,
-        sweep.initializers,
-        sweep.seeds,
-        sweep.units,
-        max(1, outputs),
-        chosen,
-        dtype,
+        sweep.depths, sweep.activations, sweep.initializers, sweep.seeds, sweep.units, max(1, outputs), chosen, dtype
     )
     return asked, cast("Array", inputs), cast("Array", targets)

@@ -19,9 +19,9 @@ MOST_CURVE = 200
 """Steps that a curve of a training has, at most."""
 
 
-def told_findings(these: Sequence[Found], language: str, networks: Sequence[int] | None) -> list[dict[str, Any]]:
+def findings_of(these: Sequence[Found], language: str, networks: Sequence[int] | None) -> list[dict[str, Any]]:
     tell = telling(language)
-    told = []
+    entries = []
     for place, each in enumerate(these):
         entry: dict[str, Any] = {"code": each.code, "severity": each.severity}
         optional = {"layer": each.layer, "quantity": each.quantity, "step": each.step}
@@ -38,11 +38,11 @@ def told_findings(these: Sequence[Found], language: str, networks: Sequence[int]
         entry["source"] = "; ".join(each.finding.sources)
         if networks is not None:
             entry["networks"] = networks[place]
-        told.append(entry)
-    return told
+        entries.append(entry)
+    return entries
 
 
-def told_health(health: Health) -> dict[str, Any]:
+def health_of(health: Health) -> dict[str, Any]:
     chain = {"layers": health.chain, "ratio": or_null(health.ratio), "factor": or_null(health.factor)}
     return {"chain": chain, "layers": [_layer(layer) for layer in health.layers.values()]}
 
@@ -64,7 +64,7 @@ def _layer(layer: LayerHealth) -> dict[str, Any]:
     }
 
 
-def told_run(run: Run) -> dict[str, Any]:
+def run_entry(run: Run) -> dict[str, Any]:
     layers = list(run.health.layers.values())
     saturated = [
         None
@@ -101,7 +101,7 @@ def _short(each: Found) -> dict[str, Any]:
     return entry
 
 
-def told_row(row: SweepRow) -> dict[str, Any]:
+def row_entry(row: SweepRow) -> dict[str, Any]:
     return {
         "depth": row.depth,
         "activation": _block(row.activation),
@@ -118,7 +118,7 @@ def _block(selection: Selection[Any]) -> dict[str, Any]:
     return {"type": selection.name, **selection.options}
 
 
-def told_curve(record: Record) -> dict[str, Any]:
+def curve_of(record: Record) -> dict[str, Any]:
     """Return the course of a training, thinned out."""
     count = len(record.steps)
     places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()

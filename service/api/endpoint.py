@@ -45,8 +45,7 @@ class Endpoint:
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, in the form of OpenAPI."""
     media_types: tuple[str, ...] = ("application/json",)
-    """The media types of the response. Without any, OpenAPI says nothing of it: generators of clients know no such
-    type."""
+    """Media types of the response; OpenAPI omits the response without any: client generators know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """The schemas of the lines or events of a streamed response; empty if the endpoint does not stream."""
 
@@ -287,6 +286,6 @@ def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
     if connection is None:
         return None  # the next write will tell
     poll = select.poll()
-    # Linux alone has the first; the others are reported in any case.
+    # Only Linux has POLLRDHUP; errors and hang-ups are reported in any case.
     poll.register(connection, getattr(select, "POLLRDHUP", 0))
     return lambda: bool(poll.poll(0))

@@ -27,8 +27,7 @@ blueprint = Blueprint("evaluation", __name__)
     examples=FORWARD,
 )
 def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
-    """Run a network forward. With `include: ["layers"]` the response has every layer's pre-activation and output
-    too."""
+    """Run a network forward. With `include: ["layers"]` the response has each layer's pre-activation and output."""
     return _answer(request, _evaluate(request, context))
 
 
@@ -62,7 +61,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         answered = answer_bytes(program.result_size + initialised, request["dtype"])
         context.reserve(program, program.work, program.weight + answered, numbers=program.result_size)
         if "parameters" not in include:
-            request.pop("parameters", None)  # nobody else holds them: they are gone once they are copied
+            request.pop("parameters", None)  # nobody else holds them, so they are freed once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)
     context.timer.mark("compute")
     return result

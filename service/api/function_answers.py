@@ -10,7 +10,6 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.valleys import Valleys
-from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import UNDEFINED, Calculus, along
 from service.engine.functions.compiled import Function, PointProblem
@@ -22,8 +21,7 @@ from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import StationarySearch
 
 MOST_UNSEEN = 0.02
-"""The probability that one more start of a search finds a new point, above which a warning says that the starts are
-few."""
+"""The probability that one more start of a search finds a new point, above which a warning is given."""
 
 
 def points_of(
@@ -80,7 +78,7 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         message = f"{kinks[0]}: there may be minima at such places, which this search does not find"
         cautions.append(Caution("kinks", message))
     if found.curves:
-        message = "many stationary points lie dense, as on a line or in a plain; some of them are told"
+        message = "many stationary points lie dense, as on a line or in a plain; some of them are entry"
         cautions.append(Caution("not_isolated", message))
     elif not found.complete:
         message = f"there are more stationary points than the {len(found.points):,} told; search a smaller box for all"
@@ -95,22 +93,21 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         place = ", ".join(f"{coordinate:.6g}" for coordinate in found.hidden[0].tolist())
         message = (
             f"there may be a stationary point near ({place}), or anywhere along a direction in which the function is "
-            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not told"
+            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not entry"
         )
         cautions.append(Caution("ill_conditioned", message))
     return cautions
 
 
 def _problem(expression: Expression, problem: PointProblem) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
+    entry: dict[str, Any] = {"kind": problem.kind, "message": problem.text}
     if problem.step is not None:
-        told |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
-    return told
+        entry |= {"column": problem.step.start + 1, "text": expression.quoted(problem.step)}
+    return entry
 
 
 def cautions_of(expression: Expression) -> list[Caution]:
-    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere: descents
-    ignore them."""
+    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere."""
     return [
         *[Caution("unusual_name", sentence) for sentence in expression.slips],
         *[
@@ -127,7 +124,7 @@ def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array) -> list
     if not len(places):
         return []
     first = int(places[0])
-    # What has a value and a slope by convention is not the cause.
+    # A point with a value and a slope by convention is not the cause.
     found = [problem for problem in problems.get(first, ()) if problem.kind not in ("kink", "jump")]
     why = f": {found[0].text}" if found else ""
     message = (
@@ -156,7 +153,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
     found = graph.run(point)
     nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
     edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
-    told = {
+    entry = {
         "point": point,
         "output": graph.value,
         "nodes": [
@@ -175,7 +172,7 @@ def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, 
             for edge, derivative, contribution in edges
         ],
     }
-    return told, without_float_warnings(all, map(is_finite, found))
+    return entry, all(map(is_finite, found))
 
 
 def _numbers(array: Array) -> list[float | None]:

@@ -230,21 +230,21 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
         "levels": levels.values,
         "spacing": levels.spacing,
     }
-    told = finite.all()
+    complete = finite.all()
     if "gradients" in request["include"]:
         answer["gradients"] = gradients
-        told = told and np.isfinite(gradients).all()
+        complete = complete and np.isfinite(gradients).all()
     if request["basins"]:
         answer["basins"] = basins(request, context, points, shape)
     warnings = cautions_of(expression)
-    if not told:
+    if not complete:
         lost = int((~finite).sum())
         where = (
             f"at {lost:,} of {values.size:,} points there is no finite value" if lost else "some slopes are infinite"
         )
         warnings.append(Caution("non_finite", f"{where}; they are null in lists", quantity="values"))
     context.timer.mark("compute")
-    return answer | {"finite": bool(told), "warnings": listed(warnings)}
+    return answer | {"finite": bool(complete), "warnings": listed(warnings)}
 
 
 @post(
@@ -267,11 +267,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     optimum = np.array([line.slope, line.intercept])
     chosen = request.get("optimizers", (optimizers.select("sgd", learning_rate=0.5 * line.largest_stable_step),))
     plan = RunsPlan(
-        chosen,
-        request["start"][None],
-        request["steps"],
-        every=request["trace"].every,
-        include=request["trace"].include,
+        chosen, request["start"][None], request["steps"], every=request["trace"].every, include=request["trace"].include
     )
     known = Known(optimum, partial(line.near, radius=plan.arrived))
     work = RollingWork(expression, plan, context, known=known)

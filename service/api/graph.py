@@ -85,8 +85,8 @@ def _of_network(request: LoadedGraph, context: Context) -> Shown:
         view = by_operation(shown.computation) if detail == "operations" else by_layer(shown)
         if request["values"]:
             view.check_numbers()
-        told = NUMBER_BYTES * view.numbers if request["values"] else 0
-        context.memory.need(context.loaded_bytes + shown.nbytes + told + VERTEX_BYTES * len(view.vertices))
+        nbytes = NUMBER_BYTES * view.numbers if request["values"] else 0
+        context.memory.need(context.loaded_bytes + shown.nbytes + nbytes + VERTEX_BYTES * len(view.vertices))
         values = shown.run(feed, context.ticket)
     return len(shown.computation.nodes), values, view, list(shown.warnings)
 
@@ -101,11 +101,7 @@ def _answer(view: View, values: ComputedValues, request: LoadedGraph, tell: Tell
     if view.loss is not None:
         results["loss"] = view.loss
     results["gradients"] = {".".join(path): name for path, name in view.gradients.items()}
-    answer: dict[str, Any] = {
-        "detail": view.detail,
-        "dtype": request.get("dtype", "float64"),
-        "results": results,
-    }
+    answer: dict[str, Any] = {"detail": view.detail, "dtype": request.get("dtype", "float64"), "results": results}
     if by_operations:
         answer["code"] = graph_text.code(view, tell)
     of = values.of if request["values"] else {}
@@ -128,11 +124,7 @@ def _answer(view: View, values: ComputedValues, request: LoadedGraph, tell: Tell
 
 
 def _node(vertex: ViewVertex, values: Mapping[Node, Array], tell: Tell) -> dict[str, Any]:
-    node: dict[str, Any] = {
-        "name": vertex.name,
-        "operation": vertex.operation,
-        "inputs": list(vertex.inputs),
-    }
+    node: dict[str, Any] = {"name": vertex.name, "operation": vertex.operation, "inputs": list(vertex.inputs)}
     text = graph_text.label_of(vertex, tell)
     if text:
         node["text"] = text

@@ -91,7 +91,7 @@ def _meant(path: str) -> str:
     if not parts or len(path) > LONGEST_PATH:
         return ""
     methods = _methods()
-    # /gradients, /api/gradients, /v2/gradients, /v1/gradients/xor: what follows the prefix decides, then its beginning.
+    # /gradients, /api/gradients, /v2/gradients, /v1/gradients/xor: the rest decides, then its beginning.
     inner = [part for part in parts if part not in ("api", "rest", "v0", "v1", "v2", "v3", "nabla")]
     for stop in range(len(inner), 0, -1):
         for candidate in ("/v1/" + "/".join(inner[:stop]), "/" + "/".join(inner[:stop])):

@@ -72,7 +72,7 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
     )
     if faults:
         if not any(fault.path[0] == "inputs" for fault in faults):
-            # What is wrong with the network itself comes before anything that follows from it.
+            # Faults of the network come before faults that follow from them.
             with sealing():
                 prepare(task, limits)
         raise InvalidRequest(faults)
@@ -139,7 +139,7 @@ def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]
         with sealing():
             prepared = prepare(forward, limits)
     except InvalidRequest:
-        return []  # the network itself is wrong, which is already told
+        return []  # the network itself is at fault, which is reported already
     return ParameterVector(task.definition, prepared.model.parameters).faults(feed.parameters)
 
 
@@ -181,7 +181,7 @@ def _loss_weights(
 
 
 def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
-    """Translate the engine's place of a tensor, by input or output name, to the request's place; a single one has no
+    """Translate the engine's place of a tensor, by input or output, to the request's place; a single one has no
     name."""
     path = fault.path
     if path[:1] == ("validation",):

@@ -111,7 +111,7 @@ class Turns:
             if place in line:
                 line.remove(place)
                 return False
-        return place.gate.acquire()  # it has come in this moment
+        return place.gate.acquire()  # its turn came just now
 
     def end(self) -> None:
         """End the present turn."""
@@ -188,7 +188,7 @@ class _Run:
             while now < end and not work.finished:
                 record = work.advance()
                 if record is not None:
-                    # At once: the next step may use its arrays again.
+                    # At once: the next step may reuse its arrays.
                     written.append(self.write(record))
                 now = time.monotonic()
         except Abandoned:
@@ -233,8 +233,7 @@ def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
 
 
 def admission_of(context: Context) -> Admit:
-    """Return the admission of work in steps: for a document the ticket, which waits for a slot; a stream needs no
-    slot."""
+    """Return the admission of work in steps: for a document the ticket, with its slot; a stream needs no slot."""
 
     def admit(program: Program, work: float, calls: float, steps: int) -> None:
         if context.form == "json":
@@ -289,7 +288,7 @@ class _Stream:
         self.format = _Events if context.form == "sse" else _Lines
         dump, step = _writer(context.base64), self.format.step
         self.dump = dump
-        # Without this object, which would hold itself that way, and its work, until the garbage collector comes.
+        # Not a method: it would make this object hold itself and its work until the garbage collector runs.
         self.run = _Run(work, context, lambda record: step(record, dump(record)), b"")
         self.outcome = "disconnected"
         self.closed = False
@@ -299,7 +298,7 @@ class _Stream:
         try:
             yield from self._pieces()
         except Exception as error:
-            # The status is sent long ago: what went wrong has to be said in the stream.
+            # The status was sent long ago, so the stream has to report the error.
             self.outcome = "failed"
             environ = self.context.environ
             document = self._problem(error).document(environ["nabla.request_id"], environ.get("SCRIPT_NAME", ""))

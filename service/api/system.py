@@ -81,8 +81,7 @@ def ready() -> Response:
 
 @cache
 def _engine_works() -> bool:
-    """Test the engine with one neuron: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6, through all of a
-    request's stages."""
+    """Test the engine with one neuron, through all stages: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6."""
     line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
     loss = losses.select("squared_error")
     shape = (1, 1)
@@ -172,7 +171,7 @@ def demo_file(name: str) -> Response:
     if found is None:
         raise Problem("not-found", f"There is no file {name!r}.")
     response = Response(content_type=found.media_type)
-    # As it is: compressed when it was built, or not worth it.
+    # Unchanged: it was compressed when it was built, unless that was not worth it.
     response.response, response.direct_passthrough = [found.content], True
     response.content_length = len(found.content)
     response.headers["Cache-Control"] = FOREVER if found.immutable else "max-age=3600"

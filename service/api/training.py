@@ -57,7 +57,7 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
         return respond(work, context)
     steps, summary = collect(work, context)
     context.timer.mark("compute")
-    # What is long and seldom read by eye comes last.
+    # Long parts that people seldom read come last.
     last = {name: summary[name] for name in ("parameters", "checkpoint") if name in summary}
     first = {name: value for name, value in summary.items() if name not in last}
     return {**first, "steps": steps, **last}
@@ -161,7 +161,7 @@ class ComparisonWork:
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
-        # Before they are made: a short list of each is a long one of all.
+        # Before they are made: short lists may have many combinations.
         check_runs(len(request["optimizers"]) * len(rates) * len(seeds), ("optimizers",))
         contenders = [
             Contender(_with_rate(optimizer, rate), seed, place)
@@ -173,7 +173,7 @@ class ComparisonWork:
         self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits)
         try:
             context.weigh(self.comparison.program, self.comparison.work, self.comparison.calls)
-            reserving(context)(self.comparison.nbytes)  # once for all, for no run may wait while it has its turn
+            reserving(context)(self.comparison.nbytes)  # once for all, because no run may wait during its turn
         except BaseException:
             self.close()
             raise
@@ -215,7 +215,7 @@ def _with_rate(optimizer: Selection[Optimizer], rate: float | None) -> Selection
 
 def _row(row: Row) -> dict[str, Any]:
     optimizer = row.contender.optimizer
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "optimizer": {"type": optimizer.name, **optimizer.options},
         "seed": row.contender.seed,
         "status": row.status,
@@ -225,7 +225,7 @@ def _row(row: Row) -> dict[str, Any]:
         "best_loss": row.best_loss,
         "best_step": row.best_step,
     }
-    return told if row.validation_loss is None else told | {"validation_loss": row.validation_loss}
+    return entry if row.validation_loss is None else entry | {"validation_loss": row.validation_loss}
 
 
 def reserving(context: Context) -> Callable[[int], None]:
@@ -244,8 +244,7 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
-    """Return a training as the request describes it, ready for its first step; `place` is where it names the
-    optimizer."""
+    """Return a training as the request describes it, ready for its first step; `place` is that of the optimizer."""
     task = task._replace(frozen=request["frozen"])
     return Training(
         context.compiled,

@@ -27,11 +27,7 @@ from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)
 
-MISSED = {
-    "rules": say("verify.missed.rules"),
-    "data": say("verify.missed.data"),
-    "pairs": say("verify.missed.pairs"),
-}
+MISSED = {"rules": say("verify.missed.rules"), "data": say("verify.missed.data"), "pairs": say("verify.missed.pairs")}
 """The sentence about families of mistakes that were not all tried."""
 SEARCHING = 0.15
 """The share of a request's time that the search for mistakes may take."""
@@ -61,8 +57,8 @@ def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
     found, warnings = (_of_function if "expression" in request else _of_network)(request, wanted, context)
     context.timer.mark("compute")
     if found.missed:
-        told = tell(say("verify.left_out", families=[MISSED[family] for family in found.missed]))
-        warnings.append(Caution("mistakes_left_out", told, quantity="diagnoses"))
+        text = tell(say("verify.left_out", families=[MISSED[family] for family in found.missed]))
+        warnings.append(Caution("mistakes_left_out", text, quantity="diagnoses"))
     answer: dict[str, Any] = {}
     if "submissions" in request:
         names = [submission.id for submission in request["submissions"]]
@@ -114,7 +110,7 @@ def _of_network(request: LoadedVerify, wanted: VerifyOptions, context: Context) 
 def _verdict(verdict: Verdict, tell: Tell) -> dict[str, Any]:
     sentences = [of_verdict(verdict), *unexplained(verdict)]
     tolerance = verdict.tolerance
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "verdict": verdict.verdict,
         "text": _joined(sentences, tell),
         "tolerance": {
@@ -129,17 +125,17 @@ def _verdict(verdict: Verdict, tell: Tell) -> dict[str, Any]:
     }
     first = verdict.first_wrong
     if first is not None:
-        told["first_wrong"] = {
+        entry["first_wrong"] = {
             "layer": first.layer,
             "parameters": [".".join(path) for path in first.parameters],
             "right": first.right,
             "text": tell(of_first_wrong(first)),
         }
-    return told
+    return entry
 
 
 def _tensor(tensor: TensorVerdict) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "parameter": ".".join(tensor.path),
         "verdict": tensor.verdict,
         "shape": list(tensor.shape),
@@ -152,13 +148,13 @@ def _tensor(tensor: TensorVerdict) -> dict[str, Any]:
         ],
     }
     if tensor.ratio is not None:
-        told["ratio"] = tensor.ratio
-    return told
+        entry["ratio"] = tensor.ratio
+    return entry
 
 
 def _diagnosis(diagnosis: ClaimDiagnosis, tell: Tell) -> dict[str, Any]:
     facts = diagnosis.facts
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "mistakes": list(dict.fromkeys(made.code for made in diagnosis.made)),
         "where": [{"mistake": made.code, "places": list(made.layers)} for made in diagnosis.made],
         "explains": [".".join(path) for path in diagnosis.explains],
@@ -168,12 +164,12 @@ def _diagnosis(diagnosis: ClaimDiagnosis, tell: Tell) -> dict[str, Any]:
         "equivalent": [list(codes) for codes in diagnosis.equivalent],
     }
     if "rate" in facts:
-        told["learning_rate"] = facts["rate"]
+        entry["learning_rate"] = facts["rate"]
     if "step" in facts:
-        told["step"] = facts["step"]
+        entry["step"] = facts["step"]
     if "sample" in facts:
-        told["sample"] = int(facts["sample"])
-    return told
+        entry["sample"] = int(facts["sample"])
+    return entry
 
 
 def _joined(sentences: list[Any], tell: Tell) -> str:

@@ -45,7 +45,7 @@ class Cors:
     def allow(self, headers: Headers, environ: Mapping[str, Any]) -> None:
         """Add the headers that let the calling page read the response, if it may."""
         if not (self.origins or self.on_loopback):
-            # No page of another origin may, so answers do not differ by origin.
+            # No page of another origin may read, so responses do not differ by origin.
             if "HTTP_ORIGIN" in environ:
                 self._refuse(environ)
             return
@@ -71,7 +71,7 @@ class Cors:
     def _refuse(self, environ: Mapping[str, Any]) -> None:
         """Log the first refusal of an origin, with the setting that would allow it."""
         origin: str = environ["HTTP_ORIGIN"]
-        # The service's own pages send their origin too, and need no leave.
+        # The service's own pages send their origin too, and need no permission.
         if origin.partition("://")[2] == environ.get("HTTP_HOST") or origin in self._refused:
             return
         if origin != "null" and not (len(origin) < 300 and ORIGIN.fullmatch(origin)):

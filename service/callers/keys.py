@@ -38,7 +38,7 @@ class Keys:
 
     def _name(self, key: str) -> str | None:
         digest = hashlib.sha256(key.encode("latin-1", "replace")).digest()
-        # Every digest is compared, so that the time taken tells nothing about which was close.
+        # Every digest is compared, so that the time does not show which one was close.
         accepted = [name for name, known in self.keys if hmac.compare_digest(digest, known)]
         return accepted[0] if accepted else None
 

@@ -24,8 +24,7 @@ from service.problems import Problem
 CLIENTS = 65_536
 """The number of clients that are remembered."""
 WAYS = 8
-"""The number of buckets in a set. A client's name decides its set; the longest silent client of a set is forgotten
-first."""
+"""The buckets of a set. A client's name decides its set; its longest silent client is forgotten first."""
 BUCKET = struct.Struct("=Qdd")
 """A bucket: the mark of a client, its tokens, and the time when they were counted."""
 TRIES, PAUSE = 20, 0.0005
@@ -67,13 +66,13 @@ class Quota:
             return
         self.burst = max(1.0, per_second)
         self.sets = max(1, clients // WAYS)
-        # Nobody can choose names that meet in one set.
+        # A secret, so that nobody can choose names that meet in one set.
         self._secret = os.urandom(16)
         self._set = struct.Struct("=" + BUCKET.format.removeprefix("=") * WAYS)
         self._file = _file_in_memory()
         os.ftruncate(self._file, self.sets * self._set.size)
         self._table = mmap.mmap(self._file, self.sets * self._set.size)
-        # Locks on files are held by processes: within one, threads need another.
+        # A process holds the locks of a file, so its threads need another lock.
         self._threads = threading.Lock()
 
     def check(self, client: str) -> None:
@@ -81,7 +80,7 @@ class Quota:
         if not self.per_second:
             return
         name = hashlib.blake2b(client.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret).digest()
-        mark = int.from_bytes(name, "little") | 1  # 0 is a bucket that nobody has
+        mark = int.from_bytes(name, "little") | 1  # 0 marks an empty bucket
         with self._threads:
             wait = self._take(mark, (mark >> 1) % self.sets * self._set.size)
         if wait:

@@ -88,8 +88,7 @@ class Admission:
 
     @property
     def most_threads(self) -> int:
-        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in their
-        computation."""
+        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in a computation."""
         waiting = (self.small, self.medium, self.heavy)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
@@ -140,10 +139,10 @@ class Admission:
             return True
         wait = lane.wait_of(ticket.client, now)
         own = lane.takes(cost)
-        # Whoever is let in shall not be refused later, so there must be time for what cannot be foreseen.
+        # An admitted request should not be refused later, so there must be spare time for surprises.
         needed = (wait + own) * (1.0 + lane.doubt())
         if now + needed > ticket.deadline:
-            # Whoever comes again has all its time once more.
+            # A client that comes again has its whole time once more.
             again = max(needed - self.seconds, lane.service / lane.slots)
             detail = (
                 f"The wait for a computation of this size is {wait:.1f} seconds, too long for the time limit of "
@@ -190,7 +189,7 @@ class Admission:
         ticket.lane = None
         now = self.clock()
         seconds = now - lane.running.pop(ticket)
-        if not ticket.gone:  # else it was cut short
+        if not ticket.gone:  # otherwise it was cut short
             lane.learn(ticket.cost, seconds)
         if not lane.length:
             return []
@@ -216,7 +215,7 @@ class Admission:
                 f"Those before this request take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
                 "little time is left for this computation."
             )
-            # Whatever waits now is over by the time limit.
+            # All present waits are over by the time limit.
             again = min(max(again, lane.service / lane.slots), self.seconds)
             calls.append(ticket._refuse(Problem("busy", detail, headers=retry_after(again))))
         return calls
@@ -224,7 +223,7 @@ class Admission:
     def _fill(self, lane: Lane[Ticket], now: float) -> list[Callable[[], None]]:
         calls = []
         while len(lane.running) < lane.slots and (ticket := lane.next()) is not None:
-            # Who cannot end in time leaves the slot to others who can.
+            # A request that cannot end in time leaves the slot to others.
             if now > ticket.deadline or (lane.length and now + lane.takes(ticket.cost) > ticket.deadline):
                 detail = f"The wait of {now - ticket.arrived:.1f} seconds left too little time for this computation."
                 calls.append(ticket._refuse(Problem("busy", detail, headers=retry_after(lane.wait_of("", now)))))
@@ -282,8 +281,7 @@ class Ticket:
 
     @property
     def may_wait(self) -> bool:
-        """Whether the request may wait for memory while it holds its slot. Tiny requests may not: they are many,
-        with few slots."""
+        """Whether the request may wait for memory in its slot. Tiny requests may not: they are many, with few slots."""
         return self.lane is not self.admission.tiny
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
@@ -298,7 +296,7 @@ class Ticket:
         lane = admission.lane_of(cost) if nbytes else admission.system
         with admission.lock:
             if len(lane.running) < lane.slots and not admission.closed:
-                # As `_enter` has it, without its calls: most requests find a slot at once.
+                # `_enter` without its calls: most requests find a slot at once.
                 self.cost, self.lane = cost, lane
                 lane.running[self] = admission.clock()
                 return True
@@ -350,12 +348,11 @@ class Ticket:
             self._started = cpu
         spent = cpu - self._started
         if spent > max(lane.most, min(OVERRUN * self.cost, 2.0 * lane.most)):
-            # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
+            # It has cost as much as its lane allows. Its rest is unknown, so as much again is likely.
             self._move(max(2.0 * lane.most, spent))
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane; return as `begin`
-        does."""
+        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
         self.give_slot_back()
         with admission.lock:
@@ -427,7 +424,7 @@ class Ticket:
         with admission.lock:
             lane = self.lane
             if lane is admission.tiny and not (lane.length or self.streams or self.queued_in):
-                # Nobody waits, so nobody is to be told how long that takes: most requests end like this.
+                # Nobody waits, so there is nothing to learn or to grant: most requests end like this.
                 self.lane = None
                 del lane.running[self]
                 return

@@ -86,12 +86,12 @@ class Lane(Generic[R]):
             return 0.0
         slowdown = self.pace(now)
         before = sum(self._rest(request, now - since, now) for request, since in self.running.items())
-        # In each round of turns every client has one; so many rounds come before this request has its turn.
+        # Every client has one turn in each round; so many rounds pass before the turn of this request.
         rounds = len(self.waiting.get(client, ())) if place is None else place
         for other, queue in self.waiting.items():
             ahead = rounds if other == client else rounds + 1
             known = sum(self.takes(request.cost, slowdown) for request in islice(queue, ahead))
-            # Whoever waits now asks again, so it has a turn in each round, of about the same cost.
+            # A waiting client asks again, so it has a turn in each round, of about the same cost.
             before += known * max(1.0, ahead / len(queue))
         return before / self.slots
 
@@ -128,7 +128,7 @@ class Lane(Generic[R]):
                     yield request, wait + refused / self.slots + own - self.longest
                     refused += own
                 else:
-                    asked_again += last  # whoever had all its turns asks again, for about the same cost
+                    asked_again += last  # its client asks again, for about the same cost
             turns = following
 
     def doubt(self) -> float:
@@ -182,8 +182,7 @@ class Lane(Generic[R]):
             self.learned += 1
 
     def _news(self, cost: float, seconds: float) -> tuple[float, float]:
-        """Return how far the slowdown of a request is from the average after so many seconds in its slot, and its
-        weight."""
+        """Return how far a request's slowdown is from the average after so many seconds in its slot, and its weight."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
         weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
         return slowdown - self.slowdown, weight

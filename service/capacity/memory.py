@@ -175,7 +175,7 @@ class Account:
         line = self._line
         while line and self._take(line[0].share, line[0].nbytes):
             line.pop(0).grant()
-        # Where all that is held is held by those who wait for more, nobody would give anything back.
+        # If the waiting requests hold everything, nobody would give anything back.
         if line and sum(wish.share.held for wish in line) == self.held:
             last = max((wish for wish in line if wish.share.held), key=lambda wish: wish.share.number)
             line.remove(last)

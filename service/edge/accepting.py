@@ -88,7 +88,7 @@ class Accepting:
 
     async def _join(self, connection: socket.socket) -> None:
         patience = None if self._tls is None else self._edge.settings.max_header_seconds
-        with suppress(OSError):  # it has gone again, or speaks no TLS
+        with suppress(OSError):  # the client has gone again, or speaks no TLS
             await self._loop.connect_accepted_socket(
                 lambda: Connection(self._edge), connection, ssl=self._tls, ssl_handshake_timeout=patience
             )

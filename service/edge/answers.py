@@ -31,7 +31,7 @@ def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, clos
     if _date[0] != now:
         _date = (now, formatdate(now, usegmt=True))
     lines = [f"{protocol} {status}", f"Date: {_date[1]}"]
-    # Werkzeug dates what can be asked for conditionally; there must be one date.
+    # Werkzeug dates responses to conditional requests; there must be one date.
     lines += [f"{name}: {value}" for name, value in headers if name != "Date"]
     if close:
         lines.append("Connection: close")

@@ -38,8 +38,7 @@ STEP = 1 << 20
 REPLAYED = 8 * 1024
 """Bytes of those read ahead that are examined for the next request."""
 DRAIN_SECONDS = 2.0
-"""Seconds for which a refused request is read on: the client would lose the response if the connection closed at
-once."""
+"""Seconds for which a refused request is read on: if the connection closed at once, the response would be lost."""
 HUNGRY_SECONDS = 5.0
 """Seconds that a body waits for memory."""
 ASK_SECONDS = 0.1
@@ -82,12 +81,11 @@ class Connection(asyncio.Protocol):
         self._ahead = bytearray()
         """Bytes of the requests after the present one."""
         self._replayed = 0
-        """The number of these bytes that are being parsed; they stay in `_ahead` until the end of the request is
-        found."""
+        """The number of these bytes that are being parsed; they stay in `_ahead` until the request's end is found."""
         self._half_closed = False
         self._write_paused = False
         self._sent = self._mark = 0
-        # Clients that ask again send the same head again.
+        # A client that asks again sends the same head again.
         self._last_head = b""
         self._last: tuple[dict[str, Any], int | None, bool] = ({}, 0, True)
         # The present request.
@@ -106,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._piece = self._offset = 0
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection, unless there are too many."""
@@ -129,7 +127,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.leave()
         self._forget()
-        # What holds its own methods would wait for the garbage collector: the parser, and asyncio's transports.
+        # The parser and asyncio's transports hold their own methods, so they would wait for the garbage collector.
         del self._parser
         kept = getattr(self.transport, "__dict__", {})
         for name in METHODS_OF_TRANSPORTS:
@@ -174,7 +172,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on sending: the client has read."""
         self._write_paused = False
-        # asyncio calls this in the middle of its own work, and would call `connection_lost` twice were it closed here.
+        # asyncio calls this in the middle of its own work. If this closed, it would call `connection_lost` twice.
         if self.state is State.SENDING:
             self.edge.loop.call_soon(self._send)
         elif self.state is State.STREAMING and self._exchange is not None:
@@ -205,8 +203,7 @@ class Connection(asyncio.Protocol):
             self._take(rest)
 
     def _parse(self, data: bytes) -> bytes | None:
-        """Parse a part of a head or of a chunked body. Return the bytes after a head whose body has a length and is
-        wanted."""
+        """Parse a part of a head or of a chunked body. Return the bytes after a head whose body has a length."""
         parser, in_head = self._parser, self.state is State.HEAD
         try:
             parser.feed(data)
@@ -231,8 +228,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _on_head(self) -> bool:
-        """Open the request at the end of its head. Return whether the parser leaves the body alone. The parser calls
-        this."""
+        """Open the request at the end of its head. Return whether the parser leaves the body alone."""
         parser, environ = self._parser, self._base.copy()
         self._length = None if parser.is_chunked else parser.content_length or 0
         self._keep_alive = parser.should_keep_alive
@@ -472,10 +468,10 @@ class Connection(asyncio.Protocol):
     def _again(self) -> None:
         """Take the requests that came while another was at work."""
         if self.state is State.IDLE and self._ahead and not self._write_paused:
-            # Not all of it: thousands of requests would be copied for each of them.
+            # Not all of it: each of thousands of requests would copy all of them.
             self._replayed = min(len(self._ahead), REPLAYED)
             self._begin(bytes(self._ahead[: self._replayed]))
-            if self._replayed:  # that was no whole request
+            if self._replayed:  # it was not a whole request
                 rest = bytes(self._ahead[self._replayed :])
                 self._ahead.clear()
                 self._replayed = 0
@@ -568,8 +564,8 @@ class Connection(asyncio.Protocol):
             self.refuse(self._memory.busy(self._reserved))
 
     def _ask(self, exchange: Exchange | None) -> None:
-        """Find out whether a client that sends no more has left: then it replies to an interim response with a
-        reset."""
+        """Find out whether a client that sends no more has left: then it resets the connection on an interim
+        response."""
         if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
         if self._interim(PROCESSING):

@@ -21,26 +21,26 @@ class Crowds:
 
     def __init__(self, places: int = PLACES) -> None:
         whole = memoryview(mmap.mmap(-1, 16 * places))
-        self._counts, self._told = whole[: 8 * places].cast("q"), whole[8 * places :].cast("d")
+        self._counts, self._times = whole[: 8 * places].cast("q"), whole[8 * places :].cast("d")
         self._used = memoryview(mmap.mmap(-1, 8)).cast("q")
         """The number of places that were ever used."""
 
     def __len__(self) -> int:
         return len(self._counts)
 
-    def tell(self, place: int, count: int) -> None:
+    def note(self, place: int, count: int) -> None:
         """Note the number of clients of the worker at this place."""
         if place >= len(self):
             return
         self._counts[place] = count
-        self._told[place] = time.monotonic()
+        self._times[place] = time.monotonic()
         if self._used[0] <= place:
             self._used[0] = place + 1
 
     def forget(self, place: int) -> None:
         """Note that the worker at this place takes no more connections."""
         if place < len(self):
-            self._told[place] = 0.0
+            self._times[place] = 0.0
 
     def is_least(self, place: int) -> bool:
         """Return whether no other worker serves fewer clients than the worker at this place."""
@@ -48,5 +48,7 @@ class Crowds:
             return True
         mine, since = self._counts[place], time.monotonic() - FRESH_SECONDS
         return all(
-            self._counts[other] >= mine or self._told[other] < since for other in range(self._used[0]) if other != place
+            self._counts[other] >= mine or self._times[other] < since
+            for other in range(self._used[0])
+            if other != place
         )

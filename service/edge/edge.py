@@ -88,7 +88,7 @@ class Edge:
         self._resting = 0
         """The number of idle connections that had one; the others are likely to ask in a moment."""
         self._crowds, self._place = crowds, place
-        self._tell()
+        self._note_load()
         self._addresses: Counter[str] = Counter()
         self.ready = False
         """Whether the application has once called itself ready; it stays ready."""
@@ -110,7 +110,7 @@ class Edge:
     def join(self, connection: Member, address: str) -> None:
         """Take a connection. If there are too many, close the longest idle one, or else refuse the new one."""
         self.connections.add(connection)
-        self._tell()
+        self._note_load()
         settings, here = self.settings, 0
         if _is_bounded(address) and not self._proxies.trusts(address):
             connection.address = address
@@ -145,19 +145,19 @@ class Edge:
     def busy(self, connection: Member) -> None:
         """Note that the connection has a request."""
         self._resting -= self._idle.pop(connection, False)
-        self._tell()
+        self._note_load()
 
     def rest(self, connection: Member) -> None:
         """Note that the connection has answered its request."""
         self._resting += not self._idle.get(connection, False)
         self._idle[connection] = True
-        self._tell()
+        self._note_load()
 
     async def sweep(self) -> None:
         """Check all deadlines, again and again."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._tell()
+            self._note_load()
             now = time.monotonic()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.expire(now)
@@ -178,7 +178,7 @@ class Edge:
                 for connection in list(self._idle):
                     connection.end()
             if now >= end - LAST_SECONDS and self._admission is not None:
-                self._admission.close()  # who waits still would be cut off without an answer
+                self._admission.close()  # waiting requests would be cut off without a response
         for connection in list(self.connections):
             connection.transport.abort()
 
@@ -189,8 +189,7 @@ class Edge:
         return _UNBOUNDED if self._memory is None else self._memory.reservation()
 
     def refusal(self, environ: dict[str, Any], length: int | None) -> Problem | None:
-        """Return the refusal of a request whose head says that its body is not worth reading; None if there is no
-        reason."""
+        """Return the refusal of a request whose head says that its body is not worth reading, or None."""
         coding = environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":
             return unsupported_coding()
@@ -233,9 +232,9 @@ class Edge:
         """Return whether no other worker serves fewer clients."""
         return self._crowds is None or self._crowds.is_least(self._place)
 
-    def _tell(self) -> None:
+    def _note_load(self) -> None:
         if self._crowds is not None and not self.stopping:
-            self._crowds.tell(self._place, len(self.connections) - self._resting)
+            self._crowds.note(self._place, len(self.connections) - self._resting)
 
     def backlog(self) -> float:
         """Return the seconds of work that wait for this worker."""

@@ -82,7 +82,7 @@ def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> N
     if body is None:
         body = io.BytesIO()
     else:
-        # Once it fits the bytes exactly, reading all of it gives its own bytes, without a copy.
+        # `getvalue` trims the buffer, so that reading all of it returns its own bytes without a copy.
         body.getvalue()
         body.seek(0)
     environ["wsgi.input"] = body

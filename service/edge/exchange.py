@@ -152,7 +152,7 @@ class Exchange:
             if self._status.startswith("204"):
                 headers = [entry for entry in headers if entry[0].lower() != "content-length"]
         elif sum(map(len, pieces)) != self._length:
-            # A client would wait for the rest, or take what is too much for the next answer.
+            # A client would wait for the rest, or take the surplus for the next response.
             raise ValueError(f"{self._length} bytes were announced, {sum(map(len, pieces))} came")
         self._make_head(headers)
         self.pieces, self.nbytes = pieces, sum(map(len, pieces))

@@ -27,11 +27,11 @@ class Pool:
         self.busy += 1
         self._jobs.put(job)
         if self.busy > self.threads:
-            # A daemon: what computes on after the patience of a stop does not hold up the end of the process.
+            # A daemon: a computation that outlasts a stop must not delay the end of the process.
             thread = threading.Thread(target=self._work, name=f"request-{self.threads + 1}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the system gives no more; another thread will take the job
+            except RuntimeError:  # the system allows no more threads; another one will take the job
                 log.warning("no more than %d threads can be started", self.threads)
             else:
                 self.threads += 1

@@ -32,8 +32,7 @@ PARSER_OPTIONS = (
 """Settings of gunicorn that its parser takes."""
 
 CROWDS = Crowds()
-"""The table of all workers. It is made when gunicorn's first process imports this module, so that all workers share
-it."""
+"""The table of all workers. gunicorn's first process makes it when it imports this module, so all share it."""
 
 log = logging.getLogger("nabla.error")
 
@@ -60,7 +59,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self.loop.add_signal_handler(signal.SIGQUIT, self.stop, True)
         self.loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         signal.signal(signal.SIGWINCH, self.handle_winch)
-        # The master sends it to a worker whose heart has stopped, whose loop would not run a handler either.
+        # The master sends SIGABRT to a worker without heartbeat, whose loop would not run a handler.
         signal.signal(signal.SIGABRT, self.handle_abort)
 
     def stop(self, quick: bool = False) -> None:

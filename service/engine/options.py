@@ -18,7 +18,7 @@ from service.engine.suggestions import suggest
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
 LARGEST_EXACT_INTEGER = 2**53 - 1
-"""Every integer up to this is exact as a float64, and in JavaScript."""
+"""Up to this, every integer is exact as a float64, and in JavaScript."""
 LONGEST_LIST = 16
 """The most integers in a list, unless its option says otherwise."""
 MOST_NUMBERS = 10_000

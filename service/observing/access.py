@@ -92,7 +92,7 @@ def _json_line(access: Access) -> bytes:
 def _text_line(access: Access) -> bytes:
     asked = f"{access.method} {access.path[:LONGEST_PATH]}"
     if not (asked.isascii() and asked.isprintable()):
-        # A path may hold whatever a client wrote, also what a terminal takes for a command.
+        # A client may write anything into a path, even a command of the terminal.
         asked = quote(asked, safe=" /", encoding="latin-1", errors="replace")
     took = f"{access.seconds * 1e3:.1f} ms"
     return f"{clock(int(time.time()))} {access.status} {asked} {took} {access.request_id}\n".encode()

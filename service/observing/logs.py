@@ -50,7 +50,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
         line = f"{clock(int(record.created))} {record.levelname} {record.getMessage()}{fields}"
-        if not line.isprintable():  # it may hold a path, which may hold what a terminal takes for a command
+        if not line.isprintable():  # it may contain a path with a command of the terminal
             line = line.encode("unicode_escape").decode()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -41,9 +41,9 @@ def open_folder(parent: str | None) -> None:
         return
     parent = parent or tempfile.gettempdir()
     remove_left_behind(parent)
-    # Nobody may take the folder for one left behind before it is locked, so it gets its name after that.
+    # The folder gets its name after its lock, so that nobody takes it for one left behind.
     made = tempfile.mkdtemp(prefix=f".{BEGINNING}", dir=parent)
-    # The lock is held by whichever lives of this process and the workers that are forked from it.
+    # This process and the workers that are forked from it hold the lock as long as one of them lives.
     fcntl.flock(os.open(os.path.join(made, LOCK), os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
     folder = os.path.join(parent, os.path.basename(made).removeprefix("."))
     os.rename(made, folder)
@@ -74,13 +74,12 @@ def reserve(worker: Any, others: Iterable[Any]) -> None:
 def take(worker: Any) -> None:
     """Use the files of the worker's place. Call this in the worker, after the fork."""
     global _place
-    # With a folder that outlives servers, two of them may use it at once.
+    # Two servers may use a folder at once, if it outlives them.
     _place = f"{os.getppid()}-{worker.metrics_place}"
 
 
 def give_back(worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay, and its successor adds to them. Call this in the
-    master."""
+    """Forget the gauges of a worker that is gone; its counts stay, for its successor. Call this in the master."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(f"{os.getpid()}-{worker.metrics_place}")  # type: ignore[no-untyped-call]

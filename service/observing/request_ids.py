@@ -12,5 +12,5 @@ def request_id(asked: str | None) -> str:
     """Return the id that the client asked for if it is valid, else a new one."""
     if asked is not None and REQUEST_ID.fullmatch(asked):
         return asked
-    # It only has to be unlike others; the operating system's randomness would cost a call.
+    # It only has to be unique; the operating system's randomness would cost a call.
     return f"{random.getrandbits(128):032x}"

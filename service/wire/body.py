@@ -41,14 +41,14 @@ def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) 
     encoding = check_encoding(environ)
     try:
         body = _read(environ, limit, need)
-        # A server that read the body before gave it in memory, where it need not stay.
+        # The edge read the body into memory, where it need not stay.
         environ["wsgi.input"] = io.BytesIO()
     except Problem:
         raise
     except TimeoutError:
         raise Problem("timeout", "The body came too slowly.") from None
     except Exception as error:
-        # What a server raises for a broken chunk or a lost connection differs from server to server.
+        # Servers raise different errors for a broken chunk or a lost connection.
         raise Problem("malformed-body", f"The body could not be read: {type(error).__name__}.") from error
     return _gunzip(body, limit, need) if encoding.endswith("gzip") else body
 
@@ -72,7 +72,7 @@ def _read(environ: Mapping[str, Any], limit: int, need: Callable[[int], None]) -
         return body
     if "chunked" not in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
         return b""
-    # What is read is bounded, not what is announced: a chunked body announces nothing.
+    # A chunked body announces no length, so its bytes are counted.
     parts = []
     total = 0
     while part := stream.read(min(CHUNK, limit + 1 - total)):
@@ -86,7 +86,7 @@ def _read(environ: Mapping[str, Any], limit: int, need: Callable[[int], None]) -
 
 def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
     decoder = zlib.decompressobj(wbits=31)
-    # What the stream itself says of its length is mostly right, and one wait better than many.
+    # The length at the end of a gzip stream is mostly right, and one wait is better than many.
     promised = min(int.from_bytes(body[-4:], "little"), limit)
     parts: list[bytes] = []
     total = held = 0

@@ -36,9 +36,9 @@ def parse_large(body: bytes, brackets: int | None = None) -> Any:
     try:
         value = reader.read(simdjson.Parser().parse(body))
     except (ValueError, TypeError, LookupError, RuntimeError):
-        # Without the cause, which would keep what was read while another parser reads it again.
+        # Without the cause, which would keep this parser's values while another one parses.
         raise Unsure from None
-    # An array that was flattened away unseen, or a bracket inside a string.
+    # A nested array was flattened unseen, or a string contains a bracket.
     if reader.arrays != (body.count(b"[") if brackets is None else brackets):
         raise Unsure
     return value
@@ -52,7 +52,7 @@ class _Reader:
     def read(self, value: Any) -> Any:
         if isinstance(value, simdjson.Object):
             keys = list(value)
-            # Looking up a key takes time in proportion to their number.
+            # The time of a look-up grows with the number of keys.
             if len(keys) > MOST_KEYS or len(set(keys)) < len(keys):
                 raise Unsure
             return {key: self.read(value[key]) for key in keys}
@@ -75,7 +75,7 @@ class _Reader:
         shape = [len(value)]
         first = value[0]
         while isinstance(first, simdjson.Array):
-            # One after the other: an object for each of a million rows would take a hundred times their text.
+            # Row by row: an object for each of a million rows would take a hundred times their text.
             rows: Iterable[Any] = value
             for _ in shape[1:]:
                 rows = chain.from_iterable(rows)

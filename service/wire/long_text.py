@@ -17,7 +17,7 @@ LONG = 16 * 1024
 """Bytes of a text below which cutting it out is not worth the effort."""
 KEY = b'"base64"'
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
-# How JSON writes the character NUL, which no sensible text has; with it begins what stands in for a text.
+# NUL in JSON, which no sensible text contains: a placeholder begins with it.
 NUL = b"\\u0000"
 
 
@@ -84,7 +84,7 @@ class LongTexts:
 
 
 def _is_printable(text: memoryview) -> bool:
-    """Return whether a text is ASCII without control characters: JSON allows it, and it is no part of another
-    character."""
+    """Return whether a text is ASCII without control characters: JSON allows it, and no other character has a part
+    of it."""
     codes = np.frombuffer(text, np.uint8)
     return bool(codes.min() >= 0x20 and codes.max() < 0x7F)

@@ -14,10 +14,10 @@ JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-s
 
 Form = Literal["json", "ndjson", "sse"]
 """The form of a response: one document, one line for each record, or server-sent events."""
-# What an Accept header may name, and the form it means.
+# The media types of an Accept header, and their forms.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
-# Accept headers that need no reading: they mean a document with lists.
+# Frequent Accept headers that mean a document with lists.
 COMMON = (None, "", "*/*", JSON)
 
 
@@ -35,7 +35,7 @@ def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
 
 def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, bool]:
     best: tuple[float, Form, bool] | None = None
-    # The most specific come first, so that among equals the first is right.
+    # The most specific types come first, so that the first of equal quality wins.
     for value, quality in parse_accept_header(accept, MIMEAccept):
         media_type, options = parse_options_header(value)
         form = forms.get(media_type.lower())

@@ -45,7 +45,7 @@ def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Pa
         except Problem as problem:
             if problem.kind not in ("malformed-body", "invalid"):
                 raise
-            # What is wrong is told of the body as it came.
+            # The error is found again in the body as it came.
     value, loaded = _object(body, need)
     return Parsed(value, None, loaded)
 
@@ -75,7 +75,7 @@ def _read_large(body: bytes, need: Callable[[int], None]) -> tuple[Any, int]:
     try:
         return parse_large(body, structure.lists), structure.values * ARRAY_BYTES
     except Unsure:
-        pass  # here, where the exception and all that it holds are gone
+        pass  # parse below, once the exception and all that it holds are freed
     return _parse(body), structure.reading - structure.nbytes
 
 

@@ -11,8 +11,7 @@ from service.problems import Problem
 BLOCK = 64 * 1024
 """Bytes that are counted together: they stay in the processor's cache."""
 MOST_VALUES, MOST_LISTS, MOST_OBJECTS, MOST_STRINGS = 2**22, 2**20, 2**17, 2**19
-"""Largest numbers of parts in one body: more take longer to read than a wrong request may. A typed array is one
-object."""
+"""Largest numbers of parts in a body: more take longer to read than a wrong request may. A typed array is one."""
 VALUE_BYTES, LIST_BYTES, OBJECT_BYTES, STRING_BYTES = 56, 120, 400, 140
 """Bytes that reading takes at most for each value, list, object and string, beside the text (docs/decisions/0017)."""
 ASCII_FACTOR, UNICODE_FACTOR = 3, 8

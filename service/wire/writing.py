@@ -50,8 +50,7 @@ def dump(value: Any) -> bytes:
 
 
 def written(value: Any, base64: bool = False, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`. `look` is called between two
-    pieces."""
+    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`; call `look` between pieces."""
     writer = _Writer(base64, look)
     writer.write(value)
     writer.flush()
@@ -153,7 +152,7 @@ class _Writer:
             self._length = 0
 
     def _add(self, text: bytes) -> None:
-        if len(text) >= SMALLEST_PIECE:  # as it is, for to put it together would copy it
+        if len(text) >= SMALLEST_PIECE:  # by itself: joining it would copy it
             self.flush()
             self.pieces.append(text)
             self._look()

@@ -18,20 +18,20 @@ def test_the_worker_with_fewest_clients_is_the_least_crowded() -> None:
     crowds = Crowds(3)
     assert crowds.is_least(0)
     for place, count in enumerate((4, 2, 2)):
-        crowds.tell(place, count)
+        crowds.note(place, count)
     assert [crowds.is_least(place) for place in range(3)] == [False, True, True]
-    crowds.tell(2, 5)
+    crowds.note(2, 5)
     assert [crowds.is_least(place) for place in range(3)] == [False, True, False]
 
 
 def test_a_worker_that_stops_or_is_silent_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     crowds = Crowds(2)
-    crowds.tell(0, 1)
-    crowds.tell(1, 0)
+    crowds.note(0, 1)
+    crowds.note(1, 0)
     assert not crowds.is_least(0)
     crowds.forget(1)
     assert crowds.is_least(0)
-    crowds.tell(1, 0)
+    crowds.note(1, 0)
     later = time.monotonic() + 2 * FRESH_SECONDS
     monkeypatch.setattr("service.edge.crowds.time.monotonic", lambda: later)
     assert crowds.is_least(0)
@@ -39,8 +39,8 @@ def test_a_worker_that_stops_or_is_silent_counts_no_more(monkeypatch: pytest.Mon
 
 def test_workers_beyond_the_table_take_what_comes() -> None:
     crowds = Crowds(1)
-    crowds.tell(0, 0)
-    crowds.tell(1, 7)
+    crowds.note(0, 0)
+    crowds.note(1, 7)
     crowds.forget(1)
     assert crowds.is_least(1) and crowds.is_least(0)
 
@@ -60,7 +60,7 @@ def test_two_workers_of_one_socket_get_as_many_clients_each() -> None:
                 time.sleep(0.001)
         assert abs(len(first.edge.connections) - len(second.edge.connections)) <= 2
         # Whoever is more crowded takes a connection all the same when no other worker does.
-        crowds.tell(7, -1)
+        crowds.note(7, -1)
         assert socket.create_connection((LOOPBACK, first.port)).close() is None
         assert first.get("/health/live").status_code == 200
     finally:
