@@ -6,13 +6,15 @@ import copy
 import functools
 import inspect
 import json
+import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
+import pytest
 import yaml
 
 from service.api.examples import GRADIENTS
@@ -25,32 +27,57 @@ LOOPBACK = "127.0.0.1"
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def every(name: str, cases: Iterable[Any], ids: Callable[[Any], str] = str) -> Callable[[Test], Test]:
-    """Run a test for all cases as one test; every case that fails is told by its id.
+def every(
+    names: str | Sequence[str], cases: Iterable[Any], ids: Callable[[Any], object] | Sequence[str] | None = None
+) -> Callable[[Test], Test]:
+    """`pytest.mark.parametrize`, but in `make test` all cases are one test, which reports the failed cases by name.
 
-    For hundreds of cases that take a millisecond each: collecting and reporting each as a test takes longer.
+    To collect, run and report a test takes pytest-xdist two milliseconds, longer than most cases take. The cases of one
+    test share its fixtures, so a test that changes a fixture uses `parametrize`.
     """
     cases = list(cases)
     assert cases
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return cast(Callable[[Test], Test], pytest.mark.parametrize(names, cases, ids=ids))
+    keys = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    rows = [_values(case, len(keys)) for case in cases]
+
+    def named(position: int) -> str:
+        given = getattr(cases[position], "id", None) if isinstance(cases[position], PARAM) else None
+        if ids is not None and not callable(ids):
+            given = ids[position]
+        return given or "-".join(str(ids(value) if callable(ids) else value)[:100] for value in rows[position])
 
     def decorate(test: Test) -> Test:
         def of_every(**fixtures: Any) -> None:
-            failures: dict[str, Exception] = {}
-            for case in cases:
+            failures: list[BaseException] = []
+            for position, values in enumerate(rows):
                 try:
-                    test(**{name: case}, **fixtures)
-                except Exception as error:
-                    error.add_note(f"{name}: {ids(case)}")
-                    failures[ids(case)] = error
+                    test(**dict(zip(keys, values, strict=True)), **fixtures)
+                except (Exception, BaseExceptionGroup, pytest.fail.Exception) as error:
+                    error.add_note(f"the case {named(position)}")
+                    failures.append(error)
+                except pytest.skip.Exception:
+                    raise AssertionError(f"the case {named(position)} skips itself, which no report says") from None
             if failures:
-                told = f"{len(failures)} of {len(cases)} cases fail: {', '.join(failures)}"
-                raise ExceptionGroup(told, list(failures.values()))
+                raise BaseExceptionGroup(f"{len(failures)} of {len(rows)} cases fail", failures)
 
-        rest = [each for each in inspect.signature(test).parameters.values() if each.name != name]
+        rest = [each for each in inspect.signature(test).parameters.values() if each.name not in keys]
         functools.update_wrapper(of_every, test).__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
         return cast(Test, of_every)
 
     return decorate
+
+
+PARAM = type(pytest.param())
+
+
+def _values(case: Any, count: int) -> Sequence[Any]:
+    """Return the arguments of a case, of which `parametrize` takes one bare and several as a sequence."""
+    if isinstance(case, PARAM):
+        assert not case.marks
+        return cast(Sequence[Any], case.values)
+    return [case] if count == 1 else cast(Sequence[Any], case)
 
 
 def xor(**changes: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The examples of CONTRIBUTING.md do what they say: one declaration, and everything knows it."""
 
 import json
+import os
 import math
 import re
 import subprocess
@@ -229,7 +230,10 @@ print(json.dumps(found))
 
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
-    finished = subprocess.run([sys.executable, "-c", program], input=snippet, capture_output=True, text=True, cwd=ROOT)
+    # It is no worker of pytest-xdist, where `every` would give each thing no test of its own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, input=snippet, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 

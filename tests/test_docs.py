@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 from flask.testing import FlaskClient
 
 from service.config import Listening, Settings
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, every, strict_json
 
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -80,7 +79,7 @@ def test_other_commands_of_the_readme_are_targets_of_the_makefile() -> None:
         assert command.removeprefix("make ") in targets
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_json_in_documents_is_json(path: Path) -> None:
     for language, text in blocks(path):
         if language == "json":
@@ -93,7 +92,7 @@ def variables() -> dict[str, str]:
     return {name: default for names, default in rows for name in re.findall(r"`([A-Z_]+)`", names)}
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+@every("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_is_documented_with_its_default(field: dataclasses.Field[object]) -> None:
     documented = variables()
     name = f"NABLA_{field.name.upper()}"
@@ -121,7 +120,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", path.read_text())):
         link = urlsplit(target)

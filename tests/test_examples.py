@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.engine.insight.walking import evaluated
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, every, strict_json
 
 FOLDER = ROOT / "docs" / "examples"
 README = (FOLDER / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
     assert set(re.findall(r"\w+\.json", README)) == set(FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@every("name", FILES)
 def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -> None:
     command, excerpt = EXCERPTS[name]
     sends = f"-d @docs/examples/{name}\n"

@@ -15,7 +15,7 @@ from tests.conftest import Post
 from tests.engine.network.layer_examples import base
 from tests.engine.values import outermost
 from tests.schemas.test_fields import CHOICES, path_of, request_with
-from tests.support import assert_problem, faults, network, strict_json
+from tests.support import assert_problem, every, faults, network, strict_json
 
 BLOCKS = [
     pytest.param(registry, declaration, id=f"{registry.kind} {declaration.name}")
@@ -58,7 +58,7 @@ def missing(value: Any) -> Iterator[Any]:
         yield value
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_outermost_values_of_options_are_answered(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:

@@ -18,7 +18,7 @@ from service.api.examples import DERIVATIVES, XOR_DATA, XOR_NETWORK, XOR_PARAMET
 from service.wire import LARGE_BODY
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, pointers, replaced, resolves, strict_json
+from tests.support import assert_problem, every, faults, network, pointers, replaced, resolves, strict_json
 
 PATH = "/v1/derivatives"
 MakeClient = Callable[..., FlaskClient]
@@ -96,7 +96,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
+@every(("kind", "of", "wrt"), COMBINATIONS)
 def test_every_kind_of_either_with_respect_to_either(derive: Derive, kind: str, of: str, wrt: str) -> None:
     answer = derive(complete(kind, of, wrt)).json
     keys = {"dtype", "values", "result", "finite", "warnings"} | ({"labels"} if kind == "hessian" else set())
@@ -106,7 +106,7 @@ def test_every_kind_of_either_with_respect_to_either(derive: Derive, kind: str, 
     assert np.shape(answer["values"]) == ((4, 1) if of == "outputs" else ())
 
 
-@pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
+@every(("kind", "of", "wrt"), COMBINATIONS)
 def test_typed_arrays_say_the_same_as_lists(derive: Derive, kind: str, of: str, wrt: str) -> None:
     body = complete(kind, of, wrt)
     lists, typed = derive(body), derive(body, Accept=BASE64)
@@ -400,7 +400,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
+@every("name", WRONG)
 def test_what_is_wrong_is_told_where_it_is(derive: Derive, name: str) -> None:
     body, expected = WRONG[name]
     for _ in range(2):  # the second time the recipe may be known

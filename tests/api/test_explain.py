@@ -9,7 +9,7 @@ import pytest
 
 from service.api.insight_examples import EXPLAIN
 from tests.conftest import Post
-from tests.support import assert_problem, faults, xor
+from tests.support import assert_problem, every, faults, xor
 
 PATH = "/v1/gradients/explain"
 CODE = re.compile(r"`[^`]*`")
@@ -90,7 +90,7 @@ def test_the_same_request_gives_the_same_bytes(post: Post) -> None:
     assert "parameters" not in post(body | {"exclude": ["parameters"]}, PATH).json
 
 
-@pytest.mark.parametrize(
+@every(
     ("change", "pointer", "detail"),
     [
         ({"parameter": "hiden.kernel"}, "#/parameter", "did you mean 'hidden'?"),

@@ -20,7 +20,7 @@ from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/descend"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
@@ -175,7 +175,7 @@ def test_starts_at_random(post: Post) -> None:
 # What moves them.
 
 
-@pytest.mark.parametrize("name", sorted(set(optimizers.names) - {"adam"}))
+@every("name", sorted(set(optimizers.names) - {"adam"}))
 def test_every_optimizer_goes_as_if_it_were_alone(post: Post, name: str) -> None:
     starts = [[3, 2.5], [-3, 3]]
     include = {"include": ["gradients", "state"]}
@@ -284,7 +284,7 @@ def test_places_are_told_every_so_many_steps(post: Post, every: int) -> None:
     assert {**some, "steps": 0, "runs": 0} == {**full, "steps": 0, "runs": 0}
 
 
-@pytest.mark.parametrize("name", presets.names)
+@every("name", presets.names)
 def test_the_trials_of_presets_run(post: Post, name: str) -> None:
     """Their first steps: tests/engine/descent/test_rolling.py rolls them to their ends."""
     preset = presets[name]
@@ -309,7 +309,7 @@ def answer_of(post: Post, case: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("function_descent"))
+@every(("case", "tolerance"), of_kind("function_descent"))
 def test_published_descents(post: Post, case: dict[str, Any], tolerance: dict[str, float]) -> None:
     answer = answer_of(post, case)
     state_names = OPTIMIZERS[case["optimizer"]["name"]][2]
@@ -347,8 +347,8 @@ def streamed(client: FlaskClient, body: dict[str, Any], accept: str) -> tuple[li
     return records, strict_json(found[-1]["data"])
 
 
-@pytest.mark.parametrize("accept", [NDJSON, EVENTS, f"{NDJSON}; tensors=base64"])
-@pytest.mark.parametrize(
+@every("accept", [NDJSON, EVENTS, f"{NDJSON}; tensors=base64"])
+@every(
     "changes",
     [
         {"trace": {"include": ["gradients"]}},

@@ -18,7 +18,7 @@ from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.functions.test_cases import GROUPS, KINDS, RELATIONS, WRITTEN
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/gradient"
 ROSENBROCK = "(1 - x)^2 + 100*(y - x^2)^2"
@@ -279,7 +279,7 @@ def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
     assert answer["finite"] is True
 
 
-@pytest.mark.parametrize(
+@every(
     "expression",
     [
         "sqrt(x)", "log(x)", "1/x", "x^-3", "x^0.5*y", "exp(x^9)", "tan(x)/y", "acos(x*y)", "x^y", "y/|x|",
@@ -335,7 +335,7 @@ def assert_formulas(post: Post, expression: str, variables: list[str], points: A
                 np.testing.assert_allclose(values(formula), expected, rtol=1e-9, atol=1e-10 * size)
 
 
-@pytest.mark.parametrize("expression", FUNCTIONS)
+@every("expression", FUNCTIONS)
 def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
     low, high = FUNCTIONS[expression]
     names = answered(post, {"expression": expression, "points": [[1] * _count(post, expression)]})["variables"]
@@ -349,7 +349,7 @@ def _count(post: Post, expression: str) -> int:
     return faults(document)["#/points"].split("[")[1].count(",") + 1
 
 
-@pytest.mark.parametrize("name", sorted({preset.name for preset in presets} - TOO_LONG))
+@every("name", sorted({preset.name for preset in presets} - TOO_LONG))
 def test_formulas_of_presets_are_their_derivatives(post: Post, name: str) -> None:
     preset = presets[name]
     low, high = np.array(preset.domain).T
@@ -371,7 +371,7 @@ def test_formulas_that_are_too_long_are_null(post: Post, name: str) -> None:
 # The graph.
 
 
-@pytest.mark.parametrize("expression", [*FUNCTIONS, "x", "3", "x*x*x", "(x + y)^5*(x + y)", "2(x + 1)(x + 1)"])
+@every("expression", [*FUNCTIONS, "x", "3", "x*x*x", "(x + y)^5*(x + y)", "2(x + 1)(x + 1)"])
 def test_the_graph_adds_up(post: Post, expression: str) -> None:
     low, high = FUNCTIONS.get(expression, (-2.0, 2.0))
     variables = ["alpha", "beta"] if "β" in expression else ["b", "w", "x", "y", "z"]
@@ -418,7 +418,7 @@ def test_the_graph_is_that_of_the_first_point(post: Post) -> None:
 # Published numbers.
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("function"))
+@every(("member", "tolerance"), of_kind("function"))
 def test_published_functions(post: Post, member: dict[str, Any], tolerance: dict[str, float]) -> None:
     body = {key: member[key] for key in ("expression", "variables")}
     body["points"] = [expected["point"] for expected in member["expected"]]

@@ -15,7 +15,7 @@ from service.api.landscape_examples import LANDSCAPE
 from tests.api.test_gradients import BASE64, plain
 from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_problem, every, faults, strict_json
 
 PATH = "/v1/landscape"
 XOR = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, **XOR_DATA, "loss": "half_squared_error"}
@@ -459,7 +459,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "pointer", "words"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
+@every(("changes", "pointer", "words"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
 def test_a_refusal_names_the_place_and_what_is_possible(
     post: Post, changes: dict[str, Any], pointer: str, words: str
 ) -> None:
@@ -494,8 +494,8 @@ def test_limits_hold(make_client: Any) -> None:
     assert slow.post(PATH, json=big).status_code in (422, 503)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", LANDSCAPE)
+@every("dtype", ["float64", "float32"])
+@every("name", LANDSCAPE)
 def test_examples_hold_in_both_precisions(post: Post, schemas: dict[str, Any], name: str, dtype: str) -> None:
     answer = answered(post, LANDSCAPE[name] | {"dtype": dtype}, PATH)
     assert_described(schemas, "LandscapeResponse", answer)

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from service import memory
 from service.memory import Account
 from tests.conftest import Post, ServerFactory
-from tests.support import Server, assert_problem, head, network, xor
+from tests.support import Server, assert_problem, every, head, network, xor
 
 MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
@@ -70,8 +70,8 @@ def test_a_definition_within_one_servers_limits_is_not_remembered_by_another(mak
     assert make_client().post(GRADIENTS, json=xor()).status_code == 200
 
 
-@pytest.mark.parametrize("units", [10**9, 2**53, 2**62, 2**63 - 1])
-@pytest.mark.parametrize("count", [1, 2, 100])
+@every("units", [10**9, 2**53, 2**62, 2**63 - 1])
+@every("count", [1, 2, 100])
 def test_giants_are_refused_before_any_memory_is_taken(post: Post, units: int, count: int) -> None:
     body = xor(network=network(*[{"type": "dense", "units": units}] * count), parameters=...)
     (error,) = assert_problem(post(body), "limit-exceeded", body)["errors"]

@@ -29,7 +29,7 @@ from service.engine.errors import DeadlineExceeded
 from service.observability import Timer
 from service.problems import Problem
 from tests.conftest import wait_for
-from tests.support import assert_problem, strict_json
+from tests.support import assert_problem, every, strict_json
 
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
 FORMS = {"json": "application/json", "ndjson": NDJSON, "sse": EVENTS}
@@ -336,7 +336,7 @@ def test_a_stream_is_not_compressed(laboratory: Laboratory) -> None:
     assert len(lines(answer.text)) == 501
 
 
-@pytest.mark.parametrize(
+@every(
     ("accept", "expected"),
     [
         (None, ("json", False)),

@@ -20,7 +20,7 @@ from service.engine.descent.optimizers import optimizers
 from tests.api.test_gradients import BASE64, plain
 from tests.api.test_several import TWO
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train"
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
@@ -203,8 +203,8 @@ def test_each_include_adds_its_key_to_every_step_and_changes_nothing_else(told: 
     assert {**answer, "steps": 0} == {**without, "steps": 0}
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", [declaration.name for declaration in optimizers])
+@every("dtype", ["float64", "float32"])
+@every("name", [declaration.name for declaration in optimizers])
 def test_answers_are_as_their_schema_says(train: Train, schemas: dict[str, Any], name: str, dtype: str) -> None:
     body = training(optimizer=name, dtype=dtype, trace={"include": EVERYTHING}, validation=VALIDATION)
     lists, typed = train(body), train(body, Accept=BASE64)
@@ -487,8 +487,8 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", ["application/json", BASE64])
-@pytest.mark.parametrize("name", RESUMED)
+@every("form", ["application/json", BASE64])
+@every("name", RESUMED)
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(train: Train, name: str, form: str) -> None:
     body = training(**({"trace": {"include": ["parameters", "state"]}} | RESUMED[name]))
     whole = train(body | {"steps": 9}, Accept=form).json
@@ -629,8 +629,8 @@ def test_a_trace_over_the_limit_is_refused_with_numbers(make_client: MakeClient)
     assert make_client(max_trace_elements=error["asked"]).post(PATH, json=body).status_code == 200
 
 
-@pytest.mark.parametrize("include", [[], *[[name] for name in EVERYTHING]])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam", "l_bfgs", {"type": "adam", "amsgrad": True}])
+@every("include", [[], *[[name] for name in EVERYTHING]])
+@every("optimizer", ["sgd", "adam", "nadam", "l_bfgs", {"type": "adam", "amsgrad": True}])
 def test_the_estimate_of_a_trace_is_no_less_than_it_holds(
     make_client: MakeClient, optimizer: Any, include: list[str]
 ) -> None:
@@ -792,7 +792,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
+@every(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
 def test_what_is_wrong_is_told_at_its_place(train: Train, changes: dict[str, Any], expected: dict[str, str]) -> None:
     body = training(**changes)
     errors = faults(assert_problem(train(body), "invalid", body))
@@ -816,7 +816,7 @@ def test_names_that_may_be_frozen_are_listed_in_the_order_of_the_network(train: 
     assert [name for name in error["allowed"] if "." not in name] == ["hidden", "output"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("change", "pointer", "detail"),
     [
         (lambda c: c.update(optimizer="sgd"), "#/checkpoint/optimizer", "this request trains with 'adam'"),
@@ -1014,8 +1014,8 @@ STREAMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("tensors", ["", "; tensors=base64"])
-@pytest.mark.parametrize("name", STREAMED)
+@every("tensors", ["", "; tensors=base64"])
+@every("name", STREAMED)
 def test_streams_say_what_the_document_says(train: Train, schemas: dict[str, Any], name: str, tensors: str) -> None:
     body = training(**STREAMED[name])
     document = train(body, Accept="application/json" + tensors).json
@@ -1033,7 +1033,7 @@ def test_streams_say_what_the_document_says(train: Train, schemas: dict[str, Any
     assert_described(schemas, "TrainSummary", summary)
 
 
-@pytest.mark.parametrize(
+@every(
     ("accept", "content_type"),
     [
         ("", "application/json"),

@@ -16,7 +16,7 @@ from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.training import Training
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train/compare"
 MakeClient = Callable[..., FlaskClient]
@@ -264,7 +264,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
+@every(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
 def test_what_is_wrong_is_told_at_its_place(post: Post, changes: dict[str, Any], expected: dict[str, str]) -> None:
     body = comparing(**changes)
     errors = faults(assert_problem(post(body, PATH), "invalid", body))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train"
 LINE = {"network": network({"type": "dense", "name": "line", "units": 1}), "parameters": ...}
@@ -26,8 +26,8 @@ def answered(post: Post, body: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("rows", [1, 3, 5])
-@pytest.mark.parametrize("more", [{}, {"batch_size": 4}, {"batch_size": 2}, {"batches": [[0]]}])
+@every("rows", [1, 3, 5])
+@every("more", [{}, {"batch_size": 4}, {"batch_size": 2}, {"batches": [[0]]}])
 def test_inputs_and_targets_have_the_same_samples(post: Post, rows: int, more: dict[str, Any]) -> None:
     body = training(targets=[[1]] * rows, **more)
     assert set(faults(assert_problem(post(body, PATH), "invalid", body))) == {"#/targets"}

@@ -14,7 +14,7 @@ import pytest
 
 from service.observability import Access
 from tests.edge.support import Running, all_of, plain, running, wait_until
-from tests.support import PROBLEM, Answer, assert_problem, head, read_answer, strict_json, xor
+from tests.support import PROBLEM, Answer, assert_problem, every, head, read_answer, strict_json, xor
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 CHUNKED = head("/v1/gradients", None, Transfer_Encoding="chunked")
@@ -46,7 +46,7 @@ def answers(content: bytes) -> list[Answer]:
     return found
 
 
-@pytest.mark.parametrize(
+@every(
     ("status", "request_"),
     [
         (400, b"nonsense\r\n\r\n"),
@@ -82,7 +82,7 @@ def test_what_is_no_http_gets_a_problem(opened: Running, status: int, request_: 
 BIG = 500_000
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "path", "headers"),
     [
         ("unauthorized", "/v1/gradients", {}),
@@ -92,7 +92,7 @@ BIG = 500_000
         ("unsupported-media-type", "/v1/gradients", {"Authorization": "Bearer secret", "Content-Encoding": "br"}),
     ],
 )
-@pytest.mark.parametrize("way", ["length", "chunked", "expect"])
+@every("way", ["length", "chunked", "expect"])
 def test_a_body_that_is_refused_by_its_head(
     server: Running, kind: str, path: str, headers: dict[str, str], way: str
 ) -> None:

@@ -24,7 +24,7 @@ from benchmarks.attacks.judge import fault_of, strict_json
 from benchmarks.attacks.kill import BODIES, Found, body_of, clients, ports_of
 from benchmarks.attacks.mutator import Described, Mutator
 from tests.conftest import ServerFactory, wait_for
-from tests.support import Server
+from tests.support import Server, every
 
 PATIENCE = 30.0
 """Seconds that are far more than any of it takes."""
@@ -72,7 +72,7 @@ async def normal(port: int, rounds: int) -> list[int]:
     return [(await ask(port, request, timeout=PATIENCE)).status for request in requests]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@every("name", ATTACKS)
 def test_others_are_served_beside(attacked: Server, name: str) -> None:
     notes: Counter[str] = Counter()
 
@@ -117,7 +117,7 @@ SIZE = 60_000
 BOMBS = bombs(SIZE)
 
 
-@pytest.mark.parametrize("bomb", BOMBS, ids=[bomb.name for bomb in BOMBS])
+@every("bomb", BOMBS, ids=[bomb.name for bomb in BOMBS])
 def test_a_bomb_is_refused(attacked: Server, bomb: Bomb) -> None:
     request = post(bomb.path, bomb.wire, {"Content-Encoding": "gzip"} if bomb.gzipped else {})
     answer = asyncio.run(ask(attacked.port, request, timeout=PATIENCE))

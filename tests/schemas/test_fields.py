@@ -18,7 +18,7 @@ from service.engine.declarations import Declaration, Registry
 from service.engine.options import Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, xor
+from tests.support import assert_problem, every, faults, network, xor
 
 CHOICES = {
     plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.told_only
@@ -71,7 +71,7 @@ def request_with(registry: Registry[Any], declaration: Declaration, **options: A
     return xor(network=network(dense | {where: block}), parameters=...), f"#/network/layers/0/{where}"
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_options_refuse_wrong_values_at_their_place(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -90,7 +90,7 @@ def test_options_refuse_wrong_values_at_their_place(
         assert all(at_it), (inside, value, document)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
     for option, value in ((each, value) for each in declaration.options for value in each.accepted()):
         body, place = request_with(registry, declaration, **{option.name: value})
@@ -111,7 +111,7 @@ def parts(value: Any) -> Iterator[Any]:
             yield from parts(entry)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
     registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -139,7 +139,7 @@ def test_every_field_describes_itself() -> None:
         StrictField().json_schema(Components())
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_required_options_are_asked_for(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
     for option in declaration.options:
         body, place = request_with(registry, declaration)
@@ -185,7 +185,7 @@ def test_unknown_options_are_refused_with_what_there_is(post: Post, plural: str)
         assert {option.name for option in declaration.options} <= set(error.get("allowed", ()))
 
 
-@pytest.mark.parametrize(
+@every(
     ("key", "value", "detail"),
     [
         ("seed", -1, "takes an integer at least 0"),

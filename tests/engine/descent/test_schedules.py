@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.engine.descent.schedules import COMMON, Rate, Scheduler, schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
+from tests.support import every
 
 DATA = Path(__file__).parents[2] / "data"
 PYTORCH = json.loads((DATA / "pytorch" / "schedules.json").read_text())
@@ -32,7 +33,7 @@ def title(record):
     return f"{record['from']} {record['name']} {record['options']}"
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=title)
+@every("record", RECORDS, ids=title)
 def test_rates_are_those_recorded(record):
     at_work = scheduler(record["name"], record["base"], **record["options"])
     found = []
@@ -77,7 +78,7 @@ BY_HAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options", "steps_per_epoch", "rates"), BY_HAND)
+@every(("name", "options", "steps_per_epoch", "rates"), BY_HAND)
 def test_rates_computed_by_hand(name, options, steps_per_epoch, rates):
     at_work = scheduler(name, steps_per_epoch=steps_per_epoch, **options)
     found = [at_work.rate(step).learning_rate for step in range(len(rates))]

@@ -14,6 +14,7 @@ from service.engine.functions.newton import distinct, near, polish, refine
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, search, spread
 from tests.engine.functions.building import calculus, function
+from tests.support import every
 from tests.watches import Looks
 
 STARTS = 900
@@ -169,7 +170,7 @@ def test_the_deadline_is_kept():
         search(function("sin(x*y)", 64), np.zeros(2), np.ones(2), 100, Looks(0))
 
 
-@pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
+@every("preset", list(presets), ids=lambda preset: preset.name)
 def test_presets(preset):
     """Whatever is said of a function to learn with is found in its box."""
     low, high = (np.array(ends) for ends in zip(*preset.domain, strict=True))

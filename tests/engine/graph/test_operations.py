@@ -121,9 +121,7 @@ def test_an_example_is_the_operation_it_says(example):
     assert example.apply(example.inputs(Graph("float64"))).operation.name == example.operation
 
 
-@pytest.mark.parametrize(
-    "operation", [OPERATIONS[name] for name in OPERATIONS if name not in LEAVES], ids=lambda o: o.name
-)
+@every("operation", [OPERATIONS[name] for name in OPERATIONS if name not in LEAVES], ids=lambda o: o.name)
 def test_a_row_of_the_table_is_complete(operation):
     assert operation.pullbacks is not None
     assert operation.batch is not None
@@ -415,7 +413,7 @@ def test_a_node_prints_as_a_line_of_code():
     )
 
 
-@pytest.mark.parametrize(
+@every(
     ("build", "words"),
     [
         (lambda g: g.input("x", (2, 3)) + g.input("y", (3, 2)), "equal shapes or scalars"),
@@ -502,7 +500,7 @@ def assert_same_value(graph, name, nodes, attributes, values):
     np.testing.assert_allclose(known[simple], expected, rtol=4e-16, atol=0, err_msg=repr(plain))
 
 
-@pytest.mark.parametrize(
+@every(
     "name",
     [
         example.operation
@@ -521,9 +519,7 @@ def test_simplifying_binaries_keeps_values(name):
     check(graph)
 
 
-@pytest.mark.parametrize(
-    "name", [example.operation for example in EXAMPLES if len(example.shapes) == 1 and example.shapes == ((3, 2),)]
-)
+@every("name", [example.operation for example in EXAMPLES if len(example.shapes) == 1 and example.shapes == ((3, 2),)])
 def test_simplifying_unaries_keeps_values(name):
     graph = Graph("float64")
     values = {}

@@ -28,6 +28,7 @@ from tests.engine.network.building import (
     task_for,
 )
 from tests.engine.support import random_examples
+from tests.support import every
 from tests.watches import Looks
 
 # Their slopes, or the slopes of those, jump somewhere: central differences across the jump are wrong.
@@ -559,13 +560,13 @@ def test_surrogates_let_the_gradient_pass(surrogate):
     assert result.gradients["gate"]["kernel"].any()
 
 
-@pytest.mark.parametrize("name", [each.name for each in activations if each.name not in ("step", "sign")])
+@every("name", [each.name for each in activations if each.name not in ("step", "sign")])
 def test_no_other_activation_warns(name):
     result = evaluate(network(dense("a", 3, name), dense("b", 1)), INPUTS, None, "mse", TARGETS)
     assert not result.warnings
 
 
-@pytest.mark.parametrize("name", [each.name for each in losses])
+@every("name", [each.name for each in losses])
 def test_no_loss_warns(name):
     declaration = losses[name]
     fitting = 1.0 if "hinge" in name else 0.5
@@ -626,9 +627,9 @@ def test_rows_of_sigmoids_are_no_distributions():
     assert codes(result) == [("no_probabilities", "a", "output")]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("classes", [2, 10, 1000, 20_000])
-@pytest.mark.parametrize("loss", ["cce", "kl_divergence"])
+@every("dtype", ["float64", "float32"])
+@every("classes", [2, 10, 1000, 20_000])
+@every("loss", ["cce", "kl_divergence"])
 def test_rounding_makes_no_distribution_suspect(loss, classes, dtype):
     """Shares that went through another layer, so that nothing but their numbers is known."""
     rng = np.random.default_rng(classes)
@@ -932,7 +933,7 @@ def test_equal_tasks_are_equal_keys():
     assert {one: "known"}[other] == "known"
 
 
-@pytest.mark.parametrize(
+@every(
     "change",
     [
         {"dtype": "float32"},
