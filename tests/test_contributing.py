@@ -1,8 +1,8 @@
 """The examples of CONTRIBUTING.md do what they say: one declaration, and everything knows it."""
 
 import json
-import os
 import math
+import os
 import re
 import subprocess
 import sys

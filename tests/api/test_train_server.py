@@ -182,27 +182,35 @@ def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -
 
 
 def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Server, post: Post) -> None:
-    content = json.dumps(xor()).encode()
-    for _ in range(2):  # those that were cut are free again
-        with ExitStack() as held:
-            streams = [held.enter_context(Stream(trainer, endless(**SILENT))) for _ in range(STREAMS)]
-            for stream in streams:
-                next(stream.records())
-            assert opened(trainer) == STREAMS
-            body = json.dumps(endless()).encode()
-            for accept in (NDJSON, EVENTS):
-                busy = trainer.post(body, PATH, Accept=accept)
-                assert str(STREAMS) in assert_problem(busy, "busy")["detail"]
-                assert int(busy.headers["Retry-After"]) >= 1
-            assert trainer.get("/health/live").status_code == 200
-            assert trainer.post(content).body == post(xor()).get_data()
-            assert trainer.post(json.dumps(training()).encode(), PATH).status_code == 200
-            # One that ends makes room for one.
-            streams.pop().close()
-            wait_for(lambda: opened(trainer) == STREAMS - 1, SOON)
-            with Stream(trainer, training()) as short:
-                assert list(short.records())[-1]["status"] == "completed"
-        wait_for(lambda: opened(trainer) == 0, SOON)
+    content, body = json.dumps(xor()).encode(), json.dumps(endless()).encode()
+    with ExitStack() as held:
+        streams = full(trainer, held)
+        for accept in (NDJSON, EVENTS):
+            busy = trainer.post(body, PATH, Accept=accept)
+            assert str(STREAMS) in assert_problem(busy, "busy")["detail"]
+            assert int(busy.headers["Retry-After"]) >= 1
+        assert trainer.get("/health/live").status_code == 200
+        assert trainer.post(content).body == post(xor()).get_data()
+        assert trainer.post(json.dumps(training()).encode(), PATH).status_code == 200
+        # One that ends makes room for one.
+        streams.pop().close()
+        wait_for(lambda: opened(trainer) == STREAMS - 1, SOON)
+        with Stream(trainer, training()) as short:
+            assert list(short.records())[-1]["status"] == "completed"
+    wait_for(lambda: opened(trainer) == 0, SOON)
+    with ExitStack() as held:  # the places of those that were cut are free again, and no more
+        full(trainer, held)
+        assert_problem(trainer.post(body, PATH, Accept=NDJSON), "busy")
+    wait_for(lambda: opened(trainer) == 0, SOON)
+
+
+def full(server: Server, held: ExitStack) -> list[Stream]:
+    """Open as many streams as one client may."""
+    streams = [held.enter_context(Stream(server, endless(**SILENT))) for _ in range(STREAMS)]
+    for stream in streams:
+        next(stream.records())
+    assert opened(server) == STREAMS
+    return streams
 
 
 def test_streams_that_end_give_their_places_back(trainer: Server) -> None:
