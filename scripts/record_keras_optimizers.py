@@ -11,10 +11,8 @@ in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -22,8 +20,8 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import jax.numpy as jnp
 import keras
+from recording import write
 
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "keras" / "optimizers.json"
 START = [0.9, -0.6, 0.4, 1.3, -1.1, 0.2, 0.7]
 RECORDED = (1, 2, 3, 10, 40)
 
@@ -133,16 +131,9 @@ def main() -> None:
         for name, choices in CHOICES.items()
         for options in choices
     ]
-    answers = {
-        "source": f"Keras {keras.__version__}, JAX {jax.__version__}",
-        "start": START,
-        "defaults": {name: defaults(name) for name in OPTIMIZERS},
-        "records": records,
-    }
-    TARGET.parent.mkdir(exist_ok=True)
-    text = json.dumps(answers, separators=(",", ":")).replace('{"optimizer"', '\n{"optimizer"')
-    TARGET.write_text(text + "\n", encoding="utf-8")
-    print(f"{TARGET.name}: {len(records)} records, {TARGET.stat().st_size} bytes")
+    source = f"Keras {keras.__version__}, JAX {jax.__version__}"
+    told = {name: defaults(name) for name in OPTIMIZERS}
+    write("keras/optimizers.json", "records", records, source=source, start=START, defaults=told)
 
 
 if __name__ == "__main__":

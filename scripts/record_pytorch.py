@@ -11,28 +11,23 @@ computed in float64 at points that float32 holds exactly, so that both precision
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from recording import write
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from service.engine.declarations import Registry  # noqa: E402
-from service.engine.network.activations import activations  # noqa: E402
-from service.engine.network.losses import losses  # noqa: E402
-from service.engine.network.regularizers import regularizers  # noqa: E402
+from service.engine.declarations import Registry
+from service.engine.network.activations import activations
+from service.engine.network.losses import losses
+from service.engine.network.regularizers import regularizers
 
 Tensor = torch.Tensor
-TARGET = ROOT / "tests" / "data" / "pytorch"
-LARGEST_FILE, LARGEST_TOTAL = 300_000, 1_000_000
+LARGEST_TOTAL = 1_000_000
 
 # Where the service and PyTorch differ, or PyTorch is the less exact one: the tests take these
 # tolerances there and no others. `values`, `slopes` and `second` are of activations.
@@ -856,7 +851,6 @@ def need_formulas(registry: Registry[Any], formulas: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    TARGET.mkdir(parents=True, exist_ok=True)
     written = 0
     for name, record in (
         ("activations", record_activations),
@@ -865,13 +859,7 @@ def main() -> None:
         ("networks", record_networks),
     ):
         differences = [difference for difference in DIFFERENCES if name.startswith(difference["kind"])]
-        content = {"torch": torch.__version__, "differences": differences, name: record()}
-        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n"
-        (TARGET / f"{name}.json").write_text(text)
-        size = len(text.encode())
-        assert size < LARGEST_FILE, f"{name}: {size} bytes"
-        written += size
-        print(f"{name}.json: {size} bytes")
+        written += write(f"pytorch/{name}.json", name, record(), torch=torch.__version__, differences=differences)
     assert written < LARGEST_TOTAL
 
 

@@ -12,7 +12,6 @@ Hessians are those of `torch.autograd.functional`: for batch normalization in tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record_pytorch import LARGEST_FILE, LOSSES, TARGET, losses
+from record_pytorch import LOSSES, losses
 from record_pytorch_layers import (
     COMMON,
     FORMULAS,
@@ -37,6 +36,7 @@ from record_pytorch_layers import (
     run_network,
     sorted_out,
 )
+from recording import write
 from torch.autograd.functional import hessian
 from torch.func import grad, jacrev, jvp, vjp
 
@@ -422,10 +422,8 @@ def main() -> None:
     records = [
         Record(title, spec, np.random.default_rng([5, k])).record() for k, (title, spec) in enumerate(NETWORKS.items())
     ]
-    text = json.dumps({"torch": torch.__version__, "networks": records}, separators=(",", ":")) + "\n"
-    assert len(text) < LARGEST_FILE, f"{len(text)} bytes"
-    (TARGET / "derivatives.json").write_text(text)
-    print(f"derivatives.json: {sum(len(record['answers']) for record in records)} answers, {len(text)} bytes")
+    count = f"{sum(len(record['answers']) for record in records)} answers"
+    write("pytorch/derivatives.json", "networks", records, count, torch=torch.__version__)
 
 
 if __name__ == "__main__":

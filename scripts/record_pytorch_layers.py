@@ -15,7 +15,6 @@ from numbers that float32 holds exactly, so that both precisions can be compared
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from record_pytorch import ACTIVATIONS, LARGEST_FILE, LOSSES, REGULARIZERS, TARGET, activations, losses, regularizers
+from record_pytorch import ACTIVATIONS, LOSSES, REGULARIZERS, activations, losses, regularizers
+from recording import write
 
 Tensor = torch.Tensor
 LARGEST_TOTAL = 1_500_000
@@ -1310,18 +1310,10 @@ def record_networks() -> list[dict[str, Any]]:
 def main() -> None:
     torch.set_num_threads(1)
     check_recurrent_formulas()
-    TARGET.mkdir(parents=True, exist_ok=True)
     recorded = {f"layers_{family}": ("layers", record_family(cases)) for family, cases in FAMILIES.items()}
     recorded["layer_networks"] = ("networks", record_networks())
-    written = 0
-    for name, (key, records) in recorded.items():
-        content = {"torch": torch.__version__, "differences": DIFFERENCES, key: records}
-        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n"
-        (TARGET / f"{name}.json").write_text(text)
-        size = len(text.encode())
-        assert size < LARGEST_FILE, f"{name}: {size} bytes"
-        written += size
-        print(f"{name}.json: {len(records)} records, {size} bytes")
+    facts = {"torch": torch.__version__, "differences": DIFFERENCES}
+    written = sum(write(f"pytorch/{name}.json", key, records, **facts) for name, (key, records) in recorded.items())
     assert written < LARGEST_TOTAL
 
 

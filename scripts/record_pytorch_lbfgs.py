@@ -11,18 +11,15 @@ give it: of 5/4 of one iteration nothing is left for a line search.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import write
 
 Tensor = torch.Tensor
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "pytorch" / "l_bfgs.json"
 STEPS = 40
 CERTAIN = 1e-9
-LARGEST_FILE = 300_000
 
 
 def rosenbrock(x: Tensor) -> Tensor:
@@ -110,11 +107,9 @@ def record(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     records = [record(name, options) for name in FUNCTIONS for options in CONFIGURATIONS]
-    text = json.dumps({"torch": torch.__version__, "records": records}, separators=(",", ":")) + "\n"
-    assert len(text) < LARGEST_FILE, f"{len(text)} bytes"
-    TARGET.write_text(text)
     places = sum(place is not None for each in records for place in each["parameters"])
-    print(f"{TARGET.name}: {len(records)} trajectories, {places} places, {len(text)} bytes")
+    count = f"{len(records)} trajectories, {places} places"
+    write("pytorch/l_bfgs.json", "records", records, count, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,13 @@ keeps the point looked ahead to; recorded is the point it looks from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import write
 
 Tensor = torch.Tensor
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "pytorch" / "optimizers.json"
 START = [0.9, -0.6, 0.4, 1.3, -1.1, 0.2, 0.7]
 RECORDED = (1, 2, 3, 10, 40)
 DECOUPLED = "decoupled_weight_decay"
@@ -221,16 +219,10 @@ def main() -> None:
         for name, choices in CHOICES.items()
         for options in choices
     ]
-    textbook = ("momentum", "nesterov")  # whose defaults are their own
-    answers = {
-        "source": f"PyTorch {torch.__version__}",
-        "start": START,
-        "defaults": {name: defaults(name) for name in OPTIMIZERS if name not in textbook},
-        "records": records,
-    }
-    text = json.dumps(answers, separators=(",", ":")).replace('{"optimizer"', '\n{"optimizer"')
-    TARGET.write_text(text + "\n", encoding="utf-8")
-    print(f"{TARGET.name}: {len(records)} records, {TARGET.stat().st_size} bytes")
+    textbook = ("momentum", "nesterov")  # their defaults are not PyTorch's
+    source = f"PyTorch {torch.__version__}"
+    told = {name: defaults(name) for name in OPTIMIZERS if name not in textbook}
+    write("pytorch/optimizers.json", "records", records, source=source, start=START, defaults=told)
 
 
 if __name__ == "__main__":
