@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +22,7 @@ from benchmarks.measure import (
     blas,
     duration,
     installed,
+    profile,
     ratio_rows,
     table,
     time_in_turns,
@@ -296,17 +295,6 @@ def profiled() -> dict[str, tuple[Callable[[], object], int]]:
         "basins": (lambda: arrived(to_the_end(basin_map())), 1),
         "search": (searching("himmelblau"), 10),
     }
-
-
-def profile(call: Callable[[], object], times: int) -> None:
-    """Print where a call spends its time."""
-    call()
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for _ in range(times):
-        call()
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
 def main() -> None:

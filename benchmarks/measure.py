@@ -6,6 +6,8 @@ meets the same weather, and only ratios within one run are compared with a bar.
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import statistics
 import sys
 import time
@@ -148,3 +150,14 @@ def ratio_rows(timings: Mapping[str, Timing], ours: str, bars: Mapping[str, Bar]
 
 
 RATIO_HEADER = ("contender", "median", "least", "ours/it", "of the least", "bar")
+
+
+def profile(call: Callable[[], object], times: int) -> None:
+    """Print where a call spends its time, after one call that warms up."""
+    call()
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(times):
+        call()
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)

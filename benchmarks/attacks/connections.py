@@ -63,27 +63,30 @@ class Field:
             connection.reset()
 
 
-def lingering(rate: float) -> Run:
-    """Clients that are told `Connection: close` and do not close."""
+def holding(rate: float, send: Callable[[int], bytes]) -> Run:
+    """Clients that connect one after another, send their bytes, and stay."""
 
     async def run(field: Field) -> None:
         held: list[Connection] = []
-        number = 0
         try:
-            while True:
+            for number in itertools.count():
                 with contextlib.suppress(*FAILURES):
                     async with asyncio.timeout(5):
                         connection = await connect(field.port, field.address(number))
                         held.append(connection)
                         field.notes["opened"] += 1
-                        connection.send(get("/v1/losses", {"Connection": "close"}))
-                number += 1
+                        connection.send(send(number))
                 await asyncio.sleep(1.0 / rate)
         finally:
             for connection in held:
                 connection.reset()
 
     return run
+
+
+def lingering(rate: float) -> Run:
+    """Clients that receive `Connection: close` and do not close."""
+    return holding(rate, lambda _: get("/v1/losses", {"Connection": "close"}))
 
 
 def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
@@ -162,24 +165,7 @@ def malformed(rate: float) -> Run:
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\0\x01",
     )
-
-    async def run(field: Field) -> None:
-        held: list[Connection] = []
-        number = 0
-        try:
-            while True:
-                with contextlib.suppress(*FAILURES):
-                    connection = await connect(field.port, field.address(number))
-                    connection.send(lines[number % len(lines)])
-                    held.append(connection)
-                    field.notes["opened"] += 1
-                number += 1
-                await asyncio.sleep(1.0 / rate)
-        finally:
-            for connection in held:
-                connection.reset()
-
-    return run
+    return holding(rate, lambda number: lines[number % len(lines)])
 
 
 def churn(count: int) -> Run:

@@ -17,6 +17,7 @@ from schemas.tensor import encode
 from service.api.examples import DERIVATIVES, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.wire import LARGE_BODY
 from tests.api.test_gradients import BASE64, plain
+from tests.api.test_limits import LIMITS
 from tests.conftest import Post
 from tests.support import assert_problem, every, faults, network, pointers, replaced, resolves, strict_json
 
@@ -446,26 +447,17 @@ def test_indices_have_no_derivative(derive: Derive) -> None:
 # --- limits and harm ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        ("max_layers", "layers"),
-        ("max_parameters", "parameters"),
-        ("max_tensor_elements", "tensor_elements"),
-        ("max_operations", "operations"),
-        ("max_workspace_bytes", "workspace_bytes"),
-    ],
-)
-def test_what_equals_a_limit_passes_and_less_does_not(make_client: MakeClient, setting: str, name: str) -> None:
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_at_a_limit_passes_and_one_above_does_not(make_client: MakeClient, name: str) -> None:
     body = complete("hessian", "loss", "parameters")
     limit = 1
-    while (response := make_client(**{setting: limit}).post(PATH, json=body)).status_code != 200:
+    while (response := make_client(**{f"max_{name}": limit}).post(PATH, json=body)).status_code != 200:
         (error,) = assert_problem(response, "limit-exceeded", body)["errors"]
         assert (error["limit"], error["allowed"]) == (name, [limit])
         assert error["asked"] > limit
         limit = int(error["asked"])
     assert {"layers": 2, "parameters": 9, "tensor_elements": 81}.get(name, limit) == limit
-    assert_problem(make_client(**{setting: limit - 1}).post(PATH, json=body), "limit-exceeded", body)
+    assert_problem(make_client(**{f"max_{name}": limit - 1}).post(PATH, json=body), "limit-exceeded", body)
 
 
 def test_a_matrix_that_is_too_large_is_refused_before_work_starts(derive: Derive) -> None:

@@ -31,21 +31,16 @@ def chunks(content: bytes, size: int = 65536) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        ("max_layers", "layers"),
-        ("max_parameters", "parameters"),
-        ("max_tensor_elements", "tensor_elements"),
-        ("max_operations", "operations"),
-        ("max_workspace_bytes", "workspace_bytes"),
-    ],
-)
-def test_what_equals_a_limit_passes_and_less_does_not(make_client: MakeClient, setting: str, name: str) -> None:
+LIMITS = ("layers", "parameters", "tensor_elements", "operations", "workspace_bytes")
+"""Limits of every computation on a network; the setting `max_layers` sets `layers`, and so on."""
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_at_a_limit_passes_and_one_above_does_not(make_client: MakeClient, name: str) -> None:
     body = xor(include=["layers", "per_sample"])
 
     def ask(limit: int) -> Any:
-        return make_client(**{setting: limit}).post(GRADIENTS, json=body)
+        return make_client(**{f"max_{name}": limit}).post(GRADIENTS, json=body)
 
     limit, refused = 0, []
     while (response := ask(limit)).status_code != 200:
