@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
+import jsonschema
 import pytest
 import yaml
 
@@ -181,6 +182,14 @@ def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, A
         if request is not None:
             assert resolves(error["pointer"], request), error
     return document
+
+
+def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
+    """Assert that a value is as a schema of openapi.yaml says."""
+    whole = {"components": {"schemas": schemas}, "$ref": f"#/components/schemas/{name}"}
+    errors = jsonschema.Draft202012Validator(whole).iter_errors(value)
+    found = [f"{error.json_path}: {error.message[:200]}" for error in errors]
+    assert not found, found
 
 
 def faults(document: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from service import cors
 from service.listening import on_loopback
-from tests.api.test_train import NDJSON, training
+from tests.api.training import NDJSON, training
 from tests.conftest import ServerFactory
 from tests.support import Answer, Server, assert_problem, head, strict_json, xor
 

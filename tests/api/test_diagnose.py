@@ -15,10 +15,9 @@ from flask.testing import FlaskClient
 
 from service.api.examples import GRADIENTS
 from service.engine.findings import findings
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.findings import EXAMPLES, XOR, body, dense, line, normal, trace
-from tests.support import assert_problem, every, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/gradients/diagnose"
 FINDING = {"code", "severity", "text", "meaning", "advice", "source"}

@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api.operation import OPERATIONS, Operation
-from tests.api.test_train import EVENTS, NDJSON, training
+from tests.api.training import EVENTS, NDJSON, training
 from tests.conftest import Post
 from tests.support import Server, every, strict_json, xor
 

@@ -16,11 +16,10 @@ from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.api.test_streaming import EVENTS, NDJSON, events, lines
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, every, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/descend"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"

@@ -10,9 +10,8 @@ import pytest
 from schemas.tensor import encode
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import assert_problem, every, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/fit"
 THREE = [[1, 2], [2, 3], [3, 5]]

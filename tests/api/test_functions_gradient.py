@@ -14,11 +14,10 @@ import pytest
 from schemas.tensor import encode
 from service.engine.functions.presets import presets
 from tests.api.test_gradients import BASE64
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.functions.test_cases import GROUPS, KINDS, RELATIONS, WRITTEN
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, every, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/gradient"
 ROSENBROCK = "(1 - x)^2 + 100*(y - x^2)^2"

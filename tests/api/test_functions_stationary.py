@@ -11,9 +11,8 @@ import pytest
 from service.engine.functions.presets import Preset, presets
 from tests.api.test_functions_gradient import BASE64, answered, nulls
 from tests.api.test_gradients import plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import every, strict_json
+from tests.support import assert_described, every, strict_json
 
 PATH = "/v1/functions/stationary"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"

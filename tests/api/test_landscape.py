@@ -13,9 +13,8 @@ import pytest
 from service.api.examples import TRAIN, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.api.landscape_examples import LANDSCAPE
 from tests.api.test_gradients import BASE64, plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import assert_problem, every, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/landscape"
 XOR = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, **XOR_DATA, "loss": "half_squared_error"}

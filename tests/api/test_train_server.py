@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_train import EVENTS, NDJSON, PATH, training
+from tests.api.training import EVENTS, NDJSON, PATH, training
 from tests.conftest import Post, ServerFactory, wait_for
 from tests.support import Server, assert_problem, head, read_answer, strict_json, xor
 
