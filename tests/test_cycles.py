@@ -73,14 +73,20 @@ def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[A
     return references
 
 
+@pytest.fixture(scope="module")
+def emptied(make_client: Callable[..., FlaskClient]) -> FlaskClient:
+    """A client of an application that has compiled nothing when a test begins."""
+    return make_client()
+
+
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("example", POSTS)
 def test_programs_and_graphs_are_gone_when_they_are_evicted(
-    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, example: str, accept: str
+    emptied: FlaskClient, monkeypatch: pytest.MonkeyPatch, example: str, accept: str
 ) -> None:
     path, body = POSTS[example]
-    client = make_client()
+    client = emptied
     programs, workspaces = made(monkeypatch, plan.Program), made(monkeypatch, plan.Workspace)
     graphs = made(monkeypatch, Graph)
     answer = client.post(path, json=body, headers={"Accept": accept}, buffered=True)
