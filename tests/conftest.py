@@ -34,6 +34,11 @@ Post = Callable[..., TestResponse]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first: one that is started last keeps the other processes waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector off the tests themselves: a look at all of them takes a tenth of a second."""
     gc.collect()

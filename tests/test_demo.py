@@ -331,10 +331,12 @@ def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
     return finished.stdout
 
 
+@pytest.mark.long
 def test_its_pure_parts_pass_their_own_tests(built_demo: Path) -> None:
     assert re.search(r"Tests +[1-9]\d* passed", npm("test", "--", "--no-color"))
 
 
+@pytest.mark.long
 def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(built_demo: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(
         building.SOURCE, tmp_path / "demo", ignore=shutil.ignore_patterns("node_modules", ".build")

@@ -75,6 +75,7 @@ def given_by(operation: dict[str, Any]) -> str:
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 
 
+@pytest.mark.long
 def test_a_python_client_is_complete_and_well_typed_and_gets_right_answers(
     server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -260,6 +260,7 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
     return answer
 
 
+@pytest.mark.long
 @every("dtype", ["float64", "float32"])
 @every(("name", "options"), [*[(name, {}) for name in WHOLE_RANGE], *OPTIONS], ids=lambda value: str(value))
 def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype):
