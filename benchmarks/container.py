@@ -42,7 +42,7 @@ TYPED = JSON | {"Accept": "application/json; tensors=base64"}
 
 
 def compose() -> tuple[dict[str, str], int]:
-    """The environment and the memory of the service in docker-compose.yml."""
+    """Return the environment and the memory of the service in docker-compose.yml."""
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nabla"]
     limit = str(service["mem_limit"]).lower()
     return {key: str(value) for key, value in service["environment"].items()}, int(limit.rstrip("gb")) * 2**30
@@ -130,7 +130,7 @@ def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
 
 @contextlib.contextmanager
 def cgroup(limit: int) -> Iterator[Path | None]:
-    """A memory cgroup of so many bytes, or None where none can be made."""
+    """Yield a memory cgroup of so many bytes, or None where none can be made."""
     for root, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
         folder = Path("/sys/fs/cgroup") / root / f"nabla-{os.getpid()}"
         try:
@@ -234,7 +234,7 @@ def measure(clients: int, seconds: float) -> bool:
 
 
 def _started(process: int, count: int, port: int) -> list[int]:
-    """The workers of a server, once all of them are there and one answers."""
+    """Return the workers of a server, once all of them are there and one answers."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         time.sleep(0.2)

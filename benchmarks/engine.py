@@ -40,7 +40,7 @@ Answer = Callable[[], tuple[float, Array]]
 
 
 def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callable[[], object]], dict[str, Answer]]:
-    """The program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
+    """Return the program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
     tree = {

@@ -65,7 +65,7 @@ BALLS_BAR = Bar(0.5)
 
 
 def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
-    """One row per contender; the bar judges the median."""
+    """Return one row per contender; the bar judges the median."""
     rows = []
     for name, timing in timings.items():
         verdict = ""

@@ -66,7 +66,7 @@ class Case:
         return compile_task(task, Limits())
 
     def numbers(self, evaluation: Evaluation) -> Feed:
-        """Inputs, targets and parameters; biases are not 0, or mistakes in them would not show."""
+        """Return inputs, targets and parameters; biases are not 0, or mistakes in them would not show."""
         generator = np.random.default_rng(1986)
         inputs = generator.standard_normal((self.batch, *self.sample)).astype(evaluation.task.dtype)
         targets = generator.integers(0, self.classes, self.batch)
@@ -92,7 +92,7 @@ class Case:
 
 
 def tensors_of(torch: Any, feed: Feed) -> tuple[Any, Any, dict[str, Any]]:
-    """Inputs, targets and parameters as PyTorch tensors, the parameters by `layer.name`."""
+    """Return inputs, targets and parameters as PyTorch tensors, the parameters by `layer.name`."""
     (targets,) = feed.targets.values()
     parameters = {
         f"{layer}.{name}": torch.tensor(array)
@@ -103,7 +103,7 @@ def tensors_of(torch: Any, feed: Feed) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def leaf(tensor: Any) -> Any:
-    """A contiguous parameter of its own."""
+    """Return a contiguous parameter of its own."""
     return tensor.clone().contiguous().requires_grad_()
 
 
@@ -342,7 +342,7 @@ def profile(case: Case, dtype: str, rounds: int) -> None:
 
 
 def _traced(evaluation: Evaluation) -> tuple[Workspace, list[tuple[str, str]]]:
-    """A workspace, and for each of its calls the operation and the shapes it was bound for."""
+    """Return a workspace, and for each of its calls the operation and the shapes it was bound for."""
 
     def tracing(name: str, bind: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def traced(out: Array, inputs: Sequence[Array], *details: Any) -> Iterator[Any]:

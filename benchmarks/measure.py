@@ -31,12 +31,12 @@ class Timing:
         return min(self.seconds)
 
     def ratio_to(self, other: Timing) -> float:
-        """The median of the ratios round by round: a disturbance that outlasts a round cancels."""
+        """Return the median of the ratios round by round: a disturbance that outlasts a round cancels."""
         return typical_ratio(self.seconds, other.seconds)
 
 
 def typical_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """The median ratio of what was measured in the same round."""
+    """Return the median ratio of what was measured in the same round."""
     return statistics.median(mine / theirs for mine, theirs in zip(ours, others, strict=True))
 
 
@@ -53,7 +53,7 @@ class Bar:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported; says so in a line when it cannot."""
+    """Return whether a peer can be imported; says so in a line when it cannot."""
     if find_spec(module) is not None:
         return True
     print(f"skipped: {module} is not installed")
@@ -73,7 +73,7 @@ def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], fl
 def time_in_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.01
 ) -> dict[str, Timing]:
-    """Seconds per call of each contender; one turn repeats the call for about `seconds`."""
+    """Return seconds per call of each contender; one turn repeats the call for about `seconds`."""
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
         call()  # warm up
@@ -94,7 +94,7 @@ def time_in_turns(
 
 
 def blas() -> str:
-    """The BLAS libraries of this process with the kernels they chose."""
+    """Return the BLAS libraries of this process with the kernels they chose."""
     try:
         import threadpoolctl
     except ImportError:
@@ -109,7 +109,7 @@ def blas() -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds with three significant digits and a fitting unit."""
+    """Return seconds with three significant digits and a fitting unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1.0:
             return f"{seconds * factor:#.3g}".rstrip(".") + f" {unit}"
@@ -130,7 +130,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def ratio_rows(timings: Mapping[str, Timing], ours: str, bars: Mapping[str, Bar]) -> list[list[str]]:
-    """One row per contender: its times, and how `ours` relates to them; the bar judges the typical ratio."""
+    """Return one row per contender: its times, and how `ours` relates to them; the bar judges the typical ratio."""
     mine = timings[ours]
     rows = []
     for name, timing in timings.items():

@@ -32,7 +32,7 @@ class Case:
         return (*(f"hidden_{number}" for number in range(1, len(self.sizes) - 1)), "output")
 
     def definition(self) -> NetworkDefinition:
-        """A new definition, as a request that was never seen before makes it."""
+        """Return a new definition, as a request that was never seen before makes it."""
         return NetworkDefinition(
             tuple(
                 LayerDefinition(name, layers.select("dense", units=units, activation=activations.select(activation)))
@@ -69,7 +69,7 @@ class Case:
         return Numbers(kernels, biases, inputs, targets)
 
     def request(self) -> dict[str, Any]:
-        """The body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients`."""
         numbers = self.numbers("float64")
         return {
             "network": {

@@ -65,7 +65,7 @@ DERIVED = """(address) => new Promise(done => {
 
 
 def first_script() -> int:
-    """Bytes of script, as they are sent, that an empty cache needs before the lab's own."""
+    """Return bytes of script, as they are sent, that an empty cache needs before the lab's own."""
     manifest = json.loads((demo.RESULT / "manifest.json").read_text())
     names: set[str] = set()
 
@@ -121,7 +121,7 @@ def steps(browser: Browser, origin: str, seconds: float) -> float:
 
 
 def clicks(browser: Browser, origin: str) -> float:
-    """Seconds from a click on a weight until its derivation is there; the median of six weights."""
+    """Return seconds from a click on a weight until its derivation is there; the median of six weights."""
     page = opened(browser, origin, "backprop", reduced_motion="reduce")
     page.locator(".meaning").wait_for()
     page.wait_for_load_state("networkidle")

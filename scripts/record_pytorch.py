@@ -457,14 +457,14 @@ SAMPLE_WEIGHTS = (0.5, 2.0, 0.0, 1.25)
 
 
 def class_weight_of(targets: Tensor, class_weights: Any) -> Tensor:
-    """The weight that each sample's target carries."""
+    """Return the weight that each sample's target carries."""
     weight = torch.tensor(class_weights, dtype=torch.float64)
     carried = weight[targets] if targets.dtype == torch.int64 else (targets * weight).sum(-1)
     return average(carried.reshape(len(targets), -1))
 
 
 def record_loss(name: str, activation: str, p: np.ndarray, t: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
-    """Each sample's loss and its gradient, and the reductions with and without sample weights.
+    """Return each sample's loss and its gradient, and the reductions with and without sample weights.
 
     Gradients are with respect to what the activation takes: the logits of sigmoid and softmax.
     """
@@ -766,7 +766,7 @@ class Network:
         return outputs, before
 
     def per_sample(self, x: Tensor, targets: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """The outputs, and each sample's loss over all of them."""
+        """Return the outputs, and each sample's loss over all of them."""
         loss = dict(self.spec["loss"])
         name = loss.pop("name")
         options = losses.select(name, **loss).options

@@ -270,7 +270,7 @@ def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
 
 
 def split(flat: Tensor, pieces: list[Piece], lead: int = 0) -> list[Tensor]:
-    """A flat last axis as the arrays it is made of."""
+    """Return a flat last axis as the arrays it is made of."""
     parts = flat.reshape(*flat.shape[:lead], -1).split([math.prod(shape) for _, shape in pieces], -1)
     return [part.reshape((*flat.shape[:lead], *shape)) for part, (_, shape) in zip(parts, pieces, strict=True)]
 
@@ -306,7 +306,7 @@ class Record:
         return len(known.get(side, ())) > 1
 
     def by_sample(self, flat: Tensor, axis: int, side: str) -> list[Tensor]:
-        """An axis of all numbers of a side as two of samples and their numbers, for each piece."""
+        """Return an axis of all numbers of a side as two of samples and their numbers, for each piece."""
         pieces = self.function.pieces(side)
         parts = flat.split([math.prod(shape) for _, shape in pieces], axis)
         return [part.unflatten(axis, (self.function.samples, -1)) for part in parts]

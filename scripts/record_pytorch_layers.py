@@ -147,7 +147,7 @@ class Layer:
         return ACTIVATIONS[name](z, **activations.select(name, **chosen).options)
 
     def inner(self, prefix: str = "", **changes: Any) -> tuple[Callable[..., Tensor], Layer]:
-        """The layer that this one wraps, its parameters under `prefix` among those of this one."""
+        """Return the layer that this one wraps, its parameters under `prefix` among those of this one."""
         options = {**self.options["layer"], **changes}
         formula = FORMULAS[options.pop("type")]
         return formula, Layer(options, self.training, self.rng, self.parameters, self.draw, self.prefix + prefix)
@@ -165,7 +165,7 @@ def formula(*names: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tens
 
 
 def each(value: Any, dimensions: int) -> tuple[int, ...]:
-    """An option that holds one number for all dimensions or one for each."""
+    """Return an option that holds one number for all dimensions or one for each."""
     return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
@@ -282,7 +282,7 @@ def average_pooling(layer: Layer, x: Tensor) -> Tensor:
 
 
 def pooled(layer: Layer, x: Tensor, values: Tensor) -> Tensor:
-    """One value [samples, channels] per map, in dimensions of length 1 if they are to be kept."""
+    """Return one value [samples, channels] per map, in dimensions of length 1 if they are to be kept."""
     if not layer("keepdims", False):
         return values
     return as_given(layer, values.reshape(*values.shape, *[1] * (x.ndim - 2)))
@@ -404,7 +404,7 @@ def batch_normalization(layer: Layer, x: Tensor) -> Tensor:
 
 
 def normalized_axes(layer: Layer, x: Tensor) -> tuple[list[int], list[int], Shape]:
-    """The axes that are normalized, where they are moved to for PyTorch, and their lengths."""
+    """Return the axes that are normalized, where they are moved to for PyTorch, and their lengths."""
     axes = sorted(axis % x.ndim for axis in each(layer("axis", -1), 1))
     return axes, list(range(x.ndim - len(axes), x.ndim)), tuple(x.shape[axis] for axis in axes)
 
@@ -515,7 +515,7 @@ def bidirectional(layer: Layer, x: Tensor) -> Tensor:
 
 @formula("time_distributed")
 def time_distributed(layer: Layer, x: Tensor) -> Tensor:
-    """The same layer on one step after the other; what it carries along goes from step to step."""
+    """Return the same layer on one step after the other; what it carries along goes from step to step."""
     rule, inner = layer.inner()
     steps = [rule(inner, step) for step in x.unbind(1)]
     layer.state = inner.state
@@ -616,7 +616,7 @@ def concatenate(layer: Layer, *inputs: Tensor) -> Tensor:
 
 @formula("dot")
 def dot(layer: Layer, one: Tensor, other: Tensor) -> Tensor:
-    """The sum over one axis of each; the axes left of the first come before those of the second."""
+    """Return the sum over one axis of each; the axes left of the first come before those of the second."""
     axes = each(layer("axes"), 2)
     if layer("normalize", False):
         one, other = F.normalize(one, dim=axes[0], eps=1e-7), F.normalize(other, dim=axes[1], eps=1e-7)
@@ -1226,7 +1226,7 @@ COMMON = {"type", "name", "inputs", "shares", "trainable"}
 def run_network(
     spec: dict[str, Any], inputs: dict[str, Tensor], layers: dict[str, Layer], rng: Any
 ) -> dict[str, Tensor]:
-    """The output of every layer. Fills `layers`; who shares has the parameters of whom it shares."""
+    """Return the output of every layer. Fills `layers`; who shares has the parameters of whom it shares."""
     found = dict(inputs)
     before = next(iter(inputs))
     for each_of_them in spec["network"]["layers"]:

@@ -39,7 +39,7 @@ def himmelblau(x: Tensor) -> Tensor:
 
 
 def logistic(x: Tensor) -> Tensor:
-    """A regression of 12 samples on 3 features and a constant, with a small penalty."""
+    """Return a regression of 12 samples on 3 features and a constant, with a small penalty."""
     n = torch.arange(12.0, dtype=torch.float64)
     features = torch.stack([torch.ones_like(n), torch.sin(n), torch.cos(2.0 * n), n / 6.0 - 1.0], 1)
     signs = torch.where(torch.sin(n) + torch.cos(3.0 * n) > 0.0, 1.0, -1.0).double()

@@ -151,7 +151,7 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def objective(x: Tensor) -> Tensor:
-    """A chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
+    """Return a chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
     return 0.25 * ((x[1:6] - torch.sin(2.0 * x[:5])) ** 2).sum()
 
 

@@ -58,7 +58,7 @@ def make_client() -> Callable[..., FlaskClient]:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """The application with its defaults, quiet."""
+    """Return the application with its defaults, quiet."""
     return create_app(Settings(log_requests=False))
 
 
@@ -148,7 +148,7 @@ def start_server() -> ServerFactory:
 
 @pytest.fixture(scope="session")
 def server(start_server: ServerFactory) -> Iterator[Server]:
-    """A server of two workers for the whole session, with small limits."""
+    """Yield a server of two workers for the whole session, with small limits."""
     limits = {"NABLA_MAX_BODY_BYTES": str(4 * 2**20), "NABLA_MAX_BODY_SECONDS": "1", "NABLA_MAX_SECONDS": "20"}
     with start_server(**limits) as running:
         yield running

@@ -101,12 +101,12 @@ def _scatter(node: Node, values: Array, indices: Array) -> Array:
 
 
 def _largest_of(rows: Array) -> Array:
-    """The place of the first largest number along the last axis."""
+    """Return the place of the first largest number along the last axis."""
     return np.array([max(range(len(row)), key=lambda k, row=row: row[k].value) for row in rows], int)
 
 
 def _in_rows(x: Array, axes: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
-    """The numbers that a maximum over some axes compares, as rows, and the shape of all rows."""
+    """Return the numbers that a maximum over some axes compares, as rows, and the shape of all rows."""
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     ordered = x.transpose(*kept, *axes)
     shape = tuple(x.shape[axis] for axis in kept)
@@ -144,7 +144,7 @@ def _slice(node: Node, x: Array) -> Array:
 
 
 def _same(node: Node, x: Array) -> Array:
-    """A view of its first input; what it declares about slopes is not used here."""
+    """Return a view of its first input; what it declares about slopes is not used here."""
     return x
 
 
@@ -207,7 +207,7 @@ RULES.update({name: _unary_rule(name) for name in FUNCTIONS})
 
 
 def _lifted(values: Any) -> Array:
-    """Numbers of any kind as an array of `Series`; integers, which are indices, stay what they are."""
+    """Return numbers of any kind as an array of `Series`; integers, which are indices, stay what they are."""
     array = np.asarray(values)
     if array.dtype.kind in "iu":
         return array
@@ -219,7 +219,7 @@ def _lifted(values: Any) -> Array:
 
 
 def _fixed(node: Node) -> Array:
-    """The number of a constant as its graph has it: rounded, if the graph computes with float32."""
+    """Return the number of a constant as its graph has it: rounded, if the graph computes with float32."""
     return _lifted(np.array(node.attributes[0], node.dtype).astype(float))
 
 
@@ -244,7 +244,7 @@ def _part(name: str, array: Array) -> Array:
 
 
 def evaluate(outputs: Sequence[Node], inputs: Mapping[Node, Any]) -> list[Array]:
-    """The values of `outputs` as object arrays of mpf, with `mp.dps` digits, given those of the input nodes.
+    """Return the values of `outputs` as object arrays of mpf, with `mp.dps` digits, given those of the input nodes.
 
     `inputs` are arrays of floats, which are taken as they are, of mpf, or of integers, which are indices.
     """
@@ -303,7 +303,7 @@ def _agree(a: mpf, b: mpf, digits: int) -> bool:
 
 
 def ulp(exact: mpf, dtype: str = "float64") -> mpf:
-    """The distance of neighbouring floats at an exact number: of those numbers that have its exponent."""
+    """Return the distance of neighbouring floats at an exact number: of those numbers that have its exponent."""
     bits, lowest = (53, -1074) if dtype == "float64" else (24, -149)
     if not exact:
         return mp.ldexp(ONE, lowest)

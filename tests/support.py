@@ -82,13 +82,13 @@ def _values(case: Any, count: int) -> Sequence[Any]:
 
 
 def xor(**changes: Any) -> dict[str, Any]:
-    """The XOR request of the documentation, with some keys changed; `...` leaves one out."""
+    """Return the XOR request of the documentation, with some keys changed; `...` leaves one out."""
     request = {key: value for key, value in copy.deepcopy(GRADIENTS["xor"]).items() if key != "include"} | changes
     return {key: value for key, value in request.items() if value is not ...}
 
 
 def network(*layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A network of the given layers."""
+    """Return a network of the given layers."""
     return {"layers": list(layers), **more}
 
 
@@ -112,18 +112,18 @@ def read_yaml(text: str | bytes) -> Any:
 
 @functools.cache
 def openapi_document() -> Any:
-    """The committed openapi.yaml. test_openapi.py compares it with what the code writes."""
+    """Return the committed openapi.yaml. test_openapi.py compares it with what the code writes."""
     return read_yaml(SPECIFICATION.read_text())
 
 
 def tokens(pointer: str) -> list[str]:
-    """The keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
+    """Return the keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
     assert pointer == "#" or pointer.startswith("#/"), pointer
     return [unquote(token).replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")[1:]]
 
 
 def resolves(pointer: str, document: Any) -> bool:
-    """Whether a pointer leads into the document; its last key alone may be one that is missing there."""
+    """Return whether a pointer leads into the document; its last key alone may be one that is missing there."""
     path = tokens(pointer)
     for depth, token in enumerate(path):
         last = depth == len(path) - 1
@@ -151,7 +151,7 @@ def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
 
 
 def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of a JSON document with another value at `path`."""
+    """Return a copy of a JSON document with another value at `path`."""
     if not path:
         return value
     document = copy.deepcopy(document)
@@ -163,7 +163,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, Any]:
-    """That the answer is a problem document of that kind in the one shape of all; gives the document."""
+    """Assert that the answer is a problem document of that kind in the one shape of all; gives the document."""
     body = response.get_data()
     assert response.headers["Content-Type"] == PROBLEM, body
     document: dict[str, Any] = strict_json(body)
@@ -193,7 +193,7 @@ def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
 
 
 def faults(document: Mapping[str, Any]) -> dict[str, str]:
-    """The details of a problem's errors by their pointers."""
+    """Return the details of a problem's errors by their pointers."""
     return {error["pointer"]: error["detail"] for error in document["errors"]}
 
 
@@ -238,7 +238,7 @@ class Server:
             return read_answer(connection)
 
     def post(self, body: bytes, path: str = "/v1/gradients", **headers: str) -> Answer:
-        """A plain request over a connection of its own."""
+        """Return a plain request over a connection of its own."""
         return self.send(head(path, len(body), **headers) + body)
 
     def get(self, path: str) -> Answer:
@@ -260,7 +260,7 @@ class Server:
 
 
 def head(path: str, length: int | str | None, **headers: str) -> bytes:
-    """The head of a POST request of JSON; `length` None leaves Content-Length out."""
+    """Return the head of a POST request of JSON; `length` None leaves Content-Length out."""
     lines = {"Host": "test", "Content-Type": "application/json", "Connection": "close"}
     if length is not None:
         lines["Content-Length"] = str(length)
@@ -270,7 +270,7 @@ def head(path: str, length: int | str | None, **headers: str) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """One answer; one without Content-Length is read to the end of the connection."""
+    """Return one answer; one without Content-Length is read to the end of the connection."""
     content = b""
     while b"\r\n\r\n" not in content:
         part = connection.recv(65536)

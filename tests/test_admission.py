@@ -43,7 +43,7 @@ class Bench:
         return self.admission.ticket(client, self.clock.now)
 
     def ask(self, cost: float, client: str = "a") -> tuple[Ticket, bool]:
-        """A request of this cost, and whether it has its slot at once."""
+        """Return a request of this cost, and whether it has its slot at once."""
         ticket = self.ticket(client)
         return ticket, ticket.ask(cost, lambda: self.ready.append(ticket))
 

@@ -75,7 +75,7 @@ def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[A
 
 @pytest.fixture(scope="module")
 def emptied(make_client: Callable[..., FlaskClient]) -> FlaskClient:
-    """A client of an application that has compiled nothing when a test begins."""
+    """Return a client of an application that has compiled nothing when a test begins."""
     return make_client()
 
 
@@ -187,7 +187,7 @@ def test_a_program_that_ends_takes_its_workspaces_out_of_the_pool() -> None:
 
 
 def unreachable(act: Callable[[], object]) -> Counter[str]:
-    """The types of all objects that only the collector can free after this."""
+    """Return the types of all objects that only the collector can free after this."""
     act()  # what is made once is made now
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)

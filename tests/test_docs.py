@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
-    """The language and text of every code block of a document."""
+    """Return the language and text of every code block of a document."""
     return BLOCK.findall(path.read_text())
 
 
@@ -38,7 +38,7 @@ def test_there_are_documents() -> None:
 
 
 def exchanges() -> list[tuple[list[str], Any]]:
-    """The words of every curl command of the README, and the answer that stands below it."""
+    """Return the words of every curl command of the README, and the answer that stands below it."""
     pairs = []
     command = None
     for language, text in blocks(README):
@@ -87,7 +87,7 @@ def test_json_in_documents_is_json(path: Path) -> None:
 
 
 def variables() -> dict[str, str]:
-    """The rows of the table of variables, by the name of the variable."""
+    """Return the rows of the table of variables, by the name of the variable."""
     rows = re.findall(r"^\| (.+?) \| (.+?) \| .+ \|$", CONFIGURATION.read_text(), re.MULTILINE)
     return {name: default for names, default in rows for name in re.findall(r"`([A-Z_]+)`", names)}
 
@@ -115,7 +115,7 @@ def test_every_documented_variable_is_read() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The fragments by which the headings of a document can be linked."""
+    """Return the fragments by which the headings of a document can be linked."""
     headings = re.findall(r"^#+ +(.+)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -28,7 +28,7 @@ LARGEST_BYTES = 30_000
 
 
 def sent_to(path: str) -> list[str]:
-    """The files that are sent to an address."""
+    """Return the files that are sent to an address."""
     return [name for name in FILES if PATHS.get(name) == path]
 
 
@@ -75,7 +75,7 @@ def assert_holds(found: Any, expected: Any) -> None:
 
 
 def arrays(tree: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray[Any, Any]]]:
-    """The tensors of a tree of parameters."""
+    """Yield the tensors of a tree of parameters."""
     for layer, tensors in tree.items():
         for name, tensor in tensors.items():
             yield layer, name, np.array(tensor)

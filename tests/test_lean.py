@@ -16,7 +16,7 @@ APP = create_app(Settings())
 
 
 def found(environ: dict[str, Any], create_url_adapter: Any) -> Any:
-    """The adapter's host and mount and the rule, or the status of the refusal."""
+    """Return the adapter's host and mount and the rule, or the status of the refusal."""
     try:
         adapter = create_url_adapter(APP, APP.request_class(environ))
         rule, values = adapter.match(return_rule=True)

@@ -52,7 +52,7 @@ def test_lines_are_written_at_once_unless_a_thread_was_started(dropped: list[int
 
 
 def run(script: str) -> subprocess.Popen[bytes]:
-    """A program with a writer to its standard output."""
+    """Return a program with a writer to its standard output."""
     head = "from service.log_writer import *\nwriter = Writer(1, lambda: None)\nwriter.start()\n"
     return subprocess.Popen([sys.executable, "-c", head + script], cwd=ROOT, stdout=subprocess.PIPE)
 
@@ -121,7 +121,7 @@ def test_an_unread_log_stops_no_request(start_server: ServerFactory) -> None:
 
 
 def many(server: Server, count: int, path: str) -> set[int]:
-    """The statuses of so many requests over one connection."""
+    """Return the statuses of so many requests over one connection."""
     statuses = set()
     with server.connect() as connection:
         file = connection.makefile("rb")

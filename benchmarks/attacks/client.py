@@ -74,7 +74,7 @@ class Connection:
 
 
 async def connect(port: int, source: str = HOST, *, receive: int | None = None, limit: int = 2**18) -> Connection:
-    """A connection from an address of the loopback network; `receive` bounds the system's buffer for answers."""
+    """Return a connection from an address of the loopback network; `receive` bounds the system's buffer for answers."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -183,5 +183,5 @@ FAILURES = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, Val
 
 
 def sources(count: int) -> list[str]:
-    """Addresses of the loopback network, none of them that of the normal clients."""
+    """Return addresses of the loopback network, none of them that of the normal clients."""
     return [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(count)]

@@ -404,7 +404,7 @@ async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
 
 
 async def _left(server: Server) -> str:
-    """The work and the memory that the server still has when its clients are gone."""
+    """Return the work and the memory that the server still has when its clients are gone."""
     await asyncio.sleep(2.0)
     before = server.processor_seconds
     await asyncio.sleep(1.0)
@@ -420,7 +420,7 @@ async def _left(server: Server) -> str:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """A row for each attack, each on a fresh server."""
+    """Yield a row for each attack, each on a fresh server."""
     for name, attack in ATTACKS.items():
         if options.wants(name):
             with serving(options) as server:

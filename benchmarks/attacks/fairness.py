@@ -142,7 +142,7 @@ async def _case(server: Server, name: str, greed: Greed, options: Options) -> Ro
 
 
 def run(options: Options) -> Iterator[Row]:
-    """A row for each kind of greed."""
+    """Yield a row for each kind of greed."""
     for name, greed in CASES.items():
         if options.wants(name):
             keys = {"NABLA_API_KEYS": ",".join(KEYS.values())} if greed.keys else {}

@@ -107,7 +107,7 @@ class Cgroup:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 when it is gone."""
+    """Return bytes of memory that a process holds; 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -180,7 +180,7 @@ class Server:
         return await ask(self.port, get(path), timeout=30)
 
     async def gauge(self, name: str) -> float | None:
-        """The sum of a metric over its labels; None where there is none of that name."""
+        """Return the sum of a metric over its labels; None where there is none of that name."""
         text = (await self.get("/metrics")).body.decode()
         found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found)) if found else None
@@ -261,7 +261,7 @@ class Beside:
         return times[min(len(times) - 1, int(share * len(times)))] if times else float("inf")
 
     def served(self, live: float = LIVE_BAR, xor: float = XOR_BAR) -> bool:
-        """Whether normal clients were served as they must be, and no worker died."""
+        """Return whether normal clients were served as they must be, and no worker died."""
         fast = self.percentile("live", 0.99) <= live and self.percentile("xor", 0.99) <= xor
         return fast and not self.deaths
 

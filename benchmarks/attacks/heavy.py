@@ -44,7 +44,7 @@ class Load:
 
     @property
     def refused_well(self) -> bool:
-        """Whether every refusal came at once and said when to come back, and nothing else went wrong."""
+        """Return whether every refusal came at once and said when to come back, and nothing else went wrong."""
         others = sum(count for status, count in self.statuses.items() if status not in ("200", "503"))
         return not others and None not in self.retry_after and max(self.refused, default=0.0) <= AT_ONCE
 

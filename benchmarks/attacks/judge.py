@@ -29,7 +29,7 @@ def strict_json(text: bytes) -> Any:
 
 
 def resolves(pointer: str, value: Any) -> bool:
-    """Whether a JSON pointer in a URI fragment names a place in `value`, or a key that is missing there."""
+    """Return whether a JSON pointer in a URI fragment names a place in `value`, or a key that is missing there."""
     from urllib.parse import unquote
 
     if not pointer.startswith("#"):

@@ -136,7 +136,7 @@ class Mutator:
             yield self.attempt()
 
     def attempt(self) -> Attempt:
-        """The next request."""
+        """Return the next request."""
         dice = self.random
         if dice.random() < 0.03:
             return self._without_body()
@@ -241,7 +241,7 @@ class Mutator:
     )
 
     def _other(self, value: Any) -> Any:
-        """A value of some type."""
+        """Return a value of some type."""
         dice = self.random
         return dice.choice(
             (

@@ -44,7 +44,7 @@ def flat(tree: Tree) -> dict[str, Array]:
 
 
 def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> frozenset[str]:
-    """The parameters of two trees that differ, in shape or by more than this share of the largest number."""
+    """Return the parameters of two trees that differ, in shape or by more than this share of the largest number."""
     mine, exact = flat(claimed), flat(right)
     largest = max((float(np.abs(array).max()) for array in exact.values()), default=0.0)
 
@@ -58,7 +58,7 @@ def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> fro
 
 
 def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
-    """The layers with wrong gradients that no other layer with wrong gradients comes after."""
+    """Return the layers with wrong gradients that no other layer with wrong gradients comes after."""
     layers = {path.rsplit(".", 1)[0] for path in wrong}
     after: dict[str, set[str]] = {}
     for layer in reversed(network.layers):
@@ -74,7 +74,7 @@ def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
 
 
 def candidates(network: Network) -> list[Slip]:
-    """Every mistake that the backward pass of a network can make: in one layer, and in all that can make it."""
+    """Return every mistake that the backward pass of a network can make: in one layer, and in all that can make it."""
     slips = Slips()
     network.gradients(slips)
     found = list(slips.asked)
@@ -90,7 +90,7 @@ def _erring(network: Network, *slips: Slip) -> Tree:
 
 
 def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Slip, ...]]) -> Iterator[Claim]:
-    """A claim for each group of choices that come to the same numbers."""
+    """Yield a claim for each group of choices that come to the same numbers."""
     right = network.gradients()
     trees = [(choice, _erring(network, *choice)) for choice in choices]
     trees = [(choice, tree) for choice, tree in trees if all(np.isfinite(a).all() for a in flat(tree).values())]
@@ -118,7 +118,7 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
 
 
 def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 1986) -> Iterator[Claim]:
-    """Each mistake that changes anything, in each network, in both dtypes."""
+    """Yield each mistake that changes anything, in each network, in both dtypes."""
     for name, dtype in itertools.product(names, ("float64", "float32")):
         network = make(name, seed)
         network.cast("float32")
@@ -145,7 +145,7 @@ def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> 
 
 
 def differences(network: Network, h: float, central: bool) -> Tree | None:
-    """The gradients by finite differences of the loss. None where a kink lies within h."""
+    """Return the gradients by finite differences of the loss. None where a kink lies within h."""
     found: Tree = {}
     base, pattern = network.loss(), _pattern(network)
     for name, tree in network.parameters.items():
@@ -244,7 +244,7 @@ STEPS = {False: (1e-4, 1e-5, 1e-6, 1e-7), True: (1e-3, 1e-4, 1e-5, 1e-6)}
 
 
 def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Claim]:
-    """A thousand submissions without a mistake, or a share of them."""
+    """Yield a thousand submissions without a mistake, or a share of them."""
     names = list(MAKERS)
     for kind, count, change, dtype, own in RIGHT:
         generator = np.random.default_rng([seed, len(kind), count])
@@ -327,7 +327,7 @@ WRONG: Sequence[tuple[str, int, Spoil, str]] = (
 
 
 def unexplained(prepare: Prepare, share: float = 1.0, seed: int = 500) -> Iterator[Claim]:
-    """A thousand wrong gradients that no mistake explains, or a share of them."""
+    """Yield a thousand wrong gradients that no mistake explains, or a share of them."""
     names = list(MAKERS)
     for kind, count, spoil, where in WRONG:
         generator = np.random.default_rng([seed, len(kind), count])

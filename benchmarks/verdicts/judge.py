@@ -73,7 +73,7 @@ def codes_of(slips: Sequence[Slip]) -> list[tuple[frozenset[str], ...]]:
 
 
 def names(said: Iterable[str], claim: Claim) -> bool:
-    """Whether these codes are the mistakes of a claim, or others that give the same numbers."""
+    """Return whether these codes are the mistakes of a claim, or others that give the same numbers."""
     codes = frozenset(said)
     for made in (claim.made, *claim.equal):
         options = codes_of(made)
@@ -87,7 +87,7 @@ def names(said: Iterable[str], claim: Claim) -> bool:
 
 
 def alternatives(diagnosis: Mapping[str, Any]) -> list[list[str]]:
-    """The mistakes of a diagnosis, and those that are equivalent."""
+    """Return the mistakes of a diagnosis, and those that are equivalent."""
     return [diagnosis["mistakes"], *diagnosis.get("equivalent", ())]
 
 
@@ -174,7 +174,7 @@ def _batches(claims: Iterable[Claim], size: int = 12) -> Iterator[list[Claim]]:
 
 
 def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A claim with known mistakes: are they named, and are the right tensors called wrong?"""
+    """Return a claim with known mistakes: are they named, and are the right tensors called wrong?"""
     found = []
     if answer["verdict"] == "match":
         found.append("called right")
@@ -217,7 +217,7 @@ def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int 
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Whether the wrong tensors, and the first wrong layer, are named."""
+    """Return whether the wrong tensors, and the first wrong layer, are named."""
     found = []
     said = {each["parameter"] for each in answer["tensors"] if each["verdict"] != "match"}
     if said - claim.wrong - claim.unclear:
@@ -229,7 +229,7 @@ def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A claim without a mistake."""
+    """Return a claim without a mistake."""
     found = ["+right" if answer["verdict"] == "match" else "false alarm"]
     said = {code for diagnosis in answer.get("diagnoses", ()) for code in diagnosis["mistakes"]}
     if said - NOISE:
@@ -242,7 +242,7 @@ def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def patternless(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A wrong claim that no mistake explains."""
+    """Return a wrong claim that no mistake explains."""
     found = ["called right" if answer["verdict"] == "match" else "+wrong"]
     if answer["diagnoses"]:
         found.append("false excuse")

@@ -66,7 +66,7 @@ class Layer:
         self.z = self.a = np.zeros(0)
 
     def shapes(self, sample: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """The shapes of its parameters for a sample of this shape."""
+        """Return the shapes of its parameters for a sample of this shape."""
         return {}
 
     def forward(self, x: Array) -> Array:
@@ -114,7 +114,7 @@ class Layer:
         return rows.sum(0)
 
     def below(self, da: Array, delta: Array, wrong: Wrong) -> tuple[Array, Array]:
-        """The deltas for the layer's own gradients and for its input. ReLU masks them."""
+        """Return the deltas for the layer's own gradients and for its input. ReLU masks them."""
         if self.activation == "relu":
             if wrong("mask_after_own_gradients"):
                 return da, delta
@@ -162,7 +162,7 @@ class Convolution(Layer):
         return {"kernel": (*self.window, sample[-1], self.filters), "bias": (self.filters,)}
 
     def inside(self, offset: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[slice, ...]:
-        """The places of the padded input that one element of the window meets."""
+        """Return the places of the padded input that one element of the window meets."""
         return (slice(None), *(slice(start, start + length) for start, length in zip(offset, lengths, strict=True)))
 
     def forward(self, x: Array) -> Array:

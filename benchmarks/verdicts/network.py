@@ -93,7 +93,7 @@ class Network:
         return values
 
     def loss(self) -> float:
-        """The number that the gradients are of."""
+        """Return the number that the gradients are of."""
         values = self.forward()
         total = 0.0
         for name, loss in self.losses.items():
@@ -112,7 +112,7 @@ class Network:
         return next(layer for layer in self.layers if layer.name == name)
 
     def gradients(self, slips: Slips | None = None) -> Tree:
-        """The gradients that are handed in, with all the mistakes of `slips` in them."""
+        """Return the gradients that are handed in, with all the mistakes of `slips` in them."""
         slips = slips or Slips()
         values = self.forward()
         passed: dict[str, Array] = {}
@@ -196,7 +196,7 @@ class Network:
         found["kernel"] = found["kernel"] + penalty
 
     def hand_in(self, right: Tree, slips: Slips) -> Tree:
-        """The tree as it is handed in: each layer's tensors may have been scaled or turned around on the way."""
+        """Return the tree as it is handed in: each layer's tensors may have been scaled or turned around on the way."""
         names = list(right)
         found: Tree = {}
         for place, name in enumerate(names):
@@ -225,7 +225,7 @@ class Network:
     # --- the request --------------------------------------------------------------------------
 
     def request(self, dtype: str = "float64") -> dict[str, Any]:
-        """The body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients`."""
         several = len(self.losses) > 1
         body: dict[str, Any] = {
             "network": {"layers": [self.described(layer) for layer in self.layers]},

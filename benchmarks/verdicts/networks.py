@@ -189,6 +189,6 @@ MAKERS: dict[str, Maker] = {
 
 
 def make(name: str, seed: int = 1986) -> Network:
-    """A network with parameters and data of this seed."""
+    """Return a network with parameters and data of this seed."""
     generator = np.random.default_rng([seed, sorted(MAKERS).index(name)])
     return MAKERS[name](generator).fill(generator)

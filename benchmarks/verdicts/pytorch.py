@@ -274,7 +274,7 @@ CASES: Sequence[Case] = (
 
 
 def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Tree]]:
-    """A request, and the gradients of its parameters by the names of PyTorch."""
+    """Return a request, and the gradients of its parameters by the names of PyTorch."""
     samples = 5
     if case.integers is None:
         x = generator.normal(size=(samples, *case.sample))
@@ -319,7 +319,7 @@ def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any
 
 
 def forms(gradients: Mapping[str, Tree]) -> dict[str, Any]:
-    """The ways to hand PyTorch's gradients in."""
+    """Return the ways to hand PyTorch's gradients in."""
     tree = {layer: {name: array.tolist() for name, array in each.items()} for layer, each in gradients.items()}
     names = {f"{layer}.{name}": array for layer, each in tree.items() for name, array in each.items()}
     return {"tree": tree, "names": names, "part": {"inner": tree["inner"]}}

@@ -29,7 +29,7 @@ ROWS = np.random.default_rng(0).uniform(-2.0, 2.0, (4, 2))
 def request(
     post: Post, registry: Registry[Any], declaration: Declaration, **options: Any
 ) -> tuple[dict[str, Any], str]:
-    """A request that uses a block with some options set, and the pointer to the block."""
+    """Return a request that uses a block with some options set, and the pointer to the block."""
     if registry.plural == "layers":
         usual = base(declaration)  # type: ignore[arg-type]
         example = replace(usual, options=usual.options | options)

@@ -96,7 +96,7 @@ def test_other_pages_may_not(local: MakeClient, origin: str) -> None:
 
 
 def sent(origin: str) -> dict[str, str]:
-    """An Origin header with whatever in it."""
+    """Return an Origin header with whatever in it."""
     return {"HTTP_ORIGIN": origin}
 
 
@@ -212,7 +212,7 @@ def test_a_server_for_others_wants_its_origins_listed(start_server: ServerFactor
 
 
 def options(server: Server, origin: str) -> Answer:
-    """A preflight as a browser sends it."""
+    """Return a preflight as a browser sends it."""
     text = f"OPTIONS {GRADIENTS} HTTP/1.1\r\nHost: localhost:{server.port}\r\nOrigin: {origin}\r\nConnection: close\r\n"
     more = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type\r\n\r\n"
     return server.send((text + more).encode())

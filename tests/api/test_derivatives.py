@@ -41,13 +41,13 @@ LIKE = {
 
 
 def asking(kind: Any, **changes: Any) -> dict[str, Any]:
-    """A request about the XOR network; `...` leaves a key out."""
+    """Return a request about the XOR network; `...` leaves a key out."""
     request = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, "inputs": XOR_DATA["inputs"], "kind": kind}
     return {key: value for key, value in (copy.deepcopy(request) | changes).items() if value is not ...}
 
 
 def complete(kind: str, of: str, wrt: str, **changes: Any) -> dict[str, Any]:
-    """A request of that kind with all it needs."""
+    """Return a request of that kind with all it needs."""
     body = asking(kind, of=of, wrt=wrt, **(LOSS if of == "loss" else {}))
     if kind in ("jvp", "vjp", "hvp"):
         side = of if kind == "vjp" else wrt
@@ -65,7 +65,7 @@ TREE = {"hidden": {"kernel": (2, 2), "bias": (2,)}, "output": {"kernel": (2, 1),
 
 
 def shapes(value: Any) -> Any:
-    """The shapes of the tensors of an answer."""
+    """Return the shapes of the tensors of an answer."""
     if isinstance(value, dict):
         return {key: shapes(item) for key, item in value.items()}
     if isinstance(value, list) and isinstance(value[0], dict):

@@ -29,7 +29,7 @@ DATA_SENT = {key: value for key, value in SWEEP.items() if key != "samples"}
 
 
 def answered(post: Post, request: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(request, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -41,7 +41,7 @@ def codes(answer: dict[str, Any], *severities: str) -> list[str]:
 
 
 def named(answer: dict[str, Any], code: str) -> dict[str, Any]:
-    """The first finding with a code."""
+    """Return the first finding with a code."""
     found: dict[str, Any] = next(each for each in answer["findings"] if each["code"] == code)
     return found
 

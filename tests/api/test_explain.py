@@ -17,7 +17,7 @@ LATIN = re.compile(r"[A-Za-z]{2,}")
 
 
 def sentences(answer: dict[str, Any]) -> list[str]:
-    """Everything in an answer that is a sentence."""
+    """Return everything in an answer that is a sentence."""
     found = [step["text"] for step in answer["steps"]]
     for meaning in answer["meanings"]:
         found += [meaning["text"], *(reason["text"] for reason in meaning["reasons"])]

@@ -333,7 +333,7 @@ def test_published_descents(post: Post, case: dict[str, Any], tolerance: dict[st
 
 
 def streamed(client: FlaskClient, body: dict[str, Any], accept: str) -> tuple[list[Any], Any]:
-    """The records of a stream, and its summary."""
+    """Return the records of a stream, and its summary."""
     response = client.post(PATH, json=body, headers={"Accept": accept}, buffered=True)
     assert response.status_code == 200, response.text
     if accept.startswith(NDJSON):

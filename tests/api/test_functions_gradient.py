@@ -55,7 +55,7 @@ FUNCTIONS = {
 
 
 def answered(post: Post, body: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(body, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -63,7 +63,7 @@ def answered(post: Post, body: dict[str, Any], path: str = PATH, **headers: str)
 
 
 def nulls(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all nulls in an answer."""
+    """Yield the paths of all nulls in an answer."""
     if value is None:
         yield path
     elif isinstance(value, dict | list):
@@ -79,7 +79,7 @@ WITHOUT_NUMBER = {
 
 
 def assert_no_silent_null(answer: dict[str, Any]) -> None:
-    """That a null stands for a number only where the answer says that some are not finite."""
+    """Assert that a null stands for a number only where the answer says that some are not finite."""
     lost = [path for path in nulls(answer) if WITHOUT_NUMBER.isdisjoint(path)]
     if lost:
         assert answer["finite"] is False, lost
@@ -309,7 +309,7 @@ TOO_LONG = {"goldstein_price"}
 
 
 def assert_formulas(post: Post, expression: str, variables: list[str], points: Any) -> None:
-    """That each formula, sent back, has the values of the derivative that it is told to be."""
+    """Assert that each formula, sent back, has the values of the derivative that it is told to be."""
     body = {"expression": expression, "variables": variables, "points": points}
     answer = answered(post, body)
     gradients = np.array([entry["gradient"] for entry in answer["points"]], float)

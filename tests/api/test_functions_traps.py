@@ -33,7 +33,7 @@ SGD = {"type": "sgd", "learning_rate": 0.1}
 
 
 def body_of(name: str, **changes: Any) -> dict[str, Any]:
-    """A small request, with some keys changed; `...` leaves one out."""
+    """Return a small request, with some keys changed; `...` leaves one out."""
     return {key: value for key, value in (BASE[name] | changes).items() if value is not ...}
 
 

@@ -21,7 +21,7 @@ BASE64 = "application/json; tensors=base64"
 
 
 def plain(value: Any) -> Any:
-    """An answer with its typed arrays as lists."""
+    """Return an answer with its typed arrays as lists."""
     if isinstance(value, dict):
         if set(value) == {"dtype", "shape", "base64"}:
             return decode(value).tolist()

@@ -33,7 +33,7 @@ PADDING = b" " * 40_000
 
 
 def with_text(key: str, text: str, **changes: Any) -> bytes:
-    """The XOR request with JSON text, valid or not, as the value of a key."""
+    """Return the XOR request with JSON text, valid or not, as the value of a key."""
     return json.dumps(xor(**changes) | {key: "HERE"}).replace('"HERE"', text).encode()
 
 
@@ -249,7 +249,7 @@ REPLACEMENTS = [None, True, "x", -1, 0, 1e308, [], {}, [[]], "", 2**63, [None], 
 
 
 def assert_finite_or_told(document: Any) -> None:
-    """That an answer says of itself whether null stands in it for what is not finite."""
+    """Assert that an answer says of itself whether null stands in it for what is not finite."""
     for layer in document.get("layers", ()):
         del layer["norms"]  # the norm of finite numbers may be too large for float64
     if "steps" not in document:

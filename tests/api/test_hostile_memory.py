@@ -24,7 +24,7 @@ MARK = Path("/proc/self/clear_refs")
 
 
 def filled(key: str, opening: str, part: str, closing: str, size: int = SIZE, **changes: Any) -> bytes:
-    """The XOR request with a long text of JSON as the value of a key."""
+    """Return the XOR request with a long text of JSON as the value of a key."""
     text = opening + part * max(1, size // len(part)) + closing
     return json.dumps(xor(**changes) | {key: "HERE"}).replace('"HERE"', text).encode()
 
@@ -85,7 +85,7 @@ def reserved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def resident(which: str) -> int:
-    """Bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Return bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{which}:"))
     return int(line.split()[1]) * 1024
 

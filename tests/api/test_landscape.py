@@ -28,7 +28,7 @@ AXIS = {"centre", "values", "norm", "slope", "curvature", "largest_stable_step",
 
 
 def answered(post: Post, body: dict[str, Any], path: str = "/v1/gradients", **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(body, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -41,7 +41,7 @@ def look(post: Post, *along: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def shifted(weight: str, value: float) -> dict[str, Any]:
-    """The XOR parameters with one number changed."""
+    """Return the XOR parameters with one number changed."""
     parameters = copy.deepcopy(XOR_PARAMETERS)
     layer, _, rest = weight.partition(".")
     name, *indices = rest.replace("]", "").split("[")
@@ -57,7 +57,7 @@ def flat(tree: dict[str, dict[str, Any]]) -> np.ndarray:
 
 
 def at(post: Post, flat_parameters: np.ndarray, **changes: Any) -> dict[str, Any]:
-    """The answer of `/v1/gradients` at other parameters."""
+    """Return the answer of `/v1/gradients` at other parameters."""
     parameters, start = copy.deepcopy(XOR_PARAMETERS), 0
     for arrays in parameters.values():
         for name, array in arrays.items():

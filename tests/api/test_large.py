@@ -28,7 +28,7 @@ def typed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def values(tensor: Any) -> np.ndarray[Any, Any]:
-    """The numbers of a tensor of an answer."""
+    """Return the numbers of a tensor of an answer."""
     content = base64.b64decode(tensor["base64"], validate=True)
     return np.frombuffer(content, tensor["dtype"]).reshape(tensor["shape"])
 
@@ -100,7 +100,7 @@ def test_parameters_that_were_sent_are_answered_where_that_is_asked(post: Post) 
 
 
 def changed(*path: str | int, to: Any) -> bytes:
-    """The request with another value at one place, `...` for none."""
+    """Return the request with another value at one place, `...` for none."""
     body = request()
     inner: Any = body
     for key in path[:-1]:

@@ -21,12 +21,12 @@ XOR = json.dumps(xor()).encode()
 
 
 def padded(size: int) -> bytes:
-    """The XOR request in exactly `size` bytes."""
+    """Return the XOR request in exactly `size` bytes."""
     return XOR + b" " * (size - len(XOR))
 
 
 def chunks(content: bytes, size: int = 65536) -> bytes:
-    """A body in the chunked transfer coding."""
+    """Return a body in the chunked transfer coding."""
     parts = (content[start : start + size] for start in range(0, len(content), size))
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 

@@ -73,7 +73,7 @@ def test_committed_digits_stay_where_they_agree() -> None:
 
 
 def references(schema: Any) -> set[str]:
-    """The components that a schema refers to."""
+    """Return the components that a schema refers to."""
     if isinstance(schema, dict):
         here = {schema["$ref"].rsplit("/", 1)[1]} if "$ref" in schema else set()
         return here.union(*map(references, schema.values()))

@@ -115,11 +115,11 @@ class Laboratory:
         self.client: FlaskClient = self.app.test_client()
 
     def open(self, accept: str) -> TestResponse:
-        """An answer that has not been read yet."""
+        """Return an answer that has not been read yet."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept})
 
     def ask(self, accept: str) -> TestResponse:
-        """An answer that has been read to its end, and closed."""
+        """Return an answer that has been read to its end, and closed."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept}, buffered=True)
 
     def assert_everything_was_given_back(self) -> None:
@@ -157,14 +157,14 @@ def outcomes() -> Callable[[], dict[str, float]]:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The two ends of a connection: the server's and the client's."""
+    """Yield the two ends of a connection: the server's and the client's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
 
 
 def events(content: str) -> list[dict[str, str]]:
-    """The fields of each server-sent event."""
+    """Return the fields of each server-sent event."""
     assert content.endswith("\n\n")
     blocks = content.removesuffix("\n\n").split("\n\n")
     return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks if block != ": "]

@@ -48,7 +48,7 @@ def test_the_description_is_the_committed_file(client: FlaskClient) -> None:
 
 
 def samples(text: str, name: str) -> dict[str, float]:
-    """The values of a metric by their labels."""
+    """Return the values of a metric by their labels."""
     pattern = rf"^{name}\{{(.*)\}} (\S+)$"
     return {labels: float(value) for labels, value in re.findall(pattern, text, re.MULTILINE)}
 

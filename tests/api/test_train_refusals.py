@@ -21,7 +21,7 @@ from tests.support import assert_problem, every, faults, network
 
 
 def refused(response: TestResponse, body: Any) -> dict[str, Any]:
-    """The one error of a request that exceeds a limit."""
+    """Return the one error of a request that exceeds a limit."""
     document = assert_problem(response, "limit-exceeded", body)
     (error,) = document["errors"]
     assert f"{error['asked']:,.0f}" in document["detail"] and f"{error['allowed'][0]:,.0f}" in document["detail"]

@@ -63,7 +63,7 @@ class Stream:
         assert self.file.readline() == b"\r\n"
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The records of either form as they come, without signs of life; the summary is the last."""
+        """Yield the records of either form as they come, without signs of life; the summary is the last."""
         events = self.headers["Content-Type"].startswith(EVENTS)
         end = b"\n\n" if events else b"\n"
         content = b""
@@ -86,7 +86,7 @@ SILENT = {"trace": {"every": ENDLESS}}
 
 @pytest.fixture(scope="module")
 def trainer(start_server: ServerFactory) -> Iterator[Server]:
-    """One worker with few threads, half of which may stream."""
+    """Yield one worker with few threads, half of which may stream."""
     with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1), NABLA_MAX_SECONDS="60") as server:
         yield server
 
@@ -113,7 +113,7 @@ def cpu_seconds(server: Server) -> float:
 
 
 def assert_idle(server: Server) -> None:
-    """That nothing is computed any more."""
+    """Assert that nothing is computed any more."""
 
     def idle() -> bool:
         before = cpu_seconds(server)

@@ -13,7 +13,7 @@ from tests.support import assert_described, assert_problem, every, strict_json
 
 
 def events(response: TestResponse) -> list[dict[str, str]]:
-    """The events of a stream by field."""
+    """Return the events of a stream by field."""
     assert response.headers["Content-Type"].split(";")[0] == EVENTS
     text = response.get_data().decode()
     assert text.endswith("\n\n")

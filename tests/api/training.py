@@ -34,7 +34,7 @@ Told = Callable[..., dict[str, Any]]
 
 
 def leaves(tree: dict[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The arrays of a tree with their names."""
+    """Yield the arrays of a tree with their names."""
     for layer, arrays in tree.items():
         for name, array in arrays.items():
             yield layer, name, np.array(array)
@@ -48,7 +48,7 @@ def assert_trees_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def rounded(value: Any, dtype: str) -> Any:
-    """An answer with lists in place of typed arrays, and with numbers as `dtype` has them."""
+    """Return an answer with lists in place of typed arrays, and with numbers as `dtype` has them."""
     if isinstance(value, dict):
         return {key: rounded(item, dtype) for key, item in plain(value).items()}
     if isinstance(value, list):
@@ -57,7 +57,7 @@ def rounded(value: Any, dtype: str) -> Any:
 
 
 def times(factor: float, tree: dict[str, Any], plus: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A tree times a number, plus another."""
+    """Return a tree times a number, plus another."""
     result: dict[str, Any] = {}
     for layer, name, array in leaves(tree):
         result.setdefault(layer, {})[name] = factor * array + (0.0 if plus is None else np.array(plus[layer][name]))
@@ -65,7 +65,7 @@ def times(factor: float, tree: dict[str, Any], plus: dict[str, Any] | None = Non
 
 
 def lines(response: TestResponse) -> list[Any]:
-    """The lines of a stream, without signs of life."""
+    """Return the lines of a stream, without signs of life."""
     assert response.headers["Content-Type"].split(";")[0] == NDJSON
     content = response.get_data()
     assert content.endswith(b"\n")

@@ -71,7 +71,7 @@ def test_picture(visit: Visit, name: str) -> None:
 
 
 def pixels(demo: Demo, png: bytes) -> NDArray[np.uint8]:
-    """The pixels of a PNG: rows, columns, and red, green and blue. A blank page of the browser reads it."""
+    """Return the pixels of a PNG: rows, columns, and red, green and blue. A blank page of the browser reads it."""
     page = demo.context.new_page()
     width, height, text = page.evaluate(PIXELS, base64.b64encode(png).decode())
     page.close()

@@ -102,11 +102,11 @@ class Demo(Tab):
         self.page.locator(f'main[data-lab="{lab}"]').wait_for()
 
     def text(self, key: str, **places: str | int) -> str:
-        """A text of the page, by its key."""
+        """Return a text of the page, by its key."""
         return text(self.language, key, **places)
 
     def button(self, key: str, **places: str | int) -> Locator:
-        """The button that is called by a text."""
+        """Return the button that is called by a text."""
         return self.page.get_by_role("button", name=self.text(key, **places), exact=True)
 
     def ask(self, path: str, body: Any) -> Any:
@@ -116,7 +116,7 @@ class Demo(Tab):
         return answer.json
 
     def position(self) -> int:
-        """The step that the transport shows."""
+        """Return the step that the transport shows."""
         return int(self.scrubber.input_value())
 
     @property
@@ -125,7 +125,7 @@ class Demo(Tab):
 
     @property
     def last(self) -> int:
-        """The last step of the transport."""
+        """Return the last step of the transport."""
         return int(self.scrubber.get_attribute("max") or 0)
 
     def seek(self, step: int) -> None:
@@ -141,7 +141,7 @@ def texts(language: str) -> dict[str, Any]:
 
 
 def text(language: str, key: str, **places: str | int) -> str:
-    """A text of the page in a language; each key of `places` replaces what stands in braces."""
+    """Return a text of the page in a language; each key of `places` replaces what stands in braces."""
     found: Any = texts(language)
     for part in key.split("."):
         found = found[part]
@@ -150,7 +150,7 @@ def text(language: str, key: str, **places: str | int) -> str:
 
 
 def numbers(place: Locator) -> list[float]:
-    """The full values of all numbers in a part of the page, in the order in which they stand there."""
+    """Return the full values of all numbers in a part of the page, in the order in which they stand there."""
     found = place.locator("data[value], [data-value]").evaluate_all(
         "all => all.map(each => each.dataset.value ?? each.getAttribute('value'))"
     )
@@ -158,13 +158,13 @@ def numbers(place: Locator) -> list[float]:
 
 
 def number(place: Locator) -> float:
-    """The one number in a part of the page."""
+    """Return the one number in a part of the page."""
     (found,) = numbers(place)
     return found
 
 
 def shown(value: float) -> str:
-    """A number as the page writes it, in four significant digits."""
+    """Return a number as the page writes it, in four significant digits."""
     if value == 0:
         return "0"
     mantissa, _, exponent = f"{abs(value):.3e}".partition("e")

@@ -70,7 +70,7 @@ def run(program: str, folder: Path, *arguments: str) -> str:
 
 
 def given_by(operation: dict[str, Any]) -> str:
-    """The class that the answer of an operation is of."""
+    """Return the class that the answer of an operation is of."""
     ((media_type, content), *_) = operation["responses"]["200"]["content"].items()
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 

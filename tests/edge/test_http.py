@@ -34,7 +34,7 @@ def opened() -> Iterator[Running]:
 
 
 def answers(content: bytes) -> list[Answer]:
-    """Answers in a row, all of them with a length."""
+    """Return answers in a row, all of them with a length."""
     found = []
     while content:
         first, _, rest = content.partition(b"\r\n\r\n")

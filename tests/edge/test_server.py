@@ -28,7 +28,7 @@ TRAIN = "/v1/train"
 
 
 def cpu_seconds(server: Server) -> float:
-    """Processor time of all workers."""
+    """Return processor time of all workers."""
     ticks = 0
     for pid in server.workers:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -37,7 +37,7 @@ def cpu_seconds(server: Server) -> float:
 
 
 def refused(port: int) -> bool:
-    """Whether nobody listens."""
+    """Return whether nobody listens."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=5).close()
     except ConnectionRefusedError:

@@ -67,7 +67,7 @@ def gauge(server: Server, name: str) -> float:
 
 
 async def normal(port: int, rounds: int) -> list[int]:
-    """Statuses of normal requests, one after the other."""
+    """Return statuses of normal requests, one after the other."""
     requests = (LIVE, GRADIENTS) * rounds
     return [(await ask(port, request, timeout=PATIENCE)).status for request in requests]
 

@@ -54,7 +54,7 @@ def path_of(registry: Registry[Any]) -> str:
 
 
 def request_with(registry: Registry[Any], declaration: Declaration, **options: Any) -> tuple[dict[str, Any], str]:
-    """A request that uses a declared block with some options set, and the pointer to the block."""
+    """Return a request that uses a declared block with some options set, and the pointer to the block."""
     required = {option.name: next(option.accepted()) for option in requires(declaration)}
     block = {"type": declaration.name} | required | TOGETHER.get(declaration.name, {}) | options
     dense = {"type": "dense", "units": 1}
@@ -104,7 +104,7 @@ def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[A
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """A value, and the entries of a list."""
+    """Yield a value, and the entries of a list."""
     yield value
     if isinstance(value, list):
         for entry in value:

@@ -27,7 +27,7 @@ INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The tasks that were compiled."""
+    """Return the tasks that were compiled."""
     tasks: list[Any] = []
     compile_it = EvaluationTask.compile
 
@@ -251,7 +251,7 @@ def test_unknown_keys_are_told_in_the_order_of_the_body(post: Post) -> None:
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:
-    """The classes that a type allows a value to have."""
+    """Return the classes that a type allows a value to have."""
     if get_origin(hint) in (NotRequired, Union, UnionType):
         return tuple(kind for part in get_args(hint) for kind in kinds_of(part))
     found = get_origin(hint) or hint

@@ -23,7 +23,7 @@ SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, max_side=5)
 
 
 def typed(**changes: Any) -> dict[str, Any]:
-    """The typed array [[1, 2]] with some keys changed; `...` leaves one out."""
+    """Return the typed array [[1, 2]] with some keys changed; `...` leaves one out."""
     content = base64.b64encode(struct.pack("<2d", 1.0, 2.0)).decode()
     array = {"dtype": "float64", "shape": [1, 2], "base64": content} | changes
     return {key: value for key, value in array.items() if value is not ...}
