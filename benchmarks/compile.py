@@ -1,4 +1,4 @@
-"""What a definition costs that was never seen before: build the graph, differentiate, plan, bind."""
+"""The cost of a new definition: build the graph, differentiate, plan, bind."""
 
 from __future__ import annotations
 

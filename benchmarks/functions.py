@@ -76,7 +76,7 @@ def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
 
 
 def agree(what: str, ours: Array, theirs: Any, tolerance: float) -> None:
-    """Exit where a contender computes something else."""
+    """Exit if a contender computes something else."""
     difference = np.abs(ours - np.asarray(theirs)).max()
     if not difference <= tolerance * max(1.0, float(np.abs(ours).max())):
         raise SystemExit(f"{what}: PyTorch's numbers differ by {difference:g}")
@@ -95,7 +95,7 @@ def rosenbrock(p: Any) -> Any:
 
 
 def torch_derivatives() -> dict[str, Callable[[], tuple[Any, Any, Any]]]:
-    """Value, gradient and Hessian as PyTorch's manual writes them."""
+    """Return value, gradient and Hessian as PyTorch's manual writes them."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     place = torch.tensor(POINT[0], requires_grad=True)
@@ -136,7 +136,7 @@ def one_point(rounds: int, with_torch: bool) -> None:
 
 
 def unseen() -> Iterator[str]:
-    """Expressions that nothing remembers anything of."""
+    """Yield expressions that are in no cache."""
     return (f"(1 - x)^2 + {number}*(y - x^2)^2" for number in count(100))
 
 
@@ -175,7 +175,7 @@ def to_the_end(make: Callable[[], Rolling]) -> Rolling:
 
 
 def arrived(running: Rolling) -> Arrival:
-    """Where the balls have come to."""
+    """Return the last places of the balls."""
     arrival = Arrival(running)
     while not arrival.finished:
         arrival.advance()
@@ -187,7 +187,7 @@ def spread() -> Array:
 
 
 def torch_balls(starts: Array, threads: int, **options: Any) -> Callable[[], Any]:
-    """All balls in one tensor, as one would write it for a picture."""
+    """Let all balls roll in one tensor, as a program for a picture does."""
     torch: Any = import_module("torch")
 
     def roll() -> Any:
@@ -283,7 +283,7 @@ def stationary_points(rounds: int) -> None:
 
 
 def profiled() -> dict[str, tuple[Callable[[], object], int]]:
-    """What can be profiled, and how many times it is called."""
+    """Return the calls that can be profiled, with the number of repetitions."""
     function = compiled("rosenbrock", 1, 2)
     new = creating()
     return {

@@ -42,7 +42,7 @@ def typical_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio must not exceed (or, with `at_least`, not fall below)."""
+    """A bound that a ratio must not exceed (or, with `at_least`, not fall below)."""
 
     limit: float
     at_least: bool = False
@@ -61,7 +61,7 @@ def installed(module: str) -> bool:
 
 
 def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
-    """`measure` each contender once a round, in an order that moves on every round."""
+    """Measure each contender once a round, in an order that moves on every round."""
     measured: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
         start = turn % len(contenders)

@@ -1,4 +1,4 @@
-"""What one large request takes of a worker's memory, over HTTP, in multiples of its parameters (Linux only).
+"""Memory of a worker for one large request over HTTP, in multiples of its parameters (Linux only).
 
 Dense layers of 2048 units, parameters and gradients as base64 in float32. The peak is the worker's own high-water mark
 of resident memory, from the moment before the request, when it has answered a small one already.

@@ -100,7 +100,7 @@ class Numbers:
     targets: Array
 
     def flat_parameters(self) -> Array:
-        """Kernel and bias of each layer, one after the other: the order of the engine."""
+        """Return kernel and bias of each layer, one after the other, as the engine orders them."""
         pairs = zip(self.kernels, self.biases, strict=True)
         return np.concatenate([array.reshape(-1) for pair in pairs for array in pair])
 

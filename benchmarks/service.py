@@ -286,7 +286,7 @@ def time_answers(
 
 
 def wrk_script(request: Request) -> str:
-    """Lua that makes wrk send the request."""
+    """Return Lua that makes wrk send the request."""
     lines = [f'wrk.method = "{request.method}"', *(f'wrk.headers["{k}"] = "{v}"' for k, v in request.headers.items())]
     if request.body is not None:
         lines.append(f"wrk.body = [==[{request.body.decode()}]==]")
@@ -307,7 +307,7 @@ def wrk_rate(wrk: str, request: Request, count: int, seconds: float, folder: str
 
 
 def python_rate(request: Request, count: int, seconds: float) -> float:
-    """Without wrk: threads of this process, which is slower itself than a fast server."""
+    """Measure without wrk, by threads of this process, which is slower than a fast server."""
     counts = [0] * count
     end = time.perf_counter() + seconds
 
@@ -330,7 +330,7 @@ def python_rate(request: Request, count: int, seconds: float) -> float:
 def rates(
     requests: Mapping[str, Request], count: int, rounds: int, seconds: float, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """Requests per second over `count` kept connections, in turns."""
+    """Measure requests per second over `count` kept connections, in turns."""
     wrk = shutil.which("wrk")
     with tempfile.TemporaryDirectory() as folder:
 
@@ -369,7 +369,7 @@ def compare_peers(ports: Mapping[str, int], rounds: int, quick: bool) -> None:
 def compare_servers(
     stack: contextlib.ExitStack, port: int, against: Path | None, rounds: int, seconds: float, quick: bool
 ) -> None:
-    """Requests per second, and answer times against another checkout if there is one."""
+    """Compare requests per second and answer times with another checkout, if there is one."""
     ours = our_request(XOR, port)
     floor = stack.enter_context(gunicorn(EMPTY, "benchmarks.peers.empty:app", "/"))
     silent = {"NABLA_LOG_REQUESTS": "false"}

@@ -55,7 +55,7 @@ def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Train
 
 
 def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
-    """A step as a stream sends it, but for the network."""
+    """Return a step as a stream sends it, without the network."""
     running = training(case, numbers, dtype, traced=True)
 
     def step() -> bytes:

@@ -95,7 +95,7 @@ def has_node() -> bool:
 
 
 def npm() -> tuple[list[str], dict[str, str]]:
-    """How npm is called, and the environment for it. Raises `NoNode`."""
+    """Return the command of npm, and its environment. Raises `NoNode`."""
     if has_node():
         return ["npm"], dict(os.environ)
     folder = _node_package()
@@ -165,13 +165,13 @@ def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> s
 
 
 def _shortened(printed: str) -> str:
-    """What a failed command said first, and last: in between npm lists its options."""
+    """Return the first and last lines of a failed command: in between npm lists its options."""
     lines = [line for line in printed.splitlines() if line.removeprefix("npm error").strip()]
     return "\n".join(lines if len(lines) <= 40 else [*lines[:15], "...", *lines[-25:]])
 
 
 def installed() -> tuple[list[str], dict[str, str]]:
-    """As `npm`, with what package-lock.json pins installed."""
+    """Return the same as `npm` after installing the packages that package-lock.json pins."""
     command, environment = npm()
     stamp = SOURCE / "node_modules" / ".installed-from"
     wanted = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()
@@ -244,7 +244,7 @@ def in_background() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; gives the exit status."""
+    """Run the command of the arguments; return the exit status."""
     if arguments[:1] == ["npm"]:
         with alone():
             command, environment = installed()

@@ -85,7 +85,7 @@ class Layer:
 
 
 def gradients_of(output: Node, targets: Sequence[Node], cotangent: Node | None = None) -> list[Node]:
-    """Gradients as arrays, zero where nothing arrives."""
+    """Return gradients as arrays, zero where none arrives."""
     return [
         broadcast(output.graph.constant(0.0), target.shape) if isinstance(found, NoGradient) else found
         for found, target in zip(differentiate(output, targets, cotangent).nodes, targets, strict=True)
@@ -122,7 +122,7 @@ class Gradients(torch.autograd.Function):
 
 
 def check(record: dict[str, Any]) -> str | None:
-    """What PyTorch finds wrong, or None."""
+    """Return PyTorch's complaint, or None."""
     torch.manual_seed(0)
     layer = Layer(record)
     values = [value.clone().requires_grad_() for value in layer.values]

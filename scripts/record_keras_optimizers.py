@@ -116,7 +116,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Keras's defaults of what are options of the service too."""
+    """Return Keras's defaults of the service's options."""
     kind, preset = OPTIMIZERS[name]
     options = {key for choice in CHOICES[name] for key in choice} - set(preset)
     config = kind().get_config()

@@ -266,7 +266,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def limited_log(p: Tensor) -> Tensor:
-    """ln p ≥ -100, whose derivative is 1 / max(p, 1e-12)."""
+    """Compute ln p ≥ -100, with the derivative 1 / max(p, 1e-12)."""
     value = torch.log(p).clamp(min=-100.0).detach()
     slope = (1.0 / p.clamp(min=1e-12)).detach()
     return value + slope * (p - p.detach())
@@ -288,7 +288,7 @@ def binary(
 def classes(
     p: Tensor, t: Tensor, activation: str, from_logits: bool, label_smoothing: float, class_weights: Any
 ) -> Tensor:
-    """Mean over the positions of a sample; targets are indices or distributions."""
+    """Take the mean over the positions of a sample; targets are indices or distributions."""
     weight = None if class_weights is None else torch.tensor(class_weights, dtype=p.dtype)
     rows, targets = p.reshape(-1, p.shape[-1]), t.reshape(-1) if t.dtype == torch.int64 else t.reshape(-1, t.shape[-1])
     if from_logits or activation == "softmax":
@@ -306,7 +306,7 @@ def divergence(p: Tensor, t: Tensor, activation: str) -> Tensor:
 
 
 def plain(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For losses that look at the outputs only, not at how they came about."""
+    """Adapt a loss that needs the outputs only, not their activation."""
     return lambda p, t, activation, **options: loss(p, t, **options)
 
 
@@ -504,7 +504,7 @@ def record_loss(name: str, activation: str, p: np.ndarray, t: np.ndarray, option
 
 
 def check_weighted_mean(x: Tensor, targets: Tensor, each: Tensor, carried: Tensor, options: dict[str, Any]) -> None:
-    """The normalised mean of class weights is PyTorch's own weighted mean."""
+    """Assert that the normalised mean of class weights is PyTorch's own weighted mean."""
     weight = None if options["class_weights"] is None else torch.tensor(options["class_weights"], dtype=x.dtype)
     own = F.cross_entropy(x, targets, weight, label_smoothing=options["label_smoothing"])
     assert torch.allclose(own, each.sum() / carried.sum(), rtol=1e-14, atol=0.0)
@@ -727,7 +727,7 @@ class Network:
         return ACTIVATIONS[name](z, **activations.select(name, **chosen).options)
 
     def run(self, layer: dict[str, Any], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer puts out, and its pre-activation."""
+        """Return the output of a layer, and its pre-activation."""
         x = inputs[0]
         match layer["type"]:
             case "dense":

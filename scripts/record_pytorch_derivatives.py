@@ -261,7 +261,7 @@ def entry_of(f: Callable[[Tensor], Tensor], position: int, flat: Tensor) -> Tens
 
 
 def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
-    """What an activation gave `output` for, and that activation: of probabilities PyTorch's losses want it so."""
+    """Return the logits of `output`, and its activation: PyTorch's losses take probabilities so."""
     if loss.endswith("categorical_crossentropy"):
         return output.log(), "softmax"
     if loss == "binary_crossentropy":
@@ -276,7 +276,7 @@ def split(flat: Tensor, pieces: list[Piece], lead: int = 0) -> list[Tensor]:
 
 
 def nested(pieces: list[Piece], values: list[Any], named: bool) -> Any:
-    """Values by the paths of the pieces, or the only one alone."""
+    """Nest values by the paths of the pieces; a single one stays alone."""
     if not pieces[0][0] or (len(pieces[0][0]) == 1 and not named):
         (value,) = values
         return value

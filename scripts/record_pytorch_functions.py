@@ -31,12 +31,12 @@ def constant(value: float) -> Tensor:
 
 
 def cube_root(x: Tensor) -> Tensor:
-    """PyTorch has none."""
+    """Compute a cube root, which PyTorch lacks."""
     return torch.sign(x) * torch.abs(x) ** (1.0 / 3.0)
 
 
 def softplus(x: Tensor) -> Tensor:
-    """Without the threshold beyond which PyTorch answers x itself."""
+    """Compute softplus without PyTorch's threshold, beyond which it answers x."""
     return torch.nn.functional.softplus(x, threshold=700.0)
 
 

@@ -27,7 +27,7 @@ def rosenbrock(x: Tensor) -> Tensor:
 
 
 def quadratic(x: Tensor) -> Tensor:
-    """Curvatures from 1 to 1000, on axes that are turned."""
+    """Compute a bowl of curvatures 1 to 1000 on turned axes."""
     curvatures = torch.logspace(0.0, 3.0, len(x), dtype=torch.float64)
     mirror = torch.arange(1.0, len(x) + 1.0, dtype=torch.float64)
     turned = x - 2.0 * mirror * (mirror @ x) / (mirror @ mirror)

@@ -156,7 +156,7 @@ def objective(x: Tensor) -> Tensor:
 
 
 def arguments(kind: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
-    """PyTorch's arguments for those of the options that it has."""
+    """Return PyTorch's arguments for the options that it has."""
     found: dict[str, Any] = {}
     for name, default in kind([torch.zeros(1)]).defaults.items():
         names = NAMES.get(name, (name,))
@@ -181,7 +181,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
     optimizer = kind([x], **own)
 
     def position() -> Tensor:
-        """Where the parameters are."""
+        """Return the parameters."""
         if name != "nesterov" or not optimizer.state:
             return x.detach().clone()
         ahead = options["momentum"] * options["learning_rate"] * optimizer.state[x]["momentum_buffer"]
@@ -202,7 +202,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """PyTorch's defaults of the service's options."""
+    """Return PyTorch's defaults of the service's options."""
     kind, preset = OPTIMIZERS[name]
     found: dict[str, Any] = {}
     for key, value in kind([torch.zeros(1)]).defaults.items():

@@ -1,4 +1,4 @@
-"""What the recorders share: the folder of the recorded data, and the form of its files."""
+"""The folder and the file format of recorded data, shared by the recorders."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def make_client() -> Callable[..., FlaskClient]:
-    """A client of a fresh application with some settings changed."""
+    """Return a function that makes a client of a fresh application with some settings changed."""
 
     def make(**settings: Any) -> FlaskClient:
         return create_app(Settings(**({"log_requests": False} | settings))).test_client()
@@ -64,7 +64,7 @@ def app() -> Flask:
 
 @pytest.fixture(scope="session")
 def built_demo() -> Path:
-    """The folder of the demo, built from the present files. Skips where there is no Node and none is to be had."""
+    """Build the demo and return its folder. Skips if there is no Node and none can be installed."""
     try:
         demo.build()
     except demo.NoNode as error:
@@ -74,7 +74,7 @@ def built_demo() -> Path:
 
 @pytest.fixture(scope="session")
 def schemas() -> dict[str, Any]:
-    """JSON schemas of requests and answers, as OpenAPI has them."""
+    """Return the JSON schemas of requests and answers in openapi.yaml."""
     found: dict[str, Any] = openapi_document()["components"]["schemas"]
     return found
 

@@ -254,7 +254,7 @@ def evaluate(outputs: Sequence[Node], inputs: Mapping[Node, Any]) -> list[Array]
 def expand(
     outputs: Sequence[Node], inputs: Mapping[Node, Any], direction: Mapping[Node, Any]
 ) -> list[tuple[Array, Array, Array]]:
-    """Values, first and second derivatives of `outputs` along the line `inputs + t direction` at t = 0.
+    """Compute values, first and second derivatives of `outputs` along the line `inputs + t direction` at t = 0.
 
     Inputs without a direction stay where they are. The derivatives are those towards positive t: a maximum, minimum or
     absolute value follows the branch that is taken there, so at a kink a direction and its negative give the two
@@ -273,7 +273,7 @@ def expand(
 def settled(
     compute: Callable[[], Sequence[mpf]], digits: int = 30, start: int = 60, *, believe_zeros: bool = False
 ) -> list[mpf]:
-    """What `compute` gives with so many digits that twice as many change none of the first `digits`.
+    """Compute with more and more digits until twice as many change none of the first `digits`.
 
     A zero is believed only at `MOST_DIGITS`, unless `believe_zeros`: with fewer it may be a difference of equal
     numbers. Raises `ArithmeticError` where no answer settles.
@@ -311,7 +311,7 @@ def ulp(exact: mpf, dtype: str = "float64") -> mpf:
 
 
 def ulps(actual: float, exact: mpf, dtype: str = "float64") -> float:
-    """How far a float is from an exact number, in units of the last place of that number rounded to a float.
+    """Return the distance of a float from an exact number, in units in the last place of that number as a float.
 
     Infinity stands for what is too large for a float: it has the distance of the first number that is rounded to it.
     """

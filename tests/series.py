@@ -103,7 +103,7 @@ FUNCTIONS: dict[str, tuple[Function, Function, Function]] = {}
 
 
 def _real(function: Function) -> Function:
-    """NaN where the answer is no real number, infinite at poles."""
+    """Return a real number, NaN for a complex one, infinity at poles."""
 
     def evaluated(x: mpf) -> mpf:
         if mp.isnan(x):
@@ -122,7 +122,7 @@ def _unary(name: str, value: Function, slope: Function, curvature: Function) -> 
 
 
 def _exp(x: mpf) -> mpf:
-    """Where it is far below every float its own size does not matter, which takes mpmath long to find."""
+    """Compute exp(max(x, -1e6)): far below every float the size does not matter, and mpmath takes long for it."""
     return mp.exp(max(x, mpf(-1_000_000))) if not mp.isnan(x) else x
 
 
@@ -156,7 +156,7 @@ def _erfc(x: mpf) -> mpf:
 
 
 def density(x: mpf) -> mpf:
-    """Of the normal distribution."""
+    """Compute the density of the normal distribution."""
     return _exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP level share: strict readers of answers, and a client of raw sockets."""
+"""Helpers of the tests of HTTP: strict readers of answers, and a client of raw sockets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def network(*layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def strict_json(content: bytes | str) -> Any:
-    """JSON without NaN, Infinity and keys that stand twice."""
+    """Read JSON; refuse NaN, Infinity and repeated keys."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -106,7 +106,7 @@ def strict_json(content: bytes | str) -> Any:
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """By the parser in C where there is one: the other takes seconds for openapi.yaml."""
+    """Read YAML by the parser in C if there is one: the other takes seconds for openapi.yaml."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -139,8 +139,7 @@ def resolves(pointer: str, document: Any) -> bool:
 
 
 def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of the values in a JSON document, its own first. Of numbers and rows the first and the last stand for
-    those between them."""
+    """Yield the paths of the values in a JSON document, its own first; of numbers and rows the first and last."""
     yield path
     if isinstance(document, dict | list):
         items = list(document.items() if isinstance(document, dict) else enumerate(document))
@@ -250,7 +249,7 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of all workers."""
+        """Return the resident memory of all workers."""
         total = 0
         for pid in self.workers:
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():

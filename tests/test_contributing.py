@@ -240,7 +240,7 @@ def run(program, snippet):
 
 @pytest.fixture(scope="module")
 def added():
-    """What each program finds, in one process for all: declarations first, then the application is asked."""
+    """Run all programs in one process, declarations first, and return the findings of each."""
     endpoint = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     snippets = SNIPPETS | {"an endpoint": json.dumps(re.findall(r"```python\n(.*?)```", endpoint[1], re.DOTALL))}
     first = "from service.app import create_app\n"

@@ -1,4 +1,4 @@
-"""What is dropped is gone at once: no reference cycles wait for the garbage collector."""
+"""Dropped objects are freed at once: no reference cycles wait for the garbage collector."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
 
 @pytest.fixture(scope="module")
 def frozen() -> None:
-    """Collections look at nothing that was there before: so they are quick."""
+    """Freeze all present objects, so that collections are quick."""
     gc.collect()
     gc.freeze()
 
@@ -61,7 +61,7 @@ def no_collector(frozen: None) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[Any]]:
-    """References to all objects of a class that are made from now on."""
+    """Collect references to all objects of a class from now on."""
     references: list[weakref.ref[Any]] = []
     before = kind.__init__
 
@@ -207,7 +207,7 @@ def served(frozen: None) -> FlaskClient:
 
 @pytest.fixture(scope="module")
 def least(served: FlaskClient) -> Counter[str]:
-    """What any request leaves behind: the router and the test client make cycles."""
+    """Return the cycles that any request leaves: those of the router and the test client."""
     return unreachable(lambda: served.get("/health/live", buffered=True).close())
 
 

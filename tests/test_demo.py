@@ -322,7 +322,7 @@ def test_the_notices_of_what_is_bundled_are_there(built_demo: Path) -> None:
 
 
 def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
-    """What npm prints; its command has to succeed."""
+    """Run npm, assert success, and return the output."""
     command, environment = building.installed()
     finished = subprocess.run(
         [*command, "run", *arguments], cwd=folder, env=environment, capture_output=True, text=True

@@ -62,7 +62,7 @@ def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -
 
 
 def assert_holds(found: Any, expected: Any) -> None:
-    """All that `expected` shows stands in `found`, numbers to the digits that are shown."""
+    """Assert that `found` has all of `expected`, numbers to the digits that are shown."""
     if isinstance(expected, dict):
         for key, value in expected.items():
             assert_holds(found[key], value)

@@ -185,7 +185,7 @@ def test_the_version_is_told_without_loading_anything(installed: Path, elsewhere
 
 
 def refused(*arguments: str, **more: str) -> str:
-    """What `nabla serve` says if it does not start: one line; and it leaves nothing behind."""
+    """Return the one line of a `nabla serve` that does not start, and assert that it leaves nothing behind."""
     command = [sys.executable, "-m", "service", "serve", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""What proxies say, and who is believed."""
+"""Headers of proxies, and the proxies that are trusted."""
 
 from __future__ import annotations
 

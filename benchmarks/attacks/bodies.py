@@ -52,12 +52,12 @@ class Heavy:
 
 
 def _whole(answer: bytes) -> float:
-    """1 unless it was cut short."""
+    """Return 1 unless the answer was cut short."""
     return float(b'"status":"cancelled"' not in answer)
 
 
 def _steps(answer: bytes) -> float:
-    """Those of all runs; of an answer that was cut short, those that were done."""
+    """Return the steps of all runs; of an answer that was cut short, the steps that were done."""
     return float(sum(map(int, re.findall(rb'"steps_done":(\d+)', answer))))
 
 
@@ -68,7 +68,7 @@ def _same(make: Callable[[], Any]) -> Callable[[int], bytes]:
 
 
 def _gradients() -> dict[str, Any]:
-    """30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
+    """Make 30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
     first = {"type": "dense", "name": "first", "units": 700, "activation": "tanh"}
     shared = {"type": "dense", "name": "shared", "units": 700, "activation": "tanh"}
     again = [{"type": "dense", "units": 700, "activation": "tanh", "shares": "shared"} for _ in range(28)]
@@ -83,7 +83,7 @@ def _gradients() -> dict[str, Any]:
 
 
 def elementwise(samples: int, layers: int = 240) -> bytes:
-    """Activations, one after the other, on `samples` times 1,000 numbers: all of them in NumPy loops, no BLAS."""
+    """Chain activations on `samples` times 1,000 numbers: NumPy loops alone, no BLAS."""
     hidden = [{"type": "activation", "activation": "softplus"} for _ in range(layers)]
     wide = {"type": "dense", "units": 1000, "activation": "tanh"}
     body = {
@@ -95,7 +95,7 @@ def elementwise(samples: int, layers: int = 240) -> bytes:
 
 
 def _hessian() -> dict[str, Any]:
-    """Second derivatives by some 640 parameters, over many samples."""
+    """Ask for second derivatives by some 640 parameters, over many samples."""
     return {
         "network": {"layers": [{"type": "dense", "units": 20, "activation": "tanh"}, {"type": "dense", "units": 1}]},
         "inputs": rows(6000, 30),
@@ -177,7 +177,7 @@ HEAVY: dict[str, Heavy] = {
 
 
 def large_answer(megabytes: float = 48) -> bytes:
-    """Return a forward request of some kilobytes whose answer has so many megabytes."""
+    """Return a forward request of some kilobytes that is answered with `megabytes`."""
     samples = max(1, round(megabytes * 21.3))
     body = {
         "network": {"layers": [{"type": "dense", "units": 2300, "activation": "tanh"}]},
@@ -219,7 +219,7 @@ def _filled(key: str, item: str, end: str, size: int, **changes: Any) -> bytes:
 
 
 def bombs(size: int) -> list[Bomb]:
-    """Every bomb of some `size` bytes when read. Those of spaces and repeated numbers shrink a thousandfold as gzip."""
+    """Return bombs of about `size` bytes when read. Spaces and repeated numbers shrink a thousandfold as gzip."""
     forward = "/v1/functions/gradient"
     train = "/v1/train"
     keys = "{" + ",".join(f'"k{n:07d}":1' for n in range(size // 14)) + "}"

@@ -155,7 +155,7 @@ async def _unread(server: Server, requests: list[bytes], options: Options) -> Ro
 
 
 async def _half_sent(server: Server, limit: int, options: Options) -> Row:
-    """Bodies of which all but the end is sent, and held there."""
+    """Send all but the end of each body, and hold the connections."""
     request = head("POST", "/v1/gradients", int(limit * 0.95)) + b" " * int(limit * 0.9)
     return await _holding(server, "200 bodies held at 95 %", request, 200, options)
 

@@ -24,7 +24,7 @@ DEATHS = 20
 
 @dataclass
 class Found:
-    """What the clients saw."""
+    """The observations of the clients."""
 
     answered: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ def metrics_of(server: Server) -> Path:
 
 
 async def _many_deaths(server: Server) -> Row:
-    """Worker after worker is killed: nothing stays behind in shared memory."""
+    """Kill worker after worker: nothing stays behind in shared memory."""
 
     for _ in range(20):  # so that each worker has counted something
         await server.get("/v1/losses")

@@ -1,4 +1,4 @@
-"""What is handed in: gradients with one mistake or two, right ones of all precisions, wrong ones without a pattern."""
+"""Claims of students: gradients with one mistake or two, right ones of all precisions, wrong ones without a pattern."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 
 
 
 def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> Iterator[Claim]:
-    """Two different mistakes at once, drawn at random, that no single mistake explains."""
+    """Yield pairs of different mistakes, drawn at random, that no single mistake explains."""
     for name in names:
         network = make(name, seed)
         prepare(network)
@@ -167,7 +167,7 @@ def differences(network: Network, h: float, central: bool) -> Tree | None:
 
 
 def _pattern(network: Network) -> bytes:
-    """On which side of each kink the numbers lie."""
+    """Return the side of each kink on which the numbers lie."""
     parts: list[Array] = []
     for layer in network.layers:
         if layer.activation == "relu":
@@ -180,7 +180,7 @@ def _pattern(network: Network) -> bytes:
 
 
 def scale_badly(network: Network, generator: np.random.Generator) -> None:
-    """Weights between 1e-6 and 1e6 of what they were: all alike, or each layer for itself; inputs of mixed units."""
+    """Scale weights by 1e-6 to 1e6, all alike or each layer for itself; inputs get mixed units."""
     one = 10.0 ** generator.uniform(-6.0, 6.0)
     alike = generator.random() < 0.3
     for layer in network.layers:
@@ -195,7 +195,7 @@ def scale_badly(network: Network, generator: np.random.Generator) -> None:
 
 
 def make_tiny(network: Network, generator: np.random.Generator) -> None:
-    """Gradients of about 1e-10: targets next to the outputs, or a loss with next to no weight."""
+    """Make gradients about 1e-10: targets next to the outputs, or a loss of little weight."""
     values = network.forward()
     for name, loss in network.losses.items():
         if loss.endswith("crossentropy") or generator.random() < 0.5:
@@ -206,7 +206,7 @@ def make_tiny(network: Network, generator: np.random.Generator) -> None:
 
 
 def enlarge(network: Network, generator: np.random.Generator) -> None:
-    """A batch of 256 to 1024."""
+    """Make the batch 256 to 1024 samples."""
     chosen = generator.integers(0, len(network.inputs), int(2 ** generator.uniform(8.0, 10.0)))
     network.inputs = network.inputs[chosen] + generator.normal(size=(len(chosen), *network.inputs.shape[1:]))
     network.targets = {name: target[chosen] for name, target in network.targets.items()}
@@ -215,7 +215,7 @@ def enlarge(network: Network, generator: np.random.Generator) -> None:
 
 
 def go_the_long_way(network: Network, generator: np.random.Generator) -> None:
-    """Cross-entropies are not shortened; some weights are large."""
+    """Keep cross-entropies unshortened; make some weights large."""
     network.long_way = True
     for layer in network.layers:
         if layer.owner == layer.name and generator.random() < 0.5:
@@ -283,7 +283,7 @@ def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Cla
 
 
 def _entry(array: Array, generator: np.random.Generator, size: float) -> None:
-    """One entry, not of the smallest."""
+    """Pick an entry, not of the smallest."""
     large = np.argwhere(np.abs(array) >= 1e-3 * np.abs(array).max())
     index = tuple(large[generator.integers(len(large))])
     array[index] *= 1.0 + size
@@ -362,7 +362,7 @@ def _places(claimed: Tree, owners: Sequence[Layer], where: str, generator: np.ra
 
 
 def small(prepare: Prepare, seed: int = 900) -> Iterator[Claim]:
-    """Gradients of 1e-10 in which one entry is wrong by a hundredth."""
+    """Yield gradients of 1e-10 in which one entry is wrong by a hundredth."""
     for attempt, name in enumerate(name for name in MAKERS for _ in range(4)):
         network = make(name, seed + attempt)
         network.loss_weights = dict.fromkeys(network.losses, 1e-10)

@@ -52,7 +52,7 @@ SLOPE: dict[str, Callable[[Array], Array]] = {
 
 
 class Layer:
-    """What all layers share. `owner` is the layer that has the parameters."""
+    """The base of all layers. `owner` is the layer that has the parameters."""
 
     def __init__(self, name: str, shares: str | None = None, l1: float = 0.0, l2: float = 0.0) -> None:
         self.name, self.owner = name, shares or name
@@ -80,7 +80,7 @@ class Layer:
         return self.a
 
     def delta(self, da: Array, wrong: Wrong) -> Array:
-        """dL/dz from dL/da."""
+        """Return dL/dz, given dL/da."""
         if self.fused or self.activation == "linear":
             return da
         if wrong("derivative_omitted"):

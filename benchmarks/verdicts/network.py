@@ -58,7 +58,7 @@ class Network:
     # --- numbers ------------------------------------------------------------------------------
 
     def fill(self, generator: np.random.Generator, gain: float = 1.0) -> Network:
-        """Random parameters of the usual scales, biases and shifts included."""
+        """Draw parameters of the usual scales, biases and shifts included."""
         by_name: dict[str, Layer] = {}
         values = {INPUT: self.inputs}
         for layer in self.layers:
@@ -139,7 +139,7 @@ class Network:
         return self.hand_in(found, slips)
 
     def output_delta(self, layer: Layer, p: Array, wrong: Wrong) -> Array:
-        """dL/da of an output layer; after a softmax dL/dz."""
+        """Return dL/da of an output layer; after a softmax dL/dz."""
         loss, t = self.losses[layer.name], self.targets[layer.name]
         if len(t) > 1 and wrong("targets_of_sample_before"):
             t = np.roll(t, 1, 0)
@@ -296,7 +296,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
-    """l of every output, to be summed for each sample."""
+    """Return l of every output, to be summed for each sample."""
     outputs = p[0].size
     if loss == "categorical_crossentropy":
         top = z.max(-1, keepdims=True)
@@ -307,7 +307,7 @@ def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
 
 
 def _slopes(loss: str, layer: Layer, p: Array, t: Array, wrong: Wrong) -> Array:
-    """dl/da of one sample's loss; of cross-entropies dl/dz, of which the layer takes no derivative again."""
+    """Return dl/da of one sample's loss; of cross-entropies dl/dz, which the layer takes as it is."""
     outputs = np.asarray(p[0].size, p.dtype)
     if loss == "categorical_crossentropy":
         if wrong("softmax_omitted"):

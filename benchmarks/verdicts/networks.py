@@ -161,7 +161,7 @@ def deep(g: np.random.Generator) -> Network:
 
 
 def twins(g: np.random.Generator) -> Network:
-    """Two of everything: many mistakes are one another here."""
+    """Make two of everything: here many mistakes look alike."""
     layers = Dense("hidden", 2, "sigmoid"), Dense("output", 2, "sigmoid")
     losses = {"output": "mean_squared_error"}
     return Network("twins", layers, (2,), losses, g.normal(size=(2, 2)), {"output": g.random((2, 2))})

@@ -66,7 +66,7 @@ def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _kernel(p: Tree) -> Tree:
-    """`(*window, in, out)` to `(out, in, *window)`."""
+    """Turn `(*window, in, out)` into `(out, in, *window)`."""
     return {"weight": np.moveaxis(p["kernel"], (-1, -2), (0, 1)), "bias": p["bias"]}
 
 
@@ -81,7 +81,7 @@ def _recurrent(p: Tree, prefix: str = "", end: str = "") -> Tree:
 
 
 def _gru(p: Tree) -> Tree:
-    """Update, reset, candidate to reset, update, candidate."""
+    """Reorder update, reset, candidate as reset, update, candidate."""
 
     def ordered(x: Array) -> Array:
         update, reset, candidate = np.split(x, 3, -1)

@@ -1,4 +1,4 @@
-"""What a verdict costs beyond the gradient itself."""
+"""The cost of a verdict beyond the gradient itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def typed(array: Array) -> dict[str, Any]:
 
 
 def typed_single(array: Array) -> dict[str, Any]:
-    """float32: 200 submissions in float64 are more than a body may have."""
+    """Submit float32: 200 submissions in float64 exceed the largest body."""
     return typed(array.astype("float32"))
 
 

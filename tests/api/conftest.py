@@ -25,7 +25,7 @@ def train(client: FlaskClient) -> Train:
 
 @pytest.fixture(scope="session")
 def told(train: Train) -> Told:
-    """The answer to a request that is accepted."""
+    """Return a function that posts a training, asserts status 200, and returns the answer."""
 
     def ask(**changes: Any) -> dict[str, Any]:
         response = train(training(**changes))

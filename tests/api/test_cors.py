@@ -23,7 +23,7 @@ ELSEWHERE = "https://pages.example"
 
 @pytest.fixture
 def local(make_client: MakeClient) -> MakeClient:
-    """Clients of an application that listens on loopback addresses alone."""
+    """Make clients of an application that listens on loopback addresses alone."""
 
     def make(**settings: object) -> FlaskClient:
         client = make_client(**settings)

@@ -36,7 +36,7 @@ def sgd(learning_rate: float = 0.01, **options: Any) -> dict[str, Any]:
 
 
 def descent(**changes: Any) -> dict[str, Any]:
-    """Four balls, one to each minimum of Himmelblau's function, with some keys changed; `...` leaves one out."""
+    """Return a request of four balls on Himmelblau's function, some keys changed; `...` leaves one out."""
     body = {
         "expression": HIMMELBLAU,
         "starts": [[3, 3], [-3, 3], [-3, -3], [3, -2]],
@@ -490,7 +490,7 @@ def test_the_same_request_has_the_same_bytes(post: Post) -> None:
 
 
 def test_presets_are_descended_by_their_own_words(client: FlaskClient, post: Post) -> None:
-    """What the catalogue tells of a preset can be sent as it is."""
+    """A preset's entry of the catalogue can be sent as it is."""
     preset = client.get("/v1/functions/presets/himmelblau").json
     body = {key: preset[key] for key in ("expression", "variables", "starts")}
     body |= {"optimizers": [trial["optimizer"] for trial in preset["trials"]], "steps": 50}
@@ -539,7 +539,7 @@ def test_a_start_on_a_kink_has_no_slope_to_follow(post: Post, client: FlaskClien
 
 
 def test_a_slip_is_told_whoever_asked_before(post: Post) -> None:
-    """Who lists the variables means them; what was compiled for that request serves the next one, without the list."""
+    """A request that lists variables and one without the list may share a compiled function."""
     body = descent(expression="sinx + y", starts=[[1, 1]], steps=1)
     listed = rolled(post, **body, variables=["sinx", "y"])
     answer = rolled(post, **body)

@@ -287,7 +287,7 @@ def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
     ],
 )  # fmt: skip
 def test_no_null_is_silent(post: Post, expression: str) -> None:
-    """At points that are easy to get wrong, one by one, so that the graph is that of each."""
+    """Points that are easy to get wrong are asked one by one, so that each has its own graph."""
     numbers = (0, -0.0, 1, -1, 0.5, 1e-320, 1e200, -1e308)
     points = [[x, y] for x in numbers for y in (0, 1, -2.5, 1e308)]
     body = {"expression": expression, "variables": ["x", "y"]}
@@ -309,7 +309,7 @@ TOO_LONG = {"goldstein_price"}
 
 
 def assert_formulas(post: Post, expression: str, variables: list[str], points: Any) -> None:
-    """Assert that each formula, sent back, has the values of the derivative that it is told to be."""
+    """Assert that each formula, sent back, has the values of its derivative."""
     body = {"expression": expression, "variables": variables, "points": points}
     answer = answered(post, body)
     gradients = np.array([entry["gradient"] for entry in answer["points"]], float)
@@ -343,7 +343,7 @@ def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
 
 
 def _count(post: Post, expression: str) -> int:
-    """How many variables there are, from what is said of points that have too many numbers."""
+    """Read the number of variables from the refusal of points with too many numbers."""
     document = assert_problem(post({"expression": expression, "points": [[1] * 9]}, PATH), "invalid")
     return faults(document)["#/points"].split("[")[1].count(",") + 1
 

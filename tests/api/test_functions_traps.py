@@ -38,7 +38,7 @@ def body_of(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def refused(post: Post, name: str, **changes: Any) -> dict[str, str]:
-    """What is said of each place of a request that is wrong."""
+    """Return the detail of each fault of a request by its place."""
     body = body_of(name, **changes)
     started = time.monotonic()
     document = assert_problem(post(body, f"/v1/functions/{name}"), "invalid", body)

@@ -1,4 +1,4 @@
-"""What newcomers type, and the words that the answer must have: in requests, in JSON, in paths, in expressions."""
+"""Mistakes of newcomers in requests, JSON, paths and expressions, and words that the answers must have."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def hostile(name: str) -> tuple[bytes, set[int]]:
 
 
 def check(answer: Any, statuses: set[int]) -> None:
-    """What holds of every answer to a hostile body."""
+    """Assert the rules of every answer to a hostile body."""
     body = answer.get_data()
     assert answer.status_code in statuses, body[:500]
     if answer.status_code == 200:

@@ -72,7 +72,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture
 def reserved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What requests hold, whenever they hold more."""
+    """Record the reserved bytes whenever requests reserve more."""
     held: list[int] = []
     before = Account._take
 

@@ -34,7 +34,7 @@ def values(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def request(units: int = UNITS, layers: int = 2, dtype: str = "float64") -> dict[str, Any]:
-    """Dense layers with typed arrays for everything; the text of a kernel is long."""
+    """Return a request of dense layers with typed arrays throughout; the text of a kernel is long."""
     generator = np.random.default_rng(1986)
     names = [f"dense_{number}" for number in range(layers)]
     shapes = {"kernel": (units, units), "bias": (units,)}

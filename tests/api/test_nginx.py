@@ -38,7 +38,7 @@ def free_port() -> int:
 
 @contextmanager
 def nginx(folder: Path, upstream: int, changes: dict[str, str] | None = None) -> Iterator[Server]:
-    """nginx before the server at a port, with some texts of the configuration changed."""
+    """Start nginx before the server at a port, with some texts of the configuration replaced."""
     port = free_port()
     text = CONFIGURATION
     here = {

@@ -47,7 +47,7 @@ BODIES = {operation.path: operation.examples for operation in in_order()}
 
 
 def errors(schema: Any, value: Any) -> list[str]:
-    """What keeps a value from being as a schema of the document says."""
+    """Return the violations of a schema of the document by a value."""
     whole = {"components": DOCUMENT["components"]} | schema
     validator = jsonschema.Draft202012Validator(whole)
     return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(value)]

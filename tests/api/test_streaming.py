@@ -37,7 +37,7 @@ RESERVED = 1 << 20
 
 
 class Counting:
-    """A work that counts, and tells of every step or of every so many."""
+    """A work that counts, and emits each step or each `every`-th one."""
 
     def __init__(
         self, steps: float = 3, every: int = 1, seconds: float = 0.0, failure: Exception | None = None
@@ -145,7 +145,7 @@ def laboratory(make_laboratory: Callable[..., Laboratory]) -> Laboratory:
 
 @pytest.fixture
 def outcomes() -> Callable[[], dict[str, float]]:
-    """What was counted since the test began."""
+    """Return a function that counts outcomes since the test began."""
 
     def read() -> dict[str, float]:
         (metric,) = (metric for metric in REGISTRY.collect() if metric.name == "nabla_streams")

@@ -25,13 +25,13 @@ LINE = network({"type": "dense", "name": "line", "units": 1})
 
 
 def comparing(**changes: Any) -> dict[str, Any]:
-    """Two optimizers on XOR for three steps, with some keys changed; `...` leaves one out."""
+    """Return a request of two optimizers on XOR, three steps, some keys changed; `...` leaves one out."""
     return xor(**({"optimizers": ["sgd", "adam"], "steps": 3} | changes))
 
 
 @pytest.fixture(scope="module")
 def told(post: Post) -> Callable[..., dict[str, Any]]:
-    """The answer to a request that is accepted."""
+    """Return a function that posts a comparison, asserts status 200, and returns the answer."""
 
     def ask(**changes: Any) -> dict[str, Any]:
         response = post(comparing(**changes), PATH)

@@ -56,7 +56,7 @@ class Stream:
         self.connection.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """What the server wrote at a time."""
+        """Yield the chunks that the server wrote."""
         while (size := int(self.file.readline(), 16)) > 0:
             yield self.file.read(size)
             assert self.file.readline() == b"\r\n"
@@ -106,7 +106,7 @@ def ended(server: Server, outcome: str) -> float:
 
 
 def cpu_seconds(server: Server) -> float:
-    """What the worker has computed so far."""
+    """Return the processor seconds of the worker."""
     (worker,) = server.workers
     fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

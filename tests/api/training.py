@@ -26,7 +26,7 @@ Train = Callable[..., TestResponse]
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    """Three steps on XOR, with some keys changed; `...` leaves one out."""
+    """Return a request of three steps on XOR, some keys changed; `...` leaves one out."""
     return xor(**({"optimizer": SGD, "steps": 3} | changes))
 
 

@@ -79,7 +79,7 @@ def pixels(demo: Demo, png: bytes) -> NDArray[np.uint8]:
 
 
 def palette_png(picture: NDArray[np.uint8], count: int) -> bytes:
-    """A PNG of so many colours, chosen by median cut (Heckbert 1982): a third of the size, and nobody sees it."""
+    """Return a PNG of few colours, chosen by median cut (Heckbert 1982): a third of the size, and looks the same."""
     flat = picture.reshape(-1, 3)
     colours, places, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
     boxes = [np.arange(len(colours))]

@@ -60,7 +60,7 @@ class Tab:
             self.complaints.append(f"{message.type} in the console: {message.text}")
 
     def expect_status(self, status: int) -> None:
-        """From now on, answers of this status are meant."""
+        """Expect answers of this status from now on."""
         self._expected.add(status)
 
     def done(self) -> None:
@@ -73,11 +73,11 @@ class Tab:
         self.page.goto(f"{self.origin}{path}", wait_until="domcontentloaded")
 
     def run(self, script: str, argument: Any = None) -> Any:
-        """What a function in the page returns."""
+        """Return the result of a function in the page."""
         return self.page.evaluate(script, argument)
 
     def wait(self, script: str, argument: Any = None) -> Any:
-        """What a function in the page returns as soon as that is something."""
+        """Wait until a function in the page returns a true value, and return it."""
         # Playwright's own way to wait evaluates text in the page, which its policy forbids.
         end = time.monotonic() + SECONDS
         while not (found := self.run(script, argument)):
@@ -110,7 +110,7 @@ class Demo(Tab):
         return self.page.get_by_role("button", name=self.text(key, **places), exact=True)
 
     def ask(self, path: str, body: Any) -> Any:
-        """What the service answers to a request that no page made."""
+        """Return the service's answer to a request outside the page."""
         answer = self.server.post(json.dumps(body).encode(), path)
         assert answer.status_code == 200, answer.body
         return answer.json

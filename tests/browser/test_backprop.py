@@ -214,7 +214,7 @@ def training(**changes: Any) -> dict[str, Any]:
 
 
 def state_table(demo: Demo) -> dict[str, list[float]]:
-    """The optimizer's table: of each weight its gradient, its state, its update, and its value after the step."""
+    """Return the optimizer's table: gradient, state, update and new value of each weight."""
     table = demo.page.get_by_role("region", name=demo.text("backprop.optimizer.state"))
     names = table.locator("tbody tr.name").all_inner_texts()
     return dict(zip(names, map(numbers, table.locator("tbody tr:not(.name)").all()), strict=True))

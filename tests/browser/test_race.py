@@ -54,7 +54,7 @@ def answered(demo: Demo) -> None:
 
 
 def ends(demo: Demo) -> list[tuple[str, float, list[float] | None]]:
-    """Of each ball its optimizer, the value that is shown, and the valley that it ended in."""
+    """Return optimizer, shown value and valley of each ball."""
     found = []
     for row in panel(demo, "race.ends").locator(".runs > li").all():
         valley = row.locator("p.end .number")

@@ -42,7 +42,7 @@ class Docs(Tab):
         self.until("return document.querySelector('.opblock')")
 
     def what(self, script: str, *arguments: Any) -> Any:
-        """What a script returns that has the helpers and its arguments."""
+        """Return the result of a script that gets the helpers and its arguments."""
         return self.run(f"(arguments) => {{ {HELPERS} {script} }}", arguments)
 
     def until(self, script: str, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the tests of generated clients share."""
+"""Helpers of the tests of generated clients."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def generate(server: Server, folder: Path) -> Path:
 
 
 def run(program: str, folder: Path, *arguments: str) -> str:
-    """What a program prints that can import the generated package."""
+    """Run a program that can import the generated package; return its output."""
     finished = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

@@ -160,7 +160,7 @@ def test_chunks(opened: Running) -> None:
 
 
 def test_heads_that_repeat_are_told_apart(opened: Running) -> None:
-    """The same head with other bodies, and other heads in between: each answer is that of its own request."""
+    """The same head comes with other bodies, and other heads in between: each request gets its own answer."""
     bodies = [json.dumps(xor()).encode(), json.dumps(xor(loss="nonsense")).encode()]
     size = max(map(len, bodies))
     one, other = (head("/v1/gradients", size, Connection="") + body.ljust(size) for body in bodies)
@@ -226,7 +226,7 @@ def test_head_requests_have_no_body(opened: Running, path: str) -> None:
 
 
 def test_health_is_that_of_the_application(opened: Running) -> None:
-    """What the edge answers itself looks as the application's answer, but for what differs each time."""
+    """The edge's own answer equals the application's, except headers that differ each time."""
     client = opened.edge.app.test_client()  # type: ignore[attr-defined]
     for path in ("/health/live", "/health/ready"):
         for _ in range(2):

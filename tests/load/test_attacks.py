@@ -55,7 +55,7 @@ ATTACKS: dict[str, slow.Run] = {
 
 @pytest.fixture(scope="module")
 def attacked(start_server: ServerFactory) -> Iterator[Server]:
-    """Two workers with short deadlines."""
+    """Yield a server of two workers with short deadlines."""
     settings = {f"NABLA_MAX_{name}_SECONDS": "1" for name in ("HEADER", "BODY", "SEND")}
     with start_server(**settings, NABLA_MAX_BODY_BYTES=str(4 * 2**20)) as server:
         yield server
@@ -133,7 +133,7 @@ def test_a_body_that_grows_a_thousandfold_is_refused(attacked: Server) -> None:
 
 
 def test_a_late_body_is_no_request(attacked: Server) -> None:
-    """What comes after the refusal of a body belongs to the body."""
+    """Bytes after the refusal of a body belong to the body."""
 
     async def late() -> bytes:
         connection = await slow.connect(attacked.port)

@@ -38,7 +38,7 @@ def requires(declaration: Declaration) -> list[Option]:
 
 
 def bad(option: Option) -> Iterator[Any]:
-    """Values that the option does not take."""
+    """Return values that the option refuses."""
     if option.required or option.default is not None:
         yield None
     yield from option.refused()
@@ -49,7 +49,7 @@ TOGETHER: dict[str, dict[str, Any]] = {"piecewise_constant": {"boundaries": [1],
 
 
 def path_of(registry: Registry[Any]) -> str:
-    """Where a request of `request_with` goes."""
+    """Return the path for a request of `request_with`."""
     return "/v1/train" if registry.plural in ("optimizers", "schedules") else "/v1/gradients"
 
 

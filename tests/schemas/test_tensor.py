@@ -30,7 +30,7 @@ def typed(**changes: Any) -> dict[str, Any]:
 
 
 def offence(value: Any) -> tuple[tuple[Any, ...], str]:
-    """Where a tensor is refused, and why."""
+    """Return the place and the detail of the refusal of a tensor."""
     with pytest.raises(ValidationError) as caught:
         decode(value)
     messages, path = caught.value.messages, ()
