@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 def sigmoid_gradients(
     kernels: Sequence[Array], biases: Sequence[Array], inputs: Array, targets: Array
 ) -> tuple[Array, Array, list[Array]]:
-    """Loss, outputs and gradients (kernel, bias, kernel, …): sigmoid layers, mean half squared error."""
+    """Return loss, outputs and gradients (kernel, bias, kernel, …): sigmoid layers, mean half squared error."""
     outputs = [inputs]
     for kernel, bias in zip(kernels, biases, strict=True):
         outputs.append(1.0 / (1.0 + np.exp(-(outputs[-1] @ kernel + bias))))
@@ -38,7 +38,7 @@ def sigmoid_gradients(
 def softmax_gradients(
     kernels: Sequence[Array], biases: Sequence[Array], inputs: Array, targets: Array
 ) -> tuple[Array, Array, list[Array]]:
-    """Loss, outputs and gradients (kernel, bias, kernel, …): ReLU layers, softmax, mean cross-entropy."""
+    """Return loss, outputs and gradients (kernel, bias, kernel, …): ReLU layers, softmax, mean cross-entropy."""
     outputs = [inputs]
     for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
         z = outputs[-1] @ kernel

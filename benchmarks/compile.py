@@ -1,13 +1,11 @@
-"""What a definition costs that was never seen before: build the graph, differentiate, plan, bind."""
+"""The cost of a new definition: build the graph, differentiate, plan, bind."""
 
 from __future__ import annotations
 
 import argparse
-import cProfile
-import pstats
 from collections.abc import Callable
 
-from benchmarks.measure import Bar, Timing, blas, duration, table, time_in_turns
+from benchmarks.measure import Bar, Timing, blas, duration, profile, table, time_in_turns
 from benchmarks.networks import DIGITS, WIDE, XOR, Case
 from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
@@ -25,18 +23,6 @@ def compiling(case: Case) -> Callable[[], object]:
     return compile_once
 
 
-def profile(case: Case, times: int) -> None:
-    """Print where compiling spends its time."""
-    call = compiling(case)
-    call()
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for _ in range(times):
-        call()
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile", description=__doc__)
     parser.add_argument("--rounds", type=int, default=31, help="turns of each contender (default 31)")
@@ -44,7 +30,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="profile compiling XOR instead of timing it")
     options = parser.parse_args()
     if options.profile:
-        return profile(XOR, 300)
+        return profile(compiling(XOR), 300)
     print(blas())
     contenders = {case.name: compiling(case) for case in (XOR, DIGITS, WIDE)}
     timings = time_in_turns(contenders, 5 if options.quick else options.rounds)

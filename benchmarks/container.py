@@ -1,4 +1,4 @@
-"""Whether a container as in docker-compose.yml holds: the worst requests, many at once, and no worker is killed.
+"""A test of the container of docker-compose.yml: the worst requests, many at once, and no worker is killed.
 
 The server runs with the settings of docker-compose.yml, in a memory cgroup of that size where one can be made (as root,
 cgroup v1 or v2), and the peak of each worker is compared with the formula of docs/deployment.md. Linux only.
@@ -42,7 +42,7 @@ TYPED = JSON | {"Accept": "application/json; tensors=base64"}
 
 
 def compose() -> tuple[dict[str, str], int]:
-    """The environment and the memory of the service in docker-compose.yml."""
+    """Return the environment and the memory of the service in docker-compose.yml."""
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nabla"]
     limit = str(service["mem_limit"]).lower()
     return {key: str(value) for key, value in service["environment"].items()}, int(limit.rstrip("gb")) * 2**30
@@ -64,7 +64,7 @@ def zeros(*shape: int) -> dict[str, Any]:
 
 
 def valid() -> list[tuple[str, str, dict[str, str], bytes]]:
-    """Large requests that are answered where there is memory: name, path, headers and body of each."""
+    """Return large requests that are answered if memory allows: name, path, headers and body of each."""
     draw = random.Random(1986).random
     rows = [[draw() for _ in range(1000)] for _ in range(800)]
     wide = network(dense(1500), dense(1500), dense(1), inputs=zeros(4, 1500), targets=zeros(4, 1))
@@ -105,7 +105,7 @@ def _balls(count: int) -> dict[str, Any]:
 
 
 def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
-    """Small gzip bodies that become large, and then many objects: each is refused."""
+    """Return small gzip bodies that become large, and then many objects: each is refused."""
     xor = network(dense(2), dense(1), inputs=[[0, 0]], targets=[[0]])
 
     def filled(key: str, opening: str, part: str, closing: str) -> bytes:
@@ -130,7 +130,7 @@ def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
 
 @contextlib.contextmanager
 def cgroup(limit: int) -> Iterator[Path | None]:
-    """A memory cgroup of so many bytes, or None where none can be made."""
+    """Yield a memory cgroup of `limit` bytes, or None if none can be made."""
     for root, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
         folder = Path("/sys/fs/cgroup") / root / f"nabla-{os.getpid()}"
         try:
@@ -155,7 +155,7 @@ def children(process: int) -> list[int]:
 
 
 def attack(port: int, requests: list[tuple[str, str, dict[str, str], bytes]], clients: int, seconds: float) -> Any:
-    """Send all of them again and again from so many clients: how often each was answered with which status."""
+    """Send all requests again and again from several clients; return the count of each status of each."""
     counts: Counter[tuple[str, str]] = Counter()
     end = time.monotonic() + seconds
 
@@ -234,7 +234,7 @@ def measure(clients: int, seconds: float) -> bool:
 
 
 def _started(process: int, count: int, port: int) -> list[int]:
-    """The workers of a server, once all of them are there and one answers."""
+    """Return the workers of a server, once all of them are there and one answers."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         time.sleep(0.2)

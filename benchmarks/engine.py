@@ -40,7 +40,7 @@ Answer = Callable[[], tuple[float, Array]]
 
 
 def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callable[[], object]], dict[str, Answer]]:
-    """The program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
+    """Return the program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
     tree = {
@@ -70,7 +70,7 @@ def by_hand(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]
 
 
 def products(case: Case, numbers: Numbers) -> Callable[[], object]:
-    """Every matrix product the network needs, and nothing else, into memory that is already there."""
+    """Return a run of the matrix products of the network alone, into memory that exists already."""
     dtype = numbers.inputs.dtype
     generator = np.random.default_rng(7)
     calls: list[Callable[[], object]] = []
@@ -95,7 +95,7 @@ def products(case: Case, numbers: Numbers) -> Callable[[], object]:
 
 
 def torch_eager(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]:
-    """Functional PyTorch, gradients set to None before each backward as its optimizers do."""
+    """Return functional PyTorch; gradients are None before each backward, as its optimizers leave them."""
     torch: Any = import_module("torch")
     functional = torch.nn.functional
     torch.set_num_threads(1)

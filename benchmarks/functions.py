@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RATIO_HEADER, Bar, Timing, blas, duration, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import (
+    RATIO_HEADER,
+    Bar,
+    Timing,
+    blas,
+    duration,
+    installed,
+    profile,
+    ratio_rows,
+    table,
+    time_in_turns,
+)
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
 from service.engine.descent.end_points import BLOCK_POINTS
@@ -58,7 +67,7 @@ BALLS_BAR = Bar(0.5)
 
 
 def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
-    """One row per contender; the bar judges the median."""
+    """Return one row per contender; the bar judges the median."""
     rows = []
     for name, timing in timings.items():
         verdict = ""
@@ -69,7 +78,7 @@ def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
 
 
 def agree(what: str, ours: Array, theirs: Any, tolerance: float) -> None:
-    """Exit where a contender computes something else."""
+    """Exit if a contender computes something else."""
     difference = np.abs(ours - np.asarray(theirs)).max()
     if not difference <= tolerance * max(1.0, float(np.abs(ours).max())):
         raise SystemExit(f"{what}: PyTorch's numbers differ by {difference:g}")
@@ -88,7 +97,7 @@ def rosenbrock(p: Any) -> Any:
 
 
 def torch_derivatives() -> dict[str, Callable[[], tuple[Any, Any, Any]]]:
-    """Value, gradient and Hessian as PyTorch's manual writes them."""
+    """Return value, gradient and Hessian as PyTorch's manual writes them."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     place = torch.tensor(POINT[0], requires_grad=True)
@@ -129,7 +138,7 @@ def one_point(rounds: int, with_torch: bool) -> None:
 
 
 def unseen() -> Iterator[str]:
-    """Expressions that nothing remembers anything of."""
+    """Yield expressions that are in no cache."""
     return (f"(1 - x)^2 + {number}*(y - x^2)^2" for number in count(100))
 
 
@@ -168,7 +177,7 @@ def to_the_end(make: Callable[[], Runs]) -> Runs:
 
 
 def arrived(running: Runs) -> RunEnds:
-    """Where the balls have come to."""
+    """Return the ends of the runs."""
     arrival = RunEnds(running)
     while not arrival.finished:
         arrival.advance()
@@ -180,7 +189,7 @@ def spread() -> Array:
 
 
 def torch_balls(starts: Array, threads: int, **options: Any) -> Callable[[], Any]:
-    """All balls in one tensor, as one would write it for a picture."""
+    """Let all balls roll in one tensor, as a program for a picture does."""
     torch: Any = import_module("torch")
 
     def roll() -> Any:
@@ -276,7 +285,7 @@ def stationary_points(rounds: int) -> None:
 
 
 def profiled() -> dict[str, tuple[Callable[[], object], int]]:
-    """What can be profiled, and how many times it is called."""
+    """Return the calls that can be profiled, with the number of repetitions."""
     function = compiled("rosenbrock", 1, 2)
     new = creating()
     return {
@@ -288,17 +297,6 @@ def profiled() -> dict[str, tuple[Callable[[], object], int]]:
         "basins": (lambda: arrived(to_the_end(basin_map())), 1),
         "search": (searching("himmelblau"), 10),
     }
-
-
-def profile(call: Callable[[], object], times: int) -> None:
-    """Print where a call spends its time."""
-    call()
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for _ in range(times):
-        call()
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class Case:
         return compile_task(task, Limits())
 
     def numbers(self, evaluation: Evaluation) -> Feed:
-        """Inputs, targets and parameters; biases are not 0, or mistakes in them would not show."""
+        """Return inputs, targets and parameters; biases are not 0, or mistakes in them would not show."""
         generator = np.random.default_rng(1986)
         inputs = generator.standard_normal((self.batch, *self.sample)).astype(evaluation.task.dtype)
         targets = generator.integers(0, self.classes, self.batch)
@@ -79,7 +79,7 @@ class Case:
         return Feed({INPUT: inputs}, parameters, {output: targets})
 
     def answer(self, evaluation: Evaluation, workspace: Workspace) -> list[Array]:
-        """The loss and every gradient in the order of the parameters; with `per_sample` those of every sample."""
+        """Return the loss and each gradient in the order of the parameters; `per_sample` gives those of each sample."""
         read = workspace.outputs
         parts = evaluation.parameters.parts
         if "per_sample" in self.include:
@@ -92,7 +92,7 @@ class Case:
 
 
 def tensors_of(torch: Any, feed: Feed) -> tuple[Any, Any, dict[str, Any]]:
-    """Inputs, targets and parameters as PyTorch tensors, the parameters by `layer.name`."""
+    """Return inputs, targets and parameters as PyTorch tensors, the parameters by `layer.name`."""
     (targets,) = feed.targets.values()
     parameters = {
         f"{layer}.{name}": torch.tensor(array)
@@ -103,12 +103,12 @@ def tensors_of(torch: Any, feed: Feed) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def leaf(tensor: Any) -> Any:
-    """A contiguous parameter of its own."""
+    """Return a contiguous parameter of its own."""
     return tensor.clone().contiguous().requires_grad_()
 
 
 def eager(parameters: Sequence[Any], loss_of: Callable[[], Any]) -> Callable[[], Any]:
-    """Forward and backward; gradients set to None before, as PyTorch's optimizers do."""
+    """Run forward and backward; gradients are None before, as PyTorch's optimizers leave them."""
 
     def step() -> Any:
         for parameter in parameters:
@@ -121,7 +121,7 @@ def eager(parameters: Sequence[Any], loss_of: Callable[[], Any]) -> Callable[[],
 
 
 def torch_lenet(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """In PyTorch's own layout: channels first, and the first dense kernel in the order that flattening gives."""
+    """Build LeNet in PyTorch's layout: channels first, the first dense kernel in the order of its flattening."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     x = x.permute(0, 3, 1, 2).contiguous()
@@ -152,7 +152,7 @@ def torch_lenet(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object
 
 
 def torch_lstm(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """`nn.LSTM` with its two biases, of which the second is 0, and a linear head on the last output."""
+    """Build `nn.LSTM` with its two biases, the second of them 0, and a linear head on the last output."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     features, gates = given["lstm.kernel"].shape
@@ -179,7 +179,7 @@ def torch_lstm(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object]
 
 
 def torch_per_sample(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """`torch.func`: the gradient of one sample's loss, vectorized over the samples."""
+    """Vectorize the gradient of one sample's loss over the samples, with `torch.func`."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     parameters = {name: value.T.contiguous() if name.endswith("kernel") else value for name, value in given.items()}
@@ -277,7 +277,7 @@ def check(name: str, dtype: str, ours: Sequence[Array], others: Sequence[Array])
 
 
 def compare_hessian(dtype: str, rounds: int, torch: Any) -> None:
-    """The Hessian of a tiny network's loss, whole answers on both sides."""
+    """Compare the Hessian of a tiny network's loss, whole answers on both sides."""
     numbers = XOR.numbers(dtype)
     asked = DerivativeTask(XOR.task(dtype), "hessian", "loss", "parameters")
     derivation = compile_derivative(asked, Limits())
@@ -296,7 +296,7 @@ def compare_hessian(dtype: str, rounds: int, torch: Any) -> None:
 
 
 def torch_hessian(torch: Any, numbers: Numbers) -> Callable[[], Any]:
-    """`torch.func.hessian` by one vector of all parameters, which is quicker than by each of them."""
+    """Take `torch.func.hessian` by one vector of all parameters: quicker than by each of them."""
     x, targets = torch.tensor(numbers.inputs), torch.tensor(numbers.targets)
     flat = torch.tensor(numbers.flat_parameters())
 
@@ -342,7 +342,7 @@ def profile(case: Case, dtype: str, rounds: int) -> None:
 
 
 def _traced(evaluation: Evaluation) -> tuple[Workspace, list[tuple[str, str]]]:
-    """A workspace, and for each of its calls the operation and the shapes it was bound for."""
+    """Return a workspace, and for each of its calls the operation and the shapes it was bound for."""
 
     def tracing(name: str, bind: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def traced(out: Array, inputs: Sequence[Array], *details: Any) -> Iterator[Any]:

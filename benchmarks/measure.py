@@ -6,6 +6,8 @@ meets the same weather, and only ratios within one run are compared with a bar.
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import statistics
 import sys
 import time
@@ -29,18 +31,18 @@ class Timing:
         return min(self.seconds)
 
     def ratio_to(self, other: Timing) -> float:
-        """The median of the ratios round by round: a disturbance that outlasts a round cancels."""
+        """Return the median of the ratios round by round: a disturbance that outlasts a round cancels."""
         return typical_ratio(self.seconds, other.seconds)
 
 
 def typical_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """The median ratio of what was measured in the same round."""
+    """Return the median ratio of what was measured in the same round."""
     return statistics.median(mine / theirs for mine, theirs in zip(ours, others, strict=True))
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio must not exceed (or, with `at_least`, not fall below)."""
+    """A bound that a ratio must not exceed (or, with `at_least`, not fall below)."""
 
     limit: float
     at_least: bool = False
@@ -51,7 +53,7 @@ class Bar:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported; says so in a line when it cannot."""
+    """Return whether a peer can be imported; says so in a line when it cannot."""
     if find_spec(module) is not None:
         return True
     print(f"skipped: {module} is not installed")
@@ -59,7 +61,7 @@ def installed(module: str) -> bool:
 
 
 def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
-    """`measure` each contender once a round, in an order that moves on every round."""
+    """Measure each contender once a round, in an order that moves on every round."""
     measured: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
         start = turn % len(contenders)
@@ -71,7 +73,7 @@ def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], fl
 def time_in_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.01
 ) -> dict[str, Timing]:
-    """Seconds per call of each contender; one turn repeats the call for about `seconds`."""
+    """Return seconds per call of each contender; one turn repeats the call for about `seconds`."""
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
         call()  # warm up
@@ -92,7 +94,7 @@ def time_in_turns(
 
 
 def blas() -> str:
-    """The BLAS libraries of this process with the kernels they chose."""
+    """Return the BLAS libraries of this process with the kernels they chose."""
     try:
         import threadpoolctl
     except ImportError:
@@ -107,7 +109,7 @@ def blas() -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds with three significant digits and a fitting unit."""
+    """Return seconds with three significant digits and a fitting unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1.0:
             return f"{seconds * factor:#.3g}".rstrip(".") + f" {unit}"
@@ -128,7 +130,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def ratio_rows(timings: Mapping[str, Timing], ours: str, bars: Mapping[str, Bar]) -> list[list[str]]:
-    """One row per contender: its times, and how `ours` relates to them; the bar judges the typical ratio."""
+    """Return one row per contender: its times, and how `ours` relates to them; the bar judges the typical ratio."""
     mine = timings[ours]
     rows = []
     for name, timing in timings.items():
@@ -148,3 +150,14 @@ def ratio_rows(timings: Mapping[str, Timing], ours: str, bars: Mapping[str, Bar]
 
 
 RATIO_HEADER = ("contender", "median", "least", "ours/it", "of the least", "bar")
+
+
+def profile(call: Callable[[], object], times: int) -> None:
+    """Print where a call spends its time, after one call that warms up."""
+    call()
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(times):
+        call()
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)

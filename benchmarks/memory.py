@@ -1,4 +1,4 @@
-"""What one large request takes of a worker's memory, over HTTP, in multiples of its parameters (Linux only).
+"""Memory of a worker for one large request over HTTP, in multiples of its parameters (Linux only).
 
 Dense layers of 2048 units, parameters and gradients as base64 in float32. The peak is the worker's own high-water mark
 of resident memory, from the moment before the request, when it has answered a small one already.
@@ -31,7 +31,7 @@ def typed(array: Any) -> dict[str, Any]:
 
 
 def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
-    """A body of `POST /v1/gradients`, and how many bytes its parameters have as numbers."""
+    """Return a body of `POST /v1/gradients`, and how many bytes its parameters have as numbers."""
     generator = np.random.default_rng(1986)
     names = [f"dense_{number}" for number in range(1, layers + 1)]
     parameters = {
@@ -57,7 +57,7 @@ def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
 
 
 def worker_of(port: int) -> Path:
-    """The /proc directory of the only worker of the server that listens on `port`."""
+    """Return the /proc directory of the only worker of the server that listens on `port`."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
@@ -70,13 +70,13 @@ def worker_of(port: int) -> Path:
 
 
 def resident(worker: Path, which: str) -> int:
-    """Bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Return bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
     (line,) = (line for line in (worker / "status").read_text().splitlines() if line.startswith(f"{which}:"))
     return int(line.split()[1]) * 1024
 
 
 def send(port: int, body: bytes, gzip: bool) -> tuple[float, bytes]:
-    """Seconds until the answer was there, and the answer."""
+    """Return seconds until the answer was there, and the answer."""
     headers = {**JSON, "Accept": "application/json; tensors=base64"} | ({"Accept-Encoding": "gzip"} if gzip else {})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     start = time.perf_counter()

@@ -32,7 +32,7 @@ class Case:
         return (*(f"hidden_{number}" for number in range(1, len(self.sizes) - 1)), "output")
 
     def definition(self) -> NetworkDefinition:
-        """A new definition, as a request that was never seen before makes it."""
+        """Return a new definition, as a request that was never seen before makes it."""
         return NetworkDefinition(
             tuple(
                 LayerDefinition(name, layers.select("dense", units=units, activation=activations.select(activation)))
@@ -69,7 +69,7 @@ class Case:
         return Numbers(kernels, biases, inputs, targets)
 
     def request(self) -> dict[str, Any]:
-        """The body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients`."""
         numbers = self.numbers("float64")
         return {
             "network": {
@@ -100,7 +100,7 @@ class Numbers:
     targets: Array
 
     def flat_parameters(self) -> Array:
-        """Kernel and bias of each layer, one after the other: the order of the engine."""
+        """Return kernel and bias of each layer, one after the other, as the engine orders them."""
         pairs = zip(self.kernels, self.biases, strict=True)
         return np.concatenate([array.reshape(-1) for pair in pairs for array in pair])
 

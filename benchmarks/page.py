@@ -65,7 +65,7 @@ DERIVED = """(address) => new Promise(done => {
 
 
 def first_script() -> int:
-    """Bytes of script, as they are sent, that an empty cache needs before the lab's own."""
+    """Return bytes of script, as they are sent, that an empty cache needs before the lab's own."""
     manifest = json.loads((demo.RESULT / "manifest.json").read_text())
     names: set[str] = set()
 
@@ -90,7 +90,7 @@ def opened(browser: Browser, origin: str, link: str, **options: Any) -> Page:
 
 
 def usable(browser: Browser, origin: str) -> float:
-    """Seconds from opening the page, with an empty cache, until the screen says where the balls of the race are."""
+    """Return the seconds from opening the page, with an empty cache, until it shows where the balls are."""
     page = browser.new_context(viewport=WINDOW).new_page()
     page.add_init_script(PAINTED)
     page.goto(f"{origin}/?lang=en", wait_until="commit")
@@ -111,7 +111,7 @@ def frames(browser: Browser, origin: str, view: str, seconds: float) -> float:
 
 
 def steps(browser: Browser, origin: str, seconds: float) -> float:
-    """Different steps of a running XOR training that were on screen in a second."""
+    """Return the number of different steps of a running XOR training on screen in a second."""
     page = opened(browser, origin, "backprop/steps=2000")
     page.locator("svg text.value.known").wait_for()
     page.locator("button.primary", has_text="Train").click()
@@ -121,7 +121,7 @@ def steps(browser: Browser, origin: str, seconds: float) -> float:
 
 
 def clicks(browser: Browser, origin: str) -> float:
-    """Seconds from a click on a weight until its derivation is there; the median of six weights."""
+    """Return seconds from a click on a weight until its derivation is there; the median of six weights."""
     page = opened(browser, origin, "backprop", reduced_motion="reduce")
     page.locator(".meaning").wait_for()
     page.wait_for_load_state("networkidle")

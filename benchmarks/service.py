@@ -79,7 +79,7 @@ def free_port() -> int:
 
 
 def processors() -> tuple[set[int], set[int]] | None:
-    """One processor for the servers and the others for the clients; None where there is no choice."""
+    """Return one processor for the servers and the others for the clients; None where there is no choice."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     first, *others = sorted(os.sched_getaffinity(0))
@@ -132,7 +132,7 @@ def server(
 def gunicorn(
     name: str, application: str, ready: str, root: Path = ROOT, extra: Mapping[str, str] | None = None
 ) -> contextlib.AbstractContextManager[int]:
-    """One worker with the settings of a checkout's gunicorn.conf.py."""
+    """Return one worker with the settings of a checkout's gunicorn.conf.py."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", str(root / "gunicorn.conf.py")]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", "1", application]
@@ -170,7 +170,7 @@ def our_request(case: Case, port: int) -> Request:
 
 
 def our_typed_request(case: Case, port: int) -> Request:
-    """The same request and answer with every array as base64."""
+    """Return the same request and answer with every array as base64."""
 
     def typed(array: Any) -> dict[str, Any]:
         data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
@@ -256,7 +256,7 @@ def check_answers(case: Case, requests: Mapping[str, Request]) -> None:
 def time_answers(
     case: Case, requests: Mapping[str, Request], rounds: int, count: int, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """The median answer time on one kept connection per server, in turns of `count` requests."""
+    """Return the median answer time on one kept connection per server, in turns of `count` requests."""
     connections = {name: http.client.HTTPConnection("127.0.0.1", one.port) for name, one in requests.items()}
 
     def turn(name: str) -> float:
@@ -286,7 +286,7 @@ def time_answers(
 
 
 def wrk_script(request: Request) -> str:
-    """Lua that makes wrk send the request."""
+    """Return Lua that makes wrk send the request."""
     lines = [f'wrk.method = "{request.method}"', *(f'wrk.headers["{k}"] = "{v}"' for k, v in request.headers.items())]
     if request.body is not None:
         lines.append(f"wrk.body = [==[{request.body.decode()}]==]")
@@ -307,7 +307,7 @@ def wrk_rate(wrk: str, request: Request, count: int, seconds: float, folder: str
 
 
 def python_rate(request: Request, count: int, seconds: float) -> float:
-    """Without wrk: threads of this process, which is slower itself than a fast server."""
+    """Measure without wrk, by threads of this process, which is slower than a fast server."""
     counts = [0] * count
     end = time.perf_counter() + seconds
 
@@ -330,7 +330,7 @@ def python_rate(request: Request, count: int, seconds: float) -> float:
 def rates(
     requests: Mapping[str, Request], count: int, rounds: int, seconds: float, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """Requests per second over `count` kept connections, in turns."""
+    """Measure requests per second over `count` kept connections, in turns."""
     wrk = shutil.which("wrk")
     with tempfile.TemporaryDirectory() as folder:
 
@@ -369,7 +369,7 @@ def compare_peers(ports: Mapping[str, int], rounds: int, quick: bool) -> None:
 def compare_servers(
     stack: contextlib.ExitStack, port: int, against: Path | None, rounds: int, seconds: float, quick: bool
 ) -> None:
-    """Requests per second, and answer times against another checkout if there is one."""
+    """Compare requests per second and answer times with another checkout, if there is one."""
     ours = our_request(XOR, port)
     floor = stack.enter_context(gunicorn(EMPTY, "benchmarks.peers.empty:app", "/"))
     silent = {"NABLA_LOG_REQUESTS": "false"}

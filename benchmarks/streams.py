@@ -20,7 +20,7 @@ FOREVER = {"optimizer": "adam", "steps": 1_000_000, "trace": {"every": 100}}
 
 
 class Stream(threading.Thread):
-    """One client that reads steps until it is told to hang up."""
+    """A client that reads steps until it shall hang up."""
 
     def __init__(self, port: int, body: bytes, form: str, start: threading.Barrier, end: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -49,7 +49,7 @@ class Stream(threading.Thread):
 
 
 def resident(port: int) -> int:
-    """Memory of the workers: children of whoever listens on the port have nabla's application loaded."""
+    """Return the memory of the workers: the children of the process that listens on the port."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     connection.getresponse().read()
@@ -66,7 +66,7 @@ def resident(port: int) -> int:
 
 
 def health(port: int, seconds: float) -> list[float]:
-    """How long `/health/live` takes, asked every 50 ms over new connections."""
+    """Measure `/health/live`, asked every 50 ms over new connections."""
     times = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -38,7 +38,7 @@ LIMITS = Limits(operations=float("inf"), steps=10**12, trace_elements=10**15)
 
 
 def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Training:
-    """A training that goes on for as long as anybody measures."""
+    """Return a training that goes on for as long as anybody measures."""
     tree = {
         name: {"kernel": kernel, "bias": bias}
         for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
@@ -56,7 +56,7 @@ def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Train
 
 
 def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
-    """A step as a stream sends it, but for the network."""
+    """Return a step as a stream sends it, without the network."""
     running = training(case, numbers, dtype, traced=True)
 
     def step() -> bytes:
@@ -68,7 +68,7 @@ def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
 
 
 def torch_adam(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Callable[[], Array]]:
-    """A step as PyTorch's tutorials write it, and the parameters in our order."""
+    """Return a step as PyTorch's tutorials write it, and the parameters in our order."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     modules: list[Any] = []

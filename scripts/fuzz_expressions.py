@@ -34,7 +34,7 @@ SLOWEST = 5
 
 
 def compiled(text: str) -> object:
-    """Value, gradient, Hessian and all that follows from them, at one point."""
+    """Compute value, gradient, Hessian and all that follows from them, at one point."""
     expression = parse(text)
     function = Function(FunctionTask(expression, 1, 2))
     return analyse(function, np.full((1, len(expression.variables)), 0.7)) if expression.variables else None
@@ -50,7 +50,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def outcome(check: Callable[[str], object], text: str) -> tuple[str, float]:
-    """What came of a text, and in which time."""
+    """Return the outcome of a text, and the seconds."""
     before = time.thread_time()
     try:
         check(text)

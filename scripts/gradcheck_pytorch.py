@@ -14,26 +14,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from recording import DATA
 from torch.autograd.gradcheck import GradcheckError
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from schemas.network import NetworkField  # noqa: E402
-from service.engine.graph.differentiate import differentiate  # noqa: E402
-from service.engine.graph.ir import Graph, Node, NoGradient  # noqa: E402
-from service.engine.graph.operations import broadcast, sum_over  # noqa: E402
-from service.engine.graph.plan import Program  # noqa: E402
-from service.engine.network.layers import layers  # noqa: E402
-from service.engine.network.model import assemble  # noqa: E402
+from schemas.network import NetworkField
+from service.engine.graph.differentiate import differentiate
+from service.engine.graph.ir import Graph, Node, NoGradient
+from service.engine.graph.operations import broadcast, sum_over
+from service.engine.graph.plan import Program
+from service.engine.network.layers import layers
+from service.engine.network.model import assemble
 
 Tensor = torch.Tensor
-DATA = ROOT / "tests" / "data" / "pytorch"
 
 
 class Planned:
@@ -89,7 +85,7 @@ class Layer:
 
 
 def gradients_of(output: Node, targets: Sequence[Node], cotangent: Node | None = None) -> list[Node]:
-    """Gradients as arrays, zero where nothing arrives."""
+    """Return gradients as arrays, zero where none arrives."""
     return [
         broadcast(output.graph.constant(0.0), target.shape) if isinstance(found, NoGradient) else found
         for found, target in zip(differentiate(output, targets, cotangent).nodes, targets, strict=True)
@@ -126,7 +122,7 @@ class Gradients(torch.autograd.Function):
 
 
 def check(record: dict[str, Any]) -> str | None:
-    """What PyTorch finds wrong, or None."""
+    """Return PyTorch's complaint, or None."""
     torch.manual_seed(0)
     layer = Layer(record)
     values = [value.clone().requires_grad_() for value in layer.values]
@@ -140,7 +136,7 @@ def check(record: dict[str, Any]) -> str | None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    files = sorted(DATA.glob("layers_*.json"))
+    files = sorted((DATA / "pytorch").glob("layers_*.json"))
     records = [record for file in files for record in json.loads(file.read_text())["layers"] if not record["ties"]]
     chosen = set(sys.argv[1:]) or {declaration.name for declaration in layers}
     failed = 0

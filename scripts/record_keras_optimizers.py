@@ -11,10 +11,8 @@ in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -22,8 +20,8 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import jax.numpy as jnp
 import keras
+from recording import write
 
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "keras" / "optimizers.json"
 START = [0.9, -0.6, 0.4, 1.3, -1.1, 0.2, 0.7]
 RECORDED = (1, 2, 3, 10, 40)
 
@@ -94,7 +92,7 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def objective(x: jax.Array) -> jax.Array:
-    """A chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
+    """Return a chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
     return 0.25 * ((x[1:6] - jnp.sin(2.0 * x[:5])) ** 2).sum()
 
 
@@ -118,7 +116,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Keras's defaults of what are options of the service too."""
+    """Return Keras's defaults of the service's options."""
     kind, preset = OPTIMIZERS[name]
     options = {key for choice in CHOICES[name] for key in choice} - set(preset)
     config = kind().get_config()
@@ -133,16 +131,9 @@ def main() -> None:
         for name, choices in CHOICES.items()
         for options in choices
     ]
-    answers = {
-        "source": f"Keras {keras.__version__}, JAX {jax.__version__}",
-        "start": START,
-        "defaults": {name: defaults(name) for name in OPTIMIZERS},
-        "records": records,
-    }
-    TARGET.parent.mkdir(exist_ok=True)
-    text = json.dumps(answers, separators=(",", ":")).replace('{"optimizer"', '\n{"optimizer"')
-    TARGET.write_text(text + "\n", encoding="utf-8")
-    print(f"{TARGET.name}: {len(records)} records, {TARGET.stat().st_size} bytes")
+    source = f"Keras {keras.__version__}, JAX {jax.__version__}"
+    told = {name: defaults(name) for name in OPTIMIZERS}
+    write("keras/optimizers.json", "records", records, source=source, start=START, defaults=told)
 
 
 if __name__ == "__main__":

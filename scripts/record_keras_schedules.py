@@ -7,9 +7,7 @@ Needs keras 3.15 and jax, which are in none of the extras.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,8 +15,8 @@ import keras
 import numpy as np
 from keras.optimizers import schedules
 from keras.src import ops
+from recording import write
 
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "keras" / "schedules.json"
 COUNTS = 60
 
 SCHEDULES: dict[str, tuple[Callable[..., Any], list[dict[str, Any]]]] = {
@@ -88,10 +86,7 @@ def main() -> None:
             rates = [np.asarray(schedule(np.int64(count))) for count in range(COUNTS)]
             assert all(rate.dtype == np.float64 for rate in rates), "set JAX_ENABLE_X64"
             records.append({"name": name, "options": options, "base": 0.5, "rates": [float(rate) for rate in rates]})
-    text = json.dumps({"keras": keras.__version__, "records": records}, separators=(",", ":")) + "\n"
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(text)
-    print(f"{TARGET.name}: {len(records)} schedules, {len(text)} bytes")
+    write("keras/schedules.json", "records", records, keras=keras.__version__)
 
 
 if __name__ == "__main__":

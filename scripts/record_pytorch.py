@@ -11,28 +11,23 @@ computed in float64 at points that float32 holds exactly, so that both precision
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from recording import write
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from service.engine.declarations import Registry  # noqa: E402
-from service.engine.network.activations import activations  # noqa: E402
-from service.engine.network.losses import losses  # noqa: E402
-from service.engine.network.regularizers import regularizers  # noqa: E402
+from service.engine.declarations import Registry
+from service.engine.network.activations import activations
+from service.engine.network.losses import losses
+from service.engine.network.regularizers import regularizers
 
 Tensor = torch.Tensor
-TARGET = ROOT / "tests" / "data" / "pytorch"
-LARGEST_FILE, LARGEST_TOTAL = 300_000, 1_000_000
+LARGEST_TOTAL = 1_000_000
 
 # Where the service and PyTorch differ, or PyTorch is the less exact one: the tests take these
 # tolerances there and no others. `values`, `slopes` and `second` are of activations.
@@ -271,7 +266,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def limited_log(p: Tensor) -> Tensor:
-    """ln p ≥ -100, whose derivative is 1 / max(p, 1e-12)."""
+    """Compute ln p ≥ -100, with the derivative 1 / max(p, 1e-12)."""
     value = torch.log(p).clamp(min=-100.0).detach()
     slope = (1.0 / p.clamp(min=1e-12)).detach()
     return value + slope * (p - p.detach())
@@ -293,7 +288,7 @@ def binary(
 def classes(
     p: Tensor, t: Tensor, activation: str, from_logits: bool, label_smoothing: float, class_weights: Any
 ) -> Tensor:
-    """Mean over the positions of a sample; targets are indices or distributions."""
+    """Take the mean over the positions of a sample; targets are indices or distributions."""
     weight = None if class_weights is None else torch.tensor(class_weights, dtype=p.dtype)
     rows, targets = p.reshape(-1, p.shape[-1]), t.reshape(-1) if t.dtype == torch.int64 else t.reshape(-1, t.shape[-1])
     if from_logits or activation == "softmax":
@@ -311,7 +306,7 @@ def divergence(p: Tensor, t: Tensor, activation: str) -> Tensor:
 
 
 def plain(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For losses that look at the outputs only, not at how they came about."""
+    """Adapt a loss that needs the outputs only, not their activation."""
     return lambda p, t, activation, **options: loss(p, t, **options)
 
 
@@ -462,14 +457,14 @@ SAMPLE_WEIGHTS = (0.5, 2.0, 0.0, 1.25)
 
 
 def class_weight_of(targets: Tensor, class_weights: Any) -> Tensor:
-    """The weight that each sample's target carries."""
+    """Return the weight that each sample's target carries."""
     weight = torch.tensor(class_weights, dtype=torch.float64)
     carried = weight[targets] if targets.dtype == torch.int64 else (targets * weight).sum(-1)
     return average(carried.reshape(len(targets), -1))
 
 
 def record_loss(name: str, activation: str, p: np.ndarray, t: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
-    """Each sample's loss and its gradient, and the reductions with and without sample weights.
+    """Return each sample's loss and its gradient, and the reductions with and without sample weights.
 
     Gradients are with respect to what the activation takes: the logits of sigmoid and softmax.
     """
@@ -509,7 +504,7 @@ def record_loss(name: str, activation: str, p: np.ndarray, t: np.ndarray, option
 
 
 def check_weighted_mean(x: Tensor, targets: Tensor, each: Tensor, carried: Tensor, options: dict[str, Any]) -> None:
-    """The normalised mean of class weights is PyTorch's own weighted mean."""
+    """Assert that the normalised mean of class weights is PyTorch's own weighted mean."""
     weight = None if options["class_weights"] is None else torch.tensor(options["class_weights"], dtype=x.dtype)
     own = F.cross_entropy(x, targets, weight, label_smoothing=options["label_smoothing"])
     assert torch.allclose(own, each.sum() / carried.sum(), rtol=1e-14, atol=0.0)
@@ -732,7 +727,7 @@ class Network:
         return ACTIVATIONS[name](z, **activations.select(name, **chosen).options)
 
     def run(self, layer: dict[str, Any], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer puts out, and its pre-activation."""
+        """Return the output of a layer, and its pre-activation."""
         x = inputs[0]
         match layer["type"]:
             case "dense":
@@ -771,7 +766,7 @@ class Network:
         return outputs, before
 
     def per_sample(self, x: Tensor, targets: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """The outputs, and each sample's loss over all of them."""
+        """Return the outputs, and each sample's loss over all of them."""
         loss = dict(self.spec["loss"])
         name = loss.pop("name")
         options = losses.select(name, **loss).options
@@ -856,7 +851,6 @@ def need_formulas(registry: Registry[Any], formulas: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    TARGET.mkdir(parents=True, exist_ok=True)
     written = 0
     for name, record in (
         ("activations", record_activations),
@@ -865,13 +859,7 @@ def main() -> None:
         ("networks", record_networks),
     ):
         differences = [difference for difference in DIFFERENCES if name.startswith(difference["kind"])]
-        content = {"torch": torch.__version__, "differences": differences, name: record()}
-        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n"
-        (TARGET / f"{name}.json").write_text(text)
-        size = len(text.encode())
-        assert size < LARGEST_FILE, f"{name}: {size} bytes"
-        written += size
-        print(f"{name}.json: {size} bytes")
+        written += write(f"pytorch/{name}.json", name, record(), torch=torch.__version__, differences=differences)
     assert written < LARGEST_TOTAL
 
 

@@ -12,7 +12,6 @@ Hessians are those of `torch.autograd.functional`: for batch normalization in tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record_pytorch import LARGEST_FILE, LOSSES, TARGET, losses
+from record_pytorch import LOSSES, losses
 from record_pytorch_layers import (
     COMMON,
     FORMULAS,
@@ -37,6 +36,7 @@ from record_pytorch_layers import (
     run_network,
     sorted_out,
 )
+from recording import write
 from torch.autograd.functional import hessian
 from torch.func import grad, jacrev, jvp, vjp
 
@@ -261,7 +261,7 @@ def entry_of(f: Callable[[Tensor], Tensor], position: int, flat: Tensor) -> Tens
 
 
 def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
-    """What an activation gave `output` for, and that activation: of probabilities PyTorch's losses want it so."""
+    """Return the logits of `output`, and its activation: PyTorch's losses take probabilities so."""
     if loss.endswith("categorical_crossentropy"):
         return output.log(), "softmax"
     if loss == "binary_crossentropy":
@@ -270,13 +270,13 @@ def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
 
 
 def split(flat: Tensor, pieces: list[Piece], lead: int = 0) -> list[Tensor]:
-    """A flat last axis as the arrays it is made of."""
+    """Return a flat last axis as the arrays it is made of."""
     parts = flat.reshape(*flat.shape[:lead], -1).split([math.prod(shape) for _, shape in pieces], -1)
     return [part.reshape((*flat.shape[:lead], *shape)) for part, (_, shape) in zip(parts, pieces, strict=True)]
 
 
 def nested(pieces: list[Piece], values: list[Any], named: bool) -> Any:
-    """Values by the paths of the pieces, or the only one alone."""
+    """Nest values by the paths of the pieces; a single one stays alone."""
     if not pieces[0][0] or (len(pieces[0][0]) == 1 and not named):
         (value,) = values
         return value
@@ -306,7 +306,7 @@ class Record:
         return len(known.get(side, ())) > 1
 
     def by_sample(self, flat: Tensor, axis: int, side: str) -> list[Tensor]:
-        """An axis of all numbers of a side as two of samples and their numbers, for each piece."""
+        """Return an axis of all numbers of a side as two of samples and their numbers, for each piece."""
         pieces = self.function.pieces(side)
         parts = flat.split([math.prod(shape) for _, shape in pieces], axis)
         return [part.unflatten(axis, (self.function.samples, -1)) for part in parts]
@@ -422,10 +422,8 @@ def main() -> None:
     records = [
         Record(title, spec, np.random.default_rng([5, k])).record() for k, (title, spec) in enumerate(NETWORKS.items())
     ]
-    text = json.dumps({"torch": torch.__version__, "networks": records}, separators=(",", ":")) + "\n"
-    assert len(text) < LARGEST_FILE, f"{len(text)} bytes"
-    (TARGET / "derivatives.json").write_text(text)
-    print(f"derivatives.json: {sum(len(record['answers']) for record in records)} answers, {len(text)} bytes")
+    count = f"{sum(len(record['answers']) for record in records)} answers"
+    write("pytorch/derivatives.json", "networks", records, count, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,16 @@ at some of its kinks, and in the company of others in `EXPRESSIONS`. Everything 
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from record_pytorch import LARGEST_FILE, TARGET
+from recording import write
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from service.engine.functions.expression import Expression, parse  # noqa: E402
-from service.engine.functions.vocabulary import vocabulary  # noqa: E402
-from tests.engine.functions.samples import SAMPLES, VARIABLES, without_samples, written  # noqa: E402
+from service.engine.functions.expression import Expression, parse
+from service.engine.functions.vocabulary import vocabulary
+from tests.engine.functions.samples import SAMPLES, VARIABLES, without_samples, written
 
 Tensor = torch.Tensor
 Point = tuple[float, ...]
@@ -37,12 +31,12 @@ def constant(value: float) -> Tensor:
 
 
 def cube_root(x: Tensor) -> Tensor:
-    """PyTorch has none."""
+    """Compute a cube root, which PyTorch lacks."""
     return torch.sign(x) * torch.abs(x) ** (1.0 / 3.0)
 
 
 def softplus(x: Tensor) -> Tensor:
-    """Without the threshold beyond which PyTorch answers x itself."""
+    """Compute softplus without PyTorch's threshold, beyond which it answers x."""
     return torch.nn.functional.softplus(x, threshold=700.0)
 
 
@@ -219,11 +213,9 @@ def main() -> None:
         for word in vocabulary
     }
     expressions = [record(text, "xyzw"[: len(points[0])], points) for text, points in EXPRESSIONS.items()]
-    told = {"torch": torch.__version__, "skipped": SKIPPED, "words": words, "expressions": expressions}
-    text = json.dumps(told, separators=(",", ":")) + "\n"
-    assert len(text) < LARGEST_FILE, f"{len(text)} bytes"
-    (TARGET / "functions.json").write_text(text)
-    print(f"functions.json: {len(words)} words, {len(expressions)} expressions, {len(text)} bytes")
+    count = f"{len(words)} words, {len(expressions)} expressions"
+    facts = {"torch": torch.__version__, "skipped": SKIPPED, "words": words}
+    write("pytorch/functions.json", "expressions", expressions, count, **facts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from numbers that float32 holds exactly, so that both precisions can be compared
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from record_pytorch import ACTIVATIONS, LARGEST_FILE, LOSSES, REGULARIZERS, TARGET, activations, losses, regularizers
+from record_pytorch import ACTIVATIONS, LOSSES, REGULARIZERS, activations, losses, regularizers
+from recording import write
 
 Tensor = torch.Tensor
 LARGEST_TOTAL = 1_500_000
@@ -77,7 +77,7 @@ Draw = Callable[[Shape, np.random.Generator], np.ndarray]
 
 
 def numbers(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Normal numbers in steps of 1/64: short to write, exact in float32."""
+    """Draw normal numbers in steps of 1/64: short to write, exact in float32."""
     return np.round(rng.standard_normal(shape) * 64.0) / 64.0
 
 
@@ -90,13 +90,13 @@ def positive(shape: Shape, rng: np.random.Generator) -> np.ndarray:
 
 
 def distinct(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """No two alike, for what picks the largest."""
+    """Draw numbers of which no two are equal, for layers that pick the largest."""
     size = math.prod(shape)
     return (rng.permutation(size).reshape(shape) - size / 2.0) / 16.0
 
 
 def tied(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Few values, so that most windows hold their maximum more than once."""
+    """Draw from few values, so that most windows hold their maximum more than once."""
     return rng.integers(-1, 2, shape) / 2.0
 
 
@@ -105,7 +105,7 @@ def indices(largest: int) -> Draw:
 
 
 def sorted_out(array: Tensor) -> Any:
-    """Nested lists, without negative zeros."""
+    """Return nested lists, without negative zeros."""
     return (array.detach() + 0.0).tolist() if array.is_floating_point() else array.tolist()
 
 
@@ -147,7 +147,7 @@ class Layer:
         return ACTIVATIONS[name](z, **activations.select(name, **chosen).options)
 
     def inner(self, prefix: str = "", **changes: Any) -> tuple[Callable[..., Tensor], Layer]:
-        """The layer that this one wraps, its parameters under `prefix` among those of this one."""
+        """Return the layer that this one wraps, its parameters under `prefix` among those of this one."""
         options = {**self.options["layer"], **changes}
         formula = FORMULAS[options.pop("type")]
         return formula, Layer(options, self.training, self.rng, self.parameters, self.draw, self.prefix + prefix)
@@ -165,7 +165,7 @@ def formula(*names: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tens
 
 
 def each(value: Any, dimensions: int) -> tuple[int, ...]:
-    """An option that holds one number for all dimensions or one for each."""
+    """Return an option that holds one number for all dimensions or one for each."""
     return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
@@ -178,7 +178,7 @@ def as_given(layer: Layer, x: Tensor) -> Tensor:
 
 
 def same_padding(lengths: Shape, window: Shape, strides: Shape, dilation: Shape) -> list[tuple[int, int]]:
-    """What TensorFlow adds before and after each dimension, so that ceil(length / stride) windows fit."""
+    """Return TensorFlow's padding before and after each dimension, so that ceil(length / stride) windows fit."""
     sides = []
     for n, k, s, d in zip(lengths, window, strides, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
@@ -192,7 +192,7 @@ def pad(x: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Tensor:
 
 
 def with_bias(layer: Layer, z: Tensor, channels: int) -> Tensor:
-    """z [samples, channels, …] plus a number per channel, activated, its channels where they were."""
+    """Add a number per channel to z [samples, channels, …], activate it, and put its channels back."""
     if layer("use_bias", True):
         z = z + layer.parameter("bias", (channels,)).reshape(-1, *[1] * (z.ndim - 2))
     return layer.activate(as_given(layer, z))
@@ -282,7 +282,7 @@ def average_pooling(layer: Layer, x: Tensor) -> Tensor:
 
 
 def pooled(layer: Layer, x: Tensor, values: Tensor) -> Tensor:
-    """One value [samples, channels] per map, in dimensions of length 1 if they are to be kept."""
+    """Return one value [samples, channels] per map, in dimensions of length 1 if they are to be kept."""
     if not layer("keepdims", False):
         return values
     return as_given(layer, values.reshape(*values.shape, *[1] * (x.ndim - 2)))
@@ -348,7 +348,7 @@ def prelu(layer: Layer, x: Tensor) -> Tensor:
 
 @formula("dropout", "spatial_dropout", "spatial_dropout1d", "spatial_dropout2d", "gaussian_noise")
 def at_rest(layer: Layer, x: Tensor) -> Tensor:
-    """Layers that draw random numbers in training do nothing otherwise."""
+    """Return the input: outside training, layers that draw random numbers do nothing."""
     assert not layer.training
     return x * 1.0
 
@@ -377,7 +377,7 @@ def repeat_vector(layer: Layer, x: Tensor) -> Tensor:
 
 
 def scale_and_shift(layer: Layer, shape: Shape) -> tuple[Tensor, Tensor | None]:
-    """gamma and beta; ones where there is no gamma, as PyTorch cannot differentiate twice with beta alone."""
+    """Return gamma and beta; gamma is ones if absent: PyTorch cannot differentiate twice with beta alone."""
     gamma = layer.parameter("gamma", shape) if layer("scale", True) else torch.ones(shape, dtype=torch.float64)
     return gamma, layer.parameter("beta", shape) if layer("center", True) else None
 
@@ -404,7 +404,7 @@ def batch_normalization(layer: Layer, x: Tensor) -> Tensor:
 
 
 def normalized_axes(layer: Layer, x: Tensor) -> tuple[list[int], list[int], Shape]:
-    """The axes that are normalized, where they are moved to for PyTorch, and their lengths."""
+    """Return the axes that are normalized, where they are moved to for PyTorch, and their lengths."""
     axes = sorted(axis % x.ndim for axis in each(layer("axis", -1), 1))
     return axes, list(range(x.ndim - len(axes), x.ndim)), tuple(x.shape[axis] for axis in axes)
 
@@ -435,7 +435,7 @@ def group_normalization(layer: Layer, x: Tensor) -> Tensor:
 
 
 def recurrent(layer: Layer, x: Tensor, gates: int, initial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """What all of them have: x W for each step (reversed with go_backwards), and U."""
+    """Return x W for each step (reversed with go_backwards), and U."""
     units = layer("units")
     if layer("go_backwards", False):
         x = x.flip(1)
@@ -515,7 +515,7 @@ def bidirectional(layer: Layer, x: Tensor) -> Tensor:
 
 @formula("time_distributed")
 def time_distributed(layer: Layer, x: Tensor) -> Tensor:
-    """The same layer on one step after the other; what it carries along goes from step to step."""
+    """Return the same layer on one step after the other; what it carries along goes from step to step."""
     rule, inner = layer.inner()
     steps = [rule(inner, step) for step in x.unbind(1)]
     layer.state = inner.state
@@ -523,7 +523,7 @@ def time_distributed(layer: Layer, x: Tensor) -> Tensor:
 
 
 def check_recurrent_formulas() -> None:
-    """With default options the formulas above are PyTorch's own modules, their gates reordered."""
+    """Assert that with default options the formulas are PyTorch's modules, gates reordered."""
     rng = np.random.default_rng(0)
     x, units = torch.from_numpy(numbers((2, 4, 3), rng)), 2
 
@@ -600,7 +600,7 @@ def average(layer: Layer, *inputs: Tensor) -> Tensor:
 
 @formula("maximum")
 def maximum(layer: Layer, *inputs: Tensor) -> Tensor:
-    """Of all at once: equals share the gradient evenly, where pairs one after the other give the last one half."""
+    """Take the maximum of all at once: equals share the gradient evenly; pair by pair the last would get half."""
     return torch.stack(inputs).amax(0)
 
 
@@ -616,7 +616,7 @@ def concatenate(layer: Layer, *inputs: Tensor) -> Tensor:
 
 @formula("dot")
 def dot(layer: Layer, one: Tensor, other: Tensor) -> Tensor:
-    """The sum over one axis of each; the axes left of the first come before those of the second."""
+    """Return the sum over one axis of each; the axes left of the first come before those of the second."""
     axes = each(layer("axes"), 2)
     if layer("normalize", False):
         one, other = F.normalize(one, dim=axes[0], eps=1e-7), F.normalize(other, dim=axes[1], eps=1e-7)
@@ -831,7 +831,7 @@ EVERY_STEP = {"return_sequences": True}
 
 
 def recurrent_cases(name: str, states: int) -> list[Case]:
-    """What all recurrent layers can do, `states` of them carried from step to step."""
+    """Return the cases of all recurrent layers, with `states` carried from step to step."""
     initial = [STATE] * states
     return [
         case(SEQUENCE, units=2),
@@ -980,7 +980,7 @@ FAMILIES = {
 
 
 def derivative_along(gradients: list[Tensor], targets: list[Tensor], directions: list[Tensor]) -> list[Tensor]:
-    """How the gradients change where all the targets move in their directions."""
+    """Differentiate the gradients while all targets move in their directions."""
     along = sum(((g * d).sum() for g, d in zip(gradients, directions, strict=True)), torch.zeros(()))
     if not along.requires_grad:
         return [torch.zeros_like(target) for target in targets]
@@ -1226,7 +1226,7 @@ COMMON = {"type", "name", "inputs", "shares", "trainable"}
 def run_network(
     spec: dict[str, Any], inputs: dict[str, Tensor], layers: dict[str, Layer], rng: Any
 ) -> dict[str, Tensor]:
-    """The output of every layer. Fills `layers`; who shares has the parameters of whom it shares."""
+    """Return the output of every layer. Fills `layers`; who shares has the parameters of whom it shares."""
     found = dict(inputs)
     before = next(iter(inputs))
     for each_of_them in spec["network"]["layers"]:
@@ -1241,7 +1241,7 @@ def run_network(
 
 
 def loss_of(chosen: Any, output: Tensor, target: Tensor) -> Tensor:
-    """Mean over the samples, from what the network puts out (no output is saturated)."""
+    """Take the mean loss over the samples, given the outputs (none is saturated)."""
     chosen = {"type": chosen} if isinstance(chosen, str) else dict(chosen)
     name = chosen.pop("type")
     return LOSSES[name](output, target, "linear", **losses.select(name, **chosen).options).mean()
@@ -1310,18 +1310,10 @@ def record_networks() -> list[dict[str, Any]]:
 def main() -> None:
     torch.set_num_threads(1)
     check_recurrent_formulas()
-    TARGET.mkdir(parents=True, exist_ok=True)
     recorded = {f"layers_{family}": ("layers", record_family(cases)) for family, cases in FAMILIES.items()}
     recorded["layer_networks"] = ("networks", record_networks())
-    written = 0
-    for name, (key, records) in recorded.items():
-        content = {"torch": torch.__version__, "differences": DIFFERENCES, key: records}
-        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n"
-        (TARGET / f"{name}.json").write_text(text)
-        size = len(text.encode())
-        assert size < LARGEST_FILE, f"{name}: {size} bytes"
-        written += size
-        print(f"{name}.json: {len(records)} records, {size} bytes")
+    facts = {"torch": torch.__version__, "differences": DIFFERENCES}
+    written = sum(write(f"pytorch/{name}.json", key, records, **facts) for name, (key, records) in recorded.items())
     assert written < LARGEST_TOTAL
 
 

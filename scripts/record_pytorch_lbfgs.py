@@ -11,18 +11,15 @@ give it: of 5/4 of one iteration nothing is left for a line search.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import write
 
 Tensor = torch.Tensor
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "pytorch" / "l_bfgs.json"
 STEPS = 40
 CERTAIN = 1e-9
-LARGEST_FILE = 300_000
 
 
 def rosenbrock(x: Tensor) -> Tensor:
@@ -30,7 +27,7 @@ def rosenbrock(x: Tensor) -> Tensor:
 
 
 def quadratic(x: Tensor) -> Tensor:
-    """Curvatures from 1 to 1000, on axes that are turned."""
+    """Compute a bowl of curvatures 1 to 1000 on turned axes."""
     curvatures = torch.logspace(0.0, 3.0, len(x), dtype=torch.float64)
     mirror = torch.arange(1.0, len(x) + 1.0, dtype=torch.float64)
     turned = x - 2.0 * mirror * (mirror @ x) / (mirror @ mirror)
@@ -42,7 +39,7 @@ def himmelblau(x: Tensor) -> Tensor:
 
 
 def logistic(x: Tensor) -> Tensor:
-    """A regression of 12 samples on 3 features and a constant, with a small penalty."""
+    """Return a regression of 12 samples on 3 features and a constant, with a small penalty."""
     n = torch.arange(12.0, dtype=torch.float64)
     features = torch.stack([torch.ones_like(n), torch.sin(n), torch.cos(2.0 * n), n / 6.0 - 1.0], 1)
     signs = torch.where(torch.sin(n) + torch.cos(3.0 * n) > 0.0, 1.0, -1.0).double()
@@ -110,11 +107,9 @@ def record(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     records = [record(name, options) for name in FUNCTIONS for options in CONFIGURATIONS]
-    text = json.dumps({"torch": torch.__version__, "records": records}, separators=(",", ":")) + "\n"
-    assert len(text) < LARGEST_FILE, f"{len(text)} bytes"
-    TARGET.write_text(text)
     places = sum(place is not None for each in records for place in each["parameters"])
-    print(f"{TARGET.name}: {len(records)} trajectories, {places} places, {len(text)} bytes")
+    count = f"{len(records)} trajectories, {places} places"
+    write("pytorch/l_bfgs.json", "records", records, count, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,13 @@ keeps the point looked ahead to; recorded is the point it looks from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import write
 
 Tensor = torch.Tensor
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "pytorch" / "optimizers.json"
 START = [0.9, -0.6, 0.4, 1.3, -1.1, 0.2, 0.7]
 RECORDED = (1, 2, 3, 10, 40)
 DECOUPLED = "decoupled_weight_decay"
@@ -153,12 +151,12 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def objective(x: Tensor) -> Tensor:
-    """A chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
+    """Return a chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
     return 0.25 * ((x[1:6] - torch.sin(2.0 * x[:5])) ** 2).sum()
 
 
 def arguments(kind: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
-    """PyTorch's arguments for those of the options that it has."""
+    """Return PyTorch's arguments for the options that it has."""
     found: dict[str, Any] = {}
     for name, default in kind([torch.zeros(1)]).defaults.items():
         names = NAMES.get(name, (name,))
@@ -183,7 +181,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
     optimizer = kind([x], **own)
 
     def position() -> Tensor:
-        """Where the parameters are."""
+        """Return the parameters."""
         if name != "nesterov" or not optimizer.state:
             return x.detach().clone()
         ahead = options["momentum"] * options["learning_rate"] * optimizer.state[x]["momentum_buffer"]
@@ -204,7 +202,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """PyTorch's defaults of the service's options."""
+    """Return PyTorch's defaults of the service's options."""
     kind, preset = OPTIMIZERS[name]
     found: dict[str, Any] = {}
     for key, value in kind([torch.zeros(1)]).defaults.items():
@@ -221,16 +219,10 @@ def main() -> None:
         for name, choices in CHOICES.items()
         for options in choices
     ]
-    textbook = ("momentum", "nesterov")  # whose defaults are their own
-    answers = {
-        "source": f"PyTorch {torch.__version__}",
-        "start": START,
-        "defaults": {name: defaults(name) for name in OPTIMIZERS if name not in textbook},
-        "records": records,
-    }
-    text = json.dumps(answers, separators=(",", ":")).replace('{"optimizer"', '\n{"optimizer"')
-    TARGET.write_text(text + "\n", encoding="utf-8")
-    print(f"{TARGET.name}: {len(records)} records, {TARGET.stat().st_size} bytes")
+    textbook = ("momentum", "nesterov")  # their defaults are not PyTorch's
+    source = f"PyTorch {torch.__version__}"
+    told = {name: defaults(name) for name in OPTIMIZERS if name not in textbook}
+    write("pytorch/optimizers.json", "records", records, source=source, start=START, defaults=told)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,15 @@ where the schedule moves it, before each of the first steps. PyTorch goes from o
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import write
 from torch.optim import lr_scheduler
 
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "pytorch" / "schedules.json"
 COUNTS = 60
 LOSSES = [round(2.0 ** (-count / 8) + 0.2 * math.sin(1.7 * count) * (count > 12), 6) for count in range(COUNTS)]
 """They fall, and then go up and down."""
@@ -27,7 +25,7 @@ Made = Callable[..., Any]
 
 
 def with_base(scheduler: Any, **names: str) -> Made:
-    """A scheduler whose arguments are called otherwise: `names` goes from ours to PyTorch's."""
+    """Return a scheduler whose arguments are called otherwise: `names` goes from ours to PyTorch's."""
     return lambda optimizer, base, **options: scheduler(
         optimizer, **{names.get(name, name): value for name, value in options.items()}
     )
@@ -146,9 +144,7 @@ def record(name: str, made: Made, options: dict[str, Any], base: float) -> dict[
 def main() -> None:
     warnings.simplefilter("error")
     records = [record(name, made, options, 0.5) for name, (made, choices) in SCHEDULERS.items() for options in choices]
-    text = json.dumps({"torch": torch.__version__, "losses": LOSSES, "records": records}, separators=(",", ":")) + "\n"
-    TARGET.write_text(text)
-    print(f"{TARGET.name}: {len(records)} schedules, {len(text)} bytes")
+    write("pytorch/schedules.json", "records", records, torch=torch.__version__, losses=LOSSES)
 
 
 if __name__ == "__main__":

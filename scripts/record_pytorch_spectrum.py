@@ -9,12 +9,11 @@ networks one is small enough for the whole Hessian here, and one is left to Lanc
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import torch
-from record_pytorch import TARGET
+from recording import write
 from torch.autograd.functional import hessian
 
 KEPT = 12
@@ -80,9 +79,7 @@ def record(title: str, sizes: tuple[int, int, int], samples: int) -> dict[str, A
 def main() -> None:
     torch.set_num_threads(1)
     records = [record(title, *spec) for title, spec in NETWORKS.items()]
-    text = json.dumps({"torch": torch.__version__, "networks": records}, separators=(",", ":")) + "\n"
-    (TARGET / "spectrum.json").write_text(text)
-    print(f"spectrum.json: {len(records)} networks, {len(text)} bytes")
+    write("pytorch/spectrum.json", "networks", records, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ ENTRY = re.compile(
 
 
 def components(lock: str) -> list[dict[str, Any]]:
-    """A component for each entry of a lock. Raises `ValueError` if it holds anything else."""
+    """Return a component for each entry of a lock. Raises `ValueError` if it holds anything else."""
     rest = ENTRY.sub("", lock)
     if rest.strip():
         raise ValueError(f"{LOCK.name} holds what is no pinned and hashed package: {rest.strip()[:200]}")
@@ -51,7 +51,7 @@ def components(lock: str) -> list[dict[str, Any]]:
 
 
 def document() -> dict[str, Any]:
-    """The whole bill."""
+    """Return the whole bill."""
     lock = LOCK.read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (version,) = re.findall(r'^__version__ = "(.+)"', (ROOT / "service" / "__init__.py").read_text(), re.MULTILINE)

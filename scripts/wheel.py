@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 def _demo() -> Any:
-    """The module scripts/demo.py; where wheels are built, scripts is no package that could be imported."""
+    """Return the module scripts/demo.py; where wheels are built, scripts is no package that could be imported."""
     specification = importlib.util.spec_from_file_location("demo", Path(__file__).with_name("demo.py"))
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)

@@ -34,6 +34,11 @@ Post = Callable[..., TestResponse]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first: one that is started last keeps the other processes waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector off the tests themselves: a look at all of them takes a tenth of a second."""
     gc.collect()
@@ -43,7 +48,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def make_client() -> Callable[..., FlaskClient]:
-    """A client of a fresh application with some settings changed."""
+    """Return a function that makes a client of a fresh application with some settings changed."""
 
     def make(**settings: Any) -> FlaskClient:
         return create_app(Settings(**({"log_requests": False} | settings))).test_client()
@@ -53,13 +58,13 @@ def make_client() -> Callable[..., FlaskClient]:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """The application with its defaults, quiet."""
+    """Return the application with its defaults, quiet."""
     return create_app(Settings(log_requests=False))
 
 
 @pytest.fixture(scope="session")
 def built_demo() -> Path:
-    """The folder of the demo, built from the present files. Skips where there is no Node and none is to be had."""
+    """Build the demo and return its folder. Skips if there is no Node and none can be installed."""
     try:
         demo.build()
     except demo.NoNode as error:
@@ -69,7 +74,7 @@ def built_demo() -> Path:
 
 @pytest.fixture(scope="session")
 def schemas() -> dict[str, Any]:
-    """JSON schemas of requests and answers, as OpenAPI has them."""
+    """Return the JSON schemas of requests and answers in openapi.yaml."""
     found: dict[str, Any] = openapi_document()["components"]["schemas"]
     return found
 
@@ -143,7 +148,7 @@ def start_server() -> ServerFactory:
 
 @pytest.fixture(scope="session")
 def server(start_server: ServerFactory) -> Iterator[Server]:
-    """A server of two workers for the whole session, with small limits."""
+    """Yield a server of two workers for the whole session, with small limits."""
     limits = {"NABLA_MAX_BODY_BYTES": str(4 * 2**20), "NABLA_MAX_BODY_SECONDS": "1", "NABLA_MAX_SECONDS": "20"}
     with start_server(**limits) as running:
         yield running

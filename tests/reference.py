@@ -102,12 +102,12 @@ def _scatter(node: Node, values: Array, indices: Array) -> Array:
 
 
 def _largest_of(rows: Array) -> Array:
-    """The place of the first largest number along the last axis."""
+    """Return the place of the first largest number along the last axis."""
     return np.array([max(range(len(row)), key=lambda k, row=row: row[k].value) for row in rows], int)
 
 
 def _in_rows(x: Array, axes: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
-    """The numbers that a maximum over some axes compares, as rows, and the shape of all rows."""
+    """Return the numbers that a maximum over some axes compares, as rows, and the shape of all rows."""
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     ordered = x.transpose(*kept, *axes)
     shape = tuple(x.shape[axis] for axis in kept)
@@ -145,7 +145,7 @@ def _slice(node: Node, x: Array) -> Array:
 
 
 def _same(node: Node, x: Array) -> Array:
-    """A view of its first input; what it declares about slopes is not used here."""
+    """Return a view of its first input; what it declares about slopes is not used here."""
     return x
 
 
@@ -208,7 +208,7 @@ RULES.update({name: _unary_rule(name) for name in FUNCTIONS})
 
 
 def _lifted(values: Any) -> Array:
-    """Numbers of any kind as an array of `Series`; integers, which are indices, stay what they are."""
+    """Return numbers of any kind as an array of `Series`; integers, which are indices, stay what they are."""
     array = np.asarray(values)
     if array.dtype.kind in "iu":
         return array
@@ -220,7 +220,7 @@ def _lifted(values: Any) -> Array:
 
 
 def _fixed(node: Node) -> Array:
-    """The number of a constant as its graph has it: rounded, if the graph computes with float32."""
+    """Return the number of a constant as its graph has it: rounded, if the graph computes with float32."""
     return _lifted(np.array(node.attributes[0], node.dtype).astype(float))
 
 
@@ -245,7 +245,7 @@ def _part(name: str, array: Array) -> Array:
 
 
 def evaluate(outputs: Sequence[Node], inputs: Mapping[Node, Any]) -> list[Array]:
-    """The values of `outputs` as object arrays of mpf, with `mp.dps` digits, given those of the input nodes.
+    """Return the values of `outputs` as object arrays of mpf, with `mp.dps` digits, given those of the input nodes.
 
     `inputs` are arrays of floats, which are taken as they are, of mpf, or of integers, which are indices.
     """
@@ -255,7 +255,7 @@ def evaluate(outputs: Sequence[Node], inputs: Mapping[Node, Any]) -> list[Array]
 def expand(
     outputs: Sequence[Node], inputs: Mapping[Node, Any], direction: Mapping[Node, Any]
 ) -> list[tuple[Array, Array, Array]]:
-    """Values, first and second derivatives of `outputs` along the line `inputs + t direction` at t = 0.
+    """Compute values, first and second derivatives of `outputs` along the line `inputs + t direction` at t = 0.
 
     Inputs without a direction stay where they are. The derivatives are those towards positive t: a maximum, minimum or
     absolute value follows the branch that is taken there, so at a kink a direction and its negative give the two
@@ -274,7 +274,7 @@ def expand(
 def settled(
     compute: Callable[[], Sequence[mpf]], digits: int = 30, start: int = 60, *, believe_zeros: bool = False
 ) -> list[mpf]:
-    """What `compute` gives with so many digits that twice as many change none of the first `digits`.
+    """Compute with more and more digits until twice as many change none of the first `digits`.
 
     A zero is believed only at `MOST_DIGITS`, unless `believe_zeros`: with fewer it may be a difference of equal
     numbers. Raises `ArithmeticError` where no answer settles.
@@ -304,7 +304,7 @@ def _agree(a: mpf, b: mpf, digits: int) -> bool:
 
 
 def ulp(exact: mpf, dtype: str = "float64") -> mpf:
-    """The distance of neighbouring floats at an exact number: of those numbers that have its exponent."""
+    """Return the distance of neighbouring floats at an exact number: of those numbers that have its exponent."""
     bits, lowest = (53, -1074) if dtype == "float64" else (24, -149)
     if not exact:
         return mp.ldexp(ONE, lowest)
@@ -312,7 +312,7 @@ def ulp(exact: mpf, dtype: str = "float64") -> mpf:
 
 
 def ulps(actual: float, exact: mpf, dtype: str = "float64") -> float:
-    """How far a float is from an exact number, in units of the last place of that number rounded to a float.
+    """Return the distance of a float from an exact number, in units in the last place of that number as a float.
 
     Infinity stands for what is too large for a float: it has the distance of the first number that is rounded to it.
     """

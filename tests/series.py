@@ -33,11 +33,11 @@ class Series:
 
     @property
     def vanishes(self) -> bool:
-        """Whether it is 0 all along the line: it stays that in a product with whatever is infinite."""
+        """Return whether it is 0 all along the line: it stays that in a product with whatever is infinite."""
         return not self.moves and not self.value
 
     def through(self, value: mpf, slope: mpf, curvature: mpf) -> Series:
-        """A function of it, whose value and derivatives here are given."""
+        """Return a function of it, whose value and derivatives here are given."""
         if not mp.isfinite(slope) or not mp.isfinite(curvature):
             return unknown(value)  # three terms do not tell how fast it leaves such a point
         return Series(value, slope * self.first, curvature * self.first * self.first + slope * self.second)
@@ -71,7 +71,7 @@ class Series:
         return Series(value, first, (self.second - 2 * first * other.first - value * other.second) / other.value)
 
     def goes_above(self, other: Series) -> bool:
-        """Whether it is larger, here or, where the values are equal, a little further along the line."""
+        """Return whether it is larger, here or, where the values are equal, a little further along the line."""
         return self.parts > other.parts
 
 
@@ -80,7 +80,7 @@ def constant(value: mpf) -> Series:
 
 
 def unknown(value: mpf) -> Series:
-    """A value whose derivatives the chain rule does not find."""
+    """Return a value whose derivatives the chain rule does not find."""
     return Series(value, NAN, NAN)
 
 
@@ -91,7 +91,7 @@ def _divided(a: mpf, b: mpf) -> mpf:
 
 
 def number(x: Any) -> mpf:
-    """A float, an integer or a text as it is, without rounding."""
+    """Return a float, an integer or a text as it is, without rounding."""
     return mp.mpf(float(x)) if isinstance(x, (float, np.floating)) else mp.mpf(x)
 
 
@@ -103,7 +103,7 @@ FUNCTIONS: dict[str, tuple[Function, Function, Function]] = {}
 
 
 def _real(function: Function) -> Function:
-    """NaN where the answer is no real number, infinite at poles."""
+    """Return a real number, NaN for a complex one, infinity at poles."""
 
     def evaluated(x: mpf) -> mpf:
         if mp.isnan(x):
@@ -122,7 +122,7 @@ def _unary(name: str, value: Function, slope: Function, curvature: Function) -> 
 
 
 def _exp(x: mpf) -> mpf:
-    """Where it is far below every float its own size does not matter, which takes mpmath long to find."""
+    """Compute exp(max(x, -1e6)): far below every float the size does not matter, and mpmath takes long for it."""
     return mp.exp(max(x, mpf(-1_000_000))) if not mp.isnan(x) else x
 
 
@@ -139,7 +139,7 @@ def softplus(x: mpf) -> mpf:
 
 
 def bell(x: mpf) -> mpf:
-    """The derivative of erf."""
+    """Return the derivative of erf."""
     return 2 / mp.sqrt(mp.pi) * _exp(-x * x)
 
 
@@ -156,7 +156,7 @@ def _erfc(x: mpf) -> mpf:
 
 
 def density(x: mpf) -> mpf:
-    """Of the normal distribution."""
+    """Compute the density of the normal distribution."""
     return _exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
 
 
@@ -276,7 +276,7 @@ def length(a: Series, b: Series) -> Series:
 
 
 def angle(a: Series, b: Series) -> Series:
-    """The angle of (b, a): along a line its derivative is (a' b - b' a) / (a² + b²)."""
+    """Return the angle of (b, a): along a line its derivative is (a' b - b' a) / (a² + b²)."""
     squares = a.value * a.value + b.value * b.value
     value = mp.atan2(a.value, b.value)
     if not (a.moves or b.moves):

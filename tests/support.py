@@ -1,4 +1,4 @@
-"""What the tests of the HTTP level share: strict readers of answers, and a client of raw sockets."""
+"""Helpers of the tests of HTTP: strict readers of answers, and a client of raw sockets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import copy
 import functools
 import inspect
 import json
+import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
+import jsonschema
+import pytest
 import yaml
 
 from service.api.examples import GRADIENTS
@@ -25,47 +28,72 @@ LOOPBACK = "127.0.0.1"
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def every(name: str, cases: Iterable[Any], ids: Callable[[Any], str] = str) -> Callable[[Test], Test]:
-    """Run a test for all cases as one test; every case that fails is told by its id.
+def every(
+    names: str | Sequence[str], cases: Iterable[Any], ids: Callable[[Any], object] | Sequence[str] | None = None
+) -> Callable[[Test], Test]:
+    """`pytest.mark.parametrize`, but in `make test` all cases are one test, which reports the failed cases by name.
 
-    For hundreds of cases that take a millisecond each: collecting and reporting each as a test takes longer.
+    To collect, run and report a test takes pytest-xdist two milliseconds, longer than most cases take. The cases of one
+    test share its fixtures, so a test that changes a fixture uses `parametrize`.
     """
     cases = list(cases)
     assert cases
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return cast(Callable[[Test], Test], pytest.mark.parametrize(names, cases, ids=ids))
+    keys = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    rows = [_values(case, len(keys)) for case in cases]
+
+    def named(position: int) -> str:
+        given = getattr(cases[position], "id", None) if isinstance(cases[position], PARAM) else None
+        if ids is not None and not callable(ids):
+            given = ids[position]
+        return given or "-".join(str(ids(value) if callable(ids) else value)[:100] for value in rows[position])
 
     def decorate(test: Test) -> Test:
         def of_every(**fixtures: Any) -> None:
-            failures: dict[str, Exception] = {}
-            for case in cases:
+            failures: list[BaseException] = []
+            for position, values in enumerate(rows):
                 try:
-                    test(**{name: case}, **fixtures)
-                except Exception as error:
-                    error.add_note(f"{name}: {ids(case)}")
-                    failures[ids(case)] = error
+                    test(**dict(zip(keys, values, strict=True)), **fixtures)
+                except (Exception, BaseExceptionGroup, pytest.fail.Exception) as error:
+                    error.add_note(f"the case {named(position)}")
+                    failures.append(error)
+                except pytest.skip.Exception:
+                    raise AssertionError(f"the case {named(position)} skips itself, which no report says") from None
             if failures:
-                told = f"{len(failures)} of {len(cases)} cases fail: {', '.join(failures)}"
-                raise ExceptionGroup(told, list(failures.values()))
+                raise BaseExceptionGroup(f"{len(failures)} of {len(rows)} cases fail", failures)
 
-        rest = [each for each in inspect.signature(test).parameters.values() if each.name != name]
+        rest = [each for each in inspect.signature(test).parameters.values() if each.name not in keys]
         functools.update_wrapper(of_every, test).__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
         return cast(Test, of_every)
 
     return decorate
 
 
+PARAM = type(pytest.param())
+
+
+def _values(case: Any, count: int) -> Sequence[Any]:
+    """Return the arguments of a case, of which `parametrize` takes one bare and several as a sequence."""
+    if isinstance(case, PARAM):
+        assert not case.marks
+        return cast(Sequence[Any], case.values)
+    return [case] if count == 1 else cast(Sequence[Any], case)
+
+
 def xor(**changes: Any) -> dict[str, Any]:
-    """The XOR request of the documentation, with some keys changed; `...` leaves one out."""
+    """Return the XOR request of the documentation, with some keys changed; `...` leaves one out."""
     request = {key: value for key, value in copy.deepcopy(GRADIENTS["xor"]).items() if key != "include"} | changes
     return {key: value for key, value in request.items() if value is not ...}
 
 
 def network(*layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A network of the given layers."""
+    """Return a network of the given layers."""
     return {"layers": list(layers), **more}
 
 
 def strict_json(content: bytes | str) -> Any:
-    """JSON without NaN, Infinity and keys that stand twice."""
+    """Read JSON; refuse NaN, Infinity and repeated keys."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -78,24 +106,24 @@ def strict_json(content: bytes | str) -> Any:
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """By the parser in C where there is one: the other takes seconds for openapi.yaml."""
+    """Read YAML by the parser in C if there is one: the other takes seconds for openapi.yaml."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 @functools.cache
 def openapi_document() -> Any:
-    """The committed openapi.yaml. test_openapi.py compares it with what the code writes."""
+    """Return the committed openapi.yaml. test_openapi.py compares it with what the code writes."""
     return read_yaml(SPECIFICATION.read_text())
 
 
 def tokens(pointer: str) -> list[str]:
-    """The keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
+    """Return the keys and positions of a JSON pointer in a URI fragment (RFC 6901)."""
     assert pointer == "#" or pointer.startswith("#/"), pointer
     return [unquote(token).replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")[1:]]
 
 
 def resolves(pointer: str, document: Any) -> bool:
-    """Whether a pointer leads into the document; its last key alone may be one that is missing there."""
+    """Return whether a pointer leads into the document; its last key alone may be one that is missing there."""
     path = tokens(pointer)
     for depth, token in enumerate(path):
         last = depth == len(path) - 1
@@ -111,8 +139,7 @@ def resolves(pointer: str, document: Any) -> bool:
 
 
 def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of the values in a JSON document, its own first. Of numbers and rows the first and the last stand for
-    those between them."""
+    """Yield the paths of the values in a JSON document, its own first; of numbers and rows the first and last."""
     yield path
     if isinstance(document, dict | list):
         items = list(document.items() if isinstance(document, dict) else enumerate(document))
@@ -123,7 +150,7 @@ def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
 
 
 def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of a JSON document with another value at `path`."""
+    """Return a copy of a JSON document with another value at `path`."""
     if not path:
         return value
     document = copy.deepcopy(document)
@@ -135,7 +162,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, Any]:
-    """That the answer is a problem document of that kind in the one shape of all; gives the document."""
+    """Assert that the answer is a problem document of that kind in the one shape of all; gives the document."""
     body = response.get_data()
     assert response.headers["Content-Type"] == PROBLEM, body
     document: dict[str, Any] = strict_json(body)
@@ -156,8 +183,16 @@ def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, A
     return document
 
 
+def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
+    """Assert that a value is as a schema of openapi.yaml says."""
+    whole = {"components": {"schemas": schemas}, "$ref": f"#/components/schemas/{name}"}
+    errors = jsonschema.Draft202012Validator(whole).iter_errors(value)
+    found = [f"{error.json_path}: {error.message[:200]}" for error in errors]
+    assert not found, found
+
+
 def faults(document: Mapping[str, Any]) -> dict[str, str]:
-    """The details of a problem's errors by their pointers."""
+    """Return the details of a problem's errors by their pointers."""
     return {error["pointer"]: error["detail"] for error in document["errors"]}
 
 
@@ -202,7 +237,7 @@ class Server:
             return read_answer(connection)
 
     def post(self, body: bytes, path: str = "/v1/gradients", **headers: str) -> Answer:
-        """A plain request over a connection of its own."""
+        """Return a plain request over a connection of its own."""
         return self.send(head(path, len(body), **headers) + body)
 
     def get(self, path: str) -> Answer:
@@ -214,7 +249,7 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of all workers."""
+        """Return the resident memory of all workers."""
         total = 0
         for pid in self.workers:
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -224,7 +259,7 @@ class Server:
 
 
 def head(path: str, length: int | str | None, **headers: str) -> bytes:
-    """The head of a POST request of JSON; `length` None leaves Content-Length out."""
+    """Return the head of a POST request of JSON; `length` None leaves Content-Length out."""
     lines = {"Host": "test", "Content-Type": "application/json", "Connection": "close"}
     if length is not None:
         lines["Content-Length"] = str(length)
@@ -234,7 +269,7 @@ def head(path: str, length: int | str | None, **headers: str) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """One answer; one without Content-Length is read to the end of the connection."""
+    """Return one answer; one without Content-Length is read to the end of the connection."""
     content = b""
     while b"\r\n\r\n" not in content:
         part = connection.recv(65536)

@@ -44,7 +44,7 @@ class Bench:
         return self.admission.ticket(client, self.clock.now)
 
     def ask(self, cost: float, client: str = "a") -> tuple[Ticket, bool]:
-        """A request of this cost, and whether it has its slot at once."""
+        """Return a request of this cost, and whether it has its slot at once."""
         ticket = self.ticket(client)
         return ticket, ticket.ask(cost, lambda: self.ready.append(ticket))
 
@@ -68,7 +68,7 @@ class Bench:
         return served
 
     def load(self, lane: Lane) -> tuple[int, int]:
-        """Requests with a slot, and without."""
+        """Count requests with a slot, and without."""
         return next((load.busy, load.waiting) for load in self.admission.load() if load.lane == lane.name)
 
 
@@ -543,7 +543,7 @@ class Crowd:
         heapq.heappush(self.events, (when, next(self.numbers), call))
 
     def connect(self, client: str, cost: float, *, obeys: bool = True, pause: float = 0.0) -> None:
-        """A connection that asks, waits for its answer, and asks again; after a refusal when Retry-After says so."""
+        """Ask, wait for the answer, and ask again; after a refusal wait as Retry-After says."""
         clock = self.bench.clock
 
         def ask() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from service.app import create_app
 from service.config import ConfigurationError, Listening, Settings
+from tests.support import every
 
 
 def read(**variables: str) -> Settings:
@@ -50,7 +51,7 @@ def test_what_cannot_be_meant_is_refused_by_name(variable: str, text: str, told:
     assert variable in str(refusal.value)
 
 
-@pytest.mark.parametrize(
+@every(
     ("origins", "meant"),
     [
         ("localhost:3000", "http://localhost:3000"),
@@ -100,7 +101,7 @@ def test_the_server_listens_on_loopback_unless_told_otherwise() -> None:
     assert listening(HOST="my-host.example", WEB_CONCURRENCY="3", NABLA_LOG_LEVEL="INFO").bind == "my-host.example:8000"
 
 
-@pytest.mark.parametrize(
+@every(
     ("variable", "text"),
     [
         ("HOST", ""),
@@ -162,7 +163,7 @@ def test_a_variable_that_is_no_setting_is_refused(variable: str, told: str) -> N
     assert variable in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
+@every(
     "variable",
     [
         "NABLA_PORT",

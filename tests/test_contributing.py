@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -242,14 +243,17 @@ print(json.dumps(found))
 
 def run(program, snippet):
     # In a process of its own, because a declaration cannot be taken back.
-    finished = subprocess.run([sys.executable, "-c", program], input=snippet, capture_output=True, text=True, cwd=ROOT)
+    # It is no worker of pytest-xdist, where `every` would give each thing no test of its own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, input=snippet, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
 
 @pytest.fixture(scope="module")
 def added():
-    """What each program finds, in one process for all: declarations first, then the application is asked."""
+    """Run all programs in one process, declarations first, and return the findings of each."""
     endpoint = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     snippets = SNIPPETS | {"an endpoint": json.dumps(re.findall(r"```python\n(.*?)```", endpoint[1], re.DOTALL))}
     first = "from service.app import create_app\n"

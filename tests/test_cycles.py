@@ -1,4 +1,4 @@
-"""What is dropped is gone at once: no reference cycles wait for the garbage collector."""
+"""Dropped objects are freed at once: no reference cycles wait for the garbage collector."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
 
 @pytest.fixture(scope="module")
 def frozen() -> None:
-    """Collections look at nothing that was there before: so they are quick."""
+    """Freeze all present objects, so that collections are quick."""
     gc.collect()
     gc.freeze()
 
@@ -61,7 +61,7 @@ def no_collector(frozen: None) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[Any]]:
-    """References to all objects of a class that are made from now on."""
+    """Collect references to all objects of a class from now on."""
     references: list[weakref.ref[Any]] = []
     before = kind.__init__
 
@@ -73,14 +73,20 @@ def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[A
     return references
 
 
+@pytest.fixture(scope="module")
+def emptied(make_client: Callable[..., FlaskClient]) -> FlaskClient:
+    """Return a client of an application that has compiled nothing when a test begins."""
+    return make_client()
+
+
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("example", POSTS)
 def test_programs_and_graphs_are_gone_when_they_are_evicted(
-    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, example: str, accept: str
+    emptied: FlaskClient, monkeypatch: pytest.MonkeyPatch, example: str, accept: str
 ) -> None:
     path, body = POSTS[example]
-    client = make_client()
+    client = emptied
     programs, workspaces = made(monkeypatch, plan.Program), made(monkeypatch, plan.Workspace)
     graphs = made(monkeypatch, Graph)
     answer = client.post(path, json=body, headers={"Accept": accept}, buffered=True)
@@ -181,7 +187,7 @@ def test_a_program_that_ends_takes_its_workspaces_out_of_the_pool() -> None:
 
 
 def unreachable(act: Callable[[], object]) -> Counter[str]:
-    """The types of all objects that only the collector can free after this."""
+    """Return the types of all objects that only the collector can free after this."""
     act()  # what is made once is made now
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
@@ -201,7 +207,7 @@ def served(frozen: None) -> FlaskClient:
 
 @pytest.fixture(scope="module")
 def least(served: FlaskClient) -> Counter[str]:
-    """What any request leaves behind: the router and the test client make cycles."""
+    """Return the cycles that any request leaves: those of the router and the test client."""
     return unreachable(lambda: served.get("/health/live", buffered=True).close())
 
 

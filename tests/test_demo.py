@@ -27,7 +27,7 @@ HASHED = "index-B3_-zx91.js"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small build in the place of the real one, and no state of any build."""
+    """Return a small build in the place of the real one, and no state of any build."""
     made = tmp_path / "demo"
     (made / "assets").mkdir(parents=True)
     (made / "index.html").write_text(
@@ -196,7 +196,7 @@ def test_vite_needs_a_node_of_some_age(version: str, enough: bool) -> None:
 
 @pytest.fixture
 def nodeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of next to nothing, on a machine that has no Node and gets none."""
+    """Return a checkout of next to nothing, on a machine that has no Node and gets none."""
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "package-lock.json").write_text("{}")
     work = tmp_path / "demo" / ".build"
@@ -322,7 +322,7 @@ def test_the_notices_of_what_is_bundled_are_there(built_demo: Path) -> None:
 
 
 def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
-    """What npm prints; its command has to succeed."""
+    """Run npm, assert success, and return the output."""
     command, environment = building.installed()
     finished = subprocess.run(
         [*command, "run", *arguments], cwd=folder, env=environment, capture_output=True, text=True
@@ -331,10 +331,12 @@ def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
     return finished.stdout
 
 
+@pytest.mark.long
 def test_its_pure_parts_pass_their_own_tests(built_demo: Path) -> None:
     assert re.search(r"Tests +[1-9]\d* passed", npm("test", "--", "--no-color"))
 
 
+@pytest.mark.long
 def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(built_demo: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(
         building.SOURCE, tmp_path / "demo", ignore=shutil.ignore_patterns("node_modules", ".build")

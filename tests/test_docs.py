@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 from flask.testing import FlaskClient
 
 from service.config import Listening, Settings
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, every, strict_json
 
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -32,7 +31,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
-    """The language and text of every code block of a document."""
+    """Return the language and text of every code block of a document."""
     return BLOCK.findall(path.read_text())
 
 
@@ -42,7 +41,7 @@ def test_there_are_documents() -> None:
 
 
 def exchanges() -> list[tuple[list[str], Any]]:
-    """The words of every curl command of the README, and the answer that stands below it."""
+    """Return the words of every curl command of the README, and the answer that stands below it."""
     pairs = []
     command = None
     for language, text in blocks(README):
@@ -94,7 +93,7 @@ def test_the_code_of_the_engine_page_prints_what_stands_below_it() -> None:
     assert len(names) > 20
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_json_in_documents_is_json(path: Path) -> None:
     for language, text in blocks(path):
         if language == "json":
@@ -102,12 +101,12 @@ def test_json_in_documents_is_json(path: Path) -> None:
 
 
 def variables() -> dict[str, str]:
-    """The rows of the table of variables, by the name of the variable."""
+    """Return the rows of the table of variables, by the name of the variable."""
     rows = re.findall(r"^\| (.+?) \| (.+?) \| .+ \|$", CONFIGURATION.read_text(), re.MULTILINE)
     return {name: default for names, default in rows for name in re.findall(r"`([A-Z_]+)`", names)}
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+@every("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_is_documented_with_its_default(field: dataclasses.Field[object]) -> None:
     documented = variables()
     name = f"NABLA_{field.name.upper()}"
@@ -130,12 +129,12 @@ def test_every_documented_variable_is_read() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The fragments by which the headings of a document can be linked."""
+    """Return the fragments by which the headings of a document can be linked."""
     headings = re.findall(r"^#+ +(.+)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", path.read_text())):
         link = urlsplit(target)

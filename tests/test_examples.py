@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.engine.insight.walking import evaluated
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, every, strict_json
 
 FOLDER = ROOT / "docs" / "examples"
 README = (FOLDER / "README.md").read_text()
@@ -28,7 +28,7 @@ LARGEST_BYTES = 30_000
 
 
 def sent_to(path: str) -> list[str]:
-    """The files that are sent to an address."""
+    """Return the files that are sent to an address."""
     return [name for name in FILES if PATHS.get(name) == path]
 
 
@@ -45,7 +45,7 @@ def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
     assert set(re.findall(r"\w+\.json", README)) == set(FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@every("name", FILES)
 def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -> None:
     command, excerpt = EXCERPTS[name]
     sends = f"-d @docs/examples/{name}\n"
@@ -62,7 +62,7 @@ def test_an_example_answers_as_the_readme_says(name: str, client: FlaskClient) -
 
 
 def assert_holds(found: Any, expected: Any) -> None:
-    """All that `expected` shows stands in `found`, numbers to the digits that are shown."""
+    """Assert that `found` has all of `expected`, numbers to the digits that are shown."""
     if isinstance(expected, dict):
         for key, value in expected.items():
             assert_holds(found[key], value)
@@ -75,7 +75,7 @@ def assert_holds(found: Any, expected: Any) -> None:
 
 
 def arrays(tree: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray[Any, Any]]]:
-    """The tensors of a tree of parameters."""
+    """Yield the tensors of a tree of parameters."""
     for layer, tensors in tree.items():
         for name, tensor in tensors.items():
             yield layer, name, np.array(tensor)

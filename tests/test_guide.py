@@ -9,6 +9,7 @@ import pytest
 from service.app import create_app
 from service.config import Settings
 from service.openapi import agree
+from tests.support import every
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 BLOCK = re.compile(r"```json ([^\n]+)\n(.*?)```", re.DOTALL)
@@ -24,7 +25,7 @@ def test_the_guide_has_exchanges():
     assert len(EXCHANGES) >= 6
 
 
-@pytest.mark.parametrize(("request_block", "answer_block"), EXCHANGES)
+@every(("request_block", "answer_block"), EXCHANGES)
 def test_guide_exchange(request_block, answer_block):
     (operation, body), (status, shown) = request_block, answer_block
     method, path = operation.split()

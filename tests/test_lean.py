@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import create_environ
 
 from service.app import create_app
 from service.config import Settings
+from tests.support import every
 
 APP = create_app(Settings())
 
 
 def found(environ: dict[str, Any], create_url_adapter: Any) -> Any:
-    """The adapter's host and mount and the rule, or the status of the refusal."""
+    """Return the adapter's host and mount and the rule, or the status of the refusal."""
     try:
         adapter = create_url_adapter(APP, APP.request_class(environ))
         rule, values = adapter.match(return_rule=True)
@@ -34,8 +34,8 @@ def found(environ: dict[str, Any], create_url_adapter: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "OPTIONS", "DELETE"])
-@pytest.mark.parametrize(
+@every("method", ["POST", "GET", "HEAD", "OPTIONS", "DELETE"])
+@every(
     "path",
     ["/v1/gradients", "/v1/gradients/", "//v1/gradients", "/v1//gradients", "/v1/Gradients", "/v1/nothing", "/", ""],
 )
@@ -45,7 +45,7 @@ def test_a_path_has_the_rule_that_flask_finds(method: str, path: str) -> None:
     assert found(environ, type(APP).create_url_adapter) == found(environ, Flask.create_url_adapter)
 
 
-@pytest.mark.parametrize(
+@every(
     "changes",
     [
         {"HTTP_HOST": "Example.COM:80"},

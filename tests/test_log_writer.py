@@ -121,7 +121,7 @@ def test_an_unread_log_stops_no_request(start_server: ServerFactory) -> None:
 
 
 def many(server: Server, count: int, path: str) -> set[int]:
-    """The statuses of so many requests over one connection."""
+    """Return the statuses of `count` requests over one connection."""
     statuses = set()
     with server.connect() as connection:
         file = connection.makefile("rb")

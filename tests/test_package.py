@@ -39,7 +39,7 @@ def build_wheel(folder: Path, **variables: str) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as it is published, or without the demo where there is no Node to build that with."""
+    """Return the wheel as it is published, or without the demo where there is no Node to build that with."""
     try:
         demo.build()
     except demo.NoNode:
@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a new environment with the wheel and what the lock of the runtime names, nothing else."""
+    """Return the programs of a new environment with the wheel and what the lock of the runtime names, nothing else."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     programs = environment / "bin"
@@ -70,7 +70,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder with files and packages of somebody's own, that are called as ours."""
+    """Return a folder with files and packages of somebody's own, that are called as ours."""
     for package in ("service", "schemas"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('the wrong package')")
@@ -80,7 +80,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def variables(**more: str) -> dict[str, str]:
-    """An environment that knows nothing of this repository."""
+    """Return an environment that knows nothing of this repository."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "WEB_CONCURRENCY": "1"} | more
 
 
@@ -185,7 +185,7 @@ def test_the_version_is_told_without_loading_anything(installed: Path, elsewhere
 
 
 def refused(*arguments: str, **more: str) -> str:
-    """What `nabla serve` says if it does not start: one line; and it leaves nothing behind."""
+    """Return the one line of a `nabla serve` that does not start, and assert that it leaves nothing behind."""
     command = [sys.executable, "-m", "service", "serve", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

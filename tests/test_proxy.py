@@ -1,4 +1,4 @@
-"""What proxies say, and who is believed."""
+"""Headers of proxies, and the proxies that are trusted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flask.testing import FlaskClient
 
 from service.callers.proxy import Proxies, network_of
 from service.config import ConfigurationError, Settings
-from tests.support import assert_problem
+from tests.support import assert_problem, every
 
 MakeClient = Callable[..., FlaskClient]
 TRUSTED = Proxies(("127.0.0.1", "10.0.0.0/8", "2001:db8::/32"))
 
 
-@pytest.mark.parametrize(
+@every(
     ("peer", "forwarded", "client"),
     [
         ("127.0.0.1", "192.0.2.7", "192.0.2.7"),
@@ -89,7 +89,7 @@ def environ(**headers: str) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize(
+@every(
     ("prefix", "root"),
     [
         ("/nabla", "/nabla"),

@@ -1,4 +1,4 @@
-"""How often clients may ask, whichever worker they reach."""
+"""Quotas of clients, whichever worker answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service is made of: the bill of materials, and the audit of the lock."""
+"""The bill of materials, and the audit of the lock."""
 
 from __future__ import annotations
 

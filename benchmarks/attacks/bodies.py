@@ -32,7 +32,7 @@ def packed(body: Any) -> bytes:
 
 
 def rows(count: int, width: int) -> list[list[float]]:
-    """Numbers without a pattern, the same each time, short in JSON."""
+    """Return numbers without a pattern, the same each time, short in JSON."""
     dice = random.Random(count * 1000 + width)
     return [[dice.randrange(-99, 99) / 64 for _ in range(width)] for _ in range(count)]
 
@@ -52,23 +52,23 @@ class Heavy:
 
 
 def _whole(answer: bytes) -> float:
-    """1 unless it was cut short."""
+    """Return 1 unless the answer was cut short."""
     return float(b'"status":"cancelled"' not in answer)
 
 
 def _steps(answer: bytes) -> float:
-    """Those of all runs; of an answer that was cut short, those that were done."""
+    """Return the steps of all runs; of an answer that was cut short, the steps that were done."""
     return float(sum(map(int, re.findall(rb'"steps_done":(\d+)', answer))))
 
 
 def _same(make: Callable[[], Any]) -> Callable[[int], bytes]:
-    """The same body each time, made when it is first asked for."""
+    """Return the same body each time, made when it is first asked for."""
     made = functools.cache(lambda: packed(make()))
     return lambda _: made()
 
 
 def _gradients() -> dict[str, Any]:
-    """30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
+    """Make 30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
     first = {"type": "dense", "name": "first", "units": 700, "activation": "tanh"}
     shared = {"type": "dense", "name": "shared", "units": 700, "activation": "tanh"}
     again = [{"type": "dense", "units": 700, "activation": "tanh", "shares": "shared"} for _ in range(28)]
@@ -83,7 +83,7 @@ def _gradients() -> dict[str, Any]:
 
 
 def elementwise(samples: int, layers: int = 240) -> bytes:
-    """Activations, one after the other, on `samples` times 1,000 numbers: all of them in NumPy loops, no BLAS."""
+    """Chain activations on `samples` times 1,000 numbers: NumPy loops alone, no BLAS."""
     hidden = [{"type": "activation", "activation": "softplus"} for _ in range(layers)]
     wide = {"type": "dense", "units": 1000, "activation": "tanh"}
     body = {
@@ -95,7 +95,7 @@ def elementwise(samples: int, layers: int = 240) -> bytes:
 
 
 def _hessian() -> dict[str, Any]:
-    """Second derivatives by some 640 parameters, over many samples."""
+    """Ask for second derivatives by some 640 parameters, over many samples."""
     return {
         "network": {"layers": [{"type": "dense", "units": 20, "activation": "tanh"}, {"type": "dense", "units": 1}]},
         "inputs": rows(6000, 30),
@@ -144,7 +144,7 @@ def _basins() -> dict[str, Any]:
 
 
 def unique_lstm(number: int, steps: int = 1000) -> bytes:
-    """A network that no cache knows: unrolled, it is thousands of nodes to compile."""
+    """Return a network that no cache knows: unrolled, it is thousands of nodes to compile."""
     units = 2 + number % 5
     body = {
         "network": {
@@ -177,7 +177,7 @@ HEAVY: dict[str, Heavy] = {
 
 
 def large_answer(megabytes: float = 48) -> bytes:
-    """A forward request of some kilobytes whose answer has so many megabytes."""
+    """Return a forward request of some kilobytes that is answered with `megabytes`."""
     samples = max(1, round(megabytes * 21.3))
     body = {
         "network": {"layers": [{"type": "dense", "units": 2300, "activation": "tanh"}]},
@@ -188,7 +188,7 @@ def large_answer(megabytes: float = 48) -> bytes:
 
 
 def endless_stream() -> bytes:
-    """A training that streams records for as long as it may."""
+    """Return a training that streams records for as long as it may."""
     return packed(XOR | {"optimizer": "adam", "steps": 1_000_000, "trace": {"every": 1}})
 
 
@@ -210,7 +210,7 @@ class Bomb:
 
 
 def with_text(key: str, text: str, **changes: Any) -> bytes:
-    """The XOR request with JSON text, valid or not, as the value of a key."""
+    """Return the XOR request with JSON text, valid or not, as the value of a key."""
     return json.dumps(XOR | changes | {key: "HERE"}, separators=(",", ":")).replace('"HERE"', text).encode()
 
 
@@ -219,7 +219,7 @@ def _filled(key: str, item: str, end: str, size: int, **changes: Any) -> bytes:
 
 
 def bombs(size: int) -> list[Bomb]:
-    """Every bomb of some `size` bytes when read. Those of spaces and repeated numbers shrink a thousandfold as gzip."""
+    """Return bombs of about `size` bytes when read. Spaces and repeated numbers shrink a thousandfold as gzip."""
     forward = "/v1/functions/gradient"
     train = "/v1/train"
     keys = "{" + ",".join(f'"k{n:07d}":1' for n in range(size // 14)) + "}"
@@ -293,12 +293,12 @@ def _layers(*layers: Any, **more: Any) -> bytes:
 
 
 def typed(values: bytes, shape: list[int], dtype: str = "float64") -> dict[str, Any]:
-    """A typed array."""
+    """Return a typed array."""
     return {"dtype": dtype, "shape": shape, "base64": base64.b64encode(values).decode()}
 
 
 def largest_valid(size: int) -> bytes:
-    """A valid request of some `size` bytes: lists of numbers, which take the most memory to read."""
+    """Return a valid request of some `size` bytes: lists of numbers, which take the most memory to read."""
     count = size // 4 // 1000
     text = "[" + ",".join(["[" + ",".join(["0.5"] * 1000) + "]"] * max(1, count)) + "]"
     body = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": "HERE", "exclude": ["parameters"]}

@@ -23,7 +23,7 @@ SECONDS = 1.0
 
 
 def compose_settings(options: Options) -> Mapping[str, str]:
-    """The environment of the checkout's docker-compose.yml."""
+    """Return the environment of the checkout's docker-compose.yml."""
     services: dict[str, Any] = yaml.safe_load((options.checkout / "docker-compose.yml").read_text())["services"]
     return {name: str(value) for name, value in services["nabla"]["environment"].items()}
 
@@ -56,7 +56,7 @@ async def _idle(server: Server, seconds: float = 60.0) -> None:
 async def _at_once(
     server: Server, request: bytes, count: int, options: Options
 ) -> tuple[Counter[str], float, str, int]:
-    """Statuses, CPU seconds of each, what was beside it, and how many workers died."""
+    """Return statuses, CPU seconds of each, what was beside it, and how many workers died."""
     statuses: Counter[str] = Counter()
     addresses = sources(options.addresses)
     kills = 0
@@ -86,7 +86,7 @@ def _row(
 
 
 def run(options: Options) -> Iterator[Row]:
-    """A row for each bomb, and for what is large but valid."""
+    """Yield a row for each bomb, and for what is large but valid."""
     compose = compose_settings(options)
     with contextlib.ExitStack() as stack:
 
@@ -141,7 +141,7 @@ def run(options: Options) -> Iterator[Row]:
 
 
 async def _largest(server: Server, requests: list[bytes]) -> bytes:
-    """The first of some requests that is answered with 200."""
+    """Return the first of some requests that is answered with 200."""
     for request in requests:
         if (await ask(server.port, request, timeout=120)).status == 200:
             return request
@@ -149,13 +149,13 @@ async def _largest(server: Server, requests: list[bytes]) -> bytes:
 
 
 async def _unread(server: Server, requests: list[bytes], options: Options) -> Row:
-    """Answers, as large as they may be, that nobody reads."""
+    """Return answers, as large as they may be, that nobody reads."""
     request = await _largest(server, requests)
     return await _holding(server, "32 unread large answers", request, 32, options)
 
 
 async def _half_sent(server: Server, limit: int, options: Options) -> Row:
-    """Bodies of which all but the end is sent, and held there."""
+    """Send all but the end of each body, and hold the connections."""
     request = head("POST", "/v1/gradients", int(limit * 0.95)) + b" " * int(limit * 0.9)
     return await _holding(server, "200 bodies held at 95 %", request, 200, options)
 

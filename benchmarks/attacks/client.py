@@ -20,7 +20,7 @@ PIECE = 2**18
 
 @dataclass
 class Answer:
-    """What came back."""
+    """An answer as it was received."""
 
     status: int
     headers: dict[str, str]
@@ -74,7 +74,7 @@ class Connection:
 
 
 async def connect(port: int, source: str = HOST, *, receive: int | None = None, limit: int = 2**18) -> Connection:
-    """A connection from an address of the loopback network; `receive` bounds the system's buffer for answers."""
+    """Return a connection from an address of the loopback network; `receive` bounds the system's buffer for answers."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -95,7 +95,7 @@ async def connect(port: int, source: str = HOST, *, receive: int | None = None, 
 
 
 def head(method: str, path: str, length: int | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Request line and headers, with the empty line after them."""
+    """Return the request line and headers, with the empty line after them."""
     lines = {"Host": "attack.test"}
     if length is not None:
         lines |= {"Content-Type": "application/json", "Content-Length": str(length)}
@@ -113,7 +113,7 @@ def get(path: str, headers: Mapping[str, str] | None = None) -> bytes:
 
 
 async def read_answer(connection: Connection, start: float, *, kept: int = KEPT, bodiless: bool = False) -> Answer:
-    """One answer. Raises `OSError` or `asyncio.IncompleteReadError` when the connection ends before its headers."""
+    """Read an answer. Raises `OSError` or `asyncio.IncompleteReadError` if the connection ends before its headers."""
     reader = connection.reader
     while True:
         text = await reader.readuntil(b"\r\n\r\n")
@@ -162,7 +162,7 @@ async def _pieces(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> A
 
 
 async def ask(port: int, request: bytes, source: str = HOST, timeout: float = 90.0, kept: int = KEPT) -> Answer:
-    """One request over a connection of its own. Raises `OSError` (also on timeout) or `asyncio.IncompleteReadError`."""
+    """Send a request over a new connection. Raises `OSError` (also on timeout) or `asyncio.IncompleteReadError`."""
     start = time.perf_counter()
     async with asyncio.timeout(timeout):
         connection = await connect(port, source)
@@ -183,5 +183,5 @@ FAILURES = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, Val
 
 
 def sources(count: int) -> list[str]:
-    """Addresses of the loopback network, none of them that of the normal clients."""
+    """Return addresses of the loopback network that the normal clients do not have."""
     return [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(count)]

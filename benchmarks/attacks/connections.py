@@ -37,7 +37,7 @@ class Field:
         return self.addresses[number % len(self.addresses)]
 
     async def many(self, count: int, once: Callable[[int], Awaitable[None]], pause: float = 0.2) -> None:
-        """`count` attackers who do `once` again and again."""
+        """Run `count` attackers, each of which does `once` again and again."""
 
         async def one(number: int) -> None:
             await asyncio.sleep(number * min(0.005, 2.0 / count))
@@ -63,21 +63,19 @@ class Field:
             connection.reset()
 
 
-def lingering(rate: float) -> Run:
-    """Clients that are told `Connection: close` and do not close."""
+def holding(rate: float, send: Callable[[int], bytes]) -> Run:
+    """Connect one client after another; each sends its bytes and stays."""
 
     async def run(field: Field) -> None:
         held: list[Connection] = []
-        number = 0
         try:
-            while True:
+            for number in itertools.count():
                 with contextlib.suppress(*FAILURES):
                     async with asyncio.timeout(5):
                         connection = await connect(field.port, field.address(number))
                         held.append(connection)
                         field.notes["opened"] += 1
-                        connection.send(get("/v1/losses", {"Connection": "close"}))
-                number += 1
+                        connection.send(send(number))
                 await asyncio.sleep(1.0 / rate)
         finally:
             for connection in held:
@@ -86,8 +84,13 @@ def lingering(rate: float) -> Run:
     return run
 
 
+def lingering(rate: float) -> Run:
+    """Leave connections open after the answer `Connection: close`."""
+    return holding(rate, lambda _: get("/v1/losses", {"Connection": "close"}))
+
+
 def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
-    """Clients that send `first`, then nothing, or one byte of `then` every so often, over and over."""
+    """Send `first`, then nothing, or a byte of `then` every `every` seconds, over and over."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -110,13 +113,13 @@ def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> 
 
 
 def chunk_extensions(count: int) -> Run:
-    """One chunk whose extension never ends."""
+    """Send a chunk with an extension that never ends."""
     first = head("POST", "/v1/gradients", None, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
     return sending(count, first + b"5;", b"a", 0.2)
 
 
 def slow_readers(count: int, request: bytes) -> Run:
-    """Clients that ask for large answers, or streams, and do not read."""
+    """Ask for large answers, or streams, and do not read them."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -134,7 +137,7 @@ def slow_readers(count: int, request: bytes) -> Run:
 
 
 def _established(sock: object) -> bool:
-    """Whether the other side still holds the connection: TCP_INFO begins with the state, 1 of which is ESTABLISHED."""
+    """Return whether the other side still holds the connection: TCP_INFO begins with the state; 1 is ESTABLISHED."""
     info: bytes = sock.getsockopt(6, 11, 8)  # type: ignore[attr-defined]
     return info[0] == 1
 
@@ -155,31 +158,14 @@ def idle(count: int, first: bytes = b"") -> Run:
 
 
 def malformed(rate: float) -> Run:
-    """Request lines that are none, and HTTP/1.0."""
+    """Send malformed request lines, and HTTP/1.0."""
     lines = (
         b"GARBAGE\r\n\r\n",
         b"GET /health/live HTTP/1.0\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\0\x01",
     )
-
-    async def run(field: Field) -> None:
-        held: list[Connection] = []
-        number = 0
-        try:
-            while True:
-                with contextlib.suppress(*FAILURES):
-                    connection = await connect(field.port, field.address(number))
-                    connection.send(lines[number % len(lines)])
-                    held.append(connection)
-                    field.notes["opened"] += 1
-                number += 1
-                await asyncio.sleep(1.0 / rate)
-        finally:
-            for connection in held:
-                connection.reset()
-
-    return run
+    return holding(rate, lambda number: lines[number % len(lines)])
 
 
 def churn(count: int) -> Run:
@@ -198,7 +184,7 @@ def churn(count: int) -> Run:
 
 
 def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
-    """Many requests in one write; the answers are read, or not."""
+    """Send many requests in one write; read the answers or not."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -219,7 +205,7 @@ def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
 
 
 def headers(count: int, lines: int, size: int) -> Run:
-    """Heads of many or long lines."""
+    """Send heads of many or long lines."""
     text = "".join(f"X-{number}: {'a' * size}\r\n" for number in range(lines))
     request = f"GET /health/live HTTP/1.1\r\nHost: x\r\n{text}\r\n".encode()
 
@@ -237,7 +223,7 @@ def headers(count: int, lines: int, size: int) -> Run:
 
 
 def aborted(count: int, request: bytes, share: float) -> Run:
-    """Uploads that are reset on the way, or requests that are reset once they are sent."""
+    """Reset uploads on the way, or requests once they are sent."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -254,7 +240,7 @@ def aborted(count: int, request: bytes, share: float) -> Run:
 
 
 def resets(count: int) -> Run:
-    """Clients that reset in the middle of an answer."""
+    """Reset connections in the middle of an answer."""
     request = post("/v1/forward", LARGE)
 
     async def run(field: Field) -> None:
@@ -270,7 +256,7 @@ def resets(count: int) -> Run:
 
 
 def asking(count: int, request: Callable[[int], bytes]) -> Run:
-    """Clients who ask and read, one request after the other over kept connections, as fast as they are answered."""
+    """Ask and read over kept connections, each client as fast as it is answered."""
 
     async def run(field: Field) -> None:
         numbers = itertools.count()
@@ -292,7 +278,7 @@ def asking(count: int, request: Callable[[int], bytes]) -> Run:
 
 
 def steady_readers(count: int, request: bytes, rate: int) -> Run:
-    """Clients that read large answers so fast that they may go on, and no faster."""
+    """Read large answers just fast enough not to be cut off."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -317,7 +303,7 @@ def steady_readers(count: int, request: bytes, rate: int) -> Run:
 
 
 def half_closed(count: int) -> Run:
-    """Clients that close their side once they have asked; the answer is still due to them, or not."""
+    """Close the sending side after the request; the answer is still due, or not."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -332,7 +318,7 @@ def half_closed(count: int) -> Run:
 
 
 def late_body(count: int) -> Run:
-    """Bodies that go on after the server gave up waiting for them: what comes then is no request."""
+    """Send the rest of a body after the server gave up on it: the rest is no request."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -418,7 +404,7 @@ async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
 
 
 async def _left(server: Server) -> str:
-    """The work and the memory that the server still has when its clients are gone."""
+    """Return the work and the memory that the server still has when its clients are gone."""
     await asyncio.sleep(2.0)
     before = server.processor_seconds
     await asyncio.sleep(1.0)
@@ -434,7 +420,7 @@ async def _left(server: Server) -> str:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """A row for each attack, each on a fresh server."""
+    """Yield a row for each attack, each on a fresh server."""
     for name, attack in ATTACKS.items():
         if options.wants(name):
             with serving(options) as server:

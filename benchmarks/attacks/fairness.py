@@ -83,7 +83,7 @@ CASES: dict[str, Greed] = {
 
 
 async def _modest(port: int, request: bytes, seconds: float) -> tuple[list[float], Counter[str]]:
-    """Seconds of each answer, and statuses. One request after the other, and never before it was told to come back."""
+    """Return the seconds of each answer, and statuses: one request after the other, none before its Retry-After."""
     times: list[float] = []
     statuses: Counter[str] = Counter()
     end = time.perf_counter() + seconds
@@ -142,7 +142,7 @@ async def _case(server: Server, name: str, greed: Greed, options: Options) -> Ro
 
 
 def run(options: Options) -> Iterator[Row]:
-    """A row for each kind of greed."""
+    """Yield a row for each kind of greed."""
     for name, greed in CASES.items():
         if options.wants(name):
             keys = {"NABLA_API_KEYS": ",".join(KEYS.values())} if greed.keys else {}

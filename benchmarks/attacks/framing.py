@@ -92,7 +92,7 @@ class Framing:
         return request[: dice.randrange(len(request))]
 
     def next(self) -> tuple[list[bytes], int]:
-        """Bytes in the parts in which they are sent, and how many requests they are meant to be."""
+        """Return bytes in the parts in which they are sent, and how many requests they are meant to be."""
         dice = self.random
         count = dice.choice((1, 1, 2, 3))
         requests = [self._request() for _ in range(count)]
@@ -104,7 +104,7 @@ class Framing:
 
 
 async def _try(port: int, parts: list[bytes]) -> tuple[list[Answer], str | None]:
-    """All answers until the server closes, or waits for more."""
+    """Return all answers until the server closes, or waits for more."""
     answers: list[Answer] = []
     connection = await connect(port)
     start = time.perf_counter()
@@ -131,7 +131,7 @@ async def _try(port: int, parts: list[bytes]) -> tuple[list[Answer], str | None]
 
 
 def fault_among(answers: list[Answer], count: int) -> str | None:
-    """What is wrong with the answers to so many requests, or None."""
+    """Return the fault of the answers to `count` requests, or None."""
     # A body that was cut off may be taken for further requests by its own fault, but only for wrong ones.
     if sum(answer.status < 400 for answer in answers) > count:
         return f"{len(answers)} answers to {count} requests"
@@ -143,7 +143,7 @@ def fault_among(answers: list[Answer], count: int) -> str | None:
 
 
 async def storm(port: int, count: int, seed: int, clients: int = 8) -> tuple[Counter[str], Counter[str]]:
-    """Statuses and faults of so many sequences."""
+    """Return statuses and faults of `count` sequences."""
     framing = Framing(seed)
     statuses: Counter[str] = Counter()
     faults: Counter[str] = Counter()

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Options:
-    """How the attacks are run."""
+    """Options of a run of attacks."""
 
     checkout: Path = ROOT
     seconds: float = 20.0
@@ -84,7 +84,7 @@ class Cgroup:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
     def forget_peak(self) -> None:
-        """Begin the peak anew."""
+        """Reset the peak."""
         (self.folder / "memory.max_usage_in_bytes").write_text("0")
 
     @property
@@ -93,7 +93,7 @@ class Cgroup:
 
     @property
     def kills(self) -> int:
-        """How many processes the kernel has ended for want of memory."""
+        """Return the number of processes that the kernel has killed for want of memory."""
         found = re.search(r"oom_kill (\d+)", (self.folder / "memory.oom_control").read_text())
         return int(found[1]) if found else 0
 
@@ -107,7 +107,7 @@ class Cgroup:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 when it is gone."""
+    """Return bytes of memory that a process holds; 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -115,7 +115,7 @@ def resident(pid: int) -> int:
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process has computed so far; 0 when it is gone."""
+    """Return the processor seconds of a process so far; 0 when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -180,7 +180,7 @@ class Server:
         return await ask(self.port, get(path), timeout=30)
 
     async def gauge(self, name: str) -> float | None:
-        """The sum of a metric over its labels; None where there is none of that name."""
+        """Return the sum of a metric over its labels; None where there is none of that name."""
         text = (await self.get("/metrics")).body.decode()
         found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found)) if found else None
@@ -190,7 +190,7 @@ class Server:
 def serving(
     options: Options, environment: Mapping[str, str] | None = None, memory: int | None = None, bare: str = ""
 ) -> Iterator[Server]:
-    """A server of the checkout with its default settings, changed by the environment; `memory` limits it by a cgroup.
+    """Start the checkout with its default settings, changed by the environment; `memory` limits it by a cgroup.
 
     `bare` names another WSGI application that is served by the same settings.
     """
@@ -247,7 +247,7 @@ def _stop(server: Server) -> None:
 
 @dataclass
 class Beside:
-    """What was measured beside an attack."""
+    """The measurements of normal clients beside an attack."""
 
     times: dict[str, list[float]] = field(default_factory=lambda: {"live": [], "xor": []})
     failures: Counter[str] = field(default_factory=Counter)
@@ -261,7 +261,7 @@ class Beside:
         return times[min(len(times) - 1, int(share * len(times)))] if times else float("inf")
 
     def served(self, live: float = LIVE_BAR, xor: float = XOR_BAR) -> bool:
-        """Whether normal clients were served as they must be, and no worker died."""
+        """Return whether normal clients were served as they must be, and no worker died."""
         fast = self.percentile("live", 0.99) <= live and self.percentile("xor", 0.99) <= xor
         return fast and not self.deaths
 
@@ -283,7 +283,7 @@ NORMAL = f"live p99 <= {1e3 * LIVE_BAR:.0f} ms, XOR p99 <= {1e3 * XOR_BAR:.0f} m
 
 @contextlib.asynccontextmanager
 async def watched(server: Server, *, every: float = 0.05, source: str = HOST, key: str = "") -> AsyncIterator[Beside]:
-    """Normal clients and the watch, as long as the block lasts; what they found is there after it."""
+    """Run normal clients and the watch during the block; their findings are complete after it."""
     beside = Beside()
     watch = Watch(server)
     watch.start()

@@ -29,7 +29,7 @@ AGAIN = 0.5
 
 @dataclass
 class Load:
-    """What became of the requests."""
+    """The outcomes of the requests."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -44,7 +44,7 @@ class Load:
 
     @property
     def refused_well(self) -> bool:
-        """Whether every refusal came at once and said when to come back, and nothing else went wrong."""
+        """Return whether every refusal came at once and said when to come back, and nothing else went wrong."""
         others = sum(count for status, count in self.statuses.items() if status not in ("200", "503"))
         return not others and None not in self.retry_after and max(self.refused, default=0.0) <= AT_ONCE
 
@@ -63,7 +63,7 @@ class Load:
 
 
 async def load(port: int, heavy: Heavy, parallel: int, seconds: float, addresses: list[str], first: int = 0) -> Load:
-    """`parallel` clients that ask again and again for `seconds`, then wait for what is due to them."""
+    """Let `parallel` clients ask again and again for `seconds`, then wait for the last answers."""
     found = Load()
     start = time.perf_counter()
     numbers = iter(range(first, 10**9))
@@ -106,7 +106,7 @@ async def _beside(server: Server, heavy: Heavy, parallel: int, options: Options,
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Three rows for each family: as many as there are workers, 16 times as many, and 64."""
+    """Yield three rows for each family: as many clients as workers, 16 times as many, and 64."""
     for heavy in HEAVY.values():
         if not options.wants(heavy.family):
             continue

@@ -1,4 +1,4 @@
-"""What holds of every answer, whatever was asked."""
+"""Rules that every answer keeps, whatever the request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPUTED = ("busy", "deadline-exceeded")
 
 
 def strict_json(text: bytes) -> Any:
-    """JSON as RFC 8259 has it: no NaN, no Infinity, no key twice."""
+    """Read JSON as RFC 8259 has it: no NaN, no Infinity, no key twice."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(found)
@@ -29,7 +29,7 @@ def strict_json(text: bytes) -> Any:
 
 
 def resolves(pointer: str, value: Any) -> bool:
-    """Whether a JSON pointer in a URI fragment names a place in `value`, or a key that is missing there."""
+    """Return whether a JSON pointer in a URI fragment names a place in `value`, or a key that is missing there."""
     from urllib.parse import unquote
 
     if not pointer.startswith("#"):
@@ -48,7 +48,7 @@ def resolves(pointer: str, value: Any) -> bool:
 
 
 def fault_of(method: str, status: int, headers: Mapping[str, str], body: bytes, value: Any = None) -> str | None:
-    """What is wrong with an answer, or None. `headers` has names in lower case; `value` is what was asked, if known."""
+    """Return the fault of an answer, or None. `headers` has lower-case names; `value` is the request, if known."""
     # 501 is for a transfer coding that nobody has to know.
     if status >= 500 and status not in (501, 503):
         return f"status {status}"

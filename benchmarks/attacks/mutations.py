@@ -148,7 +148,7 @@ def _in_process(options: Options, count: int) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Three rows."""
+    """Yield three rows."""
     if options.wants("in process"):
         yield _in_process(options, int(options.mutations * (1.0 - OVER_HTTP)))
     if options.wants("framing"):

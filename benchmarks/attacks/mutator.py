@@ -81,7 +81,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Described:
-    """What an OpenAPI description says about requests."""
+    """The part of an OpenAPI description that describes requests."""
 
     examples: list[tuple[str, Any]]
     """Paths of POST requests with bodies."""
@@ -136,7 +136,7 @@ class Mutator:
             yield self.attempt()
 
     def attempt(self) -> Attempt:
-        """The next request."""
+        """Return the next request."""
         dice = self.random
         if dice.random() < 0.03:
             return self._without_body()
@@ -196,7 +196,7 @@ class Mutator:
     # --- the document ---------------------------------------------------------------------------
 
     def _places(self, value: Any) -> list[tuple[Any, Any]]:
-        """Containers with a key or index of each."""
+        """Return containers, each with a key or index of it."""
         found: list[tuple[Any, Any]] = []
         pending = [value]
         while pending:
@@ -241,7 +241,7 @@ class Mutator:
     )
 
     def _other(self, value: Any) -> Any:
-        """A value of some type."""
+        """Return a value of some type."""
         dice = self.random
         return dice.choice(
             (
@@ -290,7 +290,7 @@ class Mutator:
         inner[place] = self.random.choice(NUMBERS)
 
     def _tweak(self, container: Any, key: Any) -> None:
-        """A small change that may well be valid."""
+        """Make a small change that may be valid."""
         dice = self.random
         value = container[key]
         if isinstance(value, bool):
@@ -322,7 +322,7 @@ class Mutator:
         inner[place] = dice.choice((value[:-1], value[1:], value[:1], [copy.deepcopy(v) for v in value * times]))
 
     def _typed(self, container: Any, key: Any) -> None:
-        """A typed array, right or not."""
+        """Make a typed array, valid or not."""
         dice = self.random
         shape: Any = [dice.choice((0, 1, 2, 3, 4)) for _ in range(dice.randrange(4))]
         count = 1
@@ -353,7 +353,7 @@ class Mutator:
             target.append(self._other(name))
 
     def _word(self, container: Any, key: Any) -> None:
-        """Another word of the service, most likely where one stands already."""
+        """Put another word of the service, most likely in the place of one."""
         words = [place for place in self._places(container) if isinstance(place[0][place[1]], str)]
         inner, place = self.random.choice(words) if words else (container, key)
         inner[place] = self.random.choice(self.described.words)
@@ -374,7 +374,7 @@ class Mutator:
     # --- the bytes ------------------------------------------------------------------------------
 
     def _text(self, value: Any, kinds: list[str]) -> tuple[str, bool]:
-        """JSON, and whether it says just `value`."""
+        """Return JSON text, and whether it says just `value`."""
         raws: list[str] = []
 
         def marked(inner: Any) -> Any:

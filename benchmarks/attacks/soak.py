@@ -22,7 +22,7 @@ WARM = 0.4
 
 
 def unique(number: int) -> tuple[str, bytes]:
-    """A small request that differs from all others in its definition, so that nothing is found in a cache."""
+    """Return a small request that differs from all others in its definition, so that nothing is found in a cache."""
     name = f"n{number}"
     kind = number % 5
     if kind == 0:
@@ -65,7 +65,7 @@ async def _client(port: int, source: str, numbers: Iterator[int], end: float, st
 
 
 def slope(history: list[tuple[float, int]]) -> float:
-    """Bytes a second: the straight line of least squares through moments and sizes."""
+    """Return bytes a second: the straight line of least squares through moments and sizes."""
     if len(history) < 3:
         return 0.0
     times, sizes = zip(*history, strict=True)
@@ -100,6 +100,6 @@ async def _soak(server: Server, options: Options) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """One row."""
+    """Yield one row."""
     with serving(options) as server:
         yield asyncio.run(_soak(server, options))

@@ -1,4 +1,4 @@
-"""What is handed in: gradients with one mistake or two, right ones of all precisions, wrong ones without a pattern."""
+"""Claims of students: gradients with one mistake or two, right ones of all precisions, wrong ones without a pattern."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flat(tree: Tree) -> dict[str, Array]:
 
 
 def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> frozenset[str]:
-    """The parameters of two trees that differ, in shape or by more than this share of the largest number."""
+    """Return the parameters of two trees that differ, in shape or by more than this share of the largest number."""
     mine, exact = flat(claimed), flat(right)
     largest = max((float(np.abs(array).max()) for array in exact.values()), default=0.0)
 
@@ -58,7 +58,7 @@ def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> fro
 
 
 def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
-    """The layers with wrong gradients that no other layer with wrong gradients comes after."""
+    """Return the layers with wrong gradients that no other layer with wrong gradients comes after."""
     layers = {path.rsplit(".", 1)[0] for path in wrong}
     after: dict[str, set[str]] = {}
     for layer in reversed(network.layers):
@@ -74,7 +74,7 @@ def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
 
 
 def candidates(network: Network) -> list[Slip]:
-    """Every mistake that the backward pass of a network can make: in one layer, and in all that can make it."""
+    """Return every mistake that the backward pass of a network can make: in one layer, and in all that can make it."""
     slips = Slips()
     network.gradients(slips)
     found = list(slips.asked)
@@ -90,7 +90,7 @@ def _erring(network: Network, *slips: Slip) -> Tree:
 
 
 def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Slip, ...]]) -> Iterator[Claim]:
-    """A claim for each group of choices that come to the same numbers."""
+    """Yield a claim for each group of choices that come to the same numbers."""
     right = network.gradients()
     trees = [(choice, _erring(network, *choice)) for choice in choices]
     trees = [(choice, tree) for choice, tree in trees if all(np.isfinite(a).all() for a in flat(tree).values())]
@@ -118,7 +118,7 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
 
 
 def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 1986) -> Iterator[Claim]:
-    """Each mistake that changes anything, in each network, in both dtypes."""
+    """Yield each mistake that changes anything, in each network, in both dtypes."""
     for name, dtype in itertools.product(names, ("float64", "float32")):
         network = make(name, seed)
         network.cast("float32")
@@ -128,7 +128,7 @@ def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 
 
 
 def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> Iterator[Claim]:
-    """Two different mistakes at once, drawn at random, that no single mistake explains."""
+    """Yield pairs of different mistakes, drawn at random, that no single mistake explains."""
     for name in names:
         network = make(name, seed)
         prepare(network)
@@ -145,7 +145,7 @@ def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> 
 
 
 def differences(network: Network, h: float, central: bool) -> Tree | None:
-    """The gradients by finite differences of the loss. None where a kink lies within h."""
+    """Return the gradients by finite differences of the loss. None where a kink lies within h."""
     found: Tree = {}
     base, pattern = network.loss(), _pattern(network)
     for name, tree in network.parameters.items():
@@ -167,7 +167,7 @@ def differences(network: Network, h: float, central: bool) -> Tree | None:
 
 
 def _pattern(network: Network) -> bytes:
-    """On which side of each kink the numbers lie."""
+    """Return the side of each kink on which the numbers lie."""
     parts: list[Array] = []
     for layer in network.layers:
         if layer.activation == "relu":
@@ -180,7 +180,7 @@ def _pattern(network: Network) -> bytes:
 
 
 def scale_badly(network: Network, generator: np.random.Generator) -> None:
-    """Weights between 1e-6 and 1e6 of what they were: all alike, or each layer for itself; inputs of mixed units."""
+    """Scale weights by 1e-6 to 1e6, all alike or each layer for itself; inputs get mixed units."""
     one = 10.0 ** generator.uniform(-6.0, 6.0)
     alike = generator.random() < 0.3
     for layer in network.layers:
@@ -195,7 +195,7 @@ def scale_badly(network: Network, generator: np.random.Generator) -> None:
 
 
 def make_tiny(network: Network, generator: np.random.Generator) -> None:
-    """Gradients of about 1e-10: targets next to the outputs, or a loss with next to no weight."""
+    """Make gradients about 1e-10: targets next to the outputs, or a loss of little weight."""
     values = network.forward()
     for name, loss in network.losses.items():
         if loss.endswith("crossentropy") or generator.random() < 0.5:
@@ -206,7 +206,7 @@ def make_tiny(network: Network, generator: np.random.Generator) -> None:
 
 
 def enlarge(network: Network, generator: np.random.Generator) -> None:
-    """A batch of 256 to 1024."""
+    """Make the batch 256 to 1024 samples."""
     chosen = generator.integers(0, len(network.inputs), int(2 ** generator.uniform(8.0, 10.0)))
     network.inputs = network.inputs[chosen] + generator.normal(size=(len(chosen), *network.inputs.shape[1:]))
     network.targets = {name: target[chosen] for name, target in network.targets.items()}
@@ -215,7 +215,7 @@ def enlarge(network: Network, generator: np.random.Generator) -> None:
 
 
 def go_the_long_way(network: Network, generator: np.random.Generator) -> None:
-    """Cross-entropies are not shortened; some weights are large."""
+    """Keep cross-entropies unshortened; make some weights large."""
     network.long_way = True
     for layer in network.layers:
         if layer.owner == layer.name and generator.random() < 0.5:
@@ -244,7 +244,7 @@ STEPS = {False: (1e-4, 1e-5, 1e-6, 1e-7), True: (1e-3, 1e-4, 1e-5, 1e-6)}
 
 
 def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Claim]:
-    """A thousand submissions without a mistake, or a share of them."""
+    """Yield a thousand submissions without a mistake, or a share of them."""
     names = list(MAKERS)
     for kind, count, change, dtype, own in RIGHT:
         generator = np.random.default_rng([seed, len(kind), count])
@@ -283,7 +283,7 @@ def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Cla
 
 
 def _entry(array: Array, generator: np.random.Generator, size: float) -> None:
-    """One entry, not of the smallest."""
+    """Pick an entry, not of the smallest."""
     large = np.argwhere(np.abs(array) >= 1e-3 * np.abs(array).max())
     index = tuple(large[generator.integers(len(large))])
     array[index] *= 1.0 + size
@@ -327,7 +327,7 @@ WRONG: Sequence[tuple[str, int, Spoil, str]] = (
 
 
 def unexplained(prepare: Prepare, share: float = 1.0, seed: int = 500) -> Iterator[Claim]:
-    """A thousand wrong gradients that no mistake explains, or a share of them."""
+    """Yield a thousand wrong gradients that no mistake explains, or a share of them."""
     names = list(MAKERS)
     for kind, count, spoil, where in WRONG:
         generator = np.random.default_rng([seed, len(kind), count])
@@ -362,7 +362,7 @@ def _places(claimed: Tree, owners: Sequence[Layer], where: str, generator: np.ra
 
 
 def small(prepare: Prepare, seed: int = 900) -> Iterator[Claim]:
-    """Gradients of 1e-10 in which one entry is wrong by a hundredth."""
+    """Yield gradients of 1e-10 in which one entry is wrong by a hundredth."""
     for attempt, name in enumerate(name for name in MAKERS for _ in range(4)):
         network = make(name, seed + attempt)
         network.loss_weights = dict.fromkeys(network.losses, 1e-10)

@@ -23,7 +23,7 @@ Send = Callable[[str, Mapping[str, Any]], tuple[int, Any]]
 
 
 def in_process() -> Send:
-    """The service of this checkout, without a server."""
+    """Ask the service of this checkout, without a server."""
     from service.app import create_app
     from service.config import Settings
 
@@ -37,7 +37,7 @@ def in_process() -> Send:
 
 
 def over_http(address: str) -> Send:
-    """A running service, such as `http://127.0.0.1:8000`."""
+    """Ask a running service, such as `http://127.0.0.1:8000`."""
 
     def send(path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         content = json.dumps(body).encode()
@@ -68,12 +68,12 @@ def masks_from(send: Send) -> Callable[[Network], None]:
 
 
 def codes_of(slips: Sequence[Slip]) -> list[tuple[frozenset[str], ...]]:
-    """For each mistake the codes by which the service may call it."""
+    """Return the codes by which the service may call each mistake."""
     return [CODES[slip.mistake] for slip in slips]
 
 
 def names(said: Iterable[str], claim: Claim) -> bool:
-    """Whether these codes are the mistakes of a claim, or others that give the same numbers."""
+    """Return whether these codes are the mistakes of a claim, or others that give the same numbers."""
     codes = frozenset(said)
     for made in (claim.made, *claim.equal):
         options = codes_of(made)
@@ -87,7 +87,7 @@ def names(said: Iterable[str], claim: Claim) -> bool:
 
 
 def alternatives(diagnosis: Mapping[str, Any]) -> list[list[str]]:
-    """The mistakes of a diagnosis, and those that are equivalent."""
+    """Return the mistakes of a diagnosis, and those that are equivalent."""
     return [diagnosis["mistakes"], *diagnosis.get("equivalent", ())]
 
 
@@ -98,7 +98,7 @@ def first_of(answer: Mapping[str, Any]) -> str | None:
 
 @dataclass
 class Row:
-    """What came of the claims of one kind."""
+    """The verdicts on the claims of one kind."""
 
     claims: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -115,7 +115,7 @@ class Judge:
     rows: dict[str, Row] = field(default_factory=dict)
 
     def judge(self, claims: Iterable[Claim], judged: Callable[[Claim, Mapping[str, Any]], list[str]]) -> None:
-        """`judged` names what is wrong with the answer to a claim; names that begin with + are good."""
+        """Count the names that `judged` gives the answer to a claim; those that begin with + are good."""
         for batch in _batches(claims):
             network, dtype = batch[0].network, batch[0].dtype
             body = network.request(dtype)
@@ -174,7 +174,7 @@ def _batches(claims: Iterable[Claim], size: int = 12) -> Iterator[list[Claim]]:
 
 
 def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A claim with known mistakes: are they named, and are the right tensors called wrong?"""
+    """Return a claim with known mistakes: are they named, and are the right tensors called wrong?"""
     found = []
     if answer["verdict"] == "match":
         found.append("called right")
@@ -196,7 +196,7 @@ def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int | None, set[str]]:
-    """Where the mistakes of a claim are named first, and which parameters are explained there.
+    """Find where the mistakes of a claim are named first, and the parameters explained there.
 
     A diagnosis may be of some tensors only. Those that follow then explain others: together they are one answer.
     """
@@ -217,7 +217,7 @@ def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int 
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Whether the wrong tensors, and the first wrong layer, are named."""
+    """Return whether the wrong tensors, and the first wrong layer, are named."""
     found = []
     said = {each["parameter"] for each in answer["tensors"] if each["verdict"] != "match"}
     if said - claim.wrong - claim.unclear:
@@ -229,7 +229,7 @@ def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A claim without a mistake."""
+    """Return a claim without a mistake."""
     found = ["+right" if answer["verdict"] == "match" else "false alarm"]
     said = {code for diagnosis in answer.get("diagnoses", ()) for code in diagnosis["mistakes"]}
     if said - NOISE:
@@ -242,7 +242,7 @@ def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def patternless(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """A wrong claim that no mistake explains."""
+    """Return a wrong claim that no mistake explains."""
     found = ["called right" if answer["verdict"] == "match" else "+wrong"]
     if answer["diagnoses"]:
         found.append("false excuse")

@@ -52,7 +52,7 @@ SLOPE: dict[str, Callable[[Array], Array]] = {
 
 
 class Layer:
-    """What all layers share. `owner` is the layer that has the parameters."""
+    """The base of all layers. `owner` is the layer that has the parameters."""
 
     def __init__(self, name: str, shares: str | None = None, l1: float = 0.0, l2: float = 0.0) -> None:
         self.name, self.owner = name, shares or name
@@ -66,7 +66,7 @@ class Layer:
         self.z = self.a = np.zeros(0)
 
     def shapes(self, sample: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """The shapes of its parameters for a sample of this shape."""
+        """Return the shapes of its parameters for a sample of this shape."""
         return {}
 
     def forward(self, x: Array) -> Array:
@@ -80,7 +80,7 @@ class Layer:
         return self.a
 
     def delta(self, da: Array, wrong: Wrong) -> Array:
-        """dL/dz from dL/da."""
+        """Return dL/dz, given dL/da."""
         if self.fused or self.activation == "linear":
             return da
         if wrong("derivative_omitted"):
@@ -114,7 +114,7 @@ class Layer:
         return rows.sum(0)
 
     def below(self, da: Array, delta: Array, wrong: Wrong) -> tuple[Array, Array]:
-        """The deltas for the layer's own gradients and for its input. ReLU masks them."""
+        """Return the deltas for the layer's own gradients and for its input. ReLU masks them."""
         if self.activation == "relu":
             if wrong("mask_after_own_gradients"):
                 return da, delta
@@ -162,7 +162,7 @@ class Convolution(Layer):
         return {"kernel": (*self.window, sample[-1], self.filters), "bias": (self.filters,)}
 
     def inside(self, offset: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[slice, ...]:
-        """The places of the padded input that one element of the window meets."""
+        """Return the places of the padded input that one element of the window meets."""
         return (slice(None), *(slice(start, start + length) for start, length in zip(offset, lengths, strict=True)))
 
     def forward(self, x: Array) -> Array:

@@ -58,7 +58,7 @@ class Network:
     # --- numbers ------------------------------------------------------------------------------
 
     def fill(self, generator: np.random.Generator, gain: float = 1.0) -> Network:
-        """Random parameters of the usual scales, biases and shifts included."""
+        """Draw parameters of the usual scales, biases and shifts included."""
         by_name: dict[str, Layer] = {}
         values = {INPUT: self.inputs}
         for layer in self.layers:
@@ -93,7 +93,7 @@ class Network:
         return values
 
     def loss(self) -> float:
-        """The number that the gradients are of."""
+        """Return the number that the gradients are of."""
         values = self.forward()
         total = 0.0
         for name, loss in self.losses.items():
@@ -112,7 +112,7 @@ class Network:
         return next(layer for layer in self.layers if layer.name == name)
 
     def gradients(self, slips: Slips | None = None) -> Tree:
-        """The gradients that are handed in, with all the mistakes of `slips` in them."""
+        """Return the gradients that are handed in, with all the mistakes of `slips` in them."""
         slips = slips or Slips()
         values = self.forward()
         passed: dict[str, Array] = {}
@@ -139,7 +139,7 @@ class Network:
         return self.hand_in(found, slips)
 
     def output_delta(self, layer: Layer, p: Array, wrong: Wrong) -> Array:
-        """dL/da of an output layer; after a softmax dL/dz."""
+        """Return dL/da of an output layer; after a softmax dL/dz."""
         loss, t = self.losses[layer.name], self.targets[layer.name]
         if len(t) > 1 and wrong("targets_of_sample_before"):
             t = np.roll(t, 1, 0)
@@ -196,7 +196,7 @@ class Network:
         found["kernel"] = found["kernel"] + penalty
 
     def hand_in(self, right: Tree, slips: Slips) -> Tree:
-        """The tree as it is handed in: each layer's tensors may have been scaled or turned around on the way."""
+        """Return the tree as it is handed in: each layer's tensors may have been scaled or turned around on the way."""
         names = list(right)
         found: Tree = {}
         for place, name in enumerate(names):
@@ -225,7 +225,7 @@ class Network:
     # --- the request --------------------------------------------------------------------------
 
     def request(self, dtype: str = "float64") -> dict[str, Any]:
-        """The body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients`."""
         several = len(self.losses) > 1
         body: dict[str, Any] = {
             "network": {"layers": [self.described(layer) for layer in self.layers]},
@@ -296,7 +296,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
-    """l of every output, to be summed for each sample."""
+    """Return l of every output, to be summed for each sample."""
     outputs = p[0].size
     if loss == "categorical_crossentropy":
         top = z.max(-1, keepdims=True)
@@ -307,7 +307,7 @@ def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
 
 
 def _slopes(loss: str, layer: Layer, p: Array, t: Array, wrong: Wrong) -> Array:
-    """dl/da of one sample's loss; of cross-entropies dl/dz, of which the layer takes no derivative again."""
+    """Return dl/da of one sample's loss; of cross-entropies dl/dz, which the layer takes as it is."""
     outputs = np.asarray(p[0].size, p.dtype)
     if loss == "categorical_crossentropy":
         if wrong("softmax_omitted"):

@@ -66,7 +66,7 @@ def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _kernel(p: Tree) -> Tree:
-    """`(*window, in, out)` to `(out, in, *window)`."""
+    """Turn `(*window, in, out)` into `(out, in, *window)`."""
     return {"weight": np.moveaxis(p["kernel"], (-1, -2), (0, 1)), "bias": p["bias"]}
 
 
@@ -81,7 +81,7 @@ def _recurrent(p: Tree, prefix: str = "", end: str = "") -> Tree:
 
 
 def _gru(p: Tree) -> Tree:
-    """Update, reset, candidate to reset, update, candidate."""
+    """Reorder update, reset, candidate as reset, update, candidate."""
 
     def ordered(x: Array) -> Array:
         update, reset, candidate = np.split(x, 3, -1)
@@ -274,7 +274,7 @@ CASES: Sequence[Case] = (
 
 
 def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Tree]]:
-    """A request, and the gradients of its parameters by the names of PyTorch."""
+    """Return a request, and the gradients of its parameters by the names of PyTorch."""
     samples = 5
     if case.integers is None:
         x = generator.normal(size=(samples, *case.sample))
@@ -319,7 +319,7 @@ def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any
 
 
 def forms(gradients: Mapping[str, Tree]) -> dict[str, Any]:
-    """The ways to hand PyTorch's gradients in."""
+    """Return the ways to hand PyTorch's gradients in."""
     tree = {layer: {name: array.tolist() for name, array in each.items()} for layer, each in gradients.items()}
     names = {f"{layer}.{name}": array for layer, each in tree.items() for name, array in each.items()}
     return {"tree": tree, "names": names, "part": {"inner": tree["inner"]}}

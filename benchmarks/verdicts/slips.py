@@ -1,4 +1,4 @@
-"""Which mistakes a hand-written backward pass makes, and in which layers."""
+"""The mistakes of hand-written backward passes, and the layers that they can be in."""
 
 from __future__ import annotations
 

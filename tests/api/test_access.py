@@ -141,7 +141,7 @@ def test_without_origins_nothing_is_said(client: FlaskClient) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that rates are measured by, which stands still unless moved."""
+    """Return the time that rates are measured by, which stands still unless moved."""
     now = [100.0]
     monkeypatch.setattr(quotas.time, "monotonic", lambda: now[0])
     return now

@@ -14,7 +14,7 @@ from tests.conftest import Post
 from tests.engine.network.layer_examples import base
 from tests.engine.values import outermost
 from tests.schemas.test_fields import CHOICES, path_of, request_with
-from tests.support import assert_problem, faults, network, strict_json
+from tests.support import assert_problem, every, faults, network, strict_json
 
 BLOCKS = [
     pytest.param(registry, declaration, id=f"{registry.kind} {declaration.name}")
@@ -28,7 +28,7 @@ ROWS = np.random.default_rng(0).uniform(-2.0, 2.0, (4, 2))
 def request(
     post: Post, registry: Registry[Any], declaration: Declaration, **options: Any
 ) -> tuple[dict[str, Any], str]:
-    """A request that uses a block with some options set, and the pointer to the block."""
+    """Return a request that uses a block with some options set, and the pointer to the block."""
     if registry.plural == "layers":
         usual = base(declaration)  # type: ignore[arg-type]
         example = replace(usual, options=usual.options | options)
@@ -57,7 +57,7 @@ def missing(value: Any) -> Iterator[Any]:
         yield value
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_outermost_values_of_options_are_answered(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import Post
 from tests.engine.functions.formula_checks import sets
 from tests.engine.functions.latex_reader import read
 from tests.schemas.test_fields import CHOICES, path_of, request_with
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_problem, every, faults, strict_json
 
 ENTRIES = [
     pytest.param(registry, declaration, id=f"{registry.kind}-{declaration.name}")
@@ -42,7 +42,7 @@ def test_every_registry_is_listed_in_full(client: FlaskClient, plural: str) -> N
     assert {name for entry in listed for name in (entry["name"], *entry["aliases"])} == set(REGISTRIES[plural].names)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), ENTRIES)
+@every(("registry", "declaration"), ENTRIES)
 def test_every_entry_has_a_page_that_says_all(
     client: FlaskClient, registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -75,7 +75,7 @@ def test_every_formula_sets(client: FlaskClient, plural: str) -> None:
                 assert not formula or read(formula)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), CHOSEN)
+@every(("registry", "declaration"), CHOSEN)
 def test_everything_listed_is_accepted_by_each_of_its_names(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -94,7 +94,7 @@ def test_everything_listed_is_accepted_by_each_of_its_names(
             assert post(named).get_data() == response.get_data() or response.status_code == 422
 
 
-@pytest.mark.parametrize("word", list(vocabulary), ids=lambda word: word.name)
+@every("word", list(vocabulary), ids=lambda word: word.name)
 def test_every_word_is_understood_by_each_of_its_names(post: Post, word: Word) -> None:
     answers = set()
     for name in (*([] if word.operator else [word.name]), *word.aliases):
@@ -109,7 +109,7 @@ def test_every_word_is_understood_by_each_of_its_names(post: Post, word: Word) -
     assert len(answers) <= 1
 
 
-@pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
+@every("preset", list(presets), ids=lambda preset: preset.name)
 def test_every_preset_can_be_sent(client: FlaskClient, post: Post, preset: Preset) -> None:
     entry = client.get(f"/v1/functions/presets/{preset.name}").json
     points = [minimum["point"] for minimum in entry["minima"]] or entry["starts"]
@@ -120,7 +120,7 @@ def test_every_preset_can_be_sent(client: FlaskClient, post: Post, preset: Prese
     assert entry["latex"] == answer["symbolic"]["latex"]
 
 
-@pytest.mark.parametrize(("registry", "declaration"), CHOSEN)
+@every(("registry", "declaration"), CHOSEN)
 def test_defaults_written_out_change_nothing(
     client: FlaskClient, post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -134,8 +134,8 @@ def test_defaults_written_out_change_nothing(
         assert first.get_data() == second.get_data()
 
 
-@pytest.mark.parametrize("plural", CHOICES)
-@pytest.mark.parametrize("name", ["nonsense", "Dense", " relu", "relu ", "", "__class__", "linear\0"])
+@every("plural", CHOICES)
+@every("name", ["nonsense", "Dense", " relu", "relu ", "", "__class__", "linear\0"])
 def test_what_is_not_listed_is_refused(client: FlaskClient, post: Post, plural: str, name: str) -> None:
     registry = REGISTRIES[plural]
     if name:
@@ -190,7 +190,7 @@ def test_unchanged_entries_are_not_sent_again(client: FlaskClient, path: str) ->
     assert head.headers["ETag"] == tag and head.get_data() == b""
 
 
-@pytest.mark.parametrize(("plural", "declaration"), DRAWN)
+@every(("plural", "declaration"), DRAWN)
 def test_curves_are_drawn_without_being_asked(client: FlaskClient, plural: str, declaration: Declaration) -> None:
     response = client.get(f"/v1/{plural}/{declaration.name}")
     curve = strict_json(response.get_data())["curve"]
@@ -200,7 +200,7 @@ def test_curves_are_drawn_without_being_asked(client: FlaskClient, plural: str, 
         assert all(isinstance(number, float) for number in curve[quantity]), quantity
 
 
-@pytest.mark.parametrize(("plural", "declaration"), DRAWN)
+@every(("plural", "declaration"), DRAWN)
 def test_curves_have_the_range_and_the_slope_they_say(
     client: FlaskClient, plural: str, declaration: Declaration
 ) -> None:
@@ -219,7 +219,7 @@ def test_a_loss_is_drawn_against_the_target_that_is_asked_for(client: FlaskClien
     assert curve["derivative"] == [-6.0, -4.0, -2.0, 0.0, 2.0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("query", "name"),
     [
         ("from=x", "from"),

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/gradients/check"
 SADDLE = {"expression": "x^2 - y^2", "point": [3, 1]}
@@ -116,8 +116,8 @@ def test_what_is_not_finite_is_undefined(post: Post) -> None:
     assert answer["verdict"] == "undefined" and answer["finite"] is False and answer["checks"] == []
 
 
-@pytest.mark.parametrize("expression", ["1e300*x^2", "exp(x)", "x^9", "1e-300*x", "sin(1e9*x)", "x/(1 + x^2)"])
-@pytest.mark.parametrize("point", [1e-9, 1.0, 700.0, 1e100])
+@every("expression", ["1e300*x^2", "exp(x)", "x^9", "1e-300*x", "sin(1e9*x)", "x/(1 + x^2)"])
+@every("point", [1e-9, 1.0, 700.0, 1e100])
 def test_every_answer_is_json_whatever_the_scale(post: Post, expression: str, point: float) -> None:
     body = {"expression": expression, "point": [point]}
     assert answered(post, body)["verdict"] in ("right", "undefined", "unsure" if "1e-300" in expression else "right")
@@ -150,7 +150,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "pointer", "words"), WRONG)
+@every(("body", "pointer", "words"), WRONG)
 def test_what_is_wrong_is_told_at_its_place(post: Post, body: dict[str, Any], pointer: str, words: str) -> None:
     document = assert_problem(post(body, PATH), "invalid")
     assert words in next(error["detail"] for error in document["errors"] if error["pointer"] == pointer)

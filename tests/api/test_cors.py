@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from service.callers import cors
 from service.listening import on_loopback
-from tests.api.test_train import NDJSON, training
+from tests.api.training import NDJSON, training
 from tests.conftest import ServerFactory
 from tests.support import Answer, Server, assert_problem, head, strict_json, xor
 
@@ -23,7 +23,7 @@ ELSEWHERE = "https://pages.example"
 
 @pytest.fixture
 def local(make_client: MakeClient) -> MakeClient:
-    """Clients of an application that listens on loopback addresses alone."""
+    """Make clients of an application that listens on loopback addresses alone."""
 
     def make(**settings: object) -> FlaskClient:
         client = make_client(**settings)
@@ -96,7 +96,7 @@ def test_other_pages_may_not(local: MakeClient, origin: str) -> None:
 
 
 def sent(origin: str) -> dict[str, str]:
-    """An Origin header with whatever in it."""
+    """Return an Origin header with whatever in it."""
     return {"HTTP_ORIGIN": origin}
 
 
@@ -212,7 +212,7 @@ def test_a_server_for_others_wants_its_origins_listed(start_server: ServerFactor
 
 
 def options(server: Server, origin: str) -> Answer:
-    """A preflight as a browser sends it."""
+    """Return a preflight as a browser sends it."""
     text = f"OPTIONS {GRADIENTS} HTTP/1.1\r\nHost: localhost:{server.port}\r\nOrigin: {origin}\r\nConnection: close\r\n"
     more = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type\r\n\r\n"
     return server.send((text + more).encode())

@@ -17,8 +17,9 @@ from schemas.tensor import encode
 from service.api.examples import DERIVATIVES, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.wire import LARGE_BODY
 from tests.api.test_gradients import BASE64, plain
+from tests.api.test_limits import LIMITS
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, pointers, replaced, resolves, strict_json
+from tests.support import assert_problem, every, faults, network, pointers, replaced, resolves, strict_json
 
 PATH = "/v1/derivatives"
 MakeClient = Callable[..., FlaskClient]
@@ -40,13 +41,13 @@ LIKE = {
 
 
 def asking(kind: Any, **changes: Any) -> dict[str, Any]:
-    """A request about the XOR network; `...` leaves a key out."""
+    """Return a request about the XOR network; `...` leaves a key out."""
     request = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, "inputs": XOR_DATA["inputs"], "kind": kind}
     return {key: value for key, value in (copy.deepcopy(request) | changes).items() if value is not ...}
 
 
 def complete(kind: str, of: str, wrt: str, **changes: Any) -> dict[str, Any]:
-    """A request of that kind with all it needs."""
+    """Return a request of that kind with all it needs."""
     body = asking(kind, of=of, wrt=wrt, **(LOSS if of == "loss" else {}))
     if kind in ("jvp", "vjp", "hvp"):
         side = of if kind == "vjp" else wrt
@@ -64,7 +65,7 @@ TREE = {"hidden": {"kernel": (2, 2), "bias": (2,)}, "output": {"kernel": (2, 1),
 
 
 def shapes(value: Any) -> Any:
-    """The shapes of the tensors of an answer."""
+    """Return the shapes of the tensors of an answer."""
     if isinstance(value, dict):
         return {key: shapes(item) for key, item in value.items()}
     if isinstance(value, list) and isinstance(value[0], dict):
@@ -96,7 +97,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
+@every(("kind", "of", "wrt"), COMBINATIONS)
 def test_every_kind_of_either_with_respect_to_either(derive: Derive, kind: str, of: str, wrt: str) -> None:
     answer = derive(complete(kind, of, wrt)).json
     keys = {"dtype", "values", "result", "finite", "warnings"} | ({"labels"} if kind == "hessian" else set())
@@ -106,7 +107,7 @@ def test_every_kind_of_either_with_respect_to_either(derive: Derive, kind: str, 
     assert np.shape(answer["values"]) == ((4, 1) if of == "outputs" else ())
 
 
-@pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
+@every(("kind", "of", "wrt"), COMBINATIONS)
 def test_typed_arrays_say_the_same_as_lists(derive: Derive, kind: str, of: str, wrt: str) -> None:
     body = complete(kind, of, wrt)
     lists, typed = derive(body), derive(body, Accept=BASE64)
@@ -400,7 +401,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
+@every("name", WRONG)
 def test_what_is_wrong_is_told_where_it_is(derive: Derive, name: str) -> None:
     body, expected = WRONG[name]
     for _ in range(2):  # the second time the recipe may be known
@@ -446,26 +447,17 @@ def test_indices_have_no_derivative(derive: Derive) -> None:
 # --- limits and harm ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        ("max_layers", "layers"),
-        ("max_parameters", "parameters"),
-        ("max_tensor_elements", "tensor_elements"),
-        ("max_operations", "operations"),
-        ("max_workspace_bytes", "workspace_bytes"),
-    ],
-)
-def test_what_equals_a_limit_passes_and_less_does_not(make_client: MakeClient, setting: str, name: str) -> None:
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_at_a_limit_passes_and_one_above_does_not(make_client: MakeClient, name: str) -> None:
     body = complete("hessian", "loss", "parameters")
     limit = 1
-    while (response := make_client(**{setting: limit}).post(PATH, json=body)).status_code != 200:
+    while (response := make_client(**{f"max_{name}": limit}).post(PATH, json=body)).status_code != 200:
         (error,) = assert_problem(response, "limit-exceeded", body)["errors"]
         assert (error["limit"], error["allowed"]) == (name, [limit])
         assert error["asked"] > limit
         limit = int(error["asked"])
     assert {"layers": 2, "parameters": 9, "tensor_elements": 81}.get(name, limit) == limit
-    assert_problem(make_client(**{setting: limit - 1}).post(PATH, json=body), "limit-exceeded", body)
+    assert_problem(make_client(**{f"max_{name}": limit - 1}).post(PATH, json=body), "limit-exceeded", body)
 
 
 def test_a_matrix_that_is_too_large_is_refused_before_work_starts(derive: Derive) -> None:

@@ -15,10 +15,9 @@ from flask.testing import FlaskClient
 
 from service.api.examples import GRADIENTS
 from service.engine.findings import findings
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.findings import EXAMPLES, XOR, body, dense, line, normal, trace
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/gradients/diagnose"
 FINDING = {"code", "severity", "text", "meaning", "advice", "source"}
@@ -30,7 +29,7 @@ DATA_SENT = {key: value for key, value in SWEEP.items() if key != "samples"}
 
 
 def answered(post: Post, request: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(request, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -42,7 +41,7 @@ def codes(answer: dict[str, Any], *severities: str) -> list[str]:
 
 
 def named(answer: dict[str, Any], code: str) -> dict[str, Any]:
-    """The first finding with a code."""
+    """Return the first finding with a code."""
     found: dict[str, Any] = next(each for each in answer["findings"] if each["code"] == code)
     return found
 
@@ -54,7 +53,7 @@ def refused(post: Post, request: dict[str, Any]) -> dict[str, str]:
 # --- findings -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [finding.name for finding in findings])
+@every("code", [finding.name for finding in findings])
 def test_every_finding_is_found_with_all_that_there_is_to_say(
     post: Post, schemas: dict[str, Any], client: FlaskClient, code: str
 ) -> None:
@@ -77,7 +76,7 @@ def test_every_finding_is_found_with_all_that_there_is_to_say(
     assert told["meaning"] == entry["description"]["zh"] and told["advice"] == entry["advice"]["zh"]
 
 
-@pytest.mark.parametrize(
+@every(
     "code",
     [
         *("constant_output", "one_class", "probabilities_as_logits", "gradient_blocked", "disconnected", "dead_units"),
@@ -336,7 +335,7 @@ def test_a_sweep_that_takes_too_long_has_the_networks_so_far(make_client: Callab
 # --- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("request_", "pointer", "words"),
     [
         ({}, "#/network", "or send a sweep, or a trace"),

@@ -9,9 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api.endpoint import ENDPOINTS, Endpoint
-from tests.api.test_train import EVENTS, NDJSON, training
+from tests.api.training import EVENTS, NDJSON, training
 from tests.conftest import Post
-from tests.support import Server, strict_json, xor
+from tests.support import Server, every, strict_json, xor
 
 ASKED = [operation for operation in ENDPOINTS if operation.method == "POST"]
 LISTED = [operation.path for operation in ENDPOINTS if operation.method == "GET" and "{" not in operation.path]
@@ -22,8 +22,8 @@ def assert_one_newline(content: bytes) -> None:
     strict_json(content)
 
 
-@pytest.mark.parametrize("accept", ["application/json", "application/json; tensors=base64"])
-@pytest.mark.parametrize("operation", ASKED, ids=lambda operation: operation.path)
+@every("accept", ["application/json", "application/json; tensors=base64"])
+@every("operation", ASKED, ids=lambda operation: operation.path)
 def test_documents(post: Post, operation: Endpoint, accept: str) -> None:
     body = next(iter(operation.examples.values()))
     response = post(body, operation.path, Accept=accept)
@@ -43,7 +43,7 @@ def test_documents_with_long_typed_arrays(post: Post) -> None:
     assert response.content_length == len(response.get_data())
 
 
-@pytest.mark.parametrize("path", [path for path in LISTED if path not in ("/metrics", "/openapi.yaml")])
+@every("path", [path for path in LISTED if path not in ("/metrics", "/openapi.yaml")])
 def test_listings(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert_one_newline(response.get_data())

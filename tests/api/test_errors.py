@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from service.engine.network.evaluate import EvaluationTask
 from service.problems import KINDS
 from tests.conftest import Post
-from tests.support import PROBLEM, Server, assert_problem, faults, head, network, xor
+from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, xor
 
 MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
@@ -142,8 +142,8 @@ def test_a_fault_of_the_service_tells_nothing_internal_but_is_logged(
     assert record.fields["request_id"] == response.json["instance"]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/activations", "/v1/losses/huber", "/health/live", "/openapi.yaml", "/"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
+@every("path", ["/v1", "/v1/activations", "/v1/losses/huber", "/health/live", "/openapi.yaml", "/"])
+@every("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
 def test_wrong_methods_are_told_the_right_ones(client: FlaskClient, path: str, method: str) -> None:
     response = client.open(path, method=method)
     assert_problem(response, "method-not-allowed")
@@ -199,7 +199,7 @@ def test_request_ids_that_are_made_differ(client: FlaskClient) -> None:
     assert len({client.get("/v1").headers["X-Request-Id"] for _ in range(50)}) == 50
 
 
-@pytest.mark.parametrize("name", ["a/b", "a~b", "~1", "/", "~", "a b", "ü", "0", "", "a%2Fb", '"', "\\", "\u2028"])
+@every("name", ["a/b", "a~b", "~1", "/", "~", "a b", "ü", "0", "", "a%2Fb", '"', "\\", "\u2028"])
 def test_pointers_escape_what_keys_may_hold(post: Post, name: str) -> None:
     body = xor() | {name: 1}
     escaped = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")

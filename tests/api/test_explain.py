@@ -9,7 +9,7 @@ import pytest
 
 from service.api.insight_examples import EXPLAIN
 from tests.conftest import Post
-from tests.support import assert_problem, faults, xor
+from tests.support import assert_problem, every, faults, xor
 
 PATH = "/v1/gradients/explain"
 CODE = re.compile(r"`[^`]*`")
@@ -17,7 +17,7 @@ LATIN = re.compile(r"[A-Za-z]{2,}")
 
 
 def sentences(answer: dict[str, Any]) -> list[str]:
-    """Everything in an answer that is a sentence."""
+    """Return everything in an answer that is a sentence."""
     found = [step["text"] for step in answer["steps"]]
     for meaning in answer["meanings"]:
         found += [meaning["text"], *(reason["text"] for reason in meaning["reasons"])]
@@ -90,7 +90,7 @@ def test_the_same_request_gives_the_same_bytes(post: Post) -> None:
     assert "parameters" not in post(body | {"exclude": ["parameters"]}, PATH).json
 
 
-@pytest.mark.parametrize(
+@every(
     ("change", "pointer", "detail"),
     [
         ({"parameter": "hiden.kernel"}, "#/parameter", "did you mean 'hidden'?"),

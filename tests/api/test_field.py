@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, every, strict_json
 
 CASES: list[dict[str, Any]] = json.loads((ROOT / "tests" / "data" / "field.json").read_text(encoding="utf-8"))
 MISSING = object()
@@ -56,7 +55,7 @@ def _values_at(document: Any, pointer: str) -> list[Any]:
 
 
 def _fails(expectation: dict[str, Any], document: Any) -> str | None:
-    """What is wrong with a document, in words; None: nothing."""
+    """Return the fault of a document in words, or None."""
     details = dict(expectation)
     values = _values_at(document, details.pop("at"))
     if "contains" in details:
@@ -70,7 +69,7 @@ def _fails(expectation: dict[str, Any], document: Any) -> str | None:
     return None if right and all(right) else f"{values} instead of {name} {details[name]}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@every("case", CASES, ids=[case["id"] for case in CASES])
 def test_the_answer_is_right(client: FlaskClient, case: dict[str, Any]) -> None:
     response = client.post(case["post"], json=case["body"])
     assert response.status_code == case.get("status", 200), response.text

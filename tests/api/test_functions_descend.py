@@ -16,11 +16,10 @@ from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.api.test_streaming import EVENTS, NDJSON, events, lines
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/descend"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
@@ -37,7 +36,7 @@ def sgd(learning_rate: float = 0.01, **options: Any) -> dict[str, Any]:
 
 
 def descent(**changes: Any) -> dict[str, Any]:
-    """Four balls, one to each minimum of Himmelblau's function, with some keys changed; `...` leaves one out."""
+    """Return a request of four balls on Himmelblau's function, some keys changed; `...` leaves one out."""
     body = {
         "expression": HIMMELBLAU,
         "starts": [[3, 3], [-3, 3], [-3, -3], [3, -2]],
@@ -175,7 +174,7 @@ def test_starts_at_random(post: Post) -> None:
 # What moves them.
 
 
-@pytest.mark.parametrize("name", sorted(set(optimizers.names) - {"adam"}))
+@every("name", sorted(set(optimizers.names) - {"adam"}))
 def test_every_optimizer_goes_as_if_it_were_alone(post: Post, name: str) -> None:
     starts = [[3, 2.5], [-3, 3]]
     include = {"include": ["gradients", "state"]}
@@ -284,7 +283,7 @@ def test_places_are_told_every_so_many_steps(post: Post, every: int) -> None:
     assert {**some, "steps": 0, "runs": 0} == {**full, "steps": 0, "runs": 0}
 
 
-@pytest.mark.parametrize("name", presets.names)
+@every("name", presets.names)
 def test_the_trials_of_presets_run(post: Post, name: str) -> None:
     """Their first steps: tests/engine/descent/test_runs.py rolls them to their ends."""
     preset = presets[name]
@@ -309,7 +308,7 @@ def answer_of(post: Post, case: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("function_descent"))
+@every(("case", "tolerance"), of_kind("function_descent"))
 def test_published_descents(post: Post, case: dict[str, Any], tolerance: dict[str, float]) -> None:
     answer = answer_of(post, case)
     state_names = OPTIMIZERS[case["optimizer"]["name"]][2]
@@ -334,7 +333,7 @@ def test_published_descents(post: Post, case: dict[str, Any], tolerance: dict[st
 
 
 def streamed(client: FlaskClient, body: dict[str, Any], accept: str) -> tuple[list[Any], Any]:
-    """The records of a stream, and its summary."""
+    """Return the records of a stream, and its summary."""
     response = client.post(PATH, json=body, headers={"Accept": accept}, buffered=True)
     assert response.status_code == 200, response.text
     if accept.startswith(NDJSON):
@@ -347,8 +346,8 @@ def streamed(client: FlaskClient, body: dict[str, Any], accept: str) -> tuple[li
     return records, strict_json(found[-1]["data"])
 
 
-@pytest.mark.parametrize("accept", [NDJSON, EVENTS, f"{NDJSON}; tensors=base64"])
-@pytest.mark.parametrize(
+@every("accept", [NDJSON, EVENTS, f"{NDJSON}; tensors=base64"])
+@every(
     "changes",
     [
         {"trace": {"include": ["gradients"]}},
@@ -491,7 +490,7 @@ def test_the_same_request_has_the_same_bytes(post: Post) -> None:
 
 
 def test_presets_are_descended_by_their_own_words(client: FlaskClient, post: Post) -> None:
-    """What the catalogue tells of a preset can be sent as it is."""
+    """A preset's entry of the catalogue can be sent as it is."""
     preset = client.get("/v1/functions/presets/himmelblau").json
     body = {key: preset[key] for key in ("expression", "variables", "starts")}
     body |= {"optimizers": [trial["optimizer"] for trial in preset["trials"]], "steps": 50}
@@ -540,7 +539,7 @@ def test_a_start_on_a_kink_has_no_slope_to_follow(post: Post, client: FlaskClien
 
 
 def test_a_slip_is_told_whoever_asked_before(post: Post) -> None:
-    """Who lists the variables means them; what was compiled for that request serves the next one, without the list."""
+    """A request that lists variables and one without the list may share a compiled function."""
     body = descent(expression="sinx + y", starts=[[1, 1]], steps=1)
     listed = rolled(post, **body, variables=["sinx", "y"])
     answer = rolled(post, **body)

@@ -10,9 +10,8 @@ import pytest
 from schemas.tensor import encode
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/fit"
 THREE = [[1, 2], [2, 3], [3, 5]]
@@ -68,8 +67,8 @@ def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
     assert run["distance"] == pytest.approx(distance, abs=1e-15)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("count", [2, 3, 17, 40, 41, 1000])
+@every("loss", LOSSES)
+@every("count", [2, 3, 17, 40, 41, 1000])
 def test_lines_are_those_of_polyfit(post: Post, count: int, loss: str) -> None:
     points = scattered(count, seed=count)
     answer = fitted(post, points, loss=loss, steps=3)
@@ -83,8 +82,8 @@ def test_lines_are_those_of_polyfit(post: Post, count: int, loss: str) -> None:
     assert answer["closed_form"]["points"] == count
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("count", [2, 40, 41, 300])
+@every("loss", LOSSES)
+@every("count", [2, 40, 41, 300])
 def test_the_expression_is_the_loss(post: Post, count: int, loss: str) -> None:
     points = scattered(count, seed=7)
     answer = fitted(post, points, loss=loss, steps=1)
@@ -176,7 +175,7 @@ def test_points_above_each_other_determine_no_line(post: Post) -> None:
         assert "the same x" in faults(document)["#/points"]
 
 
-@pytest.mark.parametrize(
+@every(
     "points",
     [
         [[0, 0], [1e160, 1]], [[0, 1e160], [1, -1e160]], [[-1.7e308, 0], [1.7e308, 1]], [[0, 1e308], [1, 1e308]],
@@ -185,7 +184,7 @@ def test_points_above_each_other_determine_no_line(post: Post) -> None:
         [[1e8, 1], [1e8 + 1, 2]],        [[0, 0], [1e-300, 1e-300]], [[-1e154, 1e154], [1e154, -1e154], [0, 1e154]],
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("loss", LOSSES)
+@every("loss", LOSSES)
 def test_extreme_points_are_fitted_or_refused(post: Post, points: Any, loss: str) -> None:
     body = {"points": points, "loss": loss, "steps": 5}
     response = post(body, PATH)
@@ -218,8 +217,8 @@ def test_the_same_request_has_the_same_bytes(post: Post) -> None:
 # Arriving.
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "momentum", "l_bfgs", "newton"])
-@pytest.mark.parametrize("offset", [3e3, 1e6, 1.7e9])
+@every("name", ["sgd", "adam", "momentum", "l_bfgs", "newton"])
+@every("offset", [3e3, 1e6, 1.7e9])
 def test_nothing_has_arrived_far_from_the_optimum(post: Post, offset: float, name: str) -> None:
     points = [[offset, 0], [offset + 1, 1], [offset + 2, 2]]
     answer = fitted(

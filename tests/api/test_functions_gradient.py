@@ -14,11 +14,10 @@ import pytest
 from schemas.tensor import encode
 from service.engine.functions.presets import presets
 from tests.api.test_gradients import BASE64
-from tests.api.test_train import assert_described
 from tests.conftest import Post
 from tests.engine.functions.test_cases import GROUPS, KINDS, RELATIONS, WRITTEN
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/gradient"
 ROSENBROCK = "(1 - x)^2 + 100*(y - x^2)^2"
@@ -56,7 +55,7 @@ FUNCTIONS = {
 
 
 def answered(post: Post, body: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(body, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -64,7 +63,7 @@ def answered(post: Post, body: dict[str, Any], path: str = PATH, **headers: str)
 
 
 def nulls(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all nulls in an answer."""
+    """Yield the paths of all nulls in an answer."""
     if value is None:
         yield path
     elif isinstance(value, dict | list):
@@ -80,7 +79,7 @@ WITHOUT_NUMBER = {
 
 
 def assert_no_silent_null(answer: dict[str, Any]) -> None:
-    """That a null stands for a number only where the answer says that some are not finite."""
+    """Assert that a null stands for a number only where the answer says that some are not finite."""
     lost = [path for path in nulls(answer) if WITHOUT_NUMBER.isdisjoint(path)]
     if lost:
         assert answer["finite"] is False, lost
@@ -279,7 +278,7 @@ def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
     assert answer["finite"] is True
 
 
-@pytest.mark.parametrize(
+@every(
     "expression",
     [
         "sqrt(x)", "log(x)", "1/x", "x^-3", "x^0.5*y", "exp(x^9)", "tan(x)/y", "acos(x*y)", "x^y", "y/|x|",
@@ -288,7 +287,7 @@ def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
     ],
 )  # fmt: skip
 def test_no_null_is_silent(post: Post, expression: str) -> None:
-    """At points that are easy to get wrong, one by one, so that the graph is that of each."""
+    """Points that are easy to get wrong are asked one by one, so that each has its own graph."""
     numbers = (0, -0.0, 1, -1, 0.5, 1e-320, 1e200, -1e308)
     points = [[x, y] for x in numbers for y in (0, 1, -2.5, 1e308)]
     body = {"expression": expression, "variables": ["x", "y"]}
@@ -310,7 +309,7 @@ TOO_LONG = {"goldstein_price"}
 
 
 def assert_formulas(post: Post, expression: str, variables: list[str], points: Any) -> None:
-    """That each formula, sent back, has the values of the derivative that it is told to be."""
+    """Assert that each formula, sent back, has the values of its derivative."""
     body = {"expression": expression, "variables": variables, "points": points}
     answer = answered(post, body)
     gradients = np.array([entry["gradient"] for entry in answer["points"]], float)
@@ -335,7 +334,7 @@ def assert_formulas(post: Post, expression: str, variables: list[str], points: A
                 np.testing.assert_allclose(values(formula), expected, rtol=1e-9, atol=1e-10 * size)
 
 
-@pytest.mark.parametrize("expression", FUNCTIONS)
+@every("expression", FUNCTIONS)
 def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
     low, high = FUNCTIONS[expression]
     names = answered(post, {"expression": expression, "points": [[1] * _count(post, expression)]})["variables"]
@@ -344,12 +343,12 @@ def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
 
 
 def _count(post: Post, expression: str) -> int:
-    """How many variables there are, from what is said of points that have too many numbers."""
+    """Read the number of variables from the refusal of points with too many numbers."""
     document = assert_problem(post({"expression": expression, "points": [[1] * 9]}, PATH), "invalid")
     return faults(document)["#/points"].split("[")[1].count(",") + 1
 
 
-@pytest.mark.parametrize("name", sorted({preset.name for preset in presets} - TOO_LONG))
+@every("name", sorted({preset.name for preset in presets} - TOO_LONG))
 def test_formulas_of_presets_are_their_derivatives(post: Post, name: str) -> None:
     preset = presets[name]
     low, high = np.array(preset.domain).T
@@ -371,7 +370,7 @@ def test_formulas_that_are_too_long_are_null(post: Post, name: str) -> None:
 # The graph.
 
 
-@pytest.mark.parametrize("expression", [*FUNCTIONS, "x", "3", "x*x*x", "(x + y)^5*(x + y)", "2(x + 1)(x + 1)"])
+@every("expression", [*FUNCTIONS, "x", "3", "x*x*x", "(x + y)^5*(x + y)", "2(x + 1)(x + 1)"])
 def test_the_graph_adds_up(post: Post, expression: str) -> None:
     low, high = FUNCTIONS.get(expression, (-2.0, 2.0))
     variables = ["alpha", "beta"] if "β" in expression else ["b", "w", "x", "y", "z"]
@@ -418,7 +417,7 @@ def test_the_graph_is_that_of_the_first_point(post: Post) -> None:
 # Published numbers.
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("function"))
+@every(("member", "tolerance"), of_kind("function"))
 def test_published_functions(post: Post, member: dict[str, Any], tolerance: dict[str, float]) -> None:
     body = {key: member[key] for key in ("expression", "variables")}
     body["points"] = [expected["point"] for expected in member["expected"]]

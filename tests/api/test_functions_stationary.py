@@ -11,9 +11,8 @@ import pytest
 from service.engine.functions.presets import Preset, presets
 from tests.api.test_functions_gradient import BASE64, answered, nulls
 from tests.api.test_gradients import plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import strict_json
+from tests.support import assert_described, every, strict_json
 
 PATH = "/v1/functions/stationary"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
@@ -71,7 +70,7 @@ def test_all_roots_of_the_derivative(post: Post, expression: str) -> None:
 SMOOTH = [preset for preset in presets if "|" not in preset.expression and "sqrt" not in preset.expression]
 
 
-@pytest.mark.parametrize("preset", SMOOTH, ids=lambda preset: preset.name)
+@every("preset", SMOOTH, ids=lambda preset: preset.name)
 def test_minima_of_presets(post: Post, preset: Preset) -> None:
     more = {"starts": 4000} if len(preset.minima) > 9 else {}
     answer = found(post, preset.expression, preset.domain, variables=preset.variables, **more)

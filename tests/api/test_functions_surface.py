@@ -10,9 +10,8 @@ import pytest
 from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import strict_json
+from tests.support import assert_described, every, strict_json
 
 PATH = "/v1/functions/surface"
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
@@ -96,8 +95,8 @@ def test_values_are_those_of_single_points(post: Post, resolution: Any) -> None:
 # Levels.
 
 
-@pytest.mark.parametrize("name", [preset.name for preset in presets if len(preset.variables) == 2])
-@pytest.mark.parametrize("count", [1, 12, 100])
+@every("name", [preset.name for preset in presets if len(preset.variables) == 2])
+@every("count", [1, 12, 100])
 def test_levels_lie_between_the_values(post: Post, name: str, count: int) -> None:
     preset = presets[name]
     x, y = preset.domain
@@ -124,7 +123,7 @@ def test_levels_below_steep_walls_are_logarithmic(post: Post) -> None:
     assert drawn(post, expression="x + y", x=[-2, 2], y=[-1, 3])["spacing"] == "linear"
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "x"),
     [
         ("exp(x)", [-700, 700]),
@@ -141,7 +140,7 @@ def test_levels_below_steep_walls_are_logarithmic(post: Post) -> None:
         ("1 + 1e-16*x", [0, 5]),
     ],
 )
-@pytest.mark.parametrize("count", [0, 1, 12, 100])
+@every("count", [0, 1, 12, 100])
 def test_levels_of_extreme_values(post: Post, expression: str, x: list[float], count: int) -> None:
     answer = drawn(post, expression=expression, x=x, levels=count, resolution=99)
     levels = answer["levels"]

@@ -14,7 +14,7 @@ from service.engine.functions.expression import LONGEST_EXPRESSION
 from tests.api.test_functions_gradient import answered, assert_no_silent_null
 from tests.conftest import Post
 from tests.engine.functions.hostile import FIXED, hostile_expressions
-from tests.support import assert_problem, faults, pointers, replaced, resolves, strict_json
+from tests.support import assert_problem, every, faults, pointers, replaced, resolves, strict_json
 
 BASE: dict[str, dict[str, Any]] = {
     "gradient": {"expression": "x^2 + y^2", "points": [[1, 2]], "directions": [[1, 0]]},
@@ -33,12 +33,12 @@ SGD = {"type": "sgd", "learning_rate": 0.1}
 
 
 def body_of(name: str, **changes: Any) -> dict[str, Any]:
-    """A small request, with some keys changed; `...` leaves one out."""
+    """Return a small request, with some keys changed; `...` leaves one out."""
     return {key: value for key, value in (BASE[name] | changes).items() if value is not ...}
 
 
 def refused(post: Post, name: str, **changes: Any) -> dict[str, str]:
-    """What is said of each place of a request that is wrong."""
+    """Return the detail of each fault of a request by its place."""
     body = body_of(name, **changes)
     started = time.monotonic()
     document = assert_problem(post(body, f"/v1/functions/{name}"), "invalid", body)
@@ -54,7 +54,7 @@ def test_the_requests_below_are_right_but_for_one_thing(post: Post, name: str) -
 # Keys.
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "key", "words"),
     [
         ("gradient", "expresion", "did you mean 'expression'?"),
@@ -84,7 +84,7 @@ def test_unknown_keys(post: Post, name: str, key: str, words: str) -> None:
     assert set(told) == {f"#/{key}"} and words in told[f"#/{key}"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "key", "value", "pointer", "words"),
     [
         ("descend", "stop", {"value_belw": 1}, "#/stop/value_belw", "did you mean 'value_below'?"),
@@ -143,7 +143,7 @@ RIGHT = {
 """What of it is right here and there."""
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in KEYS.items() for key in keys])
+@every(("name", "key"), [(name, key) for name, keys in KEYS.items() for key in keys])
 def test_every_key_refuses_what_it_does_not_take(post: Post, name: str, key: str) -> None:
     for value in WRONG:
         body = body_of(name, **{key: value})
@@ -177,8 +177,8 @@ def test_many_wrong_keys_are_told_at_once(post: Post, name: str) -> None:
 # Points.
 
 
-@pytest.mark.parametrize(("name", "key"), [("gradient", "points"), ("gradient", "directions"), ("descend", "starts")])
-@pytest.mark.parametrize(
+@every(("name", "key"), [("gradient", "points"), ("gradient", "directions"), ("descend", "starts")])
+@every(
     ("value", "pointer", "words"),
     [
         ([1, 2], "", "a list of lists of 2 numbers each, [x, y]"),
@@ -240,8 +240,8 @@ def test_directions_of_extreme_length(post: Post, directions: list[list[float]])
         assert derivative == pytest.approx(unit @ [2, 4] / np.linalg.norm(unit), rel=1e-9)
 
 
-@pytest.mark.parametrize("expression", ["sqrt(x) + y", "1/x + y^2", "log(x*y)", "x^0.5*y^0.5", "1e308*x^9 - y"])
-@pytest.mark.parametrize("point", [[0, 1], [0, 0], [1e300, 2], [-1, 1]])
+@every("expression", ["sqrt(x) + y", "1/x + y^2", "log(x*y)", "x^0.5*y^0.5", "1e308*x^9 - y"])
+@every("point", [[0, 1], [0, 0], [1e300, 2], [-1, 1]])
 def test_directions_where_slopes_are_infinite(post: Post, expression: str, point: list[float]) -> None:
     body = body_of("gradient", expression=expression, points=[point], directions=[[1, 0], [0, 1], [1, 1]])
     assert_no_silent_null(answered(post, body, "/v1/functions/gradient"))
@@ -250,8 +250,8 @@ def test_directions_where_slopes_are_infinite(post: Post, expression: str, point
 # Expressions.
 
 
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
-@pytest.mark.parametrize(
+@every("name", sorted(set(BASE) - {"fit"}))
+@every(
     ("expression", "words"),
     [
         ("x^2 + ", "at column 7"),
@@ -282,8 +282,8 @@ def test_expressions_without_variables(post: Post, name: str) -> None:
     assert answered(post, body_of(name, expression="3", variables=["x", "y"]), f"/v1/functions/{name}")
 
 
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
-@pytest.mark.parametrize(
+@every("name", sorted(set(BASE) - {"fit"}))
+@every(
     ("variables", "pointer", "words"),
     [
         (["x", "y", "x"], "/2", "listed twice"),
@@ -329,7 +329,7 @@ def test_hostile_expressions(post: Post, name: str) -> None:
         strict_json(response.get_data())
 
 
-@pytest.mark.parametrize(
+@every(
     "expression",
     [
         "*".join(f"(x + {k}*y)" for k in range(1, 90)),
@@ -345,7 +345,7 @@ def test_hostile_expressions(post: Post, name: str) -> None:
         "-" * 1500 + "x*y",
     ],
 )
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
+@every("name", sorted(set(BASE) - {"fit"}))
 def test_bombs(post: Post, name: str, expression: str) -> None:
     """Expressions that grow when they are differentiated are answered or refused, and soon."""
     started = time.monotonic()
@@ -363,7 +363,7 @@ def test_bombs(post: Post, name: str, expression: str) -> None:
 # Boxes, ranges and grids.
 
 
-@pytest.mark.parametrize(
+@every(
     ("value", "words"),
     [
         ([1, 0], "second is larger"),
@@ -379,7 +379,7 @@ def test_bombs(post: Post, name: str, expression: str) -> None:
         ([False, True], "number"),
     ],
 )
-@pytest.mark.parametrize("where", ["x", "y", "box", "one box", "grid", "random"])
+@every("where", ["x", "y", "box", "one box", "grid", "random"])
 def test_ranges(post: Post, where: str, value: Any, words: str) -> None:
     if where in ("x", "y"):
         told, path = refused(post, "surface", **{where: value}), f"#/{where}"
@@ -391,7 +391,7 @@ def test_ranges(post: Post, where: str, value: Any, words: str) -> None:
         assert pointer.startswith(path) and (words in detail or "[low, high]" in detail)
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "changes", "pointer", "words"),
     [
         ("stationary", {"box": [[0, 1]] * 3}, "#/box", "one range or 2"),
@@ -439,8 +439,8 @@ def test_boxes_and_grids(post: Post, name: str, changes: dict[str, Any], pointer
 # What moves the balls.
 
 
-@pytest.mark.parametrize("name", ["descend", "fit"])
-@pytest.mark.parametrize(
+@every("name", ["descend", "fit"])
+@every(
     ("changes", "pointer", "words"),
     [
         ({"optimizers": "sgd"}, "#/optimizers", "list"),
@@ -460,7 +460,7 @@ def test_optimizers(post: Post, name: str, changes: dict[str, Any], pointer: str
     assert set(told) == {pointer} and words in told[pointer], told
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "words"),
     [
         ({"schedule": "plateau"}, "#/schedule", "watches one loss"),
@@ -524,7 +524,7 @@ def test_lines(post: Post, changes: dict[str, Any], pointer: str, words: str) ->
 # Numbers that get out of hand on the way.
 
 
-@pytest.mark.parametrize(
+@every(
     "changes",
     [
         {"expression": "sqrt(x) + y", "starts": [[0, 0]]},
@@ -612,7 +612,7 @@ def test_lines_through_points_with_large_numbers(post: Post) -> None:
 MANY = np.random.default_rng(0).uniform(0.5, 1.5, (2000, 2)).tolist()
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "changes"),
     [
         ("gradient", {"points": MANY, "include": []}),

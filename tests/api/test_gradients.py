@@ -15,13 +15,13 @@ from flask.testing import FlaskClient
 from schemas.tensor import decode, encode
 from service.api.examples import GRADIENTS
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 BASE64 = "application/json; tensors=base64"
 
 
 def plain(value: Any) -> Any:
-    """An answer with its typed arrays as lists."""
+    """Return an answer with its typed arrays as lists."""
     if isinstance(value, dict):
         if set(value) == {"dtype", "shape", "base64"}:
             return decode(value).tolist()
@@ -318,7 +318,7 @@ def test_typed_arrays_mean_what_lists_do(post: Post) -> None:
     assert post(typed).get_data() == post(body).get_data()
 
 
-@pytest.mark.parametrize(
+@every(
     ("accept", "typed"),
     [
         ("application/json", False),

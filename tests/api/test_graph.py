@@ -10,7 +10,7 @@ import pytest
 
 from service.api.graph_examples import GRAPH
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/graph"
 SADDLE = {"expression": "x^2 - y^2", "point": [3, 1]}
@@ -133,7 +133,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "pointer", "words"), WRONG)
+@every(("body", "pointer", "words"), WRONG)
 def test_what_is_wrong_is_told_at_its_place(post: Post, body: dict[str, Any], pointer: str, words: str) -> None:
     for _ in range(2):  # a recipe that came before is recognised
         document = assert_problem(post(body, PATH), "invalid")

@@ -1,4 +1,4 @@
-"""What newcomers type, and the words that the answer must have: in requests, in JSON, in paths, in expressions."""
+"""Mistakes of newcomers in requests, JSON, paths and expressions, and words that the answers must have."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from tests.conftest import Post
-from tests.support import assert_problem, resolves
+from tests.support import assert_problem, every, resolves
 
 DENSE: dict[str, Any] = {"type": "dense", "units": 1}
 GRADIENTS: dict[str, Any] = {"network": {"layers": [DENSE]}, "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"}
 
 
 def initialised(initializer: dict[str, Any]) -> dict[str, Any]:
-    """A network of which the first kernel begins so."""
+    """Return a network of which the first kernel begins so."""
     return {"network": {"layers": [{"type": "dense", "units": 1, "kernel_initializer": initializer}]}}
 
 
@@ -212,7 +212,7 @@ ROUTES = {
 
 
 def told(document: dict[str, Any]) -> str:
-    """All that a problem says, as the text of its JSON."""
+    """Return all that a problem says, as the text of its JSON."""
     return json.dumps(document, ensure_ascii=False).lower()
 
 
@@ -221,7 +221,7 @@ def test_the_requests_that_are_changed_below_are_right(post: Post, path: str) ->
     assert post(ROUTES[path], path).status_code == 200
 
 
-@pytest.mark.parametrize(("layer", "words"), LAYERS, ids=lambda value: json.dumps(value)[:60])
+@every(("layer", "words"), LAYERS, ids=lambda value: json.dumps(value)[:60])
 def test_a_layer_in_the_words_of_others(post: Post, layer: dict[str, Any], words: list[str]) -> None:
     body = GRADIENTS | {"network": {"layers": [layer, DENSE]}}
     document = assert_problem(post(body), "invalid", body)
@@ -229,7 +229,7 @@ def test_a_layer_in_the_words_of_others(post: Post, layer: dict[str, Any], words
     assert document["errors"][0]["detail"] in document["detail"]
 
 
-@pytest.mark.parametrize(("path", "change", "words"), REQUESTS, ids=lambda value: json.dumps(value)[:60])
+@every(("path", "change", "words"), REQUESTS, ids=lambda value: json.dumps(value)[:60])
 def test_a_request_in_the_words_of_others(post: Post, path: str, change: dict[str, Any], words: list[str]) -> None:
     body = ROUTES[path] | change
     document = assert_problem(post(body, path), "invalid", body)
@@ -352,7 +352,7 @@ BODIES_THAT_ARE_NO_JSON: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "word"), BODIES_THAT_ARE_NO_JSON)
+@every(("body", "word"), BODIES_THAT_ARE_NO_JSON)
 def test_a_body_that_is_no_json_is_told_what_json_has_instead(post: Post, body: bytes, word: str) -> None:
     detail = assert_problem(post(body), "malformed-body")["detail"]
     assert word in detail.lower()
@@ -382,7 +382,7 @@ def test_another_content_type_is_told_how_to_send_json(client: FlaskClient, cont
 # --- paths and methods --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("path", "instead"),
     [
         ("/gradients", "POST /v1/gradients"),
@@ -422,7 +422,7 @@ def test_pages_that_are_switched_off_are_not_suggested(make_client: Any) -> None
     assert "/docs" not in detail
 
 
-@pytest.mark.parametrize("operation", ENDPOINTS, ids=lambda operation: operation.path)
+@every("operation", ENDPOINTS, ids=lambda operation: operation.path)
 def test_a_wrong_method_is_told_the_right_one_with_a_body_that_works(client: FlaskClient, operation: Any) -> None:
     path = operation.path.replace("{name}", "relu")
     wrong = "POST" if operation.method == "GET" else "GET"
@@ -441,7 +441,7 @@ def test_paths_of_hints_are_paths_of_the_service(client: FlaskClient) -> None:
 # --- expressions --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "words"),
     [
         ("np.sin(x)", ["sin(x)"]),
@@ -528,7 +528,7 @@ def test_a_name_that_was_listed_was_meant(post: Post) -> None:
 
 
 def assert_ok(post: Post, expression: str, count: int) -> dict[str, Any]:
-    """The answer at one point; the variables alone if it has not that many."""
+    """Return the answer at one point; the variables alone if it has not that many."""
     body = {"expression": expression, "points": [[0.5] * count], "include": []}
     answer: dict[str, Any] = post(body, "/v1/functions/gradient").json
     if "errors" in answer:

@@ -17,6 +17,7 @@ from tests.support import (
     PROBLEM,
     Server,
     assert_problem,
+    every,
     head,
     network,
     pointers,
@@ -32,7 +33,7 @@ PADDING = b" " * 40_000
 
 
 def with_text(key: str, text: str, **changes: Any) -> bytes:
-    """The XOR request with JSON text, valid or not, as the value of a key."""
+    """Return the XOR request with JSON text, valid or not, as the value of a key."""
     return json.dumps(xor(**changes) | {key: "HERE"}).replace('"HERE"', text).encode()
 
 
@@ -159,7 +160,7 @@ def hostile(name: str) -> tuple[bytes, set[int]]:
 
 
 def check(answer: Any, statuses: set[int]) -> None:
-    """What holds of every answer to a hostile body."""
+    """Assert the rules of every answer to a hostile body."""
     body = answer.get_data()
     assert answer.status_code in statuses, body[:500]
     if answer.status_code == 200:
@@ -173,19 +174,19 @@ def check(answer: Any, statuses: set[int]) -> None:
         assert len(body) < 3_000_000
 
 
-@pytest.mark.parametrize("name", BODIES)
+@every("name", BODIES)
 def test_hostile_bodies_get_an_answer(post: Post, name: str) -> None:
     body, statuses = hostile(name)
     check(post(body), statuses)
 
 
-@pytest.mark.parametrize("name", [name for name in BODIES if name not in LARGE])
+@every("name", [name for name in BODIES if name not in LARGE])
 def test_hostile_bodies_get_the_same_answer_from_the_other_parser(post: Post, name: str) -> None:
     body, statuses = hostile(name)
     check(post(PADDING + body), statuses)
 
 
-@pytest.mark.parametrize("name", LARGE)
+@every("name", LARGE)
 def test_hostile_bodies_do_not_fill_the_memory_of_a_server(server: Server, name: str) -> None:
     body, statuses = hostile(name)
     assert 90_000 < len(body) < 4 * 2**20
@@ -248,7 +249,7 @@ REPLACEMENTS = [None, True, "x", -1, 0, 1e308, [], {}, [[]], "", 2**63, [None], 
 
 
 def assert_finite_or_told(document: Any) -> None:
-    """That an answer says of itself whether null stands in it for what is not finite."""
+    """Assert that an answer says of itself whether null stands in it for what is not finite."""
     for layer in document.get("layers", ()):
         del layer["norms"]  # the norm of finite numbers may be too large for float64
     if "steps" not in document:
@@ -324,17 +325,17 @@ BROKEN_GZIP = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN_GZIP)
+@every("name", BROKEN_GZIP)
 def test_broken_gzip_is_refused(post: Post, name: str) -> None:
     assert_problem(post(BROKEN_GZIP[name], Content_Encoding="gzip"), "malformed-body")
 
 
-@pytest.mark.parametrize("length", range(0, len(PACKED), 7))
+@every("length", range(0, len(PACKED), 7))
 def test_gzip_cut_off_anywhere_is_refused(post: Post, length: int) -> None:
     assert_problem(post(PACKED[:length], Content_Encoding="gzip"), "malformed-body")
 
 
-@pytest.mark.parametrize(
+@every(
     ("header", "value"),
     [
         ("Accept", "application/json;" * 500),
@@ -407,7 +408,7 @@ RAW: dict[str, tuple[list[bytes], bool, set[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", RAW)
+@every("name", RAW)
 def test_hostile_bytes_on_the_wire_get_an_answer(server: Server, name: str) -> None:
     parts, end, statuses = RAW[name]
     workers = server.workers

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from schemas.tensor import encode
 from tests.conftest import Post
-from tests.support import assert_problem, faults
+from tests.support import assert_problem, every, faults
 
 MakeClient = Callable[..., FlaskClient]
 
@@ -31,7 +31,7 @@ ATTENTION = {"type": "multi_head_attention", "num_heads": 1, "key_dim": 1, "use_
 POOL = {"type": "average_pooling2d", "pool_size": [3, 1], "strides": 1, "padding": "same"}
 
 
-@pytest.mark.parametrize(
+@every(
     ("inputs", "layers"),
     [
         ([[1.0]], [repeat(2**40), {"type": "average_pooling1d"}]),

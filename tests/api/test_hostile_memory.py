@@ -25,7 +25,7 @@ MARK = Path("/proc/self/clear_refs")
 
 
 def filled(key: str, opening: str, part: str, closing: str, size: int = SIZE, **changes: Any) -> bytes:
-    """The XOR request with a long text of JSON as the value of a key."""
+    """Return the XOR request with a long text of JSON as the value of a key."""
     text = opening + part * max(1, size // len(part)) + closing
     return json.dumps(xor(**changes) | {key: "HERE"}).replace('"HERE"', text).encode()
 
@@ -73,7 +73,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture
 def reserved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What requests hold, whenever they hold more."""
+    """Record the reserved bytes whenever requests reserve more."""
     held: list[int] = []
     before = Account._take
 
@@ -86,7 +86,7 @@ def reserved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def resident(which: str) -> int:
-    """Bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Return bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{which}:"))
     return int(line.split()[1]) * 1024
 

@@ -13,9 +13,8 @@ import pytest
 from service.api.examples import TRAIN, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.api.landscape_examples import LANDSCAPE
 from tests.api.test_gradients import BASE64, plain
-from tests.api.test_train import assert_described
 from tests.conftest import Post
-from tests.support import assert_problem, faults, strict_json
+from tests.support import assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/landscape"
 XOR = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, **XOR_DATA, "loss": "half_squared_error"}
@@ -29,7 +28,7 @@ AXIS = {"centre", "values", "norm", "slope", "curvature", "largest_stable_step",
 
 
 def answered(post: Post, body: dict[str, Any], path: str = "/v1/gradients", **headers: str) -> dict[str, Any]:
-    """The answer to a request that is accepted."""
+    """Return the answer to a request that is accepted."""
     response = post(body, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -42,7 +41,7 @@ def look(post: Post, *along: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def shifted(weight: str, value: float) -> dict[str, Any]:
-    """The XOR parameters with one number changed."""
+    """Return the XOR parameters with one number changed."""
     parameters = copy.deepcopy(XOR_PARAMETERS)
     layer, _, rest = weight.partition(".")
     name, *indices = rest.replace("]", "").split("[")
@@ -58,7 +57,7 @@ def flat(tree: dict[str, dict[str, Any]]) -> np.ndarray:
 
 
 def at(post: Post, flat_parameters: np.ndarray, **changes: Any) -> dict[str, Any]:
-    """The answer of `/v1/gradients` at other parameters."""
+    """Return the answer of `/v1/gradients` at other parameters."""
     parameters, start = copy.deepcopy(XOR_PARAMETERS), 0
     for arrays in parameters.values():
         for name, array in arrays.items():
@@ -459,7 +458,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "pointer", "words"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
+@every(("changes", "pointer", "words"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
 def test_a_refusal_names_the_place_and_what_is_possible(
     post: Post, changes: dict[str, Any], pointer: str, words: str
 ) -> None:
@@ -494,8 +493,8 @@ def test_limits_hold(make_client: Any) -> None:
     assert slow.post(PATH, json=big).status_code in (422, 503)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", LANDSCAPE)
+@every("dtype", ["float64", "float32"])
+@every("name", LANDSCAPE)
 def test_examples_hold_in_both_precisions(post: Post, schemas: dict[str, Any], name: str, dtype: str) -> None:
     answer = answered(post, LANDSCAPE[name] | {"dtype": dtype}, PATH)
     assert_described(schemas, "LandscapeResponse", answer)

@@ -28,13 +28,13 @@ def typed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def values(tensor: Any) -> np.ndarray[Any, Any]:
-    """The numbers of a tensor of an answer."""
+    """Return the numbers of a tensor of an answer."""
     content = base64.b64decode(tensor["base64"], validate=True)
     return np.frombuffer(content, tensor["dtype"]).reshape(tensor["shape"])
 
 
 def request(units: int = UNITS, layers: int = 2, dtype: str = "float64") -> dict[str, Any]:
-    """Dense layers with typed arrays for everything; the text of a kernel is long."""
+    """Return a request of dense layers with typed arrays throughout; the text of a kernel is long."""
     generator = np.random.default_rng(1986)
     names = [f"dense_{number}" for number in range(layers)]
     shapes = {"kernel": (units, units), "bias": (units,)}
@@ -100,7 +100,7 @@ def test_parameters_that_were_sent_are_answered_where_that_is_asked(post: Post) 
 
 
 def changed(*path: str | int, to: Any) -> bytes:
-    """The request with another value at one place, `...` for none."""
+    """Return the request with another value at one place, `...` for none."""
     body = request()
     inner: Any = body
     for key in path[:-1]:

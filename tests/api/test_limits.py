@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from service.capacity import memory
 from service.capacity.memory import Account
 from tests.conftest import Post, ServerFactory
-from tests.support import Server, assert_problem, head, network, xor
+from tests.support import Server, assert_problem, every, head, network, xor
 
 MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
@@ -21,31 +21,26 @@ XOR = json.dumps(xor()).encode()
 
 
 def padded(size: int) -> bytes:
-    """The XOR request in exactly `size` bytes."""
+    """Return the XOR request in exactly `size` bytes."""
     return XOR + b" " * (size - len(XOR))
 
 
 def chunks(content: bytes, size: int = 65536) -> bytes:
-    """A body in the chunked transfer coding."""
+    """Return a body in the chunked transfer coding."""
     parts = (content[start : start + size] for start in range(0, len(content), size))
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        ("max_layers", "layers"),
-        ("max_parameters", "parameters"),
-        ("max_tensor_elements", "tensor_elements"),
-        ("max_operations", "operations"),
-        ("max_workspace_bytes", "workspace_bytes"),
-    ],
-)
-def test_what_equals_a_limit_passes_and_less_does_not(make_client: MakeClient, setting: str, name: str) -> None:
+LIMITS = ("layers", "parameters", "tensor_elements", "operations", "workspace_bytes")
+"""Limits of every computation on a network; the setting `max_layers` sets `layers`, and so on."""
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_at_a_limit_passes_and_one_above_does_not(make_client: MakeClient, name: str) -> None:
     body = xor(include=["layers", "per_sample"])
 
     def ask(limit: int) -> Any:
-        return make_client(**{setting: limit}).post(GRADIENTS, json=body)
+        return make_client(**{f"max_{name}": limit}).post(GRADIENTS, json=body)
 
     limit, refused = 0, []
     while (response := ask(limit)).status_code != 200:
@@ -70,8 +65,8 @@ def test_a_definition_within_one_servers_limits_is_not_remembered_by_another(mak
     assert make_client().post(GRADIENTS, json=xor()).status_code == 200
 
 
-@pytest.mark.parametrize("units", [10**9, 2**53, 2**62, 2**63 - 1])
-@pytest.mark.parametrize("count", [1, 2, 100])
+@every("units", [10**9, 2**53, 2**62, 2**63 - 1])
+@every("count", [1, 2, 100])
 def test_giants_are_refused_before_any_memory_is_taken(post: Post, units: int, count: int) -> None:
     body = xor(network=network(*[{"type": "dense", "units": units}] * count), parameters=...)
     (error,) = assert_problem(post(body), "limit-exceeded", body)["errors"]

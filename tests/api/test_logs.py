@@ -1,4 +1,4 @@
-"""What the service writes for its operators: JSON for programs, lines for people."""
+"""Log lines of the service: JSON for programs, text for people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOSTILE = "/v1/\x1b[31mred\n2026 200 GET /forged \x9b\u202e"
 
 @pytest.fixture
 def written(capfd: pytest.CaptureFixture[str]) -> Callable[[str, str], str]:
-    """What is logged, in one format, of a request for a path."""
+    """Return the log of a request for a path, in one format."""
 
     def ask(log_format: str, path: str) -> str:
         client = create_app(Settings(log_format=log_format)).test_client()

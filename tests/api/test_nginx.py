@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerFactory, wait_for
-from tests.support import LOOPBACK, ROOT, Answer, Server, head, read_answer, strict_json, xor
+from tests.support import LOOPBACK, ROOT, Answer, Server, every, head, read_answer, strict_json, xor
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt install nginx)")
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 @contextmanager
 def nginx(folder: Path, upstream: int, changes: dict[str, str] | None = None) -> Iterator[Server]:
-    """nginx before the server at a port, with some texts of the configuration changed."""
+    """Start nginx before the server at a port, with some texts of the configuration replaced."""
     port = free_port()
     text = CONFIGURATION
     here = {
@@ -115,7 +115,7 @@ def test_requests_pass_with_the_ids_of_their_clients(proxy: Server) -> None:
     assert problem.json["instance"] == problem.headers["X-Request-Id"]
 
 
-@pytest.mark.parametrize(
+@every(
     "path",
     [
         "/metrics",
@@ -141,7 +141,7 @@ def test_requests_pass_with_the_ids_of_their_clients(proxy: Server) -> None:
         "/nabla/..%2Fmetrics",
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@every("method", ["GET", "HEAD", "POST"])
 def test_metrics_are_closed(proxy: Server, prefixed: Server, service: Server, path: str, method: str) -> None:
     assert b"nabla_requests_total" in service.get("/metrics").body
     for server in (proxy, prefixed):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Post
-from tests.support import assert_problem, faults, xor
+from tests.support import assert_problem, every, faults, xor
 
 TWO: dict[str, Any] = {
     "network": {
@@ -55,7 +55,7 @@ def test_a_single_output_needs_no_list_of_losses(post: Post) -> None:
     assert response.json["loss"] > 0
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "detail"),
     [
         ({"inputs": {"a": [[1.0, 2.0]]}}, "#/inputs/b", "is missing"),

@@ -10,7 +10,7 @@ import pytest
 
 from service.api.examples import DERIVATIVES, TRAIN
 from tests.api.test_openapi import DOCUMENT, errors
-from tests.api.test_train import NDJSON, training
+from tests.api.training import NDJSON, training
 from tests.conftest import Post
 from tests.support import ROOT, assert_problem, faults, network, strict_json, xor
 

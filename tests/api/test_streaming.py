@@ -30,7 +30,7 @@ from service.engine.errors import DeadlineExceeded
 from service.observing.timer import Timer
 from service.problems import Problem
 from tests.conftest import wait_for
-from tests.support import assert_problem, strict_json
+from tests.support import assert_problem, every, strict_json
 
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
 FORMS = {"json": "application/json", "ndjson": NDJSON, "sse": EVENTS}
@@ -38,7 +38,7 @@ RESERVED = 1 << 20
 
 
 class Counting:
-    """A work that counts, and tells of every step or of every so many."""
+    """A work that counts, and emits each step or each `every`-th one."""
 
     def __init__(
         self, steps: float = 3, every: int = 1, seconds: float = 0.0, failure: Exception | None = None
@@ -116,11 +116,11 @@ class Laboratory:
         self.client: FlaskClient = self.app.test_client()
 
     def open(self, accept: str) -> TestResponse:
-        """An answer that has not been read yet."""
+        """Return an answer that has not been read yet."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept})
 
     def ask(self, accept: str) -> TestResponse:
-        """An answer that has been read to its end, and closed."""
+        """Return an answer that has been read to its end, and closed."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept}, buffered=True)
 
     def assert_everything_was_given_back(self) -> None:
@@ -146,7 +146,7 @@ def laboratory(make_laboratory: Callable[..., Laboratory]) -> Laboratory:
 
 @pytest.fixture
 def outcomes() -> Callable[[], dict[str, float]]:
-    """What was counted since the test began."""
+    """Return a function that counts outcomes since the test began."""
 
     def read() -> dict[str, float]:
         (metric,) = (metric for metric in REGISTRY.collect() if metric.name == "nabla_streams")
@@ -158,14 +158,14 @@ def outcomes() -> Callable[[], dict[str, float]]:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The two ends of a connection: the server's and the client's."""
+    """Yield the two ends of a connection: the server's and the client's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
 
 
 def events(content: str) -> list[dict[str, str]]:
-    """The fields of each server-sent event."""
+    """Return the fields of each server-sent event."""
     assert content.endswith("\n\n")
     blocks = content.removesuffix("\n\n").split("\n\n")
     return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks if block != ": "]
@@ -337,7 +337,7 @@ def test_a_stream_is_not_compressed(laboratory: Laboratory) -> None:
     assert len(lines(answer.text)) == 501
 
 
-@pytest.mark.parametrize(
+@every(
     ("accept", "expected"),
     [
         (None, ("json", False)),

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from service import __version__
 from service.config import Settings
 from service.problems import KINDS
-from tests.support import Server, assert_problem, read_yaml, strict_json
+from tests.support import Server, assert_problem, every, read_yaml, strict_json
 
 PAGES = ["/", "/reference", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
 
@@ -48,7 +48,7 @@ def test_the_description_is_the_committed_file(client: FlaskClient) -> None:
 
 
 def samples(text: str, name: str) -> dict[str, float]:
-    """The values of a metric by their labels."""
+    """Return the values of a metric by their labels."""
     pattern = rf"^{name}\{{(.*)\}} (\S+)$"
     return {labels: float(value) for labels, value in re.findall(pattern, text, re.MULTILINE)}
 
@@ -83,7 +83,7 @@ def test_metrics_have_the_media_type_of_prometheus(client: FlaskClient) -> None:
     assert client.get("/metrics").headers["Content-Type"].startswith("text/plain; version=")
 
 
-@pytest.mark.parametrize("path", PAGES)
+@every("path", PAGES)
 def test_pages_load_nothing_from_elsewhere(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
@@ -106,14 +106,14 @@ def test_own_scripts_and_styles_name_no_other_host(client: FlaskClient) -> None:
             assert not re.search(r"(https?:)?//\w", response.text.split("\n", 1)[1])
 
 
-@pytest.mark.parametrize("path", PAGES)
+@every("path", PAGES)
 def test_links_on_pages_lead_somewhere(client: FlaskClient, path: str) -> None:
     for link in set(re.findall(r"<a[^>]+href=\"([^\"]+)\"", client.get(path).text)):
         assert link.startswith("/"), link
         assert client.get(link).status_code == 200, link
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_every_kind_of_problem_has_a_page(client: FlaskClient, kind: str) -> None:
     text = client.get(f"/problems/{kind}").text
     assert kind in text

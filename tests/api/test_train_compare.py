@@ -16,7 +16,7 @@ from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.training import Training
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, strict_json, xor
+from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train/compare"
 MakeClient = Callable[..., FlaskClient]
@@ -25,13 +25,13 @@ LINE = network({"type": "dense", "name": "line", "units": 1})
 
 
 def comparing(**changes: Any) -> dict[str, Any]:
-    """Two optimizers on XOR for three steps, with some keys changed; `...` leaves one out."""
+    """Return a request of two optimizers on XOR, three steps, some keys changed; `...` leaves one out."""
     return xor(**({"optimizers": ["sgd", "adam"], "steps": 3} | changes))
 
 
 @pytest.fixture(scope="module")
 def told(post: Post) -> Callable[..., dict[str, Any]]:
-    """The answer to a request that is accepted."""
+    """Return a function that posts a comparison, asserts status 200, and returns the answer."""
 
     def ask(**changes: Any) -> dict[str, Any]:
         response = post(comparing(**changes), PATH)
@@ -264,7 +264,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
+@every(("changes", "expected"), WRONG, ids=lambda value: json.dumps(value, default=str)[:60])
 def test_what_is_wrong_is_told_at_its_place(post: Post, changes: dict[str, Any], expected: dict[str, str]) -> None:
     body = comparing(**changes)
     errors = faults(assert_problem(post(body, PATH), "invalid", body))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_train import EVENTS, NDJSON, PATH, training
+from tests.api.training import EVENTS, NDJSON, PATH, training
 from tests.conftest import Post, ServerFactory, wait_for
 from tests.support import Server, assert_problem, head, read_answer, strict_json, xor
 
@@ -56,14 +56,14 @@ class Stream:
         self.connection.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """What the server wrote at a time."""
+        """Yield the chunks that the server wrote."""
         while (size := int(self.file.readline(), 16)) > 0:
             yield self.file.read(size)
             assert self.file.readline() == b"\r\n"
         assert self.file.readline() == b"\r\n"
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The records of either form as they come, without signs of life; the summary is the last."""
+        """Yield the records of either form as they come, without signs of life; the summary is the last."""
         events = self.headers["Content-Type"].startswith(EVENTS)
         end = b"\n\n" if events else b"\n"
         content = b""
@@ -86,7 +86,7 @@ SILENT = {"trace": {"every": ENDLESS}}
 
 @pytest.fixture(scope="module")
 def trainer(start_server: ServerFactory) -> Iterator[Server]:
-    """One worker with few threads, half of which may stream."""
+    """Yield one worker with few threads, half of which may stream."""
     with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1), NABLA_MAX_SECONDS="60") as server:
         yield server
 
@@ -106,14 +106,14 @@ def ended(server: Server, outcome: str) -> float:
 
 
 def cpu_seconds(server: Server) -> float:
-    """What the worker has computed so far."""
+    """Return the processor seconds of the worker."""
     (worker,) = server.workers
     fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def assert_idle(server: Server) -> None:
-    """That nothing is computed any more."""
+    """Assert that nothing is computed any more."""
 
     def idle() -> bool:
         before = cpu_seconds(server)
@@ -182,27 +182,35 @@ def test_who_does_not_read_does_not_hold_a_stream(start_server: ServerFactory) -
 
 
 def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Server, post: Post) -> None:
-    content = json.dumps(xor()).encode()
-    for _ in range(2):  # those that were cut are free again
-        with ExitStack() as held:
-            streams = [held.enter_context(Stream(trainer, endless(**SILENT))) for _ in range(STREAMS)]
-            for stream in streams:
-                next(stream.records())
-            assert opened(trainer) == STREAMS
-            body = json.dumps(endless()).encode()
-            for accept in (NDJSON, EVENTS):
-                busy = trainer.post(body, PATH, Accept=accept)
-                assert str(STREAMS) in assert_problem(busy, "busy")["detail"]
-                assert int(busy.headers["Retry-After"]) >= 1
-            assert trainer.get("/health/live").status_code == 200
-            assert trainer.post(content).body == post(xor()).get_data()
-            assert trainer.post(json.dumps(training()).encode(), PATH).status_code == 200
-            # One that ends makes room for one.
-            streams.pop().close()
-            wait_for(lambda: opened(trainer) == STREAMS - 1, SOON)
-            with Stream(trainer, training()) as short:
-                assert list(short.records())[-1]["status"] == "completed"
-        wait_for(lambda: opened(trainer) == 0, SOON)
+    content, body = json.dumps(xor()).encode(), json.dumps(endless()).encode()
+    with ExitStack() as held:
+        streams = full(trainer, held)
+        for accept in (NDJSON, EVENTS):
+            busy = trainer.post(body, PATH, Accept=accept)
+            assert str(STREAMS) in assert_problem(busy, "busy")["detail"]
+            assert int(busy.headers["Retry-After"]) >= 1
+        assert trainer.get("/health/live").status_code == 200
+        assert trainer.post(content).body == post(xor()).get_data()
+        assert trainer.post(json.dumps(training()).encode(), PATH).status_code == 200
+        # One that ends makes room for one.
+        streams.pop().close()
+        wait_for(lambda: opened(trainer) == STREAMS - 1, SOON)
+        with Stream(trainer, training()) as short:
+            assert list(short.records())[-1]["status"] == "completed"
+    wait_for(lambda: opened(trainer) == 0, SOON)
+    with ExitStack() as held:  # the places of those that were cut are free again, and no more
+        full(trainer, held)
+        assert_problem(trainer.post(body, PATH, Accept=NDJSON), "busy")
+    wait_for(lambda: opened(trainer) == 0, SOON)
+
+
+def full(server: Server, held: ExitStack) -> list[Stream]:
+    """Open as many streams as one client may."""
+    streams = [held.enter_context(Stream(server, endless(**SILENT))) for _ in range(STREAMS)]
+    for stream in streams:
+        next(stream.records())
+    assert opened(server) == STREAMS
+    return streams
 
 
 def test_streams_that_end_give_their_places_back(trainer: Server) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.engine.insight.mistakes import mistakes
+from tests.support import every
 
 PATH = "/v1/gradients/verify"
 NETWORK: dict[str, Any] = {
@@ -129,7 +130,7 @@ def test_small_wrong_numbers_are_wrong(client, right):
     assert answer["first_wrong"]["parameters"] == ["hidden.bias"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "part"),
     [
         ({}, "#/claimed", "is required"),

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from benchmarks.verdicts import claims
 from benchmarks.verdicts.judge import Judge, Send, correct, erring, masks_from, patternless
 from benchmarks.verdicts.networks import MAKERS, make
+from tests.support import every
 
 SHARE = 0.01
 
@@ -30,7 +31,7 @@ def send(client: FlaskClient) -> Send:
     return post
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@every("name", MAKERS)
 def test_the_gradients_by_hand_are_those_of_the_service_and_of_differences(name: str, send: Send) -> None:
     network = make(name)
     masks_from(send)(network)
@@ -46,7 +47,7 @@ def test_the_gradients_by_hand_are_those_of_the_service_and_of_differences(name:
             assert by_hand[path] == pytest.approx(np.asarray(exact), rel=1e-11, abs=1e-14), path
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@every("name", MAKERS)
 def test_real_mistakes_are_found(name: str, send: Send) -> None:
     judge = Judge(send)
     handed_in = [claim for claim in claims.singles(masks_from(send), [name]) if "beyond" not in claim.kind]

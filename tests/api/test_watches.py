@@ -148,7 +148,7 @@ class Counting(Ticket):
 def ask(
     client: FlaskClient, path: str, body: dict[str, Any], most: float = math.inf, error: type[Exception] = Abandoned
 ) -> tuple[TestResponse, int]:
-    """The answer, and how often the computation looked at its watch."""
+    """Return the answer, and how often the computation looked at its watch."""
     admission = client.application.extensions["nabla.admission"]
     ticket = Counting(admission, "address:test", time.monotonic())
     ticket.most, ticket.error = most, error
@@ -206,7 +206,7 @@ def test_the_wait_before_the_first_step_counts(make_client: MakeClient) -> None:
 
 
 def test_four_long_trainings_at_once_do_not_all_end_cancelled(make_client: MakeClient) -> None:
-    """One is computed; the others, which cannot be in time, are told so at once, and when to come again."""
+    """One is computed; the others cannot end in time, and are refused at once with Retry-After."""
     client = make_client()
     admission = client.application.extensions["nabla.admission"]
     running = admission.ticket("address:other", time.monotonic())

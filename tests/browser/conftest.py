@@ -55,7 +55,7 @@ def launch() -> Iterator[Launch]:
 
 @pytest.fixture(scope="package")
 def chromium(launch: Launch) -> Iterator[Browser]:
-    """The browser that all tests share; each has a profile of its own in it."""
+    """Yield the browser that all tests share; each has a profile of its own in it."""
     browser = launch()
     yield browser
     browser.close()
@@ -63,7 +63,7 @@ def chromium(launch: Launch) -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(chromium: Browser, server: Server) -> Iterator[Tab]:
-    """A tab for pages of the service."""
+    """Yield a tab for pages of the service."""
     tab = Tab(chromium.new_context(viewport=WINDOW), f"http://{LOOPBACK}:{server.port}")
     yield tab
     tab.done()

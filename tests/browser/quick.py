@@ -19,7 +19,7 @@ from tests.support import LOOPBACK, Server
 
 @contextmanager
 def quick_server(root: str = "", **settings: Any) -> Iterator[Server]:
-    """A server of the application with some settings changed. `root` is the path that it is mounted at."""
+    """Yield a server of the application with some settings changed. `root` is the path that it is mounted at."""
     app: Any = create_app(Settings(log_requests=False, **settings))
     if root:
         app = DispatcherMiddleware(NotFound(), {root: app})

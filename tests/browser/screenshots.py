@@ -71,7 +71,7 @@ def test_picture(visit: Visit, name: str) -> None:
 
 
 def pixels(demo: Demo, png: bytes) -> NDArray[np.uint8]:
-    """The pixels of a PNG: rows, columns, and red, green and blue. A blank page of the browser reads it."""
+    """Return the pixels of a PNG: rows, columns, and red, green and blue. A blank page of the browser reads it."""
     page = demo.context.new_page()
     width, height, text = page.evaluate(PIXELS, base64.b64encode(png).decode())
     page.close()
@@ -79,7 +79,7 @@ def pixels(demo: Demo, png: bytes) -> NDArray[np.uint8]:
 
 
 def palette_png(picture: NDArray[np.uint8], count: int) -> bytes:
-    """A PNG of so many colours, chosen by median cut (Heckbert 1982): a third of the size, and nobody sees it."""
+    """Return a PNG of few colours, chosen by median cut (Heckbert 1982): a third of the size, and looks the same."""
     flat = picture.reshape(-1, 3)
     colours, places, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
     boxes = [np.arange(len(colours))]

@@ -60,7 +60,7 @@ class Tab:
             self.complaints.append(f"{message.type} in the console: {message.text}")
 
     def expect_status(self, status: int) -> None:
-        """From now on, answers of this status are meant."""
+        """Expect answers of this status from now on."""
         self._expected.add(status)
 
     def done(self) -> None:
@@ -73,11 +73,11 @@ class Tab:
         self.page.goto(f"{self.origin}{path}", wait_until="domcontentloaded")
 
     def run(self, script: str, argument: Any = None) -> Any:
-        """What a function in the page returns."""
+        """Return the result of a function in the page."""
         return self.page.evaluate(script, argument)
 
     def wait(self, script: str, argument: Any = None) -> Any:
-        """What a function in the page returns as soon as that is something."""
+        """Wait until a function in the page returns a true value, and return it."""
         # Playwright's own way to wait evaluates text in the page, which its policy forbids.
         end = time.monotonic() + SECONDS
         while not (found := self.run(script, argument)):
@@ -102,21 +102,21 @@ class Demo(Tab):
         self.page.locator(f'main[data-lab="{lab}"]').wait_for()
 
     def text(self, key: str, **places: str | int) -> str:
-        """A text of the page, by its key."""
+        """Return a text of the page, by its key."""
         return text(self.language, key, **places)
 
     def button(self, key: str, **places: str | int) -> Locator:
-        """The button that is called by a text."""
+        """Return the button that is called by a text."""
         return self.page.get_by_role("button", name=self.text(key, **places), exact=True)
 
     def ask(self, path: str, body: Any) -> Any:
-        """What the service answers to a request that no page made."""
+        """Return the service's answer to a request outside the page."""
         answer = self.server.post(json.dumps(body).encode(), path)
         assert answer.status_code == 200, answer.body
         return answer.json
 
     def position(self) -> int:
-        """The step that the transport shows."""
+        """Return the step that the transport shows."""
         return int(self.scrubber.input_value())
 
     @property
@@ -125,7 +125,7 @@ class Demo(Tab):
 
     @property
     def last(self) -> int:
-        """The last step of the transport."""
+        """Return the last step of the transport."""
         return int(self.scrubber.get_attribute("max") or 0)
 
     def seek(self, step: int) -> None:
@@ -141,7 +141,7 @@ def texts(language: str) -> dict[str, Any]:
 
 
 def text(language: str, key: str, **places: str | int) -> str:
-    """A text of the page in a language; each key of `places` replaces what stands in braces."""
+    """Return a text of the page in a language; each key of `places` replaces what stands in braces."""
     found: Any = texts(language)
     for part in key.split("."):
         found = found[part]
@@ -150,7 +150,7 @@ def text(language: str, key: str, **places: str | int) -> str:
 
 
 def numbers(place: Locator) -> list[float]:
-    """The full values of all numbers in a part of the page, in the order in which they stand there."""
+    """Return the full values of all numbers in a part of the page, in the order in which they stand there."""
     found = place.locator("data[value], [data-value]").evaluate_all(
         "all => all.map(each => each.dataset.value ?? each.getAttribute('value'))"
     )
@@ -158,13 +158,13 @@ def numbers(place: Locator) -> list[float]:
 
 
 def number(place: Locator) -> float:
-    """The one number in a part of the page."""
+    """Return the one number in a part of the page."""
     (found,) = numbers(place)
     return found
 
 
 def shown(value: float) -> str:
-    """A number as the page writes it, in four significant digits."""
+    """Return a number as the page writes it, in four significant digits."""
     if value == 0:
         return "0"
     mantissa, _, exponent = f"{abs(value):.3e}".partition("e")

@@ -34,7 +34,7 @@ def axe() -> str:
 
 
 def findings(demo: Demo, rules: Any = RULES) -> list[str]:
-    """What axe finds in the page: the rule, and where."""
+    """Return the findings of axe: rule and place."""
     demo.run(f"() => {{ if (!window.axe) {{ {axe()} }} }}")
     found = demo.run(SCRIPT, rules)
     return [str(each) for each in found]

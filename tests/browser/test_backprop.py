@@ -30,7 +30,7 @@ WEIGHTS = [f"hidden.kernel[{i}][{j}]" for i in (0, 1) for j in (0, 1)] + [
 
 
 def at(tree: dict[str, Any], address: str) -> float:
-    """The number of a weight in a tree of parameters."""
+    """Return the number of a weight in a tree of parameters."""
     layer, name, *places = re.split(r"[.\[\]]+", address.removesuffix("]"))
     found = tree[layer][name]
     for place in places:
@@ -39,12 +39,12 @@ def at(tree: dict[str, Any], address: str) -> float:
 
 
 def written(demo: Demo, address: str) -> list[float]:
-    """The numbers in the picture at a weight: its value and its gradient."""
+    """Return the numbers in the picture at a weight: its value and its gradient."""
     return numbers(demo.page.locator(f'svg [data-edge="{address}"]'))
 
 
 def tab(demo: Demo, name: str) -> Locator:
-    """A tab of the evidence, open."""
+    """Return a tab of the evidence, open."""
     demo.page.get_by_role("tab", name=demo.text(f"backprop.tabs.{name}"), exact=True).click()
     return demo.page.get_by_role("tabpanel")
 
@@ -57,14 +57,14 @@ def fresh(demo: Demo) -> None:
 
 @pytest.fixture
 def backprop(visit: Visit) -> Demo:
-    """The lab as it opens: XOR with Heaton's weights, one sample, all numbers known."""
+    """Return the lab as it opens: XOR with Heaton's weights, one sample, all numbers known."""
     demo = visit("backprop")
     fresh(demo)
     return demo
 
 
 def stream(demo: Demo, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of a training that no page asked for."""
+    """Return the lines of a training that no page asked for."""
     content = json.dumps(body).encode()
     answer = demo.server.send(head(TRAIN, len(content), Accept="application/x-ndjson") + content)
     text = answer.body
@@ -204,7 +204,7 @@ def test_a_weight_is_edited_by_hand(backprop: Demo) -> None:
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    """The training of the lab, asked by somebody else."""
+    """Return the training of the lab, asked by somebody else."""
     return ALL | {
         "seed": 0,
         "optimizer": {"type": "momentum", "learning_rate": 0.7},
@@ -214,7 +214,7 @@ def training(**changes: Any) -> dict[str, Any]:
 
 
 def state_table(demo: Demo) -> dict[str, list[float]]:
-    """The optimizer's table: of each weight its gradient, its state, its update, and its value after the step."""
+    """Return the optimizer's table: gradient, state, update and new value of each weight."""
     table = demo.page.get_by_role("region", name=demo.text("backprop.optimizer.state"))
     names = table.locator("tbody tr.name").all_inner_texts()
     return dict(zip(names, map(numbers, table.locator("tbody tr:not(.name)").all()), strict=True))

@@ -39,7 +39,7 @@ def ready(demo: Demo, lab: str) -> None:
 
 
 def copied(demo: Demo, label: str, form: str = "curl") -> str:
-    """The request that drew a panel, as a program, from the dialog that a button of this name opens."""
+    """Return the request that drew a panel, as a program, from the dialog that a button of this name opens."""
     demo.page.get_by_role("button", name=label, exact=True).first.click()
     dialog = demo.page.get_by_role("dialog")
     dialog.get_by_role("button", name=demo.text(f"stage.copy.{form}"), exact=True).click()
@@ -259,7 +259,7 @@ def test_without_webgl_the_map_serves(launch: Launch, visit: Visit) -> None:
 
 
 def run(command: list[str]) -> Any:
-    """The JSON that a program prints."""
+    """Return the JSON that a program prints."""
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(finished.stdout.replace("'", '"').replace("True", "true").replace("None", "null"))
 

@@ -34,12 +34,12 @@ def full(numbers: list[float]) -> list[float]:
 
 
 def titled(place: Locator) -> list[float]:
-    """The numbers of a point, in full."""
+    """Return the numbers of a point, in full."""
     return [float(each) for each in (place.get_attribute("title") or "").split(", ")]
 
 
 def panel(demo: Demo, key: str) -> Locator:
-    """A part of the evidence, open."""
+    """Return a part of the evidence, open."""
     part = demo.page.locator("details.panel").filter(
         has=demo.page.get_by_role("heading", name=demo.text(key), exact=True)
     )
@@ -54,7 +54,7 @@ def answered(demo: Demo) -> None:
 
 
 def ends(demo: Demo) -> list[tuple[str, float, list[float] | None]]:
-    """Of each ball its optimizer, the value that is shown, and the valley that it ended in."""
+    """Return optimizer, shown value and valley of each ball."""
     found = []
     for row in panel(demo, "race.ends").locator(".runs > li").all():
         valley = row.locator("p.end .number")
@@ -63,7 +63,7 @@ def ends(demo: Demo) -> list[tuple[str, float, list[float] | None]]:
 
 
 def told(answer: dict[str, Any], step: int | None = None) -> list[tuple[str, float, list[float] | None]]:
-    """The same from an answer: at the end, or after `step` steps."""
+    """Return the same from an answer: at the end, or after `step` steps."""
     found = []
     for run in answer["runs"]:
         value = run["value"] if step is None or step >= run["steps_done"] else run["values"][step]
@@ -74,7 +74,7 @@ def told(answer: dict[str, Any], step: int | None = None) -> list[tuple[str, flo
 
 @pytest.fixture
 def race(visit: Visit) -> Demo:
-    """The lab as it opens, its first race answered and at its start."""
+    """Return the lab as it opens, its first race answered and at its start."""
     demo = visit("race/view=2d")
     answered(demo)
     demo.page.keyboard.press("Home")
@@ -160,7 +160,7 @@ def test_a_typed_function_is_raced_on_and_a_wrong_one_is_explained_beside_it(rac
 
 
 def start_of(demo: Demo) -> list[float]:
-    """The start in the fields of the control rail."""
+    """Return the start in the fields of the control rail."""
     return [
         float(demo.page.get_by_label(demo.text("race.start_of", name=name, number=1), exact=True).input_value())
         for name in ("x", "y")

@@ -42,11 +42,11 @@ class Docs(Tab):
         self.until("return document.querySelector('.opblock')")
 
     def what(self, script: str, *arguments: Any) -> Any:
-        """What a script returns that has the helpers and its arguments."""
+        """Return the result of a script that gets the helpers and its arguments."""
         return self.run(f"(arguments) => {{ {HELPERS} {script} }}", arguments)
 
     def until(self, script: str, *arguments: Any) -> Any:
-        """The same as soon as it returns something."""
+        """Return the same as soon as it returns something."""
         return self.wait(f"(arguments) => {{ {HELPERS} {script} }}", arguments)
 
     def open(self, name: str) -> None:
@@ -82,7 +82,7 @@ class Docs(Tab):
 
 @pytest.fixture(scope="module")
 def docs(chromium: Browser, server: Server) -> Iterator[Docs]:
-    """The page as it was loaded once for tests of this module that change nothing."""
+    """Yield the page as it was loaded once for tests of this module that change nothing."""
     page = Docs(chromium, server)
     yield page
     page.done()
@@ -90,7 +90,7 @@ def docs(chromium: Browser, server: Server) -> Iterator[Docs]:
 
 @pytest.fixture
 def fresh(chromium: Browser, server: Server) -> Iterator[Docs]:
-    """The page as it is loaded for one test."""
+    """Yield the page as it is loaded for one test."""
     page = Docs(chromium, server)
     yield page
     page.done()

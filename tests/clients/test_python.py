@@ -63,18 +63,19 @@ def generate(server: Server, folder: Path) -> Path:
 
 
 def run(program: str, folder: Path, *arguments: str) -> str:
-    """What a program prints that can import the generated package."""
+    """Run a program that can import the generated package; return its output."""
     finished = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
 
 def given_by(operation: dict[str, Any]) -> str:
-    """The class that the answer of an operation is of."""
+    """Return the class that the answer of an operation is of."""
     ((media_type, content), *_) = operation["responses"]["200"]["content"].items()
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 
 
+@pytest.mark.long
 def test_a_python_client_is_complete_and_well_typed_and_gets_right_answers(
     server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -33,6 +33,7 @@ def installed(folder: Path) -> None:
         done.write_text(wanted)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed, so no TypeScript client is tested")
 def test_a_typescript_program_compiles_and_reads_right_answers(server: Server, request: pytest.FixtureRequest) -> None:
     assert request.config.cache is not None

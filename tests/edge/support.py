@@ -69,25 +69,25 @@ class Running:
         assert not self.edge.connections
 
     def connect(self) -> socket.socket:
-        """A new connection."""
+        """Return a new connection."""
         connection = socket.create_connection((LOOPBACK, self.port), timeout=20)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
     def send(self, content: bytes) -> Answer:
-        """The answer to a request on a connection of its own."""
+        """Return the answer to a request on a connection of its own."""
         with self.connect() as connection:
             connection.sendall(content)
             return read_answer(connection)
 
     def get(self, path: str) -> Answer:
-        """A GET request on a connection of its own."""
+        """Return a GET request on a connection of its own."""
         return self.send(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
 
 
 @contextlib.contextmanager
 def running(app: Any = None, **settings: Any) -> Iterator[Running]:
-    """An edge before an application, by default the service."""
+    """Yield an edge before an application, by default the service."""
     settings = SHORT | settings
     if app is None:
         app = create_app(Settings(**settings))
@@ -100,7 +100,7 @@ def running(app: Any = None, **settings: Any) -> Iterator[Running]:
 
 
 def plain(answer: Callable[[dict[str, Any], Any], Any]) -> Flask:
-    """An application of one WSGI function, with what the edge knows of the service."""
+    """Return an application of one WSGI function, with what the edge knows of the service."""
     app = create_app(Settings(log_requests=False))
     app.wsgi_app = answer  # type: ignore[method-assign, assignment]
     return app
@@ -114,7 +114,7 @@ def at_once(*cases: Callable[[], None]) -> None:
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """Everything until the connection ends, however that is."""
+    """Return everything until the connection ends, however that is."""
     parts = []
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(1 << 20):

@@ -91,7 +91,7 @@ def _slowly(environ: dict[str, Any], start_response: Any) -> Any:
 
 
 def test_bodies_are_held_in_the_account_as_they_arrive() -> None:
-    """What is only announced costs nothing. A body waits while there is no memory, and is read on when there is."""
+    """An announced body costs nothing. A body waits while there is no memory, and is read on when there is."""
     app = plain(_length)
     account = app.extensions["nabla.memory"] = Account(3 << 20)
     with running(app, max_body_bytes=8 << 20, **PATIENT) as server, ExitStack() as held:

@@ -1,4 +1,4 @@
-"""What is slow is cut off in time, and told so where that is possible; everybody else is served meanwhile."""
+"""Slow clients are cut off in time, with an answer if possible; all others are served meanwhile."""
 
 from __future__ import annotations
 

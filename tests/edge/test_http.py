@@ -14,7 +14,7 @@ import pytest
 
 from service.observing.access import Access
 from tests.edge.support import Running, all_of, plain, running, wait_until
-from tests.support import PROBLEM, Answer, assert_problem, head, read_answer, strict_json, xor
+from tests.support import PROBLEM, Answer, assert_problem, every, head, read_answer, strict_json, xor
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 CHUNKED = head("/v1/gradients", None, Transfer_Encoding="chunked")
@@ -34,7 +34,7 @@ def opened() -> Iterator[Running]:
 
 
 def answers(content: bytes) -> list[Answer]:
-    """Answers in a row, all of them with a length."""
+    """Return answers in a row, all of them with a length."""
     found = []
     while content:
         first, _, rest = content.partition(b"\r\n\r\n")
@@ -46,7 +46,7 @@ def answers(content: bytes) -> list[Answer]:
     return found
 
 
-@pytest.mark.parametrize(
+@every(
     ("status", "request_"),
     [
         (400, b"nonsense\r\n\r\n"),
@@ -82,7 +82,7 @@ def test_what_is_no_http_gets_a_problem(opened: Running, status: int, request_: 
 BIG = 500_000
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "path", "headers"),
     [
         ("unauthorized", "/v1/gradients", {}),
@@ -92,7 +92,7 @@ BIG = 500_000
         ("unsupported-media-type", "/v1/gradients", {"Authorization": "Bearer secret", "Content-Encoding": "br"}),
     ],
 )
-@pytest.mark.parametrize("way", ["length", "chunked", "expect"])
+@every("way", ["length", "chunked", "expect"])
 def test_a_body_that_is_refused_by_its_head(
     server: Running, kind: str, path: str, headers: dict[str, str], way: str
 ) -> None:
@@ -160,7 +160,7 @@ def test_chunks(opened: Running) -> None:
 
 
 def test_heads_that_repeat_are_told_apart(opened: Running) -> None:
-    """The same head with other bodies, and other heads in between: each answer is that of its own request."""
+    """The same head comes with other bodies, and other heads in between: each request gets its own answer."""
     bodies = [json.dumps(xor()).encode(), json.dumps(xor(loss="nonsense")).encode()]
     size = max(map(len, bodies))
     one, other = (head("/v1/gradients", size, Connection="") + body.ljust(size) for body in bodies)
@@ -226,7 +226,7 @@ def test_head_requests_have_no_body(opened: Running, path: str) -> None:
 
 
 def test_health_is_that_of_the_application(opened: Running) -> None:
-    """What the edge answers itself looks as the application's answer, but for what differs each time."""
+    """The edge's own answer equals the application's, except headers that differ each time."""
     client = opened.edge.app.test_client()  # type: ignore[attr-defined]
     for path in ("/health/live", "/health/ready"):
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the edge relies on in gunicorn, and its own part of the parser. A new gunicorn shows here what it changed."""
+"""The properties of gunicorn's parser that the edge relies on, and the edge's own part of it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TRAIN = "/v1/train"
 
 
 def cpu_seconds(server: Server) -> float:
-    """Processor time of all workers."""
+    """Return processor time of all workers."""
     ticks = 0
     for pid in server.workers:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -37,7 +37,7 @@ def cpu_seconds(server: Server) -> float:
 
 
 def refused(port: int) -> bool:
-    """Whether nobody listens."""
+    """Return whether nobody listens."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=5).close()
     except ConnectionRefusedError:
@@ -50,7 +50,7 @@ def training(steps: int) -> bytes:
 
 
 def test_a_client_that_leaves_stops_its_work(start_server: ServerFactory) -> None:
-    """Whether it closes the connection or resets it. One that closes its own side only still gets the answer."""
+    """The client closes the connection or resets it. One that closes its sending side still gets the answer."""
     with start_server(WEB_CONCURRENCY="1", NABLA_MAX_SECONDS="60") as server:
         for reset in (False, True):
             body = training(1_000_000)
@@ -91,7 +91,7 @@ def test_a_reload_and_a_stop(start_server: ServerFactory) -> None:
 
 
 def _reload(server: Server) -> None:
-    """Clients that ask without a pause, on connections that they keep, lose nothing while all workers are replaced."""
+    """Assert that clients of kept connections lose no answer while all workers are replaced."""
     over = threading.Event()
     errors: list[Any] = []
     counts: list[int] = []
@@ -132,7 +132,7 @@ def _reload(server: Server) -> None:
 
 
 def _stop(server: Server, held: ExitStack) -> None:
-    """Who connects is refused at once; what is open is answered, told that it is the last time, and closed."""
+    """Assert that new connections are refused, and open ones answered with `Connection: close` and closed."""
 
     def connect() -> socket.socket:
         return held.enter_context(server.connect())

@@ -19,6 +19,7 @@ from service.engine.graph.operations import slice_axis, sum_over
 from service.engine.network.activations import activations
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.support import dense_gradients
+from tests.support import every
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "cases").glob("*.json"))
 CASES = {path.stem: json.loads(path.read_text()) for path in FILES}
@@ -115,7 +116,7 @@ def norm_without_slopes(expected, gradients):
     return math.sqrt(expected**2 + sum(slopes))
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("net_gradient"))
+@every(("member", "tolerance"), of_kind("net_gradient"))
 def test_networks(member, tolerance):
     actual, expected = computed(member), member["expected"]
     assert set(expected) <= set(actual)
@@ -297,7 +298,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@every("name", GROUPS)
 def test_relations(name):
     case, relations = GROUPS[name], RELATIONS[name]
     assert set(relations) == set(case["relations"])

@@ -13,6 +13,7 @@ from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.suggestions import NOTHING, Suggestion, suggest, translated
+from tests.support import every
 
 REGISTRIES = {
     registry.kind: registry
@@ -64,7 +65,7 @@ def test_a_name_is_folded(name: str, folded: str) -> None:
     assert fold(name) == folded
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "name", "known", "expected"),
     [
         ("activation", "ReLU", ["prelu", "relu"], "relu"),

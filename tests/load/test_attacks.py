@@ -24,7 +24,7 @@ from benchmarks.attacks.judge import fault_of, strict_json
 from benchmarks.attacks.kill import BODIES, Found, body_of, clients, ports_of
 from benchmarks.attacks.mutator import Described, Mutator
 from tests.conftest import ServerFactory, wait_for
-from tests.support import Server
+from tests.support import Server, every
 
 PATIENCE = 30.0
 """Seconds that are far more than any of it takes."""
@@ -55,7 +55,7 @@ ATTACKS: dict[str, slow.Run] = {
 
 @pytest.fixture(scope="module")
 def attacked(start_server: ServerFactory) -> Iterator[Server]:
-    """Two workers with short deadlines."""
+    """Yield a server of two workers with short deadlines."""
     settings = {f"NABLA_MAX_{name}_SECONDS": "1" for name in ("HEADER", "BODY", "SEND")}
     with start_server(**settings, NABLA_MAX_BODY_BYTES=str(4 * 2**20)) as server:
         yield server
@@ -67,12 +67,12 @@ def gauge(server: Server, name: str) -> float:
 
 
 async def normal(port: int, rounds: int) -> list[int]:
-    """Statuses of normal requests, one after the other."""
+    """Return statuses of normal requests, one after the other."""
     requests = (LIVE, GRADIENTS) * rounds
     return [(await ask(port, request, timeout=PATIENCE)).status for request in requests]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@every("name", ATTACKS)
 def test_others_are_served_beside(attacked: Server, name: str) -> None:
     notes: Counter[str] = Counter()
 
@@ -117,7 +117,7 @@ SIZE = 60_000
 BOMBS = bombs(SIZE)
 
 
-@pytest.mark.parametrize("bomb", BOMBS, ids=[bomb.name for bomb in BOMBS])
+@every("bomb", BOMBS, ids=[bomb.name for bomb in BOMBS])
 def test_a_bomb_is_refused(attacked: Server, bomb: Bomb) -> None:
     request = post(bomb.path, bomb.wire, {"Content-Encoding": "gzip"} if bomb.gzipped else {})
     answer = asyncio.run(ask(attacked.port, request, timeout=PATIENCE))
@@ -133,7 +133,7 @@ def test_a_body_that_grows_a_thousandfold_is_refused(attacked: Server) -> None:
 
 
 def test_a_late_body_is_no_request(attacked: Server) -> None:
-    """What comes after the refusal of a body belongs to the body."""
+    """Bytes after the refusal of a body belong to the body."""
 
     async def late() -> bytes:
         connection = await slow.connect(attacked.port)

@@ -18,7 +18,7 @@ from service.engine.declarations import Declaration, Registry
 from service.engine.options import Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, xor
+from tests.support import assert_problem, every, faults, network, xor
 
 CHOICES = {
     plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.answers_only
@@ -38,7 +38,7 @@ def requires(declaration: Declaration) -> list[Option]:
 
 
 def bad(option: Option) -> Iterator[Any]:
-    """Values that the option does not take."""
+    """Return values that the option refuses."""
     if option.required or option.default is not None:
         yield None
     yield from option.refused()
@@ -49,12 +49,12 @@ TOGETHER: dict[str, dict[str, Any]] = {"piecewise_constant": {"boundaries": [1],
 
 
 def path_of(registry: Registry[Any]) -> str:
-    """Where a request of `request_with` goes."""
+    """Return the path for a request of `request_with`."""
     return "/v1/train" if registry.plural in ("optimizers", "schedules") else "/v1/gradients"
 
 
 def request_with(registry: Registry[Any], declaration: Declaration, **options: Any) -> tuple[dict[str, Any], str]:
-    """A request that uses a declared block with some options set, and the pointer to the block."""
+    """Return a request that uses a declared block with some options set, and the pointer to the block."""
     required = {option.name: next(option.accepted()) for option in requires(declaration)}
     block = {"type": declaration.name} | required | TOGETHER.get(declaration.name, {}) | options
     dense = {"type": "dense", "units": 1}
@@ -71,7 +71,7 @@ def request_with(registry: Registry[Any], declaration: Declaration, **options: A
     return xor(network=network(dense | {where: block}), parameters=...), f"#/network/layers/0/{where}"
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_options_refuse_wrong_values_at_their_place(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -90,7 +90,7 @@ def test_options_refuse_wrong_values_at_their_place(
         assert all(at_it), (inside, value, document)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
     for option, value in ((each, value) for each in declaration.options for value in each.accepted()):
         body, place = request_with(registry, declaration, **{option.name: value})
@@ -104,14 +104,14 @@ def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[A
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """A value, and the entries of a list."""
+    """Yield a value, and the entries of a list."""
     yield value
     if isinstance(value, list):
         for entry in value:
             yield from parts(entry)
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
     registry: Registry[Any], declaration: Declaration
 ) -> None:
@@ -139,7 +139,7 @@ def test_every_field_describes_itself() -> None:
         StrictField().json_schema(Components())
 
 
-@pytest.mark.parametrize(("registry", "declaration"), BLOCKS)
+@every(("registry", "declaration"), BLOCKS)
 def test_required_options_are_asked_for(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
     for option in declaration.options:
         body, place = request_with(registry, declaration)
@@ -185,7 +185,7 @@ def test_unknown_options_are_refused_with_what_there_is(post: Post, plural: str)
         assert {option.name for option in declaration.options} <= set(error.get("allowed", ()))
 
 
-@pytest.mark.parametrize(
+@every(
     ("key", "value", "detail"),
     [
         ("seed", -1, "takes an integer at least 0"),

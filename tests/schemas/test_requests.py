@@ -18,7 +18,7 @@ from service.api.endpoint import ENDPOINTS, Endpoint
 from service.api.examples import FORWARD, GRADIENTS
 from service.engine.network.evaluate import EvaluationTask
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, xor
+from tests.support import assert_problem, every, faults, network, xor
 
 MakeClient = Callable[..., FlaskClient]
 PLAIN = xor(network=network({"type": "dense", "units": 3, "activation": "tanh"}, {"type": "dense", "units": 1}))
@@ -27,7 +27,7 @@ INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The tasks that were compiled."""
+    """Return the tasks that were compiled."""
     tasks: list[Any] = []
     compile_it = EvaluationTask.compile
 
@@ -50,7 +50,7 @@ def test_the_second_answer_is_the_first_byte_for_byte(make_client: MakeClient, p
     assert first.get_data() == second.get_data()
 
 
-@pytest.mark.parametrize(
+@every(
     "change",
     [
         {"inputs": [[1]]},
@@ -189,9 +189,9 @@ def test_integers_and_floats_of_a_recipe_are_told_apart(post: Post) -> None:
     assert "takes an integer" in faults(assert_problem(post(body), "invalid", body))["#/network/layers/0/units"]
 
 
-@pytest.mark.parametrize("depth", [MOST_DEPTH + 2, 300, 900])
-@pytest.mark.parametrize("form", ["object", "list"])
-@pytest.mark.parametrize("padding", [0, 40_000])
+@every("depth", [MOST_DEPTH + 2, 300, 900])
+@every("form", ["object", "list"])
+@every("padding", [0, 40_000])
 def test_recipes_that_are_nested_too_deep_are_refused(post: Post, depth: int, form: str, padding: int) -> None:
     opening, closing = ('{"a":', "}") if form == "object" else ("[", "]")
     deep = opening * depth + "1" + closing * depth
@@ -251,14 +251,14 @@ def test_unknown_keys_are_told_in_the_order_of_the_body(post: Post) -> None:
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:
-    """The classes that a type allows a value to have."""
+    """Return the classes that a type allows a value to have."""
     if get_origin(hint) in (NotRequired, Union, UnionType):
         return tuple(kind for part in get_args(hint) for kind in kinds_of(part))
     found = get_origin(hint) or hint
     return (dict,) if is_typeddict(found) else (found,)
 
 
-@pytest.mark.parametrize("operation", [each for each in ENDPOINTS if each.takes], ids=lambda each: each.path)
+@every("operation", [each for each in ENDPOINTS if each.takes], ids=lambda each: each.path)
 def test_requests_are_loaded_into_what_their_type_says(operation: Endpoint) -> None:
     """Types are checked by mypy; that values are of these types, nobody else checks."""
     schema: Any = operation.takes

@@ -16,20 +16,21 @@ from marshmallow import ValidationError
 
 from schemas.tensor import MOST_AXES, TYPED_DTYPES, decode, encode, narrow
 from service.wire.large_json import Unsure, parse_large
+from tests.support import every
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=64)
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, max_side=5)
 
 
 def typed(**changes: Any) -> dict[str, Any]:
-    """The typed array [[1, 2]] with some keys changed; `...` leaves one out."""
+    """Return the typed array [[1, 2]] with some keys changed; `...` leaves one out."""
     content = base64.b64encode(struct.pack("<2d", 1.0, 2.0)).decode()
     array = {"dtype": "float64", "shape": [1, 2], "base64": content} | changes
     return {key: value for key, value in array.items() if value is not ...}
 
 
 def offence(value: Any) -> tuple[tuple[Any, ...], str]:
-    """Where a tensor is refused, and why."""
+    """Return the place and the detail of the refusal of a tensor."""
     with pytest.raises(ValidationError) as caught:
         decode(value)
     messages, path = caught.value.messages, ()
@@ -129,7 +130,7 @@ REFUSED_LISTS = [
 ]
 
 
-@pytest.mark.parametrize(("value", "path", "detail"), REFUSED_LISTS, ids=lambda value: repr(value)[:30])
+@every(("value", "path", "detail"), REFUSED_LISTS, ids=lambda value: repr(value)[:30])
 def test_lists_are_refused_at_the_first_offending_place(value: Any, path: tuple[int, ...], detail: str) -> None:
     where, why = offence(value)
     assert where == path
@@ -137,7 +138,7 @@ def test_lists_are_refused_at_the_first_offending_place(value: Any, path: tuple[
     assert len(why) < 200
 
 
-@pytest.mark.parametrize(
+@every(
     "value",
     [value for value, _, _ in REFUSED_LISTS if isinstance(value, list) and "0000" not in repr(value)],
     ids=lambda value: repr(value)[:30],
@@ -164,7 +165,7 @@ def test_a_tensor_has_at_most_sixteen_axes() -> None:
     assert "deeper than 16" in offence(parse_large(b"[" * 17 + b"1" + b"]" * 17))[1]
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "path", "detail"),
     [
         ({"dtype": ...}, ("dtype",), "is required"),

@@ -5,11 +5,11 @@ A case has a name of its own for its optimizer. It trains on all samples for som
 """
 
 import numpy as np
-import pytest
 
 from tests.engine.descent.building import train, training
 from tests.engine.network.building import dense, evaluate, network
 from tests.engine.test_cases import CASES, LOSSES, close, of_kind
+from tests.support import every
 
 # By the name in the cases: the optimizer, the names of its options, and the names of its state.
 OPTIMIZERS = {
@@ -133,7 +133,7 @@ def only_trained(parameters, case):
     return parameters
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("net_training"))
+@every(("case", "tolerance"), of_kind("net_training"))
 def test_trainings(case, tolerance):
     expected, state_names = case["expected"], OPTIMIZERS[case["optimizer"]["name"]][2]
     records, curve, outcome = trained(case)
@@ -164,7 +164,7 @@ def test_trainings(case, tolerance):
 WITH_OPTIMUM = [each for each in of_kind("net_training") if "least_squares_optimum" in each.values[0]["expected"]]
 
 
-@pytest.mark.parametrize(("case", "tolerance"), WITH_OPTIMUM)
+@every(("case", "tolerance"), WITH_OPTIMUM)
 def test_one_step_of_newton_finds_the_least_squares_optimum(case, tolerance):
     optimum = case["expected"]["least_squares_optimum"]
     _, outcome = train(**arguments(case), chosen="newton", steps=1)

@@ -14,6 +14,7 @@ from service.engine.descent.trace import TRACED
 from service.engine.errors import InvalidRequest
 from tests.engine.descent.building import finish, train, training
 from tests.engine.network.building import dense, layer, network
+from tests.support import every
 
 RNG = np.random.default_rng(11)
 X, Y = RNG.standard_normal((10, 3)), RNG.standard_normal((10, 1))
@@ -125,12 +126,12 @@ def assert_goes_on(steps, interrupted, dtype, *arguments, **details):
     return records, outcome
 
 
-@pytest.mark.parametrize(
+@every(
     ("dtype", "schedule"),
     [("float64", PLATEAU), ("float64", ONE_CYCLE), ("float32", ONE_CYCLE)],
     ids=["float64-plateau", "float64-one_cycle", "float32-one_cycle"],
 )
-@pytest.mark.parametrize("chosen", CHOICES, ids=named)
+@every("chosen", CHOICES, ids=named)
 def test_an_interrupted_training_goes_on_with_the_same_bits(chosen, schedule, dtype):
     clip = None if optimizers[chosen["name"]].search else {"norm": 1.5}  # searches take none
     _, outcome = assert_goes_on(
@@ -247,7 +248,7 @@ def test_a_checkpoint_outlasts_its_training():
     same_numbers(outcome.checkpoint, kept)
 
 
-@pytest.mark.parametrize("name", [each.name for each in schedules])
+@every("name", [each.name for each in schedules])
 def test_another_schedule_may_follow(name):
     """The state of a schedule in a checkpoint does not reach another schedule."""
     _, half = train(SMALL, X, Y, "adam", steps=4, schedule={"name": "plateau", "patience": 0})
@@ -308,7 +309,7 @@ def test_state_that_is_missing_or_unknown():
     assert allowed == ("first_moment", "second_moment")
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=named)
+@every("chosen", CHOICES, ids=named)
 def test_every_optimizer_needs_its_whole_state(chosen):
     checkpoint = made(chosen)
     left_out = optimizers[chosen["name"]].histories

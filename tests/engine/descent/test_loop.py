@@ -14,6 +14,7 @@ from service.engine.descent.schedules import schedules
 from service.engine.errors import EngineError
 from tests.engine.descent.building import recipe
 from tests.engine.network.building import select
+from tests.support import every
 
 RULES = [each.name for each in optimizers if not each.search]
 ALL = [each.name for each in optimizers]
@@ -130,7 +131,7 @@ def test_epochs_are_counted_in_their_steps():
     assert objective.begun == list(range(7))
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_every_optimizer_descends_and_leaves_the_gradient_alone(name):
     objective = Function(quadratic(CURVATURES), START, lambda x: np.diag(CURVATURES))
     steps, descent = descend(objective, name, 5)
@@ -172,7 +173,7 @@ def test_ascent_climbs_the_hill_between_the_wells():
     np.testing.assert_allclose(descent.parameters, 0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", RULES)
+@every("name", RULES)
 def test_float32_stays_float32(name):
     objective = Function(quadratic(CURVATURES.astype(np.float32)), START, dtype=np.float32)
     steps, descent = descend(
@@ -664,7 +665,7 @@ def test_a_large_loss_may_stay_large():
     assert len(taken) == 4 and descent.status == "diverged"
 
 
-@pytest.mark.parametrize("name", RULES)
+@every("name", RULES)
 def test_divergence_leaves_the_state_as_it_was(name):
     losses = iter([1.0, 1.0, math.inf])
     objective = Function(lambda x: (next(losses) if len(objective.looked_at) % per_step == 1 or per_step == 1 else 0.0,
@@ -762,7 +763,7 @@ def test_decoupled_decay_of_nesterov_is_at_the_parameters():
 # --- before anything has moved ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("loss", "gradient", "words"),
     [
         (math.nan, 1.0, "the loss is not a number"),
@@ -771,7 +772,7 @@ def test_decoupled_decay_of_nesterov_is_at_the_parameters():
         (1.0, math.inf, "the gradient is not finite"),
     ],
 )
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "l_bfgs", "exact_line_search"])
+@every("name", ["sgd", "nesterov", "adam", "l_bfgs", "exact_line_search"])
 def test_the_learning_rate_is_not_blamed_for_a_start_that_is_not_finite(name, loss, gradient, words):
     objective = Function(lambda x: (loss, np.full(2, gradient)), [0.5, 3.0])
     taken, descent = descend(objective, name, 5)

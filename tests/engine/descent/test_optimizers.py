@@ -18,6 +18,7 @@ from service.engine.descent.optimizers import Move, Optimizer, State, optimizers
 from service.engine.descent.optimizers.declaration import KERAS, LOOP_OPTIONS, PYTORCH
 from tests.engine.descent.references import REFERENCES, Memory
 from tests.engine.values import others
+from tests.support import every
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ANSWERS = {
@@ -126,7 +127,7 @@ def descend(
         yield step, answer
 
 
-@pytest.mark.parametrize(("selection", "recorded"), RECORDS)
+@every(("selection", "recorded"), RECORDS)
 def test_parameters_are_those_of_the_oracle(selection: Selection[Optimizer], recorded: dict[str, list[float]]) -> None:
     parameters = START.copy()
     compared = 0
@@ -186,7 +187,7 @@ def test_parameters_are_those_of_the_reference(option: str, selection: Selection
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15, err_msg=f"step {step}")
 
 
-@pytest.mark.parametrize("declaration", RULES, ids=lambda declaration: declaration.name)
+@every("declaration", RULES, ids=lambda declaration: declaration.name)
 def test_every_option_counts(declaration: Optimizer) -> None:
     """Another value of the option changes the result: alone, or together with one more option."""
 
@@ -208,10 +209,8 @@ def test_every_option_counts(declaration: Optimizer) -> None:
         ), f"{option.name} of {declaration.name} changes nothing"
 
 
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize(
-    "declaration", [each for each in RULES if not each.counter_example], ids=lambda declaration: declaration.name
-)
+@every("maximize", [False, True])
+@every("declaration", [each for each in RULES if not each.counter_example], ids=lambda declaration: declaration.name)
 def test_a_rule_goes_down_and_up(declaration: Optimizer, maximize: bool) -> None:
     """On half the sum of squares, with the point itself as gradient, every number approaches 0, or leaves it uphill."""
     required = {option.name: next(option.accepted()) for option in declaration.options if option.required}
@@ -239,7 +238,7 @@ def test_defaults_are_those_of_the_oracle(convention: str, source: str) -> None:
         assert {key: usual[key] for key in defaults} == defaults, name
 
 
-@pytest.mark.parametrize("declaration", RULES, ids=lambda declaration: declaration.name)
+@every("declaration", RULES, ids=lambda declaration: declaration.name)
 def test_a_convention_names_options(declaration: Optimizer) -> None:
     names = {option.name for option in declaration.options}
     assert bool(declaration.conventions) == ("convention" in names)
@@ -247,7 +246,7 @@ def test_a_convention_names_options(declaration: Optimizer) -> None:
         assert set(values) <= names
 
 
-@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+@every("selection", CHOICES.values(), ids=CHOICES)
 def test_float32_stays_float32(selection: Selection[Optimizer]) -> None:
     parameters = START.astype(np.float32)
     exact = START.copy()
@@ -268,7 +267,7 @@ def test_float32_stays_float32(selection: Selection[Optimizer]) -> None:
     np.testing.assert_allclose(parameters, exact, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+@every("selection", CHOICES.values(), ids=CHOICES)
 def test_rows_are_independent(selection: Selection[Optimizer]) -> None:
     rows = np.stack([START, START + 0.3, 0.5 * START])
     state = fresh_state(selection, rows)
@@ -282,7 +281,7 @@ def test_rows_are_independent(selection: Selection[Optimizer]) -> None:
         assert np.array_equal(value, np.stack([getattr(own, name) for own in states])) or type(value) is float
 
 
-@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+@every("selection", CHOICES.values(), ids=CHOICES)
 def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
     """The rule also leaves the gradient unchanged, and changes the declared arrays of its state in place."""
     whole = fresh_state(selection, START)
@@ -306,8 +305,8 @@ def test_parts_are_independent(selection: Selection[Optimizer]) -> None:
             assert np.array_equal(value, np.concatenate([getattr(part, name) for part in parts]))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+@every("dtype", [np.float32, np.float64])
+@every("selection", CHOICES.values(), ids=CHOICES)
 def test_a_rule_goes_on_from_its_state(selection: Selection[Optimizer], dtype: type) -> None:
     parameters: Array = START.astype(dtype)
     state = fresh_state(selection, parameters)
@@ -329,7 +328,7 @@ def shown(selection: Selection[Optimizer], state: State, step: int) -> dict[str,
     return {} if show is None else dict(show(state, step, **rule_options(selection)))
 
 
-@pytest.mark.parametrize("selection", CHOICES.values(), ids=CHOICES)
+@every("selection", CHOICES.values(), ids=CHOICES)
 def test_shown_arrays_are_finite(selection: Selection[Optimizer]) -> None:
     parameters = START.copy()
     state = fresh_state(selection, parameters)

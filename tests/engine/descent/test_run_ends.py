@@ -11,6 +11,7 @@ from service.engine.descent.run_ends import RunEnds
 from tests.engine.descent.claims import faults, faults_of_fit, fits, fitted, runs_on
 from tests.engine.functions.building import finish, roll, rolling
 from tests.engine.functions.claims import others, quadratics
+from tests.support import every
 
 DOUBLE_WELL = "x^4 - 2x^2 + y^2"
 SLOW = {"name": "sgd", "learning_rate": 0.001}
@@ -269,8 +270,8 @@ WITHOUT_SLOPE = [
 ]
 
 
-@pytest.mark.parametrize("chosen", ["newton", {"name": "adam", "learning_rate": 0.1}], ids=str)
-@pytest.mark.parametrize(("text", "start", "words"), WITHOUT_SLOPE)
+@every("chosen", ["newton", {"name": "adam", "learning_rate": 0.1}], ids=str)
+@every(("text", "start", "words"), WITHOUT_SLOPE)
 def test_a_start_on_a_kink_has_not_diverged(text, start, words, chosen):
     other = tuple(number + 1.0 for number in start)
     _, _, outcome = roll(text, chosen, [start, other], 5)

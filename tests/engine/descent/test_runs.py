@@ -19,6 +19,7 @@ from service.engine.limits import Limits
 from tests.engine.descent.building import recipe
 from tests.engine.descent.test_optimizers import CHOICES
 from tests.engine.functions.building import COMPILE, arrived, finish, function, plan, roll, rolled, rolling
+from tests.support import every
 
 BENT = "(1 - x)^2 + 3*(y - x^2)^2 + x*y/4"
 """A function of products and sums only, so that all digits of a run are the same in any column."""
@@ -84,7 +85,7 @@ def assert_as_alone(text, chosen, starts=STARTS, steps=STEPS, rtol=0.0, **detail
 # --- as the loop --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
+@every("chosen", CHOICES.values(), ids=CHOICES)
 def test_runs_of_rules_are_those_of_the_loop(chosen):
     rate = min(chosen.options["learning_rate"], 0.02)
     if chosen.name in ("adadelta", "rprop"):
@@ -93,8 +94,8 @@ def test_runs_of_rules_are_those_of_the_loop(chosen):
     assert_as_alone(BENT, usual)
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize(
+@every("name", RULES)
+@every(
     "more",
     [
         {"options": {"weight_decay": 0.1}},
@@ -661,9 +662,7 @@ def end(preset, outcome, run):
     return near[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "number"), [(name, number) for name, trials in ENDS.items() for number in range(len(trials))]
-)
+@every(("name", "number"), [(name, number) for name, trials in ENDS.items() for number in range(len(trials))])
 def test_trials_end_as_their_texts_say(name, number):
     preset = presets[name]
     _, _, outcome = trial(name, number)

@@ -12,6 +12,7 @@ import pytest
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.functions.building import roll
 from tests.engine.test_cases import CASES, close, members_of, of_kind
+from tests.support import every
 
 RUN = {"trace", "value_curve", "final", "final_value", "gradient_norm_final", "diverged_at_step"}
 
@@ -27,7 +28,7 @@ def rolled(case):
     )
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("function_descent"))
+@every(("case", "tolerance"), of_kind("function_descent"))
 def test_descents(case, tolerance):
     running, recorded, outcome = rolled(case)
     state_names = OPTIMIZERS[case["optimizer"]["name"]][2]

@@ -14,6 +14,7 @@ from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Scheduler
 from service.engine.descent.schedules import schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
+from tests.support import every
 
 DATA = Path(__file__).parents[2] / "data"
 PYTORCH = json.loads((DATA / "pytorch" / "schedules.json").read_text())
@@ -33,7 +34,7 @@ def title(record):
     return f"{record['from']} {record['name']} {record['options']}"
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=title)
+@every("record", RECORDS, ids=title)
 def test_rates_are_those_recorded(record):
     at_work = scheduler(record["name"], record["base"], **record["options"])
     found = []
@@ -78,7 +79,7 @@ BY_HAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options", "steps_per_epoch", "rates"), BY_HAND)
+@every(("name", "options", "steps_per_epoch", "rates"), BY_HAND)
 def test_rates_computed_by_hand(name, options, steps_per_epoch, rates):
     at_work = scheduler(name, steps_per_epoch=steps_per_epoch, **options)
     found = [at_work.rate(step).learning_rate for step in range(len(rates))]

@@ -9,6 +9,7 @@ import pytest
 
 from service.engine.descent.optimizers import State, optimizers
 from service.engine.float_warnings import without_float_warnings
+from tests.support import every
 
 RECORDS = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "l_bfgs.json").read_text())["records"]
 
@@ -102,7 +103,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record['function']} {record['options']}")
+@every("record", RECORDS, ids=lambda record: f"{record['function']} {record['options']}")
 def test_l_bfgs_goes_step_by_step_where_pytorch_goes(record):
     search = Search("l_bfgs", Problem(FUNCTIONS[record["function"]], record["start"]), **record["options"])
     for expected in record["parameters"]:
@@ -174,8 +175,8 @@ def test_newton_stays_where_the_hessian_is_not_finite(curvature):
     np.testing.assert_array_equal(problem.parameters, [3.0, 1.0])
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("trial", [1.0, 1e-3, 0.3, 50.0])
+@every("size", [1, 2, 5])
+@every("trial", [1.0, 1e-3, 0.3, 50.0])
 def test_exact_line_search_on_quadratics(size, trial):
     matrix = matrix_of(size, 7)
     problem = Problem(quadratic_of(matrix, np.ones(size)), np.linspace(1.0, 2.0, size))
@@ -259,11 +260,11 @@ def test_l_bfgs_avoids_points_that_are_not_finite(options):
     assert problem.evaluations < 100
 
 
-@pytest.mark.parametrize(
+@every(
     "values", [(0.0, 0.0), (1e300, 1e300), (1.0, np.nan), (1.0, -1e308), (1e308, 1e200), (-np.inf, 1.0), (np.nan, 1.0)]
 )
-@pytest.mark.parametrize("options", [{}, {"iterations": 30}, {"line_search": "none", "iterations": 30}])
-@pytest.mark.parametrize("name", ["l_bfgs", "exact_line_search"])
+@every("options", [{}, {"iterations": 30}, {"line_search": "none", "iterations": 30}])
+@every("name", ["l_bfgs", "exact_line_search"])
 def test_searches_end_on_any_function(name, options, values):
     answers = iter([(1.0, 1.0), (1.0, 1.0)])
 

@@ -13,6 +13,7 @@ from service.engine.limits import Limits
 from service.engine.network.feed import Feed
 from tests.engine.descent.building import assert_same_trees, finish, train, training
 from tests.engine.network.building import as_arrays, by_input, by_output, compiled, dense, evaluate, layer, network
+from tests.support import every
 
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((10, 3))
@@ -605,7 +606,7 @@ def test_warnings_about_the_network_and_the_targets():
     assert [warning.code for warning in outcome.warnings] == ["gradient_blocked", "unusual_targets"]
 
 
-@pytest.mark.parametrize("name", [each.name for each in optimizers])
+@every("name", [each.name for each in optimizers])
 def test_every_optimizer_trains(name):
     records, outcome = train(SMALL, X, Y, name, steps=6, include=TRACED)
     assert outcome.status == "completed" and len(records) == 6

@@ -13,6 +13,7 @@ from service.engine.functions.expression import parse
 from service.engine.functions.vocabulary import vocabulary
 from tests.engine.functions.building import results
 from tests.engine.functions.samples import MEANINGS, SAMPLES, VARIABLES, written
+from tests.support import every
 
 EXPRESSIONS = {
     "x*y + sin(x)": (2.0, 3.0),
@@ -72,7 +73,7 @@ def test_adjoints_add_up(text):
     assert_consistent(text, EXPRESSIONS[text])
 
 
-@pytest.mark.parametrize("word", [word for word in vocabulary if word.arguments], ids=lambda word: word.name)
+@every("word", [word for word in vocabulary if word.arguments], ids=lambda word: word.name)
 def test_every_word(word):
     for point in SAMPLES[word.name]:
         assert_consistent(written(word), point, VARIABLES[: word.arguments])

@@ -22,6 +22,7 @@ from service.engine.functions.calculus import (
     eigen,
 )
 from tests.engine.functions.building import calculus
+from tests.support import every
 
 NAN, INF = math.nan, math.inf
 
@@ -34,7 +35,7 @@ def random_symmetric(count, size, seed=0):
 # --- norms and directions -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("row", "norm"),
     [
         ((3.0, 4.0), 5.0),
@@ -146,7 +147,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "point", "kind"), PLACES)
+@every(("text", "point", "kind"), PLACES)
 def test_kinds_of_places(text, point, kind):
     assert calculus(text, [point], "xyz"[: len(point)]).classes == [kind]
 

@@ -14,6 +14,7 @@ from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, NOT_
 from service.engine.functions.expression import parse
 from tests.engine.functions.building import calculus
 from tests.engine.test_cases import CASES, close, members_of, of_kind
+from tests.support import every
 
 KINDS = {
     "local_minimum": MINIMUM,
@@ -30,7 +31,7 @@ def found_at(member):
     return calculus(member["expression"], points, member["variables"])
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("function"))
+@every(("member", "tolerance"), of_kind("function"))
 def test_functions(member, tolerance):
     found = found_at(member)
     for place, expected in enumerate(member["expected"]):

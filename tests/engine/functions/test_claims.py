@@ -9,6 +9,7 @@ from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADD
 from service.engine.functions.stationary import search
 from tests.engine.functions.building import function
 from tests.engine.functions.claims import check, others, quadratics
+from tests.support import every
 
 
 def searched(text, low, high, starts=500, variables=None):
@@ -61,8 +62,8 @@ def test_what_rounding_hides_is_admitted():
     assert len(found.hidden) > 0 and not found.curves
 
 
-@pytest.mark.parametrize("height", ["1e-100", "1e-30", "1", "1e30", "1e100"])
-@pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
+@every("height", ["1e-100", "1e-30", "1", "1e30", "1e100"])
+@every("width", [1e-6, 1.0, 1e6])
 def test_neither_the_scale_of_values_nor_that_of_places_matters(height, width):
     text = f"{height}*((x/{width})^4 - 2*(x/{width})^2 + 1e-6*(y/{width})^2)"
     found, classes = searched(text, (-2 * width, -2 * width), (2 * width, 2 * width))

@@ -15,6 +15,7 @@ from service.engine.functions.expression import MOST_VARIABLES, parse
 from service.engine.limits import Limits
 from tests.engine.functions.building import function, problems, results
 from tests.engine.support import random_examples
+from tests.support import every
 from tests.watches import Looks
 
 PEAKS = "3*(1 - x)^2*exp(-x^2 - (y + 1)^2) - 10*(x/5 - x^3 - y^5)*exp(-x^2 - y^2) - exp(-(x + 1)^2 - y^2)/3"
@@ -154,7 +155,7 @@ def test_negative_zero_is_a_zero():
 # --- problems -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "point", "expected"),
     [
         ("log(x)", -1.0, ["domain"]),
@@ -308,7 +309,7 @@ def test_derivatives_of_random_expressions_are_limits_of_differences(text, point
 # --- kinks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "kinked"),
     [
         ("|x|", True),

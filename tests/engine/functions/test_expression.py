@@ -23,6 +23,7 @@ from service.engine.functions.expression import (
 from service.engine.functions.vocabulary import vocabulary
 from tests.engine.functions.hostile import hostile_expressions
 from tests.engine.functions.samples import MEANINGS
+from tests.support import every
 
 CONSTANTS = {"pi": math.pi, "e": math.e}
 
@@ -64,7 +65,7 @@ def complaint(text: str, variables: Sequence[str] | None = None) -> str:
     return fault.detail
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("x + y - z", "subtract(add(x, y), z)"),
@@ -100,7 +101,7 @@ def test_precedence(text: str, expected: str) -> None:
     assert tree(text) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("2x", "multiply(2, x)"),
@@ -128,7 +129,7 @@ def test_listed_variable_before_parentheses_is_a_factor() -> None:
     assert tree("x(x+1)", ["x"]) == "multiply(x, add(x, 1))"
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("|x|", "abs(x)"),
@@ -168,7 +169,7 @@ def test_superscripts(text: str, expected: str) -> None:
     assert tree(text) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("12", 12.0),
@@ -294,7 +295,7 @@ def test_variables(text: str, listed: Sequence[str] | None, expected: tuple[str,
 NUMBER_OR_NAME = 'expected a number, a name or "("'
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         # where an operand should be
@@ -384,7 +385,7 @@ def test_refusals_say_where_and_what_instead(text: str, expected: str) -> None:
     assert expected in complaint(text)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "listed", "expected"),
     [
         ("f(x)", None, 'at column 1: "f" is no function; for a product write f*(…)'),
@@ -436,7 +437,7 @@ def test_unknown_names_are_reported_up_to_a_number() -> None:
     assert len(refusal(f"{names} )", [])) == MOST_ERRORS
 
 
-@pytest.mark.parametrize(
+@every(
     ("listed", "position", "expected"),
     [
         (["x", "sin"], 1, "sin is a function; call the variable otherwise"),

@@ -12,6 +12,7 @@ from service.engine.errors import InvalidRequest
 from service.engine.functions.expression import LONGEST_EXPRESSION, parse
 from service.engine.functions.fit import LOSSES, MOST_WRITTEN, fit_line
 from tests.engine.functions.building import calculus, results
+from tests.support import every
 
 NAMES = ("w", "b")
 
@@ -50,8 +51,8 @@ def test_losses(loss):
     np.testing.assert_allclose(line.loss, loss_of(points, loss, line.slope, line.intercept), rtol=1e-14)
 
 
-@pytest.mark.parametrize("count", [2, 5, MOST_WRITTEN, MOST_WRITTEN + 1, 400])
-@pytest.mark.parametrize("loss", LOSSES)
+@every("count", [2, 5, MOST_WRITTEN, MOST_WRITTEN + 1, 400])
+@every("loss", LOSSES)
 def test_the_expression_is_the_loss(loss, count):
     points = noisy(count, seed=count)
     line = fit_line(points, loss, NAMES)
@@ -171,8 +172,8 @@ def test_points_close_to_each_other():
         assert line.slope == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (3e3, 1.0), (1.7e9, 100.0), (-1e9, 1e-3), (1.0, 1e-9)])
+@every("loss", LOSSES)
+@every(("offset", "spread"), [(0.0, 1.0), (3e3, 1.0), (1.7e9, 100.0), (-1e9, 1e-3), (1.0, 1e-9)])
 def test_curvatures_are_those_of_60_digits(loss, offset, spread):
     chance = np.random.default_rng(2)
     points = [(offset + spread * chance.normal(), 1e6 * chance.normal()) for _ in range(12)]

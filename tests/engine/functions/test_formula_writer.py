@@ -28,6 +28,7 @@ from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, Node
 from tests.engine.support import random_examples
+from tests.support import every
 
 _error_function = np.vectorize(math.erf)
 MEANINGS: dict[str, Any] = {
@@ -180,7 +181,7 @@ EXPRESSIONS = (
 )
 
 
-@pytest.mark.parametrize("text", EXPRESSIONS)
+@every("text", EXPRESSIONS)
 def test_the_text_of_a_formula_means_what_the_graph_computes(text: str) -> None:
     errors, found = differences(text, 0.2, 0.95)
     assert None not in found
@@ -193,7 +194,7 @@ def test_roots_of_negative_numbers_keep_their_sign(text: str) -> None:
     assert max(errors) < 1e-9
 
 
-@pytest.mark.parametrize("text", EXPRESSIONS)
+@every("text", EXPRESSIONS)
 def test_the_text_of_a_formula_can_be_typed(text: str) -> None:
     for formula in formulas(text, 2):
         assert formula is not None
@@ -236,7 +237,7 @@ def test_any_formula_means_what_the_graph_computes(text: str) -> None:
 # --- looks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         (
@@ -357,7 +358,7 @@ def test_a_long_derivative_keeps_its_factors() -> None:
     assert by_x == products
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("x*x*x^y/x", "x^(1 + y)"),
@@ -401,7 +402,7 @@ def test_what_is_above_something_can_be_typed_though_there_is_no_word_for_it() -
     assert slope == "z*(1 - step(y - x))"
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("(1 - x)^2 + 100*(y - x^2)^2", "(1 - x)^2 + 100 (y - x^2)^2"),
@@ -556,7 +557,7 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@every("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
     nodes, leaves = nodes_of(text)
     found = printed(nodes, leaves)
@@ -581,7 +582,7 @@ def test_what_is_too_long_leaves_work_for_the_others_but_none_for_second_derivat
     assert found.hessian == [[None] * 3] * 3
 
 
-@pytest.mark.parametrize("name", [name for name in presets.names if name != "goldstein_price"])
+@every("name", [name for name in presets.names if name != "goldstein_price"])
 def test_all_derivatives_of_presets_have_formulas(name: str) -> None:
     found = formulas_of(presets[name].build())
     assert all(None not in formulas for formulas in (found.gradient, *found.hessian))

@@ -20,13 +20,14 @@ from tests.engine.functions.latex_reader import Misprint, read
 from tests.engine.functions.random_expressions import random_expressions
 from tests.engine.functions.samples import SAMPLES
 from tests.engine.functions.test_formula_writer import HOSTILE
+from tests.support import every
 
 RANDOM = 500
 
 # --- the reader ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("latex", "expected"),
     [
         ("-x^2", -9.0),
@@ -48,7 +49,7 @@ def test_the_reader_knows_the_conventions(latex: str, expected: float) -> None:
     assert value_of(read(latex), FLOATS, {"x": 3.0, "y": 2.0, "e": math.e}) == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize(
+@every(
     "latex",
     [
         *(
@@ -93,7 +94,7 @@ def test_the_reader_refuses_what_can_be_read_in_two_ways(latex: str) -> None:
 # --- what is printed ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("(x*cosh(x))^2", r"(x \cosh x)^2"),
@@ -136,7 +137,7 @@ def test_variables_of_one_expression_do_not_look_the_same() -> None:
     }
 
 
-@pytest.mark.parametrize("name", presets.names)
+@every("name", presets.names)
 def test_formulas_of_presets_mean_what_they_do(name: str) -> None:
     found = checked(presets[name].expression)
     assert found.faults == []
@@ -156,9 +157,7 @@ def test_formulas_of_random_expressions_mean_what_they_do() -> None:
     assert sum(report.values for report in reports) > 50 * RANDOM
 
 
-@pytest.mark.parametrize(
-    "word", [word for word in vocabulary if word.arguments and word.name != "negate"], ids=lambda word: word.name
-)
+@every("word", [word for word in vocabulary if word.arguments and word.name != "negate"], ids=lambda word: word.name)
 def test_the_latex_of_a_word_means_what_it_does(word) -> None:
     tree = read(word.latex)
     for arguments in SAMPLES[word.name]:
@@ -174,7 +173,7 @@ def test_the_closed_form_of_a_line_sets() -> None:
 # --- what formulas may not do -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "place", "expected"),
     [
         ("y*sign(x^2)", 1, "sign(x^2)"),  # 0 at 0

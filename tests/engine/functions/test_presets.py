@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 
 from service.engine.descent.optimizers import optimizers
 from service.engine.functions.calculus import DEGENERATE, MINIMUM, UNDEFINED, Calculus, analyse
 from service.engine.functions.compiled import Function, FunctionTask
 from service.engine.functions.presets import Point, Preset, presets
+from tests.support import every
 
 PRESETS = list(presets)
 WITHOUT_CURVATURE = {"quartic_bowl": DEGENERATE, "powell": DEGENERATE, "absolute_value": DEGENERATE}
@@ -20,7 +20,7 @@ WITHOUT_SLOPE = {"bukin_6": (-10.0, 1.0), "ackley": (0.0, 0.0)}
 GRID = {1: 2001, 2: 101, 3: 31, 4: 13}
 """The count of numbers of each variable that are tried, by the number of variables."""
 
-each = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+each = every("preset", PRESETS, ids=lambda preset: preset.name)
 
 
 def analysed(preset: Preset, points: list[Point]) -> Calculus:

@@ -8,9 +8,10 @@ import pytest
 from service.engine.functions.expression import parse
 from service.engine.functions.ranges import kinks_within, ranges_of
 from tests.engine.functions.building import function
+from tests.support import every
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high", "kinks"),
     [
         ("sqrt(x^2 + y^2)", -2, 2, 1),

@@ -13,13 +13,7 @@ import pytest
 
 from service.engine.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from service.engine.functions.backpropagation import ExpressionGraph
-from service.engine.functions.calculus import (
-    DEGENERATE,
-    MAXIMUM,
-    MINIMUM,
-    NOT_STATIONARY,
-    analyse,
-)
+from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, NOT_STATIONARY, analyse
 from service.engine.functions.compiled import Function, FunctionTask, build
 from service.engine.functions.expression import parse
 from service.engine.functions.vocabulary import vocabulary
@@ -28,6 +22,7 @@ from service.engine.graph.ir import Graph, reachable
 from tests.engine.functions.building import calculus, function, results
 from tests.engine.functions.reference import Judge, answers, random_cases
 from tests.engine.functions.samples import VARIABLES, written
+from tests.support import every
 from tests.watches import Looks
 
 NAN, INF = math.nan, math.inf
@@ -82,7 +77,7 @@ SMOOTH = [
 ]
 
 
-@pytest.mark.parametrize(("text", "point", "gradient", "hessian", "kind"), SMOOTH)
+@every(("text", "point", "gradient", "hessian", "kind"), SMOOTH)
 def test_there_is_no_kink_where_the_sides_agree(text, point, gradient, hessian, kind):
     slopes, curvatures, found, problems = analysis_of(text, point, "xyz"[: len(point)])
     np.testing.assert_allclose(slopes, gradient, rtol=1e-13, atol=1e-300)
@@ -117,7 +112,7 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("text", "point", "gradient", "hessian", "reason"), DIFFERENT)
+@every(("text", "point", "gradient", "hessian", "reason"), DIFFERENT)
 def test_what_the_sides_disagree_about_is_null_with_the_reason(text, point, gradient, hessian, reason):
     slopes, curvatures, _, problems = analysis_of(text, point)
     np.testing.assert_array_equal(slopes, gradient)
@@ -212,7 +207,7 @@ def test_the_backward_graph_stops_at_a_selection(text, point, contributions):
 # --- the reference ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", [word for word in vocabulary if word.arguments], ids=lambda word: word.name)
+@every("word", [word for word in vocabulary if word.arguments], ids=lambda word: word.name)
 def test_every_word_can_be_expanded(word):
     names = VARIABLES[: word.arguments]
     expression = parse(written(word), names)
@@ -228,7 +223,7 @@ def judged(text, names, points):
     return [Judge(expression, point).judge(answer) for point, answer in zip(points, answers(found), strict=True)]
 
 
-@pytest.mark.parametrize(("text", "point"), [(text, point) for text, point, *_ in (*SMOOTH, *DIFFERENT)])
+@every(("text", "point"), [(text, point) for text, point, *_ in (*SMOOTH, *DIFFERENT)])
 def test_the_reference_agrees(text, point):
     (verdict,) = judged(text, "xyz"[: len(point)], [point])
     assert verdict.wrong == []

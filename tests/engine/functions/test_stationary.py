@@ -15,6 +15,7 @@ from service.engine.functions.newton import distinct, near, polish, refine
 from service.engine.functions.presets import presets
 from service.engine.functions.stationary import SAME_VALUE, lowest_first, search, spread
 from tests.engine.functions.building import calculus, function
+from tests.support import every
 from tests.watches import Looks
 
 STARTS = 900
@@ -170,7 +171,7 @@ def test_the_deadline_is_kept():
         search(function("sin(x*y)", 64), np.zeros(2), np.ones(2), 100, Looks(0))
 
 
-@pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
+@every("preset", list(presets), ids=lambda preset: preset.name)
 def test_presets(preset):
     """The search finds all points of a preset in its box."""
     low, high = (np.array(ends) for ends in zip(*preset.domain, strict=True))

@@ -10,6 +10,7 @@ import pytest
 from service.engine.functions.presets import presets
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
 from tests.engine.functions.building import function
+from tests.support import every
 
 WIDE = [preset for preset in presets if len(preset.domain) == 2]
 
@@ -53,8 +54,8 @@ def assert_sound(levels, values, count):
     assert len(levels.values) <= 2 * count
 
 
-@pytest.mark.parametrize("count", [1, 5, 12, 40])
-@pytest.mark.parametrize("preset", WIDE, ids=lambda preset: preset.name)
+@every("count", [1, 5, 12, 40])
+@every("preset", WIDE, ids=lambda preset: preset.name)
 def test_levels_of_presets(preset, count):
     values, _ = grid_of(preset)
     levels = levels_for(values, count)

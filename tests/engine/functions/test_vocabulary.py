@@ -22,10 +22,11 @@ from service.engine.graph.ir import Graph
 from service.engine.graph.operations import xlogy
 from tests.engine.functions.building import function, problems, results, table
 from tests.engine.functions.samples import MEANINGS, SAMPLES, VARIABLES, without_samples, written
+from tests.support import every
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "functions.json").read_text())
 WORDS = [word for word in vocabulary if word.arguments]
-words = pytest.mark.parametrize("word", WORDS, ids=lambda word: word.name)
+words = every("word", WORDS, ids=lambda word: word.name)
 
 
 def test_every_word_has_samples():
@@ -121,7 +122,7 @@ def test_words_are_as_pytorch_has_them(word):
     assert_as_recorded(record)
 
 
-@pytest.mark.parametrize("record", RECORDED["expressions"], ids=lambda record: record["expression"][:40])
+@every("record", RECORDED["expressions"], ids=lambda record: record["expression"][:40])
 def test_expressions_are_as_pytorch_has_them(record):
     assert_as_recorded(record)
 
@@ -167,7 +168,7 @@ CONVENTIONS = [
 """Expression, point, value and gradient: where they are a matter of convention, or not finite."""
 
 
-@pytest.mark.parametrize(("text", "point", "value", "gradient"), CONVENTIONS)
+@every(("text", "point", "value", "gradient"), CONVENTIONS)
 def test_conventions(text, point, value, gradient):
     found = results(text, [point])
     np.testing.assert_array_equal(found.values, [value])
@@ -242,7 +243,7 @@ def test_singularities_are_reported_where_they_are(word):
     assert not any(singularities_at(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
 
 
-@pytest.mark.parametrize(
+@every(
     "text",
     [
         "x/2",

@@ -36,9 +36,9 @@ from service.engine.graph.plan import CALL_BYTES, NODE_BYTES, Program
 from tests.engine.graph.examples import EXAMPLES
 from tests.engine.graph.test_plan import (
     assert_identical,
+    assert_run_before_forgotten,
     input_values,
     planned,
-    run,
     run_once,
 )
 from tests.engine.support import dense_gradients, random_examples
@@ -235,14 +235,9 @@ def test_blocks_change_no_bit_of_graphs_of_all_operations(plan, seed, block):
 
 @given(chained(), st.integers(0, 1000))
 @random_examples(max_examples=50)
-def test_a_run_in_blocks_leaves_no_trace_in_the_next(plan, seed):
-    graph, outputs, parameters, gradients = plan
-    program = planned_in_blocks(outputs, parameters, gradients)
-    first, second = input_values(graph, seed), input_values(graph, seed + 1)
-    with program.workspace() as workspace:
-        fresh = run(program, workspace, first)
-        run(program, workspace, second)
-        assert_identical(run(program, workspace, first), fresh)
+def test_a_workspace_in_blocks_forgets_the_run_before(plan, seed):
+    graph, *program = plan
+    assert_run_before_forgotten(graph, planned_in_blocks(*program), seed)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), st.integers(1, 40))

@@ -1,7 +1,6 @@
 """Saturating functions and bell curves keep their digits: value, slope and second derivative against 60 digits."""
 
 import numpy as np
-import pytest
 from mpmath import mpf
 
 from service.engine.graph.differentiate import differentiate
@@ -10,6 +9,7 @@ from service.engine.graph.ir import Graph
 from service.engine.graph.operations import broadcast
 from tests.reference import settled, ulps
 from tests.series import Series, function_of, number
+from tests.support import every
 
 MAGNITUDES = (
     0.0,
@@ -33,8 +33,8 @@ MAGNITUDES = (
 )
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(
+@every("dtype", ["float64", "float32"])
+@every(
     "name",
     ["tanh", "sigmoid", "softplus", "erf", "erfc", "gaussian", "normal_cdf", "normal_density", "tanh_shrink"],
 )

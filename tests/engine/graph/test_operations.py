@@ -8,15 +8,7 @@ import pytest
 
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import evaluate, interpret
-from service.engine.graph.ir import (
-    OPERATIONS,
-    Graph,
-    GraphTypeError,
-    Node,
-    NoGradient,
-    check,
-    reachable,
-)
+from service.engine.graph.ir import OPERATIONS, Graph, GraphTypeError, Node, NoGradient, check, reachable
 from service.engine.graph.operations import (
     absolute,
     broadcast,
@@ -44,7 +36,15 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
-from tests.engine.graph.examples import ALL_EXAMPLES, EXAMPLES, LEAVES, NOT_ANALYTIC, OPAQUE, STEPPED, missing_examples
+from tests.engine.graph.examples import (
+    ALL_EXAMPLES,
+    EXAMPLES,
+    LEAVES,
+    NOT_ANALYTIC,
+    OPAQUE,
+    STEPPED,
+    missing_examples,
+)
 from tests.support import every
 
 TINY = 1e-30
@@ -115,9 +115,7 @@ def test_an_example_builds_its_operation(example):
     assert example.apply(example.inputs(Graph("float64"))).operation.name == example.operation
 
 
-@pytest.mark.parametrize(
-    "operation", [OPERATIONS[name] for name in OPERATIONS if name not in LEAVES], ids=lambda o: o.name
-)
+@every("operation", [OPERATIONS[name] for name in OPERATIONS if name not in LEAVES], ids=lambda o: o.name)
 def test_a_row_of_the_table_is_complete(operation):
     assert operation.pullbacks is not None
     assert operation.batch is not None
@@ -400,7 +398,7 @@ def test_a_graph_prints_as_lines_of_code():
     )
 
 
-@pytest.mark.parametrize(
+@every(
     ("build", "words"),
     [
         (lambda g: g.input("x", (2, 3)) + g.input("y", (3, 2)), "equal shapes or scalars"),
@@ -487,7 +485,7 @@ def assert_same_value(graph, name, nodes, attributes, values):
     np.testing.assert_allclose(known[simple], expected, rtol=4e-16, atol=0, err_msg=repr(plain))
 
 
-@pytest.mark.parametrize(
+@every(
     "name",
     [
         example.operation
@@ -506,9 +504,7 @@ def test_simplifying_binaries_keeps_values(name):
     check(graph)
 
 
-@pytest.mark.parametrize(
-    "name", [example.operation for example in EXAMPLES if len(example.shapes) == 1 and example.shapes == ((3, 2),)]
-)
+@every("name", [example.operation for example in EXAMPLES if len(example.shapes) == 1 and example.shapes == ((3, 2),)])
 def test_simplifying_unaries_keeps_values(name):
     graph = Graph("float64")
     values = {}

@@ -139,9 +139,12 @@ def test_reusing_memory_changes_no_bit(plan, seed):
 
 @given(planned(), st.integers(0, 1000))
 @random_examples(max_examples=100)
-def test_a_run_leaves_no_trace_in_the_next(plan, seed):
-    graph, outputs, parameters, gradients = plan
-    program = Program(outputs, parameters, gradients)
+def test_a_workspace_forgets_the_run_before(plan, seed):
+    graph, *program = plan
+    assert_run_before_forgotten(graph, Program(*program), seed)
+
+
+def assert_run_before_forgotten(graph, program, seed):
     first, second = input_values(graph, seed), input_values(graph, seed + 1)
     with program.workspace() as workspace:
         fresh = run(program, workspace, first)

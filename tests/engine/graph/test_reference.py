@@ -26,7 +26,7 @@ def test_values_agree_with_the_engine(example):
     np.testing.assert_allclose(found.astype(float), interpret([y], values)[y], rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+@every("name", sorted(FUNCTIONS))
 def test_functions_have_right_derivatives(name):
     value, slope, curvature = FUNCTIONS[name]
     with mp.workdps(60):

@@ -17,6 +17,7 @@ from tests.engine.graph.examples import EXAMPLES, KINKED, NOT_ANALYTIC, STEPPED
 from tests.engine.insight.subjects import checked, targets_of, tree
 from tests.engine.network.building import ROOMY, dense, network, task_for
 from tests.engine.network.layer_examples import base
+from tests.support import every
 
 SHIFTS = ("one_hot", "row_maximum")
 """Without a pullback of their own: the first takes whole numbers, the other only shifts what does not depend on it."""
@@ -50,8 +51,8 @@ def test_every_operation_can_be_continued_to_complex_numbers():
             assert known, f"{name} needs a branch"
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("declaration", list(layers), ids=lambda declaration: declaration.name)
+@every("training", [False, True], ids=["inference", "training"])
+@every("declaration", list(layers), ids=lambda declaration: declaration.name)
 def test_layers_have_right_gradients(declaration, training):
     example = base(declaration)
     if not has_parameters(declaration):
@@ -62,15 +63,15 @@ def test_layers_have_right_gradients(declaration, training):
         assert found.report.verdict == "right", verdicts(found)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", list(activations), ids=lambda activation: activation.name)
+@every("dtype", DTYPES)
+@every("activation", list(activations), ids=lambda activation: activation.name)
 def test_activations_have_right_gradients(activation, dtype):
     definition = network(dense("hidden", 3, activation.name), dense("output", 2))
     assert checked(definition, INPUTS, NUMBERS, dtype=dtype).report.verdict == "right"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", list(losses), ids=lambda loss: loss.name)
+@every("dtype", DTYPES)
+@every("loss", list(losses), ids=lambda loss: loss.name)
 def test_losses_have_right_gradients(loss, dtype):
     targets = np.array([0, 2, 1, 1]) if loss.indices else SHARES
     for activation in ("sigmoid", "softmax"):
@@ -95,9 +96,7 @@ def test_at_a_minimum_the_gradient_is_rounding_and_right():
 # --- kinks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "activation", [each for each in activations if not each.parameters], ids=lambda each: each.name
-)
+@every("activation", [each for each in activations if not each.parameters], ids=lambda each: each.name)
 def test_at_a_kink_a_convention_is_not_called_wrong_and_beside_one_everything_is_right(activation):
     definition = network(dense("unit", len(UNITS), activation.name))
     targets = RNG.standard_normal((4, len(UNITS)))
@@ -287,7 +286,7 @@ def test_the_same_seed_gives_the_same_report():
     assert one.curve == other.curve and one.taylor == other.taylor and one.tensors == other.tensors
 
 
-@pytest.mark.parametrize("example", [each for each in EXAMPLES if each.operation not in SHIFTS], ids=str)
+@every("example", [each for each in EXAMPLES if each.operation not in SHIFTS], ids=str)
 def test_the_pullbacks_of_every_operation_pass(example):
     """Each operation, weighted at random, passes with its second derivatives: its continuation agrees with its
     pullback."""

@@ -15,6 +15,7 @@ from service.engine.insight.elements import BY_INDICES, MOVES, RULES, Elements, 
 from service.engine.insight.formula import evaluate, expression, names
 from tests.engine.graph.examples import ALL_EXAMPLES, LEAVES
 from tests.engine.insight.walking import evaluated
+from tests.support import every
 
 
 def test_every_operation_has_a_rule_for_its_elements():
@@ -22,7 +23,7 @@ def test_every_operation_has_a_rule_for_its_elements():
     assert {name for name, operation in OPERATIONS.items() if not operation.elementwise} == known
 
 
-@pytest.mark.parametrize("example", ALL_EXAMPLES, ids=str)
+@every("example", ALL_EXAMPLES, ids=str)
 def test_an_element_is_what_its_formula_says(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)

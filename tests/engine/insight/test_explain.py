@@ -18,6 +18,7 @@ from service.engine.network.feed import Feed
 from tests.engine.insight.random_networks import LAYERS, random_case
 from tests.engine.insight.walking import walk
 from tests.engine.network.building import ROOMY, as_arrays, dense, layer, network, task_for
+from tests.support import every
 
 
 def explained(
@@ -57,7 +58,7 @@ def values(derivation):
 # --- every step, for every layer ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@every("name", LAYERS)
 def test_every_step_has_the_value_of_its_formula(name):
     case = random_case(5, name, "float32" if LAYERS.index(name) % 4 == 0 else "float64")
     path = random.Random(name).choice(case.paths) if case.paths else None

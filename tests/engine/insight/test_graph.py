@@ -12,7 +12,14 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, reachable
 from service.engine.insight.computation import FunctionGraph, NetworkGraph
 from service.engine.insight.graph_text import code, dot, mermaid
-from service.engine.insight.graph_view import BACKWARD, FORWARD, MOST_OPERATIONS, by_layer, by_operation, chosen_detail
+from service.engine.insight.graph_view import (
+    BACKWARD,
+    FORWARD,
+    MOST_OPERATIONS,
+    by_layer,
+    by_operation,
+    chosen_detail,
+)
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.texts import telling
@@ -20,7 +27,7 @@ from tests.engine.graph.examples import EXAMPLES, LEAVES
 from tests.engine.insight.subjects import targets_of
 from tests.engine.network.building import ROOMY, by_input, dense, evaluate, layer, network, task_for
 from tests.engine.network.layer_examples import base
-from tests.support import ROOT
+from tests.support import ROOT, every
 
 TEXT = (ROOT / "docs" / "graph.md").read_text()
 READER: dict = {}
@@ -68,8 +75,8 @@ def graph_of(definition, inputs, targets, loss="half_squared_error", **details):
     return graph, graph.run(Feed(by_input(definition, inputs), None, {name: np.asarray(targets)}))
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("declaration", list(layers), ids=lambda declaration: declaration.name)
+@every("training", [False, True], ids=["inference", "training"])
+@every("declaration", list(layers), ids=lambda declaration: declaration.name)
 def test_the_code_gives_the_values_and_gradients_of_every_layer(declaration, training):
     example = base(declaration)
     inputs, targets = example.inputs(0), targets_of(example, training)
@@ -88,7 +95,7 @@ def test_the_code_gives_the_values_and_gradients_of_every_layer(declaration, tra
         assert_near(found[name], expected[path], scales[name])
 
 
-@pytest.mark.parametrize("preset", list(presets), ids=lambda preset: preset.name)
+@every("preset", list(presets), ids=lambda preset: preset.name)
 def test_the_code_gives_the_values_and_gradients_of_functions(preset):
     expression = parse(preset.expression)
     graph = FunctionGraph(expression)
@@ -100,7 +107,7 @@ def test_the_code_gives_the_values_and_gradients_of_functions(preset):
         assert_near(found[vertex.name], values.of[vertex.source], scales[vertex.name])
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+@every("example", EXAMPLES, ids=str)
 def test_the_numpy_expression_of_an_operation_is_what_it_computes(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)

@@ -7,6 +7,7 @@ import pytest
 
 from service.engine.errors import DeadlineExceeded
 from service.engine.insight.lanczos import extremes, quadratures
+from tests.support import every
 
 SIZE = 160
 TOLERANCE = 1e-9
@@ -37,8 +38,8 @@ SPECTRA = {
 }
 
 
-@pytest.mark.parametrize("name", SPECTRA)
-@pytest.mark.parametrize(("largest", "smallest"), [(5, 0), (0, 3), (4, 2)])
+@every("name", SPECTRA)
+@every(("largest", "smallest"), [(5, 0), (0, 3), (4, 2)])
 def test_extreme_eigenvalues_with_all_their_copies(name, largest, smallest):
     values = np.sort(SPECTRA[name])[::-1]
     matrix, pairs = found(values, largest, smallest)

@@ -8,6 +8,7 @@ import pytest
 from service.engine.errors import InvalidRequest
 from service.engine.insight.selection import select, select_one
 from service.engine.network.flat import Piece
+from tests.support import every
 
 PATH = ("along", 0, "parameter")
 PARTS = [
@@ -38,7 +39,7 @@ def test_a_selector_may_stop_early():
     assert (inner.start, inner.size) == (10 + 12 + 8, 4)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "words"),
     [
         ("hiden.kernel[0][0]", "did you mean 'hidden'?"),

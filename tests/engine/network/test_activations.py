@@ -14,6 +14,7 @@ from tests.engine.graph.examples import STEPPED
 from tests.engine.network.building import evaluate, layer, network
 from tests.engine.support import dense_gradients
 from tests.engine.values import others
+from tests.support import every
 
 STEP = 1e-3
 ELEMENTWISE = [each for each in activations if each.acts_on == "element"]
@@ -48,7 +49,7 @@ def at(name, point, **options):
     return float(value[0]), float(slope[0])
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "point", "value", "slope"),
     [
         ("relu", {}, 0.0, 0.0, 0.0),
@@ -93,7 +94,7 @@ def test_kinks_follow_the_stated_convention(name, options, point, value, slope):
     assert at(name, point, **options) == (value, slope)
 
 
-@pytest.mark.parametrize("declaration", ELEMENTWISE, ids=name_of)
+@every("declaration", ELEMENTWISE, ids=name_of)
 def test_derivatives_agree_with_central_differences(declaration):
     points = np.random.default_rng(0).uniform(-5.0, 5.0, 60)
     kinks = np.arange(-24, 25) / 4.0  # every kink there is by default is a multiple of a quarter
@@ -119,7 +120,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), OPTIONS)
+@every(("name", "options"), OPTIONS)
 def test_derivatives_agree_with_differences_for_any_option(name, options):
     rows = np.random.default_rng(0).uniform(-5.0, 5.0, (30, 4))
     direction = np.random.default_rng(1).uniform(0.5, 1.0, rows.shape)
@@ -152,8 +153,8 @@ def test_rows_have_the_gradients_of_numeric_differences(declaration):
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("declaration", list(activations), ids=name_of)
+@every("dtype", ["float64", "float32"])
+@every("declaration", list(activations), ids=name_of)
 def test_shape_and_dtype_are_kept(declaration, dtype):
     for shape in ((4, 3), (2, 4, 3), (1, 1)):
         value, slope = values_of(declaration.name, np.zeros(shape), dtype)
@@ -161,7 +162,7 @@ def test_shape_and_dtype_are_kept(declaration, dtype):
         assert value.dtype == slope.dtype == dtype
 
 
-@pytest.mark.parametrize("declaration", list(activations), ids=name_of)
+@every("declaration", list(activations), ids=name_of)
 def test_saturated_values_and_slopes_are_finite(declaration):
     points = [[-1000.0, -745.0, 500.0, 745.0 if declaration.name == "exponential" else 1000.0]]
     value, slope = values_of(declaration.name, points)
@@ -170,7 +171,7 @@ def test_saturated_values_and_slopes_are_finite(declaration):
     assert np.isfinite(slope[:, finite]).all()
 
 
-@pytest.mark.parametrize("declaration", list(activations), ids=name_of)
+@every("declaration", list(activations), ids=name_of)
 def test_aliases_are_the_same_activation(declaration):
     for alias in declaration.aliases:
         assert activations[alias] is declaration
@@ -187,7 +188,7 @@ def test_softmax_is_a_distribution_that_ignores_a_common_shift():
     np.testing.assert_allclose(np.exp(values_of("log_softmax", rows)[0]), values, rtol=1e-14)
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "point", "value", "slope"),
     [  # mpmath, 60 digits
         ("gelu", 1.0, 0.8413447460685429, 1.0833154705876864),

@@ -191,8 +191,8 @@ def test_saturated_logits_are_among_the_records(activation):
 # --- regularizers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("record", REGULARIZERS["regularizers"], ids=title)
+@every(("dtype", "tolerance"), DTYPES)
+@every("record", REGULARIZERS["regularizers"], ids=title)
 def test_regularizers(record, dtype, tolerance):
     definition = network(
         dense("out", 3, kernel_regularizer={"name": record["name"], **record["options"]}, use_bias=False)
@@ -220,8 +220,8 @@ def assert_trees_close(actual, expected, tolerance):
             assert_close(actual[name][parameter], array, tolerance, f"{name}.{parameter}")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("record", NETWORKS["networks"], ids=lambda record: record["title"])
+@every(("dtype", "tolerance"), DTYPES)
+@every("record", NETWORKS["networks"], ids=lambda record: record["title"])
 def test_networks(record, dtype, tolerance):
     parts = [layer(**each) for each in record["layers"]]
     targets = {name: np.asarray(array) for name, array in record["targets"].items()}

@@ -35,6 +35,7 @@ from tests.engine.network.building import (
 from tests.engine.network.layer_examples import base, record
 from tests.engine.network.test_evaluate import random_networks
 from tests.engine.support import random_examples
+from tests.support import every
 from tests.watches import Looks
 
 DATA = Path(__file__).parents[2] / "data" / "pytorch"
@@ -76,8 +77,8 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", EXACT), ("float32", SINGLE)], ids=["float64", "float32"])
-@pytest.mark.parametrize(("record", "answer"), ANSWERS)
+@every(("dtype", "tolerance"), [("float64", EXACT), ("float32", SINGLE)], ids=["float64", "float32"])
+@every(("record", "answer"), ANSWERS)
 def test_answers_of_pytorch(post, record, answer, dtype, tolerance):
     asked = {key: answer[key] for key in ("kind", "of", "wrt", "vectors") if key in answer}
     loss = record["loss"] if answer["of"] == "loss" else {}
@@ -173,7 +174,7 @@ def title(record):
     return " ".join([record["type"], *(f"{name} {value}" for name, value in record["options"].items())])
 
 
-@pytest.mark.parametrize("record", LAYERS, ids=title)
+@every("record", LAYERS, ids=title)
 def test_both_modes_and_both_halves_agree_for_every_type_of_layer(record):
     names = [f"x{position}" for position in range(len(record["inputs"]))]
     alone = {"type": record["type"], "name": "it", "inputs": names, **record["options"]}
@@ -452,7 +453,7 @@ def test_dropout_masks_stay_fixed_during_differentiation():
         assert_close(matrix, case.products("vjp", "outputs", wrt, np.eye(4)))
 
 
-@pytest.mark.parametrize(("kind", "of", "wrt"), COMBINATIONS)
+@every(("kind", "of", "wrt"), COMBINATIONS)
 def test_float32_is_computed_in_float32(kind, of, wrt):
     case = Case(XOR, INPUTS[:1], "half_squared_error", TARGETS[:1], parameters=PARAMETERS, dtype="float32")
     derived = case.derive(kind, of, wrt, unit_vectors(case, kind, of, wrt))

@@ -24,6 +24,7 @@ from service.engine.network.activations import activations
 from tests import series
 from tests.reference import expand, settled, ulps
 from tests.series import ONE, Series, constant, function_of, number
+from tests.support import every
 
 MOST_ULPS = 8.0
 ELEMENTWISE = [each.name for each in activations if each.acts_on == "element"]
@@ -259,10 +260,9 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
     return answer
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(
-    ("name", "options"), [*[(name, {}) for name in WHOLE_RANGE], *OPTIONS], ids=lambda value: str(value)
-)
+@pytest.mark.long
+@every("dtype", ["float64", "float32"])
+@every(("name", "options"), [*[(name, {}) for name in WHOLE_RANGE], *OPTIONS], ids=lambda value: str(value))
 def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype):
     at = points(dtype)
     found = computed(name, at, dtype, options)
@@ -282,7 +282,7 @@ def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype
     assert not wrong, "\n".join([*wrong, advice])
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@every("name", ELEMENTWISE)
 def test_activations_are_right_at_numbers_of_ordinary_size(name):
     at = np.array([sign * each for each in (0.01, 0.3, 0.7, 1.3, 2.6, 7.0, 11.0, 300.0) for sign in (-1.0, 1.0)])
     found = computed(name, at, "float64", {})

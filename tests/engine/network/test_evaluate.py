@@ -17,17 +17,9 @@ from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
-from tests.engine.network.building import (
-    as_arrays,
-    compiled,
-    dense,
-    evaluate,
-    layer,
-    network,
-    run,
-    task_for,
-)
+from tests.engine.network.building import as_arrays, compiled, dense, evaluate, layer, network, run, task_for
 from tests.engine.support import random_examples
+from tests.support import every
 from tests.watches import Looks
 
 # The first or second derivative of these jumps somewhere. Central differences across the jump are wrong.
@@ -637,7 +629,7 @@ def test_equal_tasks_are_equal_keys():
     assert {one: "known"}[other] == "known"
 
 
-@pytest.mark.parametrize(
+@every(
     "change",
     [
         {"dtype": "float32"},

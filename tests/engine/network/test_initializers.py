@@ -7,6 +7,7 @@ import pytest
 
 from service.engine.network.initializers import initializers
 from tests.engine.network.building import ROOMY, compiled, dense, layer, network, run
+from tests.support import every
 
 SHAPE, FANS = (300, 200), (300, 200)
 WHOLE = math.sqrt(2.0 / 500.0)  # the standard deviation of glorot
@@ -50,7 +51,7 @@ def test_every_initializer_has_moments_to_hold():
     assert not missing, f"say in EXPECTED what {sorted(missing)} draw"
 
 
-@pytest.mark.parametrize(("name", "options", "mean", "deviation", "bound"), EXPECTED)
+@every(("name", "options", "mean", "deviation", "bound"), EXPECTED)
 def test_moments_and_bounds(name, options, mean, deviation, bound):
     values = draw(name, **options)
     assert values.shape == SHAPE and values.dtype == np.float64
@@ -63,15 +64,15 @@ def test_moments_and_bounds(name, options, mean, deviation, bound):
         assert np.abs(values - mean).max() > 3.5 * deviation  # the whole normal distribution
 
 
-@pytest.mark.parametrize("name", [each.name for each in initializers])
+@every("name", [each.name for each in initializers])
 def test_the_same_generator_draws_the_same(name):
     np.testing.assert_array_equal(draw(name, seed=3), draw(name, seed=3))
     if draw(name).std():
         assert (draw(name, seed=3) != draw(name, seed=4)).any()
 
 
-@pytest.mark.parametrize("name", [each.name for each in initializers])
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3, 4)], ids=str)
+@every("name", [each.name for each in initializers])
+@every("shape", [(), (1,), (7,), (2, 3, 4)], ids=str)
 def test_any_shape_can_be_drawn(name, shape):
     values = draw(name, shape, (5, 5))
     assert values.shape == shape and np.isfinite(values).all()

@@ -12,6 +12,7 @@ from service.engine.network.layers.declaration import initializer, same
 from service.engine.options import Flag
 from tests.engine.network.building import compiled, evaluate, run
 from tests.engine.network.layer_examples import SAMPLES, base, variations
+from tests.support import every
 
 STEP = 1e-3
 ROUNDINGS = 64.0
@@ -20,8 +21,8 @@ SHARPNESS = 1e-8
 """Differences with two sizes of step have to agree up to this share of the loss. They do unless a kink is near."""
 PLACES = 6
 """The number of points that are tried to find one without a kink nearby."""
-MODES = pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-EVERY_LAYER = pytest.mark.parametrize("declaration", list(layers), ids=lambda declaration: declaration.name)
+MODES = every("training", [False, True], ids=["inference", "training"])
+EVERY_LAYER = every("declaration", list(layers), ids=lambda declaration: declaration.name)
 
 
 class Compiled:
@@ -171,14 +172,14 @@ def highway(layer, x, spoil=lambda carry: carry):
 OPTIONS = (initializer("kernel", "glorot_uniform"), initializer("gate", "glorot_uniform"))
 
 
-@MODES
+@pytest.mark.parametrize("training", [False, True])
 def test_a_right_layer_passes(declare, training):
     declaration = declare(highway, *OPTIONS)
     assert check(base(declaration), training)
     assert [len(examples) for _, examples in variations(declaration)] == [2, 2]
 
 
-@MODES
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("spoilt", [0.0, 1.0 + 1e-6, -1.0])
 def test_a_wrong_slope_is_caught(declare, training, spoilt):
     def spoil(carry):

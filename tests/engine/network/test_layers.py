@@ -15,6 +15,7 @@ from service.engine.errors import InvalidRequest
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.network.test_layers_against_pytorch import RECORDS, title
 from tests.engine.support import random_examples
+from tests.support import every
 
 RNG = np.random.default_rng(7)
 
@@ -39,7 +40,7 @@ def refusals(definition, inputs, **details):
 # --- each sample on its own ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=title)
+@every("record", RECORDS, ids=title)
 def test_gradients_of_a_sample_are_those_of_a_loss_that_counts_only_it(record):
     definition, names = definition_of(record)
     inputs = dict(zip(names, map(np.asarray, record["inputs"]), strict=True))
@@ -58,7 +59,7 @@ def test_gradients_of_a_sample_are_those_of_a_loss_that_counts_only_it(record):
             np.testing.assert_allclose(actual, gradient, rtol=1e-11, atol=1e-13 * scale)
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=title)
+@every("record", RECORDS, ids=title)
 def test_deltas_have_the_shape_of_what_they_belong_to(record):
     definition, names = definition_of(record)
     inputs = dict(zip(names, map(np.asarray, record["inputs"]), strict=True))
@@ -344,7 +345,7 @@ def test_each_output_has_its_own_loss_and_weight():
 IMAGES, SEQUENCES, ROWS = np.zeros((2, 6, 6, 2)), np.zeros((2, 4, 3)), np.zeros((2, 3))
 
 
-@pytest.mark.parametrize(
+@every(
     ("described", "inputs", "option", "detail"),
     [
         (
@@ -532,8 +533,8 @@ def normalised(described, x, dtype="float64"):
     return result.outputs["it"], result.input_gradients["input"], result
 
 
-@pytest.mark.parametrize("power", [600, 1000, -600, -1000])
-@pytest.mark.parametrize("described", NORMALISING, ids=str)
+@every("power", [600, 1000, -600, -1000])
+@every("described", NORMALISING, ids=str)
 def test_inputs_of_any_size_are_normalised(described, power):
     """Without epsilon, outputs do not depend on the size of the inputs, and gradients shrink as it grows."""
     x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
@@ -611,8 +612,8 @@ def test_the_mean_of_two_and_three(padding):
 # --- ties ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["maximum", "minimum"])
-@pytest.mark.parametrize("values", [(2, 2, 2), (2, 2, 1), (1, 2, 2), (2, 1, 2), (3, 3, 3, 3, 3), (1, 2, 3), (2, 2)])
+@every("name", ["maximum", "minimum"])
+@every("values", [(2, 2, 2), (2, 2, 1), (1, 2, 2), (2, 1, 2), (3, 3, 3, 3, 3), (1, 2, 3), (2, 2)])
 def test_inputs_equal_to_the_extreme_share_its_gradient_evenly(name, values):
     sign = 1.0 if name == "maximum" else -1.0
     names = [f"x{place}" for place in range(len(values))]

@@ -185,8 +185,8 @@ def assert_trees_close(actual, expected, tolerance, message):
         assert_all_close(actual[layer], own, tolerance, f"{message} of {layer}")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("record", NETWORKS, ids=lambda record: record["title"])
+@every(("dtype", "tolerance"), DTYPES)
+@every("record", NETWORKS, ids=lambda record: record["title"])
 def test_networks(post, record, dtype, tolerance):
     """Whole requests: several inputs, outputs, losses, shared parameters, statistics of the batch."""
     names = record["network"].get("outputs")

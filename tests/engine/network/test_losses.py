@@ -15,6 +15,7 @@ from service.engine.network.losses import Prediction, losses
 from service.engine.options import Number
 from tests.engine.network.building import compiled, evaluate, layer, network
 from tests.engine.values import others
+from tests.support import every
 
 STEP = 1e-3
 CLASSES = 4
@@ -58,8 +59,8 @@ def graph_of(declaration, options, shape, dtype="float64"):
     return p, t, selected.declaration.build(Prediction(p), t, **selected.options)
 
 
-@pytest.mark.parametrize(("declaration", "options"), VARIANTS)
-@pytest.mark.parametrize("shape", [(3, CLASSES), (2, 3, CLASSES)], ids=str)
+@every(("declaration", "options"), VARIANTS)
+@every("shape", [(3, CLASSES), (2, 3, CLASSES)], ids=str)
 def test_gradients_agree_with_central_differences(declaration, options, shape):
     p, t, values = graph_of(declaration, options, shape)
     (gradient,) = differentiate(sum_over(values), [p]).nodes
@@ -81,7 +82,7 @@ def test_gradients_agree_with_central_differences(declaration, options, shape):
     np.testing.assert_allclose(actual, expected, rtol=2e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize(("declaration", "options"), VARIANTS)
+@every(("declaration", "options"), VARIANTS)
 def test_a_sample_has_its_own_loss(declaration, options):
     """The prediction for one sample changes no loss of another sample."""
     p, t, values = graph_of(declaration, options, (3, CLASSES))
@@ -93,7 +94,7 @@ def test_a_sample_has_its_own_loss(declaration, options):
         np.testing.assert_allclose(interpret([alone], single)[alone][0], whole[sample], rtol=1e-14)
 
 
-@pytest.mark.parametrize("declaration", list(losses), ids=lambda declaration: declaration.name)
+@every("declaration", list(losses), ids=lambda declaration: declaration.name)
 def test_float32_stays_float32(declaration):
     p, t, values = graph_of(declaration, {}, (3, CLASSES), "float32")
     (gradient,) = differentiate(sum_over(values), [p]).nodes
@@ -103,7 +104,7 @@ def test_float32_stays_float32(declaration):
     assert found[values].dtype == found[gradient].dtype == "float32"
 
 
-@pytest.mark.parametrize("declaration", list(losses), ids=lambda declaration: declaration.name)
+@every("declaration", list(losses), ids=lambda declaration: declaration.name)
 def test_aliases_are_the_same_loss(declaration):
     assert all(losses[alias] is declaration for alias in declaration.aliases)
 
@@ -158,7 +159,7 @@ def test_errors_by_hand(name, options, expected):
     np.testing.assert_allclose(values, [expected], rtol=1e-15)
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "prediction", "target", "value", "slope"),
     [
         ("mean_absolute_error", {}, 2.0, 2.0, 0.0, 0.0),

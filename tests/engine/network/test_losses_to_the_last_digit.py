@@ -25,6 +25,7 @@ from service.engine.network.losses import KERAS, PYTORCH, SMALLEST_LOG, SMALLEST
 from tests import series
 from tests.reference import ulp, ulps
 from tests.series import ONE, ZERO, Series, constant, function_of, maximum, number
+from tests.support import every
 
 MOST_ULPS = 8.0
 SIZES = {
@@ -318,8 +319,8 @@ def faults(name, options, predictions, dtype):
     return wrong
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("name", "options", "predictions"), [pytest.param(*c, id=f"{c[0]} {c[1]}") for c in cases()])
+@every("dtype", ["float64", "float32"])
+@every(("name", "options", "predictions"), [pytest.param(*c, id=f"{c[0]} {c[1]}") for c in cases()])
 def test_losses_are_right_to_the_last_digits(name, options, predictions, dtype):
     wrong = faults(name, options, predictions, dtype)
     assert not wrong, "\n".join([f"{len(wrong)} of {name}", *wrong[:12]])

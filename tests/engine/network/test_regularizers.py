@@ -9,6 +9,7 @@ from service.engine.graph.ir import Graph
 from service.engine.network.regularizers import regularizers
 from tests.engine.support import dense_gradients
 from tests.engine.values import others
+from tests.support import every
 
 STEP = 1e-3
 VARIANTS = [
@@ -31,7 +32,7 @@ def penalty(name, options, dtype="float64"):
     return w, value, slope
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@every(("name", "options"), VARIANTS)
 def test_slopes_agree_with_differences(name, options):
     w, value, slope = penalty(name, options)
     rng = np.random.default_rng(0)
@@ -45,7 +46,7 @@ def test_slopes_agree_with_differences(name, options):
     assert actual == pytest.approx(expected, rel=1e-9, abs=1e-11)
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@every(("name", "options"), VARIANTS)
 def test_no_weights_cost_nothing_and_larger_ones_more(name, options):
     w, value, slope = penalty(name, options)
     found = [interpret([value, slope], {w: np.full((3, 4), size)}) for size in (0.0, 1.0, 2.0)]
@@ -53,7 +54,7 @@ def test_no_weights_cost_nothing_and_larger_ones_more(name, options):
     assert found[0][value] <= found[1][value] <= found[2][value]
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@every(("name", "options"), VARIANTS)
 def test_float32_stays_float32(name, options):
     w, value, slope = penalty(name, options, "float32")
     found = interpret([value, slope], {w: np.ones((3, 4), np.float32)})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.engine.network.building import dense, evaluate, layer, network
+from tests.support import every
 
 XOR = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
@@ -131,7 +132,7 @@ def test_equal_outputs_and_equal_units_before_dropout_give_no_warning():
     assert warnings(*noisy, parameters=equal, training=True) == set()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@every("seed", range(20))
 def test_random_starts_are_not_alike(seed):
     for width in (2, 30, 200):
         found = warnings(dense("h", width, "tanh"), dense("g", width, "tanh"), dense("o", 1), seed=seed)

@@ -16,6 +16,7 @@ from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
 from tests.engine.network.building import ROOMY, dense, layer, network, select
+from tests.support import every
 
 CASES = Path(__file__).parents[3] / "data" / "cases"
 LOSSES = {"binary_cross_entropy": "binary_crossentropy"}
@@ -95,7 +96,7 @@ def test_five_layers_of_sigmoid_vanish():
     assert the_finding(diagnosis, "vanishing_gradient").severity == "warning"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@every("seed", range(12))
 def test_depth_decides_with_sigmoid_and_hardly_with_tanh_and_relu(seed):
     generator = np.random.default_rng(seed)
     width = (8, 32, 64)[seed % 3]
@@ -151,9 +152,9 @@ def test_softmax_with_a_quadratic_cost_is_slow_where_it_is_wrong():
 # --- silence -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("activation", "start"), [("relu", "he_normal"), ("tanh", "glorot_uniform")])
-@pytest.mark.parametrize("depth", [1, 3, 8, 20])
-@pytest.mark.parametrize("width", [16, 48])
+@every(("activation", "start"), [("relu", "he_normal"), ("tanh", "glorot_uniform")])
+@every("depth", [1, 3, 8, 20])
+@every("width", [16, 48])
 def test_healthy_networks_have_nothing_but_notes(activation, start, depth, width):
     for seed, (loss, last, outputs) in enumerate(
         [
