@@ -78,7 +78,7 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         message = f"{kinks[0]}: there may be minima at such places, which this search does not find"
         cautions.append(Caution("kinks", message))
     if found.curves:
-        message = "many stationary points lie dense, as on a line or in a plain; some of them are entry"
+        message = "many stationary points lie dense, as on a line or in a plain; some of them are listed"
         cautions.append(Caution("not_isolated", message))
     elif not found.complete:
         message = f"there are more stationary points than the {len(found.points):,} told; search a smaller box for all"
