@@ -94,13 +94,8 @@ class Compiler:
         return len(self._known)
 
     @property
-    def weight(self) -> int:
-        """The bytes of all compiled tasks."""
-        return self._known.weight
-
-    @property
     def nbytes(self) -> int:
-        """The same as `weight`."""
+        """The bytes of all compiled tasks."""
         return self._known.weight
 
     def shrink(self, nbytes: int) -> None:

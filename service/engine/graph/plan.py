@@ -133,7 +133,8 @@ class WorkspacePool:
 
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
-        self.weight = 0
+        self.nbytes = 0
+        """The memory of all idle workspaces."""
         # Reentrant: the last reference to a program may go while the lock is held, and its __del__ comes here.
         self._lock = threading.RLock()
         self._idle: OrderedDict[Workspace, None] = OrderedDict()
@@ -144,7 +145,7 @@ class WorkspacePool:
             if program.idle:
                 workspace = program.idle.pop()
                 del self._idle[workspace]
-                self.weight -= program.weight
+                self.nbytes -= program.weight
                 return workspace
         return Workspace(program, watch)
 
@@ -156,8 +157,8 @@ class WorkspacePool:
         with self._lock:
             program.idle.append(workspace)
             self._idle[workspace] = None
-            self.weight += program.weight
-            while self.weight > self.capacity:
+            self.nbytes += program.weight
+            while self.nbytes > self.capacity:
                 self._drop_oldest()
 
     def forget(self, program: Program) -> None:
@@ -165,26 +166,21 @@ class WorkspacePool:
         with self._lock:
             for workspace in program.idle:
                 del self._idle[workspace]
-                self.weight -= program.weight
+                self.nbytes -= program.weight
             program.idle.clear()
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of all idle workspaces."""
-        return self.weight
 
     def shrink(self, nbytes: int) -> None:
         """Drop workspaces of at least this many bytes, or all: those idle for longest first."""
         with self._lock:
-            least = self.weight - nbytes
-            while self._idle and self.weight > least:
+            least = self.nbytes - nbytes
+            while self._idle and self.nbytes > least:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         oldest, _ = self._idle.popitem(last=False)
         program = oldest.program
         program.idle.remove(oldest)
-        self.weight -= program.weight
+        self.nbytes -= program.weight
 
 
 class Workspace:

@@ -2,13 +2,10 @@
 
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
+from concurrent.futures import ThreadPoolExecutor
+from hypothesis import given, strategies as st
 from service.engine.errors import DeadlineExceeded
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import evaluate, interpret
@@ -354,11 +351,11 @@ def test_a_full_pool_drops_the_workspace_idle_for_longest():
     programs = [program(pool) for _ in range(3)]
     for each in programs:
         with each.workspace():
-            assert pool.weight <= 2 * size
+            assert pool.nbytes <= 2 * size
     assert [len(each.idle) for each in programs] == [0, 1, 1]
-    assert pool.weight == 2 * size
+    assert pool.nbytes == 2 * size
     with programs[1].workspace():
-        assert pool.weight == size
+        assert pool.nbytes == size
 
 
 def test_a_workspace_larger_than_the_pool_does_not_empty_it():
@@ -378,7 +375,7 @@ def test_a_pool_without_room_still_lends():
     values = {x: np.zeros(4)}
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
-    assert not program.idle and pool.weight == 0
+    assert not program.idle and pool.nbytes == 0
 
 
 def test_a_program_serves_several_threads_at_once():

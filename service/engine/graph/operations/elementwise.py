@@ -121,19 +121,14 @@ def through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attrib
 
 
 def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, ...], Attributes], Node | None]:
-    def simplify(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-        return algebra(graph, *inputs) or through_broadcasts(name, graph, inputs, attributes)
-
-    return simplify
+    return lambda graph, inputs, attributes: (
+        algebra(graph, *inputs) or through_broadcasts(name, graph, inputs, attributes)
+    )
 
 
 def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
     """Make the kernel that is one call of a NumPy function; `out` by position is the faster way."""
-
-    def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-        return (partial(ufunc, *map(_narrow, inputs), out),)
-
-    return bind
+    return lambda out, inputs, *_: (partial(ufunc, *map(_narrow, inputs), out),)
 
 
 def _narrow(x: Array) -> Array:
@@ -145,11 +140,7 @@ def _narrow(x: Array) -> Array:
 
 def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
     """Make a kernel as `_call` does, for np.maximum and np.minimum, which deprecate a positional `out`."""
-
-    def bind(out: Array, inputs: Sequence[Array], attributes: Attributes, scratch: Sequence[Array]) -> Iterable[Call]:
-        return (partial(ufunc, *inputs, out=out),)
-
-    return bind
+    return lambda out, inputs, *_: (partial(ufunc, *inputs, out=out),)
 
 
 def continued_as_constant(function: Callable[..., Any]) -> Callable[..., Array]:

@@ -21,8 +21,6 @@ COMPARED = 32
 SCATTERED = 2**17
 """The most numbers that are scattered at once: their positions take memory outside of the plan."""
 
-# --- one_hot ------------------------------------------------------------------------------------
-
 
 def one_hot(indices: Node, depth: int) -> Node:
     """Return rows of the identity: integer indices of shape `s` to floats of shape `s + (depth,)`."""
@@ -50,8 +48,6 @@ declare(
     numpy="np.equal(a[..., None], np.arange(depth))",
     attribute_names=("depth",),
 )
-
-# --- gather_rows and scatter_rows, which are each other's transposes ----------------------------
 
 
 def _check_indices(indices: Node) -> None:
@@ -154,8 +150,6 @@ declare(
     numpy="scatter_rows(a, b, rows, lead)",
     attribute_names=("rows", "lead"),
 )
-
-# --- largest and first_largest ------------------------------------------------------------------
 
 
 def _sorted(x: Node, axes: Sequence[int]) -> tuple[int, ...]:

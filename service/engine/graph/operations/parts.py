@@ -21,9 +21,6 @@ def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
     return node.graph.apply(node.operation.name, inputs[0], attributes=(axis + 1, *rest))
 
 
-# --- slice --------------------------------------------------------------------------------------
-
-
 def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
     """Return `x[..., start:stop, ...]` along one axis."""
     return x.graph.apply("slice", x, attributes=(axis, start, stop))
@@ -74,8 +71,6 @@ declare_view(
     attribute_names=("axis", "start", "stop"),
 )
 
-# --- pad ----------------------------------------------------------------------------------------
-
 
 def pad(x: Node, axis: int, before: int, after: int) -> Node:
     """Put zeros before and after x along one axis."""
@@ -109,8 +104,6 @@ declare(
     numpy="np.pad(a, [(start, total - start - n) if k == axis else (0, 0) for k, n in enumerate(a.shape)])",
     attribute_names=("axis", "start", "total"),
 )
-
-# --- concatenate --------------------------------------------------------------------------------
 
 
 def concatenate(parts: Sequence[Node], axis: int) -> Node:

@@ -52,9 +52,6 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     return value.shape, infer_same_dtype(inputs)
 
 
-# --- the largest of each row --------------------------------------------------------------------
-
-
 def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
     """Return exp(x - m) and m, the largest of each row: nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
@@ -82,8 +79,6 @@ declare(
     numpy="np.max(a, axis=-1)",
     continuation=_continue_row_maximum,
 )
-
-# --- sums of rows, but for 1 --------------------------------------------------------------------
 
 
 def row_excess(x: Node) -> Node:
@@ -130,8 +125,6 @@ declare(
     numpy="np.sum(b - np.rint(b), axis=-1) + (np.sum(np.rint(b), axis=-1) - 1)",
     continuation=_continue_row_excess,
 )
-
-# --- rows that sum to 0 -------------------------------------------------------------------------
 
 
 def balanced(x: Node, shares: Node) -> Node:
@@ -182,8 +175,6 @@ declare(
     numpy="a - b * np.sum(a, axis=-1, keepdims=True)",
     continuation=_continue_balanced,
 )
-
-# --- softmax ------------------------------------------------------------------------------------
 
 
 def softmax(x: Node) -> Node:

@@ -22,9 +22,6 @@ def scalar_source(x: Node) -> Node | None:
     return None
 
 
-# --- reshape ------------------------------------------------------------------------------------
-
-
 def reshape(x: Node, shape: Shape) -> Node:
     return x.graph.apply("reshape", x, attributes=(shape,))
 
@@ -58,8 +55,6 @@ declare_view(
     numpy="np.reshape(a, shape)",
     attribute_names=("shape",),
 )
-
-# --- transpose ----------------------------------------------------------------------------------
 
 
 def transpose(x: Node, order: Sequence[int] | None = None) -> Node:
@@ -104,8 +99,6 @@ declare_view(
     numpy="np.transpose(a, order)",
     attribute_names=("order",),
 )
-
-# --- broadcast ----------------------------------------------------------------------------------
 
 
 def broadcast(x: Node, shape: Shape) -> Node:
@@ -162,8 +155,6 @@ declare_view(
     numpy="np.broadcast_to(a, shape)",
     attribute_names=("shape",),
 )
-
-# --- sum ----------------------------------------------------------------------------------------
 
 
 def sum_over(x: Node, axes: Sequence[int] | None = None) -> Node:

@@ -118,9 +118,6 @@ class Sliding(NamedTuple):
         return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
 
 
-# --- windows ------------------------------------------------------------------------------------
-
-
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
     """Gather all windows of `x`: the covered axes become positions, and the window's axes are inserted."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
@@ -167,8 +164,6 @@ declare(
     numpy="windows(a, at, axes, sizes, strides, dilations, padding, fill)",
     attribute_names=("sliding", "fill"),
 )
-
-# --- overlap_add --------------------------------------------------------------------------------
 
 
 def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
