@@ -210,7 +210,7 @@ def test_products_with_vectors_agree(drawn):
 
 @given(random_networks(smooth=False))
 @random_examples(max_examples=60)
-def test_products_with_unit_vectors_give_the_hessian(drawn):
+def test_the_hessian_is_what_products_with_it_say(drawn):
     case = Case(drawn.pop("definition"), drawn.pop("inputs"), **drawn)
     for wrt in WRT:
         _, size = case.sizes("loss", wrt)
