@@ -41,7 +41,7 @@ MOST_FOLLOWED = 10_000
 
 
 class ValleySearch:
-    """Finds the valleys of runs that have ended. Its generators yield between two blocks of work.
+    """The search for the valleys of runs that have ended. Its generators yield between two blocks of work.
 
     A run has arrived if Newton's method finds a stationary point near its end: no farther than the plan says, times 1
     plus the distance of the end from 0, and in each variable no farther than that times 1 plus the variable's size.
