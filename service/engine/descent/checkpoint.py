@@ -81,7 +81,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
 
 
 class StateReader:
-    """Reads the state of an optimizer from a checkpoint, and collects the faults with their places."""
+    """A reader of the state of an optimizer from a checkpoint, which collects the faults with their places."""
 
     def __init__(self, descent: Descent, trained: Sequence[Piece]) -> None:
         self.descent = descent

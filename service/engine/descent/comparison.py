@@ -55,7 +55,7 @@ class Row:
 
 
 class Comparison:
-    """Runs contenders one after the other, each step by step. `start` makes the training of a contender."""
+    """Trainings of several contenders, one after the other. `start` makes the training of a contender."""
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class TrainingCost:
         return nbytes
 
     def trace_elements(self, descent: Descent, plan: Plan) -> int:
-        """Return the count of numbers in the whole trace."""
+        """Return the number of entries of the whole trace."""
         objective, trained, include = self.objective, self.objective.parameters.size, plan.include
         remembered = (*vars(descent.state).values(), *without_float_warnings(descent.shown).values())
         state = sum(value.size for value in remembered if isinstance(value, np.ndarray))

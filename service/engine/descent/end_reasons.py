@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-
 import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.descent.end_points import EndPoints
 from service.engine.descent.runs import CANCELLED, COMPLETED, DIVERGED, STOPPED
@@ -17,7 +15,7 @@ from service.engine.texts import telling
 
 
 class EndReasons:
-    """Makes the sentences."""
+    """A writer of sentences about the ends of all runs."""
 
     def __init__(self, ends: EndPoints) -> None:
         self.ends, self.runs = ends, ends.runs
@@ -102,7 +100,7 @@ class EndReasons:
         return f"the value is {value:.6g}; it was {self.runs.first[run]:.6g} at the start"
 
     def of_diverged(self, function: Function, diverged: Array, compared: bool) -> dict[int, str]:
-        """Say why runs diverged. `compared`: compare learning rates with the curvature at the start, too."""
+        """Say why runs diverged. With `compared`, compare learning rates with the curvature at the start, too."""
         runs, ends, count = self.runs, self.ends, len(self.runs.plan.starts)
         points = np.nan_to_num(ends.points[diverged])
         problems = function.problems(points, function.run(points))

@@ -25,7 +25,7 @@ class Snapshot(NamedTuple):
 
 
 class Paths:
-    """Records the snapshots of all runs."""
+    """The recorded snapshots of all runs."""
 
     def __init__(self, plan: RunsPlan, groups: Sequence[Group]) -> None:
         self.plan, self.groups = plan, groups

@@ -26,7 +26,7 @@ class RunEnds(EndPoints):
     """The ends of all runs, with their valleys and the reasons in words. They are complete when it is `finished`."""
 
     def __init__(self, runs: Runs, known: Known | None = None, following: bool = True) -> None:
-        """`following`: search for the basins of runs that have not arrived, too."""
+        """With `following`, the search also looks for the basins of runs that have not arrived."""
         super().__init__(runs)
         self.reasons: list[str] = []
         self.finished = False
@@ -57,7 +57,7 @@ class RunEnds(EndPoints):
 
     @property
     def finite(self) -> bool:
-        """Whether all points, values, norms and recorded paths are finite."""
+        """True if all points, values, norms and recorded paths are finite."""
         arrays = [self.values, self.points, self.norms, *self.runs.paths.arrays]
         return all(without_float_warnings(is_finite, array) for array in arrays)
 

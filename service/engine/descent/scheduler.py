@@ -58,7 +58,7 @@ def between(start: float, end: float, part: float) -> float:
 
 
 class Scheduler:
-    """Applies a schedule, its unit and its warm-up, and keeps the state between steps."""
+    """A schedule with its unit, its warm-up and its state between steps."""
 
     def __init__(self, schedule: Selection[Schedule], base: float, steps_per_epoch: int) -> None:
         options = dict(schedule.options)

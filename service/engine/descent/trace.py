@@ -32,7 +32,7 @@ class Recorded(NamedTuple):
 
 
 class Tracer:
-    """Records the steps of one training."""
+    """A recorder of the steps of one training."""
 
     def __init__(self, objective: NetworkObjective, descent: Descent, plan: Plan, seed: int) -> None:
         """`seed` is that of the training, for its checkpoints."""

@@ -130,7 +130,7 @@ class Training:
             StateReader(self.descent, vector.trained).restore(checkpoint)
         self.last = self.descent.progress.step + self.steps
         self.trace_elements = self.cost.trace_elements(self.descent, self.plan)
-        """The count of numbers in the whole trace."""
+        """The number of entries of the whole trace."""
         limits.check_trace(self.trace_elements)
         self._tracer = Tracer(objective, self.descent, self.plan, self.seed)
 
@@ -174,7 +174,7 @@ class Training:
             self.status, self.reason = "cancelled", reason
 
     def outcome(self) -> Outcome:
-        """Return the end of the training. Call this once no more steps are made."""
+        """Return where the training ended, after its last step."""
         return without_float_warnings(self._outcome)
 
     def _outcome(self) -> Outcome:

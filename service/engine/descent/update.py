@@ -61,7 +61,7 @@ class Rules:
 
 
 class Update:
-    """Updates parameters in place: a flat vector, or a matrix with a column for each of many runs."""
+    """An optimizer that updates parameters in place: a flat vector, or a matrix with a column for each of many runs."""
 
     def __init__(self, rules: Rules, parameters: Array, steps_per_epoch: int = 1) -> None:
         options = rules.optimizer.options

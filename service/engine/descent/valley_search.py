@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
-
 import numpy as np
-
+from collections.abc import Generator, Iterator
 from service.engine.arrays import Array, norms_of
 from service.engine.descent.end_points import BLOCK_POINTS, EndPoints, block_size
 from service.engine.descent.valleys import (
+    Known,
     MOST_VALLEYS,
     NOWHERE,
     SAME,
     UNKNOWN,
     UNTOLD,
-    Known,
     Valleys,
     alike,
     close_to,
@@ -41,7 +39,7 @@ MOST_FOLLOWED = 10_000
 
 
 class ValleySearch:
-    """Finds the valleys of runs that have ended. Its generators yield between two blocks of work.
+    """The search for the valleys of runs that have ended. Its generators yield between two blocks of work.
 
     A run has arrived if Newton's method finds a stationary point near its end: no farther than the plan says, times 1
     plus the distance of the end from 0, and in each variable no farther than that times 1 plus the variable's size.

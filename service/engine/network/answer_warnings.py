@@ -61,7 +61,7 @@ def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
 
 
 def _class_indices(loss: Selection[Loss], targets: Array) -> Array | None:
-    """The class of each target; None where targets are distributions, whose weights no framework sums."""
+    """Return the class of each target; None for distributions, for which no framework sums weights."""
     if loss.declaration.indices:
         return targets.astype(np.int64)
     is_one_hot = bool(((targets == 0.0) | (targets == 1.0)).all() and (targets.sum(-1) == 1.0).all())

@@ -40,7 +40,7 @@ class DerivativeGraph:
 
 
 class DerivativeBuilder:
-    """Builds the graph of one kind of derivative of `of` with respect to `wrt`."""
+    """A builder of the graph of one kind of derivative, of `of` with respect to `wrt`."""
 
     def __init__(self, kind: str, prepared: Prepared, of: Side, wrt: Side, vectors: int) -> None:
         """`vectors` is the number of vectors that are sent."""
@@ -62,7 +62,7 @@ class DerivativeBuilder:
 
     @property
     def size(self) -> int:
-        """The count of numbers in the answer."""
+        """The number of entries of the answer."""
         match self.kind:
             case "jvp":
                 return self.vectors * self.of.size

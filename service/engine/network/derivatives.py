@@ -122,7 +122,7 @@ class Derivation:
         """The side whose vectors callers send; None: they send none."""
         self.graph = graph
         self.size = size
-        """The count of numbers in an answer."""
+        """The number of entries of an answer."""
         self.blocks = math.ceil(graph.count / block)
         self.work = self.program.work * self.blocks
         """Floating-point operations of a run, roughly."""

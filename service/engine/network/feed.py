@@ -39,7 +39,7 @@ class Fillable(Protocol):
 
 
 class Feeder:
-    """Checks feeds against a prepared network and writes them into workspaces."""
+    """A writer of feeds into workspaces, which first checks that they fit the prepared network."""
 
     def __init__(self, prepared: Prepared, limits: Limits) -> None:
         self.task = prepared.task

@@ -70,7 +70,7 @@ def _position_in_words(shape: Shape) -> str:
 
 
 class _Assembler:
-    """Builds the layers of one definition, and collects the faults."""
+    """A builder of the layers of one definition, which collects the faults."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class _Assembler:
 
 
 class _LayerBuilder:
-    """Makes parameters, random numbers and state for one layer: see `Builder`."""
+    """The source of parameters, random numbers and state for one layer: see `Builder`."""
 
     def __init__(self, assembler: _Assembler, layer: LayerDefinition) -> None:
         self.assembler = assembler

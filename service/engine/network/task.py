@@ -57,7 +57,7 @@ class Task(NamedTuple):
 
 
 def _sequences_in(layer: Selection[Layer]) -> int:
-    """How many sequences a layer goes through step by step."""
+    """Return the number of sequences that a layer reads step by step."""
     inner: Selection[Layer] | None = layer.options.get("layer")
     if inner is None:
         return int(layer.declaration.recurrent)

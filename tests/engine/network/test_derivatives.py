@@ -7,18 +7,16 @@ import itertools
 import json
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import numpy as np
 import pytest
+from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
-
+from pathlib import Path
 from schemas.network import NetworkField
 from service.engine.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network import derivatives
-from service.engine.network.derivatives import KINDS, OF, WRT, DerivativeTask, compile_derivative
+from service.engine.network.derivatives import DerivativeTask, KINDS, OF, WRT, compile_derivative
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from tests.engine.network.building import (
@@ -211,7 +209,7 @@ def test_products_with_vectors_agree(drawn):
 
 @given(random_networks(smooth=False))
 @random_examples(max_examples=60)
-def test_products_with_unit_vectors_give_the_hessian(drawn):
+def test_the_hessian_is_what_products_with_it_say(drawn):
     case = Case(drawn.pop("definition"), drawn.pop("inputs"), **drawn)
     for wrt in WRT:
         _, size = case.sizes("loss", wrt)

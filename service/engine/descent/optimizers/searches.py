@@ -389,7 +389,7 @@ def _root(line: _Line, low: _Point, high: _Point, most: int) -> _Point:
 
 
 def _inverse_quadratic(now: _Point, other: _Point, third: _Point) -> float:
-    """Return the part of the way from `now` to `other` where the slope vanishes, by interpolation or else a half."""
+    """Return the fraction of the distance from `now` to `other` at which the slope vanishes, interpolated or else ½."""
     place = (now.length - other.length) / (third.length - other.length)
     height = (now.slope - other.slope) / (third.slope - other.slope)
     if not (height * height < place and (1.0 - height) * (1.0 - height) < 1.0 - place):
