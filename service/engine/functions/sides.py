@@ -50,7 +50,7 @@ class Sides(NamedTuple):
     """The findings of the rays at each place."""
 
     gradients: Array
-    """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
+    """(places, variables): the partial derivatives; NaN where the sides disagree or nothing is known."""
     gradient_errors: Array
     """(places, variables): the rounding of the gradients."""
     least: Array
@@ -85,10 +85,10 @@ class Ends(NamedTuple):
     steady: Array
     """True where these values tend to the value at the place, or may."""
     slopes: Array
-    """Infinite, or not a number where nothing is known."""
+    """The slopes along the rays: infinite, or NaN where nothing is known."""
     slope_errors: Array
     curvatures: Array
-    """Second derivatives along the rays, likewise."""
+    """The second derivatives along the rays: infinite, or NaN where nothing is known."""
     curvature_errors: Array
 
 

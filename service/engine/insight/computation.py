@@ -65,7 +65,7 @@ class Computation:
         graph = next(iter(roots.outputs.values())).graph
         ends = [*roots.outputs.values(), *(() if roots.total is None else (roots.total,))]
         self.forward = reachable([*ends, *(node for _, node in roots.wrt)])
-        """In an order of computation."""
+        """The nodes of the forward pass, in an order of computation."""
         self.adjoints: dict[Node, Node] = {}
         """For each forward node that a derivative reaches, the node with that derivative."""
         self.gradients: dict[tuple[str, ...], Node] = {}
@@ -77,7 +77,7 @@ class Computation:
         self.nodes = [*self.forward, *self.backward]
         self.serves = self._served()
         self.numbers = sum(node.size for node in self.nodes) + sum(node.size for node in self.adjoints.values())
-        """In all values and adjoints."""
+        """The count of numbers in all values and adjoints."""
         self.weight = len(graph.nodes)
         graph.seal()
 
