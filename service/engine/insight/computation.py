@@ -21,7 +21,7 @@ from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
-from service.engine.insight.trained_network import NetworkTask
+from service.engine.insight.trained_network import NetworkQuestion
 from service.engine.limits import Limits
 from service.engine.network.cautions import blocked
 from service.engine.network.feed import Feed, Feeder
@@ -122,7 +122,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class NetworkGraphTask(NetworkTask):
+class NetworkGraphTask(NetworkQuestion):
     """Asks for the computational graph of a network; of its loss and gradients too where the task has losses."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkGraph:
