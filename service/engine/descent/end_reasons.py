@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+
 import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.descent.end_points import EndPoints
 from service.engine.descent.runs import CANCELLED, COMPLETED, DIVERGED, STOPPED

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Generator, Iterator
+
+import numpy as np
+
 from service.engine.arrays import Array, norms_of
 from service.engine.descent.end_points import BLOCK_POINTS, EndPoints, block_size
 from service.engine.descent.valleys import (
-    Known,
     MOST_VALLEYS,
     NOWHERE,
     SAME,
     UNKNOWN,
     UNTOLD,
+    Known,
     Valleys,
     alike,
     close_to,

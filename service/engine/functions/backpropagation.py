@@ -83,9 +83,9 @@ class ExpressionGraph:
             )
             for node in shown
         ]
-        """In an order of computation."""
+        """The vertices, in an order of computation."""
         self.edges = [Dependence(names[source], names[target]) for source, target, _ in arrows]
-        """In the order of the backward pass, from the value of the expression on."""
+        """The edges in the order of the backward pass, from the value of the expression on."""
         self.value = names[steps[-1]]
         """The vertex that is the value of the expression."""
         place = {node: position for position, node in enumerate(shown)}

@@ -44,7 +44,7 @@ MOST_NUMBERS = 1_000_000
 UNSTEADY = 1e-3
 """Largest share of the surrounding curvature that may change from one float to the next."""
 UNDERFLOW = 1e-270
-"""A gradient that falls below this before it is 0 has underflowed, and never become 0."""
+"""A gradient that falls below this before it is 0 has underflowed, and never really vanished."""
 FARTHEST, HALVINGS = 12, 20
 """Halvings of the scale in the search for a gradient that is not 0, and of its distance in the search for the last one.
 """

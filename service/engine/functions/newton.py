@@ -20,14 +20,15 @@ from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibratin
 from service.engine.watch import Watch
 
 ITERATIONS = 40
-"""Enough to come near, also where Newton's method only halves the distance at each step, as at degenerate points."""
+"""Iterations that lead near, also where Newton's method only halves the distance at each step, as at degenerate points.
+"""
 POLISHING = 80
-"""Enough to get there."""
+"""Iterations that lead from near to the point itself."""
 HALVINGS, TOGETHER, FEW = 12, 4, 64
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
-"""… or up to this share of the place, where that is far outside the scale."""
+"""The same as a share of the place, where that is far outside the scale."""
 LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS
@@ -37,7 +38,7 @@ SAME = 1e-6
 ROUNDED = 10.0 * SAME
 """A point is rounded by no more than this share of the scale, or of itself."""
 DIGITS = (9, 6, 3)
-"""Decimals that a point is rounded to where that makes its gradient no longer: then they are the better numbers."""
+"""Decimals to which a point is rounded where that does not lengthen its gradient."""
 
 
 class Refined(NamedTuple):

@@ -22,14 +22,14 @@ from service.engine.graph.series import EPS, Series
 from service.engine.watch import Watch
 
 OTHERS = 4
-"""Rays in directions of no particular kind, for each place; their opposites too."""
+"""General rays of each place; their opposites are used too."""
 ROWS = 4_096
 """Rays that are expanded together."""
 AGREEMENT = 64.0 * EPS
 """Largest difference between equal numbers from several sides, relative to their sizes and errors."""
 BLURRED = 1e-3
 SAME = 1e-9
-"""A derivative by the chain rule that is as close to that of the sides has more digits than theirs."""
+"""A derivative by the chain rule this close to that of the sides is kept, as it has more digits."""
 TINY = float(np.finfo(np.float64).tiny)
 FAR_AWAY = 10**9
 
@@ -50,17 +50,17 @@ class Sides(NamedTuple):
     """The findings of the rays at each place."""
 
     gradients: Array
-    """(places, variables): the partial derivatives; not a number where the sides disagree or say nothing."""
+    """(places, variables): the partial derivatives; NaN where the sides disagree or nothing is known."""
     gradient_errors: Array
     """(places, variables): the rounding of the gradients."""
     least: Array
     """(places, variables): the lesser of the slopes to both sides along each axis; NaN where there is none."""
     most: Array
-    """(places, variables): the greater one."""
+    """(places, variables): the greater of these slopes."""
     hessians: Array
-    """(places, variables, variables): as the partial derivatives"""
+    """(places, variables, variables): the second derivatives, as the partial derivatives."""
     hessian_errors: Array
-    """(places, variables, variables)"""
+    """(places, variables, variables): the rounding of the second derivatives."""
     smooth: Array
     """True where all sides agree about the value and about one gradient."""
     steady: Array
@@ -85,10 +85,10 @@ class Ends(NamedTuple):
     steady: Array
     """True where these values tend to the value at the place, or may."""
     slopes: Array
-    """Infinite, or not a number where nothing is known."""
+    """The slopes along the rays: infinite, or NaN where nothing is known."""
     slope_errors: Array
     curvatures: Array
-    """Second derivatives along the rays, likewise."""
+    """The second derivatives along the rays: infinite, or NaN where nothing is known."""
     curvature_errors: Array
 
 

@@ -36,7 +36,7 @@ UNSETTLED = 0.1
 MOST_HIDDEN = 16
 """Most places where rounding hides a stationary point."""
 FADED = 1e-6
-"""A gradient that became so much smaller although Newton's method has not arrived is that of a flat function."""
+"""A gradient that shrinks below this share before Newton's method arrives is that of a flat function."""
 MOST_FLAT = 256
 """Starts that search once more, for curves of stationary points."""
 PASSED_OVER = 0.1

@@ -67,7 +67,7 @@ class Report:
     """Along a random direction through everything."""
     taylor: list[Taylor] = field(default_factory=list)
     declared: list[Node] = field(default_factory=list)
-    """Nodes with a slope that is declared in place of 0: it was taken as it is."""
+    """Nodes with a declared slope in place of 0, which the check accepts."""
     second: Report | None = None
     """The check of the second derivatives, if they were asked for."""
 

@@ -19,7 +19,7 @@ from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
+from service.engine.insight.trained_network import NetworkQuestion, TrainedNetwork, wide
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
 from service.engine.network.prepare import Prepared, prepare
@@ -57,7 +57,7 @@ class Checked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NetworkCheckTask(NetworkTask):
+class NetworkCheckTask(NetworkQuestion):
     """Asks for a check of the gradients of a network's loss."""
 
     graphs = 3.0  # both, and the gradients in float64

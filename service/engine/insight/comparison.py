@@ -41,7 +41,7 @@ MOST_SIDES = 50
 
 @dataclass
 class Evidence:
-    """Everything that a check measures at its point, whatever gradient it tests."""
+    """The measurements of a check at its point, for any tested gradient."""
 
     here: Located
     exact: Array

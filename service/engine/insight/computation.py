@@ -21,7 +21,7 @@ from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
-from service.engine.insight.trained_network import NetworkTask
+from service.engine.insight.trained_network import NetworkQuestion
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import blocked
 from service.engine.network.feed import Feed, Feeder
@@ -66,7 +66,7 @@ class Computation:
         graph = next(iter(roots.outputs.values())).graph
         ends = [*roots.outputs.values(), *(() if roots.total is None else (roots.total,))]
         self.forward = reachable([*ends, *(node for _, node in roots.wrt)])
-        """In an order of computation."""
+        """The nodes of the forward pass, in an order of computation."""
         self.adjoints: dict[Node, Node] = {}
         """For each forward node that a derivative reaches, the node with that derivative."""
         self.gradients: dict[tuple[str, ...], Node] = {}
@@ -78,7 +78,7 @@ class Computation:
         self.nodes = [*self.forward, *self.backward]
         self.serves = self._served()
         self.numbers = sum(node.size for node in self.nodes) + sum(node.size for node in self.adjoints.values())
-        """In all values and adjoints."""
+        """The count of numbers in all values and adjoints."""
         self.weight = len(graph.nodes)
         graph.seal()
 
@@ -123,7 +123,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class NetworkGraphTask(NetworkTask):
+class NetworkGraphTask(NetworkQuestion):
     """Asks for the computational graph of a network; of its loss and gradients too where the task has losses."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkGraph:

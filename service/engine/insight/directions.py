@@ -30,7 +30,7 @@ STREAM = 2
 PARALLEL = 1e-9
 """Directions span no plane if their cosine is closer than this to 1 or -1."""
 FLAT = 1e-12
-"""A singular value below so much of the first one is rounding."""
+"""Singular values below this share of the first one are rounding."""
 UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("depthwise_conv2d", "kernel"): (-2, -1),
     ("conv2d_transpose", "kernel"): (-2,),
@@ -67,7 +67,7 @@ class Direction(NamedTuple):
     """The direction of an axis."""
 
     vector: Array
-    """Over the flat vector of all parameters, in float64."""
+    """The direction over the flat vector of all parameters, in float64."""
     place: int | None = None
     """The number that the axis is, of an axis that is one parameter."""
     eigenvalue: float | None = None

@@ -69,7 +69,7 @@ class WorkedDerivation:
     lost: str | None
     """The id of the first step that is not finite."""
     parameters: dict[str, dict[str, Array]] | None
-    """Present when they were initialised here."""
+    """The parameters, if they were initialised here."""
 
 
 class Explanation:

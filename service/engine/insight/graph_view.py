@@ -63,7 +63,7 @@ class View:
 
     @property
     def numbers(self) -> int:
-        """In the values and adjoints."""
+        """The count of numbers in the values and adjoints."""
         return sum(
             (vertex.source.size if vertex.source else 0) + (vertex.adjoint_source.size if vertex.adjoint_source else 0)
             for vertex in self.vertices

@@ -19,7 +19,7 @@ Product = Callable[[Array], Array]
 """The matrix times a vector of float64; raises where time is over."""
 
 LOOSE = 1e-4
-"""A search for eigenvalues that were missed has seen enough at residuals of so much of the largest eigenvalue."""
+"""A search for missed eigenvalues ends at residuals of this share of the largest eigenvalue."""
 MORE_PASSES = 2
 """Searches beyond those that find one eigenvalue each: they find missed ones, and confirm that there are no more."""
 CHECKED_EVERY = 5

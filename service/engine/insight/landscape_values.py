@@ -73,7 +73,7 @@ class PathValues:
     coordinates: Array
     """(points, axes): the nearest places."""
     losses: Array
-    """There, not at the points of the trajectory."""
+    """The losses at these places, not at the points of the trajectory."""
     distances: Array
     """The Euclidean distance of each point from the line or plane."""
 
@@ -101,6 +101,6 @@ class Landscape:
     path: PathValues | None = None
     spectrum: Spectrum | None = None
     parameters: dict[str, dict[str, Array]] | None = None
-    """Present when they were initialised here."""
+    """The parameters, if they were initialised here."""
     finite: bool = True
     warnings: list[Caution] = field(default_factory=list)

@@ -68,7 +68,7 @@ class SelectedParameter:
 
     parameter: Parameter
     places: range
-    """In row-major order."""
+    """The places of the requested elements, in row-major order."""
     gradient: Node | NoGradient
 
     @property

@@ -106,7 +106,7 @@ class Located:
 
     @cached_property
     def values(self) -> dict[Node, Array]:
-        """Of every node on the way forward, and of declared slopes."""
+        """The value of every node of the forward pass, and of declared slopes."""
         return self._interpret([self.subject.output, *self._slopes()], self.leaves)
 
     @cached_property

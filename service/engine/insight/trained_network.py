@@ -22,7 +22,7 @@ from service.engine.watch import Watch
 
 
 @dataclass(frozen=True)
-class NetworkTask:
+class NetworkQuestion:
     """Asks something about a network; each kind of task adds `compile`."""
 
     graphs: ClassVar[float] = 1.0

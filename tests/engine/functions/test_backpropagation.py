@@ -56,7 +56,7 @@ def assert_consistent(text, point, variables=None):
     assert order == sorted(order, reverse=True)
     targets = [adjoints[edge.target] for edge in graph.edges]
     np.testing.assert_array_equal(found.contributions, np.array(targets) * found.derivatives)
-    # What arrives at a vertex is the sum of what leads away from it.
+    # The adjoint of a vertex is the sum of the contributions along its outgoing edges.
     for vertex in graph.vertices:
         assert all(names.index(name) < names.index(vertex.name) for name in vertex.inputs)
         if vertex.name != graph.value:
@@ -104,7 +104,7 @@ def test_a_graph_by_hand():
     np.testing.assert_allclose(found.contributions, found.derivatives, rtol=1e-15)
 
 
-def test_what_stands_twice_is_one_vertex():
+def test_repeated_parts_are_one_vertex():
     graph, found = run("(x + y)*(x + y)", (1.0, 2.0))
     assert [vertex.name for vertex in graph.vertices] == ["x", "y", "v1", "v2"]
     assert graph.edges == [Dependence("v1", "v2"), Dependence("x", "v1"), Dependence("y", "v1")]
@@ -147,7 +147,7 @@ def test_runs_do_not_disturb_each_other():
         np.testing.assert_array_equal(before, after)
 
 
-def test_what_is_too_large_is_refused():
+def test_large_graphs_are_refused():
     text = " + ".join(f"asin(x/{number}.5)^-7" for number in range(60))
     with pytest.raises(LimitExceeded) as refusal:
         ExpressionGraph(parse(text))

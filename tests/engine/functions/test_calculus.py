@@ -163,14 +163,14 @@ def test_kinds_do_not_depend_on_the_scale_of_curvature(scale):
         assert calculus(f"{scale}*({text})", [(0.0, 0.0)]).classes == [kind]
 
 
-def test_what_counts_as_flat():
+def test_eigenvalues_within_doubt_count_as_flat():
     norms = np.zeros(4)
     doubt = np.full(4, 1e-8)
     eigenvalues = np.array([[5e-9, 1.0], [-5e-9, 1.0], [3e-8, 1.0], [-3e-8, 1.0]])
     assert classify(norms, norms <= 0.0, eigenvalues, doubt) == [DEGENERATE, DEGENERATE, MINIMUM, SADDLE]
 
 
-def test_a_curvature_counts_if_it_is_more_than_what_it_changes_by():
+def test_a_curvature_counts_if_it_exceeds_its_change():
     """The curvature is taken as far to both sides as the place of a stationary point is uncertain."""
     cases = {
         "x - sin(x)": ((6.283185307179586,), (1e-9,), (0.0,)),
@@ -189,7 +189,7 @@ def test_a_place_near_a_minimum_is_one_to_the_tolerance(scale, tolerance):
     assert calculus(f"{scale}*(x^2 + y^2)", [(0.1, 0.0)], tolerance=tolerance).classes != [DEGENERATE]
 
 
-def test_what_is_not_finite_is_of_no_kind():
+def test_points_that_are_not_finite_have_no_class():
     norms = np.array([NAN, INF, 0.0, 1.0])
     eigenvalues = np.array([[1.0], [1.0], [NAN], [NAN]])
     assert classify(norms, norms <= 1e-8, eigenvalues, np.zeros(4)) == [UNDEFINED, UNDEFINED, UNDEFINED, NOT_STATIONARY]
@@ -209,7 +209,7 @@ def test_eigenvectors(size):
         assert (rows[np.arange(size), np.abs(rows).argmax(1)] > 0.0).all()
 
 
-def test_eigenvectors_of_what_is_not_finite_are_no_numbers():
+def test_eigenvectors_of_matrices_that_are_not_finite_are_nan():
     matrices = random_symmetric(3, 2)
     matrices[1, 0, 1] = NAN
     values, vectors = eigen(matrices)
@@ -234,7 +234,7 @@ def test_condition_numbers_and_stable_steps():
         assert np.isnan(other.stable_steps).all()
 
 
-def test_which_points_are_finite():
+def test_points_are_finite_or_not():
     found = calculus("log(x) + x^1.5", [1.0, 0.0, -1.0, 2.0])
     assert found.finite.tolist() == [True, False, False, True]
     assert set(found.problems) == {1, 2}

@@ -55,7 +55,7 @@ def test_the_one_minimum_of_a_bowl(text, point):
     assert found.complete and not found.curves and not len(found.hidden)
 
 
-def test_what_rounding_hides_is_admitted():
+def test_points_hidden_by_rounding_are_admitted():
     """The curvature of 1 is lost in the rounding of those of 1e16, and with it the place."""
     found, _ = searched(rotated("1e16"), (-2, -2), (2, 2))
     assert len(found.points) == 0
@@ -171,7 +171,7 @@ def test_the_lowest_minimum_in_a_long_valley():
     assert found.unseen > 0.02  # no other start came there
 
 
-def test_far_out_on_a_plateau_a_gradient_below_what_numbers_hold_is_none():
+def test_far_out_on_a_plateau_a_gradient_that_underflows_is_none():
     found, classes = searched("exp(-x^2)", (-100,), (100,), 1000)
     assert found.points.tolist() == [[0.0]] and classes == [MAXIMUM]
     assert found.complete and not found.curves
@@ -184,7 +184,7 @@ def test_more_points_than_are_reported_are_no_curve():
     assert [classes.count(kind) for kind in (MINIMUM, MAXIMUM)] == [318, 182]
 
 
-def test_starts_that_are_few_for_what_they_see():
+def test_the_unseen_share_is_large_for_too_few_starts():
     schaffer = "0.5 + (sin(x^2 - y^2)^2 - 0.5)/(1 + 0.001*(x^2 + y^2))^2"
     assert searched(schaffer, (-100, -100), (100, 100), 1024)[0].unseen > 0.5
     assert searched("sin(100x)", (-10,), (10,), 500)[0].unseen > 0.3

@@ -104,7 +104,7 @@ def test_a_hessian_by_hand():
 
 
 @pytest.mark.parametrize("text", ["5", "pi", "2^3 + e", "0*x + 7", "y - y + 1"])
-def test_what_does_not_change_has_no_slope(text):
+def test_constants_have_no_slope(text):
     found = results(text, np.random.default_rng(4).normal(size=(4, 2)), ("x", "y"))
     assert len(set(found.values.tolist())) == 1
     assert not found.gradients.any()
@@ -189,7 +189,7 @@ def test_problems_are_reported_point_by_point():
     assert found == [[], ["domain"], ["pole"], ["pole", "pole"], []]
 
 
-def test_a_problem_says_which_part_it_is_of():
+def test_a_problem_names_its_part():
     compiled = function("1 + 2*log(x - 3) + exp(y)", 1)
     points = np.array([[2.0, 0.0]])
     ((problem,),) = compiled.problems(points, compiled.run(points)).values()
@@ -210,7 +210,7 @@ def test_a_problem_of_a_derivative_alone():
     assert (problem.kind, problem.step, problem.text) == ("not_finite", None, "a derivative is not finite here")
 
 
-def test_only_what_is_asked_for_can_be_a_problem():
+def test_only_requested_derivatives_can_be_a_problem():
     assert problems("x^1.5", [0.0], order=2) == [["not_finite"]]
     assert problems("x^1.5", [0.0], order=1) == [[]]
 
@@ -248,7 +248,7 @@ def test_derivatives_that_are_too_long_are_refused():
     assert refusal.value.path == ("expression",)
 
 
-def test_what_would_cost_too_much_is_refused():
+def test_expensive_functions_are_refused():
     with pytest.raises(LimitExceeded, match="operations"):
         Function(FunctionTask(parse(PEAKS), 1000, 2), Limits(operations=10.0))
     with pytest.raises(LimitExceeded, match="workspace_bytes"):

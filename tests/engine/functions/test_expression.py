@@ -319,7 +319,7 @@ NUMBER_OR_NAME = 'expected a number, a name or "("'
         ("x²3", 'at column 3, after "x²": expected an operator, got the number 3; for a product write *3'),
         ("1.2.3", 'at column 4, after "1.2": a number has one point; got 1.2.3'),
         ("x)", 'at column 2, after "x": this ")" closes nothing: no "(" is open'),
-        # what is not closed
+        # unclosed brackets
         ("2(x+1", 'after "2(x+1": expected an operator or ")" to close the "(" of column 2, got the end'),
         ("sin(x", 'after "sin(x": expected an operator or ")" to close the "(" of column 4, got the end'),
         ("1 + |x", 'after "1 + |x": expected an operator or "|" to close the "|" of column 5, got the end'),
@@ -381,7 +381,7 @@ NUMBER_OR_NAME = 'expected a number, a name or "("'
         (" \t\n", "the expression is empty; an expression is a formula such as x^2 + 3*sin(x)"),
     ],
 )
-def test_refusals_say_where_and_what_instead(text: str, expected: str) -> None:
+def test_refusals_name_the_place_and_a_remedy(text: str, expected: str) -> None:
     assert expected in complaint(text)
 
 
@@ -415,7 +415,7 @@ def test_unknown_names(text: str, listed: Sequence[str] | None, expected: str) -
     assert expected in complaint(text, listed)
 
 
-def test_unknown_names_come_with_what_is_known() -> None:
+def test_unknown_names_come_with_the_known_ones() -> None:
     (fault,) = refusal("z", ["x", "y"])
     assert fault.allowed == ("x", "y")
     (fault,) = refusal("sine(x)", ["x"])
@@ -427,7 +427,7 @@ def test_unknown_names_are_reported_at_once_and_once() -> None:
     assert [fault.detail.split(": ")[1].split()[0] for fault in faults] == ['"a"', '"f"', '"b"']
 
 
-def test_unknown_names_come_with_what_is_wrong_after_them() -> None:
+def test_unknown_names_come_with_the_fault_after_them() -> None:
     assert ["column 1:" in fault.detail for fault in refusal("a + )", ["x"])] == [True, False]
 
 
@@ -583,7 +583,7 @@ def with_fewest_parentheses(expected: Tree, loosest: int = _SUM) -> str:
 
 
 @given(trees())
-def test_parentheses_say_what_is_meant(expected: Tree) -> None:
+def test_all_parentheses_mean_the_same_as_few(expected: Tree) -> None:
     assert tree(with_all_parentheses(expected), ["x", "y"]) == meaning(expected)
 
 

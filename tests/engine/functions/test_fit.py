@@ -190,7 +190,7 @@ def test_curvatures_are_those_of_60_digits(loss, offset, spread):
         assert condition == pytest.approx(float(largest / least), rel=1e-15)
 
 
-def test_what_is_next_to_a_line():
+def test_parameters_next_to_a_line():
     """The points are at 3000, 3001 and 3002: a line through their middle is not next to theirs."""
     line = fit_line([(3000.0, 0.0), (3001.0, 1.0), (3002.0, 2.0)], "mean_squared_error", NAMES)
     middle = (1.0 / 3001.0, 0.0)

@@ -182,7 +182,7 @@ EXPRESSIONS = (
 
 
 @every("text", EXPRESSIONS)
-def test_the_text_of_a_formula_means_what_the_graph_computes(text: str) -> None:
+def test_the_text_of_a_formula_has_the_value_of_the_graph(text: str) -> None:
     errors, found = differences(text, 0.2, 0.95)
     assert None not in found
     assert max(errors) < 1e-9
@@ -221,7 +221,7 @@ _random_expressions = st.recursive(
 
 @random_examples(max_examples=150)
 @given(_random_expressions)
-def test_any_formula_means_what_the_graph_computes(text: str) -> None:
+def test_any_formula_has_the_value_of_the_graph(text: str) -> None:
     nodes, leaves = nodes_of(f"{text} + x*y", 1)
     generator = np.random.default_rng(0)
     variables = {name: generator.uniform(0.3, 1.7, 7) for name in ("x", "y")}
@@ -397,7 +397,7 @@ def test_simplification(text: str, expected: str) -> None:
     assert text_of(text, 0) == [expected]
 
 
-def test_what_is_above_something_can_be_typed_though_there_is_no_word_for_it() -> None:
+def test_comparisons_can_be_typed_without_a_word_for_them() -> None:
     _, slope = text_of("relu(x - y)*z", 1)[:2]
     assert slope == "z*(1 - step(y - x))"
 
@@ -480,7 +480,7 @@ def test_floats_of_the_graph_are_recognised(value: float, expected: tuple[Fracti
     assert recognised(value) == expected
 
 
-def test_what_only_passes_a_value_on_is_not_seen() -> None:
+def test_operations_that_pass_a_value_on_are_invisible() -> None:
     graph = Graph("float64")
     x = graph.input("x", ())
     passed = operations.stop_gradient(operations.mark(operations.with_slope(x, operations.square(x), x), "name"))
@@ -502,7 +502,7 @@ def test_an_input_without_a_meaning_has_no_formula() -> None:
 
 
 @pytest.mark.parametrize("text", ["x + 1/0", "sqrt(-1)*x", "0^-1 + x", "1/(x - x)", "x*1e300"])
-def test_what_has_no_value_or_is_too_large_has_no_formula(text: str) -> None:
+def test_formulas_without_a_value_or_too_large_are_none(text: str) -> None:
     assert text_of(text, 0) == [None]
 
 
@@ -566,7 +566,7 @@ def test_hostile_expressions_are_answered_soon_and_shortly(text: str) -> None:
     assert found == printed(nodes, leaves)
 
 
-def test_what_the_work_suffices_for_is_reported() -> None:
+def test_formulas_within_the_work_are_reported() -> None:
     whole = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2)
     assert None not in whole
     some = formulas("(1 - x)^2 + 100*(y - x^2)^2", 2, most_work=800)
@@ -576,7 +576,7 @@ def test_what_the_work_suffices_for_is_reported() -> None:
     assert formulas("x", 0, most_work=0) == [None]
 
 
-def test_what_is_too_long_leaves_work_for_the_others_but_none_for_second_derivatives() -> None:
+def test_long_formulas_leave_work_for_others_but_none_for_second_derivatives() -> None:
     found = formulas_of(parse(f"{HOSTILE[2]} + y^2 + sin(z)"))
     assert found.gradient == [None, Printed("2 y", "2*y"), Printed(r"\cos z", "cos(z)")]
     assert found.hessian == [[None] * 3] * 3

@@ -86,12 +86,12 @@ def test_the_reader_knows_the_conventions(latex: str, expected: float) -> None:
         ),
     ],
 )
-def test_the_reader_refuses_what_can_be_read_in_two_ways(latex: str) -> None:
+def test_the_reader_refuses_ambiguous_latex(latex: str) -> None:
     with pytest.raises(Misprint):
         read(latex)
 
 
-# --- what is printed ----------------------------------------------------------------------------
+# --- printing -----------------------------------------------------------------------------------
 
 
 @every(
@@ -123,7 +123,7 @@ def test_the_reader_refuses_what_can_be_read_in_two_ways(latex: str) -> None:
         ("x1*x_1", r"x_1 \, \mathrm{x\_1}"),
     ],
 )
-def test_what_could_be_read_in_two_ways_is_printed_otherwise(text: str, expected: str) -> None:
+def test_ambiguous_latex_is_never_printed(text: str, expected: str) -> None:
     assert as_written(parse(text)) == expected
     assert checked(text).faults == []
 
@@ -138,7 +138,7 @@ def test_variables_of_one_expression_do_not_look_the_same() -> None:
 
 
 @every("name", presets.names)
-def test_formulas_of_presets_mean_what_they_do(name: str) -> None:
+def test_formulas_of_presets_have_their_values(name: str) -> None:
     found = checked(presets[name].expression)
     assert found.faults == []
     assert found.values > 30
@@ -150,7 +150,7 @@ def test_random_expressions_cover_the_language() -> None:
     assert len(set(texts)) > 0.9 * RANDOM
 
 
-def test_formulas_of_random_expressions_mean_what_they_do() -> None:
+def test_formulas_of_random_expressions_have_their_values() -> None:
     reports = [checked(text) for text in random_expressions(0, RANDOM)]
     assert [fault for report in reports for fault in report.faults] == []
     assert sum(report.formulas for report in reports) > 6 * RANDOM
@@ -158,7 +158,7 @@ def test_formulas_of_random_expressions_mean_what_they_do() -> None:
 
 
 @every("word", [word for word in vocabulary if word.arguments and word.name != "negate"], ids=lambda word: word.name)
-def test_the_latex_of_a_word_means_what_it_does(word) -> None:
+def test_the_latex_of_a_word_has_its_values(word) -> None:
     tree = read(word.latex)
     for arguments in SAMPLES[word.name]:
         symbols = dict(zip("ab", arguments, strict=False)) | {"e": math.e}
@@ -170,7 +170,7 @@ def test_the_closed_form_of_a_line_sets() -> None:
     assert sets(LATEX) == ""
 
 
-# --- what formulas may not do -------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------
 
 
 @every(

@@ -91,7 +91,7 @@ def test_a_branch_that_is_not_taken_adds_nothing():
     assert [kind for kind, _ in problems] == ["pole"]
 
 
-# --- and what differs is null -------------------------------------------------------------------
+# --- derivatives that differ are null -----------------------------------------------------------
 
 DIFFERENT = [
     ("x*abs(x)", (0.0,), [0.0], [[NAN]], "kink"),
@@ -113,7 +113,7 @@ DIFFERENT = [
 
 
 @every(("text", "point", "gradient", "hessian", "reason"), DIFFERENT)
-def test_what_the_sides_disagree_about_is_null_with_the_reason(text, point, gradient, hessian, reason):
+def test_derivatives_that_differ_between_sides_are_null_with_a_reason(text, point, gradient, hessian, reason):
     slopes, curvatures, _, problems = analysis_of(text, point)
     np.testing.assert_array_equal(slopes, gradient)
     np.testing.assert_array_equal(curvatures, hessian)

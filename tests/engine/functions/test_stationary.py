@@ -128,7 +128,7 @@ def test_where_they_are_not_single_points_not_all_are_reported(text, low, high):
     np.testing.assert_allclose(calculus(text, found.points, ("x", "y")).norms, 0.0, atol=1e-12)
 
 
-def test_only_what_is_in_the_box_is_reported():
+def test_only_points_in_the_box_are_reported():
     found = found_in("sin(x)", (0,), (7,), 40)
     np.testing.assert_allclose(sorted(found.points[:, 0]), [math.pi / 2, 3 * math.pi / 2], rtol=1e-15)
     border = found_in("x^2", (0,), (1,), 30)
@@ -211,7 +211,7 @@ def test_a_gradient_that_is_short_everywhere_is_no_stationary_point():
     assert not refined.arrived.any()
 
 
-def test_what_is_not_finite_stays_where_it_is():
+def test_starts_that_are_not_finite_stay_in_place():
     starts = np.array([[-1.0], [2.0]])
     refined = refine(function("x*log(x) - x", 2), starts, np.ones(2))
     assert refined.points[0].tolist() == [-1.0]
@@ -227,7 +227,7 @@ def test_polishing():
     assert polish(function("x^2", 1), np.empty((0, 1))).shape == (0, 1)
 
 
-def test_what_is_near():
+def test_points_near_a_stationary_point():
     points = np.array([[1e-4], [0.1], [3.0]])
     assert near(function("x^2", 3), points, np.full(3, 0.01)).tolist() == [True, False, False]
     assert near(function("x^4", 3), points, np.full(3, 0.01)).tolist() == [True, False, False]

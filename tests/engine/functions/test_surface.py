@@ -119,7 +119,7 @@ def test_where_nothing_varies_there_are_no_levels(values):
     assert levels_for(np.array(values), 10) == ([], "linear")
 
 
-def test_what_is_not_finite_is_left_out():
+def test_values_that_are_not_finite_are_left_out():
     plain = levels_for(np.linspace(0.0, 1.0, 50), 8)
     assert levels_for(np.append(np.linspace(0.0, 1.0, 50), [math.inf, -math.inf, math.nan]), 8) == plain
 

@@ -338,7 +338,7 @@ def test_powers_of_whole_numbers_are_exact():
         assert value(f"x^{exponent}", float(base)) == float(base**exponent)
 
 
-def test_what_is_raised_to_zero_is_one():
+def test_anything_raised_to_zero_is_one():
     np.testing.assert_array_equal(results("x^0", [0.0, 5.0, -3.0]).values, 1.0)
     np.testing.assert_array_equal(results("x^y", [(0.0, 0.0), (-2.0, 0.0), (1e300, 0.0)]).values, 1.0)
 
@@ -369,7 +369,7 @@ def bell(x):
     return np.exp(-np.abs(x)) / (1.0 + np.exp(-np.abs(x))) ** 2
 
 
-def test_slopes_of_what_flattens_keep_their_digits():
+def test_slopes_of_flattening_words_keep_their_digits():
     logistic = np.exp(np.minimum(FLAT, 0.0)) / (1.0 + np.exp(-np.abs(FLAT)))
     assert_slopes("sigmoid(x)", FLAT, bell(FLAT), -bell(FLAT) * np.tanh(FLAT / 2.0))
     assert_slopes("tanh(x)", FLAT, 4.0 * bell(2.0 * FLAT), -8.0 * bell(2.0 * FLAT) * np.tanh(FLAT))

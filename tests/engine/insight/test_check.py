@@ -139,7 +139,7 @@ def test_ties_of_maximum_share_the_slope():
     assert report.tensors[0].worst.gradient == 0.5
 
 
-def test_what_has_no_finite_value_is_undefined():
+def test_points_without_a_finite_value_are_undefined():
     assert check_at(function(log, -1.0), None, "float64", 0).verdict == "undefined"
 
 
@@ -155,7 +155,7 @@ def test_a_surrogate_slope_is_taken_as_it_is_declared():
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6, 1e-9, 1e-12])
-def test_an_entry_that_is_wrong_by_a_millionth_is_found_whatever_its_size(size):
+def test_an_entry_of_any_size_that_is_wrong_by_a_millionth_is_found(size):
     """The inputs of one feature are tiny, and so are the slopes of its weights."""
     definition = network(dense("hidden", 3, "tanh"), dense("output", 2))
     inputs = INPUTS * [1.0, 1.0, size]

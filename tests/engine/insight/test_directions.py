@@ -18,7 +18,7 @@ UNITS = ("units", "filters", "4 * units", "3 * units", "outputs", "num_heads", "
 """Words for the axes of a kernel that tell units apart, as layers declare them."""
 
 
-def test_every_kernel_says_which_of_its_axes_are_units():
+def test_every_kernel_has_its_unit_axes_in_the_table():
     """A layer with a kernel of another form needs a line in the table of unit axes."""
     known = {(each.name, name) for each in layers for name in each.parameters or ()}
     assert set(UNIT_AXES) <= known

@@ -24,7 +24,7 @@ def test_every_operation_has_a_rule_for_its_elements():
 
 
 @every("example", ALL_EXAMPLES, ids=str)
-def test_an_element_is_what_its_formula_says(example):
+def test_an_element_has_the_value_of_its_formula(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
     output = example.apply(inputs)

@@ -76,7 +76,7 @@ def test_every_step_has_the_value_of_its_formula(name):
     assert sign * asked.gradient == pytest.approx(float(gradient), rel=exact, abs=exact * size)
 
 
-def test_steps_stand_after_what_they_use_and_kinds_in_their_order():
+def test_steps_follow_those_they_use_and_kinds_are_in_order():
     case = random_case(3, "dense")
     derivation = case.explained(None)
     kinds = [KINDS.index(step.kind) for step, _, _ in derivation.steps]
@@ -249,7 +249,7 @@ def test_a_derivation_that_is_too_long_is_refused_with_a_depth_that_is_not():
     assert caught.value.faults[0].path == ("parameter",)
 
 
-# --- what a gradient means ----------------------------------------------------------------------
+# --- meaning of gradients -----------------------------------------------------------------------
 
 
 def meaning(definition, parameters, inputs, loss, targets, parameter, **details):
@@ -257,7 +257,7 @@ def meaning(definition, parameters, inputs, loss, targets, parameter, **details)
     return found
 
 
-def test_the_sign_says_which_way_to_go_and_going_there_lowers_the_loss():
+def test_moving_as_the_sign_advises_lowers_the_loss():
     definition = network(dense("hidden", 3, "tanh"), dense("output", 2, "sigmoid"))
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((4, 2)), rng.uniform(size=(4, 2))
@@ -351,7 +351,7 @@ def test_probabilities_that_are_just_the_targets_have_no_error():
     assert [reason.code for reason in found.reasons] == ["zero_error"]
 
 
-def test_a_loss_that_counts_only_what_targets_ask_for():
+def test_a_loss_that_counts_only_outputs_with_a_target():
     definition = network(dense("shares", 2, "sigmoid"))
     parameters = {"shares": {"kernel": [[1.0, 1.0]], "bias": [0.0, 0.0]}}
     found = meaning(definition, parameters, [[1.0]], "categorical_crossentropy", [[0.0, 1.0]], "shares.kernel[0][0]")
@@ -389,7 +389,7 @@ def test_the_formulas_of_a_dense_layer_are_those_of_its_textbook():
     )
 
 
-def test_shared_parameters_collect_what_comes_from_every_use():
+def test_shared_parameters_collect_the_gradients_of_every_use():
     definition = network(dense("first", 2, "tanh"), dense("second", 2, "tanh", shares="first"), dense("output", 1))
     derivation = explained(definition, None, [[1.0, 2.0]], "mse", [[1.0]], "first.kernel[0][1]")
     walk(derivation)

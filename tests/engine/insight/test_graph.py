@@ -108,7 +108,7 @@ def test_the_code_gives_the_values_and_gradients_of_functions(preset):
 
 
 @every("example", EXAMPLES, ids=str)
-def test_the_numpy_expression_of_an_operation_is_what_it_computes(example):
+def test_the_numpy_expression_of_an_operation_has_its_value(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
     node = example.apply(inputs)
@@ -213,7 +213,7 @@ def test_large_graphs_are_collapsed_and_too_large_ones_refused():
     assert refused.value.faults[0].path == ("detail",)
 
 
-def test_drawings_quote_what_names_may_hold():
+def test_drawings_quote_special_characters_of_names():
     definition = network(dense("a 'b' <c>&#1;`", 1))
     graph, values = graph_of(definition, np.ones((1, 2)), np.ones((1, 1)))
     view = by_operation(graph.computation)

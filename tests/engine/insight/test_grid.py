@@ -111,7 +111,7 @@ def test_second_derivatives_are_differences_of_slopes(name):
         np.testing.assert_allclose(found.curvatures[0, axis], (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
-def test_what_does_not_move_is_computed_once():
+def test_nodes_that_do_not_move_are_computed_once():
     case = Case("dense")
     last = case.names(lambda part: part.layer == "b")
     whole = GridTask(case.task, case.names(), 2, 100).compile(ROOMY)
@@ -135,7 +135,7 @@ def test_float32_is_computed_in_float32():
         assert found.losses[place] == pytest.approx(case.alone(at)[0], rel=1e-5)
 
 
-def test_what_is_not_finite_is_reported():
+def test_values_that_are_not_finite_are_reported():
     case = Case("dense")
     found = case.run(1, np.array([[0.0, 0.0], [1e308, 1e308]]))
     assert np.isfinite(found.losses[0])

@@ -64,7 +64,7 @@ def test_all_eigenvalues_equal(value):
     assert np.linalg.matrix_rank(pairs.vectors) == 7
 
 
-def test_a_matrix_that_is_smaller_than_what_is_asked():
+def test_a_matrix_with_fewer_eigenvalues_than_requested():
     values = np.array([5.0, 2.0, -1.0])
     _, pairs = found(values, 5, 5)
     np.testing.assert_allclose(pairs.values, values, atol=1e-12)

@@ -60,7 +60,7 @@ def test_a_selector_may_stop_early():
         ("", "takes a layer, a parameter and indices"),
     ],
 )
-def test_a_refusal_says_what_is_possible(text, words):
+def test_a_refusal_lists_the_possible_names(text, words):
     with pytest.raises(InvalidRequest) as refused:
         select(text, PARTS, PATH)
     (fault,) = refused.value.faults

@@ -45,7 +45,7 @@ def test_eigenvalues_are_those_of_pytorch(title):
         assert sum(found.signs.values()) == found.size
 
 
-def test_products_find_what_the_whole_matrix_has(monkeypatch):
+def test_products_find_the_eigenvalues_of_the_whole_matrix(monkeypatch):
     record = RECORDS["small"]
     dense = looked_at(record, AskedSpectrum(6, 6))
     monkeypatch.setattr(module, "DENSE_SIZE", 0)

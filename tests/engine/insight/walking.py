@@ -149,7 +149,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
     """Compute an expression on numbers with errors; return its value and a bound of its rounding."""
     arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
-    # What a step names is rounded itself, and a careful operation knows what was lost.
+    # The numbers that a step names are rounded, and a careful operation knows their rounding.
     names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}
     functions = {name: arithmetic.function(f) if callable(f) else f for name, f in FUNCTIONS.items()}
     return arithmetic.number(eval(expression, {"__builtins__": {}}, functions | names))

@@ -7,16 +7,18 @@ import itertools
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
-from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
-from pathlib import Path
+
 from schemas.network import NetworkField
 from service.engine.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from service.engine.limits import Limits
 from service.engine.network import derivatives
-from service.engine.network.derivatives import DerivativeTask, KINDS, OF, WRT, compile_derivative
+from service.engine.network.derivatives import KINDS, OF, WRT, DerivativeTask, compile_derivative
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from tests.engine.network.building import (

@@ -28,7 +28,7 @@ class LayerHealth:
     deviation: float
     delta_norm: float
     gradient_norm: float | None
-    """Over all its trained parameters."""
+    """The norm of the gradient by all its trained parameters."""
     weight_norm: float | None
     """The norm of its largest kernel."""
     ratio: float | None = None

@@ -118,7 +118,7 @@ class NetworkSweep:
 
     @property
     def largest(self) -> EvaluationTask:
-        """The deepest network, as it is compiled."""
+        """The task of the deepest network."""
         depth = max(self.asked.depths)
         return self._task(depth, self.asked.activations[0], self.asked.initializers[0])
 

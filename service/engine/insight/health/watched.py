@@ -1,4 +1,4 @@
-"""A training that is watched while it runs: its steps, and now and then the network as it is then."""
+"""A training that is diagnosed while it runs: its steps, and now and then its network."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Change:
     form: str = ""
     """The form of the mistake; a mistake in all layers has one form."""
     scale: float = 1.0
-    """A factor of the gradient of the data loss, which leaves that of the penalties as it is."""
+    """A factor of the gradient of the data loss alone."""
 
     def __and__(self, other: Change) -> Change | None:
         """Return both changes together; None where they do not fit together."""

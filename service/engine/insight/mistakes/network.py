@@ -52,7 +52,7 @@ class Network:
         """The data loss, one number."""
         self.has_penalties = bool(self.model.penalties)
         self.forward = list(self.graph.nodes)
-        """All nodes on the way forward."""
+        """The nodes of the forward pass."""
         self.endings = list(self._endings())
 
     # --- what is where ---

@@ -15,7 +15,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.linear_layers import through_updated
-from service.engine.insight.trained_network import NetworkTask
+from service.engine.insight.trained_network import NetworkQuestion
 from service.engine.insight.verify.budget import NODE, cost
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Path, Trees, fill
@@ -30,7 +30,7 @@ SHARES = "verify/shares"
 
 
 @dataclass(frozen=True)
-class DataTask(NetworkTask):
+class DataTask(NetworkQuestion):
     """Asks for the gradients of single samples, and for gradients through updated weights."""
 
     graphs = 3.0

@@ -35,15 +35,15 @@ LARGE = 1e6
 STEPS = tuple(float(f"1e-{k}") for k in range(1, 13))
 FINER = (5.0, 2.0)
 LEAST = 0.09
-"""A step is looked for between this share of a power of ten and the power."""
+"""Steps are tried between this share of a power of ten and the power."""
 MOST_FITTING = 8
 """Steps that fit one number."""
 FAR = 0.5
-"""Differences with a sensible step are off by no more than this share of the largest entry,"""
+"""Largest error of differences with a sensible step, as a share of the largest entry."""
 SMALLEST = {"float64": 1e-9, "float32": 1e-5}
-"""or by what rounding does with this step, the smallest that is tried."""
+"""The smallest step that is tried, by its rounding."""
 FEWEST = 4
-"""Numbers that have to fit a step which nobody would choose."""
+"""Fewest numbers that must fit an unusual step."""
 USUAL = (1.4901161193847656e-08, 6.055454452393343e-06, 0.0003452669770922512, 0.004921566601151848)
 """Roots of the last digits, which many use as steps."""
 TABLED = frozenset((*STEPS, *USUAL, *(factor * step for step in STEPS for factor in FINER)))
@@ -55,7 +55,7 @@ TELLS = 0.05
 WHOLE_NUMBERS = 1e-3
 """Largest distance of a multiple from a whole number."""
 MOSTLY = 0.95
-"""Share of a tensor that has to consist of such multiples."""
+"""Share of a tensor that must consist of such multiples."""
 MOST_JUDGED = 400
 """Most numbers that are compared with a difference each; of more, some are chosen."""
 CHOSEN = 24

@@ -17,7 +17,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
-from service.engine.insight.trained_network import NetworkTask, TrainedNetwork, wide
+from service.engine.insight.trained_network import NetworkQuestion, TrainedNetwork, wide
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
@@ -58,7 +58,7 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
-class NetworkVerifyTask(NetworkTask):
+class NetworkVerifyTask(NetworkQuestion):
     """Asks for verdicts on gradients of a network's loss."""
 
     graphs = 3.0  # both, and the gradients in float64
