@@ -151,10 +151,10 @@ class Admission:
             raise Problem("busy", detail, headers=retry_after(again))
         mine = len(lane.waiting.get(ticket.client, ()))
         if mine >= lane.share:
-            detail = f"{mine} requests of this client wait for computations of this size, as many as may."
+            detail = f"{mine} requests of this client wait for computations of this size, the most that may wait."
             raise Problem("busy", detail, headers=retry_after(lane.wait_of(ticket.client, now, 0)))
         if lane.length >= lane.room:
-            detail = f"{lane.length} requests wait for computations of this size, as many as may."
+            detail = f"{lane.length} requests wait for computations of this size, the most that may wait."
             raise Problem("busy", detail, headers=retry_after(lane.rest(now)))
         ticket.cost, ticket.asked, ticket.queued_in, ticket.ready = cost, now, lane, ready
         lane.add(ticket)
@@ -173,9 +173,9 @@ class Admission:
             full = len(lane.running) >= lane.slots
             if full or len(mine) >= lane.share:
                 ends = min(other.deadline for other in (lane.running if full else mine))
-                detail = f"As many streams are open as a worker of this server serves at once: {lane.slots}."
+                detail = f"{lane.slots} streams are open, the most that a worker of this server serves at once."
                 if not full:
-                    detail = f"As many streams of this client are open as a worker serves at once: {lane.share}."
+                    detail = f"{lane.share} streams of this client are open, the most that a worker serves at once."
                 # A stream ends at its deadline at the latest; on average, one ends every `service / slots` seconds.
                 again = min(ends - now, lane.service / lane.slots)
                 raise Problem("busy", detail, headers=retry_after(again))
@@ -212,7 +212,7 @@ class Admission:
         for ticket, again in list(lane.overdue(now)):
             lane.drop(ticket)
             detail = (
-                f"Those before this request take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
+                f"Earlier requests take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
                 "little time is left for this computation."
             )
             # All present waits are over by the time limit.
