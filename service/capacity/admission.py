@@ -173,9 +173,9 @@ class Admission:
             full = len(lane.running) >= lane.slots
             if full or len(mine) >= lane.share:
                 ends = min(other.deadline for other in (lane.running if full else mine))
-                detail = f"{lane.slots} streams are open, the most that a worker of this server serves at once."
+                detail = f"As many streams are open as a worker of this server serves at once: {lane.slots}."
                 if not full:
-                    detail = f"{lane.share} streams of this client are open, the most that a worker serves at once."
+                    detail = f"As many streams of this client are open as a worker serves at once: {lane.share}."
                 # A stream ends at its deadline at the latest; on average, one ends every `service / slots` seconds.
                 again = min(ends - now, lane.service / lane.slots)
                 raise Problem("busy", detail, headers=retry_after(again))
