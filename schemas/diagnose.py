@@ -82,7 +82,7 @@ class TraceField(StrictField):
             if steps[place].step == 0:
                 continue
             if numbers[place] <= numbers[place - 1]:
-                detail = f"comes after step {numbers[place - 1]}, and steps are told in their order"
+                detail = f"comes after step {numbers[place - 1]}, and steps come in their order"
                 raise ValidationError({place: {"step": [Message(detail)]}})
         return steps
 

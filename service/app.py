@@ -37,7 +37,7 @@ from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
 from service.lean_flask import Lean
-from service.observing.access import Access, log_requests, record
+from service.observing.access import access_of, log_requests, peer_of, record
 from service.observing.request_ids import request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
@@ -95,7 +95,7 @@ def _guard(app: Flask, settings: Settings) -> None:
         environ = request.environ
         environ["nabla.timer"] = Timer(environ.get("nabla.arrived"))
         environ["nabla.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
-        peer = _peer(environ)
+        peer = peer_of(environ)
         # By the rule, not the path: routing forgives slashes that a comparison of paths would not.
         rule = request.url_rule
         route = environ["nabla.route"] = "unmatched" if rule is None else rule.rule
@@ -157,7 +157,16 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
         if length is not None and length >= wire.SMALLEST_COMPRESSED and not response.direct_passthrough:
             length = _compress(response, length, environ)
         # A stream is counted and logged at its beginning.
-        record(_access(response.status_code, length, timer.elapsed, environ))
+        record(
+            access_of(
+                environ,
+                environ["nabla.request_id"],
+                environ["nabla.route"],
+                response.status_code,
+                timer.elapsed,
+                length,
+            )
+        )
         return response
 
 
@@ -171,27 +180,3 @@ def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> in
     response.content_length = length = sum(map(len, compressed))
     response.headers["Content-Encoding"] = "gzip"
     return length
-
-
-def _peer(environ: Mapping[str, Any]) -> str:
-    """Return the client's address: the one that a trusted proxy names, else that of the connection."""
-    return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
-
-
-def _access(status: int, sent: int | None, seconds: float, environ: Mapping[str, Any]) -> Access:
-    ticket = environ.get("nabla.ticket")
-    received = environ.get("CONTENT_LENGTH") or ""
-    return Access(
-        request_id=environ["nabla.request_id"],
-        method=environ["REQUEST_METHOD"],
-        route=environ["nabla.route"],
-        path=environ["PATH_INFO"],
-        status=status,
-        seconds=seconds,
-        client=_peer(environ),
-        key=environ.get("nabla.key", ""),
-        received=int(received) if received.isdecimal() else None,
-        sent=sent,
-        queued=0.0 if ticket is None else ticket.waited,
-        reason=environ.get("nabla.reason", ""),
-    )

@@ -185,7 +185,7 @@ def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any]
     else at the end.
     """
     if context.form != "json" and "state" in request["trace"].include:
-        detail = "state is told in documents; a stream tells places, values and gradients"
+        detail = "only documents have state; a stream has points, values and gradients"
         raise InvalidRequest([Fault(("trace", "include"), detail)])
     work = DescendWork(request, context)
     if context.form != "json":

@@ -151,10 +151,10 @@ class Admission:
             raise Problem("busy", detail, headers=retry_after(again))
         mine = len(lane.waiting.get(ticket.client, ()))
         if mine >= lane.share:
-            detail = f"{mine} requests of this client wait for computations of this size, as many as may."
+            detail = f"{mine} requests of this client wait for computations of this size, the most that may wait."
             raise Problem("busy", detail, headers=retry_after(lane.wait_of(ticket.client, now, 0)))
         if lane.length >= lane.room:
-            detail = f"{lane.length} requests wait for computations of this size, as many as may."
+            detail = f"{lane.length} requests wait for computations of this size, the most that may wait."
             raise Problem("busy", detail, headers=retry_after(lane.rest(now)))
         ticket.cost, ticket.asked, ticket.queued_in, ticket.ready = cost, now, lane, ready
         lane.add(ticket)
@@ -212,7 +212,7 @@ class Admission:
         for ticket, again in list(lane.overdue(now)):
             lane.drop(ticket)
             detail = (
-                f"Those before this request take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
+                f"Earlier requests take longer than foreseen; after {now - ticket.arrived:.1f} seconds, too "
                 "little time is left for this computation."
             )
             # All present waits are over by the time limit.
@@ -285,8 +285,7 @@ class Ticket:
         return self.lane is not self.admission.tiny
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
-        """Ask for a slot to read and validate a body of so many bytes; a request without a body gets one of the system
-        lane.
+        """Ask for a slot to read and validate a body of so many bytes; without a body it is one of the system lane.
 
         Return True if the slot is granted. Otherwise the request waits, and `ready` is called once, from any thread,
         when it is granted or refused; `refusal` is set then. Raise `Problem` 503 if it is refused at once.
@@ -310,10 +309,9 @@ class Ticket:
             self._wait(gate)
 
     def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """Announce the cost of the rest of the request in seconds, and wait for a slot of a lane for it if need be.
+        """Announce the cost of the rest of the request in seconds; with `alone` it belongs to the heavy lane anyway.
 
-        With `alone` it takes a slot of the heavy lane whatever it costs. Raise `Problem` 503, `DeadlineExceeded` and
-        `Abandoned`.
+        Wait for a slot if need be. Raise `Problem` 503, `DeadlineExceeded` and `Abandoned`.
         """
         lane = self.lane
         if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
@@ -322,10 +320,9 @@ class Ticket:
             self.cost = max(self.cost, cost)
 
     def look(self) -> float:
-        """Return at once, or wait for a slot of the next lane if the computation costs more than its lane allows.
+        """Wait for a slot of the next lane if the computation costs more than its lane allows, else go on.
 
-        Return the reading of the clock at which to look again. Raise `DeadlineExceeded`, `Abandoned`, and `Problem` 503
-        if the wait would be too long.
+        Return the time of the next look. Raise `DeadlineExceeded`, `Abandoned`, and `Problem` 503 for too long a wait.
         """
         if self.admission.clock() >= self._next_look:
             self._look()

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.callers.cors import Cors
-from service.observing.access import Access, record
+from service.observing.access import access_of, record
 from service.observing.request_ids import request_id
 from service.problems import MEDIA_TYPE, Problem
 
@@ -85,34 +85,9 @@ class Answers:
         found["X-Content-Type-Options"] = "nosniff"
         phrase = f"{status} {HTTPStatus(status).phrase}"
         first = head(environ.get("SERVER_PROTOCOL", "HTTP/1.1"), phrase, found, close=close)
-        self._record(environ, status, seconds, asked, len(content), reason)
+        route = self._route(environ.get("PATH_INFO", "-"), method)
+        record(access_of(environ, asked, route, status, seconds, len(content), reason))
         return first if method == "HEAD" else first + content
-
-    def _record(
-        self, environ: Mapping[str, Any], status: int, seconds: float, asked: str, sent: int, reason: str
-    ) -> None:
-        method, path = environ.get("REQUEST_METHOD", "-"), environ.get("PATH_INFO", "-")
-        client = environ.get("nabla.peer") or environ.get("REMOTE_ADDR", "")
-        ticket = environ.get("nabla.ticket")
-        queued = 0.0 if ticket is None else ticket.waited
-        route, key = self._route(path, method), environ.get("nabla.key", "")
-        received = environ.get("CONTENT_LENGTH", "")
-        record(
-            Access(
-                request_id=asked,
-                method=method,
-                route=route,
-                path=path,
-                status=status,
-                seconds=seconds,
-                client=client,
-                key=key,
-                received=int(received) if received.isdecimal() else None,
-                sent=sent,
-                queued=queued,
-                reason=reason,
-            )
-        )
 
     def _route(self, path: str, method: str) -> str:
         if self._routes is not None and path.startswith("/"):

@@ -1,4 +1,8 @@
-"""One connection: what it reads, under deadlines, and what it sends, under backpressure."""
+"""One connection: it reads under deadlines and sends under backpressure.
+
+The module and its class are long because a connection is one state machine: nearly every method changes the state, the
+deadline and what is held for the present request, and can be checked only beside the others.
+"""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Edge:
             oldest = next(rests, None)
             if oldest is None:
                 whose = "" if len(self.connections) > most else " from this address"
-                detail = f"As many connections{whose} are open as a worker of this server takes."
+                detail = f"The most connections{whose} that a worker of this server takes are open."
                 connection.refuse(Problem("busy", detail, headers={"Retry-After": "1"}))
                 return
             self.busy(oldest)

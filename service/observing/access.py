@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -42,6 +43,39 @@ class Access:
     """Time that the request waited for others."""
     reason: str = ""
     """The reason of a refusal: the kind of problem, or the finer word in `environ["nabla.reason"]`."""
+
+
+def peer_of(environ: Mapping[str, Any]) -> str:
+    """Return the client's address: the one that a trusted proxy names, else that of the connection."""
+    return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
+
+
+def access_of(
+    environ: Mapping[str, Any],
+    request_id: str,
+    route: str,
+    status: int,
+    seconds: float,
+    sent: int | None,
+    reason: str | None = None,
+) -> Access:
+    """Return the record of the request with this WSGI environment; its `nabla.reason` is the default reason."""
+    ticket = environ.get("nabla.ticket")
+    received = environ.get("CONTENT_LENGTH") or ""
+    return Access(
+        request_id,
+        environ.get("REQUEST_METHOD", "-"),
+        route,
+        environ.get("PATH_INFO", "-"),
+        status,
+        seconds,
+        client=peer_of(environ),
+        key=environ.get("nabla.key", ""),
+        received=int(received) if received.isdecimal() else None,
+        sent=sent,
+        queued=0.0 if ticket is None else ticket.waited,
+        reason=environ.get("nabla.reason", "") if reason is None else reason,
+    )
 
 
 _line_of: Callable[[Access], bytes] | None = None
