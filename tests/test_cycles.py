@@ -40,7 +40,7 @@ POSTS = {
 
 
 INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
-"""What they compile are graphs, of which every value is looked at, and no programs."""
+"""They compile graphs and look at every value; they compile no programs."""
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def test_the_demo_can_be_switched_off(folder: Path, make_client: MakeClient) -> 
     assert client.get("/reference").status_code == 200
 
 
-# How it is built
+# The build
 
 
 @pytest.mark.parametrize(

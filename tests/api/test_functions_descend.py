@@ -52,7 +52,7 @@ def rolled(post: Post, **changes: Any) -> dict[str, Any]:
     return answer
 
 
-# What is told.
+# Records.
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ def test_starts_at_random(post: Post) -> None:
     assert len(rolled(post, starts={"random": {"box": [0, 1]}}, steps=1)["runs"]) == 100
 
 
-# What moves them.
+# Optimizers.
 
 
 @every("name", sorted(set(optimizers.names) - {"adam"}))
@@ -217,7 +217,7 @@ def test_noise_comes_from_its_seed(post: Post) -> None:
     assert not ways(scale=0).any()
 
 
-# How runs end.
+# Ends of runs.
 
 
 def test_runs_stop_early(post: Post) -> None:
@@ -230,7 +230,7 @@ def test_runs_stop_early(post: Post) -> None:
     answer = rolled(post, **body, stop={"gradient_norm_below": 0.3}, trace={"every": 4})
     assert [run["steps_done"] for run in answer["runs"]] == [5, 3, 0]
     for run in answer["runs"]:
-        # The places that are told up to the end, and the end.
+        # The recorded places, the last of them the end.
         told = sorted({*range(0, run["steps_done"] + 1, 4), run["steps_done"]})
         np.testing.assert_allclose(run["path"], [[run["path"][0][0] / 2**step] for step in told], rtol=1e-13)
         assert run["path"][-1] == run["point"]

@@ -86,7 +86,7 @@ def assert_no_silent_null(answer: dict[str, Any]) -> None:
         assert "non_finite" in [warning["code"] for warning in answer["warnings"]], lost
 
 
-# What is told of a point.
+# The answer at a point.
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def test_directions_have_any_length(post: Post) -> None:
     np.testing.assert_allclose(entry["directional_derivative"], [5, 5, -4], rtol=1e-14)
 
 
-# What is wrong at a point.
+# Points without a value or slope.
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_no_null_is_silent(post: Post, expression: str) -> None:
         answer = answered(post, body | {"points": [point], "directions": [[1, 0], [1, -1]]})
         assert_no_silent_null(answer)
         for entry in answer["points"]:
-            # Next to 1e200 the nearest other number is so far away that any slope may be that of rounding.
+            # The neighbours of 1e200 are so far away that any slope may be due to rounding.
             if entry["direction"] is None and entry["norm"] is not None and abs(point[0]) < 1e200:
                 assert entry["norm"] <= 1e-8
             assert (entry["classification"] is None) <= ("problems" in entry)

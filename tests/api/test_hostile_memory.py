@@ -93,7 +93,7 @@ def resident(which: str) -> int:
 @pytest.mark.skipif(not MARK.exists(), reason="this system does not tell the peak of a process")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_stays_within_what_is_reserved_for_it(post: Post, reserved: list[int], name: str) -> None:
-    """Of the memory of the process, for what parsers set aside and never use is none."""
+    """Measured is the resident memory: pages that a parser reserves and never touches do not count."""
     body = BOMBS[name]()
     before = resident("VmRSS")
     MARK.write_text("5")

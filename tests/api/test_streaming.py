@@ -420,7 +420,7 @@ def test_who_waits_for_a_turn_sends_heartbeats_too(app: Flask, monkeypatch: pyte
     answer.close()
 
 
-# How it ends
+# Ends of streams
 
 
 @pytest.mark.parametrize("form", ["ndjson", "sse"])

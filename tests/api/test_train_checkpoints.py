@@ -61,7 +61,7 @@ def test_a_training_goes_on_from_the_last_checkpoint_that_came_with_the_same_bit
     assert last["step"] == last["checkpoint"]["step"] == 15
     again = streamed(client, training(**TRAININGS[name], trace=trace, checkpoint=last["checkpoint"], steps=8), accept)
     after = [line for line in whole if line.get("step", 99) > 15]
-    # Of a resumed run steps are told by their numbers too, so the same ones are.
+    # A resumed run counts its steps on, so it records the same ones.
     assert (again[-1].pop("reason"), after[-1].pop("reason")) == ("all 8 steps are done", "all 23 steps are done")
     assert again == after
     assert again[-1]["checkpoint"]["step"] == 23

@@ -279,7 +279,7 @@ def test_a_comparison_does_not_stream(post: Post, accept: str) -> None:
 
 
 def test_the_lowest_loss_is_told_with_its_step(told: Told) -> None:
-    """Of a run that goes down and up again."""
+    """The run goes down and up again."""
     answer = told(network=LINE, parameters=..., optimizers=[{"type": "momentum", "learning_rate": 0.3}], steps=12)
     (row,), (curves,) = answer["table"], answer["curves"]
     place = curves["loss"].index(min(curves["loss"]))

@@ -17,8 +17,6 @@ from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, MakeClient,
 from tests.conftest import Post
 from tests.support import assert_problem, every, faults, network
 
-# Limits.
-
 
 def refused(response: TestResponse, body: Any) -> dict[str, Any]:
     """Return the one error of a request that exceeds a limit."""
@@ -120,7 +118,7 @@ def test_newton_takes_few_parameters(train: Train) -> None:
     assert train(body | {"frozen": ["a"]}).status_code == 200
 
 
-# What is wrong.
+# Invalid requests.
 
 
 def state(**changes: Any) -> Callable[[dict[str, Any]], None]:

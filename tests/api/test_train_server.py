@@ -21,7 +21,7 @@ from tests.support import Server, assert_problem, head, read_answer, strict_json
 
 ENDLESS = 1_000_000
 STREAMS = 4
-"""So many may one client open of the five that a worker serves."""
+"""The streams that one client may open of the five that a worker serves."""
 SOON = 10.0
 """Seconds that are far more than it takes."""
 

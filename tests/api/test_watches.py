@@ -26,7 +26,7 @@ WIDE = {
     "loss": "mean_squared_error",
 }
 COMPUTED: dict[str, tuple[str, dict[str, Any], int]] = {
-    # What is asked where, and how often it looks at least.
+    # Path, request, and the least number of looks at the watch.
     "an unseen recurrent network": (
         "/v1/gradients",
         RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]},
@@ -83,7 +83,7 @@ TRAINED = {
 }
 ENDLESS = 200_000
 STEPPED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], Any]]] = {
-    # What is asked where, and how many steps were made.
+    # Path, request, and the key of the number of steps.
     "a training": (
         "/v1/train",
         TRAINED | {"optimizer": "sgd", "steps": ENDLESS, "trace": {"every": ENDLESS}},
