@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.api.test_streaming import EVENTS, NDJSON, events, lines
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
 from tests.support import assert_described, assert_problem, every, faults, strict_json
@@ -28,7 +27,6 @@ SUMMARY = {"variables", "status", "steps", "best", "valleys", "runs", "finite", 
 RUN = {"optimizer", "start", "status", "reason", "steps_done", "point", "value", "norm", "valley", "basin"}
 WAY = {"path", "values", "gradients", "state"}
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
-MakeClient = Callable[..., FlaskClient]
 
 
 def sgd(learning_rate: float = 0.01, **options: Any) -> dict[str, Any]:

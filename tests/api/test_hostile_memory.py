@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from service import memory, structure
 from service.memory import Account, Reservation
 from service.structure import structure_of
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, network, pointers, replaced, xor
 
 MEBI = 2**20
@@ -106,7 +105,7 @@ def test_a_bomb_stays_within_what_is_reserved_for_it(post: Post, reserved: list[
 
 @pytest.mark.parametrize("name", ["ones and a word", "empty lists", "strings", "keys", "a long text"])
 def test_compressed_bombs_are_reserved_before_they_are_there(
-    make_client: Callable[..., FlaskClient], reserved: list[int], name: str
+    make_client: MakeClient, reserved: list[int], name: str
 ) -> None:
     client = make_client()
     bomb = BOMBS[name]()
@@ -122,7 +121,7 @@ def test_compressed_bombs_are_reserved_before_they_are_there(
 
 
 def test_a_stream_that_lies_about_its_length_is_counted_as_it_comes(
-    make_client: Callable[..., FlaskClient], reserved: list[int]
+    make_client: MakeClient, reserved: list[int]
 ) -> None:
     body = gzip.compress(b" " * (8 * MEBI))[:-4] + bytes(4)  # it says that it is empty
     client = make_client()

@@ -28,7 +28,7 @@ from service.config import Settings
 from service.engine.errors import DeadlineExceeded
 from service.observability import Timer
 from service.problems import Problem
-from tests.conftest import wait_for
+from tests.conftest import MakeClient, wait_for
 from tests.support import assert_problem, every, strict_json
 
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
@@ -600,5 +600,5 @@ def test_a_request_that_is_refused_gives_its_stream_back(laboratory: Laboratory)
     laboratory.assert_everything_was_given_back()
 
 
-def test_the_limit_of_streams_is_shown(make_client: Callable[..., FlaskClient]) -> None:
+def test_the_limit_of_streams_is_shown(make_client: MakeClient) -> None:
     assert make_client(streams=4).get("/v1").json["limits"]["streams"] == 4

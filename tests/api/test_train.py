@@ -19,7 +19,6 @@ from tests.api.training import (
     PATH,
     SUMMARY,
     VALIDATION,
-    MakeClient,
     Told,
     Train,
     assert_trees_close,
@@ -28,7 +27,7 @@ from tests.api.training import (
     times,
     training,
 )
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_described, every, network, strict_json, xor
 
 

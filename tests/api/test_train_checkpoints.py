@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from tests.conftest import MakeClient
 from tests.support import assert_problem, network, strict_json
 
-MakeClient = Callable[..., FlaskClient]
 PATH = "/v1/train"
 NDJSON = "application/x-ndjson"
 SAMPLES = [[0.2, 1.1], [1.3, 0.4], [-0.5, 0.9], [1.8, -0.6], [-1.2, 0.3]]

@@ -9,17 +9,15 @@ from typing import Any
 
 import jsonschema
 import pytest
-from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE
 from service.engine.descent.comparison import MOST_RUNS
 from service.engine.descent.training import Training
 from tests.api.test_gradients import BASE64, plain
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train/compare"
-MakeClient = Callable[..., FlaskClient]
 VALIDATION = {"inputs": [[0.5, 0.5]], "targets": [[1.0]]}
 LINE = network({"type": "dense", "name": "line", "units": 1})
 

@@ -13,8 +13,8 @@ from werkzeug.test import TestResponse
 
 from service import memory
 from tests.api.test_several import TWO
-from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, MakeClient, Told, Train, lines, training
-from tests.conftest import Post
+from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, Told, Train, lines, training
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network
 
 

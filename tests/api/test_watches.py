@@ -13,9 +13,8 @@ from werkzeug.test import TestResponse
 
 from service.admission import Ticket
 from service.engine.errors import Abandoned, DeadlineExceeded
+from tests.conftest import MakeClient
 from tests.support import assert_problem, network, strict_json
-
-MakeClient = Callable[..., FlaskClient]
 
 SEQUENCE = [[[0.1, 0.2]] * 60]
 RECURRENT = {"network": network({"type": "lstm", "units": 3}), "loss": "mean_squared_error"}
