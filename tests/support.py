@@ -25,6 +25,7 @@ from service.problems import KINDS
 ROOT = Path(__file__).parents[1]
 PROBLEM = "application/problem+json"
 LOOPBACK = "127.0.0.1"
+HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 Test = TypeVar("Test", bound=Callable[..., None])
 
 

@@ -22,7 +22,6 @@ from tests.support import assert_problem, every, faults, network, pointers, repl
 
 PATH = "/v1/derivatives"
 LOSS = {"targets": XOR_DATA["targets"], "loss": "half_squared_error"}
-PAIR = {"inputs": XOR_DATA["inputs"][:2]}
 KINDS = ("jacobian", "jvp", "vjp", "hessian", "hvp")
 COMBINATIONS = [
     each

@@ -18,10 +18,9 @@ from tests.api.test_streaming import EVENTS, NDJSON, events, lines
 from tests.conftest import MakeClient, Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_described, assert_problem, every, faults, strict_json
+from tests.support import HIMMELBLAU, assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/descend"
-HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 DOUBLE_WELL = "x^4 - 3x^2 + x"
 SUMMARY = {"variables", "status", "steps", "best", "valleys", "runs", "finite", "warnings"}
 RUN = {"optimizer", "start", "status", "reason", "steps_done", "point", "value", "norm", "valley", "basin"}

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service import wire
-from service.api.operation import OPERATIONS
 from service.engine.texts import LANGUAGES
 from tests.conftest import Post
-
-TRANSLATED = [operation.path for operation in OPERATIONS if operation.is_translated]
 
 
 @pytest.mark.parametrize(

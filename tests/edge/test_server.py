@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerFactory, wait_for
-from tests.edge.support import all_of
+from tests.edge.support import LIVE, all_of
 from tests.support import LOOPBACK, Server, assert_problem, head, read_answer, strict_json, xor
 
 ARENA = 64 << 20
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 READY = b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n"
 TRAIN = "/v1/train"
 
