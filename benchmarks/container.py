@@ -33,9 +33,9 @@ from benchmarks.service import ROOT, free_port
 from service.config import Settings
 
 BASE = 100 * 2**20
-"""What a worker takes for itself, with the small requests that are not counted."""
+"""The memory of a worker itself, with the small requests that are not counted."""
 SLACK = 0.4
-"""What was given back and lies between objects in use, in parts of NABLA_MAX_MEMORY_BYTES."""
+"""Freed memory between objects in use, as a share of NABLA_MAX_MEMORY_BYTES."""
 JSON = {"Content-Type": "application/json"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
 TYPED = JSON | {"Accept": "application/json; tensors=base64"}

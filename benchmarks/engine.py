@@ -36,7 +36,7 @@ BARS = {
 }
 
 Answer = Callable[[], tuple[float, Array]]
-"""What a contender computed: the loss and the gradients as one vector."""
+"""The result of a contender: the loss and the gradients as one vector."""
 
 
 def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callable[[], object]], dict[str, Answer]]:

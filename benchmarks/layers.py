@@ -31,7 +31,7 @@ PLAN, WHOLE = "planned program", "Derivation.run, copies in and out"
 EAGER, VMAP, HESSIAN = "PyTorch eager", "PyTorch vmap(grad)", "PyTorch hessian"
 HESSIAN_BAR = Bar(0.25)
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
-"""How far answers may differ, relative to their largest number."""
+"""The largest difference of answers, relative to their largest number."""
 
 Peer = Callable[[Any, "Case", Feed], tuple[Callable[[], object], Callable[[], list[Array]]]]
 """`(torch, case, numbers)` to a call to be timed, and what it computes: see `Case.answer`."""

@@ -315,7 +315,7 @@ class Record:
         rows = []
         for block in self.by_sample(matrix, 0, "outputs"):
             if wrt == "inputs":
-                # What one sample puts out depends on that sample alone.
+                # The outputs of a sample depend on that sample alone.
                 blocks = [x.diagonal(0, 0, 2).movedim(-1, 0) for x in self.by_sample(block, 2, "inputs")]
             else:
                 blocks = split(block, self.function.pieces(wrt), 2)

@@ -101,7 +101,7 @@ KINKS: dict[str, list[Point]] = {
     "max": [(-0.5, -0.5)],
     "mod": [(4.0, 2.0), (-6.0, 1.5)],
 }
-"""Where the service follows PyTorch's conventions."""
+"""Points at which the service follows PyTorch's conventions."""
 
 SKIPPED = [
     {

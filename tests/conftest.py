@@ -31,6 +31,7 @@ hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("nabla")
 
 Post = Callable[..., TestResponse]
+MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
 
 
@@ -47,7 +48,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def make_client() -> Callable[..., FlaskClient]:
+def make_client() -> MakeClient:
     """Return a function that makes a client of a fresh application with some settings changed."""
 
     def make(**settings: Any) -> FlaskClient:

@@ -25,6 +25,7 @@ from service.problems import KINDS
 ROOT = Path(__file__).parents[1]
 PROBLEM = "application/problem+json"
 LOOPBACK = "127.0.0.1"
+HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
@@ -191,6 +192,14 @@ def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
     assert not found, found
 
 
+def answered(post: Callable[..., Any], body: Any, path: str = "/v1/gradients", **headers: str) -> dict[str, Any]:
+    """Return the answer to a request, of which the status has to be 200."""
+    response = post(body, path, **headers)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = strict_json(response.get_data())
+    return answer
+
+
 def faults(document: Mapping[str, Any]) -> dict[str, str]:
     """Return the details of a problem's errors by their pointers."""
     return {error["pointer"]: error["detail"] for error in document["errors"]}
@@ -246,6 +255,15 @@ class Server:
     @property
     def workers(self) -> list[int]:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Return the processor time of all workers."""
+        ticks = 0
+        for pid in self.workers:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     @property
     def resident_bytes(self) -> int:

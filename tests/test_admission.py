@@ -38,7 +38,7 @@ class Bench:
             cpu=lambda: self.clock.spent,
         )
         self.ready: list[Ticket] = []
-        """Requests that waited, in the order in which they were told."""
+        """Requests that waited, in the order in which they were called."""
 
     def ticket(self, client: str = "a") -> Ticket:
         return self.admission.ticket(client, self.clock.now)
@@ -169,7 +169,7 @@ def test_a_wait_that_does_not_fit_the_deadline_is_refused_at_once(bench: Bench) 
     problem = bench.refused(12.0, "c")
     assert problem.headers == {"Retry-After": "6"}
     assert "24.0 seconds" in problem.detail
-    # What is already done need not be waited for.
+    # Nobody waits for work that is done already.
     bench.clock.now += 6.0
     assert not bench.ask(12.0, "c")[1]
 
@@ -267,8 +267,8 @@ def test_who_cannot_be_in_time_any_more_is_refused_when_that_is_foreseen(bench: 
     assert waiting[0].lane is bench.admission.heavy
     assert [ticket.refusal is None for ticket in waiting] == [True] * 4 + [False] * 4
     assert bench.load(bench.admission.heavy) == (1, 3)
-    # Where 4 have turns of 6 seconds, the next one would be in time now if it came again, so it is told how long a
-    # slot is held of late: 3.3 seconds. Each one more needs 6 more.
+    # The next one would be in time if it came again now, so its Retry-After is the recent time of a slot, 3.3 s.
+    # Each further one waits 6 s more.
     assert [ticket.refusal.headers["Retry-After"] for ticket in waiting[4:] if ticket.refusal] == ["4", "6", "12", "18"]
     while bench.ready:
         ticket = bench.ready.pop(0)
@@ -328,7 +328,7 @@ def test_who_could_be_in_time_after_a_refusal_before_it_is_kept(bench: Bench) ->
 
 
 def test_waits_are_foreseen_anew_only_now_and_then(bench: Bench) -> None:
-    """Of a long queue, that would cost more than a tiny request does."""
+    """To reckon a long queue would cost more than a tiny request."""
     tiny = bench.admission.tiny
     for number in range(TINY_SLOTS):
         bench.ask(0.001, f"{number}")

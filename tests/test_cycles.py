@@ -29,6 +29,7 @@ from service.engine.functions.expression import parse
 from service.engine.graph import plan
 from service.engine.graph.ir import Graph, Node, sealing
 from service.engine.limits import Limits
+from tests.conftest import MakeClient
 from tests.support import network, xor
 
 POSTS = {
@@ -40,7 +41,7 @@ POSTS = {
 
 
 INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
-"""What they compile are graphs, of which every value is looked at, and no programs."""
+"""They compile graphs and look at every value; they compile no programs."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[A
 
 
 @pytest.fixture(scope="module")
-def emptied(make_client: Callable[..., FlaskClient]) -> FlaskClient:
+def emptied(make_client: MakeClient) -> FlaskClient:
     """Return a client of an application that has compiled nothing when a test begins."""
     return make_client()
 
@@ -114,7 +115,7 @@ def test_programs_and_graphs_are_gone_when_they_are_evicted(
     ids=repr,
 )
 def test_refused_requests_leave_no_graph(
-    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     client = make_client(max_graph_nodes=50)
     graphs = made(monkeypatch, Graph)
@@ -281,7 +282,7 @@ def test_nothing_is_looked_for_where_the_collector_is_off(monkeypatch: pytest.Mo
     Collector().made(10**9)
 
 
-def test_objects_wait_for_no_look_at_all_programs(make_client: Callable[..., FlaskClient]) -> None:
+def test_objects_wait_for_no_look_at_all_programs(make_client: MakeClient) -> None:
     """With a full cache, as many objects are freed as are made: Python's own count stays low meanwhile."""
     client = make_client(cached_bytes=2**20)
     before = gc.get_threshold()

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from flask.testing import FlaskClient
 
 from scripts import demo as building
 from service import demo_files as demo
+from tests.conftest import MakeClient
 from tests.support import ROOT, Server, assert_problem
 
-MakeClient = Callable[..., FlaskClient]
 SCRIPT = b"console.log('a long enough script')\n" * 100
 HASHED = "index-B3_-zx91.js"
 
@@ -173,7 +172,7 @@ def test_the_demo_can_be_switched_off(folder: Path, make_client: MakeClient) -> 
     assert client.get("/reference").status_code == 200
 
 
-# How it is built
+# The build
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from flask.testing import FlaskClient
 
 from service.callers.proxy import Proxies, network_of
 from service.config import ConfigurationError, Settings
+from tests.conftest import MakeClient
 from tests.support import assert_problem, every
 
-MakeClient = Callable[..., FlaskClient]
 TRUSTED = Proxies(("127.0.0.1", "10.0.0.0/8", "2001:db8::/32"))
 
 

@@ -102,7 +102,7 @@ def run(options: Options) -> Iterator[Row]:
             headers = {"Content-Encoding": "gzip"} if bomb.gzipped else {}
             request = post(bomb.path, bomb.wire, headers)
             found = asyncio.run(_at_once(server, request, AT_ONCE, options))
-            # "busy" is no refusal of the bomb: what waits for memory may be told to come back.
+            # "busy" is no refusal of the bomb: a request that waits for memory may get a Retry-After.
             yield _row(f"{AT_ONCE} x {bomb.name}, {len(request) / 1e6:.2g} MB sent", found, {"4xx", "503"}, server)
             if found[3]:
                 server = fresh()

@@ -30,7 +30,7 @@ class Answer:
     length: int
     seconds: float
     whole: bool
-    """Whether all that was announced has come."""
+    """True if the announced length was received."""
 
     @property
     def retry_after(self) -> float | None:

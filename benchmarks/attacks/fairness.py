@@ -17,8 +17,6 @@ from benchmarks.attacks.harness import Options, Row, Server, serving, watched
 
 GREEDY = 60
 ANSWERED, MEDIAN = 0.4, 2.0
-MODEST = post("/v1/forward", elementwise(170))
-"""About 0.33 s of one processor."""
 KEYS = {name: f"{name}-key-0123456789" for name in ("modest", "greedy", "normal")}
 Headers = Callable[[], Mapping[str, str]]
 

@@ -45,7 +45,7 @@ class Options:
 
     checkout: Path = ROOT
     seconds: float = 20.0
-    """How long one attack lasts, about."""
+    """The approximate seconds of one attack."""
     workers: int = 2
     addresses: int = 64
     """From how many addresses the attackers come."""
@@ -53,7 +53,7 @@ class Options:
     mutations: int = 300_000
     seed: int = 1
     minutes: float = 15.0
-    """Of the soak."""
+    """The minutes of the soak."""
     only: str = ""
     """A part of the names of the attacks that are run; empty: all."""
 

@@ -24,7 +24,7 @@ AT_ONCE = 1.0
 """Seconds within which a refusal comes: what a client behind others needs to hear."""
 WHOLE = 2**30
 AGAIN = 0.5
-"""Seconds until somebody who was refused asks again, whatever he was told."""
+"""Seconds until a refused client asks again, whatever Retry-After says."""
 
 
 @dataclass

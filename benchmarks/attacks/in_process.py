@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_SECONDS = 1.5
 HANG = MAX_SECONDS + 3.0
 REPEATED = 25
-"""One request of so many is sent twice: both answers must be the same bytes."""
+"""One request of this number is sent twice: both answers must be the same bytes."""
 
 
 def main() -> int:

@@ -116,7 +116,7 @@ async def _killed(server: Server, options: Options) -> Row:
         await asyncio.sleep(0.01)
     renewed = time.perf_counter() - killed
     await asyncio.gather(*tasks)
-    # A connection that waited in the backlog is told to nobody else: the kernel gives it to the other worker.
+    # The kernel gives a connection that waited in the backlog to the other worker, without a word to the client.
     strangers = [port for port in found.lost if port not in its]
     told = (
         f"{found.answered} answered, {len(found.wrong)} wrong {found.wrong[:1]}, {len(found.lost)} lost of {len(its)} "

@@ -84,7 +84,7 @@ async def _client(server: Server, mutator: Mutator, count: int, source: str, fau
             fault = fault_of(attempt.method, answer.status, answer.headers, answer.body, attempt.value)
             if fault is not None:
                 faults[f"{fault} at {attempt.method} {attempt.path[:60]} {wrong} {attempt.kinds}"[:200]] += 1
-        # What follows an error of the framing cannot be told from what belongs to it.
+        # After an error of the framing, the bytes of the error and of the next request look alike.
         if wrong is not None or not answer.whole or answer.headers.get("connection", "").lower() == "close":
             connection.reset()
             connection = None

@@ -74,9 +74,9 @@ class Attempt:
     body: bytes | None
     headers: dict[str, str]
     value: Any = None
-    """What the body says, where it is JSON as it was meant."""
+    """The value of the body, if it is JSON as it was meant."""
     kinds: tuple[str, ...] = ()
-    """Which mutations it went through."""
+    """The names of its mutations."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Described:
     examples: list[tuple[str, Any]]
     """Paths of POST requests with bodies."""
     paths: list[str]
-    """Of GET requests."""
+    """The paths of GET requests."""
     words: list[str]
     """Names of keys and all words that requests may use."""
     streamed: set[str] = field(default_factory=set)

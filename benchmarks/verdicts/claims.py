@@ -256,7 +256,7 @@ def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Cla
             if change is not None:
                 change(network, generator)
                 if change is enlarge and network.seed:
-                    continue  # its mask is that of a small batch
+                    continue  # its mask was drawn for a small batch
             if own == "float32":
                 network.cast("float32")
             network.cast(own)

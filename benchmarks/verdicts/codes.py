@@ -23,7 +23,7 @@ CODES: dict[str, tuple[frozenset[str], ...]] = {
     "softmax_twice": _any("crossentropy_with_softmax_twice", "activation_derivative_doubled"),
     "sigmoid_omitted": _any("crossentropy_without_softmax", "activation_derivative_omitted"),
     "sigmoid_twice": _any("crossentropy_with_softmax_twice", "activation_derivative_doubled"),
-    # What is handed in for a layer.
+    # Claims about a layer.
     "layer_negated": _any("sign"),
     "layer_doubled": _any("factor_two"),
     "layer_halved": _any("factor_half"),

@@ -35,7 +35,7 @@ class Case:
     run: Run
     sample: tuple[int, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    """Of our parameters."""
+    """The shapes of our parameters."""
     turned: Callable[[Tree], Tree]
     """Our parameters by the names and in the shapes of PyTorch."""
     channels_last: bool = False

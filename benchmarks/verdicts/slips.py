@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Wrong = Callable[[str], bool]
-"""Whether the layer at hand makes the mistake of this name."""
+"""Returns whether the layer makes the mistake of this name."""
 
 
 @dataclass(frozen=True, order=True)

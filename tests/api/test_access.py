@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import pytest
 from flask.testing import FlaskClient
@@ -11,9 +10,9 @@ from flask.testing import FlaskClient
 from service.callers import quotas
 from service.capacity.admission import Admission
 from service.config import ConfigurationError, Settings
+from tests.conftest import MakeClient
 from tests.support import assert_problem, xor
 
-MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
 KEY = "correct horse"
 DIGEST = "sha256:" + hashlib.sha256(KEY.encode()).hexdigest()
@@ -207,9 +206,7 @@ def test_settings_come_from_the_environment() -> None:
     assert settings.api_keys == ("a", "b")
 
 
-def test_a_client_is_a_valid_key_else_an_address(
-    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_is_a_valid_key_else_an_address(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up keys on an open server, and an address with several keys, have one share of it."""
 
     def client_of(client: FlaskClient, **headers: str) -> str:

@@ -36,7 +36,7 @@ def request(
         inputs = {name: array.tolist() for name, array in example.inputs(0).items()}
         body = {"network": network(block, inputs=example.names), "inputs": inputs, "training": True}
         outputs = (post(body, "/v1/forward").json or {}).get("outputs")
-        # What cannot be computed is refused in the same words whatever the targets are.
+        # An impossible network is refused in the same words whatever the targets are.
         targets = [[0.5]] if outputs is None else np.full(np.shape(outputs), 0.5).tolist()
         return body | {"targets": targets, "loss": "squared_error"}, "#/network/layers/0"
     if registry.plural == "losses":

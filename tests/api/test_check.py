@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from tests.conftest import Post
-from tests.support import assert_problem, every, faults, network, strict_json, xor
+from tests.conftest import MakeClient, Post
+from tests.support import answered, assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/gradients/check"
 SADDLE = {"expression": "x^2 - y^2", "point": [3, 1]}
-MakeClient = Callable[..., FlaskClient]
-
-
-def answered(post: Post, body: Any, **headers: str) -> dict[str, Any]:
-    response = post(body, PATH, **headers)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = strict_json(response.get_data())
-    return found
 
 
 def verdicts(answer: dict[str, Any]) -> dict[str, str]:
@@ -29,7 +19,7 @@ def verdicts(answer: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_gradients_of_xor_are_right(post: Post) -> None:
-    answer = answered(post, xor())
+    answer = answered(post, xor(), PATH)
     assert answer["verdict"] == "right" and answer["finite"] is True and answer["missing"] == []
     assert list(verdicts(answer)) == ["hidden.kernel", "hidden.bias", "output.kernel", "output.bias"]
     assert answer["value"] == strict_json(post(xor()).get_data())["loss"]
@@ -43,7 +33,7 @@ def test_the_gradients_of_xor_are_right(post: Post) -> None:
 def test_the_answer_of_the_gradients_endpoint_passes_as_a_claim(post: Post, dtype: str) -> None:
     body = xor(dtype=dtype)
     claimed = strict_json(post(body).get_data())["gradients"]
-    answer = answered(post, body | {"claimed": claimed})
+    answer = answered(post, body | {"claimed": claimed}, PATH)
     assert set(verdicts(answer).values()) == {"right"}
     assert {each["compared"] for each in answer["checks"]} == {"exact"}
 
@@ -51,7 +41,7 @@ def test_the_answer_of_the_gradients_endpoint_passes_as_a_claim(post: Post, dtyp
 def test_one_wrong_number_is_found(post: Post) -> None:
     claimed = copy.deepcopy(strict_json(post(xor()).get_data())["gradients"])
     claimed["hidden"]["kernel"][1][0] *= 1.0 + 1e-6
-    answer = answered(post, xor(claimed=claimed))
+    answer = answered(post, xor(claimed=claimed), PATH)
     assert verdicts(answer) == {
         "hidden.kernel": "wrong",
         "hidden.bias": "right",
@@ -60,20 +50,20 @@ def test_one_wrong_number_is_found(post: Post) -> None:
     }
     (wrong,) = [each for each in answer["checks"] if each["verdict"] == "wrong"]
     assert wrong["worst"]["label"] == "hidden.kernel[1][0]" and wrong["wrong"] == 1
-    assert answered(post, xor(claimed=claimed, tolerance=1e-5))["verdict"] == "right"
+    assert answered(post, xor(claimed=claimed, tolerance=1e-5), PATH)["verdict"] == "right"
 
 
 def test_a_part_may_be_claimed_and_the_rest_is_named(post: Post) -> None:
-    answer = answered(post, xor(claimed={"output": {"bias": [0.0467642834898366]}}))
+    answer = answered(post, xor(claimed={"output": {"bias": [0.0467642834898366]}}), PATH)
     assert verdicts(answer) == {"output.bias": "right"}
     assert answer["missing"] == ["hidden.kernel", "hidden.bias", "output.kernel"]
 
 
 @pytest.mark.parametrize("claimed", [{"x": 6, "y": -2}, [6, -2]])
 def test_a_function_is_checked(post: Post, claimed: Any) -> None:
-    assert answered(post, SADDLE)["verdict"] == "right"
-    assert answered(post, SADDLE | {"claimed": claimed})["verdict"] == "right"
-    answer = answered(post, SADDLE | {"claimed": {"y": 2}})
+    assert answered(post, SADDLE, PATH)["verdict"] == "right"
+    assert answered(post, SADDLE | {"claimed": claimed}, PATH)["verdict"] == "right"
+    answer = answered(post, SADDLE | {"claimed": {"y": 2}}, PATH)
     assert answer["verdict"] == "wrong" and answer["missing"] == ["x"]
     assert answer["checks"][0]["worst"]["reference"] == -2
     # 4 from a slope of 2, whatever the step: no difference comes near it.
@@ -85,34 +75,36 @@ def test_the_sentences_are_in_the_language_of_the_caller(post: Post) -> None:
     assert response.headers["Content-Language"] == "zh"
     answer = strict_json(response.get_data())
     assert answer["text"] == "梯度有误,共 1 处:`y`。"
-    assert answered(post, SADDLE | {"language": "en"}, Accept_Language="zh")["text"].startswith("The gradient is right")
+    assert answered(post, SADDLE | {"language": "en"}, PATH, Accept_Language="zh")["text"].startswith(
+        "The gradient is right"
+    )
 
 
 def test_a_step_may_come_twice(post: Post) -> None:
-    rows = answered(post, SADDLE | {"steps": [0.1, 0.01, 0.01]})["curve"]["steps"]
+    rows = answered(post, SADDLE | {"steps": [0.1, 0.01, 0.01]}, PATH)["curve"]["steps"]
     assert [row["step"] for row in rows] == [0.1, 0.01, 0.01]
-    curve = answered(post, {"expression": "x^4", "point": [1], "steps": [0.1] * 9 + [0.01] * 9})["curve"]
+    curve = answered(post, {"expression": "x^4", "point": [1], "steps": [0.1] * 9 + [0.01] * 9}, PATH)["curve"]
     assert curve.get("truncation") is None  # two steps are no line
 
 
 def test_a_kink_within_the_steps_is_told(post: Post) -> None:
-    answer = answered(post, {"expression": "|x|", "point": [0.003], "steps": [0.01, 0.001]})
+    answer = answered(post, {"expression": "|x|", "point": [0.003], "steps": [0.01, 0.001]}, PATH)
     assert answer["verdict"] == "right" and answer["curve"]["kink"] == 0.01
     assert [row["kink"] for row in answer["curve"]["steps"]] == [True, False]
-    answer = answered(post, {"expression": "|x|", "point": [0]})
+    answer = answered(post, {"expression": "|x|", "point": [0]}, PATH)
     assert answer["verdict"] == "kink" and answer["checks"][0]["sides"] == [-1, 1]
 
 
 def test_surrogate_slopes_are_taken_as_declared(post: Post) -> None:
     step = {"type": "step", "surrogate": "straight_through"}
     layers = {"type": "dense", "name": "gate", "units": 2, "activation": step}, {"type": "dense", "units": 1}
-    answer = answered(post, {"network": network(*layers), "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"})
+    answer = answered(post, {"network": network(*layers), "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"}, PATH)
     assert answer["verdict"] == "right"
     assert ("declared_slope", "gate") in [(each["code"], each.get("layer")) for each in answer["warnings"]]
 
 
 def test_what_is_not_finite_is_undefined(post: Post) -> None:
-    answer = answered(post, {"expression": "sqrt(x)", "point": [0]})
+    answer = answered(post, {"expression": "sqrt(x)", "point": [0]}, PATH)
     assert answer["verdict"] == "undefined" and answer["finite"] is False and answer["checks"] == []
 
 
@@ -120,8 +112,12 @@ def test_what_is_not_finite_is_undefined(post: Post) -> None:
 @every("point", [1e-9, 1.0, 700.0, 1e100])
 def test_every_answer_is_json_whatever_the_scale(post: Post, expression: str, point: float) -> None:
     body = {"expression": expression, "point": [point]}
-    assert answered(post, body)["verdict"] in ("right", "undefined", "unsure" if "1e-300" in expression else "right")
-    assert answered(post, body | {"claimed": [1e200], "steps": [1e100, 1.0, 1e-300]})["verdict"] in (
+    assert answered(post, body, PATH)["verdict"] in (
+        "right",
+        "undefined",
+        "unsure" if "1e-300" in expression else "right",
+    )
+    assert answered(post, body | {"claimed": [1e200], "steps": [1e100, 1.0, 1e-300]}, PATH)["verdict"] in (
         "wrong",
         "undefined",
     )

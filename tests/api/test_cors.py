@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from flask import Flask
@@ -12,10 +11,9 @@ from flask.testing import FlaskClient
 from service.callers import cors
 from service.listening import on_loopback
 from tests.api.training import NDJSON, training
-from tests.conftest import ServerFactory
+from tests.conftest import MakeClient, ServerFactory
 from tests.support import Answer, Server, assert_problem, head, strict_json, xor
 
-MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
 PAGE = "http://localhost:5173"
 ELSEWHERE = "https://pages.example"

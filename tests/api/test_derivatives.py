@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from schemas.tensor import encode
@@ -18,13 +17,11 @@ from service.api.examples import DERIVATIVES, XOR_DATA, XOR_NETWORK, XOR_PARAMET
 from service.wire import LARGE_BODY
 from tests.api.test_gradients import BASE64, plain
 from tests.api.test_limits import LIMITS
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network, pointers, replaced, resolves, strict_json
 
 PATH = "/v1/derivatives"
-MakeClient = Callable[..., FlaskClient]
 LOSS = {"targets": XOR_DATA["targets"], "loss": "half_squared_error"}
-PAIR = {"inputs": XOR_DATA["inputs"][:2]}
 KINDS = ("jacobian", "jvp", "vjp", "hessian", "hvp")
 COMBINATIONS = [
     each

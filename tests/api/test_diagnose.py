@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from flask.testing import FlaskClient
 
 from service.api.examples import GRADIENTS
 from service.engine.findings import findings
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.engine.findings import EXAMPLES, XOR, body, dense, line, normal, trace
-from tests.support import assert_described, assert_problem, every, faults, strict_json
+from tests.support import answered, assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/gradients/diagnose"
 FINDING = {"code", "severity", "text", "meaning", "advice", "source"}
@@ -26,14 +25,6 @@ HEALTHY = body(dense(8, "tanh"), dense(1))
 SWEEP = {"depths": [1, 3], "activations": ["tanh", "relu"], "seeds": [0, 1], "units": 6, "samples": 8}
 
 DATA_SENT = {key: value for key, value in SWEEP.items() if key != "samples"}
-
-
-def answered(post: Post, request: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """Return the answer to a request that is accepted."""
-    response = post(request, path, **headers)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = strict_json(response.get_data())
-    return answer
 
 
 def codes(answer: dict[str, Any], *severities: str) -> list[str]:
@@ -57,7 +48,7 @@ def refused(post: Post, request: dict[str, Any]) -> dict[str, str]:
 def test_every_finding_is_found_with_all_that_there_is_to_say(
     post: Post, schemas: dict[str, Any], client: FlaskClient, code: str
 ) -> None:
-    answer = answered(post, EXAMPLES[code])
+    answer = answered(post, EXAMPLES[code], PATH)
     assert_described(schemas, "DiagnoseResponse", answer)
     found = next(each for each in answer["findings"] if each["code"] == code)
     assert found.keys() >= FINDING
@@ -68,7 +59,7 @@ def test_every_finding_is_found_with_all_that_there_is_to_say(
     assert found.get("threshold") == bound or code == "dead_units"
     if bound is not None and found["value"] is not None and code not in ("dead_units", "saturated_left"):
         assert found["value"] <= bound if entry["below"] else found["value"] >= bound
-    chinese = answered(post, EXAMPLES[code] | {"language": "zh"})
+    chinese = answered(post, EXAMPLES[code] | {"language": "zh"}, PATH)
     (told,) = [
         each for each in chinese["findings"] if each["code"] == code and each.get("layer") == found.get("layer")
     ][:1]
@@ -85,7 +76,7 @@ def test_every_finding_is_found_with_all_that_there_is_to_say(
 )
 def test_a_warning_of_a_gradient_is_the_finding_in_the_same_words(post: Post, code: str) -> None:
     warning = next(each for each in answered(post, EXAMPLES[code], "/v1/gradients")["warnings"] if each["code"] == code)
-    found = next(each for each in answered(post, EXAMPLES[code])["findings"] if each["code"] == code)
+    found = next(each for each in answered(post, EXAMPLES[code], PATH)["findings"] if each["code"] == code)
     assert found["text"] == warning["message"]
     assert found.get("layer") == warning.get("layer")
 
@@ -94,17 +85,17 @@ def test_a_warning_of_a_gradient_is_the_finding_in_the_same_words(post: Post, co
 def test_a_warning_of_a_training_is_the_finding_in_the_same_words(post: Post, code: str) -> None:
     warnings = answered(post, EXAMPLES[code], "/v1/train")["warnings"]
     (warning,) = [each for each in warnings if each["code"] == code]
-    (found,) = [each for each in answered(post, EXAMPLES[code])["findings"] if each["code"] == code]
+    (found,) = [each for each in answered(post, EXAMPLES[code], PATH)["findings"] if each["code"] == code]
     assert found["text"] == warning["message"]
 
 
 def test_findings_come_with_the_gravest_first_and_give_the_verdict(post: Post) -> None:
-    answer = answered(post, EXAMPLES["badly_scaled_inputs"])
+    answer = answered(post, EXAMPLES["badly_scaled_inputs"], PATH)
     ranks = ["problem", "warning", "note"]
     severities = [each["severity"] for each in answer["findings"]]
     assert severities == sorted(severities, key=ranks.index)
     assert answer["verdict"] == "problem"
-    assert answered(post, HEALTHY)["verdict"] == "healthy"
+    assert answered(post, HEALTHY, PATH)["verdict"] == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -113,13 +104,13 @@ def test_findings_come_with_the_gravest_first_and_give_the_verdict(post: Post) -
 def test_the_examples_of_the_docs_are_healthy(post: Post, name: str) -> None:
     request = json.loads((DOCS / f"{name}.json").read_text())
     request = {key: value for key, value in request.items() if key not in ("include", "exclude", "trace")}
-    answer = answered(post, request)
+    answer = answered(post, request, PATH)
     assert answer["verdict"] == "healthy", answer["findings"]
 
 
 def test_the_numbers_are_those_of_the_gradient(post: Post) -> None:
     request = {key: value for key, value in GRADIENTS["xor"].items() if key not in ("include", "exclude")}
-    answer = answered(post, request)
+    answer = answered(post, request, PATH)
     gradient = answered(post, request | {"include": ["layers", "norms"]}, "/v1/gradients")
     assert answer["loss"] == gradient["loss"] and answer["gradient_norm"] == gradient["gradient_norm"]
     for layer in answer["layers"]:
@@ -134,12 +125,12 @@ def test_the_same_request_gives_the_same_bytes_in_each_precision(post: Post) -> 
     for dtype in ("float64", "float32"):
         request = EXAMPLES["vanishing_gradient"] | {"dtype": dtype}
         assert post(request, PATH).get_data() == post(request, PATH).get_data()
-        assert "vanishing_gradient" in codes(answered(post, request))
+        assert "vanishing_gradient" in codes(answered(post, request, PATH))
 
 
 def test_why_a_gradient_is_0_is_told(post: Post) -> None:
     def reason(request: dict[str, Any]) -> str:
-        text: str = next(each for each in answered(post, request)["findings"] if each["code"] == "zero_gradient")[
+        text: str = next(each for each in answered(post, request, PATH)["findings"] if each["code"] == "zero_gradient")[
             "text"
         ]
         return text.partition(": ")[2]
@@ -160,7 +151,7 @@ def test_why_a_gradient_is_0_is_told(post: Post) -> None:
 
 def test_a_training_is_that_of_train(post: Post) -> None:
     request = line(0.05, 30)
-    answer, trained = answered(post, request), answered(post, request, "/v1/train")
+    answer, trained = answered(post, request, PATH), answered(post, request, "/v1/train")
     training = answer["training"]
     assert {key: training[key] for key in ("status", "reason", "steps_done", "loss")} == {
         key: trained[key] for key in ("status", "reason", "steps_done", "loss")
@@ -172,7 +163,7 @@ def test_a_training_is_that_of_train(post: Post) -> None:
 
 def test_a_rate_above_two_over_the_curvature_is_told_with_the_limit(post: Post) -> None:
     found = next(
-        each for each in answered(post, line(0.2, 20))["findings"] if each["code"] == "learning_rate_too_large"
+        each for each in answered(post, line(0.2, 20), PATH)["findings"] if each["code"] == "learning_rate_too_large"
     )
     x = np.array([[1.0, 1], [2, 1], [3, 1], [4, 1]])
     limit = 2.0 / np.linalg.eigvalsh(2.0 * x.T @ x / 4.0)[-1]
@@ -183,10 +174,10 @@ def test_a_rate_above_two_over_the_curvature_is_told_with_the_limit(post: Post) 
 def test_a_trace_gives_the_findings_of_its_training(post: Post) -> None:
     request = line(0.5, 60)
     steps = answered(post, request | {"trace": {"include": ["updates", "parameters"]}}, "/v1/train")["steps"]
-    of_trace = [each for each in answered(post, {"trace": steps})["findings"] if each["code"] == "diverged"]
-    of_training = [each for each in answered(post, request)["findings"] if each["code"] == "diverged"]
+    of_trace = [each for each in answered(post, {"trace": steps}, PATH)["findings"] if each["code"] == "diverged"]
+    of_training = [each for each in answered(post, request, PATH)["findings"] if each["code"] == "diverged"]
     assert of_trace == of_training
-    assert "updates_too_large" in codes(answered(post, {"trace": steps}))
+    assert "updates_too_large" in codes(answered(post, {"trace": steps}, PATH))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +196,7 @@ def test_a_trace_gives_the_findings_of_its_training(post: Post) -> None:
 def test_the_step_is_told_at_which_something_went_wrong(
     post: Post, request_: dict[str, Any], code: str, step: int
 ) -> None:
-    assert named(answered(post, request_), code)["step"] == step
+    assert named(answered(post, request_, PATH), code)["step"] == step
 
 
 @pytest.mark.parametrize(
@@ -218,7 +209,7 @@ def test_the_step_is_told_at_which_something_went_wrong(
     ],
 )
 def test_losses_that_fall_have_no_findings(post: Post, losses: list[float | None]) -> None:
-    assert not codes(answered(post, trace(losses)), "warning", "problem")
+    assert not codes(answered(post, trace(losses), PATH), "warning", "problem")
 
 
 @pytest.mark.parametrize(
@@ -235,12 +226,12 @@ def test_trainings_that_learn_have_nothing_but_notes(post: Post, recipe: dict[st
     data = {"inputs": inputs.tolist(), "targets": targets.tolist(), **recipe}
     for activation, start in (("tanh", "glorot_uniform"), ("relu", "he_normal")):
         hidden = dense(12, activation, kernel_initializer=start)
-        answer = answered(post, body(hidden, hidden, dense(1)) | data)
+        answer = answered(post, body(hidden, hidden, dense(1)) | data, PATH)
         assert not codes(answer, "warning", "problem"), answer["findings"]
         assert answer["training"]["loss"] < 0.5 * answer["loss"]
 
 
-def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: Callable[..., FlaskClient]) -> None:
+def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: MakeClient) -> None:
     client = make_client(max_seconds=1.0)
     response = client.post(PATH, json=line(1e-9, 1_000_000))
     assert response.status_code == 200
@@ -252,7 +243,7 @@ def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: Callable[
 @pytest.mark.parametrize("request_", [HEALTHY, line(0.1, 5), trace([1.0, 0.5])], ids=["network", "training", "trace"])
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 def test_what_has_no_time_at_all_is_told_so(
-    make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], accept: str
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], accept: str
 ) -> None:
     """Its first turn comes when the time is over."""
     monkeypatch.setattr("service.api.streaming.ENDING", 1e6)
@@ -265,7 +256,7 @@ def test_what_has_no_time_at_all_is_told_so(
 
 
 def test_a_sweep_has_a_network_for_each_combination(post: Post, schemas: dict[str, Any]) -> None:
-    answer = answered(post, {"sweep": SWEEP})
+    answer = answered(post, {"sweep": SWEEP}, PATH)
     assert_described(schemas, "DiagnoseResponse", answer)
     assert answer["networks"] == len(answer["runs"]) == 8
     keys = [(run["depth"], run["activation"]["type"], run["seed"]) for run in answer["runs"]]
@@ -282,21 +273,21 @@ def test_a_sweep_has_a_network_for_each_combination(post: Post, schemas: dict[st
 def test_a_network_of_a_sweep_is_what_a_single_diagnosis_of_it_is(post: Post) -> None:
     inputs, targets = normal(5, 3), normal(5, 2, seed=1)
     sweep = {"depths": [2], "activations": ["sigmoid"], "initializers": ["he_normal"], "seeds": [7], "units": 4}
-    (run,) = answered(post, {"sweep": sweep, "inputs": inputs, "targets": targets})["runs"]
+    (run,) = answered(post, {"sweep": sweep, "inputs": inputs, "targets": targets}, PATH)["runs"]
     start = {"kernel_initializer": "he_normal"}
     layers = [
         dense(4, "sigmoid", name="hidden_1", **start),
         dense(4, "sigmoid", name="hidden_2", **start),
         dense(2, name="output", **start),
     ]
-    alone = answered(post, body(*layers, seed=7) | {"inputs": inputs, "targets": targets})
+    alone = answered(post, body(*layers, seed=7) | {"inputs": inputs, "targets": targets}, PATH)
     assert run["loss"] == alone["loss"] and run["ratio"] == alone["chain"]["ratio"]
     assert run["gradient_norms"] == [layer["gradient_norm"] for layer in alone["layers"]]
     assert [each["code"] for each in run["findings"]] == codes(alone)
 
 
 def test_a_sweep_is_streamed_network_by_network(post: Post) -> None:
-    whole = answered(post, {"sweep": SWEEP})
+    whole = answered(post, {"sweep": SWEEP}, PATH)
     response = post({"sweep": SWEEP}, PATH, Accept="application/x-ndjson")
     *lines, last = map(strict_json, response.get_data().splitlines())
     assert [each["step"] for each in lines] == list(range(1, 9))
@@ -305,7 +296,7 @@ def test_a_sweep_is_streamed_network_by_network(post: Post) -> None:
 
 
 def test_findings_are_streamed_too(post: Post) -> None:
-    whole = answered(post, EXAMPLES["badly_scaled_inputs"])
+    whole = answered(post, EXAMPLES["badly_scaled_inputs"], PATH)
     response = post(EXAMPLES["badly_scaled_inputs"], PATH, Accept="application/x-ndjson")
     *lines, last = map(strict_json, response.get_data().splitlines())
     assert [each["finding"] for each in lines] == whole["findings"]
@@ -314,11 +305,11 @@ def test_findings_are_streamed_too(post: Post) -> None:
 
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
 def test_targets_of_a_sweep_suit_its_loss(post: Post, loss: str) -> None:
-    answer = answered(post, {"sweep": SWEEP | {"outputs": 3}, "loss": loss})
+    answer = answered(post, {"sweep": SWEEP | {"outputs": 3}, "loss": loss}, PATH)
     assert {"unusual_targets", "no_probabilities", "one_class"}.isdisjoint(codes(answer))
 
 
-def test_a_sweep_that_takes_too_long_has_the_networks_so_far(make_client: Callable[..., FlaskClient]) -> None:
+def test_a_sweep_that_takes_too_long_has_the_networks_so_far(make_client: MakeClient) -> None:
     client = make_client(max_seconds=2.0)
     sweep = {
         "depths": list(range(1, 41)),
@@ -402,9 +393,9 @@ def test_a_sweep_that_is_too_large_is_refused_at_once(post: Post, sweep: dict[st
 )
 def test_strange_numbers_are_diagnosed_too(post: Post, schemas: dict[str, Any], changes: dict[str, Any]) -> None:
     for layers in ((dense(3, "relu"), dense(1)), (dense(3, "sigmoid"), dense(1, "sigmoid"))):
-        assert_described(schemas, "DiagnoseResponse", answered(post, body(*layers) | changes))
+        assert_described(schemas, "DiagnoseResponse", answered(post, body(*layers) | changes, PATH))
 
 
 def test_networks_without_weights_have_no_chain(post: Post) -> None:
-    answer = answered(post, body({"type": "activation", "activation": "relu"}) | {"targets": XOR["inputs"]})
+    answer = answered(post, body({"type": "activation", "activation": "relu"}) | {"targets": XOR["inputs"]}, PATH)
     assert answer["chain"] == {"layers": [], "ratio": None, "factor": None}

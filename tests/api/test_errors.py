@@ -15,10 +15,9 @@ from werkzeug.test import TestResponse
 
 from service.engine.network.evaluate import EvaluationTask
 from service.problems import KINDS
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, xor
 
-MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
 
 

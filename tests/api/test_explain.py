@@ -107,7 +107,7 @@ def test_the_same_request_gives_the_same_bytes(post: Post) -> None:
         ({"language": "de"}, "#/language", "'en', 'zh'"),
         ({"include": ["layers"]}, "#/include", "unknown key"),
         ({"targets": [[0], [1], [1]]}, "#/targets", "they take [4, 1]"),
-        # Of one sample, what is wrong with all of them is told in their shapes.
+        # A fault of all samples names the shapes of all, also when one sample is asked for.
         ({"targets": [[0], [1], [1]], "sample": 1}, "#/targets", "targets have shape [3, 1]; they take [4, 1]"),
         ({"targets": [[0], [1], [1]], "sample": 3}, "#/targets", "targets have shape [3, 1]; they take [4, 1]"),
         ({"targets": [0, 1, 1, 0], "sample": 3}, "#/targets", "targets have shape [4]; they take [4, 1]"),

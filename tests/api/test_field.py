@@ -32,7 +32,7 @@ EACH: dict[str, Judge] = {
     "equals": lambda found, expected, _: bool(found == expected),
     "length": lambda found, expected, _: len(found) == expected,
 }
-"""What must hold of every value at the place."""
+"""Rules for every value at the place."""
 
 
 def _text(values: list[Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,17 @@ from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.api.test_streaming import EVENTS, NDJSON, events, lines
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_described, assert_problem, every, faults, strict_json
+from tests.support import HIMMELBLAU, assert_described, assert_problem, every, faults, strict_json
 
 PATH = "/v1/functions/descend"
-HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 DOUBLE_WELL = "x^4 - 3x^2 + x"
 SUMMARY = {"variables", "status", "steps", "best", "valleys", "runs", "finite", "warnings"}
 RUN = {"optimizer", "start", "status", "reason", "steps_done", "point", "value", "norm", "valley", "basin"}
 WAY = {"path", "values", "gradients", "state"}
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
-MakeClient = Callable[..., FlaskClient]
 
 
 def sgd(learning_rate: float = 0.01, **options: Any) -> dict[str, Any]:
@@ -52,7 +49,7 @@ def rolled(post: Post, **changes: Any) -> dict[str, Any]:
     return answer
 
 
-# What is told.
+# Records.
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
@@ -171,7 +168,7 @@ def test_starts_at_random(post: Post) -> None:
     assert len(rolled(post, starts={"random": {"box": [0, 1]}}, steps=1)["runs"]) == 100
 
 
-# What moves them.
+# Optimizers.
 
 
 @every("name", sorted(set(optimizers.names) - {"adam"}))
@@ -217,7 +214,7 @@ def test_noise_comes_from_its_seed(post: Post) -> None:
     assert not ways(scale=0).any()
 
 
-# How runs end.
+# Ends of runs.
 
 
 def test_runs_stop_early(post: Post) -> None:
@@ -230,7 +227,7 @@ def test_runs_stop_early(post: Post) -> None:
     answer = rolled(post, **body, stop={"gradient_norm_below": 0.3}, trace={"every": 4})
     assert [run["steps_done"] for run in answer["runs"]] == [5, 3, 0]
     for run in answer["runs"]:
-        # The places that are told up to the end, and the end.
+        # The recorded places, the last of them the end.
         told = sorted({*range(0, run["steps_done"] + 1, 4), run["steps_done"]})
         np.testing.assert_allclose(run["path"], [[run["path"][0][0] / 2**step] for step in told], rtol=1e-13)
         assert run["path"][-1] == run["point"]

@@ -17,7 +17,7 @@ from tests.api.test_gradients import BASE64
 from tests.conftest import Post
 from tests.engine.functions.test_cases import GROUPS, KINDS, RELATIONS, WRITTEN
 from tests.engine.test_cases import close, of_kind
-from tests.support import assert_described, assert_problem, every, faults, strict_json
+from tests.support import answered, assert_described, assert_problem, every, faults
 
 PATH = "/v1/functions/gradient"
 ROSENBROCK = "(1 - x)^2 + 100*(y - x^2)^2"
@@ -54,14 +54,6 @@ FUNCTIONS = {
 }
 
 
-def answered(post: Post, body: dict[str, Any], path: str = PATH, **headers: str) -> dict[str, Any]:
-    """Return the answer to a request that is accepted."""
-    response = post(body, path, **headers)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = strict_json(response.get_data())
-    return answer
-
-
 def nulls(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the paths of all nulls in an answer."""
     if value is None:
@@ -86,12 +78,12 @@ def assert_no_silent_null(answer: dict[str, Any]) -> None:
         assert "non_finite" in [warning["code"] for warning in answer["warnings"]], lost
 
 
-# What is told of a point.
+# The answer at a point.
 
 
 def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
     points = [[-1.2, 1.0], [1.0, 1.0], [0.5, 0.25]]
-    answer = answered(post, {"expression": ROSENBROCK, "points": points, "directions": [[1, 0], [3, -4]]})
+    answer = answered(post, {"expression": ROSENBROCK, "points": points, "directions": [[1, 0], [3, -4]]}, PATH)
     assert_described(schemas, "FunctionGradientResponse", answer)
     assert_no_silent_null(answer)
     assert set(answer) == EVERYTHING
@@ -135,7 +127,7 @@ def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
     ],
 )
 def test_classes(post: Post, expression: str, point: list[float], found: str) -> None:
-    (entry,) = answered(post, {"expression": expression, "points": [point]})["points"]
+    (entry,) = answered(post, {"expression": expression, "points": [point]}, PATH)["points"]
     assert entry["classification"] == found
     assert ("condition_number" in entry) == (found in ("minimum", "maximum"))
     assert ("largest_stable_step" in entry) == (found == "minimum")
@@ -165,13 +157,13 @@ def test_many_points_are_like_single_ones(post: Post) -> None:
     """Also where they are computed in blocks."""
     points = np.random.default_rng(3).uniform(-2, 2, (5000, 2)).tolist()
     body: dict[str, Any] = {"expression": ROSENBROCK, "include": ["hessian"]}
-    many = answered(post, body | {"points": points})["points"]
+    many = answered(post, body | {"points": points}, PATH)["points"]
     for place in (0, 1, 4095, 4096, 4999):
-        assert answered(post, body | {"points": [points[place]]})["points"] == [many[place]]
+        assert answered(post, body | {"points": [points[place]]}, PATH)["points"] == [many[place]]
 
 
 def test_variables_give_the_order_of_points(post: Post) -> None:
-    answer = answered(post, {"expression": "x - 10y", "variables": ["y", "x"], "points": [[1, 2]]})
+    answer = answered(post, {"expression": "x - 10y", "variables": ["y", "x"], "points": [[1, 2]]}, PATH)
     (entry,) = answer["points"]
     assert answer["variables"] == ["y", "x"]
     assert entry["value"] == -8 and entry["gradient"] == [-10, 1] and entry["partials"] == {"y": -10, "x": 1}
@@ -179,7 +171,7 @@ def test_variables_give_the_order_of_points(post: Post) -> None:
 
 
 def test_variables_that_do_not_occur(post: Post) -> None:
-    answer = answered(post, {"expression": "7", "variables": ["a", "b"], "points": [[1, 2]]})
+    answer = answered(post, {"expression": "7", "variables": ["a", "b"], "points": [[1, 2]]}, PATH)
     (entry,) = answer["points"]
     assert entry["value"] == 7 and entry["gradient"] == [0, 0] and entry["classification"] == "degenerate"
     assert [partial["expression"] for partial in answer["symbolic"]["gradient"]] == ["0", "0"]
@@ -189,35 +181,35 @@ def test_variables_that_do_not_occur(post: Post) -> None:
 
 
 def test_greek_names_are_latin_in_answers(post: Post) -> None:
-    answer = answered(post, {"expression": "α^2 + θ1", "points": [[3, 4]]})
+    answer = answered(post, {"expression": "α^2 + θ1", "points": [[3, 4]]}, PATH)
     assert answer["variables"] == ["alpha", "theta1"]
     assert answer["points"][0]["partials"] == {"alpha": 6, "theta1": 1}
-    again = answered(post, {"expression": "alpha^2 + θ1", "variables": ["α", "theta1"], "points": [[3, 4]]})
+    again = answered(post, {"expression": "alpha^2 + θ1", "variables": ["α", "theta1"], "points": [[3, 4]]}, PATH)
     assert again["points"] == answer["points"]
 
 
 @pytest.mark.parametrize("include", [[], ["hessian"], ["symbolic"], ["graph"], ["graph", "hessian"], ["symbolic"] * 2])
 def test_include_chooses(post: Post, include: list[str]) -> None:
     body = {"expression": ROSENBROCK, "points": [[1, 1], [0, 2]]}
-    full, chosen = answered(post, body), answered(post, body | {"include": include})
+    full, chosen = answered(post, body, PATH), answered(post, body | {"include": include}, PATH)
     assert set(chosen) == EVERYTHING - ({"symbolic", "graph"} - set(include))
     for part in {"symbolic", "graph"} & set(include):
         assert chosen[part] == full[part]
     left_out = set() if "hessian" in include else SECOND_ORDER | {"condition_number", "largest_stable_step"}
     for entry, whole in zip(chosen["points"], full["points"], strict=True):
         assert entry == {key: value for key, value in whole.items() if key not in left_out}
-    assert answered(post, body | {"include": ["hessian", "symbolic", "graph"]}) == full
+    assert answered(post, body | {"include": ["hessian", "symbolic", "graph"]}, PATH) == full
 
 
 def test_tolerance(post: Post) -> None:
     body: dict[str, Any] = {"expression": "500x^2", "points": [5e-5, 4.9e-5, 0.0]}
     kinds = [
-        [entry["classification"] for entry in answered(post, body | extra)["points"]]
+        [entry["classification"] for entry in answered(post, body | extra, PATH)["points"]]
         for extra in ({}, {"tolerance": 0.1}, {"tolerance": 0})
     ]
     away, minimum = "not_stationary", "minimum"
     assert kinds == [[away, away, minimum], [minimum, minimum, minimum], [away, away, minimum]]
-    answer = answered(post, body | {"tolerance": 0.0999})
+    answer = answered(post, body | {"tolerance": 0.0999}, PATH)
     assert answer["tolerance"] == 0.0999
     for entry in answer["points"]:
         assert (entry["direction"] is None) == (entry["norm"] <= 0.0999)
@@ -225,12 +217,12 @@ def test_tolerance(post: Post) -> None:
 
 def test_directions_have_any_length(post: Post) -> None:
     (entry,) = answered(
-        post, {"expression": "3x + 4y", "points": [[0, 0]], "directions": [[3, 4], [0.06, 0.08], [0, -9]]}
+        post, {"expression": "3x + 4y", "points": [[0, 0]], "directions": [[3, 4], [0.06, 0.08], [0, -9]]}, PATH
     )["points"]
     np.testing.assert_allclose(entry["directional_derivative"], [5, 5, -4], rtol=1e-14)
 
 
-# What is wrong at a point.
+# Points without a value or slope.
 
 
 @pytest.mark.parametrize(
@@ -246,7 +238,7 @@ def test_directions_have_any_length(post: Post) -> None:
     ],
 )
 def test_problems_say_where(post: Post, expression: str, point: float, kind: str, column: int, text: str) -> None:
-    answer = answered(post, {"expression": expression, "points": [2.5, point]})
+    answer = answered(post, {"expression": expression, "points": [2.5, point]}, PATH)
     assert_no_silent_null(answer)
     fine, entry = answer["points"]
     assert "problems" not in fine
@@ -261,7 +253,7 @@ def test_problems_say_where(post: Post, expression: str, point: float, kind: str
 
 def test_a_point_without_a_value_has_no_derivatives(post: Post) -> None:
     """The formula 1/x of the derivative goes on where log x has ended."""
-    answer = answered(post, {"expression": "log(x) + y", "points": [[-1, 2]], "directions": [[0, 1]]})
+    answer = answered(post, {"expression": "log(x) + y", "points": [[-1, 2]], "directions": [[0, 1]]}, PATH)
     (entry,) = answer["points"]
     assert entry["value"] is None and entry["gradient"] == [None, None] and entry["partials"] == {"x": None, "y": None}
     assert entry["hessian"] == [[None] * 2] * 2 and entry["direction"] is None and entry["norm"] is None
@@ -271,7 +263,7 @@ def test_a_point_without_a_value_has_no_derivatives(post: Post) -> None:
 
 @pytest.mark.parametrize("word", ["step", "sign", "floor", "ceil", "round"])
 def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
-    answer = answered(post, {"expression": f"x + 3{word}(2x) + {word}(x)", "points": [0.3]})
+    answer = answered(post, {"expression": f"x + 3{word}(2x) + {word}(x)", "points": [0.3]}, PATH)
     assert answer["points"][0]["gradient"] == [1]
     (warning,) = answer["warnings"]
     assert warning["code"] == "gradient_blocked" and word in warning["message"]
@@ -292,10 +284,10 @@ def test_no_null_is_silent(post: Post, expression: str) -> None:
     points = [[x, y] for x in numbers for y in (0, 1, -2.5, 1e308)]
     body = {"expression": expression, "variables": ["x", "y"]}
     for point in points:
-        answer = answered(post, body | {"points": [point], "directions": [[1, 0], [1, -1]]})
+        answer = answered(post, body | {"points": [point], "directions": [[1, 0], [1, -1]]}, PATH)
         assert_no_silent_null(answer)
         for entry in answer["points"]:
-            # Next to 1e200 the nearest other number is so far away that any slope may be that of rounding.
+            # The neighbours of 1e200 are so far away that any slope may be due to rounding.
             if entry["direction"] is None and entry["norm"] is not None and abs(point[0]) < 1e200:
                 assert entry["norm"] <= 1e-8
             assert (entry["classification"] is None) <= ("problems" in entry)
@@ -311,14 +303,14 @@ TOO_LONG = {"goldstein_price"}
 def assert_formulas(post: Post, expression: str, variables: list[str], points: Any) -> None:
     """Assert that each formula, sent back, has the values of its derivative."""
     body = {"expression": expression, "variables": variables, "points": points}
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     gradients = np.array([entry["gradient"] for entry in answer["points"]], float)
     hessians = np.array([entry["hessian"] for entry in answer["points"]], float)
 
     def values(formula: dict[str, str]) -> Any:
         assert formula["latex"].count("{") == formula["latex"].count("}")
         asked = body | {"expression": formula["expression"], "include": []}
-        return np.array([entry["value"] for entry in answered(post, asked)["points"]], float)
+        return np.array([entry["value"] for entry in answered(post, asked, PATH)["points"]], float)
 
     symbolic = answer["symbolic"]
     assert [partial["variable"] for partial in symbolic["gradient"]] == variables
@@ -337,7 +329,7 @@ def assert_formulas(post: Post, expression: str, variables: list[str], points: A
 @every("expression", FUNCTIONS)
 def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
     low, high = FUNCTIONS[expression]
-    names = answered(post, {"expression": expression, "points": [[1] * _count(post, expression)]})["variables"]
+    names = answered(post, {"expression": expression, "points": [[1] * _count(post, expression)]}, PATH)["variables"]
     points = np.random.default_rng(len(expression)).uniform(low, high, (25, len(names)))
     assert_formulas(post, expression, names, points.tolist())
 
@@ -360,7 +352,7 @@ def test_formulas_of_presets_are_their_derivatives(post: Post, name: str) -> Non
 def test_formulas_that_are_too_long_are_null(post: Post, name: str) -> None:
     preset = presets[name]
     body = {"expression": preset.expression, "points": [[0.5] * len(preset.variables)], "include": ["symbolic"]}
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["finite"] is True
     assert all(partial["latex"] for partial in answer["symbolic"]["gradient"])
     assert answer["symbolic"]["hessian"] == [[None] * len(preset.variables)] * len(preset.variables)
@@ -376,7 +368,7 @@ def test_the_graph_adds_up(post: Post, expression: str) -> None:
     variables = ["alpha", "beta"] if "β" in expression else ["b", "w", "x", "y", "z"]
     point = np.random.default_rng(7).uniform(low, high, len(variables)).tolist()
     body = {"expression": expression, "variables": variables, "points": [point]}
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     (entry,), graph = answer["points"], answer["graph"]
     assert graph["point"] == point
     nodes = {node["name"]: node for node in graph["nodes"]}
@@ -386,7 +378,7 @@ def test_the_graph_adds_up(post: Post, expression: str) -> None:
         assert all(order.index(source) < order.index(name) for source in node["inputs"])
         if node.get("text"):
             asked = {"expression": node["text"], "variables": variables, "points": [point], "include": []}
-            assert answered(post, asked)["points"][0]["value"] == pytest.approx(node["value"], rel=1e-13)
+            assert answered(post, asked, PATH)["points"][0]["value"] == pytest.approx(node["value"], rel=1e-13)
     received = dict.fromkeys(nodes, 0.0) | {graph["output"]: 1.0}
     for edge in graph["backward"]:
         assert edge["source"] in nodes[edge["target"]]["inputs"]
@@ -408,8 +400,8 @@ def test_the_graph_adds_up(post: Post, expression: str) -> None:
 
 
 def test_the_graph_is_that_of_the_first_point(post: Post) -> None:
-    one = answered(post, {"expression": "x*y", "points": [[3, 4]]})
-    several = answered(post, {"expression": "x*y", "points": [[3, 4], [5, 6]]})
+    one = answered(post, {"expression": "x*y", "points": [[3, 4]]}, PATH)
+    several = answered(post, {"expression": "x*y", "points": [[3, 4], [5, 6]]}, PATH)
     assert one["graph"] == several["graph"] and one["graph"]["point"] == [3, 4]
     assert one["symbolic"] == several["symbolic"]
 
@@ -424,7 +416,7 @@ def test_published_functions(post: Post, member: dict[str, Any], tolerance: dict
     if "directions_deg" in member:
         angles = np.radians(member["directions_deg"])
         body["directions"] = np.stack([np.cos(angles), np.sin(angles)], 1).tolist()
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["finite"] is True
     for entry, expected in zip(answer["points"], member["expected"], strict=True):
         close(entry["value"], expected["value"], tolerance, "value")
@@ -450,7 +442,7 @@ def test_published_relations(post: Post, name: str) -> None:
             return None
         body = {key: member[key] for key in ("expression", "variables")}
         body["points"] = [expected["point"] for expected in member["expected"]]
-        values = np.array([entry["value"] for entry in answered(post, body)["points"]])
+        values = np.array([entry["value"] for entry in answered(post, body, PATH)["points"]])
         return SimpleNamespace(results=SimpleNamespace(values=values))
 
     answers = [found(member) for member in case["members"]]
@@ -469,7 +461,7 @@ def test_published_graphs(post: Post, case: dict[str, Any], tolerance: dict[str,
         else:
             texts[node["id"]] = WRITTEN[node["op"]].format(*[texts[name] for name in node["args"]])
     body = {"expression": texts[case["output"]], "variables": list(point), "points": [list(point.values())]}
-    answer = answered(post, body | {"include": ["graph"]})
+    answer = answered(post, body | {"include": ["graph"]}, PATH)
     nodes = answer["graph"]["nodes"]
     by_inputs = {tuple(node["inputs"]): node for node in nodes if node["inputs"]}
     inputs_by_name = {node["name"]: node for node in nodes if node["operation"] == "input"}
@@ -499,7 +491,7 @@ def test_the_same_request_has_the_same_bytes(post: Post) -> None:
 
 def test_tensors_may_be_typed(post: Post) -> None:
     body = {"expression": "log(x) + y^2", "points": [[1, 2], [-1, 0], [1e-320, 1]], "directions": [[1, 1]]}
-    lists, typed = answered(post, body), answered(post, body, Accept=BASE64)
+    lists, typed = answered(post, body, PATH), answered(post, body, PATH, Accept=BASE64)
     assert typed["points"][0]["hessian"]["dtype"] == "float64" and typed["graph"]["point"]["shape"] == [2]
 
     def listed(value: Any) -> Any:

@@ -12,10 +12,9 @@ from service.engine.functions.presets import Preset, presets
 from tests.api.test_functions_gradient import BASE64, answered, nulls
 from tests.api.test_gradients import plain
 from tests.conftest import Post
-from tests.support import assert_described, every, strict_json
+from tests.support import HIMMELBLAU, assert_described, every, strict_json
 
 PATH = "/v1/functions/stationary"
-HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 POINT = {"point", "value", "norm", "classification", "hessian", "eigenvalues", "eigenvectors"}
 CURVED = {"minimum": {"condition_number", "largest_stable_step"}, "maximum": {"condition_number"}}
 

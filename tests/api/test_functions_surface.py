@@ -11,10 +11,9 @@ from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
 from tests.api.test_gradients import plain
 from tests.conftest import Post
-from tests.support import assert_described, every, strict_json
+from tests.support import HIMMELBLAU, assert_described, every, strict_json
 
 PATH = "/v1/functions/surface"
-HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 KEYS = {"variables", "axes", "x", "y", "values", "minimum", "maximum", "levels", "spacing", "finite", "warnings"}
 VALLEY = {"point", "value", "classification", "eigenvalues", "runs"}
 SGD = {"type": "sgd", "learning_rate": 0.01}

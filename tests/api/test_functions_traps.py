@@ -140,7 +140,7 @@ RIGHT = {
     ("include", "[]"), ("valley_radius", str(2**63)), ("tolerance", str(2**63)), ("stop", "{}"),
     ("trace", "{}"),
 }  # fmt: skip
-"""What of it is right here and there."""
+"""Values of `WRONG` that these keys take."""
 
 
 @every(("name", "key"), [(name, key) for name, keys in KEYS.items() for key in keys])
@@ -436,7 +436,7 @@ def test_boxes_and_grids(post: Post, name: str, changes: dict[str, Any], pointer
     assert pointer in told and words in told[pointer], told
 
 
-# What moves the balls.
+# Optimizers.
 
 
 @every("name", ["descend", "fit"])
@@ -496,7 +496,7 @@ def test_basins_are_told_of_what_does_not_go_together_too(post: Post) -> None:
     document = assert_problem(post(body, "/v1/functions/surface"), "limit-exceeded", body)
     assert document["errors"][0]["asked"] == 160_000
     for error in document["errors"]:
-        # What is not in the request cannot be mended there.
+        # The request lacks it, so nothing can be mended there.
         assert error["pointer"].removeprefix("#/").split("/")[0] in {*body, ""}
 
 

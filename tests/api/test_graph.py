@@ -10,21 +10,14 @@ import pytest
 
 from service.api.graph_examples import GRAPH
 from tests.conftest import Post
-from tests.support import assert_problem, every, faults, network, strict_json, xor
+from tests.support import answered, assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/graph"
 SADDLE = {"expression": "x^2 - y^2", "point": [3, 1]}
 
 
-def answered(post: Post, body: Any, **headers: str) -> dict[str, Any]:
-    response = post(body, PATH, **headers)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = strict_json(response.get_data())
-    return found
-
-
 def test_the_gradients_are_those_of_the_gradients_endpoint(post: Post) -> None:
-    answer, expected = answered(post, xor()), strict_json(post(xor()).get_data())
+    answer, expected = answered(post, xor(), PATH), strict_json(post(xor()).get_data())
     values = {node["name"]: node["value"] for node in answer["nodes"]}
     assert values[answer["results"]["loss"]] == expected["loss"]
     assert values[answer["results"]["outputs"]["output"]] == expected["outputs"]
@@ -34,7 +27,7 @@ def test_the_gradients_are_those_of_the_gradients_endpoint(post: Post) -> None:
 
 
 def test_every_line_of_the_code_is_a_node(post: Post) -> None:
-    answer = answered(post, xor())
+    answer = answered(post, xor(), PATH)
     lines = answer["code"].splitlines()
     assert len(lines) == len(answer["nodes"])
     edges = {(edge["source"], edge["target"]) for edge in answer["edges"]}
@@ -51,7 +44,7 @@ def test_every_line_of_the_code_is_a_node(post: Post) -> None:
 
 
 def test_deltas_and_gradients_are_named(post: Post) -> None:
-    text = answered(post, xor())["code"]
+    text = answered(post, xor(), PATH)["code"]
     for words in ("hidden, pre-activation", "delta of hidden", "gradient of output.kernel", "the loss"):
         assert text.count(f"# {words}\n") == 1
 
@@ -59,35 +52,35 @@ def test_deltas_and_gradients_are_named(post: Post) -> None:
 @pytest.mark.parametrize(("language", "header"), [("zh", None), (None, "zh-CN,zh;q=0.9")])
 def test_comments_are_in_the_language_of_the_caller(post: Post, language: str | None, header: str | None) -> None:
     body = xor() | ({"language": language} if language else {})
-    answer = answered(post, body, **({"Accept-Language": header} if header else {}))
+    answer = answered(post, body, PATH, **({"Accept-Language": header} if header else {}))
     assert "# hidden,激活前的值\n" in answer["code"] and "on the way back" not in answer["code"]
 
 
 def test_values_may_be_left_out(post: Post) -> None:
-    answer = answered(post, xor(values=False))
+    answer = answered(post, xor(values=False), PATH)
     assert not any("value" in node or "adjoint" in node for node in answer["nodes"])
-    assert answer["code"] == answered(post, xor())["code"]
+    assert answer["code"] == answered(post, xor(), PATH)["code"]
 
 
 def test_a_forward_pass_has_a_graph_without_a_loss(post: Post) -> None:
-    answer = answered(post, xor(targets=..., loss=...))
+    answer = answered(post, xor(targets=..., loss=...), PATH)
     assert {node["phase"] for node in answer["nodes"]} == {"forward"}
     assert answer["results"] == {"outputs": {"output": "%12"}, "gradients": {}}
 
 
 def test_input_gradients_are_there_when_they_are_asked_for(post: Post) -> None:
-    answer = answered(post, xor(include=["input_gradients"]))
+    answer = answered(post, xor(include=["input_gradients"]), PATH)
     values = {node["name"]: node["value"] for node in answer["nodes"]}
     expected = strict_json(post(xor(include=["input_gradients"])).get_data())
     assert values[answer["results"]["gradients"]["input"]] == expected["input_gradients"]
 
 
 def test_initialised_parameters_are_answered(post: Post) -> None:
-    assert set(answered(post, xor(parameters=...))["parameters"]) == {"hidden", "output"}
+    assert set(answered(post, xor(parameters=...), PATH)["parameters"]) == {"hidden", "output"}
 
 
 def test_what_is_not_finite_is_null_and_told(post: Post) -> None:
-    answer = answered(post, {"expression": "log(x)", "point": [0]})
+    answer = answered(post, {"expression": "log(x)", "point": [0]}, PATH)
     assert answer["finite"] is False
     assert [warning["code"] for warning in answer["warnings"]] == ["non_finite"]
     assert answer["nodes"][1]["value"] is None
@@ -100,19 +93,19 @@ def test_a_step_that_blocks_the_gradient_is_told(post: Post) -> None:
         "targets": [[1]],
         "loss": "mse",
     }
-    assert "gradient_blocked" in [warning["code"] for warning in answered(post, body)["warnings"]]
+    assert "gradient_blocked" in [warning["code"] for warning in answered(post, body, PATH)["warnings"]]
 
 
 def test_a_large_graph_is_collapsed_and_too_many_numbers_are_refused(post: Post) -> None:
     dense = {"type": "dense", "units": 600}
     body = {"network": network(dense, dense), "inputs": [[1] * 600], "targets": [[0] * 600], "loss": "mse"}
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["detail"] == "layers" and "code" not in answer and answer["groups"] == []
     assert [warning["code"] for warning in answer["warnings"]] == ["collapsed"]
     document = assert_problem(post(body | {"detail": "operations"}, PATH), "invalid")
     (pointer,) = faults(document)
     assert pointer == "#/values" and "set values to false" in document["detail"]
-    assert len(answered(post, body | {"detail": "operations", "values": False})["code"].splitlines()) > 20
+    assert len(answered(post, body | {"detail": "operations", "values": False}, PATH)["code"].splitlines()) > 20
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -141,9 +134,9 @@ def test_what_is_wrong_is_told_at_its_place(post: Post, body: dict[str, Any], po
 
 
 def test_a_recipe_that_came_before_still_needs_its_numbers(post: Post) -> None:
-    answered(post, SADDLE)
+    answered(post, SADDLE, PATH)
     assert faults(assert_problem(post({"expression": "x^2 - y^2"}, PATH), "invalid"))
-    answered(post, xor())
+    answered(post, xor(), PATH)
     assert faults(assert_problem(post(xor(inputs=...), PATH), "invalid"))
 
 
@@ -155,8 +148,8 @@ def test_the_graph_of_the_calculus_endpoint_is_made_of_the_same_parts(post: Post
 
 def test_numbers_at_the_end_of_the_range_are_told(post: Post) -> None:
     """Their squares overflow, which is no news of its own: warnings are errors here."""
-    answer = answered(post, {"expression": "x + y", "point": [1.7976931348623157e308, 1]})
+    answer = answered(post, {"expression": "x + y", "point": [1.7976931348623157e308, 1]}, PATH)
     assert answer["finite"] and answer["nodes"][0]["value"] == 1.7976931348623157e308
     layers = {"type": "dense", "name": "line", "units": 1}
     body = {"network": network(layers), "parameters": {"line": {"kernel": [[1.7e308], [1]], "bias": [0]}}}
-    assert answered(post, body | {"inputs": [[0, 1]], "targets": [[1]], "loss": "half_squared_error"})["finite"]
+    assert answered(post, body | {"inputs": [[0, 1]], "targets": [[1]], "loss": "half_squared_error"}, PATH)["finite"]

@@ -363,7 +363,7 @@ def test_hostile_headers_do_no_harm(post: Post, header: str, value: str) -> None
     strict_json(answer.get_data())
 
 
-# What gunicorn refuses itself, it refuses in its own words.
+# gunicorn has its own words for what it refuses itself.
 RAW: dict[str, tuple[list[bytes], bool, set[int]]] = {
     "fewer bytes than announced": ([head(GRADIENTS, len(XOR) + 10) + XOR], True, {400}),
     "more bytes than announced": ([head(GRADIENTS, len(XOR) - 10) + XOR], False, {400}),

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from flask.testing import FlaskClient
 
 from schemas.tensor import encode
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults
-
-MakeClient = Callable[..., FlaskClient]
 
 PIXEL = [[[[1.0]]]]
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from service.capacity import memory
 from service.capacity.memory import Account, Reservation
 from service.wire import structure
 from service.wire.structure import structure_of
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, network, pointers, replaced, xor
 
 MEBI = 2**20
@@ -94,7 +93,7 @@ def resident(which: str) -> int:
 @pytest.mark.skipif(not MARK.exists(), reason="this system does not tell the peak of a process")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_stays_within_what_is_reserved_for_it(post: Post, reserved: list[int], name: str) -> None:
-    """Of the memory of the process, for what parsers set aside and never use is none."""
+    """Measured is the resident memory: pages that a parser reserves and never touches do not count."""
     body = BOMBS[name]()
     before = resident("VmRSS")
     MARK.write_text("5")
@@ -107,7 +106,7 @@ def test_a_bomb_stays_within_what_is_reserved_for_it(post: Post, reserved: list[
 
 @pytest.mark.parametrize("name", ["ones and a word", "empty lists", "strings", "keys", "a long text"])
 def test_compressed_bombs_are_reserved_before_they_are_there(
-    make_client: Callable[..., FlaskClient], reserved: list[int], name: str
+    make_client: MakeClient, reserved: list[int], name: str
 ) -> None:
     client = make_client()
     bomb = BOMBS[name]()
@@ -123,7 +122,7 @@ def test_compressed_bombs_are_reserved_before_they_are_there(
 
 
 def test_a_stream_that_lies_about_its_length_is_counted_as_it_comes(
-    make_client: Callable[..., FlaskClient], reserved: list[int]
+    make_client: MakeClient, reserved: list[int]
 ) -> None:
     body = gzip.compress(b" " * (8 * MEBI))[:-4] + bytes(4)  # it says that it is empty
     client = make_client()

@@ -14,7 +14,7 @@ from service.api.examples import TRAIN, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.api.landscape_examples import LANDSCAPE
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
-from tests.support import assert_described, assert_problem, every, faults, strict_json
+from tests.support import answered, assert_described, assert_problem, every, faults
 
 PATH = "/v1/landscape"
 XOR = {"network": XOR_NETWORK, "parameters": XOR_PARAMETERS, **XOR_DATA, "loss": "half_squared_error"}
@@ -25,14 +25,6 @@ KEYS = {
     *("finite", "warnings"),
 }
 AXIS = {"centre", "values", "norm", "slope", "curvature", "largest_stable_step", "slopes", "texts"}
-
-
-def answered(post: Post, body: dict[str, Any], path: str = "/v1/gradients", **headers: str) -> dict[str, Any]:
-    """Return the answer to a request that is accepted."""
-    response = post(body, path, **headers)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = strict_json(response.get_data())
-    return answer
 
 
 def look(post: Post, *along: dict[str, Any], **changes: Any) -> dict[str, Any]:

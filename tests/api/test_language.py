@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service import wire
-from service.api.endpoint import ENDPOINTS
 from service.engine.texts import LANGUAGES
 from tests.conftest import Post
-
-TRANSLATED = [operation.path for operation in ENDPOINTS if operation.is_translated]
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from service.capacity import memory
 from service.capacity.memory import Account
-from tests.conftest import Post, ServerFactory
+from tests.conftest import MakeClient, Post, ServerFactory
 from tests.support import Server, assert_problem, every, head, network, xor
 
-MakeClient = Callable[..., FlaskClient]
 GRADIENTS = "/v1/gradients"
 XOR = json.dumps(xor()).encode()
 

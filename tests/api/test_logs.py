@@ -20,9 +20,9 @@ from service.app import create_app
 from service.config import Settings
 from service.observing import logs, metrics
 from service.observing.logs import JsonFormatter, TextFormatter, logs_text
+from tests.conftest import MakeClient
 from tests.support import xor
 
-MakeClient = Callable[..., FlaskClient]
 IDENTITY = "0123456789abcdef"
 HOSTILE = "/v1/\x1b[31mred\n2026 200 GET /forged \x9b\u202e"
 

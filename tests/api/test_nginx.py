@@ -27,7 +27,7 @@ AT_PREFIX = {
     "location / {": "location /nabla/ {",
     "^/metrics": "^/nabla/metrics",
 }
-"""What the comment in the configuration says to change."""
+"""The changes that the comment in the configuration asks for."""
 
 
 def free_port() -> int:

@@ -110,7 +110,7 @@ def test_options_carry_their_defaults_and_seeds_survive_javascript() -> None:
     assert schemas["DenseLayer"]["properties"]["kernel_initializer"]["default"] == "glorot_uniform"
     assert schemas["DenseLayer"]["properties"]["use_bias"]["default"] is True
     assert schemas["AdamOptimizer"]["properties"]["beta_1"]["default"] == 0.9
-    # Its default is that of the convention: a client that sends another would overrule it.
+    # The convention has its own default, which a client that sends another would overrule.
     assert "default" not in schemas["AdamOptimizer"]["properties"]["epsilon"]
     assert schemas["GridStarts"]["properties"]["resolution"]["default"] == [5]
     seeds = [schema["properties"]["seed"] for schema in schemas.values() if "seed" in schema.get("properties", ())]
@@ -343,7 +343,7 @@ FEWER: dict[str, tuple[str, ...]] = {
     "Optimizer": ("LionOptimizer",),
     "Schedule": ("PiecewiseConstantSchedule",),
 }
-"""Of all blocks, and of layers inside layers, the generator would make too much to come to an end. Every option of
+"""All blocks, and layers inside layers, would give the generator no end of cases. Every option of
 every block is tried by tests/schemas/test_fields.py, right and wrong, and by test_bounds_of_options.py."""
 
 

@@ -29,7 +29,7 @@ from service.config import Settings
 from service.engine.errors import DeadlineExceeded
 from service.observing.timer import Timer
 from service.problems import Problem
-from tests.conftest import wait_for
+from tests.conftest import MakeClient, wait_for
 from tests.support import assert_problem, every, strict_json
 
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
@@ -421,7 +421,7 @@ def test_who_waits_for_a_turn_sends_heartbeats_too(app: Flask, monkeypatch: pyte
     answer.close()
 
 
-# How it ends
+# Ends of streams
 
 
 @pytest.mark.parametrize("form", ["ndjson", "sse"])
@@ -601,5 +601,5 @@ def test_a_request_that_is_refused_gives_its_stream_back(laboratory: Laboratory)
     laboratory.assert_everything_was_given_back()
 
 
-def test_the_limit_of_streams_is_shown(make_client: Callable[..., FlaskClient]) -> None:
+def test_the_limit_of_streams_is_shown(make_client: MakeClient) -> None:
     assert make_client(streams=4).get("/v1").json["limits"]["streams"] == 4

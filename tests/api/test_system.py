@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 from flask.testing import FlaskClient
@@ -11,6 +10,7 @@ from flask.testing import FlaskClient
 from service import __version__
 from service.config import Settings
 from service.problems import KINDS
+from tests.conftest import MakeClient
 from tests.support import Server, assert_problem, every, read_yaml, strict_json
 
 PAGES = ["/", "/reference", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
@@ -32,7 +32,7 @@ def test_the_service_describes_itself(client: FlaskClient) -> None:
         assert client.get(path).status_code in (200, 405), path
 
 
-def test_the_limits_shown_are_those_in_force(make_client: Callable[..., FlaskClient]) -> None:
+def test_the_limits_shown_are_those_in_force(make_client: MakeClient) -> None:
     limits = make_client(max_layers=7, max_seconds=1.5).get("/v1").json["limits"]
     assert limits["layers"] == 7
     assert limits["seconds"] == 1.5
@@ -125,12 +125,12 @@ def test_pages_that_are_not_there(client: FlaskClient, path: str) -> None:
     assert_problem(client.get(path), "not-found")
 
 
-def test_swagger_ui_is_told_whether_keys_are_set(make_client: Callable[..., FlaskClient]) -> None:
+def test_swagger_ui_is_told_whether_keys_are_set(make_client: MakeClient) -> None:
     assert '<body data-keys="none">' in make_client().get("/docs").text
     assert '<body data-keys="set">' in make_client(api_keys=("secret",)).get("/docs").text
 
 
-def test_pages_can_be_left_out(make_client: Callable[..., FlaskClient]) -> None:
+def test_pages_can_be_left_out(make_client: MakeClient) -> None:
     bare = make_client(docs=False)
     for path in ("/", "/reference", "/docs", "/static/page.css"):
         assert_problem(bare.get(path), "not-found")

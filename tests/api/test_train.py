@@ -19,7 +19,6 @@ from tests.api.training import (
     PATH,
     SUMMARY,
     VALIDATION,
-    MakeClient,
     Told,
     Train,
     assert_trees_close,
@@ -28,10 +27,8 @@ from tests.api.training import (
     times,
     training,
 )
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_described, every, network, strict_json, xor
-
-# What a step says.
 
 
 def test_the_steps_of_gradient_descent_by_hand(told: Told) -> None:
@@ -110,7 +107,7 @@ def test_adam_by_hand_with_its_corrected_moments(told: Told) -> None:
             np.testing.assert_allclose(state["corrected_first_moment"][layer][name], m, **CLOSE)
             parameters[layer][name] = parameters[layer][name] - 0.1 * m / (np.sqrt(v) + 1e-8)
             np.testing.assert_allclose(step["parameters"][layer][name], parameters[layer][name], rtol=1e-10)
-            # What the running average was multiplied by.
+            # The factors of the running average.
             rate = np.array(step["effective_learning_rate"][layer][name])
             moved = -rate * np.array(state["first_moment"][layer][name])
             np.testing.assert_allclose(step["updates"][layer][name], moved, rtol=1e-9, atol=1e-16)
@@ -171,7 +168,7 @@ def test_float32_is_computed_and_said(told: Told) -> None:
         np.testing.assert_array_equal(array.astype(np.float32).astype(float), array.astype(np.float32))
 
 
-# How long, and what is told.
+# Length and trace.
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from tests.conftest import MakeClient
 from tests.support import assert_problem, network, strict_json
 
-MakeClient = Callable[..., FlaskClient]
 PATH = "/v1/train"
 NDJSON = "application/x-ndjson"
 SAMPLES = [[0.2, 1.1], [1.3, 0.4], [-0.5, 0.9], [1.8, -0.6], [-1.2, 0.3]]
@@ -61,7 +60,7 @@ def test_a_training_goes_on_from_the_last_checkpoint_that_came_with_the_same_bit
     assert last["step"] == last["checkpoint"]["step"] == 15
     again = streamed(client, training(**TRAININGS[name], trace=trace, checkpoint=last["checkpoint"], steps=8), accept)
     after = [line for line in whole if line.get("step", 99) > 15]
-    # Of a resumed run steps are told by their numbers too, so the same ones are.
+    # A resumed run counts its steps on, so it records the same ones.
     assert (again[-1].pop("reason"), after[-1].pop("reason")) == ("all 8 steps are done", "all 23 steps are done")
     assert again == after
     assert again[-1]["checkpoint"]["step"] == 23

@@ -9,17 +9,15 @@ from typing import Any
 
 import jsonschema
 import pytest
-from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.training import Training
 from tests.api.test_gradients import BASE64, plain
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train/compare"
-MakeClient = Callable[..., FlaskClient]
 VALIDATION = {"inputs": [[0.5, 0.5]], "targets": [[1.0]]}
 LINE = network({"type": "dense", "name": "line", "units": 1})
 
@@ -279,7 +277,7 @@ def test_a_comparison_does_not_stream(post: Post, accept: str) -> None:
 
 
 def test_the_lowest_loss_is_told_with_its_step(told: Told) -> None:
-    """Of a run that goes down and up again."""
+    """The run goes down and up again."""
     answer = told(network=LINE, parameters=..., optimizers=[{"type": "momentum", "learning_rate": 0.3}], steps=12)
     (row,), (curves,) = answer["table"], answer["curves"]
     place = curves["loss"].index(min(curves["loss"]))

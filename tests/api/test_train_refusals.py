@@ -13,11 +13,9 @@ from werkzeug.test import TestResponse
 
 from service import memory
 from tests.api.test_several import TWO
-from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, MakeClient, Told, Train, lines, training
-from tests.conftest import Post
+from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, Told, Train, lines, training
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network
-
-# Limits.
 
 
 def refused(response: TestResponse, body: Any) -> dict[str, Any]:
@@ -120,7 +118,7 @@ def test_newton_takes_few_parameters(train: Train) -> None:
     assert train(body | {"frozen": ["a"]}).status_code == 200
 
 
-# What is wrong.
+# Invalid requests.
 
 
 def state(**changes: Any) -> Callable[[dict[str, Any]], None]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from tests.support import Server, assert_problem, head, read_answer, strict_json
 
 ENDLESS = 1_000_000
 STREAMS = 4
-"""So many may one client open of the five that a worker serves."""
+"""The streams that one client may open of the five that a worker serves."""
 SOON = 10.0
 """Seconds that are far more than it takes."""
 
@@ -105,20 +104,13 @@ def ended(server: Server, outcome: str) -> float:
     return metric(server, f'nabla_streams_total{{outcome="{outcome}"}}')
 
 
-def cpu_seconds(server: Server) -> float:
-    """Return the processor seconds of the worker."""
-    (worker,) = server.workers
-    fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def assert_idle(server: Server) -> None:
     """Assert that nothing is computed any more."""
 
     def idle() -> bool:
-        before = cpu_seconds(server)
+        before = server.cpu_seconds
         time.sleep(0.3)
-        return cpu_seconds(server) - before < 0.1
+        return server.cpu_seconds - before < 0.1
 
     wait_for(idle, SOON)
 

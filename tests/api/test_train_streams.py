@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.api.training import EVENTS, EVERYTHING, LINE, NDJSON, PATH, VALIDATION, MakeClient, Train, lines, training
+from tests.api.training import EVENTS, EVERYTHING, LINE, NDJSON, PATH, VALIDATION, Train, lines, training
+from tests.conftest import MakeClient
 from tests.support import assert_described, assert_problem, every, strict_json
 
 

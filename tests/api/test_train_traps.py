@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Post
-from tests.support import assert_problem, every, faults, network, strict_json, xor
+from tests.support import answered, assert_problem, every, faults, network, strict_json, xor
 
 PATH = "/v1/train"
 LINE = {"network": network({"type": "dense", "name": "line", "units": 1}), "parameters": ...}
@@ -17,13 +17,6 @@ LINE = {"network": network({"type": "dense", "name": "line", "units": 1}), "para
 
 def training(**changes: Any) -> dict[str, Any]:
     return xor(**{"optimizer": {"type": "sgd", "learning_rate": 0.05}, "steps": 3} | changes)
-
-
-def answered(post: Post, body: dict[str, Any]) -> dict[str, Any]:
-    response = post(body, PATH)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = strict_json(response.get_data())
-    return answer
 
 
 @every("rows", [1, 3, 5])
@@ -45,7 +38,7 @@ def test_inputs_that_are_a_number_are_told_so(post: Post, more: dict[str, Any]) 
 def test_large_bodies_hold_batches_too(post: Post, batches: list[list[int]]) -> None:
     body = training(inputs=[[0.25, 0.5]] * 3000, targets=[[1.0]] * 3000, batches=batches)
     assert len(json.dumps(body)) > 32 * 1024
-    assert answered(post, body)["steps_done"] == 3
+    assert answered(post, body, PATH)["steps_done"] == 3
     body["batches"] = [[0.5] * len(rows) for rows in batches]
     assert_problem(post(body, PATH), "invalid", body)
 
@@ -62,7 +55,7 @@ def test_large_bodies_hold_seeds_too(post: Post) -> None:
     [("waited", 1e300), ("best_step", 1e20), ("waited", 2**64), ("waited", 0.5), ("waited", -3), ("best_step", 2**63)],
 )
 def test_steps_that_a_checkpoint_remembers_are_counts(post: Post, key: str, value: float) -> None:
-    checkpoint = answered(post, training())["checkpoint"]
+    checkpoint = answered(post, training(), PATH)["checkpoint"]
     checkpoint["progress"] |= {"best": -1.0, key: value}
     body = training(parameters=..., checkpoint=checkpoint)
     assert set(faults(assert_problem(post(body, PATH), "invalid", body))) == {f"#/checkpoint/progress/{key}"}
@@ -75,10 +68,10 @@ def test_a_mean_is_not_divided_by_weights_of_nothing(post: Post) -> None:
     body = training(**weighted, batch_size=2)
     assert set(faults(assert_problem(post(body, PATH), "invalid", body))) == {"#/sample_weights"}
     enough = {"inputs": [[0, 1]] * 6, "targets": [[1]] * 6, "sample_weights": [1, 1, 1, 1, 1, 0]}
-    assert answered(post, training(**weighted | enough, batch_size=3))["finite"]
+    assert answered(post, training(**weighted | enough, batch_size=3), PATH)["finite"]
     # A sum is not divided by anything.
     summed = training(**weighted, batches=[[0], [1]], reduction="sum", optimizer="newton", steps=4)
-    assert [step["loss"] for step in answered(post, summed)["steps"]][1::2] == [0.0, 0.0]
+    assert [step["loss"] for step in answered(post, summed, PATH)["steps"]][1::2] == [0.0, 0.0]
 
 
 def told(answer: dict[str, Any]) -> str:
@@ -90,16 +83,16 @@ def told(answer: dict[str, Any]) -> str:
 
 def test_state_that_is_not_finite_is_told(post: Post) -> None:
     line = training(**LINE, inputs=[[1e80, 0]], targets=[[1e80]], optimizer="adam", steps=1)
-    answer = answered(post, line | {"trace": {"include": ["state"]}})
+    answer = answered(post, line | {"trace": {"include": ["state"]}}, PATH)
     assert answer["status"] == "completed" and "checkpoint" not in answer
     assert answer["steps"][0]["state"]["second_moment"]["line"]["kernel"][0] == [None]
     assert "second_moment of step 1" in told(answer)
-    assert "second_moment of step 1" in told(answered(post, line))
+    assert "second_moment of step 1" in told(answered(post, line, PATH))
 
 
 def test_a_loss_of_validation_that_is_not_finite_is_told(post: Post) -> None:
     validation = {"inputs": [[1e200, 0]], "targets": [[0]]}
-    answer = answered(post, training(**LINE, validation=validation))
+    answer = answered(post, training(**LINE, validation=validation), PATH)
     assert answer["validation_loss"] is None and answer["status"] == "completed"
     assert "validation_loss" in told(answer)
 
@@ -107,14 +100,16 @@ def test_a_loss_of_validation_that_is_not_finite_is_told(post: Post) -> None:
 def test_a_gradient_that_is_not_finite_is_told(post: Post) -> None:
     parameters = {"line": {"kernel": [[0], [-4]], "bias": [0]}}
     body = training(**LINE | {"parameters": parameters}, inputs=[[1e200, 1], [1e200, 2]], targets=[[1e120], [2e120]])
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["status"] == "diverged" and answer["steps"][-1]["gradient_norm"] is None
     assert "not finite" in told(answer)
 
 
 def test_a_learning_rate_that_is_not_finite_ends_the_training(post: Post) -> None:
     schedule = {"type": "step_decay", "decay_steps": 1, "gamma": 1e308}
-    answer = answered(post, training(schedule=schedule, optimizer={"type": "sgd", "learning_rate": 1e10}, steps=9))
+    answer = answered(
+        post, training(schedule=schedule, optimizer={"type": "sgd", "learning_rate": 1e10}, steps=9), PATH
+    )
     assert answer["status"] == "diverged" and "learning rate that is not finite" in answer["reason"]
     assert answer["steps"][-1]["learning_rate"] is None and "learning_rate" in told(answer)
 
@@ -129,16 +124,16 @@ def test_runs_are_counted_before_they_are_made(post: Post) -> None:
 def test_patience_looks_at_epochs_only(post: Post) -> None:
     """A training that patience has stopped goes on to the end of an epoch when it is resumed."""
     body = training(batch_size=2, stop={"patience": 1}, optimizer={"type": "sgd", "learning_rate": 0}, steps=20)
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["status"] == "stopped" and answer["steps_done"] % 2 == 0
-    again = answered(post, {**body, "checkpoint": answer["checkpoint"]})
+    again = answered(post, {**body, "checkpoint": answer["checkpoint"]}, PATH)
     assert again["steps_done"] == answer["steps_done"] + 2
 
 
 def test_numbers_that_a_schedule_remembers_stay_what_they_are(post: Post) -> None:
     body = training(schedule={"type": "plateau", "patience": 0, "cooldown": 2**53 - 1}, steps=4)
-    checkpoint = answered(post, body)["checkpoint"]
-    zero = answered(post, {**body, "steps": 1, "checkpoint": checkpoint})["checkpoint"]
+    checkpoint = answered(post, body, PATH)["checkpoint"]
+    zero = answered(post, {**body, "steps": 1, "checkpoint": checkpoint}, PATH)["checkpoint"]
     assert {name: type(value) for name, value in zero["schedule"].items()} == {
         name: type(value) for name, value in checkpoint["schedule"].items()
     }
@@ -156,7 +151,7 @@ def test_the_curvature_is_not_looked_at_where_that_takes_long(post: Post) -> Non
         network=network(*layers), parameters=..., steps=10, optimizer={"type": "sgd", "learning_rate": 1e200},
         inputs=[[[[0.5]] * 24] * 24] * samples, targets=[[1.0]] * samples,
     )  # fmt: skip
-    answer = answered(post, body)
+    answer = answered(post, body, PATH)
     assert answer["status"] == "diverged" and "λmax" not in answer["reason"]
 
 

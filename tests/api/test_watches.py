@@ -13,9 +13,9 @@ from werkzeug.test import TestResponse
 
 from service.capacity.admission import Ticket
 from service.engine.errors import Abandoned, DeadlineExceeded
+from tests.conftest import MakeClient
 from tests.support import assert_problem, network, strict_json
-
-MakeClient = Callable[..., FlaskClient]
+from tests.watches import Looks
 
 SEQUENCE = [[[0.1, 0.2]] * 60]
 RECURRENT = {"network": network({"type": "lstm", "units": 3}), "loss": "mean_squared_error"}
@@ -26,7 +26,7 @@ WIDE = {
     "loss": "mean_squared_error",
 }
 COMPUTED: dict[str, tuple[str, dict[str, Any], int]] = {
-    # What is asked where, and how often it looks at least.
+    # Path, request, and the least number of looks at the watch.
     "an unseen recurrent network": (
         "/v1/gradients",
         RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]},
@@ -83,7 +83,7 @@ TRAINED = {
 }
 ENDLESS = 200_000
 STEPPED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], Any]]] = {
-    # What is asked where, and how many steps were made.
+    # Path, request, and the key of the number of steps.
     "a training": (
         "/v1/train",
         TRAINED | {"optimizer": "sgd", "steps": ENDLESS, "trace": {"every": ENDLESS}},
@@ -137,12 +137,7 @@ class Counting(Ticket):
     most: float = math.inf
     error: type[Exception] = DeadlineExceeded
     count: int = 0
-
-    def look(self) -> float:
-        self.count += 1
-        if self.count > self.most:
-            raise self.error
-        return 0.0
+    look = Looks.look  # type: ignore[assignment]
 
 
 def ask(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.api.test_gradients import plain
@@ -21,7 +20,6 @@ CLOSE = {"rtol": 1e-12, "atol": 0.0}
 SGD = {"type": "sgd", "learning_rate": 0.5}
 LINE = network({"type": "dense", "name": "line", "units": 1})
 VALIDATION = {"inputs": [[0.5, 0.5], [0.0, 0.2]], "targets": [[1.0], [0.0]]}
-MakeClient = Callable[..., FlaskClient]
 Train = Callable[..., TestResponse]
 
 

@@ -16,9 +16,9 @@ SECONDS = 15
 """More than anything takes that a page does here, also while other tests compute."""
 expect.set_options(timeout=1000 * SECONDS)
 DRIVER = re.compile(r"GL Driver Message|Automatic fallback to software WebGL")
-"""What Chromium says of drawing without a graphics card."""
+"""Messages of Chromium about drawing without a graphics card."""
 ENDED = "net::ERR_ABORTED"
-"""How a request ends that the page itself gave up, because something newer was wanted."""
+"""The failure of a request that the page aborted because a newer one replaced it."""
 
 
 class Tab:

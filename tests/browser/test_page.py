@@ -175,7 +175,7 @@ def test_all_of_backprop_is_done_by_keyboard(visit: Visit) -> None:
         for _ in range(80):
             keyboard.press("Tab")
             if demo.run("wanted => document.activeElement.matches(wanted)", wanted):
-                # What has the focus shows it.
+                # The focused element shows its focus.
                 assert demo.run(FOCUS_SHOWS)
                 return
         raise AssertionError(f"Tab never comes to {wanted}")

@@ -24,7 +24,7 @@ OPTIMIZERS = [
 ]
 STEPS = 150
 RACE = {"expression": EXPRESSION, "starts": [[0, -3]], "optimizers": OPTIMIZERS, "steps": STEPS}
-"""What the lab opens with."""
+"""The first race of the lab."""
 DESCEND, SURFACE, GRADIENT = "/v1/functions/descend", "/v1/functions/surface", "/v1/functions/gradient"
 STATIONARY = "/v1/functions/stationary"
 
@@ -153,7 +153,7 @@ def test_a_typed_function_is_raced_on_and_a_wrong_one_is_explained_beside_it(rac
     fault = race.page.locator(".function").get_by_role("alert")
     expect(fault).to_contain_text(problem["errors"][0]["detail"])
     expect(typed).to_have_attribute("aria-invalid", "true")
-    # What was drawn before is still there, and is mended by typing.
+    # The picture before is still there, and typing mends it.
     assert ends(race) == told(answer)
     typed.fill(expression)
     expect(fault).to_have_count(0)

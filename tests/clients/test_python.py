@@ -18,7 +18,7 @@ from tests.support import Server
 from tests.test_docs import blocks, exchanges
 
 PACKAGE = "nabla_the_gradient_service_client"
-# What operations give, by their names, and what a README's answer becomes on its way through the client's classes.
+# Prints the classes of the answers of all operations, and a README's answer after its way through the client.
 PROGRAM = f"""
 import importlib, json, pkgutil, sys, typing
 import {PACKAGE} as package

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -17,8 +18,10 @@ from service.app import create_app
 from service.config import Settings
 from service.edge.accepting import Accepting
 from service.edge.edge import Edge
-from tests.support import LOOPBACK, Answer, read_answer
+from tests.support import LOOPBACK, Answer, read_answer, xor
 
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+XOR = json.dumps(xor()).encode()
 SHORT = {
     "max_header_seconds": 0.5,
     "max_body_seconds": 0.5,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
@@ -14,11 +13,9 @@ import pytest
 from service.capacity.memory import Account
 from service.edge import edge as edges
 from service.edge.pool import Pool
-from tests.edge.support import Running, all_of, plain, running, wait_until
-from tests.support import assert_problem, head, read_answer, xor
+from tests.edge.support import LIVE, XOR, Running, all_of, plain, running, wait_until
+from tests.support import assert_problem, head, read_answer
 
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
-XOR = json.dumps(xor()).encode()
 PATIENT = {"max_header_seconds": 20.0, "max_body_seconds": 20.0}
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from service.observing.access import Access
-from tests.edge.support import Running, all_of, plain, running, wait_until
+from tests.edge.support import LIVE, XOR, Running, all_of, plain, running, wait_until
 from tests.support import PROBLEM, Answer, assert_problem, every, head, read_answer, strict_json, xor
 
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 CHUNKED = head("/v1/gradients", None, Transfer_Encoding="chunked")
-XOR = json.dumps(xor()).encode()
 
 
 @pytest.fixture(scope="module")

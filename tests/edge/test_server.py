@@ -18,22 +18,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerFactory, wait_for
-from tests.edge.support import all_of
+from tests.edge.support import LIVE, all_of
 from tests.support import LOOPBACK, Server, assert_problem, head, read_answer, strict_json, xor
 
 ARENA = 64 << 20
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 READY = b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n"
 TRAIN = "/v1/train"
-
-
-def cpu_seconds(server: Server) -> float:
-    """Return processor time of all workers."""
-    ticks = 0
-    for pid in server.workers:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def refused(port: int) -> bool:
@@ -56,7 +46,7 @@ def test_a_client_that_leaves_stops_its_work(start_server: ServerFactory) -> Non
             body = training(1_000_000)
             with server.connect() as connection:
                 connection.sendall(head(TRAIN, len(body)) + body)
-                start = cpu_seconds(server)
+                start = server.cpu_seconds
                 wait_for(partial(_has_worked, server, start + 0.2))
                 if reset:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -74,13 +64,13 @@ def test_a_client_that_leaves_stops_its_work(start_server: ServerFactory) -> Non
 
 
 def _has_worked(server: Server, until: float) -> bool:
-    return cpu_seconds(server) > until
+    return server.cpu_seconds > until
 
 
 def _rests(server: Server) -> bool:
-    before = cpu_seconds(server)
+    before = server.cpu_seconds
     time.sleep(0.3)
-    return cpu_seconds(server) - before < 0.06
+    return server.cpu_seconds - before < 0.06
 
 
 def test_a_reload_and_a_stop(start_server: ServerFactory) -> None:

@@ -23,7 +23,7 @@ from tests.support import assert_problem, every, faults, network, xor
 CHOICES = {
     plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.answers_only
 }
-"""Those that requests choose from; words and presets are named within expressions."""
+"""The registries that requests choose from; words and presets are named within expressions."""
 
 BLOCKS = [
     pytest.param(registry, declaration, id=f"{registry.kind}-{declaration.name}")

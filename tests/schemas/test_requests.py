@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Callable
 from types import UnionType
 from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
-from flask.testing import FlaskClient
 
 from schemas.evaluation import GradientsRequest
 from schemas.requests import MOST_DEPTH
 from service.api.endpoint import ENDPOINTS, Endpoint
 from service.api.examples import FORWARD, GRADIENTS
 from service.engine.network.evaluate import EvaluationTask
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network, xor
 
-MakeClient = Callable[..., FlaskClient]
 PLAIN = xor(network=network({"type": "dense", "units": 3, "activation": "tanh"}, {"type": "dense", "units": 1}))
 INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"}
 
