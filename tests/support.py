@@ -52,17 +52,17 @@ def every(
 
     def decorate(test: Test) -> Test:
         def of_every(**fixtures: Any) -> None:
-            failures: list[BaseException] = []
+            failures: dict[str, BaseException] = {}
             for position, values in enumerate(rows):
                 try:
                     test(**dict(zip(keys, values, strict=True)), **fixtures)
                 except (Exception, BaseExceptionGroup, pytest.fail.Exception) as error:
-                    error.add_note(f"the case {named(position)}")
-                    failures.append(error)
+                    failures[f"{position} {named(position)}"] = error
                 except pytest.skip.Exception:
                     raise AssertionError(f"the case {named(position)} skips itself, which no report says") from None
             if failures:
-                raise BaseExceptionGroup(f"{len(failures)} of {len(rows)} cases fail", failures)
+                told = f"{len(failures)} of {len(rows)} cases fail: {', '.join(failures)}"
+                raise BaseExceptionGroup(told, list(failures.values()))
 
         rest = [each for each in inspect.signature(test).parameters.values() if each.name not in keys]
         functools.update_wrapper(of_every, test).__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]

@@ -361,6 +361,14 @@ def test_what_does_not_fit_is_named(post: Post, request_: dict[str, Any], pointe
     assert pointer in errors
 
 
+def test_a_step_may_be_a_whole_number_of_either_kind(post: Post) -> None:
+    body = trace([1.0, 0.5, 0.25])
+    floats = json.loads(json.dumps(body))
+    for step in floats["trace"]:
+        step["step"] = float(step["step"])
+    assert answered(post, floats, PATH) == answered(post, body, PATH)
+
+
 @pytest.mark.parametrize(
     ("sweep", "name"),
     [
