@@ -37,7 +37,7 @@ from schemas.tensor import (
     narrow,
 )
 from service.engine.declarations import Selection
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
@@ -76,7 +76,7 @@ Tree = dict[str, dict[str, Array]]
 class LoadedNetwork(TypedDict):
     """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
 
-    network: NetworkDefinition
+    network: Definition
     inputs: Tensors
     parameters: NotRequired[Tree]
     seed: int
@@ -135,7 +135,7 @@ class NetworkRequest(RequestSchema[R]):
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Tensors in float32, but for indices: float32 does not hold every integer."""
-        network: NetworkDefinition = loaded["network"]
+        network: Definition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
         elif key == "targets":

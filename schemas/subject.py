@@ -17,7 +17,7 @@ from schemas.requests import R
 from schemas.tensor import Array, TensorField, TensorsField
 from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
 
@@ -33,7 +33,7 @@ OF_A_FUNCTION = ("variables", "point")
 class LoadedSubject(TypedDict):
     """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
 
-    network: NotRequired[NetworkDefinition]
+    network: NotRequired[Definition]
     inputs: NotRequired[Tensors]
     parameters: NotRequired[Tree]
     seed: int

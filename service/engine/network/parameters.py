@@ -12,7 +12,7 @@ import numpy as np
 from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.limits import Limits
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.model import Parameter
 from service.engine.suggestions import MOST_SUGGESTIONS, suggest
 from service.engine.watch import Watch
@@ -59,7 +59,7 @@ class ParameterVector:
     What is trained lies at the start, in the order of the gradients; what is not comes after it.
     """
 
-    def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, definition: Definition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
         self.parameters = tuple(parameters)
         flat = sorted(self.parameters, key=lambda parameter: not parameter.trainable)
@@ -142,7 +142,7 @@ def _listed(names: Collection[str]) -> str:
     return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
 
 
-def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str], *, suggests: bool) -> str:
+def _unknown_layer(layer: str, definition: Definition, wanted: Collection[str], *, suggests: bool) -> str:
     for known in definition.layers:
         if known.name == layer:
             if known.shares is not None:
