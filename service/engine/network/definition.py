@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 InputShapes = Sequence[tuple[str, Shape]]
 """Shapes of the inputs of a request, samples included, by name."""
-KnownValues = tuple[tuple[str, Shape, tuple[int, ...]], ...]
-"""Inputs whose values decide what is computed: name, shape and the integers themselves."""
+KnownValues = tuple[tuple[str, Shape, tuple[float, ...]], ...]
+"""Inputs whose values decide what is computed: name, shape and the numbers themselves."""
 NODES_OF_LAYER = 50
 NODES_OF_STEP = 40
 
@@ -78,6 +78,9 @@ class Definition(Protocol):
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
         """Names of what the layer at a position takes."""
+
+    def samples(self, inputs: InputShapes) -> int:
+        """How many samples inputs of these shapes hold."""
 
     def effort(self, inputs: InputShapes) -> float:
         """Nodes of the graph with gradients, roughly, for inputs of these shapes."""
@@ -144,6 +147,9 @@ class NetworkDefinition:
     def parameters(self) -> None:
         return None
 
+    def samples(self, inputs: InputShapes) -> int:
+        return next((shape[0] for _, shape in inputs if shape), 0)
+
     def effort(self, inputs: InputShapes) -> float:
         steps: int = max([shape[1] for _, shape in inputs if len(shape) > 1], default=1)
         lengths: list[int] = [layer.layer.options["n"] for layer in self.layers if layer.layer.name == "repeat_vector"]
@@ -152,7 +158,7 @@ class NetworkDefinition:
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
         faults = []
-        samples = samples_of(inputs)
+        samples = self.samples(inputs)
         indices = self.index_inputs  # of which a sample may hold a single one
         for name, shape in inputs:
             path, label = ("inputs", name), input_label(name)
@@ -200,11 +206,6 @@ class NetworkDefinition:
             prefix=prefix,
             check_parameters=check_parameters,
         )
-
-
-def samples_of(inputs: InputShapes) -> int:
-    """How many samples inputs of these shapes hold."""
-    return next((shape[0] for _, shape in inputs if shape), 0)
 
 
 def input_label(name: str) -> str:

@@ -17,7 +17,7 @@ from service.engine.findings import Found, found
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
-from service.engine.network.definition import Definition, KnownValues, samples_of
+from service.engine.network.definition import Definition, KnownValues
 from service.engine.network.losses import Loss, Prediction
 from service.engine.network.model import Model
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
@@ -62,7 +62,7 @@ class Task(NamedTuple):
 
     @property
     def samples(self) -> int:
-        return samples_of(self.inputs)
+        return self.definition.samples(self.inputs)
 
 
 @dataclass(frozen=True)

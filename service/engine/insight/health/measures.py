@@ -141,9 +141,7 @@ def norm_of_tree(parameters: Mapping[str, Mapping[str, Array]]) -> float:
     return math.hypot(*[norm(array) for arrays in parameters.values() for array in arrays.values()])
 
 
-def chain_of(
-    definition: Definition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]
-) -> list[str]:
+def chain_of(definition: Definition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]) -> list[str]:
     """The layers with weights on the way to an output that has most of them, in the order of computation."""
     position = {layer.name: place for place, layer in enumerate(definition.layers)}
     longest: dict[str, tuple[int, str | None]] = {}
