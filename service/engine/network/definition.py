@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from service.engine.declarations import Selection
 from service.engine.errors import Fault
@@ -45,6 +45,7 @@ class LayerDefinition:
     trainable: bool = True
 
 
+@runtime_checkable
 class Definition(Protocol):
     """An architecture: inputs, named layers and outputs, and how they become a graph."""
 

@@ -63,6 +63,8 @@ class Assembly:
         self._built = built
         self._nodes: dict[int, tuple[Value, Node]] = {}
         self._constants: dict[tuple[int, str], Value] = {}
+        self.vocabularies: dict[str, tuple[str, int]] = {}
+        """For each input that holds indices: where the fewest of them are allowed, and how many."""
         self.runs = 0
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
@@ -129,6 +131,12 @@ class Assembly:
     def _fault(self, step: Step, reason: str) -> InvalidRequest:
         name = self.linked.names.get(id(step)) or step.name
         return InvalidRequest([Fault(PATH, f"node {name[:100]!r} ({step.operation[:60]}): {reason[:500]}")])
+
+    def see_vocabulary(self, name: str, layer: str, count: int) -> None:
+        """Note that an input is looked up among `count` elements."""
+        before = self.vocabularies.get(name)
+        if before is None or count < before[1]:
+            self.vocabularies[name] = (layer, count)
 
     def node(self, value: Value) -> Node:
         """A value as a node of floats."""

@@ -190,6 +190,8 @@ class OnnxDefinition:
             else:  # inside what was known already
                 nothing = graph.constant(0.0)
                 model.layers[layer.name] = LayerOutput(nothing, nothing)
+        for name, smallest in assembly.vocabularies.items():
+            model.vocabularies[name] = smallest
         model.parameters = [made[key] for key in self._found if key in made]
         return model
 

@@ -355,4 +355,3 @@ def choose(call: Call, condition: Value, a: Value, b: Value) -> Value:
     return Value(None, node, a.dtype)
 
 
-UNUSED = (math, erfc, log1p, softplus, stop_gradient, with_slope)

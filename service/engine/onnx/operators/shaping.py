@@ -202,4 +202,3 @@ def gemm(call: Call, a: Value, b: Value, c: Value | None = None) -> Node:
     return product + (bias if bias.shape in ((), product.shape) else broadcast(bias, product.shape))
 
 
-UNUSED = padded
