@@ -178,6 +178,8 @@ def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str
             operator = operator_of(step)
             if operator is None:
                 continue
+            if step.operation == "If":
+                names.add(step.inputs[0])  # a branch is taken where the condition is known
             passed_on = not operator.shape_only and any(name in names for name in step.outputs if name)
             for position, name in enumerate(step.inputs):
                 if name and (passed_on or operator.is_static(position)):
@@ -187,6 +189,18 @@ def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str
     for _ in range(2):
         walk(ordered(body, tuple(wanted)))
     return names
+
+
+def directly_static(steps: Iterable[Step]) -> set[str]:
+    """Names that stand where the value must be known."""
+    found: set[str] = set()
+    for step in steps:
+        operator = operator_of(step)
+        if operator is not None:
+            found.update(name for place, name in enumerate(step.inputs) if name and operator.is_static(place))
+        for body in step.subgraphs:
+            found |= directly_static(body.steps)
+    return found
 
 
 def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from service.engine.onnx.analysis import (
     MODEL,
     Found,
     Linked,
+    directly_static,
     dtypes_of,
     flags_of,
     inputs_of,
@@ -92,7 +93,12 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     flags = flags_of(linked, steps)
     described = _inputs(linked, steps, wanted)
     static = static_names(graph, wanted, file.functions)
-    known = frozenset(name for name in described if name in static)
+    direct = directly_static(steps)
+    known = frozenset(
+        name
+        for name, (dtype, _) in described.items()
+        if name in static and (not is_float(dtype) or name in direct)
+    )
     layers = _layers(linked, steps, wanted, dtypes, flags, found)
     definition = OnnxDefinition(linked, wanted, layers, described, known, found)
     return Imported(definition, definition.parameters, _count(file), refusals, _warnings(file, found))
