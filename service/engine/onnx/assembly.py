@@ -54,7 +54,7 @@ class Assembly:
         linked: Linked,
         graph: Graph,
         parameter: Callable[[str, str, Array], Node] | None = None,
-        built: Callable[[Step, list[Value]], None] | None = None,
+        built: Callable[[Step, list[Value | None]], None] | None = None,
     ) -> None:
         """`parameter` makes the node of a parameter; `built` is told every top node with its results."""
         self.linked = linked
@@ -126,7 +126,7 @@ class Assembly:
             if name and value is not None:
                 scope.values[name] = value
         if top and self._built is not None:
-            self._built(step, [value for value in results if value is not None])
+            self._built(step, results)
 
     def _fault(self, step: Step, reason: str) -> InvalidRequest:
         name = self.linked.names.get(id(step)) or step.name
@@ -327,13 +327,14 @@ def _rootless(scope: Scope) -> Scope:
 
 def unsupported(step: Step) -> str:
     """Why a node without an operator is not read."""
-    if step.domain not in ("", "ai.onnx.ml"):
+    if step.domain not in DOMAINS:
         return (
             f"the domain {step.domain[:60]!r} is not part of ONNX; only its operators and those of ai.onnx.ml are read"
         )
     return REASONS.get(step.operation, "this operator is not read")
 
 
+DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
 _QUANTISED = "quantised numbers have steps instead of slopes; export the model before it is quantised"
 _RANDOM = "random numbers would differ from run to run"
 _SEQUENCE = "sequences and optional values are not read"

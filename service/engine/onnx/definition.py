@@ -167,10 +167,11 @@ class OnnxDefinition:
 
         results: dict[str, LayerOutput] = {}
 
-        def built(step: Step, outputs: list[Value]) -> None:
+        def built(step: Step, outputs: list[Value | None]) -> None:
             name = self._linked.names[id(step)]
-            if name in self._by_layer and outputs:
-                results[name] = self._output(step, scope, assembly, outputs[0])
+            named = [value for value, each in zip(outputs, step.outputs, strict=False) if each and value is not None]
+            if name in self._by_layer and named:
+                results[name] = self._output(step, scope, assembly, named[0])
 
         assembly = Assembly(self._linked, graph, parameter, built)
         scope = Scope(self._linked.file.graph)

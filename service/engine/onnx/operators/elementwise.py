@@ -14,14 +14,12 @@ from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
     absolute,
     clip,
-    erfc,
     exp,
     expm1,
     extreme,
     greater,
     greater_equal,
     log,
-    log1p,
     maximum,
     minimum,
     sigmoid,
@@ -29,9 +27,7 @@ from service.engine.graph.operations import (
     softplus,
     sqrt,
     square,
-    stop_gradient,
     tanh,
-    with_slope,
 )
 from service.engine.graph.selecting import where
 from service.engine.network.activations import activations
@@ -151,11 +147,13 @@ def selu(call: Call, x: Value) -> Node:
 def celu(call: Call, x: Value) -> Node:
     alpha = call.number("alpha", 1.0)
     node = call.x(x)
-    return where(greater(node, 0.0), node, alpha * expm1(minimum(node, 0.0) / alpha))
+    is_positive = greater(node, 0.0)
+    return where(is_positive, node, alpha * expm1(where(is_positive, 0.0, node) / alpha))
 
 
 def _elu(x: Node, alpha: float) -> Node:
-    return where(greater(x, 0.0), x, alpha * expm1(minimum(x, 0.0)))
+    is_positive = greater(x, 0.0)
+    return where(is_positive, x, alpha * expm1(where(is_positive, 0.0, x)))
 
 
 @operator("ThresholdedRelu")
@@ -273,8 +271,13 @@ def divide(call: Call, a: Value, b: Value) -> Node:
     return truncated(quotient) if _is_integer(a) else quotient
 
 
-@operator("Pow")
+@operator("Pow", integers=True)
 def power(call: Call, a: Value, b: Value) -> Node:
+    if not a.is_float:
+        found = elementwise(elementary.power, call.x(a), call.x(b))
+        # Beyond 2⁵³ not every integer is a float.
+        is_exact = greater_equal(LARGEST_WHOLE - absolute(found), 0.0)
+        return wrapped(call, where(is_exact, truncated(found), math.nan), a.dtype)
     exponent = b.array
     if exponent is not None and exponent.size == 1:
         value = float(exponent.reshape(()))
@@ -353,5 +356,3 @@ _comparison("Xor", lambda a, b: absolute(a - b), np.logical_xor)
 def choose(call: Call, condition: Value, a: Value, b: Value) -> Value:
     node = elementwise(where, call.x(condition), call.x(a), call.x(b))
     return Value(None, node, a.dtype)
-
-

@@ -12,7 +12,6 @@ from service.engine.graph.indexing import gather_rows
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
     broadcast,
-    concatenate,
     greater,
     greater_equal,
     maximum,
@@ -26,12 +25,10 @@ from service.engine.graph.selecting import table, to_floats, where
 from service.engine.onnx.assembly import Call
 from service.engine.onnx.composing import (
     axis_of,
-    elementwise,
     full,
     lookup,
     move,
     padded,
-    shape_of_all,
     spread,
     take,
     unsqueeze,
@@ -88,7 +85,7 @@ def picked(x: Node, places: Places) -> Node:
         inside = greater_equal(places, 0.0) * greater_equal(float(n - 1) - places, 0.0)
         found = lookup(reshape(x, (x.size,)), table(x.graph, first.astype(float)) + places)
         return where(inside, found, math.nan)
-    if places.size and not (0 <= int(places.min()) and int(places.max()) < n):
+    if places.size and not (int(places.min()) >= 0 and int(places.max()) < n):
         from service.engine.onnx.refusal import Refusal
 
         raise Refusal(f"looks up {int(places.min())} to {int(places.max())} among {n}")
@@ -254,7 +251,7 @@ def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
     return Value(None, _written(call, node, at, call.x(updates), call.word("reduction", "none")), x.dtype)
 
 
-@operator("TensorScatter", integers=True)
+@operator("TensorScatter", static=(2,), integers=True)
 def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = None) -> Value:
     node, new = call.x(x), call.x(update)
     axis = axis_of(call.integer("axis", -2), len(node.shape))
@@ -263,7 +260,7 @@ def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = No
     along = start.reshape([-1 if k == 0 else 1 for k in range(len(node.shape))]) + _grid(new.shape, axis)
     if call.word("mode", "linear") == "circular":
         along = along % count
-    if along.size and not (0 <= int(along.min()) and int(along.max()) < count):
+    if along.size and not (int(along.min()) >= 0 and int(along.max()) < count):
         call.refuse(f"writes {length} elements outside an axis of {count}")
     strides = _strides(node.shape)
     parts = [(along if k == axis else _grid(new.shape, k), strides[k]) for k in range(len(node.shape))]
@@ -420,7 +417,8 @@ def space_to_depth(call: Call, x: Value) -> Value:
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
     split = reshape(node, (samples, channels, height // size, size, width // size, size))
-    y = transpose(split, (0, 3, 5, 1, 2, 4))
+    order = (0, 3, 5, 1, 2, 4) if call.word("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = transpose(split, order)
     return Value(None, reshape(y, (samples, size * size * channels, height // size, width // size)), x.dtype)
 
 
@@ -479,5 +477,3 @@ def pad_by_inputs(
         if low > 0 or high > 0:
             node = take(node, axis, _reflected(mode, node.shape[axis], max(0, low), max(0, high)))
     return Value(None, node, x.dtype)
-
-

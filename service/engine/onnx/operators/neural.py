@@ -8,6 +8,7 @@ from itertools import product as every
 
 import numpy as np
 
+from service.engine.graph import elementary
 from service.engine.graph.indexing import largest
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
@@ -21,11 +22,10 @@ from service.engine.graph.operations import (
     sum_over,
     transpose,
 )
-from service.engine.graph import elementary
 from service.engine.graph.selecting import table
 from service.engine.graph.windows import Sliding, overlap_add, windows
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import axis_of, keep, lookup, move, padded, sum_product, take
+from service.engine.onnx.composing import axis_of, keep, move, padded, sum_product, take
 from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 
@@ -206,17 +206,15 @@ def max_pool(call: Call, x: Value) -> Node:
 def average_pool(call: Call, x: Value) -> Node:
     gathered, sliding, count = _gathered(call, call.x(x), 0.0)
     total = sum_over(gathered, range(count))
-    shape = (1, 1, *x.shape[2:])
     if call.integer("count_include_pad"):
         # The padding that only ceil_mode adds is not counted.
         declared = _pads(call, x.shape[2:], sliding.sizes, sliding.strides, sliding.dilations)
-        inside = np.pad(np.ones(x.shape[2:]), declared)
+        inside = np.pad(np.ones(x.shape[2:]), declared, constant_values=1.0)
         more = [(0, max(0, high - wide)) for (_, high), (_, wide) in zip(sliding.padding, declared, strict=True)]
         counts = _window_sums(np.pad(inside, more), sliding._replace(padding=((0, 0),) * count))
     else:
         counts = _window_sums(np.pad(np.ones(x.shape[2:]), sliding.padding), sliding._replace(
             padding=((0, 0),) * count))  # fmt: skip
-    del shape
     return total / broadcast(table(call.graph, np.maximum(counts, 1.0)), total.shape)
 
 
@@ -390,7 +388,9 @@ def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     count = float(math.prod(node.shape[axis] for axis in axes))
     mean = keep(sum_over(square(node), axes) / count, node.shape, axes)
-    return node / broadcast(sqrt(mean + call.number("epsilon", 1e-5)), node.shape) * broadcast(call.x(scale), node.shape)
+    return (
+        node / broadcast(sqrt(mean + call.number("epsilon", 1e-5)), node.shape) * broadcast(call.x(scale), node.shape)
+    )
 
 
 @operator("MeanVarianceNormalization")
@@ -415,7 +415,7 @@ def local_response_normalization(call: Call, x: Value) -> Node:
     return node / elementary.power(base, call.graph.constant(call.number("beta", 0.75)))
 
 
-@operator("Dropout")
+@operator("Dropout", static=(1, 2))
 def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
     node = call.x(x)
     training = rest[1] if len(rest) > 1 else None
@@ -433,12 +433,12 @@ def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
 
 
 def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: float) -> Array:
-    """Where each of m places of the result lies among n places."""
+    """Where each of m places of the result lies among n places, by the length n · scale before it was rounded."""
     place = np.arange(m, dtype=np.float64)
     if mode == "asymmetric":
         return place / scale
     if mode == "align_corners":
-        return place * (n - 1) / (m - 1) if m > 1 else np.zeros(m)
+        return place * (n - 1) / (scale * n - 1) if scale * n != 1.0 else np.zeros(m)
     if mode == "pytorch_half_pixel":
         return (place + 0.5) / scale - 0.5 if m > 1 else np.zeros(m)
     if mode == "tf_half_pixel_for_nn":
@@ -582,5 +582,3 @@ def along_axis(x: Node, axis: int, matrix: Node) -> Node:
     last = len(x.shape) - 1
     moved = move(x, [axis], [last])
     return move(sum_product(moved, transpose(matrix)), [last], [axis])
-
-

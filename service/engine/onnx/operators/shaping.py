@@ -10,7 +10,7 @@ import numpy as np
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import axes_of, axis_of, padded, shape_of_all, sum_product, take, unsqueeze
+from service.engine.onnx.composing import axes_of, axis_of, shape_of_all, sum_product, take, unsqueeze
 from service.engine.onnx.registry import INT, operator
 from service.engine.onnx.values import Value, known
 
@@ -200,5 +200,3 @@ def gemm(call: Call, a: Value, b: Value, c: Value | None = None) -> Node:
     bias = call.x(c) if beta == 1.0 else beta * call.x(c)
     shape_of_all(product.shape, bias.shape)
     return product + (bias if bias.shape in ((), product.shape) else broadcast(bias, product.shape))
-
-
