@@ -25,7 +25,8 @@ MOST_NODES = 50_000
 MOST_TENSOR_BYTES = 2**31
 DEFAULT_DOMAINS = ("", "ai.onnx")
 ML_DOMAIN = "ai.onnx.ml"
-OLDEST, OLDEST_ML = 7, 1
+OLDEST = 6
+"""Earlier opsets keep in attributes what is an input since, and have other names."""
 NEWEST = 28
 PATH = ("network", "onnx")
 
@@ -144,8 +145,8 @@ class _Reader:
         version = found.setdefault("", 1 if not imports else NEWEST)
         if version < OLDEST:
             raise Refusal(
-                f"uses opset {version} of ONNX; {OLDEST} is the oldest that is read, for earlier ones broadcast "
-                "differently; convert the file with onnx.version_converter on your own machine"
+                f"uses opset {version} of ONNX, which is older than {OLDEST} and not read; convert the file with "
+                "onnx.version_converter on your own machine"
             )
         return found
 

@@ -22,6 +22,7 @@ from service.engine.graph.operations import (
     log,
     maximum,
     minimum,
+    reshape,
     sigmoid,
     sign,
     softplus,
@@ -32,7 +33,7 @@ from service.engine.graph.operations import (
 from service.engine.graph.selecting import where
 from service.engine.network.activations import activations
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import aligned, elementwise
+from service.engine.onnx.composing import aligned, axis_of, elementwise
 from service.engine.onnx.registry import BOOL, operator
 from service.engine.onnx.tensors import dtype_of, is_float
 from service.engine.onnx.values import Value
@@ -181,9 +182,12 @@ def swish(call: Call, x: Value) -> Node:
     return node * sigmoid(alpha * node)
 
 
-@operator("PRelu", integers=False)
+@operator("PRelu")
 def prelu(call: Call, x: Value, slope: Value) -> Node:
-    return elementwise(lambda a, b: where(greater(a, 0.0), a, a * b), call.x(x), call.x(slope))
+    slopes = call.x(slope)
+    if call.version < 7 and len(slopes.shape) == 1 and slopes.size > 1:
+        slopes = reshape(slopes, (slopes.size, *[1] * (len(x.shape) - 2)))
+    return elementwise(lambda a, b: where(greater(a, 0.0), a, a * b), call.x(x), slopes)
 
 
 @operator("Clip", since=1)
@@ -241,10 +245,20 @@ def _is_narrower(to: str, dtype: str) -> bool:
 # --- two inputs and more ------------------------------------------------------------------------
 
 
+def _placed(call: Call, a: Value, b: Value) -> Node:
+    """The second operand. Before opset 7 an attribute says with which axis of the first its axes begin."""
+    node = call.x(b)
+    axis = call.attr("axis") if call.version < 7 and call.integer("broadcast") else None
+    if axis is None:
+        return node
+    behind = len(a.shape) - axis_of(int(axis), len(a.shape)) - len(b.shape)
+    return reshape(node, (*b.shape, *[1] * max(0, behind)))
+
+
 def _binary(name: str, function: Callable[[Node, Node], Node], fold: Any, **details: Any) -> None:
     @operator(name, fold=fold, integers=True, **details)
     def build(call: Call, a: Value, b: Value) -> Node:
-        return wrapped(call, elementwise(function, call.x(a), call.x(b)), a.dtype)
+        return wrapped(call, elementwise(function, call.x(a), _placed(call, a, b)), a.dtype)
 
 
 _binary("Add", lambda a, b: a + b, np.add)
@@ -267,7 +281,7 @@ def _fold_division(call: Call, a: Array, b: Array) -> Array:
 
 @operator("Div", fold=_fold_division, integers=True)
 def divide(call: Call, a: Value, b: Value) -> Node:
-    quotient = elementwise(lambda x, y: x / y, call.x(a), call.x(b))
+    quotient = elementwise(lambda x, y: x / y, call.x(a), _placed(call, a, b))
     return truncated(quotient) if _is_integer(a) else quotient
 
 

@@ -29,7 +29,7 @@ from service.engine.onnx.composing import axis_of, keep, move, padded, sum_produ
 from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 
-MOST_WINDOW = 4096
+MOST_WINDOW = 2**16
 """Elements of one window."""
 
 
@@ -327,6 +327,8 @@ def batch_normalization(
     rank = len(node.shape)
     epsilon = call.number("epsilon", 1e-5)
     gamma, beta = (broadcast(per_channel(call, call.x(each), rank), node.shape) for each in (scale, bias))
+    if call.version < 7 and not call.integer("is_test"):
+        call.refuse("is in training mode; export the model for inference (model.eval())")
     if call.integer("training_mode"):
         axes = [axis for axis in range(rank) if axis != 1]
         y, own_mean, inverse = normalized(node, axes, epsilon)
@@ -421,6 +423,8 @@ def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
     training = rest[1] if len(rest) > 1 else None
     ratio = rest[0] if rest else None
     rate = call.number("ratio", 0.5) if ratio is None else float(call.known(ratio, "the ratio").reshape(-1)[0])
+    if call.version < 7 and not call.integer("is_test"):
+        call.refuse("drops at random in training mode; export the model for inference (model.eval())")
     if training is not None and bool(call.known(training, "training_mode").reshape(-1)[0]) and rate > 0.0:
         call.refuse("drops at random in training mode; export the model for inference (model.eval())")
     from service.engine.onnx.composing import full
