@@ -22,7 +22,7 @@ from service.engine.onnx.composing import shape_of_all
 from service.engine.onnx.file import PATH, Body, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
-from service.engine.onnx.values import Value
+from service.engine.onnx.values import Sequences, Value
 
 MOST_KNOWN = 2**22
 """Elements of an array that is computed before anything runs."""
@@ -250,6 +250,8 @@ class Call:
                         f"is not computed for {value.dtype} here: integers that only become known when the graph runs "
                         "have no division, rounding and overflow of their own"
                     )
+        if not operator.sequences and any(isinstance(value, Sequences) for value in values):
+            raise Refusal("takes a sequence of tensors, which is not read here")
         if values and all(value is None or value.array is not None for value in values):
             folded = self._folded(operator, values)
             if folded is not None:
@@ -277,7 +279,15 @@ class Call:
 
     def _folded(self, operator: Operator, values: list[Value | None]) -> list[Value | None] | None:
         """The results of known inputs; None where they are left to the graph."""
-        arrays = [None if value is None else value.array for value in values]
+        # Floats are folded in double precision: the file's own would round what the graph then multiplies with.
+        arrays = [
+            None
+            if value is None or value.array is None
+            else value.array.astype(np.float64)
+            if value.array.dtype.kind == "f"
+            else value.array
+            for value in values
+        ]
         sizes = sum(array.size for array in arrays if array is not None)
         if operator.fold is not None:
             if isinstance(operator.fold, np.ufunc):
@@ -302,7 +312,8 @@ class Call:
                     found_values.append(value)
                 else:
                     with np.errstate(all="ignore"):
-                        found_values.append(Value(computed[value.node].astype(value.dtype)))
+                        dtype = "float64" if value.is_float else value.dtype
+                        found_values.append(Value(computed[value.node].astype(dtype)))
             return found_values
 
     def _values(self, made: Any, operator: Operator, values: Sequence[Value | None]) -> list[Value | None]:
@@ -350,8 +361,8 @@ REASONS: dict[str, str] = {
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM
     ),
     **dict.fromkeys(
-        ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-         "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
+        (
+         "SequenceMap", "Optional", "OptionalGetElement",
          "OptionalHasElement", "ZipMap"),
         _SEQUENCE,
     ),

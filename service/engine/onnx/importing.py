@@ -36,6 +36,10 @@ CACHE_BYTES = 256 * 2**20
 FILE_FACTOR = 6
 """What a file takes, as a multiple of its bytes: its arrays and the objects of its nodes."""
 MOST_TOLD = 20
+OF_SEQUENCES = frozenset(
+    ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional")
+)
+"""Operators that give no tensor."""
 EXPORT = "dynamo=True, optimize=False, external_data=False"
 
 assert operators
@@ -202,7 +206,9 @@ def _layers(
         name = linked.names[id(step)]
         outputs = [each for each in step.outputs if each]
         takes = tuple(dict.fromkeys(each for given in inputs_of(step) for each in sources.get(given, ())))
-        is_layer = bool(outputs and takes and flags.get(outputs[0]) and is_float(dtypes.get(outputs[0], "float32")))
+        is_layer = step.operation not in OF_SEQUENCES and bool(
+            outputs and takes and flags.get(outputs[0]) and is_float(dtypes.get(outputs[0], "float32"))
+        )
         if is_layer:
             layers.append(LayerDefinition(name, layer_type(step.operation), takes))
         for each in outputs:
@@ -249,6 +255,6 @@ def _warnings(file: File, found: Mapping[tuple[str, str], Found]) -> list[str]:
     if not folded or not file.producer.startswith("pytorch"):
         return []
     return [
-        f"PyTorch changed parameters when it wrote this file: {', '.join(map(repr, folded[:3]))} and others are no names "
-        f"of the module's, and a name that stayed may hold another value; torch.onnx.export(…, {EXPORT}) keeps them"
+        f"PyTorch changed parameters when it wrote this file: {', '.join(map(repr, folded[:3]))} and others are no "
+        f"names of the module's, and a name that stayed may hold another value; torch.onnx.export(…, {EXPORT}) keeps them"
     ]

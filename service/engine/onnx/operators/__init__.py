@@ -9,6 +9,7 @@ from service.engine.onnx.operators import (
     neural,
     recurrent,
     reducing,
+    sequences,
     shaping,
     signal,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "neural",
     "recurrent",
     "reducing",
+    "sequences",
     "shaping",
     "signal",
 ]

@@ -210,7 +210,7 @@ def _fold_cast(call: Call, x: Array) -> Array:
 
 
 def _cast_array(x: Array, dtype: str) -> Array:
-    return x.astype(dtype)
+    return x.astype("float64" if dtype in ("float32", "float64") else dtype)
 
 
 @operator("Cast", fold=_fold_cast, integers=True)
