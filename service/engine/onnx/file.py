@@ -118,12 +118,25 @@ def load(data: bytes) -> File:
         functions = {
             (_domain(each.domain), each.name): reader.function(each, opsets) for each in model.functions[:MOST_NODES]
         }
+        _check_calls(functions)
         body = reader.body(model.graph, opsets, 0)
     except Refusal as refusal:
         raise refused(refusal.reason) from None
     except RecursionError:
         raise refused(f"has subgraphs deeper than {MOST_DEPTH} levels") from None
     return File(model.producer_name[:100], opsets, body, functions)
+
+
+def _check_calls(functions: Mapping[tuple[str, str], Function]) -> None:
+    """Raise `Refusal` where functions call themselves, by way of others perhaps, or more than a few levels deep."""
+    calls = {key: {(step.domain, step.operation) for step in each.body.steps} for key, each in functions.items()}
+    for key in functions:
+        reached, depth = {key}, 0
+        while reached:
+            reached = {called for each in reached for called in calls[each] if called in functions}
+            depth += 1
+            if key in reached or depth > MOST_DEPTH:
+                raise Refusal(f"function {key[1][:60]!r} calls itself, or others too deeply")
 
 
 def refused(detail: str) -> InvalidRequest:

@@ -458,22 +458,24 @@ def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: floa
     return (place + 0.5) / scale - 0.5
 
 
+def _nearest(call: Call, x: Array, n: int) -> list[int]:
+    """The place nearest to each coordinate."""
+    rounding = call.word("nearest_mode", "round_prefer_floor")
+    if rounding == "floor":
+        places = np.floor(x)
+    elif rounding == "ceil":
+        places = np.ceil(x)
+    elif rounding == "round_prefer_ceil":
+        places = np.floor(x + 0.5)
+    else:
+        places = np.ceil(x - 0.5)
+    return np.clip(places, 0, n - 1).astype(int).tolist()  # type: ignore[no-any-return]
+
+
 def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> Array:
     """The matrix that takes n places to those at the coordinates x."""
     m = len(x)
     matrix = np.zeros((m, n))
-    if mode == "nearest":
-        rounding = call.word("nearest_mode", "round_prefer_floor")
-        if rounding == "floor":
-            places = np.floor(x)
-        elif rounding == "ceil":
-            places = np.ceil(x)
-        elif rounding == "round_prefer_ceil":
-            places = np.floor(x + 0.5)
-        else:
-            places = np.ceil(x - 0.5)
-        matrix[np.arange(m), np.clip(places, 0, n - 1).astype(int)] = 1.0
-        return matrix
     antialias = bool(call.integer("antialias")) and scale < 1.0
     shrink = scale if antialias else 1.0
     support = (2.0 if mode == "cubic" else 1.0) / shrink
@@ -555,7 +557,7 @@ def _resized(
             assert lengths is not None
             m = lengths[number]
             scale = m / n
-        if not scale > 0.0 or m < 1 or m * n > 2**24:
+        if not scale > 0.0 or m < 1 or (m * n > 2**22 if mode != "nearest" else m > 2**22):
             call.refuse(f"resizes an axis of {n} to {m}")
         low, high = (box[number], box[number + len(axes)]) if box is not None else (0.0, 1.0)
         if m == n and scale == 1.0 and transformation != "tf_crop_and_resize":
@@ -564,12 +566,11 @@ def _resized(
         if transformation == "tf_crop_and_resize":
             outside[axis] = (places < 0) | (places > n - 1)
         if rounding:
-            places = np.floor(places) if mode == "nearest" else places
-        matrix = _weights_of_axis(call, {"linear": "linear", "cubic": "cubic"}.get(mode, mode), places, n, scale)
+            places = np.floor(places) if mode == "nearest" else places  # of whole places any rounding is the same
         if mode == "nearest":
-            node = take(node, axis, matrix.argmax(1).tolist())
+            node = take(node, axis, _nearest(call, places, n))
         else:
-            node = along_axis(node, axis, table(call.graph, matrix))
+            node = along_axis(node, axis, table(call.graph, _weights_of_axis(call, mode, places, n, scale)))
     if outside:
         hidden = np.zeros(node.shape, bool)
         for axis, far in outside.items():

@@ -132,9 +132,9 @@ def cum_prod(call: Call, x: Value, axis: Value) -> Node:
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
+    if node.shape[place] > MOST_FACTORS:
+        call.refuse(f"multiplies {node.shape[place]} elements; at most {MOST_FACTORS} are")
     parts = along(node, place)
-    if len(parts) > MOST_FACTORS:
-        call.refuse(f"multiplies {len(parts)} elements; at most {MOST_FACTORS} are")
     running = []
     for part in reversed(parts) if reverse else parts:
         running.append(part if not running else running[-1] * part)
