@@ -77,6 +77,10 @@ class Definition(Protocol):
     def parameters(self) -> Mapping[str, Mapping[str, Array]] | None:
         """Values of the parameters that came with the definition, by layer and name; None where it has none."""
 
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """Names of parameters that an exporter made up when it changed them."""
+
     def inputs_of(self, position: int) -> tuple[str, ...]:
         """Names of what the layer at a position takes."""
 
@@ -147,6 +151,10 @@ class NetworkDefinition:
     @property
     def parameters(self) -> None:
         return None
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        return ()
 
     def samples(self, inputs: InputShapes) -> int:
         return next((shape[0] for _, shape in inputs if shape), 0)

@@ -43,10 +43,12 @@ class OnnxDefinition:
         described: Described,
         known: frozenset[str],
         found: Mapping[tuple[str, str], Found],
+        folded: tuple[str, ...] = (),
     ) -> None:
         self._linked = linked
         self._described = described
         self._found = found
+        self.folded = folded
         self.layers = layers
         self.output_names = outputs
         self.inputs = tuple(described)

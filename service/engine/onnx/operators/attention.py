@@ -257,7 +257,7 @@ def causal_convolution(
     call: Call, x: Value, kernel: Value, bias: Value | None = None, state: Value | None = None
 ) -> list[Node]:
     node, weights = call.x(x), call.x(kernel)
-    samples, channels, length = node.shape
+    _, channels, length = node.shape
     before = weights.shape[2] - 1
     if state is not None and before:
         whole = concatenate([call.x(state), node], 2)

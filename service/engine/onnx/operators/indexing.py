@@ -21,7 +21,7 @@ from service.engine.graph.operations import (
     transpose,
 )
 from service.engine.graph.selecting import order as ordered_places
-from service.engine.graph.selecting import table, to_floats, where
+from service.engine.graph.selecting import table, where
 from service.engine.onnx.assembly import Call
 from service.engine.onnx.composing import (
     axis_of,
@@ -128,10 +128,8 @@ def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
 
 
 def _rows_at(rows: Node, places: Places) -> Node:
-    from service.engine.graph.selecting import to_indices
-
     assert isinstance(places, Node)
-    found = gather_rows(rows, to_indices(places))
+    found = gather_rows(rows, places)
     inside = greater_equal(places, 0.0) * greater_equal(float(rows.shape[0] - 1) - places, 0.0)
     return where(broadcast(unsqueeze(inside, [len(inside.shape)]), found.shape), found, math.nan)
 
@@ -291,7 +289,7 @@ def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Valu
         call.refuse(f"takes {k} of {node.shape[axis]} elements")
     last = len(node.shape) - 1
     moved = move(node, [axis], [last])
-    places = to_floats(ordered_places(moved, descending=bool(call.integer("largest", 1))))
+    places = ordered_places(moved, descending=bool(call.integer("largest", 1)))
     best = slice_axis(places, last, 0, k)
     found = _elements(call, Value(None, moved), Value(None, best, "int64"), last)
     return (
@@ -441,7 +439,7 @@ def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
     if mode == "edge":
         return np.clip(places, 0, n - 1).tolist()  # type: ignore[no-any-return]
     if mode == "wrap":
-        return (places % n).tolist()  # type: ignore[no-any-return]
+        return (places % n).tolist()
     if n == 1:
         return [0] * len(places)
     period = 2 * (n - 1)

@@ -51,7 +51,7 @@ def _transformed(call: Call, scores: Node) -> Node:
     if kind == "SOFTMAX_ZERO":
         is_zero = scores.graph.apply("greater_equal", 0.0, absolute(scores))
         return where(is_zero, 0.0, softmax(where(is_zero, -math.inf, scores)))
-    call.refuse(f"post_transform {kind[:20]!r} is not read")
+    return call.refuse(f"post_transform {kind[:20]!r} is not read")
 
 
 def _linear(call: Call, x: Node, targets: int) -> Node:
@@ -173,7 +173,7 @@ def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[n
         return elementary.power(inner, call.graph.constant(float(degree)))
     if kind == "SIGMOID":
         return tanh(inner)
-    call.refuse(f"kernel_type {kind[:20]!r} is not read")
+    return call.refuse(f"kernel_type {kind[:20]!r} is not read")
 
 
 @operator("SVMRegressor", domain=ML_DOMAIN, result=FLOAT)

@@ -511,11 +511,11 @@ def resize(
     call: Call, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Node:
     axes = [axis_of(each, len(x.shape)) for each in call.integers("axes", range(len(x.shape)))]
-    has_scales = scales is not None and bool(math.prod(scales.shape))
+    has_scales = scales is not None and 0 not in scales.shape
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)] if has_scales else None
-    lengths = None if sizes is None or not math.prod(sizes.shape) else call.ints(sizes, "the sizes")
+    lengths = None if sizes is None or 0 in sizes.shape else call.ints(sizes, "the sizes")
     box = None
-    if roi is not None and math.prod(roi.shape):
+    if roi is not None and 0 not in roi.shape:
         box = [float(each) for each in call.known(roi, "the region").reshape(-1)]
     return _resized(call, x, axes, factors, lengths, box, call.word("coordinate_transformation_mode", "half_pixel"), "")
 

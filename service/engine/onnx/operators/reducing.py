@@ -135,7 +135,7 @@ def cum_prod(call: Call, x: Value, axis: Value) -> Node:
     if node.shape[place] > MOST_FACTORS:
         call.refuse(f"multiplies {node.shape[place]} elements; at most {MOST_FACTORS} are")
     parts = along(node, place)
-    running = []
+    running: list[Node] = []
     for part in reversed(parts) if reverse else parts:
         running.append(part if not running else running[-1] * part)
     whole = concatenate([unsqueeze(each, [place]) for each in (reversed(running) if reverse else running)], place)
@@ -251,10 +251,9 @@ def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Va
             mask = 1.0 - greater_equal(node, value) * (call.graph.apply("greater_equal", value, node))
         chosen = where(mask, node, 0.0)
     loss = -picked(moved, chosen)
+    factors = mask
     if weight is not None:
         factors = picked(broadcast(call.x(weight), (*target.shape, classes)), chosen) * mask
-    else:
-        factors = mask
     loss = where(mask, loss * factors, 0.0)
     reduction = call.word("reduction", "mean")
     if reduction == "none":
