@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.graph import continuations
+from service.engine.graph import continuations, elementary, indexing, robust, windows
 from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import (
     broadcast,
@@ -19,6 +19,8 @@ from service.engine.graph.operations import (
     infer_same_dtype,
     zero,
 )
+
+assert elementary and indexing and robust and windows  # whose rows come before these in the table
 
 
 class Table:
@@ -210,6 +212,8 @@ declare(
     latex=r"\operatorname{argsort} x",
     smoothness=Smoothness.STEPPED,
     work=16,
+    branch=continuations.places_in_order,
+    continuation=continuations.places_in_order,
     numpy="np.argsort(-a if descending else a, axis=-1, kind='stable')",
     attribute_names=("descending",),
 )

@@ -129,7 +129,7 @@ BY_INDICES = frozenset(("gather_rows", "scatter_rows"))
 """Operations whose numbers come from where integers among the inputs say."""
 _SPREADING = frozenset(("broadcast", "windows", "gather_rows"))
 """Moves that repeat numbers."""
-_MIXING = frozenset(("matmul", "cumulative_sum", "softmax", "log_softmax", "first_largest"))
+_MIXING = frozenset(("matmul", "cumulative_sum", "order", "softmax", "log_softmax", "first_largest"))
 """Operations with several elements that depend on one."""
 _ADDING = frozenset(("add", "subtract", "negate"))
 _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_mean_square"))
@@ -307,6 +307,14 @@ def _cumulative_sum(node: Node, place: int, term: Terms) -> Formula:
     return _all([term(x, place_of(x.shape, [*index[:axis], k, *index[axis + 1 :]])) for k in places])
 
 
+def _order(node: Node, place: int, term: Terms) -> Formula:
+    (x,), (descending,) = node.inputs, node.attributes
+    row, position = divmod(place, x.shape[-1])
+    _check_length(x.shape[-1])
+    values = [term(x, row * x.shape[-1] + k) for k in range(x.shape[-1])]
+    return Call("order", [Number(float(position)), Number(float(descending)), *values])
+
+
 RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
     "sum": _sum,
     "matmul": _matmul,
@@ -315,6 +323,7 @@ RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
     "logsumexp": _logsumexp,
     "row_excess": _row_excess,
     "cumulative_sum": _cumulative_sum,
+    "order": _order,
     "row_maximum": _row_maximum,
     "extreme": _extreme,
     "largest": _largest,
