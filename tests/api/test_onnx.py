@@ -91,7 +91,10 @@ def test_every_operation_takes_a_file(post: Post, path: str, more: dict[str, Any
 
 def test_samples_have_jacobians_of_their_own(post: Post):
     answer = post(NETWORK | {"kind": "jacobian"}, "/v1/derivatives").get_json()
-    weights = read(DATA).parameters
+    weights = {
+        layer: {name: each.astype(float) for name, each in tree.items()}
+        for layer, tree in read(DATA).parameters.items()
+    }
     active = (X @ weights["fc1"]["weight"].T + weights["fc1"]["bias"] > 0)[:, None, :]
     wanted = (weights["fc2"]["weight"] * active) @ weights["fc1"]["weight"]
     np.testing.assert_allclose(answer["result"], wanted, rtol=1e-12)
