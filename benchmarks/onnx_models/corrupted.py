@@ -20,13 +20,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from service.engine.errors import EngineError  # noqa: E402
-from service.engine.graph.ir import sealing  # noqa: E402
-from service.engine.limits import Limits  # noqa: E402
-from service.engine.network.evaluate import compile_task  # noqa: E402
-from service.engine.network.losses import losses  # noqa: E402
-from service.engine.network.task import Task  # noqa: E402
-from service.engine.onnx import read  # noqa: E402
+from service.engine.errors import EngineError
+from service.engine.graph.ir import sealing
+from service.engine.limits import Limits
+from service.engine.network.evaluate import compile_task
+from service.engine.network.losses import losses
+from service.engine.network.task import Task
+from service.engine.onnx import read
 
 LIMITS = Limits(workspace_bytes=2**28)
 
@@ -39,8 +39,11 @@ def attempt(data: bytes) -> str:
             (name, tuple(n if isinstance(n, int) and n > 0 else 2 for n in (shape or (2, 4))))
             for name, shape in definition.shapes.items()
         )
-        known = tuple((name, shape, (1.0,) * int(np.prod(shape))) for name, shape in inputs
-                      if name in definition.known_inputs and np.prod(shape) < 4096)  # fmt: skip
+        known = tuple(
+            (name, shape, (1.0,) * int(np.prod(shape)))
+            for name, shape in inputs
+            if name in definition.known_inputs and np.prod(shape) < 4096
+        )
         task = Task(definition, "float64", inputs, known=known)
         with sealing():
             evaluation = compile_task(task, LIMITS)
@@ -52,7 +55,7 @@ def attempt(data: bytes) -> str:
                 compile_task(task, LIMITS)
     except EngineError:
         return "refused"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return f"CRASH {type(error).__name__}: {error}"[:160]
     return "built"
 
@@ -115,8 +118,12 @@ def mutated(data: bytes, seed: int) -> bytes:
         elif kind == 5 and node.output:
             node.output[0] = rng.choice(model.graph.node).output[0]
         elif kind == 6:
-            node.attribute.append(helper.make_attribute(rng.choice(("axis", "axes", "perm", "group", "pads", "to")),
-                                                        rng.choice((-3, 9, [1, 0], [2**40] * 3, 1.5, "x"))))  # fmt: skip
+            node.attribute.append(
+                helper.make_attribute(
+                    rng.choice(("axis", "axes", "perm", "group", "pads")),
+                    rng.choice((-3, 9, [1, 0], [2**40] * 3, 1.5, "x")),
+                )
+            )
         else:
             dims = rng.choice(model.graph.input).type.tensor_type.shape.dim
             if dims:
@@ -139,26 +146,39 @@ def bombs() -> dict[str, bytes]:
         shape = ints("s", [size, 4])
         fill = node("ConstantOfShape", ["s"], ["c"])
         found[f"constant of shape {size}"] = model_of([fill, node("ReduceSum", ["c"], ["y"])], [shape])
-        found[f"expand {size}"] = model_of([node("Unsqueeze", ["x", "a"], ["u"]), node("Expand", ["u", "e"], ["w"]),
-                                            node("Exp", ["w"], ["y"])],
-                                           [ints("e", [size, 2, 4]), ints("a", [0])])  # fmt: skip
-        found[f"tile {size}"] = model_of([node("Tile", ["x", "r"], ["t"]), node("Exp", ["t"], ["y"])], [ints("r", [size, 1])])
-        found[f"range {size}"] = model_of([node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["y"], to=1)],
-                                          [ints("a", 0), ints("b", size), ints("c", 1)])  # fmt: skip
-        found[f"one hot {size}"] = model_of([node("Cast", ["x"], ["i"], to=7), node("OneHot", ["i", "d", "v"], ["y"])],
-                                            [ints("d", [size]), numpy_helper.from_array(np.array([0, 1], np.float32), "v")])  # fmt: skip
+        found[f"expand {size}"] = model_of(
+            [node("Unsqueeze", ["x", "a"], ["u"]), node("Expand", ["u", "e"], ["w"]), node("Exp", ["w"], ["y"])],
+            [ints("e", [size, 2, 4]), ints("a", [0])],
+        )
+        found[f"tile {size}"] = model_of(
+            [node("Tile", ["x", "r"], ["t"]), node("Exp", ["t"], ["y"])], [ints("r", [size, 1])]
+        )
+        found[f"range {size}"] = model_of(
+            [node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["y"], to=1)],
+            [ints("a", 0), ints("b", size), ints("c", 1)],
+        )
+        found[f"one hot {size}"] = model_of(
+            [node("Cast", ["x"], ["i"], to=7), node("OneHot", ["i", "d", "v"], ["y"])],
+            [ints("d", [size]), numpy_helper.from_array(np.array([0, 1], np.float32), "v")],
+        )
         found[f"pad {size}"] = model_of([node("Pad", ["x", "p"], ["y"])], [ints("p", [size, 0, 0, 0])])
-        found[f"reflect {size}"] = model_of([node("Pad", ["x", "p"], ["y"], mode="reflect")], [ints("p", [size, 0, 0, 0])])
+        found[f"reflect {size}"] = model_of(
+            [node("Pad", ["x", "p"], ["y"], mode="reflect")], [ints("p", [size, 0, 0, 0])]
+        )
         found[f"resize {size}"] = model_of([node("Resize", ["x", "", "", "n"], ["y"])], [ints("n", [size, 4])])
         found[f"crop {size}"] = model_of([node("CenterCropPad", ["x", "n"], ["y"])], [ints("n", [size, 4])])
         found[f"eye {size}"] = model_of([node("ConstantOfShape", ["s"], ["c"]), node("EyeLike", ["c"], ["y"])], [shape])
         found[f"hann {size}"] = model_of([node("HannWindow", ["n"], ["y"])], [ints("n", size)])
-        found[f"cum prod {size}"] = model_of([node("Expand", ["x", "e"], ["w"]), node("CumProd", ["w", "z"], ["y"])],
-                                             [ints("e", [size, 2, 4]), ints("z", 0)])  # fmt: skip
-        body = helper.make_graph([node("Identity", ["c"], ["d"]), node("Mul", ["v", "v"], ["w"])], "b",
-                                 [helper.make_tensor_value_info(n, t, s) for n, t, s in
-                                  (("i", 7, []), ("c", 9, []), ("v", 1, None))],
-                                 [helper.make_tensor_value_info(n, t, None) for n, t in (("d", 9), ("w", 1))])  # fmt: skip
+        found[f"cum prod {size}"] = model_of(
+            [node("Expand", ["x", "e"], ["w"]), node("CumProd", ["w", "z"], ["y"])],
+            [ints("e", [size, 2, 4]), ints("z", 0)],
+        )
+        body = helper.make_graph(
+            [node("Identity", ["c"], ["d"]), node("Mul", ["v", "v"], ["w"])],
+            "b",
+            [helper.make_tensor_value_info(n, t, s) for n, t, s in (("i", 7, []), ("c", 9, []), ("v", 1, None))],
+            [helper.make_tensor_value_info(n, t, None) for n, t in (("d", 9), ("w", 1))],
+        )
         found[f"loop {size}"] = model_of([node("Loop", ["m", "", "x"], ["y"], body=body)], [ints("m", size)])
     tensor = TensorProto(name="w", data_type=1, dims=[2**31, 2**31])
     found["dimensions without data"] = model_of([node("MatMul", ["x", "w"], ["y"])], [tensor])
@@ -167,17 +187,23 @@ def bombs() -> dict[str, bytes]:
     found["external data"] = model_of([node("MatMul", ["x", "w"], ["y"])], [external])
     nested = helper.make_graph([node("Exp", ["x"], ["r"])], "g", [], [helper.make_tensor_value_info("r", 1, None)])
     for _ in range(20):
-        nested = helper.make_graph([node("If", ["k"], ["r"], then_branch=nested, else_branch=nested)] if _ < 3 else
-                                   [node("If", ["k"], ["r"], then_branch=nested)], "g", [],
-                                   [helper.make_tensor_value_info("r", 1, None)])  # fmt: skip
-    found["nested subgraphs"] = model_of([node("If", ["k"], ["y"], then_branch=nested, else_branch=nested)],
-                                         [numpy_helper.from_array(np.array(True), "k")])  # fmt: skip
+        nested = helper.make_graph(
+            [node("If", ["k"], ["r"], then_branch=nested, else_branch=nested)]
+            if _ < 3
+            else [node("If", ["k"], ["r"], then_branch=nested)],
+            "g",
+            [],
+            [helper.make_tensor_value_info("r", 1, None)],
+        )
+    found["nested subgraphs"] = model_of(
+        [node("If", ["k"], ["y"], then_branch=nested, else_branch=nested)],
+        [numpy_helper.from_array(np.array(True), "k")],
+    )
     doubling = [node("Concat", [f"v{k}", f"v{k}"], [f"v{k + 1}"], axis=0) for k in range(60)]
     found["doubling"] = model_of([node("Identity", ["x"], ["v0"]), *doubling, node("Exp", ["v60"], ["y"])])
     found["shared folding"] = model_of(
         [node("Identity", ["a"], ["v0"]), *doubling, node("Cast", ["v60"], ["y"], to=1)], [ints("a", [1, 2])]
     )
-    found["einsum"] = model_of([node("Einsum", ["x"] * 20, ["y"], equation=",".join("ab" if k == 0 else f"{c}{c.upper()}" for k, c in enumerate("abcdefghijklmnopqrst")) + "->" + "abcdefghijklmnopqrst")])
     call = onnx.FunctionProto(name="f", domain="own")
     call.input.append("a")
     call.output.append("b")
@@ -192,9 +218,40 @@ def bombs() -> dict[str, bytes]:
     return found
 
 
-OPERATORS = ["Add", "MatMul", "Gemm", "Conv", "Reshape", "Transpose", "Concat", "Slice", "Gather", "LSTM", "Resize", "Pad",
-             "Softmax", "Where", "Loop", "If", "Scan", "Einsum", "TopK", "Split", "Expand", "BatchNormalization", "MaxPool",
-             "Attention", "Nonsense", "Identity", "ReduceSum", "Cast", "GridSample", "DFT", "ScatterND", "Range"]  # fmt: skip
+OPERATORS = [
+    "Add",
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "Reshape",
+    "Transpose",
+    "Concat",
+    "Slice",
+    "Gather",
+    "LSTM",
+    "Resize",
+    "Pad",
+    "Softmax",
+    "Where",
+    "Loop",
+    "If",
+    "Scan",
+    "Einsum",
+    "TopK",
+    "Split",
+    "Expand",
+    "BatchNormalization",
+    "MaxPool",
+    "Attention",
+    "Nonsense",
+    "Identity",
+    "ReduceSum",
+    "Cast",
+    "GridSample",
+    "DFT",
+    "ScatterND",
+    "Range",
+]
 
 
 def main() -> None:

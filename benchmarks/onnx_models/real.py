@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from service.engine.graph.differentiate import dense, differentiate  # noqa: E402
-from service.engine.graph.ir import Graph  # noqa: E402
-from service.engine.graph.operations import sum_over  # noqa: E402
-from service.engine.graph.plan import Program  # noqa: E402
-from service.engine.onnx import read  # noqa: E402
+from service.engine.graph.differentiate import dense, differentiate
+from service.engine.graph.ir import Graph
+from service.engine.graph.operations import sum_over
+from service.engine.graph.plan import Program
+from service.engine.onnx import read
 
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(double)": np.float64, "tensor(bool)": bool,
           "tensor(int32)": np.int32, "tensor(float16)": np.float16}  # fmt: skip
@@ -46,7 +46,7 @@ def main() -> None:
     feeds = {}
     for each in session.get_inputs():
         text = given.get(each.name, "x".join(str(n) if isinstance(n, int) else "1" for n in each.shape))
-        if each.shape == [] or text.isdigit() and each.shape == []:
+        if each.shape == []:
             feeds[each.name] = np.array(int(text), DTYPES[each.type])
         elif each.type == "tensor(int64)" or each.type == "tensor(int32)":
             feeds[each.name] = rng.integers(0, 100, [int(n) for n in text.split("x")]).astype(DTYPES[each.type])
@@ -79,7 +79,18 @@ def main() -> None:
 
         places = {f"{each.layer}.{each.name}": (each.layer, each.name) for each in model.parameters}
 
-        def fill(workspace: object, step: float = 0.0, model: object = model) -> None:
+        first = next((name for name, node in model.inputs.items() if node.dtype != "int64"), None)
+        moved = nodes[0] if first is None else model.inputs[first]
+        direction = np.random.default_rng(1).standard_normal(moved.shape)
+
+        def fill(
+            workspace: object,
+            step: float = 0.0,
+            first: str | None = first,
+            direction: np.ndarray = direction,
+            places: dict = places,
+            moved: object = moved,
+        ) -> None:
             for name, out in workspace.inputs.items():
                 if name.startswith("inputs/"):
                     out[...] = feeds[name[7:]]
@@ -91,9 +102,6 @@ def main() -> None:
                     if step and name == moved.attributes[0]:
                         out += step * direction
 
-        first = next((name for name, node in model.inputs.items() if node.dtype != "int64"), None)
-        moved = nodes[0] if first is None else model.inputs[first]
-        direction = np.random.default_rng(1).standard_normal(moved.shape)
         with forward.workspace() as workspace:
             fill(workspace)
             run_forward = best(workspace.run)
