@@ -24,7 +24,7 @@ from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
 from service.engine.onnx.values import Sequences, Value
 
-MOST_KNOWN = 2**22
+MOST_KNOWN = 2**21
 """Elements of an array that is computed before anything runs."""
 FOLDED = 2**16
 """Elements up to which values without a NumPy function of their own are computed at once."""

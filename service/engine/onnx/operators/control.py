@@ -13,7 +13,7 @@ from service.engine.onnx.file import Body
 from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value, known
 
-MOST_REPETITIONS = 4096
+MOST_REPETITIONS = 2048
 
 
 def _body(call: Call, name: str) -> Body:
