@@ -33,6 +33,7 @@ from service.elsewhere import no_method, nothing_at
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.engine.onnx import files
 from service.lean import Lean
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
@@ -57,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.max_memory_bytes // ASIDE_PART
+        settings.max_memory_bytes, (pool, compiler, recipes, files), aside=settings.max_memory_bytes // ASIDE_PART
     )
     app.extensions["nabla"] = Runtime(
         settings,

@@ -105,6 +105,8 @@ def with_defaults(definition: Definition, given: Tree | None) -> Tree | None:
 
 def _known(definition: Definition, inputs: Mapping[str, Array], faults: list[Fault]) -> KnownValues:
     """The numbers of those inputs whose values decide what is computed."""
+    if not definition.known_inputs:
+        return ()
     found = []
     for name in sorted(definition.known_inputs & inputs.keys()):
         array = inputs[name]

@@ -5,6 +5,6 @@ builds the graph, and `operators` is the table of operators by family.
 """
 
 from service.engine.onnx.definition import OnnxDefinition
-from service.engine.onnx.importing import Imported, read
+from service.engine.onnx.importing import Imported, files, read
 
-__all__ = ["Imported", "OnnxDefinition", "read"]
+__all__ = ["Imported", "OnnxDefinition", "files", "read"]

@@ -132,6 +132,17 @@ def flip(x: Node, axis: int) -> Node:
     return take(x, axis, range(x.shape[axis] - 1, -1, -1))
 
 
+def largest_whole(graph: Graph) -> float:
+    """Up to here every integer is a float of the graph."""
+    return 2.0**24 if graph.dtype == "float32" else 2.0**53
+
+
+def check_exact(graph: Graph, count: int) -> None:
+    """Raise `Refusal` where places among so many elements cannot be computed exactly."""
+    if count > largest_whole(graph):
+        raise Refusal(f"computes places among {count:,} elements, more than float32 tells apart; send dtype float64")
+
+
 def lookup(flat: Node, places: Node | Array) -> Node:
     """Elements of a vector at places, which are known or whole floats. Where there is no such place the result is NaN.
 
@@ -143,6 +154,7 @@ def lookup(flat: Node, places: Node | Array) -> Node:
         if places.size and not (int(places.min()) >= 0 and int(places.max()) < count):
             raise Refusal(f"looks up places that {count} elements do not have")
         return reshape(gather_rows(column, table(flat.graph, places.astype(np.int64))), places.shape)
+    check_exact(flat.graph, count)
     found = reshape(gather_rows(column, places), places.shape)
     inside = greater_equal(places, 0.0) * less(places, float(count))
     return where(inside, found, math.nan)
@@ -152,6 +164,7 @@ def spread(values: Node, places: Node | Array, count: int) -> Node:
     """A vector of `count` zeros with values added at known or computed places."""
     flat = values.shape
     if isinstance(places, Node):
+        check_exact(values.graph, count)
         indices = places
     else:
         if places.size and not (int(places.min()) >= 0 and int(places.max()) < count):

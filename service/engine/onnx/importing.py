@@ -59,9 +59,10 @@ class Imported:
     warnings: Sequence[str] = field(default=())
 
 
-_files: LeastRecentlyUsed[tuple[bytes, tuple[str, ...] | None], tuple[Imported, int]] = LeastRecentlyUsed(
+files: LeastRecentlyUsed[tuple[bytes, tuple[str, ...] | None], tuple[Imported, int]] = LeastRecentlyUsed(
     CACHE_BYTES, lambda _, made: made[1]
 )
+"""One for the process: files by the digest of their bytes and the outputs that are wanted."""
 
 
 def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
@@ -74,7 +75,7 @@ def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
     """
     chosen = None if outputs is None else tuple(outputs)
     key = (hashlib.sha256(data).digest(), chosen)
-    known = _files.get(key, lambda: (_import(load(data), chosen), FILE_FACTOR * len(data) + 2**14))
+    known = files.get(key, lambda: (_import(load(data), chosen), FILE_FACTOR * len(data) + 2**14))
     return known[0]
 
 

@@ -33,13 +33,12 @@ from service.engine.graph.operations import (
 from service.engine.graph.selecting import where
 from service.engine.network.activations import activations
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import aligned, axis_of, elementwise
+from service.engine.onnx.composing import aligned, axis_of, elementwise, full, largest_whole
 from service.engine.onnx.registry import BOOL, operator
 from service.engine.onnx.tensors import dtype_of, is_float
 from service.engine.onnx.values import Value
 
 WRAPPED = {"int8": 8, "int16": 16, "int32": 32, "uint8": 8, "uint16": 16, "uint32": 32}
-LARGEST_WHOLE = 2.0**53
 
 
 def wrapped(call: Call, x: Node, dtype: str) -> Node:
@@ -108,9 +107,10 @@ def is_nan(call: Call, x: Value) -> Node:
 def is_inf(call: Call, x: Value) -> Node:
     node = call.x(x)
     positive, negative = call.integer("detect_positive", 1), call.integer("detect_negative", 1)
-    found = greater(node, np.finfo(np.float64).max) if positive else node * 0.0
+    largest = float(np.finfo(node.graph.dtype).max)
+    found = greater(node, largest) if positive else full(call.graph, 0.0, node.shape)
     if negative:
-        below = greater(-node, np.finfo(np.float64).max)
+        below = greater(-node, largest)
         found = maximum(found, below) if positive else below
     return where(1.0 - greater_equal(node, node), 0.0, found)
 
@@ -289,8 +289,8 @@ def divide(call: Call, a: Value, b: Value) -> Node:
 def power(call: Call, a: Value, b: Value) -> Node:
     if not a.is_float:
         found = elementwise(elementary.power, call.x(a), call.x(b))
-        # Beyond 2⁵³ not every integer is a float.
-        is_exact = greater_equal(LARGEST_WHOLE - absolute(found), 0.0)
+        # Beyond 2⁵³, or 2²⁴ in float32, not every integer is a float.
+        is_exact = greater_equal(largest_whole(call.graph) - absolute(found), 0.0)
         return wrapped(call, where(is_exact, truncated(found), math.nan), a.dtype)
     exponent = b.array
     if exponent is not None and exponent.size == 1:
