@@ -27,7 +27,7 @@ from service.engine.descent.scheduler import Schedule
 from service.engine.descent.update import Clip
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.activations import Activation, activations
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
@@ -231,7 +231,7 @@ class LoadedDiagnose(TypedDict):
     training: bool
     shuffle: bool
     frozen: tuple[str, ...]
-    network: NotRequired[NetworkDefinition]
+    network: NotRequired[Definition]
     parameters: NotRequired[Tree]
     inputs: NotRequired[Tensors]
     targets: NotRequired[Tensors]

@@ -37,7 +37,7 @@ from schemas.tensor import (
 )
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
 
@@ -76,7 +76,7 @@ Tree = dict[str, dict[str, Array]]
 class LoadedNetwork(TypedDict):
     """A request about a network, loaded. The endpoint decides whether it has targets and a loss."""
 
-    network: NetworkDefinition
+    network: Definition
     inputs: Tensors
     parameters: NotRequired[Tree]
     seed: int
@@ -132,7 +132,7 @@ class NetworkRequest(RequestSchema[R]):
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Return tensors in float32, except for indices: float32 cannot represent every integer."""
-        network: NetworkDefinition = loaded["network"]
+        network: Definition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
         elif key == "targets":

@@ -18,7 +18,7 @@ from schemas.tensor import TensorField, TensorsField
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
 
@@ -34,7 +34,7 @@ OF_A_FUNCTION = ("variables", "point")
 class LoadedSubject(TypedDict):
     """A request about a network, which also has the keys of `LoadedNetwork`, or about an expression, loaded."""
 
-    network: NotRequired[NetworkDefinition]
+    network: NotRequired[Definition]
     inputs: NotRequired[Tensors]
     parameters: NotRequired[Tree]
     seed: int

@@ -36,6 +36,7 @@ from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
+from service.engine.onnx import files
 from service.lean_flask import Lean
 from service.observing.access import access_of, log_requests, peer_of, record
 from service.observing.request_ids import request_id
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.aside_bytes
+        settings.max_memory_bytes, (pool, compiler, recipes, files), aside=settings.aside_bytes
     )
     app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission)
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)

@@ -52,6 +52,15 @@ FORWARD: dict[str, Example] = {
     ),
 }
 
+ONNX_FILE = (
+    "CAoSB2V4YW1wbGU6vgIKNwoBeAoNaGlkZGVuLndlaWdodAoLaGlkZGVuLmJpYXMSAXoiBEdlbW0qDQoGdHJhbnNCGAGgAQIKDwoB"
+    "ehIBYSIHU2lnbW9pZAo3CgFhCg1vdXRwdXQud2VpZ2h0CgtvdXRwdXQuYmlhcxIBeSIER2VtbSoNCgZ0cmFuc0IYAaABAhIFZ3Jh"
+    "cGgqJwgCCAIQAUINaGlkZGVuLndlaWdodEoQAACAPwAAgD8AAIC/AACAvyobCAIQAUILaGlkZGVuLmJpYXNKCAAAAL8AAMA/Kh8I"
+    "AQgCEAFCDW91dHB1dC53ZWlnaHRKCAAAgD8AAIA/KhcIARABQgtvdXRwdXQuYmlhc0oEAACAv1oYCgF4EhMKEQgBEg0KBxIFYmF0"
+    "Y2gKAggCYhgKAXkSEwoRCAESDQoHEgViYXRjaAoCCAFCBAoAEBI="
+)
+"""An ONNX file of 338 bytes: two inputs, two sigmoid neurons, one output, with weights."""
+
 GRADIENTS: dict[str, Example] = {
     "xor": Example(
         "The nine gradients of the XOR network, with the deltas of its neurons.",
@@ -80,6 +89,13 @@ GRADIENTS: dict[str, Example] = {
         targets=[2, 0],
         loss={"type": "sparse_categorical_crossentropy", "label_smoothing": 0.1},
         include=["per_sample", "input_gradients"],
+    ),
+    "onnx": Example(
+        "An ONNX file in place of layers: it brings its weights, and gradients have the names of its parameters.",
+        network={"onnx": {"base64": ONNX_FILE}},
+        **XOR_DATA,
+        loss="mean_squared_error",
+        include=["layers"],
     ),
     "residual": Example(
         "A branched network: two layers are added, and the second sample counts twice.",

@@ -2,6 +2,7 @@
 
     EngineError
     ├── InvalidRequest      the request cannot be computed; one `Fault` for each thing that is wrong
+    ├── ExtraMissing        it needs an optional package that is not installed
     ├── LimitExceeded       it could be computed, but would cost more than allowed
     └── Stopped             its computation stopped between two steps, because
         ├── DeadlineExceeded    its time was over
@@ -48,6 +49,14 @@ class LimitExceeded(EngineError):
     def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
+
+
+class ExtraMissing(EngineError):
+    """What was asked needs the optional extra `extra`, whose packages are not installed here."""
+
+    def __init__(self, extra: str, reason: str) -> None:
+        self.extra, self.reason = extra, reason
+        super().__init__(f"{reason}; install 'nabla[{extra}]'")
 
 
 class Stopped(EngineError):

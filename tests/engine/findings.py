@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
+
+from tests.engine.onnx import models
 
 XOR: dict[str, Any] = {"inputs": [[0, 0], [0, 1], [1, 0], [1, 1]], "targets": [[0], [1], [1], [0]]}
 
@@ -44,6 +47,13 @@ def line(rate: float, steps: int, kind: str = "sgd", **more: Any) -> dict[str, A
     return body(dense(1, name="line")) | data | training | more
 
 
+FOLDED = models.model(
+    [models.node("MatMul", ["x", "val_7"], ["y"])],
+    [models.value("x", ["batch", 2])],
+    [models.value("y", ["batch", 1])],
+    {"val_7": np.float32([[0.5], [-0.25]])},
+    producer_name="pytorch",
+)
 SMALL_KERNEL = {"kernel": [[0.5, -0.5]], "bias": [0, 0]}
 DYING = {
     "network": {"layers": [dense(4, "relu", name="h"), dense(1, name="o")]},
@@ -66,6 +76,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "disconnected": body(dense(2, name="a"), dense(1, name="b", inputs=["input"]))
     | {"network": {"layers": [dense(2, name="a"), dense(1, name="b", inputs=["input"])], "outputs": ["b"]}},
     "unusual_targets": body(dense(1, "sigmoid"), loss="binary_crossentropy") | {"targets": [[0], [2], [1], [0]]},
+    "folded_parameters": body() | {"network": {"onnx": {"base64": base64.b64encode(FOLDED).decode()}}},
     "normalize_weights": body(dense(1), sample_weights=[1, 2, 3, 4]),
     "no_probabilities": body(dense(1), loss="binary_crossentropy", seed=1),
     "no_rates": body(dense(1), loss="poisson", seed=1) | {"inputs": [[0, -9], [0, 9], [9, 0], [-9, 0]]},

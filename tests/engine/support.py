@@ -15,6 +15,7 @@ from service.engine.graph.operations import (
     Sliding,
     broadcast,
     concatenate,
+    cumulative_sum,
     extreme,
     gather_rows,
     log_softmax,
@@ -28,7 +29,9 @@ from service.engine.graph.operations import (
     slice_axis,
     softmax,
     sum_over,
+    to_floats,
     transpose,
+    where,
     windows,
     with_slope,
 )
@@ -114,6 +117,15 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             return extreme(("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))])
         case "root_mean_square":
             return root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
+        case "where":
+            fits = [y for y in pool if y.shape in ((), x.shape)]
+            return where(graph.apply("greater", x, 0.0), x, fits[number() % len(fits)])
+        case "cumulative_sum":
+            return cumulative_sum(x, number() % rank, reverse=bool(number() % 2)) if rank else None
+        case "order":
+            return graph.apply("order", x, attributes=(bool(number() % 2),)) if rank else None
+        case "floats":
+            return to_floats(graph.input("indices", (4,), "int64"))
         case "one_hot":
             return one_hot(graph.input("indices", (4,), "int64"), 3)
         case "largest" | "first_largest":

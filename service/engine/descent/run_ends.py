@@ -32,18 +32,17 @@ class RunEnds(EndPoints):
         self.finished = False
         self._known, self._following = known, following
         self._search = ValleySearch(self)
+        self.valleys: Valleys = self._search.valleys
         self._in_words = without_float_warnings(EndReasons, self)
         self._arrivals_known = False
         self._work = self._look()
 
-    @property
-    def valleys(self) -> Valleys:
-        return self._search.valleys
-
     def advance(self) -> None:
         """Work on some more of the runs."""
-        if without_float_warnings(next, self._work, self) is self:
-            self.finished = True
+        over = without_float_warnings(next, self._work, self) is self
+        self.valleys = self._search.valleys
+        if over:
+            self._finish()
 
     def cancel(self) -> None:
         """Stop working. The reasons say what is known so far."""
@@ -53,7 +52,12 @@ class RunEnds(EndPoints):
                 self.reasons = [self._in_words.whole(run, self.valleys) for run in runs]
             else:
                 self.reasons = [self._in_words.plain(run) for run in runs]
-            self.finished = True
+            self._finish()
+
+    def _finish(self) -> None:
+        self.finished = True
+        # They hold these ends, so they would keep the memory of the runs until the collector comes.
+        del self._search, self._in_words, self._work
 
     @property
     def finite(self) -> bool:

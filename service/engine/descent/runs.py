@@ -23,6 +23,7 @@ from service.engine.descent.search_runs import SearchRuns
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function, FunctionTask, PointProblem, Results
 from service.engine.functions.expression import Expression
+from service.engine.graph.ir import Call
 from service.engine.limits import Limits
 
 RUN_BYTES = 500
@@ -58,7 +59,8 @@ class Runs:
         plan.check(limits)
         self.plan = plan
         self.expression = expression
-        self._compile = compile
+        # Functions that do not know these runs: no cycle keeps the memory of the runs.
+        self.compiled = _compiled(compile, expression)
         function = self.function = self.compiled(plan.runs, 1)
         work = (function.program.work + RULE_OPERATIONS * function.dimension * plan.runs) * plan.steps
         limits.check_operations(work)
@@ -70,7 +72,7 @@ class Runs:
         self.finished = False
         self._stack = ExitStack()
         workspace = self._stack.enter_context(function.program.workspace())
-        self._calls = workspace.calls
+        self._evaluate = _caller(workspace.calls)
         self.positions, rows = function.columns(workspace)
         """(variables, runs)"""
         self.positions[...] = np.tile(plan.starts.T, len(plan.optimizers))
@@ -100,10 +102,6 @@ class Runs:
         matrices = MATRICES * 8 * dimension * plan.runs
         return program.nbytes + kept + matrices + STEP_NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
 
-    def compiled(self, points: int, order: int) -> Function:
-        """Return the compiled function for so many points, with derivatives up to an order."""
-        return self._compile(FunctionTask(self.expression, points, order))
-
     def close(self) -> None:
         """Give back the memory."""
         self._stack.close()
@@ -131,10 +129,6 @@ class Runs:
             snapshot = snapshot._replace(points=self.positions.T.copy(), gradients=self.gradients.T.copy())
         self._move()
         return snapshot
-
-    def _evaluate(self) -> None:
-        for call in self._calls:
-            call()
 
     def _check(self) -> None:
         """End the runs that have diverged or meet a bound."""
@@ -227,6 +221,21 @@ class Runs:
     def path_of(self, run: int) -> dict[str, Any]:
         """Return the recorded path of one run: points, values and what else the plan includes."""
         return self.paths.of(run, int(self.ended_at[run]), self._snapshot())
+
+
+def _compiled(compile: Compiler, expression: Expression) -> Callable[[int, int], Function]:  # noqa: A002
+    """Return a function that compiles the expression for a number of points, with derivatives up to an order."""
+    return lambda points, order: compile(FunctionTask(expression, points, order))
+
+
+def _caller(calls: Sequence[Call]) -> Callable[[], None]:
+    """Return a function that makes all calls."""
+
+    def evaluate() -> None:
+        for call in calls:
+            call()
+
+    return evaluate
 
 
 def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:

@@ -61,7 +61,7 @@ class SearchRuns:
     """All runs of optimizers with a search. A step of all of them may take several calls."""
 
     def __init__(self, plan: RunsPlan, compiled: Callable[[int, int], Function], stack: ExitStack) -> None:
-        """`compiled` is `Runs.compiled`; `stack` gives back the memory."""
+        """`compiled` compiles for a number of points and an order; `stack` gives back the memory."""
         self.plan, self._compiled, self._stack = plan, compiled, stack
         self.last_moves: dict[int, int] = {}
         """For each run, the number of steps after which it moved last."""
@@ -82,7 +82,8 @@ class SearchRuns:
 
         Raises `LimitExceeded` where one step would take too many calls.
         """
-        function = self._compiled(1, 1)
+        compiled = self._compiled
+        function = compiled(1, 1)
         each = len(function.program.nodes) + SEARCH_CALLS
         calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
         if calls > MOST_CALLS:
@@ -99,7 +100,7 @@ class SearchRuns:
 
         starts = self.plan.starts
         for run, start in enumerate(starts, place * len(starts)):
-            objective = _FunctionObjective(evaluate, lambda: self._compiled(1, 2), start)
+            objective = _FunctionObjective(evaluate, lambda: compiled(1, 2), start)
             self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
 
     def begin(self) -> None:

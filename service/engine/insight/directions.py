@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.arrays import Array, norm_of_flat
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.float_warnings import without_float_warnings
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.definition import Definition, LayerDefinition
 from service.engine.network.flat import Piece
 
 DIRECTIONS: Mapping[str, str] = {
@@ -77,7 +77,7 @@ class Direction(NamedTuple):
 
 
 def random_direction(
-    definition: NetworkDefinition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
+    definition: Definition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
     """Draw standard normal numbers for all trained parameters, normalised. `stream` seeds them.
 

@@ -61,6 +61,8 @@ class Model:
     """The new values of arrays that are carried along, by layer and name."""
     vocabularies: dict[str, tuple[str, int]] = field(default_factory=dict)
     """For each input that holds indices: the layer with the smallest vocabulary, and the size of this vocabulary."""
+    whole_inputs: set[str] = field(default_factory=set)
+    """Inputs that hold whole numbers, which need be no indices."""
     couples_samples: bool = False
     """The values of a sample depend on the other samples."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, permutations
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.flat import Space
 from service.engine.network.model import Parameter
 from service.engine.suggestions import MOST_SUGGESTIONS, suggest
@@ -31,7 +32,7 @@ class ParameterVector:
     Trained parameters come first, in the order of the gradients. The others follow.
     """
 
-    def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, definition: Definition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
         self.parameters = tuple(parameters)
         flat = sorted(self.parameters, key=lambda parameter: not parameter.trainable)
@@ -52,13 +53,16 @@ class ParameterVector:
 
     def fits(self, tree: Tree) -> bool:
         """Return whether a tree holds exactly the parameters of the network. A quick check for the common case."""
-        if sum(map(len, tree.values())) != len(self.pieces) or len(tree) != self.owners:
+        known = self.definition.parameters
+        if known is None and (sum(map(len, tree.values())) != len(self.pieces) or len(tree) != self.owners):
             return False
         for (layer, name), _, _, shape in self.pieces:
             arrays = tree.get(layer)
             if arrays is None or name not in arrays or arrays[name].shape != shape:
                 return False
-        return True
+        return known is None or all(
+            layer in known and arrays.keys() <= known[layer].keys() for layer, arrays in tree.items()
+        )
 
     def faults(self, tree: Tree) -> list[Fault]:
         """Find every fault of a tree that does not hold exactly the parameters of the network."""
@@ -66,9 +70,10 @@ class ParameterVector:
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
             wanted.setdefault(parameter.layer, {})[parameter.name] = parameter
+        others = self.definition.parameters or {}  # of these the graph may need only some
         names = tuple(wanted)[:MOST_ERRORS]
         for layer, arrays in tree.items():
-            known = wanted.get(layer)
+            known: Mapping[str, Any] | None = {**others.get(layer, {}), **wanted.get(layer, {})} or None
             if len(faults) >= MOST_ERRORS:
                 return faults
             if known is None:
@@ -118,7 +123,7 @@ def _listed(names: Collection[str]) -> str:
     return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
 
 
-def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str], *, suggests: bool) -> str:
+def _unknown_layer(layer: str, definition: Definition, wanted: Collection[str], *, suggests: bool) -> str:
     for known in definition.layers:
         if known.name == layer:
             if known.shares is not None:

@@ -14,9 +14,8 @@ from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
-from service.engine.network.definition import INPUT
 from service.engine.network.losses import Loss, Prediction
-from service.engine.network.model import Model, assemble
+from service.engine.network.model import Model
 from service.engine.network.task import Task
 from service.engine.network.total_loss import TotalLoss, build_total_loss, check_loss, target_shape
 from service.engine.watch import Watch
@@ -39,16 +38,18 @@ def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
     network is too large, and what `watch` raises.
     """
-    limits.check_layers(len(task.definition.layers))
-    _check_inputs(task)
+    limits.check_layers(task.definition.layer_count)
+    faults = task.definition.faults_of_inputs(task.inputs)
+    if faults:
+        raise InvalidRequest(faults)
     graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)
-    model = assemble(
-        task.definition,
+    model = task.definition.assemble(
         graph,
         dict(task.inputs),
         training=task.training,
         parameter_shapes=dict(task.parameters),
         frozen=frozenset(task.frozen),
+        known=task.known,
         distinct_layers=distinct_layers,
         check_parameters=limits.check_parameters,
     )
@@ -92,13 +93,13 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
     task = prepared.task._replace(reduction="sum", normalize_weights=False)
     whole, graph = prepared.model, prepared.model.graph
     prefix = "one/"
-    model = assemble(
-        task.definition,
+    model = task.definition.assemble(
         graph,
         {name: (1, *shape[1:]) for name, shape in task.inputs},
         training=task.training,
         parameter_shapes=dict(task.parameters),
         frozen=frozenset(task.frozen),
+        known=task.known,
         prefix=prefix,
     )
 
@@ -116,42 +117,6 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
         pairs.append((weights, prepared.weights))
     places = {own: reshape(node, (task.samples, *own.shape)) for own, node in pairs}
     return Prepared(task, model, targets, weights, objective), places
-
-
-def input_label(name: str) -> str:
-    """Return the name of an input with its verb, as the start of a sentence."""
-    return "inputs have" if name == INPUT else f"input {name!r} has"
-
-
-def _check_inputs(task: Task) -> None:
-    faults = []
-    indices = task.definition.index_inputs  # a sample may be a single index
-    for name, shape in task.inputs:
-        path, label = ("inputs", name), input_label(name)
-        wanted = task.definition.input_shapes.get(name)
-        if not shape or (len(shape) < 2 and name not in indices):
-            detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]{_as_rows(shape)}"
-            faults.append(Fault(path, detail))
-        elif 0 in shape:
-            faults.append(Fault(path, f"{label} shape {list(shape)}; at least one value is needed"))
-        elif wanted is not None and shape[1:] != wanted:
-            takes = ", ".join(["samples", *map(str, wanted)])
-            detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
-            if len(shape) == 2 and shape[:1] == wanted:
-                detail += "; they are transposed: a sample is a row"
-            faults.append(Fault(path, detail))
-        elif shape[0] != task.samples:
-            first = next(other for other, others in task.inputs if others)
-            detail = f"{label} {shape[0]} samples, but input {first!r} has {task.samples}"
-            faults.append(Fault(path, detail))
-    if faults:
-        raise InvalidRequest(faults)
-
-
-def _as_rows(shape: Shape) -> str:
-    if not shape:
-        return ""
-    return "; write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one"
 
 
 def _declare_targets(task: Task, model: Model) -> dict[str, Node]:

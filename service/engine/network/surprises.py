@@ -44,6 +44,7 @@ POOLING = frozenset(
 )
 UNIT_BY_UNIT = POOLING | {"activation"}
 """Layers that compute each unit alone, and all units in the same way."""
+NORMALISING = frozenset(("layer_normalization", "batch_normalization", "group_normalization"))
 OF_CLASSES = frozenset(("categorical_crossentropy", "sparse_categorical_crossentropy"))
 
 
@@ -69,6 +70,8 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
     activation = built.activation
     if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
         return {"activation": activation.name, "constant": f"{_value_of_one(activation):g}"}
+    if layer.layer.name not in NORMALISING:
+        return None
     before = task.definition.inputs_of(position)[0]
     shape = (model.inputs[before] if before in model.inputs else model.layers[before].output).shape
     options = layer.layer.options

@@ -6,12 +6,8 @@ from typing import NamedTuple
 
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Shape
-from service.engine.network.definition import NetworkDefinition
-from service.engine.network.layers import Layer
+from service.engine.network.definition import Definition, KnownValues
 from service.engine.network.losses import Loss
-
-NODES_OF_LAYER = 50
-NODES_OF_STEP = 40
 
 
 class Task(NamedTuple):
@@ -21,7 +17,7 @@ class Task(NamedTuple):
     of `layers`, `norms`, `input_gradients`, `per_sample`.
     """
 
-    definition: NetworkDefinition
+    definition: Definition
     dtype: str
     inputs: tuple[tuple[str, Shape], ...]
     training: bool = False
@@ -41,24 +37,14 @@ class Task(NamedTuple):
     """Layers, or parameters as `layer.parameter`, that are not trained, whatever the definition says."""
     differentiated: bool = True
     """Whether gradients of the losses are wanted."""
+    known: KnownValues = ()
+    """Values of the definition's `known_inputs`."""
 
     @property
     def effort(self) -> float:
         """Nodes of its graph with gradients, roughly: most are those of steps that are written out one by one."""
-        layers = self.definition.layers
-        steps: int = max([shape[1] for _, shape in self.inputs if len(shape) > 1], default=1)
-        lengths: list[int] = [layer.layer.options["n"] for layer in layers if layer.layer.name == "repeat_vector"]
-        written_out = sum(_sequences_in(layer.layer) for layer in layers)
-        return NODES_OF_LAYER * len(layers) + NODES_OF_STEP * written_out * max([steps, *lengths])
+        return self.definition.effort(self.inputs)
 
     @property
     def samples(self) -> int:
-        return next((shape[0] for _, shape in self.inputs if shape), 0)
-
-
-def _sequences_in(layer: Selection[Layer]) -> int:
-    """Return the number of sequences that a layer reads step by step."""
-    inner: Selection[Layer] | None = layer.options.get("layer")
-    if inner is None:
-        return int(layer.declaration.recurrent)
-    return 2 * _sequences_in(inner) + layer.declaration.couples_samples
+        return self.definition.samples(self.inputs)

@@ -29,10 +29,11 @@ from service.engine.graph.operations import (
     softmax,
     square,
     sum_over,
+    where,
     with_slope,
 )
 
-LEAVES = frozenset({"input", "constant", "vector"})
+LEAVES = frozenset({"input", "constant", "vector", "table"})
 """Operations that compute nothing, so there is nothing to differentiate or batch."""
 STEPPED = frozenset(
     {"sign", "greater", "greater_equal", "floor", "ceil", "round", "row_maximum", "one_hot", "first_largest"}
@@ -204,6 +205,13 @@ EXAMPLES = (
     Example(
         "overlap_add", ((2, 1, 2, 2, 2),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
     ),
+    Example("where", ((3, 2), (3, 2), (3, 2)), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
+    Example("where", ((), (3, 2), ()), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
+    Example("cumulative_sum", ((3, 2),), (0, False)),
+    Example("cumulative_sum", ((2, 4, 3),), (1, True)),
+    Example("order", ((2, 4),), (False,)),
+    Example("order", ((2, 4),), (True,)),
+    Example("floats", ((2, 3),), indices=4),
     Example("mark", ((3, 2),), ("here",)),
     Example("with_slope", ((3, 2),), build=_cube),
     Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("maximum", x)),

@@ -51,7 +51,7 @@ TINY = 1e-30
 STEP = 1e-3
 
 # An integer input cannot be moved, and softmax does not depend on the shift by the largest element.
-DETACHED = ("one_hot", "row_maximum", "stop_gradient")
+DETACHED = ("one_hot", "floats", "row_maximum", "stop_gradient")
 
 DIFFERENTIABLE = [
     example for example in ALL_EXAMPLES if example.operation not in STEPPED and example.operation not in DETACHED
@@ -516,6 +516,7 @@ def test_simplifying_unaries_keeps_values(name):
         "broadcast": [((2, 3),), ((4, 2, 3),)],
         "slice": [(0, 0, 2), (1, 1, 3), (1, 2, 2)],
         "pad": [(0, 0, 2), (0, 1, 4)],
+        "cumulative_sum": [(0, False), (1, True)],
     }.get(name, [()])
     for x, attributes in itertools.product(nodes, choices):
         operands = (x, x, x) if name == "with_slope" else (x,)

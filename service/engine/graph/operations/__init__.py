@@ -33,6 +33,7 @@ from service.engine.graph.operations.parts import *
 from service.engine.graph.operations.powers import *
 from service.engine.graph.operations.probabilities import *
 from service.engine.graph.operations.rounding import *
+from service.engine.graph.operations.selecting import *
 from service.engine.graph.operations.shapes import *
 from service.engine.graph.operations.sigmoids import *
 from service.engine.graph.operations.sliding import *

@@ -50,23 +50,20 @@ declare(
 )
 
 
-def _check_indices(indices: Node) -> None:
-    if indices.dtype != "int64":
-        raise GraphTypeError(f"needs int64 indices, got {indices.dtype}")
-
-
 def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
     return x if is_batched else broadcast(x, (size, *x.shape))
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Look up rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
+    """Look up rows of a table: `(*b, rows, width)` and positions `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b.
+
+    Positions are int64, or whole floats that the graph computes; any other number looks up an arbitrary row.
+    """
     return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
 
 
 def _infer_gather(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (table, indices), (lead,) = inputs, attributes
-    _check_indices(indices)
     if len(table.shape) != lead + 2 or table.shape[:lead] != indices.shape[:lead]:
         raise GraphTypeError(f"cannot look up {indices.shape} in {table.shape}")
     return (*indices.shape, table.shape[-1]), infer_same_dtype([table])
@@ -75,10 +72,19 @@ def _infer_gather(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape
 def _bind_gather(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
     (table, indices), (lead,) = inputs, attributes
     # mode="clip" writes right into `out`; the indices have been checked where they came in.
+    take = np.take if indices.dtype.kind == "i" else _take_computed
     return [
-        partial(np.take, table[place], indices[place], 0, out[place], "clip")
-        for place in np.ndindex(*table.shape[:lead])
+        partial(take, table[place], indices[place], 0, out[place], "clip") for place in np.ndindex(*table.shape[:lead])
     ]
+
+
+def _take_computed(table: Array, positions: Array, axis: int, out: Array, mode: Any) -> None:
+    np.take(table, _whole(positions), axis, out, mode)
+
+
+def _whole(positions: Array) -> Array:
+    """Return computed positions as integers. What is no number becomes the position 0."""
+    return np.nan_to_num(positions, posinf=0.0, neginf=0.0).astype(np.int64)
 
 
 def _batch_gather(node: Node, inputs: Sequence[Node], is_batched: Sequence[bool], size: int) -> Node:
@@ -107,7 +113,6 @@ def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
 
 def _infer_scatter(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (values, indices), (rows, lead) = inputs, attributes
-    _check_indices(indices)
     if values.shape[:-1] != indices.shape:
         raise GraphTypeError(f"cannot scatter {values.shape} to {indices.shape}")
     return (*indices.shape[:lead], rows, values.shape[-1]), infer_same_dtype([values])
@@ -120,6 +125,8 @@ def _bind_scatter(out: Array, inputs: Sequence[Array], attributes: Attributes, *
 
     def scatter(target: Array, chosen: Array, rows: Array) -> None:
         # By single numbers: np.add.at is five times faster on one axis than on rows.
+        if chosen.dtype.kind != "i":
+            chosen = np.clip(_whole(chosen), 0, target.size // width - 1)
         places = chosen.reshape(-1, 1) * width + columns
         np.add.at(target, places.reshape(-1), rows.reshape(-1))
 

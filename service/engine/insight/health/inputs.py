@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.float_warnings import without_float_warnings
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 
 MOST_ROWS = 4096
 """Most rows that are measured, evenly spread."""
@@ -69,7 +69,7 @@ def _condition(x: Array) -> float | None:
     return float((kept[0] / kept[-1]) ** 2) if kept.size else None
 
 
-def weighed_inputs(definition: NetworkDefinition) -> list[str]:
+def weighed_inputs(definition: Definition) -> list[str]:
     """Return the inputs that reach layers with weights without a normalization or a lookup before."""
     found = []
     for name in definition.inputs:

@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.arrays import Array, is_finite, norm
 from service.engine.float_warnings import without_float_warnings
 from service.engine.insight.health.slopes import NO_TAILS, Tails, tails_of
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
 from service.engine.network.feed import Feed
 
@@ -135,9 +135,7 @@ def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array
     return found
 
 
-def chain_of(
-    definition: NetworkDefinition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]
-) -> list[str]:
+def chain_of(definition: Definition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]) -> list[str]:
     """Return the layers with weights before the output with most of them, in the order of computation."""
     position = {layer.name: place for place, layer in enumerate(definition.layers)}
     longest: dict[str, tuple[int, str | None]] = {}

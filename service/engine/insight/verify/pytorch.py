@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Shape
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 
 Path = tuple[str, ...]
 
@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 class PyTorchLayout:
     """The names and shapes that PyTorch gives the parameters of a network."""
 
-    def __init__(self, definition: NetworkDefinition, shapes: Mapping[Path, Shape]) -> None:
+    def __init__(self, definition: Definition, shapes: Mapping[Path, Shape]) -> None:
         """`shapes` are the shapes of our parameters."""
         self.definition, self.shapes = definition, shapes
         self.types = {layer.name: layer.layer.name for layer in definition.layers}
