@@ -33,7 +33,6 @@ class Linked:
     """Names of the top nodes, by identity."""
     owners: dict[tuple[int, str], tuple[str, str]] = field(default_factory=dict)
     """Layer and name of each parameter, by the graph that holds it and its name there."""
-    files: dict[int, Array] = field(default_factory=dict)
 
 
 def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:

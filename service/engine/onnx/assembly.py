@@ -65,6 +65,8 @@ class Assembly:
         self._constants: dict[tuple[int, str], Value] = {}
         self.vocabularies: dict[str, tuple[str, int]] = {}
         """For each input that holds indices: where the fewest of them are allowed, and how many."""
+        self.files: dict[int, Array] = {}
+        """What the file holds for each parameter, by the identity of its value, which stays as long as this does."""
         self.runs = 0
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
@@ -75,6 +77,13 @@ class Assembly:
                 raise Refusal(f"more than {MOST_RUNS:,} nodes would be built, those of loops counted each time")
             self._run_step(step, scope)
         return [self.find(scope, name) for name in wanted]
+
+    def close(self) -> None:
+        """Let go of everything: what is told of nodes may know this in turn."""
+        self._parameter = self._built = None
+        self._nodes.clear()
+        self._constants.clear()
+        self.files.clear()
 
     def find(self, scope: Scope, name: str) -> Value:
         """The value of a name. Raises `Refusal` where there is none."""
@@ -100,7 +109,7 @@ class Assembly:
                 value = Value(array)
             else:
                 value = Value(None, self._parameter(*owner, array), array.dtype.name)
-                self.linked.files[id(value.node)] = array
+                self.files[id(value)] = array
             self._constants[key] = value
         return value
 
@@ -211,7 +220,7 @@ class Call:
             raise Refusal(f"{what} is missing")
         if value.array is not None:
             return value.array
-        given = self.assembly.linked.files.get(id(value.node))
+        given = self.assembly.files.get(id(value))
         if given is not None:
             return given
         raise Refusal(f"{what} must be known before anything runs; here it is computed from the inputs")
