@@ -29,6 +29,7 @@ from service.engine.functions.function import FunctionTask
 from service.engine.graph import plan
 from service.engine.graph.ir import Graph, Node, sealing
 from service.engine.limits import Limits
+from service.engine.onnx import files
 from tests.support import network, xor
 
 POSTS = {
@@ -92,7 +93,7 @@ def test_programs_and_graphs_are_gone_when_they_are_evicted(
     assert not any(program() for program in programs)
     assert not any(workspace() for workspace in workspaces)
     assert not any(graph() for graph in graphs)
-    assert client.application.extensions["nabla.memory"].cached == recipes.nbytes
+    assert client.application.extensions["nabla.memory"].cached == recipes.nbytes + files.nbytes
 
 
 @pytest.mark.usefixtures("no_collector")

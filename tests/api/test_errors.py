@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service.engine.network.evaluate import EvaluationTask
+from service.engine.onnx import file
 from service.problems import KINDS
 from tests.conftest import Post
 from tests.support import PROBLEM, Server, assert_problem, faults, head, network, xor
@@ -84,6 +85,14 @@ def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     return client.post("/v1/forward", json=LARGE, environ_overrides={"nabla.ticket": ticket})
 
 
+def extra_missing(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    patch.setattr(file.importlib, "import_module", missing)
+    return make().post("/v1/forward", json={"network": {"onnx": {"base64": "AQID"}}, "inputs": [[0]]})
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
     "bad-request": bad_request,
@@ -102,6 +111,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "busy": busy,
     "deadline-exceeded": deadline_exceeded,
     "abandoned": abandoned,
+    "extra-missing": extra_missing,
 }
 
 
