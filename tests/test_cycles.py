@@ -8,13 +8,10 @@ import json
 import socket
 import tracemalloc
 import weakref
+import pytest
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import pytest
 from flask.testing import FlaskClient
-
 from schemas.requests import recipes
 from service.api.endpoint import ENDPOINTS
 from service.app import create_app
@@ -29,8 +26,10 @@ from service.engine.functions.expression import parse
 from service.engine.graph import plan
 from service.engine.graph.ir import Graph, Node, sealing
 from service.engine.limits import Limits
+from service.engine.onnx import files
 from tests.conftest import MakeClient
 from tests.support import network, xor
+from typing import Any
 
 POSTS = {
     f"{operation.path} {name}": (operation.path, dict(body))
@@ -99,7 +98,7 @@ def test_programs_and_graphs_are_gone_when_they_are_evicted(
     assert not any(program() for program in programs)
     assert not any(workspace() for workspace in workspaces)
     assert not any(graph() for graph in graphs)
-    assert client.application.extensions["nabla.memory"].cached == recipes.nbytes
+    assert client.application.extensions["nabla.memory"].cached == recipes.nbytes + files.nbytes
 
 
 @pytest.mark.usefixtures("no_collector")

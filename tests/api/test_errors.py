@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
-from typing import Any
-from urllib.parse import quote
-
 import pytest
+from collections.abc import Callable
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
-
 from service.engine.network.evaluate import EvaluationTask
+from service.engine.onnx import file
 from service.problems import KINDS
 from tests.conftest import MakeClient, Post
 from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, xor
+from typing import Any
+from urllib.parse import quote
+from werkzeug.test import TestResponse
 
 GRADIENTS = "/v1/gradients"
 
@@ -83,6 +82,14 @@ def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     return client.post("/v1/forward", json=LARGE, environ_overrides={"nabla.ticket": ticket})
 
 
+def extra_missing(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    patch.setattr(file.importlib, "import_module", missing)
+    return make().post("/v1/forward", json={"network": {"onnx": {"base64": "AQID"}}, "inputs": [[0]]})
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
     "bad-request": bad_request,
@@ -101,6 +108,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "busy": busy,
     "deadline-exceeded": deadline_exceeded,
     "abandoned": abandoned,
+    "extra-missing": extra_missing,
 }
 
 

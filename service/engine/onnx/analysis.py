@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
+import numpy as np
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.onnx.file import Body, File, Function, Step
 from service.engine.onnx.refusal import Refusal
@@ -33,7 +31,6 @@ class Linked:
     """Names of the top nodes, by identity."""
     owners: dict[tuple[int, str], tuple[str, str]] = field(default_factory=dict)
     """Layer and name of each parameter, by the graph that holds it and its name there."""
-    files: dict[int, Array] = field(default_factory=dict)
 
 
 def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:

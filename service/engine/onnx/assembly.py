@@ -8,11 +8,8 @@ stands: `If` takes the branch of a known condition, loops are written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
-
 import numpy as np
-
+from collections.abc import Callable, Mapping, Sequence
 from service.engine.arrays import Array
 from service.engine.errors import EngineError, Fault, InvalidRequest
 from service.engine.graph.interpreter import interpret
@@ -20,10 +17,11 @@ from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import table, to_floats
 from service.engine.onnx.analysis import Linked, ordered
 from service.engine.onnx.composing import shape_of_all
-from service.engine.onnx.file import PATH, Body, Step
+from service.engine.onnx.file import Body, PATH, Step
 from service.engine.onnx.refusal import Refusal
-from service.engine.onnx.registry import SAME, Operator, operator_of
+from service.engine.onnx.registry import Operator, SAME, operator_of
 from service.engine.onnx.values import Sequences, Value
+from typing import Any, NoReturn
 
 MOST_KNOWN = 2**21
 """Elements of an array that is computed before anything runs."""
@@ -66,6 +64,8 @@ class Assembly:
         self._constants: dict[tuple[int, str], Value] = {}
         self.vocabularies: dict[str, tuple[str, int]] = {}
         """For each input that holds indices: where the fewest of them are allowed, and how many."""
+        self.files: dict[int, Array] = {}
+        """What the file holds for each parameter, by the identity of its value, which stays as long as this does."""
         self.runs = 0
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
@@ -76,6 +76,13 @@ class Assembly:
                 raise Refusal(f"more than {MOST_RUNS:,} nodes would be built, those of loops counted each time")
             self._run_step(step, scope)
         return [self.find(scope, name) for name in wanted]
+
+    def close(self) -> None:
+        """Let go of everything: what is told of nodes may know this in turn."""
+        self._parameter = self._built = None
+        self._nodes.clear()
+        self._constants.clear()
+        self.files.clear()
 
     def find(self, scope: Scope, name: str) -> Value:
         """The value of a name. Raises `Refusal` where there is none."""
@@ -101,7 +108,7 @@ class Assembly:
                 value = Value(array)
             else:
                 value = Value(None, self._parameter(*owner, array), array.dtype.name)
-                self.linked.files[id(value.node)] = array
+                self.files[id(value)] = array
             self._constants[key] = value
         return value
 
@@ -212,7 +219,7 @@ class Call:
             raise Refusal(f"{what} is missing")
         if value.array is not None:
             return value.array
-        given = self.assembly.linked.files.get(id(value.node))
+        given = self.assembly.files.get(id(value))
         if given is not None:
             return given
         raise Refusal(f"{what} must be known before anything runs; here it is computed from the inputs")

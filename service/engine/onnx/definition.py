@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import EngineError, Fault, InvalidRequest
@@ -138,26 +136,7 @@ class OnnxDefinition:
         """Build the graph. What the file computes does not depend on `training`: it says itself what it does."""
         values: dict[str, Value] = {}
 
-        def alone() -> bool:
-            """Whether a single sample gives rows of its own."""
-            if prefix or not all(node.shape[:1] == (samples,) for node in model.inputs.values()):
-                return False
-            shapes = {name: shape if name in given else (1, *shape[1:]) for name, shape in input_shapes.items()}
-            try:
-                single = self.assemble(Graph(graph.dtype, graph.most_nodes), shapes, known=known, prefix="one/")
-            except EngineError:
-                return False
-            return all(
-                single.layers[name].output.shape == (1, *model.layers[name].output.shape[1:])
-                for name in self.output_names
-            )
-
-        def couples() -> bool:
-            outputs = [model.layers[name].output for name in self.output_names]
-            return not (are_apart(model.inputs.values(), outputs, samples) and alone())
-
-        samples = self.samples(tuple(input_shapes.items()))
-        model = OnnxModel(graph, couples)
+        model = OnnxModel(graph, self, input_shapes, known)
         given = {name: (shape, numbers) for name, shape, numbers in known}
         for name, shape in input_shapes.items():
             dtype = self._described[name][0]
@@ -201,12 +180,14 @@ class OnnxDefinition:
         scope.values.update(values)
         try:
             found = assembly.run(scope, self.output_names)
+            ends = [assembly.node(value) for value in found]
         except Refusal as refusal:
             raise InvalidRequest([Fault(PATH, refusal.reason)]) from None
-        for name, value in zip(self.output_names, found, strict=True):
+        finally:
+            assembly.close()
+        for name, node in zip(self.output_names, ends, strict=True):
             if name not in results:
                 maker = results.get((self._by_layer[name].inputs or ("",))[0])
-                node = assembly.node(value)
                 results[name] = maker if maker is not None and maker.output is node else LayerOutput(node, node)
         for layer in self.layers:
             if layer.name in results:
@@ -232,14 +213,32 @@ class OnnxDefinition:
 class OnnxModel(Model):
     """A file in the graph. Whether it couples samples is found out where somebody asks."""
 
-    def __init__(self, graph: Graph, couples: Callable[[], bool]) -> None:
+    def __init__(
+        self, graph: Graph, definition: OnnxDefinition, input_shapes: Mapping[str, Shape], known: KnownValues
+    ) -> None:
         super().__init__(graph, {})
-        self.couples = couples
+        self._definition = definition
+        self._shapes = dict(input_shapes)
+        self._values = known
         del self.__dict__["couples_samples"]
 
     @cached_property
     def couples_samples(self) -> bool:  # type: ignore[override]
-        return self.couples()
+        names = self._definition.output_names
+        samples = self._definition.samples(tuple(self._shapes.items()))
+        outputs = [self.layers[name].output for name in names]
+        if not are_apart(self.inputs.values(), outputs, samples):
+            return True
+        # The graph of a single sample must be the same but for its length.
+        known = self._definition.known_inputs
+        shapes = {name: shape if name in known else (1, *shape[1:]) for name, shape in self._shapes.items()}
+        try:
+            with Graph(self.graph.dtype, self.graph.most_nodes) as graph:
+                single = self._definition.assemble(graph, shapes, known=self._values)
+                found = [single.layers[name].output.shape for name in names]
+        except EngineError:
+            return True
+        return found != [(1, *output.shape[1:]) for output in outputs]
 
 
 def _is_last(step: Step, x: Value) -> bool:
