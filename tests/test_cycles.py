@@ -8,10 +8,13 @@ import json
 import socket
 import tracemalloc
 import weakref
-import pytest
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 from flask.testing import FlaskClient
+
 from schemas.requests import recipes
 from service.api.endpoint import ENDPOINTS
 from service.app import create_app
@@ -29,7 +32,6 @@ from service.engine.limits import Limits
 from service.engine.onnx import files
 from tests.conftest import MakeClient
 from tests.support import network, xor
-from typing import Any
 
 POSTS = {
     f"{operation.path} {name}": (operation.path, dict(body))

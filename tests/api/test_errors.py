@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import json
 import time
-import pytest
 from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.onnx import file
 from service.problems import KINDS
 from tests.conftest import MakeClient, Post
 from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, xor
-from typing import Any
-from urllib.parse import quote
-from werkzeug.test import TestResponse
 
 GRADIENTS = "/v1/gradients"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-import numpy as np
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.onnx.file import Body, File, Function, Step
 from service.engine.onnx.refusal import Refusal
