@@ -36,7 +36,19 @@ from service.engine.graph.operations import (
 LEAVES = frozenset({"input", "constant", "vector", "table"})
 """Operations that compute nothing, so there is nothing to differentiate or batch."""
 STEPPED = frozenset(
-    {"sign", "greater", "greater_equal", "floor", "ceil", "round", "row_maximum", "one_hot", "first_largest"}
+    {
+        "sign",
+        "greater",
+        "greater_equal",
+        "floor",
+        "ceil",
+        "round",
+        "row_maximum",
+        "one_hot",
+        "first_largest",
+        "order",
+        "floats",
+    }
 )
 """Constant between jumps: the derivative is zero."""
 KINKED = frozenset({"absolute", "maximum", "minimum", "mod", "largest"})
