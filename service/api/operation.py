@@ -19,6 +19,7 @@ from marshmallow import Schema, ValidationError
 from schemas.requests import R, RequestSchema
 from service import wire
 from service.admission import SMALL_SECONDS, Admission, Ticket
+from service.api.answer_files import as_file
 from service.api.examples import Example
 from service.config import Settings
 from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
@@ -77,6 +78,10 @@ class Context:
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
     language: str = LANGUAGES[0]
     """The language of sentences (see `service/engine/texts`)."""
+    layout: str | None = None
+    """The layout of parameters and gradients that the query asks for."""
+    answer_layout: str = "nabla"
+    """The layout that they have in the answer."""
 
     compiled: Compiler = field(init=False)
     """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
@@ -180,6 +185,23 @@ def in_order() -> list[Operation]:
     return sorted(OPERATIONS, key=lambda operation: (tags.index(operation.tag), operation.path != FIRST))
 
 
+OF_FILES: tuple[Mapping[str, Any], ...] = (
+    {
+        "name": "format",
+        "in": "query",
+        "description": "json, or the tensors of the answer as a file; an Accept header does the same",
+        "schema": {"type": "string", "enum": ["json", *wire.FILES], "default": "json"},
+    },
+    {
+        "name": "layout",
+        "in": "query",
+        "description": "of parameters and gradients in the answer; by default that of the parameters sent",
+        "schema": {"type": "string", "enum": list(wire.LAYOUTS)},
+    },
+)
+"""Query parameters of operations whose answers may be files."""
+
+
 def runtime() -> Runtime:
     """The running service's own state."""
     found: Runtime = current_app.extensions["nabla"]
@@ -209,10 +231,12 @@ def post(
     tag: str,
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
+    files: bool = False,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.
 
-    With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
+    With `files`, the client may ask for the tensors of the answer as a file, and for the layout of PyTorch. With
+    `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
     are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
     answer, and its headers say so.
     """
@@ -223,7 +247,10 @@ def post(
             environ = request.environ
             running = runtime()
             settings = running.settings
-            form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
+            form, base64 = wire.form_and_base64(environ, bool(streams), files)
+            layout = wire.wanted_layout(environ) if files else None
+            file = form if form in wire.FILES else None
+            form = "json" if file else form
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
             sent: Callable[[], None] | None = None
@@ -237,6 +264,10 @@ def post(
                 value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
                 del body
                 timer.mark("parse")
+                expanding = takes.file_bytes(value)
+                if expanding:
+                    loaded_bytes += expanding
+                    memory.need(loaded_bytes + (texts.nbytes if texts is not None else 0))
                 if is_large:
                     ticket.look()
                 try:
@@ -253,7 +284,7 @@ def post(
                     environ["nabla.streamed"] = True
                 language = _language(loaded, environ) if translated else LANGUAGES[0]
                 headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
-                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language)
+                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language, layout)
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
@@ -268,7 +299,12 @@ def post(
                 # What needs no memory to speak of is small.
                 whole = not (base64 or memory.held)
                 look = _nothing if context.in_steps else ticket.look
-                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64, look)
+                if file:
+                    pieces = as_file(result, file, context.answer_layout)
+                elif whole:
+                    pieces = [wire.document(result)]
+                else:
+                    pieces = wire.document_in_pieces(result, base64, look)
                 context.learn()
                 timer.mark("serialize")
                 if memory.held:
@@ -278,6 +314,9 @@ def post(
                     if nbytes > SMALL:
                         sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
+            if file:
+                media_type = wire.FILES[file]
+                headers["Content-Disposition"] = f'attachment; filename="answer.{file}"'
             if len(pieces) == 1:
                 response = Document(pieces[0], content_type=media_type, headers=headers or None)
             else:
@@ -290,6 +329,8 @@ def post(
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
         details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
+        if files:
+            details |= {"parameters": OF_FILES}
         describe("POST", path, summary=summary, tag=tag, **details)(handle)
         blueprint.post(path)(handle)
         return handle

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.engine.declarations import Selection
+from service.engine.errors import Path
 from service.engine.graph.ir import Shape
 from service.engine.network.layers import Layer
 
@@ -39,6 +40,8 @@ class NetworkDefinition:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     """Shapes of one sample of those inputs for which the definition gives one."""
     outputs: tuple[str, ...] | None = None
+    places: tuple[tuple[Path, str], ...] = ()
+    """Of a definition read from a document in another form: where each layer stands there, and what errors call it."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
