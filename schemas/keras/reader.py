@@ -281,7 +281,7 @@ class _Reader:
             inner = _Model(entry["config"], (*path, "config"), f"{name}.", f"{first}.", parts, still, model.level + 1)
             read_it = self.sequential if class_of(entry) == "Sequential" else self.functional
             return read_it(inner, inputs)
-        if is_operation(entry):
+        if is_operation(entry, call):
             kind, options = describe_operation(entry, call)
         else:
             kind, options = describe(entry, self.old)
@@ -405,7 +405,8 @@ def _skips_a_call(entry: Mapping[str, Any], from_output: bool, old: bool) -> boo
     kind, config = class_of(entry), entry.get("config")
     if kind not in MODELS or not isinstance(config, Mapping):
         return False
-    if not old and "module" in entry:
+    calls = entry.get("inbound_nodes")
+    if not old and not (isinstance(calls, list) and calls and isinstance(calls[0], list)):
         return from_output and kind != "Sequential"
     listed = config.get("layers")
     return bool(
