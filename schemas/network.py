@@ -256,7 +256,14 @@ class NetworkField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("Network", lambda: object_schema(SCHEMA, components))
+        own = components.refer("Network", lambda: object_schema(SCHEMA, components))
+        return {"anyOf": [own, components.refer("KerasModel", _keras_schema)]}
+
+
+def _keras_schema() -> JSONSchema:
+    properties: dict[str, JSONSchema] = {"class_name": {"type": "string"}, "config": {"type": "object"}}
+    text = "a model of Keras, as model.to_json() gives it; that string is taken too"
+    return {"type": "object", "properties": properties, "required": list(properties), "description": text}
 
 
 def _of_keras(document: Any) -> NetworkDefinition:
