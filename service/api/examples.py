@@ -82,7 +82,7 @@ GRADIENTS: dict[str, Example] = {
         include=["per_sample", "input_gradients"],
     ),
     "keras": Example(
-        "A model of Keras, as model.to_json() gives it; its weights are drawn from the seed here.",
+        "A model of Keras, as its method to_json writes it; the weights are drawn from the seed here.",
         network={
             "module": "keras",
             "class_name": "Sequential",
@@ -115,7 +115,7 @@ GRADIENTS: dict[str, Example] = {
         loss="binary_crossentropy",
     ),
     "pytorch": Example(
-        "Weights of nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)); the gradients come under their names.",
+        "The state_dict of two linear modules of PyTorch with tanh between them; the gradients come under its names.",
         network={
             "layers": [
                 {"type": "dense", "name": "0", "units": 2, "activation": "tanh"},

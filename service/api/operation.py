@@ -157,6 +157,8 @@ class Operation:
     """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
+    files: bool = False
+    """Whether the tensors of the answer may come as a file."""
 
     @property
     def is_translated(self) -> bool:
@@ -330,7 +332,7 @@ def post(
         handle.__doc__ = view.__doc__
         details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
         if files:
-            details |= {"parameters": OF_FILES}
+            details |= {"parameters": OF_FILES, "files": True}
         describe("POST", path, summary=summary, tag=tag, **details)(handle)
         blueprint.post(path)(handle)
         return handle
