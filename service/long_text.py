@@ -17,6 +17,7 @@ LONG = 16 * 1024
 """Shorter texts are not worth the trouble."""
 KEYS = ("base64", "safetensors", "npz")
 """Keys of long texts: of a typed array, and of a file of arrays."""
+KEY = re.compile(rb'"(?:base64|safetensors|npz)"')
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
 # How JSON writes the character NUL, which no sensible text has; with it begins what stands in for a text.
 NUL = b"\\u0000"
@@ -39,9 +40,10 @@ class LongTexts:
         view = memoryview(body)
         rest = bytearray()
         texts: list[memoryview] = []
-        done = 0
-        for place in _ends_of_keys(body):
-            opening = OPENING.match(body, place) if place >= done else None
+        done = place = 0
+        while (key := KEY.search(body, place)) is not None:
+            place = key.end()
+            opening = OPENING.match(body, place)
             if opening is None:
                 continue
             start = opening.end()
@@ -50,7 +52,7 @@ class LongTexts:
                 rest += view[done:start]
                 rest += NUL + b"%d" % len(texts)
                 texts.append(view[start:stop])
-                done = stop
+                done = place = stop
         if not texts:
             return
         rest += view[done:]
@@ -81,18 +83,6 @@ class LongTexts:
         for holder, key in self.holders:
             holder[key] = ""
         self.rest, self.texts = b"", []
-
-
-def _ends_of_keys(body: bytes) -> list[int]:
-    """Where the keys of long texts end, in their order."""
-    ends = []
-    for key in KEYS:
-        quoted = b'"%s"' % key.encode()
-        place = 0
-        while (place := body.find(quoted, place)) >= 0:
-            place += len(quoted)
-            ends.append(place)
-    return sorted(ends)
 
 
 def _is_stand_in(text: Any) -> bool:
