@@ -61,7 +61,7 @@ def resolved(parameters: Any, network: Any) -> Any:
 
 def file_bytes(parameters: Any) -> int:
     """Bytes that reading a file of parameters takes beyond its text."""
-    if not isinstance(parameters, Mapping):
+    if not isinstance(parameters, Mapping) or not ("safetensors" in parameters or "npz" in parameters):
         return 0
     return sum(EXPANSION[key] * len(parameters[key]) for key in FORMATS if isinstance(parameters.get(key), TEXT))
 
@@ -72,8 +72,14 @@ class ParametersOrFileField(ParametersField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             return super()._deserialize(value, attr, data, **kwargs)
-        if any(isinstance(value.get(key), TEXT) for key in FORMATS):
+        if ("safetensors" in value or "npz" in value) and any(isinstance(value.get(key), TEXT) for key in FORMATS):
             return _from_file(value)
+        first = next(iter(value.values()), None)
+        if type(first) is not dict or "base64" in first:  # no tree, so most likely the tensors of a state_dict
+            return self._of_tensors(value, attr, data, **kwargs)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+    def _of_tensors(self, value: Mapping[str, Any], attr: str | None, data: Any, **kwargs: Any) -> Any:
         if is_state_dict(value):
             arrays, errors = decode_each(value)
             if errors:

@@ -262,6 +262,9 @@ def _recurrent(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _time_distributed(config: Mapping[str, Any], old: bool) -> Described:
+    inner = config.get("layer")
+    if isinstance(inner, Mapping) and class_of(inner) in ("Sequential", "Functional", "Model"):
+        raise KerasRefusal("it holds a model; put each layer of that into a TimeDistributed of its own")
     kind, options = describe(config.get("layer"), old)
     return "time_distributed", {"layer": {"type": kind, **options}}
 

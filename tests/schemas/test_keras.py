@@ -263,6 +263,7 @@ REFUSED = [
         "more than the direction",
     ),
     (layer("a", "RNN", cell={"class_name": "StackedRNNCells", "config": {}}), "a cell StackedRNNCells is not here"),
+    (layer("a", "TimeDistributed", layer=sequential(layer("d"))), "each layer of that into a TimeDistributed"),
     (layer("a", "RandomFlip", mode="horizontal"), "it changes data at random"),
     (layer("a", "Resizing", height=2, width=2), "it prepares data"),
     (layer("a", "MultiHeadAttention", num_heads=1, key_dim=1, attention_axes=[1, 2]), "attention_axes is [1,2]"),

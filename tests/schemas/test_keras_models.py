@@ -184,6 +184,11 @@ def test_forms_and_layouts_that_are_none_are_refused(client):
     assert answer.status_code == 422 and answer.content_type == "application/problem+json"
 
 
+def test_a_file_as_the_body_is_told_of_convert(client):
+    answer = client.post("/v1/forward", data=b"PK", content_type="application/octet-stream")
+    assert answer.status_code == 415 and "nabla convert" in answer.get_json()["detail"]
+
+
 def test_corrupted_models_and_files_are_answered_at_once(client):
     from scripts.fuzz_models import requests
 
