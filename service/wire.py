@@ -158,8 +158,8 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
 
 OF_BINARY_FILES = ("application/octet-stream", "application/zip", "application/x-hdf5", "application/x-hdf")
 A_MODEL_FILE = (
-    "a .keras or .h5 file is turned into JSON and safetensors by 'nabla convert' on your machine, and a safetensors file "
-    "goes into the JSON as base64"
+    "a .keras or .h5 file is turned into JSON and safetensors by 'nabla convert' on your machine, and a safetensors "
+    "file goes into the JSON as base64"
 )
 
 
