@@ -25,10 +25,10 @@ from schemas.fields import (
     read_each,
 )
 from schemas.network import NetworkField
+from schemas.parameter_files import ParametersOrFileField, PyTorchTree, file_bytes, resolved
 from schemas.requests import R, RequestSchema
 from schemas.tensor import (
     ParametersAnswerField,
-    ParametersField,
     TensorAnswerField,
     TensorField,
     TensorsAnswerField,
@@ -104,8 +104,8 @@ class NetworkRequest(RequestSchema[R]):
     fresh = frozenset((*tensors, "seed"))
 
     network = NetworkField(required=True, metadata=about("the architecture"))
-    parameters = ParametersField(
-        metadata=about("tensors by layer and parameter name; by default initialised by the seed")
+    parameters = ParametersOrFileField(
+        metadata=about("by layer and parameter name, or a file of arrays; by default initialised by the seed")
     )
     seed = SeedField(load_default=0, metadata=about("the only source of randomness: equal requests give equal bytes"))
     inputs = TensorsField(
@@ -124,11 +124,19 @@ class NetworkRequest(RequestSchema[R]):
         both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
         if both:
             raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
+        given = loaded.get("parameters")
+        if given is not None:
+            loaded["parameters"] = given = resolved(given, loaded["network"])
         if loaded["dtype"] == "float32":
             for key in self.tensors:
                 if key in loaded:
                     loaded[key] = self.narrowed(loaded, key, loaded[key])
+            if isinstance(given, PyTorchTree):
+                loaded["parameters"] = PyTorchTree(loaded["parameters"], given.modules)
         return loaded
+
+    def file_bytes(self, request: Mapping[str, Any]) -> int:
+        return file_bytes(request.get("parameters"))
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Return tensors in float32, except for indices: float32 cannot represent every integer."""

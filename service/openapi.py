@@ -162,6 +162,9 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
         parts = {"anyOf": [_reference(schema_name(part)) for part in operation.streams]}
         lines = {"schema": parts, "examples": _parts(operation, client)}
         answer["content"] |= dict.fromkeys((wire.NDJSON, wire.EVENTS), lines)
+    if operation.files:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        answer["content"] |= dict.fromkeys(wire.FILES.values(), binary)
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
     if operation.is_translated:

@@ -64,6 +64,10 @@ class Context:
     """Whether tensors are to be typed arrays. `post` encodes a document, the view encodes a stream itself."""
     language: str = LANGUAGES[0]
     """The language of sentences (see `service/engine/texts`)."""
+    layout: str | None = None
+    """The layout of parameters and gradients that the query asks for."""
+    answer_layout: str = "nabla"
+    """Their layout in the response."""
 
     compiled: Compiler = field(init=False)
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""

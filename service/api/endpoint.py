@@ -17,6 +17,7 @@ from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
 from service import wire
+from service.api.answer_files import as_file
 from service.api.context import Context, Runtime, runtime
 from service.api.examples import Example
 from service.capacity.admission import SMALL_SECONDS, Ticket
@@ -48,6 +49,8 @@ class Endpoint:
     """Media types of the response; OpenAPI omits the response without any: client generators know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """The schemas of the lines or events of a streamed response; empty if the endpoint does not stream."""
+    files: bool = False
+    """Whether the tensors of the response may come as a file."""
 
     @property
     def is_translated(self) -> bool:
@@ -76,6 +79,23 @@ def in_order() -> list[Endpoint]:
     return sorted(ENDPOINTS, key=lambda endpoint: (tags.index(endpoint.tag), endpoint.path != FIRST))
 
 
+OF_FILES: tuple[Mapping[str, Any], ...] = (
+    {
+        "name": "format",
+        "in": "query",
+        "description": "json, or the tensors of the response as a file; an Accept header does the same",
+        "schema": {"type": "string", "enum": ["json", *wire.FILES], "default": "json"},
+    },
+    {
+        "name": "layout",
+        "in": "query",
+        "description": "layout of parameters and gradients in the response; by default that of the parameters sent",
+        "schema": {"type": "string", "enum": list(wire.LAYOUTS)},
+    },
+)
+"""Query parameters of endpoints whose responses may be files."""
+
+
 def describe(
     method: str, path: str, *, summary: str, tag: str, **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -99,10 +119,12 @@ def post(
     tag: str,
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
+    files: bool = False,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: let the function below answer POST requests at `path`.
 
-    With `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
+    With `files`, the client may ask for the tensors of the response as a file, and for the layout of PyTorch. With
+    `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
     whole response. If requests have the field `language`, `context.language` is the language of the response, and its
     headers say so.
     """
@@ -111,18 +133,26 @@ def post(
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
             environ = request.environ
-            form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
+            form, base64 = wire.form_and_base64(environ, bool(streams), files)
+            layout = wire.wanted_layout(environ) if files else None
+            file = form if form in wire.FILES else None
+            form = "json" if file else form
             wire.check_content_type(environ)
             with _Held(environ, runtime()) as held:
                 value, texts, loaded_bytes = _receive(held, environ, takes.fresh)
+                expanding = takes.file_bytes(value)
+                if expanding:
+                    loaded_bytes += expanding
+                    held.memory.need(loaded_bytes + (texts.nbytes if texts is not None else 0))
                 loaded = _validate(held, takes, value, texts)
                 if form != "json":
                     held.ticket.open_stream()
                     environ["nabla.streamed"] = True
                 language = _language(loaded, environ) if translated else LANGUAGES[0]
                 headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
+                running, timer, memory = held.running, held.timer, held.memory
                 context = Context(
-                    held.running, held.timer, held.memory, loaded_bytes, held.ticket, environ, form, base64, language
+                    running, timer, memory, loaded_bytes, held.ticket, environ, form, base64, language, layout
                 )
                 try:
                     result = view(loaded, context)
@@ -133,15 +163,20 @@ def post(
                     held.ticket.give_slot_back()  # from here on the stream computes in turns
                     result.call_on_close(held.keep())
                     return result
-                pieces = _write(result, context)
+                pieces = _write(result, context, file)
                 if held.memory.held:
                     del result, loaded, value, texts  # before memory is reserved for the response alone
                 sent = held.reserve_until_sent(pieces)
-            return _document(pieces, base64, headers, sent)
+            if file:
+                headers["Content-Disposition"] = f'attachment; filename="answer.{file}"'
+            media_type = wire.FILES[file] if file else "application/json; tensors=base64" if base64 else wire.JSON
+            return _document(pieces, media_type, headers, sent)
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
         details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
+        if files:
+            details |= {"parameters": OF_FILES, "files": True}
         describe("POST", path, summary=summary, tag=tag, **details)(handle)
         blueprint.post(path)(handle)
         return handle
@@ -180,13 +215,15 @@ def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
     return asked or wire.preferred_language(environ, LANGUAGES)
 
 
-def _write(result: dict[str, Any], context: Context) -> list[bytes]:
-    """Write a result as JSON: at once if it is small, else in pieces, between which others may compute."""
+def _write(result: dict[str, Any], context: Context, file: wire.Form | None) -> list[bytes]:
+    """Write a result as a file, or as JSON: at once if it is small, else in pieces, between which others compute."""
     ticket = context.ticket
     if ticket.cost > SMALL_SECONDS and not context.in_steps:
         ticket.look()
     # A request that needs no memory to speak of has a small response.
-    if context.base64 or context.memory.held:
+    if file:
+        pieces = as_file(result, file, context.answer_layout)
+    elif context.base64 or context.memory.held:
         # A computation in steps has ended in time; its response is written even if that is late by a little.
         pieces = wire.document_in_pieces(result, context.base64, _nothing if context.in_steps else ticket.look)
     else:
@@ -200,9 +237,10 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _document(pieces: list[bytes], base64: bool, headers: dict[str, str], sent: Callable[[], None] | None) -> Response:
-    """Make the response with these pieces of JSON; `sent` is called once it is sent."""
-    media_type = "application/json; tensors=base64" if base64 else wire.JSON
+def _document(
+    pieces: list[bytes], media_type: str, headers: dict[str, str], sent: Callable[[], None] | None
+) -> Response:
+    """Make the response of these pieces; `sent` is called once it is sent."""
     if len(pieces) == 1:
         response = Document(pieces[0], content_type=media_type, headers=headers or None)
     else:

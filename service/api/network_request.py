@@ -215,6 +215,11 @@ def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
     """Translate the engine's place of a tensor, by input or output, to the request's place; a single one has no
     name."""
     path = fault.path
+    places = getattr(request.get("network"), "places", ())
+    if places and path[:2] == ("network", "layers") and len(path) > 2:
+        place, words = places[int(path[2])]
+        option = f"{path[3]}: " if len(path) > 3 else ""
+        return replace(fault, path=("network", *place), detail=f"{words}: {option}{fault.detail}")
     if path[:1] == ("validation",):
         inner = _told_in_terms_of(request["validation"], replace(fault, path=path[1:]))
         return replace(fault, path=("validation", *inner.path))

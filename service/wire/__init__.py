@@ -16,28 +16,38 @@ from service.wire.body import announced_length, check_content_type, check_encodi
 from service.wire.long_text import LongTexts
 from service.wire.negotiation import (
     EVENTS,
+    FILES,
     JSON,
+    LAYOUTS,
     NDJSON,
+    NPZ,
+    SAFETENSORS,
     Form,
     accepts_gzip,
+    check_accept,
     form_and_base64,
     preferred_language,
-    wants_base64,
+    wanted_layout,
 )
 from service.wire.parsing import LARGE_BODY, Parsed, parse
 from service.wire.writing import SMALLEST_COMPRESSED, compress, document, document_in_pieces
 
 __all__ = [
     "EVENTS",
+    "FILES",
     "JSON",
     "LARGE_BODY",
+    "LAYOUTS",
     "NDJSON",
+    "NPZ",
+    "SAFETENSORS",
     "SMALLEST_COMPRESSED",
     "Form",
     "LongTexts",
     "Parsed",
     "accepts_gzip",
     "announced_length",
+    "check_accept",
     "check_content_type",
     "check_encoding",
     "compress",
@@ -47,5 +57,5 @@ __all__ = [
     "parse",
     "preferred_language",
     "read_body",
-    "wants_base64",
+    "wanted_layout",
 ]

@@ -121,6 +121,13 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
         raise Problem("unsupported-media-type", _wrong_type(content_type, media_type.lower()))
 
 
+OF_BINARY_FILES = ("application/octet-stream", "application/zip", "application/x-hdf5", "application/x-hdf")
+A_MODEL_FILE = (
+    "a .keras or .h5 file is turned into JSON and safetensors by 'nabla convert' on your machine, and a safetensors "
+    "file goes into the JSON as base64"
+)
+
+
 def _wrong_type(content_type: str, media_type: str) -> str:
     """Return a sentence about a body that is not JSON, and how to send JSON."""
     if not content_type:
@@ -128,6 +135,7 @@ def _wrong_type(content_type: str, media_type: str) -> str:
     instead = {
         "application/x-www-form-urlencoded": "with curl add -H 'Content-Type: application/json', in Python use json=",
         "multipart/form-data": "there are no forms and files here; the body is one JSON object",
+        **dict.fromkeys(OF_BINARY_FILES, A_MODEL_FILE),
         "text/plain": "a browser's fetch needs headers: {'Content-Type': 'application/json'}",
         JSON: "the charset is always UTF-8",
     }.get(media_type, "")

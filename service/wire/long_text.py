@@ -15,7 +15,9 @@ import numpy as np
 
 LONG = 16 * 1024
 """Bytes of a text below which cutting it out is not worth the effort."""
-KEY = b'"base64"'
+KEYS = ("base64", "safetensors", "npz")
+"""Keys of long texts: of a typed array, and of a file of arrays."""
+KEY = re.compile(rb'"(?:base64|safetensors|npz)"')
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
 # NUL in JSON, which no sensible text contains: a placeholder begins with it.
 NUL = b"\\u0000"
@@ -28,8 +30,8 @@ class LongTexts:
         self.rest = body
         """The body with placeholders for the texts."""
         self.texts: list[memoryview] = []
-        self.holders: list[dict[str, Any]] = []
-        """The typed arrays that hold the texts, after `put_back`."""
+        self.holders: list[tuple[dict[str, Any], str]] = []
+        """The objects that hold the texts, with their keys, after `put_back`."""
         self._cut(body)
         self.nbytes = sum(map(len, self.texts))
         """The length of all texts together."""
@@ -39,8 +41,8 @@ class LongTexts:
         rest = bytearray()
         texts: list[memoryview] = []
         done = place = 0
-        while (place := body.find(KEY, place)) >= 0:
-            place += len(KEY)
+        while (key := KEY.search(body, place)) is not None:
+            place = key.end()
             opening = OPENING.match(body, place)
             if opening is None:
                 continue
@@ -68,19 +70,23 @@ class LongTexts:
             if isinstance(item, list):
                 pending += [entry for entry in item if type(entry) is dict]
             elif isinstance(item, dict):
-                text = item.get("base64")
-                if isinstance(text, str) and text.startswith("\0"):
-                    item["base64"] = self.texts[int(text[1:])]
-                    self.holders.append(item)
+                key = next((key for key in KEYS if _is_stand_in(item.get(key))), None)
+                if key is not None:
+                    item[key] = self.texts[int(item[key][1:])]
+                    self.holders.append((item, key))
                 else:
                     pending += item.values()
         return len(self.holders) == len(self.texts)
 
     def release(self) -> None:
         """Release the body once its texts are decoded; its typed arrays keep an empty text."""
-        for holder in self.holders:
-            holder["base64"] = ""
+        for holder, key in self.holders:
+            holder[key] = ""
         self.rest, self.texts = b"", []
+
+
+def _is_stand_in(text: Any) -> bool:
+    return isinstance(text, str) and text.startswith("\0")
 
 
 def _is_printable(text: memoryview) -> bool:

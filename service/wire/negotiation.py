@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 from werkzeug.datastructures import LanguageAccept, MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
@@ -12,25 +13,57 @@ from service.problems import Problem
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
-Form = Literal["json", "ndjson", "sse"]
-"""The form of a response: one document, one line for each record, or server-sent events."""
+SAFETENSORS, NPZ = "application/vnd.safetensors", "application/x-npz"
+
+Form = Literal["json", "ndjson", "sse", "safetensors", "npz"]
+"""The form of a response: one document, one line for each record, server-sent events, or a file of its tensors."""
+FILES: Mapping[Form, str] = {"safetensors": SAFETENSORS, "npz": NPZ}
+"""The forms that are files, and their media types."""
+LAYOUTS = ("nabla", "pytorch")
 # The media types of an Accept header, and their forms.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
+OF_FILES: dict[str, Form] = {SAFETENSORS: "safetensors", "application/safetensors": "safetensors", NPZ: "npz"}
 # Frequent Accept headers that mean a document with lists.
 COMMON = (None, "", "*/*", JSON)
 
 
-def wants_base64(environ: Mapping[str, Any]) -> bool:
-    """Return whether tensors are to be base64. Raise `Problem` 406 if the client does not accept JSON."""
+def form_and_base64(environ: Mapping[str, Any], streams: bool = True, files: bool = False) -> tuple[Form, bool]:
+    """Return the form of the response, and whether tensors are base64. Raise `Problem` 400 and 406.
+
+    `streams` and `files` say whether the response may be a stream or a file of tensors. `?format=` comes before the
+    Accept header.
+    """
+    wanted = _query(environ, "format", ("json", *FILES)) if files and environ.get("QUERY_STRING") else None
     accept = environ.get("HTTP_ACCEPT")
-    return accept not in COMMON and _negotiate(accept, DOCUMENT)[1]
+    if wanted in FILES:
+        return ("safetensors" if wanted == "safetensors" else "npz"), False
+    if accept in COMMON:
+        return "json", False
+    forms = (DOCUMENT_OR_STREAM if streams else DOCUMENT) | (OF_FILES if files and wanted is None else {})
+    return _negotiate(accept, forms)
 
 
-def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
-    """Return the form of a response that may be a stream, and whether tensors are base64. Raise `Problem` 406."""
+def check_accept(environ: Mapping[str, Any]) -> None:
+    """Refuse an Accept header that rules out every form that some endpoint has. Raise `Problem` 406."""
     accept = environ.get("HTTP_ACCEPT")
-    return ("json", False) if accept in COMMON else _negotiate(accept, DOCUMENT_OR_STREAM)
+    if accept not in COMMON:
+        _negotiate(accept, DOCUMENT_OR_STREAM | OF_FILES)
+
+
+def wanted_layout(environ: Mapping[str, Any]) -> str | None:
+    """Return the layout of parameters and gradients that `?layout=` asks for. Raise `Problem` 400."""
+    return _query(environ, "layout", LAYOUTS) if environ.get("QUERY_STRING") else None
+
+
+def _query(environ: Mapping[str, Any], name: str, known: Sequence[str]) -> str | None:
+    """Return a word of the query; None if the query does not have it."""
+    values: list[str] | None = parse_qs(environ["QUERY_STRING"][:2000]).get(name)
+    if not values:
+        return None
+    if len(values) > 1 or values[0] not in known:
+        raise Problem("bad-request", f"{name} takes one of {', '.join(known)}, got {', '.join(values)[:60]!r}.")
+    return values[0]
 
 
 def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, bool]:
@@ -45,9 +78,10 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
         if best is None or quality > best[0]:
             best = (quality, form, tensors == "base64")
     if best is None:
-        streams = f", or a stream, {NDJSON} or {EVENTS}; each" if forms is DOCUMENT_OR_STREAM else ","
+        streams = f", or a stream, {NDJSON} or {EVENTS}; each" if NDJSON in forms else ","
+        files = f" Its tensors come as {SAFETENSORS} or {NPZ} too." if NPZ in forms else ""
         raise Problem(
-            "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64."
+            "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64.{files}"
         )
     return best[1:]
 

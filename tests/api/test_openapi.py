@@ -282,12 +282,12 @@ LAYER = {"type": "dense", "units": 1}
         (GRADIENTS, {"loss": {}}, {"loss": {"output": "mse"}}),
         (
             GRADIENTS,
-            {"network": {"layers": [LAYER | {"name": "a.b"}]}},
+            {"network": {"layers": [LAYER | {"name": "a/b"}]}},
             {"network": {"layers": [LAYER | {"name": "ab"}]}},
         ),
         (GRADIENTS, {"network": {"layers": [LAYER | {"name": "a\n"}]}}, None),
         (GRADIENTS, {"network": {"layers": [LAYER | {"name": "_schema"}]}}, None),
-        (GRADIENTS, {"network": {"layers": [LAYER], "outputs": ["x" * 65]}}, None),
+        (GRADIENTS, {"network": {"layers": [LAYER], "outputs": ["x" * 129]}}, None),
         (
             GRADIENTS,
             {"network": {"layers": [LAYER], "outputs": ["a", "a"]}},

@@ -32,8 +32,9 @@ PARALLEL = 1e-9
 FLAT = 1e-12
 """Singular values below this share of the first one are rounding."""
 UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
-    ("depthwise_conv2d", "kernel"): (-2, -1),
-    ("conv2d_transpose", "kernel"): (-2,),
+    **{(f"depthwise_conv{n}d", "kernel"): (-2, -1) for n in (1, 2)},
+    **{(f"separable_conv{n}d", "depthwise_kernel"): (-2, -1) for n in (1, 2)},
+    **{(f"conv{n}d_transpose", "kernel"): (-2,) for n in (1, 2, 3)},
     ("maxout", "kernel"): (-2, -1),
     ("embedding", "embeddings"): (0,),
     ("multi_head_attention", "query_kernel"): (-2, -1),

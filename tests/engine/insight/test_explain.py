@@ -63,7 +63,8 @@ def test_every_step_has_the_value_of_its_formula(name):
     case = random_case(5, name, "float32" if LAYERS.index(name) % 4 == 0 else "float64")
     path = random.Random(name).choice(case.paths) if case.paths else None
     convention = "heaton" if LAYERS.index(name) % 3 == 0 else "standard"
-    derivation = case.explained(path, convention=convention, depth=6)
+    # Volumes have so many places that a derivation of more steps would be too long.
+    derivation = case.explained(path, convention=convention, depth=2 if "3d" in name else 6)
     assert walk(derivation, case.task.dtype, ordered=convention == "standard") >= 2
     (asked,) = derivation.meanings
     result = compile_task(case.task, ROOMY).run(case.feed)

@@ -56,7 +56,7 @@ def test_a_selector_may_stop_early():
         ("hidden.bias[0][0]", "has 2 indices; hidden.bias has shape [3], so it takes 1"),
         ("hidden.kernel[0", "takes a layer, a parameter and indices"),
         ("hidden[0]", "takes a layer, a parameter and indices"),
-        ("hidden.kernel.0", "takes a layer, a parameter and indices"),
+        ("hidden.kernel.0", "no layer with parameters of its own is called 'hidden.kernel'"),
         ("", "takes a layer, a parameter and indices"),
     ],
 )

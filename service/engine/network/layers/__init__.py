@@ -15,16 +15,10 @@ from service.engine.network.layers import (
     recurrent,
     regularization,
     reshaping,
+    separable,
     wrappers,
 )
-from service.engine.network.layers.declaration import (
-    Builder,
-    Layer,
-    LayerContext,
-    LayerError,
-    LayerOutput,
-    layers,
-)
+from service.engine.network.layers.declaration import Builder, Layer, LayerContext, LayerError, LayerOutput, layers
 
 __all__ = [
     "Builder",
@@ -42,5 +36,6 @@ __all__ = [
     "recurrent",
     "regularization",
     "reshaping",
+    "separable",
     "wrappers",
 ]
