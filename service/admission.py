@@ -8,6 +8,7 @@ costs:
     small    up to 0.05 seconds
     medium   up to 1 second
     heavy    everything longer
+    storage  requests that ask the database: they wait for it more than they compute
 
 `Admission` holds the lanes of a worker, and `Ticket` is the way of one request through them. Each lane has a queue that
 is bounded, fair between clients, and refuses at once a request whose turn would come too late for its deadline. A
@@ -39,6 +40,8 @@ MEDIUM_SECONDS = 1.0
 TINY_SLOTS = 4
 """Tiny requests that are worked on at once: one that waits for memory leaves the others some."""
 SYSTEM_SLOTS = 2
+STORAGE_SLOTS = 4
+"""Requests that ask the database at once: where it is slow or gone, all others have their slots still."""
 LONGER_QUEUE = 16
 """How many times longer the queues of short requests are: their waiting holds no thread, and is over soon."""
 BODY_SECONDS = 2e-8
@@ -250,16 +253,17 @@ class Admission:
         self.small = Lane("small", slots, queue, SMALL_SECONDS, 0.03, seconds)
         self.medium = Lane("medium", slots, queue, MEDIUM_SECONDS, 0.3, seconds)
         self.heavy = Lane("heavy", slots, queue, math.inf, 3.0, seconds)
+        self.storage = Lane("storage", STORAGE_SLOTS, queue, math.inf, 0.005, seconds)
         self.streams = Lane("streams", streams, streams, math.inf, 10.0, seconds)
         self.computing = (self.tiny, self.small, self.medium, self.heavy)
         """The lanes for requests with a body, by what these cost."""
-        self.lanes = (self.system, *self.computing, self.streams)
+        self.lanes = (self.system, *self.computing, self.storage, self.streams)
         self.closed = False
 
     @property
     def most_threads(self) -> int:
         """Threads that requests may hold at once: those with a slot or a stream, and those that wait in the core."""
-        waiting = (self.small, self.medium, self.heavy)
+        waiting = (self.small, self.medium, self.heavy, self.storage)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
     def ticket(self, client: str, arrived: float) -> Ticket:
@@ -271,7 +275,7 @@ class Admission:
         calls = []
         with self.lock:
             self.closed = True
-            for lane in (self.system, *self.computing):
+            for lane in (self.system, *self.computing, self.storage):
                 while (ticket := lane.next()) is not None:
                     calls.append(ticket._refuse(self._stopping()))
         _call(calls)
@@ -470,7 +474,7 @@ class Ticket:
         """
         lane = self.lane
         if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
-            self._move(cost, alone=alone)
+            self._move(self.admission.heavy if alone else self.admission.lane_of(cost), cost)
         else:
             self.cost = max(self.cost, cost)
 
@@ -502,19 +506,31 @@ class Ticket:
         spent = cpu - self._started
         if spent > max(lane.most, min(OVERRUN * self.cost, 2.0 * lane.most)):
             # It has cost as much as its lane is for; nobody knows how much more, so as much again is likely.
-            self._move(max(2.0 * lane.most, spent))
+            cost = max(2.0 * lane.most, spent)
+            self._move(admission.lane_of(cost), cost)
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
         """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
-        self.give_slot_back()
-        with admission.lock:
-            return admission._enter(self, admission.heavy if alone else admission.lane_of(cost), cost, ready)
+        return self._ask(admission.heavy if alone else admission.lane_of(cost), cost, ready)
 
-    def _move(self, cost: float, *, alone: bool = False) -> None:
+    def go_to_storage(self) -> None:
+        """Give the slot back and wait for one of those that ask the database. Raises as `weigh` does."""
+        self._move(self.admission.storage, self.admission.storage.service)
+
+    def come_back(self, cost: float) -> None:
+        """The database has answered: wait for a slot of the lane for this cost. Raises as `weigh` does."""
+        self._move(self.admission.lane_of(cost), cost)
+
+    def _ask(self, lane: Lane, cost: float, ready: Callable[[], None]) -> bool:
+        self.give_slot_back()
+        with self.admission.lock:
+            return self.admission._enter(self, lane, cost, ready)
+
+    def _move(self, lane: Lane, cost: float) -> None:
         gate = threading.Lock()
         gate.acquire()
-        if not self.ask(cost, gate.release, alone=alone):
+        if not self._ask(lane, cost, gate.release):
             self._wait(gate)
         self._started = self.admission.cpu()
 

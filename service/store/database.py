@@ -52,7 +52,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self._unreachable_until = 0.0
-        self._lock = threading.Lock()
+        self._file = _identity(url.database) if self.is_sqlite else None
         try:
             self.engine = self._sqlite() if self.is_sqlite else self._postgresql()
         except ModuleNotFoundError as error:
@@ -83,6 +83,10 @@ class Database:
             pool_recycle=1800,
             connect_args={"connect_timeout": BUSY_SECONDS, "options": limits, "tcp_user_timeout": 1000 * BUSY_SECONDS},
         )
+
+    def is_there(self) -> bool:
+        """Whether the file of the database is still the one that is open; that of a removed one can be written on."""
+        return not self.is_sqlite or _identity(self.url.database) == self._file
 
     def forget(self) -> None:
         """Let go of connections that belong to the process this one was forked from, without closing them."""
@@ -165,6 +169,15 @@ MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("25006", StoreUnavailable, READ_ONLY),
 )
 """How codes of errors begin, and what they mean: names of SQLite, SQLSTATE of PostgreSQL."""
+
+
+def _identity(path: str | None) -> tuple[int, int] | None:
+    """What tells a file from another one that takes its place; None: there is none."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _prepare_connection(connection: Any, record: object) -> None:

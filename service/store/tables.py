@@ -4,7 +4,7 @@ blobs      bytes by the hash of their content: definitions and parameters, each 
 networks   a network by the hash of its content
 owners     whose it is; the same network may belong to several
 
-Times are seconds since 1970. Large values stand in a table of their own, so that counting and listing read none of them.
+Times are seconds since 1970. Large values stand in a table of their own, so that nobody reads them who counts or lists.
 """
 
 from __future__ import annotations
