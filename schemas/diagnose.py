@@ -25,7 +25,7 @@ from schemas.fields import (
     hint,
     read_each,
 )
-from schemas.network import NetworkField
+from schemas.stored import NetworkOrIdField
 from schemas.tensor import Array, ParametersField, TensorAnswerField, TensorsField, narrow
 from schemas.training import LoadedValidation, SeedsField, TrainingRequest, TrainingStepSchema, misfits
 from service.engine.declarations import Selection
@@ -274,7 +274,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     class Meta(TrainingRequest.Meta):
         exclude = ("include", "exclude")
 
-    network = NetworkField(metadata=about("the architecture"))
+    network = NetworkOrIdField(metadata=about("the architecture"))
     inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
     targets = TensorsField(
         metadata=about("shaped like the outputs, or class indices; by output name where there are several")

@@ -24,12 +24,11 @@ from schemas.fields import (
     plain,
     read_each,
 )
-from schemas.network import NetworkField
 from schemas.requests import R, RequestSchema
+from schemas.stored import NetworkOrIdField, ParametersOrIdField
 from schemas.tensor import (
     Array,
     ParametersAnswerField,
-    ParametersField,
     TensorAnswerField,
     TensorField,
     TensorsAnswerField,
@@ -103,8 +102,8 @@ class NetworkRequest(RequestSchema[R]):
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
 
-    network = NetworkField(required=True, metadata=about("the architecture"))
-    parameters = ParametersField(
+    network = NetworkOrIdField(required=True, metadata=about("the architecture"))
+    parameters = ParametersOrIdField(
         metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
     )
     seed = SeedField(

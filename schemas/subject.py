@@ -12,8 +12,8 @@ from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
 from schemas.functions import ExpressionField, VariablesField
-from schemas.network import NetworkField
 from schemas.requests import R
+from schemas.stored import NetworkOrIdField
 from schemas.tensor import Array, TensorField, TensorsField
 from service.engine.declarations import Selection
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
@@ -62,7 +62,7 @@ class SubjectRequest(LossRequest[R]):
     class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("exclude",)
 
-    network = NetworkField(metadata=about("the architecture; or send an expression"))
+    network = NetworkOrIdField(metadata=about("the architecture; or send an expression"))
     inputs = TensorsField(metadata=about("one row per sample; by name where the network names its inputs"))
     targets = TensorsField(
         metadata=about("shaped like the outputs, or class indices; by output name where there are several")

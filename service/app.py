@@ -36,10 +36,12 @@ from service.engine.graph.plan import WorkspacePool
 from service.lean import Lean
 from service.memory import Account
 from service.observability import Access, Timer, log_requests, record
-from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
+from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
 from service.proxy import Forwarded, Proxies, client_name
 from service.quotas import Gate
 from service.request_ids import request_id
+from service.store.errors import StoreError
+from service.store.store import Store
 
 ASIDE_PART = 16
 """One part of so many of the memory is set aside for light requests: 36 MiB by default."""
@@ -54,16 +56,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     admission = app.extensions["nabla.admission"] = Admission(
         seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
     )
+    store = app.extensions["nabla.store"] = Store(settings)
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes), aside=settings.max_memory_bytes // ASIDE_PART
+        settings.max_memory_bytes,
+        (pool, compiler, recipes, store.loaded),
+        aside=settings.max_memory_bytes // ASIDE_PART,
     )
     app.extensions["nabla"] = Runtime(
         settings,
         compiler,
         app.extensions["nabla.memory"],
         admission,
+        store,
     )
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
@@ -128,6 +134,10 @@ def _report_problems(app: Flask, settings: Settings, admission: Admission) -> No
     @app.errorhandler(EngineError)
     def on_engine_error(error: EngineError) -> Response:
         return respond(from_engine(error, settings.max_seconds, admission.backlog()))
+
+    @app.errorhandler(StoreError)
+    def on_store_error(error: StoreError) -> Response:
+        return respond(from_store(error))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:

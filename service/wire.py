@@ -27,6 +27,11 @@ JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-s
 
 Form = Literal["json", "ndjson", "sse"]
 """The forms of an answer: one document, a line for each record, server-sent events."""
+MULTIPART, BINARY = "multipart/form-data", "application/octet-stream"
+FILES = (MULTIPART, BINARY, "application/onnx", "application/x-onnx")
+"""Media types of bodies that are files, where these are taken."""
+TAKE_FILES = ("/v1/networks",)
+"""Paths whose requests may be files. The edge asks before a view is known."""
 # What an Accept header may name, and the form it means.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
@@ -139,11 +144,13 @@ def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
 
 
 def check_content_type(environ: Mapping[str, Any]) -> None:
-    """Refuse with 415 what does not say it is JSON in UTF-8."""
+    """Refuse with 415 what does not say it is JSON in UTF-8, nor a file where files are taken."""
     content_type = environ.get("CONTENT_TYPE", "")
     if content_type == JSON:
         return
     media_type, options = parse_options_header(content_type)
+    if environ["PATH_INFO"].rstrip("/") in TAKE_FILES and media_type.lower() in FILES:
+        return
     charset = options.get("charset", "utf-8").lower()
     if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
         raise Problem("unsupported-media-type", _wrong_type(content_type, media_type.lower()))
@@ -155,7 +162,7 @@ def _wrong_type(content_type: str, media_type: str) -> str:
         return "The Content-Type header is missing; send 'Content-Type: application/json'."
     instead = {
         "application/x-www-form-urlencoded": "with curl add -H 'Content-Type: application/json', in Python use json=",
-        "multipart/form-data": "there are no forms and files here; the body is one JSON object",
+        MULTIPART: "there are no forms and files here; the body is one JSON object",
         "text/plain": "a browser's fetch needs headers: {'Content-Type': 'application/json'}",
         JSON: "the charset is always UTF-8",
     }.get(media_type, "")

@@ -17,9 +17,11 @@ from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
+from schemas.stored import NetworkOrIdField
 from service import wire
 from service.admission import SMALL_SECONDS, Admission, Ticket
 from service.api.examples import Example
+from service.api.stored import Names, with_stored
 from service.config import Settings
 from service.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.engine.compiling import Compiler
@@ -32,6 +34,7 @@ from service.lean import Document
 from service.memory import SMALL, Account, Reservation
 from service.observability import Timer
 from service.problems import from_faults, from_validation
+from service.store.store import Store
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
@@ -46,6 +49,7 @@ class Runtime:
     """Gives what tasks are compiled to, out of the memory of earlier requests."""
     memory: Account
     admission: Admission
+    store: Store
     costs: Costs = field(default_factory=Costs)
 
 
@@ -77,6 +81,8 @@ class Context:
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
     language: str = LANGUAGES[0]
     """The language of sentences (see `service/engine/texts`)."""
+    status: int = 200
+    """That of the answer; a view may change it."""
 
     compiled: Compiler = field(init=False)
     """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
@@ -209,14 +215,18 @@ def post(
     tag: str,
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
+    reads: Callable[[Mapping[str, Any], bytes, Callable[[int], None]], wire.Parsed | None] = lambda *_: None,
+    **details: Any,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.
 
     With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
     are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
-    answer, and its headers say so.
+    answer, and its headers say so. `reads` makes a request of a body that is no JSON object; None: it is one.
+    `details` are further fields of `Operation`.
     """
     translated = "language" in takes.load_fields
+    names_networks = isinstance(takes.load_fields.get("network"), NetworkOrIdField)
 
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
         def handle() -> Response:
@@ -234,11 +244,17 @@ def post(
                 memory.waiter = ticket
                 is_large = len(body) > wire.LARGE_BODY  # small ones are over before a look could matter
                 timer.mark("receive")
-                value, texts, loaded_bytes = wire.parse(body, takes.fresh, memory.need)
+                read = reads(environ, body, memory.need) or wire.parse(body, takes.fresh, memory.need)
+                value, texts, loaded_bytes = read
+                del read
                 del body
                 timer.mark("parse")
                 if is_large:
                     ticket.look()
+                if names_networks:
+                    names = Names(running.store, environ["nabla.key"], ticket, memory)
+                    value, nbytes = with_stored(value, names)
+                    loaded_bytes += nbytes
                 try:
                     loaded = takes.read(value)
                 except ValidationError as error:
@@ -279,18 +295,18 @@ def post(
                         sent = held.keep_memory()
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
-                response = Document(pieces[0], content_type=media_type, headers=headers or None)
+                response = Document(pieces[0], context.status, content_type=media_type, headers=headers or None)
             else:
                 headers["Content-Length"] = str(sum(map(len, pieces)))
-                response = Document(pieces, content_type=media_type, headers=headers)
+                response = Document(pieces, context.status, content_type=media_type, headers=headers)
             if sent is not None:
                 response.call_on_close(sent)
             return response
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
-        details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
-        describe("POST", path, summary=summary, tag=tag, **details)(handle)
+        described = {"takes": takes, "gives": gives, "examples": examples, "streams": streams} | details
+        describe("POST", path, summary=summary, tag=tag, **described)(handle)
         blueprint.post(path)(handle)
         return handle
 

@@ -1,7 +1,7 @@
 """Networks that this process has read from the database, and for how long it may believe that they are still there.
 
-The content of a network never changes, for its id is made of it. But another process may remove the network. So what the
-database said counts for `LEASE_SECONDS`, and then it is asked again.
+The content of a network never changes, for its id is made of it. But another process may remove the network. So what
+the database said counts for `LEASE_SECONDS`, and then it is asked again.
 """
 
 from __future__ import annotations

@@ -13,12 +13,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from service.store.content import Content
 from service.store.database import Database
 from service.store.errors import QuotaExceeded, StoreFull
 from service.store.tables import blobs, networks, owners
 
-ID_DIGITS = 40
-"""Hexadecimal digits of an id, 160 bits as in git: nobody can make two contents with one id, and it fits a line."""
 LOCK = 0x6E6574
 """The number of the lock of those who add networks and remove them, in PostgreSQL."""
 AT_ONCE = 100
@@ -34,24 +33,6 @@ class Quotas(NamedTuple):
     """Bytes of all networks of one owner."""
     total_bytes: int
     """Bytes of all owners together; what several own counts once."""
-
-
-class Content(NamedTuple):
-    """What a network is made of, as it is stored."""
-
-    format: str
-    definition: bytes
-    parameters: bytes | None
-
-    @property
-    def size(self) -> int:
-        return len(self.definition) + len(self.parameters or b"")
-
-    @property
-    def id(self) -> str:
-        """A hash of all of it."""
-        parts = [self.format.encode(), self.definition] + ([] if self.parameters is None else [self.parameters])
-        return hashlib.sha256(b"".join([hashlib.sha256(part).digest() for part in parts])).hexdigest()[:ID_DIGITS]
 
 
 class Entry(NamedTuple):

@@ -1,0 +1,189 @@
+"""What `/v1/networks` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+import orjson
+from marshmallow import ValidationError, fields
+
+from schemas.common import about, warnings_field
+from schemas.components import Components, JSONSchema
+from schemas.evaluation import Tree
+from schemas.fields import Message, StrictField, StrictSchema
+from schemas.network import NetworkField
+from schemas.requests import RequestSchema
+from schemas.tensor import ParametersAnswerField, ParametersField
+from service.engine.network.definition import NetworkDefinition
+
+JSON = "json"
+"""The format of a network that is stored as the JSON that was sent."""
+
+
+class NetworkFile(NamedTuple):
+    """A file that holds a network."""
+
+    content: bytes
+
+
+class NewNetwork(NamedTuple):
+    """A network that is to be stored."""
+
+    definition: NetworkDefinition
+    format: str
+    content: bytes
+    """What is stored of it."""
+
+
+class LoadedNewNetwork(TypedDict):
+    """A request to store a network, loaded."""
+
+    network: NewNetwork
+    parameters: NotRequired[Tree]
+
+
+FOREIGN: Mapping[bytes, str] = {
+    b"\x89HDF": "an HDF5 file (.h5), which is not read",
+    b"PK\x03\x04": "a zip archive, such as .keras, .pt or .npz, which is not read",
+    b"\x80": "a pickle, which is never read: it may run anything",
+    b"\x93NUMPY": "a file of NumPy (.npy), which holds one array and no network",
+    b"\x1f\x8b": "a gzip file; send it with Content-Encoding: gzip",
+}
+"""How files begin that are no network here, and what they are."""
+
+
+class NewNetworkField(NetworkField):
+    """A network definition, or a file that holds a network."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, NetworkFile):
+            return _of_file(value.content)
+        if isinstance(value, dict) and set(value) == {"id"}:
+            raise ValidationError({"id": [Message("is stored already; GET /v1/networks/{id} tells of it")]})
+        definition = super()._deserialize(value, attr, data, **kwargs)
+        return NewNetwork(definition, JSON, orjson.dumps(_canonical(value), option=orjson.OPT_SORT_KEYS))
+
+
+def _canonical(value: Any) -> Any:
+    """The same value, whatever parser read it and however its numbers were written: 1 and 1.0 are equal here."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | np.ndarray):
+        return [_canonical(item) for item in (value if isinstance(value, list) else value.tolist())]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _of_file(content: bytes) -> NewNetwork:
+    for beginning, what in FOREIGN.items():
+        if content.startswith(beginning):
+            raise ValidationError([Message(f"this is {what}")])
+    raise ValidationError([Message("this is no file of a network that is known here")])
+
+
+class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
+    """A network, and its parameters if they are to be stored with it."""
+
+    fresh = frozenset(("network", "parameters"))
+
+    network = NewNetworkField(required=True, metadata=about("the architecture"))
+    parameters = ParametersField(
+        metadata=about("tensors by layer and parameter name, which requests by id use unless they send others")
+    )
+
+
+class TensorShapeField(StrictField):
+    """The shape of a tensor, with the word batch for the axis of the samples."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        axis: JSONSchema = {"anyOf": [{"type": "string", "const": "batch"}, {"type": "integer", "minimum": 0}]}
+        return {"type": ["array", "null"], "items": axis}
+
+
+class NetworkTensorSchema(StrictSchema):
+    """An input or an output of a stored network."""
+
+    name = fields.String(required=True)
+    dtype = fields.String(required=True, metadata=about("int64 where indices are meant"))
+    shape = TensorShapeField(required=True, metadata=about("null where the network leaves it to the inputs"))
+
+
+class StoredParameterSchema(StrictSchema):
+    """A parameter of a stored network."""
+
+    layer = fields.String(required=True)
+    name = fields.String(required=True)
+    shape = fields.List(fields.Integer(), required=True)
+    trainable = fields.Boolean(required=True)
+
+
+class StoredParametersSchema(StrictSchema):
+    """The parameters of a stored network."""
+
+    stored = fields.Boolean(required=True, metadata=about("whether they are stored with the network"))
+    count = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all of them"))
+    tensors = fields.List(fields.Nested(StoredParameterSchema), required=True, allow_none=True)
+
+
+class RefusedNodeSchema(StrictSchema):
+    """A part of a file that cannot be computed here."""
+
+    node = fields.String(required=True)
+    operation = fields.String(required=True)
+    reason = fields.String(required=True)
+
+
+class StoredNetworkSchema(StrictSchema):
+    """A stored network, told without its numbers."""
+
+    id = fields.String(required=True, metadata=about("made from its content; requests name it by that"))
+    format = fields.String(required=True)
+    bytes = fields.Integer(required=True, metadata=about("that are stored"))
+    inputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
+    outputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
+    parameters = fields.Nested(StoredParametersSchema, required=True)
+    operations = fields.Dict(
+        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("how many layers of each type")
+    )
+    refused = fields.List(
+        fields.Nested(RefusedNodeSchema), required=True, metadata=about("parts of a file that cannot be computed")
+    )
+    warnings = warnings_field()
+
+
+class KeptNetworkSchema(StoredNetworkSchema):
+    """A stored network, as its owner finds it."""
+
+    created = fields.DateTime(required=True, metadata=about("when it was sent first"))
+    used = fields.DateTime(required=True, metadata=about("when it was used last, to the hour"))
+    network = fields.Dict(
+        required=True, allow_none=True, metadata=about("the definition as it was sent; null where that was a file")
+    )
+
+
+class ListedNetworkSchema(StrictSchema):
+    """A line of the listing."""
+
+    id = fields.String(required=True)
+    format = fields.String(required=True)
+    bytes = fields.Integer(required=True)
+    parameters = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all parameters"))
+    operations = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+    created = fields.DateTime(required=True)
+    used = fields.DateTime(required=True)
+
+
+class StoredNetworksSchema(StrictSchema):
+    """The stored networks of a key, the newest first."""
+
+    networks = fields.List(fields.Nested(ListedNetworkSchema), required=True)
+    next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
+    count = fields.Integer(required=True, metadata=about("networks of all pages"))
+    bytes = fields.Integer(required=True, metadata=about("that they take together"))
+
+
+class StoredParametersResponse(StrictSchema):
+    """The parameters of a stored network."""
+
+    parameters = ParametersAnswerField(required=True, metadata=about("tensors by layer and parameter name"))
