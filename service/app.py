@@ -21,6 +21,7 @@ from service.api import (
     functions,
     graph,
     landscape,
+    networks,
     system,
     training,
     verify,
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(landscape.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)
+    app.register_blueprint(networks.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(system.problems)

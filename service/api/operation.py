@@ -83,6 +83,8 @@ class Context:
     """The language of sentences (see `service/engine/texts`)."""
     status: int = 200
     """That of the answer; a view may change it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further ones of the answer; a view may add some."""
 
     compiled: Compiler = field(init=False)
     """Gives what tasks are compiled to; the request waits for a slot before it compiles what takes long."""
@@ -158,6 +160,12 @@ class Operation:
     """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
+    files: tuple[str, ...] = ()
+    """Media types of bodies that are files, in place of JSON."""
+    status: int = 200
+    """Of the answer, where all goes well."""
+    created: str | None = None
+    """What the status 201 means, which the answer may have too."""
 
     @property
     def is_translated(self) -> bool:
@@ -172,6 +180,7 @@ TAGS = {
     "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
+    "Storage": "Networks that are sent once, and then named by an id",
     "Catalogue": "Everything a request may name",
     "System": "Health, metrics and this description",
 }
@@ -293,6 +302,7 @@ def post(
                     memory.need(nbytes)  # until it is sent
                     if nbytes > SMALL:
                         sent = held.keep_memory()
+            headers |= context.headers
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
             if len(pieces) == 1:
                 response = Document(pieces[0], context.status, content_type=media_type, headers=headers or None)

@@ -136,6 +136,24 @@ class Networks:
             row = connection.execute(asked).one_or_none()
         return None if row is None else Content(*row)
 
+    def definition(self, owner: str, name: str) -> bytes | None:
+        """The definition alone of a network of this owner."""
+        return self._blob(owner, name, networks.c.definition)
+
+    def parameters(self, owner: str, name: str) -> bytes | None:
+        """The parameters alone, as safetensors; None where there are none."""
+        return self._blob(owner, name, networks.c.parameters)
+
+    def _blob(self, owner: str, name: str, which: ColumnElement[str] | ColumnElement[str | None]) -> bytes | None:
+        asked = (
+            select(blobs.c.content)
+            .join_from(networks, blobs, which == blobs.c.id)
+            .join(owners, owners.c.network == networks.c.id)
+            .where(owners.c.owner == owner, owners.c.network == name)
+        )
+        with self.database.reading() as connection:
+            return connection.execute(asked).scalar()
+
     def listed(self, owner: str, count: int, after: tuple[float, str] | None = None) -> list[Entry]:
         """At most so many networks of an owner, the newest first; those `after` one, by its `created` and id."""
         asked = _columns().where(owners.c.owner == owner)
