@@ -49,7 +49,7 @@ def unpacked(content: bytes) -> dict[str, dict[str, Array]]:
         flat = load(content)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    for key, array in flat.items():
+    for key, array in sorted(flat.items()):  # the library gives them in another order each time
         layer, _, name = key.rpartition(".")
         array.setflags(write=False)
         tree.setdefault(layer, {})[name] = array

@@ -7,10 +7,23 @@ once. Each key that sent it owns it: what one owner removes, the others keep.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.store.content import Content
@@ -55,10 +68,70 @@ class Usage(NamedTuple):
     size: int
 
 
-def _columns() -> Select[str, str, int, str, float, float]:
-    return select(
-        networks.c.id, networks.c.format, networks.c.size, networks.c.summary, owners.c.created, owners.c.used
-    ).join_from(owners, networks, owners.c.network == networks.c.id)
+# Statements are made once: that takes longer than SQLite takes for most of them, and each would hold itself until the
+# garbage collector comes.
+_OWNER: BindParameter[str] = bindparam("of_owner")
+_NETWORK: BindParameter[str] = bindparam("of_network")
+_NOW: BindParameter[float] = bindparam("now")
+_MINE = (owners.c.owner == _OWNER) & (owners.c.network == _NETWORK)
+_OWNED = select(owners.c.network).where(owners.c.network == networks.c.id).exists()
+_PARAMETERS = blobs.alias()
+_ENTRIES = select(
+    networks.c.id, networks.c.format, networks.c.size, networks.c.summary, owners.c.created, owners.c.used
+).join_from(owners, networks, owners.c.network == networks.c.id)
+_NEWEST = (
+    _ENTRIES.where(owners.c.owner == _OWNER)
+    .order_by(owners.c.created.desc(), owners.c.network.desc())
+    .limit(bindparam("count"))
+)
+_OLD = owners.c.used < bindparam("before")
+
+
+def _blob_of(which: ColumnElement[Any]) -> Select[bytes]:
+    return (
+        select(blobs.c.content)
+        .join_from(networks, blobs, which == blobs.c.id)
+        .join(owners, owners.c.network == networks.c.id)
+        .where(_MINE)
+    )
+
+
+FIND = _ENTRIES.where(_MINE)
+FIRST_PAGE = _NEWEST
+NEXT_PAGE = _NEWEST.where(
+    tuple_(owners.c.created, owners.c.network) < tuple_(bindparam("after_created"), bindparam("after_network"))
+)
+USAGE = select(func.count(), func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
+STORED = select(func.coalesce(func.sum(blobs.c.size), 0))
+IS_KNOWN = select(literal(1)).where(networks.c.id == _NETWORK)
+CONTENT = (
+    select(networks.c.format, blobs.c.content, _PARAMETERS.c.content)
+    .join_from(networks, blobs, networks.c.definition == blobs.c.id)
+    .join(_PARAMETERS, networks.c.parameters == _PARAMETERS.c.id, isouter=True)
+    .join(owners, owners.c.network == networks.c.id)
+    .where(_MINE)
+)
+DEFINITION, PARAMETERS = _blob_of(networks.c.definition), _blob_of(networks.c.parameters)
+USE = update(owners).where(_MINE).values(used=_NOW)
+NOTE_USE = update(owners).where(_MINE, owners.c.used < _NOW).values(used=_NOW)
+TELL_ANEW = update(networks).where(networks.c.id == _NETWORK).values(summary=bindparam("new_summary"))
+ADD_NETWORK, ADD_OWNER = networks.insert(), owners.insert()
+ADD_BLOB = {
+    "sqlite": sqlite.insert(blobs).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(blobs).on_conflict_do_nothing(),
+}
+DISOWN = delete(owners).where(_MINE)
+REMOVE_UNOWNED = (
+    delete(networks).where(networks.c.id == _NETWORK, ~_OWNED).returning(networks.c.definition, networks.c.parameters)
+)
+REMOVE_UNUSED = delete(blobs).where(
+    blobs.c.id == bindparam("blob"),
+    ~select(networks.c.id)
+    .where(or_(networks.c.definition == blobs.c.id, networks.c.parameters == blobs.c.id))
+    .exists(),
+)
+ANY_OLD = select(literal(1)).select_from(owners).where(_OLD).limit(1)
+SOME_OLD = select(owners.c.owner, owners.c.network).where(_OLD).limit(AT_ONCE)
 
 
 class Networks:
@@ -66,7 +139,7 @@ class Networks:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
+        self._add_blob = ADD_BLOB[database.url.get_backend_name()]
 
     def add(self, owner: str, content: Content, summary: str, quotas: Quotas, now: float) -> bool:
         """Store a network, or note that its owner sent it again. Returns whether this owner had it not.
@@ -74,31 +147,28 @@ class Networks:
         Raises `QuotaExceeded`, and `StoreFull` where all owners together store as much as they may.
         """
         name = content.id
+        mine = {"of_owner": owner, "of_network": name}
         with self.database.writing() as connection:
             self.database.lock(connection, LOCK)
-            mine = _is((owners.c.owner, owners.c.network), (owner, name))
-            used = update(owners).where(mine).values(used=now)
-            if connection.execute(used).rowcount:
-                connection.execute(update(networks).where(networks.c.id == name).values(summary=summary))
-                return False
-            usage = _usage(connection, owner)
-            _check("stored_networks", usage.networks + 1, quotas.networks)
-            _check("stored_bytes_per_key", usage.size + content.size, quotas.owner_bytes)
-            known = connection.execute(select(networks.c.id).where(networks.c.id == name)).scalar() is not None
+            known = connection.execute(IS_KNOWN, mine).scalar() is not None
             if known:
-                connection.execute(update(networks).where(networks.c.id == name).values(summary=summary))
-            else:
+                # This version of the program may compute what an earlier one refused.
+                connection.execute(TELL_ANEW, mine | {"new_summary": summary})
+                if connection.execute(USE, mine | {"now": now}).rowcount:
+                    return False
+            count, size = connection.execute(USAGE, mine).one()
+            _check("stored_networks", count + 1, quotas.networks)
+            _check("stored_bytes_per_key", int(size) + content.size, quotas.owner_bytes)
+            if not known:
                 self._add_content(connection, content, summary, quotas.total_bytes, now)
             row = {"owner": owner, "network": name, "size": content.size, "created": now, "used": now}
-            connection.execute(owners.insert().values(row))
+            connection.execute(ADD_OWNER, row)
             return True
 
     def _add_content(self, connection: Connection, content: Content, summary: str, most: int, now: float) -> None:
-        stored = connection.execute(select(func.coalesce(func.sum(blobs.c.size), 0))).scalar_one()
-        if stored + content.size > most:
+        if int(connection.execute(STORED).scalar_one()) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
-        definition = self._add_blob(connection, content.definition)
-        parameters = None if content.parameters is None else self._add_blob(connection, content.parameters)
+        definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
         row = {
             "id": content.id,
             "format": content.format,
@@ -108,117 +178,87 @@ class Networks:
             "created": now,
             "summary": summary,
         }
-        connection.execute(networks.insert().values(row))
+        connection.execute(ADD_NETWORK, row)
 
-    def _add_blob(self, connection: Connection, content: bytes) -> str:
+    def _keep(self, connection: Connection, content: bytes | None) -> str | None:
+        if content is None:
+            return None
         name = hashlib.sha256(content).hexdigest()
-        row = {"id": name, "size": len(content), "content": content}
-        connection.execute(self._insert(blobs).values(row).on_conflict_do_nothing())
+        connection.execute(self._add_blob, {"id": name, "size": len(content), "content": content})
         return name
 
     def find(self, owner: str, name: str) -> Entry | None:
         """The network if this owner has it."""
         with self.database.reading() as connection:
-            row = connection.execute(_columns().where(owners.c.owner == owner, owners.c.network == name)).one_or_none()
+            row = connection.execute(FIND, {"of_owner": owner, "of_network": name}).one_or_none()
         return None if row is None else Entry(*row)
 
     def content(self, owner: str, name: str) -> Content | None:
         """What a network of this owner is made of."""
-        values = blobs.alias()
-        asked = (
-            select(networks.c.format, blobs.c.content, values.c.content)
-            .join_from(networks, blobs, networks.c.definition == blobs.c.id)
-            .join(values, networks.c.parameters == values.c.id, isouter=True)
-            .join(owners, owners.c.network == networks.c.id)
-            .where(owners.c.owner == owner, owners.c.network == name)
-        )
         with self.database.reading() as connection:
-            row = connection.execute(asked).one_or_none()
+            row = connection.execute(CONTENT, {"of_owner": owner, "of_network": name}).one_or_none()
         return None if row is None else Content(*row)
 
     def definition(self, owner: str, name: str) -> bytes | None:
         """The definition alone of a network of this owner."""
-        return self._blob(owner, name, networks.c.definition)
+        with self.database.reading() as connection:
+            return connection.execute(DEFINITION, {"of_owner": owner, "of_network": name}).scalar()
 
     def parameters(self, owner: str, name: str) -> bytes | None:
         """The parameters alone, as safetensors; None where there are none."""
-        return self._blob(owner, name, networks.c.parameters)
-
-    def _blob(self, owner: str, name: str, which: ColumnElement[str] | ColumnElement[str | None]) -> bytes | None:
-        asked = (
-            select(blobs.c.content)
-            .join_from(networks, blobs, which == blobs.c.id)
-            .join(owners, owners.c.network == networks.c.id)
-            .where(owners.c.owner == owner, owners.c.network == name)
-        )
         with self.database.reading() as connection:
-            return connection.execute(asked).scalar()
+            return connection.execute(PARAMETERS, {"of_owner": owner, "of_network": name}).scalar()
 
     def listed(self, owner: str, count: int, after: tuple[float, str] | None = None) -> list[Entry]:
         """At most so many networks of an owner, the newest first; those `after` one, by its `created` and id."""
-        asked = _columns().where(owners.c.owner == owner)
+        asked = {"of_owner": owner, "count": count}
         if after is not None:
-            asked = asked.where(tuple_(owners.c.created, owners.c.network) < after)
-        asked = asked.order_by(owners.c.created.desc(), owners.c.network.desc()).limit(count)
+            asked |= {"after_created": after[0], "after_network": after[1]}
         with self.database.reading() as connection:
-            return [Entry(*row) for row in connection.execute(asked)]
+            rows = connection.execute(FIRST_PAGE if after is None else NEXT_PAGE, asked)
+            return [Entry(*row) for row in rows]
 
     def usage(self, owner: str) -> Usage:
         """How much an owner stores."""
         with self.database.reading() as connection:
-            return _usage(connection, owner)
+            count, size = connection.execute(USAGE, {"of_owner": owner}).one()
+        return Usage(count, int(size))
 
     def remove(self, owner: str, name: str) -> bool:
         """Take a network from its owner, and its bytes where nobody else has it. Returns whether the owner had it."""
         with self.database.writing() as connection:
             self.database.lock(connection, LOCK)
-            return self._remove(connection, [(owner, name)]) > 0
+            return self._remove(connection, owner, name)
 
     def forget(self, before: float) -> int:
         """Remove what its owner did not use since a time, some at a time. Returns how many were removed."""
+        old = {"before": before}
         with self.database.reading() as connection:  # mostly there is nothing, and a writer would make others wait
-            if not connection.execute(select(owners.c.network).where(owners.c.used < before).limit(1)).first():
+            if connection.execute(ANY_OLD, old).scalar() is None:
                 return 0
-        old = select(owners.c.owner, owners.c.network).where(owners.c.used < before).limit(AT_ONCE)
         removed = 0
         while True:
             with self.database.writing() as connection:
                 self.database.lock(connection, LOCK)
-                rows = [(row.owner, row.network) for row in connection.execute(old)]
-                removed += self._remove(connection, rows) if rows else 0
+                rows = connection.execute(SOME_OLD, old).all()
+                removed += sum(self._remove(connection, row.owner, row.network) for row in rows)
             if len(rows) < AT_ONCE:
                 return removed
 
     def note_uses(self, uses: Mapping[tuple[str, str], float]) -> None:
         """Note when owners used networks."""
         with self.database.writing() as connection:
-            for pair, when in uses.items():
-                mine = _is((owners.c.owner, owners.c.network), pair)
-                connection.execute(update(owners).where(mine, owners.c.used < when).values(used=when))
+            for (owner, name), when in uses.items():
+                connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
 
-    def _remove(self, connection: Connection, pairs: list[tuple[str, str]]) -> int:
-        removed: int = connection.execute(
-            delete(owners).where(or_(*(_is((owners.c.owner, owners.c.network), pair) for pair in pairs)))
-        ).rowcount
-        names = {name for _, name in pairs}
-        owned = select(owners.c.network).where(owners.c.network == networks.c.id).exists()
-        gone = delete(networks).where(networks.c.id.in_(names), ~owned)
-        freed = connection.execute(gone.returning(networks.c.definition, networks.c.parameters)).all()
-        for name in {each for row in freed for each in row if each is not None}:
-            holds = or_(networks.c.definition == name, networks.c.parameters == name)
-            connection.execute(delete(blobs).where(blobs.c.id == name, ~select(networks.c.id).where(holds).exists()))
-        return removed
-
-
-def _is(columns: Iterable[ColumnElement[str]], values: Iterable[str]) -> ColumnElement[bool]:
-    one, other = (column == value for column, value in zip(columns, values, strict=True))
-    return one & other
-
-
-def _usage(connection: Connection, owner: str) -> Usage:
-    asked = select(func.count(), func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == owner)
-    count, size = connection.execute(asked).one()
-    return Usage(count, int(size))
+    def _remove(self, connection: Connection, owner: str, name: str) -> bool:
+        mine = {"of_owner": owner, "of_network": name}
+        if not connection.execute(DISOWN, mine).rowcount:
+            return False
+        for row in connection.execute(REMOVE_UNOWNED, mine).all():
+            for blob in {row.definition, row.parameters} - {None}:
+                connection.execute(REMOVE_UNUSED, {"blob": blob})
+        return True
 
 
 def _check(name: str, asked: int, allowed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -77,11 +78,26 @@ def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
 LARGE = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
 
 
+NEW_NETWORK = {"network": network({"type": "dense", "name": "stored_by_nobody", "units": 1})}
+
+
 def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     client = make()
     ticket = client.application.extensions["nabla.admission"].ticket("address:test", time.monotonic())
     ticket.leave()
     return client.post("/v1/forward", json=LARGE, environ_overrides={"nabla.ticket": ticket})
+
+
+def store_full(make: MakeClient, _: pytest.MonkeyPatch) -> TestResponse:
+    return make(max_stored_bytes=10).post("/v1/networks", json=NEW_NETWORK)
+
+
+def store_unavailable(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    client = make()
+    assert client.get("/v1/networks").status_code == 200
+    database = client.application.extensions["nabla.store"].networks.database
+    patch.setattr(database, "_unreachable_until", math.inf)
+    return client.get("/v1/networks")
 
 
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
@@ -102,6 +118,9 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "busy": busy,
     "deadline-exceeded": deadline_exceeded,
     "abandoned": abandoned,
+    "nothing-stored": lambda make, _: make(data="/dev/null/nabla").post("/v1/networks", json=NEW_NETWORK),
+    "store-unavailable": store_unavailable,
+    "store-full": store_full,
 }
 
 
@@ -124,6 +143,7 @@ def test_every_kind_of_problem_has_the_one_shape(
         ("too-many-requests", "Retry-After", "1000"),
         ("busy", "Retry-After", "1"),
         ("deadline-exceeded", "Retry-After", "1"),
+        ("store-unavailable", "Retry-After", "5"),
     ],
 )
 def test_problems_carry_the_headers_their_status_asks_for(

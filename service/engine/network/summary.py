@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from service.engine.errors import Fault
-from service.engine.graph.ir import Shape
+from service.engine.graph.ir import Shape, sealing
 from service.engine.limits import Limits
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.parameters import ParameterVector, Tree
@@ -89,9 +89,11 @@ def summary_of(
     if task is None:
         outputs = tuple([Tensor(name, FLOAT, None) for name in definition.output_names])
         return Summary(inputs, outputs, None, operations, ())
-    model = prepare(task, limits, watch).model
-    outputs = tuple([Tensor(name, FLOAT, model.layers[name].output.shape[1:]) for name in definition.output_names])
-    vector = ParameterVector(definition, model.parameters)
-    faults = () if parameters is None or vector.fits(parameters) else tuple(vector.faults(parameters))
-    own = tuple([OwnParameter(each.layer, each.name, each.node.shape, each.trainable) for each in model.parameters])
+    with sealing():
+        model = prepare(task, limits, watch).model
+        shapes = {name: model.layers[name].output.shape[1:] for name in definition.output_names}
+        vector = ParameterVector(definition, model.parameters)
+        faults = () if parameters is None or vector.fits(parameters) else tuple(vector.faults(parameters))
+        own = tuple([OwnParameter(each.layer, each.name, each.node.shape, each.trainable) for each in model.parameters])
+    outputs = tuple([Tensor(name, FLOAT, shape) for name, shape in shapes.items()])
     return Summary(inputs, outputs, own, operations, faults)
