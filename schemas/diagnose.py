@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
-
 import numpy as np
+from collections.abc import Collection, Mapping
 from marshmallow import ValidationError, fields, validates_schema
-
-from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
+from schemas.common import PartSchema, TO_ONE_NUMBER, about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
+from schemas.evaluation import LossField, Tensors, Tree, WITH_A_LOSS
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -36,10 +32,12 @@ from service.engine.descent.update import Clip
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.health.diagnosis import VERDICTS
 from service.engine.network.activations import Activation, activations
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 MOST_TRACED = 100_000
 """Steps of a trace."""
@@ -239,7 +237,7 @@ class LoadedDiagnose(TypedDict):
     training: bool
     shuffle: bool
     frozen: tuple[str, ...]
-    network: NotRequired[NetworkDefinition]
+    network: NotRequired[Definition]
     parameters: NotRequired[Tree]
     inputs: NotRequired[Tensors]
     targets: NotRequired[Tensors]

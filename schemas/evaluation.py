@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
-
 from marshmallow import ValidationError, fields
-
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
-    MOST_NAMES,
     FlagField,
+    MOST_NAMES,
     Message,
     NumbersByNameField,
     SeedField,
@@ -36,9 +32,11 @@ from schemas.tensor import (
     narrow,
 )
 from service.engine.declarations import Selection
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 DTYPES = ("float64", "float32")
 
@@ -75,7 +73,7 @@ Tree = dict[str, dict[str, Array]]
 class LoadedNetwork(TypedDict):
     """A request about a network, loaded. Whether it has targets and a loss depends on the operation."""
 
-    network: NetworkDefinition
+    network: Definition
     inputs: Tensors
     parameters: NotRequired[Tree]
     seed: int
@@ -134,7 +132,7 @@ class NetworkRequest(RequestSchema[R]):
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Tensors in float32, but for indices: float32 does not hold every integer."""
-        network: NetworkDefinition = loaded["network"]
+        network: Definition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
         elif key == "targets":

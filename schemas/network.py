@@ -36,9 +36,10 @@ from schemas.fields import (
     read_each,
     shown,
 )
+from schemas.onnx import definition_of, file_schema, is_onnx
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS
-from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, Definition, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest
 
@@ -210,8 +211,10 @@ INPUT_NAME = NameField()
 class NetworkField(StrictField):
     """A network definition."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> NetworkDefinition:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
         value = plain(value)
+        if isinstance(value, dict) and is_onnx(value):
+            return definition_of(value)
         if not isinstance(value, dict):
             foreign = recognised(value)
             if foreign:
@@ -252,7 +255,8 @@ class NetworkField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("Network", lambda: object_schema(SCHEMA, components))
+        layers = components.refer("LayerNetwork", lambda: object_schema(SCHEMA, components))
+        return components.refer("Network", lambda: {"anyOf": [layers, file_schema(components)]})
 
 
 def _meaning(name: str) -> str:

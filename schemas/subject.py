@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, NotRequired, TypedDict
-
 import numpy as np
+from collections.abc import Collection, Mapping
 from marshmallow import ValidationError, validates_schema
-
 from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
@@ -16,10 +13,11 @@ from schemas.requests import R
 from schemas.stored import NetworkOrIdField
 from schemas.tensor import Array, TensorField, TensorsField
 from service.engine.declarations import Selection
-from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
-from service.engine.network.definition import NetworkDefinition
+from service.engine.functions.expression import Expression, LONGEST_EXPRESSION
+from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
+from typing import Any, NotRequired, TypedDict
 
 OF_A_NETWORK = (
     *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),
@@ -33,7 +31,7 @@ OF_A_FUNCTION = ("variables", "point")
 class LoadedSubject(TypedDict):
     """A request about a network, then it is a `LoadedNetwork`, or about an expression, loaded."""
 
-    network: NotRequired[NetworkDefinition]
+    network: NotRequired[Definition]
     inputs: NotRequired[Tensors]
     parameters: NotRequired[Tree]
     seed: int

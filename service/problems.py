@@ -11,27 +11,26 @@
 from __future__ import annotations
 
 import math
+import orjson
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import quote
-
-import orjson
 from marshmallow import ValidationError
-
 from schemas.fields import Message
 from service.engine.errors import (
-    MOST_ERRORS,
     Abandoned,
     DeadlineExceeded,
     EngineError,
+    ExtraMissing,
     InvalidRequest,
     LimitExceeded,
+    MOST_ERRORS,
     Path,
 )
 from service.observability import error_log
 from service.store.errors import NoStore, QuotaExceeded, StoreError, StoreFull
+from typing import Any
+from urllib.parse import quote
 
 MEDIA_TYPE = "application/problem+json"
 UNAVAILABLE_SECONDS = 5.0
@@ -116,6 +115,11 @@ KINDS: dict[str, Kind] = {
         500,
         "A mistake in the service",
         "The fault is here, not in the request. The request id in 'instance' leads the operator to the cause.",
+    ),
+    "extra-missing": Kind(
+        501,
+        "A part of this server is not installed",
+        "The request needs an optional part of the service that this server runs without. The detail says which.",
     ),
     "abandoned": Kind(
         499,
@@ -270,6 +274,9 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
     if isinstance(error, DeadlineExceeded):
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."
         return Problem("deadline-exceeded", text, headers=retry_after(backlog))
+    if isinstance(error, ExtraMissing):
+        text = f"{error.reason}, which is not installed here: pip install 'nabla-service[{error.extra}]'."
+        return Problem("extra-missing", text)
     if isinstance(error, Abandoned):
         return Problem("abandoned", "The client closed the connection before the answer was computed.")
     raise TypeError(f"no problem is known for {error!r}")

@@ -15,12 +15,16 @@ from service.engine.declarations import Selection
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.ir import sealing
 from service.engine.limits import Limits
+from service.engine.network.definition import Definition, KnownValues
 from service.engine.network.derivatives import Derivation
 from service.engine.network.evaluate import Evaluation
 from service.engine.network.feed import Feed
 from service.engine.network.losses import Loss
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task, prepare
+
+MOST_KNOWN = 4096
+"""Numbers of an input that are part of a task."""
 
 C = TypeVar("C", bound=Evaluation | Derivation)
 B = TypeVar("B", bound=Compiled)
@@ -67,6 +71,7 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
         training=request["training"],
         include=include,
         parameters=_unusual_shapes(request.get("parameters")),
+        known=_known(definition, inputs, faults),
     )
     if faults:
         if not any(fault.path[0] == "inputs" for fault in faults):
@@ -84,7 +89,31 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
             weighted=sample_weights is not None,
             normalize_weights=request.get("normalize_weights"),
         )
-    return task, Feed(inputs, request.get("parameters"), targets, sample_weights, request["seed"])
+    parameters = with_defaults(definition, request.get("parameters"))
+    return task, Feed(inputs, parameters, targets, sample_weights, request["seed"])
+
+
+def with_defaults(definition: Definition, given: Tree | None) -> Tree | None:
+    """The parameters of a request, and those that came with the definition in place of what it leaves out."""
+    own = definition.parameters
+    if own is None:
+        return given
+    if given is None:
+        return {layer: dict(arrays) for layer, arrays in own.items()}
+    return {layer: {**own.get(layer, {}), **given.get(layer, {})} for layer in {**own, **given}}
+
+
+def _known(definition: Definition, inputs: Mapping[str, Array], faults: list[Fault]) -> KnownValues:
+    """The numbers of those inputs whose values decide what is computed."""
+    found = []
+    for name in sorted(definition.known_inputs & inputs.keys()):
+        array = inputs[name]
+        if array.size > MOST_KNOWN:
+            detail = f"holds {array.size:,} numbers; this input decides what is computed, and at most {MOST_KNOWN:,} do"
+            faults.append(Fault(("inputs", name), detail))
+        else:
+            found.append((name, array.shape, tuple(array.reshape(-1).tolist())))
+    return tuple(found)
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:

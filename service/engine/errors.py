@@ -2,6 +2,7 @@
 
     EngineError
     ├── InvalidRequest      what was asked cannot be computed; one `Fault` for each thing wrong
+    ├── ExtraMissing        it needs an optional package that is not installed
     ├── LimitExceeded       it could be computed, but would cost more than allowed
     └── Stopped             it was being computed, between two steps
         ├── DeadlineExceeded    and the time ran out
@@ -48,6 +49,14 @@ class LimitExceeded(EngineError):
     def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
+
+
+class ExtraMissing(EngineError):
+    """What was asked needs the optional extra `extra`, whose packages are not installed here."""
+
+    def __init__(self, extra: str, reason: str) -> None:
+        self.extra, self.reason = extra, reason
+        super().__init__(f"{reason}; install 'nabla[{extra}]'")
 
 
 class Stopped(EngineError):

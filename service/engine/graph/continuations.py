@@ -113,6 +113,11 @@ def gate(inputs: Inputs, _: Attributes) -> Any:
     return np.where(mask.real == 0.0, 0.0, x)
 
 
+def where(inputs: Inputs, _: Attributes) -> Any:
+    condition, a, b = inputs
+    return np.where(condition.real == 0.0, b, a)
+
+
 def weighted(inputs: Inputs, _: Attributes) -> Any:
     weight, x = inputs
     return np.where(weight == 0.0, 0.0, weight * x)
@@ -209,6 +214,11 @@ def _rows(x: Array, axes: Sequence[int]) -> Array:
 def side(inputs: Inputs, _: Attributes) -> Any:
     """On which side of 0."""
     return np.sign(inputs[0])
+
+
+def chosen(inputs: Inputs, _: Attributes) -> Any:
+    """Which of two values a condition chooses: 1 or 0."""
+    return (inputs[0].real != 0.0).astype(float)
 
 
 def larger(inputs: Inputs, _: Attributes) -> Any:

@@ -125,7 +125,7 @@ class Operation:
         if self.view is not None:
             inputs = ["a"]
         elif isinstance(self.pullbacks, tuple):
-            inputs = list("ab"[: len(self.pullbacks)])
+            inputs = list("abc"[: len(self.pullbacks)])
         else:
             inputs = ["*parts"]
         star = ["*"] if attributes and inputs != ["*parts"] else []

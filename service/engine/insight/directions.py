@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.definition import Definition, LayerDefinition
 from service.engine.network.parameters import Part
 from service.engine.network.quantities import norm_of_flat
 
@@ -78,7 +78,7 @@ class Direction(NamedTuple):
 
 
 def random_direction(
-    definition: NetworkDefinition, trained: Sequence[Part], base: Array, normalize: str, stream: Sequence[int]
+    definition: Definition, trained: Sequence[Part], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
     """Standard normal numbers for all trained parameters, normalised. `stream` seeds them.
 

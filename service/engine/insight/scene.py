@@ -18,7 +18,7 @@ from service.engine.insight.elements import index_of
 from service.engine.insight.selection import select
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
-from service.engine.network.model import Noise, Parameter, assemble
+from service.engine.network.model import Noise, Parameter
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Prepared, Task, prepare
 from service.engine.watch import Watch
@@ -175,7 +175,9 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
     noises = model.noises
     if whole is not None and noises:
         with_all = dict(whole.inputs)
-        noises = assemble(task.definition, prepared.model.graph, with_all, training=task.training, prefix="all/").noises
+        noises = task.definition.assemble(
+            prepared.model.graph, with_all, training=task.training, known=task.known, prefix="all/"
+        ).noises
     names = _names(prepared, deltas)
     blocked = tuple(dict.fromkeys(node.scope for node in found.blocked_by if node.scope in layers))
     scene = Scene(prepared, selected, names, blocked, sample, noises)

@@ -113,6 +113,12 @@ class Feeder:
         for name, (layer, count) in self.model.vocabularies.items():
             what = f"an index for layer {layer!r}"
             faults += _faults_of(feed.inputs[name], count, ("inputs", name), what)
+        for name in self.model.whole_inputs:
+            array = feed.inputs[name]
+            place = first_true(array != np.floor(array)) if array.dtype.kind == "f" else None
+            if place is not None:
+                detail = f"takes whole numbers, got {array[place].item()!r}"
+                faults.append(Fault(("inputs", name, *place), detail))
         return faults
 
 

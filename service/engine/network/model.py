@@ -60,6 +60,8 @@ class Model:
     """New values of what is carried along, by layer and name."""
     vocabularies: dict[str, tuple[str, int]] = field(default_factory=dict)
     """For each input that holds indices: the layer with the fewest of them, and how many it has."""
+    whole_inputs: set[str] = field(default_factory=set)
+    """Inputs that hold whole numbers, which need be no indices."""
     couples_samples: bool = False
     """What is computed for a sample depends on the others."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.limits import Limits
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.model import Parameter
 from service.engine.suggestions import MOST_SUGGESTIONS, suggest
 from service.engine.watch import Watch
@@ -59,7 +59,7 @@ class ParameterVector:
     What is trained lies at the start, in the order of the gradients; what is not comes after it.
     """
 
-    def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, definition: Definition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
         self.parameters = tuple(parameters)
         flat = sorted(self.parameters, key=lambda parameter: not parameter.trainable)
@@ -79,13 +79,16 @@ class ParameterVector:
 
     def fits(self, tree: Tree) -> bool:
         """Whether a tree is just what is wanted: the common case, told quickly."""
-        if sum(map(len, tree.values())) != len(self.parts) or len(tree) != self.owners:
+        known = self.definition.parameters
+        if known is None and (sum(map(len, tree.values())) != len(self.parts) or len(tree) != self.owners):
             return False
         for part in self.parts:
             arrays = tree.get(part.layer)
             if arrays is None or part.name not in arrays or arrays[part.name].shape != part.shape:
                 return False
-        return True
+        return known is None or all(
+            layer in known and arrays.keys() <= known[layer].keys() for layer, arrays in tree.items()
+        )
 
     def faults(self, tree: Tree) -> list[Fault]:
         """Everything that keeps a tree from being exactly the network's parameters."""
@@ -93,9 +96,10 @@ class ParameterVector:
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
             wanted.setdefault(parameter.layer, {})[parameter.name] = parameter
+        others = self.definition.parameters or {}  # of these the graph may need only some
         names = tuple(wanted)[:MOST_ERRORS]
         for layer, arrays in tree.items():
-            known = wanted.get(layer)
+            known: Mapping[str, Any] | None = {**others.get(layer, {}), **wanted.get(layer, {})} or None
             if len(faults) >= MOST_ERRORS:
                 return faults
             if known is None:
@@ -142,7 +146,7 @@ def _listed(names: Collection[str]) -> str:
     return (shown or "none") + (", …" if len(names) > MOST_LISTED else "")
 
 
-def _unknown_layer(layer: str, definition: NetworkDefinition, wanted: Collection[str], *, suggests: bool) -> str:
+def _unknown_layer(layer: str, definition: Definition, wanted: Collection[str], *, suggests: bool) -> str:
     for known in definition.layers:
         if known.name == layer:
             if known.shares is not None:

@@ -41,6 +41,7 @@ POOLING = frozenset(
 )
 UNIT_BY_UNIT = POOLING | {"activation"}
 """Layers that keep units apart and treat all alike."""
+NORMALISING = frozenset(("layer_normalization", "batch_normalization", "group_normalization"))
 OF_CLASSES = frozenset(("categorical_crossentropy", "sparse_categorical_crossentropy"))
 
 
@@ -65,6 +66,8 @@ def _constant(task: Task, model: Model, position: int, layer: LayerDefinition) -
     activation = built.activation
     if activation is not None and activation.declaration.acts_on == "row" and built.output.shape[-1] == 1:
         return {"activation": activation.name, "constant": f"{_value_of_one(activation):g}"}
+    if layer.layer.name not in NORMALISING:
+        return None
     before = task.definition.inputs_of(position)[0]
     shape = (model.inputs[before] if before in model.inputs else model.layers[before].output).shape
     options = layer.layer.options

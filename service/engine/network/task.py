@@ -17,16 +17,12 @@ from service.engine.findings import Found, found
 from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import reshape
 from service.engine.limits import Limits
-from service.engine.network.definition import INPUT, NetworkDefinition
-from service.engine.network.layers import Layer
+from service.engine.network.definition import Definition, KnownValues
 from service.engine.network.losses import Loss, Prediction
-from service.engine.network.model import Model, assemble
+from service.engine.network.model import Model
 from service.engine.network.objective import Objective, build_objective, check_loss, target_shape
 from service.engine.texts import telling
 from service.engine.watch import Watch
-
-NODES_OF_LAYER = 50
-NODES_OF_STEP = 40
 
 
 class Task(NamedTuple):
@@ -36,7 +32,7 @@ class Task(NamedTuple):
     of `layers`, `norms`, `input_gradients`, `per_sample`.
     """
 
-    definition: NetworkDefinition
+    definition: Definition
     dtype: str
     inputs: tuple[tuple[str, Shape], ...]
     training: bool = False
@@ -56,27 +52,17 @@ class Task(NamedTuple):
     """Layers, or parameters as `layer.parameter`, that are not trained whatever their layer says."""
     differentiated: bool = True
     """Whether gradients of the losses are wanted."""
+    known: KnownValues = ()
+    """Values of the definition's `known_inputs`."""
 
     @property
     def effort(self) -> float:
         """Nodes of its graph with gradients, roughly: most are those of steps that are written out one by one."""
-        layers = self.definition.layers
-        steps: int = max([shape[1] for _, shape in self.inputs if len(shape) > 1], default=1)
-        lengths: list[int] = [layer.layer.options["n"] for layer in layers if layer.layer.name == "repeat_vector"]
-        written_out = sum(_sequences_in(layer.layer) for layer in layers)
-        return NODES_OF_LAYER * len(layers) + NODES_OF_STEP * written_out * max([steps, *lengths])
+        return self.definition.effort(self.inputs)
 
     @property
     def samples(self) -> int:
-        return next((shape[0] for _, shape in self.inputs if shape), 0)
-
-
-def _sequences_in(layer: Selection[Layer]) -> int:
-    """How many sequences a layer goes through step by step."""
-    inner: Selection[Layer] | None = layer.options.get("layer")
-    if inner is None:
-        return int(layer.declaration.recurrent)
-    return 2 * _sequences_in(inner) + layer.declaration.couples_samples
+        return self.definition.samples(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -118,16 +104,18 @@ def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
     network is too large, and what `watch` raises.
     """
-    limits.check_layers(len(task.definition.layers))
-    _check_inputs(task)
+    limits.check_layers(task.definition.layer_count)
+    faults = task.definition.faults_of_inputs(task.inputs)
+    if faults:
+        raise InvalidRequest(faults)
     graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)
-    model = assemble(
-        task.definition,
+    model = task.definition.assemble(
         graph,
         dict(task.inputs),
         training=task.training,
         parameter_shapes=dict(task.parameters),
         frozen=frozenset(task.frozen),
+        known=task.known,
         distinct_layers=distinct_layers,
         check_parameters=limits.check_parameters,
     )
@@ -171,13 +159,13 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
     task = prepared.task._replace(reduction="sum", normalize_weights=False)
     whole, graph = prepared.model, prepared.model.graph
     prefix = "one/"
-    model = assemble(
-        task.definition,
+    model = task.definition.assemble(
         graph,
         {name: (1, *shape[1:]) for name, shape in task.inputs},
         training=task.training,
         parameter_shapes=dict(task.parameters),
         frozen=frozenset(task.frozen),
+        known=task.known,
         prefix=prefix,
     )
 
@@ -195,42 +183,6 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
         pairs.append((weights, prepared.weights))
     places = {own: reshape(node, (task.samples, *own.shape)) for own, node in pairs}
     return Prepared(task, model, targets, weights, objective), places
-
-
-def input_label(name: str) -> str:
-    """An input of the network at the start of a sentence."""
-    return "inputs have" if name == INPUT else f"input {name!r} has"
-
-
-def _check_inputs(task: Task) -> None:
-    faults = []
-    indices = task.definition.index_inputs  # of which a sample may hold a single one
-    for name, shape in task.inputs:
-        path, label = ("inputs", name), input_label(name)
-        wanted = task.definition.input_shapes.get(name)
-        if not shape or (len(shape) < 2 and name not in indices):
-            detail = f"{label} shape {list(shape)}; they take one row per sample: [samples, features]{_as_rows(shape)}"
-            faults.append(Fault(path, detail))
-        elif 0 in shape:
-            faults.append(Fault(path, f"{label} shape {list(shape)}; at least one value is needed"))
-        elif wanted is not None and shape[1:] != wanted:
-            takes = ", ".join(["samples", *map(str, wanted)])
-            detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
-            if len(shape) == 2 and shape[:1] == wanted:
-                detail += "; they are transposed: a sample is a row"
-            faults.append(Fault(path, detail))
-        elif shape[0] != task.samples:
-            first = next(other for other, others in task.inputs if others)
-            detail = f"{label} {shape[0]} samples, but input {first!r} has {task.samples}"
-            faults.append(Fault(path, detail))
-    if faults:
-        raise InvalidRequest(faults)
-
-
-def _as_rows(shape: Shape) -> str:
-    if not shape:
-        return ""
-    return "; write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one"
 
 
 def _declare_targets(task: Task, model: Model) -> dict[str, Node]:

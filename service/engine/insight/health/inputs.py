@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 
 MOST_ROWS = 4096
 """Rows that are looked at, evenly spread."""
@@ -69,7 +69,7 @@ def _condition(x: Array) -> float | None:
     return float((kept[0] / kept[-1]) ** 2) if kept.size else None
 
 
-def weighed_inputs(definition: NetworkDefinition) -> list[str]:
+def weighed_inputs(definition: Definition) -> list[str]:
     """The inputs that go into layers with weights without being normalised or looked up before."""
     found = []
     for name in definition.inputs:

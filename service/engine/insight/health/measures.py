@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.graph.ir import Array
 from service.engine.graph.quiet import quietly
 from service.engine.insight.health.slopes import NO_TAILS, Tails, tails_of
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
 from service.engine.network.feed import Feed
 from service.engine.network.quantities import is_finite, norm
@@ -141,9 +141,7 @@ def norm_of_tree(parameters: Mapping[str, Mapping[str, Array]]) -> float:
     return math.hypot(*[norm(array) for arrays in parameters.values() for array in arrays.values()])
 
 
-def chain_of(
-    definition: NetworkDefinition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]
-) -> list[str]:
+def chain_of(definition: Definition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]) -> list[str]:
     """The layers with weights on the way to an output that has most of them, in the order of computation."""
     position = {layer.name: place for place, layer in enumerate(definition.layers)}
     longest: dict[str, tuple[int, str | None]] = {}

@@ -13,7 +13,7 @@ from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.errors import Path as Place
 from service.engine.graph.ir import Array, Shape
 from service.engine.insight.mistakes import mistakes
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 from service.engine.network.vectors import ParametersSide
 
 LAYOUTS = ("nabla", "pytorch")
@@ -42,7 +42,7 @@ class Claim:
 class Claims:
     """Reads claims about the parameters of a network."""
 
-    def __init__(self, side: ParametersSide, definition: NetworkDefinition) -> None:
+    def __init__(self, side: ParametersSide, definition: Definition) -> None:
         self.side = side
         self.shapes: dict[Path, Shape] = {piece.path: piece.shape for piece in side.pieces}
         self.types = {layer.name: layer.layer.name for layer in definition.layers}

@@ -1,0 +1,267 @@
+"""What can be told of a file before anything is built: order, parameters, layers, and what must be known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.graph.ir import Array
+from service.engine.onnx.file import Body, File, Function, Step
+from service.engine.onnx.refusal import Refusal
+from service.engine.onnx.registry import SAME, operator_of
+from service.engine.onnx.tensors import DTYPES, is_float
+
+MODEL = "model"
+"""The layer of parameters whose names have no dot."""
+GENERATED = re.compile(r"(val_\d+|onnx::.*|_.*|const.*|Constant.*|scalar.*|c_lifted.*|/.*|ortshared.*)\Z")
+"""Names that exporters make up."""
+FOLDED = re.compile(r"(val_\d+|onnx::\w+_\d+)\Z")
+STATISTICS = {"BatchNormalization": (3, 4)}
+"""Inputs that are carried along and not trained."""
+
+
+@dataclass(eq=False)
+class Linked:
+    """A file with everything that was told of it."""
+
+    file: File
+    functions: Mapping[tuple[str, str], Function]
+    names: dict[int, str] = field(default_factory=dict)
+    """Names of the top nodes, by identity."""
+    owners: dict[tuple[int, str], tuple[str, str]] = field(default_factory=dict)
+    """Layer and name of each parameter, by the graph that holds it and its name there."""
+    files: dict[int, Array] = field(default_factory=dict)
+
+
+def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
+    """The nodes of a graph that names need, each after those it takes from. Raises `Refusal` where there is a cycle."""
+    known = body.orders.get(wanted)
+    if known is not None:
+        return known
+    makers = {name: step for step in body.steps for name in step.outputs if name}
+    result: list[Step] = []
+    state: dict[int, int] = {}
+    for name in wanted:
+        stack: list[tuple[Step, Iterator[str]]] = []
+        start = makers.get(name)
+        if start is not None and id(start) not in state:
+            state[id(start)] = 1
+            stack.append((start, iter(inputs_of(start))))
+        while stack:
+            step, rest = stack[-1]
+            for needed in rest:
+                maker = makers.get(needed)
+                if maker is None or maker is step:
+                    continue
+                before = state.get(id(maker))
+                if before == 1:
+                    raise Refusal(f"nodes {step.name[:60]!r} and {maker.name[:60]!r} lie on a cycle")
+                if before is None:
+                    state[id(maker)] = 1
+                    stack.append((maker, iter(inputs_of(maker))))
+                    break
+            else:
+                stack.pop()
+                state[id(step)] = 2
+                result.append(step)
+    body.orders[wanted] = result
+    return result
+
+
+def inputs_of(step: Step) -> Sequence[str]:
+    """Names that a node takes, those that its subgraphs take from around it included."""
+    if not step.subgraphs:
+        return step.inputs
+    return (*step.inputs, *(name for body in step.subgraphs for name in captured(body)))
+
+
+def captured(body: Body) -> list[str]:
+    """Names that a subgraph takes from around it."""
+    own = {name for name, _, _ in body.inputs} | body.initializers.keys()
+    own |= {name for step in body.steps for name in step.outputs}
+    used = dict.fromkeys(name for step in body.steps for name in inputs_of(step))
+    used |= dict.fromkeys(name for name, _ in body.outputs)
+    return [name for name in used if name and name not in own]
+
+
+def split(name: str) -> tuple[str, str]:
+    """Layer and parameter of a flat name: it is cut at its last dot."""
+    layer, dot, own = name.rpartition(".")
+    return (layer, own) if dot and layer and own else (MODEL, name)
+
+
+@dataclass(eq=False)
+class Found:
+    """One parameter of a file."""
+
+    layer: str
+    name: str
+    array: Array
+    trained: bool = True
+
+
+def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, str], Found]:
+    """The parameters that wanted outputs may need, by layer and name. Fills in `owners`."""
+    graph = linked.file.graph
+    found: dict[tuple[int, str], Found] = {}
+    taken: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def see(name: str, bodies: Sequence[Body], path: Sequence[str], trained: bool) -> None:
+        for depth in range(len(bodies) - 1, -1, -1):
+            body = bodies[depth]
+            if name in body.initializers:
+                break
+        else:
+            return
+        key, array = (id(body), name), body.initializers[name]
+        if key in found:
+            found[key].trained = found[key].trained and trained
+            return
+        if not _may_be_parameter(name, array, name in body.constants):
+            return
+        layer, own = split(name)
+        if (layer, own) in taken:
+            layer = ".".join([*path[:depth], layer])
+        number = 2
+        while (layer, own) in taken:
+            layer, number = f"{layer}_{number}", number + 1
+        taken[layer, own] = key
+        linked.owners[key] = (layer, own)
+        found[key] = Found(layer, own, array, trained)
+
+    def walk(steps: Iterable[Step], bodies: Sequence[Body], path: Sequence[str]) -> None:
+        for step in steps:
+            operator = operator_of(step)
+            statistics = STATISTICS.get(step.operation, ())
+            for position, name in enumerate(step.inputs):
+                if name and (operator is None or not operator.is_static(position)):
+                    see(name, bodies, path, position not in statistics)
+            for name, body in step.attributes.items():
+                if isinstance(body, Body):
+                    inner = tuple(each for each, _ in body.outputs)
+                    label = linked.names.get(id(step)) or step.name or step.operation
+                    walk(ordered(body, inner), (*bodies, body), (*path, f"{label}.{name}"))
+                    for each in inner:
+                        see(each, (*bodies, body), (*path, name), True)
+
+    walk(ordered(graph, wanted), (graph,), ())
+    return {(each.layer, each.name): each for each in found.values()}
+
+
+def _may_be_parameter(name: str, array: Array, is_constant: bool) -> bool:
+    if not is_float(array.dtype.name) or not array.size:
+        return False
+    if not array.ndim:
+        return not is_constant and not GENERATED.fullmatch(name)
+    return not is_constant or array.size > 1
+
+
+def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str, str], Function]) -> set[str]:
+    """Names whose values must be known before anything runs."""
+    names: set[str] = set()
+
+    def walk(steps: Sequence[Step]) -> None:
+        for step in reversed(steps):
+            for inner in step.subgraphs:
+                outputs = tuple(name for name, _ in inner.outputs)
+                names.update(own for own, given in zip(outputs, step.outputs, strict=False) if given and given in names)
+                walk(ordered(inner, outputs))
+            function = functions.get((step.domain, step.operation))
+            if function is not None:
+                inner_names = static_names(function.body, function.outputs, functions)
+                names.update(
+                    given for own, given in zip(function.inputs, step.inputs, strict=False) if own in inner_names
+                )
+            operator = operator_of(step)
+            if operator is None:
+                continue
+            if step.operation == "If":
+                names.add(step.inputs[0])  # a branch is taken where the condition is known
+            passed_on = not operator.shape_only and any(name in names for name in step.outputs if name)
+            for position, name in enumerate(step.inputs):
+                if name and (passed_on or operator.is_static(position)):
+                    names.add(name)
+
+    # Once more for what a loop carries from one repetition to the next.
+    for _ in range(2):
+        walk(ordered(body, tuple(wanted)))
+    return names
+
+
+def directly_static(steps: Iterable[Step]) -> set[str]:
+    """Names that stand where the value must be known."""
+    found: set[str] = set()
+    for step in steps:
+        operator = operator_of(step)
+        if operator is not None:
+            found.update(name for place, name in enumerate(step.inputs) if name and operator.is_static(place))
+        for body in step.subgraphs:
+            found |= directly_static(body.steps)
+    return found
+
+
+def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:
+    """Element types of all values of the top graph, as far as they can be told."""
+    graph = linked.file.graph
+    found: dict[str, str] = {name: array.dtype.name for name, array in graph.initializers.items()}
+    found |= {name: dtype for name, dtype, _ in graph.inputs if dtype is not None}
+    for step in steps:
+        operator = operator_of(step)
+        given = [found.get(name, "float32") for name in step.inputs if name]
+        dtype = "float32" if operator is None else operator.result
+        if step.operation == "Cast":
+            dtype = DTYPES.get(step.attributes.get("to", 1), "float32")
+        elif step.operation in ("CastLike", "Where", "OneHot"):
+            dtype = given[-1] if given else "float32"
+        elif step.operation == "ConstantOfShape":
+            value = step.attributes.get("value")
+            dtype = value.dtype.name if isinstance(value, np.ndarray) else "float32"
+        elif dtype == SAME:
+            dtype = given[0] if given else "float32"
+        found.update(dict.fromkeys((name for name in step.outputs if name), dtype))
+    found |= {name: dtype for name, dtype in graph.outputs if dtype is not None}
+    return found
+
+
+def unbuildable(linked: Linked, output: str, dtypes: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """The first node, its operator and the reason why an output cannot be built; None where nothing is known of any."""
+    from service.engine.onnx.assembly import unsupported
+
+    graph = linked.file.graph
+    inputs = {name: dtype for name, dtype, _ in graph.inputs if name not in graph.initializers}
+    for step in ordered(graph, (output,)):
+        name = step.name or step.operation
+        if step.refusal is not None:
+            return name, step.operation, step.refusal
+        if operator_of(step) is None and (step.domain, step.operation) not in linked.functions:
+            return name, step.operation, unsupported(step)
+        for given in inputs_of(step):
+            if given in graph.refused:
+                return name, step.operation, graph.refused[given]
+            dtype = inputs.get(given)
+            if dtype is not None and dtype not in DTYPES.values():
+                return name, step.operation, f"input {given[:60]!r}: {dtype}"
+    if dtypes.get(output, "float32") not in DTYPES.values():
+        return output, "output", f"holds {dtypes[output]}"
+    return None
+
+
+def flags_of(linked: Linked, steps: Sequence[Step]) -> dict[str, bool]:
+    """Of each value of the top graph: whether it depends on the numbers of an input, and not only on shapes."""
+    graph = linked.file.graph
+    depends = {name: name not in graph.initializers for name, _, _ in graph.inputs}
+    for step in steps:
+        operator = operator_of(step)
+        some = any(depends.get(name, False) for name in inputs_of(step))
+        if operator is not None and operator.shape_only:
+            some = False
+        depends.update(dict.fromkeys((name for name in step.outputs if name), some))
+    return depends
+
+
+def looks_folded(names: Iterable[str]) -> list[str]:
+    """Names of parameters that an exporter made up when it changed them."""
+    return [name for name in names if FOLDED.fullmatch(name)]

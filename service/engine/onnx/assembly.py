@@ -1,0 +1,369 @@
+"""From the nodes of an ONNX file to graph nodes.
+
+An `Assembly` walks through the nodes that the wanted outputs need. What is known already, such as shapes, is computed
+at once with NumPy, within bounds; everything else becomes operations of the graph. Subgraphs run where their node
+stands: `If` takes the branch of a known condition, loops are written out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from service.engine.errors import EngineError, Fault, InvalidRequest
+from service.engine.graph.interpreter import interpret
+from service.engine.graph.ir import Array, Graph, Node, Shape
+from service.engine.graph.selecting import table, to_floats
+from service.engine.onnx.analysis import Linked, ordered
+from service.engine.onnx.composing import shape_of_all
+from service.engine.onnx.file import PATH, Body, Step
+from service.engine.onnx.refusal import Refusal
+from service.engine.onnx.registry import SAME, Operator, operator_of
+from service.engine.onnx.values import Value
+
+MOST_KNOWN = 2**22
+"""Elements of an array that is computed before anything runs."""
+FOLDED = 2**16
+"""Elements up to which values without a NumPy function of their own are computed at once."""
+MOST_RUNS = 100_000
+"""Nodes that are visited, those of loops once for every repetition."""
+SCRATCH_BYTES = 2**26
+
+
+class Scope:
+    """Values by name: of one graph, inside the one where it stands."""
+
+    __slots__ = ("arguments", "body", "parent", "values")
+
+    def __init__(self, body: Body, parent: Scope | None = None, arguments: Mapping[str, Any] | None = None) -> None:
+        self.body = body
+        self.parent = parent
+        self.arguments = arguments
+        """Attributes of the call, inside a function."""
+        self.values: dict[str, Value] = {}
+
+
+class Assembly:
+    """One walk through a file."""
+
+    def __init__(
+        self,
+        linked: Linked,
+        graph: Graph,
+        parameter: Callable[[str, str, Array], Node] | None = None,
+        built: Callable[[Step, list[Value]], None] | None = None,
+    ) -> None:
+        """`parameter` makes the node of a parameter; `built` is told every top node with its results."""
+        self.linked = linked
+        self.graph = graph
+        self._parameter = parameter
+        self._built = built
+        self._nodes: dict[int, tuple[Value, Node]] = {}
+        self._constants: dict[tuple[int, str], Value] = {}
+        self.vocabularies: dict[str, tuple[str, int]] = {}
+        """For each input that holds indices: where the fewest of them are allowed, and how many."""
+        self.runs = 0
+
+    def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
+        """The values of these names, after everything in the scope's graph that they need."""
+        for step in ordered(scope.body, tuple(wanted)):
+            self.runs += 1
+            if self.runs > MOST_RUNS:
+                raise Refusal(f"more than {MOST_RUNS:,} nodes would be built, those of loops counted each time")
+            self._run_step(step, scope)
+        return [self.find(scope, name) for name in wanted]
+
+    def find(self, scope: Scope, name: str) -> Value:
+        """The value of a name. Raises `Refusal` where there is none."""
+        place: Scope | None = scope
+        while place is not None:
+            value = place.values.get(name)
+            if value is not None:
+                return value
+            array = place.body.initializers.get(name)
+            if array is not None:
+                return self._constant(place.body, name, array)
+            if name in place.body.refused:
+                raise Refusal(place.body.refused[name])
+            place = place.parent
+        raise Refusal(f"takes {name[:100]!r}, which nothing gives")
+
+    def _constant(self, body: Body, name: str, array: Array) -> Value:
+        key = (id(body), name)
+        value = self._constants.get(key)
+        if value is None:
+            owner = self.linked.owners.get(key)
+            if owner is None or self._parameter is None:
+                value = Value(array)
+            else:
+                value = Value(None, self._parameter(*owner, array), array.dtype.name)
+                self.linked.files[id(value.node)] = array
+            self._constants[key] = value
+        return value
+
+    def _run_step(self, step: Step, scope: Scope) -> None:
+        top = scope.parent is None and scope.arguments is None
+        try:
+            values = [self.find(scope, name) if name else None for name in step.inputs]
+            while values and values[-1] is None:
+                values.pop()
+            call = Call(self, step, scope)
+            if top:
+                with self.graph.scoped(self.linked.names[id(step)]):
+                    results = call.results(values)
+            else:
+                results = call.results(values)
+        except EngineError:
+            raise
+        except Refusal as refusal:
+            raise self._fault(step, refusal.reason) from None
+        except Exception as error:
+            raise self._fault(step, f"its inputs or attributes do not fit ({type(error).__name__}: {error})") from None
+        for name, value in zip(step.outputs, results, strict=False):
+            if name and value is not None:
+                scope.values[name] = value
+        if top and self._built is not None:
+            self._built(step, [value for value in results if value is not None])
+
+    def _fault(self, step: Step, reason: str) -> InvalidRequest:
+        name = self.linked.names.get(id(step)) or step.name
+        return InvalidRequest([Fault(PATH, f"node {name[:100]!r} ({step.operation[:60]}): {reason[:500]}")])
+
+    def see_vocabulary(self, name: str, layer: str, count: int) -> None:
+        """Note that an input is looked up among `count` elements."""
+        before = self.vocabularies.get(name)
+        if before is None or count < before[1]:
+            self.vocabularies[name] = (layer, count)
+
+    def node(self, value: Value) -> Node:
+        """A value as a node of floats."""
+        if value.node is not None:
+            return value.node if value.node.dtype != "int64" else to_floats(value.node)
+        made = self._nodes.get(id(value))
+        if made is None:
+            assert value.array is not None
+            array = value.array if value.array.dtype.kind != "c" else value.array.real
+            made = self._nodes[id(value)] = (value, table(self.graph, array.astype(np.float64)))
+        return made[1]
+
+
+class Call:
+    """One node of the file while it is built: its attributes, and what an operator may ask for."""
+
+    def __init__(self, assembly: Assembly, step: Step, scope: Scope) -> None:
+        self.assembly = assembly
+        self.step = step
+        self.scope = scope
+        self.graph = assembly.graph
+        self.version = step.version
+
+    # --- attributes -----------------------------------------------------------------------------
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute."""
+        found = self.step.attributes.get(name)
+        if found is not None:
+            return found
+        reference = self.step.references.get(name)
+        if reference is None or self.scope.arguments is None:
+            return default
+        found = self.scope.arguments.get(reference)
+        return default if found is None else found
+
+    def has(self, name: str) -> bool:
+        return self.attr(name) is not None
+
+    def integer(self, name: str, default: int = 0) -> int:
+        return int(self.attr(name, default))
+
+    def number(self, name: str, default: float = 0.0) -> float:
+        return float(self.attr(name, default))
+
+    def integers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
+        found = self.attr(name, default)
+        return [] if found is None else [int(each) for each in found]
+
+    def word(self, name: str, default: str = "") -> str:
+        found = self.attr(name, default)
+        return str(found)
+
+    def wants(self, position: int) -> bool:
+        """Whether an output is named, so that something may take it."""
+        return position < len(self.step.outputs) and bool(self.step.outputs[position])
+
+    # --- values ---------------------------------------------------------------------------------
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise Refusal(reason)
+
+    def x(self, value: Value | None) -> Node:
+        """A value as a node of floats."""
+        if value is None:
+            raise Refusal("a required input is missing")
+        return self.assembly.node(value)
+
+    def known(self, value: Value | None, what: str) -> Array:
+        """The numbers of a value that must be known before anything runs."""
+        if value is None:
+            raise Refusal(f"{what} is missing")
+        if value.array is not None:
+            return value.array
+        given = self.assembly.linked.files.get(id(value.node))
+        if given is not None:
+            return given
+        raise Refusal(f"{what} must be known before anything runs; here it is computed from the inputs")
+
+    def ints(self, value: Value | None, what: str) -> list[int]:
+        return [int(each) for each in self.known(value, what).reshape(-1).tolist()]
+
+    def bounded(self, shape: Sequence[int]) -> Shape:
+        """A shape of an array that is made here. Raises `Refusal` for one that is too large."""
+        if any(n < 0 for n in shape) or math.prod(shape) > MOST_KNOWN:
+            raise Refusal(f"would make an array of shape {list(shape)[:8]}; at most {MOST_KNOWN:,} numbers are made")
+        return tuple(shape)
+
+    def run(self, body: Body, values: Mapping[str, Value], wanted: Sequence[str] | None = None) -> list[Value]:
+        """The outputs of a subgraph."""
+        scope = Scope(body, self.scope, self.scope.arguments)
+        scope.values.update(values)
+        return self.assembly.run(scope, [name for name, _ in body.outputs] if wanted is None else wanted)
+
+    # --- the operator ---------------------------------------------------------------------------
+
+    def results(self, values: list[Value | None]) -> list[Value | None]:
+        step = self.step
+        if step.refusal is not None:
+            raise Refusal(step.refusal)
+        function = self.assembly.linked.functions.get((step.domain, step.operation))
+        if function is not None:
+            return self._called(function, values)
+        operator = operator_of(step)
+        if operator is None:
+            raise Refusal(unsupported(step))
+        if not operator.integers:
+            for position, value in enumerate(values):
+                if value is not None and not value.is_known and not value.is_float and not operator.is_static(position):
+                    raise Refusal(
+                        f"is not computed for {value.dtype} here: integers that only become known when the graph runs "
+                        "have no division, rounding and overflow of their own"
+                    )
+        if values and all(value is None or value.array is not None for value in values):
+            folded = self._folded(operator, values)
+            if folded is not None:
+                return folded
+        return self._values(operator.build(self, *values), operator, values)
+
+    def _called(self, function: Any, values: list[Value | None]) -> list[Value | None]:
+        arguments = {**function.defaults, **self.step.attributes}
+        for name, reference in self.step.references.items():
+            found = (self.scope.arguments or {}).get(reference)
+            if found is not None:
+                arguments[name] = found
+        depth, place = 0, self.scope
+        while place.parent is not None:
+            depth, place = depth + 1, place.parent
+        if depth > 64:
+            raise Refusal("functions call each other too deeply")
+        scope = Scope(function.body, _rootless(self.scope), arguments)
+        scope.values.update({n: v for n, v in zip(function.inputs, values, strict=False) if v is not None})
+        for name in function.inputs[len([*values]) :]:
+            scope.values.setdefault(name, MISSING)
+        wanted = [name for name, taken in zip(function.outputs, self.step.outputs, strict=False) if taken]
+        found = dict(zip(wanted, self.assembly.run(scope, wanted), strict=True))
+        return [found.get(name) for name in function.outputs]
+
+    def _folded(self, operator: Operator, values: list[Value | None]) -> list[Value | None] | None:
+        """The results of known inputs; None where they are left to the graph."""
+        arrays = [None if value is None else value.array for value in values]
+        sizes = sum(array.size for array in arrays if array is not None)
+        if operator.fold is not None:
+            if isinstance(operator.fold, np.ufunc):
+                self.bounded(shape_of_all(*(array.shape for array in arrays if array is not None)))
+            elif sizes > MOST_KNOWN:
+                return None
+            with np.errstate(all="ignore"):
+                found = operator.fold(*arrays) if isinstance(operator.fold, np.ufunc) else operator.fold(self, *arrays)
+            return self._values(Value(np.asarray(found)), operator, values)
+        if sizes > FOLDED or self.step.subgraphs or self.graph.most_bytes == SCRATCH_BYTES:
+            return None
+        with Graph("float64", 10_000, SCRATCH_BYTES) as scratch:
+            call = Call(Assembly(self.assembly.linked, scratch), self.step, self.scope)
+            results = call._values(operator.build(call, *values), operator, values)
+            nodes = [value.node for value in results if value is not None and value.node is not None]
+            if sum(node.size for node in nodes) > FOLDED:
+                return None
+            computed = interpret(nodes, {})
+            found_values: list[Value | None] = []
+            for value in results:
+                if value is None or value.node is None:
+                    found_values.append(value)
+                else:
+                    with np.errstate(all="ignore"):
+                        found_values.append(Value(computed[value.node].astype(value.dtype)))
+            return found_values
+
+    def _values(self, made: Any, operator: Operator, values: Sequence[Value | None]) -> list[Value | None]:
+        results = made if isinstance(made, tuple | list) else (made,)
+        dtype = operator.result
+        if dtype == SAME:
+            dtype = next((value.dtype for value in values if value is not None), "float32")
+        return [Value(None, each, dtype) if isinstance(each, Node) else each for each in results]
+
+
+class _Missing(Value):
+    """An input of a function that the call leaves out."""
+
+
+MISSING = _Missing(np.zeros(0))
+
+
+def _rootless(scope: Scope) -> Scope:
+    """Where a function stands: it sees no names of its caller, but counts as deeper."""
+    return Scope(Body([], [], {}, {}, []), scope.parent and _rootless(scope.parent), {})
+
+
+def unsupported(step: Step) -> str:
+    """Why a node without an operator is not read."""
+    if step.domain not in ("", "ai.onnx.ml"):
+        return (
+            f"the domain {step.domain[:60]!r} is not part of ONNX; only its operators and those of ai.onnx.ml are read"
+        )
+    return REASONS.get(step.operation, "this operator is not read")
+
+
+_QUANTISED = "quantised numbers have steps instead of slopes; export the model before it is quantised"
+_RANDOM = "random numbers would differ from run to run"
+_SEQUENCE = "sequences and optional values are not read"
+_TEXT = "strings are not read"
+_BITS = "bits of integers have no gradient"
+REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+         "MatMulInteger"),
+        _QUANTISED,
+    ),
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM
+    ),
+    **dict.fromkeys(
+        ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+         "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
+         "OptionalHasElement", "ZipMap"),
+        _SEQUENCE,
+    ),
+    **dict.fromkeys(
+        ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "ImageDecoder",
+         "LabelEncoder", "CategoryMapper", "DictVectorizer"),
+        _TEXT,
+    ),
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BitCast"), _BITS),
+    "NonZero": "how many elements are not 0 only becomes known when the graph runs",
+    "Unique": "how many elements differ only becomes known when the graph runs",
+    "NonMaxSuppression": "how many boxes are kept only becomes known when the graph runs",
+    "TreeEnsembleClassifier": "trees are constant between jumps, so they have no gradient",
+    "TreeEnsembleRegressor": "trees are constant between jumps, so they have no gradient",
+    "TreeEnsemble": "trees are constant between jumps, so they have no gradient",
+}  # fmt: skip

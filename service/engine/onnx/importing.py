@@ -1,0 +1,256 @@
+"""From the bytes of an ONNX file to a definition with its parameters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from service.engine.cache import LeastRecentlyUsed
+from service.engine.errors import Fault, InvalidRequest
+from service.engine.graph.ir import Array
+from service.engine.network.definition import LayerDefinition
+from service.engine.onnx import operators
+from service.engine.onnx.analysis import (
+    MODEL,
+    Found,
+    Linked,
+    directly_static,
+    dtypes_of,
+    flags_of,
+    inputs_of,
+    looks_folded,
+    ordered,
+    parameters_of,
+    static_names,
+    unbuildable,
+)
+from service.engine.onnx.definition import OUTPUT, OnnxDefinition, layer_type
+from service.engine.onnx.file import PATH, File, Step, load, refused
+from service.engine.onnx.refusal import Refusal
+from service.engine.onnx.tensors import DTYPES, is_float
+
+CACHE_BYTES = 256 * 2**20
+"""Memory of the files that are remembered."""
+FILE_FACTOR = 6
+"""What a file takes, as a multiple of its bytes: its arrays and the objects of its nodes."""
+MOST_TOLD = 20
+EXPORT = "dynamo=True, optimize=False, external_data=False"
+
+assert operators
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file as the engine takes it, and what there is to know of it."""
+
+    definition: OnnxDefinition
+    parameters: Mapping[str, Mapping[str, Array]]
+    operations: Mapping[str, int]
+    """How often each operator stands in the file, subgraphs included."""
+    refused: Sequence[Mapping[str, str]] = ()
+    """For each output that cannot be built: `output`, and the `node`, `operation` and `reason`."""
+    warnings: Sequence[str] = field(default=())
+
+
+_files: LeastRecentlyUsed[tuple[bytes, tuple[str, ...] | None], tuple[Imported, int]] = LeastRecentlyUsed(
+    CACHE_BYTES, lambda _, made: made[1]
+)
+
+
+def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
+    """The graph of a file. Equal files with equal `outputs` give the same definition.
+
+    `outputs` name values of the top graph; by default they are the outputs of the file that hold floats, or all where
+    none does.
+
+    Raises `InvalidRequest` with paths below `network/onnx`, `ExtraMissing` where the package onnx is not installed.
+    """
+    chosen = None if outputs is None else tuple(outputs)
+    key = (hashlib.sha256(data).digest(), chosen)
+    found = _files.get(key, lambda: (_import(load(data), chosen), FILE_FACTOR * len(data) + 2**14))
+    return found[0]
+
+
+def _import(file: File, chosen: tuple[str, ...] | None) -> Imported:
+    try:
+        return _link(file, chosen)
+    except Refusal as refusal:
+        raise refused(refusal.reason) from None
+
+
+def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
+    graph = file.graph
+    linked = Linked(file, file.functions)
+    everything = tuple(name for name, _ in graph.outputs if name) if chosen is None else chosen
+    _check_outputs(linked, everything, chosen)
+    dtypes = dtypes_of(linked, ordered(graph, everything))
+    wanted, refusals = _wanted(linked, everything, dtypes, chosen is not None)
+    steps = ordered(graph, wanted)
+    linked.names = _names(linked, steps, wanted)
+    found = parameters_of(linked, wanted)
+    flags = flags_of(linked, steps)
+    described = _inputs(linked, steps, wanted)
+    static = static_names(graph, wanted, file.functions)
+    direct = directly_static(steps)
+    known = frozenset(
+        name
+        for name, (dtype, _) in described.items()
+        if name in static and (not is_float(dtype) or name in direct)
+    )
+    layers = _layers(linked, steps, wanted, dtypes, flags, found)
+    definition = OnnxDefinition(linked, wanted, layers, described, known, found)
+    return Imported(definition, definition.parameters, _count(file), refusals, _warnings(file, found))
+
+
+def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ...] | None) -> None:
+    graph = linked.file.graph
+    given = {name for name, _, _ in graph.inputs} | graph.initializers.keys()
+    given |= {name for step in graph.steps for name in step.outputs}
+    unknown = [name for name in names if name not in given]
+    if unknown:
+        path = (*PATH, "outputs") if chosen is not None else PATH
+        some = tuple(name for name, _ in graph.outputs)[:MOST_TOLD]
+        raise InvalidRequest([Fault(path, f"no node gives {unknown[0][:100]!r}", some)])
+    if not names or len(set(names)) != len(names):
+        raise InvalidRequest([Fault(PATH, "names an output twice" if names else "has no outputs")])
+
+
+def _wanted(
+    linked: Linked, names: tuple[str, ...], dtypes: Mapping[str, str], is_chosen: bool
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The outputs that are built, and why the others are not."""
+    refusals = []
+    wanted = []
+    for name in names:
+        reason = unbuildable(linked, name, dtypes)
+        if reason is None:
+            wanted.append(name)
+        else:
+            node, operation, why = reason
+            refusals.append({"output": name, "node": node, "operation": operation, "reason": why})
+    floats = [name for name in wanted if is_float(dtypes.get(name, "float32"))]
+    if floats and not is_chosen:
+        refusals += [
+            {"output": name, "node": name, "operation": "output", "reason": f"holds {dtypes[name]}, not floats"}
+            for name in wanted
+            if name not in floats
+        ]
+        wanted = floats
+    if not wanted or (is_chosen and refusals):
+        faults = [
+            Fault(PATH, f"output {each['output'][:100]!r} cannot be built: node {each['node'][:100]!r} "
+                  f"({each['operation'][:60]}): {each['reason']}")
+            for each in refusals[:MOST_TOLD]
+        ]  # fmt: skip
+        raise InvalidRequest(faults or [Fault(PATH, "has no outputs")])
+    return tuple(wanted), refusals
+
+
+def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> dict[int, str]:
+    """A name of its own for every top node: that of the parameters it uses, of its output, or its own."""
+    graph = linked.file.graph
+    inputs = {name for name, _, _ in graph.inputs if name not in graph.initializers}
+    flags = flags_of(linked, steps)
+    owners: dict[str, frozenset[str]] = {}
+    last: dict[str, Step] = {}
+    for step in steps:
+        layers: set[str] = set()
+        for name in inputs_of(step):
+            if name in owners:
+                layers |= owners[name]
+            elif name in graph.initializers and "." in name and is_float(graph.initializers[name].dtype.name):
+                layers.add(name.rpartition(".")[0])
+        for name in step.outputs:
+            if name and not flags.get(name):
+                owners[name] = frozenset(layers)
+        if any(flags.get(name) for name in step.outputs if name) and len(layers) == 1:
+            last[next(iter(layers))] = step
+    preferred = {id(step): layer for layer, step in last.items() if layer not in inputs and layer not in wanted}
+    taken = {*inputs, *wanted, *preferred.values(), "loss", MODEL}
+    names: dict[int, str] = {}
+    for position, step in enumerate(steps):
+        name = preferred.get(id(step))
+        if name is None:
+            first = next((each for each in step.outputs if each), "")
+            name = first if first in wanted else _free(step.name or f"{step.operation}_{position}", taken)
+        taken.add(name)
+        names[id(step)] = name
+    return names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}_{number}", number + 1
+    return found
+
+
+def _layers(
+    linked: Linked,
+    steps: Sequence[Step],
+    wanted: tuple[str, ...],
+    dtypes: Mapping[str, str],
+    flags: Mapping[str, bool],
+    found: Mapping[tuple[str, str], Found],
+) -> tuple[LayerDefinition, ...]:
+    """The nodes that compute floats from the inputs, and one more for each output that none is named after."""
+    graph = linked.file.graph
+    inputs = [name for name, _, _ in graph.inputs if name not in graph.initializers]
+    sources: dict[str, tuple[str, ...]] = {name: (name,) for name in inputs}
+    layers = []
+    for step in steps:
+        name = linked.names[id(step)]
+        outputs = [each for each in step.outputs if each]
+        takes = tuple(dict.fromkeys(each for given in inputs_of(step) for each in sources.get(given, ())))
+        is_layer = bool(outputs and takes and flags.get(outputs[0]) and is_float(dtypes.get(outputs[0], "float32")))
+        if is_layer:
+            layers.append(LayerDefinition(name, layer_type(step.operation), takes))
+        for each in outputs:
+            sources[each] = (name,) if is_layer else takes
+    named = {layer.name for layer in layers}
+    for output in wanted:
+        if output not in named:
+            layers.append(LayerDefinition(output, layer_type(OUTPUT), sources.get(output) or tuple(inputs[:1])))
+    return tuple(layers)
+
+
+def _inputs(
+    linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]
+) -> dict[str, tuple[str, tuple[int | str | None, ...] | None]]:
+    """Element types and shapes of the inputs that are needed."""
+    graph = linked.file.graph
+    needed = {name for step in steps for name in inputs_of(step)} | set(wanted)
+    described = {}
+    for name, dtype, shape in graph.inputs:
+        if name in graph.initializers or name not in needed:
+            continue
+        if dtype is not None and dtype not in DTYPES.values():
+            raise Refusal(f"input {name[:100]!r}: {dtype}")
+        described[name] = (dtype or "float32", shape)
+    return described
+
+
+def _count(file: File) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+
+    def add(steps: Iterable[Step]) -> None:
+        for step in steps:
+            counts[step.operation] += 1
+            for body in step.subgraphs:
+                add(body.steps)
+
+    add(file.graph.steps)
+    return dict(sorted(counts.items()))
+
+
+def _warnings(file: File, found: Mapping[tuple[str, str], Found]) -> list[str]:
+    names = [name for _, name in found]
+    folded = looks_folded(names)
+    if not folded or not file.producer.startswith("pytorch"):
+        return []
+    return [
+        f"PyTorch changed parameters when it wrote this file: {', '.join(map(repr, folded[:3]))} and others are no names "
+        f"of the module's, and a name that stayed may hold another value; torch.onnx.export(…, {EXPORT}) keeps them"
+    ]

@@ -1,0 +1,116 @@
+"""Operators with subgraphs: a branch of a condition, and loops, which are written out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import concatenate, reshape, slice_axis
+from service.engine.graph.selecting import where
+from service.engine.onnx.assembly import Call
+from service.engine.onnx.composing import axis_of, elementwise, unsqueeze
+from service.engine.onnx.file import Body
+from service.engine.onnx.registry import operator
+from service.engine.onnx.values import Value, known
+
+MOST_REPETITIONS = 4096
+
+
+def _body(call: Call, name: str) -> Body:
+    found = call.attr(name)
+    if not isinstance(found, Body):
+        call.refuse(f"has no subgraph {name!r}")
+    return found
+
+
+@operator("If", integers=True, static=())
+def branch(call: Call, condition: Value) -> list[Value]:
+    then, other = _body(call, "then_branch"), _body(call, "else_branch")
+    if condition.array is not None:
+        return call.run(then if bool(condition.array.reshape(-1)[0]) else other, {})
+    # Both branches, of which the condition chooses one when the graph runs.
+    mask = reshape(call.x(condition), ())
+    found = []
+    for yes, no in zip(call.run(then, {}), call.run(other, {}), strict=True):
+        if yes.shape != no.shape:
+            call.refuse(
+                f"its branches give shapes {list(yes.shape)} and {list(no.shape)}, and its condition only becomes "
+                "known when the graph runs"
+            )
+        found.append(Value(None, elementwise(where, mask, call.x(yes), call.x(no)), yes.dtype))
+    return found
+
+
+def _stack(call: Call, parts: list[Value], axis: int = 0) -> Value:
+    if all(part.array is not None for part in parts):
+        return Value(np.stack([part.array for part in parts if part.array is not None], axis))
+    return Value(None, concatenate([unsqueeze(call.x(part), [axis]) for part in parts], axis), parts[0].dtype)
+
+
+@operator("Loop", integers=True, static=(0, 1))
+def loop(call: Call, count: Value | None, condition: Value | None, *carried: Value) -> list[Value]:
+    body = _body(call, "body")
+    most = MOST_REPETITIONS + 1 if count is None else int(call.known(count, "how often it repeats").reshape(-1)[0])
+    goes_on = condition is None or bool(call.known(condition, "the condition").reshape(-1)[0])
+    states = list(carried)
+    collected: list[list[Value]] = [[] for _ in body.outputs[1 + len(states) :]]
+    names = [name for name, _, _ in body.inputs]
+    repetition = 0
+    while goes_on and repetition < most:
+        if repetition >= MOST_REPETITIONS:
+            call.refuse(f"repeats more than {MOST_REPETITIONS} times; loops are written out")
+        values = dict(zip(names, [known(repetition), Value(np.array(True)), *states], strict=False))
+        results = call.run(body, values)
+        goes_on = bool(call.known(results[0], "whether the loop goes on").reshape(-1)[0])
+        states = results[1 : 1 + len(states)]
+        for own, value in zip(collected, results[1 + len(states) :], strict=True):
+            own.append(value)
+        repetition += 1
+    if collected and not repetition:
+        call.refuse("does not repeat at all, so there is nothing to collect")
+    return [*states, *(_stack(call, own) for own in collected)]
+
+
+def _at(call: Call, x: Value, axis: int, place: int) -> Value:
+    if x.array is not None:
+        return Value(np.take(x.array, place, axis))
+    node: Node = call.x(x)
+    shape = (*node.shape[:axis], *node.shape[axis + 1 :])
+    return Value(None, reshape(slice_axis(node, axis, place, place + 1), shape), x.dtype)
+
+
+@operator("Scan", since=9, integers=True)
+def scan(call: Call, *values: Value) -> list[Value]:
+    body = _body(call, "body")
+    count = call.integer("num_scan_inputs")
+    if not 0 < count <= len(values):
+        call.refuse(f"scans {count} of {len(values)} inputs")
+    states, sequences = list(values[: len(values) - count]), values[len(values) - count :]
+    axes = call.integers("scan_input_axes", [0] * count)
+    backwards = call.integers("scan_input_directions", [0] * count)
+    outputs = len(body.outputs) - len(states)
+    out_axes = call.integers("scan_output_axes", [0] * outputs)
+    out_backwards = call.integers("scan_output_directions", [0] * outputs)
+    places = [axis_of(axis, len(x.shape)) for axis, x in zip(axes, sequences, strict=True)]
+    lengths = {x.shape[axis] for axis, x in zip(places, sequences, strict=True)}
+    if len(lengths) != 1:
+        call.refuse(f"scans sequences of different lengths: {sorted(lengths)}")
+    (length,) = lengths
+    if not 0 < length <= MOST_REPETITIONS:
+        call.refuse(f"scans {length} elements; 1 to {MOST_REPETITIONS} are written out")
+    names = [name for name, _, _ in body.inputs]
+    collected: list[list[Value]] = [[] for _ in range(outputs)]
+    for position in range(length):
+        parts = [
+            _at(call, x, axis, length - 1 - position if back else position)
+            for x, axis, back in zip(sequences, places, backwards, strict=True)
+        ]
+        results = call.run(body, dict(zip(names, [*states, *parts], strict=True)))
+        states = results[: len(states)]
+        for own, value in zip(collected, results[len(states) :], strict=True):
+            own.append(value)
+    found = []
+    for own, axis, back in zip(collected, out_axes, out_backwards, strict=True):
+        parts = own[::-1] if back else own
+        found.append(_stack(call, parts, axis_of(axis, len(parts[0].shape) + 1)))
+    return [*states, *found]

@@ -1,0 +1,357 @@
+"""Operators that act on each element alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from service.engine.graph import elementary
+from service.engine.graph.ir import Array, Node
+from service.engine.graph.operations import (
+    absolute,
+    clip,
+    erfc,
+    exp,
+    expm1,
+    extreme,
+    greater,
+    greater_equal,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    sigmoid,
+    sign,
+    softplus,
+    sqrt,
+    square,
+    stop_gradient,
+    tanh,
+    with_slope,
+)
+from service.engine.graph.selecting import where
+from service.engine.network.activations import activations
+from service.engine.onnx.assembly import Call
+from service.engine.onnx.composing import aligned, elementwise
+from service.engine.onnx.registry import BOOL, operator
+from service.engine.onnx.tensors import dtype_of, is_float
+from service.engine.onnx.values import Value
+
+WRAPPED = {"int8": 8, "int16": 16, "int32": 32, "uint8": 8, "uint16": 16, "uint32": 32}
+LARGEST_WHOLE = 2.0**53
+
+
+def wrapped(call: Call, x: Node, dtype: str) -> Node:
+    """Whole floats as integers of a type: what does not fit wraps around."""
+    bits = WRAPPED.get(dtype)
+    if bits is None:
+        return x
+    span = 2.0**bits
+    low = 0.0 if dtype.startswith("u") else -span / 2
+    return elementary.mod(x - low, x.graph.constant(span)) + low if low else elementary.mod(x, x.graph.constant(span))
+
+
+def _is_integer(value: Value) -> bool:
+    return not value.is_float and value.dtype != "bool"
+
+
+# --- one input ----------------------------------------------------------------------------------
+
+
+def _unary(name: str, function: Callable[[Node], Node], fold: Any = None, **details: Any) -> None:
+    operator(name, fold=fold, **details)(lambda call, x: function(call.x(x)))
+
+
+_unary("Exp", exp)
+_unary("Log", log)
+_unary("Sqrt", sqrt)
+_unary("Sin", elementary.sin)
+_unary("Cos", elementary.cos)
+_unary("Tan", elementary.tan)
+_unary("Asin", elementary.asin)
+_unary("Acos", elementary.acos)
+_unary("Atan", elementary.atan)
+_unary("Sinh", elementary.sinh)
+_unary("Cosh", elementary.cosh)
+_unary("Tanh", tanh)
+_unary("Asinh", elementary.asinh)
+_unary("Acosh", elementary.acosh)
+_unary("Atanh", elementary.atanh)
+_unary("Erf", elementary.erf)
+_unary("Sigmoid", sigmoid)
+_unary("Softplus", softplus)
+_unary("Softsign", lambda x: x / (absolute(x) + 1.0))
+_unary("Reciprocal", lambda x: 1.0 / x)
+_unary("Floor", elementary.floor, np.floor)
+_unary("Ceil", elementary.ceil, np.ceil)
+_unary("Round", elementary.rint, np.rint)
+_unary("Sign", sign, np.sign, integers=True)
+_unary("Abs", absolute, np.abs, integers=True)
+_unary("Identity", lambda x: x, integers=True)
+_unary("Relu", lambda x: activations.select("relu").declaration.build(x), integers=True)
+_unary("Not", lambda x: 1.0 - x, np.logical_not, result=BOOL, integers=True)
+
+
+@operator("Neg", fold=np.negative, integers=True)
+def neg(call: Call, x: Value) -> Node:
+    return wrapped(call, -call.x(x), x.dtype)
+
+
+@operator("IsNaN", result=BOOL)
+def is_nan(call: Call, x: Value) -> Node:
+    node = call.x(x)
+    return 1.0 - greater_equal(node, node)
+
+
+@operator("IsInf", result=BOOL)
+def is_inf(call: Call, x: Value) -> Node:
+    node = call.x(x)
+    positive, negative = call.integer("detect_positive", 1), call.integer("detect_negative", 1)
+    found = greater(node, np.finfo(np.float64).max) if positive else node * 0.0
+    if negative:
+        below = greater(-node, np.finfo(np.float64).max)
+        found = maximum(found, below) if positive else below
+    return where(1.0 - greater_equal(node, node), 0.0, found)
+
+
+def _activation(name: str, target: str, **options: tuple[str, float]) -> None:
+    """An activation that the catalogue has; options by their name here: the attribute and its default."""
+
+    @operator(name)
+    def build(call: Call, x: Value) -> Node:
+        given = {own: call.number(attribute, default) for own, (attribute, default) in options.items()}
+        made: Node = activations.select(target).declaration.build(
+            call.x(x), **(dict(activations.select(target).options) | given)
+        )
+        return made
+
+
+_activation("Elu", "elu", alpha=("alpha", 1.0))
+_activation("LeakyRelu", "leaky_relu", alpha=("alpha", 0.01))
+_activation("HardSwish", "hardswish")
+_activation("Mish", "mish")
+
+
+@operator("HardSigmoid")
+def hard_sigmoid(call: Call, x: Value) -> Node:
+    return clip(call.number("alpha", 0.2) * call.x(x) + call.number("beta", 0.5), 0.0, 1.0)
+
+
+@operator("Selu")
+def selu(call: Call, x: Value) -> Node:
+    alpha, gamma = call.number("alpha", 1.6732632423543772), call.number("gamma", 1.0507009873554805)
+    return gamma * _elu(call.x(x), alpha)
+
+
+@operator("Celu")
+def celu(call: Call, x: Value) -> Node:
+    alpha = call.number("alpha", 1.0)
+    node = call.x(x)
+    return where(greater(node, 0.0), node, alpha * expm1(minimum(node, 0.0) / alpha))
+
+
+def _elu(x: Node, alpha: float) -> Node:
+    return where(greater(x, 0.0), x, alpha * expm1(minimum(x, 0.0)))
+
+
+@operator("ThresholdedRelu")
+def thresholded_relu(call: Call, x: Value) -> Node:
+    node = call.x(x)
+    return where(greater(node, call.number("alpha", 1.0)), node, 0.0)
+
+
+@operator("Shrink", integers=True)
+def shrink(call: Call, x: Value) -> Node:
+    node, bound, bias = call.x(x), call.number("lambd", 0.5), call.number("bias")
+    return where(greater(-node, bound), node + bias, where(greater(node, bound), node - bias, 0.0))
+
+
+@operator("Gelu")
+def gelu(call: Call, x: Value) -> Node:
+    name = "gelu_tanh" if call.word("approximate", "none") == "tanh" else "gelu"
+    made: Node = activations.select(name).declaration.build(call.x(x), **activations.select(name).options)
+    return made
+
+
+@operator("Swish")
+def swish(call: Call, x: Value) -> Node:
+    node, alpha = call.x(x), call.number("alpha", 1.0)
+    return node * sigmoid(alpha * node)
+
+
+@operator("PRelu", integers=False)
+def prelu(call: Call, x: Value, slope: Value) -> Node:
+    return elementwise(lambda a, b: where(greater(a, 0.0), a, a * b), call.x(x), call.x(slope))
+
+
+@operator("Clip", since=1)
+def clip_by_attributes(call: Call, x: Value) -> Node:
+    node = call.x(x)
+    low, high = call.attr("min"), call.attr("max")
+    node = node if low is None else maximum(node, float(low))
+    return node if high is None else minimum(node, float(high))
+
+
+@operator("Clip", since=11, integers=True)
+def clip_by_inputs(call: Call, x: Value, low: Value | None = None, high: Value | None = None) -> Node:
+    node = call.x(x)
+    node = node if low is None else elementwise(maximum, node, call.x(low))
+    return node if high is None else elementwise(minimum, node, call.x(high))
+
+
+def _fold_cast(call: Call, x: Array) -> Array:
+    return _cast_array(x, dtype_of(call.integer("to", 1)))
+
+
+def _cast_array(x: Array, dtype: str) -> Array:
+    return x.astype(dtype)
+
+
+@operator("Cast", fold=_fold_cast, integers=True)
+def cast(call: Call, x: Value) -> Value:
+    return _as_type(call, x, dtype_of(call.integer("to", 1)))
+
+
+@operator("CastLike", integers=True)
+def cast_like(call: Call, x: Value, target: Value) -> Value:
+    if x.array is not None:
+        return Value(_cast_array(x.array, target.dtype))
+    return _as_type(call, x, target.dtype)
+
+
+def _as_type(call: Call, x: Value, dtype: str) -> Value:
+    if dtype == x.dtype or (is_float(dtype) and not _is_narrower(dtype, x.dtype)):
+        return Value(None, x.node if dtype == x.dtype else call.x(x), dtype)
+    node = call.x(x)
+    if is_float(dtype):
+        return Value(None, node, dtype)
+    if dtype == "bool":
+        return Value(None, 1.0 - _equal(node, node.graph.constant(0.0)), dtype)
+    if x.is_float:
+        node = where(greater_equal(node, 0.0), elementary.floor(node), elementary.ceil(node))
+    return Value(None, wrapped(call, node, dtype), dtype)
+
+
+def _is_narrower(to: str, dtype: str) -> bool:
+    return False
+
+
+# --- two inputs and more ------------------------------------------------------------------------
+
+
+def _binary(name: str, function: Callable[[Node, Node], Node], fold: Any, **details: Any) -> None:
+    @operator(name, fold=fold, integers=True, **details)
+    def build(call: Call, a: Value, b: Value) -> Node:
+        return wrapped(call, elementwise(function, call.x(a), call.x(b)), a.dtype)
+
+
+_binary("Add", lambda a, b: a + b, np.add)
+_binary("Sub", lambda a, b: a - b, np.subtract)
+_binary("Mul", lambda a, b: a * b, np.multiply)
+
+
+def truncated(x: Node) -> Node:
+    return where(greater_equal(x, 0.0), elementary.floor(x), elementary.ceil(x))
+
+
+def _fold_division(call: Call, a: Array, b: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    if not np.all(b):
+        call.refuse("divides integers by 0")
+    quotient = np.asarray(np.floor_divide(a, b))
+    return np.asarray(quotient + ((quotient < 0) & (quotient * b != a)), a.dtype)
+
+
+@operator("Div", fold=_fold_division, integers=True)
+def divide(call: Call, a: Value, b: Value) -> Node:
+    quotient = elementwise(lambda x, y: x / y, call.x(a), call.x(b))
+    return truncated(quotient) if _is_integer(a) else quotient
+
+
+@operator("Pow")
+def power(call: Call, a: Value, b: Value) -> Node:
+    exponent = b.array
+    if exponent is not None and exponent.size == 1:
+        value = float(exponent.reshape(()))
+        x = call.x(a)
+        simple = _simple_power(x, value)
+        if simple is not None:
+            return elementwise(lambda each, _: each, simple, call.x(b)) if len(b.shape) > len(a.shape) else simple
+    return elementwise(elementary.power, call.x(a), call.x(b))
+
+
+def _simple_power(x: Node, exponent: float) -> Node | None:
+    if exponent == 2.0:
+        return square(x)
+    if exponent == 1.0:
+        return x
+    if exponent == 0.5:
+        return sqrt(x)
+    if exponent == -1.0:
+        return 1.0 / x
+    return x * square(x) if exponent == 3.0 else None
+
+
+@operator("Mod", integers=True)
+def modulo(call: Call, a: Value, b: Value) -> Node:
+    x, y = aligned(call.x(a), call.x(b))
+    if call.integer("fmod"):
+        # The remainder has the sign of the dividend.
+        rest = elementwise(elementary.mod, absolute(x), absolute(y))
+        return elementwise(lambda r, s: where(greater_equal(s, 0.0), r, -r), rest, x)
+    return elementwise(elementary.mod, x, y)
+
+
+def _several(name: str, function: Callable[[list[Node]], Node]) -> None:
+    @operator(name, integers=True)
+    def build(call: Call, *values: Value) -> Node:
+        if not values:
+            call.refuse("needs at least one input")
+        shape_nodes = aligned(*(call.x(each) for each in values))
+        return elementwise(lambda *nodes: function(list(nodes)), *shape_nodes)
+
+
+_several("Max", lambda nodes: extreme("maximum", _of_one_shape(nodes)))
+_several("Min", lambda nodes: extreme("minimum", _of_one_shape(nodes)))
+_several("Sum", lambda nodes: reduce(lambda a, b: a + b, nodes))
+_several("Mean", lambda nodes: reduce(lambda a, b: a + b, nodes) / float(len(nodes)))
+
+
+def _of_one_shape(nodes: list[Node]) -> list[Node]:
+    from service.engine.graph.operations import broadcast
+
+    shape = max((x.shape for x in nodes), key=len)
+    return [x if x.shape == shape else broadcast(x, shape) for x in nodes]
+
+
+def _equal(a: Node, b: Node) -> Node:
+    return greater_equal(a, b) * greater_equal(b, a)
+
+
+def _comparison(name: str, function: Callable[[Node, Node], Node], fold: Any) -> None:
+    @operator(name, fold=fold, result=BOOL, integers=True)
+    def build(call: Call, a: Value, b: Value) -> Node:
+        return elementwise(function, call.x(a), call.x(b))
+
+
+_comparison("Equal", _equal, np.equal)
+_comparison("Greater", greater, np.greater)
+_comparison("GreaterOrEqual", greater_equal, np.greater_equal)
+_comparison("Less", lambda a, b: greater(b, a), np.less)
+_comparison("LessOrEqual", lambda a, b: greater_equal(b, a), np.less_equal)
+_comparison("And", lambda a, b: a * b, np.logical_and)
+_comparison("Or", maximum, np.logical_or)
+_comparison("Xor", lambda a, b: absolute(a - b), np.logical_xor)
+
+
+@operator("Where", fold=lambda call, c, a, b: np.where(c, a, b), integers=True)
+def choose(call: Call, condition: Value, a: Value, b: Value) -> Value:
+    node = elementwise(where, call.x(condition), call.x(a), call.x(b))
+    return Value(None, node, a.dtype)
+
+

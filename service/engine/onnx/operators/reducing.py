@@ -1,0 +1,247 @@
+"""Operators that reduce axes, or run along one: sums, means, extremes, softmax, and the losses of ONNX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.engine.graph.indexing import first_largest, largest
+from service.engine.graph.ir import Node
+from service.engine.graph.operations import (
+    absolute,
+    broadcast,
+    concatenate,
+    exp,
+    greater,
+    greater_equal,
+    log,
+    log_softmax,
+    reshape,
+    slice_axis,
+    softmax,
+    sqrt,
+    square,
+    stop_gradient,
+    sum_over,
+)
+from service.engine.graph.selecting import cumulative_sum, table, where
+from service.engine.onnx.assembly import Call
+from service.engine.onnx.composing import along, axes_of, axis_of, flip, full, keep, move, padded, product, unsqueeze
+from service.engine.onnx.operators.indexing import picked
+from service.engine.onnx.refusal import Refusal
+from service.engine.onnx.registry import INT, operator
+from service.engine.onnx.values import Value
+
+MOST_FACTORS = 4096
+"""Elements that are multiplied one by one."""
+
+
+def _reduction(name: str, function: Callable[[Node, Sequence[int]], Node], empty: float, axes_since: int) -> None:
+    """A reduction; `empty` is its value over no elements, `axes_since` the opset from which its axes are an input."""
+
+    @operator(name, static=(1,), integers=True)
+    def build(call: Call, x: Value, axes: Value | None = None) -> Node:
+        node = call.x(x)
+        rank = len(node.shape)
+        if call.version >= axes_since:
+            given = [] if axes is None else call.ints(axes, "the axes")
+            if not given and call.integer("noop_with_empty_axes"):
+                return node if function in _ALONE else function(unsqueeze(node, [rank]), [rank])
+        else:
+            given = call.integers("axes")
+        chosen = axes_of(given, rank) if given else tuple(range(rank))
+        shape = tuple(n for axis, n in enumerate(node.shape) if axis not in chosen)
+        if 0 in [node.shape[axis] for axis in chosen]:
+            reduced = full(call.graph, empty, shape)
+        else:
+            reduced = function(node, chosen) if chosen else function(unsqueeze(node, [rank]), [rank])
+        if not x.is_float and x.dtype != "bool" and name == "ReduceMean":
+            call.refuse("means of integers are rounded, which is not computed here")
+        return keep(reduced, node.shape, chosen) if call.integer("keepdims", 1) else reduced
+
+
+def _mean(x: Node, axes: Sequence[int]) -> Node:
+    return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
+
+
+def _min(x: Node, axes: Sequence[int]) -> Node:
+    return -largest(-x, axes)
+
+
+def _log_sum_exp(x: Node, axes: Sequence[int]) -> Node:
+    top = largest(x, axes)
+    # An infinite maximum takes nothing off: infinity - infinity is no number.
+    finite = where(_is_finite(top), top, 0.0)
+    shift = stop_gradient(finite)
+    total = sum_over(exp(x - broadcast(keep(shift, x.shape, axes), x.shape)), axes)
+    return log(total) + shift
+
+
+def _is_finite(x: Node) -> Node:
+    return x.graph.apply("greater_equal", np.finfo(x.graph.dtype).max.item(), absolute(x))
+
+
+def _product(x: Node, axes: Sequence[int]) -> Node:
+    for axis in sorted(axes, reverse=True):
+        if x.shape[axis] > MOST_FACTORS:
+            raise Refusal(f"multiplies {x.shape[axis]} elements; at most {MOST_FACTORS} are")
+        x = product(along(x, axis))
+    return x
+
+
+def _l2(x: Node, axes: Sequence[int]) -> Node:
+    return sqrt(sum_over(square(x), axes))
+
+
+_ALONE = (sum_over, _mean, largest, _min, _product)
+_reduction("ReduceSum", sum_over, 0.0, 13)
+_reduction("ReduceMean", _mean, math.nan, 18)
+_reduction("ReduceMax", largest, -math.inf, 18)
+_reduction("ReduceMin", _min, math.inf, 18)
+_reduction("ReduceProd", _product, 1.0, 18)
+_reduction("ReduceL1", lambda x, axes: sum_over(absolute(x), axes), 0.0, 18)
+_reduction("ReduceL2", _l2, 0.0, 18)
+_reduction("ReduceLogSum", lambda x, axes: log(sum_over(x, axes)), -math.inf, 18)
+_reduction("ReduceLogSumExp", _log_sum_exp, -math.inf, 18)
+_reduction("ReduceSumSquare", lambda x, axes: sum_over(square(x), axes), 0.0, 18)
+
+
+@operator("CumSum", static=(1,), integers=True)
+def cum_sum(call: Call, x: Value, axis: Value) -> Node:
+    node = call.x(x)
+    place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
+    reverse = bool(call.integer("reverse"))
+    total = cumulative_sum(node, place, reverse=reverse)
+    return _shifted(total, place, 0.0, reverse=reverse) if call.integer("exclusive") else total
+
+
+def _shifted(x: Node, axis: int, value: float, *, reverse: bool) -> Node:
+    """x one place further along an axis, with a value where it began."""
+    n = x.shape[axis]
+    cut = slice_axis(x, axis, 1, n) if reverse else slice_axis(x, axis, 0, n - 1)
+    pads = [(0, 0)] * len(x.shape)
+    pads[axis] = (0, 1) if reverse else (1, 0)
+    return padded(cut, pads, value)
+
+
+@operator("CumProd", static=(1,), integers=True)
+def cum_prod(call: Call, x: Value, axis: Value) -> Node:
+    node = call.x(x)
+    place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
+    reverse = bool(call.integer("reverse"))
+    parts = along(node, place)
+    if len(parts) > MOST_FACTORS:
+        call.refuse(f"multiplies {len(parts)} elements; at most {MOST_FACTORS} are")
+    running = []
+    for part in reversed(parts) if reverse else parts:
+        running.append(part if not running else running[-1] * part)
+    whole = concatenate([unsqueeze(each, [place]) for each in (reversed(running) if reverse else running)], place)
+    return _shifted(whole, place, 1.0, reverse=reverse) if call.integer("exclusive") else whole
+
+
+# --- along one axis -----------------------------------------------------------------------------
+
+
+def over_axis(function: Callable[[Node], Node], x: Node, axis: int) -> Node:
+    """A function of rows, applied along another axis."""
+    last = len(x.shape) - 1
+    return function(x) if axis == last else move(function(move(x, [axis], [last])), [last], [axis])
+
+
+def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
+    @operator(name, since=1)
+    def flattened(call: Call, x: Value) -> Node:
+        node = call.x(x)
+        axis = axis_of(call.integer("axis", 1), max(1, len(node.shape)))
+        rows = reshape(node, (math.prod(node.shape[:axis]), math.prod(node.shape[axis:])))
+        return reshape(function(rows), node.shape)
+
+    @operator(name, since=13)
+    def build(call: Call, x: Value) -> Node:
+        node = call.x(x)
+        return over_axis(function, node, axis_of(call.integer("axis", -1), len(node.shape)))
+
+
+_softmax_like("Softmax", softmax)
+_softmax_like("LogSoftmax", log_softmax)
+_softmax_like("Hardmax", lambda x: first_largest(x, [-1]))
+
+
+def _place_of(name: str, sign: float) -> None:
+    @operator(name, result=INT, integers=True)
+    def build(call: Call, x: Value) -> Node:
+        node = sign * call.x(x)
+        axis = axis_of(call.integer("axis"), len(node.shape))
+        last = bool(call.integer("select_last_index"))
+        marks = first_largest(flip(node, axis) if last else node, [axis])
+        n = node.shape[axis]
+        numbers = np.arange(n)[::-1] if last else np.arange(n)
+        spread = table(call.graph, numbers.astype(float).reshape([-1 if k == axis else 1 for k in range(len(node.shape))]))
+        place = sum_over(marks * broadcast(spread, node.shape), [axis])
+        return keep(place, node.shape, [axis]) if call.integer("keepdims", 1) else place
+
+
+_place_of("ArgMax", 1.0)
+_place_of("ArgMin", -1.0)
+
+
+@operator("LpNormalization")
+def lp_normalization(call: Call, x: Value) -> Node:
+    node = call.x(x)
+    axis = axis_of(call.integer("axis", -1), len(node.shape))
+    p = call.integer("p", 2)
+    length = sum_over(absolute(node), [axis]) if p == 1 else sqrt(sum_over(square(node), [axis]))
+    spread = broadcast(keep(length, node.shape, [axis]), node.shape)
+    # A vector of zeros stays one.
+    is_zero = 1.0 - _positive(spread)
+    return where(is_zero, 0.0, node / where(is_zero, 1.0, spread))
+
+
+def _positive(x: Node) -> Node:
+    return greater(x, 0.0)
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Value | None) -> Node:
+    ignored = call.attr("ignore_index")
+    classes = scores.shape[1]
+    moved = move(scores, [1], [len(scores.shape) - 1])
+    if target.array is not None:
+        places = target.array.astype(np.int64)
+        kept = np.ones(places.shape) if ignored is None else (places != int(ignored)).astype(float)
+        chosen: Node | np.ndarray = np.where(kept == 1.0, places, 0)
+        mask = table(call.graph, kept)
+    else:
+        node = call.x(target)
+        mask = full(call.graph, 1.0, node.shape)
+        if ignored is not None:
+            value = float(ignored)
+            mask = 1.0 - greater_equal(node, value) * (call.graph.apply("greater_equal", value, node))
+        chosen = where(mask, node, 0.0)
+    loss = -picked(moved, chosen)
+    if weight is not None:
+        factors = picked(broadcast(call.x(weight), (*target.shape, classes)), chosen) * mask
+    else:
+        factors = mask
+    loss = where(mask, loss * factors, 0.0)
+    reduction = call.word("reduction", "mean")
+    if reduction == "none":
+        return loss
+    return sum_over(loss) if reduction == "sum" else sum_over(loss) / sum_over(factors)
+
+
+@operator("NegativeLogLikelihoodLoss", integers=True)
+def negative_log_likelihood(call: Call, x: Value, target: Value, weight: Value | None = None) -> Node:
+    return _negative_log_likelihood(call, call.x(x), target, weight)
+
+
+@operator("SoftmaxCrossEntropyLoss", integers=True)
+def softmax_cross_entropy(
+    call: Call, x: Value, target: Value, weight: Value | None = None
+) -> tuple[Node, Node]:
+    scores = over_axis(log_softmax, call.x(x), 1)
+    return _negative_log_likelihood(call, scores, target, weight), scores

@@ -1,0 +1,102 @@
+"""Tensors of an ONNX file as NumPy arrays, without the library's helpers: those follow references to other files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from service.engine.graph.ir import Array, Shape
+from service.engine.onnx.refusal import Refusal
+
+MOST_AXES = 32
+DTYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+}
+"""The element types that are read, by their numbers in the format."""
+OTHERS = {
+    0: "no type",
+    8: "strings",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8e4m3fn",
+    18: "float8e4m3fnuz",
+    19: "float8e5m2",
+    20: "float8e5m2fnuz",
+    21: "uint4",
+    22: "int4",
+    23: "float4e2m1",
+    24: "float8e8m0",
+    25: "uint2",
+    26: "int2",
+}
+FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint32": "uint64_data"}
+"""Where typed data lie that are no raw bytes; those of the other types lie in `int32_data`."""
+EXTERNAL = 1
+
+
+def dtype_of(number: int) -> str:
+    """The NumPy name of an element type. Raises `Refusal` for one that has no exact counterpart here."""
+    name = DTYPES.get(number)
+    if name is None:
+        raise Refusal(f"elements of type {OTHERS.get(number, number)} are not read")
+    return name
+
+
+def is_float(dtype: str) -> bool:
+    return dtype.startswith("float")
+
+
+def array_of(tensor: Any) -> Array:
+    """The values of a `TensorProto`.
+
+    Raises `Refusal` where they lie in another file, where the dimensions do not fit the data, and for element types
+    that are not read.
+    """
+    name = tensor.name[:100]
+    if tensor.data_location == EXTERNAL or tensor.external_data:
+        raise Refusal(
+            f"tensor {name!r} has its values in another file, which is not read; save the model as one file "
+            "(external_data=False)"
+        )
+    if tensor.HasField("segment"):
+        raise Refusal(f"tensor {name!r} is a segment of a larger one, which is not read")
+    dtype = dtype_of(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if len(shape) > MOST_AXES or any(n < 0 for n in shape):
+        raise Refusal(f"tensor {name!r} has dimensions {list(shape)[:8]}, which no array has")
+    count = math.prod(shape)
+    item = np.dtype(dtype).newbyteorder("<")
+    if tensor.raw_data:
+        held = len(tensor.raw_data) / item.itemsize
+        if held == count:
+            return np.frombuffer(tensor.raw_data, item).astype(dtype).reshape(shape)
+    else:
+        field = getattr(tensor, FIELDS.get(dtype, "uint64_data" if dtype == "uint64" else "int32_data"))
+        held = len(field)
+        if held == count:
+            return _from_field(field, dtype).reshape(shape)
+    raise Refusal(f"tensor {name!r} has dimensions {_shown(shape)}, but data for {held:g} values of {dtype}")
+
+
+def _from_field(field: Any, dtype: str) -> Array:
+    if dtype == "float16":
+        return np.array(field, np.uint16).view(np.float16)
+    return np.array(field).astype(dtype) if len(field) else np.zeros(0, dtype)
+
+
+def _shown(shape: Shape) -> str:
+    return str(list(shape[:8])) + (" …" if len(shape) > 8 else "")
