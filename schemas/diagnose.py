@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
-from schemas.common import PartSchema, TO_ONE_NUMBER, about, finite_field, language_field, warnings_field
+
+from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import LossField, Tensors, Tree, WITH_A_LOSS
+from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -36,8 +40,6 @@ from service.engine.network.definition import Definition
 from service.engine.network.initializers import Initializer, initializers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
 
 MOST_TRACED = 100_000
 """Steps of a trace."""

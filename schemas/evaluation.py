@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
+
 from marshmallow import ValidationError, fields
+
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField
 from schemas.fields import (
-    FlagField,
     MOST_NAMES,
+    FlagField,
     Message,
     NumbersByNameField,
     SeedField,
@@ -35,8 +39,6 @@ from service.engine.declarations import Selection
 from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
 
 DTYPES = ("float64", "float32")
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import orjson
+import pybase64
 from marshmallow import ValidationError, fields
 
 from schemas.common import about, warnings_field
@@ -14,12 +15,15 @@ from schemas.components import Components, JSONSchema
 from schemas.evaluation import Tree
 from schemas.fields import Message, StrictField, StrictSchema
 from schemas.network import NetworkField
+from schemas.onnx import is_onnx
 from schemas.requests import RequestSchema
 from schemas.tensor import ParametersAnswerField, ParametersField
-from service.engine.network.definition import NetworkDefinition
+from service.engine.errors import InvalidRequest
+from service.engine.network.definition import Definition
+from service.engine.onnx import Imported, read
 
-JSON = "json"
-"""The format of a network that is stored as the JSON that was sent."""
+JSON, ONNX = "json", "onnx"
+"""The formats that networks are stored in: the JSON that was sent, or the file."""
 
 
 class NetworkFile(NamedTuple):
@@ -31,10 +35,12 @@ class NetworkFile(NamedTuple):
 class NewNetwork(NamedTuple):
     """A network that is to be stored."""
 
-    definition: NetworkDefinition
+    definition: Definition
     format: str
     content: bytes
     """What is stored of it."""
+    imported: Imported | None = None
+    """What there is to know of a file."""
 
 
 class LoadedNewNetwork(TypedDict):
@@ -63,6 +69,8 @@ class NewNetworkField(NetworkField):
         if isinstance(value, dict) and set(value) == {"id"}:
             raise ValidationError({"id": [Message("is stored already; GET /v1/networks/{id} tells of it")]})
         definition = super()._deserialize(value, attr, data, **kwargs)
+        if is_onnx(value):
+            return _of_inline_file(value)
         return NewNetwork(definition, JSON, orjson.dumps(_canonical(value), option=orjson.OPT_SORT_KEYS))
 
 
@@ -79,7 +87,23 @@ def _of_file(content: bytes) -> NewNetwork:
     for beginning, what in FOREIGN.items():
         if content.startswith(beginning):
             raise ValidationError([Message(f"this is {what}")])
-    raise ValidationError([Message("this is no file of a network that is known here")])
+    try:
+        imported = read(content)
+    except InvalidRequest as error:
+        raise ValidationError([Message(fault.detail, fault.allowed) for fault in error.faults]) from None
+    return NewNetwork(imported.definition, ONNX, content, imported)
+
+
+def _of_inline_file(value: Mapping[str, Any]) -> NewNetwork:
+    """A valid `{"onnx": {"base64": …}}`: the file itself is stored, unless the request chose outputs of it."""
+    file = value["onnx"]
+    outputs = file.get("outputs")
+    content = pybase64.b64decode(file["base64"])
+    if outputs is None:
+        return NewNetwork(read(content).definition, ONNX, content, read(content))
+    imported = read(content, outputs)
+    inline = {"onnx": {"base64": pybase64.b64encode(content).decode("ascii"), "outputs": outputs}}
+    return NewNetwork(imported.definition, JSON, orjson.dumps(inline, option=orjson.OPT_SORT_KEYS), imported)
 
 
 class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
@@ -94,11 +118,10 @@ class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
 
 
 class TensorShapeField(StrictField):
-    """The shape of a tensor, with the word batch for the axis of the samples."""
+    """The shape of a tensor: a length for each axis, or a name or null where it is left to the inputs."""
 
     def json_schema(self, components: Components) -> JSONSchema:
-        axis: JSONSchema = {"anyOf": [{"type": "string", "const": "batch"}, {"type": "integer", "minimum": 0}]}
-        return {"type": ["array", "null"], "items": axis}
+        return {"type": ["array", "null"], "items": {"type": ["integer", "string", "null"]}}
 
 
 class NetworkTensorSchema(StrictSchema):
@@ -129,6 +152,7 @@ class StoredParametersSchema(StrictSchema):
 class RefusedNodeSchema(StrictSchema):
     """A part of a file that cannot be computed here."""
 
+    output = fields.String(required=True, metadata=about("of the file, which is left out"))
     node = fields.String(required=True)
     operation = fields.String(required=True)
     reason = fields.String(required=True)

@@ -12,7 +12,7 @@ from schemas.components import Components, JSONSchema, closed_object
 from schemas.fields import Message, plain, shown
 from schemas.network import NetworkField
 from schemas.tensor import Array, ParametersField
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
 
 ID = re.compile(r"[0-9a-f]{40}")
 """The form of an id. Its digits are those of `service/store/content.py`; a test compares them."""
@@ -24,7 +24,7 @@ class StoredNetwork:
 
     __slots__ = ("definition", "id")
 
-    def __init__(self, name: str, definition: NetworkDefinition) -> None:
+    def __init__(self, name: str, definition: Definition) -> None:
         self.id = name
         self.definition = definition
 
@@ -77,7 +77,7 @@ def _reference(components: Components) -> JSONSchema:
 class NetworkOrIdField(NetworkField):
     """A network definition, or the id of a stored one."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> NetworkDefinition:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
         if isinstance(value, StoredNetwork):
             return value.definition
         return super()._deserialize(value, attr, data, **kwargs)

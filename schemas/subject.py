@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Collection, Mapping
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
 from marshmallow import ValidationError, validates_schema
+
 from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
@@ -13,11 +16,10 @@ from schemas.requests import R
 from schemas.stored import NetworkOrIdField
 from schemas.tensor import Array, TensorField, TensorsField
 from service.engine.declarations import Selection
-from service.engine.functions.expression import Expression, LONGEST_EXPRESSION
+from service.engine.functions.expression import LONGEST_EXPRESSION, Expression
 from service.engine.network.definition import Definition
 from service.engine.network.losses import Loss, losses
 from service.engine.network.objective import REDUCTIONS
-from typing import Any, NotRequired, TypedDict
 
 OF_A_NETWORK = (
     *("parameters", "inputs", "targets", "loss", "loss_weights", "reduction", "sample_weights", "normalize_weights"),

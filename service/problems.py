@@ -11,26 +11,28 @@
 from __future__ import annotations
 
 import math
-import orjson
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
 from marshmallow import ValidationError
+
 from schemas.fields import Message
 from service.engine.errors import (
+    MOST_ERRORS,
     Abandoned,
     DeadlineExceeded,
     EngineError,
     ExtraMissing,
     InvalidRequest,
     LimitExceeded,
-    MOST_ERRORS,
     Path,
 )
 from service.observability import error_log
 from service.store.errors import NoStore, QuotaExceeded, StoreError, StoreFull
-from typing import Any
-from urllib.parse import quote
 
 MEDIA_TYPE = "application/problem+json"
 UNAVAILABLE_SECONDS = 5.0

@@ -16,6 +16,7 @@ from marshmallow import ValidationError
 
 from schemas.fields import Message
 from schemas.networks import (
+    JSON,
     KeptNetworkSchema,
     LoadedNewNetwork,
     NetworkFile,
@@ -29,10 +30,11 @@ from schemas.tensor import TYPED_DTYPES
 from service import wire
 from service.api.networks_examples import NETWORKS
 from service.api.operation import Context, describe, post, runtime
-from service.api.stored import DEFINITION_BYTES, DEFINITION_FACTOR, JSON, LoadedNetwork
+from service.api.stored import loaded_network, read
 from service.costs import NODE_SECONDS
 from service.engine.errors import InvalidRequest, LimitExceeded
-from service.engine.network.summary import Summary, Tensor, summary_of, task_of
+from service.engine.insight.summary import Summary, summary_of, task_of
+from service.engine.onnx import Imported
 from service.memory import Reservation
 from service.multipart import parts_of
 from service.problems import Problem, from_validation, pointer
@@ -168,15 +170,13 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
     most = settings.max_stored_network_bytes
     if content.size > most:
         raise LimitExceeded("stored_network_bytes", content.size, most)
-    name, told = content.id, _told(summary, tree is not None, count)
+    name, told = content.id, _told(summary, new.imported, tree is not None, count)
     owner: str = context.environ["nabla.key"]
     context.timer.mark("compile")
     ticket.go_to_storage()
     created = _add(store, owner, content, orjson.dumps(told).decode())
     # The next request that names it, probably in a moment, finds it here.
-    kept = LoadedNetwork(
-        new.definition, _read_only(tree), nbytes, nbytes + DEFINITION_BYTES + DEFINITION_FACTOR * len(new.content)
-    )
+    kept = loaded_network(new.definition, _read_only(tree), content)
     store.loaded.keep(name, kept, kept.nbytes)
     store.loaded.believe(owner, name)
     context.status = 201 if created else 200
@@ -201,7 +201,7 @@ def _read_only(tree: Tree | None) -> Tree | None:
     return tree
 
 
-def _told(summary: Summary, stored: bool, count: int) -> dict[str, Any]:
+def _told(summary: Summary, imported: Imported | None, stored: bool, count: int) -> dict[str, Any]:
     """What callers are told of a network, whenever they ask."""
     own = summary.parameters
     if own is not None:
@@ -210,23 +210,21 @@ def _told(summary: Summary, stored: bool, count: int) -> dict[str, Any]:
     if own is None:
         message = "the network says no input_shape, so the shapes of its parameters are not known before inputs come"
         warnings.append({"code": "unknown_shapes", "message": message})
+    if imported is not None:
+        warnings += [{"code": "file", "message": message} for message in imported.warnings]
+        stored = stored or bool(own)
     return {
-        "inputs": list(map(_tensor, summary.inputs)),
-        "outputs": list(map(_tensor, summary.outputs)),
+        "inputs": [each._asdict() for each in summary.inputs],
+        "outputs": [each._asdict() for each in summary.outputs],
         "parameters": {
             "stored": stored,
             "count": count if stored or own is not None else None,
             "tensors": None if own is None else [each._asdict() for each in own],
         },
-        "operations": summary.operations,
-        "refused": [],
+        "operations": summary.operations if imported is None else dict(imported.operations),
+        "refused": [] if imported is None else list(map(dict, imported.refused)),
         "warnings": warnings,
     }
-
-
-def _tensor(tensor: Tensor) -> dict[str, Any]:
-    shape = None if tensor.shape is None else ["batch", *tensor.shape]
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": shape}
 
 
 # --- finding and removing -----------------------------------------------------------------------
@@ -347,10 +345,14 @@ def show_parameters(id: str) -> Response:  # noqa: A002
         nbytes = TEXT_FACTOR * entry.size
         if not asked.memory.try_need(nbytes):
             raise asked.memory.busy(nbytes)
-        content = asked.networks.parameters(asked.owner, id)
-        if content is None:
+        found = asked.networks.content(asked.owner, id)
+        if found is None:
+            raise _unknown(id)
+        network = read(found)
+        parameters = network.parameters or network.definition.parameters
+        if parameters is None:
             raise Problem("not-found", "This network is stored without parameters.")
-        pieces = wire.document_in_pieces({"parameters": unpacked(content)}, base64)
+        pieces = wire.document_in_pieces({"parameters": parameters}, base64)
     media_type = "application/json; tensors=base64" if base64 else wire.JSON
     return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
 

@@ -15,10 +15,12 @@ from marshmallow import ValidationError
 
 from schemas.fields import Message
 from schemas.network import NetworkField
+from schemas.networks import ONNX
 from schemas.stored import StoredNetwork, StoredParameters, id_of
 from schemas.tensor import Array
 from service.admission import BODY_SECONDS, Ticket
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition
+from service.engine.onnx import read as read_onnx
 from service.memory import Reservation
 from service.problems import Problem, from_validation, pointer
 from service.store.content import Content, unpacked
@@ -30,14 +32,12 @@ DEFINITION_BYTES, DEFINITION_FACTOR = 6144, 16
 """What a definition takes: so much, and a multiple of its JSON, as for recipes (docs/decisions/0017)."""
 INSTEAD = ("parameters", "seed", "checkpoint", "trajectory")
 """Keys of a request that say which parameters to use: where one is there, those that are stored stay out."""
-JSON, ONNX = "json", "onnx"
-"""The formats that networks are stored in: the JSON that was sent, or the file."""
 
 
 class LoadedNetwork(NamedTuple):
     """A stored network, read."""
 
-    definition: NetworkDefinition
+    definition: Definition
     parameters: Mapping[str, Mapping[str, Array]] | None
     parameter_bytes: int
     nbytes: int
@@ -88,14 +88,24 @@ class Names(NamedTuple):
 
 def read(content: Content) -> LoadedNetwork:
     """The definition and the parameters of a network that was stored. Raises as `NetworkField` does."""
-    definition: NetworkDefinition = NetworkField().deserialize(orjson.loads(content.definition))
+    definition: Definition
+    if content.format == ONNX:
+        definition = read_onnx(content.definition).definition
+    else:
+        definition = NetworkField().deserialize(orjson.loads(content.definition))
     parameters = None if content.parameters is None else unpacked(content.parameters)
-    return LoadedNetwork(
-        definition,
-        parameters,
-        len(content.parameters or b""),
-        DEFINITION_BYTES + DEFINITION_FACTOR * len(content.definition) + len(content.parameters or b""),
-    )
+    return loaded_network(definition, parameters, content)
+
+
+def loaded_network(
+    definition: Definition, parameters: Mapping[str, Mapping[str, Array]] | None, content: Content
+) -> LoadedNetwork:
+    """A network with an estimate of what it takes."""
+    size = len(content.parameters or b"")
+    # The reader of files keeps the file and its arrays itself, and counts them there.
+    factor = 0 if content.format == ONNX else DEFINITION_FACTOR
+    nbytes = DEFINITION_BYTES + factor * len(content.definition) + size
+    return LoadedNetwork(definition, parameters, size, nbytes)
 
 
 def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], int]:
@@ -124,10 +134,11 @@ def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], in
                 nbytes = found.parameter_bytes
         if parameters is not None:
             found = names.find(parameters, "parameters")
-            if found.parameters is None:
+            tree = found.parameters or found.definition.parameters
+            if tree is None:
                 detail = "this network is stored without parameters; send them, or let them be initialised"
                 raise from_validation(ValidationError({"parameters": {"id": [Message(detail)]}}), value)
-            value["parameters"] = StoredParameters(parameters, found.parameters)
+            value["parameters"] = StoredParameters(parameters, tree)
             nbytes = found.parameter_bytes
     except ValidationError as error:
         # It was valid when it was stored, by an earlier version of this program.

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
     BindParameter,
-    ColumnElement,
     Connection,
-    Select,
     bindparam,
     delete,
     func,
@@ -87,15 +85,6 @@ _NEWEST = (
 _OLD = owners.c.used < bindparam("before")
 
 
-def _blob_of(which: ColumnElement[Any]) -> Select[bytes]:
-    return (
-        select(blobs.c.content)
-        .join_from(networks, blobs, which == blobs.c.id)
-        .join(owners, owners.c.network == networks.c.id)
-        .where(_MINE)
-    )
-
-
 FIND = _ENTRIES.where(_MINE)
 FIRST_PAGE = _NEWEST
 NEXT_PAGE = _NEWEST.where(
@@ -111,7 +100,12 @@ CONTENT = (
     .join(owners, owners.c.network == networks.c.id)
     .where(_MINE)
 )
-DEFINITION, PARAMETERS = _blob_of(networks.c.definition), _blob_of(networks.c.parameters)
+DEFINITION = (
+    select(blobs.c.content)
+    .join_from(networks, blobs, networks.c.definition == blobs.c.id)
+    .join(owners, owners.c.network == networks.c.id)
+    .where(_MINE)
+)
 USE = update(owners).where(_MINE).values(used=_NOW)
 NOTE_USE = update(owners).where(_MINE, owners.c.used < _NOW).values(used=_NOW)
 TELL_ANEW = update(networks).where(networks.c.id == _NETWORK).values(summary=bindparam("new_summary"))
@@ -203,11 +197,6 @@ class Networks:
         """The definition alone of a network of this owner."""
         with self.database.reading() as connection:
             return connection.execute(DEFINITION, {"of_owner": owner, "of_network": name}).scalar()
-
-    def parameters(self, owner: str, name: str) -> bytes | None:
-        """The parameters alone, as safetensors; None where there are none."""
-        with self.database.reading() as connection:
-            return connection.execute(PARAMETERS, {"of_owner": owner, "of_network": name}).scalar()
 
     def listed(self, owner: str, count: int, after: tuple[float, str] | None = None) -> list[Entry]:
         """At most so many networks of an owner, the newest first; those `after` one, by its `created` and id."""
