@@ -71,6 +71,8 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
         need(3 * len(body))
         return _of_parts(parts_of(body, environ), need)
     if form == "onnx" or media_type != wire.JSON:
+        if not body:
+            raise Problem("malformed-body", "The body is empty; it is to be the file of a network.")
         return wire.Parsed({"network": NetworkFile(body)}, None, 2 * len(body))
     if form == "keras":
         parsed = wire.parse(body, (), need)

@@ -184,7 +184,7 @@ def _prepare_connection(connection: Any, record: object) -> None:
     """Set up a connection to SQLite."""
     connection.isolation_level = None  # the driver would begin transactions by itself, and too late
     for pragma in (
-        f"busy_timeout = {1000 * BUSY_SECONDS}",
+        f"busy_timeout = {int(1000 * BUSY_SECONDS)}",
         "foreign_keys = ON",
         "synchronous = NORMAL",
         f"journal_size_limit = {WAL_BYTES}",

@@ -42,9 +42,7 @@ def upgrade(database: Database) -> None:
     if database.is_sqlite:
         _use_wal(database)
     with database.writing() as connection:
-        if database.is_sqlite:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
-        else:
+        if not database.is_sqlite:
             connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_SECONDS}s'"))
             connection.execute(text(f"SET LOCAL statement_timeout = '{MIGRATION_SECONDS}s'"))
         database.lock(connection, LOCK)
