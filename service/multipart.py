@@ -50,7 +50,8 @@ def parts_of(body: bytes, environ: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
     """The name and the content of the part that lies between two places."""
-    blank = body.find(b"\r\n\r\n", start, min(end, start + LONGEST_HEAD))
+    # Of a part without content, the line break after the headers may be the one before the boundary.
+    blank = body.find(b"\r\n\r\n", start, min(end + 2, start + LONGEST_HEAD))
     if blank < 0:
         raise _malformed("a part has no headers, or too long ones")
     for line in body[start:blank].split(b"\r\n"):

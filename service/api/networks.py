@@ -30,7 +30,7 @@ from schemas.tensor import TYPED_DTYPES
 from service import wire
 from service.api.networks_examples import NETWORKS
 from service.api.operation import Context, describe, post, runtime
-from service.api.stored import loaded_network, read
+from service.api.stored import hold, loaded_network, read
 from service.costs import NODE_SECONDS
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.insight.summary import Summary, summary_of, task_of
@@ -344,9 +344,7 @@ def show_parameters(id: str) -> Response:  # noqa: A002
     base64 = wire.wants_base64(request.environ)
     with asking() as asked:
         entry = _find(asked, id)
-        nbytes = TEXT_FACTOR * entry.size
-        if not asked.memory.try_need(nbytes):
-            raise asked.memory.busy(nbytes)
+        hold(asked.memory, TEXT_FACTOR * entry.size)
         found = asked.networks.content(asked.owner, id)
         if found is None:
             raise _unknown(id)

@@ -21,7 +21,7 @@ from schemas.tensor import Array
 from service.admission import BODY_SECONDS, Ticket
 from service.engine.network.definition import Definition
 from service.engine.onnx import read as read_onnx
-from service.memory import Reservation
+from service.memory import Reservation, too_much
 from service.problems import Problem, from_validation, pointer
 from service.store.content import Content, unpacked
 from service.store.store import Store
@@ -68,9 +68,7 @@ class Names(NamedTuple):
         if entry is not None:
             found = loaded.read_before(name)
             if found is None:
-                nbytes = self.memory.held + READING * entry.size
-                if not self.memory.try_need(nbytes):  # nobody waits for memory in a slot that others need
-                    raise self.memory.busy(nbytes)
+                hold(self.memory, self.memory.held + READING * entry.size)
                 content = self.store.networks.content(self.owner, name)
         if found is None and content is None:
             loaded.drop(self.owner, name)
@@ -84,6 +82,17 @@ class Names(NamedTuple):
         assert found is not None
         loaded.believe(self.owner, name)
         return found
+
+
+def hold(memory: Reservation, nbytes: int) -> None:
+    """Hold so many bytes at once or not at all: nobody waits for memory in a slot that others need.
+
+    Raises `Problem` 503, and 422 for more than one request may have.
+    """
+    if nbytes > memory.account.most:
+        raise too_much(nbytes, memory.account.most)
+    if not memory.try_need(nbytes):
+        raise memory.busy(nbytes)
 
 
 def read(content: Content) -> LoadedNetwork:
