@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from service.store.errors import NoStore, StoreError, StoreFull, StoreUnavailabl
 
 BUSY_SECONDS = 5
 """How long a writer waits for another one, or for the server of the database."""
-STATEMENT_SECONDS = 20
+STATEMENT_SECONDS = 15
 """How long a statement may take in PostgreSQL."""
+SILENT_SECONDS = 20.0
+"""How long a transaction may take in PostgreSQL until its connection is cut: a server that hangs ends no statement."""
+GLANCE_SECONDS = 0.5
 CONNECTIONS = 6
 """Connections of a process: one for each slot of storage, and for what runs beside requests."""
 RETRY_SECONDS = 2.0
@@ -52,6 +56,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self._unreachable_until = 0.0
+        self._deadlines = Deadlines()
         self._file = _identity(url.database) if self.is_sqlite else None
         try:
             self.engine = self._sqlite() if self.is_sqlite else self._postgresql()
@@ -79,7 +84,6 @@ class Database:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=BUSY_SECONDS,
-            pool_pre_ping=True,
             pool_recycle=1800,
             connect_args={"connect_timeout": BUSY_SECONDS, "options": limits, "tcp_user_timeout": 1000 * BUSY_SECONDS},
         )
@@ -120,11 +124,16 @@ class Database:
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
         if time.monotonic() < self._unreachable_until:
             raise StoreUnavailable(GONE)
-        try:
-            with self._connected(engine) as connection, connection.begin():
-                yield connection
-        except exc.DBAPIError as error:
-            raise self.meaning(error) from None
+        with self._connected(engine) as connection:
+            descriptor = None if self.is_sqlite else self._watched(connection)
+            try:
+                with connection.begin():
+                    yield connection
+            except exc.DBAPIError as error:
+                raise self.meaning(error) from None
+            finally:
+                if descriptor is not None:
+                    self._deadlines.forget(descriptor)
 
     def _connected(self, engine: Engine) -> Connection:
         try:
@@ -136,6 +145,25 @@ class Database:
             if not self.is_sqlite:
                 self._unreachable_until = time.monotonic() + RETRY_SECONDS
             raise meaning from None
+
+    def _watched(self, connection: Connection) -> int:
+        """Cut the connection where its server is silent for too long; renew it first where it was lost meanwhile."""
+        for last in (False, True):
+            try:
+                descriptor: int = connection.connection.dbapi_connection.fileno()  # type: ignore[union-attr]
+                self._deadlines.watch(descriptor, SILENT_SECONDS)
+                try:
+                    connection.exec_driver_sql("SELECT 1")
+                    connection.rollback()
+                except BaseException:
+                    self._deadlines.forget(descriptor)
+                    raise
+                return descriptor
+            except exc.DBAPIError as error:
+                if last or not error.connection_invalidated:
+                    raise self.meaning(error) from None
+                connection.rollback()  # the next statement takes a new connection
+        raise AssertionError
 
     def meaning(self, error: exc.DBAPIError) -> StoreError:
         """What callers are told of what the database raised; the log gets its own words."""
@@ -169,6 +197,39 @@ MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("25006", StoreUnavailable, READ_ONLY),
 )
 """How codes of errors begin, and what they mean: names of SQLite, SQLSTATE of PostgreSQL."""
+
+
+class Deadlines:
+    """Cuts off the sockets whose time is over. For many threads; the first use starts one of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._due: dict[int, float] = {}
+        self._runs = False
+
+    def watch(self, descriptor: int, seconds: float) -> None:
+        """Cut this socket off after so many seconds, unless it is forgotten before."""
+        with self._lock:
+            self._due[descriptor] = time.monotonic() + seconds
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._run, name="nabla-database", daemon=True).start()
+
+    def forget(self, descriptor: int) -> None:
+        """The time of this socket counts no longer."""
+        with self._lock:
+            self._due.pop(descriptor, None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(GLANCE_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                for descriptor in [each for each, due in self._due.items() if due <= now]:
+                    del self._due[descriptor]
+                    # Whoever waits for an answer gets an error; the descriptor itself stays the driver's.
+                    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as cut:
+                        cut.shutdown(socket.SHUT_RDWR)
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:

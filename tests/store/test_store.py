@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -415,6 +416,38 @@ def test_a_server_that_cannot_be_reached_is_asked_again_after_a_while(monkeypatc
     monkeypatch.setattr(database.engine, "connect", lambda: pytest.fail("it was asked at once"))
     with pytest.raises(StoreUnavailable):
         _ = store.networks
+
+
+def test_a_server_that_hangs_is_cut_off_and_one_that_is_back_is_used(
+    postgresql: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.database.SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("service.store.database.GLANCE_SECONDS", 0.1)
+    database = Database(postgresql)
+    ask = text("SELECT pg_backend_pid()")
+    with database.reading() as connection:
+        process = connection.execute(ask).scalar_one()
+    os.kill(process, signal.SIGSTOP)
+    with database.reading() as connection:  # a connection that hangs before it is used is replaced
+        other = connection.execute(ask).scalar_one()
+    os.kill(process, signal.SIGCONT)
+    assert other != process
+
+    def hang() -> None:
+        with database.reading() as connection:
+            os.kill(other, signal.SIGSTOP)
+            connection.execute(ask)
+
+    with pytest.raises(StoreUnavailable):
+        hang()
+    os.kill(other, signal.SIGCONT)
+    monkeypatch.undo()
+    with database.reading() as connection:
+        process = connection.execute(ask).scalar_one()
+    os.kill(process, signal.SIGTERM)  # as a restart of the server does
+    with database.reading() as connection:
+        assert connection.execute(ask).scalar_one() != process
+    database.close()
 
 
 def test_a_forked_process_opens_connections_of_its_own(tmp_path: Path) -> None:
