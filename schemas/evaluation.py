@@ -24,6 +24,7 @@ from schemas.fields import (
     plain,
     read_each,
 )
+from schemas.parameter_files import PyTorchTree, file_bytes, resolved
 from schemas.requests import R, RequestSchema
 from schemas.stored import NetworkOrIdField, ParametersOrIdField
 from schemas.tensor import (
@@ -104,7 +105,7 @@ class NetworkRequest(RequestSchema[R]):
 
     network = NetworkOrIdField(required=True, metadata=about("the architecture"))
     parameters = ParametersOrIdField(
-        metadata=about("tensors by layer and parameter name; left out, they are initialised from the seed")
+        metadata=about("by layer and name, or a file of arrays; left out, they are initialised from the seed")
     )
     seed = SeedField(
         load_default=0,
@@ -126,11 +127,19 @@ class NetworkRequest(RequestSchema[R]):
         both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
         if both:
             raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
+        given = loaded.get("parameters")
+        if given is not None:
+            loaded["parameters"] = given = resolved(given, loaded["network"])
         if loaded["dtype"] == "float32":
             for key in self.tensors:
                 if key in loaded:
                     loaded[key] = self.narrowed(loaded, key, loaded[key])
+            if isinstance(given, PyTorchTree):
+                loaded["parameters"] = PyTorchTree(loaded["parameters"], given.modules)
         return loaded
+
+    def file_bytes(self, request: Mapping[str, Any]) -> int:
+        return file_bytes(request.get("parameters"))
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
         """Tensors in float32, but for indices: float32 does not hold every integer."""

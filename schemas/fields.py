@@ -345,25 +345,27 @@ class WordsField(StrictField):
 class NameField(StrictField):
     """A name for a layer."""
 
-    FORBIDDEN = frozenset('.[]/\\"') | {chr(code) for code in range(32)}
-    LONGEST = 64
+    FORBIDDEN = frozenset('[]/\\"') | {chr(code) for code in range(32)}
+    LONGEST = 128
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if (
             not isinstance(value, str)
             or not 0 < len(value) <= self.LONGEST
             or not self.FORBIDDEN.isdisjoint(value)
+            or value[0] == "."
+            or value[-1] == "."
             or value == "_schema"  # marshmallow's word for an error of a whole object
         ):
             takes = (
-                f'a name of 1 to {self.LONGEST} characters without . [ ] / \\ " and control characters, '
-                'and not "_schema"'
+                f'a name of 1 to {self.LONGEST} characters without [ ] / \\ " and control characters, '
+                'no . at its ends, and not "_schema"'
             )
             raise self.refuse(takes, value)
         return value
 
     def json_schema(self, components: Components) -> JSONSchema:
-        refused = {"pattern": r'[.\[\]/\\"\x00-\x1f]|^_schema$'}
+        refused = {"pattern": r'[\[\]/\\"\x00-\x1f]|^\.|\.$|^_schema$'}
         name: JSONSchema = {"type": "string", "minLength": 1, "maxLength": self.LONGEST, "not": refused}
         return components.refer("LayerName", lambda: name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -36,9 +37,10 @@ from schemas.fields import (
     read_each,
     shown,
 )
+from schemas.keras import Unreadable, is_document, read
 from schemas.onnx import definition_of, file_schema, is_onnx
 from service.engine.declarations import Registry
-from service.engine.errors import MOST_ERRORS
+from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.definition import INPUT, Definition, LayerDefinition, NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest
@@ -215,6 +217,8 @@ class NetworkField(StrictField):
         value = plain(value)
         if isinstance(value, dict) and is_onnx(value):
             return definition_of(value)
+        if is_document(value):
+            return _of_keras(value)
         if not isinstance(value, dict):
             foreign = recognised(value)
             if foreign:
@@ -257,6 +261,47 @@ class NetworkField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         layers = components.refer("LayerNetwork", lambda: object_schema(SCHEMA, components))
         return components.refer("Network", lambda: {"anyOf": [layers, file_schema(components)]})
+
+
+def _of_keras(document: Any) -> NetworkDefinition:
+    """The definition of a model of Keras; what is wrong is said of the layer as the document has it."""
+    try:
+        found = read(document)
+    except Unreadable as error:
+        raise _at_places(error.faults) from None
+    places = tuple([(() if isinstance(document, str) else place.path, place.words) for place in found.places])
+    try:
+        definition: NetworkDefinition = NetworkField().deserialize(found.network)
+    except ValidationError as error:
+        of_layers = error.messages_dict.get("layers")
+        if not isinstance(of_layers, dict):
+            raise
+        raise _at_places(
+            (places[position][0], f"{places[position][1]}: {text}")
+            for position, messages in of_layers.items()
+            for text in _texts(messages)
+        ) from None
+    return replace(definition, places=places)
+
+
+def _texts(messages: Any, option: str = "") -> Iterator[str]:
+    """Messages about a layer, each after the option that it is about."""
+    if isinstance(messages, dict):
+        for key, item in messages.items():
+            yield from _texts(item, f"{option}.{key}" if option else str(key))
+    else:
+        yield from (f"{option}: {text}" for text in messages)
+
+
+def _at_places(faults: Iterable[tuple[Path, str]]) -> ValidationError:
+    """An error with each text at its place."""
+    whole: dict[Any, Any] = {}
+    for path, text in faults:
+        here = whole
+        for key in path:
+            here = here.setdefault(key, {})
+        here.setdefault("_schema", []).append(Message(text))
+    return ValidationError(whole)
 
 
 def _meaning(name: str) -> str:

@@ -14,10 +14,12 @@ from schemas.common import about, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.evaluation import Tree
 from schemas.fields import Message, StrictField, StrictSchema
+from schemas.keras import is_document
 from schemas.network import NetworkField
 from schemas.onnx import is_onnx
+from schemas.parameter_files import ParametersOrFileField, StateDict, file_bytes, resolved
 from schemas.requests import RequestSchema
-from schemas.tensor import ParametersAnswerField, ParametersField
+from schemas.tensor import ParametersAnswerField
 from service.engine.errors import InvalidRequest
 from service.engine.network.definition import Definition
 from service.engine.onnx import Imported, read
@@ -66,12 +68,23 @@ class NewNetworkField(NetworkField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, NetworkFile):
             return _of_file(value.content)
+        if isinstance(value, str):
+            value = _of_text(value)
         if isinstance(value, dict) and set(value) == {"id"}:
             raise ValidationError({"id": [Message("is stored already; GET /v1/networks/{id} tells of it")]})
         definition = super()._deserialize(value, attr, data, **kwargs)
-        if is_onnx(value):
+        if isinstance(value, dict) and is_onnx(value):
             return _of_inline_file(value)
         return NewNetwork(definition, JSON, orjson.dumps(_canonical(value), option=orjson.OPT_SORT_KEYS))
+
+
+def _of_text(text: str) -> Any:
+    """The model of Keras that a text holds; the text itself where it holds none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if is_document(value) else text
 
 
 def _canonical(value: Any) -> Any:
@@ -106,15 +119,31 @@ def _of_inline_file(value: Mapping[str, Any]) -> NewNetwork:
     return NewNetwork(imported.definition, JSON, orjson.dumps(inline, option=orjson.OPT_SORT_KEYS), imported)
 
 
+class NewParametersField(ParametersOrFileField):
+    """Parameters as requests take them, or what was read of a file already."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return value if isinstance(value, StateDict) else super()._deserialize(value, attr, data, **kwargs)
+
+
 class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
     """A network, and its parameters if they are to be stored with it."""
 
     fresh = frozenset(("network", "parameters"))
 
     network = NewNetworkField(required=True, metadata=about("the architecture"))
-    parameters = ParametersField(
-        metadata=about("tensors by layer and parameter name, which requests by id use unless they send others")
+    parameters = NewParametersField(
+        metadata=about("by layer and name, or a file of arrays, for requests by id to use unless they send others")
     )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as a tree, now that the network is known."""
+        if "parameters" in loaded:
+            loaded["parameters"] = resolved(loaded["parameters"], loaded["network"].definition)
+        return loaded
+
+    def file_bytes(self, request: Mapping[str, Any]) -> int:
+        return file_bytes(request.get("parameters"))
 
 
 class TensorShapeField(StrictField):

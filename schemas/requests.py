@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -83,6 +84,10 @@ class RequestSchema(StrictSchema, Generic[R]):
         except ValidationError:
             self.load(request | refused)  # raises again, with everything that is wrong
             raise
+
+    def file_bytes(self, request: Mapping[str, Any]) -> int:
+        """Bytes that files within a request take while they are read, beyond their text."""
+        return 0
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         """As for every schema; a body that is a model of another library is named instead."""

@@ -11,7 +11,8 @@ from marshmallow import ValidationError
 from schemas.components import Components, JSONSchema, closed_object
 from schemas.fields import Message, plain, shown
 from schemas.network import NetworkField
-from schemas.tensor import Array, ParametersField
+from schemas.parameter_files import ParametersOrFileField
+from schemas.tensor import Array
 from service.engine.network.definition import Definition
 
 ID = re.compile(r"[0-9a-f]{40}")
@@ -86,10 +87,10 @@ class NetworkOrIdField(NetworkField):
         return {"anyOf": [super().json_schema(components), _reference(components)]}
 
 
-class ParametersOrIdField(ParametersField):
-    """Tensors by layer and parameter name, or the id of a stored network that has some."""
+class ParametersOrIdField(ParametersOrFileField):
+    """Tensors by layer and parameter name, a file of them, or the id of a stored network that has some."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, StoredParameters):
             # The arrays are shared with other requests, and read-only; whoever takes parameters out of a request
             # takes them out of this copy.
@@ -97,4 +98,5 @@ class ParametersOrIdField(ParametersField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return {"anyOf": [super().json_schema(components), _reference(components)]}
+        ways = super().json_schema(components)["anyOf"]
+        return {"anyOf": [*ways, _reference(components)]}

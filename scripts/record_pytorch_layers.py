@@ -48,7 +48,8 @@ DIFFERENCES = [
     },
     {
         "where": "batch_normalization, its new statistics",
-        "why": "PyTorch's running variance divides by n - 1 and its momentum is 1 - Keras'; recorded divides by n",
+        "why": "PyTorch's running variance divides by n - 1 and its momentum is 1 - Keras'; recorded divides by n, "
+        "or by n - 1 with unbiased_variance",
     },
     {
         "where": "gru with reset_after false",
@@ -211,7 +212,13 @@ def padded(layer: Layer, x: Tensor, window: Shape, strides: Shape, dilation: Sha
     return x
 
 
-@formula("conv1d", "conv2d")
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+MAXIMA = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+@formula("conv1d", "conv2d", "conv3d")
 def convolution(layer: Layer, x: Tensor) -> Tensor:
     x = channels_first(layer, x)
     dimensions = x.ndim - 2
@@ -219,32 +226,47 @@ def convolution(layer: Layer, x: Tensor) -> Tensor:
     filters, groups = layer("filters"), layer("groups", 1)
     w = layer.parameter("kernel", (*kernel, x.shape[1] // groups, filters)).movedim((-1, -2), (0, 1)).contiguous()
     x = padded(layer, x, kernel, strides, dilation)
-    own = F.conv1d if dimensions == 1 else F.conv2d
+    own = CONVOLUTIONS[dimensions]
     return with_bias(layer, own(x, w, None, strides, 0, dilation, groups), filters)
 
 
-@formula("depthwise_conv2d")
-def depthwise(layer: Layer, x: Tensor) -> Tensor:
-    x = channels_first(layer, x)
-    kernel, strides, dilation = window_of(layer, 2)
+def each_alone(layer: Layer, x: Tensor, name: str) -> Tensor:
+    """The channels of x [samples, channels, …], each convolved alone."""
+    dimensions = x.ndim - 2
+    kernel, strides, dilation = window_of(layer, dimensions)
     channels, multiplier = x.shape[1], layer("depth_multiplier", 1)
-    w = layer.parameter("kernel", (*kernel, channels, multiplier))
-    w = w.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, *kernel).contiguous()
+    w = layer.parameter(name, (*kernel, channels, multiplier)).movedim((-2, -1), (0, 1))
+    w = w.reshape(channels * multiplier, 1, *kernel).contiguous()
     x = padded(layer, x, kernel, strides, dilation)
-    return with_bias(layer, F.conv2d(x, w, None, strides, 0, dilation, channels), channels * multiplier)
+    return CONVOLUTIONS[dimensions](x, w, None, strides, 0, dilation, channels)
 
 
-@formula("conv2d_transpose")
+@formula("depthwise_conv1d", "depthwise_conv2d")
+def depthwise(layer: Layer, x: Tensor) -> Tensor:
+    z = each_alone(layer, channels_first(layer, x), "kernel")
+    return with_bias(layer, z, z.shape[1])
+
+
+@formula("separable_conv1d", "separable_conv2d")
+def separable(layer: Layer, x: Tensor) -> Tensor:
+    each = each_alone(layer, channels_first(layer, x), "depthwise_kernel")
+    dimensions, filters = each.ndim - 2, layer("filters")
+    w = layer.parameter("pointwise_kernel", (*[1] * dimensions, each.shape[1], filters))
+    return with_bias(layer, CONVOLUTIONS[dimensions](each, w.movedim((-1, -2), (0, 1))), filters)
+
+
+@formula("conv1d_transpose", "conv2d_transpose", "conv3d_transpose")
 def transposed(layer: Layer, x: Tensor) -> Tensor:
     x = channels_first(layer, x)
-    kernel, strides, dilation = window_of(layer, 2)
-    w = layer.parameter("kernel", (*kernel, layer("filters"), x.shape[1])).permute(3, 2, 0, 1).contiguous()
-    whole = F.conv_transpose2d(x, w, None, strides, 0, 0, 1, dilation)
+    dimensions = x.ndim - 2
+    kernel, strides, dilation = window_of(layer, dimensions)
+    w = layer.parameter("kernel", (*kernel, layer("filters"), x.shape[1])).movedim((-1, -2), (0, 1)).contiguous()
+    whole = TRANSPOSED[dimensions](x, w, None, strides, 0, 0, 1, dilation)
     more = layer("output_padding")
     sides = []
-    for axis in range(2):
+    for axis in range(dimensions):
         n, s, k = x.shape[2 + axis], strides[axis], (kernel[axis] - 1) * dilation[axis] + 1
-        p = None if more is None else each(more, 2)[axis]
+        p = None if more is None else each(more, dimensions)[axis]
         if layer("padding") == "same":
             length = n * s if p is None else (n - 1) * s + k % 2 + p
             before = max(k - s, 0) // 2 if p is None else max(k - k % 2 - p, 0) // 2
@@ -266,17 +288,17 @@ def pooling_of(layer: Layer, x: Tensor) -> tuple[Tensor, Shape, Shape, list[tupl
     return x, window, strides, sides
 
 
-@formula("max_pooling1d", "max_pooling2d")
+@formula("max_pooling1d", "max_pooling2d", "max_pooling3d")
 def max_pooling(layer: Layer, x: Tensor) -> Tensor:
     x, window, strides, sides = pooling_of(layer, x)
-    own = F.max_pool1d if x.ndim == 3 else F.max_pool2d
+    own = MAXIMA[x.ndim - 2]
     return as_given(layer, own(pad(x, sides, -math.inf), window, strides))
 
 
-@formula("average_pooling1d", "average_pooling2d")
+@formula("average_pooling1d", "average_pooling2d", "average_pooling3d")
 def average_pooling(layer: Layer, x: Tensor) -> Tensor:
     x, window, strides, sides = pooling_of(layer, x)
-    own = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
+    own = MEANS[x.ndim - 2]
     share = own(pad(torch.ones_like(x), sides), window, strides)  # of elements that exist
     return as_given(layer, own(pad(x, sides), window, strides) / share)
 
@@ -288,20 +310,39 @@ def pooled(layer: Layer, x: Tensor, values: Tensor) -> Tensor:
     return as_given(layer, values.reshape(*values.shape, *[1] * (x.ndim - 2)))
 
 
-@formula("global_max_pooling1d", "global_max_pooling2d")
+@formula("global_max_pooling1d", "global_max_pooling2d", "global_max_pooling3d")
 def global_max_pooling(layer: Layer, x: Tensor) -> Tensor:
     return pooled(layer, x, channels_first(layer, x).flatten(2).max(-1).values)
 
 
-@formula("global_average_pooling1d", "global_average_pooling2d")
+@formula("global_average_pooling1d", "global_average_pooling2d", "global_average_pooling3d")
 def global_average_pooling(layer: Layer, x: Tensor) -> Tensor:
     return pooled(layer, x, channels_first(layer, x).flatten(2).mean(-1))
 
 
-@formula("zero_padding2d")
+def sides_of(option: Any, dimensions: int) -> list[Shape]:
+    """Places before and after each dimension; of one dimension, a pair is just that."""
+    return [each(option, 2)] if dimensions == 1 else [each(side, 2) for side in each(option, dimensions)]
+
+
+@formula("zero_padding1d", "zero_padding2d", "zero_padding3d")
 def zero_padding(layer: Layer, x: Tensor) -> Tensor:
-    sides = [each(side, 2) for side in each(layer("padding", 1), 2)]
-    return as_given(layer, pad(channels_first(layer, x), sides))
+    return as_given(layer, pad(channels_first(layer, x), sides_of(layer("padding", 1), x.ndim - 2)))
+
+
+@formula("cropping1d", "cropping2d", "cropping3d")
+def cropping(layer: Layer, x: Tensor) -> Tensor:
+    default = 0 if x.ndim == 4 else 1
+    sides = sides_of(layer("cropping", default), x.ndim - 2)
+    return as_given(layer, pad(channels_first(layer, x), [(-before, -after) for before, after in sides]))
+
+
+@formula("up_sampling1d", "up_sampling3d")
+def repeating(layer: Layer, x: Tensor) -> Tensor:
+    x = channels_first(layer, x)
+    for axis, factor in enumerate(each(layer("size", 2), x.ndim - 2), 2):
+        x = x.repeat_interleave(factor, axis)
+    return as_given(layer, x)
 
 
 @formula("up_sampling2d")
@@ -346,7 +387,10 @@ def prelu(layer: Layer, x: Tensor) -> Tensor:
     return torch.where(x > 0, x, layer.parameter("alpha", shape) * x)
 
 
-@formula("dropout", "spatial_dropout", "spatial_dropout1d", "spatial_dropout2d", "gaussian_noise")
+@formula(
+    *("dropout", "spatial_dropout", "spatial_dropout1d", "spatial_dropout2d", "spatial_dropout3d"),
+    *("gaussian_noise", "gaussian_dropout", "alpha_dropout"),
+)
 def at_rest(layer: Layer, x: Tensor) -> Tensor:
     """Layers that draw random numbers in training do nothing otherwise."""
     assert not layer.training
@@ -397,7 +441,8 @@ def batch_normalization(layer: Layer, x: Tensor) -> Tensor:
         rows = x.detach().movedim(1, -1).flatten(0, -2)
         layer.state = {
             "moving_mean": mean * momentum + rows.mean(0) * (1.0 - momentum),
-            "moving_variance": variance * momentum + rows.var(0, correction=0) * (1.0 - momentum),
+            "moving_variance": variance * momentum
+            + rows.var(0, correction=int(layer("unbiased_variance", False))) * (1.0 - momentum),
         }
         return F.batch_norm(x, None, None, gamma, beta, True, 0.0, epsilon).movedim(1, axis)
     return F.batch_norm(x, mean, variance, gamma, beta, False, 0.0, epsilon).movedim(1, axis)
@@ -431,6 +476,21 @@ def group_normalization(layer: Layer, x: Tensor) -> Tensor:
     return F.group_norm(x, layer("groups", 32), gamma, beta, layer("epsilon", 1e-3)).movedim(1, axis)
 
 
+@formula("unit_normalization")
+def unit_normalization(layer: Layer, x: Tensor) -> Tensor:
+    axes, _, _ = normalized_axes(layer, x)
+    return x / torch.linalg.vector_norm(x, dim=axes, keepdim=True).clamp(min=1e-12)
+
+
+@formula("rescaling")
+def rescaling(layer: Layer, x: Tensor) -> Tensor:
+    scale, offset = (torch.tensor(layer(name, default), dtype=x.dtype) for name, default in RESCALING)
+    return x * scale + offset
+
+
+RESCALING = (("scale", 1.0), ("offset", 0.0))
+
+
 # --- recurrent layers ---------------------------------------------------------------------------
 
 
@@ -444,6 +504,13 @@ def recurrent(layer: Layer, x: Tensor, gates: int, initial: tuple[Tensor, ...]) 
     return x @ w, u
 
 
+def summed_bias(layer: Layer, size: int) -> Tensor | float:
+    """The bias of all gates, which is the sum of two with recurrent_bias."""
+    if not layer("use_bias", True):
+        return 0.0
+    return layer.parameter("bias", (2, size)).sum(0) if layer("recurrent_bias") else layer.parameter("bias", (size,))
+
+
 def sequence(layer: Layer, outputs: list[Tensor]) -> Tensor:
     return torch.stack(outputs, 1) if layer("return_sequences", False) else outputs[-1]
 
@@ -455,7 +522,7 @@ def start(layer: Layer, x: Tensor, initial: tuple[Tensor, ...], position: int) -
 @formula("simple_rnn")
 def simple_rnn(layer: Layer, x: Tensor, *initial: Tensor) -> Tensor:
     steps, u = recurrent(layer, x, 1, initial)
-    bias = layer.parameter("bias", (layer("units"),)) if layer("use_bias", True) else 0.0
+    bias = summed_bias(layer, layer("units"))
     h, outputs = start(layer, x, initial, 0), []
     for step in steps.unbind(1):
         h = layer.activate(step + h @ u + bias, default="tanh")
@@ -466,7 +533,7 @@ def simple_rnn(layer: Layer, x: Tensor, *initial: Tensor) -> Tensor:
 @formula("lstm")
 def lstm(layer: Layer, x: Tensor, *initial: Tensor) -> Tensor:
     steps, u = recurrent(layer, x, 4, initial)
-    bias = layer.parameter("bias", (4 * layer("units"),)) if layer("use_bias", True) else 0.0
+    bias = summed_bias(layer, 4 * layer("units"))
     h, c, outputs = start(layer, x, initial, 0), start(layer, x, initial, 1), []
     for step in steps.unbind(1):
         i, f, g, o = (step + h @ u + bias).chunk(4, -1)
@@ -576,6 +643,32 @@ def multi_head_attention(layer: Layer, query: Tensor, *others: Tensor) -> Tensor
     w = layer.parameter("attention_output_kernel", (heads, value_size, output))
     z = torch.einsum("nhtv,hvo->nto", mixed, w)
     return z + layer.parameter("attention_output_bias", (output,)) if layer("use_bias", True) else z
+
+
+def mixed(layer: Layer, scores: Tensor, value: Tensor) -> Tensor:
+    if layer("use_causal_mask", False):
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
+    return scores.softmax(-1) @ value
+
+
+@formula("attention")
+def attention(layer: Layer, query: Tensor, value: Tensor, *others: Tensor) -> Tensor:
+    key = others[0] if others else value
+    scale = layer.parameter("scale", ()) if layer("use_scale", False) else 1.0
+    if layer("score_mode", "dot") == "dot":
+        return mixed(layer, scale * (query @ key.transpose(-1, -2)), value)
+    weight = layer.parameter("concat_score_weight", ())
+    return mixed(layer, weight * torch.tanh(scale * (query[:, :, None] + key[:, None])).sum(-1), value)
+
+
+@formula("additive_attention")
+def additive_attention(layer: Layer, query: Tensor, value: Tensor, *others: Tensor) -> Tensor:
+    key = others[0] if others else value
+    sums = torch.tanh(query[:, :, None] + key[:, None])
+    if layer("use_scale", True):
+        sums = sums * layer.parameter("scale", query.shape[-1:])
+    return mixed(layer, sums.sum(-1), value)
 
 
 @formula("add")
@@ -794,6 +887,8 @@ NORMALIZATION: dict[str, list[Case]] = {
         case((5, 3), center=False, scale=False, **TRAINING),
         case((2, 4, 3), center=False, scale=False),
         case((2, 4, 3), scale=False),
+        case((5, 3), unbiased_variance=True, **TRAINING),
+        case((2, 3, 2, 2), axis=1, unbiased_variance=True, momentum=0.75, **TRAINING),
     ],
     "layer_normalization": [
         case((3, 4)),
@@ -851,9 +946,10 @@ GATES = [
     case(SEQUENCE, units=2, recurrent_activation="hard_sigmoid", **EVERY_STEP),
     case(SEQUENCE, units=2, recurrent_activation="tanh", activation="sigmoid"),
 ]
+BOTH_BIASES = [case(SEQUENCE, units=2, recurrent_bias=True, **EVERY_STEP)]
 RECURRENT: dict[str, list[Case]] = {
-    "simple_rnn": recurrent_cases("simple_rnn", 1),
-    "lstm": [*recurrent_cases("lstm", 2), *GATES, case(SEQUENCE, units=2, unit_forget_bias=False)],
+    "simple_rnn": [*recurrent_cases("simple_rnn", 1), *BOTH_BIASES],
+    "lstm": [*recurrent_cases("lstm", 2), *GATES, case(SEQUENCE, units=2, unit_forget_bias=False), *BOTH_BIASES],
     "gru": [
         *recurrent_cases("gru", 1),
         *GATES,
@@ -968,6 +1064,98 @@ SIMPLE: dict[str, list[Case]] = {
     "repeat_vector": [case((2, 3), n=3), case((2, 1), n=1)],
 }
 
+VOLUME, VOLUME_FIRST = (1, 3, 4, 3, 2), (1, 2, 3, 3, 4)
+VOLUMES: dict[str, list[Case]] = {
+    "conv3d": [
+        case(VOLUME, filters=2, kernel_size=2),
+        case(VOLUME, filters=2, kernel_size=[2, 3, 1], strides=2, padding="same", activation="tanh"),
+        case((1, 3, 3, 3, 2), filters=2, kernel_size=2, dilation_rate=2, use_bias=False),
+        case(VOLUME_FIRST, filters=2, kernel_size=2, groups=2, **FIRST),
+    ],
+    "conv3d_transpose": [
+        case((1, 2, 2, 2, 2), filters=2, kernel_size=2, strides=2),
+        case((1, 2, 2, 2, 1), filters=2, kernel_size=[3, 2, 2], strides=[2, 1, 2], padding="same", activation="tanh"),
+        case((1, 2, 2, 1, 2), filters=1, kernel_size=2, strides=2, output_padding=1, **FIRST),
+        case((1, 2, 1, 2, 1), filters=1, kernel_size=2, dilation_rate=[1, 2, 2], use_bias=False),
+    ],
+    "max_pooling3d": [
+        case((1, 4, 4, 2, 2), **DISTINCT),
+        case(VOLUME, pool_size=[2, 3, 2], strides=1, padding="same", **DISTINCT),
+        case(VOLUME_FIRST, **FIRST, **TIED),
+    ],
+    "average_pooling3d": [
+        case((1, 4, 4, 2, 2)),
+        case(VOLUME, pool_size=[2, 3, 2], strides=1, padding="same"),
+        case(VOLUME_FIRST, **FIRST),
+    ],
+    "global_max_pooling3d": [case(VOLUME, **DISTINCT), case(VOLUME_FIRST, keepdims=True, **FIRST, **DISTINCT)],
+    "global_average_pooling3d": [case(VOLUME), case(VOLUME_FIRST, keepdims=True, **FIRST)],
+    "zero_padding3d": [
+        case((1, 1, 2, 2, 1)),
+        case((1, 1, 2, 2, 1), padding=[0, 2, 1]),
+        case((1, 1, 2, 1, 2), padding=[[0, 1], [2, 1], [1, 0]], **FIRST),
+    ],
+    "cropping3d": [
+        case((1, 3, 4, 3, 1)),
+        case((1, 3, 4, 3, 1), cropping=[0, 1, 1]),
+        case((1, 2, 3, 4, 3), cropping=[[0, 1], [2, 1], [1, 0]], **FIRST),
+    ],
+    "up_sampling3d": [case((1, 2, 1, 2, 1)), case((1, 1, 2, 1, 2), size=[1, 3, 2], **FIRST)],
+    "spatial_dropout3d": [case((1, 2, 2, 2, 2), rate=0.25)],
+}
+
+SEQUENCES: dict[str, list[Case]] = {
+    "depthwise_conv1d": [
+        case(LINE, kernel_size=3),
+        case(LINE, kernel_size=2, depth_multiplier=2, strides=2, padding="same", activation="tanh"),
+        case(LINE_FIRST, kernel_size=2, dilation_rate=2, use_bias=False, **FIRST),
+    ],
+    "separable_conv1d": [
+        case(LINE, filters=3, kernel_size=3),
+        case(LINE, filters=2, kernel_size=2, depth_multiplier=2, strides=2, padding="same", activation="tanh"),
+        case(LINE_FIRST, filters=2, kernel_size=2, dilation_rate=2, use_bias=False, **FIRST),
+    ],
+    "conv1d_transpose": [
+        case((2, 3, 2), filters=3, kernel_size=3),
+        case((2, 3, 2), filters=2, kernel_size=3, strides=2, padding="same", activation="tanh"),
+        case((2, 3, 2), filters=2, kernel_size=3, strides=2, output_padding=1),
+        case((2, 2, 3), filters=2, kernel_size=2, dilation_rate=2, use_bias=False, **FIRST),
+    ],
+    "zero_padding1d": [case((2, 2, 2)), case((2, 2, 2), padding=[0, 2]), case((2, 2, 2), padding=2, **FIRST)],
+    "cropping1d": [case((2, 4, 2)), case((2, 4, 2), cropping=[0, 2]), case((2, 2, 5), cropping=2, **FIRST)],
+    "up_sampling1d": [case((2, 2, 2)), case((2, 2, 2), size=3)],
+}
+
+IMPORTED: dict[str, list[Case]] = {
+    "separable_conv2d": [
+        case(IMAGE, filters=3, kernel_size=3),
+        case(IMAGE, filters=2, kernel_size=[2, 3], depth_multiplier=2, strides=2, padding="same", activation="tanh"),
+        case(IMAGE_FIRST, filters=2, kernel_size=2, dilation_rate=2, use_bias=False, **FIRST),
+    ],
+    "cropping2d": [
+        case((2, 4, 3, 2)),
+        case((2, 4, 3, 2), cropping=1),
+        case((2, 4, 3, 2), cropping=[[0, 2], [1, 0]]),
+        case((2, 2, 4, 3), cropping=[1, 0], **FIRST),
+    ],
+    "unit_normalization": [case((3, 4)), case((2, 3, 4), axis=1), case((2, 3, 4), axis=[1, 2])],
+    "rescaling": [case((2, 3)), case((2, 3), scale=0.5, offset=-1.0), case((2, 2, 2), scale=[0.5, 2.0], offset=[1.0])],
+    "attention": [
+        case((2, 3, 4), (2, 2, 4)),
+        case((2, 3, 4), (2, 2, 3), (2, 2, 4), use_scale=True),
+        case((2, 3, 4), (2, 3, 4), use_causal_mask=True),
+        case((2, 3, 4), (2, 2, 4), score_mode="concat"),
+        case((2, 3, 4), (2, 2, 4), score_mode="concat", use_scale=True, use_causal_mask=True),
+    ],
+    "additive_attention": [
+        case((2, 3, 4), (2, 2, 4)),
+        case((2, 3, 4), (2, 2, 3), (2, 2, 4), use_scale=False),
+        case((2, 3, 4), (2, 3, 4), use_causal_mask=True),
+    ],
+    "gaussian_dropout": [case((2, 3), rate=0.25)],
+    "alpha_dropout": [case((2, 3), rate=0.25)],
+}
+
 FAMILIES = {
     "convolution": CONVOLUTION,
     "resizing": RESIZING,
@@ -976,6 +1164,9 @@ FAMILIES = {
     "recurrent": RECURRENT,
     "mixing": MIXING,
     "simple": SIMPLE,
+    "volumes": VOLUMES,
+    "sequences": SEQUENCES,
+    "imported": IMPORTED,
 }
 
 
@@ -1000,7 +1191,7 @@ def record_layer(kind: str, position: int, options: dict[str, Any], shapes: list
 
     names = [name for name, array in layer.parameters.items() if array.requires_grad]
     targets = [*(layer.parameters[name] for name in names), *moved]
-    directions = [torch.from_numpy(numbers(tuple(target.shape), rng)) for target in targets]
+    directions = [torch.from_numpy(np.asarray(numbers(tuple(target.shape), rng))) for target in targets]
     gradients = list(torch.autograd.grad((outputs * cotangent).sum(), targets, create_graph=True))
     second = derivative_along(gradients, targets, directions)
 

@@ -2,6 +2,7 @@
 
     nabla --version
     nabla serve --port 8001
+    nabla convert model.keras
 
 What a command needs is imported by the command, so that the others start at once.
 """
@@ -9,6 +10,7 @@ What a command needs is imported by the command, so that the others start at onc
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +69,30 @@ def serve(arguments: Namespace) -> None:
     from service.server import Server
 
     Server().run()
+
+
+@command(
+    argument("file", help="model.keras, model.h5, model.weights.h5, or model.json with what model.to_json() gives"),
+    argument("--network", metavar="FILE", help="for weights alone: a file with what model.to_json() gives"),
+    argument("--output", metavar="NAME", help="of the files that are written, without ending; by default that of FILE"),
+)
+def convert(arguments: Namespace) -> int:
+    """Turn a model of Keras into JSON and safetensors that the service takes. Nothing is sent anywhere."""
+    from pathlib import Path
+
+    from service.convert import NotConvertible
+    from service.convert import convert as write
+
+    source = Path(arguments.file)
+    stem = source.name.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras").removesuffix(".json")
+    target = Path(arguments.output) if arguments.output else source.with_name(f"{stem}.nabla")
+    try:
+        for line in write(source, Path(arguments.network) if arguments.network else None, target):
+            print(line)
+    except (NotConvertible, OSError) as error:
+        print(f"nabla convert: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,8 @@ import numpy as np
 
 LONG = 16 * 1024
 """Shorter texts are not worth the trouble."""
-KEY = b'"base64"'
+KEYS = ("base64", "safetensors", "npz")
+"""Keys of long texts: of a typed array, and of a file of arrays."""
 OPENING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*"')
 # How JSON writes the character NUL, which no sensible text has; with it begins what stands in for a text.
 NUL = b"\\u0000"
@@ -28,8 +29,8 @@ class LongTexts:
         self.rest = body
         """The body with stand-ins for the texts."""
         self.texts: list[memoryview] = []
-        self.holders: list[dict[str, Any]] = []
-        """The typed arrays that hold the texts, once they are `put_back`."""
+        self.holders: list[tuple[dict[str, Any], str]] = []
+        """The objects that hold the texts, and their keys, once they are `put_back`."""
         self._cut(body)
         self.nbytes = sum(map(len, self.texts))
         """How long the texts are together."""
@@ -38,10 +39,9 @@ class LongTexts:
         view = memoryview(body)
         rest = bytearray()
         texts: list[memoryview] = []
-        done = place = 0
-        while (place := body.find(KEY, place)) >= 0:
-            place += len(KEY)
-            opening = OPENING.match(body, place)
+        done = 0
+        for place in _ends_of_keys(body):
+            opening = OPENING.match(body, place) if place >= done else None
             if opening is None:
                 continue
             start = opening.end()
@@ -50,7 +50,7 @@ class LongTexts:
                 rest += view[done:start]
                 rest += NUL + b"%d" % len(texts)
                 texts.append(view[start:stop])
-                done = place = stop
+                done = stop
         if not texts:
             return
         rest += view[done:]
@@ -68,19 +68,35 @@ class LongTexts:
             if isinstance(item, list):
                 pending += [entry for entry in item if type(entry) is dict]
             elif isinstance(item, dict):
-                text = item.get("base64")
-                if isinstance(text, str) and text.startswith("\0"):
-                    item["base64"] = self.texts[int(text[1:])]
-                    self.holders.append(item)
+                key = next((key for key in KEYS if _is_stand_in(item.get(key))), None)
+                if key is not None:
+                    item[key] = self.texts[int(item[key][1:])]
+                    self.holders.append((item, key))
                 else:
                     pending += item.values()
         return len(self.holders) == len(self.texts)
 
     def release(self) -> None:
         """Let go of the body, when its texts are decoded; its typed arrays keep an empty text."""
-        for holder in self.holders:
-            holder["base64"] = ""
+        for holder, key in self.holders:
+            holder[key] = ""
         self.rest, self.texts = b"", []
+
+
+def _ends_of_keys(body: bytes) -> list[int]:
+    """Where the keys of long texts end, in their order."""
+    ends = []
+    for key in KEYS:
+        quoted = b'"%s"' % key.encode()
+        place = 0
+        while (place := body.find(quoted, place)) >= 0:
+            place += len(quoted)
+            ends.append(place)
+    return sorted(ends)
+
+
+def _is_stand_in(text: Any) -> bool:
+    return isinstance(text, str) and text.startswith("\0")
 
 
 def _is_printable(text: memoryview) -> bool:

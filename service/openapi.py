@@ -178,7 +178,7 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
         content = {"schema": type(operation.takes), "examples": _described_requests(operation.examples)}
         described["requestBody"] = {"required": True, "content": {wire.JSON: content}}
         described["requestBody"]["content"] |= {
-            media_type: _file(operation, media_type) for media_type in operation.files
+            media_type: _file(operation, media_type) for media_type in operation.bodies
         }
         answer["content"][wire.JSON]["examples"] = _answers(operation, client)
     if not operation.path.startswith("/v1"):

@@ -10,6 +10,7 @@ import io
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
@@ -25,16 +26,22 @@ from service.structure import ARRAY_BYTES, structure_of
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
-Form = Literal["json", "ndjson", "sse"]
-"""The forms of an answer: one document, a line for each record, server-sent events."""
+SAFETENSORS, NPZ = "application/vnd.safetensors", "application/x-npz"
+
+Form = Literal["json", "ndjson", "sse", "safetensors", "npz"]
+"""The forms of an answer: one document, a line for each record, server-sent events, a file of its tensors."""
+FILES: Mapping[Form, str] = {"safetensors": SAFETENSORS, "npz": NPZ}
+"""Forms that are files, and their media types."""
+LAYOUTS = ("nabla", "pytorch")
 MULTIPART, BINARY = "multipart/form-data", "application/octet-stream"
-FILES = (MULTIPART, BINARY, "application/onnx", "application/x-onnx")
-"""Media types of bodies that are files, where these are taken."""
+NETWORK_FILES = (MULTIPART, BINARY, "application/onnx", "application/x-onnx")
+"""Media types of bodies that are files of networks, where these are taken."""
 TAKE_FILES = ("/v1/networks",)
 """Paths whose requests may be files. The edge asks before a view is known."""
 # What an Accept header may name, and the form it means.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
+OF_FILES: dict[str, Form] = {SAFETENSORS: "safetensors", "application/safetensors": "safetensors", NPZ: "npz"}
 # Accept headers that need no reading: they mean a document with lists.
 COMMON = (None, "", "*/*", JSON)
 
@@ -149,7 +156,7 @@ def check_content_type(environ: Mapping[str, Any]) -> None:
     if content_type == JSON:
         return
     media_type, options = parse_options_header(content_type)
-    if environ["PATH_INFO"].rstrip("/") in TAKE_FILES and media_type.lower() in FILES:
+    if environ["PATH_INFO"].rstrip("/") in TAKE_FILES and media_type.lower() in NETWORK_FILES:
         return
     charset = options.get("charset", "utf-8").lower()
     if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
@@ -248,16 +255,41 @@ def _kind(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def wants_base64(environ: Mapping[str, Any]) -> bool:
-    """How tensors are to be encoded; raises `Problem` 406 where JSON is not accepted at all."""
+def form_and_base64(environ: Mapping[str, Any], streams: bool = True, files: bool = False) -> tuple[Form, bool]:
+    """Which form an answer is to have, and whether with base64; raises `Problem` 400 and 406.
+
+    `streams` and `files` say whether it may be a stream or a file of tensors. `?format=` comes before the header.
+    """
+    wanted = _query(environ, "format", ("json", *FILES)) if files and environ.get("QUERY_STRING") else None
     accept = environ.get("HTTP_ACCEPT")
-    return accept not in COMMON and _negotiate(accept, DOCUMENT)[1]
+    if wanted in FILES:
+        return ("safetensors" if wanted == "safetensors" else "npz"), False
+    if accept in COMMON:
+        return "json", False
+    forms = (DOCUMENT_OR_STREAM if streams else DOCUMENT) | (OF_FILES if files and wanted is None else {})
+    return _negotiate(accept, forms)
 
 
-def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
-    """Which form an answer that may be a stream is to have, and whether with base64; raises `Problem` 406."""
+def check_accept(environ: Mapping[str, Any]) -> None:
+    """Refuse an Accept header that rules out every form that some operation has; raises `Problem` 406."""
     accept = environ.get("HTTP_ACCEPT")
-    return ("json", False) if accept in COMMON else _negotiate(accept, DOCUMENT_OR_STREAM)
+    if accept not in COMMON:
+        _negotiate(accept, DOCUMENT_OR_STREAM | OF_FILES)
+
+
+def wanted_layout(environ: Mapping[str, Any]) -> str | None:
+    """The layout of parameters and gradients that `?layout=` asks for; raises `Problem` 400."""
+    return _query(environ, "layout", LAYOUTS) if environ.get("QUERY_STRING") else None
+
+
+def _query(environ: Mapping[str, Any], name: str, known: Sequence[str]) -> str | None:
+    """A word of the query, None where it is not there."""
+    values: list[str] | None = parse_qs(environ["QUERY_STRING"][:2000]).get(name)
+    if not values:
+        return None
+    if len(values) > 1 or values[0] not in known:
+        raise Problem("bad-request", f"{name} takes one of {', '.join(known)}, got {', '.join(values)[:60]!r}.")
+    return values[0]
 
 
 def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, bool]:
@@ -272,9 +304,10 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
         if best is None or quality > best[0]:
             best = (quality, form, tensors == "base64")
     if best is None:
-        streams = f", or a stream, {NDJSON} or {EVENTS}; each" if forms is DOCUMENT_OR_STREAM else ","
+        streams = f", or a stream, {NDJSON} or {EVENTS}; each" if NDJSON in forms else ","
+        files = f" Its tensors come as {SAFETENSORS} or {NPZ} too." if NPZ in forms else ""
         raise Problem(
-            "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64."
+            "not-acceptable", f"The answer is {JSON}{streams} optionally with tensors=lists or tensors=base64.{files}"
         )
     return best[1:]
 

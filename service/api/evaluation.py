@@ -9,6 +9,7 @@ from flask import Blueprint
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.examples import FORWARD, GRADIENTS
+from service.api.layouts import layout_of
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.api.operation import Context, post
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
@@ -24,10 +25,11 @@ blueprint = Blueprint("evaluation", __name__)
     summary="Outputs of a network",
     tag="Networks",
     examples=FORWARD,
+    files=True,
 )
 def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Run a network forward. With `include: ["layers"]` every layer's pre-activation and output come too."""
-    return _answer(request, _evaluate(request, context))
+    return _answer(request, context)
 
 
 @post(
@@ -38,6 +40,7 @@ def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     summary="Loss and exact gradients",
     tag="Networks",
     examples=GRADIENTS,
+    files=True,
 )
 def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Loss, outputs and the exact gradient of the loss with respect to every parameter.
@@ -47,7 +50,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     `norms` (of the gradients by parameter and of the deltas by layer), `per_sample` (every sample's own loss and
     gradients) and `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here.
     """
-    return _answer(request, _evaluate(request, context))
+    return _answer(request, context)
 
 
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
@@ -66,8 +69,11 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     return result
 
 
-def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
+def _answer(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """The answer, what matters most first."""
+    layout = layout_of(request, context)
+    context.answer_layout = layout.name
+    result = _evaluate(request, context)
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}
     if result.loss is not None:
@@ -78,25 +84,28 @@ def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
         answer["regularization_loss"] = number(result.regularization_loss)
     answer["outputs"] = unnamed(outputs, request["network"].output_names)
     if result.loss is not None:
-        answer["gradients"] = {} if "gradients" in request["exclude"] else result.gradients
+        answer["gradients"] = {} if "gradients" in request["exclude"] else layout.gradients(result.gradients)
         answer["gradient_norm"] = result.gradient_norm
     answer["finite"] = result.finite
-    answer["warnings"] = listed(result.warnings)
+    answer["warnings"] = [*listed(result.warnings), *layout.warnings]
     if result.norms is not None:
         answer["norms"] = vars(result.norms)
     if result.parameters is not None:
         if "parameters" not in request["exclude"]:
-            answer["parameters"] = result.parameters
+            answer["parameters"] = layout.parameters(result.parameters)
     elif "parameters" in request["include"]:
-        answer["parameters"] = request["parameters"]
+        answer["parameters"] = layout.parameters(request["parameters"])
     if result.state is not None:
-        answer["state"] = result.state
+        answer["state"] = layout.parameters(result.state)
     if result.input_gradients is not None:
         answer["input_gradients"] = unnamed(result.input_gradients, request["network"].inputs)
     if result.layers is not None:
         answer["layers"] = [_layer(layer) for layer in result.layers]
     if result.per_sample_loss is not None:
-        answer["per_sample"] = {"loss": result.per_sample_loss, "gradients": result.per_sample_gradients}
+        answer["per_sample"] = {
+            "loss": result.per_sample_loss,
+            "gradients": layout.per_sample(result.per_sample_gradients or {}),
+        }
     return answer
 
 

@@ -210,6 +210,11 @@ def _loss_weights(
 def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
     """The engine names tensors by input and output; a request with but one need not."""
     path = fault.path
+    places = getattr(request.get("network"), "places", ())
+    if places and path[:2] == ("network", "layers") and len(path) > 2:
+        place, words = places[int(path[2])]
+        option = f"{path[3]}: " if len(path) > 3 else ""
+        return replace(fault, path=("network", *place), detail=f"{words}: {option}{fault.detail}")
     if path[:1] == ("validation",):
         inner = _told_in_terms_of(request["validation"], replace(fault, path=path[1:]))
         return replace(fault, path=("validation", *inner.path))

@@ -14,7 +14,6 @@ import orjson
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
 
-from schemas.fields import Message
 from schemas.networks import (
     JSON,
     KeptNetworkSchema,
@@ -25,11 +24,14 @@ from schemas.networks import (
     StoredParametersResponse,
     StoreNetworkRequest,
 )
+from schemas.parameter_files import LAYOUTS, StateDict, tree_of
 from schemas.stored import ID
-from schemas.tensor import TYPED_DTYPES
+from schemas.tensor_files import load_npz, load_safetensors
 from service import wire
+from service.api.answer_files import as_file
+from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
-from service.api.operation import Context, describe, post, runtime
+from service.api.operation import OF_FILES, Context, describe, post, runtime
 from service.api.stored import hold, loaded_network, read
 from service.costs import NODE_SECONDS
 from service.engine.errors import InvalidRequest, LimitExceeded
@@ -38,7 +40,7 @@ from service.engine.onnx import Imported
 from service.memory import Reservation
 from service.multipart import parts_of
 from service.problems import Problem, from_validation, pointer
-from service.store.content import Content, Tree, packed, unpacked
+from service.store.content import Content, Tree, packed
 from service.store.store import Store
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ blueprint = Blueprint("networks", __name__)
 
 FORMATS = ("json", "onnx", "keras")
 """What a body may be: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
-PART_NAMES = ("network", "parameters")
+PART_NAMES = ("network", "parameters", "layout")
 PAGE, LONGEST_PAGE = 50, 200
 """Networks of a page of the listing."""
+ZIP = b"PK\x03\x04"
 TEXT_FACTOR = 5
 """What parameters take as arrays and as text of numbers, in multiples of their bytes."""
 PACKING_SECONDS = 1e-8
@@ -95,6 +98,9 @@ def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Pars
         raise Problem("malformed-body", detail)
     value: dict[str, Any] = {}
     loaded = sum(map(len, parts.values()))
+    layout = parts.pop("layout", b"nabla").decode("utf-8", "replace")
+    if layout not in LAYOUTS:
+        raise Problem("malformed-body", f"The part 'layout' is one of {', '.join(LAYOUTS)}, got {layout[:60]!r}.")
     for name, content in parts.items():
         if content.lstrip()[:1] == b"{":
             parsed = wire.parse(content, (), need)
@@ -103,28 +109,18 @@ def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Pars
         elif name == "network":
             value[name] = NetworkFile(content)
         else:
-            value[name] = _of_safetensors(content)
+            value[name] = _of_arrays(content, layout)
             loaded += 2 * len(content)
     return wire.Parsed(value, None, loaded)
 
 
-def _of_safetensors(content: bytes) -> Tree:
-    """The parameters in a safetensors file. Raises `Problem` 422."""
-    wrong: Any = None
-    tree: Tree = {}
+def _of_arrays(content: bytes, layout: str) -> Any:
+    """The parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
     try:
-        tree = unpacked(content)
-    except ValueError as error:
-        wrong = [Message(f"is neither JSON nor a safetensors file: {error}")]
-    for layer, arrays in tree.items():
-        for name, array in arrays.items():
-            if array.dtype.name not in TYPED_DTYPES:
-                wrong = {layer: {name: [Message(f"has numbers of type {array.dtype}; send {', '.join(TYPED_DTYPES)}")]}}
-            elif array.dtype.kind == "f" and not np.isfinite(array).all():
-                wrong = {layer: {name: [Message("holds NaN or infinity")]}}
-    if wrong:
-        raise from_validation(ValidationError({"parameters": wrong}), {"parameters": tree})
-    return tree
+        arrays = (load_npz if content.startswith(ZIP) else load_safetensors)(content)
+        return StateDict(arrays, {}) if layout == "pytorch" else tree_of(arrays)
+    except ValidationError as error:
+        raise from_validation(ValidationError({"parameters": error.messages}), {"parameters": ""}) from None
 
 
 @post(
@@ -136,7 +132,7 @@ def _of_safetensors(content: bytes) -> Tree:
     tag="Storage",
     examples=NETWORKS,
     reads=read_network,
-    files=(wire.BINARY, wire.MULTIPART),
+    bodies=(wire.BINARY, wire.MULTIPART),
     created="Stored; 200 says that this key had stored it before.",
     parameters=(
         {
@@ -336,12 +332,14 @@ def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     summary="The parameters of a stored network",
     tag="Storage",
     gives=StoredParametersResponse(),
-    parameters=(IDENTIFIER,),
+    parameters=(IDENTIFIER, *OF_FILES),
 )
 def show_parameters(id: str) -> Response:  # noqa: A002
-    """The parameters that were stored with the network, in the tree in which requests take them."""
-    _query(request.environ, ())
-    base64 = wire.wants_base64(request.environ)
+    """The parameters of the network as a tree, or as a file of arrays, in the layout of this service or of PyTorch."""
+    environ = request.environ
+    _query(environ, ("format", "layout"))
+    form, base64 = wire.form_and_base64(environ, streams=False, files=True)
+    wanted = wire.wanted_layout(environ) or "nabla"
     with asking() as asked:
         entry = _find(asked, id)
         hold(asked.memory, TEXT_FACTOR * entry.size)
@@ -352,9 +350,15 @@ def show_parameters(id: str) -> Response:  # noqa: A002
         parameters = network.parameters or network.definition.parameters
         if parameters is None:
             raise Problem("not-found", "This network is stored without parameters.")
-        pieces = wire.document_in_pieces({"parameters": parameters}, base64)
+        told = {"parameters": layout_named(wanted, network.definition).parameters(parameters)}
+        file = form in wire.FILES
+        pieces = as_file(told, form, wanted) if file else wire.document_in_pieces(told, base64)
     media_type = "application/json; tensors=base64" if base64 else wire.JSON
-    return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+    headers = {"Content-Length": str(sum(map(len, pieces)))}
+    if file:
+        media_type = wire.FILES[form]
+        headers["Content-Disposition"] = f'attachment; filename="parameters.{form}"'
+    return Response(pieces, content_type=media_type, headers=headers)
 
 
 @describe(

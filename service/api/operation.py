@@ -20,6 +20,7 @@ from schemas.requests import R, RequestSchema
 from schemas.stored import NetworkOrIdField
 from service import wire
 from service.admission import SMALL_SECONDS, Admission, Ticket
+from service.api.answer_files import as_file
 from service.api.examples import Example
 from service.api.stored import Names, with_stored
 from service.config import Settings
@@ -81,6 +82,10 @@ class Context:
     """Whether tensors are to be typed arrays. Documents are written by whoever called the view, streams are not."""
     language: str = LANGUAGES[0]
     """The language of sentences (see `service/engine/texts`)."""
+    layout: str | None = None
+    """The layout of parameters and gradients that the query asks for."""
+    answer_layout: str = "nabla"
+    """The layout that they have in the answer."""
     status: int = 200
     """That of the answer; a view may change it."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -160,7 +165,7 @@ class Operation:
     """What the answer comes as; none: OpenAPI says nothing of it, for generators of clients know no such type."""
     streams: tuple[type[Schema], ...] = ()
     """What the lines or events of a streamed answer are; none: it is no stream."""
-    files: tuple[str, ...] = ()
+    bodies: tuple[str, ...] = ()
     """Media types of bodies that are files, in place of JSON."""
     status: int = 200
     """Of the answer, where all goes well."""
@@ -195,6 +200,23 @@ def in_order() -> list[Operation]:
     return sorted(OPERATIONS, key=lambda operation: (tags.index(operation.tag), operation.path != FIRST))
 
 
+OF_FILES: tuple[Mapping[str, Any], ...] = (
+    {
+        "name": "format",
+        "in": "query",
+        "description": "json, or the tensors of the answer as a file; an Accept header does the same",
+        "schema": {"type": "string", "enum": ["json", *wire.FILES], "default": "json"},
+    },
+    {
+        "name": "layout",
+        "in": "query",
+        "description": "of parameters and gradients in the answer; by default that of the parameters sent",
+        "schema": {"type": "string", "enum": list(wire.LAYOUTS)},
+    },
+)
+"""Query parameters of operations whose answers may be files."""
+
+
 def runtime() -> Runtime:
     """The running service's own state."""
     found: Runtime = current_app.extensions["nabla"]
@@ -224,12 +246,14 @@ def post(
     tag: str,
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
+    files: bool = False,
     reads: Callable[[Mapping[str, Any], bytes, Callable[[int], None]], wire.Parsed | None] = lambda *_: None,
     **details: Any,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: the function below answers POST requests at `path`.
 
-    With `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
+    With `files`, the client may ask for the tensors of the answer as a file, and for the layout of PyTorch. With
+    `streams`, the client may ask for a form that is a stream; then the function gives the whole response. They
     are the schemas of its lines. Where requests have the field `language`, `context.language` is the language of the
     answer, and its headers say so. `reads` makes a request of a body that is no JSON object; None: it is one.
     `details` are further fields of `Operation`.
@@ -242,7 +266,10 @@ def post(
             environ = request.environ
             running = runtime()
             settings = running.settings
-            form, base64 = wire.form_and_base64(environ) if streams else ("json", wire.wants_base64(environ))
+            form, base64 = wire.form_and_base64(environ, bool(streams), files)
+            layout = wire.wanted_layout(environ) if files else None
+            file = form if form in wire.FILES else None
+            form = "json" if file else form
             wire.check_content_type(environ)
             timer: Timer = environ["nabla.timer"]
             sent: Callable[[], None] | None = None
@@ -258,6 +285,10 @@ def post(
                 del read
                 del body
                 timer.mark("parse")
+                expanding = takes.file_bytes(value)
+                if expanding:
+                    loaded_bytes += expanding
+                    memory.need(loaded_bytes + (texts.nbytes if texts is not None else 0))
                 if is_large:
                     ticket.look()
                 if names_networks:
@@ -278,7 +309,7 @@ def post(
                     environ["nabla.streamed"] = True
                 language = _language(loaded, environ) if translated else LANGUAGES[0]
                 headers = {"Content-Language": language, "Vary": "Accept-Language"} if translated else {}
-                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language)
+                context = Context(running, timer, memory, loaded_bytes, ticket, environ, form, base64, language, layout)
                 try:
                     result = view(loaded, context)
                 except InvalidRequest as error:
@@ -293,7 +324,12 @@ def post(
                 # What needs no memory to speak of is small.
                 whole = not (base64 or memory.held)
                 look = _nothing if context.in_steps else ticket.look
-                pieces = [wire.document(result)] if whole else wire.document_in_pieces(result, base64, look)
+                if file:
+                    pieces = as_file(result, file, context.answer_layout)
+                elif whole:
+                    pieces = [wire.document(result)]
+                else:
+                    pieces = wire.document_in_pieces(result, base64, look)
                 context.learn()
                 timer.mark("serialize")
                 if memory.held:
@@ -304,6 +340,9 @@ def post(
                         sent = held.keep_memory()
             headers |= context.headers
             media_type = "application/json; tensors=base64" if base64 else wire.JSON
+            if file:
+                media_type = wire.FILES[file]
+                headers["Content-Disposition"] = f'attachment; filename="answer.{file}"'
             if len(pieces) == 1:
                 response = Document(pieces[0], context.status, content_type=media_type, headers=headers or None)
             else:
@@ -316,6 +355,8 @@ def post(
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
         described = {"takes": takes, "gives": gives, "examples": examples, "streams": streams} | details
+        if files:
+            described |= {"parameters": OF_FILES}
         describe("POST", path, summary=summary, tag=tag, **described)(handle)
         blueprint.post(path)(handle)
         return handle

@@ -22,6 +22,7 @@ from schemas.training import (
 )
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.examples import COMPARE, TRAIN
+from service.api.layouts import layout_of
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
 from service.api.operation import Context, post
 from service.api.streaming import admission_of, collect, respond
@@ -47,6 +48,7 @@ blueprint = Blueprint("training", __name__)
     tag="Training",
     examples=TRAIN,
     streams=(TrainingStepSchema, TrainSummary),
+    files=True,
 )
 def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     """Train a network step by step, and tell of each step what happened.
@@ -96,6 +98,8 @@ class TrainingWork:
     def __init__(self, request: LoadedTrain, context: Context) -> None:
         self.dtype = request["dtype"]
         self.exclude = request["exclude"]
+        self.layout = layout_of(request, context)
+        context.answer_layout = self.layout.name
         task, feed = task_and_feed(request, context.runtime.settings.limits)
         self.training = start(
             request,
@@ -122,7 +126,17 @@ class TrainingWork:
 
     def advance(self) -> Mapping[str, Any] | None:
         recorded = self.training.advance()
-        return None if recorded is None else record_of(recorded)
+        return None if recorded is None else self._laid_out(record_of(recorded))
+
+    def _laid_out(self, record: dict[str, Any]) -> dict[str, Any]:
+        for name, lay_out in (
+            ("gradients", self.layout.gradients),
+            ("updates", self.layout.parameters),
+            ("parameters", self.layout.parameters),
+        ):
+            if name in record:
+                record[name] = lay_out(record[name])
+        return record
 
     def cancel(self, reason: str) -> None:
         self.training.cancel(reason)
@@ -141,8 +155,8 @@ class TrainingWork:
             summary["validation_loss"] = outcome.validation_loss
         summary |= {
             "finite": outcome.finite,
-            "warnings": listed(outcome.warnings),
-            "parameters": {} if "parameters" in self.exclude else outcome.parameters,
+            "warnings": [*listed(outcome.warnings), *self.layout.warnings],
+            "parameters": {} if "parameters" in self.exclude else self.layout.parameters(outcome.parameters),
         }
         if outcome.checkpoint is not None and "checkpoint" not in self.exclude:
             summary["checkpoint"] = vars(outcome.checkpoint)

@@ -175,7 +175,7 @@ class Edge:
             try:
                 if self._gate is not None and environ["REQUEST_METHOD"] == "POST":
                     environ["nabla.key"] = self._gate.check(environ["nabla.peer"], environ.get("HTTP_AUTHORIZATION"))
-                    wire.form_and_base64(environ)
+                    wire.check_accept(environ)
                     wire.check_content_type(environ)
                     wire.check_encoding(environ)
             except Problem as problem:

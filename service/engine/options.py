@@ -309,6 +309,8 @@ class Numbers(Value):
     """A list of finite numbers with a common lower bound."""
 
     minimum: float | None = None
+    single: bool = False
+    """A bare number may stand for a list of one."""
 
     @property
     def entry(self) -> Number:
@@ -316,8 +318,10 @@ class Numbers(Value):
         return Number(minimum=self.minimum)
 
     def read(self, value: Any) -> tuple[float, ...]:
+        if self.single and type(value) in (int, float):
+            value = [value]
         if not isinstance(value, list) or not value:
-            raise Refused("a list of numbers", value)
+            raise Refused("a number or a list of numbers" if self.single else "a list of numbers", value)
         if len(value) > MOST_NUMBERS:
             raise Refused(f"a list of at most {MOST_NUMBERS:,} numbers", value)
         numbers: list[float] = []
@@ -333,13 +337,19 @@ class Numbers(Value):
         return tuple(numbers)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "array", "minItems": 1, "maxItems": MOST_NUMBERS, "items": self.entry.schema()}
+        entry = self.entry.schema()
+        several = {"type": "array", "minItems": 1, "maxItems": MOST_NUMBERS, "items": entry}
+        return {"anyOf": [entry, several]} if self.single else several
 
     def accepted(self) -> Iterator[Any]:
+        if self.single:
+            yield from self.entry.accepted()
         yield from ([number] for number in self.entry.accepted())
 
     def refused(self) -> Iterator[Any]:
-        yield from ("1", 1, {}, True, [], [True], ["1"], [None], [[1]])
+        yield from ("1", {}, True, [], [True], ["1"], [None], [[1]])
+        if not self.single:
+            yield 1
         if self.minimum is not None:
             yield [math.nextafter(self.minimum, -math.inf)]
 

@@ -6,10 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
-from service.engine.graph.ir import Array
+from schemas.tensor_files import Array, dump_safetensors, load_safetensors
 
 ID_DIGITS = 40
 """Hexadecimal digits of an id, 160 bits as in git: nobody can make two contents with one id, and it fits a line."""
@@ -39,17 +36,13 @@ class Content(NamedTuple):
 def packed(tree: Tree) -> bytes:
     """Parameters as the bytes of a safetensors file: equal trees give equal bytes."""
     flat = {f"{layer}.{name}": array for layer, arrays in tree.items() for name, array in arrays.items()}
-    return save(dict(sorted(flat.items())))
+    return b"".join(dump_safetensors(dict(sorted(flat.items())), {}))
 
 
 def unpacked(content: bytes) -> dict[str, dict[str, Array]]:
-    """Parameters from the bytes of a safetensors file, read-only. Raises `ValueError` for bytes that are none."""
+    """Parameters from bytes that `packed` made. The arrays are parts of these bytes, and read-only."""
     tree: dict[str, dict[str, Array]] = {}
-    try:
-        flat = load(content)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-    for key, array in sorted(flat.items()):  # the library gives them in another order each time
+    for key, array in sorted(load_safetensors(content).items()):
         layer, _, name = key.rpartition(".")
         array.setflags(write=False)
         tree.setdefault(layer, {})[name] = array

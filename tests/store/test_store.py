@@ -15,6 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from safetensors.numpy import load
 from sqlalchemy import event, func, select, text
 from sqlalchemy.engine import URL
 
@@ -78,13 +79,9 @@ def test_parameters_survive_bit_for_bit_and_in_one_order() -> None:
             found = back[layer][name]
             assert found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes()
             assert not found.flags.writeable
+    theirs = load(packed(tree))  # as the library of the format reads it
+    assert theirs["encoder.layers.0.bias"].tobytes() == tree["encoder.layers.0"]["bias"].tobytes()
     assert packed(tree) == packed({layer: dict(reversed(arrays.items())) for layer, arrays in reversed(tree.items())})
-
-
-@pytest.mark.parametrize("wrong", [b"", b"x", b"{" * 100, b"\xff" * 16, packed({"a": {"b": np.ones(3)}})[:-1]])
-def test_bytes_that_are_no_safetensors_file_are_refused(wrong: bytes) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        unpacked(wrong)
 
 
 # --- migrations ---------------------------------------------------------------------------------

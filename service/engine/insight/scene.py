@@ -15,7 +15,7 @@ from service.engine.graph.ir import Array, Node, NoGradient, Shape, is_fixed
 from service.engine.graph.operations import broadcast
 from service.engine.insight import notation
 from service.engine.insight.elements import index_of
-from service.engine.insight.selection import select
+from service.engine.insight.selection import select, split
 from service.engine.limits import Limits
 from service.engine.network.definition import INPUT
 from service.engine.network.model import Noise, Parameter
@@ -208,9 +208,8 @@ def _selected(prepared: Prepared, path: str | None) -> list[tuple[Parameter, ran
             detail = "the network has no parameters that are trained, so there is no gradient to explain"
             raise InvalidRequest([Fault(("network",), detail)])
         return [(each, range(each.node.size)) for each in trained.values()]
-    layer, _, rest = path.partition(".")
-    part = rest.partition("[")[0]
-    known = [each for each in model.parameters if each.layer == layer and part in ("", each.name)]
+    layer, part = split(path.partition("[")[0], {each.layer for each in model.parameters})
+    known = [each for each in model.parameters if each.layer == layer and part in (None, each.name)]
     if known and not any(each.trainable for each in known):
         raise InvalidRequest([Fault(("parameter",), f"{path[:64]} is not trained, so it has no gradient")])
     shared = next((each.shares for each in definition.layers if each.name == layer), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,7 +16,7 @@ LONGEST_SELECTOR = 256
 """Characters of a selector: a name of a layer, one of a parameter and some indices."""
 MOST_ALLOWED = 20
 """Names that one refusal lists."""
-SELECTOR = re.compile(r"(?P<layer>[^.\[\]]+)(\.(?P<name>[^.\[\]]+)(?P<indices>(\[[^\[\]]*\])*))?")
+SELECTOR = re.compile(r"(?P<path>[^\[\]]+)(?P<indices>(\[[^\[\]]*\])*)")
 EXAMPLE = "'hidden.kernel[0][1]'"
 
 
@@ -48,16 +48,22 @@ class Selected:
         return f"{self.part.layer}.{self.part.name}" + "".join(f"[{n}]" for n in self.index)
 
 
+def split(path: str, layers: Collection[str]) -> tuple[str, str | None]:
+    """The layer that a path without indices names, and the parameter if it names one. Names of layers may have dots."""
+    layer, dot, name = path.rpartition(".")
+    return (layer, name) if dot and (layer in layers or path not in layers) else (path, None)
+
+
 def select(text: str, parts: Sequence[Part], path: Path) -> list[Selected]:
     """The parameters that a selector names: all of a layer, or one of them, or a part of one.
 
     `path` is where the selector stands in the request. Raises `InvalidRequest` with what is possible there.
     """
     found = SELECTOR.fullmatch(text)
-    if found is None:
+    layer, name = split(found["path"] if found is not None else "", {part.layer for part in parts})
+    if found is None or not layer or name == "" or (name is None and found["indices"]):
         detail = f"takes a layer, a parameter and indices counted from 0, such as {EXAMPLE}, got {text[:60]!r}"
         raise InvalidRequest([Fault(path, detail, _labels(parts))])
-    layer, name, indices = found["layer"], found["name"], found["indices"] or ""
     of_layer = [part for part in parts if part.layer == layer]
     if not of_layer:
         layers = tuple(dict.fromkeys(part.layer for part in parts))
@@ -70,7 +76,7 @@ def select(text: str, parts: Sequence[Part], path: Path) -> list[Selected]:
         names = [part.name for part in of_layer]
         detail = f"layer {layer!r} has no parameter {name[:64]!r}{suggest('parameter', name, names)}"
         raise InvalidRequest([Fault(path, detail, _labels(of_layer))])
-    return [Selected(part, _read_indices(indices, part, path))]
+    return [Selected(part, _read_indices(found["indices"], part, path))]
 
 
 def select_one(text: str, parts: Sequence[Part], path: Path) -> Selected:

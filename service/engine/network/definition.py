@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from service.engine.declarations import Selection
-from service.engine.errors import Fault
+from service.engine.errors import Fault, Path
 from service.engine.graph.ir import Array, Graph, Shape
 from service.engine.network.layers import Layer
 
@@ -114,6 +114,8 @@ class NetworkDefinition:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     """Shapes of one sample of those inputs for which the definition gives one."""
     outputs: tuple[str, ...] | None = None
+    places: tuple[tuple[Path, str], ...] = ()
+    """Of a definition read from a document in another form: where each layer stands there, and what errors call it."""
 
     @property
     def output_names(self) -> tuple[str, ...]:

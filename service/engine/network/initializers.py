@@ -16,7 +16,7 @@ import numpy as np
 
 from service.engine.declarations import Declaration, Registry
 from service.engine.graph.ir import Array, Shape
-from service.engine.options import Flag, Number
+from service.engine.options import Choice, Flag, Number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -192,6 +192,32 @@ def lecun_uniform(generator: np.random.Generator, shape: Shape, fans: tuple[int,
 )
 def lecun_normal(generator: np.random.Generator, shape: Shape, fans: tuple[int, int], truncated: bool) -> Array:
     return _normal(generator, shape, math.sqrt(1.0 / fans[0]), truncated)
+
+
+@initializers.declare(
+    "variance_scaling",
+    en="Variance scale / fan, where fan is the number of inputs, of outputs, or the mean of both.",
+    zh="方差缩放初始化:方差为 scale / fan,fan 取输入数、输出数或二者平均。",
+    options=(
+        Number(name="scale", default=1.0, minimum=0.0, description="the variance times the fan"),
+        Choice(name="mode", default="fan_in", values=("fan_in", "fan_out", "fan_avg"), description="which fan"),
+        Choice(
+            name="distribution",
+            default="truncated_normal",
+            values=("truncated_normal", "untruncated_normal", "uniform"),
+            description="which random numbers",
+        ),
+    ),
+    latex=r"\operatorname{Var} w = \frac{s}{n}",
+    sources=(KERAS,),
+)
+def variance_scaling(
+    generator: np.random.Generator, shape: Shape, fans: tuple[int, int], scale: float, mode: str, distribution: str
+) -> Array:
+    fan = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": sum(fans) / 2.0}[mode]
+    if distribution == "uniform":
+        return _uniform(generator, shape, math.sqrt(3.0 * scale / fan))
+    return _normal(generator, shape, math.sqrt(scale / fan), distribution == "truncated_normal")
 
 
 @initializers.declare(

@@ -35,7 +35,9 @@ def verdicts(found):
 
 
 def has_parameters(declaration):
-    return bool(declaration.parameters) or declaration.name in ("time_distributed", "bidirectional")
+    """Return whether the layer has parameters with the defaults of its options."""
+    own = bool(declaration.parameters) and declaration.name != "attention"
+    return own or declaration.name in ("time_distributed", "bidirectional")
 
 
 # --- right gradients pass -------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tests.engine.network.building import compiled, network, run
 from tests.engine.values import others
 
 SAMPLES = 3
-SHAPES = ((4,), (3, 4), (5, 4, 2), (32,), (2, 3, 4, 2))
+SHAPES = ((4,), (3, 4), (5, 4, 2), (32,), (2, 3, 4, 2), (3, 3, 3, 3))
 """Of one sample. 32 features can be parted by any of the usual numbers."""
 SOME = {"activation": ("tanh", "softmax"), "initializer": ("normal", "ones"), "regularizer": ("l1_l2",)}
 """Of other registries, which have tests of their own, a few stand for all."""

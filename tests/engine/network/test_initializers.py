@@ -40,6 +40,15 @@ EXPECTED = [
     ("lecun_uniform", {}, 0.0, math.sqrt(1.0 / 300.0), math.sqrt(3.0 / 300.0)),
     ("lecun_normal", {}, 0.0, math.sqrt(1.0 / 300.0), None),
     ("lecun_normal", {"truncated": True}, 0.0, math.sqrt(1.0 / 300.0), 2.0 * math.sqrt(1.0 / 300.0) / TRUNCATED),
+    ("variance_scaling", {}, 0.0, math.sqrt(1.0 / 300.0), 2.0 * math.sqrt(1.0 / 300.0) / TRUNCATED),
+    ("variance_scaling", {"mode": "fan_out", "scale": 2.0, "distribution": "untruncated_normal"}, 0.0, 0.1, None),
+    (
+        "variance_scaling",
+        {"mode": "fan_avg", "distribution": "uniform"},
+        0.0,
+        math.sqrt(1.0 / 250.0),
+        math.sqrt(3.0 / 250.0),
+    ),
     ("orthogonal", {}, 0.0, math.sqrt(1.0 / 300.0), 1.0),
     ("orthogonal", {"gain": 3.0}, 0.0, 3.0 * math.sqrt(1.0 / 300.0), 3.0),
 ]

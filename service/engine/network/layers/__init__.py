@@ -15,6 +15,7 @@ from service.engine.network.layers import (
     recurrent,
     regularization,
     reshaping,
+    separable,
     wrappers,
 )
 from service.engine.network.layers.declaration import (
@@ -42,5 +43,6 @@ __all__ = [
     "recurrent",
     "regularization",
     "reshaping",
+    "separable",
     "wrappers",
 ]

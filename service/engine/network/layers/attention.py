@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import broadcast, greater, reshape, softmax, transpose
+from service.engine.graph.operations import broadcast, greater, reshape, softmax, sum_over, tanh, transpose
+from service.engine.network.initializers import initializers
 from service.engine.network.layers.declaration import (
     KERAS,
     USE_BIAS,
@@ -15,10 +16,21 @@ from service.engine.network.layers.declaration import (
     layers,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
+from service.engine.options import Choice, Flag, Integer, Integers, Number
 
 HIDDEN = -1e9
 """Added to the score of what must not be seen; its share is then exactly 0."""
+
+
+ATTENTION_DROPOUT = Number(
+    name="dropout",
+    default=0.0,
+    minimum=0.0,
+    maximum=1.0,
+    open_maximum=True,
+    description="in training, share of the attention weights that is zeroed",
+)
+CAUSAL = Flag(name="use_causal_mask", default=False, description="no position sees later ones")
 
 
 @layers.declare(
@@ -32,14 +44,7 @@ HIDDEN = -1e9
         Integer(name="num_heads", minimum=1, description="number of heads"),
         Integer(name="key_dim", minimum=1, description="length of query and key of a head"),
         Integer(name="value_dim", default=None, minimum=1, description="length of the value of a head (none: key_dim)"),
-        Number(
-            name="dropout",
-            default=0.0,
-            minimum=0.0,
-            maximum=1.0,
-            open_maximum=True,
-            description="in training, share of the attention weights that is zeroed",
-        ),
+        ATTENTION_DROPOUT,
         USE_BIAS,
         Integers(
             name="output_shape",
@@ -48,7 +53,7 @@ HIDDEN = -1e9
             length=1,
             description="length of the output of a position (none: that of the query)",
         ),
-        Flag(name="use_causal_mask", default=False, description="no position sees later ones"),
+        CAUSAL,
         *kernel_and_bias(),
     ),
     latex=r"A_h = \operatorname{softmax}\!\left( \frac{Q_h K_h^\top}{\sqrt{d}} \right) V_h,\quad "
@@ -107,6 +112,97 @@ def multi_head_attention(
     return same(z)
 
 
+def _need_pairs(layer: LayerContext, query: Node, value: Node, key: Node) -> None:
+    for x in (query, value, key):
+        layer.need_axes(x, "positions, features")
+    if key.shape[1] != value.shape[1]:
+        layer.refuse(f"each value needs a key: got {value.shape[1]} values and {key.shape[1]} keys", "inputs")
+    if key.shape[2] != query.shape[2]:
+        layer.refuse(f"queries have {query.shape[2]} features and keys {key.shape[2]}; both need as many", "inputs")
+
+
+def _mixed(layer: LayerContext, scores: Node, value: Node) -> LayerOutput:
+    """The values `(n, k, v)` weighted by the softmax of the scores `(n, q, k)`."""
+    if layer.options["use_causal_mask"]:
+        scores = scores + _later(scores) * HIDDEN
+    shares = softmax(scores)
+    if layer.training and layer.options["dropout"]:
+        shares = shares * layer.dropout_mask(shares.shape, layer.options["dropout"])
+    return same(shares @ value)
+
+
+def _sums(query: Node, key: Node) -> Node:
+    """Every query plus every key: `(n, q, k, features)`."""
+    samples, queries, features = query.shape
+    shape = (samples, queries, key.shape[1], features)
+    first = broadcast(reshape(query, (samples, queries, 1, features)), shape)
+    return first + broadcast(reshape(key, (samples, 1, key.shape[1], features)), shape)
+
+
+@layers.declare(
+    "attention",
+    en="For each query a mean of the values, weighted by the softmax of its products with their keys. "
+    "Takes a query and values, or a query, values and keys.",
+    zh="点积注意力:按查询与键的点积(softmax 后)对值加权平均。输入为查询与值,或查询、值与键。",
+    takes=(2, 3),
+    options=(
+        Flag(name="use_scale", default=False, description="whether a learned number is a factor of the scores"),
+        Choice(
+            name="score_mode",
+            default="dot",
+            values=("dot", "concat"),
+            description="dot: product of query and key; concat: sum of tanh(query + key), times a learned number",
+        ),
+        ATTENTION_DROPOUT,
+        CAUSAL,
+    ),
+    latex=r"a = \operatorname{softmax}(s\, Q K^\top) V",
+    derivative=r"\frac{\partial L}{\partial V} = P^\top \frac{\partial L}{\partial a}",
+    sources=(KERAS + "attention_layers/attention/", "Luong et al. 2015, arXiv:1508.04025"),
+    parameters={"scale": "[], with use_scale", "concat_score_weight": "[], with score_mode concat"},
+)
+def attention(layer: LayerContext, query: Node, value: Node, key: Node | None = None) -> LayerOutput:
+    key = value if key is None else key
+    _need_pairs(layer, query, value, key)
+    ones = initializers.select("ones")
+    scale = layer.parameter("scale", (), ones) if layer.options["use_scale"] else None
+    if layer.options["score_mode"] == "dot":
+        scores = query @ transpose(key)
+        return _mixed(layer, scores if scale is None else scores * broadcast(scale, scores.shape), value)
+    weight = layer.parameter("concat_score_weight", (), ones)
+    sums = _sums(query, key)
+    scores = sum_over(tanh(sums if scale is None else sums * broadcast(scale, sums.shape)), [3])
+    return _mixed(layer, scores * broadcast(weight, scores.shape), value)
+
+
+@layers.declare(
+    "additive_attention",
+    en="For each query a mean of the values, weighted by the softmax of sums over tanh(query + key). "
+    "Takes a query and values, or a query, values and keys.",
+    zh="加性注意力:按 tanh(查询 + 键) 的加权和(softmax 后)对值加权平均。输入为查询与值,或查询、值与键。",
+    takes=(2, 3),
+    options=(
+        Flag(name="use_scale", default=True, description="whether a learned vector weighs the features"),
+        ATTENTION_DROPOUT,
+        CAUSAL,
+    ),
+    latex=r"a_q = \sum_k \operatorname{softmax}_k\!\left( \sum_f s_f \tanh(Q_{qf} + K_{kf}) \right) V_k",
+    derivative=r"\frac{\partial L}{\partial V} = P^\top \frac{\partial L}{\partial a}",
+    sources=(KERAS + "attention_layers/additive_attention/", "Bahdanau et al. 2014, arXiv:1409.0473"),
+    parameters={"scale": "[features], with use_scale"},
+)
+def additive_attention(layer: LayerContext, query: Node, value: Node, key: Node | None = None) -> LayerOutput:
+    key = value if key is None else key
+    _need_pairs(layer, query, value, key)
+    sums = tanh(_sums(query, key))
+    if layer.options["use_scale"]:
+        features = query.shape[2]
+        start = initializers.select("glorot_uniform")
+        scale = layer.parameter("scale", (features,), start, fans=(features, features), reason=layer.source)
+        sums = sums * broadcast(scale, sums.shape)
+    return _mixed(layer, sum_over(sums, [3]), value)
+
+
 def _heads(layer: LayerContext, name: str, x: Node, heads: int, size: int) -> Node:
     """x projected for each head: `(samples, heads, positions, size)`."""
     samples, positions, features = x.shape
@@ -132,7 +228,7 @@ def _bias(layer: LayerContext, name: str, shape: tuple[int, ...]) -> Node:
 
 def _later(scores: Node) -> Node:
     """1 where a key's position comes after the query's, in the shape of the scores."""
-    _, _, queries, keys = scores.shape
+    queries, keys = scores.shape[-2:]
     graph = scores.graph
     rows = broadcast(reshape(graph.vector(tuple(map(float, range(queries)))), (queries, 1)), scores.shape)
     columns = broadcast(graph.vector(tuple(map(float, range(keys)))), scores.shape)

@@ -41,21 +41,23 @@ AXES = {
     ("channels_first", 1): "channels, steps",
     ("channels_last", 2): "height, width, channels",
     ("channels_first", 2): "channels, height, width",
+    ("channels_last", 3): "depth, height, width, channels",
+    ("channels_first", 3): "channels, depth, height, width",
 }
 
 
-def _padding(*kinds: str) -> Choice:
+def padding_choice(*kinds: str) -> Choice:
     description = "valid: none; same: zeros so that stride 1 keeps the size"
     if "causal" in kinds:
         description += "; causal: zeros in front, so that no output sees later steps"
     return Choice(name="padding", default="valid", values=kinds, description=description)
 
 
-def _sliding_options(axes: int, *paddings: str) -> tuple[Option, ...]:
+def sliding_options(axes: int, *paddings: str) -> tuple[Option, ...]:
     return (
         sizes("kernel_size", axes, "length of the window along each axis"),
         sizes("strides", axes, "step of the window along each axis", default=(1,) * axes),
-        _padding(*paddings),
+        padding_choice(*paddings),
         sizes("dilation_rate", axes, "distance between the elements of a window", default=(1,) * axes),
         DATA_FORMAT,
     )
@@ -110,7 +112,7 @@ def sliding_over(
     return Sliding(0, tuple(range(2, 2 + len(lengths))), tuple(window), tuple(strides), tuple(dilations), padding)
 
 
-def _convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
+def convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
     """x `(n, *s, c)` with a kernel `(groups, elements of a window × channels of a group, outputs of a group)`."""
     samples, *spatial, channels = x.shape
     outputs = kernel.shape[2]
@@ -132,7 +134,7 @@ def _convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
     return reshape(y, (samples, *positions, groups * outputs))
 
 
-def _finish(layer: LayerContext, z: Node) -> LayerOutput:
+def finish(layer: LayerContext, z: Node) -> LayerOutput:
     """Bias and activation of what has its channels last."""
     channels = z.shape[-1]
     if layer.options["use_bias"]:
@@ -157,7 +159,7 @@ def _convolution(layer: LayerContext, x: Node, spatial: int) -> LayerOutput:
         reason=layer.source if groups == 1 else f"{layer.source} in {groups} groups",
     )
     split = transpose(reshape(kernel, (field * inner, groups, filters // groups)), (1, 0, 2))
-    return _finish(layer, _convolve(layer, x, split, groups))
+    return finish(layer, convolve(layer, x, split, groups))
 
 
 @layers.declare(
@@ -166,7 +168,7 @@ def _convolution(layer: LayerContext, x: Node, spatial: int) -> LayerOutput:
     zh="一维卷积层:窗口沿序列滑动,每个滤波器在各步取相同权重的加权和。",
     options=(
         FILTERS,
-        *_sliding_options(1, "valid", "same", "causal"),
+        *sliding_options(1, "valid", "same", "causal"),
         GROUPS,
         ACTIVATION,
         USE_BIAS,
@@ -185,7 +187,7 @@ def conv1d(layer: LayerContext, x: Node) -> LayerOutput:
     "conv2d",
     en="A window slides over an image; at every position each filter is the same weighted sum of what it covers.",
     zh="二维卷积层:窗口在图像上滑动,每个滤波器在各位置取相同权重的加权和。",
-    options=(FILTERS, *_sliding_options(2, "valid", "same"), GROUPS, ACTIVATION, USE_BIAS, *kernel_and_bias()),
+    options=(FILTERS, *sliding_options(2, "valid", "same"), GROUPS, ACTIVATION, USE_BIAS, *kernel_and_bias()),
     latex=r"z_{np} = \sum_k x_{n,\,sp + dk} W_k + b,\quad a = f(z),\quad p, k \in \mathbb{N}^2",
     derivative=DERIVATIVE,
     sources=(KERAS + "convolution_layers/convolution2d/",),
@@ -196,31 +198,26 @@ def conv2d(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 @layers.declare(
-    "depthwise_conv2d",
-    en="Each channel of an image is convolved alone, with depth_multiplier filters of its own.",
-    zh="深度可分离卷积的逐通道部分:每个通道单独用 depth_multiplier 个滤波器卷积。",
-    options=(
-        Integer(name="depth_multiplier", default=1, minimum=1, description="filters for each channel"),
-        *_sliding_options(2, "valid", "same"),
-        ACTIVATION,
-        USE_BIAS,
-        initializer("depthwise", "glorot_uniform"),
-        initializer("bias", "zeros"),
-        regularizer("depthwise"),
-        regularizer("bias"),
-    ),
-    latex=r"z_{np,cm} = \sum_k x_{n,\,sp + dk,\,c} W_{kcm} + b_{cm},\quad a = f(z)",
-    derivative=r"\frac{\partial L}{\partial W_{kcm}} = \sum_{n,p} x_{n,\,sp + dk,\,c}\, \delta_{np,cm}",
-    sources=(KERAS + "convolution_layers/depthwise_convolution2d/",),
-    parameters={"kernel": "[*kernel_size, channels, depth_multiplier]", "bias": "[channels * depth_multiplier]"},
+    "conv3d",
+    en="A window slides over a volume; at every position each filter is the same weighted sum of what it covers.",
+    zh="三维卷积层:窗口在体数据上滑动,每个滤波器在各位置取相同权重的加权和。",
+    options=(FILTERS, *sliding_options(3, "valid", "same"), GROUPS, ACTIVATION, USE_BIAS, *kernel_and_bias()),
+    latex=r"z_{np} = \sum_k x_{n,\,sp + dk} W_k + b,\quad a = f(z)",
+    derivative=DERIVATIVE,
+    sources=(KERAS + "convolution_layers/convolution3d/",),
+    parameters={"kernel": "[*kernel_size, channels / groups, filters]", "bias": "[filters]"},
 )
-def depthwise_conv2d(layer: LayerContext, x: Node) -> LayerOutput:
-    x = to_channels_last(layer, x, 2)
+def conv3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _convolution(layer, x, 3)
+
+
+def depthwise(layer: LayerContext, x: Node, name: str) -> Node:
+    """x, channels last, with each channel convolved alone by the parameter of this name."""
     options = layer.options
     window, channels, multiplier = options["kernel_size"], x.shape[-1], options["depth_multiplier"]
     field = math.prod(window)
     kernel = layer.parameter(
-        "kernel",
+        name,
         (*window, channels, multiplier),
         options["depthwise_initializer"],
         options["depthwise_regularizer"],
@@ -228,38 +225,77 @@ def depthwise_conv2d(layer: LayerContext, x: Node) -> LayerOutput:
         reason=layer.source,
     )
     split = transpose(reshape(kernel, (field, channels, multiplier)), (1, 0, 2))
-    return _finish(layer, _convolve(layer, x, split, channels))
+    return convolve(layer, x, split, channels)
+
+
+DEPTHWISE = (
+    Integer(name="depth_multiplier", default=1, minimum=1, description="filters for each channel"),
+    initializer("depthwise", "glorot_uniform"),
+    initializer("bias", "zeros"),
+    regularizer("depthwise"),
+    regularizer("bias"),
+)
+DEPTHWISE_FORMULAS = {
+    "latex": r"z_{np,cm} = \sum_k x_{n,\,sp + dk,\,c} W_{kcm} + b_{cm},\quad a = f(z)",
+    "derivative": r"\frac{\partial L}{\partial W_{kcm}} = \sum_{n,p} x_{n,\,sp + dk,\,c}\, \delta_{np,cm}",
+}
 
 
 @layers.declare(
-    "conv2d_transpose",
-    en="The transpose of a convolution: every input position adds a weighted window to the output, which grows by "
-    "the strides.",
-    zh="转置卷积层:每个输入位置把加权窗口累加到输出上,输出按步长放大。",
-    options=(
+    "depthwise_conv1d",
+    en="Each channel of a sequence is convolved alone, with depth_multiplier filters of its own.",
+    zh="一维逐通道卷积:序列的每个通道单独用 depth_multiplier 个滤波器卷积。",
+    options=(*DEPTHWISE, *sliding_options(1, "valid", "same"), ACTIVATION, USE_BIAS),
+    **DEPTHWISE_FORMULAS,
+    sources=(KERAS + "convolution_layers/depthwise_convolution1d/",),
+    parameters={"kernel": "[kernel_size, channels, depth_multiplier]", "bias": "[channels * depth_multiplier]"},
+)
+def depthwise_conv1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return finish(layer, depthwise(layer, to_channels_last(layer, x, 1), "kernel"))
+
+
+@layers.declare(
+    "depthwise_conv2d",
+    en="Each channel of an image is convolved alone, with depth_multiplier filters of its own.",
+    zh="深度可分离卷积的逐通道部分:每个通道单独用 depth_multiplier 个滤波器卷积。",
+    options=(*DEPTHWISE, *sliding_options(2, "valid", "same"), ACTIVATION, USE_BIAS),
+    **DEPTHWISE_FORMULAS,
+    sources=(KERAS + "convolution_layers/depthwise_convolution2d/",),
+    parameters={"kernel": "[*kernel_size, channels, depth_multiplier]", "bias": "[channels * depth_multiplier]"},
+)
+def depthwise_conv2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return finish(layer, depthwise(layer, to_channels_last(layer, x, 2), "kernel"))
+
+
+def _transposed_options(axes: int) -> tuple[Option, ...]:
+    return (
         FILTERS,
-        *_sliding_options(2, "valid", "same"),
+        *sliding_options(axes, "valid", "same"),
         Integers(
             name="output_padding",
             default=None,
             minimum=0,
-            length=2,
-            description="rows and columns added to the output; smaller than the strides (none: as the strides need)",
+            length=axes,
+            description="places added to each axis of the output; fewer than the strides (none: as the strides need)",
         ),
         ACTIVATION,
         USE_BIAS,
         *kernel_and_bias(),
-    ),
-    latex=r"z_{nq} = \sum_{sp + dk = q} x_{np} W_k^\top + b,\quad a = f(z)",
-    derivative=r"\frac{\partial L}{\partial x_{np}} = \sum_k \delta_{n,\,sp + dk} W_k",
-    sources=(KERAS + "convolution_layers/convolution2d_transpose/",),
-    parameters={"kernel": "[*kernel_size, filters, channels]", "bias": "[filters]"},
-)
-def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
-    x = to_channels_last(layer, x, 2)
+    )
+
+
+TRANSPOSED = {
+    "latex": r"z_{nq} = \sum_{sp + dk = q} x_{np} W_k^\top + b,\quad a = f(z)",
+    "derivative": r"\frac{\partial L}{\partial x_{np}} = \sum_k \delta_{n,\,sp + dk} W_k",
+    "parameters": {"kernel": "[*kernel_size, filters, channels]", "bias": "[filters]"},
+}
+
+
+def _transposed(layer: LayerContext, x: Node, spatial: int) -> LayerOutput:
+    x = to_channels_last(layer, x, spatial)
     options = layer.options
     window, filters, strides = options["kernel_size"], options["filters"], options["strides"]
-    samples, *spatial, channels = x.shape
+    samples, *places, channels = x.shape
     field = math.prod(window)
     kernel = layer.parameter(
         "kernel",
@@ -267,12 +303,51 @@ def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
         fans=(field * filters, field * channels),
         reason=layer.source,
     )
-    lengths, padding = _transposed_lengths(layer, spatial)
-    sliding = Sliding(0, (2, 3), window, strides, options["dilation_rate"], padding)
+    lengths, padding = _transposed_lengths(layer, places)
+    sliding = Sliding(0, tuple(range(2, 2 + spatial)), window, strides, options["dilation_rate"], padding)
     columns = reshape(kernel, (field * filters, channels)) @ transpose(reshape(x, (x.size // channels, channels)))
-    spread = reshape(columns, (*window, filters, samples, *spatial))
-    z = transpose(overlap_add(spread, sliding, (filters, samples, *lengths)), (1, 2, 3, 0))
-    return _finish(layer, z)
+    spread = reshape(columns, (*window, filters, samples, *places))
+    z = transpose(overlap_add(spread, sliding, (filters, samples, *lengths)), (*range(1, 2 + spatial), 0))
+    return finish(layer, z)
+
+
+@layers.declare(
+    "conv1d_transpose",
+    en="The transpose of a convolution of a sequence: every step adds a weighted window to the output, which grows by "
+    "the strides.",
+    zh="一维转置卷积层:每一步把加权窗口累加到输出上,输出按步长放大。",
+    options=_transposed_options(1),
+    **TRANSPOSED,
+    sources=(KERAS + "convolution_layers/convolution1d_transpose/",),
+)
+def conv1d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
+    return _transposed(layer, x, 1)
+
+
+@layers.declare(
+    "conv2d_transpose",
+    en="The transpose of a convolution: every input position adds a weighted window to the output, which grows by "
+    "the strides.",
+    zh="转置卷积层:每个输入位置把加权窗口累加到输出上,输出按步长放大。",
+    options=_transposed_options(2),
+    **TRANSPOSED,
+    sources=(KERAS + "convolution_layers/convolution2d_transpose/",),
+)
+def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
+    return _transposed(layer, x, 2)
+
+
+@layers.declare(
+    "conv3d_transpose",
+    en="The transpose of a convolution of a volume: every position adds a weighted window to the output, which grows "
+    "by the strides.",
+    zh="三维转置卷积层:每个位置把加权窗口累加到输出上,输出按步长放大。",
+    options=_transposed_options(3),
+    **TRANSPOSED,
+    sources=(KERAS + "convolution_layers/convolution3d_transpose/",),
+)
+def conv3d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
+    return _transposed(layer, x, 3)
 
 
 def _transposed_lengths(layer: LayerContext, spatial: Sequence[int]) -> tuple[Shape, tuple[tuple[int, int], ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from service.engine.graph.ir import Node, Shape
-from service.engine.graph.operations import broadcast, mean_over, reshape, sqrt, square
+from service.engine.graph.operations import broadcast, maximum, mean_over, reshape, sqrt, square
 from service.engine.graph.robust import root_mean_square
 from service.engine.network.layers.declaration import (
     KERAS,
@@ -16,7 +17,7 @@ from service.engine.network.layers.declaration import (
     regularizer,
     same,
 )
-from service.engine.options import Flag, Integer, Integers, Number
+from service.engine.options import Flag, Integer, Integers, Number, Numbers
 
 CENTER = Flag(name="center", default=True, description="whether beta is added")
 SCALE = Flag(name="scale", default=True, description="whether gamma is a factor")
@@ -96,6 +97,11 @@ def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
             description="share of the old running average in the new one",
         ),
         _epsilon(1e-3),
+        Flag(
+            name="unbiased_variance",
+            default=False,
+            description="the running variance averages variances that divide by n - 1, as in PyTorch, instead of by n",
+        ),
         *GAMMA_AND_BETA,
         initializer("moving_mean", "zeros"),
         initializer("moving_variance", "ones"),
@@ -124,6 +130,11 @@ def batch_normalization(layer: LayerContext, x: Node) -> LayerOutput:
         mean, centred = _centred(x, axes)
         normal = _to_unit_scale(centred, axes, options["epsilon"])
         variance = mean_over(square(centred), axes)
+        if options["unbiased_variance"]:
+            count = x.size // channels[0]
+            if count < 2:
+                layer.refuse("takes at least two values of each channel to divide by n - 1", "unbiased_variance")
+            variance = variance * (count / (count - 1.0))
         momentum = options["momentum"]
         layer.update("moving_mean", moving_mean * momentum + mean * (1.0 - momentum))
         layer.update("moving_variance", moving_variance * momentum + variance * (1.0 - momentum))
@@ -196,3 +207,45 @@ def rms_normalization(layer: LayerContext, x: Node) -> LayerOutput:
     normal = _to_unit_scale(x, axes, layer.options["epsilon"])
     scale = layer.parameter("scale", tuple(x.shape[axis] for axis in axes), reason=layer.source)
     return same(normal * _spread(scale, axes, x.shape))
+
+
+@layers.declare(
+    "unit_normalization",
+    en="Each sample, or each position of it, divided by its Euclidean length over some axes.",
+    zh="单位归一化:每个样本(或其每个位置)除以若干轴上的欧氏长度。",
+    options=(AXES,),
+    latex=r"a = \frac{z}{\lVert z \rVert_2}",
+    derivative=r"\frac{\partial L}{\partial z} = \frac{1}{\lVert z \rVert} "
+    r"\left( \delta - a \, (a \cdot \delta) \right)",
+    sources=(KERAS + "normalization_layers/unit_normalization/",),
+)
+def unit_normalization(layer: LayerContext, x: Node) -> LayerOutput:
+    axes = _axes(layer, x, layer.options["axis"])
+    count = math.prod(x.shape[axis] for axis in axes)
+    # Shorter ones count as 1e-12 long, as in Keras; the root mean square does not overflow where the length would.
+    divisors = maximum(root_mean_square(x, axes), 1e-12 / math.sqrt(count))
+    return same(x / _spread(divisors, _rest(x, axes), x.shape) / math.sqrt(count))
+
+
+@layers.declare(
+    "rescaling",
+    en="The values times a scale plus an offset, neither of which is learned: one number for all, or one for each "
+    "place of the last axis.",
+    zh="把数值乘以 scale 再加 offset(均不可学习):一个数用于全部,或最后一轴的每处各一个。",
+    options=(
+        Numbers(name="scale", default=(1.0,), single=True, description="the factor"),
+        Numbers(name="offset", default=(0.0,), single=True, description="what is added"),
+    ),
+    latex=r"a = s z + o",
+    derivative=r"\frac{\partial L}{\partial z} = s \frac{\partial L}{\partial a}",
+    sources=(KERAS + "preprocessing_layers/image_preprocessing/rescaling/",),
+)
+def rescaling(layer: LayerContext, x: Node) -> LayerOutput:
+    def spread(option: str) -> Node:
+        numbers = layer.options[option]
+        if len(numbers) not in (1, x.shape[-1]):
+            layer.refuse(f"takes one number, or {x.shape[-1]} for the last axis, got {len(numbers)}", option)
+        graph = x.graph
+        return broadcast(graph.constant(numbers[0]) if len(numbers) == 1 else graph.vector(numbers), x.shape)
+
+    return same(x * spread("scale") + spread("offset"))

@@ -113,6 +113,18 @@ def max_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 @layers.declare(
+    "max_pooling3d",
+    en="The largest value in each window of a volume; the first of equals, in row-major order, gets the gradient.",
+    zh="三维最大池化:取每个窗口中的最大值;相等时按行优先次序梯度给第一个。",
+    options=_options(3),
+    **MAXIMUM,
+    sources=(KERAS + "pooling_layers/max_pooling3d/",),
+)
+def max_pooling3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _pool(layer, x, 3, -math.inf, _largest_of)
+
+
+@layers.declare(
     "average_pooling1d",
     en="The mean of each window of a sequence.",
     zh="一维平均池化:取每个窗口的平均值。",
@@ -134,6 +146,18 @@ def average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
 )
 def average_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
     return _average_pool(layer, x, 2)
+
+
+@layers.declare(
+    "average_pooling3d",
+    en="The mean of each window of a volume.",
+    zh="三维平均池化:取每个窗口的平均值。",
+    options=_options(3),
+    **MEAN,
+    sources=(KERAS + "pooling_layers/average_pooling3d/",),
+)
+def average_pooling3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _average_pool(layer, x, 3)
 
 
 def _global(layer: LayerContext, x: Node, axes: int, summarise: Callable[[Node, range], Node]) -> LayerOutput:
@@ -179,6 +203,18 @@ def global_max_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 @layers.declare(
+    "global_max_pooling3d",
+    en="The largest value of each channel of a volume; the first of equals, in row-major order, gets the gradient.",
+    zh="三维全局最大池化:每个通道的最大值;相等时按行优先次序梯度给第一个。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MAXIMUM,
+    sources=(KERAS + "pooling_layers/global_max_pooling3d/",),
+)
+def global_max_pooling3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 3, largest)
+
+
+@layers.declare(
     "global_average_pooling1d",
     en="The mean of each channel of a sequence.",
     zh="一维全局平均池化:每个通道的平均值。",
@@ -200,3 +236,15 @@ def global_average_pooling1d(layer: LayerContext, x: Node) -> LayerOutput:
 )
 def global_average_pooling2d(layer: LayerContext, x: Node) -> LayerOutput:
     return _global(layer, x, 2, mean_over)
+
+
+@layers.declare(
+    "global_average_pooling3d",
+    en="The mean of each channel of a volume.",
+    zh="三维全局平均池化:每个通道的平均值。",
+    options=(KEEP, DATA_FORMAT),
+    **GLOBAL_MEAN,
+    sources=(KERAS + "pooling_layers/global_average_pooling3d/",),
+)
+def global_average_pooling3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _global(layer, x, 3, mean_over)

@@ -13,7 +13,7 @@ import numpy as np
 
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Array, Node, Shape
-from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
+from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, sum_over, transpose
 from service.engine.network.activations import activations
 from service.engine.network.initializers import Initializer
 from service.engine.network.layers.declaration import (
@@ -162,23 +162,40 @@ def _bias(layer: LayerContext, *shape: int) -> Node | None:
     return layer.parameter("bias", shape, reason=f"the layer has {in_words(layer.options['units'], 'unit')}")
 
 
+RECURRENT_BIAS = Flag(
+    name="recurrent_bias",
+    default=False,
+    description="the bias is the sum of two, one for the inputs and one for the state, as in PyTorch",
+)
+
+
+def _both(layer: LayerContext, bias: Node | None) -> Node | None:
+    """The sum of the two biases of a layer with `recurrent_bias`."""
+    return sum_over(bias, [0]) if bias is not None and layer.options["recurrent_bias"] else bias
+
+
 @layers.declare(
     "simple_rnn",
     en="Reads a sequence step by step; its output is also its state.",
     zh="简单循环层:逐步读取序列,输出即状态。",
     takes=(1, 2),
     recurrent=True,
-    options=_options(gated=False),
+    options=_options(RECURRENT_BIAS, gated=False),
     latex=r"h_t = f(x_t W + h_{t-1} U + b)",
     derivative=r"\frac{\partial L}{\partial U} = \sum_t h_{t-1}^\top \delta_t,\quad "
     r"\delta_t = \left( \frac{\partial L}{\partial h_t} + \delta_{t+1} U^\top \right) \odot f'(z_t)",
     sources=(KERAS + "recurrent_layers/simple_rnn/",),
-    parameters={"kernel": "[features, units]", "recurrent_kernel": "[units, units]", "bias": "[units]"},
+    parameters={
+        "kernel": "[features, units]",
+        "recurrent_kernel": "[units, units]",
+        "bias": "[units]; [2, units] with recurrent_bias",
+    },
 )
 def simple_rnn(layer: LayerContext, x: Node, *states: Node) -> LayerOutput:
     initial = _initial(layer, states, x.shape[0], 1)
     x, kernel, recurrent, dropped = _prepare(layer, x, 1)
-    bias = _bias(layer, layer.options["units"])
+    units = layer.options["units"]
+    bias = _both(layer, _bias(layer, *((2, units) if layer.options["recurrent_bias"] else (units,))))
 
     def step(share: Node, state: State | None) -> State:
         z = share if state is None else share + dropped(state[0]) @ recurrent
@@ -194,12 +211,13 @@ def _unit_forget_bias(layer: LayerContext, units: int) -> Node | None:
 
     def build(generator: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> Array:
         values: Array = start.declaration.build(generator, shape, fans, **start.options)
-        values[units : 2 * units] = 1.0
+        values.reshape(-1)[units : 2 * units] = 1.0  # of two biases, the first
         return values
 
     opened = Selection(Initializer(name="unit_forget_bias", build=build), {})
     chosen = opened if layer.options["unit_forget_bias"] else start
-    return layer.parameter("bias", (4 * units,), chosen, reason=f"the layer has {in_words(units, 'unit')}")
+    shape = (2, 4 * units) if layer.options["recurrent_bias"] else (4 * units,)
+    return layer.parameter("bias", shape, chosen, reason=f"the layer has {in_words(units, 'unit')}")
 
 
 @layers.declare(
@@ -209,19 +227,25 @@ def _unit_forget_bias(layer: LayerContext, units: int) -> Node | None:
     zh="长短期记忆:由门控制细胞状态的保留、更新与输出。门的次序为输入、遗忘、候选、输出。",
     takes=(1, 3),
     recurrent=True,
-    options=_options(Flag(name="unit_forget_bias", default=True, description="start the forget gate's bias at 1")),
+    options=_options(
+        Flag(name="unit_forget_bias", default=True, description="start the forget gate's bias at 1"), RECURRENT_BIAS
+    ),
     latex=r"\begin{aligned} i, f, o &= \sigma(x_t W_{ifo} + h_{t-1} U_{ifo} + b_{ifo}) \\ "
     r"c_t &= f \odot c_{t-1} + i \odot \tanh(x_t W_c + h_{t-1} U_c + b_c) \\ h_t &= o \odot \tanh c_t \end{aligned}",
     derivative=r"\frac{\partial L}{\partial U} = \sum_t h_{t-1}^\top \delta_t,\quad "
     r"\frac{\partial L}{\partial c_{t-1}} = \frac{\partial L}{\partial c_t} \odot f_t",
     sources=(KERAS + "recurrent_layers/lstm/", "Hochreiter, Schmidhuber 1997"),
-    parameters={"kernel": "[features, 4 * units]", "recurrent_kernel": "[units, 4 * units]", "bias": "[4 * units]"},
+    parameters={
+        "kernel": "[features, 4 * units]",
+        "recurrent_kernel": "[units, 4 * units]",
+        "bias": "[4 * units]; [2, 4 * units] with recurrent_bias",
+    },
 )
 def lstm(layer: LayerContext, x: Node, *states: Node) -> LayerOutput:
     units = layer.options["units"]
     initial = _initial(layer, states, x.shape[0], 2)
     x, kernel, recurrent, dropped = _prepare(layer, x, 4)
-    bias = _unit_forget_bias(layer, units)
+    bias = _both(layer, _unit_forget_bias(layer, units))
     # Gates side by side, the candidate last: one activation call then serves three gates.
     kernel, recurrent = _order(kernel, units, (0, 1, 3, 2)), _order(recurrent, units, (0, 1, 3, 2))
     if bias is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast
 from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, same
 from service.engine.options import Number
 
+LOWEST_SELU = -1.0507009873554804934 * 1.6732632423543772848
+"""The limit of selu on the far left."""
 RATE = Number(name="rate", minimum=0.0, maximum=1.0, open_maximum=True, description="share of values that are zeroed")
 
 
@@ -29,7 +33,7 @@ def dropout(layer: LayerContext, x: Node) -> LayerOutput:
 
 @layers.declare(
     "spatial_dropout",
-    aliases=("spatial_dropout1d", "spatial_dropout2d"),
+    aliases=("spatial_dropout1d", "spatial_dropout2d", "spatial_dropout3d"),
     en="In training, zeroes whole channels, at all positions together, and scales the rest up.",
     zh="训练时随机置零整个通道(所有位置一起),并放大其余通道。",
     options=(RATE, DATA_FORMAT),
@@ -62,3 +66,38 @@ def gaussian_noise(layer: LayerContext, x: Node) -> LayerOutput:
     if not layer.training or deviation == 0.0:
         return same(x)
     return LayerOutput(x + layer.normal_noise(x.shape, deviation), x)
+
+
+@layers.declare(
+    "gaussian_dropout",
+    en="In training, multiplies by normal noise around 1 with the variance of dropout; otherwise does nothing.",
+    zh="训练时乘以均值为 1、方差与 dropout 相同的高斯噪声,推理时不起作用。",
+    options=(RATE,),
+    latex=r"a = z (1 + \varepsilon),\quad \varepsilon \sim N\!\left(0, \frac{r}{1 - r}\right)",
+    derivative=r"\delta = (1 + \varepsilon) \frac{\partial L}{\partial a}",
+    sources=(KERAS + "regularization_layers/gaussian_dropout/", "Srivastava et al. 2014"),
+)
+def gaussian_dropout(layer: LayerContext, x: Node) -> LayerOutput:
+    rate = layer.options["rate"]
+    if not layer.training or rate == 0.0:
+        return same(x)
+    return LayerOutput(x * (layer.normal_noise(x.shape, math.sqrt(rate / (1.0 - rate))) + 1.0), x)
+
+
+@layers.declare(
+    "alpha_dropout",
+    en="In training, sets a random share of the values to the lowest value of selu and keeps mean 0 and variance 1; "
+    "otherwise does nothing.",
+    zh="训练时把随机一部分值设为 selu 的下限,并保持均值 0、方差 1;推理时不起作用。与 selu 配合。",
+    options=(RATE,),
+    latex=r"a = s\, (m z + (1 - m) \alpha') + o,\quad m \sim \operatorname{Bernoulli}(1 - r)",
+    derivative=r"\delta = s\, m \frac{\partial L}{\partial a}",
+    sources=(KERAS + "regularization_layers/alpha_dropout/", "Klambauer et al. 2017, arXiv:1706.02515"),
+)
+def alpha_dropout(layer: LayerContext, x: Node) -> LayerOutput:
+    rate = layer.options["rate"]
+    if not layer.training or rate == 0.0:
+        return same(x)
+    kept = layer.builder.noise(x.shape, lambda generator: (generator.random(x.shape) >= rate) * 1.0)
+    factor = ((1.0 - rate) * (1.0 + rate * LOWEST_SELU**2)) ** -0.5
+    return LayerOutput((x * kept + (1.0 - kept) * LOWEST_SELU) * factor - factor * LOWEST_SELU * rate, x)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import broadcast, concatenate, pad, reshape, slice_axis, transpose
+from service.engine.network.layers.convolution import AXES
 from service.engine.network.layers.declaration import (
     DATA_FORMAT,
     KERAS,
     LayerContext,
     LayerOutput,
+    in_words,
     layers,
     same,
     sizes,
@@ -85,30 +89,126 @@ def repeat_vector(layer: LayerContext, x: Node) -> LayerOutput:
     return same(broadcast(reshape(x, (samples, 1, features)), (samples, layer.options["n"], features)))
 
 
+SIDES = {
+    2: ("[rows, columns]", "[[top, bottom], [left, right]]"),
+    3: ("[depth, rows, columns]", "[[front, back], [top, bottom], [left, right]]"),
+}
+"""How the places before and after the axes of an image and of a volume are written."""
+
+
+def _sides(axes: int, **details: Any) -> Integers:
+    """Places before and after each spatial axis. Of one axis alone, [2, 1] is that pair, as in Keras."""
+    if axes == 1:
+        return Integers(length=2, description="for both ends, or as [before, after]", **details)
+    each, pairs = SIDES[axes]
+    return Integers(length=axes, pairs=True, description=f"for all sides, for {each}, or as {pairs}", **details)
+
+
+def _pairs(layer: LayerContext, option: str, axes: int) -> Sequence[tuple[int, int]]:
+    sides = layer.options[option]
+    return (sides,) if axes == 1 else tuple((n, n) if isinstance(n, int) else n for n in sides)
+
+
+def _zero_padding(layer: LayerContext, x: Node, axes: int) -> LayerOutput:
+    layer.need_axes(x, AXES[layer.options["data_format"], axes])
+    for axis, (low, high) in enumerate(_pairs(layer, "padding", axes), first_spatial_axis(layer)):
+        x = pad(x, axis, low, high)
+    return same(x)
+
+
+def _cropping(layer: LayerContext, x: Node, axes: int) -> LayerOutput:
+    layer.need_axes(x, AXES[layer.options["data_format"], axes])
+    for axis, (low, high) in enumerate(_pairs(layer, "cropping", axes), first_spatial_axis(layer)):
+        length = x.shape[axis]
+        if low + high >= length:
+            layer.refuse(f"{low} and {high} leave nothing of {in_words(length, 'place')}; {layer.source}", "cropping")
+        x = slice_axis(x, axis, low, length - high) if low or high else x
+    return same(x)
+
+
+@layers.declare(
+    "zero_padding1d",
+    en="Zeros before and after a sequence.",
+    zh="在序列两端补零。",
+    options=(_sides(1, name="padding", default=(1, 1), minimum=0), DATA_FORMAT),
+    latex=r"a = \operatorname{pad}(z)",
+    sources=(KERAS + "reshaping_layers/zero_padding1d/",),
+)
+def zero_padding1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _zero_padding(layer, x, 1)
+
+
 @layers.declare(
     "zero_padding2d",
     en="Zeros around the rows and columns of an image.",
     zh="在图像四周补零。",
-    options=(
-        Integers(
-            name="padding",
-            default=((1, 1), (1, 1)),
-            minimum=0,
-            length=2,
-            pairs=True,
-            description="for all sides, for [rows, columns], or as [[top, bottom], [left, right]]",
-        ),
-        DATA_FORMAT,
-    ),
+    options=(_sides(2, name="padding", default=((1, 1), (1, 1)), minimum=0), DATA_FORMAT),
     latex=r"a = \operatorname{pad}(z)",
     sources=(KERAS + "reshaping_layers/zero_padding2d/",),
 )
 def zero_padding2d(layer: LayerContext, x: Node) -> LayerOutput:
-    layer.need_axes(x, image_axes(layer))
-    first = first_spatial_axis(layer)
-    for axis, (low, high) in enumerate(layer.options["padding"], first):
-        x = pad(x, axis, low, high)
-    return same(x)
+    return _zero_padding(layer, x, 2)
+
+
+@layers.declare(
+    "zero_padding3d",
+    en="Zeros around a volume.",
+    zh="在体数据各面补零。",
+    options=(_sides(3, name="padding", default=((1, 1), (1, 1), (1, 1)), minimum=0), DATA_FORMAT),
+    latex=r"a = \operatorname{pad}(z)",
+    sources=(KERAS + "reshaping_layers/zero_padding3d/",),
+)
+def zero_padding3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _zero_padding(layer, x, 3)
+
+
+@layers.declare(
+    "cropping1d",
+    en="A sequence without some steps at its ends.",
+    zh="裁去序列两端的若干步。",
+    options=(_sides(1, name="cropping", default=(1, 1), minimum=0), DATA_FORMAT),
+    latex=r"a_t = z_{t + c}",
+    sources=(KERAS + "reshaping_layers/cropping1d/",),
+)
+def cropping1d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _cropping(layer, x, 1)
+
+
+@layers.declare(
+    "cropping2d",
+    en="An image without some rows and columns at its edges.",
+    zh="裁去图像边缘的若干行与列。",
+    options=(_sides(2, name="cropping", default=((0, 0), (0, 0)), minimum=0), DATA_FORMAT),
+    latex=r"a_{ij} = z_{i + c,\, j + d}",
+    sources=(KERAS + "reshaping_layers/cropping2d/",),
+)
+def cropping2d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _cropping(layer, x, 2)
+
+
+@layers.declare(
+    "cropping3d",
+    en="A volume without some places at its faces.",
+    zh="裁去体数据各面的若干层。",
+    options=(_sides(3, name="cropping", default=((1, 1), (1, 1), (1, 1)), minimum=0), DATA_FORMAT),
+    latex=r"a_{ijk} = z_{i + c,\, j + d,\, k + e}",
+    sources=(KERAS + "reshaping_layers/cropping3d/",),
+)
+def cropping3d(layer: LayerContext, x: Node) -> LayerOutput:
+    return _cropping(layer, x, 3)
+
+
+@layers.declare(
+    "up_sampling1d",
+    en="Each step of a sequence repeated.",
+    zh="把序列的每一步重复若干次。",
+    options=(Integer(name="size", default=2, minimum=1, description="how often"),),
+    latex=r"a_t = z_{\lfloor t / s \rfloor}",
+    sources=(KERAS + "reshaping_layers/up_sampling1d/",),
+)
+def up_sampling1d(layer: LayerContext, x: Node) -> LayerOutput:
+    layer.need_axes(x, "steps, channels")
+    return same(_repeat(x, 1, layer.options["size"]))
 
 
 @layers.declare(
@@ -129,7 +229,7 @@ def zero_padding2d(layer: LayerContext, x: Node) -> LayerOutput:
     sources=(KERAS + "reshaping_layers/up_sampling2d/",),
 )
 def up_sampling2d(layer: LayerContext, x: Node) -> LayerOutput:
-    layer.need_axes(x, image_axes(layer))
+    layer.need_axes(x, AXES[layer.options["data_format"], 2])
     bilinear = layer.options["interpolation"] == "bilinear"
     if bilinear and max(layer.options["size"]) > LARGEST_FACTOR:
         layer.refuse(f"bilinear interpolation takes factors up to {LARGEST_FACTOR}", "size")
@@ -139,9 +239,19 @@ def up_sampling2d(layer: LayerContext, x: Node) -> LayerOutput:
     return same(x)
 
 
-def image_axes(layer: LayerContext) -> str:
-    """What the axes of an image are called."""
-    return "height, width, channels" if layer.options["data_format"] == "channels_last" else "channels, height, width"
+@layers.declare(
+    "up_sampling3d",
+    en="Each place of a volume repeated along every axis.",
+    zh="体数据上采样:沿各轴重复。",
+    options=(sizes("size", 3, "factor for each axis", default=(2, 2, 2)), DATA_FORMAT),
+    latex=r"a_{ijk} = z_{\lfloor i / s \rfloor \lfloor j / s \rfloor \lfloor k / s \rfloor}",
+    sources=(KERAS + "reshaping_layers/up_sampling3d/",),
+)
+def up_sampling3d(layer: LayerContext, x: Node) -> LayerOutput:
+    layer.need_axes(x, AXES[layer.options["data_format"], 3])
+    for axis, factor in enumerate(layer.options["size"], first_spatial_axis(layer)):
+        x = _repeat(x, axis, factor)
+    return same(x)
 
 
 def first_spatial_axis(layer: LayerContext) -> int:

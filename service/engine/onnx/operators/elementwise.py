@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -14,14 +13,12 @@ from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
     absolute,
     clip,
-    erfc,
     exp,
     expm1,
     extreme,
     greater,
     greater_equal,
     log,
-    log1p,
     maximum,
     minimum,
     sigmoid,
@@ -29,9 +26,7 @@ from service.engine.graph.operations import (
     softplus,
     sqrt,
     square,
-    stop_gradient,
     tanh,
-    with_slope,
 )
 from service.engine.graph.selecting import where
 from service.engine.network.activations import activations

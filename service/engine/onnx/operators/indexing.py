@@ -12,7 +12,6 @@ from service.engine.graph.indexing import gather_rows
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
     broadcast,
-    concatenate,
     greater,
     greater_equal,
     maximum,
@@ -26,12 +25,10 @@ from service.engine.graph.selecting import table, to_floats, where
 from service.engine.onnx.assembly import Call
 from service.engine.onnx.composing import (
     axis_of,
-    elementwise,
     full,
     lookup,
     move,
     padded,
-    shape_of_all,
     spread,
     take,
     unsqueeze,

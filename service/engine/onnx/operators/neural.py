@@ -8,6 +8,7 @@ from itertools import product as every
 
 import numpy as np
 
+from service.engine.graph import elementary
 from service.engine.graph.indexing import largest
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
@@ -21,11 +22,10 @@ from service.engine.graph.operations import (
     sum_over,
     transpose,
 )
-from service.engine.graph import elementary
 from service.engine.graph.selecting import table
 from service.engine.graph.windows import Sliding, overlap_add, windows
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import axis_of, keep, lookup, move, padded, sum_product, take
+from service.engine.onnx.composing import axis_of, keep, move, padded, sum_product, take
 from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 

@@ -10,7 +10,7 @@ import numpy as np
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, transpose
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import axes_of, axis_of, padded, shape_of_all, sum_product, take, unsqueeze
+from service.engine.onnx.composing import axes_of, axis_of, shape_of_all, sum_product, take, unsqueeze
 from service.engine.onnx.registry import INT, operator
 from service.engine.onnx.values import Value, known
 

@@ -1,0 +1,140 @@
+"""Calls of layers: which tensors a layer was called with, and which arguments beside them.
+
+Keras 3 writes each call as `{"args": […], "kwargs": {…}}` with tensors as objects that name the layer, the call and
+the output they come from; Keras 2 as a list of `[layer, call, output, kwargs]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from schemas.fields import shown
+from schemas.keras.refusals import KerasRefusal
+
+
+class Tensor(NamedTuple):
+    """A tensor of a model, by where it comes from."""
+
+    layer: str
+    call: int
+    output: int
+
+
+class Call(NamedTuple):
+    """A call of a layer."""
+
+    tensors: tuple[Tensor, ...]
+    """Everything that is no constant, in the order of the arguments."""
+    constants: tuple[float, ...]
+    """Numbers among the positional arguments."""
+    first_is_constant: bool
+    options: Mapping[str, Any]
+    """Arguments by name that are no tensors."""
+
+
+INPUTS = ("inputs", "sequences", "query", "value", "key", "initial_state", "x1", "x2", "x")
+"""Names of arguments that are tensors, in the order in which layers take them."""
+
+
+def tensor_of(value: Any) -> Tensor:
+    """The tensor that a triple [layer, call, output] names."""
+    if (
+        isinstance(value, list)
+        and len(value) >= 3
+        and isinstance(value[0], str)
+        and all(type(number) is int and number >= 0 for number in value[1:3])
+    ):
+        return Tensor(value[0], value[1], value[2])
+    raise KerasRefusal(
+        f"a tensor is {shown(value)}; it takes the name of a layer, the number of the call and of the output"
+    )
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The inputs or outputs of a model: a triple, or lists or an object of them."""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [tensor_of(value)]
+    if isinstance(value, Mapping):
+        return [tensor for key in sorted(value) for tensor in tensors_of(value[key])]
+    if isinstance(value, list):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    raise KerasRefusal(f"inputs or outputs of the model are {shown(value)}")
+
+
+def calls_of(value: Any) -> list[Call]:
+    """The calls of a layer, from its `inbound_nodes`."""
+    if not isinstance(value, list):
+        raise KerasRefusal(f"inbound_nodes is {shown(value)}; it takes a list")
+    return [_call(node) for node in value]
+
+
+def _call(node: Any) -> Call:
+    if isinstance(node, Mapping):
+        return _made(node.get("args", []), node.get("kwargs", {}))
+    if not isinstance(node, list):
+        raise KerasRefusal(f"a call is {shown(node)}")
+    if node and isinstance(node[0], str):
+        node = [node]  # of one tensor, Keras 2 leaves the list out
+    named = node[0][3] if node and isinstance(node[0], list) and len(node[0]) > 3 else {}
+    return _made(
+        [_old(item) for item in node], {k: _old(v) for k, v in named.items()} if isinstance(named, dict) else {}
+    )
+
+
+def _old(value: Any) -> Any:
+    """An argument of Keras 2 as Keras 3 writes it."""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        if value[0] == "_CONSTANT_VALUE" and len(value) > 2:
+            return value[2]
+        if len(value) in (3, 4) and type(value[1]) is int:
+            return {"class_name": "__keras_tensor__", "config": {"keras_history": value[:3]}}
+    return [_old(item) for item in value] if isinstance(value, list) else value
+
+
+def _made(args: Any, kwargs: Any) -> Call:
+    if not isinstance(args, list) or not isinstance(kwargs, Mapping):
+        raise KerasRefusal(f"a call has args {shown(args)} and kwargs {shown(kwargs)}; they take a list and an object")
+    flat = [item for each in args for item in _flat(each)]
+    ordered = sorted(kwargs.items(), key=lambda item: INPUTS.index(item[0]) if item[0] in INPUTS else -1)
+    tensors = [item for item in flat if isinstance(item, Tensor)]
+    constants = [item for item in flat if type(item) in (int, float)]
+    first = bool(flat) and not isinstance(flat[0], Tensor)
+    options: dict[str, Any] = {}
+    for name, value in ordered:
+        parts = list(_flat(value))
+        found = [part for part in parts if isinstance(part, Tensor)]
+        if found and name not in INPUTS:
+            raise KerasRefusal(f"the argument {name[:60]!r} of a call is a tensor; no such input is here")
+        if name in ("x1", "x2") and parts and not found:
+            constants += [part for part in parts if type(part) in (int, float)]
+            first = first or name == "x1"
+        elif not found:
+            options[name] = value
+        tensors += found
+    others = [item for item in flat if not isinstance(item, Tensor) and item is not None]
+    if len(others) > len([item for item in others if type(item) in (int, float)]):
+        wrong = next(item for item in others if type(item) not in (int, float))
+        raise KerasRefusal(f"an argument of a call is {shown(wrong)}; tensors and numbers are read")
+    return Call(tuple(tensors), tuple(map(float, constants)), first, options)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """Tensors and constants within lists and tuples, in their order."""
+    if isinstance(value, Mapping):
+        kind, config = value.get("class_name"), value.get("config")
+        if kind == "__keras_tensor__" and isinstance(config, Mapping):
+            yield tensor_of(config.get("keras_history"))
+        elif kind == "__tuple__" and isinstance(value.get("items"), list):
+            for item in value["items"]:
+                yield from _flat(item)
+        elif kind is None:
+            for key in sorted(value):
+                yield from _flat(value[key])
+        else:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value

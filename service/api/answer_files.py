@@ -1,0 +1,54 @@
+"""Answers as files: the tensors of an answer under flat names, everything else as one JSON text beside them.
+
+`gradients/hidden.kernel` is the gradient of `hidden.kernel`; parameters have no part before their name, so that a file
+of them is sent back as it is. Other tensors are called by their way in the answer, such as `answer/outputs`. The JSON
+has `{"tensor": name}` where a tensor was: in safetensors it is the entry `answer` of the metadata, in npz an array of
+one string of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from schemas.tensor import Array
+from schemas.tensor_files import dump_npz, dump_safetensors
+from service.pieces import dump
+
+PARTS = {"parameters": "", "gradients": "gradients", "state": "state"}
+"""Trees of an answer, and what stands before the names of their arrays."""
+
+
+def as_file(answer: Mapping[str, Any], form: str, layout: str) -> list[bytes]:
+    """The pieces of an answer as a file."""
+    arrays: dict[str, Array] = {}
+    rest = {key: _without_tensors(value, PARTS.get(key, f"answer/{key}"), arrays) for key, value in answer.items()}
+    text = dump(rest).decode()
+    if form == "npz":
+        return dump_npz(arrays, {"answer": text, "layout": layout})
+    # Libraries of PyTorch look for this word.
+    return dump_safetensors(arrays, {"format": "pt" if layout == "pytorch" else "np", "layout": layout, "answer": text})
+
+
+def _without_tensors(value: Any, name: str, arrays: dict[str, Array]) -> Any:
+    """A part of an answer with the names of its tensors in place of them; they are added to `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        prefix = f"{name}/" if name else ""
+        if value and all(map(_holds_tensors, value.values())):  # a tree
+            return {
+                layer: {key: _without_tensors(item, f"{prefix}{layer}.{key}", arrays) for key, item in own.items()}
+                for layer, own in value.items()
+            }
+        return {key: _without_tensors(item, f"{prefix}{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(item, f"{name}/{place}", arrays) for place, item in enumerate(value)]
+    return value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, np.ndarray) for item in value.values())

@@ -1,0 +1,464 @@
+"""The layout of PyTorch: a state_dict as parameters of a network, and gradients or parameters back as one.
+
+`RULES` has for each type of layer the entries of a module of PyTorch that a parameter is made of, and how. A module is
+found by the name of its layer, `encoder.0` for `encoder.0.weight`; `names` maps modules to layers of other names.
+
+Sources: https://docs.pytorch.org/docs/stable/nn.html (shapes of weights, order of gates).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.declarations import Selection
+from service.engine.errors import MOST_ERRORS, Fault
+from service.engine.graph.ir import Array
+from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.layers import Layer
+from service.engine.network.parameters import Tree
+
+Options = Mapping[str, Any]
+
+
+class Misfit(Exception):
+    """An array of PyTorch that cannot be what its name says; the text says why."""
+
+
+class Rule(NamedTuple):
+    """A parameter of a layer, and the entries of a module of PyTorch that hold its numbers."""
+
+    parameter: str
+    entries: tuple[str, ...]
+    into: Callable[[list[Array], Options], Array]
+    """From the arrays of the entries to the parameter."""
+    back: Callable[[Array, Options, bool], list[Array]]
+    """From the parameter, or its gradient if the flag is set, to the arrays of the entries."""
+
+
+def _first(arrays: list[Array], options: Options) -> Array:
+    return arrays[0]
+
+
+def _alone(array: Array, options: Options, gradient: bool) -> list[Array]:
+    return [array]
+
+
+def _same(parameter: str, entry: str) -> Rule:
+    return Rule(parameter, (entry,), _first, _alone)
+
+
+def _need_rank(array: Array, rank: int) -> Array:
+    if array.ndim != rank:
+        raise Misfit(f"has {array.ndim} axes; it takes {rank}")
+    return array
+
+
+def _transposed(arrays: list[Array], options: Options) -> Array:
+    return _need_rank(arrays[0], 2).T
+
+
+DENSE = (Rule("kernel", ("weight",), _transposed, lambda array, *_: [array.T]), _same("bias", "bias"))
+
+
+def _channels_last(arrays: list[Array], options: Options) -> Array:
+    """(out, in, *window) as (*window, in, out); transposed convolutions have in and out the other way round in both."""
+    (weight,) = arrays
+    _need_rank(weight, 2 + len(options["kernel_size"]))
+    return weight.transpose((*range(2, weight.ndim), 1, 0))
+
+
+def _channels_first(array: Array, options: Options, gradient: bool) -> list[Array]:
+    last = array.ndim - 1
+    return [array.transpose((last, last - 1, *range(last - 1)))]
+
+
+def _depthwise(arrays: list[Array], options: Options) -> Array:
+    (weight,) = arrays
+    many, multiplier = len(options["kernel_size"]), options["depth_multiplier"]
+    _need_rank(weight, 2 + many)
+    if weight.shape[0] % multiplier or weight.shape[1] != 1:
+        raise Misfit(
+            f"has shape {list(weight.shape)}; it takes [channels * {multiplier}, 1, …], as with groups=channels"
+        )
+    split = weight.reshape(weight.shape[0] // multiplier, multiplier, *weight.shape[2:])
+    return split.transpose((*range(2, split.ndim), 0, 1))
+
+
+def _depthwise_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    channels, multiplier = array.shape[-2:]
+    turned = array.transpose((array.ndim - 2, array.ndim - 1, *range(array.ndim - 2)))
+    return [turned.reshape(channels * multiplier, 1, *array.shape[:-2])]
+
+
+CONVOLUTION = (Rule("kernel", ("weight",), _channels_last, _channels_first), _same("bias", "bias"))
+DEPTHWISE = (Rule("kernel", ("weight",), _depthwise, _depthwise_back), _same("bias", "bias"))
+GAMMA_AND_BETA = (_same("gamma", "weight"), _same("beta", "bias"))
+
+
+def _alpha(arrays: list[Array], options: Options) -> Array:
+    """The slopes of PReLU, one for each channel, with axes of length 1 where they are shared."""
+    (weight,) = arrays
+    shared = options["shared_axes"]
+    if weight.size == 1 or not shared:
+        return weight
+    last = max(shared)
+    axes = range(1, last + (2 if set(range(1, last + 1)) <= set(shared) else 1))
+    free = [axis for axis in axes if axis not in shared]
+    if len(free) != 1:
+        raise Misfit(f"has {weight.size} slopes; they fit one axis, and shared_axes {list(shared)} leave {len(free)}")
+    return weight.reshape([1 if axis in shared else -1 for axis in axes])
+
+
+def _slopes(array: Array, options: Options, gradient: bool) -> list[Array]:
+    return [array.reshape(-1)]
+
+
+GATES: Mapping[str, tuple[int, ...]] = MappingProxyType({"simple_rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)})
+"""For each gate here, its place in PyTorch: of a GRU it has reset, update, candidate, and here update comes first."""
+
+
+def _ordered(array: Array, order: Sequence[int]) -> Array:
+    """The blocks of the last axis in another order; all orders here are their own inverse."""
+    if len(order) == 1 or order == tuple(range(len(order))):
+        return array
+    if array.shape[-1] % len(order):
+        raise Misfit(f"has {array.shape[-1]} rows; it takes {len(order)} gates of one size")
+    blocks = np.split(array, len(order), -1)
+    return np.concatenate([blocks[k] for k in order], -1)
+
+
+def _recurrent(kind: str) -> tuple[Rule, ...]:
+    order = GATES[kind]
+
+    def into(arrays: list[Array], options: Options) -> Array:
+        return _ordered(_need_rank(arrays[0], 2).T, order)
+
+    def back(array: Array, options: Options, gradient: bool) -> list[Array]:
+        return [_ordered(array, order).T]
+
+    def both(arrays: list[Array], options: Options) -> Array:
+        first, second = (_ordered(_need_rank(array, 1), order) for array in arrays)
+        if first.shape != second.shape:
+            raise Misfit(f"has {second.size} numbers and the bias of the inputs {first.size}")
+        two = options.get("recurrent_bias") or (kind == "gru" and options["reset_after"])
+        if kind == "gru" and not two:
+            raise Misfit("belongs to a GRU that resets after the product; set reset_after to true")
+        return np.stack([first, second]) if two else first + second
+
+    def apart(array: Array, options: Options, gradient: bool) -> list[Array]:
+        if array.ndim == 2:
+            return [_ordered(array[row], order) for row in (0, 1)]
+        # The sum is what counts: each has its gradient, and the second of two parameters is 0.
+        whole = _ordered(array, order)
+        return [whole, whole if gradient else np.zeros_like(whole)]
+
+    return (
+        Rule("kernel", ("weight_ih_l0",), into, back),
+        Rule("recurrent_kernel", ("weight_hh_l0",), into, back),
+        Rule("bias", ("bias_ih_l0", "bias_hh_l0"), both, apart),
+    )
+
+
+def _heads(array: Array, options: Options) -> Array:
+    """(heads * size, features), or without features, as (features, heads, size)."""
+    heads = options["num_heads"]
+    if array.shape[0] % heads:
+        raise Misfit(f"has {array.shape[0]} rows, which {heads} heads cannot share evenly")
+    if array.ndim == 1:
+        return array.reshape(heads, -1)
+    return array.T.reshape(array.shape[1], heads, -1)
+
+
+def _joined(array: Array) -> Array:
+    return array.reshape(-1) if array.ndim == 2 else array.reshape(array.shape[0], -1).T
+
+
+def _part(place: int) -> Callable[[list[Array], Options], Array]:
+    def into(arrays: list[Array], options: Options) -> Array:
+        (packed,) = arrays
+        if packed.shape[0] % 3:
+            raise Misfit(f"has {packed.shape[0]} rows; queries, keys and values have a third of them each")
+        return _heads(np.split(packed, 3)[place], options)
+
+    return into
+
+
+def _output(arrays: list[Array], options: Options) -> Array:
+    (weight,) = arrays
+    heads = options["num_heads"]
+    if _need_rank(weight, 2).shape[1] % heads:
+        raise Misfit(f"has {weight.shape[1]} columns, which {heads} heads cannot share evenly")
+    return weight.T.reshape(heads, -1, weight.shape[0])
+
+
+def _output_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    return [array.reshape(-1, array.shape[-1]).T]
+
+
+def _heads_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    return [_joined(array)]
+
+
+PARTS = ("query", "key", "value")
+OUTPUT = (
+    Rule("attention_output_kernel", ("out_proj.weight",), _output, _output_back),
+    _same("attention_output_bias", "out_proj.bias"),
+)
+PACKED = (
+    *(Rule(f"{part}_kernel", ("in_proj_weight",), _part(k), _heads_back) for k, part in enumerate(PARTS)),
+    *(Rule(f"{part}_bias", ("in_proj_bias",), _part(k), _heads_back) for k, part in enumerate(PARTS)),
+    *OUTPUT,
+)
+"""Attention with queries, keys and values of one length: their weights are one array. Backwards they are joined."""
+SEPARATE = (
+    *(Rule(f"{part}_kernel", (f"{part[0]}_proj_weight",), lambda a, o: _heads(a[0], o), _heads_back) for part in PARTS),
+    *PACKED[3:],
+)
+"""Attention with keys or values of another length than queries."""
+
+RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
+    {
+        "dense": DENSE,
+        **dict.fromkeys(("conv1d", "conv2d", "conv3d"), CONVOLUTION),
+        **dict.fromkeys(("conv1d_transpose", "conv2d_transpose", "conv3d_transpose"), CONVOLUTION),
+        **dict.fromkeys(("depthwise_conv1d", "depthwise_conv2d"), DEPTHWISE),
+        "batch_normalization": (
+            *GAMMA_AND_BETA,
+            _same("moving_mean", "running_mean"),
+            _same("moving_variance", "running_var"),
+        ),
+        "layer_normalization": GAMMA_AND_BETA,
+        "group_normalization": GAMMA_AND_BETA,
+        "rms_normalization": (_same("scale", "weight"),),
+        "embedding": (_same("embeddings", "weight"),),
+        "prelu": (Rule("alpha", ("weight",), _alpha, _slopes),),
+        **{kind: _recurrent(kind) for kind in GATES},
+    }
+)
+"""Rules by the type of layer. Those that hold a layer, and attention, are put together by `_rules_of`."""
+NEVER_READ = ("num_batches_tracked",)
+"""Entries of modules that are no parameters here."""
+PYTORCH_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "batch_normalization": {"epsilon": 1e-5, "momentum": 0.9},
+        "layer_normalization": {"epsilon": 1e-5},
+        "group_normalization": {"epsilon": 1e-5},
+    }
+)
+"""Options that a state_dict does not tell, and what they are in PyTorch where nobody says otherwise."""
+
+
+def _rules_of(selection: Selection[Layer], packed: bool = True) -> Iterator[Rule]:
+    """The rules of a layer; `packed`: the weights of attention are one array."""
+    kind = selection.name
+    if kind == "multi_head_attention":
+        yield from PACKED if packed else SEPARATE
+    elif kind == "time_distributed":
+        yield from _rules_of(selection.options["layer"])
+    elif kind == "bidirectional":
+        for way, ending in (("forward", ""), ("backward", "_reverse")):
+            for rule in _rules_of(selection.options["layer"]):
+                entries = tuple(entry + ending for entry in rule.entries)
+                yield rule._replace(parameter=f"{way}_{rule.parameter}", entries=entries)
+    else:
+        yield from RULES.get(kind, ())
+
+
+def _options_of(selection: Selection[Layer]) -> Options:
+    inner = selection.options.get("layer")
+    return selection.options if inner is None else _options_of(inner)
+
+
+# --- from PyTorch ---------------------------------------------------------------------------------
+
+
+def from_pytorch(
+    definition: NetworkDefinition, flat: Mapping[str, Array], names: Mapping[str, str] | None = None
+) -> tuple[dict[str, dict[str, Array]], list[Fault], dict[str, str]]:
+    """The parameters of a network from a state_dict: the tree, what is wrong, and the module of each layer.
+
+    `names` maps modules to layers where their names differ. Faults have paths below `parameters`.
+    """
+    faults: list[Fault] = []
+    owners = [layer for layer in definition.layers if layer.shares is None and _has_rules(layer)]
+    modules, wrong = _modules(owners, definition, flat, dict(names or {}))
+    if wrong:
+        return {}, wrong, {}
+    tree: dict[str, dict[str, Array]] = {}
+    read: set[str] = set()
+    for layer in owners:
+        module = modules.get(layer.name)
+        if module is not None:
+            tree[layer.name] = _layer_from(layer, module, flat, read, faults)
+    for key in flat:
+        if key not in read and key.rpartition(".")[2] not in NEVER_READ and len(faults) < MOST_ERRORS:
+            faults.append(Fault(("parameters", key), f"{key[:80]!r} belongs to no layer{_known(owners, modules)}"))
+    return tree, faults, modules
+
+
+def _has_rules(layer: LayerDefinition) -> bool:
+    return bool(layer.layer.declaration.parameters) and any(True for _ in _rules_of(layer.layer))
+
+
+def _layer_from(
+    layer: LayerDefinition, module: str, flat: Mapping[str, Array], read: set[str], faults: list[Fault]
+) -> dict[str, Array]:
+    prefix, suffix = _prefix(layer, module, flat)
+    packed = f"{prefix}in_proj_weight" in flat or f"{prefix}q_proj_weight" not in flat
+    options = _options_of(layer.layer)
+    found: dict[str, Array] = {}
+    for rule in _rules_of(layer.layer, packed):
+        keys = [prefix + suffix(entry) for entry in rule.entries]
+        present = [key for key in keys if key in flat]
+        if not present:
+            continue  # the layer may have no such parameter; that one is missing which it has is told with all others
+        read.update(present)
+        missing = [key for key in keys if key not in flat]
+        try:
+            if missing:
+                raise Misfit(f"comes without {missing[0]}; both make {rule.parameter} of layer {layer.name!r}")
+            found[rule.parameter] = rule.into([flat[key] for key in keys], options)
+        except Misfit as misfit:
+            if len(faults) < MOST_ERRORS:
+                faults.append(Fault(("parameters", present[-1]), f"{present[-1][:80]!r} {misfit}"))
+    return found
+
+
+NUMBERED = re.compile(r"_l(\d+)$")
+
+
+def _prefix(layer: LayerDefinition, module: str, flat: Mapping[str, Array]) -> tuple[str, Callable[[str], str]]:
+    """What stands before the entries of a module, and how an entry of a stacked recurrent module is numbered."""
+    found = NUMBERED.search(module)
+    if found is not None and f"{module}.weight_ih_l0" not in flat:
+        level = found[0]
+        stem = module[: found.start()]
+        return (f"{stem}." if stem else ""), lambda entry: entry.replace("_l0", level)
+    return (f"{module}." if module else ""), lambda entry: entry
+
+
+def _module_of(key: str, flat: Mapping[str, Array]) -> str:
+    """The module that an entry of a state_dict belongs to; a recurrent one of several levels is one for each."""
+    head, _, entry = key.rpartition(".")
+    level = re.search(r"_l(\d+)(_reverse)?$", entry)
+    if level is not None and entry.startswith(("weight_", "bias_")):
+        several = f"{head}.{entry}".lstrip(".").replace(level[0], "_l1") in flat
+        return f"{head}_l{level[1]}" if several else head
+    if head.endswith("out_proj"):
+        outer = head.rpartition(".")[0]
+        inside = f"{outer}." if outer else ""
+        if f"{inside}in_proj_weight" in flat or f"{inside}q_proj_weight" in flat:
+            return outer
+    return head
+
+
+def _modules(
+    owners: Sequence[LayerDefinition], definition: NetworkDefinition, flat: Mapping[str, Array], names: dict[str, str]
+) -> tuple[dict[str, str], list[Fault]]:
+    """The module of each layer by the name of the layer, or what keeps them from being found."""
+    there = list(dict.fromkeys(_module_of(key, flat) for key in flat if key.rpartition(".")[2] not in NEVER_READ))
+    known = {layer.name for layer in owners}
+    faults = []
+    for module, name in names.items():
+        if name not in known:
+            faults.append(Fault(("parameters", "names", module), f"no layer with parameters is called {name[:60]!r}"))
+        elif module not in there:
+            faults.append(Fault(("parameters", "names", module), f"the file has no module {module[:60]!r}"))
+    if faults:
+        return {}, faults[:MOST_ERRORS]
+    found = {name: module for module, name in names.items()}
+    found |= {name: name for name in known if name in there and name not in found}
+    if found or not there:
+        return found, []
+    ordered = sorted(there, key=_numbers) if all(map(_is_numbered, there)) and _stem_is_one(there) else []
+    if len(there) == 1:
+        ordered = there
+    if len(ordered) == len(owners):  # nn.Sequential: the modules are numbered in the order in which they are called
+        return {layer.name: module for layer, module in zip(owners, ordered, strict=True)}, []
+    example = ", ".join(f'"{module}": "{layer.name}"' for module, layer in zip(there, owners, strict=False))[:160]
+    detail = (
+        f"no layer has the name of a module; the file has {_some(there)}, and the layers with parameters are "
+        f"{_some([layer.name for layer in owners])}. Name each layer as its module, or send "
+        f'"names": {{{example}}} beside the file'
+    )
+    return {}, [Fault(("parameters",), detail)]
+
+
+def _is_numbered(module: str) -> bool:
+    return module.rpartition(".")[2].isdecimal()
+
+
+def _stem_is_one(modules: Iterable[str]) -> bool:
+    """Return whether names without their numbers are one, so that numbers alone tell their order."""
+    return len({tuple(part for part in module.split(".") if not part.isdecimal()) for module in modules}) == 1
+
+
+def _numbers(module: str) -> list[int]:
+    return [int(part) for part in module.split(".") if part.isdecimal()]
+
+
+def _known(owners: Sequence[LayerDefinition], modules: Mapping[str, str]) -> str:
+    if not owners:
+        return "; no layer has parameters"
+    called = [modules.get(layer.name, layer.name) for layer in owners]
+    return f"; layers take {_some(called)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names[:8]) + (", …" if len(names) > 8 else "")
+
+
+# --- back to PyTorch ------------------------------------------------------------------------------
+
+
+def to_pytorch(
+    definition: NetworkDefinition, tree: Tree, modules: Mapping[str, str], *, gradient: bool = False
+) -> dict[str, dict[str, Array]]:
+    """Parameters, or their gradients, by module and entry of PyTorch: `module.entry` is a name of the state_dict.
+
+    `modules` has the module of each layer, as `from_pytorch` found them; a layer that is not there gives its own name.
+    """
+    made: dict[str, dict[str, Array]] = {}
+    for layer in definition.layers:
+        arrays = tree.get(layer.name)
+        if arrays is None:
+            continue
+        options = _options_of(layer.layer)
+        module = modules.get(layer.name, layer.name)
+        level = NUMBERED.search(module) if layer.layer.name in (*GATES, "bidirectional") else None
+        entries = made.setdefault(module if level is None else module[: level.start()], {})
+        rules = list(_rules_of(layer.layer, _is_packed(layer, arrays)))
+        known = {rule.parameter for rule in rules}
+        for rule in rules:
+            if rule.parameter in arrays:
+                parts = rule.back(np.asarray(arrays[rule.parameter]), options, gradient)
+                for entry, part in zip(rule.entries, parts, strict=True):
+                    name = entry if level is None else entry.replace("_l0", level[0])
+                    # Queries, keys and values come one after the other, and are rows of one array.
+                    entries[name] = np.concatenate([entries[name], part]) if name in entries else part
+        entries |= {name: np.asarray(array) for name, array in arrays.items() if name not in known}
+    return {module: {name: np.asarray(array, order="C") for name, array in own.items()} for module, own in made.items()}
+
+
+def _is_packed(layer: LayerDefinition, arrays: Mapping[str, Array]) -> bool:
+    kernels = [arrays[f"{part}_kernel"] for part in PARTS if f"{part}_kernel" in arrays]
+    return len({kernel.shape[0] for kernel in kernels}) < 2 and len({math.prod(k.shape[1:]) for k in kernels}) < 2
+
+
+def unlike_pytorch(definition: NetworkDefinition) -> Iterator[tuple[str, str, float, float]]:
+    """Layers whose options are at the defaults of this service where PyTorch has others.
+
+    Yields the layer, the option, its value, and PyTorch's default.
+    """
+    for layer in definition.layers:
+        for option in layer.layer.declaration.options:
+            theirs = PYTORCH_DEFAULTS.get(layer.layer.name, {}).get(option.name)
+            value = layer.layer.options.get(option.name)
+            if theirs is not None and value == option.default:
+                yield layer.name, option.name, value, theirs
