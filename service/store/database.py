@@ -27,9 +27,9 @@ from service.store.errors import NoStore, StoreError, StoreFull, StoreUnavailabl
 
 BUSY_SECONDS = 5
 """How long a writer waits for another one, or for the server of the database."""
-STATEMENT_SECONDS = 15
+STATEMENT_SECONDS = 10
 """How long a statement may take in PostgreSQL."""
-SILENT_SECONDS = 20.0
+SILENT_SECONDS = 12.0
 """How long a transaction may take in PostgreSQL until its connection is cut: a server that hangs ends no statement."""
 GLANCE_SECONDS = 0.5
 CONNECTIONS = 6
@@ -130,6 +130,8 @@ class Database:
                 with connection.begin():
                     yield connection
             except exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    self._pause()
                 raise self.meaning(error) from None
             finally:
                 if descriptor is not None:
@@ -141,10 +143,13 @@ class Database:
         except exc.TimeoutError:
             raise StoreUnavailable(BUSY) from None
         except exc.DBAPIError as error:
-            meaning = self.meaning(error)
-            if not self.is_sqlite:
-                self._unreachable_until = time.monotonic() + RETRY_SECONDS
-            raise meaning from None
+            self._pause()
+            raise self.meaning(error) from None
+
+    def _pause(self) -> None:
+        """Refuse everybody for a moment: the server of the database is not there, and waiting for it takes seconds."""
+        if not self.is_sqlite:
+            self._unreachable_until = time.monotonic() + RETRY_SECONDS
 
     def _watched(self, connection: Connection) -> int:
         """Cut the connection where its server is silent for too long; renew it first where it was lost meanwhile."""
@@ -161,6 +166,7 @@ class Database:
                 return descriptor
             except exc.DBAPIError as error:
                 if last or not error.connection_invalidated:
+                    self._pause()
                     raise self.meaning(error) from None
                 connection.rollback()  # the next statement takes a new connection
         raise AssertionError

@@ -438,6 +438,9 @@ def test_a_server_that_hangs_is_cut_off_and_one_that_is_back_is_used(
     with pytest.raises(StoreUnavailable):
         hang()
     os.kill(other, signal.SIGCONT)
+    with pytest.raises(StoreUnavailable), database.reading():
+        pytest.fail("nobody asks at once")
+    database._unreachable_until = 0.0
     monkeypatch.undo()
     with database.reading() as connection:
         process = connection.execute(ask).scalar_one()
