@@ -159,7 +159,10 @@ def _describe_operation(describer: _Describer, operation: Operation, client: Any
     }
     answer: dict[str, Any] = {"description": "No Content" if operation.status == 204 else "OK"}
     schema = {"schema": type(operation.gives) if operation.gives else {"type": "string"}}
-    answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
+    file = {"schema": {"type": "string", "format": "binary"}}
+    answer["content"] = {
+        media_type: dict(file if media_type in wire.FILES.values() else schema) for media_type in operation.media_types
+    }
     if operation.streams:
         for part in operation.streams:
             describer.spec.components.schema(schema_name(part), schema=part)

@@ -333,6 +333,7 @@ def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     tag="Storage",
     gives=StoredParametersResponse(),
     parameters=(IDENTIFIER, *OF_FILES),
+    media_types=(wire.JSON, *wire.FILES.values()),
 )
 def show_parameters(id: str) -> Response:  # noqa: A002
     """The parameters of the network as a tree, or as a file of arrays, in the layout of this service or of PyTorch."""

@@ -95,9 +95,7 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     static = static_names(graph, wanted, file.functions)
     direct = directly_static(steps)
     known = frozenset(
-        name
-        for name, (dtype, _) in described.items()
-        if name in static and (not is_float(dtype) or name in direct)
+        name for name, (dtype, _) in described.items() if name in static and (not is_float(dtype) or name in direct)
     )
     layers = _layers(linked, steps, wanted, dtypes, flags, found)
     definition = OnnxDefinition(linked, wanted, layers, described, known, found)

@@ -348,5 +348,3 @@ _comparison("Xor", lambda a, b: absolute(a - b), np.logical_xor)
 def choose(call: Call, condition: Value, a: Value, b: Value) -> Value:
     node = elementwise(where, call.x(condition), call.x(a), call.x(b))
     return Value(None, node, a.dtype)
-
-

@@ -476,5 +476,3 @@ def pad_by_inputs(
         if low > 0 or high > 0:
             node = take(node, axis, _reflected(mode, node.shape[axis], max(0, low), max(0, high)))
     return Value(None, node, x.dtype)
-
-

@@ -390,7 +390,9 @@ def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     count = float(math.prod(node.shape[axis] for axis in axes))
     mean = keep(sum_over(square(node), axes) / count, node.shape, axes)
-    return node / broadcast(sqrt(mean + call.number("epsilon", 1e-5)), node.shape) * broadcast(call.x(scale), node.shape)
+    return (
+        node / broadcast(sqrt(mean + call.number("epsilon", 1e-5)), node.shape) * broadcast(call.x(scale), node.shape)
+    )
 
 
 @operator("MeanVarianceNormalization")
@@ -582,5 +584,3 @@ def along_axis(x: Node, axis: int, matrix: Node) -> Node:
     last = len(x.shape) - 1
     moved = move(x, [axis], [last])
     return move(sum_product(moved, transpose(matrix)), [last], [axis])
-
-

@@ -178,7 +178,9 @@ def _place_of(name: str, sign: float) -> None:
         marks = first_largest(flip(node, axis) if last else node, [axis])
         n = node.shape[axis]
         numbers = np.arange(n)[::-1] if last else np.arange(n)
-        spread = table(call.graph, numbers.astype(float).reshape([-1 if k == axis else 1 for k in range(len(node.shape))]))
+        spread = table(
+            call.graph, numbers.astype(float).reshape([-1 if k == axis else 1 for k in range(len(node.shape))])
+        )
         place = sum_over(marks * broadcast(spread, node.shape), [axis])
         return keep(place, node.shape, [axis]) if call.integer("keepdims", 1) else place
 
@@ -240,8 +242,6 @@ def negative_log_likelihood(call: Call, x: Value, target: Value, weight: Value |
 
 
 @operator("SoftmaxCrossEntropyLoss", integers=True)
-def softmax_cross_entropy(
-    call: Call, x: Value, target: Value, weight: Value | None = None
-) -> tuple[Node, Node]:
+def softmax_cross_entropy(call: Call, x: Value, target: Value, weight: Value | None = None) -> tuple[Node, Node]:
     scores = over_axis(log_softmax, call.x(x), 1)
     return _negative_log_likelihood(call, scores, target, weight), scores

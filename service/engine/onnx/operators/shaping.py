@@ -200,5 +200,3 @@ def gemm(call: Call, a: Value, b: Value, c: Value | None = None) -> Node:
     bias = call.x(c) if beta == 1.0 else beta * call.x(c)
     shape_of_all(product.shape, bias.shape)
     return product + (bias if bias.shape in ((), product.shape) else broadcast(bias, product.shape))
-
-
